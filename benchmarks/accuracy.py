@@ -30,7 +30,7 @@ import onnxruntime
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.runtime.feeds import Input, graph_inputs
+from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.selection.activations.text import text_feeds
 from onnxheadprune.selection.recovery.budget import parse_budget
 

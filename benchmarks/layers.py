@@ -31,7 +31,8 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.runtime.feeds import DataSource, graph_inputs
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.selection.compensation.tasks import Which
 from onnxheadprune.selection.completing import named
 from onnxheadprune.selection.cutting import Cutter, Trying

@@ -28,7 +28,7 @@ from accuracy import corpus
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime import Session
-from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter

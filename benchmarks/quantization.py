@@ -33,7 +33,7 @@ from onnxheadprune.benchmarking.grid import Asked
 from onnxheadprune.benchmarking.measure import Quota
 from onnxheadprune.benchmarking.request import Measuring
 from onnxheadprune.model.storage.reading import hydrated
-from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.quantizing import To
 from onnxheadprune.workflow.combine import QUANTIZED, Combination
 

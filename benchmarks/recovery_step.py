@@ -23,7 +23,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import CPU, CUDA, Array, Provider
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.resident import Resident
 from onnxheadprune.selection.activations.data import Calibration, calibration_data

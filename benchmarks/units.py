@@ -28,7 +28,7 @@ from accuracy import CALIBRATION, HELD_OUT, SEED, Judge, clocks, corpus, sentenc
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.selection.recovery.budget import parse_budget
 from onnxheadprune.selection.scoring.simple import weight_scores
 

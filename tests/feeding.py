@@ -8,7 +8,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.runtime.feeds import FeedMaker
+from onnxheadprune.runtime.feeds.generate import FeedMaker
 from tests import toys
 
 I64, F32, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL

@@ -16,7 +16,8 @@ from PIL import Image
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model
-from onnxheadprune.runtime.feeds import Input, graph_inputs, load_data
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.images import Preprocessing, image_feeds
 from onnxheadprune.selection.activations.rows import token_rows

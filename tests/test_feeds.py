@@ -14,7 +14,9 @@ from onnx import ModelProto, TensorProto
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds import FeedMaker, first_that_runs, graph_inputs, load_data
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.generate import FeedMaker, first_that_runs
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.feeds.symbols import read_dim
 from onnxheadprune.runtime.feeds.tables import row_bound
 from tests import toys

@@ -15,7 +15,8 @@ from onnxheadprune.benchmarking.attention_nodes import attention_nodes
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import count_flops
 from onnxheadprune.model.load import open_model
-from onnxheadprune.runtime.feeds import FeedMaker, Sizes
+from onnxheadprune.runtime.feeds.generate import FeedMaker
+from onnxheadprune.runtime.feeds.symbols import Sizes
 from tests import toys
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from onnxheadprune import find_sites, prune
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.runtime.feeds import FeedMaker
+from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.validation.proof import validate
 from tests import toys_genai as toys
 

@@ -10,7 +10,7 @@ import pytest
 
 from onnxheadprune import find_sites, prune
 from onnxheadprune.attention.layers import layers
-from onnxheadprune.attention.sites.block_kinds import CONVOLUTION, FEED_FORWARD, MLP
+from onnxheadprune.attention.sites.kinds import CONVOLUTION, FEED_FORWARD, MLP
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from tests import toys_scores

@@ -13,7 +13,8 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds import FeedMaker, Role, graph_inputs
+from onnxheadprune.runtime.feeds.generate import FeedMaker
+from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
 from tests import toys_all
 from tests.conftest import SAMPLES, Command
 from tests.feeding import renamed

@@ -12,7 +12,8 @@ import pytest
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds import FeedMaker, Role, graph_inputs
+from onnxheadprune.runtime.feeds.generate import FeedMaker
+from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
 from tests.conftest import Command
 from tests.feeding import F32, I64, feeds_of, graph_with
 from tests.graph_text import model_of

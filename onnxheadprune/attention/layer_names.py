@@ -8,14 +8,14 @@ something beside it; of several such numbers the innermost does.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
-from onnxheadprune.attention.sites.streams import leads_only_to
 from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.model.graph.view import Node
 
 Stack: TypeAlias = tuple[str, ...]
 """The module path that layers have in common, without their numbers: ("encoder", "layers")."""
@@ -65,7 +65,7 @@ class Layer:
         """Return whether what a site computes goes nowhere but into other sites of the layer."""
         ends = {item.node for other in self.sites if other is not site for item in other.projections}
         begins = [item.node for item in site.projections if item.node not in ends]
-        return bool(ends) and leads_only_to(begins, ends, max(node.index for node in ends))
+        return bool(ends) and _lead_only_to(begins, ends, max(node.index for node in ends))
 
 
 def numbered_layers(sites: Sequence[Site]) -> list[Layer]:
@@ -174,3 +174,26 @@ def _labels(stacks: Sequence[Stack]) -> dict[Stack, str]:
     )
     own = {stack: ".".join(stack[front : len(stack) - back]) for stack in stacks}
     return {stack: f"{_UNSAFE.sub('_', label)}." if label else "" for stack, label in own.items()}
+
+
+def _lead_only_to(begins: Iterable[Node], ends: Collection[Node], last: int) -> bool:
+    """Return whether all that is computed with the results of some nodes goes through others.
+
+    Args:
+        begins: some nodes.
+        ends: the others.
+        last: the index of a node behind which nothing else of interest lies.
+    """
+    queue = deque(begins)
+    seen = set(queue)
+    while queue:
+        for value in queue.popleft().outputs:
+            if value is not None and value.is_graph_output:
+                return False
+            for use in () if value is None else value.consumers:
+                if use.node.index > last:
+                    return False
+                if use.node not in seen and use.node not in ends:
+                    seen.add(use.node)
+                    queue.append(use.node)
+    return True

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.packed import packed_again, unpacked
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
@@ -260,6 +259,8 @@ def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
     Raises:
         RefusedError: if the zero points are not stored.
     """
+    from onnxheadprune.attention.packed import packed_again, unpacked
+
     layout, bits = mixture_of(node), 8
     assert layout is not None
     bits = layout.bits or bits

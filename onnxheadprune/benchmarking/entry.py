@@ -19,7 +19,7 @@ from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.tensors import stored_size
-from onnxheadprune.runtime.feeds import Feed, FeedMaker
+from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.tolerances import tolerance_for
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from onnxheadprune.benchmarking.result import GridPoint
 from onnxheadprune.errors import InferenceError, UsageError
-from onnxheadprune.runtime.feeds import Feed, FeedMaker, Sizes
+from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker
+from onnxheadprune.runtime.feeds.symbols import Sizes
 
 BATCHES = (1, 8)
 LENGTHS = (128, 64, 32, 16, 8, 4)

@@ -27,7 +27,7 @@ from onnxheadprune.errors import InferenceError, ProviderError, UsageError
 from onnxheadprune.model.load import ModelLike
 from onnxheadprune.runtime import CUDA, Provider, loads_without_crash, versions
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
-from onnxheadprune.runtime.feeds import Feed, Outputs
+from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.memory import footprint
 from onnxheadprune.runtime.providers import AUTO, resolve_provider

@@ -10,7 +10,7 @@ from onnxheadprune.settings.inputs import Inputs, Running
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.runtime.feeds.samples import DataSource
 
 
 def read_data(
@@ -34,7 +34,7 @@ def read_data(
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.cli.report.console import err
     from onnxheadprune.model.load import open_structure
-    from onnxheadprune.runtime.feeds import graph_inputs
+    from onnxheadprune.runtime.feeds.inputs import graph_inputs
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.selection.activations.data import random_data
     from onnxheadprune.selection.activations.images import Preprocessing, image_feeds
@@ -58,7 +58,7 @@ def _texts(loaded: LoadedModel, text: Path, given: Inputs, provider: str, in_fol
         UsageError: if there is none, a target for a model that takes none, or text that is not for the model.
     """
     from onnxheadprune.attention.sites.find import view_of
-    from onnxheadprune.runtime.feeds import graph_inputs
+    from onnxheadprune.runtime.feeds.inputs import graph_inputs
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.selection.activations.beside import beside, has_decoder, tokenizer_of
     from onnxheadprune.selection.activations.lines import Reading
@@ -98,7 +98,7 @@ def data_for(model: Path | LoadedModel, data: DataSource, provider: str) -> Data
     """
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.model.load import open_structure
-    from onnxheadprune.runtime.feeds import graph_inputs
+    from onnxheadprune.runtime.feeds.inputs import graph_inputs
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.selection.activations.beside import beside
     from onnxheadprune.selection.activations.supplied import needs_others, supplied

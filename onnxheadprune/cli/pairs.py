@@ -15,7 +15,7 @@ from onnxheadprune.settings.inputs import Running
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.runtime.feeds.samples import DataSource
 
 
 @dataclass(frozen=True)

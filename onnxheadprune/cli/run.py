@@ -19,7 +19,7 @@ from onnxheadprune.settings.setting import Setting
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.workflow.jobs.reading import Job
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from onnxheadprune.errors import HeadPruneError, UsageError, heed_interrupt
 
@@ -26,3 +30,25 @@ def users_code(what: str, did: str = "failed") -> Iterator[None]:
     except BaseException as error:
         heed_interrupt(error)
         raise UsageError(f"{what} {did}: {error!r:.500}") from error
+
+
+def import_function(spec: str, what: str) -> Callable[..., Any]:
+    """A user's function by "module:function"; its module may lie in the working directory.
+
+    Args:
+        spec: where it is.
+        what: how to call it in errors ("the data function").
+
+    Raises:
+        UsageError: if it cannot be imported.
+    """
+    module_name, _, function_name = spec.rpartition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        with users_code(f"{what} {spec}", "cannot be imported"):
+            function = getattr(importlib.import_module(module_name), function_name)
+    finally:
+        sys.path.pop(0)
+    if not callable(function):
+        raise UsageError(f"{what} {spec} is no function")
+    return function  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import GATHERS
 from onnxheadprune.model.load import INLINE_LIMIT, LoadedModel, load_model, stored_bytes
 from onnxheadprune.model.save import save_model
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.quiet import quiet_stdout
 from onnxheadprune.runtime.session import onnx_runtime, sentence
 from onnxheadprune.runtime.unsaturated import saturates

@@ -8,8 +8,8 @@ from dataclasses import replace
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.model.storage.reading import hydrated
-from onnxheadprune.runtime.feeds import Sample
 from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.compensation.result import Compensation, Refit

@@ -16,7 +16,7 @@ from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.load import LARGE, LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.selection.activations.data import calibration_data

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.runtime.feeds import Outputs, is_finite
-from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
+from onnxheadprune.runtime.feeds.generate import Outputs, is_finite
+from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.validation.result import Accuracy, Drift
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -20,7 +20,7 @@ from onnxheadprune.runtime import (
     saturates_here,
     survives_optimization,
 )
-from onnxheadprune.runtime.feeds import Feed, Outputs
+from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.tolerances import Tolerance
 from onnxheadprune.runtime.turns import Turns

@@ -12,9 +12,8 @@ import numpy as np
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.feeds import Feed, Outputs
-from onnxheadprune.runtime.feeds.data import import_function
-from onnxheadprune.runtime.foreign import users_code
+from onnxheadprune.runtime.feeds.generate import Feed, Outputs
+from onnxheadprune.runtime.foreign import import_function, users_code
 
 Metric: TypeAlias = "str | Callable[..., Any]"
 WHOLE = ("feeds", "dataset")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.validation.metric import Metric

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime import Array, Session
-from onnxheadprune.runtime.feeds import Feed, Outputs
+from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 
 ROUND_BYTES = 2**24
 """Outputs of one model that wait for those of the others."""

@@ -13,18 +13,11 @@ from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Session
-from onnxheadprune.runtime.feeds import (
-    DataSource,
-    Feed,
-    FeedMaker,
-    Outputs,
-    Padding,
-    Sample,
-    load_data,
-)
+from onnxheadprune.runtime.feeds.fill import Padding
+from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Outputs
 from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.activations.single import ONE_AT_A_TIME, one_by_one, rows_of, takes_one
 from onnxheadprune.validation.compare import (
     AccuracyMeter,
     DriftMeter,
@@ -192,6 +185,8 @@ class _Bench:
         self.notes += wide.notes
 
     def data_cases(self, data: DataSource) -> None:
+        from onnxheadprune.runtime.feeds.data import load_data
+
         def ran() -> Iterator[Ran]:
             for sample in self._fitting(load_data(data, self.inputs)):
                 try:
@@ -220,6 +215,8 @@ class _Bench:
 
     def _fitting(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         """The samples as they are given; one by one where the original takes no more at a time."""
+        from onnxheadprune.selection.activations.single import ONE_AT_A_TIME, one_by_one, rows_of, takes_one
+
         several: bool | None = None
         for sample in samples:
             if several is None and rows_of(sample.feed, self.inputs) > 1:

@@ -8,7 +8,8 @@ import numpy as np
 
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime import Array, Session
-from onnxheadprune.runtime.feeds import Feed, Input, Outputs, Role
+from onnxheadprune.runtime.feeds.generate import Feed, Outputs
+from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.validation.compare import worst
 from onnxheadprune.validation.cores import Tap, silenced_cores, without_dead_weights

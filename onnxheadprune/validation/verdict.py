@@ -10,7 +10,7 @@ import numpy as np
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds import FeedMaker
+from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.result import Verdict, shows

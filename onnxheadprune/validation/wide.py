@@ -18,8 +18,9 @@ from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.feeds import Feed, FeedMaker, Input, Role, graph_inputs
 from onnxheadprune.runtime.feeds.fill import Padding
+from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker
+from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
 from onnxheadprune.runtime.feeds.tables import tables_behind
 from onnxheadprune.validation.wide_sizes import MOST_VALUES, numbers_of, sizes_for
 

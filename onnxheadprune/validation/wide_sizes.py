@@ -21,7 +21,7 @@ from onnxheadprune.model.graph.facts import GATHERS, SLICES
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.spans import is_outside
 from onnxheadprune.model.storage.tensors import tensors_of
-from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.validation.scopes import nodes_of
 
 TAKES_A_PART = SLICES | GATHERS

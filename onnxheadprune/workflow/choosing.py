@@ -16,7 +16,7 @@ from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LARGE, LoadedModel, stored_bytes
 from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.selection.activations.data import Calibration

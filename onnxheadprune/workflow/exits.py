@@ -22,7 +22,7 @@ from onnxheadprune.model.graph.facts import REPEATS
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.soundness import analysing
 from onnxheadprune.model.storage.tensors import stored_size
-from onnxheadprune.runtime.feeds import Feed, FeedMaker
+from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.fusion.result import MODES, FuseMode, Fusion, SiteFusion, Trial
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import node_flops
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.storage.tensors import stored_size
-from onnxheadprune.runtime.feeds import Case, FeedMaker
+from onnxheadprune.runtime.feeds.generate import Case, FeedMaker
 
 USUAL = Case(1, 128, 0)
 """The inputs that operations are counted for."""

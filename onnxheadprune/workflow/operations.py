@@ -11,7 +11,7 @@ from onnx import ModelProto, helper
 
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import count_flops
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ from onnxheadprune.attention.planning import analyse, require_something
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import VALIDATION_KEY
+from onnxheadprune.edit.records import VALIDATION_KEY, refit_record
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import commit, sealed_bytes, stage_model, staged_model
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection.compensation.record import sealed
 from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
 from onnxheadprune.workflow.proving import Proof, validation_note
 from onnxheadprune.workflow.requests import Request
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from onnxheadprune.benchmarking.gate import Gate
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.runtime import Provider
-    from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.selection.wishes import Chosen
     from onnxheadprune.validation.result import Validation
 
@@ -178,8 +177,16 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
         cut = subject.changed(carried_out(plan, subject, planned))
     else:
         cut = subject.changed(apply.apply_plan(plan, subject.proto))
-    sealed(cut, plan)
+    seal_refits(cut, plan)
     return plan, cut
+
+
+def seal_refits(cut: LoadedModel, plan: PrunePlan) -> None:
+    """Write the digests of refitted tensors into the record of a pruned model, if it has one."""
+    if refit_record(cut.proto) is not None:
+        from onnxheadprune.selection.compensation.record import sealed
+
+        sealed(cut, plan)
 
 
 def _written(

@@ -9,7 +9,7 @@ from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:

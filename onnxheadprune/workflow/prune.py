@@ -20,18 +20,17 @@ from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
-from onnxheadprune.selection.compensation.record import sealed
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Target
-from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.pipeline import carried_through, seal_refits
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
     from onnxheadprune.fusion.result import FuseMode
-    from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.selection.activations.drift import Measure
     from onnxheadprune.selection.recovery.budget import Budget
     from onnxheadprune.selection.wishes import Wish
@@ -46,7 +45,7 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
     """
     loaded = planned_on(plan, open_structure(model))
     pruned = loaded.changed(carried_out(plan, loaded))
-    sealed(pruned, plan)
+    seal_refits(pruned, plan)
     return hydrated(pruned.proto, pruned.sources)
 
 

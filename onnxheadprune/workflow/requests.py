@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from onnxheadprune.attention.heads import HeadSpec
     from onnxheadprune.fusion.result import FuseMode
     from onnxheadprune.model.storage.layout import ExternalData
-    from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.selection.activations.drift import Measure
     from onnxheadprune.selection.compensation.result import Compensation
     from onnxheadprune.selection.recovery.budget import Budget

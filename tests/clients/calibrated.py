@@ -17,7 +17,9 @@ from onnxheadprune import find_sites
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.runtime.feeds import Feed, graph_inputs, load_data
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.selection.activations.beside import beside
 from onnxheadprune.selection.activations.supplied import supplied
 from onnxheadprune.selection.activations.text import text_feeds

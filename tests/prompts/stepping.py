@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Array, Provider, Session
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 
 PROVIDER = Provider(CPU, "test")
 

@@ -18,7 +18,9 @@ from onnxheadprune.edit.branches import answered
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import Session
-from onnxheadprune.runtime.feeds import Feed, graph_inputs, load_data
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.selection.activations.beside import Beside, beside, tokenizer_of
 from onnxheadprune.selection.activations.lines import Reading
 from onnxheadprune.selection.activations.supplied import supplied

@@ -14,7 +14,7 @@ from onnxheadprune import find_sites
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Array, Provider, Session
-from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.workflow.folders.carrying import carried
 from onnxheadprune.workflow.folders.export import open_export
 from tests import toys, toys_genai, toys_seq2seq

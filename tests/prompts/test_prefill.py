@@ -13,7 +13,9 @@ from onnx import ModelProto, TensorProto, helper
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds import FeedMaker, Input, graph_inputs, load_data
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.generate import FeedMaker
+from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.text import text_feeds
 from tests import toys

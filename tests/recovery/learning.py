@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.runtime import CPU, Array, Provider
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.resident import Resident
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.gradients.differentiate import Gradient

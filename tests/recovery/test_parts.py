@@ -12,7 +12,7 @@ import pytest
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
-from onnxheadprune.runtime.feeds import Input, Role
+from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.splicing import (
     ENOUGH,

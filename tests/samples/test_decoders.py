@@ -13,7 +13,7 @@ from onnxheadprune import find_sites
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.selection.activations.text import text_feeds
 from tests.calibration_files import tokenizer
 from tests.conftest import Outcome

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from onnxheadprune.attention.sites.kinds import CONVOLUTION, FEED_FORWARD, LOW_RANK, MLP
 from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.model.graph.view import Node, Value
-
-FEED_FORWARD = "feed-forward"
-"""A branch of a residual stream, with an activation or a gate."""
-CONVOLUTION = "convolution"
-"""Convolutions of stems and backbones, whose windows span several positions, or that no residual stream goes around."""
-LOW_RANK = "low-rank"
-"""Nothing but a product of two matrices: no activation between the layers."""
-MLP = "mlp"
-"""Layers with an activation that no residual stream goes around: poolers, classifiers, projectors."""
 
 
 def block_kind(

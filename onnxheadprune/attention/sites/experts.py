@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxheadprune.attention.sites.block_kinds import FEED_FORWARD
-from onnxheadprune.attention.sites.neuron_site import PICKED, NeuronSite
+from onnxheadprune.attention.sites.kinds import FEED_FORWARD, PICKED, NeuronSite
 from onnxheadprune.attention.sites.stored import units_together
 from onnxheadprune.attention.sites.unit import Projection
 from onnxheadprune.attention.sites.weights import weights_of

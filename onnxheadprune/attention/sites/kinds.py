@@ -7,11 +7,88 @@ that is done with the other kinds is done by what `Site` says of them, and nobod
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
-from onnxheadprune.attention.sites.neurons import NeuronSite
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.attention.sites.sublayers import SublayerSite
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.unit import SPAN, Site
+
+FEED_FORWARD = "feed-forward"
+"""A branch of a residual stream, with an activation or a gate."""
+CONVOLUTION = "convolution"
+"""Convolutions of stems and backbones, whose windows span several positions, or that no residual stream goes around."""
+LOW_RANK = "low-rank"
+"""Nothing but a product of two matrices: no activation between the layers."""
+MLP = "mlp"
+"""Layers with an activation that no residual stream goes around: poolers, classifiers, projectors."""
+
+PICKED = "its units are those of experts that a router chooses, and data says nothing of these"
+NO_ACTIVATION = "its units are the ranks of a product of two matrices, with no activation in between"
+ALONE = "a sublayer has no units to choose among"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NeuronSite(Site):
+    """One feed-forward block; its units are neurons, numbered as the linear layer that sums them up reads them.
+
+    Its `kind` is one of the words above.
+    """
+
+    UNIT = "neuron"
+    UNITS = "neurons"
+    BLOCK = "block"
+    TITLE = "feed-forward block"
+    KEY = "ffn."
+    FROM = SPAN
+    FIELD = "feed_forward"
+    UNNAMED = "feed_forward"
+    LAYER = "part"
+    FOUND_BY = "onnxheadprune.attention.sites.neurons"
+
+    @property
+    def is_branch(self) -> bool:
+        """Whether it is a branch of a residual stream, as sublayers are; stems and heads are none."""
+        return self.kind == FEED_FORWARD
+
+    @property
+    def experts(self) -> int:
+        """Experts that the block holds in one operator, whose neurons are numbered one expert after the other."""
+        return 1
+
+    @property
+    def only_named(self) -> str | None:
+        """Why its neurons go only where they are named, None if what they are worth can be measured and compared."""
+        weights = [item.operand for item in self.projections]
+        if any(weight is None or not weight.is_constant for weight in weights):
+            return PICKED
+        return NO_ACTIVATION if self.kind == LOW_RANK else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block as JSON-ready data (a part of the contract of `inspect --json`)."""
+        return super().to_dict() | {"experts": self.experts}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SublayerSite(Site):
+    """One residual branch that holds no other one; it is its own only unit."""
+
+    UNIT = "sublayer"
+    UNITS = "sublayers"
+    BLOCK = "sublayer"
+    TITLE = "other sublayer"
+    KEY = "sublayer."
+    FROM = 2 * SPAN
+    FIELD = "sublayers"
+    UNNAMED = "sublayer"
+    LAYER = "begin"
+    CHOSEN = False
+    FOUND_BY = "onnxheadprune.attention.sites.sublayers"
+
+    @property
+    def only_named(self) -> str:
+        """Why no choice by data takes it."""
+        return ALONE
+
 
 KINDS: list[type[Site]] = [NeuronSite, SublayerSite]
 """In the order in which they are found and listed; a kind knows the sites of those before it."""

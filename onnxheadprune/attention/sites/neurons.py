@@ -26,14 +26,15 @@ from onnxheadprune.attention.sites.hidden import (
     statistics,
     unread,
 )
+from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.attention.sites.maps import Summed, summed
-from onnxheadprune.attention.sites.neuron_site import NeuronSite, finder
+from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.attention.sites.scores import AttentionAxes, weighs_stored_values
 from onnxheadprune.attention.sites.stored import units_together, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams
-from onnxheadprune.attention.sites.unit import NearMiss, Projection, Site, united
+from onnxheadprune.attention.sites.unit import Findings, NearMiss, Projection, Site, united
 from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL
@@ -41,8 +42,6 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.view import GraphView, Node
-
-__all__ = ["NeuronSite", "in_one_operator", "written_out"]
 
 
 @dataclass(eq=False)
@@ -60,8 +59,27 @@ class _Block:
     made: Origins
 
 
-@finder
-def written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite | NearMiss]:
+def found(view: GraphView, known: Sequence[Site]) -> Findings:
+    """All feed-forward blocks, in graph order of the layers that sum their neurons up, and the near misses.
+
+    Args:
+        view: an annotated view.
+        known: its attention sites.
+    """
+    every = [item for find in (_written_out, _in_one_operator) for item in find(view, known)]
+    sites = [item for item in every if isinstance(item, NeuronSite)]
+    sites.sort(key=lambda site: site.projections[0].node.index)
+    names = named_apart([(site.projections, site.cores) for site in sites], NeuronSite.UNNAMED)
+    return Findings(
+        [
+            replace(site, name=name, index=NeuronSite.FROM + number)
+            for number, (site, name) in enumerate(zip(sites, names, strict=True))
+        ],
+        [replace(item, units=NeuronSite.UNITS) for item in every if isinstance(item, NearMiss)],
+    )
+
+
+def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite | NearMiss]:
     """Blocks whose layers are nodes of their own.
 
     Args:
@@ -91,8 +109,7 @@ def written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSi
     yield from first.values()
 
 
-@finder
-def in_one_operator(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite]:
+def _in_one_operator(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite]:
     """Mixtures of experts that one operator holds.
 
     Args:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from onnxheadprune.attention.sites.owned import owned
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Projection, Site, united
 from onnxheadprune.edit.records import RecordedSite
 from onnxheadprune.model.notebook import BAD, GOOD, Html, card, table, word
@@ -260,6 +259,8 @@ class Sites(Sequence[AttentionSite]):
 
 
 def _with_tensors(site: Site) -> dict[str, Any]:
+    from onnxheadprune.attention.sites.owned import owned
+
     return site.to_dict() | {"tensors": owned(site)}
 
 

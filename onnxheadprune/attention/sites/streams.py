@@ -98,29 +98,6 @@ def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
                     yield use.node
 
 
-def leads_only_to(begins: Iterable[Node], ends: Collection[Node], last: int) -> bool:
-    """Return whether all that is computed with the results of some nodes goes through others.
-
-    Args:
-        begins: some nodes.
-        ends: the others.
-        last: the index of a node behind which nothing else of interest lies.
-    """
-    queue = deque(begins)
-    seen = set(queue)
-    while queue:
-        for value in queue.popleft().outputs:
-            if value is not None and value.is_graph_output:
-                return False
-            for use in () if value is None else value.consumers:
-                if use.node.index > last:
-                    return False
-                if use.node not in seen and use.node not in ends:
-                    seen.add(use.node)
-                    queue.append(use.node)
-    return True
-
-
 def _spreads(use: Use) -> bool:
     """Return whether a node multiplies each number of what it reads with many numbers of another value."""
     shape, made = use.node.shape(use.input_index), use.node.out.shape

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from onnxheadprune.attention.sites.hidden import feeds_attention
+from onnxheadprune.attention.sites.kinds import SublayerSite
 from onnxheadprune.attention.sites.maps import Summed, summed
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import BENDS
 from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.attention.sites.streams import CHOICES, MAX_BEHIND, Streams, addends, near
-from onnxheadprune.attention.sites.unit import SPAN, Findings, Projection, Site
+from onnxheadprune.attention.sites.unit import Findings, Projection, Site
 from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.facts import (
@@ -58,45 +59,23 @@ CARRIES |= NORMALIZES | DIVIDES_BY_NORM | ADDS_ALL | ADDS_AND_NORMALIZES | SLICE
 CARRIES |= GATHERS | GATHERS_ROWS | GATHERS_ELEMENTS | WRITES_INTO
 """Operators through which what a layer computes remains what it adds."""
 PRODUCTS = MULTIPLIES | DIVIDES
-ALONE = "a sublayer has no units to choose among"
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SublayerSite(Site):
-    """One residual branch that holds no other one; it is its own only unit."""
+def found(view: GraphView, known: Sequence[Site]) -> Findings:
+    """Return the residual branches whose last layer belongs to no site, in graph order.
 
-    UNIT = "sublayer"
-    UNITS = "sublayers"
-    BLOCK = "sublayer"
-    TITLE = "other sublayer"
-    KEY = "sublayer."
-    FROM = 2 * SPAN
-    FIELD = "sublayers"
-    UNNAMED = "sublayer"
-    LAYER = "begin"
-    CHOSEN = False
-
-    @classmethod
-    def found(cls, view: GraphView, known: Sequence[Site]) -> Findings:
-        """Return the residual branches whose last layer belongs to no site, in graph order.
-
-        Args:
-            view: an annotated view.
-            known: its attention sites and feed-forward blocks.
-        """
-        owned = {projection.node for site in known for projection in site.projections}
-        cored = [site for site in known if site.CORED]
-        owned |= sweep([seed for site in cored for seed in site.seeds(site.groups[0])]).answers.keys()
-        others = {item.node for site in known if site.is_branch for item in site.projections}
-        streams = Streams()
-        ends = [item for node in view.needed if node not in owned and (item := _end(node, streams, others))]
-        names = named_apart([((item,), ()) for item in ends], cls.UNNAMED)
-        return Findings([_site(*item) for item in zip(range(len(ends)), names, ends, strict=True)])
-
-    @property
-    def only_named(self) -> str:
-        """Why no choice by data takes it."""
-        return ALONE
+    Args:
+        view: an annotated view.
+        known: its attention sites and feed-forward blocks.
+    """
+    owned = {projection.node for site in known for projection in site.projections}
+    cored = [site for site in known if site.CORED]
+    owned |= sweep([seed for site in cored for seed in site.seeds(site.groups[0])]).answers.keys()
+    others = {item.node for site in known if site.is_branch for item in site.projections}
+    streams = Streams()
+    ends = [item for node in view.needed if node not in owned and (item := _end(node, streams, others))]
+    names = named_apart([((item,), ()) for item in ends], SublayerSite.UNNAMED)
+    return Findings([_site(*item) for item in zip(range(len(ends)), names, ends, strict=True)])
 
 
 def _end(node: Node, streams: Streams, others: Collection[Node]) -> Projection | None:

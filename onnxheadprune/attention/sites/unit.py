@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -194,6 +195,8 @@ class Site:
     """Whether units of this kind may be selected by data or scores; otherwise they are removed only by name."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
     """Whether no group can go as a whole while others stay."""
+    FOUND_BY: ClassVar[str] = ""
+    """The module whose function `found` looks for the sites; it is imported when they are first asked for."""
 
     index: int
     name: str
@@ -224,7 +227,8 @@ class Site:
             view: an annotated view.
             known: its attention sites, and those of the kinds that are listed before this one.
         """
-        raise NotImplementedError
+        found: Findings = importlib.import_module(cls.FOUND_BY).found(view, known)
+        return found
 
     @classmethod
     def owns(cls, index: int) -> bool:

@@ -11,10 +11,7 @@ from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import DropInputs, DropNode, Edit, SetInput
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.branch import branches
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.remnant import Remnant, bias_of
-from onnxheadprune.liveness.stand_in import quantized_stand_in, stand_in
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
@@ -42,6 +39,11 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
         for projection in site.projections:
             if projection.is_emptied_by(heads[site.index]):
                 owners.setdefault(projection.node, []).append(site)
+    if not owners:
+        return edits
+    from onnxheadprune.liveness.branch import branches
+    from onnxheadprune.liveness.remnant import Remnant, bias_of
+    from onnxheadprune.liveness.stand_in import quantized_stand_in, stand_in
 
     def add(found: Iterable[Edit], projections: Iterable[Node]) -> None:
         names = frozenset(site.name for node in projections for site in owners[node])

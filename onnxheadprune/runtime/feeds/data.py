@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
 import stat
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -21,36 +18,16 @@ from onnxheadprune.runtime.feeds.generate import Feed, is_finite
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.npz import read_npz
 from onnxheadprune.runtime.feeds.prefill import completed
-from onnxheadprune.runtime.foreign import users_code
+from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL, DataSource, Sample
+from onnxheadprune.runtime.foreign import import_function, users_code
 
-DataSource: TypeAlias = (
-    "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Iterable[Sample]"
-)
-"""The one form in which users and callers give data; `load_data` reads it."""
 LABELS = "labels"
-IGNORED_LABEL = -100
-"""PyTorch's convention for positions that have no label."""
 BATCH = 32
 MOST_NAMED = 8
 """Inputs that an error names; a decoder has dozens of caches."""
 MAX_FEEDS = 10_000
 MAX_BYTES = 2**28
 """Of all feeds that a generator may yield; nobody knows whether it ends."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One feed of user data.
-
-    Attributes:
-        feed: an array per graph input.
-        labels: what `labels` held for these samples, None without labels.
-        source: the file or entry it came from.
-    """
-
-    feed: Feed
-    labels: Array | None
-    source: str
 
 
 def load_data(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
@@ -100,28 +77,6 @@ def read_samples(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample
         yield from _feeds(_call(str(source)), str(source))
     else:
         raise UsageError(f"the data {source} does not exist")
-
-
-def import_function(spec: str, what: str) -> Callable[..., Any]:
-    """A user's function by "module:function"; its module may lie in the working directory.
-
-    Args:
-        spec: where it is.
-        what: how to call it in errors ("the data function").
-
-    Raises:
-        UsageError: if it cannot be imported.
-    """
-    module_name, _, function_name = spec.rpartition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        with users_code(f"{what} {spec}", "cannot be imported"):
-            function = getattr(importlib.import_module(module_name), function_name)
-    finally:
-        sys.path.pop(0)
-    if not callable(function):
-        raise UsageError(f"{what} {spec} is no function")
-    return function  # type: ignore[no-any-return]
 
 
 def _call(spec: str) -> Iterable[object]:

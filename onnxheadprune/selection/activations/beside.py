@@ -13,7 +13,8 @@ from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.runtime import Array, Provider, Session
-from onnxheadprune.runtime.feeds import Feed, Input, graph_inputs
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.selection.activations.vocabulary import has_tokenizer
 
 SHELF = "onnx"

@@ -18,7 +18,7 @@ from onnx import helper
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Array, Session
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.drift import EffectMeter, Measured
 from onnxheadprune.selection.activations.kept import Kept, Room

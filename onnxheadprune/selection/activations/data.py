@@ -13,17 +13,11 @@ from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds import (
-    Case,
-    DataSource,
-    Feed,
-    FeedMaker,
-    Input,
-    Role,
-    Sample,
-    load_data,
-)
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
+from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 from onnxheadprune.selection.activations.single import (
     fixed_to_one,
     free_axes,

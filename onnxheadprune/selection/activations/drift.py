@@ -21,9 +21,9 @@ import numpy as np
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.feeds import Feed, Input
-from onnxheadprune.runtime.feeds.data import import_function
-from onnxheadprune.runtime.foreign import users_code
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input
+from onnxheadprune.runtime.foreign import import_function, users_code
 from onnxheadprune.selection.activations.rows import token_rows
 
 Effect: TypeAlias = Callable[[Mapping[str, Array], Mapping[str, Array], Feed], float]

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import kind_of, regular_file
-from onnxheadprune.runtime.feeds import Feed, Input, Role
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, Role
 
 BATCH = 16
 MAX_PIXELS = 50_000_000

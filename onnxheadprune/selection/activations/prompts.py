@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.runtime.feeds import Feed, Input, Role
 from onnxheadprune.runtime.feeds.data import shortened
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.prefill import EMBEDDED, Mask, encoder_states, following, follows
 from onnxheadprune.selection.activations.beside import ALONE, Beside, Maker
 from onnxheadprune.selection.activations.vocabulary import Tokens

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.feeds import Feed, Input, Role
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, Role
 
 
 def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:

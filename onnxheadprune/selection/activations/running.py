@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.side_by_side import counts_where
 from onnxheadprune.model.graph.view import Node
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.selection.activations.parts import Parts, run_feed
 
 

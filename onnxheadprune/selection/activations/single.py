@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from onnxheadprune.errors import InferenceError
-from onnxheadprune.runtime.feeds import Feed, Input, Outputs, Sample
+from onnxheadprune.runtime.feeds.generate import Feed, Outputs
+from onnxheadprune.runtime.feeds.inputs import Input
+from onnxheadprune.runtime.feeds.samples import Sample
 
 ONE_AT_A_TIME = (
     "the original takes one sample at a time, whatever its inputs declare, so the data is run one by one"

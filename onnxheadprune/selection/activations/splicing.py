@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.feeds import Feed, Input, Role, Sample
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.selection.activations.data import Calibration
 
 Ints = npt.NDArray[np.int64]

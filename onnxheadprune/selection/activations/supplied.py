@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.feeds import DataSource, Feed, Input, Role, Sample, load_data
-from onnxheadprune.runtime.feeds.data import read_samples, require_all
+from onnxheadprune.runtime.feeds.data import load_data, read_samples, require_all
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.prefill import EMBEDDED, encoder_states, is_of_encoder
+from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 from onnxheadprune.selection.activations.beside import Beside, Maker
 
 TARGET_IDS = "decoder_input_ids"

@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.runtime.feeds import Feed, Input
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.selection.activations.beside import ALONE, Beside
 from onnxheadprune.selection.activations.data import Feeds
 from onnxheadprune.selection.activations.lines import WHOLE, Reading, Text, read_texts

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.runtime import Array, Session
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.selection.activations.boundaries import Boundaries
 from onnxheadprune.selection.activations.kept import Kept, Room
 from onnxheadprune.selection.activations.parts import Parts, run_feed

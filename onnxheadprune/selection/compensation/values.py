@@ -15,7 +15,7 @@ import numpy as np
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.runtime import Array, Session
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.linear import Linear, feeders
 from onnxheadprune.selection.activations.rows import token_rows

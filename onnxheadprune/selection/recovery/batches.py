@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.feeds import Feed, Input
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.splicing import Sequences, sequences_of
 

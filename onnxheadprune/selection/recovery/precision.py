@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime import CUDA, Array, Provider
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.selection.gradients.differentiate import Gradient
 from onnxheadprune.selection.gradients.halving import halved
 from onnxheadprune.selection.recovery.losses import PREFIX

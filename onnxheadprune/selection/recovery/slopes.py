@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.resident import Resident, ResidentSession
 from onnxheadprune.selection.recovery.losses import LOSS
 

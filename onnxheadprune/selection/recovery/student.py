@@ -11,7 +11,7 @@ from onnx import ModelProto
 from onnxheadprune.edit.extract import needed_nodes
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.resident import Resident, ResidentSession
 from onnxheadprune.selection.gradients.differentiate import Gradient

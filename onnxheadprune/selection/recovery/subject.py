@@ -16,7 +16,7 @@ from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.feeds import Role
+from onnxheadprune.runtime.feeds.inputs import Role
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.gradients.differentiate import FIRST_OPSET, Gradient, differentiate
 from onnxheadprune.selection.recovery.hidden import Hidden, hidden_states

@@ -10,7 +10,8 @@ import numpy as np
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.runtime import Array, Session
-from onnxheadprune.runtime.feeds import Feed, Input, Role
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.recovery import losses
 from onnxheadprune.selection.recovery.hidden import Hidden, outer_shape

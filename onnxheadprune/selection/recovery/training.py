@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.workers import Workers
 from onnxheadprune.selection.recovery.adam import Adam

@@ -18,7 +18,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Provider, Session
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.selection.activations.parts import require_main, run_feed
 from onnxheadprune.selection.activations.silence import context_of
 from onnxheadprune.selection.gradients.differentiate import Gradient, differentiate

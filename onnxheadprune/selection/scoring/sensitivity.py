@@ -19,7 +19,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Session
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.drift import MEASURES
 from onnxheadprune.selection.activations.parts import run_feed

@@ -8,7 +8,7 @@ from pathlib import Path
 from onnxheadprune.attention.contract import Cache, Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.errors import UsageError
-from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.workflow.clients.contract import Client
 from onnxheadprune.workflow.requests import Request

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.settings.cutting import Recovering

@@ -11,7 +11,7 @@ from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.validation.proof import prove

@@ -1,0 +1,33 @@
+"""Samples of the user's own data, and the forms in which users give them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from onnxheadprune.runtime.feeds.fill import Array
+from onnxheadprune.runtime.feeds.generate import Feed
+
+DataSource: TypeAlias = (
+    "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Iterable[Sample]"
+)
+"""The one form in which users and callers give data; `data.py` reads it."""
+IGNORED_LABEL = -100
+"""PyTorch's convention for positions that have no label."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One feed of user data.
+
+    Attributes:
+        feed: an array per graph input.
+        labels: what `labels` held for these samples, None without labels.
+        source: the file or entry it came from.
+    """
+
+    feed: Feed
+    labels: Array | None
+    source: str
