@@ -10,7 +10,7 @@ from onnxheadprune.cli.cutting import Showing
 from onnxheadprune.cli.deploying import folder_request, reader_of
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.cli.repeating import run_record
+from onnxheadprune.cli.repeating import command_line, run_record
 from onnxheadprune.settings.inputs import Inputs, Running
 from onnxheadprune.settings.writing import Deploying
 
@@ -56,6 +56,7 @@ def prune_export(
             check_folder(told, folder)
         request = replace(request, writing=replace(request.writing, output=None))
     asked = folder_request(folder, request, deploying, reader_of(folder, *data))
+    asked = replace(asked, command=command_line())
     would = {} if ahead is None else {"would_write": str(ahead)}
     presentation = Presentation()
 

@@ -15,14 +15,18 @@ def run_record() -> dict[str, object]:
     from onnxheadprune.runtime.host import machine
     from onnxheadprune.runtime.session import versions
 
-    arguments = click.get_current_context().find_root().obj or ()
     return {
-        "command": shlex.join(("onnxheadprune", *arguments)),
+        "command": command_line(),
         "folder": _folder(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {"onnxheadprune": __version__, **versions()},
         "machine": machine(),
     }
+
+
+def command_line() -> str:
+    """The words of this call, as a shell takes them."""
+    return shlex.join(("onnxheadprune", *(click.get_current_context().find_root().obj or ())))
 
 
 def _folder() -> str | None:

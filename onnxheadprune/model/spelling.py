@@ -34,6 +34,11 @@ def _spelled(found: re.Match[str]) -> str:
     )
 
 
+def in_markdown(text: str) -> str:
+    """The text in one line that opens no markup of Markdown and ends no cell of a table."""
+    return "".join(f"\\{c}" if c in "\\|`*_<>[]" else c for c in escaped(" ".join(text.split())))
+
+
 def count(number: int) -> str:
     """A number with thousands separators."""
     return f"{number:,}"

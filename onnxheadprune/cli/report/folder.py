@@ -13,6 +13,7 @@ from onnxheadprune.cli.report.headline import headline_rows, provider_rows
 from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
 from onnxheadprune.cli.report.sites import block_rows, removable
 from onnxheadprune.validation.result import Validation
+from onnxheadprune.workflow.folders.card import CARD
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
 from onnxheadprune.workflow.folders.result import FileResult, FolderResult
 
@@ -25,7 +26,8 @@ def folder_report(result: FolderResult) -> Iterator[RenderableType]:
     for validation in [item.result.validation for item in result.files if item.result.validation][:1]:
         yield from provider_rows(validation.provider)
     told = f"{many(len(result.files), 'model')} of {result.folder}"
-    yield heading(f"{told}: {_removing(result)}")
+    removing = ", ".join(f"removing {part}" for part in result.removed) or "nothing is removed"
+    yield heading(f"{told}: {removing}")
     yield from headline_rows(result.headline)
     yield ""
     for kind in result.match.kinds:
@@ -48,19 +50,9 @@ def folder_report(result: FolderResult) -> Iterator[RenderableType]:
         yield row("warning", warning, "bold yellow")
     if result.output is not None:
         yield row("copied", _listed(result.copied))
+        if result.card:
+            yield row("model card", CARD)
         yield row("written", result.output)
-
-
-def _removing(result: FolderResult) -> str:
-    """How many units of each kind go."""
-    parts = []
-    for kind in result.match.kinds:
-        held = result.match.of_kind(kind)
-        before = sum(item.site.num_units for item in held)
-        gone = sum(len(result.heads.get(item.index, ())) for item in held)
-        if gone:
-            parts.append(f"removing {count(gone)} of {many(before, kind.UNIT)}")
-    return ", ".join(parts) or "nothing is removed"
 
 
 def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -> RenderableType:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from onnxheadprune.cli.report.escaping import escaped
 from onnxheadprune.cli.report.layout import change, count, size
 from onnxheadprune.edit.site_cuts import block_cuts, totals
-from onnxheadprune.model.spelling import accuracy
+from onnxheadprune.model.spelling import accuracy, in_markdown
 from onnxheadprune.workflow.jobs.asked import Document
 from onnxheadprune.workflow.jobs.result import JobResult, of_each
 
@@ -19,9 +18,9 @@ _MARKS = {True: "✅ kept", False: "❌ broken"}
 def summary(result: JobResult) -> str:
     """The headline, the steps, the limits, and what the model was and is."""
     headline = result.headline
-    lines = [f"## {_cell(result.name)}: {headline.result.answer} {_SIGNS[headline.state]}", ""]
+    lines = [f"## {in_markdown(result.name)}: {headline.result.answer} {_SIGNS[headline.state]}", ""]
     lines += [
-        f"* **{question}** {_SIGNS[answer.state]} {_cell(answer.sentence)}"
+        f"* **{question}** {_SIGNS[answer.state]} {in_markdown(answer.sentence)}"
         for question, answer in headline.answers
     ]
     lines.append("")
@@ -30,12 +29,12 @@ def summary(result: JobResult) -> str:
         lines += ["| | before | after | |", "|---|---:|---:|---:|", *numbers, ""]
     if result.gates:
         lines += ["| limit | |", "|---|---|"]
-        lines += [f"| {_cell(gate.sentence)} | {_MARKS[gate.passed]} |" for gate in result.gates]
+        lines += [f"| {in_markdown(gate.sentence)} | {_MARKS[gate.passed]} |" for gate in result.gates]
         lines.append("")
     lines += ["| step | status | seconds |", "|---|---|---:|"]
     lines += [f"| {step.name} | {step.status} | {step.seconds:.1f} |" for step in result.steps]
     if result.model is not None:
-        lines += ["", f"Model: `{_cell(Path(result.model).name)}`"]
+        lines += ["", f"Model: `{in_markdown(Path(result.model).name)}`"]
     return "\n".join([*lines, ""])
 
 
@@ -102,9 +101,4 @@ def _moved(kind: str, was: float, now: float) -> tuple[str, str, str]:
 
 
 def _row(*cells: str) -> str:
-    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
-
-
-def _cell(text: str) -> str:
-    """Text that ends no cell and opens no markup."""
-    return "".join(f"\\{c}" if c in "\\|`*_<>[]" else c for c in escaped(" ".join(text.split())))
+    return f"| {' | '.join(in_markdown(cell) for cell in cells)} |"

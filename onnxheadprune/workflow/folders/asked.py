@@ -28,6 +28,7 @@ class FolderRequest:
         follow_links: read files through links that lead out of the folder.
         per_layer: let config.json say layer by layer how many KV heads are left, as transformers 5 reads it.
         read: reads data for one of its models; None takes `request.run.data` for each.
+        command: the command line that repeats the call, for the model card; None for a call from Python.
     """
 
     request: Request = field(default_factory=Request)
@@ -36,3 +37,4 @@ class FolderRequest:
     follow_links: bool = False
     per_layer: bool = False
     read: Reader | None = None
+    command: str | None = None

@@ -17,6 +17,7 @@ from onnxheadprune.selection.kinds import HEADS_ALONE as HEADS_ONLY
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow.folders.asked import Data, FolderRequest
 from onnxheadprune.workflow.folders.caches import check_caches
+from onnxheadprune.workflow.folders.card import CARD, model_card, read_card
 from onnxheadprune.workflow.folders.carrying import Heads, heads_in, named_heads
 from onnxheadprune.workflow.folders.completing import complete, other_forms, unchanged
 from onnxheadprune.workflow.folders.configs import check_config, read_config
@@ -78,6 +79,8 @@ def prune_folder(
         deploying.require(gone)
         changes = deploying.changes(gone)
         copied = unchanged(export, {item.name for item in results}, changes)
+        card = read_card(root, copied)
+        copied = tuple(name for name in copied if card is None or name != CARD)
         warnings += [*deploying.unasked(gone), *deploying.told_widths(gone), *other_forms(copied)]
         if assembly is not None:
             progress("copying the rest", 0, 0)
@@ -86,7 +89,12 @@ def prune_folder(
         title = None if asked.client is None else asked.client.name
         told = tuple(dict.fromkeys(warnings))
         written = None if target is None else str(target)
-        found = FolderResult(str(root), written, title, match, gone, finished, copied, changes, told)
+        has_card = card is not None
+        found = FolderResult(
+            str(root), written, title, match, gone, finished, copied, changes, has_card, told
+        )
+        if assembly is not None and card is not None:
+            assembly.write(CARD, model_card(found, card, config, asked.command).encode())
         ready(found)
         if assembly is not None:
             assembly.commit()

@@ -10,6 +10,7 @@ from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.model.spelling import count, many
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.workflow.clients.contract import ConfigChange
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
@@ -44,6 +45,7 @@ class FolderResult:
         files: the models that lost some.
         copied: every other file, as it was.
         changes: fields of configuration files that followed.
+        card: whether its README.md is a model card that says what was removed.
         warnings: what its user should know.
     """
 
@@ -55,6 +57,7 @@ class FolderResult:
     files: tuple[FileResult, ...]
     copied: tuple[str, ...]
     changes: tuple[ConfigChange, ...]
+    card: bool
     warnings: tuple[str, ...]
 
     @property
@@ -65,6 +68,18 @@ class FolderResult:
             for item in self.files
         ]
         return headline_of(verdicts, [gate for item in self.files for gate in item.result.gates])
+
+    @property
+    def removed(self) -> tuple[str, ...]:
+        """How many units went, a part for each kind: "5 of 12 heads"."""
+        parts = []
+        for kind in self.match.kinds:
+            held = self.match.of_kind(kind)
+            before = sum(item.site.num_units for item in held)
+            gone = sum(len(self.heads.get(item.index, ())) for item in held)
+            if gone:
+                parts.append(f"{count(gone)} of {many(before, kind.UNIT)}")
+        return tuple(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -80,6 +95,7 @@ class FolderResult:
             ],
             "copied": list(self.copied),
             "config_changes": [change.to_dict() for change in self.changes],
+            "card": self.card,
             "warnings": list(self.warnings),
         }
 
