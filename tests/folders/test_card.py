@@ -36,7 +36,13 @@ def test_a_folder_without_a_card_gets_one(command: Command, tmp_path: Path) -> N
     assert "model card  README.md" in outcome.stdout
     card = (out / CARD).read_text()
     assert card.startswith("---\nbase_model: somebody/tiny\ntags:\n- onnx\n- pruned\n---\n\n# out\n")
-    for part in ("3 of 8 heads", "| head 1 | 3 of 4 |", "| head 0,3 | 2 of 4 |", "Is it exact?** yes", str(data)):
+    for part in (
+        "3 of 8 heads",
+        "| head 1 | 3 of 4 |",
+        "| heads 0,3 | 2 of 4 |",
+        "Is it exact?** yes",
+        str(data),
+    ):
         assert part in card
     assert "drift of onnx/model.onnx" in card and "random" not in card
     assert f"    {shlex.join(['onnxheadprune', *map(str, words)])}\n" in card

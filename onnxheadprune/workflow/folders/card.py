@@ -76,7 +76,11 @@ def _section(result: FolderResult, command: str | None) -> Iterator[str]:
         if gone:
             site = item.site
             left = f"{count(site.num_units - len(gone))} of {count(site.original_num_units)}"
-            numbers = many(len(gone), site.UNIT) if site.WIDE else f"{site.UNIT} {heads(gone)}"
+            numbers = (
+                many(len(gone), site.UNIT)
+                if site.WIDE
+                else f"{site.UNIT if len(gone) == 1 else site.UNITS} {heads(gone)}"
+            )
             yield f"| {site.called(site.number)} | {in_markdown(site.name)} | {numbers} | {left} |"
     yield from ("", "| file | weights before | after | |", "|---|---:|---:|---:|")
     for file in result.files:
