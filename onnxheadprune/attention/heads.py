@@ -184,7 +184,7 @@ def resolved(parsed: Mapping[str, Iterable[int]], sites: Sequence[Site]) -> dict
     by_index = {site.index: site for site in sites}
     resolved = {index: tuple(sorted(units)) for index, units in sorted(chosen.items()) if units}
     for index, units in resolved.items():
-        check_legal(by_index[index], units)
+        _check_legal(by_index[index], units)
     return resolved
 
 
@@ -223,7 +223,7 @@ def _is_part(key: str, name: str) -> bool:
     return f".{key}." in f".{name}."
 
 
-def check_legal(site: Site, units: Iterable[int]) -> None:
+def _check_legal(site: Site, units: Iterable[int]) -> None:
     """Whether `units` (original indices) may be removed from a site together.
 
     Every KV head that survives must keep equally many query heads, since the graph repeats KV heads
@@ -244,12 +244,12 @@ def check_legal(site: Site, units: Iterable[int]) -> None:
     if even and not torn:
         return
     if site.ALL_GROUPS_STAY:
-        nearest = nearest_even(groups, whole, gone)
+        nearest = _nearest_even(groups, whole, gone)
     elif any(len(unit) > 1 for unit in whole):
         nearest = _nearest_whole(whole, groups, gone)
     else:
         touched = set[int]().union(*(group for group in groups if gone & set(group)))
-        nearest = [option for option in nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
+        nearest = [option for option in _nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
     options = " or ".join(map(_spell, nearest))
     who = f"{site.UNIT}s {_spell(gone)} of {site.label}"
     why = _uneven(site, groups)
@@ -296,7 +296,7 @@ def _nearest_whole(
     return sorted(nearest, key=sorted)[:3]
 
 
-def nearest_even(
+def _nearest_even(
     groups: Sequence[Sequence[int]], units: Sequence[set[int]], gone: set[int]
 ) -> list[set[int]]:
     """The smallest set that contains `gone` and the largest in it, if every group loses equally many, and none all.
@@ -340,7 +340,7 @@ def is_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> bool:
     return bool(surviving) and len(surviving) == len({size for size, _ in surviving})
 
 
-def nearest_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> list[set[int]]:
+def _nearest_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> list[set[int]]:
     """The smallest legal set that contains `gone`, and the largest that `gone` contains."""
     left = [set(group) - gone for group in groups]
     supersets = []

@@ -31,11 +31,11 @@ def observed(loaded: LoadedModel) -> LoadedModel | None:
     if first is not None:
         return first
     analysis = analysis_of(loaded)
-    found = unfolded(analysis.view, analysis.sites)
+    found = _unfolded(analysis.view, analysis.sites)
     return None if found is None else loaded.changed(found.model)
 
 
-def unfolded(view: GraphView, sites: Sites) -> Analysis | None:
+def _unfolded(view: GraphView, sites: Sites) -> Analysis | None:
     """The model in which both bodies of each If run that may skip layers, if its sites are those of the whole.
 
     Args:
@@ -66,7 +66,7 @@ def others(view: GraphView, sites: Sites) -> Iterator[Analysis]:
         sites: its sites.
     """
     yield from branches(view, sites)
-    found = unfolded(view, sites)
+    found = _unfolded(view, sites)
     if found is not None:
         yield found
 

@@ -18,7 +18,7 @@ class _Named(NamedTuple):
     op_type: str
 
 
-def is_fused(operator: str) -> bool:
+def _is_fused(operator: str) -> bool:
     """Whether an operator of an optimized graph ("Softmax", "com.microsoft:BiasGelu") stands for several."""
     domain, _, op_type = operator.rpartition(":")
     return op_type not in CACHE_LAYOUT and (bool(domain) or _Named("", op_type) in STANDS_FOR_PATTERN)
@@ -26,7 +26,7 @@ def is_fused(operator: str) -> bool:
 
 def fused(operators: Mapping[str, int]) -> dict[str, int]:
     """The fused part of a histogram."""
-    return {name: count for name, count in operators.items() if is_fused(name)}
+    return {name: count for name, count in operators.items() if _is_fused(name)}
 
 
 def differences(

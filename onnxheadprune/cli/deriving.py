@@ -76,7 +76,7 @@ class DerivedCommand(click.Command):
         **more: Any,
     ) -> None:
         """Takes what `click.Command` takes, the settings, rules of this command alone, and settings that it implies."""
-        super().__init__(name, params=[parameter_of(item) for item in settings.values()], **more)
+        super().__init__(name, params=[_parameter_of(item) for item in settings.values()], **more)
         self.sections = {name: item.section for name, item in settings.items()}
         self.rules = [(name, rule) for name, item in settings.items() for rule in item.setting.rules]
         self.rules += [(name, rule) for words, rule in rules.items() for name in words.split()]
@@ -159,7 +159,7 @@ def command(
     return decorate
 
 
-def parameter_of(item: Declared) -> click.Parameter:
+def _parameter_of(item: Declared) -> click.Parameter:
     """The option or the argument of a setting.
 
     Args:

@@ -60,7 +60,7 @@ class _Steadfast:
 @contextlib.contextmanager
 def steadfast() -> Iterator[Streams]:
     """Replaces stdout and stderr by streams that write what they can, in the letters that they have."""
-    reopen_closed()
+    _reopen_closed()
     before, streams = (sys.stdout, sys.stderr), Streams()
     wrapped = [(stream, stream.errors) for stream in before if isinstance(stream, io.TextIOWrapper)]
     for stream, _ in wrapped:
@@ -78,7 +78,7 @@ def steadfast() -> Iterator[Streams]:
             stream.reconfigure(errors=errors)
 
 
-def reopen_closed() -> None:
+def _reopen_closed() -> None:
     """Gives closed standard streams the null device. Else the next file that is opened would be one of them."""
     for number in range(3):
         try:

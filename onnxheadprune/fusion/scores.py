@@ -131,7 +131,7 @@ def _filled(node: Node, layout: Layout, factor: float) -> Step | Refusal:
             break
         if uniform(condition) == float(not masked_if):
             return source, layout, factor, ()
-        if not swallows(number, type_of(fill) or type_of(source)):
+        if not _swallows(number, type_of(fill) or type_of(source)):
             return cannot(
                 node,
                 f"{node.label} sets masked scores to {number:g}, which a bias does not do where all of a row is masked",
@@ -143,7 +143,7 @@ def _filled(node: Node, layout: Layout, factor: float) -> Step | Refusal:
     return cannot(node, f"{node.label} chooses scores in a way that is no mask")
 
 
-def swallows(fill: float, elem_type: int) -> bool:
+def _swallows(fill: float, elem_type: int) -> bool:
     """Whether `fill + score` is `fill` for every score that occurs: the lowest float, or minus infinity.
 
     The lowest half-precision number is not low enough: kernels add in float.

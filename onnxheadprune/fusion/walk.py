@@ -79,7 +79,7 @@ def _above(place: Place) -> Place | None:
     return Place(source, layout, place.factor, leaves)
 
 
-def is_same(node: Node) -> bool:
+def _is_same(node: Node) -> bool:
     """Whether the first output of a node is its first input: no dropout in inference, no cast to another type."""
     if node in CASTS:
         source = node.input(0)
@@ -95,7 +95,7 @@ def layout_above(node: Node, layout: Layout) -> Layout | None:
     shape, source = node.out.shape, node.shape(0)
     if shape is None or source is None or len(shape) != len(layout):
         return None
-    if is_same(node):
+    if _is_same(node):
         return layout
     if node in BUFFER_VIEWS:
         return reshaped(layout, shape, source)
@@ -145,7 +145,7 @@ def _below(place: Place) -> Place | None:
     if node.domain or node.scope is not place.value.scope or shape is None or node.out.shape is None:
         return None
     layout: Layout | None = None
-    if is_same(node):
+    if _is_same(node):
         layout = place.layout
     elif node in BUFFER_VIEWS:
         layout = reshaped(place.layout, shape, node.out.shape)

@@ -24,7 +24,7 @@ METADATA = "metadata_props"
 """The attribute of a `gs.Graph` that holds a model's metadata, for which graphsurgeon has no place of its own."""
 
 
-def is_onnx_ir(source: object) -> TypeGuard[onnx_ir.Model]:
+def _is_onnx_ir(source: object) -> TypeGuard[onnx_ir.Model]:
     """Whether a source is a model of onnx_ir."""
     library = sys.modules.get("onnx_ir")
     return library is not None and isinstance(source, library.Model)
@@ -33,12 +33,12 @@ def is_onnx_ir(source: object) -> TypeGuard[onnx_ir.Model]:
 def is_other(source: object) -> TypeGuard[OtherModel]:
     """Whether a source is a model as another library holds it."""
     library = sys.modules.get("onnx_graphsurgeon")
-    return is_onnx_ir(source) or (library is not None and isinstance(source, library.Graph))
+    return _is_onnx_ir(source) or (library is not None and isinstance(source, library.Graph))
 
 
 def name_of(source: OtherModel) -> str:
     """What to call a model in reports."""
-    if is_onnx_ir(source):
+    if _is_onnx_ir(source):
         return source.graph.name or "model"
     graph: gs.Graph = source
     return str(graph.name or "model")
@@ -54,7 +54,7 @@ def brought_in(source: OtherModel, name: str) -> tuple[ModelProto, dict[str, Sou
     Raises:
         ModelError: if its weights lie outside of their folder, or it cannot be written as ONNX.
     """
-    if not is_onnx_ir(source):
+    if not _is_onnx_ir(source):
         import onnx_graphsurgeon as gs
 
         model = gs.export_onnx(source)

@@ -95,12 +95,12 @@ def _flexible_layout(node: Node) -> FusedLayout | None:
 
 
 @rule("Attention", "LinearAttention")
-def attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Live heads of the context are live queries; a KV head lives as long as one of its queries."""
     layout = layout_of(node)
     if layout is None:
         return unknown_shape(node)
-    heads = head_array(layout, lives[0])
+    heads = _head_array(layout, lives[0])
     if heads is None:
         return inexpressible(node)
     grouped = heads.reshape(layout.kv_num_heads, layout.group)
@@ -168,23 +168,23 @@ def _needed_whole(node: Node, output: Value) -> Refusal:
 
 
 @rule(*MICROSOFT, domain="com.microsoft")
-def microsoft_attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _microsoft_attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's fused operators."""
-    return attention(node, lives)
+    return _attention(node, lives)
 
 
 @rule("FlexAttention", domain="ai.onnx.preview")
-def flexible(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _flexible(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Attention of 4-D inputs; subgraphs of its own may mix what they see of all heads."""
     if node.bodies:
         sentence = (
             f"a subgraph of {node.op_type} ({', '.join(node.bodies)}) sees all heads at once and may mix them"
         )
         return refuse(node, Reason.COUPLED, sentence)
-    return attention(node, lives)
+    return _attention(node, lives)
 
 
-def head_array(layout: FusedLayout, live: Live) -> Array | None:
+def _head_array(layout: FusedLayout, live: Live) -> Array | None:
     """One entry per query head, None if the live set cuts through heads."""
     if len(layout.out_axes) == 2:
         if set(live.axes) - {layout.out_axes[0]}:

@@ -75,7 +75,7 @@ def _alike(node: Node) -> Shapes:
 
 
 @rule("LinearAttentionGate", domain="com.microsoft")
-def linear_gate(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _linear_gate(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Decay and rate of each head, from a number each; the vectors have one for each head, too."""
     shape = node.shape(0)
     if shape is None:
@@ -89,7 +89,7 @@ def linear_gate(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 @rule("CausalConvWithState")
 @rule("CausalConvWithState", domain="com.microsoft")
-def causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A kernel of its own for every channel, which lie along all last axes with `channels_last`; so do states."""
     shape = node.shape(0)
     if shape is None:

@@ -31,17 +31,17 @@ class Scores:
     biases: tuple[Term, ...]
 
 
-def heads_apart(term: Term, heads: int) -> Term:
+def _heads_apart(term: Term, heads: int) -> Term:
     """[B, S, H * D] -> [B, H, S, D]."""
     return term.reshape([0, 0, heads, -1]).transpose([0, 2, 1, 3])
 
 
-def heads_joined(term: Term) -> Term:
+def _heads_joined(term: Term) -> Term:
     """[B, H, S, D] -> [B, S, H * D]."""
     return term.transpose([0, 2, 1, 3]).reshape([0, 0, -1])
 
 
-def repeated(term: Term, times: int) -> Term:
+def _repeated(term: Term, times: int) -> Term:
     """[B, K, T, D] -> [B, K * times, T, D]: neighbouring query heads share keys."""
     if times == 1:
         return term
@@ -51,7 +51,7 @@ def repeated(term: Term, times: int) -> Term:
     return term.unsqueeze([2]).expand(target).reshape(merged)
 
 
-def attended(query: Term, key: Term, value: Term, scores: Scores) -> Term:
+def _attended(query: Term, key: Term, value: Term, scores: Scores) -> Term:
     """Contexts [B, H, S, Dv] of queries [B, H, S, D], keys [B, H, T, D] and values [B, H, T, Dv]."""
     product = (query * scores.scale if scores.scale else _rooted(query)) @ key.swapped(4)
     if scores.softcap:
@@ -66,7 +66,7 @@ def _rooted(query: Term) -> Term:
     return query / query.dim(3).cast(query.elem_type).op("Sqrt")
 
 
-def hidden_unless(allowed: Term, elem_type: int) -> Term:
+def _hidden_unless(allowed: Term, elem_type: int) -> Term:
     """A condition as something to add to scores."""
     number = allowed.writer.number
     return allowed.where(number(0.0, elem_type), HIDDEN)
@@ -78,7 +78,7 @@ def positions(length: Term) -> Term:
     return integer(0, TensorProto.INT64).op("Range", length.squeeze([0]), integer(1, TensorProto.INT64))
 
 
-def window(query: Term, key: Term, past: Term | None, width: int = 0) -> Term:
+def _window(query: Term, key: Term, past: Term | None, width: int = 0) -> Term:
     """Which keys [T] lie at or before each query [S], and at most `width` before, if that is given: [S, T]."""
     rows = positions(query.dim(2)).unsqueeze([1])
     rows = rows if past is None else rows + past.dim(2)
@@ -89,13 +89,13 @@ def window(query: Term, key: Term, past: Term | None, width: int = 0) -> Term:
     return allowed
 
 
-def with_past(past: Term | None, present: Term) -> Term:
+def _with_past(past: Term | None, present: Term) -> Term:
     """Keys or values that were cached, and those that are new."""
     return present if past is None else past.writer.joined([past, present], axis=2)
 
 
 @decomposition("Attention")
-def attention_parts(step: Step) -> list[Term | None] | Constant:
+def _attention_parts(step: Step) -> list[Term | None] | Constant:
     """The standard operator; rows without a visible key are not told apart."""
     node, apart = step.node, len(step.shape(0)) == 3
     if step.given(6) is not None or any(
@@ -105,24 +105,24 @@ def attention_parts(step: Step) -> list[Term | None] | Constant:
     counts = [int(node.attribute(name, 0)) for name in ("q_num_heads", "kv_num_heads")]
     operands = [step.input(index) for index in range(3)]
     if apart:
-        operands = [heads_apart(term, counts[min(i, 1)]) for i, term in enumerate(operands)]
+        operands = [_heads_apart(term, counts[min(i, 1)]) for i, term in enumerate(operands)]
     else:
         heads = [step.shape(index)[1] for index in range(2)]
         if not all(isinstance(count, int) for count in heads):
             raise UnknownShapeError("its numbers of heads are not known")
         counts = [int(str(count)) for count in heads]
-    query, (key, value) = operands[0], (with_past(step.given(4 + i), operands[1 + i]) for i in range(2))
+    query, (key, value) = operands[0], (_with_past(step.given(4 + i), operands[1 + i]) for i in range(2))
     biases = [] if step.given(3) is None else [_mask(step.input(3), query.elem_type)]
     if node.attribute("is_causal", 0):
-        biases.append(hidden_unless(window(query, key, step.given(4)), query.elem_type))
+        biases.append(_hidden_unless(_window(query, key, step.given(4)), query.elem_type))
     scores = Scores(node.attribute("scale"), float(node.attribute("softcap", 0.0)), tuple(biases))
     times = counts[0] // counts[1]
-    context = attended(query, repeated(key, times), repeated(value, times), scores)
-    return [heads_joined(context) if apart else context, key, value]
+    context = _attended(query, _repeated(key, times), _repeated(value, times), scores)
+    return [_heads_joined(context) if apart else context, key, value]
 
 
 def _mask(mask: Term, elem_type: int) -> Term:
-    return hidden_unless(mask, elem_type) if mask.elem_type == TensorProto.BOOL else mask
+    return _hidden_unless(mask, elem_type) if mask.elem_type == TensorProto.BOOL else mask
 
 
 def buffered(node: Node, past_index: int, output_index: int) -> Shape | None:
@@ -151,7 +151,7 @@ class Rotation:
     size: int | None = None
 
 
-def rotated(x: Term, rotation: Rotation) -> Term:
+def _rotated(x: Term, rotation: Rotation) -> Term:
     """Queries or keys [B, H, S, D], turned."""
     rows = (rotation.cos, rotation.sin)
     if rotation.positions is not None:
@@ -179,7 +179,7 @@ def rotated(x: Term, rotation: Rotation) -> Term:
 
 
 @decomposition("RotaryEmbedding")
-def rotary_parts(step: Step) -> list[Term | None] | Constant:
+def _rotary_parts(step: Step) -> list[Term | None] | Constant:
     """The standard operator: without positions the rows belong to the tokens."""
     return _parts(
         step, Rotation(step.input(1), step.input(2), step.given(3), _interleaved(step), _part(step))
@@ -187,7 +187,7 @@ def rotary_parts(step: Step) -> list[Term | None] | Constant:
 
 
 @decomposition("RotaryEmbedding", domain="com.microsoft")
-def microsoft_rotary_parts(step: Step) -> list[Term | None] | Constant:
+def _microsoft_rotary_parts(step: Step) -> list[Term | None] | Constant:
     """ONNX Runtime's spelling; one position is that of the first token."""
     if step.node.attribute("is_packed_batching", 0) or step.node.attribute("scale", 1.0) != 1.0:
         return Constant("rotates packed or scaled")
@@ -211,22 +211,22 @@ def _part(step: Step) -> int | None:
 def _parts(step: Step, rotation: Rotation) -> list[Term | None]:
     x, shape = step.input(0), step.shape(0)
     if len(shape) == 4:
-        return [rotated(x, rotation)]
+        return [_rotated(x, rotation)]
     heads = int(step.node.attribute("num_heads", 0))
     if not heads:
         width = rotation.cos.dim(len(step.shape(1 if step.node.domain == "" else 2)) - 1) * 2
         target = x.writer.joined([x.writer.integers([0, 0, -1]), width])
-        return [heads_back(rotated(x.reshape(target).transpose([0, 2, 1, 3]), rotation), x)]
-    return [heads_back(rotated(x.reshape([0, 0, heads, -1]).transpose([0, 2, 1, 3]), rotation), x)]
+        return [_heads_back(_rotated(x.reshape(target).transpose([0, 2, 1, 3]), rotation), x)]
+    return [_heads_back(_rotated(x.reshape([0, 0, heads, -1]).transpose([0, 2, 1, 3]), rotation), x)]
 
 
-def heads_back(term: Term, like: Term) -> Term:
+def _heads_back(term: Term, like: Term) -> Term:
     """[B, H, S, D] in the shape of [B, S, H * D]."""
     return term.transpose([0, 2, 1, 3]).reshape(like.shape())
 
 
 @decomposition("MultiHeadAttention", domain="com.microsoft")
-def multi_head_parts(step: Step) -> list[Term | None] | Constant:
+def _multi_head_parts(step: Step) -> list[Term | None] | Constant:
     """Projections with their biases, heads apart, attention."""
     node, heads = step.node, int(step.node.attribute("num_heads", 0))
     if any(step.given(index) is not None for index in (8, 9)) or step.given(2) is None:
@@ -241,20 +241,20 @@ def multi_head_parts(step: Step) -> list[Term | None] | Constant:
                 raise UnknownShapeError("the width of its input is not known")
             term = term + bias.slice(start, start + width, 0)
             start += width
-        operands.append(term if len(shape) == 4 else heads_apart(term, heads))
-    query, (key, value) = operands[0], (with_past(step.given(6 + i), operands[1 + i]) for i in range(2))
+        operands.append(term if len(shape) == 4 else _heads_apart(term, heads))
+    query, (key, value) = operands[0], (_with_past(step.given(6 + i), operands[1 + i]) for i in range(2))
     biases = [] if step.given(5) is None else [step.input(5)]
-    padding = padding_bias(step, 4, query.elem_type)
+    padding = _padding_bias(step, 4, query.elem_type)
     if isinstance(padding, Constant):
         return padding
     biases += [] if padding is None else [padding]
     if node.attribute("unidirectional", 0):
-        biases.append(hidden_unless(window(query, key, step.given(6)), query.elem_type))
-    context = attended(query, key, value, Scores(node.attribute("scale"), 0.0, tuple(biases)))
-    return [heads_joined(context), key, value]
+        biases.append(_hidden_unless(_window(query, key, step.given(6)), query.elem_type))
+    context = _attended(query, key, value, Scores(node.attribute("scale"), 0.0, tuple(biases)))
+    return [_heads_joined(context), key, value]
 
 
-def padding_bias(step: Step, index: int, elem_type: int) -> Term | Constant | None:
+def _padding_bias(step: Step, index: int, elem_type: int) -> Term | Constant | None:
     """What a mask of ONNX Runtime's operators adds to the scores: `mask_filter_value` where it is 0.
 
     Args:
@@ -274,7 +274,7 @@ def padding_bias(step: Step, index: int, elem_type: int) -> Term | Constant | No
 
 
 @decomposition("Attention", domain="com.microsoft")
-def packed_parts(step: Step) -> list[Term | None] | Constant:
+def _packed_parts(step: Step) -> list[Term | None] | Constant:
     """One projection, cut into queries, keys and values."""
     node, heads, weight = step.node, int(step.node.attribute("num_heads", 0)), step.shape(1)
     if step.given(6) is not None or any(
@@ -288,23 +288,23 @@ def packed_parts(step: Step) -> list[Term | None] | Constant:
     bias = step.given(2)
     projected = projected if bias is None else projected + bias
     starts = [sum(widths[:index]) for index in range(4)]
-    query, key, value = (heads_apart(projected.slice(starts[i], starts[i + 1], 2), heads) for i in range(3))
+    query, key, value = (_heads_apart(projected.slice(starts[i], starts[i + 1], 2), heads) for i in range(3))
     past = step.given(4)
     if past is not None:
         pasts = [past.slice(i, i + 1, 0).squeeze([0]) for i in range(2)]
-        key, value = (with_past(pasts[0], key), with_past(pasts[1], value))
+        key, value = (_with_past(pasts[0], key), _with_past(pasts[1], value))
     biases = [] if step.given(5) is None else [step.input(5)]
     lengths = step.node.shape(3) is not None and step.shape(3) == (step.shape(0)[0],)
-    padding = _length_bias(step, key) if lengths else padding_bias(step, 3, key.elem_type)
+    padding = _length_bias(step, key) if lengths else _padding_bias(step, 3, key.elem_type)
     if isinstance(padding, Constant):
         return padding
     biases += [] if padding is None else [padding]
     if node.attribute("unidirectional", 0):
         earlier = None if past is None else pasts[0]
-        biases.append(hidden_unless(window(query, key, earlier), key.elem_type))
-    context = attended(query, key, value, Scores(node.attribute("scale"), 0.0, tuple(biases)))
+        biases.append(_hidden_unless(_window(query, key, earlier), key.elem_type))
+    context = _attended(query, key, value, Scores(node.attribute("scale"), 0.0, tuple(biases)))
     stacked = step.writer.joined([key.unsqueeze([0]), value.unsqueeze([0])], axis=0)
-    return [heads_joined(context), stacked]
+    return [_heads_joined(context), stacked]
 
 
 def _length_bias(step: Step, key: Term) -> Term:
@@ -316,7 +316,7 @@ def _length_bias(step: Step, key: Term) -> Term:
 
 
 @decomposition("GroupQueryAttention", domain="com.microsoft")
-def group_query_parts(step: Step) -> list[Term | None] | Constant:
+def _group_query_parts(step: Step) -> list[Term | None] | Constant:
     """Rotated queries and keys, keys shared by neighbours; every sample's past is as long as the cache."""
     attribute = step.node.attribute
     heads, kv = int(attribute("num_heads", 0)), int(attribute("kv_num_heads", 0))
@@ -325,11 +325,11 @@ def group_query_parts(step: Step) -> list[Term | None] | Constant:
     if attribute("k_quant_type", "NONE") != "NONE":
         return Constant("has a quantized cache")
     if step.given(1) is None:
-        whole = heads_apart(step.input(0), heads + 2 * kv)
+        whole = _heads_apart(step.input(0), heads + 2 * kv)
         bounds = (0, heads, heads + kv, heads + 2 * kv)
         query, key, value = (whole.slice(bounds[i], bounds[i + 1], 1) for i in range(3))
     else:
-        query, key, value = (heads_apart(step.input(i), heads if i == 0 else kv) for i in range(3))
+        query, key, value = (_heads_apart(step.input(i), heads if i == 0 else kv) for i in range(3))
     past = step.given(3)
     if attribute("do_rotary", 0):
         ids = step.given(9)
@@ -337,15 +337,19 @@ def group_query_parts(step: Step) -> list[Term | None] | Constant:
             ids = positions(query.dim(2)) if past is None else positions(query.dim(2)) + past.dim(2)
             ids = ids.unsqueeze([0])
         rotation = Rotation(step.input(7), step.input(8), ids, bool(attribute("rotary_interleaved", 0)))
-        query, key = rotated(query, rotation), rotated(key, rotation)
-    key, value = with_past(past, key), with_past(step.given(4), value)
+        query, key = _rotated(query, rotation), _rotated(key, rotation)
+    key, value = _with_past(past, key), _with_past(step.given(4), value)
     allowed = positions(key.dim(2)).test(
         "LessOrEqual", step.input(5).cast(TensorProto.INT64).reshape([-1, 1, 1, 1])
     )
     if attribute("causal", 1):
         width = max(0, int(attribute("local_window_size", -1)))
-        allowed = allowed.op("And", window(query, key, past, width))
-    biases = (hidden_unless(allowed, query.elem_type), *([] if step.given(10) is None else [step.input(10)]))
+        allowed = allowed.op("And", _window(query, key, past, width))
+    biases = (_hidden_unless(allowed, query.elem_type), *([] if step.given(10) is None else [step.input(10)]))
     scores = Scores(attribute("scale"), float(attribute("softcap", 0.0)), biases)
     times = heads // kv
-    return [heads_joined(attended(query, repeated(key, times), repeated(value, times), scores)), key, value]
+    return [
+        _heads_joined(_attended(query, _repeated(key, times), _repeated(value, times), scores)),
+        key,
+        value,
+    ]

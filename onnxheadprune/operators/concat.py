@@ -58,7 +58,7 @@ def _part(node: Node, index: int) -> Elements | None:
 
 
 @rule("Concat", ragged=True)
-def concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Each input is its part of the output; an input of which nothing is live is dropped."""
     live, out_shape = lives[0], node.out.shape
     if out_shape is None:

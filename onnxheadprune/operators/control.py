@@ -31,7 +31,7 @@ TRIPS.add(("Scan",), "", _scan_trips)
 
 
 @rule("If", ragged=True)
-def if_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _if_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Bodies read outer values themselves, so only their outputs are asked for here."""
     bodies: dict[Value, Live] = {}
     for body in node.bodies.values():

@@ -107,7 +107,7 @@ def _convolution_cost(node: Node) -> int | None:
 
 
 @rule("Conv", "ConvInteger", "QLinearConv")
-def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Output channels are rows of the weight; with groups, each group also reads its own input channels."""
     index, along = _kernel(node)
     live, weight, data = lives[0], node.shape(index), node.shape(0)
@@ -148,7 +148,7 @@ def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("ConvTranspose")
-def conv_transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _conv_transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Output channels are columns of the weight."""
     live, weight, data = lives[0], node.shape(1), node.shape(0)
     if weight is None or data is None:
@@ -163,9 +163,9 @@ def conv_transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("FusedConv", domain="com.microsoft")
-def fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A Conv with an activation; its optional fourth input is added to the output."""
-    answer = conv(node, lives)
+    answer = _conv(node, lives)
     if isinstance(answer, Refusal) or node.input(3) is None:
         return answer
     return Answer({**answer.inputs, 3: lives[0]}, answer.rewrite)

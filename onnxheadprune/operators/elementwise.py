@@ -95,7 +95,7 @@ def _same_shape(node: Node) -> Shapes:
 
 
 @rule(*UNARY, *BROADCASTING, ragged=True)
-def elementwise(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _elementwise(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Each input follows its broadcast against the output; scalars and other size-1 axes stay whole."""
     out_shape = node.out.shape
     inputs: dict[int, Live] = {}
@@ -112,19 +112,19 @@ def elementwise(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule(*MICROSOFT, domain="com.microsoft", ragged=True)
-def fused_activation(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _fused_activation(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Activations of ONNX Runtime, some with a bias along the last axis."""
-    return elementwise(node, lives)
+    return _elementwise(node, lives)
 
 
 @rule("CastLike", ragged=True)
-def cast_like(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _cast_like(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The second input only lends its type."""
     return Answer({0: lives[0]})
 
 
 @rule("Dropout")
-def dropout(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _dropout(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """At inference the identity; ratio and training_mode are scalars."""
     live = together(lives)
     return Answer({0: live}, kept=(live,) * len(lives))

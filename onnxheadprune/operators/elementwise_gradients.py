@@ -13,13 +13,13 @@ from onnxheadprune.edit.terms import Term
 
 
 @gradient("Identity")
-def identity_gradient(step: Step) -> Partials:
+def _identity_gradient(step: Step) -> Partials:
     """The same."""
     return {0: step.grad}
 
 
 @gradient("Dropout")
-def dropout_gradient(step: Step) -> Partials:
+def _dropout_gradient(step: Step) -> Partials:
     """At inference the identity."""
     training = step.node.literal(2)
     if step.node.input(2) is not None and (training is None or bool(training.reshape(-1)[0])):
@@ -28,46 +28,46 @@ def dropout_gradient(step: Step) -> Partials:
 
 
 @gradient("Cast", "CastLike")
-def cast_gradient(step: Step) -> Partials:
+def _cast_gradient(step: Step) -> Partials:
     """The gradient in the type of the input."""
     return {0: step.grad.cast(step.input(0).elem_type)}
 
 
 @gradient("Add", "Sum")
-def addition_gradient(step: Step) -> Partials:
+def _addition_gradient(step: Step) -> Partials:
     """The same for every operand."""
     return {index: step.back(index, step.grad) for index in step.wanted}
 
 
 @gradient("Mean")
-def mean_gradient(step: Step) -> Partials:
+def _mean_gradient(step: Step) -> Partials:
     """An equal share for every operand."""
     share = step.grad / float(len(step.node.inputs))
     return {index: step.back(index, share) for index in step.wanted}
 
 
 @gradient("Sub")
-def subtraction_gradient(step: Step) -> Partials:
+def _subtraction_gradient(step: Step) -> Partials:
     """The second operand counts negatively, after the sum, which is smaller."""
     return {0: step.back(0, step.grad), 1: -step.back(1, step.grad)}
 
 
 @gradient("Mul")
-def multiplication_gradient(step: Step) -> Partials:
+def _multiplication_gradient(step: Step) -> Partials:
     """Each operand counts as much as the other is large."""
     a, b = step.input(0), step.input(1)
     return {0: step.back(0, step.grad * b), 1: step.back(1, step.grad * a)}
 
 
 @gradient("Div")
-def division_gradient(step: Step) -> Partials:
+def _division_gradient(step: Step) -> Partials:
     """d(a / b) = da / b - (a / b) db / b."""
     share = step.grad / step.input(1)
     return {0: step.back(0, share), 1: -step.back(1, share * step.output())}
 
 
 @gradient("Pow")
-def power_gradient(step: Step) -> Partials:
+def _power_gradient(step: Step) -> Partials:
     """d(x ** p) = p x ** (p - 1) dx + log(x) x ** p dp, the latter where x is positive, as in PyTorch."""
     x, exponent = step.input(0), step.input(1)
     number = step.node.literal(1)
@@ -84,7 +84,7 @@ def power_gradient(step: Step) -> Partials:
 
 
 @gradient("Min", "Max")
-def extremum_gradient(step: Step) -> Partials:
+def _extremum_gradient(step: Step) -> Partials:
     """To the operands that are the extremum, in equal shares where several are."""
     y, operands = step.output(), [step.input(index) for index in range(len(step.node.inputs))]
     hits = [operand.test("Equal", y).cast(y.elem_type) for operand in operands]
@@ -93,7 +93,7 @@ def extremum_gradient(step: Step) -> Partials:
 
 
 @gradient("Where")
-def choice_gradient(step: Step) -> Partials:
+def _choice_gradient(step: Step) -> Partials:
     """To the operand that was chosen."""
     condition = step.input(0)
     return {
@@ -103,7 +103,7 @@ def choice_gradient(step: Step) -> Partials:
 
 
 @gradient("Clip")
-def clip_gradient(step: Step) -> Partials:
+def _clip_gradient(step: Step) -> Partials:
     """To what lies within the bounds, themselves included."""
     x, grad, held = step.input(0), step.grad, Constant("clips, and its bounds are held")
     for index, comparison in ((1, "GreaterOrEqual"), (2, "LessOrEqual")):
@@ -114,102 +114,102 @@ def clip_gradient(step: Step) -> Partials:
 
 
 @gradient("Neg")
-def negation_gradient(step: Step) -> Partials:
+def _negation_gradient(step: Step) -> Partials:
     """d(-x) = -dx."""
     return {0: -step.grad}
 
 
 @gradient("Sqrt")
-def root_gradient(step: Step) -> Partials:
+def _root_gradient(step: Step) -> Partials:
     """D sqrt(x) = dx / (2 sqrt(x))."""
     return {0: step.grad * 0.5 / step.output()}
 
 
 @gradient("Reciprocal")
-def reciprocal_gradient(step: Step) -> Partials:
+def _reciprocal_gradient(step: Step) -> Partials:
     """d(1 / x) = -dx / x ** 2."""
     y = step.output()
     return {0: -(step.grad * (y * y))}
 
 
 @gradient("Exp")
-def exponential_gradient(step: Step) -> Partials:
+def _exponential_gradient(step: Step) -> Partials:
     """Its own derivative."""
     return {0: step.grad * step.output()}
 
 
 @gradient("Log")
-def logarithm_gradient(step: Step) -> Partials:
+def _logarithm_gradient(step: Step) -> Partials:
     """D log(x) = dx / x."""
     return {0: step.grad / step.input(0)}
 
 
 @gradient("Abs")
-def absolute_gradient(step: Step) -> Partials:
+def _absolute_gradient(step: Step) -> Partials:
     """The sign; nothing at 0."""
     return {0: step.grad * step.input(0).op("Sign")}
 
 
 @gradient("Sin")
-def sine_gradient(step: Step) -> Partials:
+def _sine_gradient(step: Step) -> Partials:
     """The cosine."""
     return {0: step.grad * step.input(0).op("Cos")}
 
 
 @gradient("Cos")
-def cosine_gradient(step: Step) -> Partials:
+def _cosine_gradient(step: Step) -> Partials:
     """The negative sine."""
     return {0: -(step.grad * step.input(0).op("Sin"))}
 
 
 @gradient("Erf")
-def erf_gradient(step: Step) -> Partials:
+def _erf_gradient(step: Step) -> Partials:
     """D erf(x) = 2 / sqrt(pi) exp(-x ** 2) dx."""
     return {0: step.grad * (_bell(step.input(0), 1.0) * (2 / math.sqrt(math.pi)))}
 
 
 @gradient("Tanh")
-def tanh_gradient(step: Step) -> Partials:
+def _tanh_gradient(step: Step) -> Partials:
     """D tanh(x) = (1 - tanh(x) ** 2) dx."""
     y = step.output()
     return {0: step.grad - step.grad * (y * y)}
 
 
 @gradient("Sigmoid")
-def sigmoid_gradient(step: Step) -> Partials:
+def _sigmoid_gradient(step: Step) -> Partials:
     """D s(x) = s(x) (1 - s(x)) dx."""
     y = step.output()
     return {0: step.grad * (y - y * y)}
 
 
 @gradient("Softplus")
-def softplus_gradient(step: Step) -> Partials:
+def _softplus_gradient(step: Step) -> Partials:
     """Its derivative is the sigmoid."""
     return {0: step.grad * step.input(0).op("Sigmoid")}
 
 
 @gradient("Softsign")
-def softsign_gradient(step: Step) -> Partials:
+def _softsign_gradient(step: Step) -> Partials:
     """d(x / (1 + |x|)) = dx / (1 + |x|) ** 2."""
     below = step.input(0).op("Abs") + 1.0
     return {0: step.grad / (below * below)}
 
 
 @gradient("Relu")
-def relu_gradient(step: Step) -> Partials:
+def _relu_gradient(step: Step) -> Partials:
     """To what is positive."""
     return {0: step.output().test("Greater", 0.0).where(step.grad, 0.0)}
 
 
 @gradient("LeakyRelu")
-def leaky_relu_gradient(step: Step) -> Partials:
+def _leaky_relu_gradient(step: Step) -> Partials:
     """To what is positive, and a share to the rest."""
     share = step.grad * float(step.node.attribute("alpha", 0.01))
     return {0: step.input(0).test("Greater", 0.0).where(step.grad, share)}
 
 
 @gradient("PRelu")
-def parametric_relu_gradient(step: Step) -> Partials:
+def _parametric_relu_gradient(step: Step) -> Partials:
     """The same; the slope counts where it is used."""
     x, slope = step.input(0), step.input(1)
     positive = x.test("GreaterOrEqual", 0.0)
@@ -220,20 +220,20 @@ def parametric_relu_gradient(step: Step) -> Partials:
 
 
 @gradient("Elu")
-def elu_gradient(step: Step) -> Partials:
+def _elu_gradient(step: Step) -> Partials:
     """d(a (exp(x) - 1)) = (y + a) dx for what is negative."""
     bent = step.grad * (step.output() + float(step.node.attribute("alpha", 1.0)))
     return {0: step.input(0).test("Greater", 0.0).where(step.grad, bent)}
 
 
 @gradient("HardSigmoid")
-def hard_sigmoid_gradient(step: Step) -> Partials:
+def _hard_sigmoid_gradient(step: Step) -> Partials:
     """A constant slope between 0 and 1."""
     return {0: _between(step.output(), 0.0, 1.0).where(step.grad * step.node.attribute("alpha", 0.2), 0.0)}
 
 
 @gradient("HardSwish")
-def hard_swish_gradient(step: Step) -> Partials:
+def _hard_swish_gradient(step: Step) -> Partials:
     """X (x + 3) / 6 between -3 and 3, x above, nothing below."""
     x = step.input(0)
     inner = step.grad * (x / 3.0 + 0.5)
@@ -242,7 +242,7 @@ def hard_swish_gradient(step: Step) -> Partials:
 
 
 @gradient("Mish")
-def mish_gradient(step: Step) -> Partials:
+def _mish_gradient(step: Step) -> Partials:
     """Y = x tanh(softplus(x))."""
     x = step.input(0)
     t = x.op("Softplus").op("Tanh")
@@ -250,7 +250,7 @@ def mish_gradient(step: Step) -> Partials:
 
 
 @gradient("Gelu")
-def gelu_gradient(step: Step) -> Partials:
+def _gelu_gradient(step: Step) -> Partials:
     """Y = x P(x), with the normal distribution or its approximation by a tanh."""
     x = step.input(0)
     tanh = step.node.attribute("approximate", "none") == "tanh"
@@ -258,25 +258,25 @@ def gelu_gradient(step: Step) -> Partials:
 
 
 @gradient("Gelu", domain="com.microsoft")
-def microsoft_gelu_gradient(step: Step) -> Partials:
+def _microsoft_gelu_gradient(step: Step) -> Partials:
     """ONNX Runtime's spelling of the exact one."""
     return {0: step.grad * _gelu_slope(step.input(0))}
 
 
 @gradient("QuickGelu", domain="com.microsoft")
-def quick_gelu_gradient(step: Step) -> Partials:
+def _quick_gelu_gradient(step: Step) -> Partials:
     """Y = x s(a x) with the sigmoid s."""
     return {0: step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.702)))}
 
 
 @gradient("Swish")
-def swish_gradient(step: Step) -> Partials:
+def _swish_gradient(step: Step) -> Partials:
     """The standard's name for the same."""
     return {0: step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.0)))}
 
 
 @decomposition("FastGelu", domain="com.microsoft")
-def fast_gelu_parts(step: Step) -> list[Term | None]:
+def _fast_gelu_parts(step: Step) -> list[Term | None]:
     """Gelu by a tanh, after a bias."""
     x, bias = step.input(0), step.given(1)
     x = x if bias is None else x + bias
@@ -284,7 +284,7 @@ def fast_gelu_parts(step: Step) -> list[Term | None]:
 
 
 @decomposition("BiasGelu", domain="com.microsoft")
-def bias_gelu_parts(step: Step) -> list[Term | None]:
+def _bias_gelu_parts(step: Step) -> list[Term | None]:
     """The exact Gelu after a bias."""
     return [(step.input(0) + step.input(1)).op("Gelu", domain="com.microsoft")]
 
@@ -337,7 +337,7 @@ def _along(step: Step, index: int) -> Term:
 
 
 @gradient("QuantizeLinear")
-def quantize_gradient(step: Step) -> Partials:
+def _quantize_gradient(step: Step) -> Partials:
     """Straight through where the number is within the range (Bengio et al., 2013): rounding counts as the identity."""
     limits = RANGES.get(step.node.out.elem_type)
     if limits is None or step.node.attribute("block_size", 0) or len(step.shape(1)) > 1:
@@ -352,7 +352,7 @@ def quantize_gradient(step: Step) -> Partials:
 
 
 @gradient("DequantizeLinear")
-def dequantize_gradient(step: Step) -> Partials:
+def _dequantize_gradient(step: Step) -> Partials:
     """A product with the scale."""
     if step.node.attribute("block_size", 0) or len(step.shape(1)) > 1:
         return {0: Constant("is quantized in blocks")}

@@ -39,7 +39,7 @@ def _expand_shape(node: Node) -> Shapes:
 
 
 @rule("Expand", ragged=True)
-def expand(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _expand(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A broadcast against a target shape: repeated axes just repeat less often."""
     live, in_shape, out_shape = lives[0], node.shape(0), node.out.shape
     if in_shape is None or out_shape is None:
@@ -69,7 +69,7 @@ def _tile_shape(node: Node) -> Shapes:
 
 
 @rule("Tile", ragged=True)
-def tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """An axis of size 1 repeats less often; of a longer one go whole repetitions, and what goes from all of them."""
     live, in_shape, repeats = lives[0], node.shape(0), node.literal(1)
     if in_shape is None:
@@ -154,7 +154,7 @@ def _fill_numbers(node: Node) -> Elements | None:
 
 
 @rule("ConstantOfShape")
-def constant_of_shape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _constant_of_shape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A constant fill of any size."""
     live = lives[0]
 

@@ -50,7 +50,7 @@ def _gather_numbers(node: Node) -> Elements | None:
 
 
 @rule("Gather", ragged=True)
-def gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Literal indices are followed one by one; computed ones leave the gathered axis whole."""
     data, index_shape, live = node.shape(0), node.shape(1), lives[0]
     if data is None or index_shape is None:
@@ -122,7 +122,7 @@ def _elements_shape(node: Node) -> Shapes:
 
 
 @rule("GatherElements")
-def gather_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _gather_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Data and indices run in parallel on every axis but the gathered one, where any of the data may be picked."""
     data, indices = node.shape(0), node.shape(1)
     if data is None or indices is None:
@@ -144,7 +144,7 @@ def _nd_shape(node: Node) -> Shapes:
 
 
 @rule("GatherND", ragged=True)
-def gather_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _gather_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Batch axes are parallel; axes of the data behind the indexed ones pass through; a list of numbers is a Gather."""
     data, indices, live = node.shape(0), node.shape(1), lives[0]
     if data is None or indices is None or not isinstance(indices[-1], int):

@@ -21,7 +21,7 @@ def _grid_sample_shape(node: Node) -> Shapes:
 
 
 @rule("GridSample")
-def grid_sample(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _grid_sample(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Each picture of a batch is sampled on a grid of its own, each channel alike."""
     live = lives[0]
     if any(axis > 1 for axis in live.axes):

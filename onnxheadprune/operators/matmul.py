@@ -207,7 +207,7 @@ def _product_cost(node: Node) -> int | None:
 
 
 @rule("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum", ragged=True)
-def contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The summed letter never appears in the output, so it stays whole in both operands."""
     found = contraction_of(node)
     if found is None:
@@ -225,9 +225,9 @@ def contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule(*MICROSOFT, "FusedGemm", "QGemm", domain="com.microsoft", ragged=True)
-def fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's variants with transposes, a scale or quantization folded in."""
-    answer = contraction(node, lives)
+    answer = _contraction(node, lives)
     if node.op_type == "DynamicQuantizeMatMul" and isinstance(answer, Answer) and answer.inputs[0].axes:
         # The range of the activation is taken over all its rows together.
         return coupled(node)

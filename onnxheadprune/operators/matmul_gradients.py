@@ -20,7 +20,7 @@ from onnxheadprune.model.graph.view import Node
 
 
 @gradient("MatMul")
-def matmul_gradient(step: Step) -> Partials:
+def _matmul_gradient(step: Step) -> Partials:
     """DA = dY Bᵀ, dB = Aᵀ dY, summed over broadcast batch axes.
 
     Where B is a matrix, all rows of A are one matrix too, and Gemm transposes without a copy.
@@ -60,7 +60,7 @@ def _like(term: Term, other: Term, rank: int) -> Term:
 
 
 @gradient("Gemm")
-def gemm_gradient(step: Step) -> Partials:
+def _gemm_gradient(step: Step) -> Partials:
     """Y = alpha A' B' + beta C, where the operands may be transposed."""
     alpha, beta = (float(step.node.attribute(name, 1.0)) for name in ("alpha", "beta"))
     a_turned, b_turned = (int(step.node.attribute(name, 0)) for name in ("transA", "transB"))
@@ -81,7 +81,7 @@ def gemm_gradient(step: Step) -> Partials:
 
 
 @decomposition("FusedMatMul", "TransposeMatMul", domain=MICROSOFT)
-def fused_matmul_parts(step: Step) -> list[Term | None] | Constant:
+def _fused_matmul_parts(step: Step) -> list[Term | None] | Constant:
     """Transposed operands, a product, a factor."""
     a, b = step.input(0), step.input(1)
     if step.node.attribute("transBatchA", 0) or step.node.attribute("transBatchB", 0):
@@ -95,7 +95,7 @@ def fused_matmul_parts(step: Step) -> list[Term | None] | Constant:
 
 
 @gradient("Einsum")
-def einsum_gradient(step: Step) -> Partials:
+def _einsum_gradient(step: Step) -> Partials:
     """The letters of the operand as the output, and those of the output in place of the operand.
 
     A letter that only this operand has was summed over: the gradient is repeated along it.
@@ -122,7 +122,7 @@ def einsum_gradient(step: Step) -> Partials:
 
 
 @gradient("Conv")
-def convolution_gradient(step: Step) -> Partials:
+def _convolution_gradient(step: Step) -> Partials:
     """Kernels: a convolution of the input with the gradient, batch and channels swapped. Input: the transposed one."""
     node, kernel = step.node, step.shape(1)
     sizes = [size for size in kernel if isinstance(size, int)]

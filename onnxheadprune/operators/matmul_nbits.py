@@ -34,7 +34,7 @@ def _n_bits_cost(node: Node) -> int | None:
 
 
 @rule("MatMulNBits", domain="com.microsoft")
-def packed(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _packed(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Columns of a blockwise quantized weight are independent of each other."""
     found, last = contraction_of(node), len(node.shape(0) or ()) - 1
     if found is None:

@@ -33,7 +33,7 @@ def _like_tokens(node: Node) -> Shapes:
 
 
 @rule("MoE", "QMoE", domain=MICROSOFT)
-def mixture(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _mixture(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Tokens are independent of each other; every one of a token's features depends on all of them.
 
     Rows of the router are numbered as those of `[tokens, features]` are; with a batch in front they are not.

@@ -12,7 +12,7 @@ from onnxheadprune.edit.terms import Term, sized
 
 
 @gradient("Concat")
-def concat_gradient(step: Step) -> Partials:
+def _concat_gradient(step: Step) -> Partials:
     """Cut into the pieces that were joined."""
     axis, count = step.node.attribute("axis", 0), len(step.node.inputs)
     if count == 1:
@@ -30,13 +30,13 @@ def concat_gradient(step: Step) -> Partials:
 
 
 @gradient("Expand")
-def expand_gradient(step: Step) -> Partials:
+def _expand_gradient(step: Step) -> Partials:
     """The sum over what was repeated."""
     return {0: summed(step.grad, step.input(0), step.node.shape(0), [step.node.out.shape])}
 
 
 @gradient("Tile")
-def tile_gradient(step: Step) -> Partials:
+def _tile_gradient(step: Step) -> Partials:
     """The same: every axis is one of repetitions before one of elements."""
     x, repeats, rank = step.input(0), step.input(1), len(step.shape(0))
     pairs = step.writer.joined([repeats.unsqueeze([1]), x.shape().unsqueeze([1])], axis=1)
@@ -48,7 +48,7 @@ SCATTERS_SUMS = 16
 
 
 @gradient("Gather")
-def gather_gradient(step: Step) -> Partials:
+def _gather_gradient(step: Step) -> Partials:
     """What was read at an index is added up there.
 
     As rows of a matrix: the axis comes first, and all others are columns.
@@ -83,7 +83,7 @@ def _summed_rows(rows: Term, places: Term, size: Term, width: Term) -> Term:
 
 
 @gradient("GatherElements")
-def gather_elements_gradient(step: Step) -> Partials:
+def _gather_elements_gradient(step: Step) -> Partials:
     """Every element is added where it was read."""
     if step.writer.opset < SCATTERS_SUMS:
         return {0: Constant(f"can be scattered back from opset {SCATTERS_SUMS} on")}
@@ -93,7 +93,7 @@ def gather_elements_gradient(step: Step) -> Partials:
 
 
 @gradient("GatherND")
-def gather_rows_gradient(step: Step) -> Partials:
+def _gather_rows_gradient(step: Step) -> Partials:
     """Every row is added where it was read."""
     if step.writer.opset < SCATTERS_SUMS:
         return {0: Constant(f"can be scattered back from opset {SCATTERS_SUMS} on")}
@@ -103,7 +103,7 @@ def gather_rows_gradient(step: Step) -> Partials:
 
 
 @gradient("Pad")
-def pad_gradient(step: Step) -> Partials:
+def _pad_gradient(step: Step) -> Partials:
     """What was put around it is cut off."""
     mode = step.node.attribute("mode", "constant")
     if mode != "constant":
@@ -117,26 +117,26 @@ def pad_gradient(step: Step) -> Partials:
 
 
 @gradient("Reshape", "Flatten")
-def reshape_gradient(step: Step) -> Partials:
+def _reshape_gradient(step: Step) -> Partials:
     """The same elements under the axes that they had."""
     return {0: step.grad.reshape(step.input(0).shape())}
 
 
 @gradient("CumSum")
-def cumulative_sum_gradient(step: Step) -> Partials:
+def _cumulative_sum_gradient(step: Step) -> Partials:
     """What comes behind counts: a sum from the other end."""
     reverse, exclusive = (int(step.node.attribute(name, 0)) for name in ("reverse", "exclusive"))
     return {0: step.grad.op("CumSum", step.input(1), reverse=1 - reverse, exclusive=exclusive)}
 
 
 @gradient("Trilu")
-def triangle_gradient(step: Step) -> Partials:
+def _triangle_gradient(step: Step) -> Partials:
     """To the triangle that stays."""
     return {0: step.grad.op("Trilu", step.given(1), upper=int(step.node.attribute("upper", 1)))}
 
 
 @gradient("ScatterND")
-def scatter_rows_gradient(step: Step) -> Partials:
+def _scatter_rows_gradient(step: Step) -> Partials:
     """What was written over does not count; what was written is read again."""
     how = step.node.attribute("reduction", "none")
     if how not in ("none", "add"):
@@ -148,7 +148,7 @@ def scatter_rows_gradient(step: Step) -> Partials:
 
 
 @gradient("ScatterElements")
-def scatter_elements_gradient(step: Step) -> Partials:
+def _scatter_elements_gradient(step: Step) -> Partials:
     """The same, element by element."""
     how, axis = step.node.attribute("reduction", "none"), step.node.attribute("axis", 0)
     if how not in ("none", "add"):
@@ -160,7 +160,7 @@ def scatter_elements_gradient(step: Step) -> Partials:
 
 
 @gradient("Slice")
-def slice_gradient(step: Step) -> Partials:
+def _slice_gradient(step: Step) -> Partials:
     """Zeros around it; between its elements, too, where only every n-th was taken."""
     shape, grad, writer = step.shape(0), step.grad, step.writer
     steps, axes = step.node.literal(4), step.node.literal(3)
@@ -211,20 +211,20 @@ def _padded(term: Term, axis: int, rank: int, before: Term, after: Term) -> Term
 
 
 @gradient("Split")
-def split_gradient(step: Step) -> Partials:
+def _split_gradient(step: Step) -> Partials:
     """The pieces are joined; one that leads nowhere counts as zeros."""
     pieces = [step.output(i).zeros() if grad is None else grad for i, grad in enumerate(step.grads)]
     return {0: step.writer.joined(pieces, axis=step.node.attribute("axis", 0))}
 
 
 @gradient("Transpose")
-def transpose_gradient(step: Step) -> Partials:
+def _transpose_gradient(step: Step) -> Partials:
     """The axes move back."""
     order = step.node.attribute("perm") or list(reversed(range(len(step.shape(0)))))
     return {0: step.grad.transpose([order.index(axis) for axis in range(len(order))])}
 
 
 @gradient("Unsqueeze", "Squeeze")
-def squeeze_gradient(step: Step) -> Partials:
+def _squeeze_gradient(step: Step) -> Partials:
     """The same elements under the axes that they had."""
     return {0: step.grad.reshape(step.input(0).shape())}

@@ -72,7 +72,7 @@ def _skip_shape(node: Node) -> Shapes:
 
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", ragged=True)
-def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes every axis from `axis` on; scale and bias run along those, or are broadcast to the whole input.
 
     torch.onnx.export fills a scale as large as the input where a RMSNorm has none.
@@ -99,13 +99,13 @@ def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("SimplifiedLayerNormalization", domain="com.microsoft", ragged=True)
-def microsoft_layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _microsoft_layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's spelling of RMSNormalization."""
-    return layer_normalization(node, lives)
+    return _layer_normalization(node, lives)
 
 
 @rule("LpNormalization", ragged=True)
-def lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes one axis."""
     rank = rank_of(node)
     if rank is None:
@@ -120,7 +120,7 @@ def _moments_shape(node: Node) -> Shapes:
 
 
 @rule("MeanVarianceNormalization", ragged=True)
-def mean_variance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _mean_variance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes the listed axes, all but the channels (axis 1) if none are listed."""
     rank = rank_of(node)
     if rank is None:
@@ -129,7 +129,7 @@ def mean_variance_normalization(node: Node, lives: Sequence[Live]) -> Answer | R
 
 
 @rule("InstanceNormalization")
-def instance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _instance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes the spatial axes; scale and bias run along the channels (axis 1)."""
     live = lives[0]
     if any(axis > 1 for axis in live.axes):
@@ -140,7 +140,7 @@ def instance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusa
 
 
 @rule("GroupNormalization")
-def group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes the channels of a group and all behind them: whole groups can go, as heads with a norm of their own."""
     live, shape, groups = lives[0], node.shape(0), node.attribute("num_groups", 0)
     if any(axis > 1 for axis in live.axes):
@@ -167,7 +167,7 @@ def group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("BatchNormalization")
-def batch_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _batch_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """At inference an affine map per channel: four vectors along axis 1; in training with statistics of the batch."""
     others = [output for output in node.outputs[1:] if output is not None]
     if any(output.is_read for output in others):

@@ -24,7 +24,7 @@ STATISTICS = Constant("gives statistics that are used elsewhere")
 
 
 @gradient("LayerNormalization")
-def layer_normalization_gradient(step: Step) -> Partials:
+def _layer_normalization_gradient(step: Step) -> Partials:
     """With z = (x - mean) / deviation and g = dy scale: dx = (g - mean(g) - z mean(g z)) / deviation."""
     if _used_statistics(step):
         return dict.fromkeys((0, 1, 2), STATISTICS)
@@ -39,7 +39,7 @@ def layer_normalization_gradient(step: Step) -> Partials:
 
 
 @gradient("RMSNormalization", "SimplifiedLayerNormalization")
-def rms_normalization_gradient(step: Step) -> Partials:
+def _rms_normalization_gradient(step: Step) -> Partials:
     """With z = x / rms and g = dy scale: dx = (g - z mean(g z)) / rms."""
     if _used_statistics(step):
         return dict.fromkeys((0, 1), STATISTICS)
@@ -53,9 +53,9 @@ def rms_normalization_gradient(step: Step) -> Partials:
 
 
 @gradient("SimplifiedLayerNormalization", domain=MICROSOFT)
-def microsoft_rms_normalization_gradient(step: Step) -> Partials:
+def _microsoft_rms_normalization_gradient(step: Step) -> Partials:
     """ONNX Runtime's spelling."""
-    return rms_normalization_gradient(step)
+    return _rms_normalization_gradient(step)
 
 
 def _affine(step: Step, z: Term) -> dict[int, Term | Constant]:
@@ -72,7 +72,7 @@ def _inverse(x: Term, axes: Sequence[int], epsilon: float) -> Term:
 
 
 @decomposition("SkipLayerNormalization", domain=MICROSOFT)
-def skip_layer_normalization_parts(step: Step) -> list[Term | None]:
+def _skip_layer_normalization_parts(step: Step) -> list[Term | None]:
     """A sum of up to three, normalised; the sum is an output too."""
     total = _skipped(step, 4)
     inputs = [step.input(2), step.given(3)]
@@ -81,7 +81,7 @@ def skip_layer_normalization_parts(step: Step) -> list[Term | None]:
 
 
 @decomposition("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
-def skip_rms_normalization_parts(step: Step) -> list[Term | None]:
+def _skip_rms_normalization_parts(step: Step) -> list[Term | None]:
     """The same without a mean."""
     total, epsilon = _skipped(step, 3), float(step.node.attribute("epsilon", 1e-12))
     return [(total * _inverse(total, [-1], epsilon)) * step.input(2), None, None, total]
@@ -94,7 +94,7 @@ def _skipped(step: Step, bias: int) -> Term:
 
 
 @decomposition("LpNormalization")
-def lp_normalization_parts(step: Step) -> list[Term | None]:
+def _lp_normalization_parts(step: Step) -> list[Term | None]:
     """Divided by the norm along one axis."""
     x, axis = step.input(0), step.node.attribute("axis", -1)
     norm = x.reduce("ReduceL2" if step.node.attribute("p", 2) == 2 else "ReduceL1", [axis])
@@ -102,7 +102,7 @@ def lp_normalization_parts(step: Step) -> list[Term | None]:
 
 
 @decomposition("InstanceNormalization")
-def instance_normalization_parts(step: Step) -> list[Term | None]:
+def _instance_normalization_parts(step: Step) -> list[Term | None]:
     """Every channel by itself over all that lies behind it."""
     rank = len(step.shape(0))
     behind = list(range(2, rank))
@@ -114,7 +114,7 @@ def instance_normalization_parts(step: Step) -> list[Term | None]:
 
 
 @decomposition("GroupNormalization")
-def group_normalization_parts(step: Step) -> list[Term | None]:
+def _group_normalization_parts(step: Step) -> list[Term | None]:
     """Groups of channels with all that lies behind them; scale and bias per channel, or per group before opset 21."""
     shape, groups = step.shape(0), int(step.node.attribute("num_groups", 1))
     if not isinstance(shape[1], int):
@@ -138,7 +138,7 @@ def _per_channel(step: Step, index: int, groups: int, channels: int) -> Term:
 
 
 @gradient("BatchNormalization")
-def batch_normalization_gradient(step: Step) -> Partials:
+def _batch_normalization_gradient(step: Step) -> Partials:
     """At inference an affine map per channel; its statistics are held."""
     if step.node.attribute("training_mode", 0):
         return {index: Constant("is in training mode") for index in range(5)}
@@ -158,7 +158,7 @@ def batch_normalization_gradient(step: Step) -> Partials:
 
 
 @decomposition("EmbedLayerNormalization", domain="com.microsoft")
-def embedding_parts(step: Step) -> list[Term | None]:
+def _embedding_parts(step: Step) -> list[Term | None]:
     """Rows of up to three tables, added and normalised; the lengths stay with the operator."""
     ids, kinds, given = step.input(0), step.given(1), step.given(8)
     if given is None:
@@ -174,6 +174,6 @@ def embedding_parts(step: Step) -> list[Term | None]:
 
 
 @decomposition("BiasAdd", domain="com.microsoft")
-def bias_add_parts(step: Step) -> list[Term | None]:
+def _bias_add_parts(step: Step) -> list[Term | None]:
     """A bias and a residual stream."""
     return [step.input(0) + step.input(1) + step.input(2)]

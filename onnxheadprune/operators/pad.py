@@ -36,7 +36,7 @@ def _pad_shape(node: Node) -> Shapes:
 
 
 @rule("Pad")
-def pad(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _pad(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Exact where the live axis is not padded; what a later Slice asks for of a padded one stays whole."""
     shape = node.shape(0)
     if shape is None:

@@ -29,7 +29,7 @@ def _global_shape(node: Node) -> Shapes:
 
 
 @rule("AveragePool", "GlobalAveragePool")
-def average_pool(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _average_pool(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Batch and channels (axes 0 and 1) run in parallel; what lies behind them is mixed."""
     live = lives[0]
     return inexpressible(node) if any(axis > 1 for axis in live.axes) else Answer({0: live})

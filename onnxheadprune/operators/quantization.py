@@ -82,7 +82,7 @@ def _concat_shape(node: Node) -> Shapes:
 
 
 @rule("QuantizeLinear", "DequantizeLinear")
-def linear(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _linear(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Per tensor: nothing follows. Per axis: one scale per index. Blocked: only whole blocks could go."""
     shape, scale = node.shape(0), node.shape(1)
     if shape is None or scale is None:
@@ -102,13 +102,13 @@ def linear(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("QuantizeLinear", "DequantizeLinear", domain="com.microsoft")
-def microsoft_linear(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _microsoft_linear(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The same operators in ONNX Runtime's domain."""
-    return linear(node, lives)
+    return _linear(node, lives)
 
 
 @rule("DynamicQuantizeLinear")
-def dynamic(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _dynamic(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The range is taken over the whole tensor, so removed heads would change it for the others.
 
     One case is exact: a context that only projections read. In the masked reference the silenced heads
@@ -130,7 +130,7 @@ def _sums_over(node: Node, index: int, live: Live) -> bool:
 
 
 @rule("QLinearAdd", "QLinearMul", domain="com.microsoft")
-def quantized_binary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _quantized_binary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Two operands with their scales: `A, As, Az, B, Bs, Bz, Cs, Cz`."""
     inputs: dict[int, Live] = {}
     for index in (0, 3):
@@ -143,13 +143,13 @@ def quantized_binary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("QLinearSigmoid", "QLinearLeakyRelu", domain="com.microsoft")
-def quantized_unary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _quantized_unary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """One operand with its scales."""
     return Answer({0: lives[0]})
 
 
 @rule("QLinearSoftmax", domain="com.microsoft")
-def quantized_softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _quantized_softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Softmax over one axis, or over all axes from it on for the old opset."""
     shape = node.shape(0)
     if shape is None:
@@ -160,7 +160,7 @@ def quantized_softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("QLinearConcat", domain="com.microsoft")
-def quantized_concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _quantized_concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Triples `X, scale, zero point` after the output's own scale and zero point."""
     live, shape = lives[0], node.out.shape
     if shape is None:

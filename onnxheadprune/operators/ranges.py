@@ -41,7 +41,7 @@ def _scalar(value: Value | None) -> Dim | None:
 
 
 @rule("Range")
-def range_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _range_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The first few of known numbers: the range ends earlier."""
     elements = node.out.elements
     if elements is None or not all(isinstance(item, int) for item in elements):

@@ -51,7 +51,7 @@ def _reduce_product(node: Node) -> Elements | None:
 
 
 @rule(*REDUCTIONS)
-def reduce(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _reduce(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Live axes of the output are never the reduced ones, but a reduced axis must not be narrowed."""
     shape = node.shape(0)
     if shape is None:
@@ -67,7 +67,7 @@ def reduce(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("ArgMax", "ArgMin")
-def arg(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _arg(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A reduction of one axis to an index."""
     shape = node.shape(0)
     if shape is None:

@@ -31,13 +31,13 @@ def _kept(step: Step, term: Term) -> Term:
 
 
 @gradient("ReduceSum")
-def reduce_sum_gradient(step: Step) -> Partials:
+def _reduce_sum_gradient(step: Step) -> Partials:
     """The same for every summand."""
     return {0: _kept(step, step.grad).expand(step.input(0).shape())}
 
 
 @gradient("ReduceMean")
-def reduce_mean_gradient(step: Step) -> Partials:
+def _reduce_mean_gradient(step: Step) -> Partials:
     """An equal share for every summand."""
     x, shape = step.input(0), step.shape(0)
     sizes = [shape[axis] for axis in _reduced(step)]
@@ -51,7 +51,7 @@ def reduce_mean_gradient(step: Step) -> Partials:
 
 
 @gradient("ReduceMax", "ReduceMin")
-def reduce_extremum_gradient(step: Step) -> Partials:
+def _reduce_extremum_gradient(step: Step) -> Partials:
     """To the elements that are the extremum, in equal shares where several are, as PyTorch's amax does."""
     x = step.input(0)
     hits = x.test("Equal", _kept(step, step.output())).cast(x.elem_type)
@@ -59,7 +59,7 @@ def reduce_extremum_gradient(step: Step) -> Partials:
 
 
 @gradient("ReduceL2")
-def reduce_l2_gradient(step: Step) -> Partials:
+def _reduce_l2_gradient(step: Step) -> Partials:
     """d|x| = x dx / |x|; nothing at 0."""
     norm = _kept(step, step.output())
     zero = norm.test("Equal", 0.0)
@@ -67,25 +67,25 @@ def reduce_l2_gradient(step: Step) -> Partials:
 
 
 @gradient("ReduceL1")
-def reduce_l1_gradient(step: Step) -> Partials:
+def _reduce_l1_gradient(step: Step) -> Partials:
     """The sign of each."""
     return {0: step.input(0).op("Sign") * _kept(step, step.grad)}
 
 
 @gradient("ReduceSumSquare")
-def reduce_square_gradient(step: Step) -> Partials:
+def _reduce_square_gradient(step: Step) -> Partials:
     """d(x ** 2) = 2 x dx."""
     return {0: step.input(0) * (_kept(step, step.grad) * 2.0)}
 
 
 @gradient("ReduceLogSumExp")
-def reduce_log_sum_exp_gradient(step: Step) -> Partials:
+def _reduce_log_sum_exp_gradient(step: Step) -> Partials:
     """The softmax."""
     return {0: (step.input(0) - _kept(step, step.output())).op("Exp") * _kept(step, step.grad)}
 
 
 @gradient("Softmax")
-def softmax_gradient(step: Step) -> Partials:
+def _softmax_gradient(step: Step) -> Partials:
     """Dx = y (dy - sum(dy y)) along the axis."""
     y, axis = step.output(), step.node.attribute("axis", -1)
     weighted = step.grad * y
@@ -93,7 +93,7 @@ def softmax_gradient(step: Step) -> Partials:
 
 
 @gradient("LogSoftmax")
-def log_softmax_gradient(step: Step) -> Partials:
+def _log_softmax_gradient(step: Step) -> Partials:
     """Dx = dy - exp(y) sum(dy) along the axis."""
     axis = step.node.attribute("axis", -1)
     return {0: step.grad - step.output().op("Exp") * step.grad.sum([axis])}

@@ -61,7 +61,7 @@ def _reshape_numbers(node: Node) -> Elements | None:
 
 
 @rule("Reshape", ragged=True)
-def reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Live indices are flattened and split anew inside each group of axes; the target gets literals."""
     live, in_shape, out_shape = lives[0], node.shape(0), node.out.shape
     if in_shape is None or out_shape is None:
@@ -109,7 +109,7 @@ def _flatten_shape(node: Node) -> Shapes:
 
 
 @rule("Flatten", ragged=True)
-def flatten(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _flatten(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A Reshape whose target is computed by the operator itself."""
     in_shape = node.shape(0)
     if in_shape is None:

@@ -40,7 +40,7 @@ def _resize_shape(node: Node) -> Shapes:
 
 
 @rule("Resize")
-def resize(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _resize(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """An axis that keeps its size is no interpolation at all: a table of positions, one channel for each head."""
     live, shape, out_shape = lives[0], node.shape(0), node.out.shape
     if shape is None or out_shape is None or node.opset < 11:

@@ -25,7 +25,7 @@ def _rotary_shape(node: Node) -> Shapes:
 
 
 @rule("RotaryEmbedding")
-def rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Rotates within heads; cos, sin and positions are shared by all of them."""
     live, shape = lives[0], node.shape(0)
     if shape is None:
@@ -45,10 +45,10 @@ def rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("RotaryEmbedding", "MRotaryEmbedding", domain="com.microsoft")
-def microsoft_rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _microsoft_rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's spelling, also with positions in several directions."""
     if node.attribute("num_heads", 0) or len(node.shape(0) or ()) == 4:
-        return rotary(node, lives)
+        return _rotary(node, lives)
     size = node.shape(2)
     shape = node.shape(0)
     if size is None or shape is None or not isinstance(size[-1], int) or lives[0].axes != (2,):

@@ -36,7 +36,7 @@ def _top_k_shape(node: Node) -> Shapes:
 
 
 @rule("CumSum")
-def cumulative_sum(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _cumulative_sum(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes one axis, which is an input."""
     shape, axis = node.shape(0), node.literal(1)
     if shape is None or axis is None:
@@ -45,7 +45,7 @@ def cumulative_sum(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("TopK")
-def top_k(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _top_k(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Sorts one axis; values and indices are narrowed alike."""
     shape = node.shape(0)
     if shape is None:
@@ -57,7 +57,7 @@ def top_k(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("Trilu")
-def triangle(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _triangle(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Depends on positions along the last two axes."""
     shape = node.shape(0)
     if shape is None:

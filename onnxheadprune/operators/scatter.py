@@ -24,7 +24,7 @@ def _scatter_shape(node: Node) -> Shapes:
 
 
 @rule("ScatterElements")
-def scatter_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _scatter_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Data, indices and updates run in parallel on every axis but the scattered one."""
     data, indices, updates, live = node.shape(0), node.shape(1), node.shape(2), lives[0]
     if data is None or indices is None or updates is None:
@@ -36,7 +36,7 @@ def scatter_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 @rule("ScatterND", ragged=True)
-def scatter_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _scatter_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Axes of the data behind the indexed ones are axes of the updates too."""
     data, indices, live = node.shape(0), node.shape(1), lives[0]
     if data is None or indices is None or not isinstance(indices[-1], int):

@@ -90,7 +90,7 @@ def _sequence_shape(node: Node) -> Shapes:
 
 
 @rule("SplitToSequence", ragged=True)
-def split_to_sequence(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _split_to_sequence(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The chunks' masks side by side are the mask of the input; chunks without live positions leave the sequence."""
     chunks = _chunks_of(node)
     if chunks is None or node.out.shape is None:
@@ -150,7 +150,7 @@ def _at_shape(node: Node) -> Shapes:
 
 
 @rule("SequenceAt", ragged=True)
-def sequence_at(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _sequence_at(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """One chunk is one index of the leading axis; a position that is computed may be any of them."""
     shape, chunks = node.shape(0), _chunks_of(_source(node))
     if shape is None or chunks is None or node.out.shape is None:

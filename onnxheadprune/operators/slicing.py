@@ -81,7 +81,7 @@ class Stretch:
         return None
 
 
-def stretches(node: Node, rank: int) -> dict[int, Stretch] | None:
+def _stretches(node: Node, rank: int) -> dict[int, Stretch] | None:
     """What a Slice takes of each axis that it cuts, None if the axes are not known."""
     starts, ends = _numbers(node, "starts", 1), _numbers(node, "ends", 2)
     axes = node.int_list("axes", 3)
@@ -118,7 +118,7 @@ def _numbers(node: Node, attribute: str, index: int) -> list[int | None] | None:
 @shape_function("Slice")
 def _slice_shape(node: Node) -> Shapes:
     shape = node.shape(0)
-    taken = None if shape is None else stretches(node, len(shape))
+    taken = None if shape is None else _stretches(node, len(shape))
     if shape is None or taken is None:
         return [None]
     result = list(shape)
@@ -130,7 +130,7 @@ def _slice_shape(node: Node) -> Shapes:
 @number_function("Slice")
 def _slice_numbers(node: Node) -> Elements | None:
     data = elements_of(node, 0)
-    taken = None if data is None else stretches(node, data.ndim)
+    taken = None if data is None else _stretches(node, data.ndim)
     if data is None or taken is None:
         return None
     for axis, stretch in taken.items():
@@ -142,10 +142,10 @@ def _slice_numbers(node: Node) -> Elements | None:
 
 
 @rule("Slice", ragged=True)
-def slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Only what lies within the bounds is read."""
     live, shape = lives[0], node.shape(0)
-    taken = None if shape is None else stretches(node, len(shape))
+    taken = None if shape is None else _stretches(node, len(shape))
     if shape is None or taken is None:
         return unknown_shape(node)
     picked: dict[int, tuple[Array, int]] = {}

@@ -26,7 +26,7 @@ def _softmax_shape(node: Node) -> Shapes:
 
 
 @rule("Softmax", "LogSoftmax", "Hardmax", ragged=True)
-def softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """One axis since opset 13, every axis from `axis` on before."""
     rank = rank_of(node)
     if rank is None:

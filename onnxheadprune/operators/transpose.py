@@ -34,7 +34,7 @@ def _transpose_numbers(node: Node) -> Elements | None:
 
 
 @rule("Transpose", ragged=True)
-def transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Axes move; a mask that is no product of axes keeps its meaning only if their order stays."""
     live, shape = lives[0], node.shape(0)
     if shape is None:
@@ -69,7 +69,7 @@ def _unsqueeze_numbers(node: Node) -> Elements | None:
 
 
 @rule("Unsqueeze", ragged=True)
-def unsqueeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _unsqueeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Inserted axes have size 1 and are never live."""
     shape = node.shape(0)
     if shape is None:
@@ -98,7 +98,7 @@ def _squeeze_numbers(node: Node) -> Elements | None:
 
 
 @rule("Squeeze", ragged=True)
-def squeeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+def _squeeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Dropped axes have size 1."""
     shape = node.shape(0)
     dropped = None if shape is None else _inserted(node, len(shape))

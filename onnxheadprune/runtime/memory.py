@@ -95,7 +95,7 @@ def kernels_in(output: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{operator}: {kernel}" for operator, kernel in KERNEL.findall(output)))
 
 
-def child() -> None:
+def _child() -> None:
     """Serves one request from stdin; the answer goes to the file that the request names."""
     path, provider, feed, threads, answer = pickle.loads(sys.stdin.buffer.read())
     try:

@@ -74,14 +74,14 @@ def tolerance_for(view: GraphView) -> Tolerance:
     computed = {value.elem_type for value in view.values() if not value.is_constant}
     known = computed or {value.elem_type for value in view.values()}
     found = next((tolerance for elem_type, tolerance in _COARSEST_FIRST if elem_type in known), FLOAT32)
-    if any(rounds_activations(node) for node in view.nodes):
+    if any(_rounds_activations(node) for node in view.nodes):
         return replace(QUANTIZED, epsilon=found.epsilon, noise=found.noise)
     if any(_rounds_for_speed(node) for node in view.nodes):
         return replace(found, deployed=max(found.deployed, QUANTIZED.deployed), has_levels=True)
     return found
 
 
-def rounds_activations(node: Node) -> bool:
+def _rounds_activations(node: Node) -> bool:
     """Whether a node rounds activations to a few quantized values."""
     if node in ROUNDS_ACTIVATIONS:
         return True

@@ -24,7 +24,7 @@ class Gap:
     relative: float
 
 
-def gap(actual: Array, expected: Array) -> Gap:
+def _gap(actual: Array, expected: Array) -> Gap:
     """The largest difference where `expected` is finite; infinite if shapes differ or `actual` is not finite.
 
     Args:
@@ -61,7 +61,7 @@ def _numbers(array: Array) -> Array:
 
 def worst(actual: Outputs, expected: Outputs, names: tuple[str, ...]) -> tuple[str, Gap]:
     """The output with the largest relative error, and that error."""
-    gaps = {name: gap(actual[name], expected[name]) for name in names}
+    gaps = {name: _gap(actual[name], expected[name]) for name in names}
     name = max(gaps, key=lambda item: gaps[item].relative)
     return name, gaps[name]
 
@@ -75,7 +75,7 @@ def comparable(reference: Outputs, original: Outputs) -> bool:
         reference: what the original gives without the heads.
         original: what it gives with them.
     """
-    if all_finite(reference) and all_finite(original):
+    if _all_finite(reference) and _all_finite(original):
         return True
     floats = [(value, original[name]) for name, value in reference.items() if not _is_exact(value)]
     return any(np.isfinite(_numbers(value)).any() for value, _ in floats) and all(
@@ -111,7 +111,7 @@ def _strange(array: Array) -> Array:
     return np.where(np.isfinite(numbers), 0, numbers)
 
 
-def all_finite(outputs: Outputs) -> bool:
+def _all_finite(outputs: Outputs) -> bool:
     """Whether no output holds NaN or an infinity."""
     return all(is_finite(value) for value in outputs.values())
 

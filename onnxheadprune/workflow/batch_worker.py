@@ -149,7 +149,7 @@ def _serve(pipe: Connection) -> None:
 
 def _done(job: Job) -> Outcome:
     try:
-        if job.proof is not None and proven(job):
+        if job.proof is not None and _proven(job):
             return Outcome("skipped", 0, "done and proven before", proof=job.proof)
         return _pruned(job)
     except ValidationFailedError as error:
@@ -186,7 +186,7 @@ def _pruned(job: Job) -> Outcome:
     return Outcome("done", 0, verdict.reason, drift=verdict.drift, proof=proof, headline=result.headline)
 
 
-def proven(job: Job) -> bool:
+def _proven(job: Job) -> bool:
     """Whether the input and the output are, byte for byte, those of the earlier run."""
     assert job.proof is not None
     if not Path(job.output).is_file():

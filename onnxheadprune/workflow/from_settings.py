@@ -32,7 +32,7 @@ def choice_of(cut: Cut, *, recover: str | None = None, resume: bool = False) -> 
     """
     return Choice(
         combined(cut.heads, {"neurons": cut.neurons}, cut.layers),
-        wish_of(cut),
+        _wish_of(cut),
         cut.refit,
         measure_of(cut.drift),
         budget_of(recover),
@@ -41,7 +41,7 @@ def choice_of(cut: Cut, *, recover: str | None = None, resume: bool = False) -> 
     )
 
 
-def wish_of(cut: Cut) -> Wish | None:
+def _wish_of(cut: Cut) -> Wish | None:
     """How much to remove, None where units are named.
 
     Raises:

@@ -151,7 +151,7 @@ def sweep_ratios(
             )
             for ratio, selection in cuts
         ]
-        points = run_all(measure_point, tasks, executor, done)
+        points = run_all(_measure_point, tasks, executor, done)
     points = _timed(cutter, points, selections, requirements.sizes)
     points = [
         replace(point, share=space.share_of(selection))
@@ -165,7 +165,7 @@ def sweep_ratios(
     return Curve(cutter.model.name, heads, unit, tuple(points), bend, elements, space.counted, where)
 
 
-def measure_point(task: PointTask) -> CurvePoint:
+def _measure_point(task: PointTask) -> CurvePoint:
     """One point of the curve, without its latency."""
     cutter = Cutter(arrived(task.model), task.data, task.provider, task.trying)
     cutter.hold_out("a sweep measures on data")

@@ -90,11 +90,11 @@ def _others(
     found: dict[type[Site], Callable[[], Findings]] = {}
     for kind in kinds.KINDS:
         before = tuple(found.values())
-        found[kind] = functools.cache(functools.partial(units_of, kind, view, name, attention, before))
+        found[kind] = functools.cache(functools.partial(_units_of, kind, view, name, attention, before))
     return found
 
 
-def units_of(
+def _units_of(
     kind: type[Site],
     view: GraphView,
     name: str,

@@ -13,7 +13,7 @@ from onnxheadprune.model.graph.facts import GENERATES
 from onnxheadprune.model.graph.view import Node, Value
 
 
-def generator_of(value: Value) -> Node | None:
+def _generator_of(value: Value) -> Node | None:
     """The generation operator to whose subgraph a value belongs itself, None if there is none."""
     owner = value.scope.owner
     return owner if owner is not None and owner in GENERATES else None
@@ -22,7 +22,7 @@ def generator_of(value: Value) -> Node | None:
 def comes_or_goes(value: Value) -> bool:
     """Whether a value is an input or output of the model, or of a decoder inside a generation operator."""
     outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
-    return outside and (value.scope.parent is None or generator_of(value) is not None)
+    return outside and (value.scope.parent is None or _generator_of(value) is not None)
 
 
 def why_uneven(sites: Iterable[AttentionSite], heads: Mapping[int, Sequence[int]]) -> str | None:
@@ -34,7 +34,7 @@ def why_uneven(sites: Iterable[AttentionSite], heads: Mapping[int, Sequence[int]
     """
     inside: dict[Node, list[AttentionSite]] = {}
     for site in sites:
-        owners = {owner for value in site.free if (owner := generator_of(value)) is not None}
+        owners = {owner for value in site.free if (owner := _generator_of(value)) is not None}
         for owner in owners:
             inside.setdefault(owner, []).append(site)
     for owner, group in inside.items():

@@ -34,7 +34,7 @@ def bits_of(heads: Iterable[int]) -> int:
     return reduce(or_, (1 << head for head in heads), 0)
 
 
-def heads_of(bits: int) -> Iterator[int]:
+def _heads_of(bits: int) -> Iterator[int]:
     """The heads of such a number, one after the other: thousands may be there, and few in one number."""
     while bits > 0:
         lowest = bits & -bits
@@ -59,7 +59,7 @@ def join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: i
         labelled = True
         known = known or value.producer not in walk.refusals
         for bits in found:
-            shared = [head for head in heads_of(bits) if head < num_heads]
+            shared = [head for head in _heads_of(bits) if head < num_heads]
             if len(shared) > 1:
                 groups.join(shared)
     if labelled:

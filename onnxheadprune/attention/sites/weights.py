@@ -22,12 +22,12 @@ def weights_of(walk: Sweep) -> tuple[int, int, int]:
         total = math.prod(dim for dim in value.shape if isinstance(dim, int))
         gone = total - round(total * float(np.mean(live.array != 0)))
         elements += gone
-        size_in_bytes += gone * element_bits(value.elem_type) // 8
+        size_in_bytes += gone * _element_bits(value.elem_type) // 8
         flops += 2 * gone if len(value.shape) > 1 else 0
     return elements, size_in_bytes, flops
 
 
-def element_bits(elem_type: int) -> int:
+def _element_bits(elem_type: int) -> int:
     """Bits per element of an ONNX tensor type."""
     name = onnx.TensorProto.DataType.Name(elem_type)
     if name in ("INT4", "UINT4", "FLOAT4E2M1"):

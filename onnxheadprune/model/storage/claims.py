@@ -180,7 +180,7 @@ def obstacle(path: Path) -> str | None:
     return None if stat.S_ISREG(mode) else "is not a regular file, and nothing else is written to"
 
 
-def names_a_folder(spelled: str) -> bool:
+def _names_a_folder(spelled: str) -> bool:
     """Whether a path is spelled as a folder, which `Path` forgets."""
     ends = tuple(f"{separator}{dot}" for separator in (os.sep, os.altsep) if separator for dot in ("", "."))
     return spelled.endswith(ends)
@@ -231,14 +231,14 @@ def _check_alone(made: Making) -> None:
     if made.kind == "folder":
         _check_folder(made)
         return
-    if names_a_folder(made.spelled):
+    if _names_a_folder(made.spelled):
         raise UsageError(f"{made.what} {made.spelled} is a folder; name a file in it")
     folder = made.path.parent
     if not _is_dir(folder):
         raise UsageError(f"the folder {folder} does not exist")
     if (why := obstacle(made.path)) is not None:
         raise UsageError(f"{made} {why}")
-    if (why := unwritable(folder)) is not None:
+    if (why := _unwritable(folder)) is not None:
         raise UsageError(f"{made.path} cannot be written: its folder takes no files ({why})")
     if made.kind == "new" and made.path.exists():
         if made.copy_of is not None and is_same_entry(made.copy_of, made.path):
@@ -276,7 +276,7 @@ def _check_folder(made: Making) -> None:
         folder = folder.parent
     if not _is_dir(folder):
         raise UsageError(f"{made} is not a folder" if folder == made.path else f"{folder} is not a folder")
-    if (why := unwritable(folder)) is not None:
+    if (why := _unwritable(folder)) is not None:
         raise UsageError(f"the folder {folder} cannot be written: {why}")
 
 
@@ -285,7 +285,7 @@ def _is_dir(path: Path) -> bool:
     return found is not None and stat.S_ISDIR(found.st_mode)
 
 
-def unwritable(folder: Path) -> str | None:
+def _unwritable(folder: Path) -> str | None:
     """Why a folder takes no files, found out by making one without a name; None where it does."""
     try:
         if hasattr(os, "O_TMPFILE"):

@@ -82,7 +82,7 @@ _WORDS = (
 )
 
 
-def taken_for(head: bytes) -> Kind | None:
+def _taken_for(head: bytes) -> Kind | None:
     """What a file that begins like this is, None if nobody knows."""
     if not head:
         return Kind("an empty file", "fetch or export it again")
@@ -101,11 +101,11 @@ def taken_for(head: bytes) -> Kind | None:
     return _text(head.lstrip())
 
 
-def taken_for_at(path: Path) -> Kind | None:
+def _taken_for_at(path: Path) -> Kind | None:
     """What the file at a path is, None if nobody knows, or it cannot be read."""
     try:
         with os.fdopen(open_at_once(path), "rb") as stream:
-            return taken_for(stream.read(_READ))
+            return _taken_for(stream.read(_READ))
     except OSError:
         return None
 
@@ -117,7 +117,7 @@ def not_a_model(path: Path, reason: str) -> ModelError:
         path: the file.
         reason: what was found out when it was read; said where nobody knows what the file is.
     """
-    kind = taken_for_at(path)
+    kind = _taken_for_at(path)
     if kind is None:
         return ModelError(f"{path} is not an ONNX model{reason}")
     return ModelError(f"{path} is not an ONNX model but {kind.what}; {kind.advice}")
@@ -128,7 +128,7 @@ def in_place_of(path: Path) -> str:
 
     Weights may begin with any bytes, so only texts that say what they stand for count.
     """
-    kind = taken_for_at(path)
+    kind = _taken_for_at(path)
     return f": it is {kind.what}; {kind.advice}" if kind and kind.in_place else ""
 
 

@@ -78,10 +78,10 @@ class Input:
 
     def describe(self) -> str:
         """Type and dimensions for messages: "int64 [batch, sequence]"."""
-        return f"{self.dtype.name} [{', '.join(spell_dim(dim) for dim in self.dims)}]"
+        return f"{self.dtype.name} [{', '.join(_spell_dim(dim) for dim in self.dims)}]"
 
 
-def spell_dim(dim: SymbolicDim) -> str:
+def _spell_dim(dim: SymbolicDim) -> str:
     """A dimension as the model writes it, "?" where it says nothing."""
     text = str(dim) if isinstance(dim, int) else dim.text
     return "?" if text.startswith("?") else text

@@ -41,10 +41,10 @@ def follows(item: Input, inputs: Sequence[Input]) -> bool:
     """
     if item.is_cache:
         return _CROSS.search(item.name.lower()) is None or encoder_states(inputs) is not None
-    return item.role in (Role.POSITIONS, Role.LENGTHS, Role.FLAG) or keeps_all_logits(item)
+    return item.role in (Role.POSITIONS, Role.LENGTHS, Role.FLAG) or _keeps_all_logits(item)
 
 
-def keeps_all_logits(item: Input) -> bool:
+def _keeps_all_logits(item: Input) -> bool:
     """Whether an input says of how many tokens logits are wanted; 0 means all of them."""
     return len(item.dims) < 2 and _ALL_LOGITS.search(item.name.lower()) is not None
 

@@ -171,14 +171,14 @@ def beside(model: Path | None, provider: Provider) -> Beside:
     )
 
 
-def home_of(folder: Path) -> Sequence[Path]:
+def _home_of(folder: Path) -> Sequence[Path]:
     """Where what belongs to the models of a folder may lie: there, or in the repository whose shelf it is."""
     return (folder, folder.parent) if folder.name == SHELF else (folder,)
 
 
 def tokenizer_of(model: Path) -> Path | None:
     """The folder beside a model that holds its tokenizer, None without."""
-    return next((place for place in home_of(model.parent.resolve()) if has_tokenizer(place)), None)
+    return next((place for place in _home_of(model.parent.resolve()) if has_tokenizer(place)), None)
 
 
 def has_decoder(model: Path) -> bool:
@@ -204,7 +204,7 @@ def _rest(model: Path) -> str:
 
 
 def _start(folder: Path) -> int | None:
-    for place in home_of(folder.resolve()):
+    for place in _home_of(folder.resolve()):
         for name in CONFIGS:
             path = place / name
             if not path.is_file():

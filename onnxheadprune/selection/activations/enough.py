@@ -54,7 +54,7 @@ def measurable(
     if not found:
         raise RefusedError(next(iter(left.values())))
     known = data.count if data.positions is None else data.positions
-    if all(inputs_of(site) <= known for site in found):
+    if all(_inputs_of(site) <= known for site in found):
         return found, left
     # Some models make other positions of their inputs: patches, windows, latents. One batch tells.
     one = data.subset(1)
@@ -94,16 +94,16 @@ def with_enough(
 def _with_enough(
     sites: Sequence[AnySite], counts: Mapping[int, int], data: Calibration, left: dict[str, str], instead: str
 ) -> tuple[AnySite, ...]:
-    short = [site for site in sites if counts[site.index] < inputs_of(site)]
+    short = [site for site in sites if counts[site.index] < _inputs_of(site)]
     for site in short:
-        left[site.label] = missing(counts[site.index], inputs_of(site), data)
+        left[site.label] = missing(counts[site.index], _inputs_of(site), data)
     if len(short) == len(sites):
-        nearest = min(sites, key=lambda site: inputs_of(site) - counts[site.index])
+        nearest = min(sites, key=lambda site: _inputs_of(site) - counts[site.index])
         raise UsageError(f"{data.source}: {left[nearest.label]}; {instead}")
     return tuple(site for site in sites if site not in short)
 
 
-def inputs_of(site: Site) -> int:
+def _inputs_of(site: Site) -> int:
     """Inputs of a site's widest projection: as many positions say something about each of its weights."""
     return max(math.prod(item.sizes) for item in site.projections)
 

@@ -67,7 +67,7 @@ def whole_product(node: Node, source: int, weight: int) -> WholeProduct | None:
     return None if out is None else WholeProduct(before, out, StoredLevels((scale,), zero))
 
 
-def only_use(value: Value) -> Use | None:
+def _only_use(value: Value) -> Use | None:
     """The one consumer of a value, None where there are others, or callers read it."""
     uses = [use for use in value.consumers if not looks_only(use)]
     return uses[0] if len(uses) == 1 and not value.is_graph_output else None
@@ -75,10 +75,10 @@ def only_use(value: Value) -> Use | None:
 
 def only_use_of_float(value: Value) -> Use | None:
     """The one consumer of a value behind the quantizers and dequantizers that merely round it."""
-    use = only_use(value)
+    use = _only_use(value)
     while use is not None and use.node in QUANTIZES and use.input_index == 0:
         back = _float_behind(use.node.out)
-        use = None if back is None else only_use(back)
+        use = None if back is None else _only_use(back)
     return use
 
 
@@ -90,7 +90,7 @@ def _float_before(value: Value) -> Value | None:
 
 
 def _float_behind(value: Value) -> Value | None:
-    use = only_use(value)
+    use = _only_use(value)
     if use is None or use.node not in DEQUANTIZES or use.input_index != 0:
         return None
     return use.node.out
@@ -98,11 +98,11 @@ def _float_behind(value: Value) -> Value | None:
 
 def _scaled_behind(node: Node, x: Value) -> tuple[tuple[Value, ...], Value] | None:
     """The factors of the weight's scale, and the float that a sum of integers becomes by it and the scale of x."""
-    use = only_use(node.out)
+    use = _only_use(node.out)
     if use is None or use.node not in CASTS:
         return None
     value, factors = use.node.out, list[Value]()
-    while (use := only_use(value)) is not None and use.node in MULTIPLIES:
+    while (use := _only_use(value)) is not None and use.node in MULTIPLIES:
         other = use.node.inputs[1 - use.input_index]
         leaves = None if other is None else list(_leaves(other))
         if leaves is None or not all(leaf.is_constant or leaf is _scale_of(x) for leaf in leaves):

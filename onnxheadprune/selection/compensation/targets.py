@@ -67,7 +67,7 @@ class Target:
             wanted = _stream(run.gone[-1], there)
             if len(wanted) != len(now):
                 return wanted, None
-            found = aim(wanted, now, self.links, [left_of(item) for item in run.gone])
+            found = aim(wanted, now, self.links, [_left_of(item) for item in run.gone])
             stream = (found - late).astype(beside.dtype)
         return (stream - beside if len(stream) == len(beside) else stream), _weights(stream)
 
@@ -94,7 +94,7 @@ def links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
     return tuple(found)
 
 
-def left_of(linear: Linear) -> Matrix64:
+def _left_of(linear: Linear) -> Matrix64:
     """What a map still gives that sums over nothing, [out]."""
     bias = linear.bias or linear.fixed
     return np.zeros(linear.matrix.columns) if bias is None else bias.read().reshape(-1)
@@ -104,7 +104,7 @@ def _stream(linear: Linear, rows: RowsOf, silent: bool = False) -> Matrix64:
     """The stream behind the addition of a map; with what is left of the map if it is silent."""
     assert linear.other is not None
     beside = rows(linear.other).astype(np.float64)
-    return beside + left_of(linear) if silent else beside + rows(linear.out) + _late(linear)
+    return beside + _left_of(linear) if silent else beside + rows(linear.out) + _late(linear)
 
 
 def _late(linear: Linear) -> Matrix64 | float:

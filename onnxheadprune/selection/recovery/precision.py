@@ -44,7 +44,7 @@ def in_float16(gradient: Gradient) -> Candidate:
     return Candidate(FLOAT16, made.model, scale=made.scale, sound=made.sound)
 
 
-def seconds_of(run: Callable[[], object]) -> float:
+def _seconds_of(run: Callable[[], object]) -> float:
     """The shortest time of a few runs, of which each is done when it returns."""
     found = []
     for _ in range(REPEATS):
@@ -59,7 +59,7 @@ def decided(
     provider: Provider,
     tensors: Tensors,
     feed: Feed,
-    timed: Callable[[Callable[[], object]], float] = seconds_of,
+    timed: Callable[[Callable[[], object]], float] = _seconds_of,
 ) -> Slopes:
     """The fastest candidate whose loss and gradients on a batch are those of the first one, within what steps can bear.
 

@@ -20,7 +20,7 @@ def check_alike(match: Match, pruned: Export) -> None:
         RefusedError: if two files have lost different units of one site.
         ModelError: if a record cannot be read.
     """
-    lost = {file.name: lost_by(file) for file in pruned.models}
+    lost = {file.name: _lost_by(file) for file in pruned.models}
     for item in match.sites:
         first: tuple[str, tuple[int, ...]] | None = None
         for name, indices in item.places.items():
@@ -34,7 +34,7 @@ def check_alike(match: Match, pruned: Export) -> None:
                 first = first or (name, gone)
 
 
-def lost_by(file: ModelFile) -> dict[int, tuple[int, ...]]:
+def _lost_by(file: ModelFile) -> dict[int, tuple[int, ...]]:
     """The units that a model has lost by its own record, per site index."""
     found = {entry.index: tuple(sorted(entry.removed)) for entry in file.sites.record}
     for kind in kinds.KINDS:

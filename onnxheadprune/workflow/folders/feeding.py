@@ -9,7 +9,7 @@ from onnxheadprune.workflow.folders.export import ModelFile
 from onnxheadprune.workflow.folders.matching import Match
 
 
-def data_of(file: ModelFile, asked: FolderRequest) -> Data:
+def _data_of(file: ModelFile, asked: FolderRequest) -> Data:
     """The data for one file.
 
     Raises:
@@ -31,7 +31,7 @@ def data_of_leaders(match: Match, asked: FolderRequest) -> tuple[dict[str, Data]
     unfit: dict[str, str] = {}
     for network in match.networks:
         try:
-            found[network.leader.name] = data_of(network.leader, asked)
+            found[network.leader.name] = _data_of(network.leader, asked)
         except UsageError as error:
             if len(match.networks) == 1:
                 raise
@@ -45,6 +45,6 @@ def data_of_leaders(match: Match, asked: FolderRequest) -> tuple[dict[str, Data]
 def data_if_it_fits(file: ModelFile, asked: FolderRequest) -> Data:
     """The data for a file that needs none: a proof goes on made-up inputs, too."""
     try:
-        return data_of(file, asked)
+        return _data_of(file, asked)
     except UsageError:
         return None

@@ -88,7 +88,7 @@ class FolderResult:
             "output": self.output,
             "headline": self.headline.to_dict(),
             "runtime": self.runtime,
-            **gone_to_dict(self.heads),
+            **_gone_to_dict(self.heads),
             **sites_to_dict(self.match),
             "files": [
                 {"file": item.name, "leads": item.leads, **item.result.to_dict()} for item in self.files
@@ -100,7 +100,7 @@ class FolderResult:
         }
 
 
-def gone_to_dict(gone: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:
+def _gone_to_dict(gone: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:
     """What went, as JSON-ready data: heads by the numbers of their sites, other units by keys, as ranges."""
     found: dict[str, Any] = {
         kind.UNITS: {key_of(i): spelled(units) for i, units in sorted(gone.items()) if kind.owns(i)}
@@ -112,10 +112,10 @@ def gone_to_dict(gone: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:
 
 def sites_to_dict(match: Match) -> dict[str, Any]:
     """The sites of an export as JSON-ready data, a list for each kind that was matched."""
-    return {kind.FIELD: [shared_to_dict(item) for item in match.of_kind(kind)] for kind in match.kinds}
+    return {kind.FIELD: [_shared_to_dict(item) for item in match.of_kind(kind)] for kind in match.kinds}
 
 
-def shared_to_dict(item: SharedSite) -> dict[str, Any]:
+def _shared_to_dict(item: SharedSite) -> dict[str, Any]:
     """A site of an export as JSON-ready data: as `inspect` gives a site, and which files hold it."""
     places = {name: list(indices) for name, indices in item.places.items()}
     return item.site.to_dict() | {"network": item.network, "files": places}

@@ -54,8 +54,8 @@ def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
         ModelError: if the model cannot be read.
     """
     shop = Workshop(job, given)
-    with importable(job.folder):
-        require_inputs(shop)
+    with _importable(job.folder):
+        _require_inputs(shop)
         require_askable(job, shop.folder)
         model = digests_of({"model": str(shop.model)}) if shop.model.is_dir() else digests(str(shop.model))
         state = _furnished(shop)
@@ -63,7 +63,7 @@ def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
 
 
 @contextlib.contextmanager
-def importable(folder: Path) -> Iterator[None]:
+def _importable(folder: Path) -> Iterator[None]:
     """Modules beside the file of a job are found, as those in the working directory are."""
     place = str(folder.resolve())
     sys.path.insert(0, place)
@@ -97,7 +97,7 @@ def readings(job: Job) -> list[Reading]:
             Reading("the weights of the model,", shop.model.parent / location)
             for location in locations(shop.model)
         ]
-    with importable(job.folder):
+    with _importable(job.folder):
         for step in shop.steps():
             for what, value in step.reads.items():
                 found += named_files(what, value)
@@ -108,7 +108,7 @@ def _names(steps: list[Step]) -> list[str]:
     return [name for step in steps for name in (*step.makes, *step.beside)]
 
 
-def require_inputs(shop: Workshop) -> None:
+def _require_inputs(shop: Workshop) -> None:
     """Whether what a job reads is there, and is none of what it makes.
 
     Raises:

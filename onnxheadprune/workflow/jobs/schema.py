@@ -24,7 +24,7 @@ def adapter() -> TypeAdapter[JobKeys]:
     return TypeAdapter(JobKeys)
 
 
-def schema_of_types() -> dict[str, Json]:
+def _schema_of_types() -> dict[str, Json]:
     """The schema that the types make. A key that is not there has no value: null is none."""
     made = {name: _told(part) for name, part in adapter().json_schema().items() if name != "title"}
     return {"$schema": DIALECT, "$id": IDENTIFIER, "title": "A job of onnxheadprune", **made}
@@ -37,7 +37,7 @@ def published() -> str:
 
 def published_text() -> str:
     """What the published schema has to be; pydantic orders keys as it likes."""
-    return json.dumps(schema_of_types(), indent=2, sort_keys=True) + "\n"
+    return json.dumps(_schema_of_types(), indent=2, sort_keys=True) + "\n"
 
 
 def _told(part: Json) -> Json:

@@ -24,7 +24,7 @@ _FIELDS: Mapping[Kind, frozenset[str]] = {
 }
 
 
-def kind_of(document: Document) -> Kind | None:
+def _kind_of(document: Document) -> Kind | None:
     """Which command has printed a document; None for none that a page is made from."""
     if isinstance(document.get("plan"), Mapping):
         return "cut"
@@ -93,7 +93,7 @@ class Documents:
                 if isinstance(item, Mapping):
                     self.add({"run": document.get("run"), **item}, f"{source}, {item.get('file')}")
             return
-        kind = kind_of(document) if isinstance(document, Mapping) else None
+        kind = _kind_of(document) if isinstance(document, Mapping) else None
         if kind is None:
             raise UsageError(
                 f"{source} is no result of prune, fuse, sweep, validate, bench or combine; save one with --json > FILE"

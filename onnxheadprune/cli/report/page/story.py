@@ -96,7 +96,7 @@ def story_of(documents: Documents) -> Story:
     Args:
         documents: results of commands.
     """
-    cuts = tuple(cut_of(document, documents) for document in documents.cuts)
+    cuts = tuple(_cut_of(document, documents) for document in documents.cuts)
     validations = tuple(
         (
             f"{_judged(item, documents.shipped)} against {PurePath(item['original']).name}",
@@ -171,7 +171,7 @@ def _title(documents: Documents, cuts: tuple[Cut, ...], curves: tuple[CurveChart
     return f"What cuts of {PurePath(curves[0].model).name} cost" if curves else "Measured models"
 
 
-def cut_of(document: Document, documents: Documents) -> Cut:
+def _cut_of(document: Document, documents: Documents) -> Cut:
     """One cut in full.
 
     Args:

@@ -165,7 +165,7 @@ def legend_below(figure: Figure, entries: list[tuple[Any, str]]) -> None:
     room = figure.bbox.width * 0.97
     # The layout needs the size of a legend, not its place, so trial and error is all there is to measure it by.
     for most in (max(map(len, full)), 60, 48, 36, 24, LEAST_LABEL):
-        labels = numbered([shortened(label, most) for label in full])
+        labels = _numbered([shortened(label, most) for label in full])
         for columns in range(min(len(labels), 4), 0, -1):
             legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
             if legend.get_window_extent().width <= room:
@@ -174,7 +174,7 @@ def legend_below(figure: Figure, entries: list[tuple[Any, str]]) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=1)
 
 
-def numbered(labels: list[str]) -> list[str]:
+def _numbered(labels: list[str]) -> list[str]:
     """The labels, with a number in front where several are the same."""
     same = {label for label in labels if labels.count(label) > 1}
     return [f"{index}: {label}" if label in same else label for index, label in enumerate(labels)]
