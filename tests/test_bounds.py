@@ -23,9 +23,8 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.graph import dims, infer
 from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.data import load_data, read_npz
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from onnxheadprune.runtime.feeds.npz import read_npz
 from onnxheadprune.selection.activations.images import image_feeds
 from onnxheadprune.selection.activations.text import text_feeds
 from onnxheadprune.selection.scoring.score_files import read_scores

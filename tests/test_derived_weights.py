@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto
 
 from onnxheadprune import Wish, prune
-from onnxheadprune.attention.constants import numbers_of
+from onnxheadprune.attention.levels import numbers_of
 from onnxheadprune.attention.matrices import matrix_of
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.errors import RefusedError

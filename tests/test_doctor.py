@@ -16,11 +16,10 @@ from onnxheadprune.cli.report.doctor import doctor_report
 from onnxheadprune.runtime import CPU, CUDA
 from onnxheadprune.runtime import doctor as doctor_module
 from onnxheadprune.runtime import session as session_module
-from onnxheadprune.runtime.advice import advice
-from onnxheadprune.runtime.doctor import diagnose
+from onnxheadprune.runtime.doctor import diagnose, unmet
 from onnxheadprune.runtime.host import Card, cards, cuda_of_driver, machine, read_smi
 from onnxheadprune.runtime.packages import cuda_libraries, read_cudnn, runtimes
-from onnxheadprune.runtime.requirements import unmet
+from onnxheadprune.runtime.providers import advice
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]

@@ -21,9 +21,8 @@ from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.derivatives import MaskGradients
-from onnxheadprune.selection.scoring.probes import Probing
 from onnxheadprune.selection.scoring.score import score
-from onnxheadprune.selection.scoring.sensitivity import sensitivities
+from onnxheadprune.selection.scoring.sensitivity import Probing, sensitivities
 from tests import toys_scores
 from tests.graph_text import model_of
 

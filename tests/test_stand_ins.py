@@ -16,10 +16,10 @@ from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.edit.records import refit_record
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.selection.compensation.links import Link, aim, link_of, normalised
 from onnxheadprune.selection.compensation.record import sealed
 from onnxheadprune.selection.compensation.result import Compensation, Refit
 from onnxheadprune.selection.compensation.runs import Run, emptied, runs
+from onnxheadprune.selection.compensation.targets import Link, aim, link_of, normalised
 from onnxheadprune.selection.completing import named
 from onnxheadprune.selection.cutting import Cutter, Trying
 from tests import toys, toys_layers

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.constants import numbers_of
-from onnxheadprune.attention.levels import Grid, Levels
+from onnxheadprune.attention.levels import Grid, Levels, numbers_of
 from onnxheadprune.liveness.blocks import GROUP_INDEX, SCALES, WEIGHT, ZERO_POINTS, block_size, is_packed
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.view import Node, Value

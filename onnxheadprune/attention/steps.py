@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from onnxheadprune.attention.constants import numbers_of
-from onnxheadprune.attention.levels import Levels
+from onnxheadprune.attention.levels import Levels, numbers_of
 from onnxheadprune.model.graph.facts import (
     ADDS,
     CASTS,

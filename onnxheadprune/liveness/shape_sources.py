@@ -6,17 +6,167 @@ So nothing is computed only for its shape.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from onnxheadprune.edit.edits import MARK, Edit, InsertNode, SetInput, scope_of
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput, scope_of
 from onnxheadprune.liveness.freezing import picked_positions
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.readers import Asking, Readers
-from onnxheadprune.liveness.sizes import Observer, Sizes
+from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import shape_range
 from onnxheadprune.model.graph.facts import SHOWS_SHAPE
-from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Scope, Use, Value
+
+
+@dataclass(frozen=True)
+class Observer:
+    """Where the shape of a value is read.
+
+    Attributes:
+        scope: the graph of the reader.
+        before: the reference of the node before which new nodes can go.
+        index: `Node.index` of that node; what is read has to be computed by then.
+        axes: those that are read, None for all.
+    """
+
+    scope: Scope
+    before: str
+    index: float
+    axes: Collection[int] | None = None
+
+
+@dataclass
+class Sizes:
+    """Search for values of the same size.
+
+    Attributes:
+        view: an annotated view of the model.
+        kept: what a cut leaves of values.
+        stays: whether a value is computed anyway, or comes in.
+    """
+
+    view: GraphView
+    kept: Mapping[Value, Live]
+    stays: Callable[[Value], bool]
+    _alike: dict[tuple[object, ...], list[Value]] = field(default_factory=dict)
+
+    def same_size(self, value: Value, observer: Observer) -> Value | None:
+        """Return the first value that is kept and has the size of another one, None if there is none.
+
+        Inputs come first, then values in graph order: those that are computed early (embeddings) carry no units, so
+        that no other cut narrows them.
+        """
+        axes = range(value.rank or 0) if observer.axes is None else sorted(observer.axes)
+        return next(
+            (other for other in self._of_size(value, tuple(axes)) if self._can_show(other, observer)), None
+        )
+
+    def spelled(self, shape: Shape, observer: Observer, name: str) -> list[Edit] | None:
+        """Return edits that compute a shape as value `name` from sizes of the model inputs.
+
+        None if a dimension is no polynomial in these.
+        """
+        numbers = tuple(dim for dim in shape if isinstance(dim, int))
+        if len(numbers) == len(shape):
+            return [AddConstant(observer.scope.ref, name, numbers)]
+        spelling = _Spelling(self, observer, name)
+        parts = [spelling.dim(axis, dim) for axis, dim in enumerate(shape)]
+        known = tuple(part for part in parts if part is not None)
+        if len(known) < len(parts):
+            return None
+        return [*spelling.made, nodes.concat(observer.before, known, name)]
+
+    def inputs_of_size(self, symbol: str) -> Iterator[tuple[Value, int]]:
+        """Yield the axes of kept model inputs whose size is a symbol."""
+        for value in self.view.main.values.values():
+            if not value.is_graph_input or value.is_initializer or not self.stays(value):
+                continue
+            for axis, dim in enumerate(value.shape or ()):
+                named = not isinstance(dim, int) and dim.terms == (((symbol,), 1),)
+                if named and axis not in self.kept.get(value, FULL).axes:
+                    yield value, axis
+
+    def _of_size(self, value: Value, axes: tuple[int, ...]) -> list[Value]:
+        """Return all values of the same size on some axes, inputs first."""
+
+        def sizes(shape: Shape) -> tuple[Dim, ...]:
+            return tuple(shape[axis] for axis in axes)
+
+        shape = value.shape or ()
+        key = (len(shape), axes, sizes(shape))
+        if key not in self._alike:
+            found = [
+                other
+                for other in self.view.values()
+                if other.shape is not None
+                and len(other.shape) == len(shape)
+                and sizes(other.shape) == sizes(shape)
+                and not other.is_constant
+                and not any(axis in self.kept.get(other, FULL).axes for axis in axes)
+            ]
+            self._alike[key] = sorted(found, key=_place)
+        return self._alike[key]
+
+    def _can_show(self, value: Value, observer: Observer) -> bool:
+        early = value.producer is None or value.producer.index < observer.index
+        return early and observer.scope.lookup(value.name) is value and self.stays(value)
+
+
+def _place(value: Value) -> int:
+    return -1 if value.producer is None else value.producer.index
+
+
+@dataclass
+class _Spelling:
+    sizes: Sizes
+    observer: Observer
+    name: str
+    made: dict[Edit, None] = field(default_factory=dict)
+
+    def dim(self, axis: int, dim: Dim) -> str | None:
+        """One dimension as a vector of one element: a number, or a polynomial in sizes of model inputs."""
+        if isinstance(dim, int):
+            return self._number(f"axis{axis}", dim)
+        total: str | None = None
+        for place, (atoms, factor) in enumerate(dim.terms):
+            term = self._term(f"axis{axis}_{place}", atoms, factor)
+            if term is None:
+                return None
+            total = term if total is None else self._insert(nodes.add, total, term, f"axis{axis}_sum{place}")
+        return total
+
+    def _term(self, label: str, atoms: tuple[str, ...], factor: int) -> str | None:
+        term = self._number(label, factor) if factor != 1 or not atoms else None
+        for place, atom in enumerate(atoms):
+            size = self._size(atom)
+            if size is None:
+                return None
+            term = size if term is None else self._insert(nodes.multiply, term, size, f"{label}_times{place}")
+        return term
+
+    def _size(self, symbol: str) -> str | None:
+        """The size of the model input axis that carries a symbol."""
+        for value, axis in self.sizes.inputs_of_size(symbol):
+            shape, size = f"{self.name}_of_{value.name}", f"{self.name}_{symbol}"
+            before = self.observer.before
+            self.made[nodes.shape_of(before, value.name, shape)] = None
+            self.made[nodes.gather(before, shape, self._number(f"at{axis}", axis), 0, size)] = None
+            return size
+        return None
+
+    def _number(self, label: str, number: int) -> str:
+        name = f"{self.name}_{label}"
+        self.made[AddConstant(self.observer.scope.ref, name, (number,))] = None
+        return name
+
+    def _insert(
+        self, make: Callable[[str, str, str, str], InsertNode], left: str, right: str, label: str
+    ) -> str:
+        edit = make(self.observer.before, left, right, f"{self.name}_{label}")
+        self.made[edit] = None
+        return edit.outputs[0]
 
 
 class ShapeSources:

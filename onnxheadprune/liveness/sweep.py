@@ -2,6 +2,10 @@
 
 Nodes are visited in reverse topological order, each once, and only those that liveness reaches. A value
 keeps the union of what its consumers ask for; a consumer that was never visited asks for all of it.
+
+A Reshape that hands on more than was asked for, where what was asked for is no block of its input.
+
+A relative shift cuts positions out of scores whose rows it has folded anew: those it keeps, the heads it need not.
 """
 
 from __future__ import annotations
@@ -10,8 +14,8 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.liveness.asking import ask, makes_chunks
-from onnxheadprune.liveness.carriers import carrier_outputs, leads_out, only_passed_on, outlet
-from onnxheadprune.liveness.covering import covering
+from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.carriers import carried, carrier_outputs, leads_out, only_passed_on, outlet
 from onnxheadprune.liveness.domain import MASKS, Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
@@ -19,7 +23,7 @@ from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.settling import settle
 from onnxheadprune.liveness.swept import Seed, Sweep, observes
 from onnxheadprune.liveness.unread import beside_unread, read_of, selecting_answer
-from onnxheadprune.model.graph.facts import VIEWS, WRITES_INTO
+from onnxheadprune.model.graph.facts import RESHAPES, VIEWS, WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 MAX_VIEWS = 4
@@ -245,3 +249,29 @@ class _Sweeper:
 def _is_view(node: Node) -> bool:
     """Whether a node only re-arranges its first input, by constants alone."""
     return node in VIEWS and all(other is None or other.is_constant for other in node.inputs[1:])
+
+
+def covering(node: Node, live: Live) -> Answer | None:
+    """The answer of a Reshape that keeps the smallest block of its input that covers what was asked for.
+
+    Args:
+        node: a node whose law could not follow `live`.
+        live: the mask that its output was asked for.
+
+    Returns:
+        None for other operators, where the block is all of the input, or where it is no block of the output.
+    """
+    source, shape = node.shape(0), node.out.shape
+    if node not in RESHAPES or source is None or shape is None:
+        return None
+    back = reshape_back(live, source, shape)
+    if back is None or back.dense_shape() is not None:
+        return None
+    block = back.as_mask().dense_closure()
+    through = None if block.is_full else carried(node, block)
+    if through is None or through.dense_shape() is None:
+        return None
+    answer = ask(node, [through], MASKS)
+    if isinstance(answer, Refusal) or answer.inputs.get(0) != block:
+        return None
+    return Answer(answer.inputs, answer.rewrite, kept=(through,))

@@ -37,8 +37,14 @@ FILES = {
         "com.microsoft.QOrderedAttention com.microsoft.QOrderedLongformerAttention"
     ),
     "concat": "Concat",
-    "control": "If Loop Scan",
-    "convolution": "Conv ConvInteger ConvTranspose QLinearConv com.microsoft.FusedConv",
+    "control": (
+        "GRU If LSTM Loop RNN Scan com.microsoft.BeamSearch com.microsoft.DynamicQuantizeLSTM "
+        "com.microsoft.GreedySearch com.microsoft.Sampling com.microsoft.WhisperBeamSearch"
+    ),
+    "convolution": (
+        "AveragePool Conv ConvInteger ConvTranspose GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool "
+        "MaxPool QLinearConv com.microsoft.FusedConv"
+    ),
     "einsum": "Einsum",
     "elementwise": (
         "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor "
@@ -48,16 +54,8 @@ FILES = {
         "Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor com.microsoft.BiasGelu "
         "com.microsoft.FastGelu com.microsoft.Gelu com.microsoft.QuickGelu"
     ),
-    "embedding": (
-        "com.microsoft.BiasAdd com.microsoft.EmbedLayerNormalization com.microsoft.QEmbedLayerNormalization"
-    ),
     "expand": "ConstantOfShape Expand Tile",
     "gather": "Gather GatherElements GatherND com.microsoft.GatherBlockQuantized",
-    "generation": (
-        "com.microsoft.BeamSearch com.microsoft.GreedySearch com.microsoft.Sampling "
-        "com.microsoft.WhisperBeamSearch"
-    ),
-    "grid_sample": "GridSample",
     "matmul": (
         "Einsum Gemm MatMul MatMulInteger QLinearMatMul com.microsoft.DynamicQuantizeMatMul "
         "com.microsoft.FusedGemm com.microsoft.FusedMatMul com.microsoft.FusedMatMulActivation "
@@ -68,12 +66,12 @@ FILES = {
     "mixture": "com.microsoft.MoE com.microsoft.QMoE",
     "normalization": (
         "BatchNormalization GroupNormalization InstanceNormalization LayerNormalization LpNormalization "
-        "MeanVarianceNormalization RMSNormalization SimplifiedLayerNormalization "
+        "MeanVarianceNormalization RMSNormalization SimplifiedLayerNormalization com.microsoft.BiasAdd "
+        "com.microsoft.EmbedLayerNormalization com.microsoft.QEmbedLayerNormalization "
         "com.microsoft.QSkipLayerNormalization com.microsoft.SimplifiedLayerNormalization "
         "com.microsoft.SkipLayerNormalization com.microsoft.SkipSimplifiedLayerNormalization"
     ),
     "pad": "Pad",
-    "pooling": "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool",
     "quantization": (
         "DequantizeLinear DynamicQuantizeLinear QuantizeLinear com.microsoft.DequantizeLinear "
         "com.microsoft.DequantizeWithOrder com.microsoft.QLinearAdd com.microsoft.QLinearAveragePool "
@@ -84,13 +82,12 @@ FILES = {
         "com.microsoft.QuantizeWithOrder"
     ),
     "ranges": "Range",
-    "recurrent": "GRU LSTM RNN com.microsoft.DynamicQuantizeLSTM",
     "reduction": (
         "ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin "
         "ReduceProd ReduceSum ReduceSumSquare"
     ),
     "reshape": "Flatten Reshape",
-    "resize": "Resize",
+    "resize": "GridSample Resize",
     "rotary": "RotaryEmbedding com.microsoft.MRotaryEmbedding com.microsoft.RotaryEmbedding",
     "scan": "CumSum TopK Trilu",
     "scatter": "ScatterElements ScatterND",

@@ -1,4 +1,7 @@
-"""Control flow: what an If needs of its outputs, it needs of the outputs of both branches."""
+"""Control flow, recurrent layers and generation operators.
+
+What an If needs of its outputs, it needs of the outputs of both branches.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,24 @@ from collections.abc import Sequence
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule
-from onnxheadprune.model.graph.facts import CHOOSES, REPEATS
-from onnxheadprune.model.graph.tables import TRIPS
+from onnxheadprune.model.graph.facts import CHOOSES, GENERATES, REPEATS, ROUNDS_ACTIVATIONS
+from onnxheadprune.model.graph.tables import TRIPS, cost_function, size_of
 from onnxheadprune.model.graph.view import Node, Value
+
+GENERATES.add("BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch", domain="com.microsoft")
+
+
+ROUNDS_ACTIVATIONS.add("DynamicQuantizeLSTM", domain="com.microsoft")
+
+
+@cost_function("LSTM", "GRU", "RNN")
+def _recurrent_cost(node: Node) -> int | None:
+    """Each step multiplies with the input and the recurrent weights, `[directions, gates * hidden, width]`."""
+    data, weights, hidden = node.shape(0), node.shape(1), node.shape(2)
+    steps = None if data is None else size_of(data[:2])
+    inner, outer = size_of(weights), size_of(hidden)
+    return None if steps is None or inner is None or outer is None else 2 * steps * (inner + outer)
+
 
 CHOOSES.add("If")
 REPEATS.add("Loop")

@@ -1,4 +1,4 @@
-"""Convolutions: axis 1 is the channel axis."""
+"""Convolutions and pooling: axis 1 is the channel axis."""
 
 from __future__ import annotations
 
@@ -216,3 +216,26 @@ for _op_type, _domain, _weight, _along in (
 ):
     CONVOLUTIONS.add((_op_type,), _domain, Kernel(_weight, _along))
     PRODUCTS.add((_op_type,), _domain, Product(_letters, _weight))
+
+
+@shape_function("MaxPool", "AveragePool", "LpPool")
+def _pool_shape(node: Node) -> Shapes:
+    """Windows over the spatial axes, counted as a convolution counts them (or, with `ceil_mode`, rounded up)."""
+    data, kernel = node.shape(0), node.attribute("kernel_shape")
+    if data is None or kernel is None or len(data) != len(kernel) + 2:
+        return [None]
+    spatial = windows(node, data, kernel)
+    return [None if spatial is None else (data[0], data[1], *spatial)]
+
+
+@shape_function("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")
+def _global_shape(node: Node) -> Shapes:
+    data = node.shape(0)
+    return [None if data is None else (*data[:2], *(1 for _ in data[2:]))]
+
+
+@rule("AveragePool", "GlobalAveragePool")
+def _average_pool(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Batch and channels (axes 0 and 1) run in parallel; what lies behind them is mixed."""
+    live = lives[0]
+    return inexpressible(node) if any(axis > 1 for axis in live.axes) else Answer({0: live})

@@ -1,11 +1,10 @@
-"""Einsum: its law is that of every contraction (`matmul.py`)."""
+"""Einsum: its propagation rule is that of every contraction (`matmul.py`)."""
 
 from __future__ import annotations
 
 from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Product
 from onnxheadprune.model.graph.broadcasting import broadcast_dim
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.equations import einsum_terms
 from onnxheadprune.model.graph.facts import MULTIPLIES_FLOATS, SUMS_PRODUCTS
 from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
@@ -39,3 +38,26 @@ def _letters(node: Node) -> Contraction | None:
 
 MULTIPLIES_FLOATS.add("Einsum")
 PRODUCTS.add(("Einsum",), "", Product(_letters, None))
+
+
+def einsum_terms(node: Node) -> list[str] | None:
+    """Letters per operand and, last, of the output; an ellipsis is spelled with capital letters."""
+    equation = str(node.attribute("equation", "")).replace(" ", "")
+    inputs, arrow, output = equation.partition("->")
+    terms = inputs.split(",")
+    shapes = [node.shape(index) for index in range(len(terms))]
+    if len(terms) != len(node.inputs) or any(shape is None for shape in shapes):
+        return None
+    spare = [letter for letter in "ZYXWVUTSRQPONMLKJIHGFEDCBA" if letter not in equation]
+    ranks = [
+        len(shape or ()) - len(term.replace("...", "")) for term, shape in zip(terms, shapes, strict=True)
+    ]
+    width = max([rank for rank, term in zip(ranks, terms, strict=True) if "..." in term], default=0)
+    dots = "".join(spare[:width][::-1])
+    terms = [term.replace("...", dots[width - rank :]) for term, rank in zip(terms, ranks, strict=True)]
+    if arrow:
+        output = output.replace("...", dots)
+    else:
+        joined = "".join(terms)
+        output = dots + "".join(sorted(c for c in set(joined) if joined.count(c) == 1 and c not in dots))
+    return [*terms, output]

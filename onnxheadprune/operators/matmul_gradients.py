@@ -15,8 +15,8 @@ from onnxheadprune.edit.gradients import (
 )
 from onnxheadprune.edit.terms import MICROSOFT, Term
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.equations import einsum_terms
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.operators.einsum import einsum_terms
 
 
 @gradient("MatMul")

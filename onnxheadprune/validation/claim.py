@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto, ValueInfoProto
 
-from onnxheadprune.attention.analysis import analysis_of
+from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.layers import layers, parts_named
@@ -19,6 +19,7 @@ from onnxheadprune.attention.planning import Planning, planned
 from onnxheadprune.attention.sites.history import recognised
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.records import (
     REMOVED_KEY,
@@ -27,12 +28,12 @@ from onnxheadprune.edit.records import (
     RefitRecord,
     caches_record,
     read_records,
+    units_record,
 )
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import ModelLike, open_structure
-from onnxheadprune.validation.claimed_units import claimed_units
 
 CONTRACTS = (
     Contract(),
@@ -330,3 +331,53 @@ def _inputs(model: ModelProto) -> dict[str, ValueInfoProto]:
 
 def _outputs(model: ModelProto) -> dict[str, ValueInfoProto]:
     return {info.name: info for info in model.graph.output}
+
+
+def claimed_units(pruned: ModelProto, analysis: Analysis, names: tuple[str, str]) -> dict[str, list[int]]:
+    """Units per site of the original that the pruned model's records have and the original's have not.
+
+    Args:
+        pruned: the pruned model.
+        analysis: of the original.
+        names: how to call the two.
+
+    Raises:
+        UsageError: if a record does not speak of the original's sites.
+        ModelError: if one cannot be read.
+    """
+    spec: dict[str, list[int]] = {}
+    for kind in analysis.sites.others:
+        spec |= _claimed(kind, pruned, analysis, names)
+    return spec
+
+
+def _claimed(
+    kind: type[Site], pruned: ModelProto, analysis: Analysis, names: tuple[str, str]
+) -> dict[str, list[int]]:
+    record = units_record(pruned, kind.UNITS)
+    if not record:
+        return {}
+    # Sites that the original has lost as a whole are in its record alone.
+    earlier = units_record(analysis.view.model, kind.UNITS)
+    gone = {entry.number: entry.removed for entry in earlier if not entry.left}
+    sites = {name: site for site in analysis.sites.of(kind.UNITS) for name in site.projection_names}
+    spec: dict[str, list[int]] = {}
+    for entry in record:
+        site = next((sites[name] for name in entry.projections if name in sites), None)
+        if site is None and entry.number in gone:
+            continue
+        called = kind.called(entry.number)
+        if site is None or site.original_num_units != entry.num_units:
+            there = "is missing" if site is None else f"has {site.original_num_units} {kind.UNITS}"
+            raise UsageError(
+                f"the record of {names[1]} speaks of {called} ({entry.name}) with {entry.num_units} {kind.UNITS},"
+                f" which {there} in {names[0]}; the two do not belong together"
+            )
+        if not set(site.removed) <= set(entry.removed):
+            raise UsageError(
+                f"{names[0]} lacks {kind.UNITS} of {called} that {names[1]} still has; are the two swapped?"
+            )
+        units = sorted(set(entry.removed) - set(site.removed))
+        if units:
+            spec[site.key] = units
+    return spec

@@ -12,9 +12,8 @@ import pytest
 from onnx import helper
 
 from onnxheadprune import plan_pruning
-from onnxheadprune.workflow.folders.export import FLOAT, QUANTIZED, open_export
+from onnxheadprune.workflow.folders.export import FLOAT, QUANTIZED, open_export, part_of, says_its_part
 from onnxheadprune.workflow.folders.matching import matched
-from onnxheadprune.workflow.folders.parts import part_of, says_its_part
 from tests import toys, toys_nbits, toys_scores
 from tests.conftest import Outcome
 from tests.folders import exports

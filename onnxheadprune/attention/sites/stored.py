@@ -1,13 +1,101 @@
-"""What the way in which weights are stored says of units: which only go together, and whether any can go."""
+"""What the way in which weights are stored says of units: which only go together, and whether any can go.
+
+Does a silenced context add nothing to a quantized sum? Only if both sides mean the same number by zero.
+
+A head that is multiplied by zero in front of a quantizer becomes that quantizer's zero point. Whoever reads the
+integers subtracts a zero point too; where that is another one, a silenced head still adds a constant, and cutting
+it would not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+import numpy as np
 
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.unit import Projection, Site
-from onnxheadprune.attention.sites.zeros import why_zero_is_lost
 from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph.facts import (
+    DEQUANTIZES,
+    DROPOUTS,
+    EXPANDS,
+    FLATTENS,
+    GATHERS,
+    JOINS,
+    MEASURES_SCALE,
+    PADS,
+    SLICES,
+    SPLITS,
+    VIEWS,
+)
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import Node, Value
+
+PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS | EXPANDS
+"""Nodes without arithmetic: what is zero above is zero below."""
+MAX_NODES = 256
+
+
+def why_zero_is_lost(projection: Projection) -> str | None:
+    """Why silenced heads would still add something to a projection's sum, None if they add nothing.
+
+    Args:
+        projection: one of a site.
+    """
+    for reader, index in _readers(projection):
+        asked = roles_of(reader).zero_points[index]
+        for zero in _written(reader.inputs[index]):
+            if not _same(zero, reader.input(asked)):
+                return (
+                    f"{reader.label} takes another zero point off the context than its quantizer added, so that a"
+                    " silenced head still adds a constant"
+                )
+    return None
+
+
+def _readers(projection: Projection) -> Iterator[tuple[Node, int]]:
+    """The projection itself if it reads integers, and dequantizers right above it."""
+    node, index = projection.node, projection.activation[0]
+    if index in roles_of(node).zero_points:
+        yield node, index
+    for value in _above(node.inputs[index]):
+        if value.producer is not None and value.producer in DEQUANTIZES:
+            yield value.producer, 0
+
+
+def _written(value: Value | None) -> Iterator[Value | None]:
+    """The zero points that what lies above was quantized with, as far as it tells."""
+    for source in _above(value):
+        node = source.producer
+        if node is not None and node in MEASURES_SCALE:
+            yield node.outputs[2] if len(node.outputs) > 2 else None
+        elif node is not None and (zero := roles_of(node).output_zero) is not None:
+            yield node.input(zero)
+
+
+def _above(value: Value | None) -> Iterator[Value]:
+    """What a value is made of without arithmetic: the nearest values that are no views, or unions, of others."""
+    stack, seen = [value], {value}
+    while stack and len(seen) < MAX_NODES:
+        current = stack.pop()
+        if current is None:
+            continue
+        node = current.producer
+        if node is None or node not in PASSING:
+            yield current
+            continue
+        sources = node.inputs if node in JOINS else node.inputs[:1]
+        stack += [source for source in sources if source not in seen]
+        seen.update(sources)
+
+
+def _same(left: Value | None, right: Value | None) -> bool:
+    if left is right:
+        return True
+    numbers = [np.zeros(()) if value is None else value.literal() for value in (left, right)]
+    first, second = numbers
+    return first is not None and second is not None and bool(np.all(first == second))
 
 
 def units_together(projections: Iterable[Projection], count: int) -> tuple[tuple[int, ...], ...]:

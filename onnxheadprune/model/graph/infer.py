@@ -3,15 +3,20 @@
 `onnx.shape_inference` knows every operator but invents an unrelated symbol for what it cannot
 compute. Shapes of the operators around attention are therefore computed here, on polynomials
 (`dims.py`), and onnx answers for the rest.
+
+How many elements onnx would follow through a graph, counted before it does.
+
+Its data propagation has no bound: a shape that is joined with itself thirty times fills any memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import math
+from collections.abc import Callable, Container, Iterable
 from itertools import chain
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, helper, shape_inference
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
 from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.graph import dims
@@ -27,16 +32,65 @@ from onnxheadprune.model.graph.elements import as_elements
 from onnxheadprune.model.graph.facts import (
     CHOOSES,
     DEQUANTIZES,
+    GATHERS,
+    JOINS,
     NORMALIZES,
+    OBSERVES,
     SPLITS,
     SUMS_PRODUCTS,
     WEIGHS,
 )
 from onnxheadprune.model.graph.folding import fold
-from onnxheadprune.model.graph.following import follows_few
 from onnxheadprune.model.graph.one_node import adopt_shapes, adopt_type
+from onnxheadprune.model.graph.schemas import follows_elements
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope, Value
+
+MAX_FOLLOWED = 2**20
+"""Elements of all values together; a hundred bytes each."""
+
+
+def follows_few(view: GraphView) -> bool:
+    """Whether the elements of all shapes and literals, followed as far as they go, stay few."""
+    longest = max((len(info.type.tensor_type.shape.dim) for info in _declared(view)), default=0)
+    counts: dict[Value, int] = {}
+    total = 0
+    for node in view.nodes:
+        count = _count(node, counts, max(64, longest))
+        total += count
+        if total > MAX_FOLLOWED:
+            return False
+        for output in node.outputs if count else ():
+            if output is not None:
+                counts[output] = count
+    return True
+
+
+def _declared(view: GraphView) -> Iterable[ValueInfoProto]:
+    graph = view.main.proto
+    return chain(graph.input, graph.value_info, graph.output)
+
+
+def _count(node: Node, counts: dict[Value, int], longest: int) -> int:
+    """At most so many elements of a node's output are followed."""
+    if node in OBSERVES:
+        return longest
+    if node.domain or not follows_elements(node.op_type, node.opset):
+        return 0
+    given = [_known(value, counts) for value in node.inputs if value is not None]
+    if not given or 0 in given:
+        return 0
+    if node in JOINS:
+        return sum(given)
+    return given[-1] if node in GATHERS else max(given)
+
+
+def _known(value: Value, counts: dict[Value, int]) -> int:
+    if value.tensor is None:
+        return counts.get(value, 0)
+    size = math.prod(value.tensor.dims)
+    return size if size <= MAX_LITERAL_ELEMENTS else 0
+
 
 COMPUTES_NO_SHAPE = SUMS_PRODUCTS | WEIGHS | NORMALIZES | DEQUANTIZES | SPLITS
 """Operators that never compute shapes, or whose numbers are followed already: folding would be a waste."""

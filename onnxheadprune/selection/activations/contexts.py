@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.constants import numbers_of
+from onnxheadprune.attention.levels import numbers_of
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import AVERAGES, PACKS_BLOCKS

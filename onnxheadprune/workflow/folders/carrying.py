@@ -1,9 +1,11 @@
-"""From what was decided for an export, or for one of its files, to what happens to each of them."""
+"""From the units chosen for an export to the cut of each of its files, and whether caches fit from file to file."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from onnx import TensorProto
 
@@ -20,9 +22,56 @@ from onnxheadprune.selection.activations.linear import feeders
 from onnxheadprune.selection.compensation.record import NewNumbers
 from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.workflow.clients.contract import CachedSite, FileFacts
-from onnxheadprune.workflow.folders.caches import plain
 from onnxheadprune.workflow.folders.export import FLOAT, ModelFile
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
+from onnxheadprune.workflow.folders.result import FileResult
+
+_TENSE = re.compile(r"^(past_key_values?|present_key_values?|past|present)(?=[._])")
+
+
+def plain(name: str) -> str:
+    """What a cache is called as past ("past_key_values.0.key") and as present ("present.0.key") alike: ".0.key"."""
+    return _TENSE.sub("", name)
+
+
+def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> None:
+    """Compares the inputs and outputs of one name, and pasts with presents.
+
+    Args:
+        files: those of a network.
+        results: what became of those that were cut.
+
+    Raises:
+        RefusedError: if one gets narrower and another of its kind and size does not.
+    """
+    changes: dict[tuple[str, str], dict[int, tuple[object, object]]] = defaultdict(dict)
+    for item in results:
+        for change in item.result.plan.interface:
+            if change.axis is not None:
+                changes[item.name, change.name][change.axis] = change.before, change.after
+    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    shapes = {}
+    for file in files:
+        for value in file.view.main.values.values():
+            outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
+            if outside and value.shape is not None:
+                kinds[plain(value.name)].append((file.name, value.name))
+                shapes[file.name, value.name] = value.shape
+    for (file_name, name), axes in changes.items():
+        for other in kinds[plain(name)]:
+            shape = shapes[other]
+            if len(shape) != len(shapes[file_name, name]):
+                continue
+            for axis, (before, after) in axes.items():
+                theirs = changes.get(other, {}).get(axis)
+                after_there = before if theirs is None else theirs[1]
+                if shape[axis] == before and after_there != after:
+                    raise RefusedError(
+                        f"{name} of {file_name} would have {after} in place of {before} on axis {axis}, and {other[1]}"
+                        f" of {other[0]} would stay as it is, so the files would not work together; --cache keep"
+                        " leaves the caches as they are"
+                    )
+
 
 Heads = dict[int, tuple[int, ...]]
 """Units that go per site, of whatever kind, as indices of the original model."""

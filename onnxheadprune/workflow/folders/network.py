@@ -1,4 +1,4 @@
-"""One network of an export: units go from its leader, and the same ones from every other file that holds it."""
+"""One network of an export: units are removed from its leader, and the same ones from every file that holds it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxheadprune.errors import RefusedError, ValidationFailedError
+from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.runtime.progress import Progress
+from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.wishes import Chosen, Wish
 from onnxheadprune.workflow.folders.asked import Data, FolderRequest
 from onnxheadprune.workflow.folders.carrying import Heads, called, carried, heads_in, heads_of, spec_of
 from onnxheadprune.workflow.folders.export import ModelFile
-from onnxheadprune.workflow.folders.feeding import data_if_it_fits
 from onnxheadprune.workflow.folders.matching import Match, Network
 from onnxheadprune.workflow.folders.result import FileResult
 from onnxheadprune.workflow.pipeline import carried_through
@@ -141,3 +141,44 @@ def _followed(
         )
         return Choice(spec_of(local), effect=effect)
     return Choice(effect=effect, decided=Chosen(Selection(local, f"carried over from {leader.name}"), own))
+
+
+def _data_of(file: ModelFile, asked: FolderRequest) -> Data:
+    """The data for one file.
+
+    Raises:
+        UsageError: if it does not fit, or cannot be read.
+    """
+    data = asked.request.run.data if asked.read is None else asked.read(file.loaded)
+    if data is not None:
+        calibration_data(data, file.view)
+    return data
+
+
+def data_of_leaders(match: Match, asked: FolderRequest) -> tuple[dict[str, Data], dict[str, str]]:
+    """The data for the leader of each network that it fits, and why it does not fit the others.
+
+    Raises:
+        UsageError: if it fits none.
+    """
+    found: dict[str, Data] = {}
+    unfit: dict[str, str] = {}
+    for network in match.networks:
+        try:
+            found[network.leader.name] = _data_of(network.leader, asked)
+        except UsageError as error:
+            if len(match.networks) == 1:
+                raise
+            unfit[network.leader.name] = str(error)
+    if not found:
+        told = "; ".join(f"{name}: {reason}" for name, reason in unfit.items())
+        raise UsageError(f"the data fits none of the models: {told}")
+    return found, unfit
+
+
+def data_if_it_fits(file: ModelFile, asked: FolderRequest) -> Data:
+    """The data for a file that needs none: a proof goes on made-up inputs, too."""
+    try:
+        return _data_of(file, asked)
+    except UsageError:
+        return None

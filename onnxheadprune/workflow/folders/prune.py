@@ -3,32 +3,133 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Container, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
 
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.storage.assembly import Assembly, check_folder
-from onnxheadprune.model.storage.names import check_data_name
+from onnxheadprune.model.storage.names import ITSELF, check_data_name, folded
 from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.kinds import HEADS_ALONE as HEADS_ONLY
 from onnxheadprune.selection.wishes import Wish
+from onnxheadprune.workflow.clients.contract import ConfigChange
 from onnxheadprune.workflow.folders.asked import Data, FolderRequest
-from onnxheadprune.workflow.folders.caches import check_caches
-from onnxheadprune.workflow.folders.card import CARD, model_card, read_card
-from onnxheadprune.workflow.folders.carrying import Heads, heads_in, named_heads
-from onnxheadprune.workflow.folders.completing import complete, other_forms, unchanged
-from onnxheadprune.workflow.folders.configs import check_config, read_config
+from onnxheadprune.workflow.folders.carrying import Heads, check_caches, heads_in, named_heads
+from onnxheadprune.workflow.folders.configs import check_config, patched, read_config
 from onnxheadprune.workflow.folders.deploying import Deploying
-from onnxheadprune.workflow.folders.export import Export
-from onnxheadprune.workflow.folders.feeding import data_of_leaders
+from onnxheadprune.workflow.folders.export import Export, ModelFile
 from onnxheadprune.workflow.folders.matching import HEADS_ALONE, Match, Network
-from onnxheadprune.workflow.folders.naming import data_names
-from onnxheadprune.workflow.folders.network import Cutting, cut_network
+from onnxheadprune.workflow.folders.network import Cutting, cut_network, data_of_leaders
 from onnxheadprune.workflow.folders.opening import kinds_asked, opened
 from onnxheadprune.workflow.folders.result import FileResult, FolderResult
+
+_UNPRUNED = (
+    "model*.safetensors",
+    "pytorch_model*.bin",
+    "tf_model*.h5",
+    "flax_model*.msgpack",
+    "openvino_model*.xml",
+    "rust_model.ot",
+    "*.ort",
+    "*.gguf",
+)
+"""Files that hold the same model in another form."""
+
+
+def unchanged(export: Export, cut: Collection[str], changes: Sequence[ConfigChange]) -> tuple[str, ...]:
+    """Files that are copied as they are: models that lose nothing with their weights, and all that is no model.
+
+    Args:
+        export: the folder.
+        cut: names of the models that are cut.
+        changes: fields that follow.
+    """
+    kept = [name for file in export.models if file.name not in cut for name in (file.name, *file.weights)]
+    rewritten = {change.file for change in changes}
+    return tuple(sorted({*kept, *(name for name in export.others if name not in rewritten)}))
+
+
+def complete(assembly: Assembly, root: Path, copied: Sequence[str], changes: Sequence[ConfigChange]) -> None:
+    """Puts the rest into the folder.
+
+    Raises:
+        UsageError: if a file cannot be read or written.
+    """
+    for name in copied:
+        assembly.copy(root / name, name)
+    for name, content in patched(root, changes).items():
+        assembly.write(name, content)
+
+
+def other_forms(copied: Sequence[str]) -> Iterator[str]:
+    """A sentence if the folder holds the model in other forms, which no cut reaches."""
+    found = [
+        name
+        for name in copied
+        if len(PurePosixPath(name).parts) == 1 or name.startswith("openvino/")
+        if any(fnmatch(PurePosixPath(name).name, pattern) for pattern in _UNPRUNED)
+    ]
+    if found:
+        more = "" if len(found) == 1 else f" and {len(found) - 1} more"
+        yield (
+            f"{found[0]}{more} holds the model before the cut, and is copied as it is: make sure that nothing loads it"
+        )
+
+
+USUAL = "{}_data"
+"""As exporters call it that write for the hub."""
+
+
+def data_names(export: Export, pattern: str | None) -> dict[str, str]:
+    """The name of the data file of each model, should it have one: as asked for, or as the layout has it.
+
+    Args:
+        export: the folder.
+        pattern: what is asked for, `{}` in the place of the model's name; None keeps what is there.
+
+    Raises:
+        UsageError: if two models of one folder, or another file, would have the same name.
+    """
+    found = {}
+    for file in export.models:
+        asked = pattern or _usual(file, export)
+        found[file.name] = asked.replace(ITSELF, PurePosixPath(file.name).name)
+    seen: dict[str, str] = {}
+    for file in export.models:
+        place = PurePosixPath(file.name).with_name(found[file.name])
+        if folded(str(place)) in _taken(export, file):
+            raise UsageError(
+                f"the data file of {file.name} cannot be called {place.name}: that file is there already"
+            )
+        other = seen.setdefault(folded(str(place)), file.name)
+        if other != file.name and (pattern is not None or file.loaded.data_files):
+            raise UsageError(
+                f"{other} and {file.name} would both have the data file {place.name}; let the name hold"
+                f" {ITSELF}, which stands for that of the model"
+            )
+    return found
+
+
+def _taken(export: Export, file: ModelFile) -> set[str]:
+    """What the data file of a model must not be called: whatever is in the folder, but for that file itself."""
+    weights = {name for other in export.models if other is not file for name in other.weights}
+    names = {item.name for item in export.models} | set(export.others) | weights.difference(file.weights)
+    folders = {str(above) for name in names for above in PurePosixPath(name).parents}
+    return set(map(folded, names | folders))
+
+
+def _usual(file: ModelFile, export: Export) -> str:
+    """The name that the model's data file has, where no other model uses it."""
+    users = Counter(path for item in export.models for path in set(item.loaded.data_files))
+    for location, source in sorted(file.loaded.sources.items()):
+        if source.path in file.loaded.data_files and users[source.path] == 1:
+            return PurePosixPath(location).name.replace(PurePosixPath(file.name).name, ITSELF)
+    return USUAL
 
 
 @one_call()

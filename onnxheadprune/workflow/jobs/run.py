@@ -19,12 +19,11 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
 from onnxheadprune.workflow.batch_worker import Digests, digests
 from onnxheadprune.workflow.jobs.asked import Document, Given, is_function, require_askable
-from onnxheadprune.workflow.jobs.digests import digest_of, digests_of
 from onnxheadprune.workflow.jobs.limits import disk_bytes, gates_of
 from onnxheadprune.workflow.jobs.of_folders import require_folder_job
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.jobs.result import JobResult, StepOutcome
-from onnxheadprune.workflow.jobs.state import MODEL, STATE, State
+from onnxheadprune.workflow.jobs.state import MODEL, STATE, State, digest_of, digests_of
 from onnxheadprune.workflow.jobs.steps import PRUNED_FOLDER, Step, Workshop
 
 VERDICT, SUMMARY, PAGE = "verdict.json", "summary.md", "report.html"

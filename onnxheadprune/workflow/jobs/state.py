@@ -1,7 +1,8 @@
-"""What of a job is done: a file in its folder, by which an interrupted or repeated job knows what is left to do."""
+"""Which steps of a job are done: a file in its folder, with digests of all that each step depends on."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
@@ -10,9 +11,9 @@ from pathlib import Path
 
 from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.workflow.batch_worker import Digests, digests
-from onnxheadprune.workflow.jobs.digests import digest
 
 STATE = "onnxheadprune-job.json"
 FORMAT = 1
@@ -159,3 +160,41 @@ def _inside(folder: Path, name: str) -> list[str]:
 
 def _digests(value: Mapping[str, object] | None) -> Digests | None:
     return None if value is None else {str(name): str(item) for name, item in value.items()}
+
+
+def digest_of(value: object) -> str:
+    """SHA-256 of JSON-ready data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digests_of(named: Mapping[str, str]) -> Digests:
+    """SHA-256 of files by their names.
+
+    Args:
+        named: what users call them ("data.path"), and a file, a folder, or "module:function", for which the file of the
+            module stands.
+
+    Raises:
+        UsageError: if one cannot be read.
+    """
+    found: Digests = {}
+    for what, value in named.items():
+        for reading in named_files(what, value):
+            root = reading.path
+            files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+            for path in files:
+                found[f"{what}:{path.relative_to(root) if path != root else path.name}"] = digest(path, what)
+    return found
+
+
+def digest(path: Path, what: str) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from error

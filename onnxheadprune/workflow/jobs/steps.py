@@ -9,34 +9,44 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.documents import finite
-from onnxheadprune.model.load import open_structure
+from onnxheadprune.model.load import LoadedModel, open_structure
+from onnxheadprune.model.spelling import file_name
 from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.scoring.executors import open_executor
 from onnxheadprune.selection.scoring.score import score, scored_kinds
 from onnxheadprune.selection.scoring.score_files import write_scores
+from onnxheadprune.validation.claim import read_claim
+from onnxheadprune.validation.claimed_exits import claimed_exits
 from onnxheadprune.validation.proof import prove
+from onnxheadprune.validation.request import ValidationRequest
+from onnxheadprune.validation.result import RANDOM_INPUTS
+from onnxheadprune.workflow.apart import Distance, Looking, Reference
 from onnxheadprune.workflow.from_settings import measure_of
 from onnxheadprune.workflow.jobs import of_folders
 from onnxheadprune.workflow.jobs.asked import (
     Document,
     Given,
     documented,
+    is_function,
     measuring,
     pruning,
     quantizing,
     recovering,
     scores_file,
+    source_of,
     validating,
 )
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.jobs.reads import reads_of
-from onnxheadprune.workflow.jobs.rounded import deployed_distance, judged_on
 from onnxheadprune.workflow.jobs.schema import adapter
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import quantized_through
@@ -236,3 +246,45 @@ class Workshop:
             return
         result = run_benchmark(models, measuring(self.job), lambda what: progress(what, 0, 0))
         self.keep("bench", result.to_dict())
+
+
+def judged_on(job: Job) -> str:
+    """What the figures of a job are measured on, and what has seen it before."""
+    keys = job.keys
+    if keys.validate is None or keys.validate.data is None:
+        return RANDOM_INPUTS
+    source = source_of(job, keys.validate.data)
+    name = source if is_function(source) else file_name(source)
+    if keys.data is None:
+        return f"your data, {name}"
+    if keys.data.path is not None and source_of(job, keys.data.path) == source:
+        return f"the calibration data, which the {'choice' if keys.recover is None else 'training'} has seen, {name}"
+    return f"test data, {name}"
+
+
+def deployed_distance(
+    original: LoadedModel, exact: LoadedModel, rounded: LoadedModel, request: ValidationRequest
+) -> Distance:
+    """Drift, accuracy and metric of what came out, as a deployment runs it.
+
+    Args:
+        original: the model that was cut.
+        exact: the cut in floats, whose record says what is left of inputs and outputs.
+        rounded: the quantized model that was made of it.
+        request: on what and by what it is judged; with data.
+
+    Raises:
+        UsageError: if the data does not fit, or the metric fails.
+        RefusedError: if there is no float output to measure.
+    """
+    assert request.data is not None
+    left = claimed_exits(original, exact)
+    subject = original if left is None else left.model
+    names = (original.name, exact.name)
+    claim = read_claim(subject.proto, exact.proto, request.heads, names, left=left is not None)
+    view = view_of(original)
+    asked = request.provider
+    where = asked if isinstance(asked, Provider) else resolve_provider(asked)
+    reference = Reference(original, calibration_data(request.data, view), where)
+    looking = Looking(request.effect, request.metric)
+    return reference.distance(rounded, looking, claim.planning.io)
