@@ -66,7 +66,7 @@ class ProviderError(HeadPruneError):
 
 
 def is_interrupt(error: BaseException | None) -> bool:
-    """Whether an interrupt is behind an error: modules that are stopped while they load raise others from it."""
+    """Return whether an interrupt is behind an error: modules that are stopped while they load raise others from it."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True

@@ -1,1 +1,1 @@
-"""Which heads there are, which of them may go, the plan of a cut, and the masked reference."""
+"""Heads, which of them may be removed, the plan of a cut, and the masked reference."""

@@ -1,4 +1,4 @@
-"""What a plan says of sites of other kinds than heads, and what the pruned model will say of them."""
+"""Cuts and records of sites of other kinds than heads."""
 
 from __future__ import annotations
 

@@ -61,5 +61,5 @@ def branches(view: GraphView, sites: Sites) -> Iterator[Analysis]:
 
 
 def _names(site: AttentionSite, refs: set[str]) -> set[str]:
-    """What the projections of a site give in the branches with these references."""
+    """Return what the projections of a site give in the branches with these references."""
     return {projection.node.out.name for projection in site.projections if projection.node.scope.ref in refs}

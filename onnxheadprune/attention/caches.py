@@ -34,7 +34,7 @@ LEAVE = "leave --cache renumber out, and the cache keeps its shape"
 
 @dataclass(frozen=True, eq=False)
 class CacheCut:
-    """What becomes of the caches.
+    """The caches that are removed.
 
     Attributes:
         sites: indices of the sites whose caches go.
@@ -107,7 +107,7 @@ class CacheCut:
 def cache_cut(
     view: GraphView, sites: Sites, whole: Sequence[Site], only: frozenset[int] | None = None
 ) -> CacheCut:
-    """What becomes of the caches when some sites go as a whole.
+    """Return what becomes of the caches when some sites go as a whole.
 
     Args:
         view: an annotated view of the model.
@@ -135,7 +135,7 @@ def cache_cut(
 
 
 def _why_idle(whole: Sequence[Site]) -> str:
-    """Why there is no cache to drop.
+    """Return why there is no cache to drop.
 
     Args:
         whole: the attention sites that go as a whole.
@@ -247,7 +247,7 @@ def _in_branches(value: Value) -> Iterator[DropBranchOutput]:
 
 
 def _require_unread(value: Value, edits: Mapping[Edit, frozenset[str]]) -> None:
-    """Whether nothing reads a cache that goes.
+    """Check whether nothing reads a cache that goes.
 
     Raises:
         RefusedError: if something does.

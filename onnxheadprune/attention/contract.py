@@ -1,4 +1,4 @@
-"""What a cut may do to the inputs and outputs of a model."""
+"""The changes that a cut may make to the inputs and outputs of a model."""
 
 from __future__ import annotations
 

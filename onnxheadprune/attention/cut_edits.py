@@ -29,7 +29,7 @@ def swept_edits(
     contract: Contract,
     caches: CacheCut,
 ) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
-    """What is live without the heads, and the edits that follow, each with the sites behind it.
+    """Return what is live without the heads, and the edits that follow, each with the sites behind it.
 
     Raises:
         RefusedError: if a site cannot go as a whole.
@@ -53,7 +53,7 @@ def swept_edits(
 def caches_of(
     view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], contract: Contract
 ) -> CacheCut:
-    """What becomes of the caches of sites that go as a whole.
+    """Return what becomes of the caches of sites that go as a whole.
 
     Raises:
         RefusedError: if they cannot go, and were asked to.

@@ -1,4 +1,4 @@
-"""What a plan says of attention sites, and what the pruned model will say of them."""
+"""Cuts and records of attention sites."""
 
 from __future__ import annotations
 

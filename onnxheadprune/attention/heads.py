@@ -98,7 +98,7 @@ def _numbers(text: str, token: str, key: str) -> list[int]:
 
 
 def _units(key: str) -> str:
-    """What the units of the site that a key names are called."""
+    """Return what the units of the site that a key names are called."""
     return (kind_of_key(key) or AttentionSite).UNITS
 
 
@@ -224,7 +224,7 @@ def _is_part(key: str, name: str) -> bool:
 
 
 def _check_legal(site: Site, units: Iterable[int]) -> None:
-    """Whether `units` (original indices) may be removed from a site together.
+    """Check whether `units` (original indices) may be removed from a site together.
 
     Every KV head that survives must keep equally many query heads, since the graph repeats KV heads
     a fixed number of times. Where it repeats some more often than others, that holds for each kind.
@@ -262,7 +262,7 @@ def _check_legal(site: Site, units: Iterable[int]) -> None:
 
 
 def _uneven(site: Site, groups: Sequence[Sequence[int]]) -> str:
-    """What is wrong with groups that lose different numbers of units."""
+    """Return what is wrong with groups that lose different numbers of units."""
     if site.ALL_GROUPS_STAY:
         width = site.original_num_units // len(groups)
         return (
@@ -334,7 +334,7 @@ def original_groups(site: Site) -> tuple[tuple[int, ...], ...]:
 
 
 def is_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> bool:
-    """Whether every group that survives keeps as many heads as the other ones of its size."""
+    """Return whether every group that survives keeps as many heads as the other ones of its size."""
     left = {(len(group), len(set(group) - gone)) for group in groups}
     surviving = [(size, count) for size, count in left if count]
     return bool(surviving) and len(surviving) == len({size for size, _ in surviving})

@@ -1,4 +1,4 @@
-"""What a cut does to the inputs and outputs of a model, as data and in words."""
+"""The changes of a model's inputs and outputs by a cut, as data and in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnxheadprune.model.graph.view import GraphView
 
 
 def narrowed_io(swept: Sweep) -> dict[str, Live]:
-    """What is live of each graph input and output that gets narrower."""
+    """Return what is live of each graph input and output that gets narrower."""
     return {
         value.name: live
         for value, live in swept.narrowed()
@@ -22,7 +22,7 @@ def narrowed_io(swept: Sweep) -> dict[str, Live]:
 
 
 def io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
-    """What becomes of one graph input or output, axis by axis.
+    """Return what becomes of one graph input or output, axis by axis.
 
     Args:
         view: an annotated view of the model.

@@ -123,7 +123,7 @@ def _insert(model: ModelProto, inserts: Iterable[_Insert]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where a mask goes.
+    """The place of a mask.
 
     Attributes:
         node: what reads the masked value.
@@ -209,7 +209,7 @@ def _before(place: _Place, created: InsertNode) -> _Insert:
 
 
 def _is_scale(node: Node, index: int) -> bool:
-    """Whether an input of a mixture has the scales of its last map."""
+    """Return whether an input of a mixture has the scales of its last map."""
     layout = mixture_of(node)
     return layout is not None and index == layout.silent != layout.last
 

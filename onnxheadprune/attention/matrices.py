@@ -55,7 +55,7 @@ class Weights(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether something else reads them too."""
+        """True if something else reads them too."""
 
     @property
     def rows(self) -> int:
@@ -67,10 +67,10 @@ class Weights(Protocol):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether they can hold few numbers only."""
+        """True if they can hold few numbers only."""
 
     def grid(self) -> Grid | None:
-        """What they can hold where that is few numbers, None where they are floats."""
+        """Return what they can hold where that is few numbers, None where they are floats."""
 
     def read(self, array: Array | None = None) -> npt.NDArray[np.float64]:
         """The numbers, [in, out]; of other contents than the model's where some are given."""
@@ -118,7 +118,7 @@ class Matrix:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether it can hold few numbers only."""
+        """True if it can hold few numbers only."""
         tensor = self.stored.tensor
         assert tensor is not None
         return tensor.data_type not in FLOATS

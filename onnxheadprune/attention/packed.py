@@ -54,7 +54,7 @@ class PackedMatrix:
 
     @property
     def shared(self) -> bool:
-        """Whether something else reads the weights too."""
+        """True if something else reads the weights too."""
         return self.stored.is_graph_output or sum(not looks_only(use) for use in self.stored.consumers) > 1
 
     @property

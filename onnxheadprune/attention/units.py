@@ -78,7 +78,7 @@ def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
 
 
 def names_all(spec: HeadSpec) -> bool:
-    """Whether a spec names heads of all attention sites."""
+    """Return whether a spec names heads of all attention sites."""
     return ALL in apart(spec)[0]
 
 

@@ -1,4 +1,4 @@
-"""Which nodes units run through: what a cut of them can save at most."""
+"""The nodes that units run through: what a cut of them can save at most."""
 
 from __future__ import annotations
 

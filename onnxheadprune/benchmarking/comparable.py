@@ -19,7 +19,7 @@ class _Named(NamedTuple):
 
 
 def _is_fused(operator: str) -> bool:
-    """Whether an operator of an optimized graph ("Softmax", "com.microsoft:BiasGelu") stands for several."""
+    """Return whether an operator of an optimized graph ("Softmax", "com.microsoft:BiasGelu") stands for several."""
     domain, _, op_type = operator.rpartition(":")
     return op_type not in CACHE_LAYOUT and (bool(domain) or _Named("", op_type) in STANDS_FOR_PATTERN)
 
@@ -36,7 +36,7 @@ def differences(
     candidate_placement: Mapping[str, int],
     sites_gone: int = 0,
 ) -> tuple[str, ...]:
-    """Why two optimized graphs are not the same program but for its widths; empty where they are.
+    """Return why two optimized graphs are not the same program but for its widths; empty where they are.
 
     Args:
         reference: histogram of the first model's optimized graph; empty where it is not known.

@@ -58,7 +58,7 @@ class Entry:
 
     @property
     def is_cut(self) -> bool:
-        """Whether this tool made it of another model."""
+        """True if this tool made it of another model."""
         return any(
             item.key in (VALIDATION_KEY, REMOVED_KEY, CACHES_KEY) for item in self.proto.metadata_props
         )
@@ -68,7 +68,7 @@ class Entry:
         return count_flops(concrete_view(self.proto, feed), self._attention)
 
     def facts(self, operators: Mapping[str, int], placement: Mapping[str, int]) -> ModelFacts:
-        """What does not depend on the grid."""
+        """Return what does not depend on the grid."""
         params = stored_size(self.proto).elements
         return ModelFacts(self.name, self.file_bytes, params, operators, placement)
 

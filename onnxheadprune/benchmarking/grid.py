@@ -23,7 +23,7 @@ EXTENTS = (224, 256, 128, 64, 32, 16, 384, 512, 1024, 3000, 16000)
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user wants measured; None leaves the choice to us.
+    """The sizes that the user wants measured; None leaves the choice to us.
 
     Attributes:
         batch, seq: sizes to cross with each other.

@@ -39,7 +39,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Quota:
-    """How much to measure at one grid point, over all rounds and models.
+    """The amount to measure at one grid point, over all rounds and models.
 
     Attributes:
         blocks: this many blocks; None goes by time.

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for, as values: made by the API or a command, and handed down unchanged."""
+"""Requests for benchmarks, as values: made by the API or a command, and passed on unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class BenchSettings(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Measuring:
-    """What is measured, for how long and on how many threads.
+    """The batch sizes and lengths to measure, for how long and on how many threads.
 
     Attributes:
         sizes: of the inputs.

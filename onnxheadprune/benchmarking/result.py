@@ -1,4 +1,4 @@
-"""What a benchmark found, as immutable data. Times are in seconds, memory in bytes."""
+"""Results of a benchmark, as immutable data. Times are in seconds, memory in bytes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class GridPoint:
 
     @property
     def is_decode(self) -> bool:
-        """Whether it is one new token behind a cache."""
+        """True if it is one new token behind a cache."""
         return self.seq == 1 and bool(self.past)
 
     @property
@@ -148,7 +148,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """How many times as fast one model is as another: what wishes, limits and curves go by.
+    """The speed of one model relative to another, which targets, limits and curves use.
 
     Attributes:
         cells: the comparison at each grid point.
@@ -173,7 +173,7 @@ class SpeedUp:
         return found.pop() if len(found) == 1 else MIXED
 
     def reaches(self, least: float) -> bool:
-        """Whether it is so many times as fast at every grid point; noise reaches nothing above 1."""
+        """Return whether it is so many times as fast at every grid point; noise reaches nothing above 1."""
         return self.value >= least
 
     def is_too_noisy(self, least: float) -> bool:
@@ -182,7 +182,7 @@ class SpeedUp:
         return bool(open_) and all(item.most >= least for _, item in self.cells)
 
     def __str__(self) -> str:
-        """What was found at each grid point."""
+        """Return what was found at each grid point."""
         return "; ".join(f"{point.label}: {_words(item)}" for point, item in self.cells)
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,7 +224,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What does not depend on the grid.
+    """Facts of a model that do not depend on the grid.
 
     Attributes:
         name: of the model.
@@ -246,7 +246,7 @@ class ModelFacts:
 
     @property
     def comparable(self) -> bool:
-        """Whether ONNX Runtime runs it with the same fused operators in the same places as the first model."""
+        """True if ONNX Runtime runs it with the same fused operators in the same places as the first model."""
         return not self.differences
 
     def to_dict(self) -> dict[str, Any]:
@@ -330,7 +330,7 @@ class Benchmark:
         return tuple(cell for cell in self.cells if cell.model == model)
 
     def verdict(self, model: int) -> str:
-        """What holds at every grid point, "mixed" where they differ."""
+        """Return what holds at every grid point, "mixed" where they differ."""
         return self.speedup(model).verdict
 
     def speedup(self, model: int) -> SpeedUp:

@@ -41,7 +41,7 @@ BUSY = 0.3
 
 @dataclass(frozen=True)
 class Scouted:
-    """What is known before the clock runs."""
+    """Facts that are known before anything is timed."""
 
     points: tuple[GridPoint, ...]
     feeds: tuple[tuple[Feed, ...], ...]

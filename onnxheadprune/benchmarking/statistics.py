@@ -94,7 +94,7 @@ def _resampled(values: Floats, count: int, generator: np.random.Generator) -> Fl
 
 
 def noise_floor(twin: Sequence[Floats], reference: Sequence[Floats]) -> float:
-    """How far two sessions of one model lie apart, as a difference of logarithms.
+    """Return how far two sessions of one model lie apart, as a difference of logarithms.
 
     Twice the standard error of the A/A comparison over all rounds, whose true value is known to be zero; never
     less than 1 %.

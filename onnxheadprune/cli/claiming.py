@@ -77,7 +77,7 @@ def _makings(context: click.Context) -> Iterator[Making]:
 
 
 def _kind(given: Mapping[str, object]) -> Literal["folder", "model", "file"]:
-    """What the output is: many models make a folder."""
+    """Return what the output is: many models make a folder."""
     model = given.get("model")
     is_export = isinstance(model, Path) and model.is_dir() and "runtime" in given
     if "folder" in given or is_export:

@@ -46,7 +46,7 @@ else:
 
 
 class Parsed(Converting):
-    """What a setting reads from text by itself."""
+    """The value that a setting reads from text."""
 
     name = "text"
 
@@ -189,7 +189,6 @@ def _parameter_of(item: Declared) -> click.Parameter:
 
 
 def _merged(_context: click.Context, _option: click.Parameter, given: Iterable[Mapping[str, int]]) -> object:
-    """One mapping of those that were given."""
     return {name: value for item in given for name, value in item.items()}
 
 
@@ -199,7 +198,7 @@ def _worded(text: str) -> str:
 
 
 def _type(item: Declared) -> click.ParamType[Any]:
-    """How a value is read; numbers are checked against their bounds."""
+    """Return how a value is read; numbers are checked against their bounds."""
     kind, bounds = item.kind, item.bounds
     if item.setting.parse is not None:
         return Parsed(item.setting.parse)
@@ -219,7 +218,7 @@ def _type(item: Declared) -> click.ParamType[Any]:
 
 
 def _taken(name: str, item: Declared | type, values: Mapping[str, object]) -> object:
-    """What a function gets for one of its parameters: a value, or a group of them."""
+    """Return what a function gets for one of its parameters: a value, or a group of them."""
     if isinstance(item, Declared):
         return values[name]
     return item(**{key: values[key] for key in declared(item)})
@@ -235,7 +234,7 @@ def _given(context: click.Context) -> dict[str, object]:
 
 
 def _may_repeat(option: click.Option) -> bool:
-    """Whether giving it again changes nothing: switches that can only be switched on, and lists."""
+    """Return whether giving it again changes nothing: switches that can only be switched on, and lists."""
     return option.multiple or (option.is_flag and not option.secondary_opts)
 
 

@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, the one line of an error, the JSON of an error."""
+"""The end of a command: exit codes, the one line of an error, the JSON of an error."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command came to its end.
+    """The end of a command.
 
     Attributes:
         exit_code: of the command.

@@ -1,4 +1,4 @@
-"""What a command prints and the reports that it writes: complete before its result gets a name, delivered after that.
+"""The output and reports of a command: complete before its result gets a name, delivered after that.
 
 So a report that cannot be made leaves no model behind, and once the model is there nothing can fail but a disk.
 """

@@ -1,4 +1,4 @@
-"""How a run can be repeated: its command line, when and where it ran. A part of every JSON document of a result."""
+"""The record to repeat a run: its command line, when and where it ran. A part of every JSON document of a result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 
 def run_record() -> dict[str, object]:
-    """What was called, when, in which folder, by which version, on which machine."""
+    """Return what was called, when, in which folder, by which version, on which machine."""
     from onnxheadprune import __version__
     from onnxheadprune.runtime.host import machine
     from onnxheadprune.runtime.session import versions

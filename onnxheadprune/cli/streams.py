@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 
 class Streams:
-    """What became of the output.
+    """Standard output and error, and whether they were closed.
 
     Attributes:
         lost: why some of stdout was not written, None if all was, or nobody wanted it.

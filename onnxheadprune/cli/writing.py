@@ -1,4 +1,4 @@
-"""Where a model is written: to a new file, or in place with a backup."""
+"""The output of a model: a new file, or in place with a backup."""
 
 from __future__ import annotations
 

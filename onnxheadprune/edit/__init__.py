@@ -1,1 +1,1 @@
-"""What changes: edits as values, the plan, and the only code that carries it out."""
+"""Edits as values, the plan, and the only code that applies it."""

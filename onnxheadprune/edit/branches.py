@@ -69,7 +69,7 @@ def _inlined(body: GraphProto, choice: NodeProto) -> Iterator[NodeProto]:
 
 
 def _is_unambiguous(graph: GraphProto) -> bool:
-    """Whether every name is given once."""
+    """Return whether every name is given once."""
     given = [name for node in graph.node for name in node.output if name]
     given += [tensor.name for tensor in graph.initializer]
     stored = {tensor.name for tensor in graph.initializer}

@@ -1,4 +1,4 @@
-"""What this tool writes into a model's metadata about early exits; see `records`."""
+"""Records of early exits in a model's metadata; see `records`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXIT_STATES: tuple[ExitState, ...] = get_args(ExitState)
 
 @dataclass(frozen=True)
 class RecordedExit:
-    """What is written about one early exit of the original model.
+    """The record of one early exit of the original model.
 
     Attributes:
         number: in the order in which exits are reached in the original.

@@ -1,4 +1,4 @@
-"""What nodes read and need, and stored tensors with other numbers: what a part of a model is made with."""
+"""Tools to extract a part of a model: what nodes read and need, and stored tensors with other numbers."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from onnxheadprune.model.graph.view import Node
 
 @dataclass(frozen=True)
 class Constant:
-    """Why an input is held constant.
+    """The reason why an input is held constant.
 
     Attributes:
         reason: the end of a sentence that starts with the node: "has no gradient with ...".

@@ -62,7 +62,7 @@ class Inliner:
         return name
 
     def name_of(self, value: Value | None) -> str:
-        """What a value is called now, "" for none."""
+        """Return what a value is called now, "" for none."""
         if value is None:
             return ""
         while value in self.same:
@@ -70,7 +70,7 @@ class Inliner:
         return self.names.get(value, value.name)
 
     def given(self, node: Node) -> Iterator[NodeProto]:
-        """What gives the outputs of a node whose bodies are in the main graph."""
+        """Return what gives the outputs of a node whose bodies are in the main graph."""
         raise NotImplementedError
 
     def copy(self, node: Node) -> NodeProto:

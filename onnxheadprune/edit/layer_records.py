@@ -1,4 +1,4 @@
-"""What this tool writes into a model's metadata about its layers; see `records`."""
+"""Records of layers in a model's metadata; see `records`."""
 
 from __future__ import annotations
 

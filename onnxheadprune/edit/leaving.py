@@ -23,7 +23,7 @@ from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 
 @dataclass(frozen=True, eq=False)
 class Left:
-    """What is left of a model.
+    """The rest of a model, after an exit is taken permanently.
 
     Attributes:
         model: the model.

@@ -1,4 +1,4 @@
-"""What a Loop carries from turn to turn and nobody reads."""
+"""Values that a Loop carries from iteration to iteration and nobody reads."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def as_protos(edit: InsertNode, opset: int) -> list[NodeProto]:
 
 
 def _is_defined(edit: InsertNode, opset: int) -> bool:
-    """Whether the standard has the operator in an opset, with as many inputs and these attributes."""
+    """Return whether the standard has the operator in an opset, with as many inputs and these attributes."""
     schema = schema_of(edit.op_type, opset)
     if schema is None or opset < _BROADCASTS.get(edit.op_type, 0):
         return False

@@ -1,4 +1,4 @@
-"""How many elements of weights a plan takes away."""
+"""The number of weight elements that a plan removes."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def counts_where(node: Node) -> tuple[tuple[str, bool], ...]:
 
 
 def _is_alike(node: Node) -> bool:
-    """Whether both bodies of an If give the same shapes, as far as these are known."""
+    """Return whether both bodies of an If give the same shapes, as far as these are known."""
     for index in range(len(node.outputs)):
         shapes = [_shape(body.lookup(body.proto.output[index].name)) for body in node.bodies.values()]
         first, second = shapes
@@ -71,7 +71,7 @@ def _differ(one: object, other: object) -> bool:
 
 
 def _is_number(value: Value) -> bool:
-    """Whether a stored tensor is a shape or an axis, of which no refit makes another one."""
+    """Return whether a stored tensor is a shape or an axis, of which no refit makes another one."""
     return value.literal() is not None and value.literal().dtype.kind in "biu"  # type: ignore[union-attr]
 
 

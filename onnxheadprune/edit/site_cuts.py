@@ -1,4 +1,4 @@
-"""What a plan says of each site of a model: which units go, which went before, and how many stay."""
+"""The cuts of a plan, site by site: units that are removed now, those removed before, and how many are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEADS_KEY = "attn."
 
 @dataclass(frozen=True)
 class SiteCut:
-    """What the plan does to one site; heads are indices of the original, unpruned model."""
+    """The cut of one site; heads are indices of the original, unpruned model."""
 
     index: int
     name: str
@@ -41,7 +41,7 @@ class SiteCut:
 
 @dataclass(frozen=True)
 class BlockCut:
-    """What the plan does to one site of another kind than heads; units are indices of the original, unpruned model.
+    """The cut of one site of another kind than heads; units are indices of the original, unpruned model.
 
     Attributes:
         kind: what the kind calls its units, and its sites: ("neurons", "feed-forward block").

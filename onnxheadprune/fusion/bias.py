@@ -44,7 +44,7 @@ class ScoreAxes:
 
 
 def why_not(biases: tuple[Bias, ...], axes: ScoreAxes) -> str | None:
-    """Why the biases cannot be brought into shape, None if they can."""
+    """Return why the biases cannot be brought into shape, None if they can."""
     for bias in biases:
         target = _target(bias, axes)
         if target is None:
@@ -56,7 +56,7 @@ def why_not(biases: tuple[Bias, ...], axes: ScoreAxes) -> str | None:
 
 
 def tells_heads_apart(biases: tuple[Bias, ...], axes: ScoreAxes) -> bool:
-    """Whether heads have biases of their own."""
+    """Return whether heads have biases of their own."""
     names = {atom.name for atom in axes.heads}
     return any(atom.name in names for bias in biases for atom in flat(bias.layout))
 
@@ -117,7 +117,7 @@ def _target(bias: Bias, axes: ScoreAxes) -> Layout | None:
 
 
 def _holds(bias: Bias, target: Layout) -> bool:
-    """Whether the view stays right where a doubtful axis turns out to be one long.
+    """Return whether the view stays right where a doubtful axis turns out to be one long.
 
     It does if that axis stays an axis, and if its length is copied when the model runs, not written down.
     """

@@ -127,7 +127,7 @@ class Emitter:
         return self.node("Squeeze", (name, self.integers(axis)), hint)
 
     def is_minus_infinity(self, name: str, hint: str) -> str:
-        """Where a value is minus infinity."""
+        """Return where a value is minus infinity."""
         return self.node("IsInf", (name,), hint, (("detect_positive", 0),))
 
     def chosen(self, condition: str, yes: str, no: str, hint: str) -> str:
@@ -227,7 +227,7 @@ def view_steps(layout: Layout, target: Layout) -> list[Step] | None:
 
 
 def _whole(layout: Layout, want: Axis) -> bool:
-    """Whether every axis lies in one piece, in its own order, along the wanted order."""
+    """Return whether every axis lies in one piece, in its own order, along the wanted order."""
     return all(_is_run(axis, want) for axis in layout)
 
 
@@ -254,6 +254,6 @@ def _permutation(layout: Layout, target: Layout, order: dict[str, int]) -> tuple
 
 
 def view_cost(layout: Layout, target: Layout) -> int:
-    """How many nodes a view takes; moving elements counts more than naming them anew."""
+    """Return how many nodes a view takes; moving elements counts more than naming them anew."""
     steps = view_steps(layout, target)
     return IMPOSSIBLE if steps is None else sum(1 if perm is None else 2 for perm, _ in steps)

@@ -27,7 +27,7 @@ from onnxheadprune.liveness.refusal import Refusal
 
 @dataclass(frozen=True)
 class Operator:
-    """What a fused operator can take.
+    """A fused operator, and the inputs that it can take.
 
     Attributes:
         op_type, domain: its name.

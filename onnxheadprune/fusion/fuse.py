@@ -151,7 +151,7 @@ class _Work:
         return list(edits)
 
     def outcome(self, site: AttentionSite) -> SiteFusion:
-        """What became of a site."""
+        """Return what became of a site."""
         if site.index in self.fits:
             return SiteFusion(site.index, site.name, self.fits[site.index][0].operator.op_type)
         if site.index in self.reasons:
@@ -168,7 +168,7 @@ def _is_gone(fits: Sequence[Fit], dropped: set[str]) -> bool:
 
 
 def _core_of(tracer: Tracer, site: AttentionSite, node: Node) -> Core:
-    """What site detection knows of a core."""
+    """Return what site detection knows of a core."""
     for projection in site.projections:
         index, axes = projection.activation
         value = projection.node.inputs[index]

@@ -1,4 +1,4 @@
-"""What an attention core computes: `softmax(factor * q k + bias) v`, read off the graph.
+"""The parts of an attention core `softmax(factor * q k + bias) v`, read off the graph.
 
 Nothing is recognised by name. The walk starts at the product of probabilities and values that site detection
 found, and each step up has an algebraic meaning; a step without one ends it with the reason.

@@ -1,4 +1,4 @@
-"""What became of the sites of a model when it was fused, as immutable data."""
+"""The outcome of fusion for each site of a model, as immutable data."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Fusion:
         return "; ".join([self.summary, *spell_reasons(self.sites), *map(str, self.trials)])
 
     def record(self) -> str:
-        """What goes into the model's metadata."""
+        """Return what goes into the model's metadata."""
         return fused_text({site.index: site.operator for site in self.sites if site.operator})
 
     def to_dict(self) -> dict[str, Any]:

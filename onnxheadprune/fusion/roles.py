@@ -1,4 +1,4 @@
-"""Which axis of an attention product plays which role: batch, head, query, key or feature."""
+"""The roles of an attention product's axes: batch, head, query, key or feature."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class CoreRoles:
 
 
 def cannot(node: Node, sentence: str) -> Refusal:
-    """Why a site is not fused."""
+    """Return why a site is not fused."""
     return Refusal(Reason.NOT_FUSIBLE, node.label, node.out.name, sentence)
 
 

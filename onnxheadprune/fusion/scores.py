@@ -125,7 +125,7 @@ class Scores:
 
 
 def read_scores(value: Value, layout: Layout) -> Scores | Refusal:
-    """What the scores are made of, nearest term first."""
+    """Return what the scores are made of, nearest term first."""
     return _read(value, layout, 1.0, (), MAX_STEPS)
 
 
@@ -207,7 +207,7 @@ def _filled(node: Node, layout: Layout, factor: float) -> Step | Refusal:
 
 
 def _swallows(fill: float, elem_type: int) -> bool:
-    """Whether `fill + score` is `fill` for every score that occurs: the lowest float, or minus infinity.
+    """Return whether `fill + score` is `fill` for every score that occurs: the lowest float, or minus infinity.
 
     The lowest half-precision number is not low enough: kernels add in float.
     """

@@ -19,7 +19,7 @@ HEAD_SIZE_UNIT = 8
 
 @dataclass(frozen=True)
 class Given:
-    """What a fused operator is given.
+    """The inputs of a fused operator.
 
     Attributes:
         query, key, value: the operands.
@@ -70,7 +70,7 @@ def _trimmed(inputs: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def group_query_obstacle(axes: tuple[Axis, ...], taps: tuple[Tap, Tap], biased: bool) -> str | None:
-    """Why GroupQueryAttention does not apply, None if it does.
+    """Return why GroupQueryAttention does not apply, None if it does.
 
     Without a cache of its own it wants as many keys as queries; its CPU kernel wants head sizes in units of 8.
     Its CUDA kernel rejects a bias, or since July 2026 leaves its fused kernels for it (ONNX Runtime, pull

@@ -1,1 +1,1 @@
-"""What else dies: live sets, rules per operator, the reverse sweep, and the edits it calls for."""
+"""Live sets, propagation rules per operator, the reverse sweep, and the edits it calls for."""

@@ -19,12 +19,12 @@ from onnxheadprune.model.graph.view import Node, Value
 
 
 def has_law(node: Node) -> bool:
-    """Whether there is a law for a node's operator."""
+    """Return whether there is a law for a node's operator."""
     return RULES.of(node) is not None
 
 
 def ask(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
-    """What of a node's inputs is live, if this is live of its outputs.
+    """Return what of a node's inputs is live, if this is live of its outputs.
 
     Args:
         node: the node.
@@ -49,7 +49,7 @@ def ask(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
 
 
 def ask_about(output: Value, live: Live, domain: Domain) -> Answer | Refusal:
-    """What is live of the inputs of the node that makes `output`, if this is live of that output.
+    """Return what is live of the inputs of the node that makes `output`, if this is live of that output.
 
     Its other outputs ask for everything; pieces of a Split have no say in what another piece reads.
     """
@@ -60,7 +60,7 @@ def ask_about(output: Value, live: Live, domain: Domain) -> Answer | Refusal:
 
 
 def checked(node: Node, lives: Sequence[Live], answer: Answer, domain: Domain) -> Answer | Refusal:
-    """What a law answered for `node`, whose outputs are asked for `lives`; a refusal if that cannot be true."""
+    """Return what a law answered for `node`, whose outputs are asked for `lives`; a refusal if that cannot be true."""
     for index, live in answer.inputs.items():
         value = node.input(index)
         if value is None:
@@ -79,7 +79,7 @@ def checked(node: Node, lives: Sequence[Live], answer: Answer, domain: Domain) -
 
 
 def makes_chunks(value: Value) -> bool:
-    """Whether a value is a sequence of chunks, which is seen as a tensor with one more axis."""
+    """Return whether a value is a sequence of chunks, which is seen as a tensor with one more axis."""
     return value.producer is not None and value.producer in MAKES_CHUNKS
 
 

@@ -40,7 +40,7 @@ def averaged(node: Node, mask: npt.NDArray[np.bool_]) -> list[Edit]:
 
 
 def why_no_sum(node: Node) -> str | None:
-    """Why nothing that a reduction reads can go exactly, None if it can."""
+    """Return why nothing that a reduction reads can go exactly, None if it can."""
     if node in SUMS or (node in AVERAGES and elem_type_of(node.out) in FLOATS):
         return None
     return f"{node.label} reduces all of them to one, in which a zero still counts"

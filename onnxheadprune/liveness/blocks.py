@@ -22,7 +22,7 @@ WEIGHT, SCALES, ZERO_POINTS, GROUP_INDEX, BIAS = range(1, 6)
 
 
 def is_packed(node: Node) -> bool:
-    """Whether the node's weight is packed in blocks along the summed axis."""
+    """Return whether the node's weight is packed in blocks along the summed axis."""
     return node in PACKS_BLOCKS
 
 
@@ -32,7 +32,7 @@ def block_size(node: Node) -> int:
 
 
 def why_not_cut(node: Node, mask: Mask) -> str | None:
-    """Why the inputs outside `mask` cannot be cut off the packed weight, None if they can."""
+    """Return why the inputs outside `mask` cannot be cut off the packed weight, None if they can."""
     size = block_size(node)
     if node.input(GROUP_INDEX) is not None:
         return "MatMulNBits reads its inputs in another order (g_idx)"
@@ -64,7 +64,7 @@ def packed_together(node: Node, channels: Sequence[Sequence[int]]) -> Iterator[s
 
 
 def _zero_points_in_byte(node: Node) -> int:
-    """How many zero points lie in one stored number: several where they have few bits, else one."""
+    """Return how many zero points lie in one stored number: several where they have few bits, else one."""
     value = node.input(ZERO_POINTS)
     in_bytes = value is not None and value.elem_type == TensorProto.UINT8
     return 8 // int(node.attribute("bits", 4)) if in_bytes else 1
@@ -76,7 +76,7 @@ def _by_bytes(kept: Mask, in_byte: int) -> Mask:
 
 
 def cut_inputs(node: Node, mask: Mask) -> Iterator[tuple[int, Live]]:
-    """What is live of the weight, the scales and the zero points if only the inputs in `mask` are."""
+    """Yield what is live of the weight, the scales and the zero points if only the inputs in `mask` are."""
     # Trial removals ask before anybody knows whether the last block is full.
     whole = np.pad(mask, (0, -mask.size % block_size(node)))
     kept = np.asarray(np.any(whole.reshape(-1, block_size(node)), axis=1))
@@ -99,7 +99,7 @@ def input_edits(node: Node, mask: Mask) -> list[Edit]:
 
 
 def cut_columns(node: Node, columns: Live) -> dict[int, Live]:
-    """What is live of each input if only some columns (axis 0 of `columns`) are."""
+    """Return what is live of each input if only some columns (axis 0 of `columns`) are."""
     answers = {WEIGHT: columns, BIAS: columns}
     for index in (SCALES, ZERO_POINTS):
         shape = node.shape(index)

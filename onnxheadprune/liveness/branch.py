@@ -20,7 +20,7 @@ from onnxheadprune.model.graph.view import Node, Use, Value
 
 @dataclass(frozen=True)
 class Branches:
-    """What branches leave that vanish together.
+    """The remains of branches that vanish together.
 
     Attributes:
         left: all values of which a constant is left.
@@ -35,7 +35,7 @@ class Branches:
     bypassed: Mapping[Node, Value]
 
     def readers(self, end: Remnant) -> Iterator[Use]:
-        """Who needs the value that a constant takes the place of."""
+        """Return who needs the value that a constant takes the place of."""
         joints = {use for use, _ in self.joints}
         return (use for use in end.value.consumers if not self._vanishes(use.node) and use not in joints)
 
@@ -60,7 +60,7 @@ class Branches:
         return node in self.bypassed or _made(node, self.left)
 
     def _stream(self, joint: Node) -> Value:
-        """What is left of a sum."""
+        """Return what is left of a sum."""
         value = self.bypassed[joint]
         while value.producer is not None and value.producer in self.bypassed:
             value = self.bypassed[value.producer]
@@ -105,7 +105,7 @@ def _sorted_out(left: Mapping[Value, Remnant]) -> Branches:
 
 
 def _joins(use: Use, left: Mapping[Value, Remnant]) -> bool:
-    """Whether a node adds a constant to a computed value of the same shape."""
+    """Return whether a node adds a constant to a computed value of the same shape."""
     other = _beside(use) if use.node in ADDS else None
     return (
         other is not None
@@ -116,7 +116,7 @@ def _joins(use: Use, left: Mapping[Value, Remnant]) -> bool:
 
 
 def _beside(joint: Use) -> Value | None:
-    """What a branch is added to."""
+    """Return what a branch is added to."""
     return joint.node.inputs[1 - joint.input_index]
 
 

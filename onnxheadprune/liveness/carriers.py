@@ -22,7 +22,7 @@ MAX_HOPS = 6
 
 
 def passes_on(node: Node) -> bool:
-    """Whether a node is a carrier, or takes one index of an axis (keys out of a packed cache)."""
+    """Return whether a node is a carrier, or takes one index of an axis (keys out of a packed cache)."""
     if node.domain:
         return False
     return node in CARRIERS or (node in GATHERS and _picked(node) is not None)
@@ -55,14 +55,14 @@ def carrier_outputs(value: Value, depth: int = MAX_HOPS) -> list[Value]:
 
 
 def only_passed_on(node: Node, free: frozenset[Value], depth: int = MAX_HOPS) -> bool:
-    """Whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
+    """Return whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
     if depth == 0 or not passes_on(node) or node in RESHAPES:
         return False
     return leads_out(node.out, free, depth - 1)
 
 
 def leads_out(value: Value, free: frozenset[Value], depth: int = MAX_HOPS) -> bool:
-    """Whether a value is used for nothing but free graph outputs and shape observers."""
+    """Return whether a value is used for nothing but free graph outputs and shape observers."""
     if value.is_graph_output and value not in free:
         output = outlet(value)
         if output is None or not leads_out(output, free, depth - 1):
@@ -96,14 +96,14 @@ def carried(node: Node, live: Live) -> Live | None:
 
 
 def _picked_axes(node: Node, rank: int) -> dict[int, int]:
-    """Where the axes of the input of a Gather lie that takes one index: all but the one that is picked from."""
+    """Return where the axes of the input of a Gather lie that takes one index: all but the one that is picked from."""
     picked = node.attribute("axis", 0) % rank
     others = [axis for axis in range(rank) if axis != picked]
     return {axis: position for position, axis in enumerate(others)}
 
 
 def _moved_axes(node: Node) -> dict[int, int]:
-    """Where the axes of a carrier's input lie in its output: its law is asked for every other index of each."""
+    """Return where the axes of a carrier's input lie in its output: its law is asked for every other index of each."""
     mapping: dict[int, int] = {}
     for axis, dim in enumerate(node.out.shape or ()):
         size = dim if isinstance(dim, int) else divisor(dim)

@@ -1,4 +1,4 @@
-"""What nothing uses any more after a set of edits: nodes and stored tensors that died with the heads.
+"""Removal of nodes and stored tensors that nothing uses any more after a set of edits.
 
 Edits that make something which only the dead would read are not made at all: the frozen length of an axis, in a shape
 that another edit replaces as a whole.
@@ -96,7 +96,7 @@ class _Cleanup:
     def _changed(
         self, narrowed: Iterable[Value], edits: Mapping[Edit, frozenset[str]]
     ) -> dict[Key, frozenset[str]]:
-        """What is gone or narrower after all edits, with the sites behind it."""
+        """Return what is gone or narrower after all edits, with the sites behind it."""
         found: dict[Key, frozenset[str]] = dict.fromkeys(narrowed, NOBODY)
         for edit, sites in edits.items():
             if isinstance(edit, DropTensor | DropIo) or (

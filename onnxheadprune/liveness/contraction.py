@@ -62,7 +62,7 @@ def operands(node: Node, contraction: Contraction) -> tuple[Value, ...]:
 
 @dataclass(frozen=True)
 class Product:
-    """How an operator multiplies and sums.
+    """The product and sum that an operator computes.
 
     Attributes:
         read: a node as a contraction, None where its shapes do not tell.

@@ -1,4 +1,4 @@
-"""What the arrays of live sets stand for: the two algebras that one sweep carries.
+"""The domains of live sets: the two algebras that one sweep carries.
 
 *Masks* say what is needed. What they leave out is cut off, so everybody's needs count, and what is left of a tensor has
 to be a tensor again. *Labels* say by whom it is needed (which heads read this?). They cut nothing: whoever has no label
@@ -31,27 +31,27 @@ class Domain(ABC):
 
     @abstractmethod
     def says_nothing(self, live: Live) -> bool:
-        """Whether a demand is that of a reader who asks for everything: it need not be followed upstream."""
+        """Return whether a demand is that of a reader who asks for everything: it need not be followed upstream."""
 
     @abstractmethod
     def united(self, first: Live, second: Live) -> Live:
-        """What two readers of one value need together."""
+        """Return what two readers of one value need together."""
 
     @abstractmethod
     def narrowed(self, live: Live) -> Live:
-        """What a value keeps whose readers need `live` together: no less."""
+        """Return what a value keeps whose readers need `live` together: no less."""
 
     @abstractmethod
     def refused(self, live: Live) -> Live:
-        """What an output keeps that is asked for `live`, if the law of its operator refuses."""
+        """Return what an output keeps that is asked for `live`, if the law of its operator refuses."""
 
     @abstractmethod
     def is_ragged(self, live: Live) -> bool:
-        """Whether only laws can take it that say they take ragged masks."""
+        """Return whether only laws can take it that say they take ragged masks."""
 
     @abstractmethod
     def can_be_kept(self, live: Live) -> bool:
-        """Whether a tensor can be narrowed to it."""
+        """Return whether a tensor can be narrowed to it."""
 
     @abstractmethod
     def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
@@ -60,16 +60,16 @@ class Domain(ABC):
 
 @dataclass(frozen=True)
 class Masks(Domain):
-    """What is needed, as booleans."""
+    """Masks: booleans of what is needed."""
 
     cuts = True
 
     def says_nothing(self, live: Live) -> bool:
-        """Whether everything is needed."""
+        """Return whether everything is needed."""
         return live.is_full
 
     def united(self, first: Live, second: Live) -> Live:
-        """What either needs."""
+        """Return what either needs."""
         return first | second
 
     def narrowed(self, live: Live) -> Live:
@@ -81,11 +81,11 @@ class Masks(Domain):
         return FULL
 
     def is_ragged(self, live: Live) -> bool:
-        """Whether it is no outer product of one mask per axis."""
+        """Return whether it is no outer product of one mask per axis."""
         return not live.is_product
 
     def can_be_kept(self, live: Live) -> bool:
-        """Whether it is dense: what is left fills a rectangle."""
+        """Return whether it is dense: what is left fills a rectangle."""
         return live.dense_shape() is not None
 
     def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
@@ -95,7 +95,7 @@ class Masks(Domain):
 
 @dataclass(frozen=True)
 class Labels(Domain):
-    """Who needs it: numbers of positions, or sets of labels as Python integers, one bit each.
+    """Labels of those who need it: numbers of positions, or sets of labels as Python integers, one bit each.
 
     Attributes:
         everyone: the bits of all labels, which say as little as none. 0 where labels are numbers of positions.
@@ -105,7 +105,7 @@ class Labels(Domain):
     everyone: int = 0
 
     def says_nothing(self, live: Live) -> bool:
-        """Whether it has no label, or all of them. A value of one head alone still carries its label."""
+        """Return whether it has no label, or all of them. A value of one head alone still carries its label."""
         return live.is_full and (live.is_mask or live.array == self.everyone)
 
     def united(self, first: Live, second: Live) -> Live:

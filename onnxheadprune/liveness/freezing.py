@@ -20,7 +20,7 @@ from onnxheadprune.model.graph.view import Node, Use, Value
 
 
 def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
-    """Whether a node's target shape is the `Shape` of a value narrowed exactly as its own output."""
+    """Return whether a node's target shape is the `Shape` of a value narrowed exactly as its own output."""
     index = roles_of(node).target
     target = None if index is None else node.input(index)
     shape = None if target is None else target.producer
@@ -94,7 +94,7 @@ def _freeze_shape(shape: Node, live: Live, kept: Mapping[Value, Live]) -> Iterat
 
 
 def picked_positions(use: Use, size: int) -> np.ndarray | None:
-    """Which elements a Gather or Slice with literal indices takes, None for any other consumer."""
+    """Return which elements a Gather or Slice with literal indices takes, None for any other consumer."""
     node = use.node
     if use.input_index != 0 or node.domain != "" or node.out.is_graph_output:
         return None

@@ -17,7 +17,7 @@ from onnxheadprune.model.graph.view import Node
 
 
 class Heads(enum.Enum):
-    """Which heads lie somewhere, or are counted by something."""
+    """The heads along an axis, or counted by something."""
 
     QUERY = "query"
     KEY_VALUE = "key/value"
@@ -61,7 +61,7 @@ def key_values(axis: int, width: int) -> HeadAxis:
 
 @dataclass(frozen=True)
 class FusedLayout:
-    """Where the heads of a fused attention node are.
+    """The places of the heads of a fused attention node.
 
     Attributes:
         num_heads, kv_num_heads: query and key/value heads.
@@ -115,7 +115,7 @@ def layout_of(node: Node) -> FusedLayout | None:
 
 
 def is_fused(node: Node) -> bool:
-    """Whether the operator is a fused attention whose layout is known."""
+    """Return whether the operator is a fused attention whose layout is known."""
     return LAYOUTS.of(node) is not None
 
 

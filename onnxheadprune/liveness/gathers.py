@@ -86,7 +86,7 @@ def output_gather(value: Value, have: Live, wanted: Live, reason: str) -> list[E
 
 @dataclass(frozen=True)
 class _Place:
-    """Where new nodes go, and how their values are called."""
+    """The place of new nodes, and the names of their values."""
 
     scope: Scope
     before: str

@@ -1,4 +1,4 @@
-"""What a cut leaves of a model's inputs and outputs: which get narrower, which go, and which are called otherwise."""
+"""A model's inputs and outputs after a cut: which get narrower, which are removed, and which are renamed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Interface:
 
     @property
     def is_as_before(self) -> bool:
-        """Whether nothing changes."""
+        """True if nothing changes."""
         return not self.live and not self.names
 
     @property
@@ -32,11 +32,11 @@ class Interface:
         return {*self.live, *self.names}
 
     def after(self, name: str) -> str | None:
-        """What an input or output of the original is called now, None if it is gone."""
+        """Return what an input or output of the original is called now, None if it is gone."""
         return self.names.get(name, name)
 
     def before(self, names: Iterable[str]) -> tuple[str, ...]:
-        """What inputs or outputs of the pruned model are called in the original."""
+        """Return what inputs or outputs of the pruned model are called in the original."""
         earlier = {after: before for before, after in self.names.items() if after is not None}
         return tuple(earlier.get(name, name) for name in names)
 

@@ -23,7 +23,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 @dataclass(frozen=True)
 class Change:
-    """How one element of a target shape changes: `old // period * live`, or simply `number`."""
+    """The change of one element of a target shape: `old // period * live`, or simply `number`."""
 
     axis: int
     period: int
@@ -78,7 +78,7 @@ def _change(live: Live, shape: Shape, axis: int) -> Change:
 
 
 def _element(target: Value, shape: Shape, axis: int) -> int:
-    """Which element of a target describes an output axis; negative if none does."""
+    """Return which element of a target describes an output axis; negative if none does."""
     size = len(shape)
     if target.shape is not None and len(target.shape) == 1 and isinstance(target.shape[0], int):
         size = target.shape[0]

@@ -61,22 +61,22 @@ class Live:
 
     @property
     def is_mask(self) -> bool:
-        """Whether it says what is live and nothing else, by booleans."""
+        """True if it says what is live and nothing else, by booleans."""
         return self.array.dtype.kind == "b"
 
     @property
     def numbers_positions(self) -> bool:
-        """Whether it has a plain number for each position; sets of labels are Python integers."""
+        """True if it has a plain number for each position; sets of labels are Python integers."""
         return self.array.dtype.kind == "i"
 
     @property
     def is_full(self) -> bool:
-        """Whether everything is live, undistinguished."""
+        """True if everything is live, undistinguished."""
         return not self.axes and bool(self.array)
 
     @property
     def is_dead(self) -> bool:
-        """Whether nothing is live."""
+        """True if nothing is live."""
         return not self.axes and not bool(self.array)
 
     @property
@@ -125,14 +125,14 @@ class Live:
         return array
 
     def __or__(self, other: Live) -> Live:
-        """What is live in either."""
+        """Return what is live in either."""
         axes, mine, theirs = self._paired(other)
         # Sets of labels are Python integers, and numpy gives the number itself where there are no axes.
         either = np.asarray(mine | theirs, dtype=np.result_type(mine, theirs))
         return Live.over(axes, either)
 
     def __and__(self, other: Live) -> Live:
-        """What is live in both, without labels."""
+        """Return what is live in both, without labels."""
         axes, mine, theirs = self._paired(other)
         return Live.over(axes, np.asarray((mine != 0) & (theirs != 0)))
 
@@ -146,12 +146,12 @@ class Live:
         return int(self.array.shape[self.axes.index(axis)]) if axis in self.axes else 1
 
     def covers(self, other: Live) -> bool:
-        """Whether everything live in `other` is live here."""
+        """Return whether everything live in `other` is live here."""
         return (self.as_mask() | other.as_mask()) == self.as_mask()
 
     @property
     def is_product(self) -> bool:
-        """Whether the mask is an outer product of one mask per axis."""
+        """True if the mask is an outer product of one mask per axis."""
         return len(self.axes) < 2 or bool(
             np.array_equal(self.mask, self.product_closure().aligned_mask(self))
         )
@@ -221,7 +221,7 @@ def _sorted(axes: Sequence[int], array: Array) -> tuple[list[int], Array]:
 
 
 def _varies(array: Array, position: int) -> bool:
-    """Whether an array is not the same all along one dimension."""
+    """Return whether an array is not the same all along one dimension."""
     if array.shape[position] == 1:
         return False
     rows = array.swapaxes(0, position)
@@ -257,7 +257,7 @@ def unite(array: Array, position: int) -> Array:
 
 
 def fits(live: Live, shape: Sequence[Dim] | None) -> bool:
-    """Whether `live` can be read on a value of `shape`.
+    """Return whether `live` can be read on a value of `shape`.
 
     On an axis whose size is a number the array has that many entries; on a symbolic one, a divisor of it.
 

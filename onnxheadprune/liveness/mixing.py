@@ -1,4 +1,4 @@
-"""What the laws of operators that mix whole axes have in common."""
+"""The common part of the propagation rules of operators that mix whole axes."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class NeuronAxis:
         ]
 
     def live(self, alive: Mask) -> Live:
-        """Which elements are live.
+        """Return which elements are live.
 
         Args:
             alive: which neurons are, [experts, width].
@@ -95,7 +95,7 @@ class NeuronAxis:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Where the neurons of a fused mixture of experts are.
+    """The places of the neurons of a fused mixture of experts.
 
     Attributes:
         experts: how many there are.
@@ -149,7 +149,7 @@ def mixture_reader(*op_types: str, domain: str = "") -> Callable[[Reader], Reade
 
 
 def is_mixture(node: Node) -> bool:
-    """Whether the operator is a fused mixture of experts."""
+    """Return whether the operator is a fused mixture of experts."""
     return MIXTURES.of(node) is not None
 
 

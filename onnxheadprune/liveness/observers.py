@@ -15,14 +15,14 @@ ONLY_SHOWN = CARRIERS | SLICES
 
 
 def looks_only(use: Use) -> bool:
-    """Whether one edge asks for a value's shape or type, never for its contents."""
+    """Return whether one edge asks for a value's shape or type, never for its contents."""
     if use.node in CASTS_LIKE and use.input_index == 1:
         return True
     return only_observed(use.node) and use.input_index not in roles_of(use.node).places
 
 
 def only_observed(node: Node, depth: int = 6) -> bool:
-    """Whether a node merely carries a value to shape observers, so that it asks for no contents itself."""
+    """Return whether a node merely carries a value to shape observers, so that it asks for no contents itself."""
     if node in OBSERVES:
         return True
     if depth == 0 or node.domain or node not in ONLY_SHOWN or node.out.is_graph_output:

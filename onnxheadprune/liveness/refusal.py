@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 class Reason(enum.Enum):
-    """Why liveness does not pass a node, or why a site cannot lose heads."""
+    """The reason why liveness does not pass a node, or why a site cannot lose heads."""
 
     NO_RULE = "no-rule"
     COUPLED = "coupled"
@@ -19,7 +19,7 @@ class Reason(enum.Enum):
 
     @property
     def couples_heads(self) -> bool:
-        """Whether the reason is a computation that mixes heads, so that no cut is exact."""
+        """True if the reason is a computation that mixes heads, so that no cut is exact."""
         return self is Reason.COUPLED
 
 

@@ -23,7 +23,7 @@ Rewrite: TypeAlias = Callable[[Mapping[int, Live]], Sequence[Edit]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a rule answers.
+    """The answer of a propagation rule.
 
     Attributes:
         inputs: live indices per input; an input that is not listed stays fully live.

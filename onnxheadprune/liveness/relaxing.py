@@ -59,7 +59,7 @@ def relaxed(
 
 
 def chunk_left(node: Node, have: Live) -> tuple[Live, Answer] | None:
-    """What a node hands on that takes a chunk of a sequence which keeps `have`, and its answer to that.
+    """Return what a node hands on that takes a chunk of a sequence which keeps `have`, and its answer to that.
 
     None where it cannot be said: chunks differ, and which one is taken is computed.
     """

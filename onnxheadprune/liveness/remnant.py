@@ -1,4 +1,4 @@
-"""What is left of a projection that sums over nothing, and how far that can be followed.
+"""The remainder of a projection that sums over nothing, and how far it can be followed.
 
 It is the projection's bias, the same for every token: a constant along one axis, or zero. Nodes that only move it,
 scale it or add a constant to it leave a constant again.
@@ -67,7 +67,7 @@ def reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tu
 
 
 def bias_of(node: Node) -> Remnant | Refusal:
-    """What a projection gives if it sums over nothing; a refusal if it adds something that is no plain bias."""
+    """Return what a projection gives if it sums over nothing; a refusal if it adds something that is no plain bias."""
     if node in SUMS or node in AVERAGES:
         return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
     mixture = mixture_of(node)
@@ -87,7 +87,7 @@ def bias_of(node: Node) -> Remnant | Refusal:
 
 
 def behind(node: Node, left: Mapping[Value, Remnant]) -> Remnant | None:
-    """What is left behind a node that reads such constants, None if that is no constant along one axis."""
+    """Return what is left behind a node that reads such constants, None if that is no constant along one axis."""
     if node.bodies or any(value is not None and value.is_read for value in node.outputs[1:]):
         return None
     reads = [Use(node, index) for index, value in enumerate(node.inputs) if value in left]
@@ -106,7 +106,7 @@ def _read(use: Use) -> Value:
 
 
 def _combined(node: Node, left: Remnant, right: Remnant) -> Remnant | None:
-    """What is left behind a sum or a product of two constants: another one, if both run along the last axis."""
+    """Return what is left behind a sum or a product of two constants: another one, if both run along the last axis."""
     last = len(node.out.shape or ()) - 1
     if any(item.value.shape != node.out.shape or item.axis != last for item in (left, right)):
         return None
@@ -123,7 +123,7 @@ def _combined(node: Node, left: Remnant, right: Remnant) -> Remnant | None:
 
 
 def _through(use: Use, remnant: Remnant) -> Remnant | None:
-    """What is left behind a node that reads one constant."""
+    """Return what is left behind a node that reads one constant."""
     node, source, target = use.node, remnant.value.shape, use.node.out.shape
     on = replace(remnant, value=node.out)
     if node in PASSING:

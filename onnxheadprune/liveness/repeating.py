@@ -179,7 +179,7 @@ class _Copy:
 
 
 def _cuts_stored(node: Node) -> bool:
-    """Whether a node takes a part of a stored tensor, which moves no more than that part."""
+    """Return whether a node takes a part of a stored tensor, which moves no more than that part."""
     source = node.inputs[0]
     return node in SLICES and source is not None and source.holds_tensor
 

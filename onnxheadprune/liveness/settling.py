@@ -1,4 +1,4 @@
-"""What is left to say once a mask sweep has met everything: what readers that choose for themselves can spare others.
+"""The end of a mask sweep: what readers that choose for themselves can spare others.
 
 A sweep asks for the least. Where a value keeps more for the sake of one reader, others that pick from it (a Slice, a
 Gather) need no gather in front, and views and caches that only carry it follow it.

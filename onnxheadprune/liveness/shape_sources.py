@@ -22,7 +22,7 @@ from onnxheadprune.model.graph.view import GraphView, Node, Scope, Use, Value
 
 @dataclass(frozen=True)
 class Observer:
-    """Where the shape of a value is read.
+    """A reader of the shape of a value.
 
     Attributes:
         scope: the graph of the reader.

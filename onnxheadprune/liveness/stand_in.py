@@ -1,4 +1,4 @@
-"""What a projection computes when all its heads are gone: a constant, at the size that its output had.
+"""The constant that a projection computes when all its heads are removed, at the size that its output had.
 
 The general answer where the branch is not simply added to a residual stream: its output feeds a fused
 residual norm, a normalisation, a quantizer or the model's caller. The projection sums over nothing, so its

@@ -157,7 +157,7 @@ class _Sweeper:
                 self.result.kept[output] = live
 
     def _demand(self, value: Value) -> Live:
-        """What a value has to keep for its readers."""
+        """Return what a value has to keep for its readers."""
         total = self.result.body_outputs.get(value)
         if self._is_fixed_output(value):
             return FULL if total is None else total
@@ -180,7 +180,7 @@ class _Sweeper:
         return beside_unread(value, self.domain.narrowed(total))
 
     def _handed_out(self, value: Value) -> Live:
-        """What callers need of a value that others wrote into before.
+        """Return what callers need of a value that others wrote into before.
 
         Of a cache of all layers each layer reads its own rows, but the next call reads all of them.
         """
@@ -190,7 +190,7 @@ class _Sweeper:
         return FULL if picked and any(item in self.free for item in carrier_outputs(value)) else DEAD
 
     def _is_handed_out(self, value: Value) -> bool:
-        """Whether a value is an input or output of the model, itself or through carriers.
+        """Return whether a value is an input or output of the model, itself or through carriers.
 
         One of which nothing would be left stays as it is.
         """
@@ -200,13 +200,13 @@ class _Sweeper:
         return any(end.is_graph_output and end in self.free for end in ends) or value in self.free
 
     def _is_fixed_input(self, value: Value) -> bool:
-        """Whether a value comes from outside and has to stay as large as it is."""
+        """Return whether a value comes from outside and has to stay as large as it is."""
         # No node makes it and no dense tensor holds it: an input, or a tensor that is stored as sparse.
         fed = value.producer is None and not value.holds_tensor
         return self.domain.cuts and fed and value not in self.free
 
     def _is_fixed_output(self, value: Value) -> bool:
-        """Whether a value is handed out and has to stay as large as it is."""
+        """Return whether a value is handed out and has to stay as large as it is."""
         if (
             not self.domain.cuts
             or not value.is_graph_output
@@ -218,7 +218,7 @@ class _Sweeper:
         return output is None or not leads_out(output, self.free)
 
     def _edge_demand(self, use: Use) -> Live | None:
-        """What a consumer asks for, None for nothing at all."""
+        """Return what a consumer asks for, None for nothing at all."""
         known = self.result.edges.get((use.node.index, use.input_index))
         if known is not None:
             return known
@@ -247,7 +247,7 @@ class _Sweeper:
 
 
 def _is_view(node: Node) -> bool:
-    """Whether a node only re-arranges its first input, by constants alone."""
+    """Return whether a node only re-arranges its first input, by constants alone."""
     return node in VIEWS and all(other is None or other.is_constant for other in node.inputs[1:])
 
 

@@ -1,4 +1,4 @@
-"""What a sweep starts from, and what it found."""
+"""The start of a sweep, and its result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Seed:
 
 @dataclass
 class Sweep:
-    """What a sweep found.
+    """The result of a sweep.
 
     Attributes:
         edges: live indices per edge `(node index, input index)`; edges not listed are fully live.
@@ -46,7 +46,7 @@ class Sweep:
     body_outputs: dict[Value, Live] = field(default_factory=dict)
 
     def edge(self, use: Use) -> Live:
-        """What one consumer needs."""
+        """Return what one consumer needs."""
         return self.edges.get((use.node.index, use.input_index), FULL)
 
     def narrowed(self) -> Iterable[tuple[Value, Live]]:
@@ -55,7 +55,7 @@ class Sweep:
 
 
 def observes(use: Use, sweep: Sweep) -> bool:
-    """Whether a consumer asks for no contents: it looks at the shape, or only passes the value on."""
+    """Return whether a consumer asks for no contents: it looks at the shape, or only passes the value on."""
     if (use.node.index, use.input_index) in sweep.edges:
         return False
     # A carrier that was refused, or that stays whole, is a consumer like any other.

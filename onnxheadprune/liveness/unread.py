@@ -40,7 +40,7 @@ def beside_unread(value: Value, live: Live) -> Live:
 
 
 def read_of(value: Value) -> Live:
-    """What the consumers of a value read in the original."""
+    """Return what the consumers of a value read in the original."""
     total: Live = DEAD
     for use in value.consumers:
         if looks_only(use):
@@ -53,13 +53,13 @@ def read_of(value: Value) -> Live:
 
 
 def _picked(use: Use) -> Live:
-    """What one consumer reads in the original."""
+    """Return what one consumer reads in the original."""
     answer = selecting_answer(use)
     return FULL if answer is None else answer.inputs.get(use.input_index, FULL)
 
 
 def _is_shared_view(value: Value) -> bool:
-    """Whether a value is a view of one that others read, too."""
+    """Return whether a value is a view of one that others read, too."""
     for _ in range(MAX_VIEWS):
         node = value.producer
         if node is None or node not in LOOKED_THROUGH or node.inputs[0] is None:

@@ -18,7 +18,7 @@ class _Operation(Protocol):
 
 
 def is_constant(node: _Operation) -> bool:
-    """Whether a node is a Constant of the standard: it reads nothing, and gives what is stored in it."""
+    """Return whether a node is a Constant of the standard: it reads nothing, and gives what is stored in it."""
     return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 

@@ -20,7 +20,7 @@ class NotJsonError(ValueError):
 
 
 def parse_json(text: str, *, once: bool = False) -> Any:
-    """What a JSON text says.
+    """Return what a JSON text says.
 
     Args:
         text: the text.

@@ -25,19 +25,18 @@ METADATA = "metadata_props"
 
 
 def _is_onnx_ir(source: object) -> TypeGuard[onnx_ir.Model]:
-    """Whether a source is a model of onnx_ir."""
     library = sys.modules.get("onnx_ir")
     return library is not None and isinstance(source, library.Model)
 
 
 def is_other(source: object) -> TypeGuard[OtherModel]:
-    """Whether a source is a model as another library holds it."""
+    """Return whether a source is a model as another library holds it."""
     library = sys.modules.get("onnx_graphsurgeon")
     return _is_onnx_ir(source) or (library is not None and isinstance(source, library.Graph))
 
 
 def name_of(source: OtherModel) -> str:
-    """What to call a model in reports."""
+    """Return what to call a model in reports."""
     if _is_onnx_ir(source):
         return source.graph.name or "model"
     graph: gs.Graph = source

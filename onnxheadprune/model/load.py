@@ -278,7 +278,7 @@ def stored_bytes(model: ModelProto) -> int:
 
 
 def model_name(source: ModelLike) -> str:
-    """What to call a model in reports."""
+    """Return what to call a model in reports."""
     if isinstance(source, LoadedModel):
         return source.name
     if isinstance(source, ModelProto):
@@ -289,7 +289,7 @@ def model_name(source: ModelLike) -> str:
 
 
 class Parsed(NamedTuple):
-    """What is in a model file.
+    """The contents of a model file.
 
     Attributes:
         model: the structure.

@@ -31,7 +31,7 @@ def in_order(model: ModelProto) -> ModelProto:
 
 
 def _is_ordered(graph: GraphProto) -> bool:
-    """Whether no node reads what a later one computes: one pass that suffices for almost all models."""
+    """Return whether no node reads what a later one computes: one pass that suffices for almost all models."""
     read: set[str] = set()
     for node in graph.node:
         read.update(_names_read(node) if node.attribute else node.input)

@@ -136,7 +136,7 @@ def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named
 
 
 def staged_model(stage: Stage) -> LoadedModel:
-    """What is staged, read back from the files.
+    """Return what is staged, read back from the files.
 
     Raises:
         UsageError: if the model file cannot be written.

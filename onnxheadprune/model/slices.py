@@ -1,4 +1,4 @@
-"""Which positions of a stored tensor stay, spelled as compact ranges."""
+"""The kept positions of a stored tensor, as compact ranges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose fault is it? An analysis that stumbles over a model that is not valid has found an invalid model."""
+"""The cause of an analysis that fails: where the model is not valid, it has found an invalid model."""
 
 from __future__ import annotations
 

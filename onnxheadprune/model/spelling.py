@@ -76,7 +76,7 @@ def accuracy(part: float) -> str:
 
 
 def change(before: float, after: float) -> str:
-    """How a number changed, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
+    """Return how a number changed, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
     if before == after:
         return "unchanged"
     if not before:

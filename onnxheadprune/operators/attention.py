@@ -121,7 +121,7 @@ def _attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 def _live_heads(axis: HeadAxis, arrays: Mapping[Heads, Array]) -> Live:
-    """What is live along an axis that carries heads, if `arrays` has an entry for every head."""
+    """Return what is live along an axis that carries heads, if `arrays` has an entry for every head."""
     return Live.over(
         (axis.axis,), np.concatenate([np.repeat(arrays[run.heads], run.width) for run in axis.runs])
     )

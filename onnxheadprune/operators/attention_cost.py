@@ -56,7 +56,7 @@ def _projected(node: Node) -> int | None:
 
 
 def _heads_first(node: Node) -> bool:
-    """Whether queries are `[batch, heads, length, size]` (`ai.onnx` Attention only)."""
+    """Return whether queries are `[batch, heads, length, size]` (`ai.onnx` Attention only)."""
     query = node.shape(0)
     return node.domain == "" and query is not None and len(query) == 4
 

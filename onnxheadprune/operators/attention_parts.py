@@ -1,4 +1,4 @@
-"""What fused attention operators are made of: products, a softmax, and masks that are added to the scores."""
+"""Decompositions of fused attention operators: products, a softmax, and masks that are added to the scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HIDDEN = -1e38
 
 @dataclass(frozen=True)
 class Scores:
-    """How scores become weights.
+    """The steps from scores to weights.
 
     Attributes:
         scale: of the product of queries and keys, None or 0 for one over the root of the head size.
@@ -79,7 +79,7 @@ def positions(length: Term) -> Term:
 
 
 def _window(query: Term, key: Term, past: Term | None, width: int = 0) -> Term:
-    """Which keys [T] lie at or before each query [S], and at most `width` before, if that is given: [S, T]."""
+    """Return which keys [T] lie at or before each query [S], and at most `width` before, if that is given: [S, T]."""
     rows = positions(query.dim(2)).unsqueeze([1])
     rows = rows if past is None else rows + past.dim(2)
     columns = positions(key.dim(2)).unsqueeze([0])
@@ -255,7 +255,7 @@ def _multi_head_parts(step: Step) -> list[Term | None] | Constant:
 
 
 def _padding_bias(step: Step, index: int, elem_type: int) -> Term | Constant | None:
-    """What a mask of ONNX Runtime's operators adds to the scores: `mask_filter_value` where it is 0.
+    """Return what a mask of ONNX Runtime's operators adds to the scores: `mask_filter_value` where it is 0.
 
     Args:
         step: the node.

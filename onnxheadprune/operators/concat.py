@@ -114,7 +114,7 @@ def _copies(node: Node, live: Live, axis: int) -> Live | None:
 
 
 def _are_twins(first: Value, second: Value) -> bool:
-    """Whether two values are one, or the same view of one: an exporter writes a node for every copy."""
+    """Return whether two values are one, or the same view of one: an exporter writes a node for every copy."""
     one, other = first.producer, second.producer
     if first is second or one is None or other is None:
         return first is second

@@ -186,7 +186,7 @@ def _letters(node: Node) -> Contraction | None:
 
 
 def _is_pointwise(node: Node) -> bool:
-    """Whether a convolution has kernel 1, stride 1 and no padding."""
+    """Return whether a convolution has kernel 1, stride 1 and no padding."""
     weight = node.shape(_kernel(node).weight)
     ones: Sequence[int] = node.attribute("strides", [1])
     pads: Sequence[int] = node.attribute("pads", [0])
@@ -203,7 +203,7 @@ def _is_pointwise(node: Node) -> bool:
 
 
 def _kernel(node: Node) -> Kernel:
-    """Where a convolution has its weight."""
+    """Return where a convolution has its weight."""
     return CONVOLUTIONS[node.domain, node.op_type]
 
 

@@ -103,7 +103,7 @@ def _tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 def _repetitions(once: Live, kept: Live, axis: int, factor: int) -> tuple[Live, Live, int]:
-    """What one repetition needs, what all of them then have, and how many are needed.
+    """Return what one repetition needs, what all of them then have, and how many are needed.
 
     Args:
         once: what is live, up to this axis told for one repetition.

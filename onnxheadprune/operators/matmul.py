@@ -235,7 +235,7 @@ def _fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 def _follows(live: Live, found: Contraction) -> bool:
-    """Whether operands can follow a mask that is no product: each has its first axes, in their order.
+    """Return whether operands can follow a mask that is no product: each has its first axes, in their order.
 
     Shared keys `[B, K, 1, T, D]` are one per group, whichever of its queries are left.
     """

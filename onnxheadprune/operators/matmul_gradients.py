@@ -143,7 +143,7 @@ def _convolution_gradient(step: Step) -> Partials:
 
 @dataclass(frozen=True)
 class _Window:
-    """How the kernel of a convolution moves."""
+    """The strides, pads and dilations of a convolution."""
 
     strides: list[int]
     dilations: list[int]

@@ -141,7 +141,7 @@ def _sizes(node: Node, first: int, last: int, levels: int) -> tuple[int, int] | 
 
 
 def _order(node: Node, first: int, values: int, width: int) -> Order | None:
-    """How gates and values lie in the first map, None where its rows are not as many as its attribute says."""
+    """Return how gates and values lie in the first map, None where its rows are not as many as its attribute says."""
     shape, other = node.shape(first), node.shape(values)
     if node.input(values) is not None and (other is None or other[1] != width):
         return None
@@ -173,7 +173,7 @@ def _bits(node: Node, name: str) -> int:
 
 
 def _why_not(node: Node) -> str | None:
-    """Why levels are in no order that is known."""
+    """Return why levels are in no order that is known."""
     kind = str(node.attribute("quant_type", "int"))
     if kind != "int":
         return f"the experts of {node.label} are stored as {kind}, of which only whole numbers can be cut"

@@ -49,7 +49,7 @@ SCATTERS_SUMS = 16
 
 @gradient("Gather")
 def _gather_gradient(step: Step) -> Partials:
-    """What was read at an index is added up there.
+    """Add up at each index what was read there.
 
     As rows of a matrix: the axis comes first, and all others are columns.
     """
@@ -104,7 +104,7 @@ def _gather_rows_gradient(step: Step) -> Partials:
 
 @gradient("Pad")
 def _pad_gradient(step: Step) -> Partials:
-    """What was put around it is cut off."""
+    """Cut off what was put around it."""
     mode = step.node.attribute("mode", "constant")
     if mode != "constant":
         return {0: Constant(f"pads by {mode}")}
@@ -124,7 +124,7 @@ def _reshape_gradient(step: Step) -> Partials:
 
 @gradient("CumSum")
 def _cumulative_sum_gradient(step: Step) -> Partials:
-    """What comes behind counts: a sum from the other end."""
+    """Sum from the other end: what comes behind counts."""
     reverse, exclusive = (int(step.node.attribute(name, 0)) for name in ("reverse", "exclusive"))
     return {0: step.grad.op("CumSum", step.input(1), reverse=1 - reverse, exclusive=exclusive)}
 

@@ -98,7 +98,7 @@ def _slice_assignment(node: Node, live: Live) -> Answer | Refusal:
 
 
 def _counts_along(indices: Value, axis: int, rank: int) -> bool:
-    """Whether component `axis` of the indices is the position along that axis of the updates."""
+    """Return whether component `axis` of the indices is the position along that axis of the updates."""
     concat = indices.producer
     if concat is None or concat.op_type != "Concat" or len(concat.inputs) != rank:
         return False

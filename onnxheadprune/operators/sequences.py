@@ -27,7 +27,7 @@ MAKES_CHUNKS.add("SplitToSequence")
 
 @dataclass(frozen=True)
 class _Chunks:
-    """How a SplitToSequence divides its input.
+    """The chunks that a SplitToSequence divides its input into.
 
     Attributes:
         axis: the axis that is divided.
@@ -44,7 +44,7 @@ class _Chunks:
         return axis if self.dropped and axis > self.axis else axis + 1
 
     def piece(self, live: Live, index: int) -> Live:
-        """What is live of the part of the input that is one chunk, from what is live of the sequence."""
+        """Return what is live of the part of the input that is one chunk, from what is live of the sequence."""
         array, axes = live.array, list(live.axes)
         if axes[:1] == [0]:
             array, axes = array[index], axes[1:]
@@ -60,7 +60,7 @@ class _Chunks:
 
 
 def _chunks_of(node: Node | None) -> _Chunks | None:
-    """How a node divides its input into a sequence; None if it does not, or where numbers are not known."""
+    """Return how a node divides its input into a sequence; None if it does not, or where numbers are not known."""
     shape = None if node is None or node not in MAKES_CHUNKS else node.shape(0)
     if node is None or not shape:
         return None
@@ -127,7 +127,7 @@ def _source(node: Node) -> Node | None:
 
 
 def _position(node: Node, count: int) -> int | None:
-    """Which of `count` chunks a node takes, None where it is computed."""
+    """Return which of `count` chunks a node takes, None where it is computed."""
     literal = node.literal(1)
     if literal is None or not -count <= (number := int(literal.reshape(-1)[0])) < count:
         return None

@@ -34,7 +34,7 @@ TO_THE_END = 2**31 - 1
 
 @dataclass(frozen=True)
 class Stretch:
-    """What a Slice takes of one axis, `start:end:step`; None for a number that is not known."""
+    """The stretch that a Slice takes of one axis, `start:end:step`; None for a number that is not known."""
 
     start: int | None
     end: int | None
@@ -42,7 +42,7 @@ class Stretch:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it takes the axis as it is, however long that is."""
+        """True if it takes the axis as it is, however long that is."""
         return self.start == 0 and self.end is not None and self.end >= TO_THE_END and self.step == 1
 
     def positions(self, size: int) -> range | None:
@@ -60,7 +60,7 @@ class Stretch:
         return range(size)[self.start : None if beyond else self.end : self.step]
 
     def length(self, dim: Dim) -> Dim | None:
-        """How much it takes of an axis of size `dim`, None where that cannot be said.
+        """Return how much it takes of an axis of size `dim`, None where that cannot be said.
 
         >>> Stretch(2, 2**31 - 1, 1).length(8)
         6
@@ -82,7 +82,7 @@ class Stretch:
 
 
 def _stretches(node: Node, rank: int) -> dict[int, Stretch] | None:
-    """What a Slice takes of each axis that it cuts, None if the axes are not known."""
+    """Return what a Slice takes of each axis that it cuts, None if the axes are not known."""
     starts, ends = _numbers(node, "starts", 1), _numbers(node, "ends", 2)
     axes = node.int_list("axes", 3)
     if axes is None:
@@ -183,7 +183,7 @@ class _Cut:
     moving: tuple[int, ...]
 
     def accepts(self, have: Live) -> bool:
-        """Whether the bounds can be moved so that of an input that keeps `have` exactly `read` is taken."""
+        """Return whether the bounds can be moved so that of an input that keeps `have` exactly `read` is taken."""
         if (have & self.within) != self.read.as_mask():
             return False
         for axis in self.moving:
@@ -206,7 +206,7 @@ class _Cut:
 
 
 def _can_move(node: Node) -> bool:
-    """Whether all bounds are literals: a list with a computed number in it cannot be written anew."""
+    """Return whether all bounds are literals: a list with a computed number in it cannot be written anew."""
     steps = node.input(4) is None or node.int_list("steps", 4) is not None
     return steps and None not in (node.int_list("starts", 1), node.int_list("ends", 2))
 

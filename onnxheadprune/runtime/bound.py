@@ -43,7 +43,7 @@ NO_CAPTURE = "-1"
 
 @dataclass(frozen=True)
 class BoundOptions:
-    """How to open a session that is measured.
+    """Options of a session that is measured.
 
     Attributes:
         threads: of the CPU's kernels; None leaves ONNX Runtime's own choice.

@@ -95,7 +95,7 @@ class ProviderCheck:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `doctor` found.
+    """The findings of `doctor`.
 
     Attributes:
         versions: of Python, onnx and onnxruntime.

@@ -33,7 +33,7 @@ ON_CPU = "peak resident memory while running, over the level before loading: wei
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one model needs while it runs on one feed.
+    """The memory that one model needs while it runs on one feed.
 
     Attributes:
         peak_bytes: peak memory, None where it cannot be measured.

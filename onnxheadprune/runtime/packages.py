@@ -1,4 +1,4 @@
-"""Which ONNX Runtime is installed, and which CUDA libraries lie beside it. Nothing is imported for it."""
+"""The installed ONNX Runtime, and the CUDA libraries beside it. Nothing is imported for it."""
 
 from __future__ import annotations
 

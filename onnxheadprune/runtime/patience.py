@@ -25,7 +25,7 @@ class NeverEndsError(Exception):
 
 
 def may_never_end(model: ModelProto) -> bool:
-    """Whether a model has a loop anywhere."""
+    """Return whether a model has a loop anywhere."""
     return _loops(model.graph.node) or any(_loops(function.node) for function in model.functions)
 
 
@@ -34,7 +34,7 @@ def _loops(nodes: Iterable[NodeProto]) -> bool:
 
 
 def waited_for(run: Callable[[Any], Result], options: Any) -> Result:
-    """What a run gives, or raises; the run is stopped when it takes too long or the wait is interrupted.
+    """Return what a run gives, or raises; the run is stopped when it takes too long or the wait is interrupted.
 
     Args:
         run: runs a model with the options.

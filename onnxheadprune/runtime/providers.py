@@ -1,4 +1,4 @@
-"""Which execution providers really run here, and what to install so that one does.
+"""The execution providers that really run here, and what to install so that one does.
 
 Asking onnxruntime is not enough: it lists what it was built with.
 """
@@ -125,7 +125,7 @@ def full_name(asked: str) -> str:
 
 @functools.cache
 def probe(name: str) -> str | None:
-    """Why a provider cannot run, None if a one-node model really ran on it."""
+    """Return why a provider cannot run, None if a one-node model really ran on it."""
     ort = onnx_runtime()
     if name not in ort.get_available_providers():
         return f"the installed {getattr(ort, 'package_name', 'onnxruntime')} is built without it"

@@ -1,4 +1,4 @@
-"""What libraries print where the command's own output goes.
+"""Silencing of libraries that print to the command's own output.
 
 Standard output and standard error belong to the whole process. Two threads that put another stream in their place at
 the same time would each restore what the other one has put there.

@@ -191,7 +191,7 @@ class Session:
 
     @property
     def is_open(self) -> bool:
-        """Whether it holds its model."""
+        """True if it holds its model."""
         return self._session is not None
 
     @property
@@ -263,7 +263,7 @@ def placement_of(session: Any) -> dict[str, int]:
 
 
 def survives_optimization(models: Sequence[ModelProto | LoadedModel], provider: Provider) -> bool:
-    """Whether ONNX Runtime lives through optimizing these models.
+    """Return whether ONNX Runtime lives through optimizing these models.
 
     Version 1.31.1 crashes on float16 exports of `nn.MultiheadAttention`, and a crash in a native library
     takes the process with it. So another process tries first.
@@ -297,7 +297,7 @@ def exactly(model: LoadedModel) -> LoadedModel:
 
 
 def saturates_here(model: LoadedModel) -> bool:
-    """Whether a model has integer products that this machine's kernel saturates."""
+    """Return whether a model has integer products that this machine's kernel saturates."""
     # The probe opens a session, so only models that it matters for pay for it.
     return may_saturate(model) and saturates(onnx_runtime())
 

@@ -33,7 +33,7 @@ PAGE = 4096
 
 
 def supplier(model: LoadedModel, options: Any, owner: object, *, lasting: bool) -> Callable[[], bytes | str]:
-    """What a session is made from, now and whenever it is opened again: a message, or the path of a file.
+    """Return what a session is made from, now and whenever it is opened again: a message, or the path of a file.
 
     Args:
         model: in memory, or a structure.

@@ -1,4 +1,4 @@
-"""How many threads NumPy's linear algebra takes, beside those of ONNX Runtime."""
+"""Threads of NumPy's linear algebra, beside those of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def algebra_threads(rows: int) -> AbstractContextManager[object]:
 
 
 def algebra_workers(rows: int) -> Workers:
-    """Who shares several pieces of linear algebra.
+    """Return who shares several pieces of linear algebra.
 
     Args:
         rows: of the largest square matrix.
@@ -39,5 +39,5 @@ def algebra_workers(rows: int) -> Workers:
 
 @functools.cache
 def _controller() -> ThreadpoolController:
-    """What finds the libraries that are loaded; looking for them takes milliseconds."""
+    """Return what finds the libraries that are loaded; looking for them takes milliseconds."""
     return ThreadpoolController()

@@ -1,4 +1,4 @@
-"""How far two runs of the same mathematics may lie apart. The one place with such numbers.
+"""Tolerances between two runs of the same mathematics. The one place with such numbers.
 
 All tolerances are relative to the scale of the output: its largest absolute value.
 """
@@ -19,7 +19,7 @@ POWER = 10.0
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What is allowed for models of one precision.
+    """The differences that are allowed for models of one precision.
 
     Attributes:
         precision: the class: "float32", "float64", "float16", "bfloat16" or "quantized".
@@ -82,7 +82,7 @@ def tolerance_for(view: GraphView) -> Tolerance:
 
 
 def _rounds_activations(node: Node) -> bool:
-    """Whether a node rounds activations to a few quantized values."""
+    """Return whether a node rounds activations to a few quantized values."""
     if node in ROUNDS_ACTIVATIONS:
         return True
     if node in QUANTIZES:
@@ -92,7 +92,7 @@ def _rounds_activations(node: Node) -> bool:
 
 
 def _rounds_for_speed(node: Node) -> bool:
-    """Whether a node rounds activations to int8 in a deployment; see `runtime/unrounded.py`.
+    """Return whether a node rounds activations to int8 in a deployment; see `runtime/unrounded.py`.
 
     Of weights that are dequantized in blocks and the product that reads them, ONNX Runtime makes such a node.
     """

@@ -1,4 +1,4 @@
-"""Who holds a large model: several that compare models run one at a time, and one of them in memory is enough."""
+"""Turns of holding a large model: several that compare models run one at a time, and one in memory is enough."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from onnxheadprune.runtime.heap import give_back
 
 
 class Holder(Protocol):
-    """What can give back what it holds, and take it again."""
+    """A holder of memory that can release it, and load it again."""
 
     def close(self) -> None:
         """Gives it back."""

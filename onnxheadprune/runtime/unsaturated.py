@@ -48,7 +48,7 @@ def unsaturated(model: LoadedModel) -> LoadedModel:
 
 
 def may_saturate(model: LoadedModel) -> bool:
-    """Whether a model has a product of uint8 by int8 weights."""
+    """Return whether a model has a product of uint8 by int8 weights."""
     return any(products for _, products in _products(model.proto.graph, {}))
 
 
@@ -139,7 +139,7 @@ def _movers(name: str, moved: str) -> list[NodeProto]:
 
 @functools.cache
 def saturates(runtime: Any) -> bool:
-    """Whether the kernel for uint8 by int8 saturates on this machine: tried once, on one product.
+    """Return whether the kernel for uint8 by int8 saturates on this machine: tried once, on one product.
 
     Args:
         runtime: the onnxruntime module.

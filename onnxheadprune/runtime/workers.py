@@ -35,7 +35,7 @@ class Workers:
     threads: int | None = None
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """What some work makes of each item, in their order and not much ahead of who asks.
+        """Yield what some work makes of each item, in their order and not much ahead of who asks.
 
         Args:
             work: to do; more than one runs at a time.

@@ -1,1 +1,1 @@
-"""Which heads go? Legal paths, their costs, and the cheapest choice across sites."""
+"""Selection of heads: legal paths, their costs, and the cheapest choice across sites."""

@@ -1,4 +1,4 @@
-"""How many heads each site loses, so that all of it together costs least."""
+"""Allocation: the number of heads that each site loses, so that all of it together costs least."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Choice = dict[int, Heads]
 
 @dataclass(frozen=True)
 class Limits:
-    """What a cut must respect.
+    """The limits that a cut must respect.
 
     Attributes:
         min_heads: heads that every site keeps at least.
@@ -39,7 +39,7 @@ class Limits:
         check(Selecting, min_heads=self.min_heads, multiple_of=self.multiple_of)
 
     def multiple(self, units: Kind) -> int:
-        """What the number of units of a kind that a site keeps is a multiple of."""
+        """Return what the number of units of a kind that a site keeps is a multiple of."""
         return self.multiple_of.get(units, MULTIPLES[units])
 
 
@@ -140,7 +140,7 @@ def removable_heads(sites: Iterable[AttentionSite], paths: Paths, limits: Limits
 
 
 def heads_for_ratio(total: int, ratio: float) -> int:
-    """How many heads a ratio asks for.
+    """Return how many heads a ratio asks for.
 
     Raises:
         UsageError: if it is no share, or less than a head.

@@ -1,4 +1,4 @@
-"""What is measured on to say what heads are worth."""
+"""The evidence for scores: data, random inputs, or weights alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a wish may ask for: heads, the units of other kinds, and sublayers as a whole."""
+"""Kinds of units that a target may name: heads, the units of other kinds, and sublayers as a whole."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ HEADS_ALONE = frozenset({HEADS})
 
 
 def wishable() -> tuple[str, ...]:
-    """What a wish may ask for."""
+    """Return what a wish may ask for."""
     return (*scorable(), LAYERS)
 
 
 def scorable() -> tuple[str, ...]:
-    """What has scores: units of all kinds, which sublayers as a whole are not."""
+    """Return what has scores: units of all kinds, which sublayers as a whole are not."""
     return (HEADS, *(kind.UNITS for kind in kinds.KINDS if kind.CHOSEN))

@@ -1,4 +1,4 @@
-"""What a choice of heads goes by and respects, whatever its size."""
+"""The scores and limits of a choice of heads, whatever its size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxheadprune.settings.cutting import Method
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a choice of heads goes by and respects.
+    """The scores and limits of a choice of heads.
 
     Attributes:
         scores: what heads are worth; None measures it on the data, or without data goes by the weights.
@@ -48,7 +48,7 @@ class Requirements:
 
     @property
     def measures(self) -> bool:
-        """Whether cuts are measured where there is data, since scores do not compare across sites."""
+        """True if cuts are measured where there is data, since scores do not compare across sites."""
         if self.method is not None:
             return self.method in SHARES
         return self.scores is None or self.scores.are_shares

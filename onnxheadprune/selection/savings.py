@@ -1,4 +1,4 @@
-"""What a site saves by losing units: operations, which rise evenly, or time, which is measured at a few widths."""
+"""The savings of a site that loses units: operations, which rise evenly, or time, which is measured at a few widths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Savings:
     saved: tuple[float, ...]
 
     def of(self, count: int) -> float:
-        """What `count` units less save."""
+        """Return what `count` units less save."""
         return float(np.interp(count, self.units, self.saved))
 
 

@@ -59,7 +59,7 @@ class Selection:
 
     @property
     def is_blind(self) -> bool:
-        """Whether the weights alone chose, without any data."""
+        """True if the weights alone chose, without any data."""
         return self.basis == WITHOUT_DATA
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Selection:
 
 
 class Space(Protocol):
-    """What a choice of any size is made from; sizes are whole numbers, of heads or of parts of a budget.
+    """The options of a choice of any size; sizes are whole numbers, of heads or of parts of a budget.
 
     Attributes:
         UNITS: what goes, for people: "heads", or "units" of several kinds.
@@ -102,7 +102,7 @@ class Space(Protocol):
         """The largest size."""
 
     def has_cut(self, count: int) -> bool:
-        """Whether some cut has so large a size, or a smaller one."""
+        """Return whether some cut has so large a size, or a smaller one."""
 
     def removing(self, count: int) -> Selection:
         """The cheapest cut of a size."""
@@ -116,7 +116,7 @@ class Space(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SearchSpace:
-    """What choices of any size are made from: the sites, and a path for each.
+    """The options of choices of any size: the sites, and a path for each.
 
     Attributes:
         sites: sites that may lose heads.
@@ -234,7 +234,7 @@ def foresee(asked: Asked | None, spaces: Iterable[Space], instead: str) -> None:
 
 
 def and_left_out(left_out: Mapping[str, str]) -> str:
-    """What could not be measured, as the end of a refusal; nothing where all was."""
+    """Return what could not be measured, as the end of a refusal; nothing where all was."""
     if not left_out:
         return ""
     label, reason = next(iter(left_out.items()))

@@ -1,4 +1,4 @@
-"""How much faster cuts are, measured on this machine; and the smallest one that is fast enough.
+"""The speed of cuts, measured on this machine, and the smallest one that is fast enough.
 
 A speed-up is what `bench` calls one (`benchmarking.SpeedUp`), so a wish is met only by what `--min-speedup` would pass.
 """

@@ -1,4 +1,4 @@
-"""What may be wished for, and the answer to a wish."""
+"""Targets of a choice, and the choice that meets one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Target: TypeAlias = Share | Keep | Faster | Near
 
 @dataclass(frozen=True)
 class Wish:
-    """How many heads are to go, said in one of several ways, and what to respect.
+    """The number of units to remove, given in one of several ways, and the limits to respect.
 
     This is what users write. `target` and `requirements` are the two things in it.
 

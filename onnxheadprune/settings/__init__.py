@@ -1,1 +1,1 @@
-"""What users can set, declared once: options, keys of jobs, keywords and their documentation are made of it."""
+"""Settings, declared once: options, keys of jobs, keywords and their documentation are derived from them."""

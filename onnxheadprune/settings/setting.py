@@ -23,7 +23,7 @@ NAMED = re.compile(r"\{(\w+)\}")
 
 
 class PydanticField:
-    """What pydantic reads from an annotation, as keywords of its `Field`; it is imported only where pydantic runs."""
+    """Keywords of pydantic's `Field`, read from an annotation; it is imported only where pydantic runs."""
 
     __is_annotated_types_grouped_metadata__: Literal[True] = True
 
@@ -61,7 +61,7 @@ class Bounds(PydanticField):
         )
 
     def admit(self, value: float) -> bool:
-        """Whether a number lies within."""
+        """Return whether a number lies within."""
         return (
             (self.ge is None or value >= self.ge)
             and (self.gt is None or value > self.gt)
@@ -72,7 +72,7 @@ class Bounds(PydanticField):
 
 @dataclass(frozen=True)
 class Setting(PydanticField):
-    """What is the same of a setting wherever it is set.
+    """The properties of a setting that are the same wherever it is set.
 
     Attributes:
         help: one or two sentences about it; names of other settings stand in {braces}.
@@ -143,7 +143,7 @@ class Declared:
 
     @property
     def required(self) -> bool:
-        """Whether it must be given."""
+        """True if it must be given."""
         return self.default is MISSING
 
     def check(self, value: float | Mapping[Any, float]) -> None:

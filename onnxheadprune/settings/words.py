@@ -1,4 +1,4 @@
-"""What the documentation says of settings: tables of keys, and the keywords of Python functions."""
+"""Documentation of settings: tables of keys, and the keywords of Python functions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def documented(*groups: type[Any]) -> Callable[[Function], Function]:
 
 
 def described(item: Declared) -> str:
-    """What a setting does, with names of others in backticks."""
+    """Return what a setting does, with names of others in backticks."""
     return NAMED.sub(r"`\1`", item.setting.help)
 
 

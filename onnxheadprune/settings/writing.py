@@ -1,4 +1,4 @@
-"""What is written, where, and after which checks; and what the result is for."""
+"""Settings of output: where it is written, after which checks, and for which runtime."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ Runtime = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where the model is written."""
+    """The place where the model is written."""
 
     SECTION: ClassVar[str] = OUTPUT
 

@@ -1,4 +1,4 @@
-"""What `onnx.checker` says of the two models."""
+"""Findings of `onnx.checker` on the two models."""
 
 from __future__ import annotations
 

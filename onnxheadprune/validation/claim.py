@@ -1,4 +1,4 @@
-"""What a pruned model claims to be: which heads are gone, seen from the original.
+"""The claim of a pruned model: the heads that were removed, as seen from the original.
 
 The claim is read from the pruned model's record, then planned again on the original. Nothing of the
 pruned model's graph is trusted.
@@ -46,7 +46,7 @@ CONTRACTS = (
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """What a pruned model says was done to its original, as the original's own plan.
+    """The cut that a pruned model claims, as a plan for its original.
 
     Attributes:
         planning: the cut, planned on the original.
@@ -222,7 +222,7 @@ def _check_same_sites(
     pairs: Mapping[int, AttentionSite],
     names: tuple[str, str],
 ) -> None:
-    """Whether the pruned model's record speaks of the original's sites."""
+    """Check whether the pruned model's record speaks of the original's sites."""
     missing = {entry.index for entry in gone}
     for entry in record:
         site = pairs.get(entry.index)
@@ -244,7 +244,7 @@ def _counts(heads: int, kv_heads: int) -> str:
 
 
 def _check_same_layers(pruned: ModelProto, sites: Sites, names: tuple[str, str]) -> None:
-    """Whether the pruned model's record counts the original's layers."""
+    """Check whether the pruned model's record counts the original's layers."""
     theirs = layers_record(pruned)
     if not theirs or sites.layered is None:
         return
@@ -276,7 +276,7 @@ def _check_same_names(
 
 
 def _order_problems(original: ModelProto, pruned: ModelProto, io: Interface, name: str) -> Iterator[str]:
-    """Whether who reads inputs and outputs by their position gets what the original gives there."""
+    """Yield whether who reads inputs and outputs by their position gets what the original gives there."""
     for what, before, theirs in (
         ("inputs", _inputs(original), _inputs(pruned)),
         ("outputs", _outputs(original), _outputs(pruned)),
@@ -314,7 +314,7 @@ def _io_problems(planning: Planning, pruned: ModelProto, name: str) -> list[str]
 
 
 def _contradicts(info: ValueInfoProto, shape: Shape) -> bool:
-    """Whether a declaration says something else than what the graph computes."""
+    """Return whether a declaration says something else than what the graph computes."""
     if not info.type.tensor_type.HasField("shape"):
         return False
     declared = [dim.dim_value or None for dim in info.type.tensor_type.shape.dim]

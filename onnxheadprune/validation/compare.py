@@ -18,7 +18,7 @@ Array: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Gap:
-    """How far an array lies from the one it should equal."""
+    """The distance of an array from the one it should equal."""
 
     absolute: float
     relative: float
@@ -67,7 +67,7 @@ def worst(actual: Outputs, expected: Outputs, names: tuple[str, ...]) -> tuple[s
 
 
 def comparable(reference: Outputs, original: Outputs) -> bool:
-    """Whether numbers can be compared: there are some, and NaN and infinities do not hang on the heads.
+    """Return whether numbers can be compared: there are some, and NaN and infinities do not hang on the heads.
 
     Tokens that are ruled out have minus infinity, and rows that attend to nothing are no numbers, whoever attends.
 
@@ -96,12 +96,12 @@ def stray(actual: Outputs, expected: Outputs, names: tuple[str, ...]) -> str | N
 
 
 def has_nan(outputs: Outputs) -> bool:
-    """Whether some output holds what is no number."""
+    """Return whether some output holds what is no number."""
     return any(np.isnan(_numbers(value)).any() for value in outputs.values() if not _is_exact(value))
 
 
 def _is_exact(array: Array) -> bool:
-    """Whether an array can hold neither NaN nor an infinity."""
+    """Return whether an array can hold neither NaN nor an infinity."""
     return array.dtype.kind in "biuOSU"
 
 
@@ -112,7 +112,7 @@ def _strange(array: Array) -> Array:
 
 
 def _all_finite(outputs: Outputs) -> bool:
-    """Whether no output holds NaN or an infinity."""
+    """Return whether no output holds NaN or an infinity."""
     return all(is_finite(value) for value in outputs.values())
 
 

@@ -40,7 +40,7 @@ COUNTED = (TensorProto.INT32, TensorProto.INT64)
 
 @dataclass(frozen=True)
 class Tap:
-    """What a projection reads from heads that are gone.
+    """A value that a projection reads from removed heads.
 
     Attributes:
         site: how to call the site.
@@ -65,7 +65,7 @@ class Tap:
         return (self.value,) if self.zero is None else (self.value, self.zero)
 
     def rest(self, outputs: Mapping[str, Array]) -> tuple[Array, float]:
-        """What is there, [positions, everything else], and the scale of the whole input."""
+        """Return what is there, [positions, everything else], and the scale of the whole input."""
         array = outputs[self.value]
         if self.zero is not None:
             array = array.astype(np.int32) - outputs[self.zero].astype(np.int32)
@@ -159,7 +159,7 @@ def _found_zero(node: Node, index: int) -> str | None:
 
 
 def _masks(site: Site, heads: Sequence[int], tracer: Tracer) -> dict[Node, Array] | None:
-    """What stays of the output of each core, over its axes; None where heads are mixed or axes unknown there."""
+    """Return what stays of the output of each core, over its axes; None where heads are mixed or axes unknown there."""
     found: dict[Node, Array] = {}
     for projection in site.projections:
         index, axes = projection.activation
@@ -195,7 +195,7 @@ def _masks_behind(site: Site, units: Sequence[int]) -> dict[Node, Array] | None:
 
 
 def _mask(core: Core, gone: set[int]) -> Array | None:
-    """Which positions of a core's output stay, with one axis per axis of it; one period of a symbolic one."""
+    """Return which positions of a core's output stay, with one axis per axis of it; one period of a symbolic one."""
     alive = [not labels & gone for labels in core.heads]
     mixed = any(labels & gone and not labels <= gone for labels in core.heads)
     shape = core.node.out.shape
@@ -225,7 +225,7 @@ def _can_mask(node: Node) -> bool:
 
 
 def _zero_point(node: Node) -> Value | None:
-    """What a product of integers means by zero in its output."""
+    """Return what a product of integers means by zero in its output."""
     index = roles_of(node).output_zero
     return None if index is None else node.input(index)
 
@@ -342,7 +342,7 @@ def _weights_before(site: Site) -> set[Value]:
 
 
 def _gates(site: Site) -> list[Value]:
-    """What is multiplied with the contexts of a site on their way to its projections."""
+    """Return what is multiplied with the contexts of a site on their way to its projections."""
     last = {projection.node for projection in site.projections}
     way: dict[Node, None] = {}
     waiting = [value for core in site.cores for value in core.outputs if value is not None]

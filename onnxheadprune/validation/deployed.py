@@ -94,7 +94,7 @@ class Models:
 
     @property
     def rounds_to_tf32(self) -> bool:
-        """Whether a deployment rounds float32 products to TF32."""
+        """True if a deployment rounds float32 products to TF32."""
         return self.provider.name == CUDA
 
 
@@ -109,7 +109,7 @@ class KeptFeed:
 
 @dataclass
 class Opinion:
-    """What one way of running showed."""
+    """The result of one way of running."""
 
     cases: list[CaseResult] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)

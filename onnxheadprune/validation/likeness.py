@@ -28,7 +28,7 @@ LISTED = 5
 
 @dataclass(frozen=True)
 class Likeness:
-    """How far a pruned model's graph is the planned one.
+    """The degree to which a pruned model's graph is the planned one.
 
     Attributes:
         nodes: nodes of the pruned model, those of bodies included.
@@ -50,7 +50,7 @@ class Likeness:
 
     @property
     def identical(self) -> bool:
-        """Whether nothing differs but names and order."""
+        """True if nothing differs but names and order."""
         return not self.count
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,7 +180,7 @@ class _Walk:
             self.differences.append(f"{where} is {theirs.label} in place of {ours.label}")
 
     def _same_elsewhere(self, ours: Made, theirs: Made) -> bool:
-        """Whether two inputs are the same one, or two sparse tensors."""
+        """Return whether two inputs are the same one, or two sparse tensors."""
         if ours.place is Place.SPARSE:
             return self._same_sparse(ours.name, ours.thing, theirs.thing)
         if ours.place is Place.UNKNOWN:
@@ -192,7 +192,7 @@ class _Walk:
         return ours.index == theirs.index
 
     def _same_sparse(self, name: str, ours: SparseTensorProto, theirs: SparseTensorProto) -> bool:
-        """Whether two sparse tensors hold the same, wherever their data is."""
+        """Return whether two sparse tensors hold the same, wherever their data is."""
         parts = ((ours.values, theirs.values), (ours.indices, theirs.indices))
         return ours.dims == theirs.dims and all(self.same_tensor(name, *pair) for pair in parts)
 
@@ -237,7 +237,7 @@ class _Walk:
         return ""
 
     def _defaults(self, node: NodeProto) -> dict[str, AttributeProto]:
-        """What the operator takes for attributes that are not spelled."""
+        """Return what the operator takes for attributes that are not spelled."""
         domain = _domain(node.domain)
         key = node.op_type, domain
         if key not in self._schemas:
@@ -279,7 +279,7 @@ def _domain(domain: str) -> str:
 
 
 def sentences(found: Likeness) -> Iterator[str]:
-    """What a report says about a graph that is not the planned one."""
+    """Yield what a report says about a graph that is not the planned one."""
     for difference in found.differences:
         yield f"not as planned: {difference}"
     if found.count > len(found.differences):

@@ -1,4 +1,4 @@
-"""What the pruned model should look like: the plan carried out on the original once more."""
+"""The expected pruned model: the plan applied to the original once more."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _candidates(original: LoadedModel, plan: PrunePlan, name: str, fused: bool) 
 
 
 def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator[str]:
-    """Where the pruned model's records, which later cuts go by, say something else than belongs to the plan.
+    """Yield where the pruned model's records, which later cuts go by, say something else than belongs to the plan.
 
     Args:
         planned: with the records that belong to the plan.
@@ -93,7 +93,7 @@ def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator
 
 
 def _sites(model: ModelProto) -> dict[type[Site], tuple[RecordedUnits, ...]]:
-    """What the records of a model say of its sites, by their kind."""
+    """Return what the records of a model say of its sites, by their kind."""
     others = {kind: units_record(model, kind.UNITS) for kind in KINDS}
     return {AttentionSite: pruning_record(model), **others}
 

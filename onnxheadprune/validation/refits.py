@@ -1,4 +1,4 @@
-"""What a verdict says about tensors whose numbers are taken from the pruned model."""
+"""The part of a verdict on tensors whose numbers are taken from the pruned model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a validation is asked for, as one value: made by the API or a command, and handed down unchanged."""
+"""A request for a validation, as one value: made by the API or a command, and passed on unchanged."""
 
 from __future__ import annotations
 

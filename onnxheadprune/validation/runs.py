@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Findings:
-    """What the runs showed; `unsteady` says why the original cannot be compared with anything, if so."""
+    """The result of the runs; `unsteady` is the reason why the original cannot be compared with anything, if any."""
 
     cases: tuple[CaseResult, ...]
     problems: tuple[str, ...]

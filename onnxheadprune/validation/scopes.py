@@ -1,4 +1,4 @@
-"""Who makes a value: the names of a model's graphs, looked up from the inside out.
+"""The producers of values: the names of a model's graphs, looked up from the inside out.
 
 A view of the model says more, at the price of an analysis; here the protobuf is all that is needed.
 """
@@ -17,7 +17,7 @@ from onnxheadprune.model.graph.facts import IDENTITIES
 
 
 class Place(enum.Enum):
-    """What a value is."""
+    """The identity of a value."""
 
     NODE = "a node's output"
     TENSOR = "a stored tensor"
@@ -28,7 +28,7 @@ class Place(enum.Enum):
 
 @dataclass(frozen=True)
 class Made:
-    """What makes a value.
+    """The producer of a value.
 
     Attributes:
         place: what kind of thing that is.
@@ -69,7 +69,7 @@ class Scope:
     bodies: dict[int, dict[str, Scope]] = field(default_factory=dict)
 
     def source(self, name: str) -> Made:
-        """What makes the value of that name, seen from here; Identity nodes are passed over."""
+        """Return what makes the value of that name, seen from here; Identity nodes are passed over."""
         scope: Scope | None = self
         while scope is not None:
             found = scope.made.get(name)

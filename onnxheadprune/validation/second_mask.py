@@ -107,7 +107,7 @@ class SecondMask:
         return self.models.sensitivity.allowed(exact, error, feed, narrowed(outputs, io), after)
 
     def _look_again(self, taps: list[Tap], feed: Feed, inputs: tuple[Input, ...]) -> None:
-        """Whether what is left of silenced heads depends on the input. A bias does not, and is theirs."""
+        """Check whether what is left of silenced heads depends on the input. A bias does not, and is theirs."""
         other = _shuffled(feed, inputs)
         try:
             if self._without is None:

@@ -1,4 +1,4 @@
-"""How far the original itself moves when its numbers are rounded differently, measured before a difference is an error.
+"""The change of the original when its numbers are rounded differently, measured before a difference is an error.
 
 Where activations are rounded to a few quantized values, or the largest of some numbers decides (routers, TopK), the
 last bit of a sum can move the outputs by far more than a bit. So noise of that size is added where the pruned model may
@@ -39,7 +39,7 @@ Open = Callable[[LoadedModel, str], Session]
 
 
 class Sensitivity:
-    """How far rounding alone moves the masked reference, measured where a difference needs it.
+    """The change of the masked reference by rounding alone, measured where a difference needs it.
 
     Attributes:
         largest: the largest movement so far, relative to the scale of an output; None before any was measured.

@@ -41,7 +41,7 @@ class Weights:
         self._written = {edit.name for edit in edits if isinstance(edit, AddConstant)}
 
     def same(self, name: str, planned: TensorProto, actual: TensorProto) -> bool:
-        """Whether a tensor of the pruned model is the planned one, whatever it is called.
+        """Return whether a tensor of the pruned model is the planned one, whatever it is called.
 
         Args:
             name: of the planned tensor.
@@ -89,7 +89,7 @@ class Weights:
 def weight_problems(
     original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str], alike: Likeness
 ) -> tuple[int, list[str]]:
-    """How many stored tensors were compared bit by bit, and a sentence if some are not as planned.
+    """Return how many stored tensors were compared bit by bit, and a sentence if some are not as planned.
 
     Args:
         original: the model before the cut.

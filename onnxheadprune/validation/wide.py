@@ -1,4 +1,4 @@
-"""What the usual feeds leave out: for a pruned model whose graph is not the planned one, so that numbers alone decide.
+"""Additional inputs for a pruned model whose graph is not the planned one, so that numbers alone decide.
 
 Batches, lengths and pasts around every number that its graph holds and the planned one does not (`wide_sizes`), and
 these numbers as ids and floats; many paddings; floats of all magnitudes; every row of the tables that ids index.

@@ -1,4 +1,4 @@
-"""How far a model is from another one on the user's data, both as a deployment runs them."""
+"""The distance of a model from another one on the user's data, both as a deployment runs them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from onnxheadprune.validation.result import Accuracy
 
 @dataclass(frozen=True)
 class Looking:
-    """What is looked at.
+    """The feeds and outputs that are compared.
 
     Attributes:
         effect: the measure of drift; None goes by the kind of output.
@@ -35,7 +35,7 @@ class Looking:
 
 @dataclass(frozen=True)
 class Distance:
-    """How far a model is from another one.
+    """The distance of a model from another one.
 
     Attributes:
         drift: mean over the data; see `selection.activations.drift`.
@@ -95,7 +95,7 @@ class Reference:
     def distance(
         self, other: LoadedModel, looking: Looking = Looking(), io: Interface = AS_BEFORE
     ) -> Distance:
-        """How far another model is from this one.
+        """Return how far another model is from this one.
 
         Args:
             other: the other model.

@@ -1,4 +1,4 @@
-"""Which heads go, where a request does not name them, and new numbers for what is left."""
+"""Selection of heads where a request does not name them, and refits of what is left."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
 
 
 def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
-    """What was chosen on the model with all branches side by side, for the one that runs one of them at a time.
+    """Return what was chosen on the model with all branches side by side, for the one that runs one of them at a time.
 
     Args:
         chosen: units and refitted weights.
@@ -149,7 +149,7 @@ def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
 
 
 def _trying(request: Request) -> Trying:
-    """How cuts are made on the way to a choice: as the one that is written."""
+    """Return how cuts are made on the way to a choice: as the one that is written."""
     choice = request.choice
     return Trying(
         refit=choice.refit,
@@ -162,7 +162,7 @@ def _trying(request: Request) -> Trying:
 
 
 def _recovering(request: Request) -> Recovering | None:
-    """How a training is made; its state is kept where it is the only one."""
+    """Return how a training is made; its state is kept where it is the only one."""
     choice, output = request.choice, request.writing.output
     if choice.recover is None:
         return None

@@ -1,4 +1,4 @@
-"""What cuts of many sizes cost and bring, as data: `sweep` makes it, reports show it."""
+"""Costs and gains of cuts of many sizes, as data: `sweep` makes it, reports show it."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Curve:
     measured_on: str = "held-out data"
 
     def share(self, point: CurvePoint) -> float:
-        """What a cut takes of what ratios are shares of."""
+        """Return what a cut takes of what ratios are shares of."""
         return point.removed / max(self.heads, 1) if point.share is None else point.share
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Curve:
 
 
 def gone_words(counted: str, heads: int, removed: int, units: Mapping[str, int]) -> str:
-    """What a cut takes, in words.
+    """Return what a cut takes, in words.
 
     Args:
         counted: what ratios are shares of; see `Curve.counted`.

@@ -1,4 +1,4 @@
-"""What tells a pruned model from its original, name by name: tensors, attributes, inputs, nodes.
+"""Differences between a pruned model and its original, name by name: tensors, attributes, inputs, nodes.
 
 Surgery keeps names, so two models are compared by them; nothing is matched by likeness. Large weights may be
 references: shapes are all that is read, and values of a few whole numbers (targets of a Reshape).
@@ -151,7 +151,7 @@ def _nodes(there: _Names, here: _Names) -> Iterator[Keyed]:
 
 
 def _within(key: str, node: NodeProto, now: NodeProto, there: _Names, here: _Names) -> Iterator[Keyed]:
-    """What is different in a node that is in both models."""
+    """Yield what is different in a node that is in both models."""
     for position in range(max(len(node.input), len(now.input))):
         before, after = (item.input[position] if position < len(item.input) else "" for item in (node, now))
         if before != after:

@@ -1,4 +1,4 @@
-"""What `inspect` says of early exits: what decides about each, and how much of the model lies behind it."""
+"""Early exits for `inspect`: what decides about each, and how much of the model lies behind it."""
 
 from __future__ import annotations
 

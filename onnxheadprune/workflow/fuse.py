@@ -1,4 +1,4 @@
-"""Which fused operators a model gets, and for `auto` whether they are faster on this machine."""
+"""The fused operators that a model gets, and for `auto` whether they are faster on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and on what candidates are proven and measured.
+    """The provider and inputs on which candidates are proven and measured.
 
     Attributes:
         provider: where; None resolves the automatic choice when it is needed.
@@ -125,7 +125,7 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
 
 
 def _obstacle(original: LoadedModel, fused: LoadedModel, provider: Provider, setting: Setting) -> str:
-    """Why a candidate is not exact on this provider, "" if it is."""
+    """Return why a candidate is not exact on this provider, "" if it is."""
     from onnxheadprune.validation.proof import validate
 
     try:
@@ -166,7 +166,7 @@ def _kept(pruned: ModelProto, name: str, trials: Sequence[Trial], reason: str) -
 
 
 def planned_fusion(plan: PrunePlan, model: ModelLike, mode: FuseMode) -> Fusion:
-    """What fusion would do after a plan; nothing is validated, measured or written.
+    """Return what fusion would do after a plan; nothing is validated, measured or written.
 
     Args:
         plan: made for `model`.

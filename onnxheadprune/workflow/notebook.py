@@ -22,7 +22,7 @@ def cut_html(
     chosen: Chosen | None,
     warnings: Sequence[str],
 ) -> str:
-    """What was removed, from what to what, and whether that was proven.
+    """Return what was removed, from what to what, and whether that was proven.
 
     Args:
         plan: of the cut.

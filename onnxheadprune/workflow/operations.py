@@ -1,4 +1,4 @@
-"""How many operations a cut saves, at the sizes that validation has run."""
+"""The operations that a cut saves, at the sizes that validation has run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Operations:
 
     @property
     def halved(self) -> bool:
-        """Whether less than half of the operations are left."""
+        """True if less than half of the operations are left."""
         return 2 * self.after < self.before
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ NOT_VALIDATED = "skipped (--no-validate)"
 
 @dataclass(frozen=True)
 class Proof:
-    """What candidates are compared with, where, and on what.
+    """The original that candidates are compared with, where, and on which inputs.
 
     Attributes:
         original: the model before any change.
@@ -68,7 +68,7 @@ class Proof:
 
 
 def _is_unseen(data: DataSource) -> bool:
-    """Whether it is data that no training has seen."""
+    """Return whether it is data that no training has seen."""
     from onnxheadprune.selection.activations.data import Calibration
 
     return isinstance(data, Calibration) and data.unseen

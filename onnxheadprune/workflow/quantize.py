@@ -153,7 +153,7 @@ def quantized_through(
     progress: Progress = silent,
     ready: Callable[[QuantizeResult], None] = lambda _: None,
 ) -> QuantizeResult:
-    """What `quantize` does, for a request.
+    """Return what `quantize` does, for a request.
 
     Args:
         model: the model to quantize.
@@ -217,14 +217,14 @@ def _data(loaded: LoadedModel, source: DataSource | None) -> Calibration | None:
 
 
 def _parts(data: Calibration | None, how: Quantizing) -> tuple[Calibration | None, Calibration | None]:
-    """What ranges are found on, and what drift is measured on."""
+    """Return what ranges are found on, and what drift is measured on."""
     if data is None or how.to != "int8-qdq":
         return None, data
     return held_out(data)
 
 
 def held_out(data: Calibration) -> tuple[Calibration, Calibration]:
-    """What ranges and refits learn from, and what figures are of, which says so."""
+    """Return what ranges and refits learn from, and what figures are of, which says so."""
     learn, held = data.split()
     if held is learn:
         return learn, replace(held, role="your data, all of it, which the quantization has seen")
@@ -257,7 +257,7 @@ def _write_record(before: ModelProto, made: ModelProto, how: Quantizing, data: C
 
 
 def _notes(asked: Quantizing, used: Quantizing) -> tuple[str, ...]:
-    """What was decided for the user, and by what."""
+    """Return what was decided for the user, and by what."""
     if used.to == "int4" or asked.reduce_range is not None:
         return ()
     if used.reduce_range:

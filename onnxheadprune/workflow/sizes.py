@@ -1,4 +1,4 @@
-"""What a model takes before and after a cut: elements and bytes of its tensors, bytes of its files."""
+"""Sizes of a model before and after a cut: elements and bytes of its tensors, bytes of its files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 
 
 def size_in_file(model: LoadedModel) -> StoredSize:
-    """What the tensors of a model hold, as its file has them: a function counts once, not once per call."""
+    """Return what the tensors of a model hold, as its file has them: a function counts once, not once per call."""
     return stored_size(model.as_stored)
 
 
@@ -22,7 +22,7 @@ def file_bytes(model: LoadedModel) -> int | None:
 
 
 def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredSize]:
-    """What a model's stored tensors hold before and after a plan; nothing is written.
+    """Return what a model's stored tensors hold before and after a plan; nothing is written.
 
     Raises:
         RefusedError: if the plan was made for a model of another structure.

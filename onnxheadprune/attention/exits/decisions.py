@@ -1,4 +1,4 @@
-"""What conditions are held at, and what follows from that: which branches run, which other conditions are known."""
+"""Conditions that are fixed, and the consequences: which branches run, which other conditions are known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GOING_IN, GOING_OUT = 1, 0
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """What one condition is held at.
+    """The value that one condition is fixed at.
 
     Attributes:
         node: what asks it: an If, or a Loop.
@@ -33,7 +33,7 @@ class Decision:
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """What follows from decisions.
+    """The consequences of decisions.
 
     Attributes:
         known: conditions whose answer is known, among them those that are held.
@@ -83,7 +83,7 @@ def _sources(condition: Value, answer: bool) -> Iterator[tuple[Value, bool]]:
 
 
 def settled(view: GraphView, decisions: Iterable[Decision]) -> Settled:
-    """What follows from decisions.
+    """Return what follows from decisions.
 
     Args:
         view: an annotated view of the model.
@@ -118,7 +118,7 @@ def settled(view: GraphView, decisions: Iterable[Decision]) -> Settled:
 
 
 def _of_choice(node: Node, known: Mapping[Value, bool], choices: dict[Node, Scope]) -> list[bool | None]:
-    """What is known of the outputs of an If; notes which body runs."""
+    """Return what is known of the outputs of an If; notes which body runs."""
     condition = node.inputs[0]
     answer = None if condition is None else known.get(condition)
     bodies = list(node.bodies.values())
@@ -133,23 +133,23 @@ def _of_choice(node: Node, known: Mapping[Value, bool], choices: dict[Node, Scop
 
 
 def given_by(bodies: Iterable[Scope], index: int) -> list[Value | None]:
-    """What each body gives as one of its outputs."""
+    """Return what each body gives as one of its outputs."""
     return [body.lookup(body.proto.output[index].name) for body in bodies]
 
 
 def going_in(node: Node) -> Value | None:
-    """What the body of a Loop is told about going on: whether the last turn said so."""
+    """Return what the body of a Loop is told about going on: whether the last turn said so."""
     (body,) = node.bodies.values()
     return body.values.get(body.proto.input[GOING_IN].name)
 
 
 def going_out(node: Node) -> Value | None:
-    """What the body of a Loop says about another turn."""
+    """Return what the body of a Loop says about another turn."""
     return given_by(node.bodies.values(), GOING_OUT)[0]
 
 
 def _computed(node: Node, numbers: list[bool | None]) -> bool | None:
-    """What a node makes of conditions, None where that is not known or no condition."""
+    """Return what a node makes of conditions, None where that is not known or no condition."""
     if all(number is None for number in numbers):
         return None
     if node in IDENTITIES:

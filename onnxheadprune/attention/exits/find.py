@@ -1,4 +1,4 @@
-"""Which early exits a model has: conditions that decide whether further layers run before it answers.
+"""The early exits of a model: conditions that decide whether further layers run before it answers.
 
 An exit is an If of which one body holds layers and the other one none, so that with the second one the outputs are
 given without any further layer; or a Loop over layers that ends as soon as its body says so. Layers are attention
@@ -258,7 +258,7 @@ def _owners(node: Node) -> list[tuple[Node, Scope]]:
 
 
 def _is_always(going: Value, told: Value | None) -> bool:
-    """Whether a Loop's body never ends it: it says what it is told, or a constant."""
+    """Return whether a Loop's body never ends it: it says what it is told, or a constant."""
     value = going
     while (
         value.producer is not None and value.producer in IDENTITIES and value.producer.inputs[0] is not None
@@ -268,7 +268,7 @@ def _is_always(going: Value, told: Value | None) -> bool:
 
 
 def _most_turns(node: Node) -> int | None:
-    """How often a Loop runs its body at most, None where there is no end."""
+    """Return how often a Loop runs its body at most, None where there is no end."""
     limit = node.literal(0)
     if limit is None:
         return None
@@ -278,7 +278,7 @@ def _most_turns(node: Node) -> int | None:
 
 
 def _why_not_fixed(node: Node, going: Value) -> str | None:
-    """Why a Loop cannot be made to run a fixed number of turns exactly, None if it can."""
+    """Return why a Loop cannot be made to run a fixed number of turns exactly, None if it can."""
     if node.input(0) is not None and node.literal(0) is None:
         return "how often it runs at most is computed at run time, so a fixed number may be more than that"
     (body,) = node.bodies.values()

@@ -1,4 +1,4 @@
-"""Where layers lie: in which bodies, and behind which choices."""
+"""The places of layers: in which bodies, and behind which choices."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def layers_of(sites: Iterable[Site]) -> Layers:
 
 
 def inside(layers: Layers, body: Scope) -> int:
-    """How many of the layers lie in a body, or in bodies inside of it."""
+    """Return how many of the layers lie in a body, or in bodies inside of it."""
     return sum(1 for node in layers if body in around(node))
 
 
@@ -60,7 +60,7 @@ def running(view: GraphView, settled: Settled) -> set[Node]:
 
 
 def reached_from(view: GraphView, starts: Sequence[Node]) -> Mapping[Node, int]:
-    """Which of some nodes each node depends on, as bits: bit `i` for `starts[i]`.
+    """Return which of some nodes each node depends on, as bits: bit `i` for `starts[i]`.
 
     A node depends on what it reads and on what its bodies read, and whatever is in a body on what its owner reads.
     """

@@ -60,7 +60,7 @@ class Leaving:
 
     @property
     def drops_inputs(self) -> bool:
-        """Whether inputs of the original are gone."""
+        """True if inputs of the original are gone."""
         return any(change.role == "input" for change in self.interface)
 
     def on(self, plan: PrunePlan) -> PrunePlan:
@@ -162,7 +162,7 @@ def _spelled(info: ValueInfoProto) -> str:
 
 
 def _names(site: Site, left: Left, found: Settled) -> tuple[str, ...]:
-    """What a site is recognised by in what is left; nothing if it is gone."""
+    """Return what a site is recognised by in what is left; nothing if it is gone."""
     made = _made(left.model)
     values: list[Value] = [item.node.out for item in site.projections]
     names = (left.names.get(value, value.name) for value in values if not _is_passed_over(value, found))
@@ -170,7 +170,7 @@ def _names(site: Site, left: Left, found: Settled) -> tuple[str, ...]:
 
 
 def _is_passed_over(value: Value, found: Settled) -> bool:
-    """Whether a value lies in a body that does not run any more."""
+    """Return whether a value lies in a body that does not run any more."""
     scope = value.scope
     while scope.owner is not None:
         chosen = found.choices.get(scope.owner)
@@ -226,7 +226,7 @@ def _recorded_units(kind: type[Site], analysis: Analysis, left: Left, found: Set
 
 
 def _states(exits: Exits, taken: Sequence[Exit], analysis: Analysis, found: Settled) -> list[RecordedExit]:
-    """What became of each exit of the original, also of those that were gone before."""
+    """Return what became of each exit of the original, also of those that were gone before."""
     numbers = {item.number for item in taken}
     reached = running(analysis.view, found)
     entries = [entry for entry in exits.record if entry.state != "left"]
@@ -237,7 +237,7 @@ def _states(exits: Exits, taken: Sequence[Exit], analysis: Analysis, found: Sett
 
 
 def _state(item: Exit, taken: Sequence[Exit], found: Settled, reached: Collection[Node]) -> ExitState:
-    """What becomes of an exit that is not taken."""
+    """Return what becomes of an exit that is not taken."""
     held = [decision for other in taken for decision in other.decisions if decision.node is item.node]
     if held:
         turns, limit = item.leaves.turns, held[0].turns

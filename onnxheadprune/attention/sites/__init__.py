@@ -1,1 +1,1 @@
-"""Where the heads are: tracing, grouping and describing attention sites."""
+"""Attention sites: tracing, grouping and describing them."""

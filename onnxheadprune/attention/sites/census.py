@@ -1,4 +1,4 @@
-"""Which nodes multiply attention weights with values, whether or not a site is found around them.
+"""The nodes that multiply attention weights with values, whether or not a site is found around them.
 
 Heads are found by structure alone; this list is there so that nothing that looks like attention is left out in
 silence. It may hold more than attention (a router, a soft argmax): what is no site is then explained.
@@ -66,7 +66,7 @@ def _carry(node: Node, distances: dict[Node, int]) -> None:
 
 
 def _distance(value: Value | None, distances: dict[Node, int]) -> int:
-    """How far away the nearest node of a kind is, `MAX_HOPS` where there is none."""
+    """Return how far away the nearest node of a kind is, `MAX_HOPS` where there is none."""
     producer = None if value is None or value.is_constant else value.producer
     return MAX_HOPS if producer is None else distances.get(producer, MAX_HOPS)
 
@@ -84,19 +84,19 @@ def _weighs_values(
 
 
 def _is_map(node: Node, scored: dict[Node, int]) -> bool:
-    """Whether a node turns scores into weights."""
+    """Return whether a node turns scores into weights."""
     if node in MAPS_SCORES:
         return _distance(node.input(0), scored) < MAX_HOPS
     return sums_to_one(node)
 
 
 def sums_to_one(node: Node) -> bool:
-    """Whether a node makes weights: a softmax, one that is spelled out, or any other division by the sum."""
+    """Return whether a node makes weights: a softmax, one that is spelled out, or any other division by the sum."""
     return node in WEIGHS or (node in DIVIDES and _is_sum_of(node.input(1), node.input(0)))
 
 
 def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:
-    """Whether a value is the sum over another one, perhaps kept away from zero or spread again."""
+    """Return whether a value is the sum over another one, perhaps kept away from zero or spread again."""
     producer = None if value is None else value.producer
     if producer is None or not hops:
         return False
@@ -107,7 +107,7 @@ def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:
 
 
 def has_heads_to_tell(node: Node, found: Contraction | None) -> bool:
-    """Whether an axis of a product's output may enumerate heads.
+    """Return whether an axis of a product's output may enumerate heads.
 
     Args:
         node: the product.

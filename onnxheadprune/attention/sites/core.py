@@ -1,4 +1,4 @@
-"""What tracing finds: the products that heads are made in, and what kept labels from getting there."""
+"""The results of tracing: the products that heads are made in, and the nodes that kept labels from getting there."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Trace:
 
     @property
     def is_alike(self) -> bool:
-        """Whether the trace reaches cores but does not distinguish heads."""
+        """True if the trace reaches cores but does not distinguish heads."""
         return is_alike(self.cores)
 
     def told_apart(self, classes: Classes | None) -> Trace:

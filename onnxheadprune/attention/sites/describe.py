@@ -1,4 +1,4 @@
-"""What a site is made of: KV groups, head sizes, cache, attention maps. All read off sweeps, none guessed."""
+"""The parts of a site: KV groups, head sizes, cache, attention maps. All read off sweeps, none guessed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What lies upstream of the cores of a block.
+    """The values upstream of the cores of a block.
 
     Attributes:
         groups: heads per KV head, in order of their first head.
@@ -66,7 +66,7 @@ def anatomy(block: Block) -> Anatomy | Refusal:
 
 
 class _Survey:
-    """What the cores of a block say about its heads, read one after the other.
+    """A survey of the cores of a block, read one after the other, for what they show of its heads.
 
     Attributes:
         block: the block.
@@ -153,7 +153,7 @@ class _Survey:
             self.lying[value] = live if known is None else Labels(own).united(known, live)
 
     def summary(self) -> Anatomy:
-        """What all cores say together."""
+        """Return what all cores say together."""
         if self.sharing and all(found is Sharing.ONE for found in self.sharing):
             # One of several cores may read a table of relative positions, which has no heads: that groups none.
             self.groups.join(range(self.block.num_heads))
@@ -289,7 +289,7 @@ def _endpoints(walk: Sweep, labels: Labels) -> dict[Value, Live]:
 
 
 def _one_per_head(live: Live) -> bool:
-    """Whether every position belongs to another head."""
+    """Return whether every position belongs to another head."""
     if not live.axes or _all_differ(live.array):
         return bool(live.axes)
     told = _read_apart(live.array)
@@ -328,7 +328,7 @@ def _carried_on(value: Value, live: Live, depth: int = MAX_HOPS) -> Iterator[tup
 
 
 def _written_on(value: Value, live: Live, labels: Labels) -> Iterator[tuple[Value, Live]]:
-    """What becomes of `value` as others write into it, each time with what is left of its own labels.
+    """Yield what becomes of `value` as others write into it, each time with what is left of its own labels.
 
     A cache of all layers goes from layer to layer in this way, and each leaves the rows of the others.
     """

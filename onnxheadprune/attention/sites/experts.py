@@ -63,7 +63,7 @@ class ExpertProjection(Projection):
                 yield {first + neuron for neuron in neurons}
 
     def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
-        """Why nothing can be cut off the weights as they are stored, None if it can."""
+        """Return why nothing can be cut off the weights as they are stored, None if it can."""
         return self.layout.why_not
 
 
@@ -132,7 +132,7 @@ def mixture_site(node: Node) -> ExpertSite | None:
 
 
 def _why_not(node: Node, layout: Mixture, units: int) -> Refusal | None:
-    """Why no neuron can go."""
+    """Return why no neuron can go."""
     why = layout.why_not
     computed = [
         value.name

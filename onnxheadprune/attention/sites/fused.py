@@ -18,7 +18,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 @dataclass(frozen=True)
 class FusedAnatomy:
-    """What a fused node's attributes and inputs say.
+    """The heads, sizes and caches that a fused node's attributes and inputs show.
 
     Attributes:
         groups: query heads per KV head.
@@ -38,17 +38,17 @@ class FusedAnatomy:
 
 
 def is_fused_core(node: Node) -> bool:
-    """Whether the node is a fused attention operator."""
+    """Return whether the node is a fused attention operator."""
     return is_fused(node)
 
 
 def is_attention_operator(node: Node) -> bool:
-    """Whether the operator is a fused attention by its name, known here or not."""
+    """Return whether the operator is a fused attention by its name, known here or not."""
     return is_fused(node) or node.op_type.endswith("Attention")
 
 
 def why_unknown(node: Node) -> Refusal | None:
-    """Why the heads of a fused attention cannot be told, None if they can."""
+    """Return why the heads of a fused attention cannot be told, None if they can."""
     if not is_fused(node):
         sentence = (
             f"{node.domain or 'ai.onnx'}.{node.op_type} is not supported: where its heads lie is not known"
@@ -80,7 +80,7 @@ class FusedHeads(NamedTuple):
 
 
 def split_fused(node: Node, output_index: int, live: Live) -> FusedHeads | None:
-    """What labels on the context of a fused node say, None where its layout is unknown."""
+    """Return what labels on the context of a fused node say, None where its layout is unknown."""
     layout = layout_of(node)
     if layout is None or output_index != 0:
         return None

@@ -20,13 +20,13 @@ def _generator_of(value: Value) -> Node | None:
 
 
 def comes_or_goes(value: Value) -> bool:
-    """Whether a value is an input or output of the model, or of a decoder inside a generation operator."""
+    """Return whether a value is an input or output of the model, or of a decoder inside a generation operator."""
     outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
     return outside and (value.scope.parent is None or _generator_of(value) is not None)
 
 
 def why_uneven(sites: Iterable[AttentionSite], heads: Mapping[int, Sequence[int]]) -> str | None:
-    """Why a generation operator could not run what is left of its decoder, None if all can.
+    """Return why a generation operator could not run what is left of its decoder, None if all can.
 
     Args:
         sites: all sites of a model.
@@ -78,7 +78,7 @@ def _left_alone(owner: Node, group: Sequence[AttentionSite]) -> Value | None:
 
 
 def _shrinks(site: AttentionSite, heads: Mapping[int, Sequence[int]]) -> bool:
-    """Whether a site's cache gets narrower; that of a site which goes as a whole stays as it was."""
+    """Return whether a site's cache gets narrower; that of a site which goes as a whole stays as it was."""
     return 0 < len(heads.get(site.index, ())) < site.num_heads and _kv_left(site, heads) < site.kv_num_heads
 
 
@@ -111,5 +111,5 @@ def _by_cache(
 
 
 def _place(value: Value) -> int:
-    """Which output of its subgraph a value is."""
+    """Return which output of its subgraph a value is."""
     return [info.name for info in value.scope.proto.output].index(value.name)

@@ -198,7 +198,7 @@ def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
 
 
 def _weights_made(node: Node) -> Hashable | None:
-    """What a fused node makes its attention weights of: all but its values; None where those are packed."""
+    """Return what a fused node makes its attention weights of: all but its values; None where those are packed."""
     past = roles_of(node).past_values
     if node.input(VALUES) is None:
         return None
@@ -238,7 +238,7 @@ def _joined(channels: Mapping[tuple[int, int], set[int]], members: Iterable[tupl
 
 
 def has_folded_heads(block: Block) -> bool:
-    """Whether one head is all there is, yet it fills more channels than its context has features.
+    """Return whether one head is all there is, yet it fills more channels than its context has features.
 
     Then different pieces of the context, along an axis that no label sees, feed different channels: heads
     that were folded into an axis of symbolic length (`[heads * batch, S, D]`, split into `batch` again).

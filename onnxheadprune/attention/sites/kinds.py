@@ -47,7 +47,7 @@ class NeuronSite(Site):
 
     @property
     def is_branch(self) -> bool:
-        """Whether it is a branch of a residual stream, as sublayers are; stems and heads are none."""
+        """True if it is a branch of a residual stream, as sublayers are; stems and heads are none."""
         return self.kind == FEED_FORWARD
 
     @property
@@ -100,13 +100,13 @@ def every_kind() -> tuple[type[Site], ...]:
 
 
 def key_of(index: int) -> str:
-    """How a spec names the site with an index, of whatever kind."""
+    """Return how a spec names the site with an index, of whatever kind."""
     kind = next((kind for kind in KINDS if kind.owns(index)), None)
     return str(index) if kind is None else f"{kind.KEY}{index - kind.FROM}"
 
 
 def called(index: int) -> str:
-    """How messages, tables and pages name the site with an index, of whatever kind."""
+    """Return how messages, tables and pages name the site with an index, of whatever kind."""
     kind = kind_at(index)
     return kind.called(index - kind.FROM)
 

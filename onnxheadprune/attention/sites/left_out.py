@@ -53,7 +53,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What attends and is no site: each product in one of the two."""
+    """Products that attend and belong to no site: each is in one of two lists."""
 
     near_misses: tuple[NearMiss, ...] = ()
     no_heads: tuple[NearMiss, ...] = ()

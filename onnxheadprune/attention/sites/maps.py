@@ -15,7 +15,7 @@ MAX_CONTRACTED = 2**20
 
 
 class Summed(NamedTuple):
-    """What a map with weights sums over.
+    """The axes that a linear layer sums over.
 
     Attributes:
         node: the map.
@@ -56,7 +56,7 @@ def weight_contraction(
 
 
 def summed(node: Node, weighs: Callable[[Value], bool] = _stored, afterwards: bool = False) -> Summed | None:
-    """What a map with weights sums over, None for other nodes and where lengths are unknown or beyond belief.
+    """Return what a map with weights sums over, None for other nodes and where lengths are unknown or beyond belief.
 
     Args:
         node: any node.

@@ -128,7 +128,7 @@ def _projection(read: Summed, made: Origins, axes: AttentionAxes) -> Projection:
 
 
 def _is_of_attention(projection: Projection, made: Origins, axes: AttentionAxes) -> bool:
-    """Whether two layers meet on an axis of an attention: heads, head size, or the scores of stored queries."""
+    """Return whether two layers meet on an axis of an attention: heads, head size, or the scores of stored queries."""
     if not made.bends and any(map(axes.makes_scores, (projection.node, *made.makers))):
         return True
     product = contraction_of(projection.node)
@@ -165,7 +165,7 @@ def _channels(made: Origins) -> tuple[tuple[int, ...], ...]:
 
 
 def _identity(read: Summed, made: Origins, projection: Projection) -> object:
-    """What two projections have in common that read the same neurons.
+    """Return what two projections have in common that read the same neurons.
 
     They read the same channels of the same maps; or they are one map written twice, in both branches of an `If`.
     """
@@ -224,7 +224,7 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
 
 
 def _mixed(block: _Block, trial: Sweep, whole: Sequence[Node]) -> Refusal | None:
-    """What mixes neurons: an operator, or a normalisation that is spelled out. Rules call channels heads."""
+    """Return what mixes neurons: an operator, or a normalisation that is spelled out. Rules call channels heads."""
     mixing = block.made.mixing
     if mixing is None:
         return statistics(block.made, trial) if whole else None

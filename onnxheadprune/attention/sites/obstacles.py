@@ -1,4 +1,4 @@
-"""Why a site cannot lose heads: a trial sweep that leaves something of a head behind, and what held it.
+"""Obstacles to removing a site's heads: a trial sweep that leaves something of a head behind, and what held it.
 
 Heads in a row: the context of one head is an input of another, through weights that sum over all of them.
 
@@ -78,7 +78,7 @@ def obstacle(
 
 
 def read_elsewhere(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
-    """Who else needs a context whose heads no projection reads any more, None if nobody does."""
+    """Return who else needs a context whose heads no projection reads any more, None if nobody does."""
     owners = {index for head in removed for index, _ in block.members[head]}
     for core in block.cores:
         if core.node.index in owners and trial.kept.get(core.node.out, FULL).is_full:
@@ -136,7 +136,7 @@ def _reader_of_all(caches: Sequence[Value], trial: Sweep) -> Refusal:
 
 
 def _holds_heads_back(node: Node, trial: Sweep, without: Callable[[Node], Sweep]) -> bool:
-    """Whether a node that mixes heads keeps something of them alive that would go without it.
+    """Return whether a node that mixes heads keeps something of them alive that would go without it.
 
     A gate may read the residual stream itself, seen as heads: behind its quantization a gather picks what stays,
     and nothing of the removed heads is left.
@@ -218,7 +218,7 @@ def reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
 
 
 def returns(node: Node, trial: Sweep, hops: int) -> bool:
-    """Whether the node's result flows into something that the sweep visited."""
+    """Return whether the node's result flows into something that the sweep visited."""
     if hops == 0:
         return False
     for use in node.out.consumers:
@@ -230,7 +230,7 @@ def returns(node: Node, trial: Sweep, hops: int) -> bool:
 
 
 def cascade(block: Block) -> Refusal | None:
-    """Why one head of a block cannot go without another one noticing, None if it can."""
+    """Return why one head of a block cannot go without another one noticing, None if it can."""
     for projection in block.projections:
         for core in block.cores:
             if core.node.scope is projection.node.scope and _is_upstream(projection.node, core.node):
@@ -246,7 +246,7 @@ def cascade(block: Block) -> Refusal | None:
 
 
 def is_beside(node: Node, block: Block) -> bool:
-    """Whether a node has no part in the heads: no core reads it, and it reads no core.
+    """Return whether a node has no part in the heads: no core reads it, and it reads no core.
 
     What it makes of the stream may weigh heads against each other (a router, a softmax over gates). That stays as it
     is when a head goes, and the weights of those that are left are picked from it.
@@ -263,7 +263,7 @@ def _refusal(projection: Projection, core: Node) -> Refusal:
 
 
 def _is_upstream(node: Node, of: Node) -> bool:
-    """Whether `of` is `node`, or reads something that it made."""
+    """Return whether `of` is `node`, or reads something that it made."""
     stack, seen = [of], {of}
     while stack:
         current = stack.pop()
@@ -277,7 +277,7 @@ def _is_upstream(node: Node, of: Node) -> bool:
 
 
 def _beside(reader: Projection, block: Block) -> Iterator[Value]:
-    """What meets the context, element by element, on its way to a projection."""
+    """Yield what meets the context, element by element, on its way to a projection."""
     way = _way(reader, block)
     for node in way:
         if node in ELEMENTWISE:

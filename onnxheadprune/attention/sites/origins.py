@@ -1,4 +1,4 @@
-"""Where the positions of a contracted axis are made: the linear layers upstream, position by position.
+"""The linear layers upstream that make a contracted axis, position by position.
 
 A neuron is a position that a linear layer makes, that is changed by itself (an activation, a gate, a bias, a
 depthwise convolution), and that the next linear layer sums up. Labels travel upstream through the rules of the
@@ -48,7 +48,7 @@ GATES = MULTIPLIES | DIVIDES
 
 
 class Cause(enum.Enum):
-    """Why labels end somewhere else than at a linear layer."""
+    """The reason why labels end somewhere else than at a linear layer."""
 
     ATTENTION = "a product of activations"
     STREAM = "a residual stream"
@@ -57,7 +57,7 @@ class Cause(enum.Enum):
 
 
 class Stop(NamedTuple):
-    """Where labels ended.
+    """The place where labels ended.
 
     Attributes:
         value: the last value that they reached.
@@ -72,7 +72,7 @@ class Stop(NamedTuple):
 
 @dataclass
 class Origins:
-    """What makes the positions of an axis.
+    """The layers that make the positions of an axis.
 
     Attributes:
         makers: the labels of positions along the free axis of each linear layer, one row for each of its channels.
@@ -96,7 +96,7 @@ class Origins:
 
 
 def origins(value: Value, axes: tuple[int, ...], sizes: tuple[int, ...], streams: Streams) -> Origins:
-    """What makes the positions of some axes of a value; they are labelled from 1 on, in row-major order.
+    """Return what makes the positions of some axes of a value; they are labelled from 1 on, in row-major order.
 
     Args:
         value: what a projection reads.
@@ -139,7 +139,7 @@ class _Search:
         return found
 
     def _step(self, value: Value, live: Live) -> list[tuple[Value, Live]] | Stop:
-        """Where labels go on from a value; nowhere if a linear layer makes them."""
+        """Return where labels go on from a value; nowhere if a linear layer makes them."""
         node, found = value.producer, self.found
         if node is None:
             return Stop(value, Cause.SOURCE)
@@ -164,7 +164,7 @@ class _Search:
         return upstream + list(answer.bodies.items())
 
     def _mixed(self, value: Value, live: Live, refusal: Refusal) -> list[tuple[Value, Live]] | Stop:
-        """Where labels go on behind an operator that lets none through: a normalisation moves no position."""
+        """Return where labels go on behind an operator that lets none through: a normalisation moves no position."""
         node = value.producer
         assert node is not None
         source = node.input(0)
@@ -201,7 +201,7 @@ class _Search:
         return []
 
     def _keeps_heads(self, node: Node, contraction: Contraction, activation: int, live: Live) -> bool:
-        """Whether labels lie along an axis of what a layer reads that a product of activations has made."""
+        """Return whether labels lie along an axis of what a layer reads that a product of activations has made."""
         source = node.inputs[activation]
         answer = ask_about(node.out, live, POSITIONS)
         labels = None if isinstance(answer, Refusal) else answer.inputs.get(activation)
@@ -225,7 +225,7 @@ def _bends(node: Node, upstream: list[tuple[Value, Live]]) -> bool:
 
 
 def _choices(maker: Node) -> Iterator[Value]:
-    """What chooses the weights of a linear layer, where a router does."""
+    """Yield what chooses the weights of a linear layer, where a router does."""
     weighed = weight_contraction(maker, is_weight)
     value = None if weighed is None else maker.inputs[weighed[2]]
     while value is not None and not value.is_constant and value.producer is not None:

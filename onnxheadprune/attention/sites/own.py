@@ -1,4 +1,4 @@
-"""Whether a projection is the heads' own: what it reads of a head is made of that head, and of nothing else.
+"""The check that a projection is the heads' own: what it reads of a head is made of that head, and of nothing else.
 
 The law: silencing a head where it is made and silencing it at the projection's input are the same model. That some
 other node reads the head is seen by a trial removal (`obstacles.py`). Here is the other half: nothing may be left in
@@ -45,7 +45,7 @@ MAX_UPSTREAM = 2**12
 
 
 def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
-    """What else than heads is in the channels of a projection, None if nothing is.
+    """Return what else than heads is in the channels of a projection, None if nothing is.
 
     Args:
         block: the site's block.
@@ -123,7 +123,7 @@ class _Search:
         return next((item for item in found.values() if item is not None), None)
 
     def _dies(self, value: Value, live: Live) -> bool:
-        """Whether nobody needs the labelled positions once the heads are gone."""
+        """Return whether nobody needs the labelled positions once the heads are gone."""
         needs = [self.trial.edge(use) for use in value.consumers if not looks_only(use)]
         return not value.is_graph_output and all((need & self._gone(live)).is_dead for need in needs)
 
@@ -132,7 +132,7 @@ class _Search:
         return Live.over(live.axes, np.isin(live.array, list(self.gone)))
 
     def _is_of_cores(self, value: Value) -> bool:
-        """Whether a value is made of contexts and constants alone."""
+        """Return whether a value is made of contexts and constants alone."""
         stack, seen = [value], {value}
         while stack:
             current = stack.pop()
@@ -153,7 +153,7 @@ class _Search:
 
 
 def is_picked(node: Node) -> bool:
-    """Whether an operator chooses by what is computed."""
+    """Return whether an operator chooses by what is computed."""
     reads = roles_of(node).contents
     return reads is not None and any(
         value is not None and not value.is_constant and index not in reads
@@ -191,7 +191,7 @@ def _operands(node: Node) -> list[Value]:
 
 
 def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Live]] | None:
-    """What labelled positions of a node's output are made of, by number of the input.
+    """Return what labelled positions of a node's output are made of, by number of the input.
 
     Returns:
         None where the node makes them: weights, a product, or an operator of which nobody knows more.

@@ -1,4 +1,4 @@
-"""How wide a query head is: the length of the axis that the nearest product above the core sums over."""
+"""The width of query heads: the length of the axis that the nearest product above the core sums over."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _first_products(node: Node, index: int) -> list[Node]:
 
 
 def _reads_products(node: Node) -> bool:
-    """Whether a product multiplies what other products made, as an inverse of a matrix does."""
+    """Return whether a product multiplies what other products made, as an inverse of a matrix does."""
     found = is_product(node)
     return found is not None and any(_product_behind(node.inputs[index]) for index in found.indices)
 

@@ -1,4 +1,4 @@
-"""What an attention site is: a core that produces contexts per head, and projections that sum over heads."""
+"""Attention sites: a core that produces contexts per head, and projections that sum over heads."""
 
 from __future__ import annotations
 

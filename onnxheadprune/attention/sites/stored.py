@@ -1,4 +1,4 @@
-"""What the way in which weights are stored says of units: which only go together, and whether any can go.
+"""Units that stored weights tie together, and those that cannot be removed because of how weights are stored.
 
 Does a silenced context add nothing to a quantized sum? Only if both sides mean the same number by zero.
 
@@ -38,7 +38,7 @@ MAX_NODES = 256
 
 
 def why_zero_is_lost(projection: Projection) -> str | None:
-    """Why silenced heads would still add something to a projection's sum, None if they add nothing.
+    """Return why silenced heads would still add something to a projection's sum, None if they add nothing.
 
     Args:
         projection: one of a site.
@@ -75,7 +75,7 @@ def _written(value: Value | None) -> Iterator[Value | None]:
 
 
 def _above(value: Value | None) -> Iterator[Value]:
-    """What a value is made of without arithmetic: the nearest values that are no views, or unions, of others."""
+    """Yield what a value is made of without arithmetic: the nearest values that are no views, or unions, of others."""
     stack, seen = [value], {value}
     while stack and len(seen) < MAX_NODES:
         current = stack.pop()
@@ -115,7 +115,7 @@ def units_together(projections: Iterable[Projection], count: int) -> tuple[tuple
 
 
 def why_not_cut(site: Site) -> Refusal | None:
-    """Why the projections of a site cannot lose units as they are stored, None if they can."""
+    """Return why the projections of a site cannot lose units as they are stored, None if they can."""
     units = site.units if len(site.units) > 1 else ((0,),)
     for item in site.projections:
         packed = item.why_not_cut(units)

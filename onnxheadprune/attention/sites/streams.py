@@ -166,7 +166,7 @@ def _upstream(
 
 
 def _read(node: Node) -> Iterator[Value]:
-    """What a node computes with, none of it stored: neither shapes, nor what it only chooses by."""
+    """Yield what a node computes with, none of it stored: neither shapes, nor what it only chooses by."""
     roles = roles_of(node)
     for index, value in enumerate(node.inputs if node not in OBSERVES else ()):
         is_content = index not in roles.places if roles.contents is None else index in roles.contents

@@ -30,7 +30,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 
 class Step(NamedTuple):
-    """Where labels go on; each of them may stand for several of those downstream."""
+    """The next values of labels; each of them may stand for several of those downstream."""
 
     value: Value
     live: Live
@@ -45,7 +45,7 @@ class Tracer:
         self._known: dict[tuple[Value, tuple[int, ...], bytes], Trace] = {}
 
     def trace(self, value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Trace:
-        """What produced the positions of `axes` (of the given sizes) of `value`."""
+        """Return what produced the positions of `axes` (of the given sizes) of `value`."""
         labels = np.arange(1, math.prod(sizes) + 1).reshape(sizes)
         return self.follow(value, Live.over(axes, labels))
 
@@ -80,7 +80,7 @@ def _key(value: Value, live: Live) -> tuple[Value, tuple[int, ...], bytes]:
 
 
 def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[Step]]:
-    """What one value says by itself, and where its labels go on."""
+    """Return what one value says by itself, and where its labels go on."""
     node = value.producer
     if node is None or value.is_constant:
         return Trace(), []
@@ -112,7 +112,7 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[S
 
 
 def _refused(value: Value, live: Live, refusal: Refusal, shared: SharedLayers) -> tuple[Trace, list[Step]]:
-    """Where labels go on that an operator does not let through as they are."""
+    """Return where labels go on that an operator does not let through as they are."""
     node = value.producer
     assert node is not None
     seen = without_blind(live, live.axes)

@@ -1,4 +1,4 @@
-"""What a site is, whatever its units are: contractions with weights that sum over units, each of which can go."""
+"""Sites of any kind of unit: contractions with weights that sum over units, each of which can be removed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Projection:
 
     @property
     def sums_more(self) -> bool:
-        """Whether it also sums over what is no unit's: a feed-forward block beside the attention."""
+        """True if it also sums over what is no unit's: a feed-forward block beside the attention."""
         return sum(len(channels) for channels in self.channels) < math.prod(self.sizes)
 
     @property
@@ -55,7 +55,7 @@ class Projection:
         return None if self.weight is None else self.node.inputs[self.weight[0]]
 
     def is_emptied_by(self, units: Iterable[int]) -> bool:
-        """Whether it sums over nothing once `units` are gone, be they all of the site or those that it reads."""
+        """Return whether it sums over nothing once `units` are gone, be they all of the site or those that it reads."""
         return not self.live_without(units).any()
 
     def live_without(self, units: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -111,7 +111,7 @@ class Projection:
         return list(self._declared(mask))
 
     def _declared(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterator[Edit]:
-        """What is declared of summed axes that the output still has, because the next node adds them up."""
+        """Yield what is declared of summed axes that the output still has, because the next node adds them up."""
         found = contraction_of(self.node)
         if found is None or not mask.any():
             return
@@ -128,7 +128,7 @@ class Projection:
         return packed_together(self.node, self.channels) if is_packed(self.node) else iter(())
 
     def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
-        """Why some of these sets of units cannot be cut off the weight, None if each can."""
+        """Return why some of these sets of units cannot be cut off the weight, None if each can."""
         if self.weight is None:
             return why_no_sum(self.node)
         if not is_packed(self.node):
@@ -232,17 +232,17 @@ class Site:
 
     @classmethod
     def owns(cls, index: int) -> bool:
-        """Whether an index is that of a site of this kind."""
+        """Return whether an index is that of a site of this kind."""
         return cls.FROM <= index < cls.FROM + SPAN
 
     @property
     def is_branch(self) -> bool:
-        """Whether it is a branch of a residual stream, as sublayers are; stems and heads are none."""
+        """True if it is a branch of a residual stream, as sublayers are; stems and heads are none."""
         return True
 
     @classmethod
     def called(cls, number: int) -> str:
-        """How messages, tables and pages name a site by its number: "attn.3", "ffn.3"."""
+        """Return how messages, tables and pages name a site by its number: "attn.3", "ffn.3"."""
         return f"{cls.KEY or HEADS_KEY}{number}"
 
     @property
@@ -262,12 +262,12 @@ class Site:
 
     @property
     def removable(self) -> bool:
-        """Whether units can be removed exactly."""
+        """True if units can be removed exactly."""
         return self.reason is None
 
     @property
     def removable_whole(self) -> bool:
-        """Whether all units can be removed together exactly; whatever mixed them is removed with them."""
+        """True if all units can be removed together exactly; whatever mixed them is removed with them."""
         every = range(self.num_units)
         return self.reason is None or (
             self.whole
@@ -347,7 +347,7 @@ class Site:
         }
 
     def _state(self) -> dict[str, Any]:
-        """What `to_dict` says alike of sites of every kind, under the same names and in the same order."""
+        """Return what `to_dict` says alike of sites of every kind, under the same names and in the same order."""
         return {
             "removable": self.removable,
             "removable_whole": self.removable_whole,
@@ -431,7 +431,7 @@ def united(some: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ..
 
 
 def handed_out(sites: Iterable[Site], gone: Mapping[int, tuple[int, ...]]) -> dict[Value, Live]:
-    """What of each cache its callers need without some units, whoever reads it in the graph.
+    """Return what of each cache its callers need without some units, whoever reads it in the graph.
 
     Args:
         sites: all sites whose units may lie there: what one of them needs stays.

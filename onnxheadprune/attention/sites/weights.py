@@ -1,4 +1,4 @@
-"""What a site's heads weigh: elements, bytes and operations of the stored tensors that they own."""
+"""Elements, bytes and operations of the stored tensors that a site's units own."""
 
 from __future__ import annotations
 

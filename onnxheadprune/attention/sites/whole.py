@@ -18,7 +18,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 
 def goes_whole(site: Site, heads: Mapping[int, tuple[int, ...]]) -> bool:
-    """Whether a site loses all its units."""
+    """Return whether a site loses all its units."""
     return len(heads.get(site.index, ())) == site.num_units
 
 

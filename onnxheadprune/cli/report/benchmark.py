@@ -172,7 +172,7 @@ def _fused_rows(result: Benchmark) -> Iterator[RenderableType]:
 
 
 def _memory_rows(result: Benchmark) -> Iterator[RenderableType]:
-    """What the column of the table is, or why it is empty."""
+    """Yield what the column of the table is, or why it is empty."""
     told = {facts.footprint.how for facts in result.models if facts.footprint is not None}
     for how in sorted(told):
         yield row("memory", f"{how}, at the largest size")

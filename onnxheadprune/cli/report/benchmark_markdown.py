@@ -53,5 +53,5 @@ def _row(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def _plain(text: str) -> str:
-    """What would end a cell or begin markup is spelled out."""
+    """Escape what would end a cell or begin markup."""
     return escaped(text).replace("|", "\\|").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""How heads were chosen and what made up for them, for people."""
+"""The report on how heads were selected and remaining weights refitted."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _left_alone(chosen: Chosen) -> Iterator[RenderableType]:
 
 
 def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
-    """What was trained."""
+    """Yield what was trained."""
     found = chosen.recovery
     if found is None:
         return
@@ -85,7 +85,7 @@ def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
 
 
 def _refit_of(chosen: Chosen) -> str:
-    """What the refit that is written has learned from."""
+    """Return what the refit that is written has learned from."""
     if chosen.compensation is None or not chosen.compensation.samples:
         return ""
     return f", refitted on {many(chosen.compensation.samples, 'sample')}"
@@ -122,7 +122,7 @@ def _skipped(compensation: Compensation) -> dict[str, list[str]]:
 
 
 def heat_of(chosen: Chosen, plan: PrunePlan) -> tuple[Scores, Removed]:
-    """What every head is worth, and which ones go, per site."""
+    """Return what every head is worth, and which ones go, per site."""
     names = {cut.index: f"{cut.called} {cut.name}" for cut in plan.cuts}
     scores = {names[index]: values for index, values in chosen.selection.scores.items() if index in names}
     removed = {names[index]: units for index, units in chosen.selection.heads.items() if index in names}

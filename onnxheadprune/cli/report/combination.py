@@ -19,7 +19,7 @@ from onnxheadprune.workflow.combine import Combination
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is told of the models, as text.
+    """The comparison of the models, as text.
 
     Attributes:
         columns: of the table.
@@ -107,5 +107,5 @@ def _line(cells: tuple[str, ...]) -> str:
 
 
 def _plain(text: str) -> str:
-    """What would end a cell or begin markup is spelled out."""
+    """Escape what would end a cell or begin markup."""
     return escaped(text).replace("|", "\\|").replace("<", "&lt;")

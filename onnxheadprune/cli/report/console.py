@@ -1,4 +1,4 @@
-"""Where text for people goes. Colours follow the terminal and NO_COLOR; nothing here is markup."""
+"""Consoles for people. Colors follow the terminal and NO_COLOR; nothing here is markup."""
 
 from __future__ import annotations
 

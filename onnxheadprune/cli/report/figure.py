@@ -18,7 +18,7 @@ DOTS = 200
 
 
 def check_picture(path: Path) -> None:
-    """Whether a picture can be written there; asked before long work.
+    """Check whether a picture can be written there; asked before long work.
 
     Raises:
         UsageError: if the suffix is unknown or the folder does not exist.

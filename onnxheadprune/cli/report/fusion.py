@@ -11,7 +11,7 @@ from onnxheadprune.fusion.result import Fusion, spell_reasons
 
 
 def fusion_rows(fusion: Fusion | None) -> Iterator[RenderableType]:
-    """How many sites run in which fused operator, and why the others do not."""
+    """Yield how many sites run in which fused operator, and why the others do not."""
     if fusion is None:
         return
     yield row("fusion", fusion.summary, "" if fusion.made else "yellow")

@@ -134,7 +134,7 @@ def job_report(result: JobResult) -> Iterator[RenderableType]:
 
 
 def _shipped(result: JobResult) -> Shipped | None:
-    """What came out of a job."""
+    """Return what came out of a job."""
     if result.model is None or result.file_bytes is None:
         return None
     name = PurePath(result.folder).name

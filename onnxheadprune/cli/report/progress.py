@@ -45,7 +45,7 @@ class Stage:
 
 
 class Course:
-    """Where a call is. What stands behind the colon of a message changes as the work goes on."""
+    """The progress of a call. The text after the colon of a message changes as the work goes on."""
 
     def __init__(self, stages: Sequence[Stage] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self._stages, self._clock = tuple(stages), clock

@@ -12,7 +12,7 @@ from onnxheadprune.workflow.quantize import QuantizeResult
 
 
 def quantize_report(result: QuantizeResult) -> Iterator[RenderableType]:
-    """What became of the weights, and what it costs."""
+    """Yield what became of the weights, and what it costs."""
     stored, done = result.matrices
     before, after = result.before.bytes, result.after.bytes
     yield heading(f"{result.name}: {done} of {many(stored, 'stored float tensor')} to {result.how.to}")

@@ -42,7 +42,7 @@ def sites_report(sites: Sites, further: Sequence[RenderableType] = ()) -> Iterat
 
 
 def _prospects(sites: Sites) -> Iterator[RenderableType]:
-    """How much of the model can go, and what to type for it."""
+    """Yield how much of the model can go, and what to type for it."""
     removable = [site for site in sites if site.removable]
     if not removable:
         return
@@ -92,14 +92,14 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
 
 
 def removable(site: Site) -> Text:
-    """Whether units of a site can be removed: "yes", "whole" where only all of them can, "no"."""
+    """Return whether units of a site can be removed: "yes", "whole" where only all of them can, "no"."""
     if site.removable:
         return Text("yes", "green")
     return Text("whole", "yellow") if site.removable_whole else Text("no", "red")
 
 
 def near_misses(sites: Sites) -> Iterator[RenderableType]:
-    """What looks like a site and is none, with the reasons."""
+    """Yield what looks like a site and is none, with the reasons."""
     lists = [
         ("near misses (they look like attention, but)", sites.near_misses),
         ("no heads to tell (one map of weights for all channels)", sites.no_heads),

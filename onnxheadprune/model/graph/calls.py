@@ -24,14 +24,14 @@ Function: TypeAlias = tuple[str, str, str]
 
 
 class Size(NamedTuple):
-    """What inlining makes: nodes, and the bytes that they take."""
+    """The size of an inlined graph: nodes, and the bytes that they take."""
 
     nodes: int
     bytes: int
 
 
 def check_calls(model: ModelProto) -> None:
-    """Whether a model can be inlined within bounds.
+    """Check whether a model can be inlined within bounds.
 
     Raises:
         ModelError: if a function calls itself, or more would come out than can be looked at.

@@ -53,7 +53,7 @@ def symbol(name: str) -> Symbolic:
 
 @functools.lru_cache(maxsize=1024)  # A model has thousands of values, and few names of dimensions.
 def spelled(name: str) -> Dim:
-    """What a declared name stands for: torch.export writes `4*batch` for a batch of folded heads.
+    """Return what a declared name stands for: torch.export writes `4*batch` for a batch of folded heads.
 
     Sums are left alone. Exporters also declare those that are not true in every branch of a merged decoder.
     """
@@ -165,7 +165,7 @@ def _without(atoms: Monomial, divisor_atoms: Monomial) -> Monomial | None:
 
 
 def never_negative(dim: Dim) -> bool:
-    """Whether a sum of products of dimensions has no part that could be below zero."""
+    """Return whether a sum of products of dimensions has no part that could be below zero."""
     if isinstance(dim, int):
         return dim >= 0
     # A spelled quotient of a difference is the only symbol that is no dimension and may be negative.

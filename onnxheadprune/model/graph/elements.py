@@ -1,4 +1,4 @@
-"""What the elements of small integer values are: numbers, or dimensions of the inputs.
+"""The elements of small integer values: numbers, or dimensions of the inputs.
 
 Exporters compute target shapes at run time (`Shape -> Gather -> Concat -> Reshape`). Following these
 few operators symbolically tells which element of a target shape is the batch size, which a literal.
@@ -56,6 +56,6 @@ def shape_range(node: Node, rank: int) -> range:
 
 
 def elements_of(node: Node, index: int) -> Elements | None:
-    """What is known of the elements of input `index`."""
+    """Return what is known of the elements of input `index`."""
     value = node.input(index)
     return None if value is None else value.elements

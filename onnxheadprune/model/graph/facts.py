@@ -1,4 +1,4 @@
-"""What kind of operator a node is: `node in VIEWS`. `onnxheadprune.operators` says which operators are of a kind.
+"""Kinds of operators: `node in VIEWS`. `onnxheadprune.operators` specifies which operators are of a kind.
 
 Kinds that differ by one operator differ on purpose: a view moves no arithmetic, a carrier may also change the type.
 Whoever needs another mixture joins kinds with `|` where it is needed, and says why there.
@@ -14,7 +14,7 @@ Key: TypeAlias = tuple[str, str]
 
 
 class Operation(Protocol):
-    """What has a kind: a node of a view, a NodeProto, or an operator by its name."""
+    """Anything that has a kind: a node of a view, a NodeProto, or an operator by its name."""
 
     @property
     def op_type(self) -> str:

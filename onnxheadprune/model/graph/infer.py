@@ -51,7 +51,7 @@ MAX_FOLLOWED = 2**20
 
 
 def follows_few(view: GraphView) -> bool:
-    """Whether the elements of all shapes and literals, followed as far as they go, stay few."""
+    """Return whether the elements of all shapes and literals, followed as far as they go, stay few."""
     longest = max((len(info.type.tensor_type.shape.dim) for info in _declared(view)), default=0)
     counts: dict[Value, int] = {}
     total = 0

@@ -1,4 +1,4 @@
-"""Which output tells a model's quality, and whether it holds logits."""
+"""The output that tells a model's quality, and whether it holds logits."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _looks_like_logits(value: Value) -> bool:
 
 
 def _is_softmax(value: Value) -> bool:
-    """Whether a Softmax over the last axis makes the value."""
+    """Return whether a Softmax over the last axis makes the value."""
     node: Node | None = value.producer
     while node is not None and node in SAME:
         node = node.inputs[0].producer if node.inputs[0] is not None else None
@@ -79,7 +79,7 @@ def _is_softmax(value: Value) -> bool:
 
 
 def _comes_from_projection(value: Value) -> bool:
-    """Whether a product with weights makes the value. Hidden states come out of a normalisation instead."""
+    """Return whether a product with weights makes the value. Hidden states come out of a normalisation instead."""
     node: Node | None = value.producer
     while node is not None and node in _HANDS_ON:
         operands = [item for item in node.inputs if item is not None and not item.is_constant]

@@ -1,4 +1,4 @@
-"""What onnx itself knows of a standard operator, by its name and the opset."""
+"""The schema that onnx has of a standard operator, by its name and the opset."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def schema_of(op_type: str, opset: int) -> OpSchema | None:
 
 @functools.cache
 def is_function(op_type: str, opset: int) -> bool:
-    """Whether an operator gives the same for the same inputs, whatever its attributes are."""
+    """Return whether an operator gives the same for the same inputs, whatever its attributes are."""
     told: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
     return told is not None and bool(told.node_determinism != OpSchema.NodeDeterminism.NonDeterministic)
 
 
 @functools.cache
 def is_random(op_type: str, opset: int) -> bool:
-    """Whether an operator draws numbers. What does so in training alone, as a Dropout, does not here."""
+    """Return whether an operator draws numbers. What does so in training alone, as a Dropout, does not here."""
     schema = schema_of(op_type, opset)
     if schema is None or "seed" not in schema.attributes:
         return False
@@ -42,7 +42,7 @@ def is_random(op_type: str, opset: int) -> bool:
 
 @functools.cache
 def follows_elements(op_type: str, opset: int) -> bool:
-    """Whether onnx's shape inference follows elements through an operator."""
+    """Return whether onnx's shape inference follows elements through an operator."""
     told: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
     return told is not None and bool(told.has_data_propagation_function)
 

@@ -31,7 +31,7 @@ Arithmetic: TypeAlias = Callable[[Node, Sequence[float | None]], float | None]
 
 @dataclass(frozen=True)
 class Roles:
-    """What inputs of an operator are, by index; None where it has no such input.
+    """The roles of an operator's inputs, by index; None where it has no such input.
 
     Attributes:
         contents: inputs whose contents it hands on, where others choose or say how large numbers are.
@@ -144,7 +144,7 @@ ROLES: Table[Roles] = Table("roles")
 
 
 def roles_of(node: Node) -> Roles:
-    """What the inputs of a node are."""
+    """Return what the inputs of a node are."""
     return ROLES.of(node) or NO_ROLES
 
 

@@ -92,12 +92,12 @@ class Value:
 
     @property
     def is_read(self) -> bool:
-        """Whether a node reads the value, or it leaves its graph."""
+        """True if a node reads the value, or it leaves its graph."""
         return bool(self.consumers) or self.is_graph_output
 
     @property
     def holds_tensor(self) -> bool:
-        """Whether the value *is* stored data: an initializer, or the output of a Constant node."""
+        """True if the value *is* stored data: an initializer, or the output of a Constant node."""
         return self.tensor is not None
 
     def literal(self) -> npt.NDArray[Any] | None:

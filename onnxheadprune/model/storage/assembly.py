@@ -27,7 +27,7 @@ except ImportError:  # Windows
 
 
 def check_folder(target: Path, source: Path) -> None:
-    """Whether a folder can be made.
+    """Check whether a folder can be made.
 
     Args:
         target: its place.
@@ -91,7 +91,7 @@ class Assembly:
             os.close(self._handle)
 
     def place(self, name: str) -> Path:
-        """Where a file of the folder is to be written; the folders above it are made.
+        """Return where a file of the folder is to be written; the folders above it are made.
 
         Args:
             name: its path in the folder, with slashes.

@@ -1,4 +1,4 @@
-"""Whether stored tensors are what they say: types, sizes, extents. Everything after trusts that."""
+"""Checks of stored tensors: types, sizes, extents. Everything after trusts them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a call reads and what it makes, by identity: nothing is replaced that the user did not name as the output.
+"""Files that a call reads and makes, by identity: nothing is replaced that the user did not name as the output.
 
 Two paths are one file if they lead to the same device and inode; a path that does not exist yet is its
 folder's identity and its name. So relative paths, links, hard links and file systems that do not tell cases
@@ -72,7 +72,7 @@ class Making:
 
 
 def check_makings(makings: Sequence[Making], readings: Callable[[], Iterable[Reading]]) -> None:
-    """Whether all files of a call can be made, and none is another one or an input.
+    """Check whether all files of a call can be made, and none is another one or an input.
 
     Args:
         makings: every file that the call makes.
@@ -90,7 +90,7 @@ def check_makings(makings: Sequence[Making], readings: Callable[[], Iterable[Rea
 
 
 def check_distinct(makings: Sequence[Making], readings: Callable[[], Iterable[Reading]]) -> None:
-    """Whether no output of a call is another output, or an input.
+    """Check whether no output of a call is another output, or an input.
 
     Raises:
         UsageError: for the first one that is.
@@ -142,7 +142,7 @@ def named_files(what: str, value: object) -> Iterator[Reading]:
 
 
 def identity(path: Path) -> Identity | None:
-    """What a path leads to; what does not exist yet is named from the nearest folder that does."""
+    """Return what a path leads to; what does not exist yet is named from the nearest folder that does."""
     nearest = path
     while (found := _found(nearest)) is None:
         if nearest == nearest.parent:
@@ -159,7 +159,7 @@ def _found(path: Path) -> os.stat_result | None:
 
 
 def obstacle(path: Path) -> str | None:
-    """Why what is there is not replaced: only regular files are, and no links. None where it may be."""
+    """Return why what is there is not replaced: only regular files are, and no links. None where it may be."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -181,20 +181,20 @@ def obstacle(path: Path) -> str | None:
 
 
 def _names_a_folder(spelled: str) -> bool:
-    """Whether a path is spelled as a folder, which `Path` forgets."""
+    """Return whether a path is spelled as a folder, which `Path` forgets."""
     ends = tuple(f"{separator}{dot}" for separator in (os.sep, os.altsep) if separator for dot in ("", "."))
     return spelled.endswith(ends)
 
 
 def is_same_entry(left: Path, right: Path) -> bool:
-    """Whether two paths are one name in one folder, so that replacing one replaces the other."""
+    """Return whether two paths are one name in one folder, so that replacing one replaces the other."""
     if identity(left.parent) != identity(right.parent) or folded(left.name) != folded(right.name):
         return False
     return left.name == right.name or not _tells_cases_apart(left.parent)
 
 
 def is_same_content(left: Path, right: Path) -> bool:
-    """Whether two regular files hold the same bytes; links are none.
+    """Return whether two regular files hold the same bytes; links are none.
 
     Raises:
         OSError: if one cannot be read.
@@ -209,7 +209,7 @@ def is_same_content(left: Path, right: Path) -> bool:
 
 
 def holds(path: Path, handle: int) -> bool:
-    """Whether a regular file, and no link, holds the bytes of an open file.
+    """Return whether a regular file, and no link, holds the bytes of an open file.
 
     Raises:
         OSError: if one cannot be read.
@@ -286,7 +286,7 @@ def _is_dir(path: Path) -> bool:
 
 
 def _unwritable(folder: Path) -> str | None:
-    """Why a folder takes no files, found out by making one without a name; None where it does."""
+    """Return why a folder takes no files, found out by making one without a name; None where it does."""
     try:
         if hasattr(os, "O_TMPFILE"):
             try:
@@ -331,7 +331,7 @@ def _check_each_other(makings: Sequence[Making]) -> None:
 
 
 def _may_be_one(one: Making, other: Making) -> bool:
-    """Whether two names that differ in case or accents only are one file here, or where the files may go."""
+    """Return whether two names that differ in case or accents only are one file here, or where the files may go."""
     return "data" in (one.kind, other.kind) or not _tells_cases_apart(other.path.parent)
 
 

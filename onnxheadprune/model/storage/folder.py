@@ -177,7 +177,7 @@ class Draft:
 
 
 def require_room(folder: Path, needed: int) -> None:
-    """Whether a file of so many bytes can be in a folder, asked before hours of copying have filled the disk.
+    """Check whether a file of so many bytes can be in a folder, asked before hours of copying have filled the disk.
 
     Raises:
         OSError: if it is larger than all that is left there.

@@ -1,4 +1,4 @@
-"""Where every tensor of an output goes: inside the model file, or at which place of the file beside it."""
+"""The place of every tensor of an output: inside the model file, or in the file beside it."""
 
 from __future__ import annotations
 

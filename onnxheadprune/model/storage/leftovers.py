@@ -71,7 +71,7 @@ def locations(path: Path) -> set[str]:
 
 
 def bears_our_mark(path: Path) -> bool:
-    """Whether a file is a model that this tool has written: its metadata says so."""
+    """Return whether a file is a model that this tool has written: its metadata says so."""
     try:
         if not stat.S_ISREG(path.lstat().st_mode):
             return False

@@ -1,4 +1,4 @@
-"""What a file is that was taken for an ONNX model: told by its first bytes, so that the refusal can say what to do.
+"""The true type of a file that was passed as an ONNX model, by its first bytes, so that the error can say what to do.
 
 Asked only of files that were refused already: nothing is accepted by what is found here.
 """
@@ -83,7 +83,7 @@ _WORDS = (
 
 
 def _taken_for(head: bytes) -> Kind | None:
-    """What a file that begins like this is, None if nobody knows."""
+    """Return what a file that begins like this is, None if nobody knows."""
     if not head:
         return Kind("an empty file", "fetch or export it again")
     for mark in _MARKS:
@@ -102,7 +102,7 @@ def _taken_for(head: bytes) -> Kind | None:
 
 
 def _taken_for_at(path: Path) -> Kind | None:
-    """What the file at a path is, None if nobody knows, or it cannot be read."""
+    """Return what the file at a path is, None if nobody knows, or it cannot be read."""
     try:
         with os.fdopen(open_at_once(path), "rb") as stream:
             return _taken_for(stream.read(_READ))

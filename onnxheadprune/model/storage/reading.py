@@ -227,7 +227,7 @@ def hydrated(model: ModelProto, sources: Sources) -> ModelProto:
 
 
 def same_bytes(left: TensorProto, left_sources: Sources, right: TensorProto, right_sources: Sources) -> bool:
-    """Whether two tensors with raw data hold the same bytes, compared a block at a time."""
+    """Return whether two tensors with raw data hold the same bytes, compared a block at a time."""
     with Opened(left_sources) as one, Opened(right_sources) as other:
         streams = (_blocks(left, one), _blocks(right, other))
         pending = [b"", b""]

@@ -45,12 +45,12 @@ class Span:
 
 
 def own_location(path: Path) -> str:
-    """What stands for a model's file itself in references: its name, as the text that ONNX wants."""
+    """Return what stands for a model's file itself in references: its name, as the text that ONNX wants."""
     return os.fsencode(path.name).decode(errors="replace").replace("\ufffd", "_")
 
 
 def is_outside(tensor: TensorProto) -> bool:
-    """Whether the tensor's data is not in memory."""
+    """Return whether the tensor's data is not in memory."""
     return bool(tensor.data_location == TensorProto.EXTERNAL)
 
 
@@ -73,7 +73,7 @@ def entries_of(tensor: TensorProto) -> dict[str, str]:
 
 
 def span_of(tensor: TensorProto) -> Span:
-    """Where the data of an external tensor lies; a missing length is -1.
+    """Return where the data of an external tensor lies; a missing length is -1.
 
     Raises:
         ModelError: if a number is no number, or there is no location.
@@ -125,12 +125,12 @@ def hold(tensor: TensorProto, data: bytes, *, outside: int | None = None) -> Non
 
 
 def was_outside(tensor: TensorProto) -> bool:
-    """Whether data that is in memory came from a file beside the model."""
+    """Return whether data that is in memory came from a file beside the model."""
     return offset_outside(tensor) is not None
 
 
 def offset_outside(tensor: TensorProto) -> int | None:
-    """Where in a file beside the model data lay that is in memory now; None if it was in the model."""
+    """Return where in a file beside the model data lay that is in memory now; None if it was in the model."""
     return next((int(entry.value) for entry in tensor.external_data if entry.key == OUTSIDE), None)
 
 

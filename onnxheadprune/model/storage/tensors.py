@@ -14,7 +14,7 @@ from onnxheadprune.model.constants import is_constant
 
 
 class Role(enum.Enum):
-    """What holds a tensor."""
+    """The place that holds a tensor."""
 
     INITIALIZER = "initializer"
     ATTRIBUTE = "attribute"
@@ -60,7 +60,7 @@ def bytes_needed(data_type: int, dims: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class StoredSize:
-    """What the stored tensors of a model hold, initializers and Constants alike: elements and bytes."""
+    """Elements and bytes of the stored tensors of a model, initializers and Constants alike."""
 
     elements: int
     bytes: int

@@ -1,4 +1,4 @@
-"""What one call has written: nothing of it is replaced by what the same call writes later.
+"""Files that one call has written: none of them is replaced by what the same call writes later.
 
 Names that are known before are checked before any work (`claims`). Some are made from content and known at the end
 only, so whoever gives a file its name asks here too, whatever the name is.

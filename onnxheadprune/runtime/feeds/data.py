@@ -137,7 +137,7 @@ def read_samples(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample
 
 
 def _call(spec: str) -> Iterable[object]:
-    """What the user's generator returns."""
+    """Return what the user's generator returns."""
     function = import_function(spec, "the data function")
     if _asks_for_arguments(function):
         raise UsageError(f"the data function {spec} must be callable without arguments")
@@ -154,7 +154,7 @@ def _asks_for_arguments(function: Callable[..., Any]) -> bool:
 
 
 def _guarded(function: Callable[[], object], spec: str) -> Iterator[object]:
-    """What the user's function yields; what it raises is the user's to read."""
+    """Yield what the user's function yields; what it raises is the user's to read."""
     with users_code(f"the data function {spec}"):
         feeds = function()
         if not isinstance(feeds, Iterable):
@@ -245,7 +245,7 @@ def _checked(sample: Sample, inputs: Sequence[Input]) -> Sample:
 
 
 def require_all(feed: Feed, inputs: Iterable[Input], source: str) -> None:
-    """Whether a feed has all inputs.
+    """Check whether a feed has all inputs.
 
     Raises:
         UsageError: with those that are missing and their shapes.

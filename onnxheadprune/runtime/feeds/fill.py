@@ -26,7 +26,7 @@ TAILS = 3.0
 
 
 class Padding(enum.Enum):
-    """Where masks have zeros."""
+    """The side on which masks have zeros."""
 
     NONE = "none"
     RIGHT = "right"
@@ -54,7 +54,7 @@ def read_as(item: Input, shape: tuple[int, ...], style: Style, reading: Reading)
 
 @dataclass(frozen=True)
 class Style:
-    """How to fill a feed.
+    """The style in which inputs are filled.
 
     Attributes:
         past: length of the cache, where positions start.
@@ -121,7 +121,7 @@ def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.ran
 
 
 def length_of(item: Input, past: int, total: int) -> int:
-    """What an input that holds a length has to say.
+    """Return what an input that holds a length has to say.
 
     Args:
         item: the input.

@@ -306,5 +306,5 @@ def first_that_runs(
 
 
 def is_finite(array: Array) -> bool:
-    """Whether an array holds neither NaN nor an infinity; true for anything that is no float."""
+    """Return whether an array holds neither NaN nor an infinity; true for anything that is no float."""
     return array.dtype.kind in "biuSUO" or bool(np.isfinite(array).all())

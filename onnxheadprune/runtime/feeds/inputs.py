@@ -1,4 +1,4 @@
-"""What one graph input is: its type, its dimensions and what it stands for."""
+"""Graph inputs: type, dimensions and role."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PIXELS = (TensorProto.UINT8, TensorProto.INT8)
 
 
 class Role(enum.Enum):
-    """What to fill an input with."""
+    """The role of an input: what it is filled with."""
 
     FLOATS = "floats"
     MASK = "mask"
@@ -61,7 +61,7 @@ class Input:
 
     @property
     def is_cache(self) -> bool:
-        """Whether it holds what the model has kept of tokens before: keys and values, or another state."""
+        """True if it holds what the model has kept of tokens before: keys and values, or another state."""
         lowered = self.name.lower()
         return len(self.dims) > 2 and ("past" in lowered or lowered.startswith("cache"))
 

@@ -1,4 +1,4 @@
-"""Which inputs are masks, by what the graph does with their numbers and not by what they are called.
+"""The inputs that are masks, by what the graph does with their numbers and not by their names.
 
 A mask is compared, negated, combined with other masks and scaled until it chooses elements, is added to scores as a
 huge number, or multiplies features. One that also says where tokens stand is summed up along the sequence.

@@ -23,7 +23,7 @@ _ALL_LOGITS = re.compile(r"logits_to_keep")
 
 
 def is_of_encoder(name: str) -> bool:
-    """Whether an input of this name takes what an encoder gives."""
+    """Return whether an input of this name takes what an encoder gives."""
     return _STATES.match(name.lower()) is not None
 
 
@@ -33,7 +33,7 @@ def encoder_states(inputs: Iterable[Input]) -> Input | None:
 
 
 def follows(item: Input, inputs: Sequence[Input]) -> bool:
-    """Whether an input follows from tokens of which the model has seen none before.
+    """Return whether an input follows from tokens of which the model has seen none before.
 
     Args:
         item: one of the inputs.
@@ -45,7 +45,7 @@ def follows(item: Input, inputs: Sequence[Input]) -> bool:
 
 
 def _keeps_all_logits(item: Input) -> bool:
-    """Whether an input says of how many tokens logits are wanted; 0 means all of them."""
+    """Return whether an input says of how many tokens logits are wanted; 0 means all of them."""
     return len(item.dims) < 2 and _ALL_LOGITS.search(item.name.lower()) is not None
 
 

@@ -114,13 +114,13 @@ class Place:
 
     @property
     def in_cache(self) -> bool:
-        """Whether the input is a cache of keys or values."""
+        """True if the input is a cache of keys or values."""
         return "past" in self.input.lower() and self.rank > 2
 
 
 @dataclass(frozen=True)
 class Roles:
-    """What the symbols of a model's inputs stand for; every symbol is in exactly one tuple.
+    """The meanings of the symbols of a model's inputs; every symbol is in exactly one tuple.
 
     Attributes:
         batch: number of samples.

@@ -1,4 +1,4 @@
-"""What the weights say about inputs: rows of the tables that integers index, widths of features."""
+"""Bounds of inputs that follow from the weights: rows of the tables that integers index, widths of features."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _handed_on(use: Use) -> Iterator[Value]:
 
 
 def _added(use: Use) -> int:
-    """What a node adds to the value at most (a constant offset of position tables)."""
+    """Return what a node adds to the value at most (a constant offset of position tables)."""
     if use.node not in _SHIFTS:
         return 0
     other = use.node.literal(1 - use.input_index)
@@ -163,7 +163,7 @@ def feature_width(value: Value, axis: int) -> int | None:
 
 
 def _keeps_width(node: Node, axis: int, rank: int) -> bool:
-    """Whether what a node gives is as wide along an axis as what it reads."""
+    """Return whether what a node gives is as wide along an axis as what it reads."""
     along_another = node in JOINS and not node.domain and node.attribute("axis", 0) % rank != axis
     return node in _SAME_WIDTH or along_another
 

@@ -1,1 +1,1 @@
-"""What a model computes on the user's data: feeds, activations as second moments, and drift."""
+"""Activations on the user's data: inputs, second moments, and drift."""

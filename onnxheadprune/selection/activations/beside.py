@@ -1,4 +1,4 @@
-"""What lies beside a model in its folder and makes inputs for it: an encoder, embedded tokens, the first token."""
+"""Models beside a model in its folder that make inputs for it: an encoder, embedded tokens, the first token."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Maker:
 
 @dataclass(frozen=True)
 class Beside:
-    """What lies beside a model.
+    """The models beside a model.
 
     Attributes:
         name: of the model, for errors.
@@ -98,7 +98,7 @@ class Beside:
     embedding: Maker | None = None
 
     def states(self, feed: Feed, wanted: Input) -> Array:
-        """What the encoder makes of its inputs.
+        """Return what the encoder makes of its inputs.
 
         Args:
             feed: the inputs of the encoder.
@@ -148,7 +148,7 @@ ALONE = Beside()
 
 
 def beside(model: Path | None, provider: Provider) -> Beside:
-    """What lies beside a model.
+    """Return what lies beside a model.
 
     Args:
         model: its file; a model without one has nothing beside it.
@@ -172,7 +172,7 @@ def beside(model: Path | None, provider: Provider) -> Beside:
 
 
 def _home_of(folder: Path) -> Sequence[Path]:
-    """Where what belongs to the models of a folder may lie: there, or in the repository whose shelf it is."""
+    """Return where what belongs to the models of a folder may lie: there, or in the repository whose shelf it is."""
     return (folder, folder.parent) if folder.name == SHELF else (folder,)
 
 
@@ -182,12 +182,12 @@ def tokenizer_of(model: Path) -> Path | None:
 
 
 def has_decoder(model: Path) -> bool:
-    """Whether a decoder lies beside a model, which may be its encoder."""
+    """Return whether a decoder lies beside a model, which may be its encoder."""
     return any(_DECODER.match(path.stem) is not None for path in model.parent.glob("*.onnx"))
 
 
 def _encoders(model: Path) -> Iterator[Path]:
-    """Where the encoder of a decoder may lie: in the same precision, or in the usual one."""
+    """Yield where the encoder of a decoder may lie: in the same precision, or in the usual one."""
     found = _DECODER.match(model.stem)
     if found is None:
         return
@@ -198,7 +198,7 @@ def _encoders(model: Path) -> Iterator[Path]:
 
 
 def _rest(model: Path) -> str:
-    """What a name tells about precision, behind the name of the part."""
+    """Return what a name tells about precision, behind the name of the part."""
     found = _DECODER.match(model.stem)
     return "" if found is None else found[2]
 

@@ -1,4 +1,4 @@
-"""Where a model is cut into blocks: what enters each of them, found by dataflow.
+"""The boundaries of a model's blocks: what enters each of them, found by dataflow.
 
 Work on a model comes in stages: a map that is refitted, a site that is cut. The nodes in front of a stage are run
 once; what they made and others still read *crosses* to the stage. Nothing is assumed about the graph: a residual
@@ -73,11 +73,11 @@ class Boundaries:
         self.crossing, self._front = _usable(view, found)
 
     def is_done(self, node: Node, stage: int) -> bool:
-        """Whether a node lies in front of the place from which the work on a stage starts."""
+        """Return whether a node lies in front of the place from which the work on a stage starts."""
         return self._front[stage] >= 0 and self._entry.get(node, NEVER) <= self._front[stage]
 
     def starts_alike(self, one: int, other: int) -> bool:
-        """Whether the work on two stages starts from the same place."""
+        """Return whether the work on two stages starts from the same place."""
         return self._front[one] == self._front[other]
 
     def changed_by(self, stage: Stage) -> frozenset[str]:
@@ -136,7 +136,7 @@ def _usable(
 
 
 class Flow:
-    """Who reads what, in the main graph, those that read from inside of a body included."""
+    """The readers of values in the main graph, those inside of a body included."""
 
     def __init__(self, view: GraphView) -> None:
         """Looks at all nodes of the main graph."""

@@ -1,4 +1,4 @@
-"""What cuts of single sites do to a model's outputs, all of them in one pass over its blocks.
+"""The effects of cuts of single sites on a model's outputs, all of them in one pass over its blocks.
 
 Cutting a site changes nothing in front of its projection. So the model is run once, and what a cut changes leaves
 it at the site and goes on beside it through the same blocks. All feeds go through one block after the other, so that
@@ -52,7 +52,7 @@ NO_CUT = Cut(-1, ())
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a cut does for one feed.
+    """The effect of a cut on one feed.
 
     Attributes:
         feed: its position.
@@ -126,7 +126,7 @@ class Chain:
         looked: Callable[[Outcome], Found],
         passed: Passed = lambda _: None,
     ) -> Iterator[Found]:
-        """What is found in the outputs with each of the cuts for each feed, those without any beside them.
+        """Yield what is found in the outputs with each of the cuts for each feed, those without any beside them.
 
         Args:
             cuts: what to try.
@@ -164,7 +164,7 @@ class Chain:
         self._sessions.clear()
 
     def _moved(self, place: int, kept: Kept, feeds: Sequence[Feed], cuts: Sequence[Cut], source: str) -> Kept:
-        """What is kept at a place, from what is kept at the one before."""
+        """Return what is kept at a place, from what is kept at the one before."""
         wanted = self._names(place)
         stays = place > 0 and self._places.starts_alike(place - 1, place)
         moved = Kept(kept.room)
@@ -230,7 +230,7 @@ class Chain:
         return values if session is None else {**values, **run_feed(session, values, source)}
 
     def _is_over(self, cut: Cut, place: int) -> bool:
-        """Whether all that reads the weights of a cut lies in front of a place."""
+        """Return whether all that reads the weights of a cut lies in front of a place."""
         if not cut.weights:
             return True
         readers = self._readers[cut.site]

@@ -162,7 +162,7 @@ def _side(node: Node, index: int | None) -> Array | None:
 
 
 def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
-    """What a linear node does to the unit vectors: its weights, whatever they are packed in."""
+    """Return what a linear node does to the unit vectors: its weights, whatever they are packed in."""
     source = node.inputs[0]
     assert source is not None
     x = helper.make_tensor_value_info("unit", source.elem_type or TensorProto.FLOAT, [rows + 1, rows])

@@ -1,4 +1,4 @@
-"""How far outputs move, as one number: what ablation scores, choices and drift limits are made of.
+"""Drift of outputs as one number, which ablation scores, choices and drift limits use.
 
 One measure for each kind of output, in `prune` and in `validate`:
 
@@ -113,7 +113,7 @@ class EffectMeter:
         self.take(self.measured(before, after, feed))
 
     def measured(self, before: Mapping[str, Array], after: Mapping[str, Array], feed: Feed) -> Measured:
-        """What the outputs of one feed add, not added yet. Several threads may ask."""
+        """Return what the outputs of one feed add, not added yet. Several threads may ask."""
         if not isinstance(self.effect, str):
             # The user's code does not know that there are several threads.
             with _TURN, users_code(f"the measure {self.name}"):

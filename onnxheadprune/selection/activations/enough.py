@@ -1,4 +1,4 @@
-"""Which sites can be measured on some data: those that can be read, and see as many positions as they have inputs."""
+"""The sites that can be measured on some data: they can be read, and see as many positions as they have inputs."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Room:
 
 @dataclass(frozen=True, eq=False)
 class _Place:
-    """Where in its file an array lies."""
+    """The place of an array in its file."""
 
     offset: int
     shape: tuple[int, ...]
@@ -69,7 +69,7 @@ class Shelf(MutableMapping[str, Array]):
         self._names: dict[str, None] = {}
 
     def in_memory(self, name: str) -> bool:
-        """Whether an array is held in memory."""
+        """Return whether an array is held in memory."""
         return self._kept.in_memory(name)
 
     def __getitem__(self, name: str) -> Array:
@@ -94,7 +94,7 @@ class Shelf(MutableMapping[str, Array]):
         return iter(self._names)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return how many there are."""
         return len(self._names)
 
 
@@ -114,11 +114,11 @@ class Kept:
         """Held by who moves in the file."""
 
     def __contains__(self, key: Hashable) -> bool:
-        """Whether something was kept for a key."""
+        """Return whether something was kept for a key."""
         return key in self._found
 
     def in_memory(self, key: Hashable) -> bool:
-        """Whether all that is kept for a key is in memory."""
+        """Return whether all that is kept for a key is in memory."""
         return not any(isinstance(item, _Place) for item in self._found.get(key, {}).values())
 
     def put(self, key: Hashable, arrays: Mapping[str, Array]) -> None:
@@ -128,7 +128,7 @@ class Kept:
             entry[name] = array if self.room.takes(array.nbytes) else self._written(array)
 
     def of(self, key: Hashable) -> dict[str, Array]:
-        """What was kept for a key."""
+        """Return what was kept for a key."""
         return {
             name: self._read(item) if isinstance(item, _Place) else item
             for name, item in self._found.get(key, {}).items()

@@ -61,7 +61,7 @@ class Linear:
         return None if self.bias is None else self.bias.read().reshape(-1)
 
     def read_offset(self) -> Array | None:
-        """What `out` holds beyond x W and the bias, [out]; None for nothing."""
+        """Return what `out` holds beyond x W and the bias, [out]; None for nothing."""
         if self.is_late:
             assert self.bias is not None
             return -self.bias.read().reshape(-1)
@@ -179,7 +179,7 @@ def _columns(
 
 @dataclass(frozen=True, eq=False)
 class _Bias:
-    """What is added to a product: alone its own, or fixed; and the value after it, where it is another one."""
+    """The bias of a product: its own alone, or fixed; and the value after it, where it is another one."""
 
     bias: Matrix | None = None
     fixed: Matrix | None = None
@@ -198,7 +198,7 @@ def _own_bias(node: Node) -> _Bias | None:
 
 
 def _bias_levels(node: Node) -> StoredLevels | None:
-    """What a bias of whole numbers means: units of both scales multiplied."""
+    """Return what a bias of whole numbers means: units of both scales multiplied."""
     roles = roles_of(node)
     if roles.integer_bias is None or roles.scales is None:
         return None
@@ -232,7 +232,7 @@ def _late_bias(out: Value, out_axes: tuple[int, ...]) -> _Bias:
 
 @dataclass(frozen=True, eq=False)
 class _Joint:
-    """What a value is added to, the node that adds them, and the bias that a fused addition brings along."""
+    """The value that another one is added to, the node that adds them, and the bias of a fused addition."""
 
     other: Value | None = None
     node: Node | None = None
@@ -240,7 +240,7 @@ class _Joint:
 
 
 def _joined(out: Value) -> _Joint:
-    """How a value joins the residual stream, if it does."""
+    """Return how a value joins the residual stream, if it does."""
     use = only_use_of_float(out)
     while use is not None and use.node in PASSING:
         use = only_use_of_float(use.node.out)

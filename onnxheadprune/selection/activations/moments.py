@@ -128,7 +128,7 @@ class Moments:
         )
 
     def towards(self, weight: Matrix64, rows: npt.NDArray[np.int_]) -> Centred:
-        """What some of the features have to say about x W of all of them: targets without a second pass."""
+        """Return what some of the features have to say about x W of all of them: targets without a second pass."""
         total = self.total or 1.0
         mean = self.x_sum / total
         covariance = self.gram / total - np.outer(mean, mean)
@@ -151,7 +151,7 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """What some rows add to moments; see there.
+    """Products of some rows that are added to moments; see there.
 
     Attributes:
         cross: None without targets.

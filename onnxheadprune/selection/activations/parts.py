@@ -94,7 +94,7 @@ class Parts:
 
 
 def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict[str, Array]:
-    """What a session gives for the user's data.
+    """Return what a session gives for the user's data.
 
     Raises:
         MissingKernelError: if no data would.
@@ -109,7 +109,7 @@ def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict
 
 
 def require_main(value: Value) -> None:
-    """Whether a value is one of the main graph.
+    """Check whether a value is one of the main graph.
 
     Raises:
         RefusedError: if it lives in the body of a control-flow operator.

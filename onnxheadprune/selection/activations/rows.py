@@ -13,7 +13,7 @@ from onnxheadprune.runtime.feeds.inputs import Input, Role
 
 
 def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:
-    """Which positions are no padding, as a mask input of their shape tells; None where none does.
+    """Return which positions are no padding, as a mask input of their shape tells; None where none does.
 
     Args:
         shape: of the positions.

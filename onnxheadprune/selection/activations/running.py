@@ -1,4 +1,4 @@
-"""Which feeds reach which nodes: what lies in a branch counts only where the branch runs.
+"""The inputs that reach each node: what lies in a branch counts only where the branch runs.
 
 In the model that takes the place of one with branches (`attention/observed.py`) all nodes run on all feeds, and those
 of a branch say by which conditions they count. The conditions are read in one pass of their own.
@@ -16,7 +16,7 @@ from onnxheadprune.selection.activations.parts import Parts, run_feed
 
 
 class Running:
-    """Which of some feeds reach which nodes."""
+    """The inputs that reach each node."""
 
     def __init__(self, parts: Parts, nodes: Iterable[Node], feeds: Sequence[Feed], source: str) -> None:
         """Reads the conditions of some nodes for all feeds; nothing is run where they have none.
@@ -40,7 +40,7 @@ class Running:
             self._answers.append({name: bool(values[name].reshape(-1)[0]) for name in names})
 
     def reaches(self, feed: int, node: Node) -> bool:
-        """Whether a node runs on a feed.
+        """Return whether a node runs on a feed.
 
         Args:
             feed: its position.
@@ -49,7 +49,7 @@ class Running:
         return all(self._answers[feed][name] == answer for name, answer in counts_where(node))
 
     def is_reached(self, node: Node, feeds: Iterable[int]) -> bool:
-        """Whether a node runs on any of some feeds."""
+        """Return whether a node runs on any of some feeds."""
         return any(self.reaches(feed, node) for feed in feeds)
 
 

@@ -20,7 +20,7 @@ _ENCODER = "encoder_"
 
 
 def needs_others(names: Iterable[str]) -> bool:
-    """Whether a model with inputs of these names may read what another model makes."""
+    """Return whether a model with inputs of these names may read what another model makes."""
     return any(name == EMBEDDED or is_of_encoder(name) for name in names)
 
 
@@ -49,7 +49,7 @@ def supplied(source: DataSource, inputs: Sequence[Input], beside: Beside) -> Dat
 
 @dataclass(frozen=True)
 class _Supply:
-    """What a decoder reads.
+    """The inputs of a decoder.
 
     Attributes:
         inputs: the graph inputs.
@@ -93,7 +93,7 @@ class _Supply:
         return feed
 
     def _require_target(self, sample: Sample, encoder: Maker) -> None:
-        """Whether tokens of the decoder are told from those of the encoder.
+        """Check whether tokens of the decoder are told from those of the encoder.
 
         Raises:
             UsageError: if not.
@@ -107,7 +107,7 @@ class _Supply:
 
 
 def _made(sample: Sample, wanted: Input, maker: Maker) -> Array:
-    """What a model beside the decoder makes of a sample."""
+    """Return what a model beside the decoder makes of a sample."""
     source = f"{sample.source}, for {maker.name},"
     require_all(sample.feed, maker.inputs, source)
     (checked,) = load_data([replace(sample, source=source)], maker.inputs)

@@ -61,7 +61,7 @@ class Vocabulary:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer that `Vocabulary` reads."""
+    """Return whether a folder holds a tokenizer that `Vocabulary` reads."""
     forms = ((TOKENIZER,), (WORD_PIECES,), BYTE_PAIRS)
     return any(all((folder / name).is_file() for name in form) for form in forms)
 

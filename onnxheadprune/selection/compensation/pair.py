@@ -72,11 +72,11 @@ class Pair:
         return range(first), range(first, len(self.walk.feeds))
 
     def runs(self, linear: Linear) -> bool:
-        """Whether a map runs on a feed of both parts of the data."""
+        """Return whether a map runs on a feed of both parts of the data."""
         return all(self._running.is_reached(linear.node, part) for part in self._data)
 
     def target(self, linear: Linear, run: Run | None) -> Target:
-        """What a map should give: what serves the run behind it, where that can be told.
+        """Return what a map should give: what serves the run behind it, where that can be told.
 
         Args:
             linear: the map.
@@ -222,7 +222,7 @@ class Pair:
 
 
 def _gives_more_than_it_reads(target: Target) -> bool:
-    """Whether moments of inputs alone serve a map.
+    """Return whether moments of inputs alone serve a map.
 
     What it gave in the original is a product of what it read there. So where it is wide, it need not be multiplied
     row by row.

@@ -1,4 +1,4 @@
-"""What a compensated model says about itself, and the refitted original that can be read back from it.
+"""The record of a compensated model, and the refitted original that can be read back from it.
 
 A compensated model is the pruned form of a *refitted original*: the original with other numbers in a few
 initializers. Only those numbers are taken from the pruned file; everything else about the cut is planned on
@@ -30,7 +30,7 @@ from onnxheadprune.runtime import Array
 
 
 class NewNumbers(Protocol):
-    """What a refit and a recovery both find: contents of the original's initializers, and what they learned from."""
+    """The common result of a refit and a recovery: contents of the original's initializers, and their training data."""
 
     @property
     def stored(self) -> Mapping[str, Array]:
@@ -110,12 +110,12 @@ def slices_of(plan: PrunePlan) -> Iterator[SliceTensor]:
 
 
 def _targets(plan: PrunePlan) -> dict[str, str]:
-    """What the cut part of each tensor is called."""
+    """Return what the cut part of each tensor is called."""
     return {edit.name: edit.target for edit in slices_of(plan)}
 
 
 def tensors_by_name(model: ModelProto) -> Mapping[str, TensorProto]:
-    """What a model stores, by name; of the main graph before what bodies store."""
+    """Return what a model stores, by name; of the main graph before what bodies store."""
     found: dict[str, TensorProto] = {}
     waiting = [model.graph]
     while waiting:

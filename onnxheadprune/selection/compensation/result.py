@@ -1,4 +1,4 @@
-"""What compensation found: new contents of initializers, and how each of them came about."""
+"""Results of compensation: new contents of initializers, and how each of them came about."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxheadprune.runtime import Array
 
 @dataclass(frozen=True)
 class Refit:
-    """What compensation did to one linear map.
+    """The refit of one linear layer.
 
     Attributes:
         node: its name.

@@ -48,7 +48,7 @@ class Run:
 
 @dataclass(frozen=True, eq=False)
 class Emptied:
-    """What is left for nobody when sites go as a whole.
+    """Layers that nobody reads when sites are removed as a whole.
 
     Attributes:
         maps: their last maps, which sum over nothing, with the site of each.
@@ -59,7 +59,7 @@ class Emptied:
     alive: frozenset[Node] | None
 
     def spares(self, node: Node) -> bool:
-        """Whether a node still matters."""
+        """Return whether a node still matters."""
         return node not in self.maps and (self.alive is None or node in self.alive)
 
 
@@ -156,7 +156,7 @@ def _before(value: Value, joints: Mapping[Node, Linear]) -> Linear | None:
 
 
 def _is_read_between(view: GraphView, front: Linear, last: Linear, maps: Mapping[Node, Site]) -> bool:
-    """Whether outputs depend on what the front adds by another way than through the stream behind the run."""
+    """Return whether outputs depend on what the front adds by another way than through the stream behind the run."""
     assert last.joint is not None
     stops = {*maps, last.joint}
     return front.node in set(Flow(view).upstream(_outputs(view, maps.values()), stops))

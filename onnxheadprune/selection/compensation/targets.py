@@ -1,4 +1,4 @@
-"""What a refitted map should give: the original's stream behind it, or behind a dropped run that it stands in for.
+"""Targets of refits: the original's stream behind a linear layer, or behind a dropped run that it replaces.
 
 From one addition of a residual stream to the next: nothing lies between them, or a normalisation.
 
@@ -30,7 +30,7 @@ LEAST_GAIN = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """What the stream goes through: `normalised * gain + offset`, or nothing.
+    """A step of the residual stream: `normalised * gain + offset`, or nothing.
 
     Attributes:
         gain: per channel, [out]; None where nothing lies between.
@@ -88,7 +88,7 @@ def normalised(rows: Matrix64, centred: bool) -> Matrix64:
 
 
 def link_of(before: Matrix64, after: Matrix64) -> Link | None:
-    """What lies between two streams, None if it is something else.
+    """Return what lies between two streams, None if it is something else.
 
     Args:
         before: what goes in, [positions, out].
@@ -114,7 +114,7 @@ def _same(left: Matrix64, right: Matrix64) -> bool:
 
 
 def aim(stream: Matrix64, now: Matrix64, links: Sequence[Link], added: Sequence[Matrix64]) -> Matrix64:
-    """What the stream behind the front should be, so that it becomes a given one behind the run.
+    """Return what the stream behind the front should be, so that it becomes a given one behind the run.
 
     Args:
         stream: what is wanted behind the run, [positions, out].
@@ -138,7 +138,7 @@ RowsOf: TypeAlias = Callable[[Value], Array]
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What a map should give.
+    """The target output of a linear layer.
 
     Attributes:
         linear: the map.
@@ -152,7 +152,7 @@ class Target:
 
     @property
     def is_what_it_gave(self) -> bool:
-        """Whether the map should give what it gave in the original: it adds to no stream."""
+        """True if the map should give what it gave in the original: it adds to no stream."""
         return self.linear.other is None and self.run is None
 
     @property
@@ -191,7 +191,7 @@ class Target:
 
 
 def links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
-    """What lies between the additions of a run, None where it is neither nothing nor a normalisation.
+    """Return what lies between the additions of a run, None where it is neither nothing nor a normalisation.
 
     Args:
         run: what is dropped.
@@ -213,7 +213,7 @@ def links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
 
 
 def _left_of(linear: Linear) -> Matrix64:
-    """What a map still gives that sums over nothing, [out]."""
+    """Return what a map still gives that sums over nothing, [out]."""
     bias = linear.bias or linear.fixed
     return np.zeros(linear.matrix.columns) if bias is None else bias.read().reshape(-1)
 

@@ -1,4 +1,4 @@
-"""Which linear maps a compensation refits, and in which order."""
+"""The linear layers that a compensation refits, in order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Task:
         return None if self.site is None else self.site.index
 
     def obstacle(self) -> str | None:
-        """Why the map has to stay as it is."""
+        """Return why the map has to stay as it is."""
         if self.linear is None:
             return "its weights are stored in a form that cannot be rewritten"
         if self.linear.matrix.shared:
@@ -65,7 +65,7 @@ class Task:
 
 
 def attention_maps(sites: Sequence[Site]) -> Counter[int]:
-    """How many projections read the attention that each map feeds, by the index of its node."""
+    """Return how many projections read the attention that each map feeds, by the index of its node."""
     found: Counter[int] = Counter()
     for site in sites:
         for projection in site.projections if site.CORED else ():
@@ -153,7 +153,7 @@ def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Itera
 
 
 def is_free(linear: Linear) -> bool:
-    """Whether the weights can change by themselves, and rows and columns are where they are looked for."""
+    """Return whether the weights can change by themselves, and rows and columns are where they are looked for."""
     last = (len(linear.out.shape or ()) - 1,)
     return not (
         linear.matrix.shared

@@ -1,4 +1,4 @@
-"""Which stored tensors a recovery may train: weights, biases and normalisations, but no tables."""
+"""The stored tensors that a recovery may train: weights, biases and normalizations, but no tables."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _active(view: GraphView, tables: set[Value]) -> set[Value]:
 
 
 def _mixes(node: Node) -> bool:
-    """Whether a node multiplies with a stored table, as a one-hot encoding does. A single row is no table."""
+    """Return whether a node multiplies with a stored table, as a one-hot encoding does. A single row is no table."""
     found = contraction_of(node)
     if found is None:
         return False
@@ -117,7 +117,7 @@ def _learned(node: Node) -> Iterator[Value]:
 
 
 def _is_vector(value: Value) -> bool:
-    """Whether one axis alone has more than one element: a single number is a temperature or an epsilon."""
+    """Return whether one axis alone has more than one element: a single number is a temperature or an epsilon."""
     sizes = value.shape
     return sizes is not None and sum(size != 1 for size in sizes) == 1
 
@@ -135,6 +135,6 @@ def _way(value: Value) -> Trainable | None:
 
 
 def _is_looked_up(way: Trainable) -> bool:
-    """Whether integers pick rows of the tensor somewhere."""
+    """Return whether integers pick rows of the tensor somewhere."""
     values = [way.stored, *(step.out for step in way.steps)]
     return any(use.node in LOOKUPS and use.input_index == 0 for value in values for use in value.consumers)

@@ -25,7 +25,7 @@ FLOOR = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Which features belong to which channel. Features are the kept channels, then u of one head after the other.
+    """The features of each channel. Features are the kept channels, then u of one head after the other.
 
     Attributes:
         channels: for each kept head, its channels among the kept ones, [heads, head size].
@@ -47,7 +47,7 @@ class Layout:
         return slice(head * self.directions, (head + 1) * self.directions)
 
     def spread(self, change: Matrix64, weight: Matrix64) -> Matrix64:
-        """What a change of the values does to the output: weights on all u, [heads x directions, out]."""
+        """Return what a change of the values does to the output: weights on all u, [heads x directions, out]."""
         pairs = zip(self.columns, self.channels, strict=True)
         return np.concatenate([change[:, columns] @ weight[channels] for columns, channels in pairs])
 

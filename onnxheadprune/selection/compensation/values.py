@@ -33,7 +33,7 @@ ROWS_PER_INPUT = 2
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What a site's projection reads.
+    """The context that a site's projection reads.
 
     Attributes:
         value: the context.
@@ -68,7 +68,7 @@ class Values:
         self._columns: Ints = np.zeros((0, 0), int)
 
     def fits(self, heads: Sequence[Sequence[int]], here: Mapping[str, Array]) -> bool:
-        """Whether the map makes the values of all these heads, and each head treats its channels alike.
+        """Return whether the map makes the values of all these heads, and each head treats its channels alike.
 
         Args:
             heads: channels of the context per head.
@@ -113,7 +113,7 @@ class Values:
         return True
 
     def features(self, here: Mapping[str, Array], feed: Feed, data: Calibration) -> Array:
-        """What each head sees of the main directions of the inputs, [rows, heads x directions]."""
+        """Return what each head sees of the main directions of the inputs, [rows, heads x directions]."""
         value = here[self.linear.out.name]
         inputs = (here[self.linear.source.name] @ self.basis).astype(value.dtype)
         heads, size = self._heads.shape

@@ -245,7 +245,7 @@ def _assembled(
 
 
 def _why(name: str, masters: Mapping[str, int], walk: Backward) -> str:
-    """Why a parameter has no gradient: the first that is held on its way, or who makes no real numbers of it."""
+    """Return why a parameter has no gradient: the first that is held on its way, or who makes no real numbers of it."""
     if name not in masters:
         return "it holds no real numbers, and is not read by DequantizeLinear alone, by tensor or axis"
     values, ends = [walk.view.main.values[name]], []

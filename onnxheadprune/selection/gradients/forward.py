@@ -86,7 +86,7 @@ def active_values(view: GraphView, parameters: Iterable[str]) -> set[str]:
 
 
 def _carries(node: Node, active: set[str]) -> bool:
-    """Whether a node moves quantized numbers about."""
+    """Return whether a node moves quantized numbers about."""
     first, out = node.input(0), node.out
     return (
         first is not None
@@ -124,7 +124,7 @@ def taken_apart(model: ModelProto, parameters: Iterable[str]) -> ModelProto:
 
 
 def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | None:
-    """What is left of a fused node that the writer has written in parts; None where it stays."""
+    """Return what is left of a fused node that the writer has written in parts; None where it stays."""
     if DECOMPOSITIONS.of(node) is None:
         return None
     terms = parts_of(node, active, writer)

@@ -75,7 +75,7 @@ def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
 
 
 def _is_product(node: Node) -> bool:
-    """Whether a node does nothing but sum products of float32."""
+    """Return whether a node does nothing but sum products of float32."""
     if node not in PRODUCTS:
         return False
     values = [value for value in (*node.inputs, *node.outputs) if value is not None]

@@ -1,4 +1,4 @@
-"""Where hidden states are: the residual stream after each map that adds to it."""
+"""Hidden states: the residual stream after each linear layer that adds to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recovery makes small, as nodes behind the student's graph.
+"""The losses of a recovery, as nodes behind the student's graph.
 
 The loss of a batch is the sum of
 
@@ -79,7 +79,7 @@ class Part:
     inputs: Mapping[str, int]
 
     def spelled(self, local: str) -> str:
-        """What a name of the text is called in the model."""
+        """Return what a name of the text is called in the model."""
         return self.student if local == "student" else f"{PREFIX}{self.name}.{local}"
 
 

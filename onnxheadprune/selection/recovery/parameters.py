@@ -64,7 +64,7 @@ class Parameter:
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """What is trained, and why the rest is not.
+    """The trained tensors, and why the others are not trained.
 
     Attributes:
         trained: the parameters, in graph order.

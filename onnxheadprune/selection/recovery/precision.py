@@ -101,7 +101,7 @@ def _agrees(tried: Slopes, tensors: Tensors, feed: Feed, loss: float, gradients:
 
 
 def distance(found: Sequence[Array], expected: Sequence[Array]) -> float:
-    """How far gradients are from what they should be, as a share of it: 0 is equal, 1 says nothing.
+    """Return how far gradients are from what they should be, as a share of it: 0 is equal, 1 says nothing.
 
     It is the root mean square over tensors by their sizes, for a step moves each weight by about the learning rate,
     however small the gradients of its tensor are. What should be nothing (keys have biases that a softmax does not

@@ -19,7 +19,7 @@ from onnxheadprune.selection.recovery.targets import Aim, Teacher
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """What a training works with.
+    """Everything that a training works with.
 
     Attributes:
         student: what learns.

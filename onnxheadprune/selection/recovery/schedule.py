@@ -1,4 +1,4 @@
-"""How the learning rate rises and falls."""
+"""The learning rate schedule."""
 
 from __future__ import annotations
 

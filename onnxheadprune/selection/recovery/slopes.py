@@ -42,7 +42,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Tensors:
-    """What stays on the device.
+    """Tensors that stay on the device.
 
     Attributes:
         inputs: weights by the name of the input.
@@ -55,7 +55,7 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Slope:
-    """What is known on the host about one batch.
+    """The loss and gradient norm of one batch, on the host.
 
     Attributes:
         loss: of the batch.

@@ -94,7 +94,7 @@ def _aim(subject: Subject, pruned: GraphView, data: Calibration, with_hidden: bo
 
 
 def _is_there(state: Hidden, pruned: GraphView) -> bool:
-    """Whether the pruned model has the state too, as wide as it was."""
+    """Return whether the pruned model has the state too, as wide as it was."""
     value = pruned.main.values.get(state.value.name)
     if value is None or value.shape is None or state.value.shape is None or value.holds_tensor:
         return False

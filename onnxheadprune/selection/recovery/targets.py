@@ -142,7 +142,7 @@ class Teacher:
 
 
 def _mask(feed: Feed, inputs: Sequence[Input]) -> Array | None:
-    """Which positions are no padding, [samples, tokens]."""
+    """Return which positions are no padding, [samples, tokens]."""
     found = [feed[item.name] for item in inputs if item.role is Role.MASK and item.dtype.kind in "iu"]
     return next((array != 0 for array in found if array.ndim == 2), None)
 

@@ -1,1 +1,1 @@
-"""What is every head and neuron worth? From weights, activations, reconstruction errors, ablation and gradients."""
+"""Scores of heads and neurons, from weights, activations, reconstruction errors, ablation and gradients."""

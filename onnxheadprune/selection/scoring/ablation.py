@@ -34,7 +34,7 @@ def ablation_scores(
     provider: Provider,
     effect: Measure | None = None,
 ) -> Scores:
-    """What silencing each present unit of a site does to the outputs, averaged over the data.
+    """Return what silencing each present unit of a site does to the outputs, averaged over the data.
 
     Kullback-Leibler divergence on logits, one minus the cosine elsewhere, or the user's measure. The part of
     the model before the site runs once for all units. Neurons are ranked by their fluctuation, and silenced in

@@ -47,7 +47,7 @@ INSTEAD = "the methods activation and fluctuation need no more than there is"
 
 @dataclass(frozen=True)
 class Working:
-    """How a long scoring is done.
+    """Settings of a long scoring.
 
     Attributes:
         model: what travels to an executor, and what finished parts depend on; None takes the model that is viewed.
@@ -144,7 +144,7 @@ def _measured(
 
 
 def _require_all(short: Mapping[str, str], left: Mapping[str, str] | None) -> None:
-    """Whether all sites can be scored by what a refit cannot restore, where none may be left out.
+    """Check whether all sites can be scored by what a refit cannot restore, where none may be left out.
 
     Raises:
         UsageError: if not.

@@ -1,4 +1,4 @@
-"""What a site can lose next: the smallest legal steps from one legal set of heads to a larger one."""
+"""The next units that a site can lose: the smallest legal steps from one legal set of heads to a larger one."""
 
 from __future__ import annotations
 

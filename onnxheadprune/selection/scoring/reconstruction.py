@@ -71,7 +71,7 @@ def _walked(
 
 
 def _alone(site: Site, surgeons: Sequence[Surgeon], removed: Heads) -> list[float] | None:
-    """What each head would cost if it went by itself; asked for only where KV heads group them."""
+    """Return what each head would cost if it went by itself; asked for only where KV heads group them."""
     if all(len(group) == 1 for group in site.groups):
         return None
     return [
@@ -93,7 +93,7 @@ def _channels(site: Site, heads: Iterable[int]) -> list[list[int]]:
 
 
 def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
-    """How much more of the projection's output is lost when a head goes in its turn, after refit.
+    """Return how much more of the projection's output is lost when a head goes in its turn, after refit.
 
     Shares of the output's variance. Heads that go early cost little; scores never fall along the path, so
     a threshold keeps the path's order. The heads that stay longest share what is left.

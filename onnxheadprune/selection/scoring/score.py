@@ -102,7 +102,7 @@ def scored_kinds(units: Collection[str]) -> frozenset[str]:
 
 
 def _require(sites: Sites, kinds: frozenset[str]) -> None:
-    """Whether there is anything to score.
+    """Check whether there is anything to score.
 
     Raises:
         RefusedError: if not.

@@ -48,7 +48,7 @@ class SiteScores:
 
 @dataclass(frozen=True)
 class HeadScores:
-    """What every head is worth, and where it was asked for every neuron.
+    """The scores of all heads and, where requested, of all neurons.
 
     Attributes:
         method: how the scores came about.
@@ -116,7 +116,7 @@ class HeadScores:
 
     @property
     def are_shares(self) -> bool:
-        """Whether scores are shares of a site, so that they order its heads but do not compare across sites."""
+        """True if scores are shares of a site, so that they order its heads but do not compare across sites."""
         return self.unit.startswith("share of the site")
 
     def by_site(self) -> dict[str, tuple[float | None, ...]]:

@@ -1,4 +1,4 @@
-"""What the outputs feel of each unit, from gradients: Fisher information, and first-order changes.
+"""Scores from gradients at the outputs: Fisher information, and first-order changes.
 
 The mask of a unit is 1, and 0 without the unit. The *Fisher* score is half of the Fisher information of the mask, which
 is what drift grows by to second order on the way from one to the other (Kwon et al. 2022, 2204.09656, who take labels).
@@ -57,7 +57,7 @@ _TINY = 1e-30
 
 @dataclass(frozen=True)
 class Probe:
-    """Where the gradients of one position start.
+    """The start of the gradients of one position.
 
     Attributes:
         vectors: v for each position, in the shape of the output.
@@ -112,7 +112,7 @@ class Probing:
 
     @property
     def has_classes(self) -> bool:
-        """Whether there is a likeliest class."""
+        """True if there is a likeliest class."""
         return self.measure == KL
 
     def _rows(self, output: Array, counts: Array) -> tuple[Array, Array]:
@@ -164,7 +164,7 @@ SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Sensitivity:
-    """What gradients say.
+    """Scores from gradients.
 
     Attributes:
         scores: of the present units, per site index.
@@ -236,7 +236,7 @@ def _add(
 
 
 def _counts(output: Array, feed: Feed, evidence: Evidence) -> Array:
-    """Which positions of the main output count, as they do for drift."""
+    """Return which positions of the main output count, as they do for drift."""
     outer = output.shape[:-1]
     mask = counted(outer, feed, evidence.data.inputs)
     return np.ones(outer, dtype=bool) if mask is None else mask

@@ -34,7 +34,7 @@ class Surgeon:
         self._all = weights
 
     def error(self, channels: Sequence[int]) -> float:
-        """What the output loses if these channels go too."""
+        """Return what the output loses if these channels go too."""
         at = np.searchsorted(self.left, channels)
         block = self._weights[at]
         lost = float(np.sum(block * np.linalg.solve(self._inverse[np.ix_(at, at)], block)))
@@ -42,7 +42,7 @@ class Surgeon:
         return max(lost - self._damping * float(np.square(self._all[list(channels)]).sum()), 0.0)
 
     def errors(self) -> Matrix64:
-        """What the output loses if one more channel goes, for each that is left."""
+        """Return what the output loses if one more channel goes, for each that is left."""
         lost = np.square(self._weights).sum(axis=1) / np.diag(self._inverse)
         bare = self._damping * np.square(self._all[self.left]).sum(axis=1)
         return np.asarray(np.maximum(lost - bare, 0.0), dtype=np.float64)

@@ -67,7 +67,7 @@ def wide_path_by_worth(
 
 
 def wide_reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
-    """How much more of the site's output is lost when a unit goes in its turn, after refit.
+    """Return how much more of the site's output is lost when a unit goes in its turn, after refit.
 
     Shares of the output's variance; those that go in one step have the same. Scores never fall along the path, and
     the units that stay longest share what is left.
@@ -112,7 +112,7 @@ def _taken(
 
 
 def _counts(size: int, multiple: int, protected: int) -> list[int]:
-    """How many units are left after each step, few at last."""
+    """Return how many units are left after each step, few at last."""
     least = max(multiple, -(-protected // multiple) * multiple)
     stride = max(-(-size // (STEPS * multiple)) * multiple, multiple)
     first = (size - 1) // multiple * multiple
@@ -131,7 +131,7 @@ def _owners(site: Site) -> list[np.ndarray]:
 
 
 def _costs(site: Site, surgeons: Sequence[Surgeon], owners: Sequence[np.ndarray]) -> np.ndarray:
-    """What each unit would cost if it went by itself, [units]; nothing for those that are gone."""
+    """Return what each unit would cost if it went by itself, [units]; nothing for those that are gone."""
     costs = np.zeros(site.num_units)
     for surgeon, owner in zip(surgeons, owners, strict=True):
         mine = owner[surgeon.left]

@@ -1,1 +1,1 @@
-"""What the programs that load a folder of ONNX models rely on, one file per client."""
+"""Requirements of the runtimes that load a folder of ONNX models, one file per runtime."""

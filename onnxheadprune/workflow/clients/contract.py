@@ -1,4 +1,4 @@
-"""What a cut asks of a client, and what a client asks of a folder: both as values."""
+"""The questions of a cut to a runtime, and of a runtime to a folder, as values."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What a client is asked about: the folder before and after a cut.
+    """A folder before and after a cut, for a runtime to check.
 
     Attributes:
         files: its models.
@@ -104,16 +104,16 @@ class Deployment:
 
     @property
     def lost_caches(self) -> bool:
-        """Whether some cache goes, and others are numbered anew."""
+        """True if some cache goes, and others are numbered anew."""
         return any(site.leaves for site in self.sites)
 
     @property
     def cut_caches(self) -> bool:
-        """Whether some cache gets narrower."""
+        """True if some cache gets narrower."""
         return any(site.after != site.before for site in self.sites)
 
     def holds(self, *names: str) -> bool:
-        """Whether one of these models is there."""
+        """Return whether one of these models is there."""
         return any(file.name in names for file in self.files)
 
 

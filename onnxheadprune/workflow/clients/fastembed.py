@@ -11,7 +11,7 @@ from onnxheadprune.workflow.clients.contract import Client, Deployment
 
 
 def check(folder: Deployment) -> tuple[str, ...]:
-    """How the model is named to it where weights lie beside it."""
+    """Return how the model is named to it where weights lie beside it."""
     return tuple(
         f'name the weights beside {file.name} to add_custom_model: additional_files=["{_beside(file.name)}"]'
         for file in folder.files

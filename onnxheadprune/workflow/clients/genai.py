@@ -15,7 +15,7 @@ CONFIG = "genai_config.json"
 
 
 def check(folder: Deployment) -> tuple[str, ...]:
-    """Whether the folder is one of its own.
+    """Return whether the folder is one of its own.
 
     Raises:
         RefusedError: if it is not, or a cache that is cut does not say how many heads it has.

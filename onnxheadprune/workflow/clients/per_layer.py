@@ -19,7 +19,7 @@ _KEEP = "leave --per-layer-config out"
 
 
 def described(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """What config.json must say for transformers 5 to know the KV heads of every layer.
+    """Return what config.json must say for transformers 5 to know the KV heads of every layer.
 
     Where all layers keep equally many, that is the one number itself.
 
@@ -69,7 +69,7 @@ def described(cut: Deployment) -> tuple[ConfigChange, ...]:
 
 
 def _known(said: Any) -> dict[int, dict[str, Any]]:
-    """What the configuration says of layers already; numbers may have zeros in front.
+    """Return what the configuration says of layers already; numbers may have zeros in front.
 
     Raises:
         RefusedError: if it cannot be read.

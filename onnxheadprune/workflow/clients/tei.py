@@ -13,7 +13,7 @@ EXPECTED = ("model.onnx", "onnx/model.onnx")
 
 
 def check(folder: Deployment) -> tuple[str, ...]:
-    """What a user should know.
+    """Return what a user should know.
 
     Raises:
         RefusedError: if the file that it loads is not there, or not in float32.

@@ -19,7 +19,7 @@ SETTINGS, EXTERNAL = "transformers.js_config", "use_external_data_format"
 
 
 def check(folder: Deployment) -> tuple[str, ...]:
-    """What a user should know.
+    """Return what a user should know.
 
     Raises:
         RefusedError: if the shape of a cache is not written in the model.

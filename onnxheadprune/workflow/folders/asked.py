@@ -1,4 +1,4 @@
-"""What is asked for a folder, as a value."""
+"""A request for a folder, as a value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Reader: TypeAlias = Callable[[LoadedModel], "Data"]
 
 @dataclass(frozen=True)
 class FolderRequest:
-    """What is asked for a folder.
+    """A request for a folder.
 
     Attributes:
         request: what to do with its models; `writing.output` is the new folder, None looks ahead only.

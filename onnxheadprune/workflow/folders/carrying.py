@@ -116,7 +116,7 @@ def spec_of(local: Mapping[int, tuple[int, ...]]) -> dict[str, list[int]]:
 
 
 def called(gone: Mapping[int, tuple[int, ...]]) -> str:
-    """What units of these sites are called: "heads and neurons"."""
+    """Return what units of these sites are called: "heads and neurons"."""
     return " and ".join(kind.UNITS for kind in every_kind() if any(map(kind.owns, gone)))
 
 
@@ -169,7 +169,7 @@ def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contra
 
 
 def facts_of(file: ModelFile, data_files: int) -> FileFacts:
-    """What clients ask about a file.
+    """Return what clients ask about a file.
 
     Args:
         file: the file.

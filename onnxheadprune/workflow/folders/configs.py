@@ -17,7 +17,7 @@ INDENT = 2
 
 
 def read_config(root: Path, others: Iterable[str], name: str = CONFIG) -> dict[str, Any]:
-    """What a configuration file says; empty without one.
+    """Return what a configuration file says; empty without one.
 
     Raises:
         UsageError: if it is there and cannot be read.
@@ -36,7 +36,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 
 def check_config(config: Mapping[str, Any], match: Match) -> None:
-    """Whether the configuration can be that of the models: its numbers of heads are those of some site.
+    """Check whether the configuration can be that of the models: its numbers of heads are those of some site.
 
     A configuration that says nothing about heads, or leaves that to parts of it, is not judged.
 

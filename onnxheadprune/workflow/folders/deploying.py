@@ -1,4 +1,4 @@
-"""What the client of a folder is asked before a cut and after it."""
+"""Checks by the runtime of a folder, before a cut and after it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Deploying:
         self.warnings: tuple[str, ...] = ()
 
     def require(self, heads: Heads) -> None:
-        """Whether the client loads the folder and can express a cut, where it is known already.
+        """Check whether the client loads the folder and can express a cut, where it is known already.
 
         Raises:
             RefusedError: with what it can express.
@@ -96,7 +96,7 @@ class Deploying:
         return Deployment(files, self.config, sites, self.export.others, self.genai)
 
     def _data_files(self, file: ModelFile) -> int:
-        """How many files with weights lie beside a model that is written: what is cut gets one at most."""
+        """Return how many files with weights lie beside a model that is written: what is cut gets one at most."""
         policy = self.asked.request.writing.external_data
         beside = bool(file.loaded.data_files) if policy == "auto" else policy == "always"
         return int(beside)

@@ -50,7 +50,7 @@ def part_of(name: str) -> str:
 
 
 def says_its_part(part: str) -> bool:
-    """Whether a part's name says what it is for, so that others may stand beside it.
+    """Return whether a part's name says what it is for, so that others may stand beside it.
 
     >>> says_its_part("model"), says_its_part("unet/model"), says_its_part("decoder_with_past_model")
     (True, True, True)
@@ -178,7 +178,7 @@ def _files(root: Path, follow_links: bool) -> Iterator[str]:
 
 
 def _check_link(path: Path, home: Path, follow_links: bool) -> None:
-    """Whether what is there may be read: links are followed within the folder, and others by request.
+    """Check whether what is there may be read: links are followed within the folder, and others by request.
 
     Raises:
         UsageError: if not.

@@ -1,4 +1,4 @@
-"""Which sites of the files of an export are the same: matched by their weights, names and structure."""
+"""Sites of the files of an export that are the same: matched by their weights, names and structure."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """What belongs together in an export.
+    """Sites that belong together in an export.
 
     Attributes:
         networks: the networks, in order of the names of their files.
@@ -226,7 +226,7 @@ def _easiest_first(files: list[ModelFile]) -> list[ModelFile]:
 
 
 def _check_parts(networks: Sequence[Network], titles: str) -> None:
-    """Whether files of one part are in one network, and networks side by side say what they are for.
+    """Check whether files of one part are in one network, and networks side by side say what they are for.
 
     Raises:
         RefusedError: if not.
@@ -322,7 +322,7 @@ def _shared(
 
 
 def _check_variant(leader: ModelFile, file: ModelFile, sites: Sequence[SharedSite]) -> None:
-    """Whether two files of one part hold the same sites.
+    """Check whether two files of one part hold the same sites.
 
     Raises:
         RefusedError: with the first site that only one holds.

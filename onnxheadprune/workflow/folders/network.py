@@ -24,7 +24,7 @@ from onnxheadprune.workflow.result import PruneResult
 
 @dataclass(frozen=True, eq=False)
 class Cutting:
-    """What holds for every network of one call.
+    """Settings that hold for every network of one call.
 
     Attributes:
         match: the export.
@@ -119,7 +119,7 @@ def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
 def _followed(
     local: Heads, chosen: Chosen | None, leader: ModelFile, file: ModelFile, cutting: Cutting
 ) -> Choice:
-    """What happens to another file of the network, once units and refitted weights are decided on its leader.
+    """Return what happens to another file of the network, once units and refitted weights are decided on its leader.
 
     Raises:
         RefusedError: if refitted weights cannot be carried to a file that is as precise.

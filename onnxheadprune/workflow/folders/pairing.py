@@ -34,7 +34,7 @@ class FilePair:
 
     @property
     def is_same(self) -> bool:
-        """Whether all are the same to the last byte, with what lies beside them."""
+        """True if all are the same to the last byte, with what lies beside them."""
         return all(_same(self.model, other) for other in self.others)
 
 

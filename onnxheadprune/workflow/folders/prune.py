@@ -19,6 +19,7 @@ from onnxheadprune.selection.kinds import HEADS_ALONE as HEADS_ONLY
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow.clients.contract import ConfigChange
 from onnxheadprune.workflow.folders.asked import Data, FolderRequest
+from onnxheadprune.workflow.folders.card import CARD, model_card, read_card
 from onnxheadprune.workflow.folders.carrying import Heads, check_caches, heads_in, named_heads
 from onnxheadprune.workflow.folders.configs import check_config, patched, read_config
 from onnxheadprune.workflow.folders.deploying import Deploying
@@ -116,7 +117,7 @@ def data_names(export: Export, pattern: str | None) -> dict[str, str]:
 
 
 def _taken(export: Export, file: ModelFile) -> set[str]:
-    """What the data file of a model must not be called: whatever is in the folder, but for that file itself."""
+    """Return what the data file of a model must not be called: whatever is in the folder, but for that file itself."""
     weights = {name for other in export.models if other is not file for name in other.weights}
     names = {item.name for item in export.models} | set(export.others) | weights.difference(file.weights)
     folders = {str(above) for name in names for above in PurePosixPath(name).parents}
@@ -274,7 +275,7 @@ def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> I
 
 
 def _without_data(name: str, why: str, cutting: Cutting) -> str:
-    """What becomes of a network that the data is not for, where units are wished for."""
+    """Return what becomes of a network that the data is not for, where units are wished for."""
     wish = cutting.asked.request.choice.wish
     if wish is not None and _is_measured(wish):
         return (
@@ -284,7 +285,7 @@ def _without_data(name: str, why: str, cutting: Cutting) -> str:
 
 
 def _is_measured(wish: Wish) -> bool:
-    """Whether a wish can only be met with data: units of several kinds are not compared by weights."""
+    """Return whether a wish can only be met with data: units of several kinds are not compared by weights."""
     return wish.units != HEADS_ONLY
 
 

@@ -1,4 +1,4 @@
-"""What became of a folder."""
+"""Results for a folder."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class FolderResult:
 
 
 def _gone_to_dict(gone: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:
-    """What went, as JSON-ready data: heads by the numbers of their sites, other units by keys, as ranges."""
+    """Return what went, as JSON-ready data: heads by the numbers of their sites, other units by keys, as ranges."""
     found: dict[str, Any] = {
         kind.UNITS: {key_of(i): spelled(units) for i, units in sorted(gone.items()) if kind.owns(i)}
         for kind in kinds.KINDS

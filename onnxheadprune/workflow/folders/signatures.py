@@ -1,4 +1,4 @@
-"""What a site is known by in every file that holds it: the signs of some numbers of its output projection.
+"""Signatures of sites, the same in every file that holds one: the signs of some numbers of its output projection.
 
 Signs survive what exporters and quantizers do to weights: transposing, rounding, scaling by columns, packing in blocks
 of four bits. Of two maps that have nothing to do with each other about half of them are the same.

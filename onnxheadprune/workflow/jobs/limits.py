@@ -83,7 +83,7 @@ def _speedup(result: Document) -> float | None:
 
 
 def disk_bytes(model: Path) -> int:
-    """What a model takes on the disk, or all models of a folder."""
+    """Return what a model takes on the disk, or all models of a folder."""
     if model.is_dir():
         return sum(disk_bytes(path) for path in sorted(model.rglob("*.onnx")))
     taken = file_bytes(open_structure(model))

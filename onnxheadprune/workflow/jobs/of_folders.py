@@ -31,7 +31,7 @@ FILES = "files"
 
 
 def require_folder_job(job: Job, model: Path) -> None:
-    """Whether all that a job asks for can be done with its model, be that a folder or a file.
+    """Check whether all that a job asks for can be done with its model, be that a folder or a file.
 
     Raises:
         UsageError: if not; the sentence names the key and its line.
@@ -127,7 +127,7 @@ def measured(models: tuple[Path, Path], request: BenchRequest, progress: Progres
 
 
 def _fitting(request: ValidationRequest, pair: FilePair) -> ValidationRequest:
-    """What is asked for, without data that is not for a file."""
+    """Return what is asked for, without data that is not for a file."""
     if request.data is None:
         return request
     try:

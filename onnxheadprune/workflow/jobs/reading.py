@@ -132,7 +132,7 @@ def _rules() -> list[tuple[str, Rule]]:
 
 
 def _require_values(value: Value, key: Key, source: Source) -> None:
-    """Whether every key has a value: an empty section is easily taken for a step with its defaults.
+    """Check whether every key has a value: an empty section is easily taken for a step with its defaults.
 
     Raises:
         UsageError: if one has none.
@@ -204,12 +204,11 @@ def _mistake(key: Key, items: Sequence[ErrorDetails]) -> str:
 
 
 def _asked(message: str) -> str:
-    """What was asked for, out of "Input should be a valid number"."""
+    """Return what was asked for, out of "Input should be a valid number"."""
     return message.partition("should be ")[2] or f"different ({message})"
 
 
 def _names(section: Key) -> list[str]:
-    """The keys of a section."""
     kind: object = JobKeys
     for name in section:
         hint = get_type_hints(kind).get(name) if isinstance(kind, type) else None

@@ -1,4 +1,4 @@
-"""What became of a job."""
+"""Results of a job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Status: TypeAlias = Literal["done", "unchanged", "failed", "not reached"]
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What became of a step.
+    """The outcome of a step.
 
     Attributes:
         name: of the step.
@@ -75,7 +75,7 @@ class JobResult:
 
     @property
     def accepted(self) -> bool:
-        """Whether every step is done and every limit kept."""
+        """True if every step is done and every limit kept."""
         return self.error is None and all(gate.passed for gate in self.gates)
 
     @property

@@ -108,7 +108,7 @@ def _names(steps: list[Step]) -> list[str]:
 
 
 def _require_inputs(shop: Workshop) -> None:
-    """Whether what a job reads is there, and is none of what it makes.
+    """Check whether what a job reads is there, and is none of what it makes.
 
     Raises:
         UsageError: if not; the sentence names the key and its line.

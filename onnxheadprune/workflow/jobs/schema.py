@@ -36,7 +36,7 @@ def published() -> str:
 
 
 def published_text() -> str:
-    """What the published schema has to be; pydantic orders keys as it likes."""
+    """Return what the published schema has to be; pydantic orders keys as it likes."""
     return json.dumps(_schema_of_types(), indent=2, sort_keys=True) + "\n"
 
 

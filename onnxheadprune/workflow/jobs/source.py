@@ -49,7 +49,7 @@ for _name, _pattern, _first in _RESOLVERS:
 
 @dataclass(frozen=True)
 class Source:
-    """What a YAML text says.
+    """The contents of a YAML text, with lines.
 
     Attributes:
         name: how errors call the text.
@@ -64,7 +64,7 @@ class Source:
     elsewhere: dict[Key, str] = field(default_factory=dict)
 
     def where(self, key: Key) -> str:
-        """Where a key, or the nearest one around it, is written: "job.yaml, line 7"."""
+        """Return where a key, or the nearest one around it, is written: "job.yaml, line 7"."""
         for end in range(len(key), -1, -1):
             if (told := self.elsewhere.get(key[:end])) is not None:
                 return told
@@ -103,7 +103,7 @@ def read_yaml(text: str, name: str) -> Source:
 
 
 def _require_plain(text: str, name: str) -> None:
-    """Whether a text is plain data of a size that is read; asked before anything is made of it.
+    """Check whether a text is plain data of a size that is read; asked before anything is made of it.
 
     Raises:
         UsageError: if not.

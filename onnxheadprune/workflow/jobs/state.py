@@ -1,4 +1,4 @@
-"""Which steps of a job are done: a file in its folder, with digests of all that each step depends on."""
+"""The steps of a job that are done: a file in its folder, with digests of all that each step depends on."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class State:
         return self.entries[name]
 
     def is_done(self, name: str, key: str, files: Iterable[str]) -> bool:
-        """Whether a step was done with all that it depends on as it is now, and what it made is still there."""
+        """Return whether a step was done with all that it depends on as it is now, and what it made is still there."""
         entry = self.entries.get(name)
         if entry is None or entry.key != key or entry.files is None:
             return False
@@ -107,7 +107,7 @@ class State:
             return False
 
     def is_begun(self, name: str, key: str) -> bool:
-        """Whether a step was interrupted with all that it depends on as it is now."""
+        """Return whether a step was interrupted with all that it depends on as it is now."""
         entry = self.entries.get(name)
         return entry is not None and entry.key == key and entry.files is None
 

@@ -90,7 +90,7 @@ def _here() -> list[object]:
 
 @dataclass(frozen=True)
 class Workshop:
-    """What all steps of a job share.
+    """The context that all steps of a job share.
 
     Attributes:
         job: the job.
@@ -249,7 +249,7 @@ class Workshop:
 
 
 def judged_on(job: Job) -> str:
-    """What the figures of a job are measured on, and what has seen it before."""
+    """Return what the figures of a job are measured on, and what has seen it before."""
     keys = job.keys
     if keys.validate is None or keys.validate.data is None:
         return RANDOM_INPUTS

@@ -55,7 +55,7 @@ class CurveChart:
 
 
 def curve_chart(document: Document) -> CurveChart:
-    """What a sweep has measured.
+    """Return what a sweep has measured.
 
     Args:
         document: its result.
@@ -97,7 +97,7 @@ def curve_chart(document: Document) -> CurveChart:
 
 
 def _share(document: Document, point: Mapping[str, Any]) -> float:
-    """What a cut takes of what ratios are shares of; earlier versions do not say, and count heads."""
+    """Return what a cut takes of what ratios are shares of; earlier versions do not say, and count heads."""
     said = point.get("share")
     return float(point["removed"] / max(document["heads"], 1) if said is None else said)
 

@@ -16,7 +16,7 @@ MOST = 3000
 
 @dataclass(frozen=True)
 class Group:
-    """What changed for one site.
+    """The changes of one site.
 
     Attributes:
         name: of the site.
@@ -45,7 +45,7 @@ class DifferenceList:
 
 
 def difference_list(document: Document) -> DifferenceList:
-    """What tells the two models apart.
+    """Return what tells the two models apart.
 
     Args:
         document: the result of `prune` or `fuse`.

@@ -25,7 +25,7 @@ _FIELDS: Mapping[Kind, frozenset[str]] = {
 
 
 def _kind_of(document: Document) -> Kind | None:
-    """Which command has printed a document; None for none that a page is made from."""
+    """Return which command has printed a document; None for none that a page is made from."""
     if isinstance(document.get("plan"), Mapping):
         return "cut"
     return next((kind for kind, fields in _FIELDS.items() if fields <= document.keys()), None)
@@ -33,7 +33,7 @@ def _kind_of(document: Document) -> Kind | None:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What is deployed of a result.
+    """The files of a result that are deployed.
 
     Attributes:
         name: of the model.
@@ -116,7 +116,7 @@ class Documents:
                 self.curves.append(document)
 
     def counts(self) -> dict[str, int]:
-        """How many results of each kind there are."""
+        """Return how many results of each kind there are."""
         kinds = ("cuts", "validations", "benchmarks", "curves", "combinations")
         return {name: len(getattr(self, name)) for name in kinds}
 

@@ -32,7 +32,7 @@ class Quantity:
 
 
 def quantities(document: Document, shipped: Shipped | None = None) -> list[Quantity]:
-    """What a cut changes in size.
+    """Return what a cut changes in size.
 
     Args:
         document: the result of `prune` or `fuse`.

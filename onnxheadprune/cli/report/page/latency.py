@@ -89,7 +89,7 @@ class Latency:
 
 
 def latency_of(document: Document) -> Latency:
-    """What `bench` has measured.
+    """Return what `bench` has measured.
 
     Args:
         document: its result.
@@ -178,7 +178,7 @@ def _memory(names: tuple[str, ...], document: Document) -> list[str]:
 
 
 def latency_method(document: Document) -> str:
-    """How latencies were measured, in a sentence.
+    """Return how latencies were measured, in a sentence.
 
     Args:
         document: the result of `bench`.

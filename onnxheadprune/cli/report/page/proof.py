@@ -25,7 +25,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Proof:
-    """What is known about the result.
+    """The verdict on a result, and the effects of the cut.
 
     Attributes:
         exact: the answer to the question whether it is exact.
@@ -114,7 +114,7 @@ def _case(case: Document) -> Case:
 
 @dataclass(frozen=True)
 class Effect:
-    """How outputs changed: a name, a value, and on what it was measured."""
+    """A change of the outputs: a name, a value, and on what it was measured."""
 
     name: str
     value: str
@@ -122,7 +122,7 @@ class Effect:
 
 
 def effects_of(validation: Document | None, choice: Document | None) -> list[Effect]:
-    """What the cut does to outputs: drift, agreement, accuracy, a metric.
+    """Return what the cut does to outputs: drift, agreement, accuracy, a metric.
 
     Args:
         validation: as `Validation.to_dict` gives it.

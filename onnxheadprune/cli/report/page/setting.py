@@ -22,7 +22,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Setting:
-    """How the figures of one result came about.
+    """The conditions under which the figures of one result were measured.
 
     Attributes:
         title: what they are of.
@@ -36,7 +36,7 @@ class Setting:
 
 
 def setting_of_cut(document: Document) -> Setting:
-    """How a cut came about.
+    """Return how a cut came about.
 
     Args:
         document: the result of `prune` or `fuse`.
@@ -45,7 +45,7 @@ def setting_of_cut(document: Document) -> Setting:
 
 
 def setting_of_benchmark(document: Document) -> Setting:
-    """How latencies were measured.
+    """Return how latencies were measured.
 
     Args:
         document: the result of `bench`.
@@ -61,7 +61,7 @@ def setting_of_benchmark(document: Document) -> Setting:
 
 
 def setting_of_validation(document: Document) -> Setting:
-    """How a model was validated.
+    """Return how a model was validated.
 
     Args:
         document: the result of `validate`.
@@ -73,7 +73,7 @@ def setting_of_validation(document: Document) -> Setting:
 
 
 def setting_of_curve(document: Document) -> Setting:
-    """How a sweep was measured.
+    """Return how a sweep was measured.
 
     Args:
         document: its result.
@@ -97,7 +97,7 @@ def setting_of_curve(document: Document) -> Setting:
 
 
 def setting_of_combination(document: Document) -> Setting:
-    """How pruned and quantized models were compared.
+    """Return how pruned and quantized models were compared.
 
     Args:
         document: the result of `combine`.

@@ -42,7 +42,7 @@ SPARE = 12
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is drawn along one axis.
+    """A quantity that is drawn along one axis.
 
     Attributes:
         label: its name with its unit.
@@ -58,7 +58,7 @@ class Quantity:
 
     @property
     def is_known(self) -> bool:
-        """Whether a line can be drawn."""
+        """True if a line can be drawn."""
         return sum(value is not None for value in self.values) > 1
 
 
