@@ -1,4 +1,4 @@
-"""The field's words: docstrings are imperative or noun phrases, and expressions that have to be translated do not return."""
+"""The field's words: docstrings are imperative or noun phrases, and expressions to translate do not return."""
 
 from __future__ import annotations
 
