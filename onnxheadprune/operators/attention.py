@@ -24,7 +24,7 @@ from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
 MICROSOFT = (
@@ -32,8 +32,7 @@ MICROSOFT = (
     " PackedMultiHeadAttention GroupQueryAttention SparseAttention LinearAttention"
 ).split()
 
-STANDS_FOR_PATTERN.add("Attention")
-ROLES.add(("Attention",), "", Roles(masks=(3,), past_keys=4, past_values=5))
+declare("Attention", kinds=(STANDS_FOR_PATTERN,), roles=Roles(masks=(3,), past_keys=4, past_values=5))
 
 
 @shape_function("Attention")

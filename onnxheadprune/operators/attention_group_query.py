@@ -16,16 +16,18 @@ from onnxheadprune.liveness.fused import (
 )
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_parts import (
     buffered,
 )
 
-ROLES.add(
-    ("GroupQueryAttention",), "com.microsoft", Roles(masks=(10,), alike=(0,), past_keys=3, past_values=4)
+declare(
+    "GroupQueryAttention",
+    domain="com.microsoft",
+    roles=Roles(masks=(10,), alike=(0,), past_keys=3, past_values=4),
 )
-ROLES.add(("SparseAttention",), "com.microsoft", Roles(alike=(0,), past_keys=3, past_values=4))
+declare("SparseAttention", domain="com.microsoft", roles=Roles(alike=(0,), past_keys=3, past_values=4))
 
 
 @shape_function("GroupQueryAttention", "SparseAttention", domain="com.microsoft")

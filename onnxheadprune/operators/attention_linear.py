@@ -9,11 +9,15 @@ from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
-ROLES.add(
-    ("LinearAttention", "LinearAttentionGate", "CausalConvWithState"), "com.microsoft", Roles(alike=(0,))
+declare(
+    "LinearAttention",
+    "LinearAttentionGate",
+    "CausalConvWithState",
+    domain="com.microsoft",
+    roles=Roles(alike=(0,)),
 )
 
 

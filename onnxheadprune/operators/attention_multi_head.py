@@ -14,7 +14,7 @@ from onnxheadprune.liveness.fused import (
 )
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_parts import (
     buffered,
@@ -29,17 +29,17 @@ _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
 LENGTH_OF_PAST = 8
 """The input that says how much of a past in a larger buffer is used."""
 
-ROLES.add(
-    ("MultiHeadAttention",),
-    "com.microsoft",
-    Roles(masks=(4, 5), alike=(0,), past_keys=6, past_values=7, learned=(3,)),
+declare(
+    "MultiHeadAttention",
+    domain="com.microsoft",
+    roles=Roles(masks=(4, 5), alike=(0,), past_keys=6, past_values=7, learned=(3,)),
 )
-ROLES.add(
-    ("DecoderMaskedMultiHeadAttention",),
-    "com.microsoft",
-    Roles(masks=(3, 4), alike=(0,), past_keys=5, past_values=6, learned=(10,)),
+declare(
+    "DecoderMaskedMultiHeadAttention",
+    domain="com.microsoft",
+    roles=Roles(masks=(3, 4), alike=(0,), past_keys=5, past_values=6, learned=(10,)),
 )
-ROLES.add(("PackedMultiHeadAttention",), "com.microsoft", Roles(masks=(6,), alike=(0,), learned=(3,)))
+declare("PackedMultiHeadAttention", domain="com.microsoft", roles=Roles(masks=(6,), alike=(0,), learned=(3,)))
 
 
 @shape_function("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domain="com.microsoft")

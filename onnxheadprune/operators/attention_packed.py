@@ -5,16 +5,19 @@ from __future__ import annotations
 from onnxheadprune.liveness.fused import FusedLayout, Heads, given, layout_reader, number, per_head, queries
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
-ROLES.add(("Attention",), "com.microsoft", Roles(masks=(3, 5), alike=(0,), learned=(1, 2)))
-ROLES.add(("PackedAttention",), "com.microsoft", Roles(masks=(5,), alike=(0,), learned=(1, 2)))
-ROLES.add(
-    ("QAttention",), "com.microsoft", Roles(masks=(5,), zero_points={0: 6}, weight_zero=7, integer_weight=1)
+declare("Attention", domain="com.microsoft", roles=Roles(masks=(3, 5), alike=(0,), learned=(1, 2)))
+declare("PackedAttention", domain="com.microsoft", roles=Roles(masks=(5,), alike=(0,), learned=(1, 2)))
+declare(
+    "QAttention",
+    domain="com.microsoft",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    roles=Roles(masks=(5,), zero_points={0: 6}, weight_zero=7, integer_weight=1),
 )
-ROUNDS_ACTIVATIONS.add(
-    "QAttention", "QOrderedAttention", "QOrderedLongformerAttention", domain="com.microsoft"
+declare(
+    "QOrderedAttention", "QOrderedLongformerAttention", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,)
 )
 
 

@@ -16,10 +16,10 @@ from onnxheadprune.model.graph.broadcasting import simplicity
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import JOINS
-from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
-JOINS.add("Concat")
+declare("Concat", kinds=(JOINS,))
 
 
 @shape_function("Concat")

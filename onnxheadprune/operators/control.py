@@ -11,13 +11,15 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule
 from onnxheadprune.model.graph.facts import CHOOSES, GENERATES, REPEATS, ROUNDS_ACTIVATIONS
-from onnxheadprune.model.graph.tables import TRIPS, cost_function, size_of
+from onnxheadprune.model.graph.tables import TRIPS, cost_function, declare, size_of
 from onnxheadprune.model.graph.view import Node, Value
 
-GENERATES.add("BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch", domain="com.microsoft")
-
-
-ROUNDS_ACTIVATIONS.add("DynamicQuantizeLSTM", domain="com.microsoft")
+declare(
+    "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch", domain="com.microsoft", kinds=(GENERATES,)
+)
+declare("DynamicQuantizeLSTM", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,))
+declare("If", kinds=(CHOOSES,))
+declare("Loop", kinds=(REPEATS,))
 
 
 @cost_function("LSTM", "GRU", "RNN")
@@ -27,10 +29,6 @@ def _recurrent_cost(node: Node) -> int | None:
     steps = None if data is None else size_of(data[:2])
     inner, outer = size_of(weights), size_of(hidden)
     return None if steps is None or inner is None or outer is None else 2 * steps * (inner + outer)
-
-
-CHOOSES.add("If")
-REPEATS.add("Loop")
 
 
 def _loop_trips(node: Node) -> int:

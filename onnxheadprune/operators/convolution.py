@@ -17,15 +17,26 @@ from onnxheadprune.model.graph.facts import (
     SUMS_INTEGERS,
     SUMS_PRODUCTS,
 )
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function, size_of
+from onnxheadprune.model.graph.tables import (
+    Roles,
+    Shapes,
+    cost_function,
+    declare,
+    shape_function,
+    size_of,
+)
 from onnxheadprune.model.graph.view import Node
 
-ROLES.add(("Conv", "ConvTranspose"), "", Roles(bias=2))
-ROLES.add(("ConvInteger",), "", Roles(zero_points={0: 2}, weight_zero=3, integer_weight=1))
-ROLES.add(
-    ("QLinearConv",),
-    "",
-    Roles(
+declare("Conv", "ConvTranspose", kinds=(SUMS_PRODUCTS,), roles=Roles(bias=2))
+declare(
+    "ConvInteger",
+    kinds=(SUMS_PRODUCTS, SUMS_INTEGERS),
+    roles=Roles(zero_points={0: 2}, weight_zero=3, integer_weight=1),
+)
+declare(
+    "QLinearConv",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    roles=Roles(
         zero_points={0: 2},
         scales=(1, 4),
         weight_scale=4,
@@ -36,11 +47,7 @@ ROLES.add(
         integer_bias=8,
     ),
 )
-ROLES.add(("FusedConv",), "com.microsoft", Roles(alike=(0, 1, 2)))
-SUMS_PRODUCTS.add("Conv", "ConvTranspose", "ConvInteger")
-SUMS_INTEGERS.add("ConvInteger")
-ACTIVATES_PRODUCTS.add("FusedConv", domain="com.microsoft")
-ROUNDS_ACTIVATIONS.add("QLinearConv")
+declare("FusedConv", domain="com.microsoft", kinds=(ACTIVATES_PRODUCTS,), roles=Roles(alike=(0, 1, 2)))
 
 
 @shape_function("Conv", "ConvInteger", "QLinearConv")

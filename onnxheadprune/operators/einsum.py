@@ -6,10 +6,10 @@ from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Product
 from onnxheadprune.model.graph.broadcasting import broadcast_dim
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.facts import MULTIPLIES_FLOATS, SUMS_PRODUCTS
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
-SUMS_PRODUCTS.add("Einsum")
+declare("Einsum", kinds=(SUMS_PRODUCTS, MULTIPLIES_FLOATS))
 
 
 @shape_function("Einsum")
@@ -36,7 +36,6 @@ def _letters(node: Node) -> Contraction | None:
     return Contraction(tuple((index, tuple(term)) for index, term in enumerate(inputs)), tuple(out))
 
 
-MULTIPLIES_FLOATS.add("Einsum")
 PRODUCTS.add(("Einsum",), "", Product(_letters, None))
 
 

@@ -32,30 +32,47 @@ from onnxheadprune.model.graph.facts import (
     SUBTRACTS,
     TESTS_NAN,
 )
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
-IDENTITIES.add("Identity")
-DROPOUTS.add("Dropout")
-CASTS.add("Cast")
-CASTS_LIKE.add("CastLike")
-ADDS.add("Add")
-MULTIPLIES.add("Mul")
-DIVIDES.add("Div")
-SUBTRACTS.add("Sub")
-ADDS_ALL.add("Sum")
-RAISES.add("Pow")
-REMAINDERS.add("Mod")
-EXTREMES.add("Max", "Min")
-CLIPS.add("Clip")
-SIGMOIDS.add("Sigmoid")
-TESTS_NAN.add("IsNaN")
-COMPARES.add("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
-JOINS_TRUTHS.add("And", "Or", "Xor", "Not")
-CHOOSES_ELEMENTS.add("Where")
+declare("Identity", kinds=(IDENTITIES, ELEMENTWISE))
+declare("Dropout", kinds=(DROPOUTS,))
+declare("Cast", kinds=(CASTS, ELEMENTWISE))
+declare("CastLike", kinds=(CASTS_LIKE,))
+declare("Add", kinds=(ELEMENTWISE, ADDS))
+declare("Mul", kinds=(ELEMENTWISE, MULTIPLIES))
+declare("Div", kinds=(ELEMENTWISE, DIVIDES))
+declare("Sub", kinds=(ELEMENTWISE, SUBTRACTS))
+declare("Sum", kinds=(ELEMENTWISE, ADDS_ALL))
+declare("Pow", kinds=(ELEMENTWISE, RAISES))
+declare("Mod", kinds=(ELEMENTWISE, REMAINDERS))
+declare("Max", "Min", kinds=(ELEMENTWISE, EXTREMES))
+declare("Clip", kinds=(ELEMENTWISE, CLIPS), roles=Roles(places=(1, 2)))
+declare("Sigmoid", kinds=(ELEMENTWISE, SIGMOIDS, ACTIVATES))
+declare("IsNaN", kinds=(ELEMENTWISE, TESTS_NAN))
+declare("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", kinds=(ELEMENTWISE, COMPARES))
+declare("And", "Or", "Xor", "Not", kinds=(ELEMENTWISE, JOINS_TRUTHS))
+declare("Where", kinds=(ELEMENTWISE, CHOOSES_ELEMENTS), roles=Roles(contents=(1, 2)))
+declare(
+    *"Relu Tanh Exp Softplus Softsign Elu Selu LeakyRelu HardSwish HardSigmoid Mish Celu ThresholdedRelu PRelu".split(),
+    kinds=(ELEMENTWISE, ACTIVATES),
+)
+declare("Gelu", "Swish", kinds=(ELEMENTWISE, ACTIVATES, STANDS_FOR_PATTERN))
+declare(
+    *"Erf Sqrt Neg Log Abs IsInf Floor Ceil Round Sign Reciprocal Sin Cos Tan Asin Acos Atan".split(),
+    *"Sinh Cosh Asinh Acosh Atanh Shrink BitwiseNot Mean BitwiseAnd BitwiseOr BitwiseXor BitShift".split(),
+    kinds=(ELEMENTWISE,),
+)
+declare(
+    "Gelu",
+    "QuickGelu",
+    "FastGelu",
+    "BiasGelu",
+    domain="com.microsoft",
+    kinds=(ELEMENTWISE, ACTIVATES),
+    roles=Roles(alike=(0, 1), learned=(1,)),
+)
 
-ROLES.add(("Where",), "", Roles(contents=(1, 2)))
-ROLES.add(("Clip",), "", Roles(places=(1, 2)))
 
 UNARY = (
     "Identity Cast Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus"
@@ -71,16 +88,6 @@ BROADCASTING = (
 
 
 MICROSOFT = ("Gelu", "QuickGelu", "FastGelu", "BiasGelu")
-
-ELEMENTWISE.add(*UNARY, *BROADCASTING)
-ELEMENTWISE.add(*MICROSOFT, domain="com.microsoft")
-ACTIVATES.add(
-    *"Relu Gelu Tanh Sigmoid Exp Softplus Softsign Elu Selu LeakyRelu PRelu".split(),
-    *"HardSwish HardSigmoid Swish Mish Celu ThresholdedRelu".split(),
-)
-ACTIVATES.add(*MICROSOFT, domain="com.microsoft")
-STANDS_FOR_PATTERN.add("Gelu", "Swish")
-ROLES.add(MICROSOFT, "com.microsoft", Roles(alike=(0, 1), learned=(1,)))
 
 
 @shape_function(*BROADCASTING)

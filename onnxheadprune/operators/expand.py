@@ -17,16 +17,12 @@ from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import broadcast, named
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import EXPANDS, FILLS, TILES
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
-EXPANDS.add("Expand")
-TILES.add("Tile")
-FILLS.add("ConstantOfShape")
-
-ROLES.add(("Expand",), "", Roles(places=(1,), target=1))
-ROLES.add(("Tile",), "", Roles(places=(1,)))
-ROLES.add(("ConstantOfShape",), "", Roles(places=(0,), target=0))
+declare("Expand", kinds=(EXPANDS,), roles=Roles(places=(1,), target=1))
+declare("Tile", kinds=(TILES,), roles=Roles(places=(1,)))
+declare("ConstantOfShape", kinds=(FILLS,), roles=Roles(places=(0,), target=0))
 
 
 @shape_function("Expand")

@@ -17,17 +17,13 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ELEMENTS, GATHERS_ROWS
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
-GATHERS.add("Gather")
-GATHERS_ROWS.add("GatherND")
-GATHERS_ELEMENTS.add("GatherElements")
-
-ROLES.add(("Gather",), "", Roles(contents=(0,), rows={1: 0}))
-ROLES.add(("GatherBlockQuantized",), "com.microsoft", Roles(rows={1: 0}))
-ROLES.add(("GatherElements",), "", Roles(contents=(0,), rows={1: 0}))
-ROLES.add(("GatherND",), "", Roles(contents=(0,), places_in={1: 0}))
+declare("Gather", kinds=(GATHERS,), roles=Roles(contents=(0,), rows={1: 0}))
+declare("GatherND", kinds=(GATHERS_ROWS,), roles=Roles(contents=(0,), places_in={1: 0}))
+declare("GatherElements", kinds=(GATHERS_ELEMENTS,), roles=Roles(contents=(0,), rows={1: 0}))
+declare("GatherBlockQuantized", domain="com.microsoft", roles=Roles(rows={1: 0}))
 
 
 @shape_function("Gather")

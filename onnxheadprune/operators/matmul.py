@@ -23,20 +23,24 @@ from onnxheadprune.model.graph.facts import (
     SUMS_PRODUCTS,
 )
 from onnxheadprune.model.graph.tables import (
-    ROLES,
     Roles,
     Shapes,
     cost_function,
+    declare,
     input_shape_function,
     shape_function,
 )
 from onnxheadprune.model.graph.view import Node
 
-ROLES.add(("MatMulInteger",), "", Roles(zero_points={0: 2, 1: 3}, weight_zero=3, integer_weight=1))
-ROLES.add(
-    ("QLinearMatMul",),
-    "",
-    Roles(
+declare(
+    "MatMulInteger",
+    kinds=(SUMS_PRODUCTS, SUMS_INTEGERS, MULTIPLIES_MATRICES),
+    roles=Roles(zero_points={0: 2, 1: 3}, weight_zero=3, integer_weight=1),
+)
+declare(
+    "QLinearMatMul",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    roles=Roles(
         zero_points={0: 2, 3: 5},
         scales=(1, 4),
         weight_scale=4,
@@ -46,10 +50,11 @@ ROLES.add(
         output_zero=7,
     ),
 )
-ROLES.add(
-    ("QGemm",),
-    "com.microsoft",
-    Roles(
+declare(
+    "QGemm",
+    domain="com.microsoft",
+    kinds=(ROUNDS_ACTIVATIONS, MULTIPLIES_MATRICES),
+    roles=Roles(
         zero_points={0: 2},
         scales=(1, 4),
         weight_scale=4,
@@ -60,35 +65,37 @@ ROLES.add(
         integer_bias=6,
     ),
 )
-ROLES.add(
-    ("DynamicQuantizeMatMul",),
-    "com.microsoft",
-    Roles(bias=4, weight_scale=2, weight_zero=3, integer_weight=1),
-)
-ROLES.add(
-    ("MatMulIntegerToFloat",),
-    "com.microsoft",
-    Roles(bias=6, zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5, integer_weight=1),
-)
-ROLES.add(("Gemm",), "", Roles(bias=2))
-ROLES.add(("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation"), "com.microsoft", Roles(alike=(0, 1)))
-ROLES.add(("FusedGemm",), "com.microsoft", Roles(alike=(0, 1, 2)))
-MULTIPLIES_FLOATS.add("MatMul")
-MULTIPLIES_FLOATS.add("FusedMatMul", "TransposeMatMul", domain="com.microsoft")
-SUMS_INTEGERS.add("MatMulInteger")
-ACTIVATES_PRODUCTS.add("FusedGemm", "FusedMatMulActivation", domain="com.microsoft")
-ROUNDS_ACTIVATIONS.add("QLinearMatMul")
-ROUNDS_ACTIVATIONS.add("QGemm", "DynamicQuantizeMatMul", "QOrderedMatMul", domain="com.microsoft")
-MULTIPLIES_MATRICES.add("MatMul", "MatMulInteger", "Gemm")
-MULTIPLIES_MATRICES.add(
-    *("FusedMatMul", "TransposeMatMul", "FusedGemm", "QGemm"),
-    *("DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+declare(
+    "DynamicQuantizeMatMul",
     domain="com.microsoft",
+    kinds=(ROUNDS_ACTIVATIONS, SUMS_PRODUCTS, MULTIPLIES_MATRICES),
+    roles=Roles(bias=4, weight_scale=2, weight_zero=3, integer_weight=1),
 )
-SUMS_PRODUCTS.add("MatMul", "MatMulInteger", "Gemm")
-SUMS_PRODUCTS.add(
-    "FusedMatMul", "TransposeMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain="com.microsoft"
+declare(
+    "MatMulIntegerToFloat",
+    domain="com.microsoft",
+    kinds=(SUMS_PRODUCTS, MULTIPLIES_MATRICES),
+    roles=Roles(bias=6, zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5, integer_weight=1),
 )
+declare("Gemm", kinds=(SUMS_PRODUCTS, MULTIPLIES_MATRICES), roles=Roles(bias=2))
+declare(
+    "FusedMatMul",
+    "TransposeMatMul",
+    domain="com.microsoft",
+    kinds=(SUMS_PRODUCTS, MULTIPLIES_MATRICES, MULTIPLIES_FLOATS),
+    roles=Roles(alike=(0, 1)),
+)
+declare(
+    "FusedMatMulActivation", domain="com.microsoft", kinds=(ACTIVATES_PRODUCTS,), roles=Roles(alike=(0, 1))
+)
+declare(
+    "FusedGemm",
+    domain="com.microsoft",
+    kinds=(MULTIPLIES_MATRICES, ACTIVATES_PRODUCTS),
+    roles=Roles(alike=(0, 1, 2)),
+)
+declare("MatMul", kinds=(SUMS_PRODUCTS, MULTIPLIES_MATRICES, MULTIPLIES_FLOATS))
+declare("QOrderedMatMul", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,))
 
 MICROSOFT = (
     "FusedMatMul",

@@ -11,13 +11,22 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph.facts import MULTIPLIES_MATRICES, PACKS_BLOCKS, SUMS_PRODUCTS
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function, size_of
+from onnxheadprune.model.graph.tables import (
+    Roles,
+    Shapes,
+    cost_function,
+    declare,
+    shape_function,
+    size_of,
+)
 from onnxheadprune.model.graph.view import Node
 
-ROLES.add(("MatMulNBits",), "com.microsoft", Roles(bias=5, alike=(0,)))
-PACKS_BLOCKS.add("MatMulNBits", domain="com.microsoft")
-MULTIPLIES_MATRICES.add("MatMulNBits", domain="com.microsoft")
-SUMS_PRODUCTS.add("MatMulNBits", domain="com.microsoft")
+declare(
+    "MatMulNBits",
+    domain="com.microsoft",
+    kinds=(SUMS_PRODUCTS, MULTIPLIES_MATRICES, PACKS_BLOCKS),
+    roles=Roles(bias=5, alike=(0,)),
+)
 
 
 @shape_function("MatMulNBits", domain="com.microsoft")

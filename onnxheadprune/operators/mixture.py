@@ -13,7 +13,14 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixtures import Mixture, NeuronAxis, Order, mixture_of, mixture_reader
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function, size_of
+from onnxheadprune.model.graph.tables import (
+    Roles,
+    Shapes,
+    cost_function,
+    declare,
+    shape_function,
+    size_of,
+)
 from onnxheadprune.model.graph.view import Node
 
 MICROSOFT = "com.microsoft"
@@ -23,8 +30,8 @@ SELECTION_WEIGHTS = 14
 ORDERS = {1: Order.PAIRS, 2: Order.HALVES}
 """What `swiglu_fusion` says of a first map that holds gates and values."""
 
-ROLES.add(("MoE",), MICROSOFT, Roles(alike=(0, 1, 2, 3, 4, 5, 6, 7)))
-ROLES.add(("QMoE",), MICROSOFT, Roles(alike=(0, 1, 4, 7, 10, 14)))
+declare("MoE", domain=MICROSOFT, roles=Roles(alike=(0, 1, 2, 3, 4, 5, 6, 7)))
+declare("QMoE", domain=MICROSOFT, roles=Roles(alike=(0, 1, 4, 7, 10, 14)))
 
 
 @shape_function("MoE", "QMoE", domain=MICROSOFT)

@@ -19,15 +19,52 @@ from onnxheadprune.model.graph.facts import (
     ROUNDS_ACTIVATIONS,
     STANDS_FOR_PATTERN,
 )
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
 _TABLES = {0: 2, 1: 4, 8: 3}
 """Words, segments and positions, each with a table of its own."""
-ROLES.add(("EmbedLayerNormalization",), "com.microsoft", Roles(rows=_TABLES, masks=(7,), learned=(5, 6)))
-ROLES.add(("QEmbedLayerNormalization",), "com.microsoft", Roles(rows={0: 2, 1: 4}, masks=(7,)))
-ROLES.add(("BiasAdd",), "com.microsoft", Roles(alike=(0, 1, 2), learned=(1,)))
-ROUNDS_ACTIVATIONS.add("QEmbedLayerNormalization", domain="com.microsoft")
+declare(
+    "EmbedLayerNormalization", domain="com.microsoft", roles=Roles(rows=_TABLES, masks=(7,), learned=(5, 6))
+)
+declare(
+    "QEmbedLayerNormalization",
+    domain="com.microsoft",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    roles=Roles(rows={0: 2, 1: 4}, masks=(7,)),
+)
+declare("BiasAdd", domain="com.microsoft", roles=Roles(alike=(0, 1, 2), learned=(1,)))
+declare(
+    "LayerNormalization",
+    "GroupNormalization",
+    kinds=(NORMALIZES, STANDS_FOR_PATTERN),
+    roles=Roles(learned=(1, 2)),
+)
+declare("RMSNormalization", kinds=(NORMALIZES, STANDS_FOR_PATTERN), roles=Roles(learned=(1,)))
+declare("SimplifiedLayerNormalization", kinds=(NORMALIZES,), roles=Roles(alike=(0,), learned=(1,)))
+declare("MeanVarianceNormalization", kinds=(NORMALIZES,))
+declare("InstanceNormalization", kinds=(NORMALIZES,), roles=Roles(learned=(1, 2)))
+declare(
+    "SimplifiedLayerNormalization",
+    domain="com.microsoft",
+    kinds=(NORMALIZES,),
+    roles=Roles(alike=(0,), learned=(1,)),
+)
+declare("LpNormalization", kinds=(DIVIDES_BY_NORM,))
+declare(
+    "SkipLayerNormalization",
+    domain="com.microsoft",
+    kinds=(ADDS_AND_NORMALIZES,),
+    roles=Roles(alike=(0, 1, 2, 3), learned=(2, 3, 4)),
+)
+declare(
+    "SkipSimplifiedLayerNormalization",
+    domain="com.microsoft",
+    kinds=(ADDS_AND_NORMALIZES,),
+    roles=Roles(alike=(0, 1, 2, 3), learned=(2, 3)),
+)
+# Means and variances of a BatchNormalization are statistics of the data that the model was trained on.
+declare("BatchNormalization", roles=Roles(learned=(1, 2)))
 
 
 @shape_function("EmbedLayerNormalization", domain="com.microsoft")
@@ -50,32 +87,6 @@ def _quantized_shape(node: Node) -> Shapes:
 @shape_function("BiasAdd", domain="com.microsoft")
 def _bias_add_shape(node: Node) -> Shapes:
     return [node.shape(0)]
-
-
-NORMALIZES.add(
-    "LayerNormalization",
-    "RMSNormalization",
-    "SimplifiedLayerNormalization",
-    "MeanVarianceNormalization",
-    "InstanceNormalization",
-    "GroupNormalization",
-)
-NORMALIZES.add("SimplifiedLayerNormalization", domain="com.microsoft")
-DIVIDES_BY_NORM.add("LpNormalization")
-ADDS_AND_NORMALIZES.add("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
-STANDS_FOR_PATTERN.add("LayerNormalization", "RMSNormalization", "GroupNormalization")
-
-# Means and variances of a BatchNormalization are statistics of the data that the model was trained on.
-ROLES.add(
-    ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization"),
-    "",
-    Roles(learned=(1, 2)),
-)
-ROLES.add(("RMSNormalization",), "", Roles(learned=(1,)))
-ROLES.add(("SimplifiedLayerNormalization",), "", Roles(alike=(0,), learned=(1,)))
-ROLES.add(("SimplifiedLayerNormalization",), "com.microsoft", Roles(alike=(0,), learned=(1,)))
-ROLES.add(("SkipLayerNormalization",), "com.microsoft", Roles(alike=(0, 1, 2, 3), learned=(2, 3, 4)))
-ROLES.add(("SkipSimplifiedLayerNormalization",), "com.microsoft", Roles(alike=(0, 1, 2, 3), learned=(2, 3)))
 
 
 @shape_function(

@@ -11,12 +11,10 @@ from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.facts import PADS
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
-PADS.add("Pad")
-
-ROLES.add(("Pad",), "", Roles(places=(1, 3)))
+declare("Pad", kinds=(PADS,), roles=Roles(places=(1, 3)))
 
 
 @shape_function("Pad")

@@ -23,31 +23,48 @@ from onnxheadprune.model.graph.facts import (
     ROUNDS_ACTIVATIONS,
     WEIGHS,
 )
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
-QUANTIZES.add("QuantizeLinear")
-QUANTIZES.add("QuantizeLinear", domain="com.microsoft")
-MEASURES_SCALE.add("DynamicQuantizeLinear")
-ROUNDS_ACTIVATIONS.add("DynamicQuantizeLinear")
-ROUNDS_ACTIVATIONS.add(
-    *("QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearWhere", "QLinearSigmoid", "QLinearLeakyRelu"),
-    *("QLinearSoftmax", "QLinearReduceMean", "QLinearAveragePool", "QLinearGlobalAveragePool"),
-    *("QOrderedGelu", "QOrderedLayerNormalization", "QuantizeWithOrder", "DequantizeWithOrder"),
-    domain="com.microsoft",
+declare("QuantizeLinear", kinds=(QUANTIZES,), roles=Roles(contents=(0,), output_zero=2))
+declare(
+    "QuantizeLinear", domain="com.microsoft", kinds=(QUANTIZES,), roles=Roles(contents=(0,), output_zero=2)
 )
-MULTIPLIES_QUANTIZED.add("QLinearMul", domain="com.microsoft")
-ACTIVATES.add("QLinearSigmoid", "QLinearLeakyRelu", domain="com.microsoft")
-DEQUANTIZES.add("DequantizeLinear")
-DEQUANTIZES.add("DequantizeLinear", domain="com.microsoft")
-WEIGHS.add("QLinearSoftmax", domain="com.microsoft")
-
-ROLES.add(("QuantizeLinear",), "", Roles(contents=(0,), output_zero=2))
-ROLES.add(("QuantizeLinear",), "com.microsoft", Roles(contents=(0,), output_zero=2))
-ROLES.add(("DequantizeLinear",), "", Roles(contents=(0,), zero_points={0: 2}))
-ROLES.add(("DequantizeLinear",), "com.microsoft", Roles(contents=(0,), zero_points={0: 2}))
-ROLES.add(("QLinearAdd", "QLinearMul"), "com.microsoft", Roles(zero_points={0: 2, 3: 5}, output_zero=7))
-ROLES.add(("QLinearConcat",), "com.microsoft", Roles(output_zero=1))
+declare("DynamicQuantizeLinear", kinds=(MEASURES_SCALE, ROUNDS_ACTIVATIONS))
+declare(
+    "QLinearAdd",
+    domain="com.microsoft",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    roles=Roles(zero_points={0: 2, 3: 5}, output_zero=7),
+)
+declare(
+    "QLinearMul",
+    domain="com.microsoft",
+    kinds=(ROUNDS_ACTIVATIONS, MULTIPLIES_QUANTIZED),
+    roles=Roles(zero_points={0: 2, 3: 5}, output_zero=7),
+)
+declare("QLinearConcat", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,), roles=Roles(output_zero=1))
+declare(
+    "QLinearWhere",
+    "QLinearReduceMean",
+    "QLinearAveragePool",
+    "QLinearGlobalAveragePool",
+    "QOrderedGelu",
+    "QOrderedLayerNormalization",
+    "QuantizeWithOrder",
+    "DequantizeWithOrder",
+    domain="com.microsoft",
+    kinds=(ROUNDS_ACTIVATIONS,),
+)
+declare("QLinearSigmoid", "QLinearLeakyRelu", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS, ACTIVATES))
+declare("QLinearSoftmax", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS, WEIGHS))
+declare("DequantizeLinear", kinds=(DEQUANTIZES,), roles=Roles(contents=(0,), zero_points={0: 2}))
+declare(
+    "DequantizeLinear",
+    domain="com.microsoft",
+    kinds=(DEQUANTIZES,),
+    roles=Roles(contents=(0,), zero_points={0: 2}),
+)
 
 
 @shape_function("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")

@@ -14,10 +14,10 @@ from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.facts import COUNTS
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
-COUNTS.add("Range")
+declare("Range", kinds=(COUNTS,))
 
 
 @shape_function("Range")

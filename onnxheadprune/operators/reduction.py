@@ -10,7 +10,7 @@ from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.elements import Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import AVERAGES, REDUCES, SUMS, SUMS_MAGNITUDES
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 REDUCTIONS = (
@@ -18,11 +18,20 @@ REDUCTIONS = (
     " ReduceLogSumExp ReduceSumSquare"
 ).split()
 
-REDUCES.add(*REDUCTIONS)
-SUMS.add("ReduceSum")
-AVERAGES.add("ReduceMean")
-SUMS_MAGNITUDES.add("ReduceL1")
-ROLES.add(REDUCTIONS, "", Roles(places=(1,)))
+declare("ReduceMean", kinds=(REDUCES, AVERAGES), roles=Roles(places=(1,)))
+declare("ReduceSum", kinds=(REDUCES, SUMS), roles=Roles(places=(1,)))
+declare(
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceSumSquare",
+    kinds=(REDUCES,),
+    roles=Roles(places=(1,)),
+)
+declare("ReduceL1", kinds=(REDUCES, SUMS_MAGNITUDES), roles=Roles(places=(1,)))
 
 
 @shape_function("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceProd")

@@ -15,13 +15,11 @@ from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.dims import Dim, product
 from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import FLATTENS, RESHAPES
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
-RESHAPES.add("Reshape")
-FLATTENS.add("Flatten")
-
-ROLES.add(("Reshape",), "", Roles(places=(1,), target=1))
+declare("Reshape", kinds=(RESHAPES,), roles=Roles(places=(1,), target=1))
+declare("Flatten", kinds=(FLATTENS,))
 
 
 @shape_function("Reshape")

@@ -10,10 +10,10 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import named
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
-ROLES.add(("GridSample",), "", Roles(contents=(0,)))
+declare("GridSample", roles=Roles(contents=(0,)))
 
 
 @shape_function("GridSample")

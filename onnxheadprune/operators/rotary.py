@@ -11,11 +11,11 @@ from onnxheadprune.liveness.live import Live, unite
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
-STANDS_FOR_PATTERN.add("RotaryEmbedding")
-ROLES.add(("RotaryEmbedding", "MRotaryEmbedding"), "com.microsoft", Roles(alike=(0,)))
+declare("RotaryEmbedding", kinds=(STANDS_FOR_PATTERN,))
+declare("RotaryEmbedding", "MRotaryEmbedding", domain="com.microsoft", roles=Roles(alike=(0,)))
 
 
 @shape_function("RotaryEmbedding")

@@ -11,11 +11,11 @@ from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown
 from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.facts import ACCUMULATES
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
-ACCUMULATES.add("CumSum")
-ROLES.add(("CumSum", "TopK", "Trilu"), "", Roles(places=(1,)))
+declare("CumSum", kinds=(ACCUMULATES,), roles=Roles(places=(1,)))
+declare("TopK", "Trilu", roles=Roles(places=(1,)))
 
 
 @shape_function("CumSum", "Trilu")

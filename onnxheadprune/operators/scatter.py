@@ -10,12 +10,11 @@ from onnxheadprune.liveness.live import FULL, Array, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.facts import WRITES_INTO
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
-WRITES_INTO.add("ScatterND", "ScatterElements")
-ROLES.add(("ScatterElements",), "", Roles(contents=(0, 2), rows={1: 0}))
-ROLES.add(("ScatterND",), "", Roles(contents=(0, 2), places_in={1: 0}))
+declare("ScatterND", kinds=(WRITES_INTO,), roles=Roles(contents=(0, 2), places_in={1: 0}))
+declare("ScatterElements", kinds=(WRITES_INTO,), roles=Roles(contents=(0, 2), rows={1: 0}))
 
 
 @shape_function("ScatterND", "ScatterElements")

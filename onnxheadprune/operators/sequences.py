@@ -17,12 +17,12 @@ from onnxheadprune.liveness.picking import dtype_of, place, rows
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.facts import MAKES_CHUNKS, TAKES_CHUNKS
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.split import join
 
-TAKES_CHUNKS.add("SequenceAt")
-MAKES_CHUNKS.add("SplitToSequence")
+declare("SequenceAt", kinds=(TAKES_CHUNKS,))
+declare("SplitToSequence", kinds=(MAKES_CHUNKS,))
 
 
 @dataclass(frozen=True)

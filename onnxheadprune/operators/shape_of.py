@@ -6,11 +6,11 @@ from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import Elements, boxed, shape_range
 from onnxheadprune.model.graph.facts import SHOWS_SHAPE, SHOWS_SIZE
-from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
-SHOWS_SHAPE.add("Shape")
-SHOWS_SIZE.add("Size")
+declare("Shape", kinds=(SHOWS_SHAPE,))
+declare("Size", kinds=(SHOWS_SIZE,))
 
 
 @shape_function("Shape")

@@ -21,12 +21,11 @@ from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SLICES
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
-SLICES.add("Slice")
+declare("Slice", kinds=(SLICES,), roles=Roles(places=(1, 2, 3, 4)))
 
-ROLES.add(("Slice",), "", Roles(places=(1, 2, 3, 4)))
 
 TO_THE_END = 2**31 - 1
 """Exporters write this end, or a larger one, for "all that follows"."""

@@ -9,14 +9,12 @@ from onnxheadprune.liveness.mixing import mixing, rank_of
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph.facts import SOFTMAXES, WEIGHS
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
-SOFTMAXES.add("Softmax")
-WEIGHS.add("Softmax", "LogSoftmax", "Hardmax")
-WEIGHS.add("BiasSoftmax", domain="com.microsoft")
-
-ROLES.add(("BiasSoftmax",), "com.microsoft", Roles(alike=(0, 1)))
+declare("Softmax", kinds=(SOFTMAXES, WEIGHS))
+declare("LogSoftmax", "Hardmax", kinds=(WEIGHS,))
+declare("BiasSoftmax", domain="com.microsoft", kinds=(WEIGHS,), roles=Roles(alike=(0, 1)))
 
 
 @shape_function("Softmax", "LogSoftmax", "Hardmax")

@@ -14,12 +14,10 @@ from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SPLITS
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_functions, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_functions, shape_function
 from onnxheadprune.model.graph.view import Node
 
-SPLITS.add("Split")
-
-ROLES.add(("Split",), "", Roles(places=(1,)))
+declare("Split", kinds=(SPLITS,), roles=Roles(places=(1,)))
 
 
 @shape_function("Split")

@@ -9,13 +9,11 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SQUEEZES, TRANSPOSES
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
-TRANSPOSES.add("Transpose")
-SQUEEZES.add("Unsqueeze", "Squeeze")
-
-ROLES.add(("Unsqueeze", "Squeeze"), "", Roles(places=(1,)))
+declare("Transpose", kinds=(TRANSPOSES,))
+declare("Unsqueeze", "Squeeze", kinds=(SQUEEZES,), roles=Roles(places=(1,)))
 
 
 @shape_function("Transpose")

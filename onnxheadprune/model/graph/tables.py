@@ -14,7 +14,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.elements import Elements
-from onnxheadprune.model.graph.facts import OPERATORS, Catalog, Operation
+from onnxheadprune.model.graph.facts import OPERATORS, Catalog, Kind, Operation
 from onnxheadprune.model.graph.view import Node
 
 Entry = TypeVar("Entry")
@@ -141,6 +141,17 @@ TRIPS: Table[Callable[[Node], int]] = Table("trips")
 ARITHMETIC: Table[Arithmetic] = Table("arithmetic")
 """What operators make of inputs that hold one number each."""
 ROLES: Table[Roles] = Table("roles")
+
+
+def declare(*op_types: str, domain: str = "", kinds: Sequence[Kind] = (), roles: Roles | None = None) -> None:
+    """Declare what operators of one domain are: once for each, with all kinds and the roles of its inputs.
+
+    Raises:
+        ValueError: if one of them is declared already.
+    """
+    for kind in kinds:
+        kind.add(*op_types, domain=domain)
+    ROLES.add(op_types, domain, roles or NO_ROLES)
 
 
 def roles_of(node: Node) -> Roles:
