@@ -198,7 +198,7 @@ def test_pictures_are_scaled_and_normalised(digits: Path, tmp_path: Path) -> Non
 
 def test_pictures_that_do_not_fit(digits: Path, bert: tuple[Input, ...], tmp_path: Path) -> None:
     folder, images = pictures(tmp_path / "pictures"), inputs_of(digits)
-    with pytest.raises(UsageError, match="holds no pictures"):
+    with pytest.raises(UsageError, match="holds no images"):
         image_feeds(tmp_path / "nowhere", images)
     with pytest.raises(UsageError, match="does not take pictures"):
         image_feeds(folder, bert)

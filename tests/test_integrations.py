@@ -74,7 +74,7 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
         {"ratio": 0.5, "units": "layers"},
         {"ratio": 0.5, "method": "dice"},
         {"target_speedup": 150.0},
-        {"data": "data.npz", "text": "lines.txt"},
+        {"data": "data.npz", "provider": "nowhere"},
     ):
         with pytest.raises(UsageError):
             settings_of(wrong)
@@ -83,7 +83,7 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a folder"):
         cut(model, tmp_path / "out.onnx", settings_of({"heads": "0:1", "runtime": "optimum"}))
     with pytest.raises(UsageError, match="mutually exclusive"):
-        settings_of({"text": "lines.txt"}, toys_scores.ids(feeds=1))
+        settings_of({"data": "lines.txt"}, toys_scores.ids(feeds=1))
 
 
 def test_all_settings_of_a_cut_are_parameters(tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ def read(text: str, folder: Path, *settings: str) -> Any:
 
 VALUES: dict[str, Any] = {
     "model": "other.onnx", "output": "elsewhere", "version": 1, "name": "mine", "provider": "cpu", "seed": 7,
-    "data.path": "d.npz", "data.text": "t.txt", "data.tokenizer": "t.json",
+    "data.path": "d.npz", "data.format": "text", "data.tokenizer": "t.json",
     "data.text_field": "t", "data.target_field": "u", "data.max_samples": 3, "data.max_length": 64,
-    "data.images": "i", "data.image_size": [8, 16], "data.image_mean": [0.5], "data.image_std": [0.5],
-    "data.random": True, "score.method": "ablation", "score.drift": "m:f", "score.jobs": 2, "score.dask": "local",
+    "data.image_size": [8, 16], "data.image_mean": [0.5], "data.image_std": [0.5],
+    "score.method": "ablation", "score.drift": "m:f", "score.jobs": 2, "score.dask": "local",
     "prune.heads": {"0": [1, 3]}, "prune.neurons": "0:3", "prune.layers": "1", "prune.exit": 2,
     "prune.units": ["heads", "neurons"], "prune.runtime": "genai",
     "prune.method": "fisher",
@@ -213,8 +213,6 @@ def test_words_mean_what_yaml_1_2_says() -> None:
         ("prune: {heads: '0:1', ratio: 0.5}", "prune.heads and prune.ratio are mutually exclusive"),
         ("prune: {heads: '0:1', min_heads: 2}", "prune.min_heads requires prune.ratio"),
         ("prune: {keep: 1}\nrecover: {}", "recover requires data"),
-        ("prune: {keep: 1}\ndata: {path: t, tokenizer: t}", "data.tokenizer requires data.text"),
-        ("prune: {keep: 1}\ndata: {path: t, random: true}", "data.path and data.random are mutually exclusive"),
         ("prune: {keep: 1}\ngate: {min_speedup: 2}", "gate.min_speedup requires bench"),
         ("prune: {keep: 1}\ngate: {max_drift: 2}", "gate.max_drift requires validate"),
         ("prune: {keep: 1}\ngate: {}", "gate requires gate.max_drift"),

@@ -468,12 +468,14 @@ def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> No
             Path(path).name for path in reads_of(read_job(place / "job.yaml", settings), "prune").values()
         }
 
-    assert read("data={text: lines.txt}") == {
+    assert read("data={path: lines.txt}") == {
         "lines.txt", "tokenizer.json", "vocab.txt", "config.json", "encoder_model.onnx",
     }  # fmt: skip
     assert read() == {"ids.npz", "config.json", "encoder_model.onnx"}
-    assert read("data={images: pictures}") == {"pictures"}
-    named = reads_of(read_job(place / "job.yaml", ["data={text: lines.txt, tokenizer: words}"]), "score")
+    assert read("data={path: pictures, format: images}") == {"pictures"}
+    named = reads_of(
+        read_job(place / "job.yaml", ["data={path: lines.txt, format: text, tokenizer: words}"]), "score"
+    )
     assert str(place / "words" / "tokenizer.json") in named.values()
     assert str(place / "tokenizer.json") not in named.values()
 

@@ -92,7 +92,7 @@ def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) 
         (("--heads", "layer.1:3"), 2, "a layer goes as a whole"),
         (("--ratio", "0.5", "--units", "neurons"), 2, "--units requires --data"),
         (
-            ("--ratio", "0.5", "--units", "channels", "--random-data"),
+            ("--ratio", "0.5", "--units", "channels", "--data", "random"),
             2,
             "units are heads, neurons, layers or all, not channels",
         ),

@@ -155,12 +155,12 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         (("score", "--data", "users_module:interrupted"), 130, "interrupted"),
         (("score", "--data", "users_exit:feeds"), 2, "users_exit:feeds cannot be imported: SystemExit(0)"),
         (
-            ("score", "--method", "ablation", "--random-data", "--drift", "users_module:effect"),
+            ("score", "--method", "ablation", "--data", "random", "--drift", "users_module:effect"),
             2,
             "the measure effect failed: SystemExit(3)",
         ),
         (
-            ("score", "--method", "ablation", "--random-data", "--drift", "users_module:nothing"),
+            ("score", "--method", "ablation", "--data", "random", "--drift", "users_module:nothing"),
             2,
             "the measure nothing gave nan",
         ),
@@ -191,7 +191,7 @@ def test_what_users_functions_raise_is_a_sentence(
 
 
 def test_random_data_for_named_heads(toy: Path, command: Command, tmp_path: Path) -> None:
-    result = command("prune", toy, "-o", tmp_path / "o.onnx", "--heads", "0:1", "--random-data", "--json")
+    result = command("prune", toy, "-o", tmp_path / "o.onnx", "--heads", "0:1", "--data", "random", "--json")
     assert result.exit_code == 0, result.stderr
     cases = result.document["validation"]["cases"]
     assert any(case["source"].startswith("data") for case in cases)

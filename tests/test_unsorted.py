@@ -20,20 +20,20 @@ Command = Callable[..., Outcome]
 TIMED = "--batch 1 --repeats 5"
 CALLS = {
     "inspect": "inspect model.onnx",
-    "score": "score model.onnx --random-data",
+    "score": "score model.onnx --data random",
     "prune": "prune model.onnx --heads 0:1 -o out.onnx --report r.html",
     "prune, weights beside": "prune model.onnx --heads 0:1 -o out.onnx --external-data always --report r.html",
-    "prune by a ratio": "prune model.onnx --ratio 0.5 --random-data -o out.onnx --report r.html",
+    "prune by a ratio": "prune model.onnx --ratio 0.5 --data random -o out.onnx --report r.html",
     "prune a look ahead": "prune model.onnx --heads 0:1 --dry-run --report r.html",
     "prune a folder": "prune folder --heads 0:1 -o out --report r.html",
     "fuse": "fuse model.onnx -o out.onnx --report r.html",
     "fuse a look ahead": "fuse model.onnx --dry-run --report r.html",
     "validate": "validate model.onnx pruned.onnx",
-    "recover": "recover model.onnx pruned.onnx -o out.onnx --random-data --budget 1 --report r.html",
-    "quantize": "quantize model.onnx -o out.onnx --to int8-dynamic --random-data",
-    "quantize with ranges": "quantize model.onnx -o out.onnx --to int8-qdq --random-data",
-    "combine": f"combine model.onnx pruned.onnx -o out.onnx --to int8-dynamic --random-data {TIMED} --report r.html",
-    "sweep": "sweep model.onnx 0:0.5:0.5 --random-data -o c.json",
+    "recover": "recover model.onnx pruned.onnx -o out.onnx --data random --budget 1 --report r.html",
+    "quantize": "quantize model.onnx -o out.onnx --to int8-dynamic --data random",
+    "quantize with ranges": "quantize model.onnx -o out.onnx --to int8-qdq --data random",
+    "combine": f"combine model.onnx pruned.onnx -o out.onnx --to int8-dynamic --data random {TIMED} --report r.html",
+    "sweep": "sweep model.onnx 0:0.5:0.5 --data random -o c.json",
     "bench": f"bench model.onnx pruned.onnx {TIMED}",
     "batch": "batch folder --heads 0:1 -o out",
     "run": "run job.yaml",
@@ -41,7 +41,7 @@ CALLS = {
 JOB = """
 model: model.onnx
 output: out
-data: {random: true}
+data: {path: random}
 prune: {ratio: 0.5}
 recover: {budget: 1}
 quantize: {to: int8-dynamic}

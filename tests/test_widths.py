@@ -28,9 +28,9 @@ QUICK = {
     "doctor": "doctor",
 }
 LONG = {
-    "recover": "recover model.onnx pruned.onnx -o out.onnx --random-data --budget 1",
-    "combine": f"combine model.onnx pruned.onnx --to int8-dynamic --random-data {TIMED}",
-    "sweep": "sweep model.onnx 0:0.5:0.5 --random-data",
+    "recover": "recover model.onnx pruned.onnx -o out.onnx --data random --budget 1",
+    "combine": f"combine model.onnx pruned.onnx --to int8-dynamic --data random {TIMED}",
+    "sweep": "sweep model.onnx 0:0.5:0.5 --data random",
     "bench": f"bench model.onnx pruned.onnx {TIMED}",
     "run": "run job.yaml",
     "report": "report pruned.json -o r.html",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
+from onnxheadprune.cli.calibrating import DataReader
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.settings.cutting import Cut, Recover
@@ -61,11 +62,19 @@ def batch(
         Proving(not checking.no_validate, checking.accept_inconclusive),
         Writing(external_data=external_data),
     )
-    return run_batch(folder, request, output, jobs=jobs, dask=dask, as_json=as_json)
+    read = None if running.data is None else DataReader.rooted(running)
+    return run_batch(folder, request, output, jobs=jobs, dask=dask, read=read, as_json=as_json)
 
 
 def run_batch(
-    folder: Path, request: Request, output: Path, *, jobs: int, as_json: bool, dask: str | None = None
+    folder: Path,
+    request: Request,
+    output: Path,
+    *,
+    jobs: int,
+    as_json: bool,
+    dask: str | None = None,
+    read: DataReader | None = None,
 ) -> int:
     """Prune a folder of models and report what became of each.
 
@@ -76,6 +85,7 @@ def run_batch(
         jobs: how many are worked on at once.
         as_json: print one document.
         dask: the address of a Dask scheduler to work on, or "local"; None works in processes here.
+        read: reads the data for one model, None without.
 
     Returns:
         The exit code.
@@ -93,6 +103,7 @@ def run_batch(
             output,
             jobs=jobs,
             executor=executor,
+            read=read,
             progress=lambda item: console.print(item_line(item)),
         )
     if as_json:

@@ -2,62 +2,114 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.settings.inputs import RANDOM, TEXTS, DataFormat, Inputs, Running, Samples
+from onnxheadprune.settings.setting import declared
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds.samples import DataSource
 
+_OF_TEXT: tuple[DataFormat, ...] = ("text", "jsonl", "parquet")
 
-def read_data(
-    model: Path | LoadedModel, inputs: Inputs, running: Running, *, in_folder: bool = False
-) -> DataSource | None:
-    """The data that the options name.
+
+def format_of(inputs: Inputs) -> DataFormat | None:
+    """What the data is, by its content where it is not said; None where it is no file.
+
+    Raises:
+        UsageError: if the content does not tell.
+    """
+    from onnxheadprune.selection.activations import formats
+
+    if inputs.data is None or inputs.data == RANDOM:
+        return None
+    return inputs.data_format or formats.format_of(inputs.data)
+
+
+def is_text(inputs: Inputs) -> bool:
+    """Whether the data is text, which takes a tokenizer."""
+    return format_of(inputs) in _OF_TEXT
+
+
+def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = False) -> DataSource | None:
+    """The data that the options name, None without.
 
     Args:
         model: what it is read for.
-        inputs: text, images or random inputs.
-        running: `--data`; provider and seed of random inputs.
+        running: the data, how it becomes inputs, and where models run.
         in_folder: the model is one of several, of which some may use less of it than others.
 
     Raises:
-        UsageError: if the data cannot be read.
+        UsageError: if the data cannot be read, or an option is for data of another kind.
     """
-    if running.data is not None:
-        return data_for(model, running.data, running.provider)
-    if inputs.text is None and inputs.images is None and not inputs.random_data:
+    if running.data is None:
         return None
+    kind = format_of(running)
+    _require_effect(running, kind)
+    if kind in _OF_TEXT:
+        return _texts(model, running, kind, in_folder)
+    if running.data != RANDOM and kind != "images":
+        return data_for(model, running.data, running.provider)
     from onnxheadprune.attention.sites.find import view_of
-    from onnxheadprune.cli.report.console import err
     from onnxheadprune.model.load import open_structure
-    from onnxheadprune.runtime.feeds.inputs import graph_inputs
-    from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.selection.activations.data import random_data
-    from onnxheadprune.selection.activations.images import Preprocessing, image_feeds
 
     loaded = open_structure(model)
-    if inputs.text is not None:
-        return _texts(loaded, inputs.text, inputs, running.provider, in_folder)
     view = view_of(loaded)
-    if inputs.images is not None:
-        mean, std, size = inputs.image_mean or (0.5,), inputs.image_std or (0.5,), inputs.image_size
+    if kind == "images":
+        from onnxheadprune.runtime.feeds.inputs import graph_inputs
+        from onnxheadprune.selection.activations.images import Preprocessing, image_feeds
+
+        mean, std, size = running.image_mean or (0.5,), running.image_std or (0.5,), running.image_size
         how = Preprocessing((size, size) if isinstance(size, int) else size, mean, std)
-        return image_feeds(inputs.images, graph_inputs(view), how)
+        return image_feeds(running.data, graph_inputs(view), how)
+    from onnxheadprune.cli.report.console import err
+    from onnxheadprune.runtime.providers import resolve_provider
+    from onnxheadprune.selection.activations.data import random_data
+
     err().print("warning: calibrating on random inputs; heads look different on real ones", style="yellow")
     return random_data(view, resolve_provider(running.provider), running.seed)
 
 
-def _texts(loaded: LoadedModel, text: Path, given: Inputs, provider: str, in_folder: bool) -> DataSource:
-    """Feeds of `--text`, by the tokenizer that is named or lies beside the model.
+@dataclass(frozen=True)
+class DataReader:
+    """Reads the data that options name, in whatever process a model is pruned."""
+
+    running: Running
+
+    @classmethod
+    def rooted(cls, running: Running) -> DataReader:
+        """The same from any working directory."""
+        data, tokenizer = running.data, running.tokenizer
+        if data is not None and data != RANDOM and Path(data).exists():
+            data = str(Path(data).absolute())
+        return cls(replace(running, data=data, tokenizer=None if tokenizer is None else tokenizer.absolute()))
+
+    def __call__(self, model: Path) -> DataSource | None:
+        """The data for one model."""
+        return read_data(model, self.running, in_folder=True)
+
+
+def _require_effect(running: Running, kind: DataFormat | None) -> None:
+    """Raise a UsageError if an option is for data of another kind."""
+    used = "text" if kind in _OF_TEXT else kind
+    for name, item in declared(Samples).items():
+        of = "text" if name in TEXTS.split() else "images"
+        if used != of and getattr(running, name) != item.default:
+            raise UsageError(f"--{name.replace('_', '-')} is for {of}, which {running.data} is not")
+
+
+def _texts(model: Path | LoadedModel, given: Running, kind: DataFormat | None, in_folder: bool) -> DataSource:
+    """Feeds of text, by the tokenizer that is named or lies beside the model.
 
     Raises:
         UsageError: if there is none, a target for a model that takes none, or text that is not for the model.
     """
     from onnxheadprune.attention.sites.find import view_of
+    from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.feeds.inputs import graph_inputs
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.selection.activations.beside import beside, has_decoder, tokenizer_of
@@ -65,9 +117,13 @@ def _texts(loaded: LoadedModel, text: Path, given: Inputs, provider: str, in_fol
     from onnxheadprune.selection.activations.prompts import takes_target
     from onnxheadprune.selection.activations.text import text_feeds
 
+    assert given.data is not None
+    loaded = open_structure(model)
     tokenizer = given.tokenizer or (None if loaded.path is None else tokenizer_of(loaded.path))
     if tokenizer is None:
-        raise UsageError("--text requires --tokenizer, unless a tokenizer lies beside the model")
+        raise UsageError(
+            f"{given.data} is text, which requires --tokenizer, unless a tokenizer lies beside the model"
+        )
     inputs = graph_inputs(view_of(loaded))
     beside_decoder = in_folder and loaded.path is not None and has_decoder(loaded.path)
     if given.target_field is not None and not takes_target(inputs) and not beside_decoder:
@@ -75,12 +131,12 @@ def _texts(loaded: LoadedModel, text: Path, given: Inputs, provider: str, in_fol
             "--target-field is for models with an encoder and a decoder, and this one reads one text only"
         )
     return text_feeds(
-        text,
+        given.data,
         tokenizer,
         inputs,
         max_length=given.max_length,
-        reading=Reading(given.text_field, given.target_field, given.max_samples),
-        beside=beside(loaded.path, resolve_provider(provider)),
+        reading=Reading(given.text_field, given.target_field, given.max_samples, kind),
+        beside=beside(loaded.path, resolve_provider(given.provider)),
     )
 
 

@@ -10,7 +10,7 @@ from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
 from onnxheadprune.settings.cutting import Drift
-from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Metric, Rounding, Timing
 from onnxheadprune.settings.setting import OUTPUT, Setting
 from onnxheadprune.settings.writing import ExternalData, Json, Model, Pruned, Report
@@ -22,7 +22,6 @@ def combine(
     pruned: Pruned,
     rounding: Rounding,
     running: Running,
-    inputs: Inputs,
     timing: Timing,
     output: Annotated[
         Path | None,
@@ -58,7 +57,7 @@ def combine(
     from onnxheadprune.workflow.from_settings import measure_of, measuring_of, quantizing_of
     from onnxheadprune.workflow.requests import Run, Writing
 
-    data = read_data(model, inputs, running)
+    data = read_data(model, running)
     request = CombineRequest(
         quantizing_of(rounding),
         Run(running.provider, running.seed, data),

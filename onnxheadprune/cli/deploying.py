@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxheadprune.cli.calibrating import read_data
-from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.cli.calibrating import is_text, read_data
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
@@ -50,28 +50,27 @@ def folder_request(folder: Path, request: Request, given: Deploying, read: Reade
     return FolderRequest(request, client, given.data_name, given.follow_links, given.per_layer_config, read)
 
 
-def with_own_tokenizer(folder: Path, inputs: Inputs) -> Inputs:
+def with_own_tokenizer(folder: Path, running: Running) -> Running:
     """The inputs with the tokenizer of the folder, where text is given and no tokenizer."""
     from onnxheadprune.selection.activations.vocabulary import has_tokenizer
 
-    if inputs.text is not None and inputs.tokenizer is None and has_tokenizer(folder):
-        return replace(inputs, tokenizer=folder)
-    return inputs
+    if running.tokenizer is None and has_tokenizer(folder) and is_text(running):
+        return replace(running, tokenizer=folder)
+    return running
 
 
-def reader_of(folder: Path, inputs: Inputs, running: Running) -> Reader | None:
+def reader_of(folder: Path, running: Running) -> Reader | None:
     """Reads the data that the options name for one model of a folder, whose own tokenizer is taken for text.
 
     Args:
         folder: the folder.
-        inputs: text, images or random inputs.
-        running: `--data`; provider and seed of random inputs.
+        running: the data, how it becomes inputs, and where models run.
     """
-    inputs = with_own_tokenizer(folder, inputs)
-    if inputs.text is None and inputs.images is None and not inputs.random_data and running.data is None:
+    if running.data is None:
         return None
+    running = with_own_tokenizer(folder, running)
 
     def read(model: LoadedModel) -> Data:
-        return read_data(model, inputs, running, in_folder=True)
+        return read_data(model, running, in_folder=True)
 
     return read

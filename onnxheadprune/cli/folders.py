@@ -11,7 +11,7 @@ from onnxheadprune.cli.deploying import folder_request, reader_of
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import command_line, run_record
-from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def prune_export(
     folder: Path,
     request: Request,
     deploying: Deploying,
-    data: tuple[Inputs, Running],
+    running: Running,
     showing: Showing,
     dry_run: bool,
 ) -> int:
@@ -34,7 +34,7 @@ def prune_export(
         folder: the folder.
         request: what to do with its models, and where the new folder goes.
         deploying: what it is for.
-        data: the options that name data.
+        running: the data, and where models run.
         showing: what is shown.
         dry_run: show what would change; write nothing.
 
@@ -55,7 +55,7 @@ def prune_export(
         if told is not None:
             check_folder(told, folder)
         request = replace(request, writing=replace(request.writing, output=None))
-    asked = folder_request(folder, request, deploying, reader_of(folder, *data))
+    asked = folder_request(folder, request, deploying, reader_of(folder, running))
     asked = replace(asked, command=command_line())
     would = {} if ahead is None else {"would_write": str(ahead)}
     presentation = Presentation()

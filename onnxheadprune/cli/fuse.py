@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.writing import resolve_target
@@ -39,7 +40,7 @@ def fuse(
     place = resolve_target(model, target, dry_run=dry_run)
     request = Request(
         fuse=mode,
-        run=Run(running.provider, running.seed, running.data),
+        run=Run(running.provider, running.seed, read_data(model, running)),
         proving=Proving(not checking.no_validate, checking.accept_inconclusive),
         writing=Writing(place, target.external_data, target.backup),
     )

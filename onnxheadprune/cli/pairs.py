@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxheadprune.cli.calibrating import data_for
+from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.deploying import is_folder, subject_of
 from onnxheadprune.settings.inputs import Running
 
@@ -40,9 +40,9 @@ class Pair:
         Raises:
             UsageError: if two models alone cannot take it.
         """
-        if running.data is None or (self.file is not None and _misfit(self.model, running) is not None):
+        if self.file is not None and _misfit(self, running) is not None:
             return None
-        return data_for(self.model, running.data, running.provider)
+        return read_data(self.model, running, in_folder=self.file is not None)
 
 
 def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders: bool = False) -> list[Pair]:
@@ -101,7 +101,7 @@ def require_for_each(pairs: Sequence[Pair], heads: str | None, running: Running)
             click.get_current_context(),
         )
     if running.data is not None:
-        reasons = [_misfit(pair.model, running) for pair in pairs]
+        reasons = [_misfit(pair, running) for pair in pairs]
         if all(reason is not None for reason in reasons):
             from onnxheadprune.errors import UsageError
 
@@ -117,17 +117,17 @@ def joined(pairs: Sequence[Pair], documents: Sequence[dict[str, object]]) -> dic
     }
 
 
-def _misfit(model: Path | LoadedModel, running: Running) -> str | None:
-    """Why data is not for a model, None where it is."""
+def _misfit(pair: Pair, running: Running) -> str | None:
+    """Why data is not for a model of a folder, None where it is."""
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.errors import UsageError
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.selection.activations.data import calibration_data
 
     try:
-        data = None if running.data is None else data_for(model, running.data, running.provider)
+        data = read_data(pair.model, running, in_folder=True)
         if data is not None:
-            calibration_data(data, view_of(open_structure(model)))
+            calibration_data(data, view_of(open_structure(pair.model)))
     except UsageError as error:
         return str(error)
     return None

@@ -13,7 +13,7 @@ from onnxheadprune.cli.deploying import is_folder, subject_of
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.writing import resolve_target
 from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume
-from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.setting import Setting
 from onnxheadprune.settings.writing import Checking, Deploying, DryRun, Json, Model, Report, Target
@@ -38,7 +38,6 @@ def prune(
     target: Target,
     cut: Cut,
     running: Running,
-    inputs: Inputs,
     checking: Checking,
     deploying: Deploying,
     recover: Recover = None,
@@ -54,7 +53,7 @@ def prune(
     holds them.
 
     Name the units to remove with --heads, --neurons, --layers and --exit, or specify how many with --ratio, --keep,
-    --target-speedup or --max-drift; which ones is then measured on your data (--data, --text or --images), and the
+    --target-speedup or --max-drift; which ones is then measured on your data (--data), and the
     remaining weights are adjusted to match the original's outputs. With --recover they are trained after that.
     """
     from onnxheadprune.workflow.from_settings import choice_of, contract_of
@@ -79,14 +78,14 @@ def prune(
         choice,
         contract_of(cut),
         cut.fuse,
-        Run(running.provider, running.seed, None if in_folder else read_data(subject, inputs, running)),
+        Run(running.provider, running.seed, None if in_folder else read_data(subject, running)),
         Proving(not checking.no_validate, checking.accept_inconclusive),
         Writing(place, target.external_data, target.backup, _data_name(deploying.data_name, place)),
     )
     if in_folder:
         from onnxheadprune.cli.folders import prune_export
 
-        return prune_export(model, request, deploying, (inputs, running), showing, dry_run)
+        return prune_export(model, request, deploying, running, showing, dry_run)
     return carry_out(subject, request, showing, dry_run=dry_run)
 
 

@@ -7,21 +7,20 @@ from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
 from onnxheadprune.settings.cutting import Drift
-from onnxheadprune.settings.inputs import DATA, Inputs, Running
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Rounding
 from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.writing import ExternalData, Json, Model, RequiredOutput
 
 
 @command(  # Nothing runs but where drift is measured.
-    rules={"drift provider": requires(DATA), "seed": requires("random_data")}
+    rules={"drift provider": requires("data"), "seed": requires("data=random")}
 )
 def quantize(
     model: Model,
     output: RequiredOutput,
     rounding: Rounding,
     running: Running,
-    inputs: Inputs,
     drift: Drift = None,
     external_data: ExternalData = "auto",
     as_json: Json = False,
@@ -39,7 +38,7 @@ def quantize(
 
     request = QuantizeRequest(
         quantizing_of(rounding),
-        Run(running.provider, running.seed, read_data(model, inputs, running)),
+        Run(running.provider, running.seed, read_data(model, running)),
         Writing(output, external_data),
         measure_of(drift),
     )

@@ -6,7 +6,7 @@ from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.settings.cutting import Recovering, Resume
-from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import (
     Checking,
     ExternalData,
@@ -25,7 +25,6 @@ def recover(
     output: RequiredOutput,
     recovering: Recovering,
     running: Running,
-    inputs: Inputs,
     checking: Checking,
     resume: Resume = False,
     external_data: ExternalData = "auto",
@@ -44,7 +43,7 @@ def recover(
 
     request = Request(
         Choice(effect=measure_of(recovering.drift), recover=budget_of(recovering.budget), resume=resume),
-        run=Run(running.provider, running.seed, read_data(model, inputs, running)),
+        run=Run(running.provider, running.seed, read_data(model, running)),
         proving=Proving(not checking.no_validate, checking.accept_inconclusive),
         writing=Writing(output, external_data),
     )

@@ -13,7 +13,6 @@ from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
-from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.rules import excludes
 from onnxheadprune.settings.setting import Setting
 
@@ -100,18 +99,12 @@ def _run(job: Job, junit: Path | None, as_json: bool) -> int:
 
 def _calibration(job: Job, model: Path | LoadedModel) -> DataSource | None:
     """The calibration data that a job names, read for a model or for one of a folder; None where it names none."""
-    from onnxheadprune.workflow.jobs.asked import source_of
+    from onnxheadprune.workflow.jobs.asked import running_of
 
-    keys = job.keys.data
-    if keys is None:
-        return None
-    inputs = keys.inputs(job.at)
-    path = None if keys.path is None else source_of(job, keys.path)
-    in_folder = not isinstance(model, Path)
+    running, in_folder = running_of(job), not isinstance(model, Path)
     if in_folder:
-        inputs = with_own_tokenizer(job.at(job.keys.model), inputs)
-    running = Running(data=path, provider=job.keys.provider, seed=job.keys.seed)
-    return read_data(model, inputs, running, in_folder=in_folder)
+        running = with_own_tokenizer(job.at(job.keys.model), running)
+    return read_data(model, running, in_folder=in_folder)
 
 
 def _require_packages() -> None:

@@ -13,19 +13,18 @@ from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.folders import leader_of
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.settings.cutting import Method, Scoring, Unit
-from onnxheadprune.settings.inputs import DATA, Inputs, Running
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.reading import unit_kinds
 from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import OUTPUT, SELECTION, Setting
 from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
 
-@command(rules={DATA: excludes("method=weight"), "seed": requires("random_data")})
+@command(rules={"data": excludes("method=weight"), "seed": requires("data=random")})
 def score(
     model: Model,
     scoring: Scoring,
     running: Running,
-    inputs: Inputs,
     units: Annotated[
         tuple[Unit, ...],
         Setting(
@@ -78,11 +77,11 @@ def score(
     effect = measure_of(scoring.drift)
     if heatmap is not None and HEADS not in units:
         raise click.UsageError("--heatmap is a plot of heads; score them too", click.get_current_context())
-    samples = with_own_tokenizer(model, inputs)
+    samples = with_own_tokenizer(model, running)
     subject = (
         leader_of(model, follow_links) if is_folder(model) else subject_of(model, follow_links=follow_links)
     )
-    data = read_data(subject, samples, running)
+    data = read_data(subject, samples)
     method: Method = scoring.method or ("weight" if data is None else "reconstruction")
     partial = None if output is None or method != "ablation" else score_path(output)
     with open_executor(scoring.jobs, scoring.dask) as executor, progress_on(err()) as progress:

@@ -10,19 +10,18 @@ from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
 from onnxheadprune.settings.cutting import Recover, Selecting
-from onnxheadprune.settings.inputs import Dask, Inputs, Jobs, Running
+from onnxheadprune.settings.inputs import Dask, Jobs, Running
 from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.setting import OUTPUT, Setting
 from onnxheadprune.settings.writing import Json, Model
 
 
-@command(implies="ratio", rules={"seed": requires("random_data recover")})
+@command(implies="ratio", rules={"seed": requires("data=random recover")})
 def sweep(
     model: Model,
     ratios: Annotated[str, Setting("The ratios to remove.", metavar="A:B:STEP", argument=True)],
     selecting: Selecting,
     running: Running,
-    inputs: Inputs,
     recover: Recover = None,
     output: Annotated[
         Path | None,
@@ -71,7 +70,7 @@ def sweep(
     requirements, budget = requirements_of(selecting), budget_of(recover)
     recovering = None if budget is None else Recovering(budget, running.seed)
     trying = Trying(selecting.refit, measure_of(selecting.drift), recovering=recovering)
-    data = read_data(model, inputs, running)
+    data = read_data(model, running)
     provider = resolve_provider(running.provider)
     with open_executor(jobs, dask) as executor, progress_on(err()) as progress:
         loaded = open_structure(model)

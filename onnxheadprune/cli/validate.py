@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.pairs import apart_from_same, joined, pairs_of, require_for_each
@@ -69,6 +70,7 @@ def validate(
 
     effect = measure_of(drift)
     pairs = pairs_of(model, (pruned,), follow_links=follow_links)
+    running = with_own_tokenizer(model, running)
     require_for_each(pairs, heads, running)
     pairs, same = apart_from_same(pairs)
     documents, accepted = [], True

@@ -12,7 +12,7 @@ from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.settings.cutting import AMOUNT, UNITS, Cut, Method
-from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.setting import Declared, Setting, Share, declared
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 from onnxheadprune.workflow.clients.all import client_named
@@ -57,7 +57,7 @@ class PassKeys:
     external_data: ExternalData = "auto"
 
 
-GROUPS = (Cut, Running, Inputs, PassKeys)
+GROUPS = (Cut, Running, PassKeys)
 
 
 def parameters(*groups: type[Any]) -> dict[str, Declared]:
@@ -75,29 +75,20 @@ class Settings:
 
     Attributes:
         cut: what to remove.
-        running: where models run, and on which arrays.
-        inputs: text, images or random inputs.
+        running: the data, how it becomes inputs, and where models run.
         own: what the pass has of its own.
         feeds: inputs that are no setting, None without.
     """
 
     cut: Cut
     running: Running
-    inputs: Inputs
     own: PassKeys
     feeds: Data = None
 
     @property
     def given_inputs(self) -> tuple[object, ...]:
         """The inputs that are given, each in its way; more than one contradict each other."""
-        ways = (
-            self.feeds,
-            self.running.data,
-            self.inputs.text,
-            self.inputs.images,
-            self.inputs.random_data or None,
-        )
-        return tuple(item for item in ways if item is not None)
+        return tuple(item for item in (self.feeds, self.running.data) if item is not None)
 
 
 def settings_of(values: Mapping[str, Any], feeds: Data = None) -> Settings:
@@ -116,9 +107,9 @@ def settings_of(values: Mapping[str, Any], feeds: Data = None) -> Settings:
     specified = [getattr(cut, name) for name in f"{UNITS} exit {AMOUNT}".split()]
     if all(item is None for item in specified):
         cut = replace(cut, ratio=own.ratio, method=None if own.method == "measured" else own.method)
-    settings = Settings(cut, _group(Running, given), _group(Inputs, given), own, feeds)
+    settings = Settings(cut, _group(Running, given), own, feeds)
     if len(settings.given_inputs) > 1:
-        raise UsageError("data, text, images, random_data and data_config are mutually exclusive")
+        raise UsageError("data and data_config are mutually exclusive")
     return settings
 
 
@@ -208,11 +199,11 @@ def _reader(folder: Path, settings: Settings) -> Callable[[LoadedModel], Data]:
         folder: where a tokenizer is looked for if none lies beside the model.
         settings: what to read.
     """
-    inputs = with_own_tokenizer(folder, settings.inputs)
+    running = with_own_tokenizer(folder, settings.running)
 
     def read(model: LoadedModel) -> Data:
         if settings.feeds is not None:
             return data_for(model, settings.feeds, settings.running.provider)
-        return read_data(model, inputs, settings.running, in_folder=True)
+        return read_data(model, running, in_folder=True)
 
     return read

@@ -68,7 +68,7 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
         settings = _settings_of(given, None if given.data_config is None else [])
         if settings.cut.method in (None, *NO_DATA) or settings.given_inputs:
             return True
-        LOG.warning("the method %s needs data, text or data_config", given.method)
+        LOG.warning("the method %s needs data or data_config", given.method)
         return False
 
     def _run_for_config(

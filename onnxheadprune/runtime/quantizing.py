@@ -84,7 +84,7 @@ def quantized(loaded: LoadedModel, how: Quantizing, feeds: Sequence[Feed] = ()) 
     """
     if how.to == "int8-qdq" and not feeds:
         raise UsageError(
-            "int8-qdq finds the ranges of activations on data; give some with --data, --text or --images"
+            "int8-qdq finds the ranges of activations on data; give some with --data, --data or --data"
         )
     absent = sorted(set(how.exclude) - {node.name for node in loaded.proto.graph.node})
     if absent:

@@ -81,7 +81,7 @@ def joint_space(
     """
     if evidence is None:
         raise UsageError(
-            "what units of several kinds are worth beside each other is measured; give --data, --text or --images"
+            "what units of several kinds are worth beside each other is measured; give --data, --data or --data"
         )
     sites = _sites(analysis.sites, requirements.units)
     if not sites:

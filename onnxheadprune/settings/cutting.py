@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from onnxheadprune.settings.inputs import DASK_HELP, DATA
+from onnxheadprune.settings.inputs import DASK_HELP
 from onnxheadprune.settings.reading import multiples, unit_kinds
 from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import (
@@ -48,7 +48,7 @@ Drift = Annotated[
     Setting(
         DRIFT_HELP,
         metavar="M",
-        rules=(excludes("dry_run no_validate", unless=DATA),),
+        rules=(excludes("dry_run no_validate", unless="data"),),
         section=SELECTION,
     ),
 ]
@@ -59,7 +59,7 @@ Units = Annotated[
         ' commas between, or "all". With more than heads, {ratio} is the share of the operations of these blocks.',
         metavar="KINDS",
         parse=unit_kinds,
-        rules=(requires(AMOUNT), requires(DATA)),
+        rules=(requires(AMOUNT), requires("data")),
         section=SELECTION,
     ),
 ]
@@ -69,7 +69,7 @@ Recover = Annotated[
         "Then train the remaining weights on the data to match the original's outputs: N epochs, or a time like 90s or"
         " 5m.",
         metavar="N|Ts",
-        rules=(requires(f"{UNITS} {AMOUNT}"), requires(DATA), excludes("dry_run")),
+        rules=(requires(f"{UNITS} {AMOUNT}"), requires("data"), excludes("dry_run")),
         section=SELECTION,
     ),
 ]
@@ -102,7 +102,7 @@ class Selecting:
         Method | None,
         Setting(
             "Score units by this method on the data, as `score` does, and select by these scores.",
-            rules=(requires(AMOUNT), requires(f"{DATA} method=weight")),
+            rules=(requires(AMOUNT), requires("data method=weight")),
         ),
     ] = None
     protect: Annotated[
@@ -146,7 +146,7 @@ class Selecting:
             rules=(
                 requires(f"{UNITS} {AMOUNT}", value="True"),
                 requires(f"{AMOUNT} recover", value="False"),
-                requires(DATA),
+                requires("data"),
             ),
         ),
     ] = None

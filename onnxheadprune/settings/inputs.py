@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from onnxheadprune.settings.reading import image_size, numbers
-from onnxheadprune.settings.rules import Rule, excludes, requires
+from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import EXECUTION, INPUTS, Bounds, Count, Natural, Setting, Text
 
-DATA = "data text images random_data"
-"""Settings of which one specifies inputs."""
+DataFormat: TypeAlias = Literal["npz", "text", "jsonl", "parquet", "images"]
+RANDOM = "random"
+"""In place of data: random inputs."""
+TEXTS = "text_field target_field max_samples tokenizer max_length"
+"""Settings of `Samples` for text; the others are for images."""
 
 _RUNS = "ratio keep target_speedup max_drift refit=True"
 _UNUSED = (
@@ -20,29 +23,21 @@ _UNUSED = (
 )
 """Inputs have no effect where nothing runs."""
 _MATTERS = (
-    excludes("dry_run", unless="random_data recover"),
-    excludes("no_validate", unless="random_data recover fuse=auto mode=auto"),
+    excludes("dry_run", unless="data=random recover"),
+    excludes("no_validate", unless="data=random recover fuse=auto mode=auto"),
 )
-
-
-def _inputs(text: str, metavar: str | None, others: str, *rules: Rule) -> Setting:
-    """The declaration of one kind of inputs.
-
-    Args:
-        text: about it.
-        metavar: how its value is written.
-        others: the kinds that exclude it.
-        rules: further ones.
-    """
-    return Setting(text, metavar=metavar, rules=(excludes(others), *_UNUSED, *rules))
-
+_OF_DATA = (requires("data"),)
 
 DATA_HELP = (
     "Your own inputs: an .npz file (arrays named as the inputs, first axis the samples; an array 'labels' gives"
-    " accuracy), a folder of .npz files with one batch each, or module:function that yields batches."
+    " accuracy), a folder of .npz files with one batch each, text (one sample a line, JSON lines or Parquet), a folder"
+    " of images, module:function that yields batches, or random."
 )
-RANDOM_HELP = "Calibrate on random inputs, on which heads behave differently from real ones."
-Data = Annotated[Text | None, _inputs(DATA_HELP, "D", "text images random_data random")]
+Data = Annotated[Text | None, Setting(DATA_HELP, metavar="D", rules=_UNUSED)]
+Format = Annotated[
+    DataFormat | None,
+    Setting("What {data} is, where its content does not tell.", metavar="KIND", rules=_OF_DATA),
+]
 Provider = Annotated[
     Text,
     Setting(
@@ -70,36 +65,17 @@ Channels = Annotated[tuple[float, ...], Bounds(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running:
-    """Where models run, and on which arrays."""
-
-    SECTION: ClassVar[str] = INPUTS
-
-    data: Data = None
-    provider: Provider = "auto"
-    seed: Seed = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Text and images, from which inputs are made."""
+    """How text and images become inputs."""
 
     SECTION: ClassVar[str] = INPUTS
 
-    text: Annotated[
-        Path | None,
-        _inputs(
-            "Calibration text: one sample a line, or a field of .jsonl or .parquet.",
-            "FILE",
-            "images random_data random",
-        ),
-    ] = None
     text_field: Annotated[
         Text | None,
         Setting(
-            "The field of .jsonl and .parquet with the text [default: text].",
+            "The field of JSON lines and Parquet with the text [default: text].",
             metavar="NAME",
-            rules=(requires("text"),),
+            rules=_OF_DATA,
         ),
     ] = None
     target_field: Annotated[
@@ -107,60 +83,64 @@ class Samples:
         Setting(
             "The field with the expected output of an encoder and a decoder [default: the text itself].",
             metavar="NAME",
-            rules=(requires("text"),),
+            rules=_OF_DATA,
         ),
     ] = None
     max_samples: Annotated[
-        Count | None, Setting("Read the first N samples of the text.", metavar="N", rules=(requires("text"),))
+        Count | None, Setting("Read the first N samples of the text.", metavar="N", rules=_OF_DATA)
     ] = None
     tokenizer: Annotated[
         Path | None,
         Setting(
             "The tokenizer.json for the text, or its folder [default: the one beside the model].",
             metavar="FILE",
-            rules=(requires("text"),),
+            rules=_OF_DATA,
         ),
     ] = None
     max_length: Annotated[
         Annotated[int, Bounds(ge=2)],
-        Setting("Tokens of a line of text that are used.", metavar="N", rules=(requires("text"),)),
+        Setting("Tokens of a line of text that are used.", metavar="N", rules=_OF_DATA),
     ] = 128
-    images: Annotated[
-        Path | None, _inputs("Calibration images, in any subfolders.", "DIR", "random_data random")
-    ] = None
     image_size: Annotated[
         tuple[Count, Count] | Count | None,
         Setting(
             "The size that images are scaled to: N, or height and width.",
             metavar="N|HxW",
             parse=image_size,
-            rules=(requires("images"),),
+            rules=_OF_DATA,
         ),
     ] = None
     image_mean: Annotated[
         Channels | None,
         Setting(
-            "Subtracted per channel [default: 0.5].",
+            "Subtracted from images per channel [default: 0.5].",
             metavar="M,M,M",
             parse=numbers,
-            rules=(requires("images"),),
+            rules=_OF_DATA,
         ),
     ] = None
     image_std: Annotated[
         Channels | None,
         Setting(
-            "Divided by per channel [default: 0.5].",
+            "Images are divided by this per channel [default: 0.5].",
             metavar="S,S,S",
             parse=numbers,
-            rules=(requires("images"),),
+            rules=_OF_DATA,
         ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs(Samples):
-    """All inputs but arrays."""
+    """Inputs to run models on."""
 
-    SECTION: ClassVar[str] = INPUTS
+    data: Data = None
+    data_format: Format = None
 
-    random_data: Annotated[bool, Setting(RANDOM_HELP, rules=_UNUSED)] = False
+
+@dataclass(frozen=True, kw_only=True)
+class Running(Inputs):
+    """Inputs, and where models run."""
+
+    provider: Provider = "auto"
+    seed: Seed = 0

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from onnxheadprune.settings.inputs import DATA
 from onnxheadprune.settings.reading import named_size, sizes
 from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import BENCHMARK, QUANTIZATION, Bounds, Count, Positive, Setting, Text
@@ -19,7 +18,7 @@ Metric = Annotated[
         "Your own measure of quality on the data: module:function, called with (outputs, feed) per batch or once with"
         " (outputs, feeds).",
         metavar="M:F",
-        rules=(requires(DATA),),
+        rules=(requires("data"),),
         section=BENCHMARK,
     ),
 ]
@@ -71,7 +70,7 @@ class Rounding:
         Setting(
             "int8 weights, with ranges of activations measured in every run (int8-dynamic) or found on the data"
             " (int8-qdq); or weights in blocks of four bits (int4, needs the package onnx-ir).",
-            rules=(requires(DATA, value="int8-qdq"),),
+            rules=(requires("data", value="int8-qdq"),),
         ),
     ]
     per_channel: Annotated[

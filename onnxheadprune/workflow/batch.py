@@ -25,7 +25,7 @@ from onnxheadprune.model.documents import parse_json, read_text
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.validation.headline import Headline
-from onnxheadprune.workflow.batch_worker import BUG, Job, Outcome, Proof, Worker, timed
+from onnxheadprune.workflow.batch_worker import BUG, Job, Outcome, Proof, Reader, Worker, timed
 from onnxheadprune.workflow.requests import Request
 
 RECORD = "onnxheadprune-batch.json"
@@ -104,6 +104,7 @@ def prune_batch(
     *,
     jobs: int = 1,
     executor: Executor | None = None,
+    read: Reader | None = None,
     progress: Callable[[BatchFile], None] | None = None,
 ) -> BatchResult:
     """Prunes every `*.onnx` of a folder and the folders below it.
@@ -118,6 +119,7 @@ def prune_batch(
         jobs: how many models are worked on at once.
         executor: where models are worked on, in place of processes here: a Dask cluster, for one. Its workers must
             see the folders under the same paths.
+        read: reads the data for one model, in place of the data of the request; it travels to other processes.
         progress: told of every verdict as it comes.
 
     Raises:
@@ -131,7 +133,7 @@ def prune_batch(
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the folder {target} cannot be made: {error.strerror or error}") from error
-    book = _Book(target / RECORD, _digest(request))
+    book = _Book(target / RECORD, _digest(request, read))
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in models:
         waiting.put(name)
@@ -156,7 +158,7 @@ def prune_batch(
                 progress(item)
 
     def job_of(name: str) -> Job:
-        return Job(str(source / name), request, str(target / name), book.proof(name))
+        return Job(str(source / name), request, str(target / name), book.proof(name), read)
 
     def lane(worker: Worker, stopping: threading.Event) -> None:
         while not stopping.is_set():
@@ -231,7 +233,8 @@ def _rooted(job: Job) -> Job:
     if isinstance(choice.heads, (str, os.PathLike)) and Path(choice.heads).exists():
         choice = dataclasses.replace(choice, heads=Path(choice.heads).absolute())
     request = dataclasses.replace(job.request, run=run, choice=choice)
-    return Job(str(Path(job.model).absolute()), request, str(Path(job.output).absolute()), job.proof)
+    model, output = (str(Path(path).absolute()) for path in (job.model, job.output))
+    return dataclasses.replace(job, model=model, request=request, output=output)
 
 
 def _models(source: Path, target: Path) -> list[str]:
@@ -279,7 +282,7 @@ def _listed(units: Iterable[int] | str) -> list[int] | str:
     return units if isinstance(units, str) else sorted(map(int, units))
 
 
-def _digest(request: Request) -> str:
+def _digest(request: Request, read: Reader | None) -> str:
     """A digest of what is asked for, and of the version that does it."""
     heads = request.choice.heads
     spec: object = heads
@@ -288,7 +291,7 @@ def _digest(request: Request) -> str:
     elif isinstance(heads, Mapping):
         spec = sorted((str(site), _listed(units)) for site, units in heads.items())
     rest = dataclasses.replace(request, choice=dataclasses.replace(request.choice, heads=None))
-    asked = [FORMAT, __version__, spec, repr(rest)]
+    asked = [FORMAT, __version__, spec, repr(rest), repr(read)]
     return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
 
 

@@ -18,12 +18,16 @@ from onnxheadprune.model.storage.leftovers import bears_our_mark
 from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     # A worker has to start fast, and numpy is only needed once there is a model.
+    from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.validation.headline import Headline
     from onnxheadprune.validation.result import Drift
 
 BUG = 70
-
+Reader: TypeAlias = "Callable[[Path], DataSource | None]"
+"""Reads the data for one model, in the process that prunes it."""
 
 Digests: TypeAlias = dict[str, str]
 """SHA-256 of files by their names."""
@@ -53,12 +57,14 @@ class Job:
         request: what to do with it, but for the output.
         output: where to write.
         proof: of an earlier run, None if there was none.
+        read: reads the data for the model, None where the request brings it.
     """
 
     model: str
     request: Request
     output: str
     proof: Proof | None
+    read: Reader | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +181,10 @@ def _pruned(job: Job) -> Outcome:
             f"{output} is there and was not made by this tool, so it is not replaced; move it away"
         )
     before = digests(job.model)
-    writing = replace(job.request.writing, output=job.output)
-    result = carried_through(job.model, replace(job.request, writing=writing))
+    request = replace(job.request, writing=replace(job.request.writing, output=job.output))
+    if job.read is not None:
+        request = replace(request, run=replace(request.run, data=job.read(Path(job.model))))
+    result = carried_through(job.model, request)
     verdict = result.validation
     if verdict is None:
         return Outcome("done", 0, "not validated", headline=result.headline)

@@ -189,7 +189,7 @@ def combined_through(
             raise UsageError(f"{loaded.name} is quantized already; give the models in floats")
     if request.run.data is None:
         raise UsageError(
-            "how far the models move is measured on data; give some with --data, --text or --images"
+            "how far the models move is measured on data; give some with --data, --data or --data"
         )
     if claimed_exits(original, cut) is not None:
         raise UsageError(

@@ -39,7 +39,7 @@ def write_lines(path: Path, count: int = 64) -> Path:
 
 
 def prompts(model: Path, text: Path) -> list[Feed]:
-    """What `--text` makes for a model."""
+    """What `--data` makes for a model."""
     inputs = graph_inputs(view_of(load_model(model)))
     return text_feeds(text, model.parent, inputs, beside=beside(model, PROVIDER))
 

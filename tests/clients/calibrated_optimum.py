@@ -1,4 +1,4 @@
-"""Optimum's classes: what they feed is what `--text` and `--data` feed, and folders that these made generate."""
+"""Optimum's classes: they feed what `--data` feeds, from text and from arrays, and generate from folders that it made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_all(client: str, place: Path) -> None:
     for name, make in DECODERS.items():
         folder = _exported(make, place / name, "text-generation-with-past")
         followed = _check_decoder(folder, lines)
-        tell(client, f"{name}, a quarter of the heads by --text", RAN, followed)
+        tell(client, f"{name}, a quarter of the heads, chosen on text", RAN, followed)
     for name, make in PAIRS.items():
         folder = _exported(make, place / name, "text2text-generation-with-past")
         for case in ("all files", "merged alone"):
@@ -40,10 +40,10 @@ def check_all(client: str, place: Path) -> None:
                 for extra in ("decoder_model.onnx", "decoder_with_past_model.onnx"):
                     (folder / extra).unlink()
             followed = _check_pair(folder, folder.with_name(case), lines)
-            tell(client, f"{name}, {case}, a quarter of the heads by --text", RAN, followed)
+            tell(client, f"{name}, {case}, a quarter of the heads, chosen on text", RAN, followed)
     folder = _exported(tiny_hf.whisper, place / "Whisper", "automatic-speech-recognition-with-past")
     followed = _check_speech(folder)
-    tell(client, "Whisper, a quarter of the heads by --data", "logits", followed)
+    tell(client, "Whisper, a quarter of the heads, chosen on text", "logits", followed)
 
 
 def _exported(make: Callable[[], Any], place: Path, task: str) -> Path:
@@ -66,7 +66,7 @@ def _check_decoder(folder: Path, lines: Path) -> list[str]:
                 found = theirs(**tokens).logits.numpy()
             require_same(ours, found, mask, str(model))
     out = folder.with_name("pruned")
-    followed = pruned(folder, out, "--text", lines, "--runtime", "optimum")
+    followed = pruned(folder, out, "--data", lines, "--runtime", "optimum")
     ids = torch.tensor([[2, 11, 12, 13, 14, 15]])
     made = ORTModelForCausalLM.from_pretrained(out).generate(
         ids, attention_mask=torch.ones_like(ids), **GREEDY
@@ -80,7 +80,7 @@ def _check_decoder(folder: Path, lines: Path) -> list[str]:
 def _check_pair(folder: Path, out: Path, lines: Path) -> list[str]:
     model = folder / "decoder_model_merged.onnx"
     _require_pair(ORTModelForSeq2SeqLM.from_pretrained(folder), model, lines)
-    followed = pruned(folder, out, "--text", lines, "--runtime", "optimum")
+    followed = pruned(folder, out, "--data", lines, "--runtime", "optimum")
     client = ORTModelForSeq2SeqLM.from_pretrained(out)
     _require_pair(client, out / model.name, lines)
     ids = torch.tensor([[2, 11, 12, 13, 14, 15]])

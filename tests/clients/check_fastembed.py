@@ -41,7 +41,7 @@ def main() -> None:
             np.testing.assert_allclose(_embedded(out, name, lines), _means(hidden, mask), rtol=0, atol=CLOSE)
             tell(CLIENT, f"BERT, {name}", "embed()", [])
         out = place / "refitted"
-        text = ("--ratio", "0.25", "--text", place / "lines.txt")
+        text = ("--ratio", "0.25", "--data", place / "lines.txt")
         cuts.prune(place / "folder", "-o", out, *text, "--runtime", "fastembed")
         ids, mask = wanted["input_ids"], wanted["attention_mask"]
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}

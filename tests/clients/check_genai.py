@@ -123,10 +123,10 @@ def _check_layers(place: Path) -> None:
 
 
 def _check_calibrated(place: Path, precision: str) -> None:
-    """What the client computes for a prompt is what `--text` feeds, and it goes on from a folder that was pruned so."""
+    """What the client computes for a prompt is what `--data` feeds, and it goes on from a folder that was pruned so."""
     lines, folder = write_lines(place / "lines.txt"), place / precision
     out = place / f"{precision} by text"
-    pruned(folder, out, "--text", lines, "--runtime", "genai")
+    pruned(folder, out, "--data", lines, "--runtime", "genai")
     for name in (folder, out):
         for feed in prompts(name / "model.onnx", lines):
             ours = logits(name / "model.onnx", feed)
@@ -138,7 +138,7 @@ def _check_calibrated(place: Path, precision: str) -> None:
     one = {name: array[:1] for name, array in feed.items()}
     require_continued(out / "model.onnx", one, _generated(out), len(PROMPT))
     told = f"logits of prompts, generation of {NEW} tokens"
-    tell(CLIENT, f"Llama, {precision}, a quarter of the heads by --text", told, [])
+    tell(CLIENT, f"Llama, {precision}, a quarter of the heads, chosen on text", told, [])
 
 
 def _logits(folder: Path, ids: list[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:

@@ -72,10 +72,10 @@ def _named(place: Path) -> None:
 
 
 def _then_quantized(place: Path) -> None:
-    prune = {"type": "HeadPruning", "ratio": 0.25, "text": str(place / "lines.txt")}
+    prune = {"type": "HeadPruning", "ratio": 0.25, "data": str(place / "lines.txt")}
     out = _run(place, "quantized", {"prune": prune, "quantize": QUANTIZE})
     by_hand = place / "by hand"
-    options = ["--ratio", "0.25", "--text", str(place / "lines.txt")]
+    options = ["--ratio", "0.25", "--data", str(place / "lines.txt")]
     words = [sys.executable, "-m", "onnxheadprune", "prune", str(place / "folder"), "-o", str(by_hand)]
     subprocess.run([*words, *options], check=True)
     alone = _run(place, "quantized alone", {"quantize": QUANTIZE}, folder=by_hand)

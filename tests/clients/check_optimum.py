@@ -221,7 +221,7 @@ def _check(name: str, case: Case, place: Path) -> None:
     if case.cut is not None:
         prune_folder(place / "onnx", place / "pruned", case.cut[0], "optimum")
     else:
-        cut = ("--ratio", "0.25", "--text", written(place)) if case.refitted else ("--heads", case.heads)
+        cut = ("--ratio", "0.25", "--data", written(place)) if case.refitted else ("--heads", case.heads)
         prune(place / "onnx", "-o", place / "pruned", *cut, *case.more)
     with torch.no_grad():
         original = _outcome(model, case)

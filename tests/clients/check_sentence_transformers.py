@@ -50,7 +50,7 @@ def main() -> None:
             tell(CLIENT, f"BERT, {name}", "encode()", [])
         _other_places(folder.with_name("uneven, weights inside the model"), original)
         out = Path(place) / "chosen"
-        text = ("--ratio", "0.25", "--text", written(Path(place)))
+        text = ("--ratio", "0.25", "--data", written(Path(place)))
         cuts.prune(folder, "-o", out, *text, "--runtime", "sentence-transformers")
         found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
         np.testing.assert_allclose(found, _by_hand(out), rtol=0, atol=CLOSE)

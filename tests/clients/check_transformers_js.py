@@ -89,7 +89,7 @@ def _check(name: str, case: Case, place: Path) -> None:
     with torch.no_grad():
         original = _wanted(model, case)
     if case.cut is None:
-        wish = ("--ratio", "0.25", "--text", written(place))
+        wish = ("--ratio", "0.25", "--data", written(place))
         cuts.prune(
             place / "folder", "-o", place / "pruned", *wish, "--runtime", "transformers.js", *case.options
         )

@@ -117,7 +117,7 @@ def test_no_choice_takes_ranks(command: Command, tmp_path: Path) -> None:
     low = "p = MatMul (z, gate) q = MatMul (p, down) y = Add (q, z)"
     onnx.save(_model(f"{body} {low}"), tmp_path / "both.onnx")
     onnx.save(_model("u = MatMul (x, up) d = MatMul (u, down) y = Add (d, x)"), tmp_path / "low.onnx")
-    words = ("--ratio", "0.3", "--units", "neurons", "--random-data", "--multiple-of", "neurons=1")
+    words = ("--ratio", "0.3", "--units", "neurons", "--data", "random", "--multiple-of", "neurons=1")
     made = command("prune", tmp_path / "both.onnx", "-o", tmp_path / "o.onnx", *words, "--json")
     assert made.exit_code == 0, made.stderr
     lost = {cut["key"]: cut["removed"] for cut in made.document["plan"]["neurons"]}

@@ -71,7 +71,7 @@ CALLS = (
     ),
     Call(
         "sweep",
-        "@model.onnx 0:0.5:0.25 --text @text.txt --tokenizer @tokenizer.json",
+        "@model.onnx 0:0.5:0.25 --data @text.txt --tokenizer @tokenizer.json",
         {"output": ("-o", "curve.png")},
         (*MODEL, "text.txt", "tokenizer.json"),
     ),
@@ -101,13 +101,13 @@ CALLS = (
     ),
     Call(
         "prune",
-        "@model.onnx --ratio 0.5 --images @feeds",
+        "@model.onnx --ratio 0.5 --data @feeds",
         {"output": ("-o", "out.onnx")},
         (*MODEL, "feeds/0.npz", "feeds/deep/1.npz"),
     ),
     Call(
         "score",
-        "@model.onnx --text @text.txt --tokenizer @feeds",
+        "@model.onnx --data @text.txt --tokenizer @feeds",
         {"output": ("-o", "s.json"), "heatmap": ("--heatmap", "h.png")},
         (*MODEL, "text.txt", "feeds/0.npz"),
     ),

@@ -250,7 +250,7 @@ def test_what_comes_beside_a_curve_replaces_nothing_but_its_like(
     named: str, command: Command, place: Path
 ) -> None:
     beside = {"curve.json": "curve.png", "curve.png": "curve.json"}[named]
-    arguments = ["sweep", "model.onnx", "0:0.5:0.5", "--random-data", "-o", named]
+    arguments = ["sweep", "model.onnx", "0:0.5:0.5", "--data", "random", "-o", named]
     (place / beside).write_text("not made by a sweep")
     assert "is not what this tool would write" in refused(command, arguments, place)
     save_heatmap({"site": (1.0, 2.0)}, place / "curve.png")
@@ -267,7 +267,7 @@ def test_what_comes_beside_a_curve_replaces_nothing_but_its_like(
 
 
 def test_the_record_of_an_ablation_replaces_nothing_but_its_like(command: Command, place: Path) -> None:
-    arguments = ["score", "model.onnx", "--method", "ablation", "--random-data", "-o", "s.json"]
+    arguments = ["score", "model.onnx", "--method", "ablation", "--data", "random", "-o", "s.json"]
     (place / "s.json.partial").write_text("half of a letter")
     assert "is not what this tool would write" in refused(command, arguments, place)
     with pytest.raises(UsageError, match="is not what this tool would write"):

@@ -172,7 +172,7 @@ def test_a_wish_on_text_reaches_every_network(command: Command, tmp_path: Path) 
     random = np.random.default_rng(5)
     rows = (" ".join(f"w{word}" for word in random.integers(1, 15, 5)) for _ in range(40))
     text.write_text("\n".join(rows), encoding="utf-8")
-    words = ("--ratio", "0.4", "--units", "neurons", "--multiple-of", "neurons=2", "--text", text, "--json")
+    words = ("--ratio", "0.4", "--units", "neurons", "--multiple-of", "neurons=2", "--data", text, "--json")
     outcome = command("prune", folder, "-o", out, *words)
     assert outcome.exit_code == 0, outcome.stderr
     assert len(outcome.document["files"]) == 4

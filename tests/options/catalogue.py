@@ -126,22 +126,20 @@ MODES: dict[str, dict[str, Mode]] = {
     "run": {"plain": {"job": ("job-{model}.yaml",)}},
 }
 
-TEXT = ("--text", "lines.txt", "--tokenizer", "tokenizer.json")
-ROWS = ("--text", "rows.jsonl", "--tokenizer", "tokenizer.json")
-PICTURES = ("--images", "pictures")
+TEXT = ("--data", "lines.txt", "--tokenizer", "tokenizer.json")
+ROWS = ("--data", "rows.jsonl", "--tokenizer", "tokenizer.json")
+PICTURES = ("--data", "pictures")
 CALIBRATING = {
     "data": Trial((("--data", "{model}.npz"), ("--data", "missing.npz"))),
-    "text": shown(*TEXT, model="toy", instead="data"),
+    "data_format": shown("--data-format", "text", along=ROWS, model="toy", instead="data"),
     "text_field": shown("--text-field", "question", along=ROWS, model="toy", instead="data"),
     "target_field": shown("--target-field", "question", along=ROWS, model="toy", instead="data"),
     "max_samples": shown("--max-samples", "2", along=TEXT, model="toy", instead="data"),
     "tokenizer": shown(*TEXT, model="toy", instead="data"),
     "max_length": shown("--max-length", "2", along=TEXT, model="toy", instead="data"),
-    "images": shown(*PICTURES, model="vision", instead="data"),
     "image_size": shown("--image-size", "16x8", along=PICTURES, model="vision", instead="data"),
     "image_mean": shown("--image-mean", "0.1", along=PICTURES, model="vision", instead="data"),
     "image_std": shown("--image-std", "0.1", along=PICTURES, model="vision", instead="data"),
-    "random_data": shown("--random-data", instead="data"),
     "provider": shown("--provider", "nowhere"),
 }
 LINKS = {"follow_links": shown("--follow-links", model="linked")}
@@ -179,10 +177,8 @@ CUTTING = RESPECTING | {
     "allow_io_change": shown("--allow-io-change", model="told"),
     "fuse": shown("--fuse", "contrib"),
 }
-WRITING = {
+WRITING = CALIBRATING | {
     "output": shown("-o", "other.onnx"),
-    "data": CALIBRATING["data"],
-    "provider": CALIBRATING["provider"],
     "seed": Trial((("--seed", "7"),)),
     "no_validate": shown("--no-validate"),
     "accept_inconclusive": shown("--accept-inconclusive", model="silent"),
@@ -234,7 +230,14 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "model": shown("{model}.onnx"),
         "output": WRITING["output"],
         "drift": RESPECTING["drift"],
-        "seed": shown("--seed", "7", along=("--random-data",)),
+        "seed": shown(
+            "--seed",
+            "7",
+            along=(
+                "--data",
+                "random",
+            ),
+        ),
         "external_data": WRITING["external_data"],
         "as_json": shown("--json"),
     },
@@ -269,7 +272,15 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "ratios": shown("0:0.5:0.5"),
         "output": shown("-o", "curve.svg"),
         "x": shown("--x", "parameters"),
-        "seed": shown("--seed", "7", along=("--random-data",), instead="data"),
+        "seed": shown(
+            "--seed",
+            "7",
+            along=(
+                "--data",
+                "random",
+            ),
+            instead="data",
+        ),
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),
         "as_json": shown("--json"),
@@ -282,20 +293,26 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "units": shown("--units", "heads,neurons"),
         "output": shown("-o", "scores.json"),
         "heatmap": shown("--heatmap", "heat.svg"),
-        "seed": shown("--seed", "7", along=("--random-data",)),
+        "seed": shown(
+            "--seed",
+            "7",
+            along=(
+                "--data",
+                "random",
+            ),
+        ),
         "drift": shown("--drift", "mine_for_options:worst"),
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),
         "as_json": shown("--json"),
     },
-    "validate": MEASURING
+    "validate": CALIBRATING
+    | MEASURING
     | LINKS
     | {
         "model": shown("{model}.onnx"),
         "pruned": shown("{model}-less.onnx"),
         "heads": shown("--heads", "0:2"),
-        "data": shown("--data", "{model}.npz"),
-        "provider": shown("--provider", "nowhere"),
         "seed": shown("--seed", "7"),
         "metric": shown("--metric", "mine_for_options:mean"),
         "max_drift": shown("--max-drift", "0"),

@@ -55,7 +55,7 @@ def merged_logits(folder: Path, ids: Array, mask: Array, target: Array) -> Array
 def test_a_folder_with_an_encoder_on_text(split: bool, command: Command, tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", split=split), tmp_path / "out"
     outcome = command(
-        "prune", folder, "-o", out, "--ratio", "0.25", "--text", texts(tmp_path / "t.txt"), "--json"
+        "prune", folder, "-o", out, "--ratio", "0.25", "--data", texts(tmp_path / "t.txt"), "--json"
     )
     assert outcome.exit_code == 0, outcome.stderr
     files = {item["file"]: item for item in outcome.document["files"]}
@@ -97,7 +97,7 @@ def test_a_merged_decoder_by_itself(command: Command, tmp_path: Path) -> None:
         out,
         "--ratio",
         "0.25",
-        "--text",
+        "--data",
         text,
         "--recover",
         "1",
@@ -108,7 +108,7 @@ def test_a_merged_decoder_by_itself(command: Command, tmp_path: Path) -> None:
     assert outcome.document["choice"]["recovery"] is not None
     checked = command("validate", folder / DECODERS[1], out, "--json")
     assert checked.exit_code == 0, checked.stderr
-    scores = command("score", folder / DECODERS[1], "--text", text, "--json")
+    scores = command("score", folder / DECODERS[1], "--data", text, "--json")
     assert scores.document["method"] == "reconstruction" and len(scores.document["sites"]) == 2
 
 
@@ -126,7 +126,7 @@ def test_speech_through_data(command: Command, tmp_path: Path) -> None:
     assert [item["choice"]["compensation"]["samples"] for item in leaders] == [40, 40]
     assert command("validate", folder, out, "--data", data).exit_code == 0
     text = command(
-        "prune", folder, "-o", tmp_path / "two", "--ratio", "0.25", "--text", texts(tmp_path / "t.txt")
+        "prune", folder, "-o", tmp_path / "two", "--ratio", "0.25", "--data", texts(tmp_path / "t.txt")
     )
     assert text.exit_code == 2 and "does not run on text alone: it takes input_features" in " ".join(
         text.stderr.split()
@@ -160,7 +160,7 @@ def test_an_export_of_onnxruntime_genai(command: Command, tmp_path: Path) -> Non
     folder, out = genai(tmp_path / "in"), tmp_path / "out"
     text = texts(tmp_path / "t.txt")
     outcome = command(
-        "prune", folder, "-o", out, "--ratio", "0.5", "--text", text, "--runtime", "genai", "--json"
+        "prune", folder, "-o", out, "--ratio", "0.5", "--data", text, "--runtime", "genai", "--json"
     )
     assert outcome.exit_code == 0, outcome.stderr
     (item,) = outcome.document["files"]

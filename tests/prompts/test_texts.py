@@ -196,7 +196,7 @@ def test_options_of_texts(command: Command, tmp_path: Path) -> None:
     rows = write(folder / "many.jsonl", *lines)
 
     def score(*more: object) -> Outcome:
-        return command("score", toy, "--text", rows, "--provider", "cpu", "--json", *more)
+        return command("score", toy, "--data", rows, "--provider", "cpu", "--json", *more)
 
     # The tokenizer lies beside the model.
     plain, field = score(), score("--text-field", "question")
@@ -211,7 +211,7 @@ def test_options_of_texts(command: Command, tmp_path: Path) -> None:
         outcome = score(*more)
         assert outcome.exit_code == 2 and why in " ".join(outcome.stderr.split()), outcome.stderr
     alone = command("score", toy, "--text-field", "question")
-    assert alone.exit_code == 2 and "requires --text" in alone.stderr
+    assert alone.exit_code == 2 and "requires --data" in alone.stderr
     (folder / "tokenizer.json").unlink()
     outcome = score()
     assert outcome.exit_code == 2 and "unless a tokenizer lies beside the model" in " ".join(

@@ -81,7 +81,7 @@ def test_heads_are_chosen_and_refitted_on_text(name: str, command: Command, tmp_
     options = (
         "--ratio",
         "0.25",
-        "--text",
+        "--data",
         lines(tmp_path),
         "--tokenizer",
         tmp_path,

@@ -72,11 +72,13 @@ def test_score_asks_the_users_own_measure(
         (["--heatmap", "heat.jpg"], "a picture is one of"),
         (["--heatmap", "missing/heat.png"], "the folder missing does not exist"),
         (["-o", "missing/scores.json"], "the folder missing does not exist"),
-        (["--text", "a.txt"], "--text requires --tokenizer"),
-        (["--data", "a.npz", "--random-data"], "--data and --random-data are mutually exclusive"),
-        (["--images", "missing", "--image-size", "0"], "no size like"),
-        (["--images", "missing", "--image-mean", "a,b"], "no list of numbers"),
-        (["--images", "missing"], "holds no pictures"),
+        (["--data", "a.txt"], "the data a.txt does not exist"),
+        (["--data", "a.npz", "--data", "random"], "--data is given more than once"),
+        (["--data", "random", "--max-length", "5"], "--max-length is for text, which random is not"),
+        (["--data", "random", "--image-size", "5"], "--image-size is for images, which random is not"),
+        (["--data", "missing", "--image-size", "0"], "no size like"),
+        (["--data", "missing", "--image-mean", "a,b"], "no list of numbers"),
+        (["--data", "missing", "--data-format", "images"], "holds no images"),
         (["--dask", "nonsense://x", "--method", "ablation"], "no Dask scheduler"),
     ],
 )
@@ -87,7 +89,7 @@ def test_what_score_turns_away(arguments: list[str], why: str, command: Command,
 
 
 def test_random_data_comes_with_a_warning(command: Command, toy: Path) -> None:
-    outcome = command("score", toy, "--random-data", "--json", *CPU)
+    outcome = command("score", toy, "--data", "random", "--json", *CPU)
     assert outcome.exit_code == 0 and "warning: calibrating on random inputs" in said(outcome)
     assert outcome.document["data"]["source"] == "random (seed 0)"
 
@@ -96,9 +98,9 @@ def test_score_reads_text_and_pictures(command: Command, tiny: Path, digits: Pat
     text = tmp_path / "text.txt"
     words = np.random.default_rng(0).integers(0, 40, (40, 6))
     text.write_text("\n".join(" ".join(f"w{word}" for word in line) for line in words), encoding="utf-8")
-    options = ("--text", text, "--tokenizer", tokenizer(tmp_path, 50), "--max-length", 5, "--json", *CPU)
+    options = ("--data", text, "--tokenizer", tokenizer(tmp_path, 50), "--max-length", 5, "--json", *CPU)
     document = command("score", tiny / "bert-dynamo-sdpa.onnx", *options).document
     assert document["data"]["samples"] == 40 and len(document["sites"]) == 3
     folder = pictures(tmp_path / "pictures", 20)
-    document = command("score", digits, "--images", folder, "--image-size", "8", "--json", *CPU).document
+    document = command("score", digits, "--data", folder, "--image-size", "8", "--json", *CPU).document
     assert document["data"]["samples"] == 20

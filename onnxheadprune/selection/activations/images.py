@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +16,18 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import kind_of, regular_file
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.selection.activations.formats import IMAGES, images_of
 
 BATCH = 16
 MAX_PIXELS = 50_000_000
-"""Of a picture; it is unpacked as a whole before it is scaled down, at four bytes each."""
+"""Of an image; it is unpacked as a whole before it is scaled down, at four bytes each."""
 COLOUR, GREY = 3, 1
 """Numbers of channels."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes numbers.
+    """How an image becomes numbers.
 
     Attributes:
         size: height and width to scale to, None takes the model's fixed size.
@@ -48,35 +47,35 @@ def image_feeds(
     *,
     batch: int = BATCH,
 ) -> list[Feed]:
-    """Feeds for a vision model from the pictures of a folder and its subfolders, sorted by path.
+    """Feeds for a vision model from the images of a folder and its subfolders, sorted by path.
 
     Args:
-        folder: where the pictures are.
-        inputs: the graph inputs; one must take pictures, [batch, channels, height, width] or channels last.
+        folder: where the images are, or one image.
+        inputs: the graph inputs; one must take images, [batch, channels, height, width] or channels last.
         preprocessing: size and normalisation.
-        batch: pictures in a feed; a model whose batch is fixed has its own.
+        batch: images in a feed; a model whose batch is fixed has its own.
 
     Raises:
-        UsageError: if there is no picture, one cannot be read, or the model takes no pictures.
+        UsageError: if there is no image, one cannot be read, or the model takes no images.
     """
     how = preprocessing or Preprocessing()
-    if not stat.S_ISDIR(kind_of(folder) or 0):
-        raise UsageError(f"the folder {folder} does not exist, so it holds no pictures")
-    paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES]
+    if kind_of(folder) is None:
+        raise UsageError(f"the folder {folder} does not exist, so it holds no images")
+    paths = sorted(images_of(Path(folder)))
     if not paths:
-        raise UsageError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
+        raise UsageError(f"{folder} holds no images ({', '.join(IMAGES)})")
     pixels = [
         item for item in inputs if item.role is Role.FLOATS and len(item.dims) == 4 and not item.is_cache
     ]
     if len(pixels) != 1 or len(inputs) != 1:
-        raise UsageError("the model does not take pictures as its only input; give its inputs with --data")
+        raise UsageError("the model does not take images as its only input; give its inputs with --data")
     layout = _layout(pixels[0], how)
     item = pixels[0]
     fixed = item.dims[0]
     count = fixed if isinstance(fixed, int) else batch
     whole = len(paths) - len(paths) % count if isinstance(fixed, int) else len(paths)
     if not whole:
-        raise UsageError(f"the model takes {count} pictures at once, but {folder} holds {len(paths)}")
+        raise UsageError(f"the model takes {count} images at once, but {folder} holds {len(paths)}")
     return [
         {
             item.name: np.stack([_picture(path, layout) for path in paths[start : start + count]]).astype(
@@ -107,14 +106,14 @@ def _layout(item: Input, how: Preprocessing) -> _Layout:
         height, width = how.size
     if not isinstance(height, int) or not isinstance(width, int):
         raise UsageError(
-            f"the model takes pictures of any size ({item.describe()}); choose one with --image-size"
+            f"the model takes images of any size ({item.describe()}); choose one with --image-size"
         )
     count = channels if isinstance(channels, int) else COLOUR
     if count not in (GREY, COLOUR):
         raise UsageError(f"the model takes {item.describe()}, which is neither colour nor grey")
     mean, std = (_per_channel(numbers, count) for numbers in (how.mean, how.std))
     if not np.all(std > 0):
-        raise UsageError("the standard deviation of pictures must be above zero")
+        raise UsageError("the standard deviation of images must be above zero")
     return _Layout(count, height, width, last, mean, std)
 
 
@@ -127,12 +126,12 @@ def _per_channel(numbers: Sequence[float], channels: int) -> npt.NDArray[np.floa
 def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:
     from PIL import Image
 
-    regular_file(path, "the picture")
+    regular_file(path, "the image")
     try:
         with Image.open(path) as image:
             if math.prod(image.size) > MAX_PIXELS:
                 raise UsageError(
-                    f"the picture {path} has {image.width:,} x {image.height:,} pixels, and up to {MAX_PIXELS:,} are"
+                    f"the image {path} has {image.width:,} x {image.height:,} pixels, and up to {MAX_PIXELS:,} are"
                     " read; scale it down"
                 )
             mode = "RGB" if layout.channels == 3 else "L"
@@ -140,9 +139,9 @@ def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:
     except (UsageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise UsageError(f"the picture {path} has more than {MAX_PIXELS:,} pixels; scale it down") from error
-    except Exception as error:  # the readers of damaged pictures raise a dozen types
-        raise UsageError(f"the picture {path} cannot be read: {error!s:.300}") from error
+        raise UsageError(f"the image {path} has more than {MAX_PIXELS:,} pixels; scale it down") from error
+    except Exception as error:  # the readers of damaged images raise a dozen types
+        raise UsageError(f"the image {path} cannot be read: {error!s:.300}") from error
     numbers: Any = (
         np.asarray(scaled, dtype=np.float32).reshape(layout.height, layout.width, layout.channels) / 255
     )

@@ -6,17 +6,16 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from onnxheadprune.errors import UsageError, heed_interrupt
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text, regular_file
+from onnxheadprune.selection.activations.formats import format_of
+from onnxheadprune.settings.inputs import DataFormat
 
 MAX_TEXT = 2**26
 """Bytes of a file of samples, or of the columns that are read; a few hundred samples are enough."""
 MAX_LINE = 2**20
 """Characters of a sample, of which `max_length` tokens are used."""
-JSON_LINES = (".jsonl", ".ndjson")
-PARQUET = ".parquet"
 FIELD = "text"
 """The field of JSON lines and Parquet that is read if none is named."""
 
@@ -29,11 +28,13 @@ class Reading:
         field: of JSON lines and Parquet, `text` if None; dots lead into nested ones ("answer.value").
         target: another field: what a model with an encoder and a decoder is to give. None takes the text itself.
         most: samples that are read, from the start of the file; None reads all.
+        format: "text", "jsonl" or "parquet"; None goes by the content.
     """
 
     field: str | None = None
     target: str | None = None
     most: int | None = None
+    format: DataFormat | None = None
 
 
 WHOLE = Reading()
@@ -56,21 +57,21 @@ def read_texts(path: str | os.PathLike[str], reading: Reading = WHOLE) -> list[T
     """The samples of a file, without those that are empty.
 
     Args:
-        path: a UTF-8 file with one sample a line, JSON lines (`.jsonl`, `.ndjson`) or Parquet.
+        path: a UTF-8 file with one sample a line, JSON lines or Parquet.
         reading: what is read of it.
 
     Raises:
         UsageError: if it cannot be read, lacks the field, holds no text or too much of it.
     """
-    kind = Path(path).suffix.lower()
-    if kind == PARQUET:
+    kind = reading.format or format_of(path)
+    if kind == "parquet":
         found = _of_rows(_parquet(path, reading), path, reading)
-    elif kind in JSON_LINES:
+    elif kind == "jsonl":
         found = _of_rows(_json_lines(path, reading), path, reading)
     elif reading.field is not None or reading.target is not None:
         raise UsageError(
-            f"the text {path} is read line by line and has no fields; those of {', '.join(JSON_LINES)} and"
-            f" {PARQUET} files have names"
+            f"the text {path} is read line by line and has no fields; those of JSON lines and Parquet"
+            " have names"
         )
     else:
         found = (Text(line.strip()) for line in _content(path, reading).splitlines())

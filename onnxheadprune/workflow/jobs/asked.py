@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.settings.cutting import Recovering
+from onnxheadprune.settings.inputs import RANDOM, Running, Samples
 from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.from_settings import (
@@ -43,8 +44,19 @@ def documented(work: Callable[[Callable[[Any], None]], object]) -> Document:
 
 
 def source_of(job: Job, spec: str) -> str:
-    """Where data comes from: a path of the job, or "module:function" as it is."""
-    return spec if is_function(spec) else str(job.at(spec))
+    """Where data comes from: a path of the job, or "module:function" or "random" as it is."""
+    return spec if is_function(spec) or spec == RANDOM else str(job.at(spec))
+
+
+def running_of(job: Job) -> Running:
+    """The calibration data of a job, and where models run, as commands have it."""
+    running, data = Running(provider=job.keys.provider, seed=job.keys.seed), job.keys.data
+    if data is None:
+        return running
+    samples: dict[str, Any] = {item.name: getattr(data, item.name) for item in fields(Samples)}
+    if data.tokenizer is not None:
+        samples["tokenizer"] = job.at(data.tokenizer)
+    return replace(running, data=source_of(job, data.path), data_format=data.format, **samples)
 
 
 def is_function(spec: str) -> bool:

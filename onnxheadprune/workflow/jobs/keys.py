@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -10,9 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from onnxheadprune.settings.cutting import AMOUNT, UNITS, Cut, Drift, Recovering, Scoring
 from onnxheadprune.settings.inputs import (
     DATA_HELP,
-    RANDOM_HELP,
-    Data,
-    Inputs,
+    Format,
     Provider,
     Samples,
     Seed,
@@ -25,20 +23,10 @@ from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Run
 
 @dataclass(frozen=True, kw_only=True)
 class DataKeys(Samples):
-    """Calibration data of score, prune, recover and quantize, in one of several forms."""
+    """Calibration data of score, prune, recover and quantize."""
 
-    path: Data = None
-    random: Annotated[bool, Setting(RANDOM_HELP, rules=(excludes("path text images"),))] = False
-
-    def inputs(self, at: Callable[[Path], Path]) -> Inputs:
-        """The same as the command line has it.
-
-        Args:
-            at: makes paths of the job those of this process.
-        """
-        given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(Samples)}
-        paths = {name: at(value) for name, value in given.items() if isinstance(value, Path)}
-        return Inputs(**given | paths, random_data=self.random)
+    path: Annotated[Text, Setting(DATA_HELP)]
+    format: Format = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +127,7 @@ class JobKeys:
     seed: Seed = 0
     data: Annotated[
         DataKeys | None,
-        Setting("Calibration data.", rules=(requires("data.path data.text data.images data.random=True"),)),
+        Setting("Calibration data."),
     ] = None
     score: Annotated[
         Scoring | None,

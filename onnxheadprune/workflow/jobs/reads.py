@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from onnxheadprune.selection.activations.formats import TEXTS, format_of
 from onnxheadprune.settings.cutting import Recovering, Scoring
+from onnxheadprune.settings.inputs import RANDOM
 from onnxheadprune.workflow.jobs.asked import heads_file, is_function, source_of
-from onnxheadprune.workflow.jobs.keys import DataKeys, ValidateKeys
+from onnxheadprune.workflow.jobs.keys import ValidateKeys
 from onnxheadprune.workflow.jobs.reading import Job
 
 VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
@@ -48,28 +50,30 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
 
 
 def _data(job: Job) -> dict[str, str | None]:
-    data = job.keys.data or DataKeys()
-    found: dict[str, str | None] = {}
+    data = job.keys.data
+    if data is None:
+        return {}
+    found: dict[str, str | None] = {"data.path": source_of(job, data.path)}
+    if data.path == RANDOM:
+        return {}
     tokenizer = None if data.tokenizer is None else job.at(data.tokenizer)
     if tokenizer is not None and tokenizer.is_dir():
         found |= _files("data.tokenizer", tokenizer, VOCABULARY)
     elif tokenizer is not None:
         found["data.tokenizer"] = str(tokenizer)
-    if data.path is not None or data.text is not None:
-        own = VOCABULARY if data.text is not None and tokenizer is None else ()
-        model = job.at(job.keys.model)
-        # A folder of models holds what completes text and data, and all of it is read as the model.
-        folders = [] if model.is_dir() else [model.parent]
-        if folders and model.parent.name == SHELF:
-            folders.append(model.parent.parent)
-        for folder in folders:
-            beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
-            found |= {name: path for name, path in beside.items() if Path(path) != model}
-    return found | {
-        "data.path": None if data.path is None else source_of(job, data.path),
-        "data.text": _path(job, data.text),
-        "data.images": _path(job, data.images),
-    }
+    kind = data.format or format_of(source_of(job, data.path))
+    if kind == "images":
+        return found
+    own = VOCABULARY if kind in TEXTS and tokenizer is None else ()
+    model = job.at(job.keys.model)
+    # A folder of models holds what completes text and data, and all of it is read as the model.
+    folders = [] if model.is_dir() else [model.parent]
+    if folders and model.parent.name == SHELF:
+        folders.append(model.parent.parent)
+    for folder in folders:
+        beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
+        found |= {name: path for name, path in beside.items() if Path(path) != model}
+    return found
 
 
 def _files(what: str, folder: Path, patterns: Iterable[str]) -> dict[str, str]:

@@ -1,0 +1,107 @@
+"""What kind of data a file or a folder is, told by its content."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, regular_file
+from onnxheadprune.model.storage.mistaken import in_place_of
+from onnxheadprune.settings.inputs import DataFormat
+
+HEAD = 2**16
+"""Bytes from which the kind of a file is told."""
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = ".parquet"
+TEXTS: tuple[DataFormat, ...] = ("text", "jsonl", "parquet")
+_MAGIC: tuple[tuple[bytes, DataFormat], ...] = (
+    (b"PK\x03\x04", "npz"),
+    (b"PK\x05\x06", "npz"),
+    (b"PAR1", "parquet"),
+    (b"\x89PNG\r\n", "images"),
+    (b"\xff\xd8\xff", "images"),
+    (b"GIF8", "images"),
+    (b"II*\0", "images"),
+    (b"MM\0*", "images"),
+)
+_TABLES = (".csv", ".tsv")
+
+
+def format_of(path: str | os.PathLike[str]) -> DataFormat | None:
+    """The kind of data; None where there is no such file, as of "module:function".
+
+    Args:
+        path: a file or a folder.
+
+    Raises:
+        UsageError: if the content does not tell.
+    """
+    mode = kind_of(path)
+    if mode is None:
+        return None
+    if stat.S_ISDIR(mode):
+        return _of_folder(Path(path))
+    file = regular_file(path, "the data")
+    with file.open("rb") as stream:
+        head = stream.read(HEAD)
+    known = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
+    if known is not None:
+        return known
+    if file.suffix.lower() in (*IMAGES, PARQUET):
+        return "parquet" if file.suffix.lower() == PARQUET else "images"
+    if not _is_text(head):
+        raise UsageError(
+            f"{path} is neither an .npz file, text, Parquet nor an image{in_place_of(file) or ''}"
+        )
+    return _of_text(file, head.decode(errors="replace"))
+
+
+def images_of(path: Path) -> Iterator[Path]:
+    """The images of a folder and its subfolders, or the one that is named."""
+    return (file for file in (path.rglob("*") if path.is_dir() else [path]) if file.suffix.lower() in IMAGES)
+
+
+def _of_folder(folder: Path) -> DataFormat:
+    arrays, images = any(folder.glob("*.npz")), any(images_of(folder))
+    if arrays and images:
+        raise UsageError(
+            f"the folder {folder} holds .npz files and images; choose with --data-format npz or --data-format images"
+        )
+    if not arrays and not images:
+        raise UsageError(f"the folder {folder} holds neither .npz files nor images ({', '.join(IMAGES)})")
+    return "npz" if arrays else "images"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        # A character may be cut in two at the end.
+        codecs.getincrementaldecoder("utf-8")().decode(head, final=False)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head
+
+
+def _of_text(file: Path, head: str) -> DataFormat:
+    suffix = file.suffix.lower()
+    first = next((line for line in head.splitlines() if line.strip()), "")
+    if suffix in JSON_LINES or _is_object(first):
+        return "jsonl"
+    if suffix == ".json" or suffix in _TABLES:
+        what = "a JSON document" if suffix == ".json" else "a table"
+        raise UsageError(
+            f"{file} is {what}; save it with one JSON object a line (.jsonl), or read its lines as they are with"
+            " --data-format text"
+        )
+    return "text"
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return line.lstrip().startswith("{") and isinstance(parse_json(line), dict)
+    except NotJsonError:
+        return False
