@@ -200,7 +200,7 @@ def test_pictures_that_do_not_fit(digits: Path, bert: tuple[Input, ...], tmp_pat
     folder, images = pictures(tmp_path / "pictures"), inputs_of(digits)
     with pytest.raises(UsageError, match="holds no images"):
         image_feeds(tmp_path / "nowhere", images)
-    with pytest.raises(UsageError, match="does not take pictures"):
+    with pytest.raises(UsageError, match="does not take images"):
         image_feeds(folder, bert)
     with pytest.raises(UsageError, match="not the size"):
         image_feeds(folder, images, Preprocessing(size=(9, 8)))

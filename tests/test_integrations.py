@@ -74,7 +74,6 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
         {"ratio": 0.5, "units": "layers"},
         {"ratio": 0.5, "method": "dice"},
         {"target_speedup": 150.0},
-        {"data": "data.npz", "provider": "nowhere"},
     ):
         with pytest.raises(UsageError):
             settings_of(wrong)

@@ -108,7 +108,10 @@ CALLS = {
         "prune {model} --heads 0:1 -o {out} --provider cpu --data {data}",
         PRUNE
         | PROOF
-        | {f"selection.activations.{name}" for name in ("beside", "data", "supplied", "vocabulary")},
+        | {
+            f"selection.activations.{name}"
+            for name in ("beside", "data", "formats", "supplied", "vocabulary")
+        },
     ),
     "fuse": Call(
         "fuse {model} --mode contrib -o {out} --provider cpu",

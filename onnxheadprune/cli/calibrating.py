@@ -23,10 +23,10 @@ def format_of(inputs: Inputs) -> DataFormat | None:
     Raises:
         UsageError: if the content does not tell.
     """
-    from onnxheadprune.selection.activations import formats
-
     if inputs.data is None or inputs.data == RANDOM:
         return None
+    from onnxheadprune.selection.activations import formats
+
     return inputs.data_format or formats.format_of(inputs.data)
 
 

@@ -52,11 +52,11 @@ def folder_request(folder: Path, request: Request, given: Deploying, read: Reade
 
 def with_own_tokenizer(folder: Path, running: Running) -> Running:
     """The inputs with the tokenizer of the folder, where text is given and no tokenizer."""
+    if running.tokenizer is not None or not is_text(running):
+        return running
     from onnxheadprune.selection.activations.vocabulary import has_tokenizer
 
-    if running.tokenizer is None and has_tokenizer(folder) and is_text(running):
-        return replace(running, tokenizer=folder)
-    return running
+    return replace(running, tokenizer=folder) if has_tokenizer(folder) else running
 
 
 def reader_of(folder: Path, running: Running) -> Reader | None:

@@ -1,4 +1,4 @@
-"""Optimum's classes: they feed what `--data` feeds, from text and from arrays, and generate from folders that it made."""
+"""Optimum's classes: they feed what `--data` feeds, from text and arrays, and generate from folders that it made."""
 
 from __future__ import annotations
 

@@ -54,6 +54,8 @@ def lines(common: Mode) -> Iterator[tuple[str, Words, Words]]:
     for option, trial in TRIALS["prune"].items():
         if option in common or option not in TRIALS["batch"] or option in ("output", "as_json"):
             continue
+        if trial.instead == "data":
+            continue  # `batch` reads data beside each model, in the process that prunes it.
         for value in trial.values:
             words = tuple(word.replace("{model}", "fixed") for word in (*value, *trial.along))
             one = ("prune", *flat(MODEL | OUT | common), *words)

@@ -83,7 +83,7 @@ def _is_text(head: bytes) -> bool:
         codecs.getincrementaldecoder("utf-8")().decode(head, final=False)
     except UnicodeDecodeError:
         return False
-    return b"\0" not in head
+    return b"\0" not in head.rstrip(b"\0")
 
 
 def _of_text(file: Path, head: str) -> DataFormat:

@@ -51,7 +51,7 @@ def source_of(job: Job, spec: str) -> str:
 def running_of(job: Job) -> Running:
     """The calibration data of a job, and where models run, as commands have it."""
     running, data = Running(provider=job.keys.provider, seed=job.keys.seed), job.keys.data
-    if data is None:
+    if data is None or data.path is None:
         return running
     samples: dict[str, Any] = {item.name: getattr(data, item.name) for item in fields(Samples)}
     if data.tokenizer is not None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from onnxheadprune.settings.cutting import AMOUNT, UNITS, Cut, Drift, Recovering, Scoring
 from onnxheadprune.settings.inputs import (
     DATA_HELP,
+    Data,
     Format,
     Provider,
     Samples,
@@ -25,7 +26,7 @@ from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Run
 class DataKeys(Samples):
     """Calibration data of score, prune, recover and quantize."""
 
-    path: Annotated[Text, Setting(DATA_HELP)]
+    path: Data = None
     format: Format = None
 
 
@@ -127,7 +128,7 @@ class JobKeys:
     seed: Seed = 0
     data: Annotated[
         DataKeys | None,
-        Setting("Calibration data."),
+        Setting("Calibration data.", rules=(requires("data.path"),)),
     ] = None
     score: Annotated[
         Scoring | None,

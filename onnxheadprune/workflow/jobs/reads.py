@@ -51,11 +51,9 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
 
 def _data(job: Job) -> dict[str, str | None]:
     data = job.keys.data
-    if data is None:
+    if data is None or data.path is None or data.path == RANDOM:
         return {}
     found: dict[str, str | None] = {"data.path": source_of(job, data.path)}
-    if data.path == RANDOM:
-        return {}
     tokenizer = None if data.tokenizer is None else job.at(data.tokenizer)
     if tokenizer is not None and tokenizer.is_dir():
         found |= _files("data.tokenizer", tokenizer, VOCABULARY)
