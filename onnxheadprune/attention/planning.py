@@ -186,20 +186,25 @@ def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
 
 
 def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
-    """The model that the edits of a plan are for: with the exits that the plan makes permanent first.
+    """The model that the edits of a plan are for: with the exits and the vocabulary that the plan gives it first.
 
     Args:
         plan: made for `loaded`.
         loaded: the model as it is.
 
     Raises:
-        HeadPruneError: as `leaving` does.
+        HeadPruneError: as `leaving` and `trimming` do.
     """
-    if plan.exit is None:
-        return loaded
-    from onnxheadprune.attention.exits.leave import leaving
+    if plan.exit is not None:
+        from onnxheadprune.attention.exits.leave import leaving
 
-    return leaving(loaded, plan.exit.numbers).model
+        loaded = leaving(loaded, plan.exit.numbers).model
+    if plan.vocabulary is not None:
+        from onnxheadprune.attention.vocabulary.trim import trimming
+
+        tokens = plan.vocabulary.tokens
+        loaded = trimming(loaded, tokens.kept, tokens.inputs, tokens.rows).model
+    return loaded
 
 
 def require_something(plan: PrunePlan) -> None:

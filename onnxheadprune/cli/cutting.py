@@ -99,13 +99,14 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
     ahead = None if told is None else Path(told)
     would: dict[str, object] = {} if ahead is None else {"would_write": str(ahead)}
     presentation, result = Presentation(), None
-    if request.choice.wish is None and not request.choice.refit:
+    choice = request.choice
+    if choice.wish is None and not choice.refit and choice.tokens is None:
         rows, planned = _plan_ahead(model, request)
     else:
         request = replace(request, writing=Writing(), proving=Proving(validate=False))
         result = _done(model, request, showing)
         sizes = result.before, result.after
-        rows = [*plan_report(result.plan, result.chosen, sizes), *fusion_rows(result.fusion)]
+        rows = [*plan_report(result.plan, result.chosen, sizes, result.spelling), *fusion_rows(result.fusion)]
 
     def document() -> dict[str, object]:
         return (planned if result is None else _with_edits(result)) | would

@@ -11,19 +11,22 @@ from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
 @command()
 def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = False) -> int:
-    """Show the attention sites and feed-forward blocks of MODEL, which units can be removed, and its early exits.
+    """Show the attention sites and feed-forward blocks of MODEL, and which units can be removed.
 
-    MODEL may be a folder as exporters write it: its sites are numbered as `prune` takes them.
+    The vocabulary and early exits are listed, too. MODEL may be a folder as exporters write it: its sites are numbered
+    as `prune` takes them.
     """
     if is_folder(model):
         return inspect_export(model, follow_links=follow_links, as_json=as_json)
     from dataclasses import replace
 
     from onnxheadprune.attention.analysis import analysis_of
+    from onnxheadprune.attention.vocabulary.find import vocabularies
     from onnxheadprune.cli.report.console import err, out, print_error
     from onnxheadprune.cli.report.exits import exits_report
     from onnxheadprune.cli.report.layers import layers_report
     from onnxheadprune.cli.report.sites import near_misses, sites_report
+    from onnxheadprune.cli.report.vocabulary import vocabulary_report
     from onnxheadprune.errors import RefusedError
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.model.storage.tensors import stored_size
@@ -34,13 +37,19 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     analysis = analysis_of(loaded)
     sites = replace(analysis.sites, elements=stored_size(loaded.proto).elements)
     exits, layers = exits_in(loaded, analysis), summaries(analysis)
+    tokens = [item.to_dict(stored_size(loaded.proto).bytes) for item in vocabularies(analysis.view)]
+    rows = [*exits_report(exits), *vocabulary_report(tokens)]
     if as_json:
-        further = {"layers": [layer.to_dict() for layer in layers], "early_exits": exits.to_dict()}
+        further = {
+            "layers": [layer.to_dict() for layer in layers],
+            "early_exits": exits.to_dict(),
+            "vocabularies": tokens,
+        }
         emit_json(sites.to_dict() | further)
     elif sites.every:
-        out().print(*sites_report(sites, [*layers_report(layers), *exits_report(exits)]), sep="\n")
+        out().print(*sites_report(sites, [*layers_report(layers), *rows]), sep="\n")
     else:
-        err().print(*near_misses(sites), *exits_report(exits), sep="\n")
+        err().print(*near_misses(sites), *rows, sep="\n")
     if sites.every:
         return 0
     hint = "; see above for what came close" if sites.near_misses or sites.no_heads or sites.hidden else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deploying import is_folder, subject_of
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.writing import resolve_target
-from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume
+from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume, Vocabulary
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.setting import Setting
@@ -37,6 +38,7 @@ def prune(
     model: Model,
     target: Target,
     cut: Cut,
+    vocabulary: Vocabulary,
     running: Running,
     checking: Checking,
     deploying: Deploying,
@@ -52,12 +54,13 @@ def prune(
     MODEL may be a folder as exporters write it, and OUT is one then: the same units are removed from every file that
     holds them.
 
-    Name the units to remove with --heads, --neurons, --layers and --exit, or specify how many with --ratio, --keep,
-    --target-speedup or --max-drift; which ones is then measured on your data (--data), and the
+    Name the units to remove with --heads, --neurons, --layers and --exit, the tokens to keep with --vocab or
+    --vocab-size, or specify how many units with --ratio, --keep, --target-speedup or --max-drift; which ones is then
+    measured on your data (--data), and the
     remaining weights are adjusted to match the original's outputs. With --recover they are trained after that.
     """
     from onnxheadprune.workflow.from_settings import choice_of, contract_of
-    from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
+    from onnxheadprune.workflow.requests import Proving, Request, Run, Writing, tokens_of
 
     context, showing, in_folder = (
         click.get_current_context(),
@@ -69,7 +72,8 @@ def prune(
     elif deploying.runtime is not None or deploying.per_layer_config:
         flag = "--per-layer-config" if deploying.runtime is None else "--runtime"
         raise click.UsageError(f"{flag} requires a folder, whose configuration it updates", context)
-    choice = choice_of(cut, recover=recover, resume=resume)
+    tokens = tokens_of(vocabulary.vocab, vocabulary.vocab_size, vocabulary.token_ids)
+    choice = replace(choice_of(cut, recover=recover, resume=resume), tokens=tokens)
     _require_removal(choice, cut.fuse)
     resolve_target(model, target, dry_run=dry_run)
     place = model if target.in_place else target.output
@@ -106,10 +110,10 @@ def _require_folder_settings(target: Target, cut: Cut, heatmap: Path | None, res
 
 def _require_removal(choice: Choice, fuse: str) -> None:
     """Raise a click.UsageError if nothing is to be removed."""
-    if choice.heads is None and choice.wish is None and choice.exit is None:
+    if all(item is None for item in (choice.heads, choice.wish, choice.exit, choice.tokens)):
         raise click.UsageError(
-            "specify what to remove with --heads, --neurons, --layers or --exit, or how much with --ratio; to fuse"
-            f" only, use onnxheadprune fuse MODEL --mode {fuse}",
+            "specify what to remove with --heads, --neurons, --layers, --exit or --vocab, or how much with --ratio; to"
+            f" fuse only, use onnxheadprune fuse MODEL --mode {fuse}",
             click.get_current_context(),
         )
 

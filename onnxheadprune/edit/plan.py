@@ -6,12 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.edit.edits import EdgeGather, Edit, edit_from_dict, edit_to_dict
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.edit.site_cuts import BlockCut, SiteCut, block_cuts, by_units, totals
 from onnxheadprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxheadprune.edit.vocabulary_records import VocabularyCut
 
 FORMAT = 1
 
@@ -117,6 +120,7 @@ class PrunePlan:
         exit: the early exits that are made permanent first, None without; `fingerprint` and `edits` are of the model
             that has them.
         notes: what was asked for and has no effect, one sentence each.
+        vocabulary: the tokens that are removed behind that, None without; `edits` are of the model without them.
     """
 
     model: str
@@ -131,6 +135,7 @@ class PrunePlan:
     renamed: tuple[RenamedIo, ...] = ()
     exit: ExitCut | None = None
     notes: tuple[str, ...] = ()
+    vocabulary: VocabularyCut | None = None
 
     @property
     def spec(self) -> dict[str, list[int]]:
@@ -167,8 +172,8 @@ class PrunePlan:
 
     @property
     def changes_something(self) -> bool:
-        """Whether any unit goes, or an exit is made permanent."""
-        return self.cuts_something or self.exit is not None
+        """Whether any unit or token goes, or an exit is made permanent."""
+        return self.cuts_something or self.exit is not None or self.vocabulary is not None
 
     @property
     def removed(self) -> dict[int, tuple[int, ...]]:
@@ -187,7 +192,8 @@ class PrunePlan:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, from which `from_dict` makes the plan again."""
         edits = [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits]
-        return self.summary() | {"edits": edits}
+        tokens = {} if self.vocabulary is None else {"vocabulary": self.vocabulary.to_dict()}
+        return self.summary() | tokens | {"edits": edits}
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready data without the edits: how many there are of each kind, and those that cost time in every run."""
@@ -210,6 +216,7 @@ class PrunePlan:
             ],
             **by_units(self.blocks),
             "exit": None if self.exit is None else asdict(self.exit),
+            "vocabulary": None if self.vocabulary is None else self.vocabulary.summary(),
             "elements_removed": self.elements_removed,
             "io_changes": list(self.io_changes),
             "interface": [asdict(change) for change in self.interface],
@@ -253,7 +260,7 @@ class PrunePlan:
         missed = tuple(LeftOutNode(item["node"], item["reason"]) for item in data.get("left_out", ()))
         interface = tuple(IoChange(**item) for item in data.get("interface", ()))
         renamed = tuple(RenamedIo(**item) for item in data.get("renamed", ()))
-        leaves = data.get("exit")
+        leaves, tokens = data.get("exit"), data.get("vocabulary")
         return cls(
             data["model"],
             data["fingerprint"],
@@ -267,6 +274,7 @@ class PrunePlan:
             renamed,
             None if leaves is None else ExitCut.from_dict(leaves),
             tuple(data.get("notes", ())),
+            None if tokens is None else _vocabulary_cut(tokens),
         )
 
     def to_json(self) -> str:
@@ -278,6 +286,8 @@ class PrunePlan:
         if self.exit is not None:
             numbers = ", ".join(map(str, self.exit.numbers))
             lines.append(f"exit {numbers} for good: {self.exit.heads} heads behind it go")
+        if self.vocabulary is not None:
+            lines.append(f"vocabulary: {self.vocabulary.left} of {self.vocabulary.tokens.rows} tokens stay")
         for cut in self.cuts:
             if cut.removed:
                 heads = ", ".join(str(head) for head in cut.removed)
@@ -291,3 +301,9 @@ class PrunePlan:
         ]
         lines += [f"  {item.edit}" for item in self.edits]
         return "\n".join(lines)
+
+
+def _vocabulary_cut(data: Mapping[str, Any]) -> VocabularyCut:
+    from onnxheadprune.edit.vocabulary_records import VocabularyCut
+
+    return VocabularyCut.from_dict(data)

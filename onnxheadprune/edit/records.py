@@ -45,6 +45,8 @@ FUSED_KEY = "onnxheadprune.fused"
 FUSED_VERSION = 1
 CACHES_KEY = "onnxheadprune.caches"
 CACHES_VERSION = 1
+VOCABULARY_KEY = "onnxheadprune.vocabulary"
+"""Read in `vocabulary_records`."""
 QUANTIZED_KEY = "onnxheadprune.quantized"
 QUANTIZED_VERSION = 1
 

@@ -23,7 +23,8 @@ from onnxheadprune.model.graph.view import Node
 declare("Gather", kinds=(GATHERS,), roles=Roles(contents=(0,), rows={1: 0}))
 declare("GatherND", kinds=(GATHERS_ROWS,), roles=Roles(contents=(0,), places_in={1: 0}))
 declare("GatherElements", kinds=(GATHERS_ELEMENTS,), roles=Roles(contents=(0,), rows={1: 0}))
-declare("GatherBlockQuantized", domain="com.microsoft", roles=Roles(rows={1: 0}))
+_BLOCKS = Roles(rows={1: 0}, alike=(2,), weight_scale=2, weight_zero=3)
+declare("GatherBlockQuantized", domain="com.microsoft", roles=_BLOCKS)
 
 
 @shape_function("Gather")
@@ -33,6 +34,17 @@ def _gather_shape(node: Node) -> Shapes:
         return [None]
     axis = node.attribute("axis", 0) % len(data)
     return [(*data[:axis], *indices, *data[axis + 1 :])]
+
+
+@shape_function("GatherBlockQuantized", domain="com.microsoft")
+def _block_shape(node: Node) -> Shapes:
+    """Rows of a table whose last axis packs several numbers in a byte."""
+    data, indices, table = node.shape(0), node.shape(1), node.input(0)
+    if data is None or indices is None or not data or table is None or not isinstance(data[-1], int):
+        return [None]
+    packed = 8 // node.attribute("bits", 4) if table.elem_type == TensorProto.UINT8 else 1
+    axis = node.attribute("gather_axis", 0) % len(data)
+    return [(*data[:axis], *indices, *data[axis + 1 : -1], data[-1] * packed)]
 
 
 @number_function("Gather")

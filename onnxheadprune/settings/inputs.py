@@ -16,7 +16,7 @@ RANDOM = "random"
 TEXTS = "text_field target_field max_samples tokenizer max_length"
 """Settings of `Samples` for text; the others are for images."""
 
-_RUNS = "ratio keep target_speedup max_drift refit=True"
+_RUNS = "ratio keep target_speedup max_drift refit=True vocab_size"
 _UNUSED = (
     excludes("dry_run", unless=_RUNS),
     excludes("no_validate", unless=f"{_RUNS} recover fuse=auto mode=auto"),

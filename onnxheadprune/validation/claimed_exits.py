@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune.attention.analysis import analysis_of
-from onnxheadprune.attention.masking import graph_of, masked_reference
-from onnxheadprune.attention.planning import Planning
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.edit.exit_records import RecordedExit, exits_record
 from onnxheadprune.edit.extract import Restored, store_constants, stored_anew, with_stored
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.exits.leave import Leaving
-
-
-@dataclass(frozen=True, eq=False)
-class Forced:
-    """The original with its decisions forced to the exits that a pruned model claims.
-
-    Attributes:
-        masked: without the units that are gone: what the pruned model must equal.
-        aside: all units alive, the last decision the other way: what a wrong exit would look like.
-    """
-
-    masked: LoadedModel
-    aside: LoadedModel
 
 
 def claimed_exits(original: LoadedModel, pruned: LoadedModel) -> Leaving | None:
@@ -62,34 +45,24 @@ def claimed_exits(original: LoadedModel, pruned: LoadedModel) -> Leaving | None:
     return left
 
 
-def forced_original(original: LoadedModel, left: Leaving, planning: Planning, refits: Restored) -> Forced:
-    """What a pruned model with permanent exits is compared with, made from the original alone.
+def forced_original(
+    original: LoadedModel, left: Leaving, refits: Restored
+) -> tuple[LoadedModel, LoadedModel]:
+    """The original with its decisions forced to the exits that a pruned model claims, made from the original alone.
 
     Args:
         original: the model before the cut, with all of its exits.
         left: the exits, as they were found in it.
-        planning: the units that go, planned on the model with the exits.
-        refits: refitted tensors, under the names that they have there.
+        refits: refitted tensors, under the names that they have behind the exits.
 
-    Raises:
-        RefusedError: if a site is seen only once the exit is taken, so that the original cannot be masked.
+    Returns:
+        The forced original with the refitted tensors, and the original with the last decision the other way.
     """
     from onnxheadprune.attention.exits.forcing import forced, otherwise
 
     view = left.original.view
-    # Masks move nodes, so the bodies are looked up before.
-    made = refits.beside(original).changed(_refitted(forced(view, left.decisions), left, refits.tensors))
-    analysis = analysis_of(made)
-    sites = analysis.sites.losing(planning.heads)
-    if _seen(sites) != _seen(planning.touched):
-        raise RefusedError(
-            f"not all sites that lose units are seen in {original.name} before its exit is permanent; take the exit"
-            " first, and cut what is written in a second call"
-        )
-    return Forced(
-        made.changed(masked_reference(analysis.view, sites, planning.heads)),
-        original.changed(forced(view, otherwise(left.decisions))),
-    )
+    made = _refitted(forced(view, left.decisions), left, refits.tensors)
+    return refits.beside(original).changed(made), original.changed(forced(view, otherwise(left.decisions)))
 
 
 def _left(original: LoadedModel, numbers: Sequence[int]) -> Leaving:
@@ -100,10 +73,6 @@ def _left(original: LoadedModel, numbers: Sequence[int]) -> Leaving:
 
 def _taken(record: Sequence[RecordedExit]) -> list[int]:
     return [entry.number for entry in record if entry.state == "taken"]
-
-
-def _seen(sites: Sequence[Site]) -> list[tuple[int, int, int]]:
-    return [(site.index, site.num_units, site.original_num_units) for site in sites]
 
 
 def _refitted(model: ModelProto, left: Leaving, refits: Mapping[str, TensorProto]) -> ModelProto:

@@ -137,6 +137,7 @@ def _reference(validation: Document) -> str:
     """Return what an exact model equals."""
     removed, refitted = _removed(validation["units"]), len(validation["refitted"])
     parts = [f"its exit {', '.join(map(str, validation['exits']))} forced"] if validation["exits"] else []
+    parts += ["its token ids translated"] if validation.get("tokens") else []
     parts += [f"the removed {removed} silenced"] if removed else []
     parts += [f"the {many(refitted, 'adjusted tensor')} in place"] if refitted else []
     return f"the original computes{' with ' if parts else ''}{' and '.join(parts)}"

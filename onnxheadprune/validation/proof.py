@@ -10,7 +10,9 @@ from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.layers import parts_named
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.edit.exit_records import EXITS_KEY
 from onnxheadprune.edit.extract import Restored
+from onnxheadprune.edit.records import VOCABULARY_KEY
 from onnxheadprune.model.doc_strings import undocumented
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider, versions
@@ -20,7 +22,6 @@ from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.validation.checker import checker_problems
 from onnxheadprune.validation.claim import Claim, read_claim
-from onnxheadprune.validation.claimed_exits import claimed_exits, forced_original
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences
 from onnxheadprune.validation.metric import USERS_DATA, Metric, MetricMeter
@@ -33,6 +34,7 @@ from onnxheadprune.validation.verdict import by_numbers, judge, words_for
 from onnxheadprune.validation.weights import weight_problems
 
 if TYPE_CHECKING:
+    from onnxheadprune.validation.oracle import Prepared
     from onnxheadprune.validation.wide import Wide
 
 
@@ -90,14 +92,16 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     meter = None if request.metric is None else MetricMeter(request.metric)
     names = model_name(original), model_name(pruned)
     before, after = _opened(original), _opened(pruned)
-    # With an exit that is for good, everything is planned and compared as from the original with that exit; but what
-    # comes out is compared with the original itself, whose decision is forced.
-    whole, left = before, claimed_exits(before, after)
-    before = before if left is None else left.model
+    # With a permanent exit or fewer tokens, everything is planned and compared as from the original with these; but
+    # what comes out is compared with the original itself, whose decision is forced and whose tokens are translated.
+    ready = _prepared(before, after)
+    before = before if ready is None else ready.model
     asked = request.provider
     provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
 
-    claim = read_claim(before.proto, after.proto, request.heads, names, left=left is not None)
+    claim = read_claim(
+        before.proto, after.proto, request.heads, names, left=ready is not None and ready.is_changed
+    )
     planning, plan = claim.planning, claim.planning.plan
     invalid, notes = checker_problems(before.proto, after.proto, names)
     refits, strange = _refits(before, after, claim)
@@ -118,18 +122,18 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         bare = masked_reference(planning.view, planning.touched, planning.heads)
         # The masked reference refers to the original's weights where they lie.
         masked = refits.into(before, bare)
-        oracle = None if left is None else forced_original(whole, left, planning, refits)
+        oracle = None if ready is None else ready.oracle(planning, refits)
         models = Models(
-            original=whole,
+            original=before if oracle is None else oracle.original,
             masked=masked if oracle is None else oracle.masked,
             pruned=after,
             planning=planning,
             tolerance=tolerance,
             provider=provider,
             silenced=_without_fused(before, planning, claim.fused),
-            alive=subject if refits.tensors or left is not None else None,
+            alive=subject if refits.tensors or oracle is not None else None,
             aside=None if oracle is None else oracle.aside,
-            asked=planning.view if left is None else left.original.view,
+            asked=planning.view if oracle is None else oracle.asked,
             unrefitted=before.changed(bare) if refits.tensors else None,
             refits=refits,
             wide=wide,
@@ -138,8 +142,9 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         found = run_all(models, request, meter)
 
     problems += [*altered, *found.problems]
-    exits = () if left is None else left.cut.numbers
-    words = words_for(plan.kinds, bool(claim.fused), bool(refits.tensors), exits)
+    exits = () if ready is None else ready.exits
+    tokens = None if ready is None else ready.tokens
+    words = words_for(plan.kinds, bool(claim.fused), bool(refits.tensors), exits, tokens is not None)
     verdict, reason = judge(problems, found, tolerance, provider, words, planning.view)
     if verdict == "passed":
         verdict, reason = with_refits(reason, len(refits.tensors), found.refit, claim.refit, request.unseen)
@@ -168,10 +173,24 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         refitted=tuple(sorted(refits.tensors)),
         refit=found.refit,
         exits=exits,
+        tokens=tokens,
         sensitivity=found.sensitivity,
         units={key: tuple(units) for key, units in plan.spec.items()},
-        without=(*parts_named(planning.sites, planning.heads), *(f"exit {number}" for number in exits)),
+        without=(
+            *parts_named(planning.sites, planning.heads),
+            *(() if ready is None else ready.without),
+        ),
     ).on(known)
+
+
+def _prepared(original: LoadedModel, pruned: LoadedModel) -> Prepared | None:
+    """The original with what a pruned model claims beside units, None where that is nothing."""
+    keys = {entry.key for model in (original, pruned) for entry in model.proto.metadata_props}
+    if keys.isdisjoint((EXITS_KEY, VOCABULARY_KEY)):
+        return None
+    from onnxheadprune.validation.oracle import prepared
+
+    return prepared(original, pruned)
 
 
 def _opened(source: ModelLike) -> LoadedModel:

@@ -208,6 +208,7 @@ class Validation:
         sensitivity: how far rounding alone moves the masked reference, relative to the scale of an output; None where
             no difference asked for it.
         units: the removed units of all kinds, as a spec.
+        tokens: how many tokens the pruned model has kept, and of how many; None where it has all of them.
         without: the same as people read it: layers and sublayers that are gone, units of others, exits.
     """
 
@@ -235,6 +236,7 @@ class Validation:
     sensitivity: float | None = None
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    tokens: tuple[int, int] | None = None
 
     @property
     def passed(self) -> bool:
@@ -340,6 +342,7 @@ class Validation:
             "refitted": list(self.refitted),
             "refit": None if self.refit is None else self.refit.to_dict(),
             "exits": list(self.exits),
+            "tokens": None if self.tokens is None else {"kept": self.tokens[0], "of": self.tokens[1]},
             "sensitivity": self.sensitivity,
             "units": {key: list(units) for key, units in self.units.items()},
             "without": list(self.without),

@@ -32,7 +32,9 @@ class Words:
     mistake: str
 
 
-def words_for(removed: str, fused: bool, refitted: bool, exits: Sequence[int] = ()) -> Words:
+def words_for(
+    removed: str, fused: bool, refitted: bool, exits: Sequence[int] = (), trimmed: bool = False
+) -> Words:
     """What the verdict on a model speaks of.
 
     Args:
@@ -40,15 +42,16 @@ def words_for(removed: str, fused: bool, refitted: bool, exits: Sequence[int] = 
         fused: whether sites are fused.
         refitted: whether tensors are taken from the pruned model.
         exits: numbers of exits that are for good.
+        trimmed: whether tokens are gone.
     """
-    if exits:
-        listed = ", ".join(str(number) for number in exits)
-        like = " and its units masked" if removed else ""
+    if exits or trimmed:
+        forced = f"its decision forced to exit {', '.join(map(str, exits))}" if exits else ""
+        parts = [forced, "its token ids translated" if trimmed else "", "its units masked" if removed else ""]
         done = " or ".join(word for word in (removed, "fused sites" if fused else "") if word)
-        silencing = f"silencing the {done} or deciding otherwise" if done else "deciding otherwise"
-        return Words(
-            f"the original with its decision forced to exit {listed}{like}", silencing, "a wrong exit"
-        )
+        other = "deciding otherwise" if exits else "reading other tokens"
+        silencing = f"silencing the {done} or {other}" if done else other
+        mistake = "a wrong exit" if exits else "a wrong token"
+        return Words(f"the original with {' and '.join(filter(None, parts))}", silencing, mistake)
     if not removed:
         return Words("the original", "silencing the fused sites", "a wrong fusion")
     if refitted:

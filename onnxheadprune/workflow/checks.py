@@ -43,6 +43,9 @@ def free_places(model: LoadedModel, request: Request) -> Places:
     if writing.output is not None:
         in_place = writing.backup is not None
         read = [*named_files("the data", request.run.data), *named_files("the heads", request.choice.heads)]
+        read += named_files(
+            "the list of tokens", None if request.choice.tokens is None else request.choice.tokens.keep
+        )
         output = check_target(
             writing.output, model, in_place=in_place, others=read, beside=list(_together(request))
         )

@@ -26,6 +26,7 @@ from onnxheadprune.runtime.quantizing import Quantizing
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits
+from onnxheadprune.validation.claimed_vocabulary import claimed_vocabulary
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, held_out, quantized_through
@@ -195,6 +196,11 @@ def combined_through(
         raise UsageError(
             f"an exit of {original.name} is permanent in {cut.name}; make it permanent alone (prune --exit), and"
             " combine what that gives with a cut of it"
+        )
+    if claimed_vocabulary(original, cut) is not None:
+        raise UsageError(
+            f"{cut.name} lacks tokens of {original.name}; remove them alone (prune --vocab), and combine what that"
+            " gives with a cut of it"
         )
     claim = read_claim(original.proto, cut.proto, None, (original.name, cut.name))
     view = view_of(original)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.selection.wishes import Chosen
     from onnxheadprune.validation.result import Validation
+    from onnxheadprune.workflow.vocabulary.trimmed import Trimmed
 
 Ready: TypeAlias = Callable[[PruneResult], None]
 
@@ -60,8 +61,12 @@ def carried_through(
 
     left = _left(original, request)
     subject = original if left is None else left.model
+    trimmed = _trimmed(subject, request)
+    if trimmed is not None:
+        subject, request = trimmed.model, trimmed.request
     chosen, data = _chosen(subject, request, provider, progress)
     plan, cut = _cut(subject, request, chosen)
+    plan = plan if trimmed is None else trimmed.on(plan)
     plan = plan if left is None else left.on(plan)
     if left is not None and left.drops_inputs:
         # What was read for the choice lacks what the original still asks for.
@@ -87,6 +92,7 @@ def carried_through(
             file_bytes=None if bytes_before is None or bytes_after is None else (bytes_before, bytes_after),
             original=original,
             gates=_kept_limits(request, chosen),
+            spelling=None if trimmed is None else trimmed.spelling,
         )
 
     if places.output is not None:
@@ -107,6 +113,19 @@ def _left(original: LoadedModel, request: Request) -> Leaving | None:
     from onnxheadprune.attention.exits.leave import leaving
 
     return leaving(original, (request.choice.exit,))
+
+
+def _trimmed(subject: LoadedModel, request: Request) -> Trimmed | None:
+    """The model with the tokens that are kept, None where all are.
+
+    Raises:
+        HeadPruneError: if they cannot be.
+    """
+    if request.choice.tokens is None:
+        return None
+    from onnxheadprune.workflow.vocabulary.trimmed import trimmed
+
+    return trimmed(subject, request)
 
 
 def _chosen(
@@ -172,7 +191,7 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
 
     plan = planned(subject.proto) if chosen is None or chosen.plan is None else chosen.plan
     if request.fuse == "none":
-        if request.choice.exit is None:
+        if request.choice.exit is None and request.choice.tokens is None:
             require_something(plan)
         cut = subject.changed(carried_out(plan, subject, planned))
     else:

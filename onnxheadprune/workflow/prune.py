@@ -6,6 +6,7 @@ Models are given as a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`; 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -20,12 +21,12 @@ from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
-from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.settings.cutting import Cut, Vocabulary
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Target
 from onnxheadprune.workflow.pipeline import carried_through, seal_refits
-from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
     return hydrated(pruned.proto, pruned.sources)
 
 
-@documented(Cut, Running, Target, Checking)
+@documented(Cut, Vocabulary, Running, Target, Checking)
 def prune(  # noqa: D417 the decorator documents the settings
     model: ModelLike,
     heads: HeadSpec | None = None,
@@ -62,6 +63,9 @@ def prune(  # noqa: D417 the decorator documents the settings
     seed: int = 0,
     cache: Cache = "narrow",
     allow_io_change: bool = False,
+    vocab: str | os.PathLike[str] | Sequence[int] | None = None,
+    vocab_size: int | None = None,
+    token_ids: str | None = None,
     accept_inconclusive: bool = False,
     external_data: ExternalData = "auto",
     backup: str | os.PathLike[str] | None = None,
@@ -82,6 +86,7 @@ def prune(  # noqa: D417 the decorator documents the settings
         output: where to write; None writes nothing.
         validate: compare with the masked reference first; False is noted in the model's metadata.
         data: the user's inputs for the validation; see `feeds.load_data` for the forms.
+        vocab: the tokens to keep: their ids, or a file with tokens or ids, one a line.
         backup: allows `output` to be the model itself, whose file is kept under this name.
         fuse: rewrite attention into fused operators: ONNX Runtime's ("contrib"), the standard one ("onnx"),
             or whatever is fastest here ("auto"). With no heads to remove, this alone is done.
@@ -102,7 +107,16 @@ def prune(  # noqa: D417 the decorator documents the settings
         ValidationFailedError: if the pruned model is not shown to be exact. Nothing is written.
     """
     request = Request(
-        Choice(heads, wish, refit, effect, recover, resume, exit=exit),
+        Choice(
+            heads,
+            wish,
+            refit,
+            effect,
+            recover,
+            resume,
+            exit=exit,
+            tokens=tokens_of(vocab, vocab_size, token_ids),
+        ),
         Contract(cache, allow_io_change),
         fuse,
         Run(provider, seed, data),

@@ -18,10 +18,10 @@ from onnxheadprune.selection.compensation.restoring import restored
 from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.validation.claim import read_claim
-from onnxheadprune.validation.claimed_exits import claimed_exits
+from onnxheadprune.validation.oracle import prepared
 from onnxheadprune.validation.proof import validate
 from onnxheadprune.workflow.pipeline import carried_through
-from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
+from onnxheadprune.workflow.requests import Choice, Request, Run, Tokens, Writing
 from onnxheadprune.workflow.result import PruneResult
 
 
@@ -88,15 +88,15 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
             f"{names[1]} was changed after it was pruned, and a recovery makes the cut anew; recover it before other"
             " tools work on it"
         )
-    left = claimed_exits(original, made)
-    exits = () if left is None else left.cut.numbers
+    ready = prepared(original, made)
+    exits = ready.exits
     if len(exits) > 1:
         raise UsageError(
             f"exits {', '.join(map(str, exits))} of {names[0]} are permanent in {names[1]}, and a recovery takes one;"
             " name what was written with the exits alone as the MODEL"
         )
-    subject = original if left is None else left.model
-    claim = read_claim(subject.proto, made.proto, None, names, left=left is not None)
+    subject = ready.model
+    claim = read_claim(subject.proto, made.proto, None, names, left=ready.is_changed)
     plan = claim.planning.plan
     if not plan.cuts_something:
         raise UsageError(f"{names[1]} lacks no head of {names[0]}, so there is nothing to recover")
@@ -106,6 +106,9 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
         given = Compensation(before.arrays(), (), refit.data, refit.samples, steps=refit.steps)
     exit_ = exits[0] if exits else None
     choice = replace(request.choice, heads=plan.spec, refit=False, given=given, exit=exit_)
+    if ready.trimmed is not None:
+        tokens = ready.trimmed.cut.tokens
+        choice = replace(choice, tokens=Tokens(tokens.kept, inputs=tokens.inputs, rows=tokens.rows))
     return replace(request, choice=choice, contract=claim.contract, fuse=_fused(made))
 
 

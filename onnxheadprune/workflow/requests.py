@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,32 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Which tokens are kept, of a model or of a folder.
+
+    Attributes:
+        keep: their ids, or a file with tokens or ids; None for the most frequent ones of the data.
+        size: how many are kept; None for all that `keep` names.
+        inputs: names of the inputs with token ids; without, they are found by dataflow.
+        rows: how many tokens there are, where another file of the folder says so.
+    """
+
+    keep: str | os.PathLike[str] | Sequence[int] | None = None
+    size: int | None = None
+    inputs: tuple[str, ...] = ()
+    rows: int | None = None
+
+
+def tokens_of(
+    vocab: str | os.PathLike[str] | Sequence[int] | None, vocab_size: int | None, token_ids: str | None
+) -> Tokens | None:
+    """Which tokens are kept, by the settings of these names; None where all are."""
+    if vocab is None and vocab_size is None:
+        return None
+    return Tokens(vocab, vocab_size, () if token_ids is None else (token_ids,))
+
+
+@dataclass(frozen=True)
 class Choice:
     """Which heads go, and what makes up for them.
 
@@ -34,6 +61,7 @@ class Choice:
         given: new numbers of the original that a training starts from, in the place of a refit.
         decided: heads, and refitted weights, that were chosen elsewhere: on another file of the same network.
         exit: the early exit that is made permanent before anything is chosen or cut, None for none.
+        tokens: the tokens that are kept, None for all. The others are removed behind the exit, before anything else.
     """
 
     heads: HeadSpec | None = None
@@ -45,6 +73,7 @@ class Choice:
     given: Compensation | None = None
     decided: Chosen | None = None
     exit: int | None = None
+    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.differences import Difference
     from onnxheadprune.workflow.operations import Operations
+    from onnxheadprune.workflow.vocabulary.spelling import Spelling
 
 BLIND = "chosen by weights alone, which says little of what outputs lose: give data with --data"
 
@@ -49,6 +50,7 @@ class PruneResult:
             there are not both.
         original: the model as it was; large weights are where its files have them.
         gates: limits that the choice had to keep.
+        spelling: how much of the data the tokens that are kept spell as before; None without both.
     """
 
     pruned: LoadedModel
@@ -62,6 +64,7 @@ class PruneResult:
     file_bytes: tuple[int, int] | None = None
     original: LoadedModel | None = None
     gates: tuple[Gate, ...] = ()
+    spelling: Spelling | None = None
 
     def _repr_html_(self) -> str:
         from onnxheadprune.workflow.notebook import cut_html
@@ -171,6 +174,7 @@ class PruneResult:
             "fusion": None if self.fusion is None else self.fusion.to_dict(),
             "choice": None if self.chosen is None else self.chosen.to_dict(),
             "file_bytes": files,
+            "spelling": None if self.spelling is None else self.spelling.to_dict(),
             "warnings": list(self.warnings),
             "operations": None if self.operations is None else self.operations.to_dict(),
             "gates": [gate.to_dict() for gate in self.gates],

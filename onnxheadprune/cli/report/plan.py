@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from onnxheadprune.cli.report.headline import headline_rows, provider_rows
-from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
+from onnxheadprune.cli.report.layout import (
+    bullet,
+    change,
+    count,
+    heading,
+    heads,
+    many,
+    row,
+    size,
+    table,
+)
 from onnxheadprune.cli.report.validation import verdict_rows
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import BlockCut
@@ -20,6 +30,7 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.selection.wishes import Chosen
     from onnxheadprune.workflow.result import PruneResult
+    from onnxheadprune.workflow.vocabulary.spelling import Spelling
 
 _WORDS = {
     "slice": "tensor cut",
@@ -36,7 +47,10 @@ _WORDS = {
 
 
 def plan_report(
-    plan: PrunePlan, chosen: Chosen | None = None, sizes: tuple[StoredSize, StoredSize] | None = None
+    plan: PrunePlan,
+    chosen: Chosen | None = None,
+    sizes: tuple[StoredSize, StoredSize] | None = None,
+    spelling: Spelling | None = None,
 ) -> Iterator[RenderableType]:
     """Table of the sites that lose heads, and what the plan changes; `sizes` are those before and after it."""
     yield _heading(plan)
@@ -45,8 +59,16 @@ def plan_report(
         yield from _sizes(*sizes)
         if plan.changes_something:
             yield from _warnings(size_warnings(*sizes))
+    yield from _vocabulary(plan, spelling)
     yield from _changes(plan)
     yield from _choice(chosen, plan)
+
+
+def _vocabulary(plan: PrunePlan, spelling: Spelling | None) -> Iterator[RenderableType]:
+    if plan.vocabulary is not None:
+        from onnxheadprune.cli.report.vocabulary import vocabulary_rows
+
+        yield from vocabulary_rows(plan, spelling)
 
 
 def _choice(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:
@@ -70,6 +92,9 @@ def _heading(plan: PrunePlan) -> RenderableType:
     others = "".join(f", removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others())
     what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
     left = "" if plan.exit is None else f", exit {', '.join(map(str, plan.exit.numbers))} for good"
+    if plan.vocabulary is not None:
+        tokens = plan.vocabulary.tokens.rows
+        left += f", removing {count(tokens - plan.vocabulary.left)} of {many(tokens, 'token')}"
     return heading(f"{plan.model}: {what}{others}{left}")
 
 
@@ -179,6 +204,7 @@ def prune_report(result: PruneResult) -> Iterator[RenderableType]:
     yield from _cuts(result.plan)
     yield from _sizes(result.before, result.after)
     yield from _warnings(result.warnings)
+    yield from _vocabulary(result.plan, result.spelling)
     yield from _changes(result.plan)
     yield from _choice(result.chosen, result.plan)
     yield from _fusion(result.fusion)

@@ -1,0 +1,283 @@
+"""A model with a smaller vocabulary: fewer rows in tables, fewer logits, and new ids for the tokens that are left.
+
+The model that answers to new ids (`translate`) is cut by the same sweep that removes heads: what hands out logits needs
+a part of them, and a lookup a part of its table. Lookups then read new ids, and whatever else reads ids (a mask that is
+made of them, say) still gets the original's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.attention.vocabulary.find import Flow, Vocabulary, added, flow_of, vocabulary_of
+from onnxheadprune.attention.vocabulary.translate import (
+    all_logits,
+    kept_ids,
+    original_ids,
+    translated,
+)
+from onnxheadprune.edit import apply, nodes
+from onnxheadprune.edit.edits import (
+    MAIN,
+    MARK,
+    AddConstant,
+    DropNode,
+    Edit,
+    Rename,
+    SetInput,
+    SliceTensor,
+)
+from onnxheadprune.edit.fresh_names import with_fresh_names
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import VOCABULARY_KEY
+from onnxheadprune.edit.vocabulary_records import (
+    RecordedVocabulary,
+    VocabularyCut,
+    vocabulary_record,
+    vocabulary_text,
+)
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.realize import realize
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.soundness import analysing
+from onnxheadprune.model.storage.tensors import stored_size
+
+SITE = "vocabulary"
+Ids = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Trimming:
+    """A model with fewer tokens, beside the one that it was made of.
+
+    Attributes:
+        model: with the smaller vocabulary; its metadata record which tokens are left.
+        cut: what a plan says about it.
+        vocabulary: of the model that it was made of.
+        kept: its id of each new one.
+    """
+
+    model: LoadedModel
+    cut: VocabularyCut
+    vocabulary: Vocabulary
+    kept: Ids
+
+    def on(self, plan: PrunePlan) -> PrunePlan:
+        """A plan that was made for the smaller vocabulary, as one for the model before.
+
+        Args:
+            plan: for `model`.
+        """
+        elements = plan.elements_removed + self.cut.elements
+        return replace(plan, vocabulary=self.cut, elements_removed=elements)
+
+    def translated(self, model: LoadedModel, shift: int = 0) -> ModelProto:
+        """A model of the same tokens as it answers to new ids.
+
+        Args:
+            model: the model that this was made of, or the one that it was before an exit was made permanent.
+            shift: by how many tokens each id is off: not 0 for a mistake that a proof must see.
+        """
+        view = view_of(model.proto, model.name, model.sources)
+        vocabulary = vocabulary_of(view, model.name, self.vocabulary.inputs, self.vocabulary.rows)
+        return translated(view, vocabulary, np.roll(self.kept, shift))
+
+
+def trimming(
+    loaded: LoadedModel, kept: Sequence[int] | Ids, inputs: Sequence[str] = (), rows: int | None = None
+) -> Trimming:
+    """The model without the tokens that are not kept.
+
+    Args:
+        loaded: the model as it is; it is not changed.
+        kept: ids of the tokens that are kept.
+        inputs: names of the inputs with token ids; without, they are found by dataflow.
+        rows: how many tokens there are, where another file of the network says so.
+
+    Raises:
+        UsageError: if there are no such ids, or several inputs may hold tokens.
+        RefusedError: if the model has no vocabulary, or cannot lose a part of it.
+        ModelError: if the graph is not valid.
+    """
+    with analysing(loaded.proto, loaded.name):
+        view = view_of(loaded.proto, loaded.name, loaded.sources)
+        vocabulary = vocabulary_of(view, loaded.name, inputs, rows)
+        if not vocabulary.tables:
+            raise RefusedError(f"{loaded.name} has no table with a row for each of {vocabulary.rows} tokens")
+        ids = _checked(kept, vocabulary, loaded.name)
+        return _trimmed(loaded, view, vocabulary, ids)
+
+
+def _checked(kept: Sequence[int] | Ids, vocabulary: Vocabulary, name: str) -> Ids:
+    """The ids in order, each once.
+
+    Raises:
+        UsageError: if one is none of the model's, or one that the graph itself uses is missing.
+    """
+    ids = np.unique(np.asarray(kept, np.int64))
+    if not len(ids):
+        raise UsageError("no token is kept; name at least one")
+    outside = ids[(ids < 0) | (ids >= vocabulary.rows)]
+    if len(outside):
+        raise UsageError(f"{name} has no token {outside[0]}: its ids are 0 to {vocabulary.rows - 1}")
+    missing = sorted(vocabulary.stored.difference(ids.tolist()))
+    if missing:
+        raise UsageError(f"{name} itself uses token {missing[0]}, so it must be kept")
+    return ids
+
+
+def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept: Ids) -> Trimming:
+    # A Gather would tell the sweep that the original does not need the other logits.
+    proto = translated(view, vocabulary, kept, lambda name, _: nodes.same(MAIN, all_logits(name), name))
+    edits = _edits(view_of(proto, loaded.name, loaded.sources), vocabulary, kept)
+    made = apply.apply_edits(edits, proto)
+    before = vocabulary_record(loaded.proto)
+    local = record = RecordedVocabulary(vocabulary.rows, tuple(kept.tolist()), vocabulary.inputs)
+    if before is not None:
+        record = replace(local, rows=before.rows, kept=tuple(before.kept[token] for token in local.kept))
+    apply.set_metadata(made, VOCABULARY_KEY, vocabulary_text(record))
+    elements = stored_size(loaded.proto).elements - stored_size(made).elements
+    cut = VocabularyCut(
+        local, vocabulary.logits, tuple(value.name for value in vocabulary.tables), max(elements, 0)
+    )
+    return Trimming(loaded.changed(made), cut, vocabulary, kept)
+
+
+def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
+    """All edits on the model that answers to new ids.
+
+    Raises:
+        RefusedError: if a table is needed with all of its rows.
+    """
+    mask = np.zeros(vocabulary.rows, np.bool_)
+    mask[kept] = True
+    flows = {name: flow_of(view.main.values[original_ids(name)]) for name in vocabulary.inputs}
+    swept, narrowed = _swept(view, vocabulary, flows, mask)
+    edits = dict(realize(view, swept).edits)
+    _require_smaller(edits, view)
+    for name, flow in flows.items():
+        edits |= dict.fromkeys(_renumbered(view, name, flow, kept), frozenset({SITE}))
+    outputs = [_producer(view.main.values[name]) for name in vocabulary.logits]
+    for node in outputs:
+        if node not in narrowed:
+            # Something mixes all logits, behind which they are picked.
+            edits |= dict.fromkeys(_picked_behind(node), frozenset({SITE}))
+    edits = settled(view, edits, swept.kept)
+    for node in narrowed:
+        # What it hands on takes its name; to drop it before would drop what makes that.
+        handed_on: list[Edit] = [
+            DropNode(node.ref, node.op_type),
+            Rename(MAIN, _source(node).name, node.out.name),
+        ]
+        edits |= dict.fromkeys(handed_on, frozenset({SITE}))
+    return list(with_fresh_names(view, edits))
+
+
+def _picked_behind(node: Node) -> list[Edit]:
+    """A Gather between logits and the node that hands them out."""
+    value = _source(node)
+    assert value.rank is not None
+    output, kept = f"{value.name}/{MARK}_kept", kept_ids(np.dtype(np.int64))
+    gather = nodes.gather(node.ref, value.name, kept, value.rank - 1, output)
+    return [gather, SetInput(node.ref, 0, output)]
+
+
+def _swept(
+    view: GraphView, vocabulary: Vocabulary, flows: Mapping[str, Flow], mask: Mask
+) -> tuple[Sweep, list[Node]]:
+    """What is live without the tokens, and the nodes that hand out logits of which nothing is left to pick."""
+    seeds = [
+        Seed(lookup.node, index, Live.over((lookup.axis,), mask), SITE)
+        for flow in flows.values()
+        for lookup in flow.lookups
+        if _rows(lookup.node.input(lookup.table), lookup.axis) == len(mask)
+        for index in lookup.tables
+    ]
+    picks = [_producer(view.main.values[name]) for name in vocabulary.logits]
+    while True:
+        wanted = {node: Live.over(((_source(node).rank or 1) - 1,), mask) for node in picks}
+        swept = sweep([*seeds, *(Seed(node, 0, live, SITE) for node, live in wanted.items())])
+        left = [node for node in picks if swept.kept.get(_source(node), FULL) == wanted[node]]
+        if left == picks:
+            return swept, picks
+        picks = left
+
+
+def _renumbered(view: GraphView, name: str, flow: Flow, kept: Ids) -> Iterator[Edit]:
+    """Let lookups read new ids, and whoever else reads what leads there the original's."""
+    old = view.main.values[original_ids(name)]
+    leads = {lookup.node for lookup in flow.lookups} | flow.movers
+    for use in old.consumers:
+        if use.node in leads:
+            yield SetInput(use.node.ref, use.input_index, name)
+    ends = {(lookup.node, lookup.ids) for lookup in flow.lookups}
+    for node in sorted(flow.movers, key=lambda item: item.index):
+        for index, array in added(node).items():
+            numbers = np.searchsorted(kept, array).astype(array.dtype)
+            stored = f"{node.out.name}/{MARK}_stored{index}"
+            yield AddConstant(node.scope.ref, stored, _nested(numbers), not numbers.ndim, numbers.dtype.name)
+            yield SetInput(node.ref, index, stored)
+        for value in node.outputs:
+            readers = [] if value is None else [use for use in value.consumers if use.node not in flow.movers]
+            for use in readers:
+                if value is not None and (use.node, use.input_index) not in ends:
+                    yield from _translated_for(use.node, use.input_index, value)
+
+
+def _translated_for(node: Node, index: int, value: Value) -> Iterator[Edit]:
+    """Let one reader of new ids have the original's."""
+    output = f"{value.name}/{MARK}_ids{node.index}_{index}"
+    yield nodes.gather(node.ref, kept_ids(np.dtype(np.int64)), value.name, 0, output)
+    yield SetInput(node.ref, index, output)
+
+
+def _nested(array: npt.NDArray[np.generic]) -> tuple[object, ...]:
+    def tuples(item: object) -> object:
+        return tuple(map(tuples, item)) if isinstance(item, list) else item
+
+    return tuple(map(tuples, array.tolist())) if array.ndim else (array.item(),)
+
+
+def _require_smaller(edits: Mapping[Edit, frozenset[str]], view: GraphView) -> None:
+    """Refuse a cut that copies a table because something needs all of it.
+
+    Raises:
+        RefusedError: with the first node that does.
+    """
+    for edit in edits:
+        if isinstance(edit, SliceTensor) and edit.target != edit.name:
+            scope = next(scope for scope in view.scopes if scope.ref == edit.scope)
+            value = scope.values[edit.name]
+            moved = {item.node for item in edits if isinstance(item, SetInput) and item.value == edit.target}
+            readers = [use.node.label for use in value.consumers if use.node.ref not in moved]
+            raise RefusedError(
+                f"the vocabulary cannot get smaller: {readers[0] if readers else 'an output'} reads {edit.name} with"
+                " all of its tokens"
+            )
+
+
+def _producer(value: Value) -> Node:
+    assert value.producer is not None
+    return value.producer
+
+
+def _source(node: Node) -> Value:
+    value = node.inputs[0]
+    assert value is not None
+    return value
+
+
+def _rows(value: Value | None, axis: int) -> object:
+    return None if value is None or value.shape is None else value.shape[axis]

@@ -1,0 +1,63 @@
+"""The vocabulary of a model, as `inspect` shows it, and how much of the user's text it spells as before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from onnxheadprune.cli.report.layout import count, many, row, share, size, table
+from onnxheadprune.edit.plan import PrunePlan
+
+if TYPE_CHECKING:
+    from onnxheadprune.workflow.vocabulary.spelling import Spelling
+
+
+def vocabulary_report(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """Table of the tensors with a row or a column per token, by the inputs that hold token ids.
+
+    Args:
+        found: what `inspect --json` has under "vocabularies".
+    """
+    if not found:
+        return
+    yield Text("\nvocabulary (--vocab, --vocab-size)", style="bold")
+    made = table(
+        "token ids", "tensor", "tokens", "size", "of weights", numeric=("tokens", "size", "of weights")
+    )
+    for entry in found:
+        for held in entry["tables"]:
+            made.add_row(
+                ", ".join(entry["inputs"]),
+                held["tensor"],
+                count(entry["rows"]),
+                size(held["bytes"]),
+                share(held["share"]),
+            )
+    yield made
+
+
+def vocabulary_rows(plan: PrunePlan, spelling: Spelling | None) -> Iterator[RenderableType]:
+    """How many tokens are left, in which tensors, and how much of the data they spell as before."""
+    if plan.vocabulary is None:
+        return
+    found = plan.vocabulary
+    yield row(
+        "vocabulary",
+        f"{count(found.left)} of {many(found.tokens.rows, 'token')} kept, in {', '.join(found.tables)}; ids are"
+        f" renumbered in {', '.join((*found.tokens.inputs, *found.outputs))}",
+    )
+    yield from spelling_rows(spelling)
+
+
+def spelling_rows(spelling: Spelling | None) -> Iterator[RenderableType]:
+    """How much of the data is spelled as before."""
+    if spelling is not None and spelling.tokens:
+        same = share(spelling.unchanged / spelling.tokens)
+        yield row(
+            "spelling",
+            f"{same} of {many(spelling.tokens, 'token')} of the data are kept; {count(spelling.whole)} of"
+            f" {many(spelling.samples, 'sample')} are spelled as before",
+        )

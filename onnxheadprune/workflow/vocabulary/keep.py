@@ -1,0 +1,218 @@
+"""Which tokens are kept: those of a list, or the most frequent ones of the user's data."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.workflow.requests import Tokens
+from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
+
+MAX_LIST = 2**27
+RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The content of a list of tokens.
+
+    Attributes:
+        entries: tokens or ids, with how often each occurs, None where that is not said.
+        source: what it is called in errors.
+    """
+
+    entries: Sequence[tuple[str | int, int | None]]
+    source: str
+
+    def ids(self, tokenizer: TokenizerFile | None) -> dict[int, int | None]:
+        """The ids of the tokens, with their counts.
+
+        Raises:
+            UsageError: if there is no such token.
+        """
+        found: dict[int, int | None] = {}
+        for token, count in self.entries:
+            if isinstance(token, int):
+                found[token] = count
+            elif tokenizer is None:
+                raise UsageError(
+                    f"{self.source} lists tokens, and there is no tokenizer.json beside the model; list ids instead"
+                )
+            elif token not in tokenizer.ids:
+                raise UsageError(f"{self.source} lists {token!r}, which {tokenizer.place} does not have")
+            else:
+                found[tokenizer.ids[token]] = count
+        return found
+
+
+def kept_ids(
+    tokens: Tokens,
+    rows: int,
+    tokenizer: TokenizerFile | None,
+    counts: Counts | None = None,
+    special: Collection[int] = (),
+) -> list[int]:
+    """The ids of the tokens that are kept, in order.
+
+    Args:
+        tokens: what is asked for.
+        rows: how many tokens the model has.
+        tokenizer: of the model, None without.
+        counts: how often each token occurs in the data, None without data.
+        special: further ids that must be kept.
+
+    Raises:
+        UsageError: if a list cannot be read, names what is not there, or loses special tokens.
+    """
+    if tokenizer is not None:
+        require_fitting(tokenizer, rows)
+    always = frozenset(special) | (frozenset() if tokenizer is None else tokenizer.always)
+    if tokens.keep is not None:
+        listed = _listed(tokens.keep)
+        named = listed.ids(tokenizer)
+        outside = next((place for place in named if not 0 <= place < rows), None)
+        if outside is not None:
+            raise UsageError(
+                f"{listed.source} lists the id {outside}, and the model's ids are 0 to {rows - 1}"
+            )
+        if tokens.size is None:
+            _require_special(named, tokenizer, special, listed.source)
+            return sorted(closed(named, tokenizer) | always)
+        counts = np.zeros(rows, np.int64)
+        for place, count in named.items():
+            if count is None:
+                raise UsageError(
+                    f"{listed.source} has no counts, which a vocabulary size requires: TOKEN<tab>COUNT"
+                )
+            counts[place] = count
+    if counts is None or tokens.size is None:
+        raise UsageError("a vocabulary size requires data, or a list of tokens with counts")
+    if tokens.size >= rows:
+        raise UsageError(f"the model has {rows:,} tokens, so a vocabulary of {tokens.size:,} removes none")
+    return _most_frequent(tokens.size, counts, tokenizer, always)
+
+
+def require_fitting(tokenizer: TokenizerFile, rows: int) -> None:
+    """Check that a tokenizer can be the model's.
+
+    Raises:
+        UsageError: if it has more tokens than the model has rows, or far fewer.
+    """
+    ids = tokenizer.tokens
+    most = max(ids, default=-1) + 1
+    if most > rows or min(ids, default=0) < 0 or rows - most > max(1024, rows // 8):
+        raise UsageError(
+            f"{tokenizer.place} does not belong to the model: its ids are up to {most - 1}, and the model has {rows}"
+            " rows"
+        )
+
+
+def closed(some: Iterable[int], tokenizer: TokenizerFile | None) -> set[int]:
+    """Some tokens, and all that they are merged from.
+
+    Args:
+        some: ids.
+        tokenizer: of the model, None without.
+    """
+    found: set[int] = set()
+    for place in some:
+        found |= {place} if tokenizer is None else tokenizer.made_of(place)
+    return found
+
+
+def _most_frequent(
+    size: int, counts: Counts, tokenizer: TokenizerFile | None, always: Collection[int]
+) -> list[int]:
+    kept = closed(always, tokenizer)
+    if len(kept) > size:
+        raise UsageError(
+            f"a vocabulary of {size:,} is too small: {len(kept):,} tokens are special, bytes or single characters,"
+            " without which texts cannot be spelled"
+        )
+    # Tokens that the data does not have come last, in the order of their ids.
+    for place in np.argsort(-counts, kind="stable").tolist():
+        if len(kept) == size:
+            break
+        if place in kept or (tokenizer is not None and place not in tokenizer.tokens):
+            continue
+        fresh = closed([place], tokenizer) - kept
+        if len(kept) + len(fresh) <= size:
+            kept |= fresh
+    return sorted(kept)
+
+
+def _require_special(
+    named: Collection[int], tokenizer: TokenizerFile | None, special: Collection[int], source: str
+) -> None:
+    needed = set(special) | (set() if tokenizer is None else set(tokenizer.special))
+    lost = sorted(needed.difference(named))
+    if lost:
+        names = {} if tokenizer is None else tokenizer.tokens
+        listed = ", ".join(
+            f"{names[place]} ({place})" if place in names else str(place) for place in lost[:3]
+        )
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+        raise UsageError(f"{source} loses special tokens: {listed}{more}; list them too")
+
+
+def _listed(keep: str | os.PathLike[str] | Sequence[int]) -> Listed:
+    if not isinstance(keep, (str, os.PathLike)):
+        return Listed([(int(place), None) for place in keep], "the list of tokens")
+    path = Path(keep)
+    content = read_text(path, "the list of tokens", MAX_LIST)
+    if path.suffix == ".json":
+        return Listed(_of_json(path, content), str(path))
+    lines = [line.removesuffix("\r") for line in content.split("\n")]
+    entries: list[tuple[str, int | None]] = []
+    for line in filter(None, lines):
+        token, tab, count = line.rpartition("\t")
+        entries.append((token, int(count)) if tab and token and count.isdecimal() else (line, None))
+    if not entries:
+        raise UsageError(f"{path} lists no token")
+    ranges = [RANGE.fullmatch(token) for token, _ in entries]
+    if not all(ranges):
+        return Listed(entries, str(path))
+    spans = [(int(found[1]), int(found[2] or found[1])) for found in ranges if found]
+    if any(last - first >= MAX_LIST for first, last in spans):
+        raise UsageError(f"{path} lists more ids than any model has")
+    numbered = [
+        (place, count)
+        for (first, last), (_, count) in zip(spans, entries, strict=True)
+        for place in range(first, last + 1)
+    ]
+    return Listed(numbered, str(path))
+
+
+def _of_json(path: Path, content: str) -> list[tuple[str | int, int | None]]:
+    """The entries of a list of tokens or ids, or of a mapping from tokens to counts.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    try:
+        found: Any = parse_json(content)
+    except NotJsonError as error:
+        raise UsageError(f"the list of tokens {path} is {error}") from error
+    pairs: Iterable[tuple[Any, Any]] = (
+        found.items()
+        if isinstance(found, Mapping)
+        else ((item, None) for item in found)
+        if isinstance(found, list)
+        else ()
+    )
+    entries = list(pairs)
+    if not entries or not all(
+        type(token) in (str, int) and type(count) in (int, type(None)) for token, count in entries
+    ):
+        raise UsageError(f"{path} is neither a list of tokens or ids nor a mapping from tokens to counts")
+    return entries

@@ -1,0 +1,221 @@
+"""A tokenizer.json with fewer tokens: which must stay so that any text can be spelled, and what follows.
+
+For a text whose tokens are all kept, the smaller tokenizer gives the same tokens. WordPiece takes the longest match,
+and Unigram the best path: fewer tokens leave fewer candidates, of which the one that was chosen is left. BPE merges
+pairs in the order of their ranks: merges that lead to a kept token are kept, with all that lies on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+
+MAX_TOKENIZER = 2**28
+PREFIXES = ("##", "▁", "Ġ", "Ċ", "@@")
+"""What tells a token at the beginning of a word from one within it."""
+SUFFIXES = ("</w>", "@@")
+KINDS = ("WordPiece", "Unigram", "BPE", "WordLevel")
+
+
+class TokenizerFile:
+    """The content of a tokenizer.json.
+
+    Attributes:
+        place: where it was read.
+        document: all of it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read a file.
+
+        Raises:
+            UsageError: if it is no tokenizer of a known kind.
+        """
+        self.place = str(path)
+        try:
+            self.document: dict[str, Any] = parse_json(read_text(path, "the tokenizer", MAX_TOKENIZER))
+        except NotJsonError as error:
+            raise UsageError(f"the tokenizer {path} is {error}") from error
+        model = self.document.get("model") if isinstance(self.document, dict) else None
+        if not isinstance(model, dict) or not isinstance(model.get("vocab"), (dict, list)):
+            raise UsageError(f"the tokenizer {path} is no tokenizer of the tokenizers library")
+        self.model = model
+        if self.kind not in KINDS:
+            raise UsageError(
+                f"the tokenizer {path} is of an unknown kind, {self.kind}; known: {', '.join(KINDS)}"
+            )
+
+    @cached_property
+    def kind(self) -> str:
+        """The algorithm; files of old versions do not say."""
+        model = self.model
+        guessed = (
+            "Unigram" if isinstance(model["vocab"], list) else "BPE" if "merges" in model else "WordPiece"
+        )
+        return str(model.get("type") or guessed)
+
+    @cached_property
+    def added(self) -> Mapping[str, int]:
+        """Tokens that are found in a text before it is split, by their content."""
+        return {str(item["content"]): int(item["id"]) for item in self.document.get("added_tokens") or ()}
+
+    @cached_property
+    def ids(self) -> Mapping[str, int]:
+        """The id of each token."""
+        vocab = self.model["vocab"]
+        plain = {entry[0]: place for place, entry in enumerate(vocab)} if isinstance(vocab, list) else vocab
+        return {**plain, **self.added}
+
+    @cached_property
+    def tokens(self) -> Mapping[int, str]:
+        """The token of each id."""
+        return {place: token for token, place in self.ids.items()}
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Ids that the tokenizer itself uses: added tokens, the unknown one, and those that it puts around a text."""
+        found = set(self.added.values())
+        unknown = self.model.get("unk_token")
+        found |= {self.ids[unknown]} if isinstance(unknown, str) and unknown in self.ids else set()
+        if isinstance(self.model.get("unk_id"), int):
+            found.add(self.model["unk_id"])
+        if self.document.get("padding"):
+            found.add(self.document["padding"]["pad_id"])
+        return frozenset(found | set(_processed(self.document.get("post_processor"))))
+
+    @cached_property
+    def always(self) -> frozenset[int]:
+        """Ids without which some text could not be spelled, or would be spelled otherwise for no reason of its own."""
+        found = {place for token, place in self.ids.items() if self._is_basic(token)}
+        if self.kind == "Unigram":
+            # The cost of an unknown character depends on the least likely token.
+            scores = [entry[1] for entry in self.model["vocab"]]
+            found.add(scores.index(min(scores)))
+        return frozenset(found) | self.special
+
+    def _is_basic(self, token: str) -> bool:
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return True
+        prefix = self.model.get("continuing_subword_prefix") or next(filter(token.startswith, PREFIXES), "")
+        suffix = self.model.get("end_of_word_suffix") or next(filter(token.endswith, SUFFIXES), "")
+        return len(token.removeprefix(prefix).removesuffix(suffix)) <= 1
+
+    def made_of(self, place: int) -> frozenset[int]:
+        """A token and all tokens that it is merged from.
+
+        Args:
+            place: its id.
+        """
+        token = self.tokens.get(place)
+        if self.kind != "BPE" or token is None or token in self.added:
+            return frozenset({place})
+        return frozenset({place}) | {self.ids[part] for part in self._merged(token) if part in self.ids}
+
+    def _merged(self, token: str) -> Iterator[str]:
+        """Yield what BPE makes of the characters of a token on its way to it; nothing if it does not get there."""
+        prefix = self.model.get("continuing_subword_prefix") or ""
+        suffix = self.model.get("end_of_word_suffix") or ""
+        ends = bool(suffix) and token.endswith(suffix)
+        bare = token.removesuffix(suffix) if ends else token
+        starts = not prefix or not bare.startswith(prefix)
+        bare = bare if starts else bare[len(prefix) :]
+        parts = [(prefix if index or not starts else "") + char for index, char in enumerate(bare)]
+        if ends and parts:
+            parts[-1] += suffix
+        found = list(parts)
+        while len(parts) > 1:
+            ranked = [(self.ranks[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in self.ranks]
+            if not ranked:
+                return
+            at = min(ranked)[1]
+            parts[at : at + 2] = [parts[at] + parts[at + 1].removeprefix(prefix)]
+            found.append(parts[at])
+        yield from found
+
+    @cached_property
+    def ranks(self) -> Mapping[tuple[str, str], int]:
+        """The order of merges."""
+        found: dict[tuple[str, str], int] = {}
+        for rank, pair in enumerate(self.model.get("merges") or ()):
+            found.setdefault(pair_of(pair), rank)
+        return found
+
+    def trimmed(self, kept: Sequence[int]) -> dict[str, Any]:
+        """The document with the tokens that are kept, under new ids.
+
+        Args:
+            kept: their ids, in order; the new id of each is its position.
+        """
+        new = {old: place for place, old in enumerate(kept)}
+        vocab = self.model["vocab"]
+        model = dict(self.model)
+        if isinstance(vocab, list):
+            model["vocab"] = [entry for place, entry in enumerate(vocab) if place in new]
+        else:
+            left = {token: new[place] for token, place in vocab.items() if place in new}
+            model["vocab"] = dict(sorted(left.items(), key=lambda item: item[1]))
+        if isinstance(model.get("unk_id"), int):
+            model["unk_id"] = new[model["unk_id"]]
+        if "merges" in model:
+            prefix = model.get("continuing_subword_prefix") or ""
+            model["merges"] = [
+                item for item in model["merges"] if survives(pair_of(item), model["vocab"], prefix)
+            ]
+        made = {**self.document, "model": model}
+        made["added_tokens"] = [
+            {**item, "id": new[item["id"]]} for item in self.document.get("added_tokens") or ()
+        ]
+        if made.get("padding"):
+            made["padding"] = {**made["padding"], "pad_id": new[made["padding"]["pad_id"]]}
+        made["post_processor"] = _renumbered(made.get("post_processor"), new)
+        return made
+
+
+def pair_of(merge: str | Sequence[str]) -> tuple[str, str]:
+    """The two tokens of a merge, which old files write in one text."""
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def survives(pair: tuple[str, str], tokens: Collection[str], prefix: str = "") -> bool:
+    """Whether both parts of a merge and its product are among tokens."""
+    left, right = pair
+    return left in tokens and right in tokens and left + right.removeprefix(prefix) in tokens
+
+
+def _processed(processor: Any) -> Iterator[int]:
+    """Yield the ids that a post-processor puts around a text."""
+    if not isinstance(processor, dict):
+        return
+    for inner in processor.get("processors") or ():
+        yield from _processed(inner)
+    for key in ("sep", "cls"):
+        if isinstance(processor.get(key), list):
+            yield processor[key][1]
+    special = processor.get("special_tokens")
+    for item in special.values() if isinstance(special, dict) else ():
+        yield from item["ids"]
+
+
+def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
+    """Return a post-processor with new ids."""
+    if not isinstance(processor, dict):
+        return processor
+    made = dict(processor)
+    if isinstance(made.get("processors"), list):
+        made["processors"] = [_renumbered(inner, new) for inner in made["processors"]]
+    for key in ("sep", "cls"):
+        if isinstance(made.get(key), list):
+            made[key] = [made[key][0], new[made[key][1]]]
+    if isinstance(made.get("special_tokens"), dict):
+        made["special_tokens"] = {
+            token: {**item, "ids": [new[place] for place in item["ids"]]}
+            for token, item in made["special_tokens"].items()
+        }
+    return made

@@ -1,0 +1,148 @@
+"""Small graphs with token ids, as ONNX text: one for each way in which ids are read and logits are made."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto
+
+from tests.graph_text import model_of
+
+TOKENS, HIDDEN = 12, 6
+HEAD = '<ir_version: 9, opset_import: ["" : 17, "com.microsoft" : 1]>\n'
+ATTENTION = """
+    q = MatMul(x, w_q)
+    k = MatMul(x, w_k)
+    v = MatMul(x, w_v)
+    q4 = Reshape(q, split)
+    k4 = Reshape(k, split)
+    v4 = Reshape(v, split)
+    qt = Transpose<perm = [0, 2, 1, 3]>(q4)
+    kt = Transpose<perm = [0, 2, 3, 1]>(k4)
+    vt = Transpose<perm = [0, 2, 1, 3]>(v4)
+    scores = MatMul(qt, kt)
+    {masked}
+    p = Softmax<axis = -1>(seen)
+    c = MatMul(p, vt)
+    ct = Transpose<perm = [0, 2, 1, 3]>(c)
+    joined = Reshape(ct, whole)
+    o = MatMul(joined, w_o)
+    y = Add(x, o)
+"""
+WEIGHTS = """
+    float[6, 6] w_q, float[6, 6] w_k, float[6, 6] w_v, float[6, 6] w_o,
+    int64[4] split = {0, 0, 2, 3}, int64[3] whole = {0, 0, 6}
+"""
+PLAIN = "seen = Identity(scores)"
+
+
+def graph(
+    front: str,
+    back: str = "out = Identity(y)",
+    *,
+    more: str = "",
+    inputs: str = "int64[batch, seq] input_ids",
+    output: str = "float[batch, seq, 12] out",
+    masked: str = PLAIN,
+    seed: int = 0,
+    given: dict[str, np.ndarray] | None = None,
+) -> ModelProto:
+    """A block of attention between a front that makes `x` of ids and a back that makes `out` of `y`."""
+    body = f"{front}\n{ATTENTION.format(masked=masked)}\n{back}"
+    text = f"{HEAD}g ({inputs}) => ({output}) <{WEIGHTS}{',' if more else ''} {more}> {{ {body} }}"
+    return model_of(text, seed, given)
+
+
+TABLE = "float[12, 6] table"
+FRONT = "x = Gather(table, input_ids)"
+STATES = "float[batch, seq, 6] out"
+TIED = "turned = Transpose<perm = [1, 0]>(table)\nout = MatMul(y, turned)"
+"""The map to logits reads the table."""
+
+GRAPHS = {
+    "plain": lambda: graph(FRONT, more=TABLE, output=STATES),
+    "tied": lambda: graph(FRONT, TIED, more=TABLE),
+    "tied_with_bias": lambda: graph(
+        FRONT,
+        "turned = Transpose<perm = [1, 0]>(table)\nmade = MatMul(y, turned)\nout = Add(made, bias)",
+        more=f"{TABLE}, float[12] bias",
+    ),
+    "untied_capped": lambda: graph(
+        FRONT,
+        "made = MatMul(y, head)\nsmall = Div(made, cap)\nbent = Tanh(small)\nout = Mul(bent, cap)",
+        more=f"{TABLE}, float[6, 12] head, float cap = {{3.0}}",
+    ),
+    "gemm": lambda: graph(
+        FRONT,
+        "flat = Reshape(y, rows)\nmade = Gemm<transB = 1>(flat, table, bias)\nlike = Shape(input_ids)\n"
+        "many = Concat<axis = 0>(like, wide)\nout = Reshape(made, many)",
+        more=f"{TABLE}, float[12] bias, int64[2] rows = {{-1, 6}}, int64[1] wide = {{-1}}",
+    ),
+    "cast_ids": lambda: graph(
+        "wide = Cast<to = 7>(input_ids)\nx = Gather(table, wide)",
+        more=TABLE,
+        output=STATES,
+        inputs="int32[batch, seq] input_ids",
+    ),
+    "half_table": lambda: graph(
+        "picked = Gather(half, input_ids)\nx = Cast<to = 1>(picked)",
+        more="float16[12, 6] half",
+        output=STATES,
+    ),
+    "int8_table": lambda: graph(
+        "real = DequantizeLinear<axis = 0>(levels, scales, zeros)\nx = Gather(real, input_ids)",
+        more="int8[12, 6] levels, float[12] scales, int8[12] zeros",
+        output=STATES,
+        given={
+            "levels": np.random.default_rng(0).integers(-90, 90, (12, 6)).astype(np.int8),
+            "zeros": np.arange(12).astype(np.int8),
+            "scales": np.linspace(0.01, 0.03, 12).astype(np.float32),
+        },
+    ),
+    "mask_of_ids": lambda: graph(
+        FRONT,
+        more=f"{TABLE}, int64 pad = {{3}}, int64[2] axes = {{1, 2}}, float low = {{-10000.0}}, float none = {{0.0}}",
+        output=STATES,
+        masked="is_pad = Equal(input_ids, pad)\nwhere_pad = Unsqueeze(is_pad, axes)\n"
+        "bias_pad = Where(where_pad, low, none)\nseen = Add(scores, bias_pad)",
+    ),
+    "last_token": lambda: graph(
+        FRONT,
+        "at = ArgMax<axis = -1, keepdims = 1>(input_ids)\nturned = Unsqueeze(at, last)\n"
+        "many = Expand(turned, wide)\nout = GatherElements<axis = 1>(y, many)",
+        more=f"{TABLE}, int64[1] last = {{2}}, int64[3] wide = {{1, 1, 6}}",
+        output="float[batch, one, 6] out",
+    ),
+    "moved_ids": lambda: graph(
+        "first = Slice(input_ids, zero, most, one)\nrest = Concat<axis = 1>(start, first)\n"
+        "is_free = Less(rest, low)\nput = Where(is_free, filler, rest)\nx = Gather(table, put)",
+        more=f"{TABLE}, int64[1] zero = {{0}}, int64[1] most = {{-1}}, int64[1] one = {{1}}, int64 low = {{0}},"
+        " int64 filler = {7}, int64[1, 1] start",
+        output=STATES,
+        inputs="int64[1, seq] input_ids",
+        given={"start": np.array([[5]])},
+    ),
+    "positions": lambda: graph(
+        "words = Gather(table, input_ids)\nplaces = Gather(position_table, position_ids)\n"
+        "kinds = Gather(type_table, token_type_ids)\nsome = Add(words, places)\nx = Add(some, kinds)",
+        more=f"{TABLE}, float[12, 6] position_table, float[2, 6] type_table",
+        inputs="int64[batch, seq] input_ids, int64[batch, seq] position_ids, int64[batch, seq] token_type_ids",
+        output=STATES,
+    ),
+    "blocks": lambda: graph(
+        "x = com.microsoft.GatherBlockQuantized<bits = 4, block_size = 16, gather_axis = 0, quantize_axis = 1>"
+        "(levels, input_ids, scales, zeros)",
+        "wide = Pad(y, ends)\nout = com.microsoft.MatMulNBits<K = 16, N = 12, bits = 4, block_size = 16>"
+        "(wide, packed, packed_scales)",
+        more="uint8[12, 3] levels, float[12, 1] scales, uint8[12, 1] zeros, uint8[12, 1, 8] packed,"
+        " float[12] packed_scales, int64[6] ends = {0, 0, 0, 0, 0, 10}",
+        given={
+            "levels": np.random.default_rng(1).integers(0, 256, (12, 3)).astype(np.uint8),
+            "zeros": np.random.default_rng(2).integers(0, 16, (12, 1)).astype(np.uint8),
+            "packed": np.random.default_rng(3).integers(0, 256, (12, 1, 8)).astype(np.uint8),
+            "packed_scales": np.linspace(0.1, 0.2, 12).astype(np.float32),
+        },
+    ),
+    "probabilities": lambda: graph(
+        FRONT, "made = MatMul(y, head)\nout = Softmax<axis = -1>(made)", more=f"{TABLE}, float[6, 12] head"
+    ),
+}

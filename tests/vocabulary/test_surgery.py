@@ -1,0 +1,307 @@
+"""Tables lose rows, maps to logits lose columns, ids get new numbers; what is left equals the original on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+import onnxheadprune as ohp
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.attention.vocabulary.find import vocabularies
+from onnxheadprune.attention.vocabulary.trim import trimming
+from onnxheadprune.edit.vocabulary_records import vocabulary_record
+from onnxheadprune.model.load import open_structure
+from tests import toys, toys_exits, toys_layers, toys_scores, toys_seq2seq
+from tests.conftest import Outcome
+from tests.vocabulary.graphs import GRAPHS, TABLE, TOKENS, graph
+
+Command = Callable[..., Outcome]
+KEPT = np.array([0, 1, 3, 5, 7, 10])
+"""Of twelve tokens. The graphs themselves use 5 and 7."""
+
+
+def run(model: ModelProto | Path, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feed)
+
+
+def written(path: Path, model: ModelProto) -> Path:
+    onnx.save(model, path)
+    return path
+
+
+def kept_file(folder: Path, kept: np.ndarray = KEPT) -> Path:
+    path = folder / "keep.txt"
+    path.write_text("\n".join(map(str, kept)), "utf-8")
+    return path
+
+
+def feeds(model: ModelProto, kept: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The same tokens by new ids and by the original's; every kept token is there. Other inputs are small numbers."""
+    random = np.random.default_rng(0)
+    new: dict[str, np.ndarray] = {}
+    for info in model.graph.input:
+        kind = info.type.tensor_type
+        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        rows = kind.shape.dim[0].dim_value or 3
+        new[info.name] = random.integers(0, 2, (rows, len(kept))).astype(dtype)
+        if info.name == "input_ids":
+            new[info.name] = np.stack([random.permutation(len(kept)) for _ in range(rows)]).astype(dtype)
+    old = {**new, "input_ids": kept[new["input_ids"]].astype(new["input_ids"].dtype)}
+    return new, old
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_it_equals_the_original_on_the_tokens_that_are_kept(
+    command: Command, tmp_path: Path, name: str
+) -> None:
+    """The oracle knows nothing of tables: new ids in one model, the original's in the other, logits picked by hand."""
+    model = GRAPHS[name]()
+    path, out = written(tmp_path / "model.onnx", model), tmp_path / "out.onnx"
+    shown = command("prune", path, "-o", out, "--vocab", kept_file(tmp_path), "--provider", "cpu", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    new, old = feeds(model, KEPT)
+    (got,), (wanted,) = run(out, new), run(model, old)
+    if shown.document["plan"]["vocabulary"]["outputs"]:
+        wanted = wanted[..., KEPT]
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+    assert shown.document["validation"]["tokens"] == {"kept": 6, "of": 12}
+    assert shown.document["validation"]["verdict"] == "passed"
+    assert shown.document["validation"]["structure"]["identical"]
+    for table in shown.document["plan"]["vocabulary"]["tables"]:
+        (tensor,) = (item for item in onnx.load(out).graph.initializer if item.name == table)
+        whole = next(item for item in model.graph.initializer if item.name == table)
+        assert TOKENS in whole.dims and TOKENS not in tensor.dims
+    assert command("validate", path, out, "--provider", "cpu").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["tied", "untied_capped", "gemm", "blocks"])
+def test_logits_are_those_of_the_tokens_that_are_kept(name: str) -> None:
+    made = trimming(open_structure(GRAPHS[name]()), KEPT)
+    assert made.vocabulary.logits == ("out",)
+    (output,) = made.model.proto.graph.output
+    assert output.type.tensor_type.shape.dim[-1].dim_value == len(KEPT)
+    # No Gather is left that picks them at run time.
+    assert not [
+        node for node in made.model.proto.graph.node if any("onnxheadprune_kept" in i for i in node.input)
+    ]
+
+
+def test_a_softmax_over_all_tokens_stays_what_it_is(tmp_path: Path) -> None:
+    """Probabilities of tokens that are kept do not sum to one, just as they did not before."""
+    model = GRAPHS["probabilities"]()
+    made = trimming(open_structure(model), KEPT).model.proto
+    new, old = feeds(model, KEPT)
+    np.testing.assert_array_equal(run(made, new)[0], run(model, old)[0][..., KEPT])
+
+
+@pytest.mark.parametrize("damage", ["rows", "columns", "record", "shorter"])
+def test_a_wrong_table_is_seen(command: Command, tmp_path: Path, damage: str) -> None:
+    path, out = written(tmp_path / "model.onnx", GRAPHS["untied_capped"]()), tmp_path / "out.onnx"
+    assert command("prune", path, "-o", out, "--vocab", kept_file(tmp_path)).exit_code == 0
+    wrong = onnx.load(out)
+    if damage == "record":
+        (entry,) = (entry for entry in wrong.metadata_props if entry.key == "onnxheadprune.vocabulary")
+        other = trimming(open_structure(path), [0, 1, 2, 5, 7, 10]).model.proto
+        (entry.value,) = (
+            entry.value for entry in other.metadata_props if entry.key == "onnxheadprune.vocabulary"
+        )
+    elif damage == "rows":
+        table = toys.get_initializer(wrong, "table").copy()
+        table[[4, 5]] = table[[5, 4]]
+        toys.set_initializer(wrong, "table", table)
+    elif damage == "columns":
+        toys.set_initializer(wrong, "head", toys.get_initializer(wrong, "head")[:, ::-1].copy())
+    else:
+        toys.set_initializer(wrong, "table", toys.get_initializer(wrong, "table")[:5].copy())
+    onnx.save(wrong, out)
+    shown = command("validate", path, out, "--provider", "cpu")
+    assert shown.exit_code == 1, shown.stdout
+
+
+def test_it_goes_with_heads_neurons_and_layers_in_one_call(command: Command, tmp_path: Path) -> None:
+    path, out = written(tmp_path / "model.onnx", toys_scores.stack()), tmp_path / "out.onnx"
+    kept = np.array([0, 2, 4, 5, 6, 11, 18])
+    cut = ["--heads", "0:1", "--neurons", "1:0,3", "--layers", "attn.1"]
+    shown = command("prune", path, "-o", out, "--vocab", kept_file(tmp_path, kept), *cut)
+    assert shown.exit_code == 0, shown.stderr
+    for word in (
+        "removing 5 of 8 heads",
+        "removing 2 neurons",
+        "removing 12 of 19 tokens",
+        "7 of 19 tokens kept",
+    ):
+        assert word in shown.stdout
+    apart, ids = tmp_path / "apart.onnx", np.arange(7)[None]
+    assert command("prune", path, "-o", apart, *cut).exit_code == 0
+    (got,), (wanted,) = run(out, {"input_ids": ids}), run(apart, {"input_ids": kept[ids]})
+    np.testing.assert_allclose(got, wanted[..., kept], rtol=1e-5, atol=1e-6)
+    again = tmp_path / "again.onnx"
+    assert command("prune", out, "-o", again, "--heads", "0:2").exit_code == 0
+    assert command("validate", path, again).exit_code == 0
+    assert command("validate", out, again).exit_code == 0
+    swapped = command("validate", out, path)
+    assert swapped.exit_code == 2
+
+
+def test_a_choice_by_data_sees_new_ids(command: Command, tmp_path: Path) -> None:
+    path, out = written(tmp_path / "model.onnx", toys_scores.stack()), tmp_path / "out.onnx"
+    ids = np.random.default_rng(0).integers(0, 12, (40, 6))
+    ids[:5, 2] = 17
+    np.savez(tmp_path / "data.npz", input_ids=ids)
+    data = ["--data", tmp_path / "data.npz", "--provider", "cpu", "--json"]
+    shown = command(
+        "prune", path, "-o", out, "--vocab", kept_file(tmp_path, np.arange(12)), "--ratio", "0.25", *data
+    )
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.document["plan"]["vocabulary"]["kept"] == 12 and shown.document["plan"]["cuts"]
+    spelling = shown.document["spelling"]
+    assert (spelling["tokens"], spelling["unchanged"]) == (240, 235)
+    assert (spelling["samples"], spelling["whole"]) == (40, 35)
+    # The same call with a number: twelve tokens and the one in five samples are what the data has.
+    again = command("prune", path, "-o", tmp_path / "n.onnx", "--vocab-size", "13", *data)
+    assert again.exit_code == 0, again.stderr
+    assert vocabulary_record(onnx.load(tmp_path / "n.onnx")).kept == (*range(12), 17)
+    assert again.document["spelling"]["unchanged_share"] == 1
+
+
+def test_tokens_are_removed_once_more(command: Command, tmp_path: Path) -> None:
+    path, once, twice = (tmp_path / f"{name}.onnx" for name in ("model", "once", "twice"))
+    written(path, GRAPHS["tied"]())
+    assert command("prune", path, "-o", once, "--vocab", kept_file(tmp_path)).exit_code == 0
+    # Ids are those of the file that is cut.
+    assert (
+        command("prune", once, "-o", twice, "--vocab", kept_file(tmp_path, np.array([1, 2, 5]))).exit_code
+        == 0
+    )
+    assert vocabulary_record(onnx.load(twice)).kept == (1, 3, 10)
+    for original in (path, once):
+        assert command("validate", original, twice).exit_code == 0
+    other = trimming(open_structure(path), [0, 2, 3]).model.proto
+    shown = command("validate", once, written(tmp_path / "other.onnx", other))
+    assert shown.exit_code == 2 and "do not belong together" in shown.stderr
+
+
+def test_a_plan_is_text_and_can_be_applied() -> None:
+    model = GRAPHS["tied_with_bias"]()
+    made = ohp.prune(model, vocab=KEPT.tolist(), provider="cpu")
+    plan = ohp.PrunePlan.from_dict(json.loads(made.plan.to_json()))
+    assert plan == made.plan and "6 of 12 tokens stay" in str(plan)
+    new, _ = feeds(model, KEPT)
+    np.testing.assert_array_equal(run(ohp.apply_plan(plan, model), new)[0], run(made.model, new)[0])
+
+
+def test_a_model_with_an_exit_and_fewer_tokens(command: Command, tmp_path: Path) -> None:
+    model = toys_exits.nested()
+    embed = helper.make_node("Gather", ["words", "ids"], ["x"])
+    name = model.graph.input[0].name
+    embed.output[0] = name
+    model.graph.node.insert(0, embed)
+    words = np.random.default_rng(3).uniform(-1, 1, (9, toys_exits.WIDTH)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(words, "words"))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", "seq"]))
+    path, out = written(tmp_path / "model.onnx", model), tmp_path / "out.onnx"
+    shown = command(
+        "prune", path, "-o", out, "--exit", "1", "--vocab", kept_file(tmp_path, np.array([0, 2, 3, 4, 8]))
+    )
+    assert shown.exit_code == 0, shown.stderr
+    assert "forced to exit 1 and its token ids translated" in " ".join(shown.stdout.split())
+    assert command("validate", path, out).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "make", [toys_layers.merged, toys_layers.decoder, lambda: toys_seq2seq.decoder(past=True)]
+)
+def test_decoders_with_caches(make: Callable[[], ModelProto]) -> None:
+    made = ohp.prune(make(), vocab=[0, 2, 3, 5, 7, 8, 12, 18], provider="cpu")
+    assert made.validation is not None and made.validation.verdict == "passed"
+    assert made.plan.vocabulary is not None and made.plan.vocabulary.outputs == ("logits",)
+
+
+TWO = "words = Gather(table, first)\nmore = Gather(other, second)\nx = Add(words, more)"
+TWO_INPUTS = "int64[batch, seq] first, int64[batch, seq] second"
+STATES = "float[batch, seq, 6] out"
+
+
+def test_where_two_inputs_might_hold_tokens_it_is_asked_for(command: Command, tmp_path: Path) -> None:
+    made = graph(TWO, more=f"{TABLE}, float[20, 6] other", inputs=TWO_INPUTS, output=STATES)
+    path, out = written(tmp_path / "model.onnx", made), tmp_path / "out.onnx"
+    call = ["prune", path, "-o", out, "--vocab", kept_file(tmp_path)]
+    shown = command(*call)
+    assert shown.exit_code == 2 and not out.exists()
+    assert "several inputs of" in shown.stderr and "--token-ids" in shown.stderr
+    assert command(*call, "--token-ids", "third").exit_code == 2
+    assert command(*call, "--token-ids", "second").exit_code == 0
+    assert toys.get_initializer(onnx.load(out), "other").shape == (6, 6)
+    assert toys.get_initializer(onnx.load(out), "table").shape == (12, 6)
+    assert command("validate", path, out).exit_code == 0
+
+
+def test_inputs_of_one_table_go_together() -> None:
+    made = graph(TWO.replace("other", "table"), more=TABLE, inputs=TWO_INPUTS, output=STATES)
+    (found,) = vocabularies(view_of(made))
+    assert found.inputs == ("first", "second")
+    assert ohp.prune(made, vocab=KEPT.tolist(), provider="cpu").plan.vocabulary is not None
+
+
+@pytest.mark.parametrize(
+    ("kept", "more", "sentence"),
+    [
+        ("0\n12", (), "the model's ids are 0 to 11"),
+        ("", (), "lists no token"),
+        ("0\n1\nhello", (), "no tokenizer.json beside the model"),
+        ("0\n1", ("--vocab-size", "2"), "no counts"),
+        ("0\t3\n1\t2", ("--vocab-size", "12"), "removes none"),
+        ("[1.5]", (), "neither a list of tokens"),
+    ],
+)
+def test_bad_lists(command: Command, tmp_path: Path, kept: str, more: tuple[str, ...], sentence: str) -> None:
+    path, out = written(tmp_path / "model.onnx", GRAPHS["tied"]()), tmp_path / "out.onnx"
+    keep = tmp_path / ("keep.json" if kept.startswith("[") else "keep.txt")
+    keep.write_text(kept, "utf-8")
+    shown = command("prune", path, "-o", out, "--vocab", keep, *more)
+    assert shown.exit_code == 2 and sentence in shown.stderr, shown.stderr
+    assert not out.exists() and shown.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (lambda: toys.attention(), "has no vocabulary"),
+        (
+            lambda: graph(
+                "x = Gather(table, input_ids)",
+                "turned = Transpose<perm = [1, 0]>(table)\nmade = MatMul(y, turned)\nout = ArgMax<axis = -1>(made)",
+                more=TABLE,
+                output="int64[batch, seq, one] out",
+            ),
+            "reads table with all of its tokens",
+        ),
+        (lambda: GRAPHS["moved_ids"](), "loses special tokens: 5, 7; list them too"),
+    ],
+)
+def test_refused(command: Command, tmp_path: Path, model: Callable[[], ModelProto], sentence: str) -> None:
+    path, out = written(tmp_path / "model.onnx", model()), tmp_path / "out.onnx"
+    shown = command("prune", path, "-o", out, "--vocab", kept_file(tmp_path, np.array([0, 1, 2])))
+    assert shown.exit_code in (2, 3) and sentence in shown.stderr, shown.stderr
+    assert not out.exists()
+
+
+def test_inspect_lists_tables(command: Command, tmp_path: Path) -> None:
+    path = written(tmp_path / "model.onnx", GRAPHS["positions"]())
+    (found,) = command("inspect", path, "--json").document["vocabularies"]
+    assert (found["rows"], found["inputs"]) == (12, ["input_ids"])
+    (table,) = found["tables"]
+    assert (table["tensor"], table["bytes"], table["shape"]) == ("table", 12 * 6 * 4, [12, 6])
+    assert 0 < table["share"] < 1
+    shown = command("inspect", path).stdout
+    assert "vocabulary (--vocab, --vocab-size)" in shown and "position_table" not in shown
