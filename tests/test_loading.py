@@ -127,7 +127,8 @@ CALLS = {
         | OPTIONS
         | TABLES
         | {"cli.folders", "cli.inspect", "attention.exits", "workflow.exits", "workflow.layers"}
-        | {f"cli.report.{name}" for name in ("exits", "layers", "sites")}
+        | {"attention.vocabulary", "attention.vocabulary.find"}
+        | {f"cli.report.{name}" for name in ("exits", "layers", "sites", "vocabulary")}
         | {f"benchmarking.{name}" for name in ("attention_nodes", "concrete", "flops")},
     ),
     "validate": Call(

@@ -67,12 +67,14 @@ def prune(
         Showing(report, heatmap, as_json),
         is_folder(model),
     )
+    tokens = tokens_of(vocabulary.vocab, vocabulary.vocab_size, vocabulary.token_ids)
+    if in_folder and tokens is not None:
+        raise click.UsageError("--vocab is for single models, and MODEL is a folder", context)
     if in_folder:
         _require_folder_settings(target, cut, heatmap, resume)
     elif deploying.runtime is not None or deploying.per_layer_config:
         flag = "--per-layer-config" if deploying.runtime is None else "--runtime"
         raise click.UsageError(f"{flag} requires a folder, whose configuration it updates", context)
-    tokens = tokens_of(vocabulary.vocab, vocabulary.vocab_size, vocabulary.token_ids)
     choice = replace(choice_of(cut, recover=recover, resume=resume), tokens=tokens)
     _require_removal(choice, cut.fuse)
     resolve_target(model, target, dry_run=dry_run)

@@ -107,8 +107,8 @@ class Prepared:
             original, made, aside = (
                 self._translated(model, by) for model, by in ((original, 0), (made, 0), (aside, shift))
             )
-            asked = analysis_of(original.proto, original.name, original.sources).view
-        analysis = analysis_of(made.proto, self.whole.name, made.sources)
+            asked = analysis_of(original).view
+        analysis = analysis_of(made)
         sites = analysis.sites.losing(planning.heads)
         if _seen(sites) != _seen(planning.touched):
             raise RefusedError(

@@ -177,6 +177,11 @@ CUTTING = RESPECTING | {
     "allow_io_change": shown("--allow-io-change", model="told"),
     "fuse": shown("--fuse", "contrib"),
 }
+TOKENS = {
+    "vocab": shown("--vocab", "keep.txt", model="toy"),
+    "vocab_size": shown("--vocab-size", "14", along=("--data", "{model}.npz"), model="toy"),
+    "token_ids": shown("--token-ids", "nothing", along=("--vocab", "keep.txt"), model="toy"),
+}
 WRITING = CALIBRATING | {
     "output": shown("-o", "other.onnx"),
     "seed": Trial((("--seed", "7"),)),
@@ -203,6 +208,7 @@ ROUNDING = {
 TRIALS: dict[str, dict[str, Trial]] = {
     "prune": CALIBRATING
     | CUTTING
+    | TOKENS
     | RESUME
     | WRITING
     | AT_ONE_MODEL

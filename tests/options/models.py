@@ -55,6 +55,7 @@ def write_models(folder: Path) -> Path:
     curve = {"model": "toy.onnx", "heads": 4, "drift_unit": "kl", "points": [], "knee": None}
     (folder / "curve.json").write_text(json.dumps(curve), encoding="utf-8")
     (folder / "mine_for_options.py").write_text(FUNCTIONS, encoding="utf-8")
+    (folder / "keep.txt").write_text("0-13\n", encoding="utf-8")
     (folder / "lines.txt").write_text("w1 w2 w3 w4\nw5 w6\nw7 w8 w9\nw3 w4\n", encoding="utf-8")
     lines = [{"text": f"w{row} w{row + 3}", "question": f"w{2 * row}"} for row in range(4)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")

@@ -51,7 +51,7 @@ from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.soundness import analysing
-from onnxheadprune.model.storage.tensors import stored_size
+from onnxheadprune.model.storage.tensors import stored_size, tensors_of
 
 SITE = "vocabulary"
 Ids = npt.NDArray[np.int64]
@@ -90,7 +90,7 @@ class Trimming:
             model: the model that this was made of, or the one that it was before an exit was made permanent.
             shift: by how many tokens each id is off: not 0 for a mistake that a proof must see.
         """
-        view = view_of(model.proto, model.name, model.sources)
+        view = view_of(model)
         vocabulary = vocabulary_of(view, model.name, self.vocabulary.inputs, self.vocabulary.rows)
         return translated(view, vocabulary, np.roll(self.kept, shift))
 
@@ -112,7 +112,7 @@ def trimming(
         ModelError: if the graph is not valid.
     """
     with analysing(loaded.proto, loaded.name):
-        view = view_of(loaded.proto, loaded.name, loaded.sources)
+        view = view_of(loaded)
         vocabulary = vocabulary_of(view, loaded.name, inputs, rows)
         if not vocabulary.tables:
             raise RefusedError(f"{loaded.name} has no table with a row for each of {vocabulary.rows} tokens")
@@ -141,7 +141,7 @@ def _checked(kept: Sequence[int] | Ids, vocabulary: Vocabulary, name: str) -> Id
 def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept: Ids) -> Trimming:
     # A Gather would tell the sweep that the original does not need the other logits.
     proto = translated(view, vocabulary, kept, lambda name, _: nodes.same(MAIN, all_logits(name), name))
-    edits = _edits(view_of(proto, loaded.name, loaded.sources), vocabulary, kept)
+    edits = _edits(view_of(loaded.changed(proto)), vocabulary, kept)
     made = apply.apply_edits(edits, proto)
     before = vocabulary_record(loaded.proto)
     local = record = RecordedVocabulary(vocabulary.rows, tuple(kept.tolist()), vocabulary.inputs)
@@ -149,9 +149,9 @@ def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept:
         record = replace(local, rows=before.rows, kept=tuple(before.kept[token] for token in local.kept))
     apply.set_metadata(made, VOCABULARY_KEY, vocabulary_text(record))
     elements = stored_size(loaded.proto).elements - stored_size(made).elements
-    cut = VocabularyCut(
-        local, vocabulary.logits, tuple(value.name for value in vocabulary.tables), max(elements, 0)
-    )
+    left = {stored.tensor.name: tuple(stored.tensor.dims) for stored in tensors_of(made)}
+    smaller = (value.name for value in vocabulary.tables if left.get(value.name) != value.shape)
+    cut = VocabularyCut(local, vocabulary.logits, tuple(smaller), max(elements, 0))
     return Trimming(loaded.changed(made), cut, vocabulary, kept)
 
 

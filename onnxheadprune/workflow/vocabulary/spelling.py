@@ -10,7 +10,8 @@ import numpy as np
 from onnxheadprune.attention.vocabulary.find import Vocabulary
 from onnxheadprune.attention.vocabulary.trim import Trimming
 from onnxheadprune.errors import UsageError
-from onnxheadprune.runtime.feeds import Input, Role, Sample
+from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.selection.activations.single import part_of, rows_of
 from onnxheadprune.workflow.vocabulary.keep import Counts
 

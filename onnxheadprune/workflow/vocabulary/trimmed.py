@@ -11,7 +11,9 @@ from onnxheadprune.attention.vocabulary.trim import Trimming, trimming
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime.feeds import DataSource, Sample, graph_inputs, load_data
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 from onnxheadprune.selection.activations.data import Feeds
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
@@ -57,7 +59,7 @@ def trimmed(subject: LoadedModel, request: Request) -> Trimmed:
     """
     tokens, data = request.choice.tokens, request.run.data
     assert tokens is not None
-    view = view_of(subject.proto, subject.name, subject.sources)
+    view = view_of(subject)
     vocabulary = vocabulary_of(view, subject.name, tokens.inputs, tokens.rows)
     inputs = tuple(graph_inputs(view))
     samples = None if data is None else list(load_data(data, inputs))
@@ -82,7 +84,7 @@ def trimmed(subject: LoadedModel, request: Request) -> Trimmed:
 
 def _needs_data(request: Request) -> bool:
     choice = request.choice
-    return choice.wish is not None or bool(choice.compensate) or choice.recover is not None
+    return choice.wish is not None or bool(choice.refit) or choice.recover is not None
 
 
 def _given(samples: list[Sample], unit: str) -> DataSource:
