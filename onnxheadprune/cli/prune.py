@@ -56,8 +56,8 @@ def prune(
 
     Name the units to remove with --heads, --neurons, --layers and --exit, the tokens to keep with --vocab or
     --vocab-size, or specify how many units with --ratio, --keep, --target-speedup or --max-drift; which ones is then
-    measured on your data (--data), and the
-    remaining weights are adjusted to match the original's outputs. With --recover they are trained after that.
+    measured on your data (--data), and the remaining weights are adjusted to match the original's outputs. With
+    --recover they are trained after that.
     """
     from onnxheadprune.workflow.from_settings import choice_of, contract_of
     from onnxheadprune.workflow.requests import Proving, Request, Run, Writing, tokens_of

@@ -272,7 +272,7 @@ class Vocabulary:
         Setting(
             "Number of tokens to keep: the most frequent ones of the data or of {vocab}.",
             metavar="N",
-            rules=(requires(f"vocab {DATA}"),),
+            rules=(requires("vocab data"),),
         ),
     ] = None
     token_ids: Annotated[
