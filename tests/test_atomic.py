@@ -368,7 +368,6 @@ def test_in_place_on_the_command_line(command: Any, source: Path, tmp_path: Path
         assert result.exit_code == 2
         return result.stderr
 
-    assert "--backup" in refused("--in-place")
     assert "--in-place" in refused("--backup", tmp_path / "b.onnx")
     assert "--in-place and --output are mutually exclusive" in refused(
         "--in-place", "--backup", tmp_path / "b.onnx", "-o", tmp_path / "o.onnx"
@@ -380,6 +379,39 @@ def test_in_place_on_the_command_line(command: Any, source: Path, tmp_path: Path
     assert result.exit_code == 0
     assert result.document["output"] == str(source)
     assert command("validate", tmp_path / "b.onnx", source).exit_code == 0
+
+
+def test_in_place_keeps_each_original_beside_the_model(command: Any, source: Path) -> None:
+    """Backups have names of their own; one that an interrupted run left is taken up."""
+    kept = [source.read_bytes()]
+    source.with_name(f"{source.name}.bak").write_bytes(kept[0])
+    for number, heads in enumerate(("0:1", "0:2")):
+        assert command("prune", source, "--heads", heads, "--in-place").exit_code == 0
+        backup = source.with_name(f"{source.name}.bak{number or ''}")
+        assert backup.read_bytes() == kept[number]
+        kept.append(source.read_bytes())
+    assert len(list(source.parent.glob("*.bak*"))) == 2
+
+
+def test_an_output_that_is_not_named_lies_beside_the_model(
+    command: Any, source: Path, tmp_path: Path
+) -> None:
+    name = source.stem
+    made = {
+        f"{name}.pruned.onnx": ("prune", source, "--heads", "0:1"),
+        f"{name}.fused.onnx": ("fuse", source),
+        f"{name}.quantized.onnx": ("quantize", source, "--to", "int8-dynamic"),
+    }
+    for output, words in made.items():
+        assert command(*words).exit_code == 0
+        assert source.with_name(output).is_file(), output
+    folder = tmp_path / "many"
+    folder.mkdir()
+    (folder / "one.onnx").write_bytes(source.read_bytes())
+    assert command("batch", folder, "--heads", "0:1").exit_code == 0
+    assert (tmp_path / "many.pruned" / "one.onnx").is_file()
+    ahead = command("prune", source, "--heads", "0:1", "--dry-run", "--json").document
+    assert "would_write" not in ahead
 
 
 def test_a_file_that_changes_underneath_is_noticed(source: Path, tmp_path: Path) -> None:

@@ -17,16 +17,17 @@ from onnxheadprune.cli import group
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.edit import records
 from onnxheadprune.fusion.result import FuseMode
-from onnxheadprune.integrations.cutting import PARAMETERS, parameters
+from onnxheadprune.integrations.cutting import GROUPS, PARAMETERS, parameters, settings_of
 from onnxheadprune.model.storage import layout
 from onnxheadprune.settings.cutting import Cut, Fuse
 from onnxheadprune.settings.inputs import Inputs
 from onnxheadprune.settings.measuring import To
 from onnxheadprune.settings.rules import requires
-from onnxheadprune.settings.setting import SELECTION, Bounds, Setting, check, declared
+from onnxheadprune.settings.setting import SELECTION, Bounds, Setting, Shares, check, declared
 from onnxheadprune.settings.words import documented, table
 from onnxheadprune.settings.writing import Beside
 from onnxheadprune.workflow.jobs.keys import SECTIONS, JobKeys
+from onnxheadprune.workflow.sweep import parse_sweep
 
 HELP = "How many toys to keep, with {colour}."
 
@@ -150,3 +151,28 @@ def test_rules_name_settings_that_there_are() -> None:
 def test_words_of_a_setting_are_those_of_the_work(setting: object, kind: object) -> None:
     """Rooms below cannot be asked by the declarations, which nothing heavy may load."""
     assert get_args(setting) == get_args(kind)
+
+
+def test_every_share_may_be_in_percent() -> None:
+    """On the command line, in jobs and for other tools alike: 50% is 0.5 wherever a share is declared."""
+    groups = [*SECTIONS.values(), *GROUPS]
+    found = {
+        item.name: item.bounds for group in groups for item in declared(group).values() if item.kind is float
+    }
+    shares = {name: bounds for name, bounds in found.items() if isinstance(bounds, Shares)}
+    # What lies between 0 and 1 is a share.
+    assert {name for name, bounds in found.items() if 1 in (bounds.le, bounds.lt)} <= set(shares)
+    for name, bounds in shares.items():
+        read = TypeAdapter(Annotated[float, bounds])
+        assert read.validate_python("50%", strict=True) == 0.5 == settings_of({"ratio": "50%"}).cut.ratio, (
+            name
+        )
+        for wrong in ("50", "%", "-5%", "half"):
+            with pytest.raises(ValidationError):
+                read.validate_python(wrong, strict=True)
+    option = next(item for item in group.commands["prune"].params if item.name == "ratio")
+    assert option.type.convert("50%", option, None) == 0.5 == option.type.convert("0.5", option, None)
+    for wrong in ("100%", "0%", "half", "50 %%"):
+        with pytest.raises(click.UsageError):
+            option.type.convert(wrong, option, None)
+    assert parse_sweep("0:50%:25%") == (0, 0.25, 0.5)

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.requests import Request
 
 
-@command()
+@command(makes=("pruned", "folder"))
 def batch(
     folder: Annotated[Path, Setting("A folder of models.", metavar="DIR", argument=True)],
+    cut: Cut,
+    running: Running,
+    checking: Checking,
     output: Annotated[
-        Path,
+        Path | None,
         Setting(
-            "The folder for the pruned models.",
+            "The folder for the pruned models [default: DIR.pruned].",
             metavar="OUTDIR",
             flags="-o --output",
             creates=True,
             section=OUTPUT,
         ),
-    ],
-    cut: Cut,
-    running: Running,
-    checking: Checking,
+    ] = None,
     recover: Recover = None,
     external_data: ExternalData = "auto",
     jobs: Jobs = 1,
@@ -54,6 +54,7 @@ def batch(
             "specify what to remove with --heads, how much with --ratio, or fuse with --fuse",
             click.get_current_context(),
         )
+    assert output is not None
     request = Request(
         choice,
         contract_of(cut),

@@ -12,11 +12,12 @@ from onnxheadprune.cli.repeating import run_record
 from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Metric, Rounding, Timing
+from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.setting import OUTPUT, Setting
 from onnxheadprune.settings.writing import ExternalData, Json, Model, Pruned, Report
 
 
-@command()
+@command(rules={"external_data": requires("output")})
 def combine(
     model: Model,
     pruned: Pruned,

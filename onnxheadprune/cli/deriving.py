@@ -13,8 +13,17 @@ from typing import TYPE_CHECKING, Any, cast, get_origin
 import click
 from click.core import ParameterSource
 
+from onnxheadprune.settings.reading import share
 from onnxheadprune.settings.rules import Rule, first_broken
-from onnxheadprune.settings.setting import NAMED, SECTIONS, Declared, declared, parameters
+from onnxheadprune.settings.setting import (
+    NAMED,
+    SECTIONS,
+    Bounds,
+    Declared,
+    Shares,
+    declared,
+    parameters,
+)
 
 FEW = 10
 """A command with fewer settings shows them in one list."""
@@ -63,6 +72,21 @@ class Parsed(Converting):
             self.fail(str(error), param, ctx)
 
 
+class Share(Parsed):
+    """A share, also in percent."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        super().__init__(share)
+        self.bounds = bounds
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, within its bounds."""
+        number = super().convert(value, param, ctx)
+        if not self.bounds.admit(number):
+            self.fail(f"{value} is not {self.bounds}", param, ctx)
+        return number
+
+
 class DerivedCommand(click.Command):
     """A command whose options are settings: it refuses those without effect, and those that are given twice."""
 
@@ -73,14 +97,24 @@ class DerivedCommand(click.Command):
         settings: Mapping[str, Declared],
         rules: Mapping[str, Rule],
         implies: tuple[str, ...],
+        makes: tuple[str, str] | None,
         **more: Any,
     ) -> None:
-        """Takes what `click.Command` takes, the settings, rules of this command alone, and settings that it implies."""
+        """Take what `click.Command` takes, and more.
+
+        Args:
+            name: of the command.
+            settings: that it has.
+            rules: of this command alone.
+            implies: settings that it implies.
+            makes: what it makes, and the setting that names what it makes it of.
+            **more: for `click.Command`.
+        """
         super().__init__(name, params=[_parameter_of(item) for item in settings.values()], **more)
         self.sections = {name: item.section for name, item in settings.items()}
         self.rules = [(name, rule) for name, item in settings.items() for rule in item.setting.rules]
         self.rules += [(name, rule) for words, rule in rules.items() for name in words.split()]
-        self.implies = implies
+        self.implies, self.makes = implies, makes
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the options in sections, where there are many."""
@@ -115,6 +149,8 @@ class DerivedCommand(click.Command):
         )
         if sentence is not None:
             raise click.UsageError(sentence, ctx)
+        if self.makes is not None:
+            _complete(ctx.params, *self.makes)
         return rest
 
     def _rules(self, spelled: Mapping[str, str]) -> Iterator[tuple[str, Rule]]:
@@ -129,12 +165,15 @@ def command(
     *,
     implies: str = "",
     rules: Mapping[str, Rule] | None = None,
+    makes: tuple[str, str] | None = None,
 ) -> Callable[[Work], DerivedCommand]:
     """Make a command from a function; its docstring is the help.
 
     Args:
         implies: settings that the command always has, as rules name them: `sweep` always has a ratio.
         rules: rules of this command alone, by the names of settings with spaces between them.
+        makes: what it makes, and the setting that names what it makes it of: ("pruned", "model") writes
+            MODEL.pruned.onnx where no output is named.
     """
 
     def decorate(work: Work) -> DerivedCommand:
@@ -154,6 +193,7 @@ def command(
             help=inspect.cleandoc(work.__doc__ or ""),
             rules=rules or {},
             implies=tuple(implies.split()),
+            makes=makes,
         )
 
     return decorate
@@ -202,6 +242,8 @@ def _type(item: Declared) -> click.ParamType[Any]:
     kind, bounds = item.kind, item.bounds
     if item.setting.parse is not None:
         return Parsed(item.setting.parse)
+    if isinstance(bounds, Shares):
+        return Share(bounds)
     if get_origin(kind) is tuple:
         kind = kind.__args__[0]
     if item.words:
@@ -222,6 +264,16 @@ def _taken(name: str, item: Declared | type, values: Mapping[str, object]) -> ob
     if isinstance(item, Declared):
         return values[name]
     return item(**{key: values[key] for key in declared(item)})
+
+
+def _complete(values: dict[str, Any], what: str, of: str) -> None:
+    """Name the output that nobody named, or the backup of a model that is replaced."""
+    from onnxheadprune.cli.writing import backup_of, output_of
+
+    if values.get("in_place"):
+        values["backup"] = values["backup"] or backup_of(values[of])
+    elif values["output"] is None and not values.get("dry_run"):
+        values["output"] = output_of(values[of], what)
 
 
 def _given(context: click.Context) -> dict[str, object]:

@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.cli.writing import resolve_target
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.setting import CHANGES, Setting
 from onnxheadprune.settings.writing import Checking, DryRun, Json, Model, Report, Target
 
 
-@command()
+@command(makes=("fused", "model"))
 def fuse(
     model: Model,
     target: Target,
@@ -37,7 +36,7 @@ def fuse(
     """
     from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
 
-    place = resolve_target(model, target, dry_run=dry_run)
+    place = model if target.in_place else target.output
     request = Request(
         fuse=mode,
         run=Run(running.provider, running.seed, read_data(model, running)),

@@ -12,7 +12,6 @@ from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deploying import is_folder, subject_of
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.cli.writing import resolve_target
 from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume, Vocabulary
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.rules import requires
@@ -33,7 +32,7 @@ Heatmap = Annotated[
 ]
 
 
-@command()
+@command(makes=("pruned", "model"))
 def prune(
     model: Model,
     target: Target,
@@ -77,7 +76,6 @@ def prune(
         raise click.UsageError(f"{flag} requires a folder, whose configuration it updates", context)
     choice = replace(choice_of(cut, recover=recover, resume=resume), tokens=tokens)
     _require_removal(choice, cut.fuse)
-    resolve_target(model, target, dry_run=dry_run)
     place = model if target.in_place else target.output
     subject = subject_of(model, follow_links=deploying.follow_links and not in_folder)
     request = Request(

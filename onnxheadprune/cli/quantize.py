@@ -10,17 +10,17 @@ from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Rounding
 from onnxheadprune.settings.rules import requires
-from onnxheadprune.settings.writing import ExternalData, Json, Model, RequiredOutput
+from onnxheadprune.settings.writing import ExternalData, Json, Model, Output
 
 
 @command(  # Nothing runs but where drift is measured.
-    rules={"drift provider": requires("data"), "seed": requires("data=random")}
+    makes=("quantized", "model"), rules={"drift provider": requires("data"), "seed": requires("data=random")}
 )
 def quantize(
     model: Model,
-    output: RequiredOutput,
     rounding: Rounding,
     running: Running,
+    output: Output = None,
     drift: Drift = None,
     external_data: ExternalData = "auto",
     as_json: Json = False,

@@ -12,20 +12,20 @@ from onnxheadprune.settings.writing import (
     ExternalData,
     Json,
     Model,
+    Output,
     Pruned,
     Report,
-    RequiredOutput,
 )
 
 
-@command(implies="recover")
+@command(implies="recover", makes=("recovered", "pruned"))
 def recover(
     model: Model,
     pruned: Pruned,
-    output: RequiredOutput,
     recovering: Recovering,
     running: Running,
     checking: Checking,
+    output: Output = None,
     resume: Resume = False,
     external_data: ExternalData = "auto",
     report: Report = None,

@@ -13,7 +13,8 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.settings.cutting import AMOUNT, UNITS, Cut, Method
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.setting import Declared, Setting, Share, declared
+from onnxheadprune.settings.reading import share
+from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
@@ -126,11 +127,20 @@ def _value(item: Declared, value: Any) -> Any:
         if word not in item.words:
             raise UsageError(f"{item.name} must be {', '.join(item.words)}, not {word!r}")
         return word
+    if isinstance(item.bounds, Shares):
+        value = _share(value)
     if item.kind in (int, float):
         item.check(value)
     if item.name == "provider":
         return Path(value).name
     return Path(value) if item.kind is Path else value
+
+
+def _share(value: Any) -> Any:
+    try:
+        return share(value)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from onnxheadprune.integrations.cutting import (
     cut,
     settings_of,
 )
-from onnxheadprune.settings.setting import Declared
+from onnxheadprune.settings.setting import Declared, Shares
 from onnxheadprune.settings.words import described
 from onnxheadprune.workflow.folders.export import open_export
 
@@ -138,12 +138,18 @@ def _parameter(item: Declared) -> PassConfigParam:
     searched = SEARCHED.get(item.name)
     default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
     return PassConfigParam(
-        type_=item.kind if item.kind in (bool, int, float) else str,
+        type_=_type(item),
         default_value=default,
         search_defaults=None if searched is None else Categorical(list(searched)),
         category=ParamCategory.DATA if item.kind is Path or item.name == "data" else ParamCategory.NONE,
         description=described(item),
     )
+
+
+def _type(item: Declared) -> Any:
+    if isinstance(item.bounds, Shares):
+        return float | str
+    return item.kind if item.kind in (bool, int, float) else str
 
 
 def _settings(config: Any, model: ONNXModelHandler) -> Settings:

@@ -15,6 +15,16 @@ def numbers(text: str) -> tuple[float, ...]:
         raise ValueError(f"{text!r} is no list of numbers like 0.485,0.456,0.406") from None
 
 
+def share(text: object) -> object:
+    """A share from "50%" or "0.5"; what is no text stays as it is."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no share like 0.25 or 25%") from None
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Height and width from "224" or "224x192"."""
     parts = text.lower().split("x")

@@ -16,10 +16,14 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.settings.reading import share
 from onnxheadprune.settings.rules import Rule
 
 NAMED = re.compile(r"\{(\w+)\}")
 """The name of a setting in the help of another one."""
+
+
+PERCENT = r"^[0-9]+(\.[0-9]+)?%$"
 
 
 class PydanticField:
@@ -71,6 +75,19 @@ class Bounds(PydanticField):
 
 
 @dataclass(frozen=True)
+class Shares(Bounds):
+    """Bounds of a share of something, which may be given in percent: "50%" is 0.5."""
+
+    def __iter__(self) -> Iterator[object]:
+        import pydantic
+
+        number = Annotated[float, pydantic.Field(**self.keywords())]
+        percent = Annotated[str, pydantic.Field(pattern=PERCENT)]
+        yield from super().__iter__()
+        yield pydantic.BeforeValidator(_of_percent, json_schema_input_type=number | percent)
+
+
+@dataclass(frozen=True)
 class Setting(PydanticField):
     """The properties of a setting that are the same wherever it is set.
 
@@ -100,7 +117,7 @@ class Setting(PydanticField):
 
 
 Positive = Annotated[float, Bounds(gt=0)]
-Share = Annotated[float, Bounds(gt=0, lt=1)]
+Share = Annotated[float, Shares(gt=0, lt=1)]
 NotNegative = Annotated[float, Bounds(ge=0)]
 Count = Annotated[int, Bounds(ge=1)]
 Natural = Annotated[int, Bounds(ge=0)]
@@ -217,6 +234,11 @@ def check(group: type[Any], **values: float | Mapping[Any, float] | None) -> Non
     for name, value in values.items():
         if value is not None:
             known[name].check(value)
+
+
+def _of_percent(value: object) -> object:
+    """A share from a number in percent, as files hold it; other text is no share."""
+    return share(value) if isinstance(value, str) and re.match(PERCENT, value) else value
 
 
 def _default(item: Field[Any]) -> Any:

@@ -23,9 +23,15 @@ RuntimeName: TypeAlias = Literal[
 
 Model = Annotated[Path, Setting("The exported model.", argument=True)]
 Pruned = Annotated[Path, Setting("The pruned model.", argument=True)]
-RequiredOutput = Annotated[
-    Path,
-    Setting("Where to write the model.", metavar="OUT", flags="-o --output", creates=True, section=OUTPUT),
+Output = Annotated[
+    Path | None,
+    Setting(
+        "Where to write the result [default: beside the input, as MODEL.pruned.onnx].",
+        metavar="OUT",
+        flags="-o --output",
+        creates=True,
+        section=OUTPUT,
+    ),
 ]
 Json = Annotated[bool, Setting("Print one JSON document on stdout.", flags="--json")]
 DryRun = Annotated[bool, Setting("Show what would change; write no model.")]
@@ -43,7 +49,7 @@ ExternalData = Annotated[
     Beside,
     Setting(
         "Keep weights in a file beside the model: as the original does, always or never.",
-        rules=(excludes("dry_run"), requires("output in_place")),
+        rules=(excludes("dry_run"),),
         section=OUTPUT,
     ),
 ]
@@ -73,15 +79,12 @@ class Target:
 
     SECTION: ClassVar[str] = OUTPUT
 
-    output: Annotated[
-        Path | None,
-        Setting("Where to write the model.", metavar="OUT", flags="-o --output", creates=True),
-    ] = None
+    output: Output = None
     in_place: Annotated[
         bool,
         Setting(
-            "Replace MODEL itself; the original is kept as {backup}.",
-            rules=(requires("backup"), excludes("output")),
+            "Replace MODEL itself; the original is kept beside it, as MODEL.onnx.bak or as {backup}.",
+            rules=(excludes("output"),),
         ),
     ] = False
     backup: Annotated[

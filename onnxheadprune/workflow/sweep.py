@@ -34,17 +34,18 @@ from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.speed import speedups
 from onnxheadprune.selection.wishes import data_words
 from onnxheadprune.settings.cutting import Method
+from onnxheadprune.settings.reading import share
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 
 def parse_sweep(spec: str) -> tuple[float, ...]:
-    """Ratios from "0:0.7:0.05", both ends included.
+    """Ratios from "0:0.7:0.05" or "0:70%:5%", both ends included.
 
     Raises:
         UsageError: if it is no such range.
     """
     try:
-        start, stop, step = (float(part) for part in spec.split(":"))
+        start, stop, step = (float(str(share(part))) for part in spec.split(":"))
     except ValueError as error:
         raise UsageError(f"a sweep is START:STOP:STEP like 0:0.7:0.05, not {spec!r}") from error
     if not (0 <= start <= stop < 1 and step > 0):

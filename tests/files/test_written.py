@@ -279,8 +279,8 @@ def test_a_batch_replaces_no_input(models: Path, tmp_path: Path) -> None:
         before = {path.name: path.read_bytes() for path in models.iterdir()}
         if victim == "w.bin":
             result = prune_batch(models, asked(validate=False), out)
-            assert [item.status for item in result.items] == ["refused", "done"]
-            assert "was not made by this tool" in result.items[0].reason
+            assert [item.status for item in result.files] == ["refused", "done"]
+            assert "was not made by this tool" in result.files[0].reason
         else:
             with pytest.raises(UsageError, match="which this call reads"):
                 prune_batch(models, asked(validate=False), out)
@@ -297,15 +297,15 @@ def test_a_batch_replaces_only_what_this_tool_made(models: Path, tmp_path: Path)
     (tmp_path / "elsewhere.onnx").write_text("not ours")
     (out / "b.onnx").symlink_to(tmp_path / "elsewhere.onnx")
     result = prune_batch(models, asked(validate=False), out)
-    assert [item.status for item in result.items] == ["refused", "refused"]
-    assert "was not made by this tool" in result.items[0].reason
-    assert "is a link to" in result.items[1].reason
+    assert [item.status for item in result.files] == ["refused", "refused"]
+    assert "was not made by this tool" in result.files[0].reason
+    assert "is a link to" in result.files[1].reason
     assert (out / "a.onnx").read_bytes() == foreign and (out / "b.onnx").is_symlink()
     for name in ("a.onnx", "b.onnx"):
         (out / name).unlink()
     for heads in ("0:1", "0:2"):
         result = prune_batch(models, asked(heads, validate=False), out)
-        assert [item.status for item in result.items] == ["done", "done"]
+        assert [item.status for item in result.files] == ["done", "done"]
 
 
 @pytest.mark.usefixtures("batch_in_process")
@@ -320,4 +320,4 @@ def test_places_that_take_no_batch(models: Path, tmp_path: Path, command: Any) -
         assert outcome.exit_code == 2 and outcome.stderr.startswith("error: "), outcome
     (models / "loop.onnx").symlink_to("loop.onnx")
     result = prune_batch(models, asked(validate=False), tmp_path / "new" / "folder")
-    assert [item.status for item in result.items] == ["done", "done", "refused"]
+    assert [item.status for item in result.files] == ["done", "done", "refused"]

@@ -18,7 +18,7 @@ from onnxheadprune.settings.inputs import (
 )
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding
 from onnxheadprune.settings.rules import excludes, requires
-from onnxheadprune.settings.setting import Bounds, Count, NotNegative, Positive, Setting, Text
+from onnxheadprune.settings.setting import Count, NotNegative, Positive, Setting, Shares, Text
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 
 
@@ -60,11 +60,11 @@ class GateKeys:
         ),
     ] = None
     min_accuracy: Annotated[
-        Annotated[float, Bounds(ge=0, le=1)] | None,
+        Annotated[float, Shares(ge=0, le=1)] | None,
         Setting("Accuracy on the labels of validate.data.", rules=(requires("validate.data"),)),
     ] = None
     max_accuracy_drop: Annotated[
-        NotNegative | None,
+        Annotated[float, Shares(ge=0)] | None,
         Setting(
             "How much accuracy may be lost; 0.01 is one point of a hundred.",
             rules=(requires("validate.data"),),
@@ -91,10 +91,11 @@ class GateKeys:
     ] = None
     max_file_bytes: Annotated[Count | None, Setting("Bytes of the model's files.")] = None
     max_size_ratio: Annotated[
-        Positive | None, Setting("Bytes of the model's files over those of the original.")
+        Annotated[float, Shares(gt=0)] | None,
+        Setting("Bytes of the model's files over those of the original."),
     ] = None
     max_operations_ratio: Annotated[
-        Positive | None, Setting("Operations of one run over those of the original.")
+        Annotated[float, Shares(gt=0)] | None, Setting("Operations of one run over those of the original.")
     ] = None
 
 
