@@ -1,16 +1,20 @@
 """What cuts cost a real encoder: all-MiniLM-L6-v2, with and without compensation, and beside onnxsim.
 
     python benchmarks/accuracy.py MODEL TOKENIZER [--more] [--recover 20] [--rivals/--no-rivals] [-o results.json]
+    python benchmarks/accuracy.py MODEL TOKENIZER --ratio 0.5 --sentences 16384 --time 5m [--picture curve.svg]
 
 MODEL and tokenizer.json come from sample_models/export_minilm.py. The sentences are docstrings of the standard
 library and of NumPy, SciPy and scikit-learn, shuffled with a seed: 512 to calibrate on, 1,500 others to judge by the
 mean cosine to the original's mean-pooled embedding, the overlap of the ten nearest neighbours, and the rank
-correlation of all pairwise similarities.
+correlation of all pairwise similarities. With `--time` each row is one call with a time of its own, on so many
+sentences (`--sentences`, more than once for several); those beyond the first ten thousand are from other installed
+packages, and none of them is one of the judge's. `--picture` draws quality over minutes and sentences.
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import platform
 import random
@@ -32,7 +36,7 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.selection.activations.text import text_feeds
-from onnxheadprune.selection.recovery.budget import parse_budget
+from onnxheadprune.selection.recovery.budget import parse_budget, parse_time
 
 PACKAGES = ("numpy", "scipy", "sklearn")
 SEED, CALIBRATION, HELD_OUT = 0, 512, 1500
@@ -62,14 +66,42 @@ def corpus() -> list[str]:
     for path in files:
         if "test" in str(path.relative_to(library if path.is_relative_to(library) else site)):
             continue
-        for text in docstrings(path):
-            for paragraph in re.split(r"\n\s*\n", text):
-                words = " ".join(paragraph.split())
-                if not NOT_PROSE.search(words):
-                    found |= {item for item in SENTENCE.split(words) if _is_sentence(item)}
+        found |= set(sentences_of(path))
     ordered = sorted(found)
     random.Random(SEED).shuffle(ordered)
     return ordered
+
+
+def larger_corpus(count: int) -> list[str]:
+    """So many sentences to learn from: those of `corpus` without the judge's, then those of every other package.
+
+    Raises:
+        click.ClickException: if there are not so many.
+    """
+    first = corpus()
+    found, judged = first[:-HELD_OUT], set(first)
+    site = Path(sysconfig.get_paths()["purelib"])
+    # A package is much like itself, so files are mixed; there are more than anybody needs.
+    files = sorted(site.rglob("*.py")) if count > len(found) else []
+    random.Random(SEED).shuffle(files)
+    for path in files:
+        new = dict.fromkeys(item for item in sentences_of(path) if item not in judged)
+        judged |= set(new)
+        found += new
+        if len(found) >= count:
+            break
+    if count > len(found):
+        raise click.ClickException(f"the installed packages hold {len(found):,} sentences, not {count:,}")
+    return found[:count]
+
+
+def sentences_of(path: Path) -> Iterator[str]:
+    """The sentences of the docstrings of a source file."""
+    for text in docstrings(path):
+        for paragraph in re.split(r"\n\s*\n", text):
+            words = " ".join(paragraph.split())
+            if not NOT_PROSE.search(words):
+                yield from (item for item in SENTENCE.split(words) if _is_sentence(item))
 
 
 def sentence_feeds(sentences: Sequence[str], tokenizer: Path, inputs: Sequence[Input]) -> ohp.Calibration:
@@ -177,6 +209,47 @@ def ours(
         judge.judge(way, ratio, result.model, since)
 
 
+def timed(
+    judge: Judge, path: Path, text: tuple[Path, int], wish: ohp.Wish, budget: str, share: float
+) -> None:
+    """One call of `prune` with a time of its own, from reading the text to writing the model.
+
+    Args:
+        judge: gets the row.
+        path: the model.
+        text: the tokenizer, and how many sentences are learned from.
+        wish: what is removed.
+        budget: time of the call.
+        share: of what is removed, for the row.
+    """
+    tokenizer, count = text
+    sentences, inputs = larger_corpus(count), graph_inputs(view_of(onnx.load(path)))
+    since, whole = clocks(), parse_time(budget)
+    with tempfile.TemporaryDirectory() as folder:
+        feeds = sentence_feeds(sentences, tokenizer, inputs)
+        output = Path(folder, "pruned.onnx")
+        result = ohp.prune(path, None, output, wish=wish, data=feeds, provider="cpu", recover=whole)
+        judge.judge(f"{count:,} sentences, --time {budget}", share, result.model, since)
+        assert result.chosen is not None and result.chosen.recovery is not None
+        trained = result.chosen.recovery
+        judge.rows[-1] |= {"sentences": count, "steps": trained.steps, "would_help": trained.would_help}
+
+
+def draw_times(rows: Sequence[dict[str, Any]], picture: Path) -> None:
+    """The ten nearest neighbours that stay over the minutes of a call, a curve for each number of sentences."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.0))
+    for count in sorted({row["sentences"] for row in rows}):
+        points = sorted((row["seconds"] / 60, row["overlap"]) for row in rows if row["sentences"] == count)
+        axes.plot(*zip(*points, strict=True), marker="o", label=f"{count:,} sentences")
+    axes.set_xlabel("minutes of the whole call")
+    axes.set_ylabel("ten nearest neighbours that stay")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(picture, bbox_inches="tight")
+
+
 def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool) -> None:
     """Onnxsim on the same model, fused as it needs it by ONNX Runtime's own transformer optimizer."""
     import onnxsim
@@ -214,6 +287,11 @@ def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool)
     "--finetune/--no-finetune", default=True, show_default=True, help="onnxsim's, minutes per ratio."
 )
 @click.option("--recover", multiple=True, metavar="N|Ts", help="Also train what is left, for so long.")
+@click.option("--time", "times", multiple=True, metavar="T", help="Only whole calls that take so long.")
+@click.option(
+    "--sentences", "counts", multiple=True, type=int, default=(CALIBRATION,), help="Of those calls."
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the calls of the last ratio.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 def main(
     model: Path,
@@ -223,6 +301,9 @@ def main(
     with_rivals: bool,
     finetune: bool,
     recover: tuple[str, ...],
+    times: tuple[str, ...],
+    counts: tuple[int, ...],
+    picture: Path | None,
     output: Path | None,
 ) -> None:
     """Prints a Markdown table: cosine / overlap / rank correlation, and the seconds it took."""
@@ -239,7 +320,11 @@ def main(
         f"{date.today()}, {platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__}"
     )
     click.echo("\n| way | heads removed | cosine / overlap / rank | time |\n|---|---|---|---|")
-    for ratio in ratios:
+    for ratio, count, budget in itertools.product(ratios, counts, times):
+        timed(judge, model, (tokenizer, count), ohp.Wish(ratio=ratio), budget, ratio)
+    if picture is not None:
+        draw_times([row for row in judge.rows if row["ratio"] == ratios[-1]], picture)
+    for ratio in () if times else ratios:
         ours(judge, model, calibration, ratio, "no refit", refit=False)
         ours(judge, model, calibration, ratio, "refit")
         for budget in recover:

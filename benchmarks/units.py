@@ -1,5 +1,6 @@
 """What heads, neurons and layers cost under one budget: all-MiniLM-L6-v2 at fewer operations of its encoder.
 
+    python benchmarks/units.py MODEL TOKENIZER --speed 2 --way joint --sentences 16384 --time 10m
     python benchmarks/units.py MODEL TOKENIZER [--speed 1.4 --speed 2] [--way joint] [--recover 10] [-o results.json]
         [--picture curve.svg]
 
@@ -23,7 +24,7 @@ import click
 import numpy as np
 import onnx
 import onnxruntime
-from accuracy import CALIBRATION, HELD_OUT, SEED, Judge, clocks, corpus, sentence_feeds
+from accuracy import CALIBRATION, HELD_OUT, SEED, Judge, clocks, corpus, sentence_feeds, timed
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
@@ -104,6 +105,8 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 @click.option("--speed", "speeds", type=float, multiple=True, default=(1.4, 2.0), show_default=True)
 @click.option("--way", "ways", type=click.Choice(WAYS), multiple=True, default=WAYS)
 @click.option("--recover", metavar="N|Ts", help="Also train what is left of the first way, for so long.")
+@click.option("--time", metavar="T", help="Only whole calls of the ways that take so long.")
+@click.option("--sentences", "count", type=int, default=CALIBRATION, help="Of those calls.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 @click.option("--picture", type=click.Path(path_type=Path), help="Draw the curves.")
 def main(
@@ -112,6 +115,8 @@ def main(
     speeds: Sequence[float],
     ways: Sequence[str],
     recover: str | None,
+    time: str | None,
+    count: int,
     output: Path | None,
     picture: Path | None,
 ) -> None:
@@ -134,6 +139,9 @@ def main(
             blind = way in ("magnitude", "random")
             wish = None if blind else wish_of(way, share, sites)
             units = units_of(way, share, sites) if blind else None
+            if time is not None and wish is not None:
+                timed(judge, model, (tokenizer, count), wish, time, share)
+                continue
             budgets = [None, recover] if recover is not None and way == ways[0] else [None]
             for budget in budgets if wish or units else ():
                 since = clocks()

@@ -24,7 +24,7 @@ from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.choose import choose
-from onnxheadprune.selection.compensation.compensate import compensate
+from onnxheadprune.selection.compensation.compensate import Refitting, compensate
 from onnxheadprune.selection.compensation.fit import fit
 from onnxheadprune.selection.compensation.pair import Pair
 from onnxheadprune.selection.completing import named
@@ -110,7 +110,7 @@ def test_no_map_before_the_first_cut_is_touched() -> None:
         "layer2.down.weight",
         "layer2.up.weight",
     ]
-    alone = compensate(view, sites, {1: (0, 2)}, data, HERE, which="own")
+    alone = compensate(view, sites, {1: (0, 2)}, data, HERE, how=Refitting("own"))
     assert sorted(alone.stored) == ["layer1.attn.out.bias", "layer1.attn.out.weight", "layer1.attn.v.weight"]
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnxheadprune import UsageError
-from onnxheadprune.selection.activations.lines import read_texts
+from onnxheadprune.selection.activations.lines import Texts
 from onnxheadprune.selection.activations.vocabulary import Vocabulary
 from tests import toys
 from tests.conftest import Command
@@ -78,5 +78,5 @@ def test_a_tokenizer_that_makes_its_library_panic(tmp_path: Path) -> None:
 def test_half_a_character_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "\\ud800"}\n')
-    with pytest.raises(UsageError, match=r"row 1 of .* holds half a character"):
-        list(read_texts(path))
+    with pytest.raises(UsageError, match=r"line 1 of .* holds half a character"):
+        list(Texts(path))

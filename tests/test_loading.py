@@ -110,7 +110,7 @@ CALLS = {
         | PROOF
         | {
             f"selection.activations.{name}"
-            for name in ("beside", "data", "formats", "supplied", "vocabulary")
+            for name in ("beside", "data", "formats", "more", "supplied", "vocabulary")
         },
     ),
     "fuse": Call(

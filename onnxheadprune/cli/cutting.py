@@ -82,7 +82,7 @@ def stages_of(request: Request) -> Iterator[Stage]:
         yield Stage("measuring drift", ("measuring drift",))
     if choice.recover is not None:
         training = ("recovering", "looking for a learning rate")
-        yield Stage("recovering", training, weight=20, seconds=choice.recover.seconds)
+        yield Stage("recovering", training, weight=20, seconds=choice.recover.seconds or choice.recover.call)
     if request.proving.validate:
         yield Stage("validating", ("validating",), weight=3)
     elif request.writing.output is not None:

@@ -12,7 +12,7 @@ from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deploying import is_folder, subject_of
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume, Vocabulary
+from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume, Time, Vocabulary
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.setting import Setting
@@ -42,6 +42,7 @@ def prune(
     checking: Checking,
     deploying: Deploying,
     recover: Recover = None,
+    time: Time = None,
     resume: Resume = False,
     dry_run: DryRun = False,
     report: Report = None,
@@ -56,7 +57,7 @@ def prune(
     Name the units to remove with --heads, --neurons, --layers and --exit, the tokens to keep with --vocab or
     --vocab-size, or specify how many units with --ratio, --keep, --target-speedup or --max-drift; which ones is then
     measured on your data (--data), and the remaining weights are adjusted to match the original's outputs. With
-    --recover they are trained after that.
+    --recover, or --time for the whole call, they are trained after that.
     """
     from onnxheadprune.workflow.from_settings import choice_of, contract_of
     from onnxheadprune.workflow.requests import Proving, Request, Run, Writing, tokens_of
@@ -70,11 +71,11 @@ def prune(
     if in_folder and tokens is not None:
         raise click.UsageError("--vocab is for single models, and MODEL is a folder", context)
     if in_folder:
-        _require_folder_settings(target, cut, heatmap, resume)
+        _require_folder_settings(target, cut, heatmap, resume, time)
     elif deploying.runtime is not None or deploying.per_layer_config:
         flag = "--per-layer-config" if deploying.runtime is None else "--runtime"
         raise click.UsageError(f"{flag} requires a folder, whose configuration it updates", context)
-    choice = replace(choice_of(cut, recover=recover, resume=resume), tokens=tokens)
+    choice = replace(choice_of(cut, recover=recover, time=time, resume=resume), tokens=tokens)
     _require_removal(choice, cut.fuse)
     place = model if target.in_place else target.output
     subject = subject_of(model, follow_links=deploying.follow_links and not in_folder)
@@ -93,13 +94,16 @@ def prune(
     return carry_out(subject, request, showing, dry_run=dry_run)
 
 
-def _require_folder_settings(target: Target, cut: Cut, heatmap: Path | None, resume: bool) -> None:
+def _require_folder_settings(
+    target: Target, cut: Cut, heatmap: Path | None, resume: bool, time: str | None
+) -> None:
     """Raise a click.UsageError if options are for single models."""
     refused = {
         "--in-place": (target.in_place, "a folder is never replaced; specify -o OUT"),
         "--heatmap": (heatmap is not None, "score one of the files"),
         "--exit": (cut.exit is not None, "make the exit of each file permanent"),
         "--resume": (resume, "a folder appears at once, so there is nothing to resume"),
+        "--time": (time is not None, "train each of its networks for some time with --recover"),
     }
     for flag, (given, instead) in refused.items():
         if given:

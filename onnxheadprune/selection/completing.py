@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -22,6 +23,9 @@ from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.wishes import Chosen
 
+BEHIND = 4.0
+"""How much longer it takes to measure, prove and write a trained cut than to measure one."""
+
 
 def named(cutter: Cutter, heads: HeadSpec) -> Chosen:
     """Heads that the user named, with refitted weights.
@@ -41,8 +45,11 @@ def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
         selection: the heads.
         among: selections that share the time for recoveries.
     """
-    chosen, how = _refitted(cutter, selection), cutter.trying.recovering
-    return _measured(cutter, chosen) if how is None else _recovered(cutter, chosen, how.shared(among))
+    began, how = time.monotonic(), cutter.trying.recovering
+    chosen = _refitted(cutter, selection)
+    if how is None:
+        return _measured(cutter, chosen)
+    return _recovered(cutter, chosen, how.shared(among), time.monotonic() - began)
 
 
 def _refitted(cutter: Cutter, selection: Selection) -> Chosen:
@@ -53,20 +60,40 @@ def _refitted(cutter: Cutter, selection: Selection) -> Chosen:
     return cutter.planned(Chosen(selection, compensation))
 
 
-def _recovered(cutter: Cutter, start: Chosen, how: Recovering) -> Chosen:
+def _recovered(cutter: Cutter, start: Chosen, how: Recovering, refitting: float) -> Chosen:
     """A cut after training; without it where that is nearer to the original on data that no step has seen.
 
     What would be written without a recovery learns from all data, and where data is scarce that may be worth more than
-    any step. It has seen the data that judges here, so a training that wins is better indeed.
+    any step. It has seen the data that judges here, so a training that wins is better indeed. Where the time of the
+    call leaves none for another refit, the first one is what would be written.
+
+    Args:
+        cutter: the model and its data.
+        start: the refitted cut.
+        how: the training.
+        refitting: seconds that a refit takes.
     """
+    assert cutter.learn is not None and cutter.held is not None
+    began = time.monotonic()
+    before = _measured(cutter, start)
+    behind = BEHIND * (time.monotonic() - began)
+    how = replace(how, budget=how.budget.keeping(behind))
     recovery = _recovery(cutter, start, how)
-    alone = cutter if cutter.must_hold_out or cutter.trying.given is not None else cutter.on_all_data()
-    plain = _measured(alone, start if alone is cutter else _refitted(alone, start.selection))
-    why = None
-    if not recovery.best:
-        why = "no step made it better on held-out data"
-    else:
+    made = None
+    if recovery.best:
         made = _measured(cutter, cutter.planned(replace(start, recovery=recovery)))
+        assert made.drift is not None and before.drift is not None
+        # So much more data makes a refit nearer by hardly more than its share.
+        if made.drift <= before.drift * (
+            1 - 2 * cutter.held.count / (cutter.learn.count + cutter.held.count)
+        ):
+            return made
+    late = how.budget.call is not None and (how.budget.left or 0.0) < refitting
+    is_final = late or cutter.must_hold_out or cutter.trying.given is not None
+    alone = cutter if is_final else cutter.on_all_data()
+    plain = before if alone is cutter else _measured(alone, _refitted(alone, start.selection))
+    why = "no step made it better on held-out data"
+    if made is not None:
         other = plain.drift if alone is cutter else drift(cutter, plain, _samples(cutter)).mean()
         assert made.drift is not None and other is not None
         # What is no number is not near.

@@ -21,11 +21,12 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.compensation.compensate import compensate
+from onnxheadprune.selection.activations.splicing import MOST_WORK
+from onnxheadprune.selection.compensation.compensate import Refitting, compensate
 from onnxheadprune.selection.compensation.record import refitted
 from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.compensation.tasks import Which
-from onnxheadprune.selection.effort import Work
+from onnxheadprune.selection.effort import Work, work_per_second
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.recovery.recover import Recovering, require_recoverable, split_for_recovery
 from onnxheadprune.selection.requirements import Requirements
@@ -33,6 +34,11 @@ from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.select import search_space
 from onnxheadprune.selection.space import Asked, Selection, Space
 from onnxheadprune.selection.wishes import Chosen
+
+REFIT_SHARE = 0.4
+"""Part of the time that is left of a call which a refit may take, if it wants that much."""
+PASSES = 16
+"""How much more than one product of all maps with all positions a refit takes, measured."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +171,17 @@ class Cutter:
             self.present(heads),
             self.learn,
             self.provider,
-            which=which,
+            how=Refitting(which, self._work_of_refit()),
             progress=self.progress,
         )
+
+    def _work_of_refit(self) -> float:
+        """Multiply-adds of a refit, at most: where a call has a time, a part of what is left of it."""
+        how = self.trying.recovering
+        left = None if how is None or how.budget.call is None else how.budget.left
+        if left is None:
+            return MOST_WORK
+        return min(MOST_WORK, left * REFIT_SHARE * work_per_second() / PASSES)
 
     def planned(self, chosen: Chosen) -> Chosen:
         """The plan of a cut, made for the model that is cut: refitted weights are other numbers to plan with."""

@@ -7,8 +7,11 @@ a billion weights, a few cuts of every site on all samples take days. So work is
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import GraphView
@@ -20,6 +23,8 @@ MOST_WORK = 1e13
 """Multiply-adds that one part of a choice may take in any case: some minutes on two cores."""
 POINTS = 6
 """Steps of a path to measure, at most; the others are interpolated along their error."""
+SAMPLES_TO_LOOK_AT = 512
+"""Samples on which it is looked what units carry, and how far outputs drift, where fewer do not tell less."""
 SAMPLES_TO_MEASURE = 128
 """Samples on which the effect of cuts is measured; Gram matrices see more of them."""
 SITES_TO_MEASURE = 6
@@ -107,7 +112,7 @@ def effort(
 
 
 def to_look_at(data: Calibration, work: Work, widest: int) -> Calibration:
-    """As much of the data as tells what heads carry: all of it, unless a pass over that is more than `MOST_WORK`.
+    """As much of the data as tells what heads carry: some hundred samples, or as many as the widest projection wants.
 
     Args:
         data: what there is.
@@ -116,20 +121,28 @@ def to_look_at(data: Calibration, work: Work, widest: int) -> Calibration:
     """
     positions = data.positions
     if positions is None:
-        return data
-    most = max(ROWS_PER_INPUT * widest, MOST_WORK / max(work.whole, 1))
+        return data.subset(SAMPLES_TO_LOOK_AT)
+    bearable = min(MOST_WORK / max(work.whole, 1), SAMPLES_TO_LOOK_AT * positions / data.count)
+    most = max(ROWS_PER_INPUT * widest, bearable)
     return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
 
 
 def some(data: Calibration, work: Work) -> Calibration:
     """As much of the data as whole models are run on where it decides nothing: for a figure that is told, a proof."""
     positions = data.positions
-    most = MOST_WORK / max(work.whole, 1) / 4
-    return (
-        data
-        if positions is None or positions <= most
-        else data.subset(math.ceil(data.count * most / positions))
-    )
+    if positions is None:
+        return data.subset(SAMPLES_TO_LOOK_AT)
+    most = min(MOST_WORK / max(work.whole, 1) / 4, SAMPLES_TO_LOOK_AT * positions / data.count)
+    return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
+
+def work_per_second() -> float:
+    """Multiply-adds of this machine in a second, by products of some size on all threads of the algebra."""
+    some = np.ones((1024, 1024), np.float32)
+    began = time.perf_counter()
+    for _ in range(4):
+        some @ some
+    return 4 * 1024**3 / (time.perf_counter() - began)
 
 
 def samples_to_measure(sites: int) -> int:

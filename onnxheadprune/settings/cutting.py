@@ -75,12 +75,26 @@ Recover = Annotated[
         section=SELECTION,
     ),
 ]
+Time = Annotated[
+    Text | None,
+    Setting(
+        "The time of the whole call, like 4m or 90s: what selecting, adjusting and the proof leave of it, the remaining"
+        " weights are trained for.",
+        metavar="T",
+        rules=(
+            requires(f"{UNITS} {AMOUNT}"),
+            requires("data"),
+            excludes("recover dry_run"),
+        ),
+        section=SELECTION,
+    ),
+]
 Resume = Annotated[
     bool,
     Setting(
         "Continue an interrupted training from the file OUT.recovery.",
         # The state of one training is kept, beside the one output.
-        rules=(requires("recover"), excludes("max_drift")),
+        rules=(requires("recover time"), excludes("max_drift")),
         section=SELECTION,
     ),
 ]
@@ -147,7 +161,7 @@ class Selecting:
             " data].",
             rules=(
                 requires(f"{UNITS} {AMOUNT}", value="True"),
-                requires(f"{AMOUNT} recover", value="False"),
+                requires(f"{AMOUNT} recover time", value="False"),
                 requires("data"),
             ),
         ),

@@ -19,12 +19,12 @@ TEXTS = "text_field target_field max_samples tokenizer max_length"
 _RUNS = "ratio keep target_speedup max_drift refit=True vocab_size"
 _UNUSED = (
     excludes("dry_run", unless=_RUNS),
-    excludes("no_validate", unless=f"{_RUNS} recover fuse=auto mode=auto"),
+    excludes("no_validate", unless=f"{_RUNS} recover time fuse=auto mode=auto"),
 )
 """Inputs have no effect where nothing runs."""
 _MATTERS = (
     excludes("dry_run", unless="data=random recover"),
-    excludes("no_validate", unless="data=random recover fuse=auto mode=auto"),
+    excludes("no_validate", unless="data=random recover time fuse=auto mode=auto"),
 )
 _OF_DATA = (requires("data"),)
 

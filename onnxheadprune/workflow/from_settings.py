@@ -19,12 +19,15 @@ if TYPE_CHECKING:
     from onnxheadprune.settings.measuring import Rounding, Timing
 
 
-def choice_of(cut: Cut, *, recover: str | None = None, resume: bool = False) -> Choice:
+def choice_of(
+    cut: Cut, *, recover: str | None = None, time: str | None = None, resume: bool = False
+) -> Choice:
     """What to remove, and how the remaining weights are adjusted.
 
     Args:
         cut: the settings; paths in it are those of this process.
         recover: how long to train after that.
+        time: of the whole call, in its place.
         resume: continue an interrupted training.
 
     Raises:
@@ -35,7 +38,7 @@ def choice_of(cut: Cut, *, recover: str | None = None, resume: bool = False) -> 
         _wish_of(cut),
         cut.refit,
         measure_of(cut.drift),
-        budget_of(recover),
+        budget_of(recover, time),
         resume,
         exit=cut.exit,
     )
@@ -102,16 +105,22 @@ def measure_of(drift: str | None) -> Measure | None:
     return named_measure(drift)
 
 
-def budget_of(budget: float | str | None) -> Budget | None:
+def budget_of(budget: float | str | None, time: str | None = None) -> Budget | None:
     """How long to train.
+
+    Args:
+        budget: epochs or a time.
+        time: of the whole call, in its place.
 
     Raises:
         UsageError: if it is neither a number of epochs nor a time.
     """
-    if budget is None:
+    if budget is None and time is None:
         return None
-    from onnxheadprune.selection.recovery.budget import Budget, parse_budget
+    from onnxheadprune.selection.recovery.budget import Budget, parse_budget, parse_time
 
+    if budget is None:
+        return parse_time(time or "")
     return parse_budget(budget) if isinstance(budget, str) else Budget(epochs=budget)
 
 

@@ -214,6 +214,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
     | AT_ONE_MODEL
     | {
         "heatmap": shown("--heatmap", "heat.svg"),
+        "time": shown("--time", "4s", along=("--data", "{model}.npz")),
         "runtime": shown("--runtime", "genai"),
         "per_layer_config": shown("--per-layer-config", model="cache"),
         "data_name": shown("--data-name", "named", along=("--external-data", "always"), model="heavy"),

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.selection.activations.lines import MAX_TEXT, Reading, Text, read_texts
+from onnxheadprune.selection.activations.lines import Reading, Text, Texts
 from onnxheadprune.selection.activations.vocabulary import Vocabulary, has_tokenizer
 from tests.conftest import Outcome
 from tests.options.models import write_models
@@ -26,7 +26,7 @@ def write(path: Path, *rows: object) -> Path:
 
 
 def sources(path: Path, reading: Reading | None = None) -> list[str]:
-    return [text.source for text in read_texts(path, reading or Reading())]
+    return [text.source for text in Texts(path, reading or Reading())]
 
 
 # Samples
@@ -43,8 +43,8 @@ def test_a_field_of_json_lines(tmp_path: Path) -> None:
     assert sources(path) == ["one\u2028two", "three"]
     assert sources(path, Reading("ask")) == ["a", "b", "c"]
     assert sources(path, Reading("ask", most=2)) == ["a", "b"]
-    assert read_texts(path, Reading("ask", "text", 1)) == [Text("a", "one\u2028two")]
-    assert read_texts(path, Reading("ask", "text"))[2] == Text("c", "")
+    assert list(Texts(path, Reading("ask", "text", 1))) == [Text("a", "one\u2028two")]
+    assert list(Texts(path, Reading("ask", "text")))[2] == Text("c", "")
 
 
 def test_a_field_in_a_field(tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_a_field_in_a_field(tmp_path: Path) -> None:
         (
             [{"ask": "a", "label": 1}],
             Reading(),
-            r"row 1 of .* has no field text; it has ask, label. Name the one",
+            r"line 1 of .* has no field text; it has ask, label. Name the one",
         ),
         (
             [{"text": "a"}, {"text": ["b"]}],
             Reading(),
-            r"the field text of row 2 .* is no text, but of type list",
+            r"the field text of line 2 .* is no text, but of type list",
         ),
         (
             [{"text": "a"}, "{"],
@@ -77,38 +77,28 @@ def test_a_field_in_a_field(tmp_path: Path) -> None:
         ([["a"]], Reading(), r"line 1 of .* is no JSON object like"),
         ([{"text": " "}], Reading(), r"is empty"),
         ([{"text": "a"}], Reading(None, "target"), r"has no field target"),
-        ([{"text": "w" * (2**20 + 1)}], Reading(), r"has 1,048,577 characters"),
+        ([{"text": "w" * (2**20 + 1)}], Reading(), r"has more than 1,048,576 characters"),
     ],
 )
 def test_json_lines_that_are_refused(rows: list[Any], reading: Reading, why: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=why):
-        read_texts(write(tmp_path / "rows.jsonl", *rows), reading)
+        Texts(write(tmp_path / "rows.jsonl", *rows), reading)
 
 
 def test_fields_of_what_has_none(tmp_path: Path) -> None:
     path = write(tmp_path / "lines.txt", "a", "b")
     with pytest.raises(UsageError, match=r"is read line by line and has no fields"):
-        read_texts(path, Reading("ask"))
+        Texts(path, Reading("ask"))
     assert sources(path, Reading(most=1)) == ["a"]
-
-
-@pytest.mark.parametrize("name", ["lines.txt", "rows.jsonl"])
-def test_the_first_samples_of_a_file_that_is_too_large(name: str, tmp_path: Path) -> None:
-    path = write(tmp_path / name, *({"text": "é"} if name.endswith("jsonl") else "é" for _ in range(3)), "")
-    with path.open("ab") as stream:
-        stream.truncate(MAX_TEXT + 9)
-    with pytest.raises(UsageError, match="is larger than"):
-        read_texts(path)
-    assert sources(path, Reading(most=3)) == ["é"] * 3
 
 
 def test_parquet_needs_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(UsageError, match=r"needs pyarrow to be read; pip install onnxheadprune\[parquet\]"):
-        read_texts(write(tmp_path / "rows.parquet", "x"))
+        Texts(write(tmp_path / "rows.parquet", "x"))
 
 
-def test_columns_of_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_of_parquet(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -117,20 +107,15 @@ def test_columns_of_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     parquet.write_table(pyarrow.table(columns | {"label": list(range(150))}), path)
     assert sources(path) == columns["text"]
     assert sources(path, Reading("deep.ask", most=70))[-1] == "a69"
-    assert read_texts(path, Reading("deep.ask", "text"))[149] == Text("a149", "w149")
+    assert list(Texts(path, Reading("deep.ask", "text")))[149] == Text("a149", "w149")
     with pytest.raises(UsageError, match="has no field nothing; it has text, deep, label"):
-        read_texts(path, Reading("nothing"))
+        Texts(path, Reading("nothing"))
     with pytest.raises(UsageError, match=r"the field label of row 1 .* is no text, but of type int"):
-        read_texts(path, Reading("label"))
+        Texts(path, Reading("label"))
     whole = path.read_bytes()
     path.write_bytes(whole[:200] + bytes(50) + whole[250:])
     with pytest.raises(UsageError, match="cannot be read as a Parquet file"):
-        read_texts(path)
-    path.write_bytes(whole)
-    monkeypatch.setattr("onnxheadprune.selection.activations.lines.MAX_TEXT", 500)
-    with pytest.raises(UsageError, match=r"hold more than 500 bytes.*--max-samples"):
-        read_texts(path)
-    assert len(read_texts(path, Reading(most=10))) == 10
+        Texts(path)
 
 
 # Tokenizers

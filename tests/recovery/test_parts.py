@@ -22,7 +22,7 @@ from onnxheadprune.selection.activations.splicing import (
     with_spliced,
 )
 from onnxheadprune.selection.compensation.trainable import trainable
-from onnxheadprune.selection.recovery.batches import BATCH, batches_of
+from onnxheadprune.selection.recovery.batches import BATCH, Batches
 from onnxheadprune.selection.recovery.budget import Budget, parse_budget
 from onnxheadprune.selection.recovery.hidden import hidden_states
 from onnxheadprune.selection.recovery.rate import BEARABLE, LONG, RATES, STEPS, bearable, find_rate
@@ -45,7 +45,7 @@ def test_spliced_sequences_are_heads_and_tails_of_the_data() -> None:
     data = sentences()
     known = [row for feed in data.feeds for row in tokens(feed["input_ids"])]
     pairs = {pair for row in known for pair in pairwise(row)}
-    feeds = batches_of(data).epoch(np.random.default_rng(0))
+    feeds = list(Batches(data).round(1, np.random.default_rng(0)))
     made = [row for feed in feeds for row in tokens(feed["input_ids"])]
     assert len(made) == len(known) and made not in (known, sorted(known))
     for row in made:
@@ -58,8 +58,8 @@ def test_spliced_sequences_are_heads_and_tails_of_the_data() -> None:
 
 
 def test_epochs_are_new_and_follow_from_the_seed() -> None:
-    batches = batches_of(sentences())
-    one, same, other = (batches.epoch(np.random.default_rng(seed)) for seed in (1, 1, 2))
+    batches = Batches(sentences())
+    one, same, other = (list(batches.round(1, np.random.default_rng(seed))) for seed in (1, 1, 2))
     assert all(np.array_equal(a["input_ids"], b["input_ids"]) for a, b in zip(one, same, strict=True))
     assert any(not np.array_equal(a["input_ids"], b["input_ids"]) for a, b in zip(one, other, strict=True))
 
@@ -76,8 +76,8 @@ def test_left_padding_and_other_positions_are_told_apart() -> None:
 @pytest.mark.parametrize("rows", [8, 20])
 def test_windows_without_a_mask_are_spliced_at_one_place(rows: int) -> None:
     data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(feeds=4, rows=rows))[2]
-    batches = batches_of(data)
-    feeds = batches.epoch(np.random.default_rng(0))
+    batches = Batches(data)
+    feeds = list(batches.round(1, np.random.default_rng(0)))
     assert len(feeds) == batches.count == -(-4 * rows // BATCH)
     known = np.concatenate([feed["input_ids"] for feed in data.feeds])
     made = np.concatenate([feed["input_ids"] for feed in feeds])
@@ -102,7 +102,7 @@ def test_sequences_keep_what_is_empty_and_no_cache_that_is_filled() -> None:
         )
         return replace(plain, samples=samples, inputs=(*plain.inputs, cache))
 
-    feeds = batches_of(with_cache(0)).epoch(np.random.default_rng(0))
+    feeds = list(Batches(with_cache(0)).round(1, np.random.default_rng(0)))
     assert all(feed[cache.name].shape == (len(feed["input_ids"]), 2, 0, 4) for feed in feeds)
     assert sequences_of(with_cache(1)) is None
 
@@ -112,8 +112,8 @@ def test_other_data_is_used_as_it_is(rows: int) -> None:
     random = np.random.default_rng(0)
     given = [{"x": random.standard_normal((rows, 5, 12)).astype(np.float32)} for _ in range(4)]
     data = calibration_data(given, view_of(toys.attention()))
-    batches = batches_of(data)
-    feeds = batches.epoch(np.random.default_rng(0))
+    batches = Batches(data)
+    feeds = list(batches.round(1, np.random.default_rng(0)))
     assert len(feeds) == batches.count == -(-4 * rows // BATCH)
     seen = sorted(tuple(row) for feed in feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
     assert seen == sorted(tuple(row) for feed in data.feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())

@@ -15,7 +15,7 @@ from onnx import ModelProto, helper
 from onnxheadprune.runtime import CUDA, Provider
 from onnxheadprune.runtime.resident import Resident, ResidentSession
 from onnxheadprune.selection.recovery.adam import Adam
-from onnxheadprune.selection.recovery.batches import batches_of
+from onnxheadprune.selection.recovery.batches import Batches
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint
 from onnxheadprune.selection.recovery.losses import PREFIX
@@ -175,7 +175,7 @@ def training(given: Lesson) -> Training:
     made = Training(
         given.made.student,
         given.made.teacher,
-        batches_of(given.data),
+        Batches(given.data),
         [],
         Plan(Budget(epochs=1)),
         Checkpoint(None, ""),

@@ -68,7 +68,7 @@ def test_folders(kind: DataFormat, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("a.bin", b"\x80\x02\xff", "is neither an .npz file, text, Parquet nor an image"),
+        ("a.bin", b"\x80\x02\xff", "is neither an .npz file, UTF-8 text, Parquet nor an image"),
         ("a.json", b'[{"text": "a"}]', "is a JSON document; save it with one JSON object a line"),
         ("a.csv", b"text,label\na,1\n", "is a table"),
         ("a.txt", b"\xff\xfea\0", "is neither"),

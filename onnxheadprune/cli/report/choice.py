@@ -75,6 +75,12 @@ def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
     if found.rejected is not None:
         yield bullet(f"tried: {trained}", "yellow")
         yield bullet(f"written: the weights without training{_refit_of(chosen)}", "yellow")
+    refit = chosen.compensation
+    own = f"refit: {many(refit.samples, found.unit)}; " if refit is not None and refit.samples else ""
+    yield bullet(own + found.data_words)
+    yield bullet(f"what would help most is {found.help_words}")
+    if found.planned is not None and found.planned.call is not None:
+        yield bullet(f"of {found.planned.call:g} s for the whole call, {found.seconds:.3g} s of training")
     worth = f"loss on {many(found.held_out, 'held-out sample')} {found.before:.3g} -> {found.after:.3g}"
     taken = f"of step {found.best}" if found.best else "of the start, since no step made it better"
     yield bullet(f"{worth}, {taken}", "" if found.best else "yellow")

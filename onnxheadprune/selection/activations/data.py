@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.liveness.interface import Interface
+from onnxheadprune.model.documents import kind_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.data import load_data, read_npz
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
+from onnxheadprune.selection.activations.more import (
+    CHUNK,
+    MOST_BYTES,
+    MOST_SAMPLES,
+    Feeds,
+    More,
+    spread,
+)
 from onnxheadprune.selection.activations.single import (
     fixed_to_one,
     free_axes,
@@ -30,18 +42,6 @@ from onnxheadprune.selection.activations.single import (
 HELD_OUT = 0.2
 """Part of the data that no refit sees: what ridge strengths and drift limits are judged on."""
 RANDOM_FEEDS = 8
-
-
-class Feeds(list[Feed]):
-    """Feeds that were made of something else, which people count by another name.
-
-    Attributes:
-        unit: what one sample of them was.
-    """
-
-    def __init__(self, feeds: Iterable[Feed], unit: str) -> None:
-        super().__init__(feeds)
-        self.unit = unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +58,7 @@ class Calibration(Iterable[Sample]):
         role: what it is to numbers that are measured on it, and what has seen it before; nothing for data of the user's
             own that nothing is known of.
         unseen: whether weights were trained and none of the training has seen it.
+        more: what there is beyond these samples, for steps of a training; None where these are all.
     """
 
     samples: tuple[Sample, ...]
@@ -68,6 +69,7 @@ class Calibration(Iterable[Sample]):
     unit: str = "sample"
     role: str = ""
     unseen: bool = False
+    more: More | None = None
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
@@ -89,6 +91,11 @@ class Calibration(Iterable[Sample]):
     def count(self) -> int:
         """Samples: rows of the first axis."""
         return sum(rows_of(sample.feed, self.inputs) for sample in self.samples)
+
+    @property
+    def total(self) -> int:
+        """Samples, with those that are not in memory."""
+        return self.count + (0 if self.more is None else self.more.samples)
 
     @property
     def positions(self) -> int | None:
@@ -164,7 +171,9 @@ class Calibration(Iterable[Sample]):
         )
 
     def _part(self, samples: Sequence[Sample]) -> Calibration:
-        return Calibration(tuple(samples), self.inputs, self.fingerprint, self.source, unit=self.unit)
+        return Calibration(
+            tuple(samples), self.inputs, self.fingerprint, self.source, unit=self.unit, more=self.more
+        )
 
 
 def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Calibration:
@@ -182,9 +191,12 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
         return source
     inputs = FeedMaker(view).inputs
     label = name or (str(source) if isinstance(source, str) else "the given data")
-    samples = tuple(load_data(source, inputs))
+    samples, more = _drawn(source, inputs)
     if _takes_one(view, samples, inputs):
         samples = tuple(one for sample in samples for one in one_by_one(sample, inputs))
+        free = inputs
+        if more is not None:
+            more = more.divided(lambda feed: (one.feed for one in one_by_one(Sample(feed, None, ""), free)))
         inputs, label = fixed_to_one(inputs), f"{label}, one at a time"
     joined = samples[0] if len(samples) == 1 else None
     if joined is not None:
@@ -194,8 +206,61 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
         for key in sorted(sample.feed):
             digest.update(key.encode())
             digest.update(np.ascontiguousarray(sample.feed[key]).tobytes())
+    if more is not None:
+        digest.update(f"and {more.samples} more".encode())
     unit = source.unit if isinstance(source, Feeds) else "sample"
-    return Calibration(samples, inputs, digest.hexdigest(), label, joined, unit)
+    return Calibration(samples, inputs, digest.hexdigest(), label, joined, unit, more=more)
+
+
+def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, ...], More | None]:
+    """The samples of data that stay in memory, spread evenly over it, and what there is beyond them; all are checked.
+
+    Raises:
+        UsageError: if one does not fit.
+    """
+    if isinstance(source, Feeds):
+        return tuple(load_data(source, inputs)), source.more
+    if isinstance(source, (str, os.PathLike)) and stat.S_ISDIR(kind_of(source) or 0):
+        files = sorted(Path(source).glob("*.npz"))
+
+        def read(number: int) -> list[Sample]:
+            return [
+                Sample(item.feed, item.labels, str(files[number]))
+                for item in load_data([read_npz(files[number])], inputs)
+            ]
+
+        if not files:
+            return tuple(load_data(source, inputs)), None
+        return _sampled(len(files), read, inputs)
+    samples = list(load_data(source, inputs))
+    return _sampled(len(samples), lambda number: [samples[number]], inputs)
+
+
+def _sampled(
+    count: int, read: Callable[[int], list[Sample]], inputs: Sequence[Input]
+) -> tuple[tuple[Sample, ...], More | None]:
+    """The same of so many parts, each of which can be read again."""
+    kept: dict[int, list[Sample]] = {}
+    rest: list[int] = []
+    rows = held = left = 0
+    for number in spread(count):
+        part = read(number)
+        size = sum(rows_of(sample.feed, inputs) for sample in part)
+        if rows >= MOST_SAMPLES or held >= MOST_BYTES:
+            rest.append(number)
+            left += size
+            continue
+        kept[number] = part
+        rows += size
+        held += sum(array.nbytes for sample in part for array in sample.feed.values())
+    samples = tuple(sample for number in sorted(kept) for sample in kept[number])
+    if not rest:
+        return samples, None
+
+    def feeds(numbers: Sequence[int]) -> list[Feed]:
+        return [sample.feed for number in numbers for sample in read(number)]
+
+    return samples, More(rest, feeds, left, max(round(CHUNK * len(rest) / max(left, 1)), 1))
 
 
 def _takes_one(view: GraphView, samples: Sequence[Sample], inputs: Sequence[Input]) -> bool:

@@ -56,7 +56,7 @@ def format_of(path: str | os.PathLike[str]) -> DataFormat | None:
         return "parquet" if file.suffix.lower() == PARQUET else "images"
     if not _is_text(head):
         raise UsageError(
-            f"{path} is neither an .npz file, text, Parquet nor an image{in_place_of(file) or ''}"
+            f"{path} is neither an .npz file, UTF-8 text, Parquet nor an image{in_place_of(file) or ''}"
         )
     return _of_text(file, head.decode(errors="replace"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from onnxheadprune.model.documents import kind_of, regular_file
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.selection.activations.formats import IMAGES, images_of
+from onnxheadprune.selection.activations.more import MOST_BYTES, MOST_SAMPLES, Feeds, More, spread
 
 BATCH = 16
+CHUNK_BYTES = 2**25
+"""Bytes of images that a training reads at once."""
 MAX_PIXELS = 50_000_000
 """Of an image; it is unpacked as a whole before it is scaled down, at four bytes each."""
 COLOUR, GREY = 3, 1
@@ -46,8 +49,10 @@ def image_feeds(
     preprocessing: Preprocessing | None = None,
     *,
     batch: int = BATCH,
-) -> list[Feed]:
+) -> Feeds:
     """Feeds for a vision model from the images of a folder and its subfolders, sorted by path.
+
+    Of many a sample is read, spread evenly over them; the others are read where they are wanted.
 
     Args:
         folder: where the images are, or one image.
@@ -76,14 +81,30 @@ def image_feeds(
     whole = len(paths) - len(paths) % count if isinstance(fixed, int) else len(paths)
     if not whole:
         raise UsageError(f"the model takes {count} images at once, but {folder} holds {len(paths)}")
-    return [
-        {
-            item.name: np.stack([_picture(path, layout) for path in paths[start : start + count]]).astype(
-                item.dtype
-            )
-        }
-        for start in range(0, whole, count)
-    ]
+    size = layout.channels * layout.height * layout.width * item.dtype.itemsize
+    groups = whole // count + (whole % count > 0)
+    kept = max(1, math.ceil(min(MOST_SAMPLES, MOST_BYTES // size) / count))
+    order = spread(groups)
+
+    def feed(number: int) -> Feed:
+        some = paths[number * count : min((number + 1) * count, whole)]
+        return {item.name: np.stack([_picture(path, layout) for path in some]).astype(item.dtype)}
+
+    def read(numbers: Sequence[int]) -> list[Feed]:
+        return [made for number in numbers if (made := _if_readable(feed, number)) is not None]
+
+    rest = order[kept:]
+    left = whole - sum(len(paths[number * count : (number + 1) * count]) for number in order[:kept])
+    more = More(rest, read, left, max(1, CHUNK_BYTES // (size * count))) if rest else None
+    return Feeds((feed(number) for number in sorted(order[:kept])), "image", more)
+
+
+def _if_readable(feed: Callable[[int], Feed], number: int) -> Feed | None:
+    """A feed, None where a file of it is damaged: nobody looked at those that a training alone reads."""
+    try:
+        return feed(number)
+    except UsageError:
+        return None
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,31 @@
-"""Texts of a file: one a line, a field of JSON lines, or a column of Parquet."""
+"""Texts of a file: one a line, a field of JSON lines, or a column of Parquet. A file may be larger than the memory."""
 
 from __future__ import annotations
 
+import codecs
 import itertools
+import json
 import os
+import tempfile
+import weakref
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import IO
 
 from onnxheadprune.errors import UsageError, heed_interrupt
-from onnxheadprune.model.documents import NotJsonError, parse_json, read_text, regular_file
+from onnxheadprune.model.documents import NotJsonError, parse_json, regular_file
 from onnxheadprune.selection.activations.formats import format_of
 from onnxheadprune.settings.inputs import DataFormat
 
-MAX_TEXT = 2**26
-"""Bytes of a file of samples, or of the columns that are read; a few hundred samples are enough."""
 MAX_LINE = 2**20
 """Characters of a sample, of which `max_length` tokens are used."""
 FIELD = "text"
 """The field of JSON lines and Parquet that is read if none is named."""
+BLOCK = 32
+"""Samples that are read at once from some place of a file."""
+MOST_BLOCKS = 2**16
+"""Places of a file that are known; blocks of a file with more of them are longer."""
 
 
 @dataclass(frozen=True)
@@ -53,56 +61,145 @@ class Text:
     target: str | None = None
 
 
-def read_texts(path: str | os.PathLike[str], reading: Reading = WHOLE) -> list[Text]:
-    """The samples of a file, without those that are empty.
+class Texts:
+    """The samples of a file, without those that are empty: all of them are checked once, and read a block at a time.
 
-    Args:
-        path: a UTF-8 file with one sample a line, JSON lines or Parquet.
-        reading: what is read of it.
+    Attributes:
+        path: of the file.
+        count: samples.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reading: Reading = WHOLE) -> None:
+        """Checks every sample, and remembers where blocks of them begin.
+
+        Args:
+            path: a UTF-8 file with one sample a line, JSON lines or Parquet.
+            reading: what is read of it.
+
+        Raises:
+            UsageError: if it cannot be read, lacks the field, or holds no text, or the same one again and again.
+        """
+        kind = reading.format or format_of(path)
+        has_fields = kind in ("jsonl", "parquet")
+        if not has_fields and (reading.field is not None or reading.target is not None):
+            raise UsageError(
+                f"the text {path} is read line by line and has no fields; those of JSON lines and Parquet"
+                " have names"
+            )
+        self.path, self.count = path, 0
+        self._row = _spooled_row if kind == "parquet" else _json_row if has_fields else _plain_row
+        self._reading = reading
+        # Closed with the samples, which are read for as long as they are.
+        self._stream = tempfile.TemporaryFile() if kind == "parquet" else _opened(path)  # noqa: SIM115
+        weakref.finalize(self, self._stream.close)
+        if kind == "parquet":
+            _spool(self._stream, path, reading)
+        self._starts, self._length = array("Q"), BLOCK
+        first: Text | None = None
+        differ = False
+        for text in self._indexed():
+            first, differ = first or text, differ or text != (first or text)
+        if first is None:
+            raise UsageError(f"the text {path} is empty")
+        if self.count > 1 and not differ:
+            raise UsageError(
+                f"all {self.count:,} samples of the text {path} are the same, so nothing can be measured on them;"
+                " give samples that differ"
+            )
+
+    def _indexed(self) -> Iterator[Text]:
+        """All samples that are asked for, while the places of blocks are noted."""
+        start = 0
+        for number in itertools.count(1):
+            line = self._stream.readline(4 * MAX_LINE)
+            if not line or self.count == self._reading.most:
+                break
+            text = self._row(line, f"line {number} of {self.path}", self._reading)
+            if text.source:
+                if self.count % self._length == 0:
+                    self._begin(start)
+                self.count += 1
+                yield text
+            start += len(line)
+        self._end = start
+
+    def _begin(self, start: int) -> None:
+        if len(self._starts) == MOST_BLOCKS:
+            self._starts, self._length = self._starts[::2], 2 * self._length
+        self._starts.append(start)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of samples."""
+        return len(self._starts)
+
+    def block(self, number: int) -> list[Text]:
+        """The samples of a block."""
+        start = self._starts[number]
+        end = self._starts[number + 1] if number + 1 < self.blocks else self._end
+        self._stream.seek(start)
+        lines = self._stream.read(end - start).split(b"\n")
+        rows = (self._row(line, f"a line of {self.path}", self._reading) for line in lines)
+        return [text for text in rows if text.source]
+
+    def __iter__(self) -> Iterator[Text]:
+        """All samples in order."""
+        return (text for number in range(self.blocks) for text in self.block(number))
+
+
+def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
+    file = regular_file(path, "the text")
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise UsageError(f"the text {path} cannot be read: {error.strerror or error}") from error
+
+
+def _plain_row(line: bytes, where: str, reading: Reading) -> Text:
+    """A line of text.
 
     Raises:
-        UsageError: if it cannot be read, lacks the field, holds no text or too much of it.
+        UsageError: if it is too long, or not UTF-8.
     """
-    kind = reading.format or format_of(path)
-    if kind == "parquet":
-        found = _of_rows(_parquet(path, reading), path, reading)
-    elif kind == "jsonl":
-        found = _of_rows(_json_lines(path, reading), path, reading)
-    elif reading.field is not None or reading.target is not None:
-        raise UsageError(
-            f"the text {path} is read line by line and has no fields; those of JSON lines and Parquet"
-            " have names"
-        )
-    else:
-        found = (Text(line.strip()) for line in _content(path, reading).splitlines())
-    texts = list(itertools.islice((text for text in found if text.source), reading.most))
-    if not texts:
-        raise UsageError(f"the text {path} is empty")
-    longest = max(len(part) for text in texts for part in (text.source, text.target or ""))
-    if longest > MAX_LINE:
-        raise UsageError(
-            f"a line of the text {path} has {longest:,} characters, and up to {MAX_LINE:,} are read; put one sample"
-            " on a line"
-        )
-    return texts
+    try:
+        text = line.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where} is not UTF-8 text; save it as UTF-8") from error
+    if "\0" in text:
+        raise UsageError(f"{where} is not UTF-8 text (it holds zero bytes, as UTF-16 does); save it as UTF-8")
+    if len(text) > MAX_LINE:
+        raise UsageError(f"{where} has more than {MAX_LINE:,} characters; put one sample on a line")
+    return Text(text.strip())
 
 
-def _content(path: str | os.PathLike[str], reading: Reading) -> str:
-    return read_text(path, "the text", MAX_TEXT, beginning=reading.most is not None)
+def _json_row(line: bytes, where: str, reading: Reading) -> Text:
+    """A JSON object on a line.
+
+    Raises:
+        UsageError: if it is none, or lacks the field.
+    """
+    text = _plain_row(line, where, reading).source
+    if not text:
+        return Text("")
+    try:
+        row = parse_json(text)
+    except NotJsonError as error:
+        raise UsageError(f"{where} is {error}; put one JSON object on a line") from error
+    if not isinstance(row, dict):
+        raise UsageError(f'{where} is no JSON object like {{"{FIELD}": "..."}}')
+    return _of_row(row, where, reading)
 
 
-def _json_lines(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping[str, object]]:
-    # Inside of a JSON text, lines may be broken by characters that only Python takes for line ends.
-    for number, line in enumerate(_content(path, reading).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-        except NotJsonError as error:
-            raise UsageError(f"line {number} of {path} is {error}; put one JSON object on a line") from error
-        if not isinstance(row, dict):
-            raise UsageError(f'line {number} of {path} is no JSON object like {{"{FIELD}": "..."}}')
-        yield row
+def _spooled_row(line: bytes, where: str, reading: Reading) -> Text:
+    return Text(*json.loads(line)) if line else Text("")
+
+
+def _spool(stream: IO[bytes], path: str | os.PathLike[str], reading: Reading) -> None:
+    """Writes the texts of a Parquet file, a line each: columns are not read from the middle."""
+    for number, row in enumerate(itertools.islice(_parquet(path, reading), reading.most), 1):
+        text = _of_row(row, f"row {number} of {path}", reading)
+        stream.write(json.dumps([text.source, text.target]).encode() + b"\n")
+    stream.seek(0)
 
 
 def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping[str, object]]:
@@ -115,7 +212,6 @@ def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping
         ) from error
     file = regular_file(path, "the text")
     named = [name for name in (reading.field or FIELD, reading.target) if name is not None]
-    held = 0
     try:
         with parquet.ParquetFile(file) as table:
             known = table.schema_arrow.names
@@ -124,12 +220,6 @@ def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping
             if missing:
                 raise UsageError(_lacks(str(path), missing[0], known))
             for batch in table.iter_batches(batch_size=64, columns=wanted):
-                held += batch.nbytes
-                if held > MAX_TEXT:
-                    raise UsageError(
-                        f"the fields {', '.join(wanted)} of {path} hold more than {MAX_TEXT:,} bytes, and a few hundred"
-                        " samples are enough; read the first ones with --max-samples"
-                    )
                 yield from batch.to_pylist()
     except (UsageError, MemoryError):
         raise
@@ -137,15 +227,9 @@ def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping
         raise UsageError(f"{path} cannot be read as a Parquet file: {error!s:.300}") from error
 
 
-def _of_rows(
-    rows: Iterable[Mapping[str, object]], path: str | os.PathLike[str], reading: Reading
-) -> Iterator[Text]:
-    for number, row in enumerate(rows, 1):
-        source = _field(row, reading.field or FIELD, f"row {number} of {path}")
-        target = None
-        if reading.target is not None:
-            target = _field(row, reading.target, f"row {number} of {path}")
-        yield Text(source, target)
+def _of_row(row: Mapping[str, object], where: str, reading: Reading) -> Text:
+    source = _field(row, reading.field or FIELD, where)
+    return Text(source, None if reading.target is None else _field(row, reading.target, where))
 
 
 def _field(row: Mapping[str, object], name: str, where: str) -> str:
@@ -167,6 +251,8 @@ def _field(row: Mapping[str, object], name: str, where: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"the field {name} of {where} holds half a character, so it is no text") from error
+    if len(value) > MAX_LINE:
+        raise UsageError(f"the field {name} of {where} has more than {MAX_LINE:,} characters; divide it")
     return value.strip()
 
 

@@ -134,6 +134,14 @@ class Prompts:
             if inner is not None:
                 inner.check(samples, tokenizer)
 
+    def fits(self, pair: Pair) -> bool:
+        """Whether the model knows all tokens of a text, and as many positions."""
+        try:
+            self.check([pair], "")
+        except UsageError:
+            return False
+        return True
+
     @property
     def _pads(self) -> bool:
         """Whether texts of other lengths can share a feed, because a mask hides what they are filled up with."""

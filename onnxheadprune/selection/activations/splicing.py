@@ -6,6 +6,7 @@ random ids are no such data: they are of another kind, and made models worse.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +19,15 @@ from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.samples import Sample
-from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.selection.activations.data import HELD_OUT, Calibration
 
 Ints = npt.NDArray[np.int64]
 Row = Mapping[str, Ints]
 """One sequence: a number per token for each input that runs along the tokens."""
 ENOUGH = 32
 """Positions per unknown of a least-squares fit, beyond which more of them change little."""
+LEAST = 8
+"""Positions per unknown that are used in any case, if they are there."""
 MOST_COPIES = 3
 """Spliced sequences for each that there is, at most: they hold no text that is not in the data."""
 MOST_WORK = 2e12
@@ -146,7 +149,25 @@ def sequences_of(data: Calibration) -> Sequences | None:
     return Sequences(tuple(rows), mask, positions, padding, data.inputs, next(iter(lengths), None), empty)
 
 
-def with_spliced(data: Calibration, unknowns: int, weights: int, seed: int = 0) -> Calibration:
+def as_much_as_pays(data: Calibration, unknowns: int, weights: int, work: float = MOST_WORK) -> Calibration:
+    """As much of the data as a least-squares fit gains by: itself where that is all of it.
+
+    Args:
+        data: what there is.
+        unknowns: of the largest of the fits that it is for.
+        weights: of all the maps that are fitted, in all.
+        work: multiply-adds of all maps on all positions, up to which more than a few positions per unknown are taken.
+    """
+    positions = data.positions
+    if positions is None:
+        return data
+    most = max(min(ENOUGH * unknowns, work / max(weights, 1)), LEAST * unknowns) / (1 - HELD_OUT)
+    return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
+
+def with_spliced(
+    data: Calibration, unknowns: int, weights: int, seed: int = 0, work: float = MOST_WORK
+) -> Calibration:
     """The data and spliced sequences of it.
 
     Itself where it holds no sequences, or enough of them, or far too few, or where more would be too much work.
@@ -156,12 +177,13 @@ def with_spliced(data: Calibration, unknowns: int, weights: int, seed: int = 0) 
         unknowns: of the largest of the least-squares fits that it is for.
         weights: of all the maps that are fitted, in all.
         seed: of the choice of partners and places.
+        work: multiply-adds of all maps on all positions, up to which sequences are added.
     """
     found = sequences_of(data)
     if found is None:
         return data
     positions = sum(map(_length, found.rows))
-    enough, bearable = round(ENOUGH * unknowns / positions), int(MOST_WORK / (positions * max(weights, 1)))
+    enough, bearable = round(ENOUGH * unknowns / positions), int(work / (positions * max(weights, 1)))
     copies = min(enough - 1, bearable - 1, MOST_COPIES)
     if copies < 1 or positions < unknowns:
         return data

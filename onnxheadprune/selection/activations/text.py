@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -9,12 +10,14 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.selection.activations.beside import ALONE, Beside
-from onnxheadprune.selection.activations.data import Feeds
-from onnxheadprune.selection.activations.lines import WHOLE, Reading, Text, read_texts
+from onnxheadprune.selection.activations.lines import WHOLE, Reading, Text, Texts
+from onnxheadprune.selection.activations.more import CHUNK, MOST_SAMPLES, Feeds, More, spread
 from onnxheadprune.selection.activations.prompts import Pair, Prompts
 from onnxheadprune.selection.activations.vocabulary import Vocabulary
 
 BATCH = 32
+STEP = 16
+"""Samples of a feed that a step of a training takes."""
 DEFAULT_LENGTH = 128
 
 
@@ -27,8 +30,10 @@ def text_feeds(
     batch: int = BATCH,
     reading: Reading = WHOLE,
     beside: Beside = ALONE,
-) -> list[Feed]:
+) -> Feeds:
     """Feeds for a text model. Samples of like length share a feed, so that little of it is padding.
+
+    Of a long file a sample is tokenized, spread evenly over it; the rest is read where it is wanted.
 
     A decoder with caches gets these empty, as for a prompt. One that reads an encoder's states gets those that the
     encoder beside it makes of the text, and the target shifted right behind the token that it starts with.
@@ -47,13 +52,25 @@ def text_feeds(
         HeadPruneError: if a model beside it cannot be read or run.
     """
     prompts = Prompts(inputs, beside)
-    texts = read_texts(path, reading)
+    texts = Texts(path, reading)
     vocabulary = Vocabulary(tokenizer, max_length)
-    samples = _tokenized(texts, vocabulary)
+    order = spread(texts.blocks)
+    drawn = order[: math.ceil(texts.blocks * min(MOST_SAMPLES / texts.count, 1.0))]
+    rest = order[len(drawn) :]
+    found = [text for number in sorted(drawn) for text in texts.block(number)]
+    samples = _tokenized(found, vocabulary)
     if not samples:
         raise UsageError(f"the tokenizer {tokenizer} makes no token of the text {path}")
     prompts.check(samples, str(tokenizer))
-    return Feeds((prompts.feed(group) for group in prompts.groups(samples, batch)), "line")
+
+    def read(numbers: Sequence[int]) -> list[Feed]:
+        more = [text for number in numbers for text in texts.block(number)]
+        known = [pair for pair in _tokenized(more, vocabulary) if prompts.fits(pair)]
+        return [prompts.feed(group) for group in prompts.groups(known, STEP)] if known else []
+
+    per_block = texts.count / texts.blocks
+    more = More(rest, read, texts.count - len(found), round(CHUNK / per_block)) if rest else None
+    return Feeds((prompts.feed(group) for group in prompts.groups(samples, batch)), "line", more)
 
 
 def _tokenized(texts: Sequence[Text], vocabulary: Vocabulary) -> list[Pair]:

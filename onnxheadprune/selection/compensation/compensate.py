@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,18 +33,31 @@ from onnxheadprune.selection.activations.kept import Room, Shelf
 from onnxheadprune.selection.activations.linear import Linear, linear_of
 from onnxheadprune.selection.activations.moments import LARGE, Moments, NotFiniteError
 from onnxheadprune.selection.activations.parts import Parts
-from onnxheadprune.selection.activations.splicing import with_spliced
+from onnxheadprune.selection.activations.splicing import MOST_WORK, as_much_as_pays, with_spliced
 from onnxheadprune.selection.compensation.fit import Fit, fit
 from onnxheadprune.selection.compensation.pair import Pair
 from onnxheadprune.selection.compensation.result import Compensation, Refit
 from onnxheadprune.selection.compensation.targets import Target
 from onnxheadprune.selection.compensation.tasks import Task, Which, attention_maps, tasks
 from onnxheadprune.selection.compensation.value_fit import fit_values
-from onnxheadprune.selection.compensation.values import Values, value_maps
+from onnxheadprune.selection.compensation.values import FEATURES, Values, value_maps
 
 IN_MEMORY = 2**26
 """Bytes of refitted weights that stay in memory. A model that is made with them has a copy of each; what lies in a file
 it reads when it needs it."""
+
+
+@dataclass(frozen=True)
+class Refitting:
+    """How a refit is made.
+
+    Attributes:
+        which: which maps are refitted.
+        most: multiply-adds of all maps on all positions, which bound how much data is used.
+    """
+
+    which: Which = "all"
+    most: float = MOST_WORK
 
 
 def compensate(
@@ -54,7 +67,7 @@ def compensate(
     data: Calibration,
     provider: Provider,
     *,
-    which: Which = "all",
+    how: Refitting = Refitting(),
     progress: Progress = silent,
 ) -> Compensation:
     """Refits what is left, layer by layer, on already pruned inputs.
@@ -63,20 +76,21 @@ def compensate(
         view: an annotated view of the original.
         sites: its attention sites, and those of other kinds that lose units.
         heads: present units that go, per site index.
-        data: calibration data; a part of it is held out to choose the ridge with. Of token sequences the rest is
-            spliced into more, as far as it is little for the widest map.
+        data: calibration data, of which as much is used as the widest map wants; a part of it is held out to choose
+            the ridge with. Of token sequences the rest is spliced into more, as far as it is little for that.
         provider: where to run.
-        which: which maps are refitted.
+        how: which maps are refitted, and how much work it may be.
         progress: told after each map.
 
     Raises:
         UsageError: if the data does not run.
     """
     readers = attention_maps(sites)
-    todo = tasks(view, sites, heads, readers, which)
+    todo = tasks(view, sites, heads, readers, how.which)
     shared = {node for node, count in readers.items() if count > 1}
-    work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads))
     wide = _widest(todo)
+    data = as_much_as_pays(data, max(map(_unknowns, todo), default=0), _weights_of(todo), how.most)
+    work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads), how.most)
     if work.too_few is not None:
         progress(
             f"{NOTE}{missing(*work.too_few, data)}; a stronger ridge is used there, or biases alone are adjusted",
@@ -105,9 +119,10 @@ class _Work:
         data: Calibration,
         provider: Provider,
         silent: Sequence[Linear],
+        most: float,
     ) -> None:
         learn, held = data.split()
-        learn = with_spliced(learn, _widest(todo), _weights_of(todo))
+        learn = with_spliced(learn, _widest(todo), _weights_of(todo), work=most)
         # New values for a map that feeds the attention of several projections would change the others.
         self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
         # Where inputs do not tell, nobody knows before a pass.
@@ -236,6 +251,14 @@ class _Work:
 def _widest(todo: Sequence[Task]) -> int:
     """Inputs of the widest map."""
     return max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
+
+
+def _unknowns(task: Task) -> int:
+    """Inputs of a layer, with the features that values may be refitted on."""
+    if task.linear is None:
+        return 0
+    rows = task.linear.matrix.rows
+    return rows if task.projection is None else rows + min(FEATURES, len(task.heads) * rows)
 
 
 def _inputs_of(task: Task) -> int:

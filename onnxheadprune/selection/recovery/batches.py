@@ -1,103 +1,132 @@
-"""What an epoch runs on: batches of similar length, in an order that the seed decides."""
+"""What a training runs on: batches of similar length, in an order that the seed decides.
+
+It goes in rounds: what is not in memory comes first, a chunk at a time, then the samples that are. When all have been
+seen they come again: token ids as spliced sequences, other data in other company.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input
+from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.activations.splicing import Sequences, sequences_of
+from onnxheadprune.selection.activations.more import CHUNK
+from onnxheadprune.selection.activations.splicing import sequences_of
+from onnxheadprune.selection.recovery.neighbours import Neighbours
 
 BATCH = 16
 
 
-class Batches(ABC):
-    """A source of epochs.
+class Batches:
+    """The data of a training.
 
     Attributes:
-        kind: what its samples are, for people.
+        data: the samples in memory, with what there is beyond them.
+        neighbours: other tokens for some of those that are seen again, None for none.
+        count: steps of a pass over the samples in memory.
+        rounds: after which all data has been seen once.
+        kind: what samples are when they come again, for people.
     """
 
-    kind: str
+    def __init__(self, data: Calibration, neighbours: Neighbours | None = None) -> None:
+        """Divides the data into rounds."""
+        self.data, self.neighbours = data, neighbours
+        self._parts = _parts(data)
+        self._chunks = 0 if data.more is None else data.more.chunks
+        self.rounds = self._chunks + len(self._parts)
+        self.count = sum(_count(part) for part in self._parts)
+        self.kind = "samples as they are" if sequences_of(self._parts[0]) is None else "spliced sequences"
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="onnxheadprune")
+        self._ahead: dict[int, Future[Calibration]] = {}
 
-    @abstractmethod
-    def epoch(self, random: np.random.Generator) -> list[Feed]:
-        """The feeds of one epoch."""
+    def is_again(self, number: int) -> bool:
+        """Whether the samples of a round have been seen before."""
+        return number >= self.rounds
 
-    @property
-    @abstractmethod
-    def count(self) -> int:
-        """Feeds of an epoch."""
+    def round(self, number: int, random: np.random.Generator) -> Iterator[Feed]:
+        """The feeds of a round.
 
+        Args:
+            number: of the round, from 0.
+            random: decides on their order, and on what is spliced with what.
+        """
+        part = self._part(number % self.rounds)
+        sequences = sequences_of(part)
+        if sequences is None:
+            yield from _mixed(part, random)
+            return
+        rows = sequences.spliced(random) if self.is_again(number) else list(sequences.rows)
+        if self.is_again(number) and self.neighbours is not None:
+            rows = self.neighbours.exchanged(rows, random)
+        feeds = sequences.feeds(rows, BATCH)
+        yield from (feeds[position] for position in random.permutation(len(feeds)))
 
-class SplicedBatches(Batches):
-    """New sequences every epoch."""
+    def _part(self, number: int) -> Calibration:
+        """The samples of a round. Those of the next one are read and decoded beside the steps."""
+        if number >= self._chunks:
+            return self._parts[number - self._chunks]
+        found = self._ahead.pop(number, None)
+        self._ahead.clear()
+        part = self._chunk(number) if found is None else found.result()
+        if number + 1 < self._chunks:
+            self._ahead[number + 1] = self._reader.submit(self._chunk, number + 1)
+        return part
 
-    kind = "spliced sequences"
-
-    def __init__(self, sequences: Sequences) -> None:
-        """Takes the sequences to splice."""
-        self.sequences = sequences
-
-    @property
-    def count(self) -> int:
-        """Feeds of an epoch."""
-        return self.sequences.count(BATCH)
-
-    def epoch(self, random: np.random.Generator) -> list[Feed]:
-        """Sequences of similar length share a feed."""
-        feeds = self.sequences.feeds(self.sequences.spliced(random), BATCH)
-        return [feeds[position] for position in random.permutation(len(feeds))]
-
-
-class PlainBatches(Batches):
-    """The samples as they are, in other company every epoch where the batch is free."""
-
-    kind = "samples as they are"
-
-    def __init__(self, data: Calibration) -> None:
-        """Takes the data to train on."""
-        self.inputs = data.inputs
-        self.groups: list[Feed] = []
-        self.fixed: list[Feed] = []
-        alike: dict[object, list[Feed]] = defaultdict(list)
-        for feed in data.feeds:
-            if _is_free(feed, self.inputs):
-                alike[tuple(feed[item.name].shape[1:] for item in self.inputs)].append(feed)
-            else:
-                self.fixed.append(feed)
-        self.groups = [self._together(feeds) for feeds in alike.values()]
-
-    def _together(self, feeds: Sequence[Feed]) -> Feed:
-        return {item.name: np.concatenate([feed[item.name] for feed in feeds]) for item in self.inputs}
-
-    @property
-    def count(self) -> int:
-        """Feeds of an epoch."""
-        return len(self.fixed) + sum(-(-_rows(group) // BATCH) for group in self.groups)
-
-    def epoch(self, random: np.random.Generator) -> list[Feed]:
-        """All samples once."""
-        feeds = list(self.fixed)
-        for group in self.groups:
-            order = random.permutation(_rows(group))
-            feeds += [
-                {name: array[order[start : start + BATCH]] for name, array in group.items()}
-                for start in range(0, len(order), BATCH)
-            ]
-        return [feeds[position] for position in random.permutation(len(feeds))]
+    def _chunk(self, number: int) -> Calibration:
+        assert self.data.more is not None
+        samples = [Sample(feed, None, self.data.source) for feed in self.data.more.chunk(number)]
+        return replace(self.data, samples=tuple(samples), joined=None)
 
 
-def batches_of(data: Calibration) -> Batches:
-    """Spliced sequences where the data is token ids, else the data as it is."""
-    found = sequences_of(data)
-    return PlainBatches(data) if found is None else SplicedBatches(found)
+def _parts(data: Calibration) -> list[Calibration]:
+    """Data in parts of some size, whole feeds each, spread evenly over it."""
+    count = max(min(round(data.count / CHUNK), len(data.samples)), 1)
+    return [replace(data, samples=data.samples[first::count], joined=None) for first in range(count)]
+
+
+def _count(part: Calibration) -> int:
+    """Feeds of a round."""
+    sequences = sequences_of(part)
+    if sequences is not None:
+        return sequences.count(BATCH)
+    fixed, groups = _groups(part)
+    return len(fixed) + sum(-(-_rows(group) // BATCH) for group in groups)
+
+
+def _mixed(part: Calibration, random: np.random.Generator) -> Iterator[Feed]:
+    """All samples once, in other company every time where the batch is free."""
+    feeds, groups = _groups(part)
+    for group in groups:
+        order = random.permutation(_rows(group))
+        feeds += [
+            {name: array[order[start : start + BATCH]] for name, array in group.items()}
+            for start in range(0, len(order), BATCH)
+        ]
+    yield from (feeds[position] for position in random.permutation(len(feeds)))
+
+
+def _groups(part: Calibration) -> tuple[list[Feed], list[Feed]]:
+    """Feeds that stay as they are, and samples that can share a feed, joined."""
+    fixed: list[Feed] = []
+    alike: dict[object, list[Feed]] = defaultdict(list)
+    for feed in part.feeds:
+        if _is_free(feed, part.inputs):
+            alike[tuple(feed[item.name].shape[1:] for item in part.inputs)].append(feed)
+        else:
+            fixed.append(feed)
+    joined = [
+        {item.name: np.concatenate([feed[item.name] for feed in feeds]) for item in part.inputs}
+        for feeds in alike.values()
+    ]
+    return fixed, joined
 
 
 def _is_free(feed: Feed, inputs: Sequence[Input]) -> bool:

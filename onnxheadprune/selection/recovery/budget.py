@@ -1,43 +1,73 @@
-"""How long a recovery may train: epochs, or seconds."""
+"""How long a recovery may train: epochs, seconds, or what a whole call leaves of its seconds."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field, replace
 
 from onnxheadprune.errors import UsageError
 
 MOST_EPOCHS = 10_000
 MOST_SECONDS = 7 * 24 * 3600.0
+SLACK = 0.02
+"""Part of the time of a whole call that is left free: the end of it is known in advance only nearly."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One of the two.
+    """One of the three.
 
     Attributes:
-        epochs: passes over the data to learn from. The same data and seed give the same bytes.
+        epochs: passes over the samples in memory. The same data and seed give the same bytes.
         seconds: until training ends, the search for a learning rate included.
+        call: seconds of the whole call, from the making of this budget: what is left when training begins is its time.
+        reserved: of these, seconds for what comes behind the training.
+        started: when the call began, by the monotonic clock.
     """
 
     epochs: float | None = None
     seconds: float | None = None
+    call: float | None = None
+    reserved: float = field(default=0.0, compare=False)
+    started: float = field(default_factory=time.monotonic, compare=False)
 
     def __post_init__(self) -> None:
-        given = [item for item in (self.epochs, self.seconds) if item is not None]
+        given = [item for item in (self.epochs, self.seconds, self.call) if item is not None]
         if len(given) != 1 or not (math.isfinite(given[0]) and given[0] > 0):
             raise UsageError("a recovery takes a number of epochs or of seconds above 0")
-        if (self.epochs or 0) > MOST_EPOCHS or (self.seconds or 0) > MOST_SECONDS:
+        if (self.epochs or 0) > MOST_EPOCHS or (self.seconds or self.call or 0) > MOST_SECONDS:
             raise UsageError(f"a recovery takes up to {MOST_EPOCHS:,} epochs or {MOST_SECONDS:,.0f} seconds")
 
     def __str__(self) -> str:
+        if self.call is not None:
+            return f"{self.call:g} s for the whole call"
         return f"{self.epochs:g} epochs" if self.seconds is None else f"{self.seconds:g} s"
+
+    @property
+    def left(self) -> float | None:
+        """Seconds for a training that begins now, None of epochs."""
+        if self.call is None:
+            return self.seconds
+        return max(self.call * (1 - SLACK) - self.spent - self.reserved, 0.0)
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the call began."""
+        return time.monotonic() - self.started
 
     def shared(self, among: int) -> Budget:
         """An equal part of it."""
+        if self.call is not None:
+            # What is left now is divided; those that come later divide what is left then.
+            return replace(self, call=None, seconds=max((self.left or 0.0) / among, 1e-3))
         if self.seconds is not None:
             return Budget(seconds=self.seconds / among)
         return Budget(epochs=(self.epochs or 0.0) / among)
+
+    def keeping(self, seconds: float) -> Budget:
+        """The same with so many seconds of the call for what comes behind the training."""
+        return replace(self, reserved=seconds)
 
 
 def parse_budget(text: str) -> Budget:
@@ -46,13 +76,37 @@ def parse_budget(text: str) -> Budget:
     Raises:
         UsageError: if it is none.
     """
-    units = {"s": 1, "m": 60, "h": 3600}
-    spelled = text.strip().lower()
-    factor = units.get(spelled[-1:], 0)
     try:
-        number = float(spelled[:-1] if factor else spelled)
+        return (
+            Budget(seconds=seconds) if (seconds := _seconds(text)) is not None else Budget(epochs=float(text))
+        )
     except ValueError:
         raise UsageError(
             f"a recovery takes a number of epochs like 10, or a time like 90s or 5m, not {text!r}"
         ) from None
-    return Budget(seconds=number * factor) if factor else Budget(epochs=number)
+
+
+def parse_time(text: str) -> Budget:
+    """The budget of a whole call from "90s", "5m" or "1h".
+
+    Raises:
+        UsageError: if it is none.
+    """
+    try:
+        seconds = _seconds(text)
+    except ValueError:
+        seconds = None
+    if seconds is None:
+        raise UsageError(f"the time of a call is given like 90s, 5m or 1h, not {text!r}")
+    return Budget(call=seconds)
+
+
+def _seconds(text: str) -> float | None:
+    """Seconds from a number with a unit, None where it has none.
+
+    Raises:
+        ValueError: if it is no number.
+    """
+    spelled = text.strip().lower()
+    factor = {"s": 1, "m": 60, "h": 3600}.get(spelled[-1:])
+    return None if factor is None else float(spelled[:-1]) * factor

@@ -29,7 +29,7 @@ class State:
     """All that later steps depend on.
 
     Attributes:
-        epoch: epochs that are done.
+        epoch: rounds that are done.
         step: steps that are done.
         taken: steps of the optimizer: without those whose gradients were too large for float16.
         precision: of products in steps.
@@ -41,6 +41,9 @@ class State:
         arrays: the parameters, their moments and the best parameters, one after the other.
         searched: seconds that went by before the first step.
         seconds: that it took so far.
+        planned: steps that fit into the budget when they began.
+        samples: that steps took, each as often as it was taken.
+        learned: the mean loss of the last round on what its steps learned from.
     """
 
     epoch: int = 0
@@ -55,6 +58,9 @@ class State:
     arrays: Mapping[str, Sequence[Master]] = field(default_factory=dict)
     searched: float = 0.0
     seconds: float = 0.0
+    planned: int = 1
+    samples: int = 0
+    learned: float = 0.0
 
 
 def beside(output: str | os.PathLike[str]) -> Path:
@@ -134,6 +140,9 @@ class Checkpoint:
             "curve": [[item.step, item.loss] for item in state.curve],
             "searched": state.searched,
             "seconds": state.seconds,
+            "planned": state.planned,
+            "samples": state.samples,
+            "learned": state.learned,
             "arrays": {name: len(arrays) for name, arrays in state.arrays.items()},
         }
         entries: dict[str, Array] = {MARK.decode(): np.frombuffer(json.dumps(document).encode(), np.uint8)}
@@ -163,4 +172,7 @@ def _state(document: Mapping[str, object]) -> State:
         [Measured(int(step), float(loss)) for step, loss in content["curve"]],
         searched=float(content["searched"]),
         seconds=float(content["seconds"]),
+        planned=int(content["planned"]),
+        samples=int(content["samples"]),
+        learned=float(content["learned"]),
     )

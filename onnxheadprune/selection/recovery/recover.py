@@ -23,13 +23,11 @@ from onnxheadprune.runtime import Array, Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.compensation.restoring import whole_of
-from onnxheadprune.selection.recovery.batches import batches_of
+from onnxheadprune.selection.recovery.batches import Batches
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint
-from onnxheadprune.selection.recovery.parameters import (
-    Master,
-    Parameter,
-)
+from onnxheadprune.selection.recovery.neighbours import neighbours_of
+from onnxheadprune.selection.recovery.parameters import Master, Parameter
 from onnxheadprune.selection.recovery.ready import ready
 from onnxheadprune.selection.recovery.result import Recovery
 from onnxheadprune.selection.recovery.subject import Subject, differentiated
@@ -40,6 +38,8 @@ LEAST = 16
 """Samples to learn from: one batch."""
 HELD_OUT = 0.05
 """Part of the samples that neither the refit nor a step sees. More would be missed by both."""
+MOST_JUDGES = 256
+"""Samples that judge a training at most: what they scatter is less than what trainings differ in."""
 JUDGES = 16
 """Samples that judge a training where a part of the data is fewer, as long as that takes no more than a fifth."""
 
@@ -67,7 +67,8 @@ class Recovering:
 
 def split_for_recovery(data: Calibration) -> tuple[Calibration, Calibration]:
     """A part that steps learn from and one that judges them."""
-    return data.split_samples(max(round(data.count * HELD_OUT), min(JUDGES, data.count // 5), 1))
+    share = min(round(data.count * HELD_OUT), MOST_JUDGES)
+    return data.split_samples(max(share, min(JUDGES, data.count // 5), 1))
 
 
 def require_recoverable(view: GraphView, main: MainOutput, data: Calibration, how: Recovering) -> None:
@@ -122,16 +123,16 @@ def recover(
     _require_variety(teacher, held)
     checkpoint = Checkpoint(how.checkpoint, _key(subject, learn, provider, how))
     apart = [{**feed, **teacher.targets(feed)} for feed in held.feeds]
-    batches = batches_of(learn)
+    batches = Batches(learn, neighbours_of(subject.original, learn.inputs))
     training = Training(
-        student, teacher, batches, apart, Plan(how.budget, how.seed, None, progress), checkpoint
+        student, teacher, batches, apart, Plan.starting(how.budget, how.seed, progress), checkpoint
     )
     training.run(how.resume)
     state = training.state
     return Recovery(
         _written(subject, made.trained, student.copy()) if state.best else dict(subject.start),
         learn.fingerprint,
-        learn.count,
+        learn.total,
         held.count,
         tuple(item.original for item in made.trained),
         made.held,
@@ -147,6 +148,10 @@ def recover(
         how.seed,
         training.resumed,
         student.precision,
+        used=state.samples,
+        learned=state.learned,
+        unit=learn.unit,
+        planned=how.budget,
     )
 
 

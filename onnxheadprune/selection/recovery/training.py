@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count, islice
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from onnxheadprune.selection.recovery.batches import Batches
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint, State
 from onnxheadprune.selection.recovery.parameters import Master
+from onnxheadprune.selection.recovery.pull import STRENGTH, Pull
 from onnxheadprune.selection.recovery.rate import STEPS, bearable, find_rate, share_in_test
 from onnxheadprune.selection.recovery.result import Measured
 from onnxheadprune.selection.recovery.schedule import share_of_rate
@@ -39,12 +41,19 @@ class Plan:
         seed: of the order of the data.
         rate: the learning rate, None to look for it.
         progress: told of each step.
+        seconds: of a budget of time, what is left of it for the training.
     """
 
     budget: Budget
     seed: int = 0
     rate: float | None = None
     progress: Progress = silent
+    seconds: float | None = None
+
+    @classmethod
+    def starting(cls, budget: Budget, seed: int = 0, progress: Progress = silent) -> Plan:
+        """The plan of a training that begins now."""
+        return cls(budget, seed, None, progress, budget.left)
 
 
 @dataclass
@@ -84,13 +93,16 @@ class Training:
         """
         self._started = time.monotonic()
         self.adam = Adam(self.student.masters, self.student.gradients, self.student.provider)
+        self._pull = None
+        if self.batches.neighbours is not None:
+            self._pull = Pull(self.student.masters, self.student.provider)
         try:
             if resume:
                 self._resume()
             else:
                 self._begin()
             while not self.stopped and self._progress() < 1:
-                self._epoch()
+                self._round()
         except KeyboardInterrupt:
             if not self.state.curve:
                 raise
@@ -101,7 +113,7 @@ class Training:
     def _begin(self) -> None:
         self.best = self.student.copy()
         self.state.curve.append(Measured(0, self.held_loss()))
-        first = self.batches.epoch(np.random.default_rng([self.plan.seed, 1]))[0]
+        first = next(self.batches.round(0, np.random.default_rng([self.plan.seed, 1])))
         self.student.choose({**first, **self.teacher.targets(first)})
         if self.plan.rate is None:
             self.state.rate, trials = find_rate(self._tried, self._bearable, self._is_late)
@@ -110,6 +122,7 @@ class Training:
             self.state.rate = self.plan.rate
         self._restart()
         self.state.searched = self._seconds()
+        self.state.planned = self._planned()
 
     def _restart(self) -> None:
         self.student.take(self.best)
@@ -129,47 +142,63 @@ class Training:
         """The held-out loss after a few steps with a rate."""
         self._restart()
         random = np.random.default_rng([self.plan.seed, 1])
+        rounds = chain.from_iterable(self.batches.round(number, random) for number in count())
         step, since = 0, time.monotonic()
-        while step < STEPS and not self._is_late():
-            for feed in self._taught(self.batches.epoch(random)[: STEPS - step]):
-                if self._is_late():
-                    break
-                if not math.isfinite(self._step(feed, rate * share_in_test(step))):
-                    return math.inf
-                step += 1
+        for feed in self._taught(islice(rounds, STEPS)):
+            if self._is_late():
+                break
+            if not math.isfinite(self._step(feed, rate * share_in_test(step))):
+                return math.inf
+            step += 1
         self._pace = (time.monotonic() - since) / max(step, 1)
         self.plan.progress(f"looking for a learning rate: {rate:g}", 0, 0)
         return self.held_loss()
 
     def _bearable(self) -> float:
         """The largest loss after a test of a rate that the training makes good."""
-        seconds = self.plan.budget.seconds
-        steps = self.steps if seconds is None else (seconds - self._seconds()) / self._pace
-        return bearable(self.state.curve[0].loss, steps)
+        return bearable(self.state.curve[0].loss, self._planned())
+
+    def _planned(self) -> int:
+        """Steps that fit into the budget, as far as that is known."""
+        seconds = self.plan.seconds
+        if seconds is None:
+            return self.steps
+        return max(round((seconds - self._seconds()) / self._pace), 1)
 
     def _is_late(self) -> bool:
         """Whether a part of the time that a search may take is spent."""
-        budget = self.plan.budget.seconds
-        return budget is not None and self._seconds() > SEARCH * budget
+        seconds = self.plan.seconds
+        return seconds is not None and self._seconds() > SEARCH * seconds
 
-    def _epoch(self) -> None:
-        random = np.random.default_rng([self.plan.seed, 2, self.state.epoch])
-        for feed in self._taught(self.batches.epoch(random)):
-            share = self._progress()
-            if share >= 1:
+    def _round(self) -> None:
+        state = self.state
+        random = np.random.default_rng([self.plan.seed, 2, state.epoch])
+        pull = self._pull if self.batches.is_again(state.epoch) else None
+        losses = []
+        for feed in self._taught(self.batches.round(state.epoch, random)):
+            progress = self._progress()
+            if progress >= 1:
                 break
-            loss = self._step(feed, self.state.rate * share_of_rate(self._within(share)))
-            self.state.step += 1
+            share = share_of_rate(self._within(progress))
+            loss = self._step(feed, state.rate * share)
+            state.step += 1
+            state.samples += len(next(iter(feed.values())))
             if not math.isfinite(loss):
-                self.stopped = f"the loss of step {self.state.step} is {loss}"
+                self.stopped = f"the loss of step {state.step} is {loss}"
                 return
+            if pull is not None:
+                pull.add(STRENGTH * share / state.planned, state.step)
+            losses.append(loss)
             self._show(loss)
-        self.state.epoch += 1
+        if pull is not None:
+            pull.settle()
+        state.learned = float(np.mean(losses)) if losses else state.learned
+        state.epoch += 1
         self._measure()
         if self.checkpoint.path is not None:
             self.checkpoint.write(self._kept())
 
-    def _taught(self, feeds: Sequence[Feed]) -> Iterator[Feed]:
+    def _taught(self, feeds: Iterable[Feed]) -> Iterator[Feed]:
         """The batches with the inputs of the loss; the teacher is ahead of the steps, which leave cores idle."""
         return AHEAD.each(lambda feed: {**feed, **self.teacher.targets(feed)}, feeds)
 
@@ -207,15 +236,15 @@ class Training:
 
     def _progress(self) -> float:
         """0 at the first step, 1 at the end."""
-        budget = self.plan.budget
-        if budget.seconds is not None:
+        seconds = self.plan.seconds
+        if seconds is not None:
             before = self.state.searched
-            return (self._seconds() - before) / max(budget.seconds - before, 1e-9)
+            return (self._seconds() - before) / max(seconds - before, 1e-9)
         return self.state.step / self.steps
 
     def _within(self, share: float) -> float:
         """Where in the rise and fall of the rate a step is; the first and the last one count too."""
-        return share if self.plan.budget.seconds is not None else (self.state.step + 1) / (self.steps + 1)
+        return share if self.plan.seconds is not None else (self.state.step + 1) / (self.steps + 1)
 
     @property
     def steps(self) -> int:
@@ -227,7 +256,7 @@ class Training:
 
     def _show(self, loss: float) -> None:
         held = self.state.curve[-1].loss
-        seconds = self.plan.budget.seconds
+        seconds = self.plan.seconds
         done, total = (self.state.step, self.steps) if seconds is None else (self._seconds(), seconds)
         what = f"recovering: step {self.state.step}, loss {loss:.3g}, held out {held:.3g}"
         self.plan.progress(what, round(done), round(total))

@@ -14,7 +14,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
-from onnxheadprune.selection.activations.data import Feeds
+from onnxheadprune.selection.activations.more import Feeds
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from onnxheadprune.workflow.vocabulary.spelling import Spelling, counted, respelled

@@ -1,0 +1,79 @@
+"""Data beyond the sample that choices and refits look at: steps of a training read it, a chunk at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from onnxheadprune.runtime.feeds.generate import Feed
+
+MOST_SAMPLES = 2**13
+"""Samples that are held in memory: the widest refit wants fewer, and so does whatever is measured."""
+MOST_BYTES = 2**28
+"""Bytes of them, where each is large."""
+CHUNK = 1024
+"""Samples of a chunk of text."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+class More:
+    """Samples that are not in memory: places in a file or in a folder, of which feeds are made when they are wanted.
+
+    Attributes:
+        samples: how many there are.
+        chunks: how many times a chunk of them can be read.
+    """
+
+    def __init__(
+        self, places: Sequence[int], read: Callable[[Sequence[int]], list[Feed]], samples: int, per_chunk: int
+    ) -> None:
+        """Takes the places.
+
+        Args:
+            places: in the order in which they are read.
+            read: makes feeds of some of them.
+            samples: at all of them.
+            per_chunk: places of a chunk.
+        """
+        self._places, self._read, self._per_chunk = places, read, max(per_chunk, 1)
+        self.samples, self.chunks = samples, math.ceil(len(places) / self._per_chunk)
+
+    def chunk(self, number: int) -> list[Feed]:
+        """The feeds of a chunk; the same for the same number."""
+        start = number * self._per_chunk
+        return self._read(self._places[start : start + self._per_chunk])
+
+    def divided(self, parts: Callable[[Feed], Iterable[Feed]]) -> More:
+        """The same with parts of each feed in its place."""
+
+        def read(places: Sequence[int]) -> list[Feed]:
+            return [part for feed in self._read(places) for part in parts(feed)]
+
+        return More(self._places, read, self.samples, self._per_chunk)
+
+
+class Feeds(list[Feed]):
+    """Feeds that were made of something else, which people count by another name.
+
+    Attributes:
+        unit: what one sample of them was.
+        more: what there is beyond them, None where they are all.
+    """
+
+    def __init__(self, feeds: Iterable[Feed], unit: str, more: More | None = None) -> None:
+        super().__init__(feeds)
+        self.unit, self.more = unit, more
+
+
+def spread(count: int) -> list[int]:
+    """All numbers below a count in an order of which every beginning is spread evenly over them.
+
+    The order of multiples of the golden ratio, without the whole numbers in them.
+
+    >>> spread(8)
+    [0, 5, 2, 7, 4, 1, 6, 3]
+    """
+    places = np.arange(count) * GOLDEN % 1
+    return [int(place) for place in np.argsort(np.argsort(places))]
