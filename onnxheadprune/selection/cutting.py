@@ -37,7 +37,7 @@ from onnxheadprune.selection.wishes import Chosen
 
 REFIT_SHARE = 0.4
 """Part of the time that is left of a call which a refit may take, if it wants that much."""
-PASSES = 16
+PASSES = 8
 """How much more than one product of all maps with all positions a refit takes, measured."""
 
 

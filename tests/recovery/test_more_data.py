@@ -6,6 +6,7 @@ import json
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from onnxheadprune.selection.recovery.batches import Batches
 from onnxheadprune.selection.recovery.budget import parse_budget, parse_time
 from onnxheadprune.selection.recovery.checkpoint import beside
 from onnxheadprune.selection.recovery.recover import MOST_JUDGES, split_for_recovery
+from onnxheadprune.selection.recovery.result import Measured
 from tests import toys_recovery
-from tests.recovery.trainings import HEADS, Stop
+from tests.recovery.trainings import EPOCHS, HEADS, Stop
+from tests.recovery.trainings import trained as short
 
 COUNT = MOST_SAMPLES + 3000
 LETTERS = 20
@@ -152,6 +155,11 @@ def test_images_beyond_a_sample_are_decoded_when_they_are_wanted(
     assert len(set(rows)) == len(rows) >= 20 and not set(rows) & held
 
 
+def test_whoever_counts_tokens_counts_all_of_a_long_text(tmp_path: Path) -> None:
+    every = seen(text(tmp_path, "lines.txt").every())
+    assert sorted(every) == sorted(tuple(numbered(number)) for number in range(COUNT))
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 97, 1000, 65536])
 def test_every_beginning_of_an_order_is_spread_evenly(count: int) -> None:
     order = spread(count)
@@ -187,6 +195,21 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a late line": (b"good line\nother line\n" * 20_000 + b"\xff\n", "line 40001 of .* is not UTF-8"),
     "no line ends": (b"word " * 2**20, "put one sample on a line"),
 }
+
+
+def test_samples_that_are_all_the_same_are_refused_before_any_work(tmp_path: Path) -> None:
+    said: list[str] = []
+    ids = np.array([numbered(7)] * 400)
+    with pytest.raises(UsageError, match=r"all 400 samples of the given data are the same"):
+        prune(
+            toys_recovery.encoder(layers=1),
+            wish=Wish(ratio=0.25),
+            data={"input_ids": ids, "attention_mask": np.ones_like(ids)},
+            provider="cpu",
+            recover=Budget(epochs=1),
+            progress=lambda what, done, of: said.append(what),
+        )
+    assert said == []
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -237,6 +260,31 @@ def test_a_training_on_much_data_sees_none_of_it_twice_and_goes_on_to_the_same_b
     again = trained(tmp_path, parts, resume=True).chosen.recovery
     assert again.resumed and again.used == found.used
     assert parts.read_bytes() == whole.read_bytes() and not beside(parts).exists()
+
+
+def test_a_training_says_what_it_used_and_what_would_help() -> None:
+    found = short()
+    assert (
+        found.data_words.startswith("training: ")
+        and f" times each; held out: {found.held_out}" in found.data_words
+    )
+    assert found.used == EPOCHS * found.samples
+    once = replace(found, used=found.samples // 2)
+    assert once.data_words == (
+        f"training: {once.used:,} of {found.samples:,} samples, none twice; held out: {found.held_out:,}"
+    )
+    fell = replace(found, curve=(Measured(0, 1.0), Measured(9, 0.5)), best=9)
+    assert replace(fell, learned=0.3).would_help == "more data"
+    assert (
+        replace(fell, learned=0.3, used=1).would_help == replace(fell, learned=0.5).would_help == "more time"
+    )
+    flat = replace(fell, curve=(Measured(0, 0.51), Measured(9, 0.5)), learned=0.5)
+    assert flat.would_help == "neither"
+    for item, words in (
+        (replace(fell, learned=0.3), "more samples: "),
+        (flat, "neither more samples nor more time"),
+    ):
+        assert item.help_words.startswith(words) and item.to_dict()["would_help"] == item.would_help
 
 
 # A time for the whole call

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -65,6 +65,13 @@ class Feeds(list[Feed]):
     def __init__(self, feeds: Iterable[Feed], unit: str, more: More | None = None) -> None:
         super().__init__(feeds)
         self.unit, self.more = unit, more
+
+    def every(self) -> Iterator[Feed]:
+        """All feeds, with those that are not in memory."""
+        yield from self
+        for number in range(0 if self.more is None else self.more.chunks):
+            assert self.more is not None
+            yield from self.more.chunk(number)
 
 
 def spread(count: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,7 @@ class Spelling:
         return {**vars(self), "unchanged_share": share}
 
 
-def counted(samples: list[Sample], inputs: tuple[Input, ...], vocabulary: Vocabulary) -> Counts:
+def counted(samples: Iterable[Sample], inputs: tuple[Input, ...], vocabulary: Vocabulary) -> Counts:
     """How often each token occurs in data.
 
     Args:

@@ -64,7 +64,9 @@ def trimmed(subject: LoadedModel, request: Request) -> Trimmed:
     inputs = tuple(graph_inputs(view))
     samples = None if data is None else list(load_data(data, inputs))
     if tokens.rows is None:
-        counts = None if samples is None else counted(samples, inputs, vocabulary)
+        # A rare token may be in no sample that is held in memory.
+        every = (Sample(feed, None, "") for feed in data.every()) if isinstance(data, Feeds) else samples
+        counts = None if every is None else counted(every, inputs, vocabulary)
         place = _tokenizer_beside(subject)
         tokenizer = None if place is None else TokenizerFile(place)
         kept = kept_ids(tokens, vocabulary.rows, tokenizer, counts, vocabulary.stored)
