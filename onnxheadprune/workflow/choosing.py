@@ -97,7 +97,7 @@ def kept_limits(wish: Wish, chosen: Chosen) -> tuple[Gate, ...]:
 def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
     """Data to validate on, which says what of the given data it is, and what has seen it before."""
     assert cutter.data is not None
-    of = f"{part.count:,} of {many(cutter.data.count, cutter.data.unit)}"
+    of = f"{part.count:,} of {many(cutter.data.total, cutter.data.unit)}"
     trained = chosen.recovery is not None and chosen.numbers is chosen.recovery
     return replace(part, role=f"{chosen.measured_on} ({of})", unseen=trained and chosen.held_out)
 

@@ -23,6 +23,7 @@ from onnxheadprune.selection.activations.splicing import sequences_of
 from onnxheadprune.selection.recovery.neighbours import Neighbours
 
 BATCH = 16
+PLAIN = "samples as they are"
 
 
 class Batches:
@@ -43,7 +44,7 @@ class Batches:
         self._chunks = 0 if data.more is None else data.more.chunks
         self.rounds = self._chunks + len(self._parts)
         self.count = sum(_count(part) for part in self._parts)
-        self.kind = "samples as they are" if sequences_of(self._parts[0]) is None else "spliced sequences"
+        self.kind = PLAIN if sequences_of(self._parts[0]) is None else "spliced sequences"
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="onnxheadprune")
         self._ahead: dict[int, Future[Calibration]] = {}
 

@@ -23,7 +23,7 @@ from onnxheadprune.runtime import Array, Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.compensation.restoring import whole_of
-from onnxheadprune.selection.recovery.batches import Batches
+from onnxheadprune.selection.recovery.batches import PLAIN, Batches
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint
 from onnxheadprune.selection.recovery.neighbours import neighbours_of
@@ -147,7 +147,7 @@ def recover(
         tuple(state.curve),
         state.best,
         training.stopped,
-        batches.kind,
+        batches.kind if batches.is_again(state.epoch - 1) else PLAIN,
         round(state.seconds, 3),
         how.seed,
         training.resumed,
