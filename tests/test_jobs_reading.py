@@ -42,7 +42,7 @@ VALUES: dict[str, Any] = {
     "prune.multiple_of": {"heads": 2, "neurons": 4}, "prune.uniform": True, "prune.refit": False, "prune.drift": "kl",
     "prune.fuse": "auto", "prune.cache": "renumber", "prune.allow_io_change": True,
     "prune.accept_inconclusive": True, "prune.external_data": "always", "recover.budget": "90s",
-    "recover.drift": "cosine", "quantize.to": "int8-qdq", "quantize.per_channel": False,
+    "recover.drift": "cosine", "recover.time": "5m", "quantize.to": "int8-qdq", "quantize.per_channel": False,
     "quantize.reduce_range": True, "quantize.block_size": 64, "quantize.exclude": ["a node"],
     "validate.data": "v.npz", "validate.metric": "m:f", "validate.drift": "kl",
     "bench.batch": [1, 8], "bench.seq": [16], "bench.past": [4], "bench.dims": {"height": 32}, "bench.repeats": 5,

@@ -42,7 +42,11 @@ def recover(
     from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
     request = Request(
-        Choice(effect=measure_of(recovering.drift), recover=budget_of(recovering.budget), resume=resume),
+        Choice(
+            effect=measure_of(recovering.drift),
+            recover=budget_of(recovering.budget, recovering.time),
+            resume=resume,
+        ),
         run=Run(running.provider, running.seed, read_data(model, running)),
         proving=Proving(not checking.no_validate, checking.accept_inconclusive),
         writing=Writing(output, external_data),

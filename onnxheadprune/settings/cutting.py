@@ -335,4 +335,12 @@ class Recovering:
     budget: Annotated[
         Positive | Text, Setting("How long to train: N epochs, or a time like 90s or 5m.", metavar="N|Ts")
     ] = 10
+    time: Annotated[
+        Text | None,
+        Setting(
+            "The time of the whole call in its place, like 4m or 90s.",
+            metavar="T",
+            rules=(excludes("budget"),),
+        ),
+    ] = None
     drift: Drift = None

@@ -110,7 +110,7 @@ def budget_of(budget: float | str | None, time: str | None = None) -> Budget | N
 
     Args:
         budget: epochs or a time.
-        time: of the whole call, in its place.
+        time: of the whole call, which replaces it.
 
     Raises:
         UsageError: if it is neither a number of epochs nor a time.
@@ -119,8 +119,8 @@ def budget_of(budget: float | str | None, time: str | None = None) -> Budget | N
         return None
     from onnxheadprune.selection.recovery.budget import Budget, parse_budget, parse_time
 
-    if budget is None:
-        return parse_time(time or "")
+    if time is not None:
+        return parse_time(time)
     return parse_budget(budget) if isinstance(budget, str) else Budget(epochs=budget)
 
 

@@ -226,6 +226,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "model": shown("{model}.onnx"),
         "pruned": shown("{model}-less.onnx"),
         "budget": shown("--budget", "2"),
+        "time": shown("--time", "4s", instead="budget"),
         "resume": shown("--resume"),
         "drift": RESPECTING["drift"],
         "report": AT_ONE_MODEL["report"],

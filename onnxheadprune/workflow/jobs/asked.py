@@ -106,7 +106,7 @@ def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool)
     """The request of the step recover; see `pruning`."""
     keys, prune = job.keys.recover or Recovering(), job.keys.prune
     return Request(
-        Choice(effect=measure_of(keys.drift), recover=budget_of(keys.budget), resume=resume),
+        Choice(effect=measure_of(keys.drift), recover=budget_of(keys.budget, keys.time), resume=resume),
         run=Run(job.keys.provider, job.keys.seed, data),
         proving=Proving(accept_inconclusive=prune.accept_inconclusive, acceptance=ACCEPTANCE),
         writing=Writing(output, prune.external_data),
