@@ -18,6 +18,7 @@ import torch
 from calibrated import logits, prompts, pruned, require_continued, require_same, write_lines
 from cuts import Cut, prune_folder
 from environment import tell
+from readme import run_readme
 from transformers import AutoConfig
 
 CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
@@ -45,6 +46,9 @@ def main() -> None:
                 _check(place, precision, case, cut)
             _check_calibrated(place, precision)
         _check_layers(place)
+        (place / "fp32").rename(place / "llama")  # as README.md calls its folders
+        write_lines(place / "lines.txt").rename(place / "sentences.txt")
+        run_readme(Path(__file__).name, place)
 
 
 def _export(model: Path, folder: Path, precision: str) -> None:

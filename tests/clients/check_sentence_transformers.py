@@ -15,6 +15,7 @@ import tiny_hf
 from environment import tell
 from lines import LINES, written
 from optimum.exporters.onnx import main_export
+from readme import run_readme
 from sentence_transformers import SentenceTransformer, models
 from transformers import AutoTokenizer
 
@@ -55,6 +56,9 @@ def main() -> None:
         found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
         np.testing.assert_allclose(found, _by_hand(out), rtol=0, atol=CLOSE)
         tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on text", "encode()", [])
+        folder.rename(Path(place) / "minilm")  # as README.md calls its folders
+        written(Path(place)).rename(Path(place) / "sentences.txt")
+        run_readme(Path(__file__).name, Path(place))
 
 
 def _other_places(pruned: Path, original: np.ndarray) -> None:

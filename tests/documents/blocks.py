@@ -2,13 +2,13 @@
 
 A block is `sh` or `python`, and runs in a folder that all blocks of its page share. What it prints stands below it:
 in a block `text title="prints"`, or in a comment `<!-- prints ... -->` where readers need not see it; "..." stands
-for anything. A title says what else there is to know:
+for anything. Notes for tests are comments in the line above a block, which readers do not see:
 
-    sh title="not run: REASON"      needs what a test has not; its options are looked up all the same
-    sh title="slow: REASON"         runs with the tests marked `long`, and so must what needs its files
-    sh title="run by FILE"          a test of its own runs it, on files of its own
+    <!-- not run: REASON -->        needs what a test lacks; its options are checked all the same
+    <!-- slow: REASON -->           runs with the tests marked `long`, and so must what needs its files
+    <!-- run by FILE -->            FILE runs it: a test that reads the page, or a script that has these very lines
     python title="FILE"             an excerpt: these lines stand in that file of the repository
-    text, json, js                  not ours: a formula, a drawing, the text of a file, a line of another language
+    text, json, js, math            not ours: a drawing, a formula, the text of a file, a line of another language
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from markdown_it.token import Token
 from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-LANGUAGES = ("sh", "python", "text", "json", "js")
+LANGUAGES = ("sh", "python", "text", "json", "js", "math")
 TITLE = re.compile(r'\btitle="([^"]*)"')
 COMMENT = re.compile(r"<!-- prints\n(.*?)\n?-->\s*", re.DOTALL)
+NOTE = re.compile(r"<!-- ((?:not run: |run by |slow: ).+) -->\s*\Z")
 PRINTS, NOT_RUN, RUN_BY, SLOW = "prints", "not run: ", "run by ", "slow: "
 
 
@@ -38,7 +39,8 @@ class Block:
         page: the file that it stands in.
         line: where it starts there, from 1.
         language: the first word behind the fence, "" if there is none.
-        title: what the page says about it, "" if nothing.
+        title: what readers see above it, "" if nothing.
+        note: what tests are told about it, "" if nothing.
         code: its text.
         prints: what it has to print; "" is nothing.
     """
@@ -47,6 +49,7 @@ class Block:
     line: int
     language: str
     title: str
+    note: str
     code: str
     prints: str
 
@@ -63,17 +66,17 @@ class Block:
     @property
     def excerpt_of(self) -> str | None:
         """The file of the repository that it is taken from, if it is."""
-        return self.title if self.title and not self.title.startswith((NOT_RUN, RUN_BY, SLOW)) else None
+        return self.title or None
 
     @property
     def not_run(self) -> str | None:
         """The reason why it cannot run in a test, if it cannot."""
-        return self.title.removeprefix(NOT_RUN) if self.title.startswith(NOT_RUN) else None
+        return self.note.removeprefix(NOT_RUN) if self.note.startswith(NOT_RUN) else None
 
     @property
     def run_by(self) -> str | None:
         """The test that runs it in place of ours, if there is one."""
-        return self.title.removeprefix(RUN_BY) if self.title.startswith(RUN_BY) else None
+        return self.note.removeprefix(RUN_BY) if self.note.startswith(RUN_BY) else None
 
     @property
     def runs(self) -> bool:
@@ -83,7 +86,7 @@ class Block:
     @property
     def is_slow(self) -> bool:
         """Whether it is left to the long tests."""
-        return self.title.startswith(SLOW)
+        return self.note.startswith(SLOW)
 
 
 def blocks_of(page: Path) -> list[Block]:
@@ -112,7 +115,13 @@ def _blocks(page: Path, tokens: Sequence[Token]) -> Iterator[Block]:
             continue
         follows = tokens[number + 1] if number + 1 < len(tokens) else None
         line = 1 + (token.map or [0])[0]
-        yield Block(page, line, language, title, token.content, _printed(follows))
+        yield Block(page, line, language, title, _note(tokens[:number]), token.content, _printed(follows))
+
+
+def _note(before: Sequence[Token]) -> str:
+    """The comment for tests that stands right above a block."""
+    noted = NOTE.search(before[-1].content) if before and before[-1].type == "html_block" else None
+    return noted[1] if noted else ""
 
 
 def _printed(token: Token | None) -> str:

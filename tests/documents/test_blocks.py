@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -21,7 +22,7 @@ from tests.documents.blocks import LANGUAGES, PAGES, Block, blocks_of, has_slow,
 from tests.documents.running import PROGRAM, WIDTH, Reader, is_like, lines_of
 
 NOT_RUN = {
-    "installs packages": 4,
+    "installs packages": 2,
     "stands for a folder of yours": 1,
     "needs TensorRT": 1,
     "needs a CUDA card": 1,
@@ -32,6 +33,8 @@ NOT_RUN = {
 }
 """Why blocks cannot run in a test, and how many there are: a new one is a decision."""
 
+CI = ".ci/run"
+"""Runs blocks that install the package, as they are printed."""
 TESTING = re.compile(r"^ *(?:\.venv/bin/)?(pytest [^`#\n]+)|`(pytest [^`]+)`", re.M)
 """A command that runs tests, in a block or in a sentence."""
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
@@ -94,7 +97,16 @@ def test_what_cannot_run_is_counted() -> None:
 
 @pytest.mark.parametrize("block", ELSEWHERE, ids=lambda block: block.place)
 def test_what_a_test_of_its_own_runs_is_read_there(block: Block) -> None:
-    assert block.page.name in (ROOT / str(block.run_by)).read_text(encoding="utf-8")
+    text = (ROOT / str(block.run_by)).read_text(encoding="utf-8")
+    assert block.code in text if block.run_by == CI else block.page.name in text
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in ELSEWHERE if block.prints], ids=lambda block: block.place
+)
+def test_what_ci_runs_prints_what_the_page_says(block: Block, reader: Reader) -> None:
+    """Its last command: what stands in front of that installs the package."""
+    reader.check(replace(block, code=block.code.rpartition("&& .venv/bin/")[2]))
 
 
 @pytest.mark.parametrize("block", EXCERPTS, ids=lambda block: block.place)
@@ -178,16 +190,16 @@ def test_what_is_like_a_text(wanted: str, printed: str, alike: bool) -> None:
 
 
 def test_slow_blocks_wait_for_the_long_tests(page: Path) -> None:
-    fence = "```sh{}\ntrue\n```\n\n"
-    titles = ("", ' title="not run: needs a card"', ' title="slow: minutes"', "")
-    page.write_text("".join(fence.format(title) for title in titles))
+    fence = "{}```sh\ntrue\n```\n\n"
+    notes = ("", "<!-- not run: needs a GPU -->\n", "<!-- slow: minutes -->\n", "")
+    page.write_text("".join(fence.format(note) for note in notes))
     assert [len(runnable(page, slow=slow)) for slow in (False, True)] == [2, 3]
     assert has_slow(page)
 
 
 def test_an_option_that_is_gone_is_noticed(page: Path) -> None:
     page.write_text(
-        '```sh title="not run: x"\n.venv/bin/onnxheadprune prune m -o s --gone --ratio 0.5\n```\n'
+        "<!-- not run: x -->\n```sh\n.venv/bin/onnxheadprune prune m -o s --gone --ratio 0.5\n```\n"
     )
     assert list(unknown_options(blocks_of(page)[0])) == [f"{page}:1: prune --gone"]
 

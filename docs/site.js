@@ -1,0 +1,18 @@
+// The filter of pages with long tables: rows without the words are hidden, tables with a match are opened.
+document$.subscribe(() => {
+  const label = document.querySelector("label.filter");
+  if (!label) return;
+  const [field, count] = [label.querySelector("input"), label.querySelector("output")];
+  const rows = [...document.querySelectorAll("details.long tbody tr")];
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+    }
+    for (const table of document.querySelectorAll("details.long")) {
+      table.open = words.length > 0 && table.querySelector("tbody tr:not([hidden])") !== null;
+    }
+    count.textContent = words.length ? `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows` : "";
+  });
+});
