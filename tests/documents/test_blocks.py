@@ -201,7 +201,7 @@ def test_an_option_that_is_gone_is_noticed(page: Path) -> None:
     page.write_text(
         "<!-- not run: x -->\n```sh\n.venv/bin/onnxheadprune prune m -o s --gone --ratio 0.5\n```\n"
     )
-    assert list(unknown_options(blocks_of(page)[0])) == [f"{page}:1: prune --gone"]
+    assert list(unknown_options(blocks_of(page)[0])) == [f"{page}:2: prune --gone"]
 
 
 @pytest.mark.long

@@ -20,7 +20,9 @@ from tests.prompts.stepping import texts
 
 Command = Callable[..., Outcome]
 PAGE = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^<!-- run by [^\n]* -->\n```sh\n(onnxheadprune .*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(
+    r"^<!-- run by [^\n]* -->\n```sh\n(onnxheadprune .*?)^```$", PAGE, re.MULTILINE | re.DOTALL
+)
 LINES = [line for block in BLOCKS for line in block.splitlines()]
 
 
