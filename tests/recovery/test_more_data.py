@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -153,6 +154,13 @@ def test_images_beyond_a_sample_are_decoded_when_they_are_wanted(
     rows = [row.tobytes() for feeds in chunks for feed in feeds for row in feed[name]]
     held = {row.tobytes() for feed in data.feeds for row in feed[name]}
     assert len(set(rows)) == len(rows) >= 20 and not set(rows) & held
+
+
+@pytest.mark.parametrize("form", ["lines.txt", "folder"])
+def test_another_process_gets_the_sample(form: str, tmp_path: Path) -> None:
+    data = read(form, tmp_path)
+    found = pickle.loads(pickle.dumps(data))
+    assert found.more is None and found.total == data.count and seen(found.feeds) == seen(data.feeds)
 
 
 def test_whoever_counts_tokens_counts_all_of_a_long_text(tmp_path: Path) -> None:

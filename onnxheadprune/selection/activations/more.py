@@ -45,6 +45,10 @@ class More:
         start = number * self._per_chunk
         return self._read(self._places[start : start + self._per_chunk])
 
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        """Nothing: another process works on what is in memory, and has no files open."""
+        return _nothing, ()
+
     def divided(self, parts: Callable[[Feed], Iterable[Feed]]) -> More:
         """The same with parts of each feed in its place."""
 
@@ -52,6 +56,10 @@ class More:
             return [part for feed in self._read(places) for part in parts(feed)]
 
         return More(self._places, read, self.samples, self._per_chunk)
+
+
+def _nothing() -> None:
+    return None
 
 
 class Feeds(list[Feed]):
