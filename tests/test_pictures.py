@@ -59,18 +59,18 @@ def test_latency_has_medians_with_their_intervals() -> None:
     figure = plot_latency(benchmark_result(["a.onnx", "b.onnx"], GRID[:2], steep=2))
     (axes,) = figure.axes
     first, second = axes.containers
-    assert first.lines[0].get_ydata().tolist() == pytest.approx([4.0, 8.0])
-    assert second.lines[0].get_ydata().tolist() == pytest.approx([4 / 1.2, 8 / 1.2])
-    (low, high), _ = ([end[1] for end in bar] for bar in first.lines[2][0].get_segments())
+    assert first.lines[0].get_xdata().tolist() == pytest.approx([4.0, 8.0])
+    assert second.lines[0].get_xdata().tolist() == pytest.approx([4 / 1.2, 8 / 1.2])
+    (low, high), _ = ([end[0] for end in bar] for bar in first.lines[2][0].get_segments())
     assert (low, high) == pytest.approx((3.8, 4.32))
 
 
 @pytest.mark.parametrize(("steep", "scale"), [(1.5, "linear"), (3.1, "linear"), (3.5, "log"), (40.0, "log")])
 def test_an_axis_is_logarithmic_only_where_the_span_asks_for_it(steep: float, scale: str) -> None:
     figure = plot_latency(benchmark_result(["a.onnx"], GRID[:3], steep=steep))
-    assert figure.axes[0].get_yscale() == scale
-    assert faults(figure) == [] and len(figure.axes[0].get_yticks()) >= 2
-    assert scale == "log" or figure.axes[0].get_ylim()[0] == 0
+    assert figure.axes[0].get_xscale() == scale
+    assert faults(figure) == [] and len(figure.axes[0].get_xticks()) >= 2
+    assert scale == "log" or figure.axes[0].get_xlim()[0] == 0
 
 
 @pytest.mark.long

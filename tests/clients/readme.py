@@ -31,6 +31,6 @@ def run_readme(script: str, place: Path) -> None:
             if language == "python":
                 exec(compile(code, f"README.md, {script}", "exec"), {})
             else:
-                command, verb, *options = shlex.split(code)
+                command, verb, *options = shlex.split(code.replace("\\\n", " "))
                 assert (command, verb) == ("onnxheadprune", "prune"), code
                 prune(*options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -91,3 +92,41 @@ def test_links_to_options_and_to_files_outside_of_docs_work(copy: Path) -> None:
     for place in places:
         found = copy / "site" / "glossary" / place.partition("#")[0]
         assert (found / "index.html" if place.partition("#")[0].endswith("/") else found).is_file()
+
+
+@pytest.mark.parametrize(
+    ("word", "page"),
+    [
+        ("mlp", "units/"),
+        ("llm", "large-models/"),
+        ("distillation", "recovering/"),
+        ("sparsity", "choosing/"),
+        ("amount", "choosing/"),
+        ("device", "targets/"),
+    ],
+)
+def test_search_finds_the_words_of_the_field(site: Path, word: str, page: str) -> None:
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))["docs"]
+    # The search knows stems, so the plural is a hit as well.
+    hits = [item for item in index if re.search(rf"\b{word}s?\b", f"{item['title']} {item['text']}".lower())]
+    assert page in {item["location"].partition("#")[0] for item in hits}
+
+
+def test_formulas_are_shown_without_a_script(site: Path) -> None:
+    page = (site / "methods" / "index.html").read_text(encoding="utf-8")
+    formulas = re.findall(r"<math.*?</math>", page, re.DOTALL)
+    assert len(formulas) > 5 and "$`" not in page
+    assert [item for item in formulas if "\\" in item] == []
+
+
+def test_the_notebook_is_a_page_with_its_plots(site: Path) -> None:
+    page = (site / "tutorial" / "index.html").read_text(encoding="utf-8")
+    plots = re.findall(r'<img src="\.\./(tutorial-\d+\.png)"', page)
+    assert plots and all((site / name).is_file() for name in plots)
+    assert 'href="tutorial/"' in (site / "index.html").read_text(encoding="utf-8")
+
+
+def test_pages_of_long_tables_begin_with_a_summary_and_a_filter(site: Path) -> None:
+    page = (site / "supported-graphs" / "index.html").read_text(encoding="utf-8")
+    summary, table = page.index('<label class="filter">'), page.index("<details")
+    assert summary < table and page.count("<table>", 0, summary) == 1

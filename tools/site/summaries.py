@@ -36,13 +36,19 @@ def _summary(text: str) -> Iterator[str]:
         cells = [row for table in TABLE.findall(part) for row in _rows(table) if len(_rows(table)) >= LONG]
         if not cells:
             continue
-        ends = Counter(
-            next((word for word in WORDS if word in cell), "other") for row in cells for cell in row[1:]
-        )
-        shown = ", ".join(f"{ends[word]} {word}" for word in WORDS if ends[word])
+        ends = Counter(_end(cell) for row in cells for cell in row[1:])
+        kinds = [kind for kind in (*WORDS, "refused") if ends[kind]]
+        shown = ", ".join(f"{ends[kind]} {kind}" for kind in kinds) if ends["exact"] else ""
         rows.append(f"| {heading} | {len(cells)} | {shown} |")
     if len(rows) > 1:
         yield "\n".join(["| part | rows | cells |", "|---|---|---|", *rows])
+
+
+def _end(cell: str) -> str:
+    """What a cell says of a cut; numbers alone are reasons of a refusal."""
+    return next(
+        (word for word in WORDS if word in cell), "refused" if re.fullmatch(r"[\d,]+", cell) else "other"
+    )
 
 
 def _rows(table: str) -> list[list[str]]:

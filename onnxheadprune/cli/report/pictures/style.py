@@ -132,20 +132,20 @@ def _place(figure: Figure, axes: Axes, left: float, below: float, width: float, 
 
 
 def factors(axes: Axes, low: float, high: float) -> None:
-    """Makes equal factors equally far apart on the vertical axis, with numbers as people write them.
+    """Makes equal factors equally far apart on the horizontal axis, with numbers as people write them.
 
     Args:
         axes: a panel.
         low: its smallest value.
         high: its largest.
     """
-    axes.set_yscale("log")
-    axes.set_ylim(low / 1.25, high * 1.25)
+    axes.set_xscale("log")
+    axes.set_xlim(low / 1.25, high * 1.25)
     # One number per power of ten says too little of one or two of them, and three say too much of many.
     subs = (1.0, 2.0, 5.0) if high < 1000 * low else (1.0,)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(spelled))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(spelled))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def spelled(value: float, _: float | None = None) -> str:
