@@ -27,9 +27,8 @@ import onnxruntime
 from onnxheadprune import find_sites, prune
 from onnxheadprune.selection.kinds import HEADS_ALONE
 from onnxheadprune.selection.recovery.budget import parse_budget
-from onnxheadprune.selection.scoring.methods import METHODS
 from onnxheadprune.selection.scoring.score import score
-from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.scoring.scores import METHODS, HeadScores
 from onnxheadprune.selection.wishes import Wish
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"

@@ -34,7 +34,7 @@ from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.text import text_feeds
 from onnxheadprune.selection.scoring.ablation import require_main
-from onnxheadprune.selection.scoring.methods import METHODS, Method
+from onnxheadprune.selection.scoring.scores import METHODS, Method
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 RATIO = 0.5

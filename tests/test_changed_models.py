@@ -19,7 +19,7 @@ from onnxheadprune.model.replacing import with_contents
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.bound import BoundSession
-from onnxheadprune.runtime.unrounded import unrounded
+from onnxheadprune.runtime.unsaturated import unrounded
 from onnxheadprune.selection.compensation.record import refitted
 from onnxheadprune.selection.compensation.result import Compensation
 from tests import toys, toys_nbits

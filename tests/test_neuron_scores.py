@@ -18,10 +18,9 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.scoring.ablation import GROUPS, require_main
-from onnxheadprune.selection.scoring.methods import METHODS
 from onnxheadprune.selection.scoring.score import score
 from onnxheadprune.selection.scoring.score_files import read_scores, scores_from_dict, write_scores
-from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.scoring.scores import METHODS, HeadScores
 from onnxheadprune.selection.scoring.wide import wide_path, wide_path_by_worth
 from tests import toys_scores
 from tests.conftest import Outcome

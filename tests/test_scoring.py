@@ -20,12 +20,11 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.scoring.methods import METHODS
 from onnxheadprune.selection.scoring.moves import path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.score import score
 from onnxheadprune.selection.scoring.score_files import read_scores, scores_from_dict, write_scores
-from onnxheadprune.selection.scoring.scores import is_protected
+from onnxheadprune.selection.scoring.scores import METHODS, is_protected
 from onnxheadprune.selection.scoring.surgeon import DAMPING
 from tests import toys_scores
 from tests.conftest import Outcome

@@ -20,7 +20,6 @@ from onnxheadprune.errors import ModelError
 from onnxheadprune.model.load import open_model, open_structure
 from onnxheadprune.model.replacing import with_contents
 from onnxheadprune.model.save import save_model
-from onnxheadprune.model.slices import Selection, spell_ranges
 from onnxheadprune.model.storage import reading, wire, writing
 from onnxheadprune.model.storage.reading import Opened, hydrated, same_bytes, tensor_bytes
 from onnxheadprune.model.storage.sources import source_at
@@ -28,7 +27,7 @@ from onnxheadprune.model.storage.spans import Span, defer_cut, refer
 from onnxheadprune.model.storage.splicing import splice, token
 from onnxheadprune.model.storage.tensors import BITS, tensors_of
 from onnxheadprune.model.storage.wire import structure
-from onnxheadprune.model.tensors import cut
+from onnxheadprune.model.tensors import Selection, cut, spell_ranges
 from onnxheadprune.runtime import CPU, Provider, Session, stored
 from tests import toys
 from tests.conftest import ROOT

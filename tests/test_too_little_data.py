@@ -14,7 +14,7 @@ import pytest
 from onnxheadprune import RefusedError, UsageError, Wish, prune, score
 from onnxheadprune.runtime.progress import NOTE
 from onnxheadprune.selection.activations.data import Feeds
-from onnxheadprune.selection.scoring.methods import SHARES
+from onnxheadprune.selection.scoring.scores import SHARES
 from tests import toys_scores
 from tests.conftest import Outcome
 

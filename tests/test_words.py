@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
 RIDDLES = ("How", "Whether", "What", "When", "Where", "Which", "Who", "Whose", "Why")
-MOST_RIDDLES = 280
+MOST_RIDDLES = 225
 """Docstrings that begin with one of these words (of 1,021 at first); the number may only fall."""
 MOST = {
     r"beyond belief": 1,
@@ -25,7 +25,7 @@ MOST = {
     r"\bnot at hand\b": 1,
     r"\bnumbered anew\b": 1,
     r"\bspelled out\b": 10,
-    r"\bcannot be spelled\b": 4,
+    r"\bcannot be spelled\b": 1,
     r"\btakes the place of\b": 8,
 }
 """Expressions in the package, with the number of lines that have them; the numbers may only fall."""

@@ -243,7 +243,7 @@ def _zero_point(node: Node) -> str:
     """The zero point of the context operand of a quantized projection.
 
     Raises:
-        RefusedError: if it is not a single number, so that zero cannot be spelled.
+        RefusedError: if it is not a single number, so that zero cannot be expressed as a constant.
     """
     value = node.input(ZERO_POINT)
     if roles_of(node).zero_points.get(0) != ZERO_POINT or value is None:
@@ -269,7 +269,7 @@ def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
         value, weight = node.input(layout.zero), node.shape(layout.last)
         if value is None or value.tensor is None or weight is None:
             raise RefusedError(
-                f"the zero points of {node.label} are not stored, so that zero cannot be spelled"
+                f"the zero points of {node.label} are not stored, so that zero cannot be expressed as a constant"
             )
         levels = unpacked(value.numbers(), bits)[:, : int(str(weight[1]))]
     filled = np.repeat(levels.reshape(-1, 1), 8 // bits, axis=1)

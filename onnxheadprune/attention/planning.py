@@ -1,36 +1,51 @@
-"""Planning: from named heads to an immutable list of edits."""
+"""Planning: from named heads to an immutable list of edits.
+
+Sites whose contexts others read without a projection: their heads can go where these others go in the same cut.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.block_cuts import block_cuts, block_records
-from onnxheadprune.attention.contract import AS_IT_IS, Cache, Contract
 from onnxheadprune.attention.cut_edits import caches_of, require_apart, swept_edits
 from onnxheadprune.attention.head_cuts import head_cuts, head_record
 from onnxheadprune.attention.heads import HeadSpec
-from onnxheadprune.attention.io_changes import io_changes, io_sentence, narrowed_io, renamed_sentence
-from onnxheadprune.attention.joint_cuts import with_readers
+from onnxheadprune.attention.io_changes import (
+    AS_IT_IS,
+    Cache,
+    Contract,
+    io_changes,
+    io_sentence,
+    narrowed_io,
+    renamed_sentence,
+)
 from onnxheadprune.attention.layers import layers_kept
 from onnxheadprune.attention.sites.generation import why_uneven
-from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.attention.sites.whole import going_whole
+from onnxheadprune.attention.sites.whole import goes_whole, going_whole
 from onnxheadprune.attention.units import names_all, resolve_units
-from onnxheadprune.edit.edits import Edit, SetMetadata
-from onnxheadprune.edit.fingerprint import fingerprint
+from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetMetadata, SliceTensor
 from onnxheadprune.edit.fresh_names import with_fresh_names
-from onnxheadprune.edit.plan import LeftOutNode, PlannedEdit, PrunePlan
+from onnxheadprune.edit.plan import LeftOutNode, PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.edit.records import CACHES_KEY, caches_record, caches_text
-from onnxheadprune.edit.removed import elements_removed
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.interface import Interface
+from onnxheadprune.liveness.live import FULL
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.graph.collecting import paused
-from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
 
@@ -72,7 +87,7 @@ def plan_pruning(
     cache: Cache = "narrow",
     allow_io_change: bool = False,
 ) -> PrunePlan:
-    """What removing `heads` changes in a model. The model itself is not touched.
+    """Return what removing `heads` changes in a model. The model itself is not touched.
 
     Args:
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
@@ -108,7 +123,7 @@ def analyse(
 
 
 def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) -> Planning:
-    """What removing heads changes in a model that is analysed already.
+    """Return what removing heads changes in a model that is analysed already.
 
     Args:
         analysis: of the model.
@@ -123,7 +138,7 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
 
 
 def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Planning:
-    view, sites = analysis.view, with_readers(heads, analysis.sites)
+    view, sites = analysis.view, _with_readers(heads, analysis.sites)
     chosen = resolve_units(heads, sites)
     present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
     require_apart(sites.losing(present), present)
@@ -166,7 +181,7 @@ def _planned_edits(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> tup
 
 
 def _held(touched: Sequence[Site], contract: Contract) -> list[str]:
-    """Why caches of sites that lose units keep their shape."""
+    """Return why caches of sites that lose units keep their shape."""
     return (
         []
         if contract.cache == "keep"
@@ -179,7 +194,7 @@ def _held(touched: Sequence[Site], contract: Contract) -> list[str]:
 
 
 def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
-    """What attends and is no site."""
+    """Return what attends and is no site."""
     return tuple(
         LeftOutNode(item.node, item.reason.sentence) for item in (*sites.near_misses, *sites.no_heads)
     )
@@ -218,3 +233,84 @@ def require_something(plan: PrunePlan) -> None:
 
 
 __all__ = ["Planning", "analyse", "plan_pruning", "planned", "planned_on", "require_something"]
+
+
+def _with_readers(spec: HeadSpec, sites: Sites) -> Sites:
+    """The sites, without the reasons of those whose contexts nobody needs any more once all of a spec is gone.
+
+    Args:
+        spec: what goes.
+        sites: of the model.
+
+    Raises:
+        HeadPruneError: if the spec cannot be read, or names what cannot go for another reason.
+    """
+    if not any(site.read_elsewhere for site in sites):
+        return sites
+    allowed = _where(sites, lambda site: site.read_elsewhere)
+    chosen = resolve_units(spec, allowed)
+    gone = {site.index: site.present(chosen[site.index]) for site in allowed.losing(chosen)}
+    losing = {site.index: site for site in allowed.losing(gone)}
+    free = frozenset[Value]().union(*(site.movable for site in losing.values() if not goes_whole(site, gone)))
+    walk = sweep([seed for site in losing.values() for seed in site.seeds(gone[site.index])], free)
+
+    def is_free(site: AttentionSite) -> bool:
+        return site.read_elsewhere and site.index in losing and _is_free(site, gone[site.index], walk)
+
+    return _where(sites, is_free)
+
+
+def _where(sites: Sites, condition: Callable[[AttentionSite], bool]) -> Sites:
+    """The sites, without the reasons of those that fulfil a condition."""
+    return replace(
+        sites, sites=tuple(replace(site, reason=None) if condition(site) else site for site in sites.sites)
+    )
+
+
+def _is_free(site: AttentionSite, gone: Sequence[int], walk: Sweep) -> bool:
+    """Return whether no reader needs the removed heads: the contexts keep exactly the heads that stay."""
+    masks = [walk.kept.get(core.out, FULL).mask for core in site.cores]
+    left = sum(Fraction(int(np.count_nonzero(mask)), mask.size) for mask in masks) / len(masks)
+    return left == Fraction(site.num_heads - len(gone), site.num_heads)
+
+
+def elements_removed(view: GraphView, edits: Iterable[Edit]) -> int:
+    """Elements that are cut off stored tensors, and those of tensors that vanish as a whole.
+
+    Seen from every tensor that results: of a weight that layers share and cut differently, each copy loses its own.
+    Target shapes, bounds and single numbers are no weights.
+
+    Args:
+        view: the model as it was analysed.
+        edits: what happens to it.
+    """
+    edits = list(edits)
+    scopes = {scope.ref: scope for scope in view.scopes}
+    cuts = [edit for edit in edits if isinstance(edit, SliceTensor)]
+    total = sum(_cut_off(scopes[edit.scope].values[edit.name], edit) for edit in cuts)
+    copied = {scopes[edit.scope].values[edit.name] for edit in cuts if edit.target != edit.name}
+    return total + sum(_size(value) for value in _vanished(view, edits) if value not in copied)
+
+
+def _cut_off(value: Value, edit: SliceTensor) -> int:
+    size = _size(value)
+    return size - size // math.prod(edit.selection.sizes) * math.prod(edit.selection.kept)
+
+
+def _vanished(view: GraphView, edits: Iterable[Edit]) -> Iterator[Value]:
+    """Weights that nobody reads any more."""
+    scopes = {scope.ref: scope for scope in view.scopes}
+    for edit in edits:
+        match edit:
+            case DropTensor(scope, name):
+                value = scopes[scope].values[name]
+            case DropNode(node) if is_constant(view.by_ref[node]):
+                value = view.by_ref[node].out
+            case _:
+                continue
+        if value.shape and value.elements is None:
+            yield value
+
+
+def _size(value: Value) -> int:
+    return 0 if value.tensor is None else math.prod(value.tensor.dims)

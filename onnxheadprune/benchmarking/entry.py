@@ -10,9 +10,8 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking.attention_nodes import attention_nodes
 from onnxheadprune.benchmarking.concrete import concrete_view
-from onnxheadprune.benchmarking.flops import Flops, count_flops
+from onnxheadprune.benchmarking.flops import Flops, attention_nodes, count_flops
 from onnxheadprune.benchmarking.result import ModelFacts
 from onnxheadprune.edit.records import CACHES_KEY, REMOVED_KEY, VALIDATION_KEY, pruning_record
 from onnxheadprune.errors import ModelError, UsageError

@@ -70,7 +70,7 @@ def bench(
     from onnxheadprune.cli.report.benchmark_markdown import write_markdown
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.figure import check_picture, save_figure
-    from onnxheadprune.cli.report.gates import gate_rows
+    from onnxheadprune.cli.report.headline import gate_rows
     from onnxheadprune.workflow.from_settings import measuring_of
 
     if plot is not None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _OF_TEXT: tuple[DataFormat, ...] = ("text", "jsonl", "parquet")
 
 
-def format_of(inputs: Inputs) -> DataFormat | None:
-    """What the data is, by its content where it is not said; None where it is no file.
+def _format_of(inputs: Inputs) -> DataFormat | None:
+    """Return what the data is, by its content where it is not said; None where it is no file.
 
     Raises:
         UsageError: if the content does not tell.
@@ -31,8 +31,8 @@ def format_of(inputs: Inputs) -> DataFormat | None:
 
 
 def is_text(inputs: Inputs) -> bool:
-    """Whether the data is text, which takes a tokenizer."""
-    return format_of(inputs) in _OF_TEXT
+    """Return whether the data is text, which takes a tokenizer."""
+    return _format_of(inputs) in _OF_TEXT
 
 
 def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = False) -> DataSource | None:
@@ -48,7 +48,7 @@ def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = 
     """
     if running.data is None:
         return None
-    kind = format_of(running)
+    kind = _format_of(running)
     _require_effect(running, kind)
     if kind in _OF_TEXT:
         return _texts(model, running, kind, in_folder)

@@ -174,7 +174,7 @@ def _with_edits(result: PruneResult) -> dict[str, object]:
 
 
 def _check_ahead(model: Path | LoadedModel, request: Request) -> None:
-    """Whether the run that --dry-run looks at could write and run where it is told to.
+    """Check whether the run that --dry-run looks at could write and run where it is told to.
 
     Raises:
         UsageError: if the output or the backup cannot be written.
@@ -202,7 +202,7 @@ def _plan_ahead(
     from onnxheadprune.cli.report.fusion import fusion_rows
     from onnxheadprune.cli.report.plan import plan_report
     from onnxheadprune.workflow.fuse import planned_fusion
-    from onnxheadprune.workflow.sizes import planned_size, size_warnings
+    from onnxheadprune.workflow.operations import planned_size, size_warnings
 
     plan = plan_pruning(
         model,

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a model is given as a folder."""
+    """Return whether a model is given as a folder."""
     return path.is_dir()
 
 
 def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:
-    """What stands for one model: its path, or the model read through links.
+    """Return what stands for one model: its path, or the model read through links.
 
     Raises:
         HeadPruneError: if links are to be followed and it cannot be read.
@@ -35,7 +35,7 @@ def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:
 
 
 def folder_request(folder: Path, request: Request, given: Deploying, read: Reader | None) -> FolderRequest:
-    """What is asked for a folder.
+    """Return what is asked for a folder.
 
     Args:
         folder: the folder.

@@ -23,9 +23,7 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     from onnxheadprune.attention.analysis import analysis_of
     from onnxheadprune.attention.vocabulary.find import vocabularies
     from onnxheadprune.cli.report.console import err, out, print_error
-    from onnxheadprune.cli.report.exits import exits_report
-    from onnxheadprune.cli.report.layers import layers_report
-    from onnxheadprune.cli.report.sites import near_misses, sites_report
+    from onnxheadprune.cli.report.sites import exits_report, layers_report, near_misses, sites_report
     from onnxheadprune.cli.report.vocabulary import vocabulary_report
     from onnxheadprune.errors import RefusedError
     from onnxheadprune.model.load import open_structure

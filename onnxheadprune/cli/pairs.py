@@ -46,7 +46,7 @@ class Pair:
 
 
 def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders: bool = False) -> list[Pair]:
-    """What is compared with what.
+    """Return what is compared with what.
 
     Args:
         model: a file, or a folder of models that belong together.
@@ -87,7 +87,7 @@ def apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
 
 
 def require_for_each(pairs: Sequence[Pair], heads: str | None, running: Running) -> None:
-    """Whether what is said about two models can be said about folders.
+    """Check whether what is said about two models can be said about folders.
 
     Raises:
         click.UsageError: if heads are named.
@@ -118,7 +118,7 @@ def joined(pairs: Sequence[Pair], documents: Sequence[dict[str, object]]) -> dic
 
 
 def _misfit(pair: Pair, running: Running) -> str | None:
-    """Why data is not for a model of a folder, None where it is."""
+    """Return why data is not for a model of a folder, None where it is."""
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.errors import UsageError
     from onnxheadprune.model.load import open_structure

@@ -108,7 +108,7 @@ def _calibration(job: Job, model: Path | LoadedModel) -> DataSource | None:
 
 
 def _require_packages() -> None:
-    """Whether what jobs are read and reported with is installed.
+    """Check whether what jobs are read and reported with is installed.
 
     Raises:
         UsageError: if not.

@@ -57,7 +57,7 @@ def validate(
     against its like, and whether all of them lost the same heads.
     """
     from onnxheadprune.cli.report.console import err, out
-    from onnxheadprune.cli.report.gates import gate_rows
+    from onnxheadprune.cli.report.headline import gate_rows
     from onnxheadprune.cli.report.layout import row
     from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError

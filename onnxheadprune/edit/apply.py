@@ -39,9 +39,8 @@ from onnxheadprune.edit.edits import (
     SliceTensor,
     scope_of,
 )
-from onnxheadprune.edit.fingerprint import fingerprint
 from onnxheadprune.edit.nodes import as_protos
-from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.plan import PrunePlan, fingerprint
 from onnxheadprune.edit.renaming import (
     array_of,
     bodies_in,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeAlias
 
-from onnxheadprune.model.slices import Selection
+from onnxheadprune.model.tensors import Selection
 
 MARK = "onnxheadprune"
 MAIN = "main"

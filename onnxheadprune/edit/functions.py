@@ -15,8 +15,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import MAIN, DropTensor, SliceTensor
-from onnxheadprune.edit.fingerprint import fingerprint
-from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
+from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.model.load import LoadedModel, prepared
 
 Function: TypeAlias = tuple[str, str]

@@ -14,8 +14,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from onnxheadprune.edit.edits import MARK
 from onnxheadprune.edit.extract import Array, needed_nodes, read_by
-from onnxheadprune.edit.inlining import Inliner, keep
-from onnxheadprune.edit.loops import drop_unread_states, replace_all
+from onnxheadprune.edit.inlining import Inliner, drop_unread_states, keep, replace_all
 from onnxheadprune.edit.nodes import as_proto, same
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from onnx import AttributeProto, GraphProto, ModelProto
 
 from onnxheadprune.edit.edits import EdgeGather, Edit, edit_from_dict, edit_to_dict
 from onnxheadprune.edit.ranges import spelled
@@ -167,12 +170,12 @@ class PrunePlan:
 
     @property
     def cuts_something(self) -> bool:
-        """Whether any unit goes."""
+        """True if any unit goes."""
         return bool(self.removed) or any(cut.removed for cut in self.blocks)
 
     @property
     def changes_something(self) -> bool:
-        """Whether any unit or token goes, or an exit is made permanent."""
+        """True if any unit or token goes, or an exit is made permanent."""
         return self.cuts_something or self.exit is not None or self.vocabulary is not None
 
     @property
@@ -307,3 +310,20 @@ def _vocabulary_cut(data: Mapping[str, Any]) -> VocabularyCut:
     from onnxheadprune.edit.vocabulary_records import VocabularyCut
 
     return VocabularyCut.from_dict(data)
+
+
+def fingerprint(model: ModelProto) -> str:
+    """A hash of the graph's structure: operators, names and tensor shapes, not the weights."""
+    digest = hashlib.sha256()
+    _hash_graph(model.graph, digest)
+    return digest.hexdigest()[:16]
+
+
+def _hash_graph(graph: GraphProto, digest: Any) -> None:
+    for tensor in graph.initializer:
+        digest.update(f"{tensor.name}{tensor.data_type}{list(tensor.dims)}".encode())
+    for node in graph.node:
+        digest.update(f"{node.domain}{node.op_type}{list(node.input)}{list(node.output)}".encode())
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _hash_graph(attribute.g, digest)

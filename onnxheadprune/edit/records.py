@@ -299,7 +299,7 @@ def fused_text(operators: Mapping[int, str]) -> str:
 
 
 def quantized_record(model: ModelProto) -> QuantizedRecord | None:
-    """How the model was quantized, None for one that this tool did not quantize.
+    """Return how the model was quantized, None for one that this tool did not quantize.
 
     Raises:
         ModelError: as `read_records` does.
@@ -374,7 +374,7 @@ def _refit(fields: Fields, version: int) -> RefitRecord:
 
 
 def _refit_before(content: object) -> RefitRecord:
-    """What was refitted before a model was quantized: an entry within another one."""
+    """Return what was refitted before a model was quantized: an entry within another one."""
     with Fields(content) as fields:
         return _refit(fields, fields.take("version", whole(1, COMPENSATED_VERSION)))
 

@@ -63,7 +63,7 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
 
     @classmethod
     def validate_config(cls, config: type[BasePassConfig], accelerator_spec: AcceleratorSpec) -> bool:
-        """Whether a point of a search makes sense: methods that look at activations need data."""
+        """Return whether a point of a search makes sense: methods that look at activations need data."""
         given: Any = config
         settings = _settings_of(given, None if given.data_config is None else [])
         if settings.cut.method in (None, *NO_DATA) or settings.given_inputs:
@@ -193,7 +193,7 @@ def _remember(
 
 
 def _beside(folder: Path, *, folders: bool) -> Iterator[Path]:
-    """What a folder holds beside its models and their weights.
+    """Yield what a folder holds beside its models and their weights.
 
     Olive copies these next to the result of every pass, by their last name.
 

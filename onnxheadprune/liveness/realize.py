@@ -19,7 +19,7 @@ from onnxheadprune.liveness.swept import Sweep, observes
 from onnxheadprune.liveness.unread import selecting_answer
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
-from onnxheadprune.model.slices import Selection, spell_ranges
+from onnxheadprune.model.tensors import Selection, spell_ranges
 
 NOBODY: frozenset[str] = frozenset()
 

@@ -42,7 +42,7 @@ from onnxheadprune.model.graph.facts import (
     TRANSPOSES,
 )
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.slices import Selection, spell_ranges
+from onnxheadprune.model.tensors import Selection, spell_ranges
 
 FREE = REREADS | IDENTITIES
 """Nodes that move no data."""

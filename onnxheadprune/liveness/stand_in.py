@@ -34,7 +34,7 @@ def stand_in(left: Remnant, readers: Sequence[Use]) -> Sequence[Edit] | Refusal:
         readers: who reads it; whoever only looks at its shape may be among them.
 
     Returns:
-        The edits, or a refusal if the constant, or its size, cannot be spelled.
+        The edits, or a refusal if the constant, or its size, cannot be expressed as a constant.
     """
     builder = _Builder(left.projections[0], left.value, list(left.edits))
     constant = builder.constant(left)

@@ -144,7 +144,7 @@ class _Sweeper:
             return Answer({0: lives[0]})
         answer = ask(node, lives, self.domain)
         if isinstance(answer, Refusal) and self.domain.cuts:
-            return covering(node, lives[0]) or answer
+            return _covering(node, lives[0]) or answer
         return answer
 
     def _ask_all(self, node: Node, inputs: Mapping[int, Live]) -> None:
@@ -251,7 +251,7 @@ def _is_view(node: Node) -> bool:
     return node in VIEWS and all(other is None or other.is_constant for other in node.inputs[1:])
 
 
-def covering(node: Node, live: Live) -> Answer | None:
+def _covering(node: Node, live: Live) -> Answer | None:
     """The answer of a Reshape that keeps the smallest block of its input that covers what was asked for.
 
     Args:

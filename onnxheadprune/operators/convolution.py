@@ -59,7 +59,7 @@ def _conv_shape(node: Node) -> Shapes:
     kernel = [size for size in weight[2:] if isinstance(size, int)]
     if len(kernel) != len(weight) - 2 or len(kernel) != len(data) - 2:
         return [None]
-    spatial = windows(node, data, kernel)
+    spatial = _windows(node, data, kernel)
     return [None if spatial is None else (data[0], weight[0], *spatial)]
 
 
@@ -77,7 +77,7 @@ def _transposed_shape(node: Node) -> Shapes:
     return [(data[0], dims.multiply(weight[1], node.attribute("group", 1)), *data[2:])]
 
 
-def windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim] | None:
+def _windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim] | None:
     """Sizes of the spatial axes after a window moved over them; None where rounding up depends on a symbolic size."""
     count = len(kernel)
     ones, zeros = [1] * count, [0] * count
@@ -231,7 +231,7 @@ def _pool_shape(node: Node) -> Shapes:
     data, kernel = node.shape(0), node.attribute("kernel_shape")
     if data is None or kernel is None or len(data) != len(kernel) + 2:
         return [None]
-    spatial = windows(node, data, kernel)
+    spatial = _windows(node, data, kernel)
     return [None if spatial is None else (data[0], data[1], *spatial)]
 
 

@@ -71,7 +71,7 @@ class Quantizing:
 
 
 def quantized(loaded: LoadedModel, how: Quantizing, feeds: Sequence[Feed] = ()) -> ModelProto:
-    """What ONNX Runtime's quantizer makes of a model, with its weights in memory.
+    """Return what ONNX Runtime's quantizer makes of a model, with its weights in memory.
 
     Args:
         loaded: the model; it is not changed.
@@ -116,7 +116,7 @@ class _Task:
 
     @property
     def is_large(self) -> bool:
-        """Whether the weights need a file of their own."""
+        """True if the weights need a file of their own."""
         return stored_bytes(self.loaded.proto) > INLINE_LIMIT
 
     @property
@@ -175,7 +175,7 @@ def _static(task: _Task) -> None:
 
 
 def _stored_products() -> list[str]:
-    """What static quantization covers: products with weights, and tables.
+    """Return what static quantization covers: products with weights, and tables.
 
     Products of two activations, additions, normalisations and softmaxes lose far more by eight bits than they gain
     (`benchmarks/quantization.py --all-operators`).

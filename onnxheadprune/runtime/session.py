@@ -28,8 +28,7 @@ from onnxheadprune.runtime.patience import may_never_end, waited_for
 from onnxheadprune.runtime.quiet import quiet_stdout
 from onnxheadprune.runtime.stored import supplier
 from onnxheadprune.runtime.turns import Turns
-from onnxheadprune.runtime.unrounded import unrounded
-from onnxheadprune.runtime.unsaturated import may_saturate, saturates, unsaturated
+from onnxheadprune.runtime.unsaturated import may_saturate, saturates, unrounded, unsaturated
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -1,10 +1,12 @@
-"""Turns of holding a large model: several that compare models run one at a time, and one in memory is enough."""
+"""Turns of holding a large model, one at a time, and memory that is given back to the system."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import sys
+from collections.abc import Callable
 from typing import Protocol
-
-from onnxheadprune.runtime.heap import give_back
 
 
 class Holder(Protocol):
@@ -38,3 +40,18 @@ class Turns:
         if self._now is not None:
             self._now.close()
         self._now = None
+
+
+def give_back() -> None:
+    """Gives freed memory back to the system, where the C library keeps it (glibc); else nothing happens."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return found

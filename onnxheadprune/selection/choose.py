@@ -22,7 +22,7 @@ ROUNDING = 1e-3
 """Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
 
 
-def largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
+def _largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
     """The largest cut that stays within a drift.
 
     Held-out data tells how the model will do elsewhere, and a later `validate` looks at all of the data: the drift
@@ -115,12 +115,12 @@ def choose(cutter: Cutter, wish: Wish) -> Chosen:
         case Faster():
             if isinstance(space, JointSpace):
                 space = by_latency(cutter, space, wish.requirements.sizes)
-            return smallest_fast(cutter, space, target.speedup, wish.requirements.sizes)
+            return _smallest_fast(cutter, space, target.speedup, wish.requirements.sizes)
         case Near():
-            return largest_near(cutter, space, target.drift)
+            return _largest_near(cutter, space, target.drift)
 
 
-def smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSettings) -> Chosen:
+def _smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSettings) -> Chosen:
     """The smallest cut that reaches a speed-up.
 
     Args:

@@ -119,7 +119,7 @@ def _measured(cutter: Cutter, chosen: Chosen) -> Chosen:
 
 
 def _samples(cutter: Cutter) -> Sequence[Sample]:
-    """What the drift of a choice is measured on."""
+    """Return what the drift of a choice is measured on."""
     assert cutter.held is not None
     return cutter.held.samples if cutter.is_held_out else some(cutter.held, cutter.work).samples
 
@@ -168,7 +168,7 @@ def _worth_it(cutter: Cutter, chosen: Chosen) -> Chosen:
 
 
 def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
-    """What training makes of a cut."""
+    """Return what training makes of a cut."""
     assert cutter.learn is not None and cutter.held is not None and chosen.plan is not None
     cut = cutter.cut(chosen)
     subject = Subject(
@@ -183,7 +183,7 @@ def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
 
 
 def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMeter:
-    """How far the outputs move: measured as `validate` does, with the same main output and exact settings.
+    """Return how far the outputs move: measured as `validate` does, with the same main output and exact settings.
 
     Args:
         cutter: the model and its data.

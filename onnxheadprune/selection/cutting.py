@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from onnxheadprune.attention import planning
 from onnxheadprune.attention.analysis import analysis_of
-from onnxheadprune.attention.contract import Contract
+from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.edit import apply
 from onnxheadprune.errors import UsageError
 from onnxheadprune.fusion.fuse import fuse
@@ -149,7 +149,7 @@ class Cutter:
 
     @property
     def is_held_out(self) -> bool:
-        """Whether drift is measured on data that no refit has seen."""
+        """True if drift is measured on data that no refit has seen."""
         return self.held is not self.learn
 
     def present(self, heads: Mapping[int, tuple[int, ...]]) -> dict[int, frozenset[int]]:

@@ -90,7 +90,7 @@ def effort(
     samples: int,
     positions: float,
 ) -> Effort:
-    """How many cuts are measured, and on how many samples: a third of a pass over the data, or `MOST_WORK`.
+    """Return how many cuts are measured, and on how many samples: a third of a pass over the data, or `MOST_WORK`.
 
     More points come before more samples: where a path bends matters more than what a measurement scatters.
 

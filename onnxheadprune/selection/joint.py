@@ -194,7 +194,7 @@ def _paths(
 
 
 def can_go_whole(site: Site) -> bool:
-    """Whether nothing but a bias stays of a site without its units."""
+    """Return whether nothing but a bias stays of a site without its units."""
     return not any(isinstance(bias_of(projection.node), Refusal) for projection in site.projections)
 
 
@@ -251,7 +251,7 @@ class JointSpace:
         )
 
     def has_cut(self, count: int) -> bool:
-        """Whether some cut saves so many parts."""
+        """Return whether some cut saves so many parts."""
         return 0 < count <= self.most()
 
     def removing(self, count: int) -> Selection:

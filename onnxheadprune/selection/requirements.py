@@ -8,8 +8,7 @@ from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.errors import UsageError
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.kinds import HEADS_ALONE
-from onnxheadprune.selection.scoring.methods import METHODS, SHARES
-from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.scoring.scores import METHODS, SHARES, HeadScores
 from onnxheadprune.settings.cutting import Method
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto, ValueInfoProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
-from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.layers import layers, parts_named
 from onnxheadprune.attention.planning import Planning, planned
 from onnxheadprune.attention.sites.history import recognised
@@ -96,7 +96,7 @@ def read_claim(
     fused = tuple(sorted(_ours(theirs.fused, "a fusion of", pairs, ours, names)))
     spec = heads
     if spec is None:
-        spec = _recorded(theirs, claimed_units(pruned, analysis, names), gone, pairs, names)
+        spec = _recorded(theirs, _claimed_units(pruned, analysis, names), gone, pairs, names)
     if not spec and not theirs.fused and not left:
         raise UsageError(
             f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
@@ -333,7 +333,7 @@ def _outputs(model: ModelProto) -> dict[str, ValueInfoProto]:
     return {info.name: info for info in model.graph.output}
 
 
-def claimed_units(pruned: ModelProto, analysis: Analysis, names: tuple[str, str]) -> dict[str, list[int]]:
+def _claimed_units(pruned: ModelProto, analysis: Analysis, names: tuple[str, str]) -> dict[str, list[int]]:
     """Units per site of the original that the pruned model's records have and the original's have not.
 
     Args:

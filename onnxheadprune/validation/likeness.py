@@ -1,10 +1,12 @@
-"""Is the pruned model's graph the planned one, whatever its values and nodes are called?
+"""Comparison of the pruned model's graph with the planned one, whatever its values and nodes are called.
 
 The plan is carried out on the original once more, and both graphs are walked from their outputs upwards, side by
 side. Inputs of a node have an order, so two values are the same exactly if the same operator with the same attributes
 makes both from inputs that are the same, down to stored tensors of the same numbers and graph inputs of the same name.
 Names, the order of nodes, Identity nodes, and whether a tensor is an initializer or a Constant node play no part; what
 the two declare does (`declared`). What is the same needs no run to be proven; the rest does.
+
+Doc strings: exporters write stack traces of each node there, which may be far more than the model itself.
 """
 
 from __future__ import annotations
@@ -15,10 +17,65 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import onnx.defs
-from onnx import AttributeProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+)
 
+from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.validation.declared import Declarations, Inferred
 from onnxheadprune.validation.scopes import Made, Place, Scope, nodes_of, scopes_of
+
+Documented: TypeAlias = (
+    ModelProto | GraphProto | FunctionProto | NodeProto | AttributeProto | TensorProto | ValueInfoProto
+)
+MUCH = 2**20
+"""Characters that are worth a copy of the model."""
+
+
+def undocumented(model: ModelProto) -> ModelProto:
+    """A copy without doc strings, which no analysis and no run reads; the model itself if they are short."""
+    if sum(len(item.doc_string) for item in _documented(model)) < MUCH:
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for item in _documented(copy):
+        item.ClearField("doc_string")
+    return copy
+
+
+def _documented(model: ModelProto) -> Iterator[Documented]:
+    """Whatever in a model may have a doc string of any length."""
+    yield model
+    yield from _of_graph(model.graph)
+    for function in model.functions:
+        yield function
+        yield from _of_nodes(function.node)
+
+
+def _of_graph(graph: GraphProto) -> Iterator[Documented]:
+    yield graph
+    for listed in (graph.initializer, graph.input, graph.output, graph.value_info):
+        yield from listed
+    yield from _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Iterable[NodeProto]) -> Iterator[Documented]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield attribute
+            if attribute.HasField("t"):
+                yield attribute.t
+        for body in bodies_of(node):
+            yield from _of_graph(body)
+
 
 SameTensor: TypeAlias = Callable[[str, TensorProto, TensorProto], bool]
 """Whether a planned tensor (by its name there) and one of the pruned model hold the same."""

@@ -66,7 +66,7 @@ class Prepared:
 
     @property
     def is_changed(self) -> bool:
-        """Whether it differs from the original."""
+        """True if it differs from the original."""
         return self.left is not None or self.trimmed is not None
 
     @property
@@ -86,7 +86,7 @@ class Prepared:
         return exits if self.tokens is None else (*exits, f"{self.tokens[1] - self.tokens[0]:,} tokens")
 
     def oracle(self, planning: Planning, refits: Restored) -> Oracle | None:
-        """What the pruned model must equal; None where the masked reference is all that it takes.
+        """Return what the pruned model must equal; None where the masked reference is all that it takes.
 
         Args:
             planning: the units that are removed, planned on `model`.

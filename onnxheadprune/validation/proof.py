@@ -12,26 +12,62 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.edit.exit_records import EXITS_KEY
 from onnxheadprune.edit.extract import Restored
-from onnxheadprune.edit.records import VOCABULARY_KEY
-from onnxheadprune.model.doc_strings import undocumented
-from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
+from onnxheadprune.edit.records import VOCABULARY_KEY, RefitRecord
+from onnxheadprune.errors import ModelError
+from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, model_name, open_structure
 from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.validation.checker import checker_problems
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.deployed import Models
-from onnxheadprune.validation.likeness import sentences
+from onnxheadprune.validation.likeness import sentences, undocumented
 from onnxheadprune.validation.metric import USERS_DATA, Metric, MetricMeter
 from onnxheadprune.validation.planned import find_likeness, record_notes
-from onnxheadprune.validation.refits import with_refits
 from onnxheadprune.validation.request import ValidationRequest
-from onnxheadprune.validation.result import Validation
+from onnxheadprune.validation.result import RefitDrift, Validation, Verdict
 from onnxheadprune.validation.runs import NOTHING_RAN, run_all
 from onnxheadprune.validation.verdict import by_numbers, judge, words_for
 from onnxheadprune.validation.weights import weight_problems
+
+WORSE = 2.0
+"""A refit that takes the outputs this many times as far from the original as none at all did no good."""
+NOTHING = 1e-6
+"""Drift below this is no drift."""
+
+
+def _with_refits(
+    reason: str, count: int, refit: RefitDrift | None, record: RefitRecord | None, unseen: bool = False
+) -> tuple[Verdict, str]:
+    """A passed verdict and its reason, with what the refitted tensors are worth.
+
+    That the pruned model is a cut of the refitted original is proven; that the refitted numbers are good ones only data
+    can show.
+
+    Args:
+        reason: why the rest passed.
+        count: refitted tensors.
+        refit: what they do, None where nothing was measured.
+        record: what the pruned model says of them, None where it says nothing.
+        unseen: whether what it was measured on is data that they were not learned from.
+    """
+    if not count or record is None:
+        return "passed", reason
+    trained = f", trained in {record.steps} steps," if record.steps else ""
+    unsealed = " without digests, so that damage to them would not show" if record.digests is None else ""
+    taken = f"{count} tensors{trained} are taken from the file{unsealed}"
+    if refit is None or refit.source != "data":
+        return "passed", f"{taken}, and what they are worth is not proven without --data; {reason}"
+    after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
+    drift = (
+        f"{taken}: with them the cosine distance of the outputs from the original's on data"
+        f"{' that no step has seen' if unseen else ''} is {after:.1e}, without them {before:.1e}"
+    )
+    if after > max(WORSE * before, NOTHING):
+        return "inconclusive", f"{drift}, so they do harm, though all else {reason}"
+    return "passed", f"{drift}; {reason}"
+
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.oracle import Prepared
@@ -79,7 +115,7 @@ def validate(
 
 
 def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
-    """What `validate` does, for a request.
+    """Return what `validate` does, for a request.
 
     Args:
         original: the model before the cut.
@@ -103,7 +139,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         before.proto, after.proto, request.heads, names, left=ready is not None and ready.is_changed
     )
     planning, plan = claim.planning, claim.planning.plan
-    invalid, notes = checker_problems(before.proto, after.proto, names)
+    invalid, notes = _checker_problems(before.proto, after.proto, names)
     refits, strange = _refits(before, after, claim)
     problems = [*claim.problems, *invalid, *strange]
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
@@ -147,7 +183,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     words = words_for(plan.kinds, bool(claim.fused), bool(refits.tensors), exits, tokens is not None)
     verdict, reason = judge(problems, found, tolerance, provider, words, planning.view)
     if verdict == "passed":
-        verdict, reason = with_refits(reason, len(refits.tensors), found.refit, claim.refit, request.unseen)
+        verdict, reason = _with_refits(reason, len(refits.tensors), found.refit, claim.refit, request.unseen)
         if not alike.identical:
             reason = f"{by_numbers(alike, found, planning.view)}; {reason}"
     known = _role(request.data)
@@ -201,7 +237,7 @@ def _opened(source: ModelLike) -> LoadedModel:
 
 
 def _role(data: DataSource | None) -> str:
-    """What the data is called in a verdict."""
+    """Return what the data is called in a verdict."""
     if data is None:
         return USERS_DATA
     from onnxheadprune.selection.activations.data import Calibration
@@ -233,3 +269,30 @@ def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ..
     if not heads:
         return None
     return loaded.changed(masked_reference(planning.view, planning.sites, heads))
+
+
+def _checker_problems(
+    original: ModelProto, pruned: ModelProto, names: tuple[str, str]
+) -> tuple[list[str], list[str]]:
+    """Problems and notes; the pruned model must pass whatever the original passes.
+
+    Args:
+        original: the model before the cut.
+        pruned: the model after it.
+        names: how to call the two.
+    """
+    obstacle = None
+    for full in (True, False):
+        obstacle = _says(original, names[0], full)
+        if obstacle is None:
+            problem = _says(pruned, names[1], full)
+            return ([] if problem is None else [problem]), []
+    return [], [f"{obstacle}; so only ONNX Runtime judges the pruned one"]
+
+
+def _says(model: ModelProto, name: str, full: bool) -> str | None:
+    try:
+        check_model(model, name, full=full)
+    except ModelError as error:
+        return str(error)
+    return None

@@ -65,7 +65,7 @@ class CaseResult:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the tolerance."""
+        """True if the error is within the tolerance."""
         return self.max_rel_error <= self.tolerance
 
     def joined(self, other: CaseResult) -> CaseResult:
@@ -84,12 +84,12 @@ class CaseResult:
 
     @property
     def usual(self) -> bool:
-        """Whether it is one of the feeds that every validation runs, at exact settings."""
+        """True if it is one of the feeds that every validation runs, at exact settings."""
         return self.settings == "exact" and self.source != "wide"
 
     @property
     def conclusive(self) -> bool:
-        """Whether a wrong cut would have shown."""
+        """True if a wrong cut would have shown."""
         return self.finite and shows(self.power, self.max_rel_error, self.epsilon)
 
     def to_dict(self) -> dict[str, Any]:
@@ -240,7 +240,7 @@ class Validation:
 
     @property
     def passed(self) -> bool:
-        """Whether the pruned model was shown to equal the masked reference."""
+        """True if the pruned model was shown to equal the masked reference."""
         return self.verdict == "passed"
 
     @property

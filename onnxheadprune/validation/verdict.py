@@ -35,7 +35,7 @@ class Words:
 def words_for(
     removed: str, fused: bool, refitted: bool, exits: Sequence[int] = (), trimmed: bool = False
 ) -> Words:
-    """What the verdict on a model speaks of.
+    """Return what the verdict on a model speaks of.
 
     Args:
         removed: what is gone, "heads" for example; nothing if nothing is.
@@ -114,7 +114,7 @@ def judge(
 
 
 def _unseen(power: float, error: float, allowed: float, tolerance: Tolerance) -> str:
-    """Why a wrong cut would not have shown; nothing where it would have.
+    """Return why a wrong cut would not have shown; nothing where it would have.
 
     Args:
         power: how far silencing moves the outputs, relative to their scale.
@@ -148,7 +148,7 @@ def _spoilt(view: GraphView) -> Value | None:
 
 
 def by_numbers(alike: Likeness, found: Findings, view: GraphView) -> str:
-    """What a verdict rests on where the graph is not the planned one.
+    """Return what a verdict rests on where the graph is not the planned one.
 
     Args:
         alike: how far the graph is the planned one.

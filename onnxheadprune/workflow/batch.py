@@ -262,7 +262,7 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Sequence[Reading]) -> None:
-    """Whether no output is an input or another output. What is wrong with one place alone, its own verdict says.
+    """Check whether no output is an input or another output. What is wrong with one place alone, its own verdict says.
 
     Raises:
         UsageError: if one is.
@@ -310,7 +310,7 @@ class _Book:
             pass
 
     def proof(self, name: str) -> Proof | None:
-        """What an earlier run with the same request proved of a model."""
+        """Return what an earlier run with the same request proved of a model."""
         entry = self.entries.get(name)
         if not isinstance(entry, dict) or entry.get("request") != self.request:
             return None

@@ -195,7 +195,7 @@ def _pruned(job: Job) -> Outcome:
 
 
 def _proven(job: Job) -> bool:
-    """Whether the input and the output are, byte for byte, those of the earlier run."""
+    """Return whether the input and the output are, byte for byte, those of the earlier run."""
     assert job.proof is not None
     if not Path(job.output).is_file():
         return False

@@ -31,7 +31,7 @@ class Places:
 
 
 def free_places(model: LoadedModel, request: Request) -> Places:
-    """Where the output and the backup go.
+    """Return where the output and the backup go.
 
     Raises:
         UsageError: if one cannot be written, or would replace what is read.
@@ -71,7 +71,7 @@ def _together(request: Request) -> Iterator[Making]:
 
 
 def provider_of(request: Request) -> Provider | None:
-    """Where models are proven and fused forms measured; None where neither is done.
+    """Return where models are proven and fused forms measured; None where neither is done.
 
     One that is asked for by name must run here even if it turns out that nothing has to.
 
@@ -85,7 +85,7 @@ def provider_of(request: Request) -> Provider | None:
 
 
 def require_sound(model: LoadedModel) -> None:
-    """Whether a model is good enough to start from.
+    """Check whether a model is good enough to start from.
 
     ONNX Runtime's optimizer writes models that `onnx.checker` does not know and ONNX Runtime runs; only
     what fails both is turned away.

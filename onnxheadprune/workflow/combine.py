@@ -99,7 +99,7 @@ class Combination:
     notes: tuple[str, ...] = ()
 
     def speed(self, name: str, against: str = ORIGINAL) -> float:
-        """How many times as fast a corner is as another, the geometric mean over the sizes."""
+        """Return how many times as fast a corner is as another, the geometric mean over the sizes."""
         names = [corner.name for corner in self.corners]
         one, other = (self.benchmark.cells_of(names.index(item)) for item in (against, name))
         logs = [math.log(a.latency.p50 / b.latency.p50) for a, b in zip(one, other, strict=True)]
@@ -171,7 +171,7 @@ def combined_through(
     progress: Progress = silent,
     ready: Callable[[Combination], None] = lambda _: None,
 ) -> Combination:
-    """What `combine` does, for a request.
+    """Return what `combine` does, for a request.
 
     Args:
         model: the original, in floats.

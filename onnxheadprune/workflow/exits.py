@@ -14,8 +14,8 @@ from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
 from onnxheadprune.attention.exits.leave import leaving_from
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import count_flops
+from onnxheadprune.edit.inlining import CARRIED_FROM
 from onnxheadprune.edit.leaving import decided
-from onnxheadprune.edit.loops import CARRIED_FROM
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import REPEATS

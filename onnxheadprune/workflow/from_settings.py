@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnxheadprune.attention.contract import Contract
+from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.units import combined
 from onnxheadprune.workflow.requests import Choice
 

@@ -10,9 +10,8 @@ from typing import Any
 from onnxheadprune.attention.analysis import Analysis
 from onnxheadprune.attention.layer_names import Layer
 from onnxheadprune.attention.layers import layers
-from onnxheadprune.benchmarking.attention_nodes import nodes_of
 from onnxheadprune.benchmarking.concrete import concrete_view
-from onnxheadprune.benchmarking.flops import node_flops
+from onnxheadprune.benchmarking.flops import node_flops, nodes_of
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.feeds.generate import Case, FeedMaker

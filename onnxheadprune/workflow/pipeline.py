@@ -19,10 +19,10 @@ from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
+from onnxheadprune.workflow.operations import file_bytes, size_in_file
 from onnxheadprune.workflow.proving import Proof, validation_note
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.result import PruneResult
-from onnxheadprune.workflow.sizes import file_bytes, size_in_file
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.exits.leave import Leaving
@@ -41,7 +41,7 @@ Ready: TypeAlias = Callable[[PruneResult], None]
 def carried_through(
     model: ModelLike, request: Request, progress: Progress = silent, ready: Ready = lambda _: None
 ) -> PruneResult:
-    """What `prune` does, for a request.
+    """Return what `prune` does, for a request.
 
     Args:
         model: the model to prune.
@@ -131,7 +131,7 @@ def _trimmed(subject: LoadedModel, request: Request) -> Trimmed | None:
 def _chosen(
     subject: LoadedModel, request: Request, provider: Provider | None, progress: Progress
 ) -> tuple[Chosen | None, DataSource | None]:
-    """What `chosen_for` chooses, where anything is left to choose or to refit, and the data to validate on."""
+    """Return what `chosen_for` chooses, where anything is left to choose or to refit, and the data to validate on."""
     choice, data = request.choice, request.run.data
     if choice.decided is not None:
         return choice.decided, data
@@ -159,7 +159,7 @@ def _fused(
     provider: Provider | None,
     data: DataSource | None,
 ) -> tuple[LoadedModel, Fusion | None]:
-    """What `fused` makes of a cut; the cut itself where no fused operators are asked for."""
+    """Return what `fused` makes of a cut; the cut itself where no fused operators are asked for."""
     if request.fuse == "none":
         return cut, None
     from onnxheadprune.workflow.fuse import Setting, fused

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.contract import Cache, Contract
 from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.io_changes import Cache, Contract
 from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan

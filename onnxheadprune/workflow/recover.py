@@ -61,7 +61,7 @@ def recover(
 
 
 def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> Request:
-    """What `prune` would be asked for to make a pruned model, and to train it then.
+    """Return what `prune` would be asked for to make a pruned model, and to train it then.
 
     Args:
         model: the original.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from onnxheadprune.attention.contract import Contract
+from onnxheadprune.attention.io_changes import Contract
 
 if TYPE_CHECKING:
     # Commands make requests before anything heavy is imported.
@@ -41,7 +41,7 @@ class Tokens:
 def tokens_of(
     vocab: str | os.PathLike[str] | Sequence[int] | None, vocab_size: int | None, token_ids: str | None
 ) -> Tokens | None:
-    """Which tokens are kept, by the settings of these names; None where all are."""
+    """Return which tokens are kept, by the settings of these names; None where all are."""
     if vocab is None and vocab_size is None:
         return None
     return Tokens(vocab, vocab_size, () if token_ids is None else (token_ids,))

@@ -18,8 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.edit.fingerprint import fingerprint
-from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
+from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxheadprune import find_sites, plan_pruning
-from onnxheadprune.attention.contract import Contract
+from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError

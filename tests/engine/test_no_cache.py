@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from onnxheadprune.attention.contract import Contract
+from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan

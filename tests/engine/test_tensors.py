@@ -11,8 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.model.slices import Selection, read_ranges, spell_ranges
-from onnxheadprune.model.tensors import cut, take
+from onnxheadprune.model.tensors import Selection, cut, read_ranges, spell_ranges, take
 from tests.engine.masks import Array, compact
 
 SHAPE = (2, 3, 4)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxheadprune.selection.scoring.methods import METHODS
 from onnxheadprune.selection.scoring.score_files import read_scores
+from onnxheadprune.selection.scoring.scores import METHODS
 from tests.calibration_files import pictures, tokenizer
 from tests.conftest import Outcome
 from tests.scores.conftest import is_picture, said

@@ -32,10 +32,9 @@ from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.attention.sites.scores import AttentionAxes, weighs_stored_values
-from onnxheadprune.attention.sites.stored import units_together, why_not_cut
+from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Projection, Site, united
-from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.refusal import Refusal

@@ -62,11 +62,11 @@ def obstacle(
     for node in talking:
         sentence = f"{node.op_type} mixes attention maps across heads (talking heads)"
         return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
-    in_a_row = cascade(block)
+    in_a_row = _cascade(block)
     if in_a_row is not None:
         return in_a_row
     for node, refusal in trial.refusals.items():
-        coupled = refusal.reason is Reason.COUPLED and not is_beside(node, block)
+        coupled = refusal.reason is Reason.COUPLED and not _is_beside(node, block)
         if coupled and _holds_heads_back(node, trial, without):
             return refusal
     for value, live in trial.kept.items():
@@ -183,7 +183,7 @@ def _mixing_consumer(value: Value, trial: Sweep, block: Block) -> Refusal | None
         if (use.node.index, use.input_index) in trial.edges:
             continue
         reduction = reduction_ahead(use.node, wanted, 3)
-        if reduction is None or is_beside(reduction, block):
+        if reduction is None or _is_beside(reduction, block):
             continue
         if returns(reduction, trial, MAX_HOPS):
             sentence = (
@@ -229,7 +229,7 @@ def returns(node: Node, trial: Sweep, hops: int) -> bool:
     return False
 
 
-def cascade(block: Block) -> Refusal | None:
+def _cascade(block: Block) -> Refusal | None:
     """Return why one head of a block cannot go without another one noticing, None if it can."""
     for projection in block.projections:
         for core in block.cores:
@@ -245,7 +245,7 @@ def cascade(block: Block) -> Refusal | None:
     return None
 
 
-def is_beside(node: Node, block: Block) -> bool:
+def _is_beside(node: Node, block: Block) -> bool:
     """Return whether a node has no part in the heads: no core reads it, and it reads no core.
 
     What it makes of the stream may weigh heads against each other (a router, a softmax over gates). That stays as it

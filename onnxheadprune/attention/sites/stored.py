@@ -1,4 +1,4 @@
-"""Units that stored weights tie together, and those that cannot be removed because of how weights are stored.
+"""Stored weights of units: their size, units that they tie together, and reasons why units cannot be removed.
 
 Does a silenced context add nothing to a quantized sum? Only if both sides mean the same number by zero.
 
@@ -9,13 +9,16 @@ it would not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import onnx
 
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.unit import Projection, Site
 from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import (
     DEQUANTIZES,
     DROPOUTS,
@@ -37,7 +40,7 @@ PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS
 MAX_NODES = 256
 
 
-def why_zero_is_lost(projection: Projection) -> str | None:
+def _why_zero_is_lost(projection: Projection) -> str | None:
     """Return why silenced heads would still add something to a projection's sum, None if they add nothing.
 
     Args:
@@ -122,7 +125,7 @@ def why_not_cut(site: Site) -> Refusal | None:
         if packed is not None:
             return _refused(Reason.OPAQUE_WEIGHTS, item, packed)
     for item in site.projections:
-        lost = why_zero_is_lost(item)
+        lost = _why_zero_is_lost(item)
         if lost is not None:
             return _refused(Reason.COUPLED, item, lost)
     return None
@@ -130,3 +133,30 @@ def why_not_cut(site: Site) -> Refusal | None:
 
 def _refused(reason: Reason, projection: Projection, sentence: str) -> Refusal:
     return Refusal(reason, projection.node.label, projection.node.out.name, sentence)
+
+
+def weights_of(walk: Sweep) -> tuple[int, int, int]:
+    """`(elements, bytes, flops per token)` that a mask sweep removes from stored tensors."""
+    elements = size_in_bytes = flops = 0
+    for value in walk.reached:
+        if value.tensor is None or value.shape is None:
+            continue
+        needs = [walk.edge(use) for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
+        # Without a consumer it is what a branch of an `If` hands out.
+        live = (needs[0] if needs else walk.kept[value]).as_mask()
+        total = math.prod(dim for dim in value.shape if isinstance(dim, int))
+        gone = total - round(total * float(np.mean(live.array != 0)))
+        elements += gone
+        size_in_bytes += gone * _element_bits(value.elem_type) // 8
+        flops += 2 * gone if len(value.shape) > 1 else 0
+    return elements, size_in_bytes, flops
+
+
+def _element_bits(elem_type: int) -> int:
+    """Bits per element of an ONNX tensor type."""
+    name = onnx.TensorProto.DataType.Name(elem_type)
+    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
+        return 4
+    if name in ("INT2", "UINT2"):
+        return 2
+    return int(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize) * 8 if name != "UNDEFINED" else 0

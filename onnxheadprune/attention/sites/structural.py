@@ -26,10 +26,9 @@ from onnxheadprune.attention.sites.obstacles import held_caches, obstacle, read_
 from onnxheadprune.attention.sites.own import foreign
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import AttentionSite, united
-from onnxheadprune.attention.sites.stored import units_together, why_not_cut
+from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.trace import Tracer, coupling
 from onnxheadprune.attention.sites.unit import handed_out
-from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep

@@ -31,7 +31,7 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
     """Edits that take the branches of projections without any unit off the residual stream.
 
     Raises:
-        RefusedError: if what a projection computes without heads cannot be spelled.
+        RefusedError: if what a projection computes without heads cannot be expressed as a constant.
     """
     edits: dict[Edit, frozenset[str]] = {}
     owners: dict[Node, list[Site]] = {}

@@ -191,7 +191,7 @@ def vocabulary_of(
 
 
 def flow_of(value: Value) -> Flow:
-    """Where the ids in a value go.
+    """Return where the ids in a value go.
 
     Args:
         value: token ids.

@@ -25,12 +25,12 @@ ALL = f"{MARK}_all_tokens"
 
 
 def original_ids(name: str) -> str:
-    """What an input with new ids is called once it is translated to the original's."""
+    """Return what an input with new ids is called once it is translated to the original's."""
     return f"{name}/{IDS}"
 
 
 def all_logits(name: str) -> str:
-    """What an output is called before the tokens that are kept are picked from it."""
+    """Return what an output is called before the tokens that are kept are picked from it."""
     return f"{name}/{ALL}"
 
 

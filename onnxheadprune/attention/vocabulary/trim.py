@@ -197,7 +197,7 @@ def _picked_behind(node: Node) -> list[Edit]:
 def _swept(
     view: GraphView, vocabulary: Vocabulary, flows: Mapping[str, Flow], mask: Mask
 ) -> tuple[Sweep, list[Node]]:
-    """What is live without the tokens, and the nodes that hand out logits of which nothing is left to pick."""
+    """Return what is live without the tokens, and the nodes that hand out logits of which nothing is left to pick."""
     seeds = [
         Seed(lookup.node, index, Live.over((lookup.axis,), mask), SITE)
         for flow in flows.values()

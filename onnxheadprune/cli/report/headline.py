@@ -1,11 +1,12 @@
-"""The three answers of a result, in front of everything else."""
+"""The three answers of a result, in front of everything else, and the limits of a pipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 
+from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.cli.report.layout import row
 from onnxheadprune.runtime import Provider
 from onnxheadprune.validation.headline import Headline
@@ -25,3 +26,10 @@ def headline_rows(headline: Headline) -> Iterator[RenderableType]:
     states = headline.state, headline.exact.state, headline.good_enough.state
     for label, state, (_, answer) in zip(_LABELS, states, headline.answers, strict=True):
         yield row(label, answer.sentence, STYLES[state])
+
+
+def gate_rows(gates: Sequence[Gate]) -> Iterator[RenderableType]:
+    """One line per limit, red where it was broken."""
+    for gate in gates:
+        kept = "kept" if gate.passed else "broken"
+        yield row("limit", f"{kept}: {gate.sentence}", "green" if gate.passed else "red")

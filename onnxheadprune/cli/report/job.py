@@ -9,8 +9,7 @@ from pathlib import Path, PurePath
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.cli.report.gates import gate_rows
-from onnxheadprune.cli.report.headline import headline_rows
+from onnxheadprune.cli.report.headline import gate_rows, headline_rows
 from onnxheadprune.cli.report.layout import change, count, heading, row, size, table
 from onnxheadprune.cli.report.page import Documents, Shipped, page_of
 from onnxheadprune.edit.site_cuts import block_cuts, totals

@@ -24,7 +24,7 @@ from onnxheadprune.cli.report.validation import verdict_rows
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import BlockCut
 from onnxheadprune.model.storage.tensors import StoredSize
-from onnxheadprune.workflow.sizes import size_warnings
+from onnxheadprune.workflow.operations import size_warnings
 
 if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion
@@ -86,7 +86,7 @@ def _fusion(fusion: Fusion | None) -> Iterator[RenderableType]:
 
 
 def _heading(plan: PrunePlan) -> RenderableType:
-    """What is removed, in a line."""
+    """Return what is removed, in a line."""
     gone = sum(len(cut.removed) for cut in plan.cuts)
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
     others = "".join(f", removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others())
@@ -128,7 +128,7 @@ def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
 
 
 def _left_out(plan: PrunePlan) -> Iterator[RenderableType]:
-    """What "*" did not reach."""
+    """Yield what "*" did not reach."""
     if plan.left_out:
         number = many(len(plan.left_out), "attention product")
         yield row("left out", f'"*" means all sites; {number} outside them stay as they are', "yellow")
@@ -175,7 +175,7 @@ def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
 
 
 def _sizes(before: StoredSize, after: StoredSize) -> Iterator[RenderableType]:
-    """What the stored tensors hold before and after, and a warning where that is more."""
+    """Yield what the stored tensors hold before and after, and a warning where that is more."""
     if before != after:
         yield row(
             "weights",
@@ -190,7 +190,7 @@ def _warnings(warnings: Sequence[str]) -> Iterator[RenderableType]:
 
 
 def planned_output(path: Path | None) -> Iterator[RenderableType]:
-    """Where the run that a dry run looks at would write."""
+    """Yield where the run that a dry run looks at would write."""
     if path is not None:
         yield row("would write", str(path))
 

@@ -1,4 +1,4 @@
-"""The report of `inspect`."""
+"""The report of `inspect`: sites, layers and early exits."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.cli.report.layout import count, heading, heads, item, many, row, share, table
 from onnxheadprune.settings.reading import UNITS
+from onnxheadprune.workflow.exits import EarlyExit, EarlyExits
+from onnxheadprune.workflow.layers import LayerSummary
 
 WIDE, BAR = 90, 12
 """Columns of a terminal from which there is room for bars, and of the longest bar."""
@@ -157,3 +159,50 @@ def _head_size(site: AttentionSite) -> str:
         return str(site.v_head_size)
     same = site.head_size == site.v_head_size
     return str(site.head_size) if same else f"{site.head_size}/{site.v_head_size}"
+
+
+def layers_report(layers: Sequence[LayerSummary]) -> Iterator[RenderableType]:
+    """Yield a table of the layers; nothing where there are none."""
+    if not layers:
+        return
+    yield Text(f"\n{many(len(layers), 'layer')} (--layers)", style="bold")
+    made = table(
+        "#", "layer", "holds", "params", "operations", numeric=("params", "operations"), wraps=("holds",)
+    )
+    for layer in layers:
+        operations = "?" if layer.operations_share is None else share(layer.operations_share)
+        made.add_row(
+            layer.key, layer.name or "-", " ".join(layer.sites), share(layer.params_share), operations
+        )
+    yield made
+
+
+def exits_report(found: EarlyExits) -> Iterator[RenderableType]:
+    """Table of the exits with what lies behind each, then Loops that cannot be fixed; nothing without either."""
+    if found.exits:
+        yield Text(f"\n{many(len(found.exits), 'early exit')} (--exit)", style="bold")
+        made = table(
+            "exit",
+            "decided by",
+            "heads behind",
+            "params",
+            "operations",
+            numeric=("heads behind", "params", "operations"),
+            wraps=("decided by",),
+        )
+        for entry in found.exits:
+            made.add_row(
+                f"{entry.number}{' and on' if entry.endless else ''}",
+                _decider(entry),
+                f"{count(entry.heads)} ({share(entry.heads_share)})",
+                share(entry.elements_share),
+                "?" if entry.operations_share is None else share(entry.operations_share),
+            )
+        yield made
+    for node, reason in found.refused.items():
+        yield item(f"{node} ends early and cannot be fixed: {reason}", "yellow")
+
+
+def _decider(entry: EarlyExit) -> str:
+    turns = "" if entry.turns is None else f", after {many(entry.turns, 'turn')}"
+    return f"{entry.condition} at {entry.node}{turns}"

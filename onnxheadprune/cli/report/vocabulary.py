@@ -40,7 +40,7 @@ def vocabulary_report(found: Sequence[Mapping[str, Any]]) -> Iterator[Renderable
 
 
 def vocabulary_rows(plan: PrunePlan, spelling: Spelling | None) -> Iterator[RenderableType]:
-    """How many tokens are left, in which tensors, and how much of the data they spell as before."""
+    """Yield how many tokens are left, in which tensors, and how much of the data they spell as before."""
     if plan.vocabulary is None:
         return
     found = plan.vocabulary
@@ -49,11 +49,11 @@ def vocabulary_rows(plan: PrunePlan, spelling: Spelling | None) -> Iterator[Rend
         f"{count(found.left)} of {many(found.tokens.rows, 'token')} kept, in {', '.join(found.tables)}; ids are"
         f" renumbered in {', '.join((*found.tokens.inputs, *found.outputs))}",
     )
-    yield from spelling_rows(spelling)
+    yield from _spelling_rows(spelling)
 
 
-def spelling_rows(spelling: Spelling | None) -> Iterator[RenderableType]:
-    """How much of the data is spelled as before."""
+def _spelling_rows(spelling: Spelling | None) -> Iterator[RenderableType]:
+    """Yield how much of the data is spelled as before."""
     if spelling is not None and spelling.tokens:
         same = share(spelling.unchanged / spelling.tokens)
         yield row(

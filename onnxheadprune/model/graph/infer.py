@@ -50,7 +50,7 @@ MAX_FOLLOWED = 2**20
 """Elements of all values together; a hundred bytes each."""
 
 
-def follows_few(view: GraphView) -> bool:
+def _follows_few(view: GraphView) -> bool:
     """Return whether the elements of all shapes and literals, followed as far as they go, stay few."""
     longest = max((len(info.type.tensor_type.shape.dim) for info in _declared(view)), default=0)
     counts: dict[Value, int] = {}
@@ -270,7 +270,7 @@ def _infer_with_onnx(
     aside = _ignored(view)
     strip(graph, ignored or (lambda *place: place in aside))
     try:
-        return shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=follows_few(view))
+        return shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=_follows_few(view))
     except Exception as error:
         if strict:
             raise shape_inference.InferenceError(str(error)) from error

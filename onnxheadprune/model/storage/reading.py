@@ -12,7 +12,6 @@ import numpy.typing as npt
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.slices import Selection, read_ranges
 from onnxheadprune.model.storage.sources import Sources
 from onnxheadprune.model.storage.spans import (
     Span,
@@ -24,7 +23,7 @@ from onnxheadprune.model.storage.spans import (
     span_of,
 )
 from onnxheadprune.model.storage.tensors import BITS, tensors_of
-from onnxheadprune.model.tensors import cut
+from onnxheadprune.model.tensors import Selection, cut, read_ranges
 
 Part: TypeAlias = bytes | Span
 """Bytes, or where to copy them from."""

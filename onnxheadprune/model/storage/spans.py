@@ -17,8 +17,8 @@ from pathlib import Path
 from onnx import TensorProto
 
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.slices import Selection
 from onnxheadprune.model.storage.wire import EXPLICIT
+from onnxheadprune.model.tensors import Selection
 
 PRIVATE = "onnxheadprune."
 CUT = f"{PRIVATE}cut"

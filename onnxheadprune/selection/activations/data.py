@@ -264,7 +264,7 @@ def _sampled(
 
 
 def _takes_one(view: GraphView, samples: Sequence[Sample], inputs: Sequence[Input]) -> bool:
-    """Whether the model runs on one sample only, measured on the first feed that holds several."""
+    """Return whether the model runs on one sample only, measured on the first feed that holds several."""
     several = next((sample for sample in samples if rows_of(sample.feed, inputs) > 1), None)
     if several is None or not free_axes(several, inputs):
         return False

@@ -33,7 +33,7 @@ class Pair:
 
 
 def takes_target(inputs: Sequence[Input]) -> bool:
-    """Whether a model takes the text that its decoder is to give, beside the one that is read or its states."""
+    """Return whether a model takes the text that its decoder is to give, beside the one that is read or its states."""
     return encoder_states(inputs) is not None or any(
         item.role is Role.IDS and item.name.lower().startswith(_TARGET) for item in inputs
     )
@@ -88,11 +88,11 @@ class Prompts:
 
     @property
     def has_target(self) -> bool:
-        """Whether the model is a decoder that reads another text than the encoder does."""
+        """True if the model is a decoder that reads another text than the encoder does."""
         return self._target is not None
 
     def _is_target(self, item: Input) -> bool:
-        """Whether an input is about the text that a decoder is to give, and not about the one that is read."""
+        """Return whether an input is about the text that a decoder is to give, and not about the one that is read."""
         name = item.name.lower()
         return name.startswith(_TARGET) or (self._states is not None and not name.startswith(_SOURCE))
 
@@ -104,7 +104,7 @@ class Prompts:
         )
 
     def check(self, samples: Sequence[Pair], tokenizer: str) -> None:
-        """Whether the model knows all tokens, and as many positions.
+        """Check whether the model knows all tokens, and as many positions.
 
         Raises:
             UsageError: if not.
@@ -135,7 +135,7 @@ class Prompts:
                 inner.check(samples, tokenizer)
 
     def fits(self, pair: Pair) -> bool:
-        """Whether the model knows all tokens of a text, and as many positions."""
+        """Return whether the model knows all tokens of a text, and as many positions."""
         try:
             self.check([pair], "")
         except UsageError:
@@ -144,7 +144,7 @@ class Prompts:
 
     @property
     def _pads(self) -> bool:
-        """Whether texts of other lengths can share a feed, because a mask hides what they are filled up with."""
+        """True if texts of other lengths can share a feed, because a mask hides what they are filled up with."""
         inner = self if self._encoder is None else self._encoder
         masked = any(item.role is Role.MASK and not self._is_target(item) for item in self.inputs)
         return masked and any(item.role is Role.MASK for item in inner.inputs)

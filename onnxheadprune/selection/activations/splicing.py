@@ -86,11 +86,11 @@ class Sequences:
         ]
 
     def count(self, size: int) -> int:
-        """How many feeds as many spliced sequences make."""
+        """Return how many feeds as many spliced sequences make."""
         return sum(-(-len(group) // size) for group in self._alike())
 
     def _alike(self) -> list[Ints]:
-        """Which sequences can be spliced with each other."""
+        """Return which sequences can be spliced with each other."""
         found: dict[int, list[int]] = defaultdict(list)
         for at, row in enumerate(self.rows):
             found[0 if self.mask else _length(row)].append(at)
@@ -197,7 +197,7 @@ def with_spliced(
 def _are_tokens(
     feed: Feed, there: npt.NDArray[np.bool_], tokens: Sequence[Input], positions: Sequence[Input]
 ) -> bool:
-    """Whether the inputs along the tokens are as long as each other, with positions as tokenizers count them."""
+    """Return whether the inputs along the tokens are as long as each other, with positions as tokenizers count them."""
     if any(feed[item.name].shape != there.shape for item in tokens):
         return False
     return not any((feed[item.name] != _counted(there))[there].any() for item in positions)

@@ -23,9 +23,9 @@ from onnxheadprune.attention.levels import Grid
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array, Provider
-from onnxheadprune.runtime.heap import give_back
 from onnxheadprune.runtime.progress import NOTE, Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads
+from onnxheadprune.runtime.turns import give_back
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.enough import missing
@@ -299,12 +299,12 @@ def _stage(task: Task, makers: Sequence[Linear]) -> Stage:
 
 
 def _listed(task: Task) -> str:
-    """How a sentence names what a map is to stand in for."""
+    """Return how a sentence names what a map is to stand in for."""
     return ", ".join(task.run.keys) if task.run is not None else ""
 
 
 def _limited(learned: Moments, inputs: int, first: Fit) -> str | None:
-    """Why a layer was not refitted with any ridge, None where it was."""
+    """Return why a layer was not refitted with any ridge, None where it was."""
     if learned.count >= inputs:
         return None
     done = "biases alone are adjusted" if first.strength is None else "a stronger ridge is used"

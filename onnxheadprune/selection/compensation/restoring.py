@@ -22,10 +22,10 @@ from onnxheadprune.edit.records import RefitRecord, refit_record
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.replacing import Computed
-from onnxheadprune.model.slices import read_ranges
 from onnxheadprune.model.storage.sources import Source
 from onnxheadprune.model.storage.spans import PRIVATE, Span, is_outside, refer, span_of
 from onnxheadprune.model.storage.tensors import bytes_needed
+from onnxheadprune.model.tensors import read_ranges
 from onnxheadprune.runtime import Array
 from onnxheadprune.selection.compensation.record import array_of, digest, slices_of, tensors_by_name
 from onnxheadprune.selection.compensation.tasks import refittable

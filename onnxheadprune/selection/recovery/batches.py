@@ -49,7 +49,7 @@ class Batches:
         self._ahead: dict[int, Future[Calibration]] = {}
 
     def is_again(self, number: int) -> bool:
-        """Whether the samples of a round have been seen before."""
+        """Return whether the samples of a round have been seen before."""
         return number >= self.rounds
 
     def round(self, number: int, random: np.random.Generator) -> Iterator[Feed]:
@@ -131,7 +131,7 @@ def _groups(part: Calibration) -> tuple[list[Feed], list[Feed]]:
 
 
 def _is_free(feed: Feed, inputs: Sequence[Input]) -> bool:
-    """Whether samples can be exchanged with those of other feeds."""
+    """Return whether samples can be exchanged with those of other feeds."""
     arrays: list[Array] = [feed[item.name] for item in inputs]
     if any(not item.dims or isinstance(item.dims[0], int) for item in inputs):
         return False

@@ -64,7 +64,7 @@ class State:
 
 
 def beside(output: str | os.PathLike[str]) -> Path:
-    """Where the checkpoint of an output is."""
+    """Return where the checkpoint of an output is."""
     path = Path(output)
     return path.with_name(f"{path.name}{SUFFIX}")
 

@@ -72,7 +72,7 @@ def split_for_recovery(data: Calibration) -> tuple[Calibration, Calibration]:
 
 
 def require_recoverable(view: GraphView, main: MainOutput, data: Calibration, how: Recovering) -> None:
-    """Whether a model can learn from data at all: asked before any long work.
+    """Check whether a model can learn from data at all: asked before any long work.
 
     Args:
         view: an annotated view of the original.
@@ -171,7 +171,7 @@ def _are_alike(data: Calibration) -> bool:
 
 
 def _require_variety(teacher: Teacher, data: Calibration) -> None:
-    """Whether the original gives different samples different outputs.
+    """Check whether the original gives different samples different outputs.
 
     Raises:
         UsageError: if not: there is nothing to learn then.
@@ -202,7 +202,7 @@ def _written(subject: Subject, trained: Sequence[Parameter], masters: Sequence[M
 
 
 def _key(subject: Subject, data: Calibration, provider: Provider, how: Recovering) -> str:
-    """What a training depends on, as a short hash."""
+    """Return what a training depends on, as a short hash."""
     digest = hashlib.sha256(subject.pruned.SerializeToString(deterministic=True))
     for value in subject.start.values():
         digest.update(np.ascontiguousarray(value).tobytes())

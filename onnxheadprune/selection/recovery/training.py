@@ -166,7 +166,7 @@ class Training:
         return max(round((seconds - self._seconds()) / self._pace), 1)
 
     def _is_late(self) -> bool:
-        """Whether a part of the time that a search may take is spent."""
+        """Return whether a part of the time that a search may take is spent."""
         seconds = self.plan.seconds
         return seconds is not None and self._seconds() > SEARCH * seconds
 
@@ -243,7 +243,7 @@ class Training:
         return self.state.step / self.steps
 
     def _within(self, share: float) -> float:
-        """Where in the rise and fall of the rate a step is; the first and the last one count too."""
+        """Return where in the rise and fall of the rate a step is; the first and the last one count too."""
         return share if self.plan.seconds is not None else (self.state.step + 1) / (self.steps + 1)
 
     @property

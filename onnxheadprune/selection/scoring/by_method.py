@@ -22,10 +22,16 @@ from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import ablation_scores, require_main
 from onnxheadprune.selection.scoring.executors import run_all
-from onnxheadprune.selection.scoring.methods import FISHER, SHARES, TAYLOR, WITHOUT_DATA
 from onnxheadprune.selection.scoring.partial import Partial, partial_key
 from onnxheadprune.selection.scoring.reconstruction import reconstruction_scores
-from onnxheadprune.selection.scoring.scores import HeadScores, SiteScores
+from onnxheadprune.selection.scoring.scores import (
+    FISHER,
+    SHARES,
+    TAYLOR,
+    WITHOUT_DATA,
+    HeadScores,
+    SiteScores,
+)
 from onnxheadprune.selection.scoring.sensitivity import sensitivities
 from onnxheadprune.selection.scoring.simple import activation_scores, fluctuation_scores, weight_scores
 from onnxheadprune.selection.scoring.wide import wide_reconstruction_scores

@@ -21,8 +21,7 @@ from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.kinds import HEADS, HEADS_ALONE, scorable, wishable
 from onnxheadprune.selection.scoring.by_method import Working, scores_of
-from onnxheadprune.selection.scoring.methods import FISHER, METHODS, TAYLOR, WITHOUT_DATA
-from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.scoring.scores import FISHER, METHODS, TAYLOR, WITHOUT_DATA, HeadScores
 from onnxheadprune.settings.cutting import Method
 
 

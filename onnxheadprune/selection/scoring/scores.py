@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from onnxheadprune.attention.heads import listed, parse_heads
 from onnxheadprune.attention.sites.kinds import called, every_kind, key_of, kind_at
@@ -14,6 +14,16 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.notebook import Html, card, line, squares, table
 from onnxheadprune.model.spelling import file_name, many
+from onnxheadprune.settings.cutting import Method
+
+METHODS: tuple[Method, ...] = get_args(Method)
+SHARES: tuple[Method, ...] = ("weight", "activation", "fluctuation", "reconstruction")
+"""Those whose scores are shares of a site, which order its units and do not compare across sites."""
+WITHOUT_DATA = "weight"
+"""The one that needs no data."""
+FISHER: Method = "fisher"
+TAYLOR: Method = "taylor"
+
 
 FORMAT = 1
 """Of the file; see `score_files`."""

@@ -49,7 +49,7 @@ from onnxheadprune.selection.activations.rows import counted
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.derivatives import MaskGradients
-from onnxheadprune.selection.scoring.methods import FISHER, TAYLOR
+from onnxheadprune.selection.scoring.scores import FISHER, TAYLOR
 from onnxheadprune.settings.cutting import Method
 
 _TINY = 1e-30

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from onnxheadprune.attention.contract import Cache, Contract
 from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.io_changes import Cache, Contract
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent

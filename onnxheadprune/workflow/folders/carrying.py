@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from onnx import TensorProto
 
-from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec, original_groups
+from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.sites.kinds import every_kind, key_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.units import resolve_units

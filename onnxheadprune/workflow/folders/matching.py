@@ -51,7 +51,7 @@ def holders(files: Sequence[ModelFile], kinds: Sequence[type[Site]]) -> list[Hol
     return [holder for holder in found if holder.sites]
 
 
-def groups_of(held: Sequence[Holder]) -> list[list[Place]]:
+def _groups_of(held: Sequence[Holder]) -> list[list[Place]]:
     """Sites with the same weights, over all files; those whose weights cannot be read go by structure and name."""
     places: Partition[Place] = Partition()
     buckets: dict[Hashable, list[tuple[Place, Signs]]] = defaultdict(list)
@@ -174,7 +174,7 @@ def matched(export: Export, kinds: Sequence[type[Site]] = HEADS_ALONE) -> Match:
     """
     held = holders(export.models, kinds)
     by_name = {holder.name: holder for holder in held}
-    groups = groups_of(held)
+    groups = _groups_of(held)
     networks = _networks([holder.file for holder in held], groups)
     _check_parts(networks, " or ".join(kind.TITLE for kind in kinds))
     shared = [

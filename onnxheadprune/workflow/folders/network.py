@@ -75,7 +75,7 @@ def cut_network(
         local = heads_in(file, heads, cutting.match)
         if local:
             choice = _followed(local, chosen, leader, file, cutting)
-            results.append(_cut(file, choice, data_if_it_fits(file, cutting.asked), cutting))
+            results.append(_cut(file, choice, _data_if_it_fits(file, cutting.asked), cutting))
     return results, heads
 
 
@@ -176,7 +176,7 @@ def data_of_leaders(match: Match, asked: FolderRequest) -> tuple[dict[str, Data]
     return found, unfit
 
 
-def data_if_it_fits(file: ModelFile, asked: FolderRequest) -> Data:
+def _data_if_it_fits(file: ModelFile, asked: FolderRequest) -> Data:
     """The data for a file that needs none: a proof goes on made-up inputs, too."""
     try:
         return _data_of(file, asked)

@@ -66,7 +66,7 @@ def paired(
     for _, export in exports:
         # Files that lost different units do not work together, however exact each is by itself.
         matched(export)
-        check_alike(match, export)
+        _check_alike(match, export)
     return pairs
 
 
@@ -80,7 +80,7 @@ def _same(one: LoadedModel, other: LoadedModel) -> bool:
     )
 
 
-def check_alike(match: Match, pruned: Export) -> None:
+def _check_alike(match: Match, pruned: Export) -> None:
     """Compares what the files of a folder have lost of the sites that they share.
 
     Args:

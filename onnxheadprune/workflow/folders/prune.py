@@ -67,7 +67,7 @@ def complete(assembly: Assembly, root: Path, copied: Sequence[str], changes: Seq
         assembly.write(name, content)
 
 
-def other_forms(copied: Sequence[str]) -> Iterator[str]:
+def _other_forms(copied: Sequence[str]) -> Iterator[str]:
     """A sentence if the folder holds the model in other forms, which no cut reaches."""
     found = [
         name
@@ -86,7 +86,7 @@ USUAL = "{}_data"
 """As exporters call it that write for the hub."""
 
 
-def data_names(export: Export, pattern: str | None) -> dict[str, str]:
+def _data_names(export: Export, pattern: str | None) -> dict[str, str]:
     """The name of the data file of each model, should it have one: as asked for, or as the layout has it.
 
     Args:
@@ -171,7 +171,7 @@ def prune_folder(
     heads = _named(export, match, asked)
     deploying.require(heads or {})
     pattern = asked.data_name or (None if asked.client is None else asked.client.data_name)
-    names = data_names(export, pattern)
+    names = _data_names(export, pattern)
     warnings: list[str] = list(deploying.warnings)
     with contextlib.ExitStack() as stack:
         assembly = None if target is None else stack.enter_context(Assembly(target))
@@ -183,7 +183,7 @@ def prune_folder(
         copied = unchanged(export, {item.name for item in results}, changes)
         card = read_card(root, copied)
         copied = tuple(name for name in copied if card is None or name != CARD)
-        warnings += [*deploying.unasked(gone), *deploying.told_widths(gone), *other_forms(copied)]
+        warnings += [*deploying.unasked(gone), *deploying.told_widths(gone), *_other_forms(copied)]
         if assembly is not None:
             progress("copying the rest", 0, 0)
             complete(assembly, root, copied, changes)

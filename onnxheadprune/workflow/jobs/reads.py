@@ -85,5 +85,5 @@ def _path(job: Job, path: Path | None) -> str | None:
 
 
 def _function(spec: str | None) -> str | None:
-    """What is no function is the name of a measure, and read from nowhere."""
+    """Return what is no function is the name of a measure, and read from nowhere."""
     return spec if spec is not None and is_function(spec) else None

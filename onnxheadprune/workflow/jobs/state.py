@@ -137,10 +137,10 @@ class State:
         for name in files:
             path = self.folder / name
             if path.is_dir():
-                found |= {inner: digest(self.folder / inner, "the result") for inner in _inside(path, name)}
+                found |= {inner: _digest(self.folder / inner, "the result") for inner in _inside(path, name)}
                 continue
             # A model may have weights beside it, in a file that is named by what is in it.
-            found |= digests(str(path)) if name.endswith(MODEL) else {name: digest(path, "the result")}
+            found |= digests(str(path)) if name.endswith(MODEL) else {name: _digest(path, "the result")}
         return found
 
     def _write(self) -> None:
@@ -183,11 +183,11 @@ def digests_of(named: Mapping[str, str]) -> Digests:
             root = reading.path
             files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
             for path in files:
-                found[f"{what}:{path.relative_to(root) if path != root else path.name}"] = digest(path, what)
+                found[f"{what}:{path.relative_to(root) if path != root else path.name}"] = _digest(path, what)
     return found
 
 
-def digest(path: Path, what: str) -> str:
+def _digest(path: Path, what: str) -> str:
     """SHA-256 of a file.
 
     Raises:

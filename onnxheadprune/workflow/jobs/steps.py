@@ -220,7 +220,7 @@ class Workshop:
         if self.model.is_dir():
             models, lenient = (self.model, self.folder / self.exact), self.job.keys.prune.accept_inconclusive
             self.keep(
-                "validate", of_folders.validated(models, request, lenient, judged_on(self.job), progress)
+                "validate", of_folders.validated(models, request, lenient, _judged_on(self.job), progress)
             )
             return
         found = prove(self.model, self.folder / self.exact, request)
@@ -229,14 +229,14 @@ class Workshop:
         )
         if not accepted:
             raise ValidationFailedError(f"validation {found.verdict}: {found.reason}", found)
-        known = judged_on(self.job)
+        known = _judged_on(self.job)
         told = found.on(known).to_dict()
         if self.final != self.exact and request.data is not None:
             progress("measuring drift", 0, 0)
             original, exact, final = map(
                 open_structure, (self.model, self.folder / self.exact, self.folder / self.final)
             )
-            told["deployed"] = deployed_distance(original, exact, final, request).on(known).to_dict()
+            told["deployed"] = _deployed_distance(original, exact, final, request).on(known).to_dict()
         self.keep("validate", told)
 
     def _bench(self, progress: Progress, _resumed: bool) -> None:
@@ -248,7 +248,7 @@ class Workshop:
         self.keep("bench", result.to_dict())
 
 
-def judged_on(job: Job) -> str:
+def _judged_on(job: Job) -> str:
     """Return what the figures of a job are measured on, and what has seen it before."""
     keys = job.keys
     if keys.validate is None or keys.validate.data is None:
@@ -262,7 +262,7 @@ def judged_on(job: Job) -> str:
     return f"test data, {name}"
 
 
-def deployed_distance(
+def _deployed_distance(
     original: LoadedModel, exact: LoadedModel, rounded: LoadedModel, request: ValidationRequest
 ) -> Distance:
     """Drift, accuracy and metric of what came out, as a deployment runs it.

@@ -75,7 +75,7 @@ def kept_ids(
         UsageError: if a list cannot be read, names what is not there, or loses special tokens.
     """
     if tokenizer is not None:
-        require_fitting(tokenizer, rows)
+        _require_fitting(tokenizer, rows)
     always = frozenset(special) | (frozenset() if tokenizer is None else tokenizer.always)
     if tokens.keep is not None:
         listed = _listed(tokens.keep)
@@ -87,7 +87,7 @@ def kept_ids(
             )
         if tokens.size is None:
             _require_special(named, tokenizer, special, listed.source)
-            return sorted(closed(named, tokenizer) | always)
+            return sorted(_closed(named, tokenizer) | always)
         counts = np.zeros(rows, np.int64)
         for place, count in named.items():
             if count is None:
@@ -102,7 +102,7 @@ def kept_ids(
     return _most_frequent(tokens.size, counts, tokenizer, always)
 
 
-def require_fitting(tokenizer: TokenizerFile, rows: int) -> None:
+def _require_fitting(tokenizer: TokenizerFile, rows: int) -> None:
     """Check that a tokenizer can be the model's.
 
     Raises:
@@ -117,7 +117,7 @@ def require_fitting(tokenizer: TokenizerFile, rows: int) -> None:
         )
 
 
-def closed(some: Iterable[int], tokenizer: TokenizerFile | None) -> set[int]:
+def _closed(some: Iterable[int], tokenizer: TokenizerFile | None) -> set[int]:
     """Some tokens, and all that they are merged from.
 
     Args:
@@ -133,7 +133,7 @@ def closed(some: Iterable[int], tokenizer: TokenizerFile | None) -> set[int]:
 def _most_frequent(
     size: int, counts: Counts, tokenizer: TokenizerFile | None, always: Collection[int]
 ) -> list[int]:
-    kept = closed(always, tokenizer)
+    kept = _closed(always, tokenizer)
     if len(kept) > size:
         raise UsageError(
             f"a vocabulary of {size:,} is too small: {len(kept):,} tokens are special, bytes or single characters,"
@@ -145,7 +145,7 @@ def _most_frequent(
             break
         if place in kept or (tokenizer is not None and place not in tokenizer.tokens):
             continue
-        fresh = closed([place], tokenizer) - kept
+        fresh = _closed([place], tokenizer) - kept
         if len(kept) + len(fresh) <= size:
             kept |= fresh
     return sorted(kept)

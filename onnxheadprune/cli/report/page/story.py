@@ -91,7 +91,7 @@ class Story:
 
 
 def story_of(documents: Documents) -> Story:
-    """What there is to tell.
+    """Return what there is to tell.
 
     Args:
         documents: results of commands.
