@@ -11,7 +11,6 @@ from onnxheadprune.edit.edits import MARK, Edit, SetDim, SetInput, SliceTensor
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.asking import makes_chunks
 from onnxheadprune.liveness.freezing import freeze_observers, reads_own_shape
-from onnxheadprune.liveness.gathers import edge_gather, output_gather
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.repeating import Repeats
@@ -113,6 +112,8 @@ class _Realizer:
             if inner.holds_tensor:
                 self.out.add(SliceTensor(body.ref, inner.name, select(live, inner), inner.name), sites)
             else:
+                from onnxheadprune.liveness.gathers import output_gather
+
                 for edit in output_gather(inner, have, live, self._why(inner)):
                     self.out.add(edit, sites)
             self._declare(inner, live, sites)
@@ -180,6 +181,8 @@ class _Realizer:
             if picking is not None and use.node not in self.sweep.answers and picking.rewrite is not None:
                 for edit in picking.rewrite({use.input_index: wanted}):
                     self.out.add(edit, sites)
+            from onnxheadprune.liveness.gathers import edge_gather
+
             reason = self._why(value)
             for edit in edge_gather(use, value, have, wanted, reason):
                 self.out.add(edit, sites)
