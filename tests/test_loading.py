@@ -88,7 +88,7 @@ PRUNE = (
     | {"cli.prune", "cli.report.plan", "cli.report.progress", "cli.report.validation"}
     | {"selection.compensation.record"}
 )
-MOST_LINES = 33_400
+MOST_LINES = 33_300
 """Of ours that `prune --heads` loads; the number may only fall."""
 
 

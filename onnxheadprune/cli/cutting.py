@@ -202,7 +202,7 @@ def _plan_ahead(
     from onnxheadprune.cli.report.fusion import fusion_rows
     from onnxheadprune.cli.report.plan import plan_report
     from onnxheadprune.workflow.fuse import planned_fusion
-    from onnxheadprune.workflow.operations import planned_size, size_warnings
+    from onnxheadprune.workflow.sizes import planned_size, size_warnings
 
     plan = plan_pruning(
         model,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def choice_of(
     cut: Cut, *, recover: str | None = None, time: str | None = None, resume: bool = False
 ) -> Choice:
-    """What to remove, and how the remaining weights are adjusted.
+    """Return what to remove, and how the remaining weights are adjusted.
 
     Args:
         cut: the settings; paths in it are those of this process.
@@ -45,7 +45,7 @@ def choice_of(
 
 
 def _wish_of(cut: Cut) -> Wish | None:
-    """How much to remove, None where units are named.
+    """Return how much to remove, None where units are named.
 
     Raises:
         UsageError: if the scores cannot be read, or settings contradict each other.
@@ -69,7 +69,7 @@ def _wish_of(cut: Cut) -> Wish | None:
 
 
 def requirements_of(selecting: Selecting) -> Requirements:
-    """How units are selected.
+    """Return how units are selected.
 
     Raises:
         UsageError: if the scores cannot be read, or settings contradict each other.
@@ -88,7 +88,7 @@ def requirements_of(selecting: Selecting) -> Requirements:
 
 
 def contract_of(cut: Cut) -> Contract:
-    """What may happen to inputs and outputs."""
+    """Return what may happen to inputs and outputs."""
     return Contract(cut.cache, cut.allow_io_change)
 
 
@@ -106,7 +106,7 @@ def measure_of(drift: str | None) -> Measure | None:
 
 
 def budget_of(budget: float | str | None, time: str | None = None) -> Budget | None:
-    """How long to train.
+    """Return how long to train.
 
     Args:
         budget: epochs or a time.
@@ -125,7 +125,7 @@ def budget_of(budget: float | str | None, time: str | None = None) -> Budget | N
 
 
 def quantizing_of(rounding: Rounding) -> Quantizing:
-    """How a model is quantized."""
+    """Return how a model is quantized."""
     from onnxheadprune.runtime.quantizing import Quantizing
 
     return Quantizing(
@@ -134,7 +134,7 @@ def quantizing_of(rounding: Rounding) -> Quantizing:
 
 
 def measuring_of(timing: Timing) -> Measuring:
-    """What latency is measured at."""
+    """Return what latency is measured at."""
     from onnxheadprune.benchmarking.grid import Asked
     from onnxheadprune.benchmarking.measure import Quota
     from onnxheadprune.benchmarking.request import Measuring

@@ -1,4 +1,4 @@
-"""The operations and bytes that a cut saves, at the sizes that validation has run."""
+"""The operations that a cut saves, at the sizes that validation has run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
-from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import count_flops
-from onnxheadprune.edit.functions import carried_out
-from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.runtime.feeds.generate import Feed
 
 
@@ -80,44 +75,3 @@ def _feed(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Feed:
         dtype = helper.tensor_dtype_to_np_dtype(declared.elem_type)
         feed[info.name] = np.broadcast_to(np.zeros((), dtype), sizes)
     return feed
-
-
-def size_in_file(model: LoadedModel) -> StoredSize:
-    """Return what the tensors of a model hold, as its file has them: a function counts once, not once per call."""
-    return stored_size(model.as_stored)
-
-
-def file_bytes(model: LoadedModel) -> int | None:
-    """What the file of a model and those with its weights take; None for a model that was not read from a file."""
-    if model.path is None:
-        return None
-    return sum(file.stat().st_size for file in (model.path, *model.data_files) if file.is_file())
-
-
-def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredSize]:
-    """Return what a model's stored tensors hold before and after a plan; nothing is written.
-
-    Raises:
-        RefusedError: if the plan was made for a model of another structure.
-        ModelError: if the model cannot be read.
-    """
-    loaded = open_structure(model)
-    return size_in_file(loaded), stored_size(carried_out(plan, planned_on(plan, loaded)))
-
-
-def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:
-    """A sentence if the tensors of a pruned model take more bytes than before."""
-    if after.bytes <= before.bytes:
-        return ()
-    grown = after.bytes - before.bytes
-    sentence = (
-        f"the weights grow by {grown:,} bytes: new indices or copies of shared weights outweigh what is cut"
-    )
-    return (sentence,)
-
-
-def file_warnings(before: int, after: int) -> tuple[str, ...]:
-    """A sentence if the files of a pruned model take more bytes than before."""
-    if after <= before:
-        return ()
-    return (f"the file grows by {after - before:,} bytes: what the cut adds to the graph outweighs it",)

@@ -19,10 +19,10 @@ from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
-from onnxheadprune.workflow.operations import file_bytes, size_in_file
 from onnxheadprune.workflow.proving import Proof, validation_note
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.result import PruneResult
+from onnxheadprune.workflow.sizes import file_bytes, size_in_file
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.exits.leave import Leaving

@@ -16,7 +16,7 @@ from onnxheadprune.model.spelling import share
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.validation.headline import Headline, headline_of
-from onnxheadprune.workflow.operations import file_warnings, size_warnings
+from onnxheadprune.workflow.sizes import file_warnings, size_warnings
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

@@ -24,7 +24,7 @@ from onnxheadprune.cli.report.validation import verdict_rows
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import BlockCut
 from onnxheadprune.model.storage.tensors import StoredSize
-from onnxheadprune.workflow.operations import size_warnings
+from onnxheadprune.workflow.sizes import size_warnings
 
 if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion

@@ -160,7 +160,7 @@ def recover(
 
 
 def _are_alike(data: Calibration) -> bool:
-    """Whether all samples are the same."""
+    """Return whether all samples are the same."""
     first: tuple[bytes, ...] | None = None
     for feed in data.one_by_one():
         sample = tuple(np.ascontiguousarray(feed[item.name]).tobytes() for item in data.inputs)

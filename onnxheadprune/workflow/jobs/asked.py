@@ -44,7 +44,7 @@ def documented(work: Callable[[Callable[[Any], None]], object]) -> Document:
 
 
 def source_of(job: Job, spec: str) -> str:
-    """Where data comes from: a path of the job, or "module:function" or "random" as it is."""
+    """Return where data comes from: a path of the job, or "module:function" or "random" as it is."""
     return spec if is_function(spec) or spec == RANDOM else str(job.at(spec))
 
 
@@ -60,7 +60,7 @@ def running_of(job: Job) -> Running:
 
 
 def is_function(spec: str) -> bool:
-    """Whether a text is "module:function", and no path."""
+    """Return whether a text is "module:function", and no path."""
     module, colon, function = spec.rpartition(":")
     return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
 
@@ -127,7 +127,7 @@ def quantizing(job: Job, data: DataSource | None, output: Path) -> QuantizeReque
 
 
 def validating(job: Job) -> ValidationRequest:
-    """What the step validate asks for."""
+    """Return what the step validate asks for."""
     keys = job.keys.validate
     assert keys is not None
     data = None if keys.data is None else source_of(job, keys.data)
@@ -137,7 +137,7 @@ def validating(job: Job) -> ValidationRequest:
 
 
 def measuring(job: Job) -> BenchRequest:
-    """What the step bench asks for."""
+    """Return what the step bench asks for."""
     keys = job.keys.bench
     assert keys is not None
     return BenchRequest(
@@ -150,7 +150,7 @@ def measuring(job: Job) -> BenchRequest:
 
 
 def require_askable(job: Job, output: Path) -> None:
-    """Whether all requests can be made: what a late step would be refused for is said before the first one.
+    """Check whether all requests can be made: what a late step would be refused for is said before the first one.
 
     Args:
         job: the job.

@@ -13,7 +13,7 @@ from onnxheadprune.validation.result import Drift
 from onnxheadprune.workflow.jobs.asked import Document
 from onnxheadprune.workflow.jobs.keys import GateKeys
 from onnxheadprune.workflow.jobs.result import of_each
-from onnxheadprune.workflow.operations import file_bytes
+from onnxheadprune.workflow.sizes import file_bytes
 
 
 def gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, final: Path) -> list[Gate]:

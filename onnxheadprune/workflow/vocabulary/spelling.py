@@ -39,7 +39,7 @@ class Spelling:
 
 
 def counted(samples: Iterable[Sample], inputs: tuple[Input, ...], vocabulary: Vocabulary) -> Counts:
-    """How often each token occurs in data.
+    """Return how often each token occurs in data.
 
     Args:
         samples: the data.
@@ -72,7 +72,7 @@ def _ids(
 def respelled(
     samples: list[Sample], inputs: tuple[Input, ...], made: Trimming
 ) -> tuple[Spelling, list[Sample]]:
-    """How much of the data is spelled as before, and the samples of which all is, under new ids.
+    """Return how much of the data is spelled as before, and the samples of which all is, under new ids.
 
     Args:
         samples: the data, of the original's ids.
