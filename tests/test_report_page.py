@@ -14,6 +14,7 @@ from onnxheadprune.cli.report.page import Documents, page_of
 from onnxheadprune.cli.report.page.charts import scale_of_times, scale_over
 from onnxheadprune.model.spelling import short_names
 from tests.conftest import SAMPLES, Outcome
+from tests.toys_pictures import curve_result
 from tests.toys_report import benchmark_document, curve_document, cut_document
 
 Command = Callable[..., Outcome]
@@ -210,3 +211,22 @@ def test_scales_hold_their_values() -> None:
 def test_short_names_tell_files_apart() -> None:
     assert short_names(["/a/b/m.onnx", "/a/c/m.onnx"]) == ("b/m.onnx", "c/m.onnx")
     assert short_names(["/a/b/m.onnx", "/a/b/n.onnx"]) == ("m.onnx", "n.onnx")
+
+
+def test_a_sweep_has_a_line_per_size_and_solid_marks_for_measured_differences() -> None:
+    document = curve_result().to_dict()
+    page = page_of(Documents(curves=[document]))
+    assert "times as fast, batch 8, length 128" in page
+    solid, hollow = page.count('class="dot"'), page.count('class="dot hollow"')
+    unmeasurable = [point for point in document["points"] if (point["speed"] or {}).get("value") == 1]
+    assert hollow == len(unmeasurable) > 0 and solid + hollow == 3 * len(document["points"])
+    for point in document["points"]:
+        if point["speed"]:
+            (found,) = point["speed"]["at"]
+            point["speed"]["at"].append({**found, "point": {**found["point"], "batch": 1}})
+    assert "times as fast, batch 1, length 128" in page_of(Documents(curves=[document]))
+
+
+def test_differences_are_closed_at_first() -> None:
+    page = page_of(Documents(cuts=[cut_document()]))
+    assert '<details class="group">' in page and '<details class="group" open' not in page
