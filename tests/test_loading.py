@@ -101,7 +101,7 @@ class Call:
 
 
 CALLS = {
-    "help": Call("--help", COMMAND_LINE),
+    "help": Call("--help", COMMAND_LINE | {"cli.guides"}),
     "named heads": Call("prune {model} --heads 0:1 -o {out} --provider cpu", PRUNE | PROOF),
     "without a proof": Call("prune {model} --heads 0:1 -o {out} --no-validate", PRUNE),
     "with data": Call(

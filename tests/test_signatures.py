@@ -28,6 +28,8 @@ TYPED = sorted(path for room in ("cli", "workflow") for path in (PACKAGE / room)
 UNTYPED = {
     "cli.deriving.Output.convert": "overrides click's",
     "cli.deriving.Parsed.convert": "overrides click's",
+    "cli.deriving.Share.convert": "overrides click's",
+    "cli.deriving._complete": "values of parameters, as click has read them",
     "cli.deriving.DerivedCommand.__init__": "hands on what click's own takes",
     "cli.deriving._type": "the type of a click parameter, which converts to whatever a setting has",
     "cli.streams._Steadfast.__getattr__": "stands for whatever the stream has",

@@ -104,4 +104,6 @@ def test_help_is_printed_at_any_width(command: Command, monkeypatch: pytest.Monk
     for columns in (*NO_WIDTHS, "1", "9" * 30):
         monkeypatch.setenv("COLUMNS", columns)
         for name in group.commands:
-            assert "Options" in command(name, "--help").stdout or "--json" in command(name, "--help").stdout
+            assert (
+                "Options" in command(name, "--help").stdout and "--json" in command(name, "--help-all").stdout
+            )

@@ -18,6 +18,7 @@ from onnxheadprune.cli.commands import CommandGroup, Commands
 from onnxheadprune.cli.outcome import outcome_of
 
 EPILOG = (
+    "COMMAND --help shows examples and the options that most calls need, COMMAND --help-all all options. "
     "Exit codes: 0 done, 1 validation failed or a limit broken, 2 wrong usage, 3 refused, unsupported or"
     " unreadable model, 4 execution provider not usable, 74 stdout or a report could not be written."
 )

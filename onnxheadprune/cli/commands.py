@@ -8,23 +8,13 @@ from collections.abc import Iterator, MutableMapping
 import click
 from click.shell_completion import CompletionItem
 
-SHORT = {
-    "batch": "Prune a folder of models.",
-    "bench": "Measure latency side by side.",
-    "combine": "Pruned and quantized: measure both orders.",
-    "doctor": "Show what is installed and where models can run.",
-    "fuse": "Write attention as fused operators.",
-    "inspect": "Show the sites and their heads.",
-    "prune": "Remove heads and other units, prove it exact, write.",
-    "quantize": "Quantize with ONNX Runtime's own quantizer.",
-    "recover": "Train the remaining weights of a pruned model on your data.",
-    "report": "Make one HTML page of what other commands print.",
-    "run": "Run a job file and check its limits.",
-    "score": "Score heads by importance.",
-    "sweep": "Draw the curve of drift, accuracy and speed.",
-    "validate": "Compare a pruned model with the masked original.",
-}
-"""What each command does, in a line: all that `--help` and the completion of shells say of it."""
+NAMES = (
+    *("inspect", "score", "doctor"),
+    *("prune", "recover", "fuse", "quantize"),
+    *("validate", "bench", "sweep", "combine", "report"),
+    *("run", "batch"),
+)
+"""All commands, as `guides` lists them by workflow."""
 MODULES = {"report": "reporting"}
 """Of commands whose name is that of something else here."""
 
@@ -33,7 +23,7 @@ class Commands(MutableMapping[str, click.Command]):
     """All commands by name, each imported when it is first looked up."""
 
     def __init__(self) -> None:
-        self._loaded: dict[str, click.Command | None] = dict.fromkeys(SHORT)
+        self._loaded: dict[str, click.Command | None] = dict.fromkeys(NAMES)
 
     def __getitem__(self, name: str) -> click.Command:
         found = self._loaded[name]
@@ -58,9 +48,7 @@ def _load(name: str) -> click.Command:
     from onnxheadprune.cli.claiming import guarded
 
     module = importlib.import_module(f"onnxheadprune.cli.{MODULES.get(name, name)}")
-    command = guarded(getattr(module, name))
-    command.short_help = SHORT[name]
-    return command
+    return guarded(getattr(module, name))
 
 
 class CommandGroup(click.Group):
@@ -68,13 +56,38 @@ class CommandGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands for `--help`."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, SHORT[name]) for name in self.list_commands(ctx)])
+        from onnxheadprune.cli.guides import GUIDES
+
+        for title, guides in GUIDES.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, guide.short) for name, guide in guides.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that is called.
+
+        Raises:
+            click.UsageError: if there is none; what other programs call it leads to it.
+        """
+        if args and args[0] not in self.commands:
+            from onnxheadprune.cli.guides import ELSEWHERE
+
+            if args[0] not in ELSEWHERE:
+                return super().resolve_command(ctx, args)
+            raise click.UsageError(f"there is no command {args[0]}; use {ELSEWHERE[args[0]]}", ctx)
+        return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Give the names, and the options of the group, that begin so."""
+        from onnxheadprune.cli.guides import COMMANDS
+
         names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
         return [
-            *(CompletionItem(name, help=SHORT[name]) for name in names),
+            *(CompletionItem(name, help=COMMANDS[name].short) for name in names),
             *click.Command.shell_complete(self, ctx, incomplete),
         ]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, by workflow."""
+        return list(self.commands)

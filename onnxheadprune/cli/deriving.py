@@ -24,9 +24,8 @@ from onnxheadprune.settings.setting import (
     declared,
     parameters,
 )
+from onnxheadprune.settings.writing import Loudness
 
-FEW = 10
-"""A command with fewer settings shows them in one list."""
 Work = Callable[..., int]
 FILE = click.Path(path_type=Path, readable=False)
 """Existence is checked where the file is read, with a better sentence than click's."""
@@ -87,6 +86,27 @@ class Share(Parsed):
         return number
 
 
+def _print_all(context: click.Context, _option: click.Parameter, asked: bool) -> None:
+    """Print all that is known of a command, and end it."""
+    if asked and not context.resilient_parsing:
+        from onnxheadprune.cli.helping import write_all
+
+        formatter = context.make_formatter()
+        write_all(context.command, context, formatter)
+        click.echo(formatter.getvalue().rstrip("\n"), color=context.color)
+        context.exit()
+
+
+HELP_ALL = click.Option(
+    ["--help-all"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_all,
+    help="Show all options and exit.",
+)
+
+
 class DerivedCommand(click.Command):
     """A command whose options are settings: it refuses those without effect, and those that are given twice."""
 
@@ -110,26 +130,36 @@ class DerivedCommand(click.Command):
             makes: what it makes, and the setting that names what it makes it of.
             **more: for `click.Command`.
         """
-        super().__init__(name, params=[_parameter_of(item) for item in settings.values()], **more)
+        params = [*(_parameter_of(item) for item in settings.values()), HELP_ALL]
+        super().__init__(name, params=params, **more)
+        self.settings = settings
         self.sections = {name: item.section for name, item in settings.items()}
         self.rules = [(name, rule) for name, item in settings.items() for rule in item.setting.rules]
         self.rules += [(name, rule) for words, rule in rules.items() for name in words.split()]
         self.implies, self.makes = implies, makes
 
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write what most calls need."""
+        from onnxheadprune.cli.helping import write_brief
+
+        write_brief(self, ctx, formatter)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the options in sections, where there are many."""
-        if len(self.params) < FEW:
-            super().format_options(ctx, formatter)
-            return
-        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
+        """Write all options, in sections where there are many."""
+        rows: dict[str, list[tuple[str, str]]] = {}
         for option in self.get_params(ctx):
             record = option.get_help_record(ctx)
             if record is not None and isinstance(option, click.Option):
-                rows[self.sections.get(option.name or "", SECTIONS[-1])].append(record)
-        for title, shown in rows.items():
-            if shown:
-                with formatter.section(title):
-                    formatter.write_dl(shown)
+                rows.setdefault(self.sections.get(option.name or "", SECTIONS[-1]), []).append(record)
+        from onnxheadprune.cli.helping import write_sections
+
+        write_sections(formatter, rows)
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """What the command does, in a line."""
+        from onnxheadprune.cli.guides import COMMANDS
+
+        return COMMANDS[self.name or ""].short
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the command line and checks the rules.
@@ -138,7 +168,10 @@ class DerivedCommand(click.Command):
             click.UsageError: if one is broken.
         """
         typed = list(args)
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise self._renamed(error) or error from None
         _, _, order = self.make_parser(ctx).parse_args(typed)
         for parameter, times in Counter(order).items():
             if isinstance(parameter, click.Option) and times > 1 and not _may_repeat(parameter):
@@ -152,6 +185,17 @@ class DerivedCommand(click.Command):
         if self.makes is not None:
             _complete(ctx.params, *self.makes)
         return rest
+
+    def _renamed(self, error: click.NoSuchOption) -> click.UsageError | None:
+        """The error for an option that other programs, or earlier versions, call otherwise; None for others."""
+        name = error.option_name.lstrip("-")
+        found = next(
+            (item.name for item in self.settings.values() if name in item.setting.also.split()), None
+        )
+        if found is None:
+            return None
+        option = next(parameter for parameter in self.params if parameter.name == found)
+        return click.UsageError(f"there is no option {error.option_name}; use {_spelled(option)}", error.ctx)
 
     def _rules(self, spelled: Mapping[str, str]) -> Iterator[tuple[str, Rule]]:
         """All rules, without what this command does not have."""
@@ -181,6 +225,7 @@ def command(
         settings: dict[str, Declared] = {}
         for key, item in taken.items():
             settings |= {key: item} if isinstance(item, Declared) else declared(item)
+        settings |= declared(Loudness)
 
         @functools.wraps(work)
         def callback(**values: object) -> int:

@@ -127,7 +127,8 @@ def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
     end = ended(group, arguments)
     if end.message is None:
         return end.exit_code
-    if end.exit_code == BUG and end.error is not None:
+    verbose = not {"-v", "--verbose"}.isdisjoint(arguments)
+    if end.error is not None and (end.exit_code == BUG or verbose):
         from onnxheadprune.cli.report.console import err
 
         err().print("".join(traceback.format_exception(end.error)), soft_wrap=True)

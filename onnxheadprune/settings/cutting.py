@@ -135,6 +135,7 @@ class Selecting:
         Setting(
             "Heads that every site keeps at least; with 0 whole sites may be removed.",
             metavar="N",
+            also="floor",
             rules=(requires(AMOUNT),),
         ),
     ] = 1
@@ -145,6 +146,7 @@ class Selecting:
             " [default: heads=1,neurons=8].",
             metavar="UNIT=N,UNIT=N",
             parse=multiples,
+            also="round-to neurons-multiple-of",
             rules=(requires(AMOUNT), requires("units", value="neurons")),
         ),
     ] = field(default_factory=dict)
@@ -164,6 +166,7 @@ class Selecting:
                 requires(f"{AMOUNT} recover time", value="False"),
                 requires("data"),
             ),
+            also="compensate",
         ),
     ] = None
     drift: Drift = None
@@ -190,6 +193,7 @@ class Cut(Selecting):
             'Neurons to remove from feed-forward blocks: "0:0-511 ffn.4:7 *:3", or a JSON file like that of {heads}.',
             metavar="N",
             rules=(excludes(AMOUNT),),
+            also="mlp ffn intermediate-size",
         ),
     ] = None
     layers: Annotated[
@@ -211,8 +215,9 @@ class Cut(Selecting):
     ratio: Annotated[
         Share | None,
         Setting(
-            "Share of all heads to remove, 0.25 for a quarter; of operations, where more than heads may be removed.",
+            "Share of all heads to remove, 0.25 or 25%; of operations, where more than heads may be removed.",
             metavar="R",
+            also="sparsity amount pruning-ratio prune-ratio fraction percent",
             rules=(excludes("keep target_speedup max_drift"),),
         ),
     ] = None
@@ -255,6 +260,7 @@ class Cut(Selecting):
                 requires(f"heads layers {AMOUNT}", value="renumber"),
             ),
             section=CHANGES,
+            also="keep-cache-shape renumber-cache",
         ),
     ] = "narrow"
     allow_io_change: Annotated[

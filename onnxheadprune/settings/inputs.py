@@ -33,7 +33,15 @@ DATA_HELP = (
     " accuracy), a folder of .npz files with one batch each, text (one sample a line, JSON lines or Parquet), a folder"
     " of images, module:function that yields batches, or random."
 )
-Data = Annotated[Text | None, Setting(DATA_HELP, metavar="D", rules=_UNUSED)]
+Data = Annotated[
+    Text | None,
+    Setting(
+        DATA_HELP,
+        metavar="D",
+        rules=_UNUSED,
+        also="calibration-data calib-data calibration dataset text images random-data input-data",
+    ),
+]
 Format = Annotated[
     DataFormat | None,
     Setting("What {data} is, where its content does not tell.", metavar="KIND", rules=_OF_DATA),
@@ -44,6 +52,7 @@ Provider = Annotated[
         "Where to run: auto (CUDA if it works, else CPU), cpu, cuda or another execution provider.",
         metavar="P",
         section=EXECUTION,
+        also="device execution-provider ep",
     ),
 ]
 DASK_HELP = (

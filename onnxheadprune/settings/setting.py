@@ -100,6 +100,7 @@ class Setting(PydanticField):
         creates: it names a file that is written.
         argument: it is given without a flag.
         section: of `SECTIONS`; that of its group if not given.
+        also: what other programs, or earlier versions, call it, with spaces between.
     """
 
     help: str
@@ -110,6 +111,7 @@ class Setting(PydanticField):
     creates: bool = False
     argument: bool = False
     section: str = ""
+    also: str = ""
 
     def keywords(self) -> Mapping[str, Any]:
         """The description."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 from onnxheadprune.settings.rules import excludes, requires
-from onnxheadprune.settings.setting import CHANGES, EXECUTION, OUTPUT, Setting
+from onnxheadprune.settings.setting import CHANGES, DISPLAY, EXECUTION, OUTPUT, Setting
 
 Beside: TypeAlias = Literal["auto", "always", "never"]
 RuntimeName: TypeAlias = Literal[
@@ -21,6 +21,28 @@ RuntimeName: TypeAlias = Literal[
     "ort",
 ]
 
+
+@dataclass(frozen=True, kw_only=True)
+class Loudness:
+    """How much is said of what is done."""
+
+    SECTION: ClassVar[str] = DISPLAY
+
+    quiet: Annotated[
+        bool,
+        Setting(
+            "Print errors only, and the document of --json.", flags="-q --quiet", rules=(excludes("verbose"),)
+        ),
+    ] = False
+    verbose: Annotated[
+        bool,
+        Setting(
+            "Print every step as it begins, and where in the program an error came from.",
+            flags="-v --verbose",
+        ),
+    ] = False
+
+
 Model = Annotated[Path, Setting("The exported model.", argument=True)]
 Pruned = Annotated[Path, Setting("The pruned model.", argument=True)]
 Output = Annotated[
@@ -31,6 +53,7 @@ Output = Annotated[
         flags="-o --output",
         creates=True,
         section=OUTPUT,
+        also="out output-path output-model",
     ),
 ]
 Json = Annotated[bool, Setting("Print one JSON document on stdout.", flags="--json")]
@@ -69,6 +92,7 @@ Runtime = Annotated[
         " can, and its configuration is updated.",
         metavar="RUNTIME",
         section=CHANGES,
+        also="for client target",
     ),
 ]
 

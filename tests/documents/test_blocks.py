@@ -123,7 +123,7 @@ def unknown_options(block: Block) -> Iterator[str]:
                 continue
             command = group.commands.get(words[1], click.Command("none"))
             known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
-            known |= {"-h", "--help"}
+            known |= {"-h", "--help", "--help-all"}
             yield from (
                 f"{block.place}: {words[1]} {word}"
                 for word in words[2:]

@@ -57,7 +57,10 @@ def page_of(name: str, command: click.Command, parent: click.Context) -> str:
     usage = " ".join(text.partition("\n\n")[0].split()).removeprefix("Usage: ")
     about = "\n".join(f"<p>{_coded(part)}</p>" for part in (command.help or "").split("\n\n"))
     tables = "\n\n".join(_table(title, rows) for title, rows in sections(command, context))
-    return f"# {name}\n\n```text\n{usage}\n```\n\n{about}\n\n{tables}\n"
+    from onnxheadprune.cli.guides import COMMANDS
+
+    examples = "\n".join(f"{PROGRAM} {example}" for example in COMMANDS[name].examples)
+    return f"# {name}\n\n```text\n{usage}\n```\n\n{about}\n\n```sh\n{examples}\n```\n\n{tables}\n"
 
 
 def sections(command: click.Command, context: click.Context) -> Iterator[tuple[str, list[tuple[str, str]]]]:

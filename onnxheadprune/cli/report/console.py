@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable
 
+import click
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -30,23 +31,31 @@ class Console(RichConsole):
 
 
 def out() -> Console:
-    """Results, on stdout."""
-    return _console(stderr=False)
+    """Results, on stdout; with --quiet nothing is printed."""
+    return _console(stderr=False, quiet=is_asked("quiet"))
 
 
 def err() -> Console:
-    """Progress and errors, on stderr."""
-    return _console(stderr=True)
+    """Progress and warnings, on stderr; with --quiet nothing is printed."""
+    return _console(stderr=True, quiet=is_asked("quiet"))
 
 
-def _console(*, stderr: bool) -> Console:
+def is_asked(name: str) -> bool:
+    """Whether the command that is running was called with a switch."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.params.get(name))
+
+
+def _console(*, stderr: bool, quiet: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = _asked_width()
     if width is None and not stream.isatty():
         width = PIPE_WIDTH
     # Rich would read what is no width as one of zero, and print nothing.
     told = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width, _environ=told)
+    return Console(
+        stderr=stderr, highlight=False, markup=False, emoji=False, width=width, quiet=quiet, _environ=told
+    )
 
 
 def _asked_width() -> int | None:
@@ -61,4 +70,4 @@ def _asked_width() -> int | None:
 def print_error(message: str) -> None:
     """One red line on stderr, never wrapped by us."""
     line = escaped(" ".join(message.split()))
-    err().print(Text(f"error: {line}", style="red"), soft_wrap=True)
+    _console(stderr=True).print(Text(f"error: {line}", style="red"), soft_wrap=True)

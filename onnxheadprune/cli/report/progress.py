@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from rich.console import Console
 
+from onnxheadprune.cli.report.console import is_asked
 from onnxheadprune.runtime.progress import NOTE
 
 Tell: TypeAlias = Callable[[str, int, int], None]
@@ -133,8 +134,9 @@ def progress_on(console: Console, stages: Iterable[Stage] = ()) -> Iterator[Tell
         console: stderr; what is no terminal gets a line now and then.
         stages: of the call, in their order; without any no end is estimated.
     """
-    if not console.is_terminal:
-        yield Lines(console, stages=tuple(stages)).tell
+    verbose = is_asked("verbose")
+    if verbose or not console.is_terminal:
+        yield Lines(console, stages=tuple(stages), silent=0.0 if verbose else QUIET_SECONDS).tell
         return
     from onnxheadprune.cli.report.bar import Bar
 
@@ -164,9 +166,13 @@ class Lines:
     """Progress as lines with a time of day: "14:03:20 2 of 4, compensating: 12 of 36, about 5 min 10 s left in all"."""
 
     def __init__(
-        self, console: Console, clock: Callable[[], float] = time.monotonic, stages: Sequence[Stage] = ()
+        self,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
+        stages: Sequence[Stage] = (),
+        silent: float = QUIET_SECONDS,
     ) -> None:
-        self._console, self._clock = console, clock
+        self._console, self._clock, self._silent = console, clock, silent
         self._start = clock()
         self._last: float | None = None
         self._course = Course(stages, clock)
@@ -186,7 +192,7 @@ class Lines:
         course, now = self._course, self._clock()
         is_new = course.at(what, done, of)
         is_due = self._last is None or is_new or now - self._last >= LINE_SECONDS
-        if now - self._start < QUIET_SECONDS or not is_due:
+        if now - self._start < self._silent or not is_due:
             return
         self._last = now
         left = course.left()

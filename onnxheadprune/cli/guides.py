@@ -1,0 +1,150 @@
+"""What help says of the commands: by workflow, with examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What help says of a command, which is not imported for it.
+
+    Attributes:
+        short: what it does, in a line.
+        examples: calls, without the name of the program.
+        common: settings that most calls need; all, where there are few.
+    """
+
+    short: str
+    examples: tuple[str, ...]
+    common: str = ""
+
+
+GUIDES = {
+    "Look at a model": {
+        "inspect": Guide(
+            "Show the sites and their heads.",
+            ("inspect model.onnx", "inspect bert", "inspect model.onnx --json"),
+        ),
+        "score": Guide(
+            "Score heads by importance.",
+            (
+                "score model.onnx",
+                "score model.onnx --data data.npz -o scores.csv",
+                "score model.onnx --data lines.txt --heatmap heads.svg",
+            ),
+            "method data tokenizer units output heatmap provider as_json",
+        ),
+        "doctor": Guide(
+            "Show what is installed and where models can run.",
+            ("doctor", "doctor --provider cpu", "doctor --json"),
+        ),
+    },
+    "Make it smaller": {
+        "prune": Guide(
+            "Remove heads and other units, prove it exact, write.",
+            (
+                'prune model.onnx --heads "0:1 1:0,2"',
+                "prune model.onnx --ratio 25% --data data.npz -o smaller.onnx",
+                'prune bert --heads "*:1" --runtime ort',
+            ),
+            "heads neurons layers ratio target_speedup units data recover output dry_run",
+        ),
+        "recover": Guide(
+            "Train the remaining weights of a pruned model on your data.",
+            (
+                "recover model.onnx pruned.onnx --data data.npz",
+                "recover model.onnx pruned.onnx --data data.npz --budget 5",
+                "recover model.onnx pruned.onnx --data lines.txt --budget 2s",
+            ),
+            "budget data tokenizer resume provider output report as_json",
+        ),
+        "fuse": Guide(
+            "Write attention as fused operators.",
+            ("fuse model.onnx", "fuse model.onnx --dry-run", "fuse model.onnx --mode onnx -o standard.onnx"),
+            "mode output in_place provider dry_run as_json",
+        ),
+        "quantize": Guide(
+            "Quantize with ONNX Runtime's own quantizer.",
+            (
+                "quantize pruned.onnx --to int8-dynamic",
+                "quantize pruned.onnx --to int8-qdq --data data.npz",
+                "quantize pruned.onnx --to int8-dynamic -o small.onnx --json",
+            ),
+            "to per_channel exclude data tokenizer output as_json",
+        ),
+    },
+    "Measure and compare": {
+        "validate": Guide(
+            "Compare a pruned model with the masked original.",
+            (
+                "validate model.onnx pruned.onnx",
+                "validate model.onnx pruned.onnx --data data.npz --max-drift 20",
+                'validate model.onnx pruned.onnx --heads "0:1" --json',
+            ),
+            "data tokenizer metric max_drift min_speedup provider as_json",
+        ),
+        "bench": Guide(
+            "Measure latency side by side.",
+            (
+                "bench model.onnx pruned.onnx",
+                "bench model.onnx pruned.onnx --batch 1,8 --csv latency.csv",
+                "bench model.onnx pruned.onnx --min-speedup 0.1 --repeats 5",
+            ),
+            "batch seq past time_budget threads provider min_speedup plot as_json",
+        ),
+        "sweep": Guide(
+            "Draw the curve of drift, accuracy and speed.",
+            (
+                "sweep model.onnx 0:50%:25% --data data.npz",
+                "sweep model.onnx 0:50%:25% --data data.npz -o curve.svg",
+                "sweep model.onnx 0:50%:50% --data lines.txt --units all",
+            ),
+            "units method refit recover data tokenizer output x as_json",
+        ),
+        "combine": Guide(
+            "Pruned and quantized: measure both orders.",
+            (
+                "combine model.onnx pruned.onnx --to int8-qdq --data data.npz",
+                "combine model.onnx pruned.onnx --to int8-qdq --data lines.txt",
+                "combine model.onnx pruned.onnx --to int8-qdq --data random",
+            ),
+            "to data tokenizer metric batch seq output report as_json",
+        ),
+        "report": Guide(
+            "Make one HTML page of what other commands print.",
+            (
+                "report result.json -o page.html",
+                "report result.json curve.json -o page.html",
+                "report result.json -o page.html --json",
+            ),
+        ),
+    },
+    "Work through many": {
+        "run": Guide(
+            "Run a job file and check its limits.",
+            ("run job.yaml", "run job.yaml --set provider=cpu", "run job.yaml --junit results.xml"),
+        ),
+        "batch": Guide(
+            "Prune a folder of models.",
+            (
+                'batch models --heads "*:1"',
+                "batch models --ratio 25% --data data.npz -o smaller",
+                'batch models --heads "*:1" --jobs 2',
+            ),
+            "heads ratio keep units data tokenizer output jobs fuse as_json",
+        ),
+    },
+}
+"""The commands by workflow, with all that help and the completion of shells say of them."""
+COMMANDS = {name: guide for guides in GUIDES.values() for name, guide in guides.items()}
+ELSEWHERE = {
+    "compare": "validate",
+    "check": "validate",
+    "info": "inspect",
+    "show": "inspect",
+    "benchmark": "bench",
+    "train": "recover",
+    "finetune": "recover",
+}
+"""What other programs call what a command does here."""

@@ -1,0 +1,145 @@
+"""`--help` says in a screen how a command is called; the cases are all commands and all declarations."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import pytest
+
+from onnxheadprune.cli import group
+from onnxheadprune.cli.deriving import DerivedCommand
+from onnxheadprune.cli.guides import COMMANDS, ELSEWHERE, GUIDES
+from tests.conftest import Outcome
+from tests.options.models import write_models
+
+Command = Callable[..., Outcome]
+MOST = 10
+"""Options that --help shows of a command that has more."""
+CASES = [(name, example) for name, guide in COMMANDS.items() for example in guide.examples]
+SLOW = ("bench model.onnx pruned.onnx", "bench model.onnx pruned.onnx --batch 1,8 --csv latency.csv")
+"""Examples that measure for as long as users want it to be measured."""
+
+
+def derived(name: str) -> DerivedCommand:
+    found = group.commands[name]
+    assert isinstance(found, DerivedCommand)
+    return found
+
+
+def options_of(name: str) -> list[click.Option]:
+    return [option for option in derived(name).params if isinstance(option, click.Option)]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_one_screen(name: str, command: Command) -> None:
+    lines = command(name, "--help").stdout.splitlines()
+    text = "\n".join(lines)
+    about = text.split("\n\n")[1].strip()
+    assert about.count(". ") == 0 and about.endswith(".") and len(about.splitlines()) <= 3
+    assert len(COMMANDS[name].examples) == 3
+    assert all(f"  onnxheadprune {example}" in lines for example in COMMANDS[name].examples)
+    shown = [
+        option
+        for option in options_of(name)
+        if f"  {option.opts[0]}" in text or f", {option.opts[-1]} " in text
+    ]
+    assert max(map(len, lines)) <= 80
+    assert 1 <= len(COMMANDS[name].common.split()) <= MOST or len(options_of(name)) <= MOST, name
+    assert shown and "--help-all" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_all_options_are_in_help_all(name: str, command: Command) -> None:
+    text = command(name, "--help-all").stdout
+    assert all(option.opts[-1] in text and not option.hidden for option in options_of(name))
+    assert all(f"  onnxheadprune {example}" in text.splitlines() for example in COMMANDS[name].examples)
+
+
+def test_commands_are_listed_by_workflow(command: Command) -> None:
+    text = command("--help").stdout
+    assert list(group.commands) == list(COMMANDS)
+    places = [text.index(f"{title}:") for title in GUIDES]
+    assert places == sorted(places) and all(f"\n  {name} " in text for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_names_of_other_programs_lead_to_ours(name: str, command: Command) -> None:
+    ours = {opt for option in options_of(name) for opt in (*option.opts, *option.secondary_opts)}
+    for item in derived(name).settings.values():
+        for other in item.setting.also.split():
+            assert f"--{other}" not in ours, f"--{other} of {name}"
+            outcome = command(name, f"--{other}", "1")
+            option = next(option for option in derived(name).params if option.name == item.name)
+            assert outcome.exit_code == 2
+            assert f"there is no option --{other}; use {max(option.opts, key=len)}" in outcome.stderr
+
+
+def test_names_that_users_of_the_field_try() -> None:
+    known = {
+        word
+        for name in COMMANDS
+        for item in derived(name).settings.values()
+        for word in item.setting.also.split()
+    }
+    assert {"sparsity", "amount", "device", "calibration-data", "mlp"} <= known
+    assert {"compare", "info"} <= ELSEWHERE.keys() and set(ELSEWHERE.values()) <= COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_commands_of_other_programs_lead_to_ours(name: str, command: Command) -> None:
+    outcome = command(name, "model.onnx")
+    assert outcome.exit_code == 2 and f"there is no command {name}; use {ELSEWHERE[name]}" in outcome.stderr
+
+
+@pytest.mark.parametrize(("name", "example"), CASES, ids=[example for _, example in CASES])
+def test_examples_are_calls_of_their_command(name: str, example: str) -> None:
+    words = shlex.split(example)
+    assert words[0] == name
+    derived(name).make_context(name, words[1:], resilient_parsing=False).close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the examples name."""
+    write_models(tmp_path)
+    files = {
+        "toy.onnx": "model.onnx", "toy-less.onnx": "pruned.onnx", "toy.npz": "data.npz", "export-toy": "bert",
+        "folder-toy": "models", "job-toy.yaml": "job.yaml", "curve.json": "result.json",
+    }  # fmt: skip
+    for old, new in files.items():
+        copy = shutil.copytree if (tmp_path / old).is_dir() else shutil.copy
+        copy(tmp_path / old, tmp_path / new)
+    (tmp_path / "lines.txt").write_text("\n".join(f"w{row % 9} w{row % 7} w3" for row in range(40)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "example"), [case for case in CASES if case[1] not in SLOW], ids=lambda word: word[:60]
+)
+def test_examples_run(name: str, example: str, desk: Path, command: Command) -> None:
+    outcome = command(*shlex.split(example))
+    assert outcome.exit_code == 0, outcome.stderr
+
+
+def test_quiet_prints_errors_only(desk: Path, command: Command) -> None:
+    outcome = command("prune", "model.onnx", "--heads", "0:1", "-q")
+    assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, "", "")
+    assert (desk / "model.pruned.onnx").is_file()
+    assert command("inspect", "model.onnx", "-q", "--json").document["sites"]
+    refused = command("prune", "model.onnx", "--heads", "9:1", "-q")
+    assert refused.exit_code in (2, 3) and refused.stderr.startswith("error: ")
+
+
+def test_verbose_prints_every_step_and_where_an_error_came_from(desk: Path, command: Command) -> None:
+    plain = command("prune", "model.onnx", "--heads", "0:1", "-o", "a.onnx")
+    outcome = command("prune", "model.onnx", "--heads", "0:1", "-o", "b.onnx", "-v")
+    assert "validating" in outcome.stderr and "validating" not in plain.stderr
+    assert "Traceback" in command("prune", "model.onnx", "--heads", "9:1", "-v").stderr
+    assert "Traceback" not in command("prune", "model.onnx", "--heads", "9:1").stderr
+    assert command("prune", "model.onnx", "--heads", "0:1", "-v", "-q").exit_code == 2
