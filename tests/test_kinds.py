@@ -17,6 +17,7 @@ HOME = PACKAGE / "attention" / "sites"
 """Where kinds are at home."""
 SPOKEN = {
     "attention/units.py": "an example of --layers in a sentence",
+    "cli/guides.py": "examples of options, and the options that most calls need",
     "cli/prune.py": "--neurons, and what the command says of itself",
     "cli/score.py": "the words of --units",
     "edit/site_cuts.py": "the field that every plan has in JSON",
