@@ -43,7 +43,7 @@ PASSES = 8
 
 @dataclass(frozen=True)
 class Trying:
-    """How cuts are made and judged on the way to a choice.
+    """The settings of cuts on the way to a choice.
 
     Attributes:
         refit: refit what is left; None does so where there is data.

@@ -1,4 +1,4 @@
-"""How much is run to choose, in a model of any size: enough to tell sites apart, and no more than can be waited for.
+"""The effort of a choice, in a model of any size: enough to tell sites apart, and no more than can be waited for.
 
 What a cut costs is measured by running the model behind it, once per cut. In a small model that is nothing; in one of
 a billion weights, a few cuts of every site on all samples take days. So work is counted before it is done.
@@ -39,7 +39,7 @@ ROWS_PER_INPUT = 6
 
 @dataclass(frozen=True)
 class Effort:
-    """What is measured.
+    """The extent of a measurement.
 
     Attributes:
         points: steps of each path; 0 for a single step of a single path of each site.

@@ -30,7 +30,7 @@ COLOUR, GREY = 3, 1
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes numbers.
+    """The preprocessing of an image.
 
     Attributes:
         size: height and width to scale to, None takes the model's fixed size.

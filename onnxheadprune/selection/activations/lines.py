@@ -30,7 +30,7 @@ MOST_BLOCKS = 2**16
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read of a file of samples.
+    """The part of a file of samples that is read.
 
     Attributes:
         field: of JSON lines and Parquet, `text` if None; dots lead into nested ones ("answer.value").

@@ -1,4 +1,4 @@
-"""Which inputs of a model take text, and what its client feeds along with them."""
+"""The inputs of a model that take text, and those that its client feeds along with them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def takes_target(inputs: Sequence[Input]) -> bool:
 
 
 class Prompts:
-    """Which inputs of a model take text, and what goes along with it.
+    """The inputs of a model that take text, and what goes along with it.
 
     Attributes:
         inputs: the graph inputs.

@@ -49,7 +49,7 @@ it reads when it needs it."""
 
 @dataclass(frozen=True)
 class Refitting:
-    """How a refit is made.
+    """The settings of a refit.
 
     Attributes:
         which: which maps are refitted.

@@ -1,4 +1,4 @@
-"""What a training runs on: batches of similar length, in an order that the seed decides.
+"""The data of a training: batches of similar length, in an order that the seed decides.
 
 It goes in rounds: what is not in memory comes first, a chunk at a time, then the samples that are. When all have been
 seen they come again: token ids as spliced sequences, other data in other company.

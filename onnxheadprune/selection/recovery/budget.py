@@ -1,4 +1,4 @@
-"""How long a recovery may train: epochs, seconds, or what a whole call leaves of its seconds."""
+"""The budget of a training: epochs, seconds, or what a whole call leaves of its seconds."""
 
 from __future__ import annotations
 

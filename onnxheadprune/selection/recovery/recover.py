@@ -46,7 +46,7 @@ JUDGES = 16
 
 @dataclass(frozen=True)
 class Recovering:
-    """How a recovery is made.
+    """The settings of a recovery.
 
     Attributes:
         budget: how long it trains.

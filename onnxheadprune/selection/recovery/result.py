@@ -1,4 +1,4 @@
-"""What a recovery found: new contents of tensors, and how they came about."""
+"""The result of a recovery: new contents of tensors, and how they came about."""
 
 from __future__ import annotations
 
@@ -94,14 +94,14 @@ class Recovery:
 
     @property
     def would_help(self) -> Help:
-        """What would bring outputs nearer: by the losses on what was learned from and on what no step has seen."""
+        """The means that would bring outputs nearer, by the losses on learned and on held-out data."""
         if self.used > self.samples and self.learned < self.curve[-1].loss * (1 - APART):
             return "more data"
         return "more time" if self.after < self.before * (1 - APART) else "neither"
 
     @property
     def data_words(self) -> str:
-        """What steps learned from, and how much judged them."""
+        """A phrase on the data that steps learned from, and how much judged them."""
         if self.used <= self.samples:
             told = f"{self.used:,} of {many(self.samples, self.unit)}, none twice"
         else:

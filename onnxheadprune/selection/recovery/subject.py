@@ -49,7 +49,7 @@ class Subject:
 def differentiated(
     subject: Subject, data: Calibration, *, hidden: bool = True
 ) -> tuple[Parameters, Aim, Gradient]:
-    """What is trained, what for, and the gradients of the loss, which with `hidden` is that of hidden states too.
+    """Parameters, aim and gradients of the loss, which with `hidden` is that of hidden states too.
 
     Raises:
         RefusedError: if no gradient of the main output reaches a weight.

@@ -1,4 +1,4 @@
-"""What the original gives for a batch, and the weight of each position: the inputs of the loss."""
+"""The inputs of the loss: what the original outputs for a batch, and the weight of each position."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TINY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Aim:
-    """What a student is to come near to.
+    """The aim of a student.
 
     Attributes:
         main: the main output.

@@ -34,7 +34,7 @@ SEARCH = 0.15
 
 @dataclass(frozen=True)
 class Plan:
-    """How a training goes.
+    """The settings of a training.
 
     Attributes:
         budget: how long.
