@@ -68,8 +68,6 @@ def prune(
         is_folder(model),
     )
     tokens = tokens_of(vocabulary.vocab, vocabulary.vocab_size, vocabulary.token_ids)
-    if in_folder and tokens is not None:
-        raise click.UsageError("--vocab is for single models, and MODEL is a folder", context)
     if in_folder:
         _require_folder_settings(target, cut, heatmap, resume, time)
     elif deploying.runtime is not None or deploying.per_layer_config:

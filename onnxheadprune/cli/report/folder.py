@@ -44,6 +44,12 @@ def folder_report(result: FolderResult) -> Iterator[RenderableType]:
     yield from _interface(result)
     if result.runtime is not None and not result.changes:
         yield row("config", f"nothing has to follow for {result.runtime}")
+    if result.spelling is not None:
+        from onnxheadprune.cli.report.vocabulary import spelling_rows
+
+        yield from spelling_rows(result.spelling)
+    if result.rewritten:
+        yield row("tokenizer", ", ".join(result.rewritten), "yellow")
     for index, field in enumerate(result.changes):
         yield row("config" if not index else "", str(field), "yellow")
     for warning in result.warnings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnxheadprune.attention.heads import HeadSpec
@@ -14,7 +15,7 @@ from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.wishes import Wish
-from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.settings.cutting import Cut, Vocabulary
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Deploying
@@ -22,10 +23,10 @@ from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders import prune as pruning
 from onnxheadprune.workflow.folders.asked import FolderRequest
 from onnxheadprune.workflow.folders.result import FolderResult
-from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
 
 
-@documented(Cut, Running, Checking, Deploying)
+@documented(Cut, Vocabulary, Running, Checking, Deploying)
 def prune_folder(  # noqa: D417 the decorator documents the settings
     folder: str | os.PathLike[str],
     heads: HeadSpec | None = None,
@@ -41,6 +42,9 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     seed: int = 0,
     cache: Cache = "narrow",
     allow_io_change: bool = False,
+    vocab: str | os.PathLike[str] | Sequence[int] | None = None,
+    vocab_size: int | None = None,
+    token_ids: str | None = None,
     validate: bool = True,
     accept_inconclusive: bool = False,
     data_name: str | None = None,
@@ -58,6 +62,7 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
         data: the user's inputs, for the networks that they fit; see `feeds.load_data` for the forms.
         recover: how long what is left is trained after that.
         effect: the measure of drift; see `prune`.
+        vocab: the tokens to keep: their ids, or a file with tokens or ids, one a line. The tokenizer follows.
         validate: compare each file with its masked reference.
         {settings}
         progress: told what is being done; see `prune`.
@@ -72,7 +77,7 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder; prune takes a single model")
     request = Request(
-        Choice(heads, wish, refit, effect, recover),
+        Choice(heads, wish, refit, effect, recover, tokens=tokens_of(vocab, vocab_size, token_ids)),
         Contract(cache, allow_io_change),
         run=Run(provider, seed, data),
         proving=Proving(validate, accept_inconclusive, "accept_inconclusive=True"),

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.workflow.clients.contract import Client
-from onnxheadprune.workflow.requests import Request
+from onnxheadprune.workflow.clients.contract import Client, ConfigChange
+from onnxheadprune.workflow.requests import Request, Tokens
 
 Data: TypeAlias = "DataSource | Calibration | None"
 Reader: TypeAlias = Callable[[LoadedModel], "Data"]
 """Reads the user's data for a model of the folder."""
+
+
+@dataclass(frozen=True)
+class FolderTokens:
+    """What becomes of a folder whose models keep some tokens.
+
+    Attributes:
+        files: what each model with a vocabulary is asked for, by its name.
+        changes: fields of configuration files that follow.
+        contents: the other files that follow, by their names: of tokenizers.
+        warnings: what the user should know.
+    """
+
+    files: Mapping[str, Tokens] = field(default_factory=dict)
+    changes: tuple[ConfigChange, ...] = ()
+    contents: Mapping[str, bytes] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,11 +14,11 @@ from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.wishes import Chosen, Wish
 from onnxheadprune.workflow.folders.asked import Data, FolderRequest
 from onnxheadprune.workflow.folders.carrying import Heads, called, carried, heads_in, heads_of, spec_of
-from onnxheadprune.workflow.folders.export import ModelFile
+from onnxheadprune.workflow.folders.export import Export, ModelFile
 from onnxheadprune.workflow.folders.matching import Match, Network
 from onnxheadprune.workflow.folders.result import FileResult
 from onnxheadprune.workflow.pipeline import carried_through
-from onnxheadprune.workflow.requests import Choice
+from onnxheadprune.workflow.requests import Choice, Tokens
 from onnxheadprune.workflow.result import PruneResult
 
 
@@ -27,20 +27,24 @@ class Cutting:
     """Settings that hold for every network of one call.
 
     Attributes:
-        match: the export.
+        export: the folder.
+        match: which of its sites belong together.
         asked: what to do.
         place: where a model is written by its name, None to look ahead.
         names: of data files, by the model's name.
         progress: told what is being done.
         warn: takes sentences that the user should know.
+        tokens: those that are kept, by the name of each model with a vocabulary.
     """
 
+    export: Export
     match: Match
     asked: FolderRequest
     place: Callable[[str], Path] | None
     names: Mapping[str, str]
     progress: Progress
     warn: Callable[[str], None]
+    tokens: Mapping[str, Tokens]
 
 
 def cut_network(
@@ -79,13 +83,30 @@ def cut_network(
     return results, heads
 
 
+def cut_vocabularies(done: Sequence[FileResult], cutting: Cutting) -> Iterator[FileResult]:
+    """Cut the vocabulary of each file that has not lost any units.
+
+    Args:
+        done: files that have, whose vocabulary went with these.
+        cutting: what holds for the whole call.
+
+    Raises:
+        HeadPruneError: as `prune` does.
+    """
+    named = {item.name for item in done}
+    for name in cutting.tokens.keys() - named:
+        file = cutting.export.model(name)
+        effect = cutting.asked.request.choice.effect
+        yield _cut(file, Choice(effect=effect), data_if_it_fits(file, cutting.asked), cutting)
+
+
 def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileResult:
     request = cutting.asked.request
     output = None if cutting.place is None else cutting.place(file.name)
     cutting.progress(f"pruning {file.name}", 0, 0)
     request = replace(
         request,
-        choice=choice,
+        choice=replace(choice, tokens=cutting.tokens.get(file.name)),
         run=replace(request.run, data=data),
         writing=replace(request.writing, output=output, data_name=cutting.names[file.name]),
         proving=replace(request.proving, validate=request.proving.validate and output is not None),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -17,15 +17,14 @@ from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.kinds import HEADS_ALONE as HEADS_ONLY
 from onnxheadprune.selection.wishes import Wish
-from onnxheadprune.workflow.clients.contract import ConfigChange
-from onnxheadprune.workflow.folders.asked import Data, FolderRequest
+from onnxheadprune.workflow.folders.asked import Data, FolderRequest, FolderTokens
 from onnxheadprune.workflow.folders.card import CARD, model_card, read_card
 from onnxheadprune.workflow.folders.carrying import Heads, check_caches, heads_in, named_heads
 from onnxheadprune.workflow.folders.configs import check_config, patched, read_config
 from onnxheadprune.workflow.folders.deploying import Deploying
 from onnxheadprune.workflow.folders.export import Export, ModelFile
 from onnxheadprune.workflow.folders.matching import HEADS_ALONE, Match, Network
-from onnxheadprune.workflow.folders.network import Cutting, cut_network, data_of_leaders
+from onnxheadprune.workflow.folders.network import Cutting, cut_network, cut_vocabularies, data_of_leaders
 from onnxheadprune.workflow.folders.opening import kinds_asked, opened
 from onnxheadprune.workflow.folders.result import FileResult, FolderResult
 
@@ -42,28 +41,33 @@ _UNPRUNED = (
 """Files that hold the same model in another form."""
 
 
-def unchanged(export: Export, cut: Collection[str], changes: Sequence[ConfigChange]) -> tuple[str, ...]:
+def unchanged(export: Export, cut: Collection[str], rewritten: Collection[str]) -> tuple[str, ...]:
     """Files that are copied as they are: models that lose nothing with their weights, and all that is no model.
 
     Args:
         export: the folder.
         cut: names of the models that are cut.
-        changes: fields that follow.
+        rewritten: names of other files that follow.
     """
     kept = [name for file in export.models if file.name not in cut for name in (file.name, *file.weights)]
-    rewritten = {change.file for change in changes}
     return tuple(sorted({*kept, *(name for name in export.others if name not in rewritten)}))
 
 
-def complete(assembly: Assembly, root: Path, copied: Sequence[str], changes: Sequence[ConfigChange]) -> None:
+def complete(assembly: Assembly, root: Path, copied: Sequence[str], following: Mapping[str, bytes]) -> None:
     """Puts the rest into the folder.
+
+    Args:
+        assembly: the folder on its way to its place.
+        root: the folder that is read.
+        copied: files that stay as they are.
+        following: the content of files that follow.
 
     Raises:
         UsageError: if a file cannot be read or written.
     """
     for name in copied:
         assembly.copy(root / name, name)
-    for name, content in patched(root, changes).items():
+    for name, content in following.items():
         assembly.write(name, content)
 
 
@@ -168,6 +172,7 @@ def prune_folder(
     config = read_config(root, export.others)
     check_config(config, match)
     deploying = Deploying(export, match, config, asked)
+    tokens = _tokens(export, asked)
     heads = _named(export, match, asked)
     deploying.require(heads or {})
     pattern = asked.data_name or (None if asked.client is None else asked.client.data_name)
@@ -176,24 +181,41 @@ def prune_folder(
     with contextlib.ExitStack() as stack:
         assembly = None if target is None else stack.enter_context(Assembly(target))
         place = None if assembly is None else assembly.place
-        cutting = Cutting(match, asked, place, names, progress, warnings.append)
+        cutting = Cutting(export, match, asked, place, names, progress, warnings.append, tokens.files)
         results, gone = _cut(heads, cutting)
+        results += cut_vocabularies(results, cutting)
         deploying.require(gone)
-        changes = deploying.changes(gone)
-        copied = unchanged(export, {item.name for item in results}, changes)
+        changes = (*deploying.changes(gone), *tokens.changes)
+        following = {**patched(root, changes), **tokens.contents}
+        copied = unchanged(export, {item.name for item in results}, following)
         card = read_card(root, copied)
         copied = tuple(name for name in copied if card is None or name != CARD)
-        warnings += [*deploying.unasked(gone), *deploying.told_widths(gone), *_other_forms(copied)]
+        warnings += [
+            *tokens.warnings,
+            *deploying.unasked(gone),
+            *deploying.told_widths(gone),
+            *_other_forms(copied),
+        ]
         if assembly is not None:
             progress("copying the rest", 0, 0)
-            complete(assembly, root, copied, changes)
+            complete(assembly, root, copied, following)
         finished = tuple(_in_place(item, target) for item in results)
         title = None if asked.client is None else asked.client.name
         told = tuple(dict.fromkeys(warnings))
         written = None if target is None else str(target)
         has_card = card is not None
         found = FolderResult(
-            str(root), written, title, match, gone, finished, copied, changes, has_card, told
+            str(root),
+            written,
+            title,
+            match,
+            gone,
+            finished,
+            copied,
+            changes,
+            has_card,
+            told,
+            tuple(tokens.contents),
         )
         if assembly is not None and card is not None:
             assembly.write(CARD, model_card(found, card, config, asked.command).encode())
@@ -218,6 +240,8 @@ def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
                 " that go"
             )
         return None
+    if choice.heads is None and choice.tokens is not None:
+        return {}
     if choice.heads is None:
         raise UsageError("name the heads to remove, or say how many are to go")
     heads = named_heads(choice.heads, match, str(export.root))
@@ -227,6 +251,15 @@ def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
         for file in network.files:
             heads_in(file, heads, match)
     return heads
+
+
+def _tokens(export: Export, asked: FolderRequest) -> FolderTokens:
+    """Return the tokens that are kept, and what follows; nothing where all are."""
+    if asked.request.choice.tokens is None:
+        return FolderTokens()
+    from onnxheadprune.workflow.vocabulary.folder import tokens_of_folder
+
+    return tokens_of_folder(export, asked)
 
 
 def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads]:

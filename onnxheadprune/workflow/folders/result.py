@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import key_of
@@ -15,6 +15,9 @@ from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.workflow.clients.contract import ConfigChange
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
 from onnxheadprune.workflow.result import PruneResult
+
+if TYPE_CHECKING:
+    from onnxheadprune.workflow.vocabulary.spelling import Spelling
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,7 @@ class FolderResult:
         changes: fields of configuration files that followed.
         card: whether its README.md is a model card that says what was removed.
         warnings: what its user should know.
+        rewritten: files of tokenizers that followed.
     """
 
     folder: str
@@ -59,6 +63,7 @@ class FolderResult:
     changes: tuple[ConfigChange, ...]
     card: bool
     warnings: tuple[str, ...]
+    rewritten: tuple[str, ...] = ()
 
     @property
     def headline(self) -> Headline:
@@ -79,7 +84,17 @@ class FolderResult:
             gone = sum(len(self.heads.get(item.index, ())) for item in held)
             if gone:
                 parts.append(f"{count(gone)} of {many(before, kind.UNIT)}")
+        cuts = (item.result.plan.vocabulary for item in self.files)
+        tokens = next((cut for cut in cuts if cut is not None), None)
+        if tokens is not None:
+            gone = tokens.tokens.rows - tokens.left
+            parts.append(f"{count(gone)} of {many(tokens.tokens.rows, 'token')}")
         return tuple(parts)
+
+    @property
+    def spelling(self) -> Spelling | None:
+        """How much of the data the tokens that are kept spell as before, by the first model that reads them."""
+        return next((item.result.spelling for item in self.files if item.result.spelling is not None), None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -95,6 +110,8 @@ class FolderResult:
             ],
             "copied": list(self.copied),
             "config_changes": [change.to_dict() for change in self.changes],
+            "rewritten": list(self.rewritten),
+            "spelling": None if self.spelling is None else self.spelling.to_dict(),
             "card": self.card,
             "warnings": list(self.warnings),
         }

@@ -1,0 +1,184 @@
+"""What a smaller vocabulary costs and saves: all-MiniLM-L6-v2 with 16,000 of 30,522 tokens, and a table of any size.
+
+    python benchmarks/vocabulary.py MODEL TOKENIZER [--size 16000] [-o results.json]
+    python benchmarks/vocabulary.py --rows 250000
+
+MODEL and tokenizer.json come from sample_models/export_minilm.py. Half of the sentences of accuracy.py choose the tokens;
+1,500 of the others are tokenized by the old and by the new tokenizer, and judged by the share of tokens that are the same
+and by the cosine of the mean-pooled embeddings.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from accuracy import HELD_OUT, corpus
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer
+
+import onnxheadprune as ohp
+
+Array = npt.NDArray[Any]
+WIDTH, HEADS = 384, 12
+
+
+def embeddings(folder: Path, sentences: list[str]) -> tuple[list[list[str]], Array]:
+    """The tokens of each sentence, and its mean-pooled embedding."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(128)
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    names = [item.name for item in session.get_inputs()]
+    tokens, found = [], []
+    for item in tokenizer.encode_batch(sentences):
+        arrays = {
+            "input_ids": [item.ids],
+            "attention_mask": [[1] * len(item.ids)],
+            "token_type_ids": [[0] * len(item.ids)],
+        }
+        (states, *_) = session.run(None, {name: np.array(arrays[name]) for name in names})
+        tokens.append(item.tokens)
+        found.append(states[0].mean(axis=0))
+    return tokens, np.stack(found)
+
+
+def minilm(model: Path, tokenizer: Path, size: int) -> dict[str, Any]:
+    """The figures of one vocabulary."""
+    sentences = corpus()
+    half = len(sentences) // 2
+    judged = sentences[half : half + HELD_OUT]
+    with tempfile.TemporaryDirectory() as place:
+        before, after, text = Path(place, "before"), Path(place, "after"), Path(place, "half.txt")
+        before.mkdir()
+        shutil.copy(model, before / "model.onnx")
+        shutil.copy(tokenizer, before / "tokenizer.json")
+        (before / "config.json").write_text(json.dumps({"vocab_size": 30522, "pad_token_id": 0}), "utf-8")
+        text.write_text("\n".join(sentences[:half]), "utf-8")
+        start = time.process_time()
+        command = [
+            "prune",
+            before,
+            "-o",
+            after,
+            "--vocab-size",
+            size,
+            "--data",
+            text,
+            "--no-validate",
+            "--json",
+        ]
+        run = subprocess.run(
+            [sys.executable, "-m", "onnxheadprune", *map(str, command)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        seconds = time.process_time() - start
+        document = json.loads(run.stdout)
+        old, new = embeddings(before, judged), embeddings(after, judged)
+        same = sum(len(set(left) & set(right)) for left, right in zip(old[0], new[0], strict=True))
+        cosines = [
+            float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in zip(old[1], new[1], strict=True)
+        ]
+        sizes = [(folder / "model.onnx").stat().st_size for folder in (before, after)]
+        return {
+            "sentences": len(judged),
+            "size": size,
+            "unchanged": same / sum(len(set(item)) for item in old[0]),
+            "whole": sum(left == right for left, right in zip(old[0], new[0], strict=True)) / len(judged),
+            "cosine": float(np.mean(cosines)),
+            "worst_cosine": min(cosines),
+            "megabytes": [size / 1e6 for size in sizes],
+            "chosen_on": document["spelling"],
+            "seconds": seconds,
+        }
+
+
+def large(rows: int) -> dict[str, Any]:
+    """Seconds and memory of a table of many rows, in a process of its own."""
+    with tempfile.TemporaryDirectory() as place:
+        model, out, keep = (Path(place, name) for name in ("model.onnx", "out.onnx", "keep.txt"))
+        onnx.save(_wide(rows), model)
+        keep.write_text(f"0-{rows // 4 - 1}\n", "utf-8")
+        idle = _measured(["--version"])
+        done = _measured(["prune", str(model), "-o", str(out), "--vocab", str(keep), "--provider", "cpu"])
+        return {
+            "rows": rows,
+            "megabytes": [path.stat().st_size / 1e6 for path in (model, out)],
+            "seconds": done[0],
+            "memory": done[1] / model.stat().st_size,
+            "memory_beyond_start": (done[1] - idle[1]) / model.stat().st_size,
+        }
+
+
+def _measured(command: list[str]) -> tuple[float, int]:
+    """Processor seconds of a call, and the most memory that it took."""
+    code = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
+        " used = resource.getrusage(resource.RUSAGE_CHILDREN);"
+        " print(used.ru_utime + used.ru_stime, used.ru_maxrss)"
+    )
+    call = [sys.executable, "-c", code, sys.executable, "-m", "onnxheadprune", *command]
+    seconds, kilobytes = subprocess.run(call, capture_output=True, text=True, check=True).stdout.split()
+    return float(seconds), int(kilobytes) * 1024
+
+
+def _wide(rows: int) -> onnx.ModelProto:
+    """One block of attention behind a wide table."""
+    random = np.random.default_rng(0)
+    stored = {"table": (rows, WIDTH), **dict.fromkeys(("w_q", "w_k", "w_v", "w_o"), (WIDTH, WIDTH))}
+    tensors = [
+        numpy_helper.from_array(random.standard_normal(shape, dtype=np.float32) / 20, name)
+        for name, shape in stored.items()
+    ]
+    tensors.append(numpy_helper.from_array(np.array([0, 0, HEADS, WIDTH // HEADS]), "split"))
+    tensors.append(numpy_helper.from_array(np.array([0, 0, WIDTH]), "whole"))
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["x"])]
+    for name, order in (("q", (0, 2, 1, 3)), ("k", (0, 2, 3, 1)), ("v", (0, 2, 1, 3))):
+        nodes += [
+            helper.make_node("MatMul", ["x", f"w_{name}"], [name]),
+            helper.make_node("Reshape", [name, "split"], [f"{name}_split"]),
+            helper.make_node("Transpose", [f"{name}_split"], [f"{name}_heads"], perm=order),
+        ]
+    nodes += [
+        helper.make_node("MatMul", ["q_heads", "k_heads"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
+        helper.make_node("MatMul", ["weights", "v_heads"], ["context"]),
+        helper.make_node("Transpose", ["context"], ["turned"], perm=(0, 2, 1, 3)),
+        helper.make_node("Reshape", ["turned", "whole"], ["joined"]),
+        helper.make_node("MatMul", ["joined", "w_o"], ["y"]),
+    ]
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "sequence", WIDTH])
+    graph = helper.make_graph(nodes, "wide", [ids], [out], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True), metavar="[MODEL TOKENIZER]")
+@click.option("--size", default=16000)
+@click.option("--rows", default=0, help="Measure a table of so many rows instead.")
+@click.option("-o", "--output", type=click.Path(path_type=Path))
+def main(files: tuple[Path, ...], size: int, rows: int, output: Path | None) -> None:
+    """Print the figures as JSON."""
+    found = large(rows) if rows else minilm(*files, size)
+    content = json.dumps(found | {"version": ohp.__version__}, indent=2)
+    if output is not None:
+        output.write_text(content, "utf-8")
+    click.echo(content)
+
+
+if __name__ == "__main__":
+    main()
