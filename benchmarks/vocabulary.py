@@ -3,9 +3,9 @@
     python benchmarks/vocabulary.py MODEL TOKENIZER [--size 16000] [-o results.json]
     python benchmarks/vocabulary.py --rows 250000
 
-MODEL and tokenizer.json come from sample_models/export_minilm.py. Half of the sentences of accuracy.py choose the tokens;
-1,500 of the others are tokenized by the old and by the new tokenizer, and judged by the share of tokens that are the same
-and by the cosine of the mean-pooled embeddings.
+MODEL and tokenizer.json come from sample_models/export_minilm.py. Half of the sentences of accuracy.py choose the
+tokens; 1,500 of the others are tokenized by the old and by the new tokenizer, and judged by the share of tokens that
+are the same and by the cosine of the mean-pooled embeddings.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 
 MAX_LIST = 2**27
+STEM = 5
+"""Characters that forms of a word share. On MiniLM's vocabulary and English prose 5 lose fewer tokens than 4 or 6."""
 RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
 Counts = npt.NDArray[np.int64]
 
@@ -139,8 +141,7 @@ def _most_frequent(
             f"a vocabulary of {size:,} is too small: {len(kept):,} tokens are special, bytes or single characters,"
             " without which texts cannot be spelled"
         )
-    # Tokens that the data does not have come last, in the order of their ids.
-    for place in np.argsort(-counts, kind="stable").tolist():
+    for place in _in_order(counts, tokenizer):
         if len(kept) == size:
             break
         if place in kept or (tokenizer is not None and place not in tokenizer.tokens):
@@ -149,6 +150,24 @@ def _most_frequent(
         if len(kept) + len(fresh) <= size:
             kept |= fresh
     return sorted(kept)
+
+
+def _in_order(counts: Counts, tokenizer: TokenizerFile | None) -> list[int]:
+    """Ids in the order in which they are kept.
+
+    Tokens that the data does not have come behind: those that begin like one that it has (other forms of its words),
+    then all others. Among themselves they are in the order of their ids, since vocabularies begin with frequent ones.
+    """
+    every = range(len(counts))
+    if tokenizer is None:
+        return sorted(every, key=lambda place: (-int(counts[place]), place))
+    stems = {place: tokenizer.bare(token)[:STEM] for place, token in tokenizer.tokens.items()}
+    seen = {stem for place, stem in stems.items() if place < len(counts) and counts[place]}
+    last = tokenizer.unread
+    return sorted(
+        every,
+        key=lambda place: (-int(counts[place]), place in last, stems.get(place) not in seen, place),
+    )
 
 
 def _require_special(

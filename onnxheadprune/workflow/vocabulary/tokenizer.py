@@ -7,6 +7,7 @@ pairs in the order of their ranks: merges that lead to a kept token are kept, wi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -102,9 +103,30 @@ class TokenizerFile:
     def _is_basic(self, token: str) -> bool:
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             return True
+        return len(self.bare(token)) <= 1
+
+    def bare(self, token: str) -> str:
+        """A token without what tells its place in a word."""
         prefix = self.model.get("continuing_subword_prefix") or next(filter(token.startswith, PREFIXES), "")
         suffix = self.model.get("end_of_word_suffix") or next(filter(token.endswith, SUFFIXES), "")
-        return len(token.removeprefix(prefix).removesuffix(suffix)) <= 1
+        return token.removeprefix(prefix).removesuffix(suffix)
+
+    @cached_property
+    def unread(self) -> frozenset[int]:
+        """Ids of tokens that no text gives, since a text is split within them: placeholders like [unused7]."""
+        if self.kind != "WordPiece":
+            return frozenset()
+        from tokenizers import Tokenizer
+
+        splitter = Tokenizer.from_str(json.dumps(self.document)).pre_tokenizer
+        if splitter is None:
+            return frozenset()
+        plain = {place: token for token, place in self.ids.items() if place not in self.special}
+        return frozenset(
+            place
+            for place, token in plain.items()
+            if len(splitter.pre_tokenize_str(self.bare(token))) > 1
+        )
 
     def made_of(self, place: int) -> frozenset[int]:
         """A token and all tokens that it is merged from.
