@@ -257,7 +257,7 @@ def _tokens(export: Export, asked: FolderRequest) -> FolderTokens:
     """Return the tokens that are kept, and what follows; nothing where all are."""
     if asked.request.choice.tokens is None:
         return FolderTokens()
-    from onnxheadprune.workflow.vocabulary.folder import tokens_of_folder
+    from onnxheadprune.workflow.folders.vocabulary import tokens_of_folder
 
     return tokens_of_folder(export, asked)
 
