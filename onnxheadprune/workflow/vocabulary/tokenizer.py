@@ -123,9 +123,7 @@ class TokenizerFile:
             return frozenset()
         plain = {place: token for token, place in self.ids.items() if place not in self.special}
         return frozenset(
-            place
-            for place, token in plain.items()
-            if len(splitter.pre_tokenize_str(self.bare(token))) > 1
+            place for place, token in plain.items() if len(splitter.pre_tokenize_str(self.bare(token))) > 1
         )
 
     def made_of(self, place: int) -> frozenset[int]:
