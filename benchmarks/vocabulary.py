@@ -2,6 +2,7 @@
 
     python benchmarks/vocabulary.py MODEL TOKENIZER [--size 16000] [-o results.json]
     python benchmarks/vocabulary.py --rows 250000
+    python benchmarks/vocabulary.py --logits
 
 MODEL and tokenizer.json come from sample_models/export_minilm.py. Half of the sentences of accuracy.py choose the
 tokens; 1,500 of the others are tokenized by the old and by the new tokenizer, and judged by the share of tokens that
@@ -135,45 +136,98 @@ def _measured(command: list[str]) -> tuple[float, int]:
     return float(seconds), int(kilobytes) * 1024
 
 
-def _wide(rows: int) -> onnx.ModelProto:
-    """One block of attention behind a wide table."""
+def _wide(rows: int, blocks: int = 1, *, logits: bool = False) -> onnx.ModelProto:
+    """Blocks of attention and feed-forward layers behind a wide table, which may also make logits."""
     random = np.random.default_rng(0)
-    stored = {"table": (rows, WIDTH), **dict.fromkeys(("w_q", "w_k", "w_v", "w_o"), (WIDTH, WIDTH))}
+    stored = {"table": (rows, WIDTH)}
+    nodes, x = [helper.make_node("Gather", ["table", "input_ids"], ["x"])], "x"
+    for block in range(blocks):
+        shapes = {
+            **dict.fromkeys("qkvo", (WIDTH, WIDTH)),
+            "up": (WIDTH, 4 * WIDTH),
+            "down": (4 * WIDTH, WIDTH),
+        }
+        stored |= {f"{block}.{name}": shape for name, shape in shapes.items()}
+        nodes += _block(f"{block}.", x)
+        x = f"{block}.y"
     tensors = [
         numpy_helper.from_array(random.standard_normal(shape, dtype=np.float32) / 20, name)
         for name, shape in stored.items()
     ]
     tensors.append(numpy_helper.from_array(np.array([0, 0, HEADS, WIDTH // HEADS]), "split"))
     tensors.append(numpy_helper.from_array(np.array([0, 0, WIDTH]), "whole"))
-    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["x"])]
-    for name, order in (("q", (0, 2, 1, 3)), ("k", (0, 2, 3, 1)), ("v", (0, 2, 1, 3))):
-        nodes += [
-            helper.make_node("MatMul", ["x", f"w_{name}"], [name]),
-            helper.make_node("Reshape", [name, "split"], [f"{name}_split"]),
-            helper.make_node("Transpose", [f"{name}_split"], [f"{name}_heads"], perm=order),
-        ]
-    nodes += [
-        helper.make_node("MatMul", ["q_heads", "k_heads"], ["scores"]),
-        helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
-        helper.make_node("MatMul", ["weights", "v_heads"], ["context"]),
-        helper.make_node("Transpose", ["context"], ["turned"], perm=(0, 2, 1, 3)),
-        helper.make_node("Reshape", ["turned", "whole"], ["joined"]),
-        helper.make_node("MatMul", ["joined", "w_o"], ["y"]),
-    ]
+    if logits:
+        nodes.append(helper.make_node("Transpose", ["table"], ["turned"], perm=(1, 0)))
+        nodes.append(helper.make_node("MatMul", [x, "turned"], ["logits"]))
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
-    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "sequence", WIDTH])
+    shape = ["batch", "sequence", rows if logits else WIDTH]
+    out = helper.make_tensor_value_info("logits" if logits else x, TensorProto.FLOAT, shape)
     graph = helper.make_graph(nodes, "wide", [ids], [out], tensors)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _block(name: str, x: str) -> list[onnx.NodeProto]:
+    nodes = []
+    for part, order in (("q", (0, 2, 1, 3)), ("k", (0, 2, 3, 1)), ("v", (0, 2, 1, 3))):
+        nodes += [
+            helper.make_node("MatMul", [x, name + part], [f"{name}{part}_made"]),
+            helper.make_node("Reshape", [f"{name}{part}_made", "split"], [f"{name}{part}_split"]),
+            helper.make_node("Transpose", [f"{name}{part}_split"], [f"{name}{part}_heads"], perm=order),
+        ]
+    steps = [
+        ("MatMul", ["q_heads", "k_heads"], "scores", {}),
+        ("Softmax", ["scores"], "weights", {"axis": -1}),
+        ("MatMul", ["weights", "v_heads"], "context", {}),
+        ("Transpose", ["context"], "turned", {"perm": (0, 2, 1, 3)}),
+    ]
+    nodes += [
+        helper.make_node(op, [name + item for item in read], [name + output], **attributes)
+        for op, read, output, attributes in steps
+    ]
+    return [
+        *nodes,
+        helper.make_node("Reshape", [f"{name}turned", "whole"], [f"{name}joined"]),
+        helper.make_node("MatMul", [f"{name}joined", f"{name}o"], [f"{name}out"]),
+        helper.make_node("Add", [x, f"{name}out"], [f"{name}x"]),
+        helper.make_node("MatMul", [f"{name}x", f"{name}up"], [f"{name}wide"]),
+        helper.make_node("Relu", [f"{name}wide"], [f"{name}bent"]),
+        helper.make_node("MatMul", [f"{name}bent", f"{name}down"], [f"{name}narrow"]),
+        helper.make_node("Add", [f"{name}x", f"{name}narrow"], [f"{name}y"]),
+    ]
+
+
+def speed(rows: int = 50_000, kept: int = 16_000, blocks: int = 6, rounds: int = 40) -> dict[str, Any]:
+    """Milliseconds of one token and of 64 by one thread, with logits of all tokens and of those that are kept."""
+    model = _wide(rows, blocks, logits=True)
+    cut = ohp.prune(model, vocab=range(kept), validate=False).model
+    found: dict[str, Any] = {"rows": rows, "kept": kept, "blocks": blocks}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    sessions = [
+        onnxruntime.InferenceSession(item.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        for item in (model, cut)
+    ]
+    for length in (1, 64):
+        feed = {"input_ids": np.arange(length)[None]}
+        spent: list[list[float]] = [[], []]
+        for _ in range(rounds):
+            for session, seconds in zip(sessions, spent, strict=True):
+                start = time.process_time()
+                session.run(None, feed)
+                seconds.append(time.process_time() - start)
+        found[f"milliseconds_{length}"] = [1000 * float(np.median(seconds)) for seconds in spent]
+    return found
 
 
 @click.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, exists=True), metavar="[MODEL TOKENIZER]")
 @click.option("--size", default=16000)
 @click.option("--rows", default=0, help="Measure a table of so many rows instead.")
+@click.option("--logits", is_flag=True, help="Measure the speed of a decoder instead.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
-def main(files: tuple[Path, ...], size: int, rows: int, output: Path | None) -> None:
+def main(files: tuple[Path, ...], size: int, rows: int, logits: bool, output: Path | None) -> None:
     """Print the figures as JSON."""
-    found = large(rows) if rows else minilm(*files, size)
+    found = speed() if logits else large(rows) if rows else minilm(*files, size)
     content = json.dumps(found | {"version": ohp.__version__}, indent=2)
     if output is not None:
         output.write_text(content, "utf-8")
