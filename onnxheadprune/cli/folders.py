@@ -86,14 +86,22 @@ def inspect_export(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     Returns:
         The exit code.
     """
+    from onnxheadprune.attention.vocabulary.find import vocabularies
     from onnxheadprune.cli.report.console import out
     from onnxheadprune.cli.report.folder import export_report
+    from onnxheadprune.cli.report.vocabulary import vocabulary_report
     from onnxheadprune.workflow.folders.opening import looked_at
     from onnxheadprune.workflow.folders.result import sites_to_dict
 
     export, match, why = looked_at(folder, follow_links=follow_links)
+    tokens = {
+        file.name: [item.to_dict(file.size) for item in vocabularies(file.view)] for file in export.models
+    }
     if as_json:
-        files = [{"file": file.name, "part": file.part, **file.sites.to_dict()} for file in export.models]
+        files = [
+            {"file": file.name, "part": file.part, **file.sites.to_dict(), "vocabularies": tokens[file.name]}
+            for file in export.models
+        ]
         networks = [
             {"leader": network.leader.name, "files": [file.name for file in network.files]}
             for network in match.networks
@@ -101,7 +109,8 @@ def inspect_export(folder: Path, *, follow_links: bool, as_json: bool) -> int:
         found = {"networks": networks, **sites_to_dict(match), "files": files, "disagreement": why}
         emit_json({"folder": str(folder), **found})
     else:
-        out().print(*export_report(str(folder), match, why), sep="\n")
+        found_first = next((item for item in tokens.values() if item), [])
+        out().print(*export_report(str(folder), match, why), *vocabulary_report(found_first), sep="\n")
     return 0
 
 
