@@ -49,10 +49,10 @@ def vocabulary_rows(plan: PrunePlan, spelling: Spelling | None) -> Iterator[Rend
         f"{count(found.left)} of {many(found.tokens.rows, 'token')} kept, in {', '.join(found.tables)}; ids are"
         f" renumbered in {', '.join((*found.tokens.inputs, *found.outputs))}",
     )
-    yield from _spelling_rows(spelling)
+    yield from spelling_rows(spelling)
 
 
-def _spelling_rows(spelling: Spelling | None) -> Iterator[RenderableType]:
+def spelling_rows(spelling: Spelling | None) -> Iterator[RenderableType]:
     """Yield how much of the data is spelled as before."""
     if spelling is not None and spelling.tokens:
         same = share(spelling.unchanged / spelling.tokens)

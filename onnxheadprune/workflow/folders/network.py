@@ -97,7 +97,7 @@ def cut_vocabularies(done: Sequence[FileResult], cutting: Cutting) -> Iterator[F
     for name in cutting.tokens.keys() - named:
         file = cutting.export.model(name)
         effect = cutting.asked.request.choice.effect
-        yield _cut(file, Choice(effect=effect), data_if_it_fits(file, cutting.asked), cutting)
+        yield _cut(file, Choice(effect=effect), _data_if_it_fits(file, cutting.asked), cutting)
 
 
 def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileResult:

@@ -163,7 +163,7 @@ class TokenizerFile:
         """The order of merges."""
         found: dict[tuple[str, str], int] = {}
         for rank, pair in enumerate(self.model.get("merges") or ()):
-            found.setdefault(_pair_of(pair), rank)
+            found.setdefault(pair_of(pair), rank)
         return found
 
     def trimmed(self, kept: Sequence[int]) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class TokenizerFile:
         if "merges" in model:
             prefix = model.get("continuing_subword_prefix") or ""
             model["merges"] = [
-                item for item in model["merges"] if _survives(_pair_of(item), model["vocab"], prefix)
+                item for item in model["merges"] if survives(pair_of(item), model["vocab"], prefix)
             ]
         made = {**self.document, "model": model}
         made["added_tokens"] = [
@@ -197,13 +197,13 @@ class TokenizerFile:
         return made
 
 
-def _pair_of(merge: str | Sequence[str]) -> tuple[str, str]:
+def pair_of(merge: str | Sequence[str]) -> tuple[str, str]:
     """The two tokens of a merge, which old files write in one text."""
     left, right = merge.split(" ") if isinstance(merge, str) else merge
     return left, right
 
 
-def _survives(pair: tuple[str, str], tokens: Collection[str], prefix: str = "") -> bool:
+def survives(pair: tuple[str, str], tokens: Collection[str], prefix: str = "") -> bool:
     """Whether both parts of a merge and its product are among tokens."""
     left, right = pair
     return left in tokens and right in tokens and left + right.removeprefix(prefix) in tokens
