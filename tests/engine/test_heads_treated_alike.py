@@ -46,6 +46,18 @@ ONE_BY_ONE = "\n".join(
 STACKED = "\n  c = Concat<axis = 1>(c0, c1, c2, c3)"
 OWN_VALUES = ONE_BY_ONE % tuple(range(H)) + STACKED
 ONE_VALUE = ONE_BY_ONE % (0, 0, 0, 0) + STACKED
+ONE_FOR_ALL = HEADS.replace("vf = MatMul(x, v)  v4 = Reshape(vf, apart)", "vf = MatMul(x, wv0)")
+BROADCAST = ONE_FOR_ALL.replace("Transpose<perm = [0, 2, 1, 3]>(v4)", "Unsqueeze(vf, i1)")
+EINSUM = ONE_FOR_ALL.replace("  vh = Transpose<perm = [0, 2, 1, 3]>(v4)", "").replace(
+    "c = MatMul(maps, vh)", 'c = Einsum<equation = "bhst,btd->bhsd">(maps, vf)'
+)
+ONE_KEY = (
+    BROADCAST.replace("kf = MatMul(x, k)  k4 = Reshape(kf, apart)", "kf = MatMul(x, wk0)")
+    .replace(
+        "Transpose<perm = [0, 2, 3, 1]>(k4)", 'Einsum<equation = "btd->bdt">(kf)  kh = Unsqueeze(ki, i1)'
+    )
+    .replace("kh = Einsum", "ki = Einsum")
+)
 MERGED = (
     "\n  ct = Transpose<perm = [0, 2, 1, 3]>(r)  cm = Reshape(ct, merged)  p = MatMul(cm, o)  y = Add(p, x)"
 )
@@ -59,6 +71,9 @@ WEIGHTS = """float[6, 8] q, float[6, 8] k, float[6, 8] v, float[6, 4] k2, float[
   int64[3] merged = {0, 0, 8}, int64[5] twice = {1, 1, 2, 1, 1}, int64[3] folded = {-1, 5, 2},
   int64[4] unfolded = {-1, 4, 5, 2}, int64[2] rows = {-1, 2}, int64[4] rowsback = {-1, 5, 4, 2}, int64[1] i1 = {1},
   int64[1] i2 = {2}"""
+
+OF_TOKENS = """float[5, 6] latents, float[5, 2, 5] positions, float[5, 5] mixing,
+  int64[1] i0 = {0}, int64[1] i5 = {5}"""
 
 SHARED = {
     "a matrix": "r = MatMul(c, w)",
@@ -103,6 +118,9 @@ KINDS = {
     "heads": Kind(HEADS, H),
     "groups": Kind(GROUPED, 2),
     "a fused operator": Kind(FUSED, H),
+    "one value for all": Kind(BROADCAST, 1),
+    "one value for all, without an axis": Kind(EINSUM, 1),
+    "one key and value for all": Kind(ONE_KEY, 1),
     "one by one": Kind(OWN_VALUES, H),
     "one by one, of one value": Kind(ONE_VALUE, 1),
 }
@@ -112,7 +130,7 @@ def _model(*parts: str, opset: int = 17) -> ModelProto:
     """The model of these nodes, with its unused weights left out."""
     nodes = "\n".join(parts)
     declared = [item.strip() for item in _split(WEIGHTS)]
-    used = [item for item in declared if _is_used(item.split("=")[0].split()[-1], nodes)]
+    used = [item for item in declared if _is_used(_name(item), nodes)]
     # What folds heads into rows writes the length down.
     size = "2, 5" if any("-1, 5" in item for item in used) else "b, s"
     return model_of(
@@ -128,6 +146,10 @@ def _split(declared: str) -> list[str]:
         depth += (letter in "[{") - (letter in "]}")
         found = [*found, ""] if letter == "," and not depth else [*found[:-1], found[-1] + letter]
     return found
+
+
+def _name(declared: str) -> str:
+    return declared.split("=")[0].split()[-1]
 
 
 def _is_used(name: str, nodes: str) -> bool:
@@ -192,6 +214,46 @@ def test_a_mean_is_a_matrix_of_equal_shares() -> None:
     (site,) = find_sites(_model(HEADS, MEANS["a mean"], "p = MatMul(r, one)  y = Add(p, x)"))
     expected: Array = np.tile(np.eye(D), (H, 1)) / H
     np.testing.assert_array_equal(projection_matrix(site.projections[0]), expected)
+
+
+TOKENS = {
+    "tokens": "q1 = MatMul(x, wq0)  a = MatMul(q1, kt)",
+    "stored queries, computed once per model": "q1 = MatMul(latents, wq0)  a = MatMul(q1, kt)",
+    "stored queries, repeated for a batch": "q1 = MatMul(latents, wq0)  l = Shape<end = 1>(x)  o2 = Shape(q1)"
+    "  l3 = Concat<axis = 0>(l, o2)  q2 = Expand(q1, l3)  a = MatMul(q2, kt)",
+    "stored queries, projected in a batch": "l = Shape<end = 1>(x)  o2 = Shape(latents)  l3 = Concat<axis = 0>(l, o2)"
+    "  q2 = Expand(latents, l3)  q1 = MatMul(q2, wq0)  a = MatMul(q1, kt)",
+    "relative positions": "q1 = MatMul(x, wq0)  a0 = MatMul(q1, kt)  t = Transpose<perm = [1, 0, 2]>(q1)"
+    "  r0 = MatMul(t, positions)  r1 = Transpose<perm = [1, 0, 2]>(r0)  a = Add(a0, r1)",
+    "two texts": "x0 = Slice(x, i0, i1, i1)  x1 = Slice(x, i1, i5, i1)  q0 = MatMul(x0, wq0)  q1 = MatMul(x1, wq1)"
+    "  q2 = Concat<axis = 1>(q0, q1)  a = MatMul(q2, kt)",
+}
+
+
+@pytest.mark.parametrize("behind", ["a mean", "a layer over tokens"])
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_tokens_that_weights_tell_apart_are_no_heads(tokens: str, behind: str) -> None:
+    """They lie along the maps, too, and the value has no axis for them either."""
+    ends = {
+        "a mean": "r = ReduceMean<axes = [1], keepdims = 0>(c)  y = MatMul(r, one)",
+        "a layer over tokens": "t2 = Transpose<perm = [0, 2, 1]>(c)  y = MatMul(t2, mixing)",
+    }
+    nodes = "\n".join(
+        (
+            "kf = MatMul(x, wk0)  kt = Transpose<perm = [0, 2, 1]>(kf)  vf = MatMul(x, wv0)",
+            TOKENS[tokens],
+            f"m = Softmax<axis = -1>(a)  c = MatMul(m, vf)  {ends[behind]}",
+        )
+    )
+    declared = [
+        item for item in map(str.strip, _split(f"{WEIGHTS}, {OF_TOKENS}")) if _is_used(_name(item), nodes)
+    ]
+    sizes = "b, 6" if behind == "a mean" else "b, 2, 5"
+    model = model_of(
+        '<ir_version: 9, opset_import: ["" : 17]>\n'
+        f"g (float[b, 5, 6] x) => (float[{sizes}] y) <{', '.join(declared)}> {{\n{nodes}\n}}"
+    )
+    assert [site.num_heads for site in find_sites(model)] in ([], [1])
 
 
 def test_one_head_has_its_projection() -> None:

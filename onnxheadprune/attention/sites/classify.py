@@ -8,13 +8,10 @@ import numpy as np
 
 from onnxheadprune.attention.sites.core import Core, Heads, Trace
 from onnxheadprune.attention.sites.evidence import tokens_of, told_apart, without_blind
-from onnxheadprune.attention.sites.products import is_product
-from onnxheadprune.liveness.contraction import Contraction, contraction_of
+from onnxheadprune.attention.sites.products import makes_maps
+from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.live import Array, Live
 from onnxheadprune.model.graph.view import Node
-
-MAX_STEPS = 16
-"""Nodes between a product and the next one: a softmax, masks, views."""
 
 
 def classify(node: Node, product: Contraction, live: Live) -> Trace:
@@ -84,22 +81,9 @@ def _single_feature(node: Node, product: Contraction) -> int | None:
         if shape[axis] == 1 and letter not in product.batch:
             (values,) = product.owners(letter)
             (weights,) = set(product.indices) - {values}
-            if _makes_maps(node, weights) and not _makes_maps(node, values):
+            if makes_maps(node, weights) and not makes_maps(node, values):
                 return axis
     return None
-
-
-def _makes_maps(node: Node, index: int) -> bool:
-    """Whether an operand comes from another product, as attention maps do."""
-    value = node.inputs[index]
-    for _ in range(MAX_STEPS):
-        producer = None if value is None else value.producer
-        if producer is None or not producer.inputs:
-            return False
-        if contraction_of(producer) is not None:
-            return is_product(producer) is not None
-        value = producer.inputs[0]
-    return False
 
 
 def _sharing(

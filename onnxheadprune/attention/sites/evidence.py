@@ -8,7 +8,7 @@ else: by live labels, on an axis that weights tell apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.products import core_product, is_weight
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
@@ -72,6 +72,57 @@ def told_apart(node: Node, axis: int, size: int, stacked: bool = False) -> list[
         For each position the number of its class: positions that read the same weights are in one class. None where
         that cannot be seen, because an operator on the way has no rule or a shape is unknown.
     """
+    walk = _walk_of(node, axis, size)
+    if walk is None:
+        return None
+    return _classes([*_read_weights(walk), *(_read_whole(walk, node) if stacked else ())], walk, size)
+
+
+def are_channels(node: Node, axis: int, size: int) -> bool:
+    """Return whether linear layers compute the positions of an axis from common inputs, as they compute heads.
+
+    Tokens come with the inputs of these layers, or they are stored queries, which no layer computes.
+
+    Args:
+        node: a product.
+        axis: an axis of its output.
+        size: positions along it.
+    """
+    walk = _walk_of(node, axis, size)
+    if walk is None or any(live.axes for live in _read_by_layers(walk)):
+        return False
+    computing = [layer for layer in walk.answers if not _is_all_stored(layer)]
+    return (
+        len(set(_classes([*_read_weights(walk, computing), *_read_whole(walk, node)], walk, size) or ())) > 1
+    )
+
+
+def _classes(read: Iterable[Live], walk: Sweep, size: int) -> list[int] | None:
+    """The class of each position by the parts of weights that it reads, None where that is unknown."""
+    cells = {int(item) for live in read for item in live.array.reshape(-1)} - {(1 << size) - 1, 0}
+    if not cells and walk.refusals:
+        return None
+    signatures = [tuple(cell >> position & 1 for cell in sorted(cells)) for position in range(size)]
+    numbers = {signature: number for number, signature in enumerate(dict.fromkeys(signatures))}
+    return [numbers[signature] for signature in signatures]
+
+
+def _read_by_layers(walk: Sweep) -> Iterator[Live]:
+    """What linear layers on a walk read beside their weights."""
+    for layer in walk.answers:
+        weights = stored_weights(layer)
+        for index in range(len(layer.inputs)) if weights else ():
+            value = layer.input(index)
+            if index not in weights and value is not None and not is_weight(value):
+                yield walk.edges.get((layer.index, index), FULL)
+
+
+def _is_all_stored(layer: Node) -> bool:
+    return all(value is None or is_weight(value) for value in layer.inputs)
+
+
+def _walk_of(node: Node, axis: int, size: int) -> Sweep | None:
+    """What a product reads for each position of an axis, one bit each; None where its rule does not say."""
     found = core_product(node)
     if found is None or size > MAX_TOLD_APART:
         return None
@@ -81,19 +132,12 @@ def told_apart(node: Node, axis: int, size: int, stacked: bool = False) -> list[
     if isinstance(answer, Refusal):
         return None
     seeds = [Seed(node, index, live, "") for index, live in answer.inputs.items() if index in found.indices]
-    walk = sweep(seeds, domain=Labels(everyone))
-    read = [*_read_weights(walk), *(_read_whole(walk, node) if stacked else ())]
-    cells = {int(item) for live in read for item in live.array.reshape(-1)} - {everyone, 0}
-    if not cells and walk.refusals:
-        return None
-    signatures = [tuple(cell >> position & 1 for cell in sorted(cells)) for position in range(size)]
-    numbers = {signature: number for number, signature in enumerate(dict.fromkeys(signatures))}
-    return [numbers[signature] for signature in signatures]
+    return sweep(seeds, domain=Labels(everyone))
 
 
-def _read_weights(walk: Sweep) -> Iterable[Live]:
+def _read_weights(walk: Sweep, layers: Iterable[Node] | None = None) -> Iterable[Live]:
     """What a walk reads of the weights of projections. Tables that are added or multiplied also tell tokens apart."""
-    for node in walk.answers:
+    for node in walk.answers if layers is None else layers:
         for index in stored_weights(node):
             live = walk.edges.get((node.index, index))
             if live is not None and live.axes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable
 from itertools import permutations
 
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
@@ -21,6 +23,8 @@ from onnxheadprune.model.graph.view import Node, Value
 PICKS_ROWS = GATHERS | GATHERS_ROWS
 PICKED_FROM = CARRIERS | PICKS_ROWS | QUANTIZES
 """Nodes through which a stored matrix stays one."""
+MAX_UPSTREAM = 128
+"""Nodes that are looked at between a product and what it reads: a softmax, masks, views."""
 
 
 def is_product(node: Node) -> Contraction | None:
@@ -145,4 +149,28 @@ def is_weight(value: Value) -> bool:
             # Rows of a matrix are embeddings: an activation like any other.
             return False
         value = source
+    return False
+
+
+def makes_maps(node: Node, index: int) -> bool:
+    """Return whether an operand comes from another product, as attention maps do."""
+    return reaches(node, index, lambda other: is_product(other) is not None)
+
+
+def reaches(node: Node, index: int, found: Callable[[Node], bool]) -> bool:
+    """Return whether a node of some kind lies upstream, nearest first, not looking behind contractions."""
+    start = node.inputs[index]
+    queue = deque([] if start is None or start.producer is None else [start.producer])
+    seen: set[Node] = set(queue)
+    # Breadth first: a mask is computed by hundreds of nodes, what is looked for is a few steps away.
+    while queue and len(seen) < MAX_UPSTREAM:
+        current = queue.popleft()
+        if found(current):
+            return True
+        if contraction_of(current) is not None:
+            continue
+        for value in current.inputs:
+            if value is not None and value.producer is not None and value.producer not in seen:
+                seen.add(value.producer)
+                queue.append(value.producer)
     return False

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from onnxheadprune.attention.sites.core import Core, Trace
-from onnxheadprune.attention.sites.evidence import MAX_TOLD_APART, told_apart
+from onnxheadprune.attention.sites.evidence import MAX_TOLD_APART, are_channels, told_apart
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.maps import MAX_CONTRACTED, Summed, summed
-from onnxheadprune.attention.sites.products import core_product, is_product
+from onnxheadprune.attention.sites.products import core_product, is_product, makes_maps
+from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.model.graph.dims import divisor
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -100,9 +101,26 @@ def _tells_apart(core: Core) -> bool:
     shape, product = core.node.out.shape, core_product(core.node)
     if shape is None or product is None:
         return False
-    # Along the rows of a map lie tokens, which weights tell apart, too, where queries are stored.
-    for axis in (axis for axis in core.head_axes if product.out_axes[axis] in product.batch):
+    for axis in core.head_axes:
         size = divisor(shape[axis])
-        if 1 < size <= MAX_TOLD_APART and len(set(told_apart(core.node, axis, size, stacked=True) or ())) > 1:
+        if not 1 < size <= MAX_TOLD_APART:
+            continue
+        if product.out_axes[axis] in product.batch:
+            if len(set(told_apart(core.node, axis, size, stacked=True) or ())) > 1:
+                return True
+        elif _lies_along_maps(core, product, axis) and are_channels(core.node, axis, size):
             return True
     return False
+
+
+def _lies_along_maps(core: Core, product: Contraction, axis: int) -> bool:
+    """Return whether an axis enumerates attention maps, or their rows: the values lack it."""
+    (maps,) = product.owners(product.out_axes[axis])
+    own = [letter for letter in product.out_axes if product.owners(letter) == (maps,)]
+    values = product.owners(product.out_axes[core.feature_axes[0]])
+    # One axis is that of the rows: channels that attend to channels.
+    return (
+        len(own) > 1
+        and makes_maps(core.node, maps)
+        and not any(makes_maps(core.node, index) for index in values)
+    )

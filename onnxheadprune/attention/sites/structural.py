@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import replace
 from itertools import permutations
 
@@ -24,7 +23,7 @@ from onnxheadprune.attention.sites.maps import is_residual, summed, weight_contr
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.obstacles import held_caches, obstacle, read_elsewhere
 from onnxheadprune.attention.sites.own import foreign
-from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.attention.sites.products import is_product, reaches
 from onnxheadprune.attention.sites.site import AttentionSite, united
 from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.trace import Tracer, coupling
@@ -88,7 +87,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
             continue
         trace = tracer.trace(read.value, read.activation[1], read.sizes)
         if not trace.cores and (
-            trace.mixes_heads or (mixers and _reaches(node, read.activation[0], mixers.__contains__))
+            trace.mixes_heads or (mixers and reaches(node, read.activation[0], mixers.__contains__))
         ):
             mixers.add(node)
         # A sum over an axis is weaker evidence of heads than weights: streams are added up, too.
@@ -134,19 +133,18 @@ def _attends(core: Core) -> bool:
         return False
     owner = found.owners(found.out_axes[core.feature_axes[0]])[0]
     return any(
-        _reaches(node, values, lambda other: weight_contraction(other) is not None)
+        reaches(node, values, lambda other: weight_contraction(other) is not None)
         and (
-            _reaches(node, weights, lambda other: is_product(other) is not None)
-            or _weighs_keys(node, weights)
+            reaches(node, weights, lambda other: is_product(other) is not None) or _weighs_keys(node, weights)
         )
-        and (values == owner or _reaches(node, weights, lambda other: other in WEIGHS))
+        and (values == owner or reaches(node, weights, lambda other: other in WEIGHS))
         for values, weights in permutations(found.indices, 2)
     )
 
 
 def _weighs_keys(node: Node, index: int) -> bool:
     """Return whether attention weights are normalised scores of stored queries; gates of streams are not normalised."""
-    return _reaches(node, index, lambda other: other in WEIGHS) and _reaches(node, index, _reads_keys)
+    return reaches(node, index, lambda other: other in WEIGHS) and reaches(node, index, _reads_keys)
 
 
 def _reads_keys(node: Node) -> bool:
@@ -167,25 +165,6 @@ def _reads_keys(node: Node) -> bool:
         value = value.producer.input(0)
     made = value is not None and value.producer is not None and weight_contraction(value.producer) is not None
     return made and rows != [] and 1 not in rows
-
-
-def _reaches(node: Node, index: int, found: Callable[[Node], bool]) -> bool:
-    """Whether a node of some kind lies upstream, nearest first, not looking behind contractions."""
-    start = node.inputs[index]
-    queue = deque([] if start is None or start.producer is None else [start.producer])
-    seen: set[Node] = set(queue)
-    # Breadth first: a mask is computed by hundreds of nodes, what is looked for is a few steps away.
-    while queue and len(seen) < 128:
-        current = queue.popleft()
-        if found(current):
-            return True
-        if contraction_of(current) is not None:
-            continue
-        for value in current.inputs:
-            if value is not None and value.producer is not None and value.producer not in seen:
-                seen.add(value.producer)
-                queue.append(value.producer)
-    return False
 
 
 def _site(index: int, name: str, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:

@@ -53,11 +53,17 @@ def within_heads(
     if not summed.keys() <= sizes.keys() or math.prod(sizes.values()) > MAX_POSITIONS:
         return None
     axes = sorted(sizes)
-    alike = heads.aligned(axes, [sizes[axis] for axis in axes]).reshape(-1)
-    fresh = np.arange(1, alike.size + 1).reshape([sizes[axis] for axis in axes])
+    # Heads first, wherever they lie: of two axes they are the slower one.
+    order = sorted(axes, key=lambda axis: axis in summed)
+    alike = (
+        heads.aligned(axes, [sizes[axis] for axis in axes])
+        .transpose([axes.index(axis) for axis in order])
+        .reshape(-1)
+    )
+    fresh = np.arange(1, alike.size + 1).reshape([sizes[axis] for axis in order])
     told = {int(bits): _members(int(bits)) for bits in heads.array.reshape(-1)}
     classes = {label: told[int(bits)] for label, bits in enumerate(alike, start=1)}
-    return Live.over(axes, fresh), classes
+    return Live.over(order, fresh), classes
 
 
 def _lies_along(found: Contraction, labelled: Set[str], index: int, shared: Container[int]) -> bool:
