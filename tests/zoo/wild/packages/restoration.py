@@ -162,7 +162,7 @@ def cases() -> list[Wild]:
             "timm",
             partial(_byo, "lambda", num_heads=3, r=3),
             {"x": image(32)},
-            (Heads("SelfAttnBlock", ("conv3_1x1.conv",), "self_attn.num_heads"),),
+            (Heads("SelfAttnBlock", ("conv3_1x1.conv",), "self_attn.num_heads", kv=1),),
             note=own_norm,
         ),
         *(
