@@ -13,7 +13,8 @@ import onnx
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from onnxheadprune.workflow.vocabulary.keep import closed
+from onnxheadprune.workflow.requests import Tokens
+from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 from tests.conftest import Outcome
@@ -118,7 +119,7 @@ def test_texts_of_kept_tokens_are_spelled_as_before(
     old = make()
     file = saved(tmp_path, old)
     chosen = random.Random(seed).sample(sorted(file.tokens), k=len(file.tokens) * 3 // 4)
-    kept = sorted(closed({*chosen, *file.always}, file))
+    kept = kept_ids(Tokens([*chosen, *file.always]), len(file.tokens), file)
     assert len(kept) < len(file.tokens)
     new = Tokenizer.from_str(json.dumps(file.trimmed(kept)))
     place = {token: position for position, token in enumerate(kept)}
@@ -139,10 +140,10 @@ def test_texts_of_kept_tokens_are_spelled_as_before(
 def test_what_a_token_is_merged_from_is_kept(tmp_path: Path) -> None:
     file = saved(tmp_path, byte_pairs())
     longest = max((token for token in file.ids if token not in file.added), key=len)
-    made = [file.tokens[place] for place in closed([file.ids[longest]], file)]
+    made = [file.tokens[place] for place in file.made_of(file.ids[longest])]
     assert longest in made and len(made) > len(set(longest))
     new = Tokenizer.from_str(
-        json.dumps(file.trimmed(sorted(closed([file.ids[longest], *file.always], file))))
+        json.dumps(file.trimmed(kept_ids(Tokens([file.ids[longest], *file.always]), len(file.tokens), file)))
     )
     text = longest.replace("Ġ", " ")
     assert new.encode(text, add_special_tokens=False).tokens == [longest]
