@@ -280,6 +280,12 @@ def words(tmp_path: Path) -> Path:
     return path
 
 
+def text_in(place: Path) -> Path:
+    path = place / "lines.txt"
+    path.write_text("w1 w2 w3\nw4 w5", encoding="utf-8")
+    return path
+
+
 def inputs_of(model: ModelProto) -> Any:
     return graph_inputs(view_of(model))
 
@@ -320,12 +326,12 @@ FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
 @pytest.mark.parametrize("name", FILES)
 def test_files_that_are_no_text(name: str, tmp_path: Path, words: Path) -> None:
     make, sentence = FILES[name]
-    path = make(tmp_path / "x.json")
+    path, lines = make(tmp_path / "x.json"), text_in(tmp_path)
     ids = inputs_of(toys.attention(ids=True))
     readers: list[Callable[[], Any]] = [
         lambda: read_scores(path),
         lambda: text_feeds(path, words, ids),
-        lambda: text_feeds(words, path, ids),
+        lambda: text_feeds(lines, path, ids),
     ]
     if path.suffix == ".json":
         readers.append(lambda: parse_heads(path))
@@ -514,7 +520,7 @@ def test_paths_that_cannot_be(path: str, tmp_path: Path, words: Path) -> None:
         lambda: find_sites(path),
         lambda: list(load_data(path, ids)),
         lambda: text_feeds(path, words, ids),
-        lambda: text_feeds(words, path, ids),
+        lambda: text_feeds(text_in(tmp_path), path, ids),
         lambda: image_feeds(path, pixels),
         lambda: read_scores(path),
         lambda: parse_heads(Path(path)),

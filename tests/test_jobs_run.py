@@ -462,6 +462,7 @@ def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> No
         (place / name).write_text("{}")
     (place / "words").mkdir()
     (place / "words" / "tokenizer.json").write_text("{}")
+    (place / "lines.txt").write_text("a line\n")
 
     def read(*settings: str) -> set[str]:
         return {

@@ -25,6 +25,7 @@ from onnxheadprune.edit.records import (
     QUANTIZED_KEY,
     REMOVED_KEY,
     VALIDATION_KEY,
+    VOCABULARY_KEY,
     QuantizedRecord,
     RecordedSite,
     RecordedUnits,
@@ -43,6 +44,7 @@ from onnxheadprune.edit.records import (
     units_record,
     units_text,
 )
+from onnxheadprune.edit.vocabulary_records import RecordedVocabulary, vocabulary_record, vocabulary_text
 from tests import toys, toys_layers
 
 UNITS = KINDS[0].UNITS
@@ -53,6 +55,7 @@ SITES = (
 BLOCKS = (RecordedUnits(0, "mlp.0", 8, (0, 1, 2, 5), ("d",)), RecordedUnits(1, "mlp.1", 8, (), ("e",)))
 REFIT = RefitRecord(("a", "b"), "0123", 64, {"a": "0123456789abcdef", "b": "0" * 16}, steps=3)
 EXITS = (RecordedExit(1, "if", None, "taken"), RecordedExit(2, "loop", 3, "behind"))
+TOKENS = RecordedVocabulary(20, (0, 1, 5, 19), ("ids",))
 LAYERS = {"layer.0": ("0", "ffn.0"), "layer.1": ("1",)}
 RECORDS: dict[str, tuple[str, object, Callable[[ModelProto], object]]] = {
     REMOVED_KEY: (pruning_text(SITES), SITES, pruning_record),
@@ -74,6 +77,7 @@ RECORDS: dict[str, tuple[str, object, Callable[[ModelProto], object]]] = {
     ),
     LAYERS_KEY: (layers_text(LAYERS), LAYERS, layers_record),
     EXITS_KEY: (exits_text(EXITS), EXITS, exits_record),
+    VOCABULARY_KEY: (vocabulary_text(TOKENS), TOKENS, vocabulary_record),
 }
 MAY_BE_NONE = {"data of onnxheadprune.quantized", "refit", "turns"}
 LONG = "9" * 5000

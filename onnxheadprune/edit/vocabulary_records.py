@@ -131,4 +131,10 @@ def _read(fields: Fields, _: int) -> RecordedVocabulary:
             raise ValueError(f"it is not a bit for each of {rows} tokens, of which some are kept")
         return found
 
-    return RecordedVocabulary(rows, fields.take("kept", kept), fields.take("inputs", names))
+    def inputs(value: object) -> tuple[str, ...]:
+        found = names(value)
+        if isinstance(value, list) and len(found) < len(value):
+            raise ValueError("it names an input twice")
+        return found
+
+    return RecordedVocabulary(rows, fields.take("kept", kept), fields.take("inputs", inputs))

@@ -71,7 +71,8 @@ def test_folders(kind: DataFormat, tmp_path: Path) -> None:
         ("a.bin", b"\x80\x02\xff", "is neither an .npz file, UTF-8 text, Parquet nor an image"),
         ("a.json", b'[{"text": "a"}]', "is a JSON document; save it with one JSON object a line"),
         ("a.csv", b"text,label\na,1\n", "is a table"),
-        ("a.txt", b"\xff\xfea\0", "is neither"),
+        ("a.txt", b"\xff\xfea\0", "is not UTF-8 text; save it as UTF-8"),
+        ("b.txt", bytes(100), "holds zero bytes alone"),
     ],
 )
 def test_what_is_no_data(name: str, content: bytes, why: str, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ _MAGIC: tuple[tuple[bytes, DataFormat], ...] = (
     (b"II*\0", "images"),
     (b"MM\0*", "images"),
 )
+_OTHER_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""Text in UTF-16, and UTF-32 in little endian."""
 _TABLES = (".csv", ".tsv")
 
 
@@ -54,6 +56,10 @@ def format_of(path: str | os.PathLike[str]) -> DataFormat | None:
         return known
     if file.suffix.lower() in (*IMAGES, PARQUET):
         return "parquet" if file.suffix.lower() == PARQUET else "images"
+    if head.startswith(_OTHER_TEXT):
+        raise UsageError(f"the data {file} is not UTF-8 text; save it as UTF-8")
+    if head and not head.strip(b"\0"):
+        raise UsageError(f"the data {file} holds zero bytes alone; name a file with data")
     if not _is_text(head):
         raise UsageError(
             f"{path} is neither an .npz file, UTF-8 text, Parquet nor an image{in_place_of(file) or ''}"
@@ -83,7 +89,7 @@ def _is_text(head: bytes) -> bool:
         codecs.getincrementaldecoder("utf-8")().decode(head, final=False)
     except UnicodeDecodeError:
         return False
-    return b"\0" not in head.rstrip(b"\0")
+    return b"\0" not in head
 
 
 def _of_text(file: Path, head: str) -> DataFormat:
