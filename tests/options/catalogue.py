@@ -129,6 +129,7 @@ MODES: dict[str, dict[str, Mode]] = {
 TEXT = ("--data", "lines.txt", "--tokenizer", "tokenizer.json")
 ROWS = ("--data", "rows.jsonl", "--tokenizer", "tokenizer.json")
 PICTURES = ("--data", "pictures")
+SIZED = (*PICTURES, "--image-size", "16x8")
 CALIBRATING = {
     "data": Trial((("--data", "{model}.npz"), ("--data", "missing.npz"))),
     "data_format": shown("--data-format", "text", along=ROWS, model="toy", instead="data"),
@@ -138,8 +139,8 @@ CALIBRATING = {
     "tokenizer": shown(*TEXT, model="toy", instead="data"),
     "max_length": shown("--max-length", "2", along=TEXT, model="toy", instead="data"),
     "image_size": shown("--image-size", "16x8", along=PICTURES, model="vision", instead="data"),
-    "image_mean": shown("--image-mean", "0.1", along=PICTURES, model="vision", instead="data"),
-    "image_std": shown("--image-std", "0.1", along=PICTURES, model="vision", instead="data"),
+    "image_mean": shown("--image-mean", "0.1", along=SIZED, model="vision", instead="data"),
+    "image_std": shown("--image-std", "0.1", along=SIZED, model="vision", instead="data"),
     "provider": shown("--provider", "nowhere"),
 }
 LINKS = {"follow_links": shown("--follow-links", model="linked")}
