@@ -170,12 +170,22 @@ def test_on_the_command_line(command: Any, folder: Path, tmp_path: Path) -> None
     result = command("batch", folder, "-o", out, "--heads", "0:1")
     assert "3 skipped, 2 refused, 1 failed" in " ".join(result.stdout.split())
     for wrong in (
-        ("batch", folder, "--heads", "0:1"),
         ("batch", folder, "-o", out),
         ("batch", folder, "-o", out, "--heads", "0:1", "--ratio", "0.5"),
         ("prune", "--heads", "0:1", "-o", out),
     ):
         assert command(*wrong).exit_code == 2
+
+
+def test_without_a_name_the_folder_for_results_is_beside_that_of_the_models(
+    command: Any, folder: Path
+) -> None:
+    result = command("batch", folder, "--heads", "0:1", "--json")
+    beside = folder.with_name(f"{folder.name}.pruned")
+    assert {item["file"]: item["status"] for item in result.document["files"]} == EXPECTED
+    assert {str(path.relative_to(beside)) for path in beside.rglob("*.onnx")} == {
+        name for name, status in EXPECTED.items() if status == "done"
+    }
 
 
 def test_an_interrupt_ends_it_all(folder: Path, tmp_path: Path) -> None:

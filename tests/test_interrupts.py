@@ -94,7 +94,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "tokenizer.json").write_text("{}")
     (tmp_path / "pictures").mkdir()
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pictures" / "one.png")
-    (tmp_path / "text.txt").write_text("a line\n" * 20)
+    (tmp_path / "text.txt").write_text("".join(f"line {n}\n" for n in range(20)))
     (tmp_path / "text.parquet").write_bytes(b"PAR1")
     (tmp_path / "job.yaml").write_text(JOB)
     return tmp_path

@@ -22,7 +22,7 @@ from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.session import CUDA, Array, Provider, onnx_runtime
 
-CHILD = "from onnxheadprune.runtime.memory import child; child()"
+CHILD = "from onnxheadprune.runtime.memory import _child; _child()"
 RUNS = 3
 KERNEL = re.compile(r"Operator=(\S+)(?: Node=\S+)?.*? SdpaKernel=(\S+)")
 """What ONNX Runtime prints per attention node with ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO=1."""

@@ -219,7 +219,7 @@ def test_ranges_of_sweeps_and_knees() -> None:
         (["--ratio", "0.5", "--keep", "2"], 2, "--ratio and --keep are mutually exclusive"),
         (["--ratio", "0.5", "--heads", "0:1"], 2, "--heads and --ratio are mutually exclusive"),
         (["--min-heads", "2", "--heads", "0:1"], 2, "requires --ratio"),
-        (["--ratio", "1.5"], 2, "is not in the range 0<x<1"),
+        (["--ratio", "1.5"], 2, "is not greater than 0 and less than 1"),
         (["--keep", "0"], 2, "is not in the range x>=1"),
         (["--target-speedup", "0.9"], 2, "is not in the range 1<x<100"),
         (["--max-drift", "-1"], 2, "is not in the range x>0"),
