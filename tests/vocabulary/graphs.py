@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnxruntime
 from onnx import ModelProto
 
 from tests.graph_text import model_of
@@ -146,3 +149,10 @@ GRAPHS = {
         FRONT, "made = MatMul(y, head)\nout = Softmax<axis = -1>(made)", more=f"{TABLE}, float[6, 12] head"
     ),
 }
+
+
+def run(model: ModelProto | Path, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feed)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -20,18 +19,11 @@ from onnxheadprune.edit.vocabulary_records import vocabulary_record
 from onnxheadprune.model.load import open_structure
 from tests import toys, toys_exits, toys_layers, toys_scores, toys_seq2seq
 from tests.conftest import Outcome
-from tests.vocabulary.graphs import GRAPHS, TABLE, TOKENS, graph
+from tests.vocabulary.graphs import GRAPHS, TABLE, TOKENS, graph, run
 
 Command = Callable[..., Outcome]
 KEPT = np.array([0, 1, 3, 5, 7, 10])
 """Of twelve tokens. The graphs themselves use 5 and 7."""
-
-
-def run(model: ModelProto | Path, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    content = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feed)
 
 
 def written(path: Path, model: ModelProto) -> Path:

@@ -18,8 +18,7 @@ from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 from tests.conftest import Outcome
-from tests.vocabulary.graphs import graph
-from tests.vocabulary.test_surgery import run
+from tests.vocabulary.graphs import graph, run
 
 Command = Callable[..., Outcome]
 WORDS = (
