@@ -61,13 +61,15 @@
     const found = document.getElementById("found");
     const everything = found.textContent;
     const groups = [...document.querySelectorAll("#differences details")].map((group) => ({
-      group, open: group.open, title: group.querySelector("b").textContent.toLowerCase(),
+      group, title: group.querySelector("b").textContent.toLowerCase(),
       rows: [...group.querySelectorAll("tbody tr")].map((row) => ({ row, text: row.textContent.toLowerCase() })),
     }));
+    let opened = null; // The groups that were open before a search.
     search.addEventListener("input", () => {
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      opened ??= new Set(groups.map(({ group }) => group).filter((group) => group.open));
       let count = 0;
-      for (const { group, open, title, rows } of groups) {
+      for (const { group, title, rows } of groups) {
         let here = 0;
         for (const { row, text } of rows) {
           const match = words.every((word) => text.includes(word) || title.includes(word));
@@ -75,9 +77,10 @@
           here += match;
         }
         group.hidden = !here;
-        group.open = words.length ? here > 0 : open;
+        group.open = words.length ? here > 0 : opened.has(group);
         count += here;
       }
+      if (!words.length) opened = null;
       found.textContent = words.length ? `${count} found` : everything;
     });
   }
