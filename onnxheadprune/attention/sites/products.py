@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import permutations
 
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
@@ -159,18 +159,30 @@ def makes_maps(node: Node, index: int) -> bool:
 
 def reaches(node: Node, index: int, found: Callable[[Node], bool]) -> bool:
     """Return whether a node of some kind lies upstream, nearest first, not looking behind contractions."""
-    start = node.inputs[index]
+    return any(found(other) for other in upstream(node.inputs[index], MAX_UPSTREAM, is_contraction))
+
+
+def is_contraction(node: Node) -> bool:
+    """Return whether a node sums over products."""
+    return contraction_of(node) is not None
+
+
+def upstream(start: Value | None, most: int, ends: Callable[[Node], bool]) -> Iterator[Node]:
+    """Nodes above a value, nearest first: a mask is computed by hundreds, what is looked for is a few steps away.
+
+    Args:
+        start: the value.
+        most: nodes that are looked at.
+        ends: whether the inputs of a node are left out.
+    """
     queue = deque([] if start is None or start.producer is None else [start.producer])
     seen: set[Node] = set(queue)
-    # Breadth first: a mask is computed by hundreds of nodes, what is looked for is a few steps away.
-    while queue and len(seen) < MAX_UPSTREAM:
+    while queue and len(seen) < most:
         current = queue.popleft()
-        if found(current):
-            return True
-        if contraction_of(current) is not None:
+        yield current
+        if ends(current):
             continue
         for value in current.inputs:
             if value is not None and value.producer is not None and value.producer not in seen:
                 seen.add(value.producer)
                 queue.append(value.producer)
-    return False

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 
 from onnxheadprune.attention.sites.core import Core
-from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.attention.sites.products import is_contraction, is_product, upstream
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -32,21 +31,14 @@ def query_width(core: Core) -> int | None:
 
 def _first_products(node: Node, index: int) -> list[Node]:
     """Products upstream of an operand, nearest first, that read no other ones; what lies behind weights is not seen."""
-    start = node.inputs[index]
-    queue = deque([] if start is None or start.producer is None else [start.producer])
-    seen = set(queue)
-    products: list[Node] = []
-    while queue and len(seen) < MAX_UPSTREAM:
-        current = queue.popleft()
-        if is_product(current) is not None:
-            products.append(current)
-        elif contraction_of(current) is not None:
-            continue
-        for value in current.inputs:
-            if value is not None and value.producer is not None and value.producer not in seen:
-                seen.add(value.producer)
-                queue.append(value.producer)
+    above = upstream(node.inputs[index], MAX_UPSTREAM, _is_weighted)
+    products = [item for item in above if is_product(item) is not None]
     return [item for item in products if not _reads_products(item)]
+
+
+def _is_weighted(node: Node) -> bool:
+    """Return whether a node is a linear layer: a contraction with weights."""
+    return is_contraction(node) and is_product(node) is None
 
 
 def _reads_products(node: Node) -> bool:
