@@ -1,4 +1,4 @@
-"""What more steps, more text, and neighbours and pull bring to a training of all-MiniLM-L6-v2.
+"""Quality of all-MiniLM-L6-v2 after recovery: more steps, more text, with and without neighbours and pull.
 
     python benchmarks/recipes.py MODEL TOKENIZER [--ratio 0.5] [--recipe "25 epochs"] [--seed 0] [-o results.json]
 

@@ -1,4 +1,4 @@
-"""What a smaller vocabulary costs and saves: all-MiniLM-L6-v2 with 16,000 of 30,522 tokens, and a table of any size.
+"""Quality, size and time of a smaller vocabulary: all-MiniLM-L6-v2 with 16,000 of 30,522 tokens; large tables.
 
     python benchmarks/vocabulary.py MODEL TOKENIZER [--size 16000] [-o results.json]
     python benchmarks/vocabulary.py --rows 250000

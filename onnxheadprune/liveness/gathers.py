@@ -65,12 +65,12 @@ def _nested(array: np.ndarray) -> tuple[Any, ...]:
 
 
 def output_gather(value: Value, have: Live, wanted: Live, reason: str) -> list[Edit]:
-    """The same for a value that a branch of an `If` hands out: it is renamed, and the gather takes its name.
+    """Gather an output of an `If` branch: the value is renamed, and the gather takes over its name.
 
     Args:
         value: an output of the branch, computed in it.
         have: what the value keeps.
-        wanted: what the `If` hands on.
+        wanted: what the output of the `If` keeps.
         reason: why the value itself is not narrowed.
     """
     producer = value.producer

@@ -213,7 +213,7 @@ class _Sweeper:
             or (value in self.free and not makes_chunks(value))
         ):
             return False
-        # What a branch of an `If` hands out may become an output that may be narrowed.
+        # An output of an `If` branch may become a graph output that may be narrowed.
         output = outlet(value)
         return output is None or not leads_out(output, self.free)
 

@@ -138,13 +138,13 @@ def given_by(bodies: Iterable[Scope], index: int) -> list[Value | None]:
 
 
 def going_in(node: Node) -> Value | None:
-    """Return what the body of a Loop is told about going on: whether the last turn said so."""
+    """Return the condition that the body of a Loop reads: the one that the previous iteration computed."""
     (body,) = node.bodies.values()
     return body.values.get(body.proto.input[GOING_IN].name)
 
 
 def going_out(node: Node) -> Value | None:
-    """Return what the body of a Loop says about another turn."""
+    """Return the condition that the body of a Loop computes for the next iteration."""
     return given_by(node.bodies.values(), GOING_OUT)[0]
 
 

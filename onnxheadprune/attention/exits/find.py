@@ -258,7 +258,7 @@ def _owners(node: Node) -> list[tuple[Node, Scope]]:
 
 
 def _is_always(going: Value, told: Value | None) -> bool:
-    """Return whether a Loop's body never ends it: it says what it is told, or a constant."""
+    """Return whether a Loop's body never ends it: the condition is passed through, or is a constant."""
     value = going
     while (
         value.producer is not None and value.producer in IDENTITIES and value.producer.inputs[0] is not None

@@ -108,7 +108,7 @@ def _classes(read: Iterable[Live], walk: Sweep, size: int) -> list[int] | None:
 
 
 def _read_by_layers(walk: Sweep) -> Iterator[Live]:
-    """What linear layers on a walk read beside their weights."""
+    """The elements of activations that linear layers on a walk read."""
     for layer in walk.answers:
         weights = stored_weights(layer)
         for index in range(len(layer.inputs)) if weights else ():
@@ -122,7 +122,7 @@ def _is_all_stored(layer: Node) -> bool:
 
 
 def _walk_of(node: Node, axis: int, size: int) -> Sweep | None:
-    """What a product reads for each position of an axis, one bit each; None where its rule does not say."""
+    """Trace what a product reads per position of an axis, one bit each; None without a propagation rule."""
     found = core_product(node)
     if found is None or size > MAX_TOLD_APART:
         return None

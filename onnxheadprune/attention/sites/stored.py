@@ -142,7 +142,7 @@ def weights_of(walk: Sweep) -> tuple[int, int, int]:
         if value.tensor is None or value.shape is None:
             continue
         needs = [walk.edge(use) for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
-        # Without a consumer it is what a branch of an `If` hands out.
+        # A value without a consumer is an output of an `If` branch.
         live = (needs[0] if needs else walk.kept[value]).as_mask()
         total = math.prod(dim for dim in value.shape if isinstance(dim, int))
         gone = total - round(total * float(np.mean(live.array != 0)))
