@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from onnxheadprune import InferenceError, ProviderError, runtime
@@ -29,19 +30,43 @@ Pretend = Callable[..., None]
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pretend]:
-    """Probes answer from a table (what is not in it is not built in), and `nvidia-smi` shows a card, or fails."""
+    """ONNX Runtime has the providers of a table and fails on them, or runs them on the CPU; `nvidia-smi` shows a card.
+
+    Nothing of ours is replaced: probes run, and read why a library does not load.
+    """
     program = tmp_path / "driver" / "nvidia-smi"
     program.parent.mkdir()
     monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    own = onnxruntime.InferenceSession
+
+    def forget() -> None:
+        providers._gpus.cache_clear()
+        probe.cache_clear()
 
     def lets(obstacles: dict[str, str | None], card: str = "") -> None:
+        class Pretended(own):  # type: ignore[misc, valid-type]
+            def __init__(self, model: Any, options: Any, providers: list[Any], **more: Any) -> None:
+                self.asked = next((name for name in obstacles if name in providers), None)
+                if self.asked is None:
+                    super().__init__(model, options, providers=providers, **more)
+                    return
+                obstacle = obstacles[self.asked]
+                if obstacle is not None:
+                    os.write(2, f"Failed to load the provider with error: {obstacle}\n".encode())
+                    raise RuntimeError("the provider was not loaded")
+                super().__init__(model, providers=[CPU], **more)
+
+            def get_providers(self) -> list[str]:
+                return super().get_providers() if self.asked is None else [self.asked]
+
         program.write_text(f"#!/bin/sh\necho '{card}'\nexit {0 if card else 9}\n", encoding="utf-8")
         program.chmod(0o755)
-        providers._gpus.cache_clear()
-        monkeypatch.setattr(providers, "probe", lambda name: obstacles.get(name, "not built in"))
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*obstacles, CPU])
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Pretended)
+        forget()
 
     yield lets
-    providers._gpus.cache_clear()
+    forget()
 
 
 def test_auto_takes_cuda_only_if_the_probe_ran(pretend: Pretend) -> None:
@@ -60,9 +85,12 @@ def test_a_gpu_that_cannot_be_used_is_said_first(
     words = ("prune", tmp_path / "toy.onnx", "--heads", "0:1", "-o")
     pretend({CUDA: "libcublas.so is missing"})
     quiet = command(*words, tmp_path / "quiet.onnx")
+    assert quiet.exit_code == 0, quiet.stderr
     assert "libcublas" not in quiet.stdout + quiet.stderr and "CUDA" not in quiet.stdout
     pretend({CUDA: "libcublas.so is missing"}, "NVIDIA H100, 580.1, 81559, 9.0")
-    first = " ".join(command(*words, tmp_path / "loud.onnx").stdout.split("toy.onnx:")[0].split())
+    loud = command(*words, tmp_path / "loud.onnx")
+    assert loud.exit_code == 0, loud.stderr
+    first = " ".join(loud.stdout.split("toy.onnx:")[0].split())
     assert "NVIDIA H100 is there, but CUDA does not run: libcublas.so is missing; install" in first
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.resident import Resident
-from onnxheadprune.selection.recovery import neighbours
-from onnxheadprune.selection.recovery.neighbours import ROWS_EACH, Neighbours, neighbours_of
+from onnxheadprune.selection.recovery.neighbours import MOST_NUMBERS, ROWS_EACH, Neighbours, neighbours_of
 from onnxheadprune.selection.recovery.pull import EVERY, Pull
 from tests import toys_recovery
 from tests.recovery.trainings import EPOCHS, Stop, trained
@@ -48,10 +49,12 @@ def test_some_tokens_of_half_of_the_sequences_become_one_of_their_nearest() -> N
     assert Neighbours({"ids": circle()}).exchanged(short, np.random.default_rng(0)) is not None
 
 
-def test_a_large_table_is_looked_through_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "MOST_NUMBERS", ROWS)
+@pytest.mark.long
+def test_a_large_table_is_looked_through_in_part() -> None:
     given = rows(50, 20)
-    found = Neighbours({"ids": circle()}).exchanged(given, np.random.default_rng(2))
+    wide = np.repeat(circle(), MOST_NUMBERS // (2 * ROWS) + 1, axis=1)
+    assert wide.size > MOST_NUMBERS
+    found = Neighbours({"ids": wide}).exchanged(given, np.random.default_rng(2))
     new = np.array([row["ids"] for row in found])
     old = np.array([row["ids"] for row in given])
     assert (new != old).any() and not (new[new != old] % 2).any()
@@ -80,15 +83,30 @@ def test_a_pull_goes_a_share_of_the_way_back() -> None:
     assert all(np.allclose(item.copy(), start + left) for item, start in zip(weights, starts, strict=True))
 
 
+def with_rows(count: int) -> ModelProto:
+    """The encoder with a table of so many rows, of which its sentences use the first few."""
+    model = toys_recovery.encoder()
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == "embed")
+    own = numpy_helper.to_array(table)
+    more = np.random.default_rng(9).standard_normal((count - len(own), own.shape[1])).astype(np.float32)
+    table.CopyFrom(numpy_helper.from_array(np.concatenate([own, more]), table.name))
+    return model
+
+
+def layers_of(path: Path) -> dict[str, bytes]:
+    """The weights of a trained model without its table."""
+    return {item.name: item.raw_data for item in onnx.load(path).graph.initializer if item.name != "embed"}
+
+
 @pytest.mark.long
-def test_a_training_with_neighbours_goes_on_to_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain, whole, parts = (tmp_path / f"{name}.onnx" for name in ("plain", "whole", "parts"))
+def test_a_training_with_neighbours_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    plain, few, whole, parts = (tmp_path / f"{name}.onnx" for name in ("plain", "few", "whole", "parts"))
     trained(plain)
-    monkeypatch.setattr(neighbours, "ROWS_EACH", 4)
-    trained(whole)
+    trained(few, with_rows(ROWS_EACH - 1))
+    trained(whole, with_rows(4 * ROWS_EACH))
     with pytest.raises(MemoryError):
-        trained(parts, progress=Stop(MemoryError, 8))
-    assert trained(parts, resume=True).steps == 3 * EPOCHS
-    assert parts.read_bytes() == whole.read_bytes() != plain.read_bytes()
+        trained(parts, with_rows(4 * ROWS_EACH), progress=Stop(MemoryError, 8))
+    assert trained(parts, with_rows(4 * ROWS_EACH), resume=True).steps == 3 * EPOCHS
+    assert parts.read_bytes() == whole.read_bytes()
+    # Rows that no sentence has change nothing until they are neighbours.
+    assert layers_of(few) == layers_of(plain) != layers_of(whole)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
+
 from onnxheadprune import Budget, Recovery, prune
 from tests import toys_recovery
 
@@ -12,11 +14,10 @@ HEADS = {0: [1, 2], 1: [0]}
 EPOCHS = 4
 
 
-def trained(output: Path | None = None, **given: Any) -> Recovery:
+def trained(output: Path | None = None, model: ModelProto | None = None, **given: Any) -> Recovery:
     settings: dict[str, Any] = {"recover": Budget(epochs=EPOCHS), "refit": False, "provider": "cpu"}
-    result = prune(
-        toys_recovery.encoder(), HEADS, output, data=toys_recovery.sentences(), **{**settings, **given}
-    )
+    model = model or toys_recovery.encoder()
+    result = prune(model, HEADS, output, data=toys_recovery.sentences(), **{**settings, **given})
     assert result.chosen is not None and result.chosen.recovery is not None
     return result.chosen.recovery
 
