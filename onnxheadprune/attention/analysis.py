@@ -39,6 +39,6 @@ def analysis_of(model: ModelProto | LoadedModel, name: str = "the model") -> Ana
     Raises:
         ModelError: if the graph is not valid, or its record of earlier pruning does not fit.
     """
-    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
+    loaded = LoadedModel.of(model, name)
     view = view_of(loaded)
     return Analysis(loaded.proto, loaded.name, view, sites_of(view, loaded.name))

@@ -70,6 +70,11 @@ class LoadedModel:
     data_files: tuple[Path, ...] = field(default=(), init=False)
 
     @classmethod
+    def of(cls, model: ModelProto | LoadedModel, name: str) -> LoadedModel:
+        """What is loaded as it is, a model in memory under a name."""
+        return model if isinstance(model, LoadedModel) else cls(model, name)
+
+    @classmethod
     def of_file(
         cls,
         path: Path,

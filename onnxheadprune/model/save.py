@@ -104,7 +104,7 @@ def save_model(
         UsageError: if it cannot be written; nothing is left behind and an older file stays as it was.
         ModelError: if weights cannot be read.
     """
-    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, "the model")
+    loaded = LoadedModel.of(model, "the model")
     target = check_target(output)
     with stage_model(loaded, target, _POLICIES[external]) as stage, sentences(target):
         stage.commit(renewed=renewed)

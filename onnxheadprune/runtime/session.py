@@ -125,7 +125,7 @@ class Session:
             # Where it packs weights itself (DequantizeLinear before MatMul), it would round for them too.
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
-        loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
+        loaded = LoadedModel.of(model, name)
         loaded = loaded if rounding else exactly(loaded)
         self._may_never_end = may_never_end(loaded.proto)
         nodes = len(loaded.proto.graph.node)

@@ -51,7 +51,7 @@ def view_of(model: ModelProto | LoadedModel, name: str = "the model") -> GraphVi
     Raises:
         ModelError: if the graph is not well formed, or not valid.
     """
-    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
+    loaded = LoadedModel.of(model, name)
     with paused(), analysing(loaded.proto, loaded.name):
         try:
             view = GraphView(loaded.proto, loaded.sources)
