@@ -6,6 +6,7 @@ import gc
 import json
 import math
 import signal
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,24 @@ def pytest_configure() -> None:
     """A shell starts what runs in its background with Ctrl-C switched off, and tests send it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the part of each test's cases that `--part` asks for; `graph` is parametrized with its part already."""
+    first, parts = config.getoption("part")
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    left_out = {
+        item
+        for found in cases.values()
+        if len(found) >= parts and "graph" not in getattr(found[0], "fixturenames", ())
+        for number, item in enumerate(found)
+        if number % parts != first
+    }
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_collection_finish() -> None:
@@ -59,8 +78,26 @@ Command = Callable[..., Outcome]
 """What the fixture `command` gives."""
 
 
+def part(text: str) -> tuple[int, int]:
+    """Read "13/4" as the second of four parts, so that a count of anything serves as the first number.
+
+    Raises:
+        ValueError: if that is no pair of whole numbers.
+        ZeroDivisionError: if there are no parts.
+    """
+    number, parts = map(int, text.split("/"))
+    return number % parts, parts
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update-golden` writes the answers of `tests/golden` anew."""
+    """`--update-golden` writes the answers of `tests/golden` anew; `--part` runs some of the cases of each test."""
+    parser.addoption(
+        "--part",
+        type=part,
+        default=(0, 1),
+        metavar="K/N",
+        help="of the cases of each test run the (K mod N)th and every Nth from there; a test of fewer than N runs whole",
+    )
     parser.addoption("--update-golden", action="store_true", help="write the answers of tests/golden anew")
 
 

@@ -42,5 +42,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             from tests.zoo.families import all_cases
             from tests.zoo.selection import selected
 
-            graphs = selected(all_cases())
+            first, parts = metafunc.config.getoption("part")
+            graphs = selected(all_cases())[first::parts]
     metafunc.parametrize("graph", graphs, ids=[f"{case}.{variant}" for case, variant in graphs])

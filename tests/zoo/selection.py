@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import zlib
-
 from tests.zoo.build import ALL, QUICK
 from tests.zoo.case import Case
 from tests.zoo.postprocess import TOLERANCES
@@ -23,11 +20,7 @@ REPRESENTATIVES = (
     "vit",
     "whisper-decoder",
 )
-"""Cases that every variant is made of; the others come as one or two plain exports."""
-WHOLE = bool(os.environ.get("ONNXHEADPRUNE_ZOO_WHOLE"))
-"""Whether every case comes as both."""
-
-
+"""Cases that every variant is made of; the others come as two plain exports."""
 KNOWN_GAPS = {
     "gqa-tall": "query heads folded into the rows of a product by a symbolic sequence length",
     "hand-head-split": "heads concatenated along a symbolic batch axis, head-major",
@@ -36,18 +29,12 @@ KNOWN_GAPS = {
 
 
 def selected(cases: list[Case]) -> list[tuple[str, str]]:
-    """Case and variant of each folder, those of one case together.
-
-    An export by torch.export takes longer than all that is done with it: without `WHOLE` a quarter of the cases have
-    one.
-    """
-    return [(case.name, variant) for case in cases for variant in _variants(case.name)]
-
-
-def _variants(case: str) -> tuple[str, ...]:
-    if case in REPRESENTATIVES:
-        return ALL
-    return QUICK if WHOLE or zlib.crc32(case.encode()) % 4 == 0 else QUICK[:1]
+    """Case and variant of each folder, those of one case together."""
+    return [
+        (case.name, variant)
+        for case in cases
+        for variant in (ALL if case.name in REPRESENTATIVES else QUICK)
+    ]
 
 
 def is_fp32(variant: str) -> bool:
