@@ -96,7 +96,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=part,
         default=(0, 1),
         metavar="K/N",
-        help="of the cases of each test run the (K mod N)th and every Nth from there; a test of fewer than N runs whole",
+        help="of each test run the (K mod N)th of its cases and every Nth from there; a test of fewer runs whole",
     )
     parser.addoption("--update-golden", action="store_true", help="write the answers of tests/golden anew")
 

@@ -15,6 +15,7 @@ from onnxheadprune import prune
 from tests import attacks, toys
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "attack",
     [
@@ -112,6 +113,7 @@ def with_body(model: ModelProto, bias: float = 0.0) -> ModelProto:
     return model
 
 
+@pytest.mark.long
 def test_an_altered_body_fails() -> None:
     model = with_body(toys.attention())
     smaller = attacks.pruned(model)
@@ -122,6 +124,7 @@ def test_an_altered_body_fails() -> None:
     assert attacks.verdict(model, smaller).verdict == "failed"
 
 
+@pytest.mark.long
 def test_an_altered_function_fails() -> None:
     model = attacks.with_function(toys.attention())
     smaller = attacks.pruned(model)
@@ -133,6 +136,7 @@ def test_an_altered_function_fails() -> None:
     assert found.verdict == "failed" and not found.likeness.identical  # type: ignore[union-attr]
 
 
+@pytest.mark.long
 def test_altered_external_data_fails(tmp_path: Path) -> None:
     model = attacks.text_model()
     onnx.save(model, tmp_path / "model.onnx")
@@ -224,6 +228,7 @@ def test_fused_attention_is_the_planned_fusion(mode: Any, tmp_path: Path) -> Non
     assert found.likeness is not None and found.likeness.identical, found.likeness.differences
 
 
+@pytest.mark.long
 def test_a_limit_in_an_attribute_is_found_too() -> None:
     model = attacks.text_model()
     smaller = attacks.pruned(model)

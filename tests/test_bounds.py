@@ -227,6 +227,7 @@ LARGE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LARGE)
 def test_large_graphs_have_the_sites_that_small_ones_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without onnx's inference of the whole graph: types from schemas, shapes node by node."""
@@ -251,6 +252,7 @@ def test_onnx_is_asked_about_single_nodes(monkeypatch: pytest.MonkeyPatch) -> No
     assert (values["deep"].elem_type, values["same"].elem_type) == (1, 9)
 
 
+@pytest.mark.long
 def test_fifteen_thousand_nodes_take_a_second() -> None:
     """A sixtieth of a million; docs/promises.md has the figures of that.
 
@@ -384,6 +386,7 @@ def header(stream: Any, shape: tuple[int, ...]) -> None:
     npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
 
 
+@pytest.mark.long
 def test_archives_that_want_memory(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

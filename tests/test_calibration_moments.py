@@ -218,6 +218,7 @@ def test_wide_maps_learn_the_same_from_inputs_as_from_targets(
     assert not all(np.array_equal(*both) for both in pairs), "they were learned in two ways"
 
 
+@pytest.mark.long
 def test_two_maps_that_read_the_same_learn_from_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(gated=True, inner=40), toys_scores.ids(30))
     reads: list[str] = []

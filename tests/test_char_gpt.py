@@ -35,6 +35,7 @@ def original() -> float:
     return perplexity(onnx.load(MODEL))
 
 
+@pytest.mark.long
 def test_it_is_small_and_trained(original: float) -> None:
     assert MODEL.stat().st_size < 3e6
     assert original < 5
@@ -51,6 +52,7 @@ def test_labels_are_the_next_characters() -> None:
     assert not windows[0] & windows[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("every", [16, pytest.param(2, marks=pytest.mark.thorough)])
 def test_cutting_three_heads_in_ten_costs_less_if_the_rest_is_refitted(original: float, every: int) -> None:
     """On one window of sixteen, which costs the same heads and a tenth of the time; thoroughly on one of two."""

@@ -179,6 +179,7 @@ def test_a_ratio_is_chosen_refitted_and_proven(way: str, tmp_path: Any) -> None:
     assert refit.node == "MatMul -> out" and (refit.skipped is None) == (way in WRITABLE), refit
 
 
+@pytest.mark.long
 def test_scores_by_the_weights_need_no_data() -> None:
     for way in WAYS.values():
         assert prune(network(way), wish=Wish(ratio=0.25), provider="cpu").chosen is not None

@@ -73,6 +73,7 @@ def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(
     assert taken <= bound or (how.points == 0 and how.samples == least)
 
 
+@pytest.mark.long
 def test_the_least_that_is_measured_tells_every_site_and_all_of_its_path() -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(20))
     moments = context_moments(view, sites.sites, data, HERE)

@@ -247,6 +247,7 @@ def test_validate_what_was_not_pruned(refused: Refused, toy: Path) -> None:
     assert "has no record of removed heads" in refused(2, "validate", toy, toy)
 
 
+@pytest.mark.long
 def test_wrong_data(refused: Refused, toy: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.npz"
     np.savez(data, wrong=np.zeros(3, dtype=np.float32))
@@ -311,6 +312,7 @@ def test_folder_that_refuses_files(refused: Refused, toy: Path) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", ["never", "always"])
 def test_full_disk(
     refused: Refused, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
@@ -326,6 +328,7 @@ def test_full_disk(
     assert out.read_text() == "an older model"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", ["never", "always"])
 def test_write_that_stops_half_way(tmp_path: Path, option: str) -> None:
     """A real half-written file: the system allows 10 kB per file, the model needs more."""
@@ -347,6 +350,7 @@ def test_write_that_stops_half_way(tmp_path: Path, option: str) -> None:
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_temporary_folder_without_room_is_named(tmp_path: Path) -> None:
     """A real shortage: what is kept between blocks goes to a file, and the system allows 100 bytes in one."""
     model, data = tmp_path / "stack.onnx", tmp_path / "data.npz"
@@ -417,6 +421,7 @@ def test_negative_seed(refused: Refused, toy: Path, tmp_path: Path) -> None:
         prune(toy, "0:1", seed=-1, provider="cpu")
 
 
+@pytest.mark.long
 def test_out_of_memory(toy: Path) -> None:
     """A real shortage: text of 120 MB, which belongs to a model's structure, and room for 60 MB."""
     model = onnx.load(toy)

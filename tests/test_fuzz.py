@@ -50,6 +50,7 @@ def test_damaged_models(seed: str, rng: random.Random, tmp_path: Path) -> None:
     survives(mutated(SEEDS[seed], rng), tmp_path)
 
 
+@pytest.mark.long
 @settings(QUIET, max_examples=100, derandomize=True)
 @given(data=st.binary(max_size=300))
 def test_bytes_that_are_no_model(data: bytes, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_another_head_is_another_text(tmp_path: Path) -> None:
     assert answered(read(copy))[0] != copy.read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_wrong_cut_is_seen() -> None:
     """The text shows no values, so the wrong rows of a weight are what only the proof can see."""
     golden = read(FOLDER / "plain.txt")

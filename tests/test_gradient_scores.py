@@ -44,6 +44,7 @@ def weighted(model: ModelProto, feed: Any, vectors: Any) -> float:
     return float((output * vectors).sum())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_of_masks_are_central_differences(form: dict[str, Any]) -> None:
     """In float64, for every head and every neuron."""
@@ -144,6 +145,7 @@ def by_hand(view: Any, sites: Any, data: Calibration, unit: tuple[int, int]) -> 
     return float(0.5 * (likely * (slope - mean) ** 2).sum(axis=-1).mean())
 
 
+@pytest.mark.long
 def test_fisher_scores_are_half_of_the_information_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxheadprune.selection.scoring.sensitivity.LEAST", 1600)
     model = toys_scores.stack(layers=1, dtype=np.float64)
@@ -248,6 +250,7 @@ def test_a_measure_of_ones_own_has_no_gradient() -> None:
         )
 
 
+@pytest.mark.long
 def test_exports_of_one_network_have_the_same_scores(tiny: Path) -> None:
     random = np.random.default_rng(0)
     mask = np.ones((8, 6), np.int64)

@@ -127,6 +127,7 @@ def test_examples_run(name: str, example: str, desk: Path, command: Command) -> 
     assert outcome.exit_code == 0, outcome.stderr
 
 
+@pytest.mark.long
 def test_quiet_prints_errors_only(desk: Path, command: Command) -> None:
     outcome = command("prune", "model.onnx", "--heads", "0:1", "-q")
     assert (outcome.exit_code, outcome.stdout, outcome.stderr) == (0, "", "")
@@ -136,6 +137,7 @@ def test_quiet_prints_errors_only(desk: Path, command: Command) -> None:
     assert refused.exit_code in (2, 3) and refused.stderr.startswith("error: ")
 
 
+@pytest.mark.long
 def test_verbose_prints_every_step_and_where_an_error_came_from(desk: Path, command: Command) -> None:
     plain = command("prune", "model.onnx", "--heads", "0:1", "-o", "a.onnx")
     outcome = command("prune", "model.onnx", "--heads", "0:1", "-o", "b.onnx", "-v")

@@ -138,6 +138,7 @@ def looping(trips: int) -> ModelProto:
 FEED = {"x": np.ones((1, 2, 12), np.float32)}
 
 
+@pytest.mark.long
 def test_a_loop_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "PATIENCE", 0.5)
     session = Session(looping(2**62), resolve_provider("cpu"))
@@ -167,6 +168,7 @@ def test_measuring_stops_a_loop_that_never_ends(tmp_path: Path, monkeypatch: pyt
     assert np.allclose(bound.outputs()["z"], plain, atol=1e-5)
 
 
+@pytest.mark.long
 def test_ctrl_c_is_heard_in_a_loop_that_never_ends() -> None:
     session = Session(looping(2**62), resolve_provider("cpu"))
     threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
@@ -254,6 +256,7 @@ def test_what_was_in_memory_is_gone_before_its_lack_is_told(
     assert result.stderr == "error: there is not enough memory for this\n"
 
 
+@pytest.mark.long
 def test_ten_thousand_heads_take_seconds() -> None:
     """Each is looked up, and none is looked for among all the others."""
     before = os.times()

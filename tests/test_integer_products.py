@@ -132,6 +132,7 @@ def test_the_probe_tells_what_this_machine_does() -> None:
     assert saturates(onnx_runtime()) == (not exact)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gone", [[1], [0, 2]])
 def test_dynamically_quantized_models_are_proven(gone: list[int], tmp_path: Path) -> None:
     """The zero point of a projection's input changes with the input; positions of silenced heads hold just that."""
@@ -146,6 +147,7 @@ def test_dynamically_quantized_models_are_proven(gone: list[int], tmp_path: Path
     assert validate(quantized, cut, heads={0: [3]}).verdict == "failed"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pretended", [True, False])
 def test_deployment_is_compared_without_saturation(
     pretended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,7 @@ def heads_left(model: Path) -> list[int]:
     return [site.num_heads for site in find_sites(model).sites]
 
 
+@pytest.mark.long
 def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     outcome = cut(folder, out, settings_of({"heads": "0:1", "runtime": "sentence-transformers"}))

@@ -80,6 +80,7 @@ def run(command: Command, place: Path, *settings: str) -> Outcome:
 ALL = ("score", "prune", "validate")
 
 
+@pytest.mark.long
 def test_a_job_from_end_to_end(command: Command, place: Path) -> None:
     outcome = command("run", place / "job.yaml", "--junit", place / "gates.xml")
     assert outcome.exit_code == 0, outcome
@@ -160,6 +161,7 @@ def finished(finished_once: Path, place: Path) -> Path:
     return Path(shutil.copytree(finished_once, place))
 
 
+@pytest.mark.long
 def test_what_is_done_is_not_done_again(command: Command, finished: Path) -> None:
     kept = {name: (finished / "out" / name).stat().st_mtime_ns for name in ("pruned.onnx", "validate.json")}
     outcome = run(command, finished)
@@ -234,6 +236,7 @@ def test_another_version_does_all_again(
     assert told(run(command, finished)) == dict.fromkeys(ALL, "done")
 
 
+@pytest.mark.long
 def test_a_job_that_is_interrupted_goes_on(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,6 +303,7 @@ def test_a_limit_that_is_broken(name: str, command: Command, finished: Path) -> 
     assert sentence.split()[0] in (finished / "out" / "summary.md").read_text()
 
 
+@pytest.mark.long
 def test_what_could_not_be_measured_keeps_no_limit(command: Command, finished: Path) -> None:
     np.savez(finished / "test.npz", input_ids=np.ones((2, 6), np.int64))
     outcome = run(command, finished, "gate={min_accuracy: 0}")
@@ -324,6 +328,7 @@ def test_a_limit_on_speed(command: Command, finished: Path, monkeypatch: pytest.
     assert run(command, finished, settings[0], "gate={min_speedup: 1e-4}").exit_code == 0
 
 
+@pytest.mark.long
 def test_a_step_that_fails_is_in_the_verdict(command: Command, place: Path) -> None:
     """A model whose heads do nothing: that a cut is exact cannot be shown."""
     onnx.save(toys.attention(out_scale=0.0), place / "toy.onnx")
@@ -410,6 +415,7 @@ def test_the_table_of_limits_is_no_result_of_the_job(command: Command, place: Pa
     assert outcome.exit_code == 2 and "would replace data.path" in outcome.stderr
 
 
+@pytest.mark.long
 def test_names_are_safe_in_every_report(command: Command, place: Path) -> None:
     name = "<b>|`x`\x1b[31m é"
     (place / "job.yaml").write_text(JOB.replace("score:\n  method: fluctuation\n", ""), encoding="utf-8")
@@ -422,6 +428,7 @@ def test_names_are_safe_in_every_report(command: Command, place: Path) -> None:
     assert suite.name.startswith("<b>|`x`") and suite.name.endswith("é")
 
 
+@pytest.mark.long
 def test_a_recovery_goes_on_from_its_checkpoint(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,6 +488,7 @@ def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> No
     assert str(place / "tokenizer.json") not in named.values()
 
 
+@pytest.mark.long
 def test_a_quantized_model_is_what_limits_are_about(command: Command, finished: Path) -> None:
     """The cut in floats is the one that is exact; what is measured is what came out."""
     settings = (

@@ -146,6 +146,7 @@ def test_the_surgeon_knows_what_one_more_channel_costs() -> None:
         np.testing.assert_allclose(surgeon.errors(), alone, rtol=1e-8)
 
 
+@pytest.mark.long
 def test_a_path_ends_where_a_refit_from_scratch_does(digits: Path) -> None:
     """The error along the path is the error of the best linear map of what is left, within the damping."""
     from onnxheadprune.selection.activations.contexts import projection_matrix

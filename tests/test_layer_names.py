@@ -171,6 +171,7 @@ def test_without_names_an_attention_begins_a_layer(order: str, expected: list[st
     assert told == expected
 
 
+@pytest.mark.long
 def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command, digits: Path) -> None:
     layers_told = command("inspect", digits, "--json").document["layers"]
     assert [(layer["key"], layer["name"], layer["sites"]) for layer in layers_told] == [
@@ -187,6 +188,7 @@ def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command,
     assert "4 layers (--layers)" in printed and "blocks.2  attn.2 ffn.2" in printed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("model", "warned"), [({"layers": 1, "inner": 200}, 1), ({"layers": 3}, 0)])
 @pytest.mark.parametrize("spec", ["layer.0", "ffn.0"])
 def test_a_layer_that_holds_most_operations_is_named(spec: str, model: dict[str, int], warned: int) -> None:

@@ -58,6 +58,7 @@ def shorter() -> ModelProto:
     return cut(DIGITS, {"layer.1": "*"})
 
 
+@pytest.mark.long
 def test_a_layer_behind_one_that_went_has_the_same_number(shorter: ModelProto) -> None:
     assert keys(shorter) == {"0": ["0", "ffn.0"], "2": ["2", "ffn.2"], "3": ["3", "ffn.3"]}
     result = prune(shorter, {"layer.2": "*"}, provider="cpu")
@@ -76,6 +77,7 @@ def test_a_layer_that_is_gone_cannot_go_again(shorter: ModelProto) -> None:
         plan_pruning(shorter, {"layer.1": "*"})
 
 
+@pytest.mark.long
 def test_a_sublayer_that_is_left_alone_stays_in_its_layer() -> None:
     """Without the block that ended its layer, attention would be taken for a part of the next one."""
     left = cut(DIGITS, {"ffn.1": "*"})
@@ -112,6 +114,7 @@ def test_a_record_that_cannot_be_read_is_refused(shorter: ModelProto, content: s
 FORMER = '{"version": 1, "layers": [["0", "ffn.0"], ["1", "ffn.1"]]}'
 
 
+@pytest.mark.long
 def test_a_record_of_the_former_numbering_gives_way_to_names(shorter: ModelProto) -> None:
     assert keys(with_record(shorter, FORMER)) == keys(shorter)
     assert cut(with_record(shorter, FORMER), {"layer.2": "*"}).graph == cut(shorter, {"layer.2": "*"}).graph
@@ -131,6 +134,7 @@ def test_layers_beside_those_behind_an_exit_keep_their_numbers() -> None:
     assert keys(left) == {"x.0": ["0", "ffn.0"], "y.0": ["2", "ffn.2"], "y.1": ["3", "ffn.3"]}
 
 
+@pytest.mark.long
 def test_the_files_of_a_folder_agree_on_the_numbers(command: Command, tmp_path: Path) -> None:
     folder, once, twice = (tmp_path / name for name in ("in", "once", "twice"))
     folder.mkdir()

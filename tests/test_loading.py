@@ -184,6 +184,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"model": model, "cut": cut, "data": folder / "data.npz"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CALLS)
 def test_a_request_loads_what_it_asks_for(name: str, files: dict[str, Path], tmp_path: Path) -> None:
     call = CALLS[name]
@@ -195,12 +196,14 @@ def test_a_request_loads_what_it_asks_for(name: str, files: dict[str, Path], tmp
         assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in ours.values()) <= MOST_LINES
 
 
+@pytest.mark.long
 def test_the_python_api_of_a_cut_loads_no_more() -> None:
     ours, heavy = loaded_by("import onnxheadprune.workflow.prune")
     assert strangers(ours, PRUNE | {"workflow.prune"}) == set()
     assert heavy == set()
 
 
+@pytest.mark.long
 def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
     ours, heavy = loaded_by("import onnxheadprune.selection.choose")
     assert {"selection.choose", "selection.scoring.score"} <= strangers(ours, PRUNE)

@@ -27,6 +27,7 @@ def _cut(command: Command, model: Path, out: Path, *options: str) -> Mapping[str
     return document
 
 
+@pytest.mark.long
 def test_heads_neurons_and_sublayers_go_in_one_cut(command: Command, digits: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     words = ("--heads", "0:1", "--neurons", "0:0-63 ffn.3:5", "--layers", "attn.2 ffn.1")
@@ -62,6 +63,7 @@ def test_numbers_are_those_of_the_original(command: Command, digits: Path, tmp_p
     assert command("prune", once, "-o", twice, "--neurons", "1:3").exit_code == 2
 
 
+@pytest.mark.long
 def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) -> None:
     """The record says neuron 5, and neuron 6 is gone; or one weight is off."""
     right, wrong = tmp_path / "right.onnx", tmp_path / "wrong.onnx"
@@ -108,6 +110,7 @@ def test_bad_words_are_refused_in_a_sentence(
     assert not (tmp_path / "out.onnx").exists()
 
 
+@pytest.mark.long
 def test_the_api_takes_one_spec(digits: Path) -> None:
     made = ohp.prune(digits, {"0": [1], "ffn.2": range(64), "layer.3": "*"}, validate=False)
     assert made.plan.removed == {0: (1,), 3: tuple(range(8))}
@@ -131,6 +134,7 @@ def test_ranges_are_read_as_they_are_spelled() -> None:
             read_ranges(text, 5)
 
 
+@pytest.mark.long
 def test_the_report_page_counts_neurons(command: Command, digits: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     _cut(command, digits, tmp_path / "out.onnx", "--neurons", "1:0-31", "--report", str(page))

@@ -136,6 +136,7 @@ def test_data_of_such_a_model_holds_single_samples(fails: bool) -> None:
     assert found.inputs[0].dims[0] == 1 and found.count == SAMPLES
 
 
+@pytest.mark.long
 def test_labels_stay_with_their_samples() -> None:
     model = one_sample(fails=True)
     data = {**tokens(), "labels": np.zeros((SAMPLES, LENGTH), np.int64)}

@@ -103,6 +103,7 @@ def test_a_curve_over_operations_says_so(x: str | None) -> None:
         plot_curve(curve, "heads")
 
 
+@pytest.mark.long
 def test_a_curve_shows_accuracy_and_speed_of_each_cut() -> None:
     curve = curve_result()
     drift, accuracy, speed = plot_curve(curve, "parameters").axes
@@ -140,6 +141,7 @@ def test_maps_of_heads_are_readable(sites: int, heads: int) -> None:
     assert faults(heads_picture({name: [None] * heads for name in scores}, removed, "named heads")) == []
 
 
+@pytest.mark.long
 def test_a_map_marks_each_head_that_goes() -> None:
     result = prune(toys.attention(), "0:1,3")
     figure = plot_heads(result)
@@ -160,6 +162,7 @@ def test_everybody_tells_the_colours_apart() -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
 def test_the_same_results_make_the_same_file(suffix: str, tmp_path: Path) -> None:
     contents = []
@@ -170,6 +173,7 @@ def test_the_same_results_make_the_same_file(suffix: str, tmp_path: Path) -> Non
     assert contents[0] == contents[1] and len(contents[0]) > 5000
 
 
+@pytest.mark.long
 def test_notebooks_are_given_a_picture() -> None:
     content, size = plot_curve(curve_result())._repr_png_()
     assert content.startswith(b"\x89PNG") and size["width"] > 500

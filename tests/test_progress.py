@@ -134,6 +134,7 @@ def test_no_bar_is_full_where_nothing_is_known() -> None:
     assert "0/?" not in text.getvalue() and "then recovering, validating" in text.getvalue()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wish", [Wish(ratio=0.25), Wish(max_drift=1.0), Wish(ratio=0.25, method="fisher")])
 def test_every_message_of_a_cut_belongs_to_a_stage(wish: Wish, tmp_path: Path) -> None:
     """Whatever is asked for: a message that no stage knows would hide where the call is."""

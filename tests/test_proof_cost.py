@@ -89,6 +89,7 @@ def calls(blocks: int) -> int:
     return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 def test_a_stream_without_normalisations_is_walked_once() -> None:
     assert calls(40) < 2.5 * calls(20)
 

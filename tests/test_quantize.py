@@ -109,6 +109,7 @@ def test_nothing_is_quantized_twice_or_where_nothing_is_stored(rounded: onnx.Mod
         quantize(alone, to="int8-dynamic", exclude=("product",))
 
 
+@pytest.mark.long
 def test_the_record_of_a_cut_is_kept_and_later_cuts_count_from_it(toy: Path) -> None:
     cut = prune(toy, {0: [1]}, data=DATA, refit=True, provider="cpu")
     both = quantize(cut.model, to="int8-dynamic").model
@@ -133,6 +134,7 @@ def test_maps_of_integers_are_what_they_were_of_floats(toy: Path, rounded: onnx.
         )
 
 
+@pytest.mark.long
 def test_a_wish_on_a_quantized_model_refits_its_levels(rounded: onnx.ModelProto) -> None:
     result = prune(rounded, wish=Wish(ratio=0.25), data=DATA, provider="cpu")
     bare = prune(rounded, wish=Wish(ratio=0.25), data=DATA, provider="cpu", refit=False)
@@ -147,6 +149,7 @@ def test_a_wish_on_a_quantized_model_refits_its_levels(rounded: onnx.ModelProto)
     assert validate(rounded, result.model).verdict == "passed"
 
 
+@pytest.mark.long
 def test_a_refit_that_does_harm_is_given_up(
     rounded: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:

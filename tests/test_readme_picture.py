@@ -16,6 +16,7 @@ DARK = "#0d1117"
 """The darkest page of a code host."""
 
 
+@pytest.mark.long
 def test_it_shows_the_figures() -> None:
     figure = draw(FIGURES)
     assert faults(figure) == []

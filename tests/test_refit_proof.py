@@ -56,6 +56,7 @@ def reseal(original: ModelProto, model: ModelProto) -> None:
     sealed(open_structure(model), plan_pruning(original, HEADS))
 
 
+@pytest.mark.long
 def test_the_first_line_names_the_refitted_tensors_and_what_they_do(
     made: tuple[ModelProto, ModelProto],
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_record_that_is_none_is_named(text: str) -> None:
         check(model, smaller)
 
 
+@pytest.mark.long
 def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
     original = toys_scores.stack()
     first = prune(original, "0:1", data=DATA, refit=True, provider="cpu").model
@@ -190,6 +192,7 @@ def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
     assert check(original, second).verdict == "passed"
 
 
+@pytest.mark.long
 def test_digests_are_of_what_is_written() -> None:
     """A second cut narrows a refitted tensor, and the record follows."""
     original = toys_scores.stack()

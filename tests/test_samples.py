@@ -154,6 +154,7 @@ def serialized(nodes: list[NodeProto]) -> list[bytes]:
     return [node.SerializeToString(deterministic=True) for node in nodes]
 
 
+@pytest.mark.long
 def test_digits_can_lose_any_head(digits: Path) -> None:
     from onnxheadprune import validate
 

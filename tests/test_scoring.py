@@ -78,6 +78,7 @@ def test_ablation_is_the_brute_force_on_toys(form: dict[str, Any]) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["digits_vit", "tiny/bert-dynamo-sdpa", "tiny/gpt2-torchscript-eager"])
 def test_ablation_is_the_brute_force_on_exports(name: str, tiny: Path) -> None:
     random = np.random.default_rng(0)
@@ -187,6 +188,7 @@ def test_two_heads_of_which_one_does_all_the_work_of_the_other_cost_nothing() ->
 # Simple methods
 
 
+@pytest.mark.long
 def test_simple_scores_are_their_formulas() -> None:
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model)

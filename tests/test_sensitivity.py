@@ -182,6 +182,7 @@ def test_a_wrong_cut_fails_on_numbers_alone(wrong: Any) -> None:
     assert {verdict(seed, wrong(seed)).verdict for seed in SEEDS} == {"failed"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("opset", [17, 23])
 def test_a_float_model_is_allowed_what_it_always_was(opset: int) -> None:
     """Noise moves it by little more than noise, in opsets without kernels for random numbers, too."""

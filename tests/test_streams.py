@@ -49,6 +49,7 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(line, code, result.stdout, result.stderr)
 
 
+@pytest.mark.long
 def test_closed_streams_write_no_model(toy: Path) -> None:
     """The first file that is opened must not become the stdout that a library prints to."""
     out = toy.with_name("o.onnx")
@@ -88,6 +89,7 @@ def test_a_reader_that_leaves_changes_no_verdict(toy: Path) -> None:
         assert "error" not in result.stderr
 
 
+@pytest.mark.long
 def test_letters_that_a_terminal_lacks(toy: Path) -> None:
     named = toy.with_name("münze_注意.onnx")
     toy.rename(named)

@@ -123,6 +123,7 @@ def test_the_gate_of_a_branch_is_no_branch() -> None:
     assert [site.label for site in sites.of("sublayers")] == [] and len(sites.neurons) == 1
 
 
+@pytest.mark.long
 def test_a_sublayer_goes_only_where_it_is_named(tmp_path: Path, command: Command) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(network("recurrence"), path)

@@ -62,6 +62,7 @@ def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, wi
     assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 2])
 def test_as_many_more_as_is_said_are_enough(count: int) -> None:
     with pytest.raises(UsageError) as caught:
@@ -72,6 +73,7 @@ def test_as_many_more_as_is_said_are_enough(count: int) -> None:
     assert chosen(enough, ratio=0.25).selection.count
 
 
+@pytest.mark.long
 def test_blocks_that_cannot_be_scored_drop_out_with_the_reason() -> None:
     found = chosen(4, ratio=0.25, units=BOTH)
     left = found.selection.left_out
@@ -149,6 +151,7 @@ def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
     )
 
 
+@pytest.mark.long
 def test_the_command_says_it_in_one_sentence(command: Command, tmp_path: Path) -> None:
     model, archive = tmp_path / "model.onnx", tmp_path / "few.npz"
     onnx.save(toys_scores.stack(), model)

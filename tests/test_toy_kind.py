@@ -121,6 +121,7 @@ def test_its_mask_is_the_same_model(model: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_it_is_recorded_cut_again_and_proven(command: Command, model: Path, tmp_path: Path) -> None:
     once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
     assert command("prune", model, "-o", once, "--heads", "0:1 width.0:0 ffn.1:3").exit_code == 0
@@ -137,6 +138,7 @@ def test_it_is_recorded_cut_again_and_proven(command: Command, model: Path, tmp_
     assert "2 head widths, 6 channels" in command("inspect", twice).stdout
 
 
+@pytest.mark.long
 def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
     """The record says channel 2, and channel 0 is gone."""
     wrong = tmp_path / "wrong.onnx"
@@ -150,6 +152,7 @@ def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
     assert ohp.PrunePlan.from_dict(plan.to_dict()) == plan and plan.spec == {"width.0": [1]}
 
 
+@pytest.mark.long
 def test_a_wish_weighs_it_against_heads_and_neurons(model: Path) -> None:
     wish = Wish(
         ratio=0.3,
@@ -164,6 +167,7 @@ def test_a_wish_weighs_it_against_heads_and_neurons(model: Path) -> None:
         Wish(ratio=0.3, units=frozenset({"pairs"}))
 
 
+@pytest.mark.long
 def test_it_goes_from_every_file_of_a_folder(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--heads", "width.1:1", "--json")

@@ -71,6 +71,7 @@ def test_a_right_cut_passes(options: dict[str, Any]) -> None:
     assert result.placement.keys() == {"CPUExecutionProvider"}
 
 
+@pytest.mark.long
 def test_precision_decides_the_tolerance() -> None:
     half = toys.attention(dtype=np.float16)
     result = check(half, pruned(half))
@@ -101,6 +102,7 @@ def test_a_whole_site_may_go() -> None:
     assert result.heads == {0: (0, 1, 2, 3)}
 
 
+@pytest.mark.long
 def test_named_heads_replace_the_record() -> None:
     model = toys.attention()
     smaller = pruned(model)
@@ -173,6 +175,7 @@ def test_a_wrong_model_fails(corrupt: Corruption) -> None:
     assert not result.passed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("corrupt", [one_corrupted_weight, one_corrupted_bias, swapped_heads])
 def test_a_wrong_weight_is_seen_in_the_outputs_alone(
     corrupt: Corruption, monkeypatch: pytest.MonkeyPatch
@@ -199,6 +202,7 @@ def test_a_weight_that_no_input_reads_is_seen() -> None:
     assert "embed.weight" in result.reason
 
 
+@pytest.mark.long
 def test_the_wrong_head_removed_fails_on_a_trained_model(digits: Path) -> None:
     model = onnx.load(digits)
     smaller = pruned(model, "2:5")
@@ -445,6 +449,7 @@ def test_data_that_are_read_say_the_same(digits: Path, digits_test: Path) -> Non
     assert found[0].accuracy.count == 450 and found[0].drift == found[1].drift
 
 
+@pytest.mark.long
 def test_drift_and_accuracy_on_labelled_data(digits: Path, digits_test: Path) -> None:
     result = prune(digits, "*:0", data=digits_test, provider="cpu").validation
     assert result is not None
@@ -463,6 +468,7 @@ def test_drift_and_accuracy_on_labelled_data(digits: Path, digits_test: Path) ->
     assert [case.feeds for case in data] == [15]
 
 
+@pytest.mark.long
 def test_accuracy_is_what_numpy_says(digits: Path, digits_test: Path, tmp_path: Path) -> None:
     import onnxruntime
 
@@ -488,6 +494,7 @@ def test_hidden_states_are_no_logits(tiny: Path) -> None:
     assert drift.top1_agreement is not None
 
 
+@pytest.mark.long
 def test_labels_that_do_not_fit_are_noted(digits: Path) -> None:
     data = np.load(digits.with_name("digits_test.npz"))
     wrong = {"images": data["images"][:8], "labels": np.zeros((8, 3), dtype=np.int64)}
@@ -499,6 +506,7 @@ def test_labels_that_do_not_fit_are_noted(digits: Path) -> None:
 # Writing
 
 
+@pytest.mark.long
 def test_prune_refuses_to_write_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxheadprune.edit import apply
 
@@ -542,6 +550,7 @@ def _stamp(path: Path) -> str:
 # What cannot be compared
 
 
+@pytest.mark.long
 def test_an_original_that_does_not_repeat_itself_says_so() -> None:
     """Every difference of such a model would be blamed on the cut."""
     model = toys.attention()

@@ -234,6 +234,7 @@ def test_values_stay_where_no_change_helps_held_out_rows() -> None:
     assert fit_values(moments(x[:20], y[:20]), moments(x[20:], y[20:]), weight, layout) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_new_values_lower_the_held_out_error_and_the_cut_is_proven(form: str) -> None:
     make, data, weight, _ = FORMS[form]

@@ -67,6 +67,7 @@ def test_a_past_of_a_number_of_its_own_fails(what: str, number: int) -> None:
     assert verdict(model, smaller).verdict == "failed"
 
 
+@pytest.mark.long
 def test_a_batch_that_only_the_pruned_graph_names_is_tried() -> None:
     model = attacks.text_model()
     smaller = attacks.pruned(model)

@@ -100,6 +100,7 @@ def test_any_width_shows_every_number(
     assert all(len(line) <= 1000 for line in outcome.stdout.splitlines())
 
 
+@pytest.mark.long
 def test_help_is_printed_at_any_width(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     for columns in (*NO_WIDTHS, "1", "9" * 30):
         monkeypatch.setenv("COLUMNS", columns)

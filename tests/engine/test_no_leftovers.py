@@ -30,6 +30,7 @@ def unread(graph: GraphProto) -> Iterator[str]:
     yield from (node.name for node in graph.node if not read & set(node.output))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("whole", [False, True])
 def test_everything_left_is_read(name: str, whole: bool) -> None:
@@ -113,6 +114,7 @@ def check(model: ModelProto, renumber: bool = False) -> None:
         assert not projections & computed(cut.graph, contents), spec
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", EACH)
 def test_nothing_of_a_site_that_goes_as_a_whole_is_left_for_its_shape(name: str) -> None:
     check(MODELS[name]())
@@ -130,6 +132,7 @@ def test_nothing_of_a_site_that_goes_with_its_cache_is_left(name: str) -> None:
     check(MODELS[name](), renumber=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bias", [False, True], ids=("plain", "biases"))
 def test_a_parallel_layer_leaves_one_addition(bias: bool) -> None:
     """What its parts leave is one vector, or nothing."""
@@ -143,6 +146,7 @@ def test_a_parallel_layer_leaves_one_addition(bias: bool) -> None:
         assert validate(model, cut, provider="cpu").verdict == "passed"
 
 
+@pytest.mark.long
 def test_a_stand_in_takes_its_size_from_what_stays() -> None:
     """In front of a fused residual normalisation a value of full size is needed, and nothing but its size."""
     model = MODELS["fused at the end"]()

@@ -77,6 +77,7 @@ def check_some(name: str, seed: int, renumber: bool) -> ModelProto | None:
     return check(model, parts, random.Random(seed).sample(parts, len(parts)), renumber) if parts else None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", EACH)
 def test_calls_in_any_order_give_what_one_call_gives(name: str) -> None:
     check_some(name, 0, renumber=True)
@@ -100,6 +101,7 @@ def test_thousands_of_calls_give_what_one_call_gives(name: str) -> None:
         check_some(name, seed, renumber=seed % 2 == 0)
 
 
+@pytest.mark.long
 def test_a_first_layer_and_a_head_of_every_other_one() -> None:
     """Exporters read the length of the past off the first cache; any other one tells it, however many heads it has."""
     model = toys_layers.decoder(5, cache=True, measured=0)
@@ -112,6 +114,7 @@ def test_a_first_layer_and_a_head_of_every_other_one() -> None:
         assert validate(model, made, provider="cpu").verdict == "passed"
 
 
+@pytest.mark.long
 def test_layers_are_noted_before_the_first_sublayer_goes() -> None:
     model = toys_layers.decoder(3)
     parts: list[Part] = [{"1": "*"}, {"ffn.1": "*"}]
@@ -120,6 +123,7 @@ def test_layers_are_noted_before_the_first_sublayer_goes() -> None:
         assert made is not None
 
 
+@pytest.mark.long
 def test_layers_that_share_weights_keep_the_same_numbers() -> None:
     """How copies of weights are called, and whether equal ones are stored once, does depend on the order."""
     model = toys_scores.stack(shared=True)

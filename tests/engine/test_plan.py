@@ -95,6 +95,7 @@ def test_record_of_two_prunings_is_that_of_one() -> None:
     assert record(once) == record(twice)
 
 
+@pytest.mark.long
 def test_pruning_twice_composes_in_original_indices() -> None:
     model, feed = build(PLAIN)
     once = apply_plan(plan_pruning(model, {0: [1, 3], 1: [0]}), model)

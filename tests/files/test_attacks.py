@@ -118,6 +118,7 @@ def test_one_module_makes_files(tmp_path: Path) -> None:
     assert [line for line, _ in makers(example)] == [2, 3, 4, 6]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_an_output_that_is_an_input(call: Call, name: str, command: Command, place: Path) -> None:
     """By whatever name: as it is, relative, through folders and links of folders, and as a hard link."""
@@ -246,6 +247,7 @@ def test_two_calls_of_the_same_command_give_the_same(command: Command, place: Pa
     assert len(list(place.glob("out.onnx*"))) == 2 and len(list(place.glob("r.html*"))) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("named", ["curve.json", "curve.png"])
 def test_what_comes_beside_a_curve_replaces_nothing_but_its_like(
     named: str, command: Command, place: Path

@@ -56,6 +56,7 @@ def test_texts_are_whole_at_every_step(
     assert seen == {older, newer} and step > 5
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_the_older_text_and_picture(tmp_path: Path) -> None:
     """On a file system of 64 kB, and with a limit on the size of files where none may be mounted."""
     mount = tmp_path / "small"
@@ -141,6 +142,7 @@ def test_a_signal_leaves_nothing_half_written(tmp_path: Path, sent: signal.Signa
     assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
+@pytest.mark.long
 def test_long_names_in_any_script(tmp_path: Path) -> None:
     """Names that are made from names fit too: hidden ones and those of data files."""
     for name in (
@@ -180,6 +182,7 @@ def test_weights_that_are_read_are_never_swept_up(tmp_path: Path) -> None:
         assert complete(tmp_path / "m.onnx") == before
 
 
+@pytest.mark.long
 def test_weights_that_any_model_near_refers_to_stay(tmp_path: Path) -> None:
     """However a model beside the output or in a folder above it spells their place."""
     folder = tmp_path / "up" / "out"

@@ -17,6 +17,7 @@ from tests.folders.exports import contents
 Command = Callable[..., Outcome]
 
 
+@pytest.mark.long
 def test_the_function_gives_the_folder_of_the_command(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     before = contents(folder)

@@ -184,6 +184,7 @@ def test_transformers_js_is_told_of_weights_beside_the_model(
     assert followed("transformers.js", folder) == after
 
 
+@pytest.mark.long
 def test_a_folder_gets_the_fields(command: Command, tmp_path: Path) -> None:
     folder, out = exports.decoder(tmp_path / "in"), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--heads", "0:1", "--runtime", "optimum", "--json")
@@ -206,6 +207,7 @@ def test_a_folder_gets_the_fields(command: Command, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.long
 def test_a_folder_gets_its_layers(command: Command, tmp_path: Path) -> None:
     folder, out = exports.deep_decoder(tmp_path / "in"), tmp_path / "out"
     words = ("prune", folder, "--heads", "0:1 1:0,2", "--per-layer-config")

@@ -45,6 +45,7 @@ def run(command: Command, place: Path, *settings: str) -> Outcome:
     )
 
 
+@pytest.mark.long
 def test_a_job_makes_a_folder_and_knows_it_again(command: Command, place: Path) -> None:
     before = contents(place / "in")
     outcome = run(command, place)
@@ -77,6 +78,7 @@ def test_a_job_makes_a_folder_and_knows_it_again(command: Command, place: Path) 
     assert (made / "tokenizer.json").read_text() == "another tokenizer"
 
 
+@pytest.mark.long
 def test_what_others_put_into_the_folder_stays(command: Command, place: Path) -> None:
     assert run(command, place, "validate=null", "gate=null").exit_code == 0
     (place / "out" / "pruned" / "mine").write_text("mine")
@@ -108,6 +110,7 @@ def test_what_a_folder_cannot_have(
     assert (place / "out").exists() == (code == 1)
 
 
+@pytest.mark.long
 def test_a_wish_reads_the_data_of_the_job(command: Command, place: Path) -> None:
     """The most precise file leads, and its refit is told of."""
     import numpy as np

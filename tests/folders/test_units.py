@@ -32,6 +32,7 @@ def spoilt(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
     onnx.save(model, path)
 
 
+@pytest.mark.long
 def test_the_same_neurons_go_from_both_precisions(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     before = contents(folder)
@@ -54,6 +55,7 @@ def test_the_same_neurons_go_from_both_precisions(command: Command, tmp_path: Pa
     assert command("validate", folder, out).exit_code == 0
 
 
+@pytest.mark.long
 def test_a_folder_shows_its_blocks(command: Command, tmp_path: Path) -> None:
     folder = toys_seq2seq.folder(tmp_path / "in", feed=True)
     shown = command("inspect", folder, "--json").document
@@ -81,6 +83,7 @@ def _another_order(model: onnx.ModelProto) -> None:
         toys.set_initializer(model, name, np.ascontiguousarray(np.take(weights, order, axis)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("change", [_noise, _another_order])
 def test_a_block_that_differs_is_refused_and_heads_still_go(
     change: Callable[[onnx.ModelProto], None], command: Command, tmp_path: Path
@@ -100,6 +103,7 @@ def test_a_block_that_differs_is_refused_and_heads_still_go(
     assert command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1").exit_code == 0
 
 
+@pytest.mark.long
 def test_files_that_were_cut_apart_are_refused(command: Command, tmp_path: Path) -> None:
     """Each file is exact by itself; together they are no network."""
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
@@ -120,6 +124,7 @@ def test_files_that_were_cut_apart_are_refused(command: Command, tmp_path: Path)
     assert outcome.exit_code == 3 and "agree" in outcome.stderr, outcome.stderr
 
 
+@pytest.mark.long
 def test_a_layer_goes_from_every_decoder_and_leaves_the_caches(command: Command, tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--layers", "0", "--runtime", "optimum", "--json")
@@ -135,6 +140,7 @@ def test_a_layer_goes_from_every_decoder_and_leaves_the_caches(command: Command,
     assert outcome.exit_code == 2 and "this model's layers are 0-1" in outcome.stderr
 
 
+@pytest.mark.long
 def test_weights_in_blocks_decide_what_can_go(command: Command, tmp_path: Path) -> None:
     """Of a file in four bits only whole blocks can go, so of the whole folder."""
     folder = tmp_path / "in"
@@ -149,6 +155,7 @@ def test_weights_in_blocks_decide_what_can_go(command: Command, tmp_path: Path) 
     assert outcome.exit_code == 0, outcome.stderr
 
 
+@pytest.mark.long
 def test_a_wish_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
     wish = Wish(ratio=0.4, units=frozenset({"heads", "neurons"}), limits=Limits(multiple_of={"neurons": 2}))

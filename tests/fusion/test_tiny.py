@@ -23,6 +23,7 @@ INDEX = 7
 """Which of the drawn sets of heads goes."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "mode"), CASES)
 def test_all_sites_are_fused_and_equal_pytorch(name: str, mode: FuseMode, tmp_path: Path) -> None:
     expected = reference(name.partition("-")[0])

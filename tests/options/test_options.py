@@ -196,6 +196,7 @@ def _accepted(name: str, option: str, trial: Trial) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", ["heatmap", "min_heads"])
 def test_without_rules_options_are_ignored(
     option: str, look: Callable[[str, Words], Seen], monkeypatch: pytest.MonkeyPatch
@@ -242,6 +243,7 @@ def test_an_ignored_option_is_noticed() -> None:
     assert _differs(one, Seen(0, {"/a": 1, "/time": 0.3}, {"out": "y"}), lambda: again)
 
 
+@pytest.mark.long
 def test_jobs_are_processes(
     shelf: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

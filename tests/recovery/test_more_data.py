@@ -113,6 +113,7 @@ def seen(feeds: Any) -> list[tuple[int, ...]]:
     return [tuple(row) for feed in feeds for row in feed["input_ids"].tolist()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_all_that_is_there_is_seen_once_and_a_sample_of_it_held(form: str, tmp_path: Path) -> None:
     data = read(form, tmp_path)
@@ -156,6 +157,7 @@ def test_images_beyond_a_sample_are_decoded_when_they_are_wanted(tmp_path: Path,
     assert len(set(rows)) == len(rows) == 20 and not set(rows) & held
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["lines.txt", "folder"])
 def test_another_process_gets_the_sample(form: str, tmp_path: Path) -> None:
     data = read(form, tmp_path)
@@ -163,6 +165,7 @@ def test_another_process_gets_the_sample(form: str, tmp_path: Path) -> None:
     assert found.more is None and found.total == data.count and seen(found.feeds) == seen(data.feeds)
 
 
+@pytest.mark.long
 def test_whoever_counts_tokens_counts_all_of_a_long_text(tmp_path: Path) -> None:
     every = seen(text(tmp_path, "lines.txt").every())
     assert sorted(every) == sorted(tuple(numbered(number)) for number in range(COUNT))
@@ -177,6 +180,7 @@ def test_every_beginning_of_an_order_is_spread_evenly(count: int) -> None:
         assert gaps.max() <= 3 * (count + 1) / (part + 1) + 1
 
 
+@pytest.mark.long
 def test_a_long_text_takes_the_memory_of_a_window(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     with path.open("w", encoding="utf-8") as stream:
@@ -270,6 +274,7 @@ def test_a_training_on_much_data_sees_none_of_it_twice_and_goes_on_to_the_same_b
     assert parts.read_bytes() == whole.read_bytes() and not beside(parts).exists()
 
 
+@pytest.mark.long
 def test_a_training_says_what_it_used_and_what_would_help() -> None:
     found = short()
     assert (

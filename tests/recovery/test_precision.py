@@ -52,12 +52,14 @@ def taken(given: Lesson, candidates: list[Candidate], *seconds: float) -> str:
 # Which one
 
 
+@pytest.mark.long
 def test_float16_is_taken_where_it_agrees_and_is_faster(plain: Lesson) -> None:
     assert taken(plain, plain.candidates, 2.0, 1.0) == "float16"
     assert taken(plain, plain.candidates, 2.0, 1.9) == "float32"
     assert taken(plain, plain.candidates, 1.0, 2.0) == "float32"
 
 
+@pytest.mark.long
 def test_a_third_one_must_beat_the_second(plain: Lesson) -> None:
     first, second = plain.candidates
     candidates = [first, replace(second, name="other"), second]
@@ -90,6 +92,7 @@ def large_scores(model: ModelProto) -> None:
         toys.set_initializer(model, name, toys.get_initializer(model, name) * np.float32(1000))
 
 
+@pytest.mark.long
 def test_activations_beyond_float16_are_refused() -> None:
     given = lesson(large_scores)
     first, second = given.candidates
@@ -139,6 +142,7 @@ def test_gradients_beyond_float16_halve_the_loss_scale(plain: Lesson) -> None:
     assert 1e-5 < distance([item.copy() for item in tensors.gradients.values()], expected) < FARTHEST
 
 
+@pytest.mark.long
 def test_gradients_beyond_float16_without_a_scale_are_computed_in_float32(plain: Lesson) -> None:
     feed = plain.feed()
     feed[TARGET] = feed[TARGET] * np.float32(1e12)
@@ -156,6 +160,7 @@ def test_gradients_beyond_float16_without_a_scale_are_computed_in_float32(plain:
     assert all(np.isfinite(item.copy()).all() for item in student.gradients)
 
 
+@pytest.mark.long
 def test_a_loss_that_float16_alone_cannot_hold_is_computed_in_float32() -> None:
     given = lesson(large_scores)
     with float16_on_cpu():
@@ -186,6 +191,7 @@ def training(given: Lesson) -> Training:
     return made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("float16", [False, True])
 def test_a_loss_that_is_no_number_leaves_the_weights_alone(float16: bool) -> None:
     with float16_on_cpu() if float16 else nullcontext():
@@ -205,6 +211,7 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone(float16: bool) -> Non
         assert all(map(np.array_equal, after, moments))
 
 
+@pytest.mark.long
 def test_a_step_with_infinite_gradients_is_skipped() -> None:
     with float16_on_cpu():
         given = lesson()
@@ -223,6 +230,7 @@ def test_a_step_with_infinite_gradients_is_skipped() -> None:
         assert (kept.taken, kept.precision, kept.scale) == (made.adam.steps, "float16", made.student.scale)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("float16", [False, True])
 def test_no_weights_move_between_steps(float16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     with float16_on_cpu() if float16 else nullcontext():

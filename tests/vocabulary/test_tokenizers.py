@@ -210,6 +210,7 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text("utf-8"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [word_piece, byte_pairs, unigram])
 def test_a_folder_is_the_unit(command: Command, tmp_path: Path, make: Callable[[], Tokenizer]) -> None:
     old = make()
@@ -262,6 +263,7 @@ def test_a_folder_is_the_unit(command: Command, tmp_path: Path, make: Callable[[
     assert "of the data are kept" in listed and "tokenizer.json" in listed
 
 
+@pytest.mark.long
 def test_a_list_of_tokens(command: Command, tmp_path: Path) -> None:
     made = word_piece()
     folder, out, keep = folder_of(tmp_path / "in", made), tmp_path / "out", tmp_path / "keep.txt"

@@ -31,9 +31,7 @@ KNOWN_GAPS = {
 def selected(cases: list[Case]) -> list[tuple[str, str]]:
     """Case and variant of each folder, those of one case together."""
     return [
-        (case.name, variant)
-        for case in cases
-        for variant in (ALL if case.name in REPRESENTATIVES else QUICK)
+        (case.name, variant) for case in cases for variant in (ALL if case.name in REPRESENTATIVES else QUICK)
     ]
 
 

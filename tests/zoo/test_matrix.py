@@ -58,7 +58,9 @@ def graphs_of(session: pytest.Session) -> list[tuple[str, str]]:
     ]
 
 
-def test_nearly_all_float32_graphs_are_exact(store: Store, rows: list[Row], request: pytest.FixtureRequest) -> None:
+def test_nearly_all_float32_graphs_are_exact(
+    store: Store, rows: list[Row], request: pytest.FixtureRequest
+) -> None:
     from tests.zoo.selection import is_fp32
 
     assert len(rows) >= BUILT_SHARE * len(graphs_of(request.session))
