@@ -69,7 +69,7 @@ def prune(
     )
     tokens = tokens_of(vocabulary.vocab, vocabulary.vocab_size, vocabulary.token_ids)
     if in_folder:
-        _require_folder_settings(target, cut, heatmap, resume, time)
+        _require_folder_settings(target, cut, heatmap, resume)
     elif deploying.runtime is not None or deploying.per_layer_config:
         flag = "--per-layer-config" if deploying.runtime is None else "--runtime"
         raise click.UsageError(f"{flag} requires a folder, whose configuration it updates", context)
@@ -92,16 +92,13 @@ def prune(
     return carry_out(subject, request, showing, dry_run=dry_run)
 
 
-def _require_folder_settings(
-    target: Target, cut: Cut, heatmap: Path | None, resume: bool, time: str | None
-) -> None:
+def _require_folder_settings(target: Target, cut: Cut, heatmap: Path | None, resume: bool) -> None:
     """Raise a click.UsageError if options are for single models."""
     refused = {
         "--in-place": (target.in_place, "a folder is never replaced; specify -o OUT"),
         "--heatmap": (heatmap is not None, "score one of the files"),
         "--exit": (cut.exit is not None, "make the exit of each file permanent"),
         "--resume": (resume, "a folder appears at once, so there is nothing to resume"),
-        "--time": (time is not None, "train each of its networks for some time with --recover"),
     }
     for flag, (given, instead) in refused.items():
         if given:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,6 +186,25 @@ def test_a_wish_on_text_reaches_every_network(command: Command, tmp_path: Path) 
     assert len(outcome.document["files"]) == 4
     assert len({str(removed(out / name)) for name in DECODERS}) == 1 and removed(out / DECODERS[0]) != [()]
     assert outcome.document["heads"] == {} and outcome.document["neurons"].keys() == {"ffn.0", "ffn.1"}
+
+
+@pytest.mark.long
+def test_the_networks_of_a_folder_share_the_time_of_the_call(command: Command, tmp_path: Path) -> None:
+    """Each is trained, and the first leaves the second as much as it had."""
+    folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
+    text = tmp_path / "t.txt"
+    random = np.random.default_rng(5)
+    text.write_text("\n".join(" ".join(f"w{word}" for word in random.integers(1, 15, 5)) for _ in range(60)))
+    words = ("--ratio", "0.4", "--units", "neurons", "--multiple-of", "neurons=2", "--data", text, "--json")
+    began = time.monotonic()
+    outcome = command("prune", folder, "-o", out, *words, "--time", "16s")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert time.monotonic() - began <= 16 * 1.25
+    first, second = (
+        item["choice"]["recovery"] for item in outcome.document["files"] if item["leads"] and item["choice"]
+    )
+    assert first["steps"] and second["steps"]
+    assert first["seconds"] < 8 and second["seconds"] > 2
 
 
 @pytest.mark.long

@@ -22,13 +22,15 @@ class Budget:
         epochs: passes over the samples in memory. The same data and seed give the same bytes.
         seconds: until training ends, the search for a learning rate included.
         call: seconds of the whole call, from the making of this budget: what is left when training begins is its time.
-        reserved: of these, seconds for what comes behind the training.
+        files: how many of a network's files are proven behind the training.
+        reserved: of these seconds, those for the proofs.
         started: when the call began, by the monotonic clock.
     """
 
     epochs: float | None = None
     seconds: float | None = None
     call: float | None = None
+    files: int = field(default=1, compare=False)
     reserved: float = field(default=0.0, compare=False)
     started: float = field(default_factory=time.monotonic, compare=False)
 
@@ -65,9 +67,20 @@ class Budget:
             return Budget(seconds=self.seconds / among)
         return Budget(epochs=(self.epochs or 0.0) / among)
 
+    def turn(self, among: int, files: int = 1) -> Budget:
+        """Give a network of a folder its part of the call: what is left now is for it and those that wait.
+
+        Args:
+            among: how many networks that are.
+            files: of this one, which all get what its first one learns.
+        """
+        if self.call is None:
+            return self
+        return replace(self, call=self.spent + max(self.call - self.spent, 1e-3) / among, files=files)
+
     def keeping(self, seconds: float) -> Budget:
-        """The same with so many seconds of the call for what comes behind the training."""
-        return replace(self, reserved=seconds)
+        """The same with so many seconds of the call for the proof of each file."""
+        return replace(self, reserved=seconds * self.files)
 
 
 def parse_budget(text: str) -> Budget:

@@ -48,7 +48,7 @@ class Cutting:
 
 
 def cut_network(
-    network: Network, heads: Heads | None, data: Data, cutting: Cutting
+    network: Network, heads: Heads | None, data: Data, cutting: Cutting, waiting: int
 ) -> tuple[list[FileResult], Heads]:
     """Cuts all files of a network.
 
@@ -57,6 +57,7 @@ def cut_network(
         heads: what goes by the numbers of the export; None for a wish, which is decided on the leader.
         data: for the leader.
         cutting: what holds for the whole call.
+        waiting: how many networks are still to be cut, this one among them: they share what is left of a time.
 
     Returns:
         What became of each file that lost heads, and the heads by the numbers of the export.
@@ -65,6 +66,8 @@ def cut_network(
         HeadPruneError: as `prune` does.
     """
     leader, asked = network.leader, cutting.asked.request.choice
+    if asked.recover is not None:
+        asked = replace(asked, recover=asked.recover.turn(waiting, len(network.files)))
     results: list[FileResult] = []
     chosen: Chosen | None = None
     if heads is None:

@@ -277,12 +277,18 @@ def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads
                 cutting.warn(_without_data(name, why, cutting))
     results: list[FileResult] = []
     gone: Heads = {}
-    for network in _cuttable(heads, unfit, cutting):
-        if heads is None or any(heads_in(file, heads, cutting.match) for file in network.files):
-            found, removed = cut_network(network, heads, data.get(network.leader.name), cutting)
-            check_caches(network.files, found)
-            results += found
-            gone |= removed
+    networks = [
+        network
+        for network in _cuttable(heads, unfit, cutting)
+        if heads is None or any(heads_in(file, heads, cutting.match) for file in network.files)
+    ]
+    for done, network in enumerate(networks):
+        found, removed = cut_network(
+            network, heads, data.get(network.leader.name), cutting, len(networks) - done
+        )
+        check_caches(network.files, found)
+        results += found
+        gone |= removed
     return results, gone
 
 
