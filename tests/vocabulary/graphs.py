@@ -151,8 +151,12 @@ GRAPHS = {
 }
 
 
-def run(model: ModelProto | Path, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+def session(model: ModelProto | Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feed)
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def run(model: ModelProto | Path, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return session(model).run(None, feed)

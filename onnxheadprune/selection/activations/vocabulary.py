@@ -70,7 +70,7 @@ def _of_file(path: Path) -> Any:
     from tokenizers import Tokenizer
 
     content = read_text(path, "the tokenizer", MAX_TOKENIZER)
-    return _built(path, lambda: Tokenizer.from_str(content))
+    return built(path, lambda: Tokenizer.from_str(content))
 
 
 def _of_folder(folder: Path) -> Any:
@@ -104,7 +104,7 @@ def _word_pieces(folder: Path, settings: Mapping[str, object]) -> Any:
     words = {word: row for row, word in enumerate(_read(folder, WORD_PIECES).split("\n")) if word}
     lowers, strips = settings.get("do_lower_case", True), settings.get("strip_accents")
     chinese = settings.get("tokenize_chinese_chars", True)
-    return _built(
+    return built(
         folder / WORD_PIECES,
         lambda: BertWordPieceTokenizer(
             words,
@@ -135,7 +135,7 @@ def _byte_pairs(folder: Path, settings: Mapping[str, object], kind: str) -> Any:
             )
         return made
 
-    return _built(folder / BYTE_PAIRS[0], build)
+    return built(folder / BYTE_PAIRS[0], build)
 
 
 def _token(value: object) -> str:
@@ -162,7 +162,16 @@ def _read(folder: Path, name: str) -> str:
     return read_text(folder / name, "the tokenizer", MAX_TOKENIZER).replace("\r\n", "\n")
 
 
-def _built(path: Path, build: Callable[[], Any]) -> Any:
+def built(path: Path, build: Callable[[], Any]) -> Any:
+    """Return what the tokenizers library makes of a file.
+
+    Args:
+        path: of the file, for errors.
+        build: calls the library.
+
+    Raises:
+        UsageError: if it makes nothing of it.
+    """
     try:
         return build()
     except BaseException as error:  # the library raises bare exceptions, and panics, which are no Exceptions

@@ -15,6 +15,7 @@ from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.workflow.folders.asked import FolderRequest, FolderTokens
 from onnxheadprune.workflow.folders.export import Export, ModelFile
 from onnxheadprune.workflow.requests import Tokens
+from onnxheadprune.workflow.vocabulary.compared import require_same_spelling
 from onnxheadprune.workflow.vocabulary.configs import changes, is_config, named_ids
 from onnxheadprune.workflow.vocabulary.keep import MAX_LIST, Counts, kept_ids
 from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
@@ -22,17 +23,24 @@ from onnxheadprune.workflow.vocabulary.spelling import counted
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, pair_of, survives
 
 TOKENIZER = "tokenizer.json"
+SENTENCE_PIECES = (".model", ".spm")
+UNKNOWN_FORMS = (
+    ".tiktoken",
+    "tekken.json",
+    "bpe.codes",
+    "dict.txt",
+    "tokenizer.onnx",
+    "openvino_tokenizer.bin",
+    "tokenizer.bin",
+)
+"""Endings of files with a tokenizer that are not written anew."""
 OTHER_FORMS = (
     "vocab.txt",
     "vocab.json",
-    "spiece.model",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "tekken.json",
+    *SENTENCE_PIECES,
+    *UNKNOWN_FORMS,
 )
-"""Files that hold a tokenizer in another form."""
-UNKNOWN_FORMS = (".tiktoken", "tekken.json")
-"""Forms that are not written anew."""
+"""Endings of files that hold a tokenizer in another form."""
 
 
 def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
@@ -67,7 +75,10 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
         change for name, document in documents.items() for change in changes(name, document, new, sizes)
     )
     following = _Following(export, kept, new, tokenizer)
-    contents = {name: _text(item.trimmed(kept)) for name, item in tokenizers.items()} | following.contents
+    smaller = {name: item.trimmed(kept) for name, item in tokenizers.items()}
+    for name, document in smaller.items():
+        require_same_spelling(tokenizers[name], document, kept)
+    contents = {name: _text(document) for name, document in smaller.items()} | following.contents
     holding = [file.name for file in export.models if vocabulary_of(file.view, file.name, (), rows).tables]
     each = Tokens(kept, rows=rows)
     return FolderTokens(dict.fromkeys(holding, each), tuple(changed), contents, following.warnings)
@@ -105,7 +116,7 @@ def _require_readable(export: Export, tokenizers: Mapping[str, TokenizerFile]) -
     """
     first, *others = tokenizers.values() or (None,)
     if first is None:
-        stale = [name for name in export.others if PurePosixPath(name).name in OTHER_FORMS]
+        stale = [name for name in export.others if name.endswith(OTHER_FORMS)]
         if stale:
             raise UsageError(
                 f"{export.root} holds {stale[0]} and no tokenizer.json, which the tokens are read from; save one with"
@@ -134,6 +145,7 @@ class _Following:
         self.root, self.kept, self.new = export.root, kept, new
         names = {} if tokenizer is None else tokenizer.tokens
         self.tokens = {names[place] for place in kept if place in names}
+        self.gone = set(names.values()) - self.tokens
         self.prefix = "" if tokenizer is None else tokenizer.model.get("continuing_subword_prefix") or ""
         self.contents: dict[str, bytes] = {}
         self.warnings: tuple[str, ...] = ()
@@ -148,17 +160,15 @@ class _Following:
             base = PurePosixPath(name).name
             if base in makers:
                 self.contents[name] = makers[base](self.root / name)
-            elif base.endswith(".model"):
+            elif base.endswith(SENTENCE_PIECES):
                 self.contents[name] = self._pieces(self.root / name)
             elif base.endswith(UNKNOWN_FORMS):
                 stale = f"{name} holds the tokenizer before the cut: make sure that nothing loads it"
                 self.warnings = (*self.warnings, stale)
 
     def _lines(self, path: Path) -> bytes:
-        content = read_text(path, "the vocabulary", MAX_LIST)
-        lines = content.split("\n")
-        left = [lines[place] for place in self.kept if place < len(lines) and lines[place]]
-        return "".join(f"{line}\n" for line in left).encode()
+        lines = _text_of(path, "the vocabulary")
+        return "".join(f"{line}\n" for line in lines if line and line not in self.gone).encode()
 
     def _ids(self, path: Path) -> bytes:
         found = _json(path)
@@ -166,10 +176,9 @@ class _Following:
         return json.dumps(dict(sorted(left.items(), key=lambda item: item[1])), ensure_ascii=False).encode()
 
     def _merges(self, path: Path) -> bytes:
-        rows = read_text(path, "the merges", MAX_LIST).split("\n")
         left = [
             row
-            for row in rows
+            for row in _text_of(path, "the merges")
             if row.startswith("#version") or (" " in row and survives(pair_of(row), self.tokens, self.prefix))
         ]
         return "".join(f"{row}\n" for row in left).encode()
@@ -184,9 +193,14 @@ class _Following:
 
     def _pieces(self, path: Path) -> bytes:
         try:
-            return trimmed_pieces(path.read_bytes(), self.tokens)
+            return trimmed_pieces(path.read_bytes(), self.gone)
         except (ValueError, OSError) as error:
             raise UsageError(f"{path} cannot follow the vocabulary: {error}") from error
+
+
+def _text_of(path: Path, what: str) -> list[str]:
+    """Return the lines of a file, whatever system wrote it."""
+    return read_text(path, what, MAX_LIST).replace("\r\n", "\n").split("\n")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -9,12 +9,20 @@ from typing import Any
 
 from onnxheadprune.workflow.clients.contract import ConfigChange
 
-CONFIGS = ("config.json", "generation_config.json", "genai_config.json")
-COUNT = re.compile(r"(?:.*_)?vocab_size")
-NAMED = re.compile(r".*(?:token_id|token_ids|token_index|_to_id)")
+CONFIGS = (
+    "config.json",
+    "generation_config.json",
+    "genai_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+COUNT = re.compile(r"(?:.*_)?vocab_size(?:_per_layer_input)?|n_words|n_vocab")
+NAMED = re.compile(r".*(?:token_ids?|token_index)|(?:lang|task)_to_id|(?:bos|eos|pad|unk|sep|cls|mask)_index")
 """Fields whose tokens mean something to the program that reads them, so that they must be kept."""
 SUPPRESSED = re.compile(r"(?:begin_)?suppress_tokens")
 SEQUENCES = re.compile(r"bad_words_ids|force_words_ids")
+BIASED = "sequence_bias"
+"""Pairs of tokens and a number; a mapping from tuples of tokens cannot be written as JSON."""
 FORCED = "forced_decoder_ids"
 Path = tuple[str, ...]
 
@@ -89,6 +97,8 @@ def _after(key: str, value: Any, new: Mapping[int, int], counts: Mapping[int, in
         return [new[item] for item in value if item in new]
     if SEQUENCES.fullmatch(key) and isinstance(value, list):
         return [_renumbered(item, new) for item in value if set(_numbers(item)) <= new.keys()]
+    if key == BIASED and isinstance(value, list):
+        return [[_renumbered(ids, new), bias] for ids, bias in value if set(_numbers(ids)) <= new.keys()]
     if key == FORCED and isinstance(value, list):
         return [[pair[0], *_renumbered(pair[1:], new)] for pair in value]
     return value

@@ -110,9 +110,8 @@ def _require_fitting(tokenizer: TokenizerFile, rows: int) -> None:
     Raises:
         UsageError: if it has more tokens than the model has rows, or far fewer.
     """
-    ids = tokenizer.tokens
-    most = max(ids, default=-1) + 1
-    if most > rows or min(ids, default=0) < 0 or rows - most > max(1024, rows // 8):
+    most = max(tokenizer.tokens.keys() | tokenizer.special, default=-1) + 1
+    if most > rows or rows - most > max(1024, rows // 8):
         raise UsageError(
             f"{tokenizer.place} does not belong to the model: its ids are up to {most - 1}, and the model has {rows}"
             " rows"
@@ -120,7 +119,7 @@ def _require_fitting(tokenizer: TokenizerFile, rows: int) -> None:
 
 
 def _closed(some: Iterable[int], tokenizer: TokenizerFile | None) -> set[int]:
-    """Some tokens, and all that they are merged from.
+    """Some tokens, and all that they need.
 
     Args:
         some: ids.

@@ -9,12 +9,12 @@ PIECE = 1 << 3 | 2
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
-def trimmed_pieces(content: bytes, kept: Collection[str]) -> bytes:
-    """A SentencePiece model with the pieces that are kept.
+def trimmed_pieces(content: bytes, gone: Collection[str]) -> bytes:
+    """A SentencePiece model without some pieces.
 
     Args:
         content: of the file.
-        kept: texts of the pieces.
+        gone: texts of the pieces.
 
     Raises:
         ValueError: if it is no such model.
@@ -25,7 +25,7 @@ def trimmed_pieces(content: bytes, kept: Collection[str]) -> bytes:
         if tag == PIECE:
             inner = content[body:end]
             text = next((inner[at:last].decode() for key, _, at, last in _fields(inner) if key == PIECE), "")
-        if text is None or text in kept:
+        if text is None or text not in gone:
             parts.append(content[start:end])
     return b"".join(parts)
 

@@ -2,12 +2,13 @@
 
 For a text whose tokens are all kept, the smaller tokenizer gives the same tokens. WordPiece takes the longest match,
 and Unigram the best path: fewer tokens leave fewer candidates, of which the one that was chosen is left. BPE merges
-pairs in the order of their ranks: merges that lead to a kept token are kept, with all that lies on the way.
+pairs in the order of their ranks: merges that lead to a kept token are kept, with all that lies on the way. A word that
+WordPiece does not know stays unknown, if tokens stay that hide others in which it could be spelled.
 """
 
 from __future__ import annotations
 
-import json
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -16,6 +17,7 @@ from typing import Any
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.selection.activations.vocabulary import built
 
 MAX_TOKENIZER = 2**28
 PREFIXES = ("##", "▁", "Ġ", "Ċ", "@@")
@@ -30,6 +32,7 @@ class TokenizerFile:
     Attributes:
         place: where it was read.
         document: all of it.
+        library: the tokenizer that the tokenizers library makes of it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,8 +42,9 @@ class TokenizerFile:
             UsageError: if it is no tokenizer of a known kind.
         """
         self.place = str(path)
+        content = read_text(path, "the tokenizer", MAX_TOKENIZER)
         try:
-            self.document: dict[str, Any] = parse_json(read_text(path, "the tokenizer", MAX_TOKENIZER))
+            self.document: dict[str, Any] = parse_json(content)
         except NotJsonError as error:
             raise UsageError(f"the tokenizer {path} is {error}") from error
         model = self.document.get("model") if isinstance(self.document, dict) else None
@@ -51,6 +55,9 @@ class TokenizerFile:
             raise UsageError(
                 f"the tokenizer {path} is of an unknown kind, {self.kind}; known: {', '.join(KINDS)}"
             )
+        from tokenizers import Tokenizer
+
+        self.library: Any = built(path, lambda: Tokenizer.from_str(content))
 
     @cached_property
     def kind(self) -> str:
@@ -62,16 +69,16 @@ class TokenizerFile:
         return str(model.get("type") or guessed)
 
     @cached_property
-    def added(self) -> Mapping[str, int]:
-        """Tokens that are found in a text before it is split, by their content."""
-        return {str(item["content"]): int(item["id"]) for item in self.document.get("added_tokens") or ()}
+    def ids(self) -> Mapping[str, int]:
+        """The id of each token, as the library gives it: of added tokens a file may say otherwise."""
+        found: dict[str, int] = self.library.get_vocab(with_added_tokens=True)
+        return found
 
     @cached_property
-    def ids(self) -> Mapping[str, int]:
-        """The id of each token."""
-        vocab = self.model["vocab"]
-        plain = {entry[0]: place for place, entry in enumerate(vocab)} if isinstance(vocab, list) else vocab
-        return {**plain, **self.added}
+    def added(self) -> Mapping[str, int]:
+        """Tokens that are found in a text before it is split, by their content."""
+        listed = (str(item["content"]) for item in self.document.get("added_tokens") or ())
+        return {token: self.ids[token] for token in listed if token in self.ids}
 
     @cached_property
     def tokens(self) -> Mapping[int, str]:
@@ -116,9 +123,7 @@ class TokenizerFile:
         """Ids of tokens that no text gives, since a text is split within them: placeholders like [unused7]."""
         if self.kind != "WordPiece":
             return frozenset()
-        from tokenizers import Tokenizer
-
-        splitter = Tokenizer.from_str(json.dumps(self.document)).pre_tokenizer
+        splitter = self.library.pre_tokenizer
         if splitter is None:
             return frozenset()
         plain = {place: token for token, place in self.ids.items() if place not in self.special}
@@ -127,15 +132,54 @@ class TokenizerFile:
         )
 
     def made_of(self, place: int) -> frozenset[int]:
-        """A token and all tokens that it is merged from.
+        """A token and all tokens without which some text of kept tokens would be spelled otherwise.
 
         Args:
             place: its id.
         """
-        token = self.tokens.get(place)
-        if self.kind != "BPE" or token is None or token in self.added:
-            return frozenset({place})
-        return frozenset({place}) | {self.ids[part] for part in self._merged(token) if part in self.ids}
+        found, queue = {place}, [place]
+        while queue:
+            token = self.tokens.get(queue.pop())
+            if token is None or token in self.added:
+                continue
+            fresh = {item for item in self._needed_by(token) if item not in found}
+            found |= fresh
+            queue += fresh
+        return frozenset(found)
+
+    def _needed_by(self, token: str) -> Iterator[int]:
+        if self.kind == "BPE":
+            yield from (self.ids[part] for part in self._merged(token) if part in self.ids)
+        for start in self._starts.get(token, ()):
+            yield from self._endings[start]
+
+    @cached_property
+    def _starts(self) -> Mapping[str, Sequence[str]]:
+        """Beginnings of WordPiece's tokens up to a character within that no token begins with.
+
+        A word is unknown where a match ends in front of such a character. Were the token of this match gone, a shorter
+        one might lead to a token that passes over the character.
+        """
+        prefix = self.model.get("continuing_subword_prefix") or ""
+        found: dict[str, Sequence[str]] = {}
+        for token in self.ids if self.kind == "WordPiece" else ():
+            bare = token.removeprefix(prefix)
+            gaps = [at for at in range(1, len(bare)) if prefix + bare[at] not in self.ids]
+            if gaps and token.startswith(prefix) and token not in self.added:
+                found[token] = [bare[:size] for size in range(1, gaps[-1] + 1)]
+        return found
+
+    @cached_property
+    def _endings(self) -> Mapping[str, Sequence[int]]:
+        """Tokens that end in each of these beginnings and are longer."""
+        wanted = {start for starts in self._starts.values() for start in starts}
+        found: dict[str, list[int]] = defaultdict(list)
+        for token, place in self.ids.items():
+            bare = self.bare(token)
+            for size in range(1, len(bare)):
+                if bare[-size:] in wanted:
+                    found[bare[-size:]].append(place)
+        return found
 
     def _merged(self, token: str) -> Iterator[str]:
         """Yield what BPE makes of the characters of a token on its way to it; nothing if it does not get there."""
@@ -160,11 +204,8 @@ class TokenizerFile:
 
     @cached_property
     def ranks(self) -> Mapping[tuple[str, str], int]:
-        """The order of merges."""
-        found: dict[tuple[str, str], int] = {}
-        for rank, pair in enumerate(self.model.get("merges") or ()):
-            found.setdefault(pair_of(pair), rank)
-        return found
+        """The order of merges; of a pair that is listed twice the library takes the last."""
+        return {pair_of(pair): rank for rank, pair in enumerate(self.model.get("merges") or ())}
 
     def trimmed(self, kept: Sequence[int]) -> dict[str, Any]:
         """The document with the tokens that are kept, under new ids.
@@ -189,7 +230,8 @@ class TokenizerFile:
             ]
         made = {**self.document, "model": model}
         made["added_tokens"] = [
-            {**item, "id": new[item["id"]]} for item in self.document.get("added_tokens") or ()
+            {**item, "id": new[self.added[item["content"]]]}
+            for item in self.document.get("added_tokens") or ()
         ]
         if made.get("padding"):
             made["padding"] = {**made["padding"], "pad_id": new[made["padding"]["pad_id"]]}
@@ -199,7 +241,7 @@ class TokenizerFile:
 
 def pair_of(merge: str | Sequence[str]) -> tuple[str, str]:
     """The two tokens of a merge, which old files write in one text."""
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    left, right = merge.split(" ")[:2] if isinstance(merge, str) else merge
     return left, right
 
 
