@@ -1,7 +1,8 @@
-"""Asked before every command: is each file that it would make free to be made, and none that it reads?
+"""Checked before every command: what it reads exists, and each file that it would make is free and none that it reads.
 
-What a command reads and makes is told by its parameters: options of the type `OUTPUT` name files that it makes,
-whatever else is text may name one that it reads, and its arguments are models, with the weights beside them.
+What a command reads and makes follows from its parameters: options of the type `OUTPUT` name files that it makes,
+those of the type `FILE` and `--data` name what it reads, whatever else is text may name a file too, and its arguments
+are models, with the weights beside them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxheadprune.cli.deriving import Output
+from onnxheadprune.cli.deriving import FILE, Output
+from onnxheadprune.settings.inputs import RANDOM
 
 if TYPE_CHECKING:
     from onnxheadprune.model.storage.claims import Making, Reading
@@ -38,16 +40,33 @@ def guarded(command: click.Command) -> click.Command:
 
 
 def _check(context: click.Context) -> None:
-    """Asks.
+    """Check the inputs, then the outputs.
 
     Raises:
-        UsageError: if the answer is no.
+        UsageError: if one is missing or not free.
     """
+    _require_inputs(context)
     if not any(isinstance(option.type, Output) for option in context.command.params):
         return
     from onnxheadprune.model.storage.claims import check_makings
 
     check_makings(list(_makings(context)), lambda: _readings(context))
+
+
+def _require_inputs(context: click.Context) -> None:
+    """Check that everything named exists. What is said of its kind, and of options for that kind, comes after."""
+    for option in context.command.params:
+        given = context.params.get(option.name or "")
+        for value in given if isinstance(given, tuple) else [given]:
+            if option.name == "data" and isinstance(value, str) and value != RANDOM:
+                from onnxheadprune.runtime.feeds.data import require_data
+
+                require_data(value)
+            elif option.type is FILE and value is not None:
+                from onnxheadprune.model.documents import require_there
+
+                is_model = isinstance(option, click.Argument)
+                require_there(value, "" if is_model else f"{max(option.opts, key=len)} ")
 
 
 def _makings(context: click.Context) -> Iterator[Making]:

@@ -61,6 +61,26 @@ def kind_of(path: str | os.PathLike[str]) -> int | None:
         return None
 
 
+def require_there(path: str | os.PathLike[str], what: str = "") -> int:
+    """The mode of what is there, whatever it is.
+
+    Args:
+        path: where it is.
+        what: how to call it in errors, with a space behind it.
+
+    Raises:
+        UsageError: if nothing is there, or the system does not say what.
+    """
+    try:
+        return Path(path).stat().st_mode
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        reason = (
+            "does not exist" if missing else f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        )
+        raise UsageError(f"{what}{path} {reason}") from error
+
+
 def regular_file(path: str | os.PathLike[str], what: str) -> Path:
     """The path, if a regular file is there. Others (a FIFO, a device) may deliver nothing, or never end.
 
@@ -71,14 +91,7 @@ def regular_file(path: str | os.PathLike[str], what: str) -> Path:
     Raises:
         UsageError: if not.
     """
-    try:
-        mode = Path(path).stat().st_mode
-    except (OSError, ValueError) as error:
-        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
-        reason = (
-            "does not exist" if missing else f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        )
-        raise UsageError(f"{what} {path} {reason}") from error
+    mode = require_there(path, f"{what} ")
     if not stat.S_ISREG(mode):
         kind = "a device or socket"
         if stat.S_ISDIR(mode):

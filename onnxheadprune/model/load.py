@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.constants import stored_tensor
-from onnxheadprune.model.documents import kind_of
+from onnxheadprune.model.documents import require_there
 from onnxheadprune.model.exchange import brought_in, is_other, name_of
 from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.node_order import in_order
@@ -316,10 +316,7 @@ def parse_structure(path: Path) -> Parsed:
         UsageError: if there is no such file.
         ModelError: if it is no ONNX model, or cannot be read.
     """
-    mode = kind_of(path)
-    if mode is None:
-        raise UsageError(f"{path} does not exist")
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(require_there(path)):
         raise UsageError(f"{path} is not a file")
     model = ModelProto()
     try:

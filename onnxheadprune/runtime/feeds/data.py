@@ -18,7 +18,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import kind_of, regular_file
+from onnxheadprune.model.documents import kind_of, regular_file, require_there
 from onnxheadprune.model.storage.mistaken import in_place_of
 from onnxheadprune.runtime.feeds.fill import Array
 from onnxheadprune.runtime.feeds.generate import Feed, is_finite
@@ -128,12 +128,22 @@ def read_samples(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample
     elif stat.S_ISDIR(kind_of(source) or 0):
         for path in sorted(Path(source).glob("*.npz")):
             yield _sample(read_npz(path), str(path))
-    elif kind_of(source) is not None:
+    elif require_data(source):
         yield from _batches(read_npz(source), inputs, str(source))
-    elif ":" in str(source) and not str(source).endswith(".npz"):
-        yield from _feeds(_call(str(source)), str(source))
     else:
-        raise UsageError(f"the data {source} does not exist")
+        yield from _feeds(_call(str(source)), str(source))
+
+
+def require_data(source: str | os.PathLike[str]) -> bool:
+    """Return whether data is a file or a folder, and not "module:function".
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    if kind_of(source) is None and ":" in str(source) and not str(source).endswith(".npz"):
+        return False
+    require_there(source, "the data ")
+    return True
 
 
 def _call(spec: str) -> Iterable[object]:
