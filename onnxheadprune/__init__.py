@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from onnxheadprune.selection.select import select_heads
     from onnxheadprune.selection.space import Selection
     from onnxheadprune.selection.wishes import Chosen, Wish
+    from onnxheadprune.settings.inputs import Inputs
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.proof import validate
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
@@ -86,6 +87,7 @@ __all__ = [
     "HeadPruneError",
     "HeadScores",
     "InferenceError",
+    "Inputs",
     "Latency",
     "Limits",
     "MetricResult",
@@ -204,6 +206,7 @@ _HOMES = {
     "selection.allocate": ("Limits",),
     "selection.space": ("Selection",),
     "selection.select": ("select_heads",),
+    "settings.inputs": ("Inputs",),
     "errors": (
         "HeadPruneError",
         "InferenceError",

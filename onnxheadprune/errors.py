@@ -6,6 +6,8 @@ command could not do what was asked; anything else that escapes is a bug.
 
 from __future__ import annotations
 
+import shlex
+from importlib import metadata
 from typing import Any, ClassVar
 
 
@@ -63,6 +65,23 @@ class ProviderError(HeadPruneError):
     """The asked-for execution provider does not run here."""
 
     exit_code = 4
+
+
+def installation(extra: str) -> str:
+    """The command that installs what an extra requires. No index has this package, so the command names the others.
+
+    Args:
+        extra: an extra of this package, as in "jobs".
+    """
+    try:
+        required = metadata.requires("onnxheadprune") or []
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return f"pip install -e {shlex.quote(f'.[{extra}]')}, in the checkout"
+    pairs = [line.partition(";") for line in required]
+    names = [
+        name.strip() for name, _, marker in pairs if marker.replace('"', "'").strip() == f"extra == '{extra}'"
+    ]
+    return f"pip install {' '.join(map(shlex.quote, names))}"
 
 
 def is_interrupt(error: BaseException | None) -> bool:

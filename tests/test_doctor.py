@@ -190,7 +190,7 @@ def test_the_machine_is_json() -> None:
         (CUDA, {"driver": False, "obstacle": "built without it"}, "pip uninstall onnxruntime"),
         ("AzureExecutionProvider", {}, "nothing needs to be installed"),
         (CUDA, {"obstacle": "the installed onnxruntime is built without it"}, "pip uninstall onnxruntime"),
-        (CUDA, {}, "onnxheadprune[cuda]"),
+        (CUDA, {}, "onnxruntime-gpu[cuda,cudnn]"),
         ("OpenVINOExecutionProvider", {}, "onnxruntime-openvino"),
         ("DmlExecutionProvider", {}, "onnxruntime-directml"),
         ("StrangeExecutionProvider", {}, "built with StrangeExecutionProvider"),

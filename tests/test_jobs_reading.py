@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shlex
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from packaging.requirements import Requirement
 
 from onnxheadprune import UsageError
+from onnxheadprune.errors import installation
 from onnxheadprune.workflow.jobs import schema
 from onnxheadprune.workflow.jobs.reading import read_job
 from onnxheadprune.workflow.jobs.source import MOST_BYTES, MOST_DEEP, MOST_VALUES, read_yaml
@@ -238,6 +243,32 @@ def test_packages_that_are_missing_are_named(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "yaml" else found(name))
+    (tmp_path / "job.yaml").touch()
     outcome = command("run", tmp_path / "job.yaml")
     assert outcome.exit_code == 2
-    assert 'packages that are not here (yaml): pip install "onnxheadprune[jobs]"' in outcome.stderr
+    assert f"packages that are not here (yaml): {installation('jobs')}" in outcome.stderr
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "optional-dependencies"
+]
+SOURCES = {str(path): path.read_text(encoding="utf-8") for path in (ROOT / "onnxheadprune").rglob("*.py")}
+NAMED = sorted(
+    {extra for text in SOURCES.values() for extra in re.findall(r"installation\(['\"](\w+)", text)}
+)
+
+
+def test_every_extra_of_users_is_named_in_a_message() -> None:
+    assert {"cuda", "dask", "ir", "jobs", "parquet"} == set(NAMED) <= EXTRAS.keys()
+
+
+@pytest.mark.parametrize("extra", NAMED)
+def test_installations_name_what_an_extra_requires(extra: str) -> None:
+    program, verb, *named = shlex.split(installation(extra))
+    assert (program, verb) == ("pip", "install")
+    assert {str(Requirement(name)) for name in named} == {str(Requirement(name)) for name in EXTRAS[extra]}
+
+
+def test_no_message_installs_the_package_itself() -> None:
+    # No index has it: such a command would install nothing, or something else.
+    assert [name for name, text in SOURCES.items() if "onnxheadprune[" in text] == []

@@ -36,6 +36,7 @@ PUBLIC = [
     "HeadPruneError",
     "HeadScores",
     "InferenceError",
+    "Inputs",
     "Latency",
     "Limits",
     "MetricResult",

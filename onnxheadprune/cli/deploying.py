@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxheadprune.cli.calibrating import is_text, read_data
+from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import Deploying
 
@@ -50,15 +49,6 @@ def folder_request(folder: Path, request: Request, given: Deploying, read: Reade
     return FolderRequest(request, client, given.data_name, given.follow_links, given.per_layer_config, read)
 
 
-def with_own_tokenizer(folder: Path, running: Running) -> Running:
-    """The inputs with the tokenizer of the folder, where text is given and no tokenizer."""
-    if running.tokenizer is not None or not is_text(running):
-        return running
-    from onnxheadprune.selection.activations.vocabulary import has_tokenizer
-
-    return replace(running, tokenizer=folder) if has_tokenizer(folder) else running
-
-
 def reader_of(folder: Path, running: Running) -> Reader | None:
     """Reads the data that the options name for one model of a folder, whose own tokenizer is taken for text.
 
@@ -68,6 +58,8 @@ def reader_of(folder: Path, running: Running) -> Reader | None:
     """
     if running.data is None:
         return None
+    from onnxheadprune.selection.activations.sources import with_own_tokenizer
+
     running = with_own_tokenizer(folder, running)
 
     def read(model: LoadedModel) -> Data:

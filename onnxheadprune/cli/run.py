@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from onnxheadprune.cli.calibrating import read_data
-from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
@@ -103,6 +102,8 @@ def _calibration(job: Job, model: Path | LoadedModel) -> DataSource | None:
 
     running, in_folder = running_of(job), not isinstance(model, Path)
     if in_folder:
+        from onnxheadprune.selection.activations.sources import with_own_tokenizer
+
         running = with_own_tokenizer(job.at(job.keys.model), running)
     return read_data(model, running, in_folder=in_folder)
 
@@ -115,10 +116,10 @@ def _require_packages() -> None:
     """
     from importlib.util import find_spec
 
-    from onnxheadprune.errors import UsageError
+    from onnxheadprune.errors import UsageError, installation
 
     missing = [name for name in ("pydantic", "yaml", "junitparser") if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f'run needs packages that are not here ({", ".join(missing)}): pip install "onnxheadprune[jobs]"'
+            f"run needs packages that are not here ({', '.join(missing)}): {installation('jobs')}"
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 import click
 
 from onnxheadprune.cli.calibrating import read_data
-from onnxheadprune.cli.deploying import is_folder, subject_of, with_own_tokenizer
+from onnxheadprune.cli.deploying import is_folder, subject_of
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.folders import leader_of
 from onnxheadprune.cli.presenting import Presentation
@@ -63,6 +63,7 @@ def score(
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.cli.report.scores import score_rows
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
+    from onnxheadprune.selection.activations.sources import with_own_tokenizer
     from onnxheadprune.selection.kinds import HEADS
     from onnxheadprune.selection.scoring.executors import open_executor
     from onnxheadprune.selection.scoring.score import score

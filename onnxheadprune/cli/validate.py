@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.pairs import apart_from_same, joined, pairs_of, require_for_each
@@ -61,6 +60,7 @@ def validate(
     from onnxheadprune.cli.report.layout import row
     from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError
+    from onnxheadprune.selection.activations.sources import with_own_tokenizer
     from onnxheadprune.validation.claim import require_recorded
     from onnxheadprune.validation.gates import drift_gate
     from onnxheadprune.validation.headline import headline_of

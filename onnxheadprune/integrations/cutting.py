@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from onnxheadprune.cli.calibrating import data_for, read_data
-from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
+from onnxheadprune.selection.activations.sources import data_for, read_data, with_own_tokenizer
 from onnxheadprune.settings.cutting import AMOUNT, UNITS, Cut, Method
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.reading import share

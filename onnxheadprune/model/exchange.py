@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from onnx import ModelProto, helper
 
-from onnxheadprune.errors import ModelError, UsageError, heed_interrupt
+from onnxheadprune.errors import ModelError, UsageError, heed_interrupt, installation
 from onnxheadprune.model.storage.sources import Source, inside
 
 if TYPE_CHECKING:
@@ -116,5 +116,5 @@ def to_onnx_ir(model: ModelProto) -> onnx_ir.Model:
         import onnx_ir
     except ModuleNotFoundError as error:
         heed_interrupt(error)
-        raise UsageError('onnx_ir is not installed: install "onnxheadprune[ir]"') from error
+        raise UsageError(f"onnx_ir is not installed: {installation('ir')}") from error
     return onnx_ir.from_proto(model)

@@ -17,18 +17,19 @@ import numpy as np
 import onnx.parser
 from onnx import ModelProto
 
-from onnxheadprune.errors import ProviderError
+from onnxheadprune.errors import ProviderError, installation
 from onnxheadprune.runtime import CPU, CUDA, FATAL_ONLY, SUFFIX, Provider, onnx_runtime, sentence
 from onnxheadprune.runtime.host import cards
 from onnxheadprune.runtime.quiet import STREAMS
 
+_CUDA = installation("cuda")
 _CUDA_ADVICE = (
-    'install "onnxheadprune[cuda]" (it brings CUDA and cuDNN) next to an NVIDIA driver, without the plain'
-    " onnxruntime package beside it"
+    f"install ONNX Runtime with CUDA and cuDNN ({_CUDA}) next to an NVIDIA driver, without the plain onnxruntime"
+    " package beside it"
 )
 _PACKAGES = {
     "Azure": "nothing needs to be installed: it only calls models on servers and runs no operator here",
-    "Tensorrt": 'install "onnxheadprune[cuda]" and TensorRT (pip install tensorrt), next to an NVIDIA driver',
+    "Tensorrt": f"install ONNX Runtime with CUDA and TensorRT ({_CUDA} tensorrt), next to an NVIDIA driver",
     "NvTensorRTRTX": "install onnxruntime-trt-rtx and TensorRT for RTX, next to an NVIDIA driver",
     "Dml": "on Windows, install onnxruntime-directml in place of every other onnxruntime package",
     "CoreML": "on macOS, install onnxruntime; CoreML is part of that build",
@@ -56,8 +57,8 @@ def advice(name: str, obstacle: str = "", *, driver: bool | None = None, plain_b
         return _PACKAGES.get(short, f"install an onnxruntime built with {name} and its libraries")
     if plain_beside:
         return (
-            "remove both packages (pip uninstall onnxruntime onnxruntime-gpu), then install"
-            ' "onnxheadprune[cuda]": the plain one hides the other'
+            f"remove both packages (pip uninstall onnxruntime onnxruntime-gpu), then {_CUDA}: the plain one hides the"
+            " other"
         )
     sentence = _CUDA_ADVICE
     if "built without" in obstacle:

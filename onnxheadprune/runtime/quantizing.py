@@ -14,7 +14,7 @@ from typing import Any, get_args
 from onnx import ModelProto
 
 from onnxheadprune.edit.records import To
-from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, heed_interrupt
+from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, heed_interrupt, installation
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import GATHERS
@@ -28,7 +28,7 @@ from onnxheadprune.runtime.unsaturated import saturates
 LEAST_BLOCK = 16
 MISSING = (
     "int4 is written by a part of ONNX Runtime's quantizer that needs the package onnx-ir, which is not installed;"
-    " pip install 'onnxheadprune[ir]'"
+    f" {installation('ir')}"
 )
 
 

@@ -12,7 +12,6 @@ from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
@@ -20,6 +19,7 @@ from onnxheadprune.selection.activations.contexts import context_moments, seen
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.activations.enough import INSTEAD, measurable, with_enough
+from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.curves import measured_paths
 from onnxheadprune.selection.effort import Work, effort, positions_per_sample, to_look_at
@@ -64,7 +64,7 @@ def select_heads(
     keep: int | None = None,
     scores: HeadScores | None = None,
     method: Method | None = None,
-    data: DataSource | None = None,
+    data: Data | None = None,
     limits: Limits | None = None,
     protect: str | None = None,
     provider: str | Provider = AUTO,
@@ -80,7 +80,7 @@ def select_heads(
         scores: what heads are worth; None measures it on `data`, or without data goes by the weights. Scores that
             are shares of a site order its heads; with `data`, what cuts of each site cost is measured.
         method: a method of `score` that scores them on `data`, in the place of given scores.
-        data: calibration data; see `feeds.load_data` for the forms.
+        data: calibration data; see `Inputs` for the forms.
         limits: floors, multiples, uniformity.
         protect: a head spec of heads that must stay; a bare site protects all of its heads.
         provider: where to run.
@@ -100,7 +100,7 @@ def select_heads(
     evidence = None
     if data is not None:
         where = provider if isinstance(provider, Provider) else resolve_provider(provider)
-        evidence = Evidence(calibration_data(data, analysis.view), where, effect)
+        evidence = Evidence(calibration_data(data_for(model, data, where), analysis.view), where, effect)
     requirements = Requirements(scores, limits or Limits(), protect, method=method)
 
     def asked(space: Space) -> Selection:

@@ -141,7 +141,11 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs(Samples):
-    """Inputs to run models on."""
+    """Data, and how it becomes inputs of a model.
+
+    Functions take it as `data`, and the place of data alone where nothing else is to be said: a path, "module:function"
+    or "random". Arrays in memory are given as they are: a mapping like an `.npz` file, or an iterable of batches.
+    """
 
     data: Data = None
     data_format: Format = None

@@ -20,6 +20,7 @@ from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences, undocumented
@@ -79,7 +80,7 @@ def validate(
     pruned: ModelLike,
     *,
     heads: HeadSpec | None = None,
-    data: DataSource | None = None,
+    data: Data | None = None,
     provider: str | Provider = AUTO,
     seed: int = 0,
     metric: Metric | None = None,
@@ -96,7 +97,7 @@ def validate(
         original: the model before the cut.
         pruned: the model after it.
         heads: the removed heads, where the pruned model's metadata does not say.
-        data: the user's inputs; see `feeds.load_data` for the forms.
+        data: the user's inputs; see `Inputs` for the forms.
         provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
         seed: of the random inputs.
         metric: the user's own measure, a function or "module:function", called with (outputs, feed) per feed of `data`
@@ -111,7 +112,8 @@ def validate(
         RefusedError: if the heads cannot be removed from the original.
         ProviderError: if the asked-for provider does not run here.
     """
-    return prove(original, pruned, ValidationRequest(heads, data, provider, seed, metric, effect, unseen))
+    given = data_for(original, data, provider, seed)
+    return prove(original, pruned, ValidationRequest(heads, given, provider, seed, metric, effect, unseen))
 
 
 def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:

@@ -19,11 +19,11 @@ from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.storage.claims import Reading, named_files
 from onnxheadprune.model.storage.written import one_call
-from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import Quantizing
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits
 from onnxheadprune.validation.claimed_vocabulary import claimed_vocabulary
@@ -134,7 +134,7 @@ def combine(
     pruned: ModelLike,
     *,
     to: To,
-    data: DataSource,
+    data: Data,
     output: str | Path | None = None,
     provider: str = AUTO,
     measuring: Measuring | None = None,
@@ -145,7 +145,8 @@ def combine(
         model: the original, in floats.
         pruned: what `prune` made of it.
         to: "int8-dynamic", "int8-qdq" or "int4".
-        data: the user's inputs. A fifth is held out: all figures are of it, ranges and refits of the rest.
+        data: the user's inputs; see `Inputs` for the forms. A fifth is held out: all figures are of it, ranges
+            and refits of the rest.
         output: where to write the better of both orders; None writes nothing.
         provider: where to run.
         measuring: what latency is measured at; None takes what `benchmark` does.
@@ -156,7 +157,7 @@ def combine(
     """
     request = CombineRequest(
         Quantizing(to),
-        Run(provider, 0, data),
+        Run(provider, 0, data_for(model, data, provider)),
         measuring=measuring or Measuring(),
         writing=Writing(output),
     )
@@ -189,9 +190,7 @@ def combined_through(
         if quantized_record(loaded.proto) is not None:
             raise UsageError(f"{loaded.name} is quantized already; give the models in floats")
     if request.run.data is None:
-        raise UsageError(
-            "how far the models move is measured on data; give some with --data, --data or --data"
-        )
+        raise UsageError("how far the models move is measured on data; give some with --data")
     if claimed_exits(original, cut) is not None:
         raise UsageError(
             f"an exit of {original.name} is permanent in {cut.name}; make it permanent alone (prune --exit), and"

@@ -21,6 +21,7 @@ from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
+from onnxheadprune.selection.activations.sources import data_for
 from onnxheadprune.settings.cutting import Cut, Vocabulary
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
@@ -31,8 +32,8 @@ from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
     from onnxheadprune.fusion.result import FuseMode
-    from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.selection.activations.drift import Measure
+    from onnxheadprune.selection.activations.sources import Data
     from onnxheadprune.selection.recovery.budget import Budget
     from onnxheadprune.selection.wishes import Wish
 
@@ -58,7 +59,7 @@ def prune(  # noqa: D417 the decorator documents the settings
     *,
     exit: int | None = None,  # noqa: A002 the option's own name; nothing here leaves the interpreter
     validate: bool = True,
-    data: DataSource | None = None,
+    data: Data | None = None,
     provider: str = AUTO,
     seed: int = 0,
     cache: Cache = "narrow",
@@ -85,7 +86,7 @@ def prune(  # noqa: D417 the decorator documents the settings
             `wish`, for an exit alone, or to fuse only.
         output: where to write; None writes nothing.
         validate: compare with the masked reference first; False is noted in the model's metadata.
-        data: the user's inputs for the validation; see `feeds.load_data` for the forms.
+        data: the user's inputs for the validation; see `Inputs` for the forms.
         vocab: the tokens to keep: their ids, or a file with tokens or ids, one a line.
         backup: allows `output` to be the model itself, whose file is kept under this name.
         fuse: rewrite attention into fused operators: ONNX Runtime's ("contrib"), the standard one ("onnx"),
@@ -119,7 +120,7 @@ def prune(  # noqa: D417 the decorator documents the settings
         ),
         Contract(cache, allow_io_change),
         fuse,
-        Run(provider, seed, data),
+        Run(provider, seed, data_for(model, data, provider, seed)),
         Proving(validate, accept_inconclusive, "accept_inconclusive=True"),
         Writing(output, external_data, backup),
     )

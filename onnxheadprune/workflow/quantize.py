@@ -37,6 +37,7 @@ from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import Quantizing, quantized
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.workflow.apart import Looking, Reference
 from onnxheadprune.workflow.requests import Run, Writing
 
@@ -109,7 +110,7 @@ def quantize(
     output: str | os.PathLike[str] | None = None,
     *,
     to: To,
-    data: DataSource | None = None,
+    data: Data | None = None,
     per_channel: bool = True,
     reduce_range: bool | None = None,
     block_size: int = 32,
@@ -125,7 +126,7 @@ def quantize(
         model: the model, in floats.
         output: where to write; None writes nothing.
         to: "int8-dynamic", "int8-qdq" (needs data) or "int4" (needs the package onnx-ir).
-        data: the user's inputs, that ranges are found on and drift is measured on; see `feeds.load_data` for the forms.
+        data: the user's inputs, that ranges are found on and drift is measured on; see `Inputs`.
         per_channel: int8 weights get a scale per output; else one per tensor.
         reduce_range: int8 weights use seven of eight bits; None does so where the processor's product of uint8 by
             int8 saturates.
@@ -142,7 +143,9 @@ def quantize(
         RefusedError: if ONNX Runtime cannot quantize it, or does not run what it made of it.
     """
     how = Quantizing(to, per_channel, reduce_range, block_size, exclude)
-    request = QuantizeRequest(how, Run(provider, 0, data), Writing(output, external_data), effect)
+    request = QuantizeRequest(
+        how, Run(provider, 0, data_for(model, data, provider)), Writing(output, external_data), effect
+    )
     return quantized_through(model, request, progress)
 
 

@@ -11,9 +11,9 @@ from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct
-from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.selection.compensation.restoring import restored
 from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.recovery.budget import Budget
@@ -30,7 +30,7 @@ def recover(
     pruned: ModelLike,
     output: str | os.PathLike[str] | None = None,
     *,
-    data: DataSource,
+    data: Data,
     budget: Budget,
     provider: str = AUTO,
     seed: int = 0,
@@ -43,7 +43,8 @@ def recover(
         model: the original.
         pruned: what `prune` made of it.
         output: where to write; None writes nothing.
-        data: the user's inputs. A twentieth of the feeds is set aside to judge by; a refit may have seen them.
+        data: the user's inputs; see `Inputs` for the forms. A twentieth of the feeds is set aside to judge by; a refit
+            may have seen them.
         budget: how long to train.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         seed: of the order of the data.
@@ -56,7 +57,9 @@ def recover(
         ValidationFailedError: if `pruned` is no exact cut of `model`, or the result is not shown to be one.
     """
     choice = Choice(recover=budget, resume=resume)
-    request = Request(choice, run=Run(provider, seed, data), writing=Writing(output))
+    request = Request(
+        choice, run=Run(provider, seed, data_for(model, data, provider, seed)), writing=Writing(output)
+    )
     return carried_through(model, recovery_request(model, pruned, request), progress)
 
 

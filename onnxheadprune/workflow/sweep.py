@@ -18,11 +18,12 @@ from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.travelling import Sent, arrived, sent
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.narrowing import narrowed
-from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL, DataSource
+from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.completing import completed
 from onnxheadprune.selection.cutting import Cutter, Trying
@@ -69,7 +70,7 @@ class PointTask:
 def sweep(
     model: ModelLike,
     ratios: str | Sequence[float],
-    data: DataSource,
+    data: Data,
     *,
     limits: Limits | None = None,
     scores: HeadScores | None = None,
@@ -83,7 +84,8 @@ def sweep(
     Args:
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         ratios: shares of all heads, as numbers or as "0:0.7:0.1".
-        data: calibration data; a fifth of it is set aside to judge by. `labels` among its arrays give accuracy.
+        data: calibration data; see `Inputs` for the forms. A fifth of it is set aside to judge by. `labels` among its
+            arrays give accuracy.
         limits: floors, multiples, uniformity.
         scores: what heads are worth; None measures it on the data.
         method: a method of `score` that scores them on the data, in the place of given scores.
@@ -100,7 +102,8 @@ def sweep(
     if not shares or not all(0 <= share < 1 for share in shares) or sorted(shares) != list(shares):
         raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {ratios!r} does not")
     where = resolve_provider(provider)
-    cutter = Cutter(open_structure(model), data, where, Trying(refit), progress)
+    loaded = open_structure(model)
+    cutter = Cutter(loaded, data_for(loaded, data, where), where, Trying(refit), progress)
     return sweep_ratios(cutter, Requirements(scores, limits or Limits(), method=method), shares)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO
 
-from onnxheadprune.errors import UsageError, heed_interrupt
+from onnxheadprune.errors import UsageError, heed_interrupt, installation
 from onnxheadprune.model.documents import NotJsonError, parse_json, regular_file
 from onnxheadprune.selection.activations.formats import format_of
 from onnxheadprune.settings.inputs import DataFormat
@@ -208,7 +208,7 @@ def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping
     except ImportError as error:
         heed_interrupt(error)
         raise UsageError(
-            f"{path} needs pyarrow to be read; pip install onnxheadprune[parquet], or save it as JSON lines"
+            f"{path} needs pyarrow to be read; {installation('parquet')}, or save it as JSON lines"
         ) from error
     file = regular_file(path, "the text")
     named = [name for name in (reading.field or FIELD, reading.target) if name is not None]

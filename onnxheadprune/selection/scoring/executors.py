@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
 
-from onnxheadprune.errors import RefusedError, UsageError, heed_interrupt
+from onnxheadprune.errors import RefusedError, UsageError, heed_interrupt, installation
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -95,7 +95,7 @@ def _dask(address: str, jobs: int) -> Iterator[Executor]:
         from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         heed_interrupt(error)
-        raise UsageError('--dask needs the package distributed: pip install "onnxheadprune[dask]"') from error
+        raise UsageError(f"--dask needs the package distributed: {installation('dask')}") from error
     connect: Any = Client
     if address == LOCAL:
         start: Any = LocalCluster

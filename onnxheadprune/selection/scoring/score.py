@@ -13,11 +13,11 @@ from onnxheadprune.attention.sites.site import Site, Sites
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.kinds import HEADS, HEADS_ALONE, scorable, wishable
 from onnxheadprune.selection.scoring.by_method import Working, scores_of
@@ -29,7 +29,7 @@ def score(
     model: ModelLike,
     *,
     method: Method = "reconstruction",
-    data: DataSource | None = None,
+    data: Data | None = None,
     provider: str | Provider = AUTO,
     effect: Measure | None = None,
     executor: Executor | None = None,
@@ -44,7 +44,7 @@ def score(
         method: "weight" needs no data. "activation", "fluctuation" and "reconstruction" need one pass over
             the data, "fisher" and "taylor" one pass forth and back, "ablation" about half a pass per head, or per
             group of neurons.
-        data: calibration data; see `feeds.load_data` for the forms.
+        data: calibration data; see `Inputs` for the forms.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         effect: for "ablation": what to measure in place of divergence or cosine, called with the outputs
             before, the outputs after and the feed; larger is worse. "fisher" takes "kl" or "cosine".
@@ -73,7 +73,7 @@ def score(
     if method == WITHOUT_DATA or data is None:
         return scores_of(sites.model, view, _of_kinds(sites, kinds), method, None)
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
-    calibration = calibration_data(data, view)
+    calibration = calibration_data(data_for(loaded, data, where), view)
     first = observed(loaded)
     if first is not None:
         loaded = first

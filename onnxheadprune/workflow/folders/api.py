@@ -9,19 +9,25 @@ from pathlib import Path
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import Cache, Contract
 from onnxheadprune.errors import UsageError
-from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.selection.activations.sources import (
+    Data,
+    data_for,
+    read_data,
+    running_of,
+    with_own_tokenizer,
+)
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.settings.cutting import Cut, Vocabulary
-from onnxheadprune.settings.inputs import Running
+from onnxheadprune.settings.inputs import Inputs, Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Deploying
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders import prune as pruning
-from onnxheadprune.workflow.folders.asked import FolderRequest
+from onnxheadprune.workflow.folders.asked import FolderRequest, Reader
 from onnxheadprune.workflow.folders.result import FolderResult
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
 
@@ -34,7 +40,7 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     *,
     runtime: str | None = None,
     wish: Wish | None = None,
-    data: DataSource | None = None,
+    data: Data | None = None,
     refit: bool | None = None,
     recover: Budget | None = None,
     effect: Measure | None = None,
@@ -59,7 +65,7 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
             "layer.3": "*"}. None with a `wish`.
         output: the new folder, which appears at once or not at all; None looks ahead and writes nothing.
         wish: how many units are to go, in place of `heads`; decided on the most precise file of each network.
-        data: the user's inputs, for the networks that they fit; see `feeds.load_data` for the forms.
+        data: the user's inputs, for the networks that they fit; see `Inputs` for the forms.
         recover: how long what is left is trained after that.
         effect: the measure of drift; see `prune`.
         vocab: the tokens to keep: their ids, or a file with tokens or ids, one a line. The tokenizer follows.
@@ -79,10 +85,19 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     request = Request(
         Choice(heads, wish, refit, effect, recover, tokens=tokens_of(vocab, vocab_size, token_ids)),
         Contract(cache, allow_io_change),
-        run=Run(provider, seed, data),
+        run=Run(provider, seed),
         proving=Proving(validate, accept_inconclusive, "accept_inconclusive=True"),
         writing=Writing(output),
     )
     named = None if runtime is None else client_named(runtime)
-    asked = FolderRequest(request, named, data_name, follow_links=follow_links)
+    read = None if data is None else _reader(Path(folder), data, provider, seed)
+    asked = FolderRequest(request, named, data_name, follow_links=follow_links, read=read)
     return pruning.prune_folder(Path(folder), asked, progress)
+
+
+def _reader(folder: Path, data: Data, provider: str, seed: int) -> Reader:
+    """Reads data for one model of a folder, whose own tokenizer is used for text."""
+    if not isinstance(data, (str, os.PathLike, Inputs)):
+        return lambda model: data_for(model, data, provider)
+    running = with_own_tokenizer(folder, running_of(data, seed))
+    return lambda model: read_data(model, running, in_folder=True, provider=provider)

@@ -44,7 +44,7 @@ class FolderRequest:
         data_name: what files with weights are called, `{}` in the place of the model's name; None keeps names.
         follow_links: read files through links that lead out of the folder.
         per_layer: let config.json say layer by layer how many KV heads are left, as transformers 5 reads it.
-        read: reads data for one of its models; None takes `request.run.data` for each.
+        read: reads data for one of its models; None without data.
         command: the command line that repeats the call, for the model card; None for a call from Python.
     """
 

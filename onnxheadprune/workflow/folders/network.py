@@ -173,7 +173,7 @@ def _data_of(file: ModelFile, asked: FolderRequest) -> Data:
     Raises:
         UsageError: if it does not fit, or cannot be read.
     """
-    data = asked.request.run.data if asked.read is None else asked.read(file.loaded)
+    data = None if asked.read is None else asked.read(file.loaded)
     if data is not None:
         calibration_data(data, file.view)
     return data

@@ -270,7 +270,7 @@ def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads
     """
     data: dict[str, Data] = {}
     unfit: dict[str, str] = {}
-    if cutting.asked.read is not None or cutting.asked.request.run.data is not None:
+    if cutting.asked.read is not None:
         data, unfit = data_of_leaders(cutting.match, cutting.asked)
         if heads is None:
             for name, why in unfit.items():

@@ -129,7 +129,7 @@ def _require_readable(export: Export, tokenizers: Mapping[str, TokenizerFile]) -
 
 
 def _counts(leader: ModelFile, vocabulary: Vocabulary, asked: FolderRequest) -> Counts | None:
-    data = asked.request.run.data if asked.read is None else asked.read(leader.loaded)
+    data = None if asked.read is None else asked.read(leader.loaded)
     if data is None:
         return None
     inputs = graph_inputs(leader.view)

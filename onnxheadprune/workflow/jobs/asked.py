@@ -11,6 +11,7 @@ from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection.activations.sources import kind_of_data, samples_for, with_own_tokenizer
 from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.settings.cutting import Recovering
 from onnxheadprune.settings.inputs import RANDOM, Running, Samples
@@ -57,6 +58,24 @@ def running_of(job: Job) -> Running:
     if data.tokenizer is not None:
         samples["tokenizer"] = job.at(data.tokenizer)
     return replace(running, data=source_of(job, data.path), data_format=data.format, **samples)
+
+
+def validation_inputs(job: Job) -> Running | None:
+    """The data of `validate`, with those settings of the calibration data that are for data of its kind; None without.
+
+    Raises:
+        UsageError: if its content does not tell what it is.
+    """
+    keys = job.keys.validate
+    if keys is None or keys.data is None:
+        return None
+    running = Running(provider=job.keys.provider, seed=job.keys.seed, data=source_of(job, keys.data))
+    names, calibration = samples_for(kind_of_data(running)), running_of(job)
+    running, model = (
+        replace(running, **{name: getattr(calibration, name) for name in names}),
+        job.at(job.keys.model),
+    )
+    return with_own_tokenizer(model, running) if model.is_dir() else running
 
 
 def is_function(spec: str) -> bool:
@@ -126,13 +145,17 @@ def quantizing(job: Job, data: DataSource | None, output: Path) -> QuantizeReque
     return QuantizeRequest(how, run, Writing(output, job.keys.prune.external_data))
 
 
-def validating(job: Job) -> ValidationRequest:
-    """Return what the step validate asks for."""
+def validating(job: Job, data: DataSource | None) -> ValidationRequest:
+    """The request of the step validate; see `pruning`."""
     keys = job.keys.validate
     assert keys is not None
-    data = None if keys.data is None else source_of(job, keys.data)
     return ValidationRequest(
-        None, data, job.keys.provider, job.keys.seed, keys.metric, measure_of(keys.drift)
+        None,
+        data,
+        job.keys.provider,
+        job.keys.seed,
+        None if data is None else keys.metric,
+        measure_of(keys.drift),
     )
 
 
@@ -170,7 +193,7 @@ def require_askable(job: Job, output: Path) -> None:
     if keys.quantize is not None:
         quantizing(job, None, output)
     if keys.validate is not None:
-        validating(job)
+        measure_of(keys.validate.drift)
         if keys.validate.metric is not None:
             load_metric(keys.validate.metric)
     if keys.bench is not None:

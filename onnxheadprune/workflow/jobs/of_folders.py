@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from onnxheadprune.attention.sites.find import view_of
@@ -14,13 +13,14 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.selection.activations.data import calibration_data
+from onnxheadprune.selection.activations.sources import read_data
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.validation.proof import prove
-from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
 from onnxheadprune.workflow.folders.pairing import FilePair, paired
 from onnxheadprune.workflow.folders.prune import prune_folder
-from onnxheadprune.workflow.jobs.asked import Document, documented
+from onnxheadprune.workflow.jobs.asked import Document, documented, validating, validation_inputs
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.requests import Request
 
@@ -75,19 +75,12 @@ def pruned(
     return documented(lambda ready: prune_folder(model, asked, progress, ready))
 
 
-def validated(
-    models: tuple[Path, Path],
-    request: ValidationRequest,
-    accepts_inconclusive: bool,
-    known: str,
-    progress: Progress,
-) -> Document:
+def validated(job: Job, models: tuple[Path, Path], known: str, progress: Progress) -> Document:
     """The results of `validate`, one for each file that was cut.
 
     Args:
+        job: names the data; files that it is not for are judged on random inputs.
         models: the folder and the one that was made of it.
-        request: what is asked for; files that its data is not for are judged on random inputs.
-        accepts_inconclusive: whether heads may matter too little for a wrong cut to show.
         known: what the data is, and what has seen it before.
         progress: told what is being done.
 
@@ -95,13 +88,13 @@ def validated(
         ValidationFailedError: if a file is not shown to be exact.
         HeadPruneError: if one cannot be read.
     """
-    pairs = paired(models[0], [models[1]])
+    pairs, running = paired(models[0], [models[1]]), validation_inputs(job)
     differing = [pair for pair in pairs if not pair.is_same]
     found = []
     for number, pair in enumerate(differing, 1):
         progress(f"validating {pair.name}", number, len(differing))
-        result = prove(pair.model, pair.others[0], _fitting(request, pair))
-        if not (result.passed or (result.verdict == "inconclusive" and accepts_inconclusive)):
+        result = prove(pair.model, pair.others[0], validating(job, _data_of(pair, running)))
+        if not (result.passed or (result.verdict == "inconclusive" and job.keys.prune.accept_inconclusive)):
             raise ValidationFailedError(f"{pair.name}: validation {result.verdict}: {result.reason}", result)
         found.append({"file": pair.name, "leads": pair.leads, **result.on(known).to_dict()})
     return {FILES: found, "same": [pair.name for pair in pairs if pair.is_same]}
@@ -126,12 +119,12 @@ def measured(models: tuple[Path, Path], request: BenchRequest, progress: Progres
     return {FILES: found}
 
 
-def _fitting(request: ValidationRequest, pair: FilePair) -> ValidationRequest:
-    """Return what is asked for, without data that is not for a file."""
-    if request.data is None:
-        return request
+def _data_of(pair: FilePair, running: Running | None) -> DataSource | None:
+    """The data, None where it is not for a file."""
+    if running is None:
+        return None
     try:
-        calibration_data(request.data, view_of(pair.model))
+        data = read_data(pair.model, running, in_folder=True)
+        return None if data is None else calibration_data(data, view_of(pair.model))
     except UsageError:
-        return replace(request, data=None, metric=None)
-    return request
+        return None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from onnxheadprune.selection.activations.formats import TEXTS, format_of
+from onnxheadprune.selection.activations.formats import TEXTS
+from onnxheadprune.selection.activations.sources import kind_of_data
 from onnxheadprune.settings.cutting import Recovering, Scoring
-from onnxheadprune.settings.inputs import RANDOM
-from onnxheadprune.workflow.jobs.asked import heads_file, is_function, source_of
+from onnxheadprune.settings.inputs import RANDOM, Running
+from onnxheadprune.workflow.jobs.asked import heads_file, is_function, running_of, validation_inputs
 from onnxheadprune.workflow.jobs.keys import ValidateKeys
 from onnxheadprune.workflow.jobs.reading import Job
 
@@ -29,19 +30,19 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
     keys = job.keys
     score, recover = keys.score or Scoring(), keys.recover or Recovering()
     validate = keys.validate or ValidateKeys()
-    heads = heads_file(job)
+    heads, calibration = heads_file(job), _data(job, running_of(job), "data.path")
     named: Mapping[str, Mapping[str, str | None]] = {
-        "score": {"score.drift": _function(score.drift), **_data(job)},
+        "score": {"score.drift": _function(score.drift), **calibration},
         "prune": {
             "prune.heads": None if heads is None else str(heads),
             "prune.scores": _path(job, keys.prune.scores),
             "prune.drift": _function(keys.prune.drift),
-            **_data(job),
+            **calibration,
         },
-        "recover": {"recover.drift": _function(recover.drift), **_data(job)},
-        "quantize": _data(job),
+        "recover": {"recover.drift": _function(recover.drift), **calibration},
+        "quantize": calibration,
         "validate": {
-            "validate.data": None if validate.data is None else source_of(job, validate.data),
+            **_data(job, validation_inputs(job), "validate.data"),
             "validate.metric": _function(validate.metric),
             "validate.drift": _function(validate.drift),
         },
@@ -49,17 +50,17 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
     return {key: value for key, value in named.get(step, {}).items() if value is not None}
 
 
-def _data(job: Job) -> dict[str, str | None]:
-    data = job.keys.data
-    if data is None or data.path is None or data.path == RANDOM:
+def _data(job: Job, running: Running | None, key: str) -> dict[str, str | None]:
+    """Data under its key, and what completes it."""
+    if running is None or running.data is None or running.data == RANDOM:
         return {}
-    found: dict[str, str | None] = {"data.path": source_of(job, data.path)}
-    tokenizer = None if data.tokenizer is None else job.at(data.tokenizer)
+    found: dict[str, str | None] = {key: running.data}
+    tokenizer = running.tokenizer
     if tokenizer is not None and tokenizer.is_dir():
         found |= _files("data.tokenizer", tokenizer, VOCABULARY)
     elif tokenizer is not None:
         found["data.tokenizer"] = str(tokenizer)
-    kind = data.format or format_of(source_of(job, data.path))
+    kind = kind_of_data(running)
     if kind == "images":
         return found
     own = VOCABULARY if kind in TEXTS and tokenizer is None else ()

@@ -21,6 +21,7 @@ from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations.data import calibration_data
+from onnxheadprune.selection.activations.sources import kind_of_data, read_data, samples_for
 from onnxheadprune.selection.scoring.executors import open_executor
 from onnxheadprune.selection.scoring.score import score, scored_kinds
 from onnxheadprune.selection.scoring.score_files import write_scores
@@ -41,9 +42,11 @@ from onnxheadprune.workflow.jobs.asked import (
     pruning,
     quantizing,
     recovering,
+    running_of,
     scores_file,
     source_of,
     validating,
+    validation_inputs,
 )
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.jobs.reads import reads_of
@@ -166,6 +169,9 @@ class Workshop:
             "seed": keys.seed,
             "data": None if name in ("validate", "bench") else plain["data"],
         }
+        if name == "validate" and (running := validation_inputs(self.job)) is not None:
+            used = samples_for(kind_of_data(running))
+            settings["data"] = {key: str(getattr(running, key)) for key in used} or None
         if name == "bench":
             settings["machine"] = _here()
         if name == "score":
@@ -175,7 +181,8 @@ class Workshop:
     def _score(self, progress: Progress, _resumed: bool) -> None:
         keys, provider = self.job.keys.score, self.job.keys.provider
         assert keys is not None
-        data = self.given.read(self.model)
+        running = running_of(self.job)
+        data = None if running.data is None else running
         method = keys.method or ("weight" if data is None else "reconstruction")
         partial = self.folder / PARTIAL if method == "ablation" else None
         with open_executor(keys.jobs, keys.dask) as executor:
@@ -216,13 +223,12 @@ class Workshop:
 
     def _validate(self, progress: Progress, _resumed: bool) -> None:
         progress("validating", 0, 0)
-        request = validating(self.job)
         if self.model.is_dir():
-            models, lenient = (self.model, self.folder / self.exact), self.job.keys.prune.accept_inconclusive
-            self.keep(
-                "validate", of_folders.validated(models, request, lenient, _judged_on(self.job), progress)
-            )
+            models = (self.model, self.folder / self.exact)
+            self.keep("validate", of_folders.validated(self.job, models, _judged_on(self.job), progress))
             return
+        running = validation_inputs(self.job)
+        request = validating(self.job, None if running is None else read_data(self.model, running))
         found = prove(self.model, self.folder / self.exact, request)
         accepted = found.passed or (
             found.verdict == "inconclusive" and self.job.keys.prune.accept_inconclusive
