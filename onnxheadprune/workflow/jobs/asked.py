@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxheadprune.benchmarking.request import BenchRequest
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations.sources import kind_of_data, samples_for, with_own_tokenizer
 from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.settings.cutting import Recovering
-from onnxheadprune.settings.inputs import RANDOM, Running, Samples
+from onnxheadprune.settings.inputs import RANDOM, DataFormat, Running, Samples
 from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.from_settings import (
@@ -61,21 +62,25 @@ def running_of(job: Job) -> Running:
 
 
 def validation_inputs(job: Job) -> Running | None:
-    """The data of `validate`, with those settings of the calibration data that are for data of its kind; None without.
-
-    Raises:
-        UsageError: if its content does not tell what it is.
-    """
+    """The data of `validate`, with the settings of the calibration data for data of its kind; None without."""
     keys = job.keys.validate
     if keys is None or keys.data is None:
         return None
     running = Running(provider=job.keys.provider, seed=job.keys.seed, data=source_of(job, keys.data))
-    names, calibration = samples_for(kind_of_data(running)), running_of(job)
+    names, calibration = samples_for(kind_if_told(running)), running_of(job)
     running, model = (
         replace(running, **{name: getattr(calibration, name) for name in names}),
         job.at(job.keys.model),
     )
     return with_own_tokenizer(model, running) if model.is_dir() else running
+
+
+def kind_if_told(running: Running) -> DataFormat | None:
+    """The kind of data, None also where its content does not tell: whoever reads it says so."""
+    try:
+        return kind_of_data(running)
+    except UsageError:
+        return None
 
 
 def is_function(spec: str) -> bool:

@@ -6,10 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from onnxheadprune.selection.activations.formats import TEXTS
-from onnxheadprune.selection.activations.sources import kind_of_data
 from onnxheadprune.settings.cutting import Recovering, Scoring
 from onnxheadprune.settings.inputs import RANDOM, Running
-from onnxheadprune.workflow.jobs.asked import heads_file, is_function, running_of, validation_inputs
+from onnxheadprune.workflow.jobs.asked import (
+    heads_file,
+    is_function,
+    kind_if_told,
+    running_of,
+    validation_inputs,
+)
 from onnxheadprune.workflow.jobs.keys import ValidateKeys
 from onnxheadprune.workflow.jobs.reading import Job
 
@@ -60,7 +65,7 @@ def _data(job: Job, running: Running | None, key: str) -> dict[str, str | None]:
         found |= _files("data.tokenizer", tokenizer, VOCABULARY)
     elif tokenizer is not None:
         found["data.tokenizer"] = str(tokenizer)
-    kind = kind_of_data(running)
+    kind = kind_if_told(running)
     if kind == "images":
         return found
     own = VOCABULARY if kind in TEXTS and tokenizer is None else ()

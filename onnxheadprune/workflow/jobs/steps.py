@@ -21,7 +21,7 @@ from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations.data import calibration_data
-from onnxheadprune.selection.activations.sources import kind_of_data, read_data, samples_for
+from onnxheadprune.selection.activations.sources import read_data, samples_for
 from onnxheadprune.selection.scoring.executors import open_executor
 from onnxheadprune.selection.scoring.score import score, scored_kinds
 from onnxheadprune.selection.scoring.score_files import write_scores
@@ -38,6 +38,7 @@ from onnxheadprune.workflow.jobs.asked import (
     Given,
     documented,
     is_function,
+    kind_if_told,
     measuring,
     pruning,
     quantizing,
@@ -170,7 +171,7 @@ class Workshop:
             "data": None if name in ("validate", "bench") else plain["data"],
         }
         if name == "validate" and (running := validation_inputs(self.job)) is not None:
-            used = samples_for(kind_of_data(running))
+            used = samples_for(kind_if_told(running))
             settings["data"] = {key: str(getattr(running, key)) for key in used} or None
         if name == "bench":
             settings["machine"] = _here()
