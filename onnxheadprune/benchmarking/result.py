@@ -10,6 +10,7 @@ from typing import Any
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE, Ratio, Verdict
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, PLAIN, Html, card, line, table, word
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import many, short_names
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.memory import Footprint
@@ -19,6 +20,7 @@ NO_BOUND = 1.005
 """A cut that saves less of the operations than this leaves nothing to reach."""
 
 
+@one_line()
 @dataclass(frozen=True)
 class GridPoint:
     """One combination of sizes.
@@ -64,6 +66,7 @@ class GridPoint:
         }
 
 
+@one_line()
 @dataclass(frozen=True)
 class Latency:
     """Latencies of one model at one grid point.
@@ -92,6 +95,7 @@ class Latency:
         return asdict(self)
 
 
+@one_line("verdict ratio floor bound")
 @dataclass(frozen=True)
 class Comparison:
     """One model against the first one at one grid point.
@@ -201,6 +205,7 @@ def _words(item: Comparison) -> str:
     return f"{item.speedup:.2f}x"
 
 
+@one_line("model point latency comparison")
 @dataclass(frozen=True)
 class Cell:
     """One model at one grid point; the first model is compared with nothing."""
@@ -222,6 +227,7 @@ class Cell:
         }
 
 
+@one_line("name params file_bytes")
 @dataclass(frozen=True)
 class ModelFacts:
     """Facts of a model that do not depend on the grid.
@@ -272,6 +278,7 @@ def _compared(found: Comparison | None) -> tuple[str | Html, ...]:
     return f"{found.speedup:.3f}", interval, word(found.verdict, colour)
 
 
+@one_line("models cells provider noise notes")
 @dataclass(frozen=True)
 class Benchmark:
     """Everything that `bench` measured.

@@ -22,6 +22,8 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.model.one_line import one_line
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 Verdict: TypeAlias = Literal["faster", "no measurable difference", "slower"]
 
@@ -32,6 +34,7 @@ LEAST_FLOOR = 0.01
 """Differences below 1 % are not told apart, however quiet the machine was: code alignment alone makes them."""
 
 
+@one_line()
 @dataclass(frozen=True)
 class Ratio:
     """Latency of one model over that of another.

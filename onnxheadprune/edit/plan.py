@@ -15,6 +15,7 @@ from onnxheadprune.edit.edits import EdgeGather, Edit, edit_from_dict, edit_to_d
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.edit.site_cuts import BlockCut, SiteCut, block_cuts, by_units, totals
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.one_line import one_line
 
 if TYPE_CHECKING:
     from onnxheadprune.edit.vocabulary_records import VocabularyCut
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
+@one_line()
 @dataclass(frozen=True)
 class PlannedEdit:
     """An edit and the names of the sites that asked for it."""
@@ -105,6 +107,7 @@ class ExitCut:
         )
 
 
+@one_line("model cuts blocks edits elements_removed exit vocabulary io_changes")
 @dataclass(frozen=True)
 class PrunePlan:
     """An ordered list of edits for one particular model.

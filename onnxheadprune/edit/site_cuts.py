@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.edit.ranges import read_ranges, spelled
+from onnxheadprune.model.one_line import one_line
 
 ALWAYS = ("neurons",)
 """Kinds whose list is in every plan, be it empty."""
@@ -16,6 +17,7 @@ HEADS_KEY = "attn."
 """What keys of attention sites may begin with, and begin with wherever people read them."""
 
 
+@one_line("index name removed num_heads kv_num_heads")
 @dataclass(frozen=True)
 class SiteCut:
     """The cut of one site; heads are indices of the original, unpruned model."""

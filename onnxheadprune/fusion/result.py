@@ -9,11 +9,13 @@ from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.edit.records import fused_text
+from onnxheadprune.model.one_line import one_line
 
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")
 
 
+@one_line()
 @dataclass(frozen=True)
 class SiteFusion:
     """One site.
@@ -66,6 +68,7 @@ class Trial:
         return {"mode": self.mode, "obstacle": self.obstacle or None, "ratios": dict(self.ratios)}
 
 
+@one_line("mode chosen sites opset")
 @dataclass(frozen=True)
 class Fusion:
     """All sites of a model.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from onnxheadprune.model.one_line import one_line
+
 
 class Reason(enum.Enum):
     """The reason why liveness does not pass a node, or why a site cannot lose heads."""
@@ -23,6 +25,7 @@ class Reason(enum.Enum):
         return self is Reason.COUPLED
 
 
+@one_line("reason node value sentence")
 @dataclass(frozen=True)
 class Refusal:
     """One refusal.

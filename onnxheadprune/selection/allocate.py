@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.selection.scoring.moves import Heads, Step
 from onnxheadprune.settings.cutting import Cut, Kind, Selecting
 from onnxheadprune.settings.reading import MULTIPLES
@@ -17,6 +18,7 @@ Paths = Mapping[int, Sequence[Step]]
 Choice = dict[int, Heads]
 
 
+@one_line()
 @dataclass(frozen=True)
 class Limits:
     """The limits that a cut must respect.

@@ -10,6 +10,7 @@ from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.selection.allocate import (
     Choice,
     Limits,
@@ -27,6 +28,7 @@ WITHOUT_DATA = "weights (no data was given)"
 """The basis of a choice that nothing was measured for."""
 
 
+@one_line("heads basis left_out")
 @dataclass(frozen=True)
 class Selection:
     """Heads to remove, and why these.

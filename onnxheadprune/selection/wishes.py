@@ -10,6 +10,7 @@ from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.kinds import HEADS_ALONE, wishable
@@ -54,6 +55,7 @@ Target: TypeAlias = Share | Keep | Faster | Near
 """How many heads are to go."""
 
 
+@one_line()
 @dataclass(frozen=True)
 class Wish:
     """The number of units to remove, given in one of several ways, and the limits to respect.
@@ -151,6 +153,7 @@ class Trial:
         return found if self.speed is None else found | {"speed": self.speed.to_dict()}
 
 
+@one_line("drift unit held_out selection compensation recovery trials")
 @dataclass(frozen=True, eq=False)
 class Chosen:
     """The answer to a wish.

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 from onnxheadprune.runtime.foreign import import_function, users_code
@@ -24,6 +25,7 @@ USERS_DATA = "your data, all of it"
 """What a number was measured on where the user's data is nobody's but the user's."""
 
 
+@one_line()
 @dataclass(frozen=True)
 class MetricResult:
     """A metric before and after.

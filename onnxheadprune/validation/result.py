@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, Html, card, line, table, word
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import accuracy, many, measure, short_names
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
@@ -29,6 +30,7 @@ def shows(power: float, error: float, epsilon: float) -> bool:
     return power > 0 and power >= POWER * max(error, epsilon)
 
 
+@one_line("source settings max_abs_error tolerance feeds")
 @dataclass(frozen=True)
 class CaseResult:
     """Pruned against masked on inputs of one kind.
@@ -101,6 +103,7 @@ class CaseResult:
 RANDOM_INPUTS = "random inputs"
 
 
+@one_line("value measure cosine top1_agreement source output")
 @dataclass(frozen=True)
 class Drift:
     """How far the pruned model's main output lies from the original's: the price of the cut.
@@ -156,6 +159,7 @@ class RefitDrift:
         }
 
 
+@one_line("original pruned count measured_on output")
 @dataclass(frozen=True)
 class Accuracy:
     """Fraction of labels that the largest entry hits, before and after.
@@ -179,6 +183,7 @@ class Accuracy:
         return asdict(self)
 
 
+@one_line("verdict reason original pruned heads drift accuracy metric")
 @dataclass(frozen=True)
 class Validation:
     """The verdict on one pruned model, and everything it rests on.

@@ -16,6 +16,7 @@ from onnxheadprune.edit.records import To, quantized_record
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.storage.claims import Reading, named_files
 from onnxheadprune.model.storage.written import one_call
@@ -72,6 +73,7 @@ class Corner:
     distance: Distance
 
 
+@one_line("original recommended reason corners refused output")
 @dataclass(frozen=True, eq=False)
 class Combination:
     """The models side by side.

@@ -20,11 +20,13 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import REPEATS
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.soundness import analysing
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker
 
 
+@one_line("number node sites heads heads_share elements_share")
 @dataclass(frozen=True)
 class EarlyExit:
     """One early exit, and what is gone where it is made permanent.
@@ -59,6 +61,7 @@ class EarlyExit:
     inputs: tuple[str, ...]
 
 
+@one_line("exits refused")
 @dataclass(frozen=True)
 class EarlyExits:
     """The early exits of a model.

@@ -23,6 +23,7 @@ from onnxheadprune.edit.records import (
 )
 from onnxheadprune.errors import InferenceError, RefusedError
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.claims import named_files
@@ -59,6 +60,7 @@ class QuantizeRequest:
     effect: Measure | None = None
 
 
+@one_line("name output before after drift unit measured_on")
 @dataclass(frozen=True, eq=False)
 class QuantizeResult:
     """A quantized model and how it came about.

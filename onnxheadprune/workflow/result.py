@@ -12,6 +12,7 @@ from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import LoadedModel, load_model
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import share
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 BLIND = "chosen by weights alone, which says little of what outputs lose: give data with --data"
 
 
+@one_line("output validation before after chosen plan")
 @dataclass(frozen=True, eq=False)
 class PruneResult:
     """A pruned model and how it came about.

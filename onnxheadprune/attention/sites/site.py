@@ -10,11 +10,13 @@ from typing import Any
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Projection, Site, united
 from onnxheadprune.edit.records import RecordedSite
 from onnxheadprune.model.notebook import BAD, GOOD, Html, card, table, word
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import count, file_name, many
 
 __all__ = ["AttentionSite", "NearMiss", "Projection", "Site", "Sites", "united"]
 
 
+@one_line("index name kind num_units removed head_size kv_num_heads reason")
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttentionSite(Site):
     """One attention block; its units are heads.
@@ -106,6 +108,7 @@ class AttentionSite(Site):
         }
 
 
+@one_line("model sites near_misses others")
 @dataclass(frozen=True)
 class Sites(Sequence[AttentionSite]):
     """All sites of a model in order of their index, and what attends without being one.

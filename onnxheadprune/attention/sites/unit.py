@@ -20,6 +20,7 @@ from onnxheadprune.liveness.live import DEAD, Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.one_line import one_line
 
 SPAN = 1_000_000
 """How many indices each kind of site has for itself, so that no cut of one kind shifts another."""
@@ -398,6 +399,7 @@ class Site:
                 yield from projection.seeds(gone, self.name)
 
 
+@one_line()
 @dataclass(frozen=True)
 class NearMiss:
     """Something that looks like a site and is none, with the reason.

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from onnxheadprune.model.constants import is_constant
+from onnxheadprune.model.one_line import one_line
 
 
 class Role(enum.Enum):
@@ -58,6 +59,7 @@ def bytes_needed(data_type: int, dims: tuple[int, ...]) -> int:
     return (math.prod(dims) * BITS[data_type] + 7) // 8
 
 
+@one_line()
 @dataclass(frozen=True)
 class StoredSize:
     """Elements and bytes of the stored tensors of a model, initializers and Constants alike."""

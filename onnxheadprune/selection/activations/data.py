@@ -16,6 +16,7 @@ from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.documents import kind_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data, read_npz
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
@@ -44,6 +45,7 @@ HELD_OUT = 0.2
 RANDOM_FEEDS = 8
 
 
+@one_line("source samples unit role unseen fingerprint")
 @dataclass(frozen=True, eq=False)
 class Calibration(Iterable[Sample]):
     """Feeds that stand for what the model will meet: data that are read, and a `DataSource` as those that are not.

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.attention.sites.kinds import key_of
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.runtime import Array
 
 
+@one_line("node site before after strength skipped")
 @dataclass(frozen=True)
 class Refit:
     """The refit of one linear layer.
@@ -51,6 +53,7 @@ class Refit:
         }
 
 
+@one_line("refits data samples steps")
 @dataclass(frozen=True, eq=False)
 class Compensation:
     """New contents of initializers of the original, and how they came about.

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.one_line import one_line
 
 MOST_EPOCHS = 10_000
 MOST_SECONDS = 7 * 24 * 3600.0
@@ -14,6 +15,7 @@ SLACK = 0.02
 """Part of the time of a whole call that is left free: the end of it is known in advance only nearly."""
 
 
+@one_line("epochs seconds call")
 @dataclass(frozen=True)
 class Budget:
     """One of the three.

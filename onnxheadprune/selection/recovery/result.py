@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import Array
 from onnxheadprune.selection.recovery.budget import Budget
@@ -27,6 +28,7 @@ class Measured:
         return {"step": self.step, "loss": self.loss}
 
 
+@one_line("best epochs steps seconds kind stopped data samples held_out")
 @dataclass(frozen=True, eq=False)
 class Recovery:
     """New contents of initializers of the original, and how they came about.

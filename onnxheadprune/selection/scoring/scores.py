@@ -13,6 +13,7 @@ from onnxheadprune.attention.sites.kinds import called, every_kind, key_of, kind
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.notebook import Html, card, line, squares, table
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.settings.cutting import Method
 
@@ -31,6 +32,7 @@ MAX_SCORES = 2**26
 """Bytes of a file of scores; those of half a million units take half of it."""
 
 
+@one_line("index name scores")
 @dataclass(frozen=True)
 class SiteScores:
     """Scores of one site's units: heads, or neurons.
@@ -56,6 +58,7 @@ class SiteScores:
         return kind_at(self.index)
 
 
+@one_line("model method unit sites data samples")
 @dataclass(frozen=True)
 class HeadScores:
     """The scores of all heads and, where requested, of all neurons.

@@ -10,6 +10,7 @@ from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import count, many
 from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.workflow.clients.contract import ConfigChange
@@ -35,6 +36,7 @@ class FileResult:
     result: PruneResult
 
 
+@one_line("folder output runtime files heads warnings")
 @dataclass(frozen=True, eq=False)
 class FolderResult:
     """A pruned folder and how it came about.

@@ -1,0 +1,44 @@
+"""The `repr` of every public result is one line, whatever its fields hold."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+import onnxheadprune as ohp
+from onnxheadprune.model.one_line import MOST
+from tests import toys
+
+PUBLIC = [getattr(ohp, name) for name in ohp.__all__ if name != "__version__"]
+RESULTS = [kind for kind in PUBLIC if is_dataclass(kind) and kind is not ohp.Inputs]
+FILLINGS: dict[str, Any] = {
+    "text of many lines": "first\nsecond \x1b[31m\u202e" * 40,
+    "a list of models": [ModelProto()] * 1000,
+    "an array": np.zeros((100, 100)),
+    "sites by number": {number: tuple(range(64)) for number in range(200)},
+    "results": [ohp.Ratio(1.0, 0.9, 1.1)] * 300,
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("filling", FILLINGS)
+@pytest.mark.parametrize("kind", RESULTS, ids=lambda kind: kind.__name__)
+def test_a_result_is_shown_in_one_line(kind: type[Any], filling: str) -> None:
+    result = object.__new__(kind)
+    for item in fields(kind):
+        object.__setattr__(result, item.name, FILLINGS[filling])
+    line = repr(result)
+    assert line.startswith(f"{kind.__name__}(") and line.endswith(")") and line.isprintable()
+    assert len(line) <= MOST
+
+
+def test_it_names_what_matters() -> None:
+    result = ohp.prune(toys.attention(), {0: [1]})
+    assert "verdict='passed'" in repr(result.validation) and "heads={0: (1,)}" in repr(result.validation)
+    assert "Validation(verdict='passed'" in repr(result) and "elements=" in repr(result)
+    assert "removed=(1,)" in repr(result.plan.cuts[0])
+    assert repr(ohp.Wish(ratio=0.25)) == "Wish(ratio=0.25, units=frozenset({'heads'}))"
