@@ -24,7 +24,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from onnxheadprune import find_sites, prune
+from onnxheadprune import inspect, prune
 from onnxheadprune.selection.kinds import HEADS_ALONE
 from onnxheadprune.selection.recovery.budget import parse_budget
 from onnxheadprune.selection.scoring.score import score
@@ -165,7 +165,7 @@ def main(
         "machine": f"{platform.machine()}, Python {platform.python_version()}, onnx {onnx.__version__},"
         f" onnxruntime {onnxruntime.__version__}",
         "original": {
-            "heads": sum(site.num_heads for site in find_sites(MODEL)),
+            "heads": sum(site.num_heads for site in inspect(MODEL)),
             "perplexity": round(math.exp(base.mean()), 4),
             "held_out_windows": len(base),
         },

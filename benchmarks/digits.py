@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from onnxheadprune import find_sites, prune
+from onnxheadprune import inspect, prune
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.model.storage.tensors import stored_size
@@ -91,7 +91,7 @@ def main(most: int, step: int) -> None:
     """Print one JSON document with a row per cut."""
     test, calibration = np.load(SAMPLES / "digits_test.npz"), np.load(SAMPLES / "digits_calibration.npz")
     original = onnx.load(MODEL)
-    heads = {site.index: site.num_heads for site in find_sites(MODEL)}
+    heads = {site.index: site.num_heads for site in inspect(MODEL)}
     target = logits(original, calibration["images"])
     rows: list[dict[str, Any]] = []
     cut: Cut = {}

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from onnxheadprune.attention.planning import plan_pruning
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import bench
 from onnxheadprune.edit.apply import apply_plan
@@ -37,7 +37,7 @@ def numbers(_: click.Context, __: click.Parameter, text: str | None) -> tuple[in
 def heads_to_remove(path: Path, share: float) -> dict[int, list[int]]:
     """The first groups of every site, a share of them, at least one left."""
     chosen = {}
-    for site in find_sites(path):
+    for site in inspect(path):
         count = min(round(share * len(site.groups)), len(site.groups) - 1)
         gone = [head for group in site.groups[:count] for head in group]
         if gone and site.removable:

@@ -59,7 +59,7 @@ def measured(budget: float) -> dict[str, Any]:
         budget: seconds that latency is measured for, for all models together.
     """
     data, test = str(SAMPLES / "digits_calibration.npz"), str(SAMPLES / "digits_test.npz")
-    whole = sum(site.num_heads for site in ohp.find_sites(MODEL))
+    whole = sum(site.num_heads for site in ohp.inspect(MODEL))
     with tempfile.TemporaryDirectory() as folder:
         results = []
         for ratio in RATIOS[1:]:
@@ -100,7 +100,7 @@ def measured(budget: float) -> dict[str, Any]:
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}",
         "heads": whole,
-        "heads_per_site": [site.num_heads for site in ohp.find_sites(MODEL)],
+        "heads_per_site": [site.num_heads for site in ohp.inspect(MODEL)],
         "images": first.count,
         "shown": RATIOS.index(SHOWN),
         "rows": rows,

@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 import onnx
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.model.load import load_model
@@ -29,7 +29,7 @@ from onnxheadprune.model.save import save_model
 
 def choose(path: Path, share: float, seed: int) -> dict[int, list[int]]:
     """A seeded draw of heads: `share` of all, at least one left in every site."""
-    sites = find_sites(path)
+    sites = inspect(path)
     pool = [(site.index, head) for site in sites for head in range(1, site.num_heads)]
     total = sum(site.num_heads for site in sites)
     chosen: dict[int, list[int]] = {}

@@ -132,7 +132,7 @@ def main(
         f"{date.today()}, {platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__}"
     )
     click.echo("\n| way | operations saved | cosine / overlap / rank | time |\n|---|---|---|---|")
-    sites = ohp.find_sites(model)
+    sites = ohp.inspect(model)
     for speed in speeds:
         share = 1 - 1 / speed
         for way in ways:

@@ -2,7 +2,7 @@
 
     import onnxheadprune as ohp
 
-    for site in ohp.find_sites("model.onnx"):
+    for site in ohp.inspect("model.onnx"):
         print(site.index, site.name, site.num_heads)
     result = ohp.prune("model.onnx", "0:1,3 5:0-3", "pruned.onnx")
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.planning import plan_pruning
-    from onnxheadprune.attention.sites.find import find_sites
+    from onnxheadprune.attention.sites.find import inspect
     from onnxheadprune.attention.sites.site import AttentionSite, NearMiss, Sites
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
     from onnxheadprune.benchmarking.runner import bench
@@ -120,7 +120,7 @@ __all__ = [
     "bench",
     "combine",
     "find_exits",
-    "find_sites",
+    "inspect",
     "plan_pruning",
     "plot_curve",
     "plot_heads",
@@ -170,7 +170,7 @@ _HOMES = {
     ),
     "workflow.result": ("PruneResult",),
     "attention.planning": ("plan_pruning",),
-    "attention.sites.find": ("find_sites",),
+    "attention.sites.find": ("inspect",),
     "model.storage.tensors": ("StoredSize",),
     "validation.proof": ("validate",),
     "benchmarking.result": (

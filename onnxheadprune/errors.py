@@ -6,8 +6,6 @@ command could not do what was asked; anything else that escapes is a bug.
 
 from __future__ import annotations
 
-import shlex
-from importlib import metadata
 from typing import Any, ClassVar
 
 
@@ -73,6 +71,9 @@ def installation(extra: str) -> str:
     Args:
         extra: an extra of this package, as in "jobs".
     """
+    import shlex
+    from importlib import metadata
+
     try:
         required = metadata.requires("onnxheadprune") or []
     except metadata.PackageNotFoundError:  # run from a checkout that is not installed

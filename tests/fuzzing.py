@@ -19,7 +19,7 @@ from onnxheadprune import (
     HeadPruneError,
     InferenceError,
     ValidationFailedError,
-    find_sites,
+    inspect,
     prune,
     validate,
 )
@@ -194,7 +194,7 @@ def tried(path: Path, output: Path, *, run: bool) -> str:
     if not weights.exists():
         weights.write_bytes(weights_beside(toys.attention(extra_weight=20_000))[1])
     try:
-        find_sites(path)
+        inspect(path)
         prune(path, "*:0", output, validate=False)
     except HeadPruneError:
         assert not list(output.parent.glob(f"*{output.name}*")), "a refusal left a file"

@@ -17,7 +17,7 @@ import pytest
 from numpy.lib import format as npy
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import HeadPruneError, ModelError, UsageError, find_sites
+from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect
 from onnxheadprune.attention.heads import parse_heads
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.graph import dims, infer
@@ -132,7 +132,7 @@ def test_values_that_grow_while_they_are_followed(name: str) -> None:
     def inspected() -> None:
         limit_memory(2**30)
         limit_work(20)
-        assert len(find_sites(model)) == 1
+        assert len(inspect(model)) == 1
 
     _, status = os.waitpid(in_child(inspected), 0)
     assert os.waitstatus_to_exitcode(status) == 0
@@ -197,10 +197,10 @@ def test_functions_that_double(tmp_path: Path) -> None:
 
 def test_functions_in_circles_and_very_deep() -> None:
     with within(10), pytest.raises(ModelError, match="calls itself"):
-        find_sites(calling(3, 1, recursive=True))
+        inspect(calling(3, 1, recursive=True))
     with within(10), pytest.raises(ModelError, match="more than 64 deep"):
-        find_sites(calling(2000, 1))
-    assert len(find_sites(calling(20, 1))) == 1
+        inspect(calling(2000, 1))
+    assert len(inspect(calling(20, 1))) == 1
 
 
 def test_calls_are_counted_as_they_are_inlined() -> None:
@@ -232,9 +232,9 @@ LARGE = {
 def test_large_graphs_have_the_sites_that_small_ones_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without onnx's inference of the whole graph: types from schemas, shapes node by node."""
     model = LARGE[name]()
-    known = find_sites(model)
+    known = inspect(model)
     monkeypatch.setattr(infer, "MAX_WHOLE", 0)
-    found = find_sites(model)
+    found = inspect(model)
     assert found.to_dict() == known.to_dict()
     assert len(found) > 0
 
@@ -264,7 +264,7 @@ def test_fifteen_thousand_nodes_take_a_second() -> None:
         helper.make_node("Relu", [one], [other]) for one, other in itertools.pairwise(names)
     )
     before = os.times()
-    assert len(find_sites(model)) == 1
+    assert len(inspect(model)) == 1
     assert os.times().user - before.user < 12
 
 
@@ -379,7 +379,7 @@ def test_a_metadata_record_that_is_no_json(tmp_path: Path) -> None:
         model = toys.attention()
         helper.set_model_props(model, {"onnxheadprune.removed": record})
         with pytest.raises(ModelError, match="cannot be read"):
-            find_sites(model)
+            inspect(model)
 
 
 def header(stream: Any, shape: tuple[int, ...]) -> None:
@@ -520,7 +520,7 @@ def test_text_for_an_export_of_onnxruntime_genai(repeated: bool, tmp_path: Path,
 def test_paths_that_cannot_be(path: str, tmp_path: Path, words: Path) -> None:
     ids, pixels = inputs_of(toys.attention(ids=True)), inputs_of(onnx.load(SAMPLES / "digits_vit.onnx"))
     readers: list[Callable[[], Any]] = [
-        lambda: find_sites(path),
+        lambda: inspect(path),
         lambda: list(load_data(path, ids)),
         lambda: text_feeds(path, words, ids),
         lambda: text_feeds(text_in(tmp_path), path, ids),
@@ -543,7 +543,7 @@ def test_models_of_another_library() -> None:
     with pytest.raises(
         UsageError, match=r"a model is a path, .* not tests.test_bounds.Model; convert it first"
     ):
-        find_sites(Model())  # type: ignore[arg-type]
+        inspect(Model())  # type: ignore[arg-type]
 
 
 def test_strings_that_are_no_text() -> None:
@@ -554,7 +554,7 @@ def test_strings_that_are_no_text() -> None:
     model.graph.node.append(helper.make_node("Identity", ["strings"], ["again"]))
     model.graph.node.append(helper.make_node("Constant", [], ["one"], value_string=b"\xff"))
     model.graph.node.append(helper.make_node("Einsum", ["y"], ["sum"], equation=b"\xffbs->bs"))
-    assert len(find_sites(model)) == 1
+    assert len(inspect(model)) == 1
 
 
 @pytest.mark.parametrize("name", ["scores", "sites"])
@@ -566,5 +566,5 @@ def test_every_analysis_asks_whether_the_model_is_valid(name: str) -> None:
     model.graph.node[0].op_type = "Transpose"
     model.graph.node[0].attribute.add(name="perm", type=onnx.AttributeProto.INTS, ints=[7, 8, 9])
     with pytest.raises(HeadPruneError):
-        score(model, method="weight") if name == "scores" else find_sites(model)
+        score(model, method="weight") if name == "scores" else inspect(model)
     assert isinstance(GraphView(toys.attention()), GraphView)

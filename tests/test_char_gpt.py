@@ -39,7 +39,7 @@ def original() -> float:
 def test_it_is_small_and_trained(original: float) -> None:
     assert MODEL.stat().st_size < 3e6
     assert original < 5
-    assert [site.num_heads for site in ohp.find_sites(MODEL)] == [8] * 4
+    assert [site.num_heads for site in ohp.inspect(MODEL)] == [8] * 4
 
 
 def test_labels_are_the_next_characters() -> None:

@@ -20,7 +20,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from onnxheadprune import HeadPruneError, ModelError, UsageError, find_sites, prune
+from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect, prune
 from onnxheadprune.errors import ProviderError, RefusedError, ValidationFailedError
 from tests import toys, toys_scores
 from tests.conftest import ROOT, Command
@@ -161,7 +161,7 @@ def test_external_data_truncated(refused: Refused, tmp_path: Path) -> None:
 def test_weights_that_were_not_loaded(tmp_path: Path) -> None:
     path = external(tmp_path / "in")
     with pytest.raises(ModelError, match="weights of toy are not in memory"):
-        find_sites(onnx.load(path, load_external_data=False))
+        inspect(onnx.load(path, load_external_data=False))
 
 
 def test_model_that_fails_the_checker_already(refused: Refused, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_what_comes_in_goes_out(
     # The record of the heads came along: it need not be said which ones are gone, and another cut goes on from there.
     assert ohp.validate(given, made).verdict == "passed"
     second = ohp.prune(made, {0: [2]})
-    (site,) = ohp.find_sites(out(second))
+    (site,) = ohp.inspect(out(second))
     assert site.removed == (1, 2)
     assert original.SerializeToString() == before
 
@@ -102,7 +102,7 @@ def test_what_comes_in_goes_out(
 def test_what_is_given_is_not_changed(into: Callable[[ModelProto], Any]) -> None:
     given = into(with_function())
     ohp.prune(given, {0: [1]})
-    (site,) = ohp.find_sites(given)
+    (site,) = ohp.inspect(given)
     assert site.num_heads == toys.HEADS and not site.removed
 
 
@@ -144,7 +144,7 @@ def test_weights_outside_of_the_folder_are_not_read(ir: ModuleType, tmp_path: Pa
     (tmp_path / "in" / "w.bin").rename(tmp_path / "w.bin")
     (tmp_path / "in" / "w.bin").symlink_to(tmp_path / "w.bin")
     with pytest.raises(ModelError, match="outside of its folder"):
-        ohp.find_sites(given)
+        ohp.inspect(given)
 
 
 def test_two_files_of_one_name_are_told(ir: ModuleType, tmp_path: Path) -> None:
@@ -154,13 +154,13 @@ def test_two_files_of_one_name_are_told(ir: ModuleType, tmp_path: Path) -> None:
     values = given.graph.initializers
     values["extra.weight"].const_value = foreign.graph.initializers["extra.weight"].const_value
     with pytest.raises(ModelError, match=r"two files called 'w\.bin'"):
-        ohp.find_sites(given)
+        ohp.inspect(given)
 
 
 def test_a_plain_graph_has_no_metadata() -> None:
     graph = gs.import_onnx(toys.attention())
     assert not hasattr(graph, METADATA)
-    assert len(ohp.find_sites(graph)) == 1
+    assert len(ohp.inspect(graph)) == 1
 
 
 def test_without_onnx_ir_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

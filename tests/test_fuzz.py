@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune import HeadPruneError, find_sites
+from onnxheadprune import HeadPruneError, inspect
 from tests.fuzzing import damage_bytes, damage_fields, mutated, seeds, tried
 from tests.limits import within
 
@@ -57,7 +57,7 @@ def test_bytes_that_are_no_model(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(data)
     with within(10), pytest.raises(HeadPruneError):
-        find_sites(path)
+        inspect(path)
 
 
 @pytest.mark.thorough

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import find_sites, plan_pruning
+from onnxheadprune import inspect, plan_pruning
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
@@ -23,7 +23,7 @@ GENERATORS = ["GreedySearch", "BeamSearch", "Sampling"]
 
 @pytest.mark.parametrize("op_type", GENERATORS)
 def test_every_layer_is_a_site(op_type: str) -> None:
-    sites = find_sites(generator(op_type))
+    sites = inspect(generator(op_type))
     assert [(site.num_heads, site.removable) for site in sites] == [(HEADS, True)] * LAYERS
     assert not sites.near_misses and not sites.no_heads
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune import ModelError, RefusedError, find_sites, prune
+from onnxheadprune import ModelError, RefusedError, inspect, prune
 from tests import toys
 from tests.limits import bounded
 
@@ -61,7 +61,7 @@ def set_entry(key: str, value: str, index: int = 0) -> Callable[[ModelProto], ob
 def test_paths_that_leave_the_folder(folder: Path, location: str) -> None:
     path = changed(folder, set_entry("location", location))
     with pytest.raises(ModelError, match=r"outside of its folder; nothing there is read"):
-        find_sites(path)
+        inspect(path)
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
@@ -74,18 +74,18 @@ def test_links_that_leave_the_folder(folder: Path, what: str) -> None:
         location = "link/secret.bin"
     path = changed(folder, set_entry("location", location))
     with pytest.raises(ModelError, match=r"a link to .*, which is outside of its folder"):
-        find_sites(path)
+        inspect(path)
 
 
 def test_links_inside_the_folder_are_followed(folder: Path) -> None:
     (folder / "w.bin").rename(folder / "real.bin")
     (folder / "w.bin").symlink_to("real.bin")
-    assert len(find_sites(folder / "m.onnx")) == 1
+    assert len(inspect(folder / "m.onnx")) == 1
     (folder / "real.bin").unlink()
     (folder / "w.bin").unlink()
     (folder / "w.bin").symlink_to("w.bin")
     with pytest.raises(ModelError, match="no such file"):
-        find_sites(folder / "m.onnx")
+        inspect(folder / "m.onnx")
 
 
 def test_files_that_are_no_files(folder: Path) -> None:
@@ -94,11 +94,11 @@ def test_files_that_are_no_files(folder: Path) -> None:
     for location in ("pipe", "sub", "."):
         path = changed(folder, set_entry("location", location))
         with pytest.raises(ModelError, match="not a regular file"):
-            find_sites(path)
+            inspect(path)
     for location in ("nul\0byte", "x" * 5000, "", "y" * 300):
         path = changed(folder, set_entry("location", location))
         with pytest.raises(ModelError, match=r"no name of a file|names no file|no such file"):
-            find_sites(path)
+            inspect(path)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_files_that_are_no_files(folder: Path) -> None:
 def test_extents_that_cannot_be(folder: Path, key: str, value: str, sentence: str) -> None:
     path = changed(folder, set_entry(key, value))
     with pytest.raises(ModelError, match=sentence):
-        find_sites(path)
+        inspect(path)
 
 
 def test_extents_given_twice(folder: Path) -> None:
@@ -126,19 +126,19 @@ def test_extents_given_twice(folder: Path) -> None:
         tensor.external_data.add(key="offset", value="0")
 
     with pytest.raises(ModelError, match="twice"):
-        find_sites(changed(folder, twice))
+        inspect(changed(folder, twice))
 
 
 def test_private_entries_in_a_file(folder: Path) -> None:
     path = changed(folder, set_entry("onnxheadprune.cut", "{}"))
     with pytest.raises(ModelError, match="external data of an unknown kind"):
-        find_sites(path)
+        inspect(path)
 
 
 def test_data_inside_the_model_file_itself(folder: Path) -> None:
     path = changed(folder, set_entry("location", "m.onnx"))
     with pytest.raises(ModelError, match="in the model file itself"):
-        find_sites(path)
+        inspect(path)
 
 
 def test_tied_weights_may_share_all_bytes(folder: Path) -> None:
@@ -244,14 +244,14 @@ def test_models_that_cannot_be(name: str, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(hostile(change).SerializeToString())
     with pytest.raises(ModelError, match=sentence):
-        find_sites(path)
+        inspect(path)
     assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def test_what_they_are_made_from_is_fine(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(hostile(lambda _: None), path)
-    assert len(find_sites(path)) == 1
+    assert len(inspect(path)) == 1
 
 
 def test_every_truncation(tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_every_truncation(tmp_path: Path) -> None:
     for length in [*range(0, 200, 7), *range(200, len(whole), len(whole) // 100)]:
         path.write_bytes(whole[:length])
         with pytest.raises(ModelError):
-            find_sites(path)
+            inspect(path)
 
 
 def test_lengths_that_lie(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_lengths_that_lie(tmp_path: Path) -> None:
     ):
         path.write_bytes(data)
         with pytest.raises(ModelError, match="is not an ONNX model"):
-            find_sites(path)
+            inspect(path)
 
 
 def nested(depth: int) -> ModelProto:
@@ -293,7 +293,7 @@ def test_deep_nesting(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(nested(25).SerializeToString())
     with pytest.raises(ModelError):
-        find_sites(path)
+        inspect(path)
     body = b"\x22\x01x" + b"\x0a" * 0 + b"\x00" * 0
     tail = b"d" * 70_000
     body = b"\x52" + _length(len(tail)) + tail
@@ -302,7 +302,7 @@ def test_deep_nesting(tmp_path: Path) -> None:
             body = tag + _length(len(body)) + body
     path.write_bytes(b"\x3a" + _length(len(body)) + body)
     with pytest.raises(ModelError, match="is not an ONNX model"):
-        find_sites(path)
+        inspect(path)
 
 
 def _length(number: int) -> bytes:
@@ -320,7 +320,7 @@ def test_custom_domains_load_nothing(tmp_path: Path) -> None:
     model.graph.output[0].name = "z"
     path = tmp_path / "m.onnx"
     onnx.save(model, path)
-    assert len(find_sites(path)) == 1
+    assert len(inspect(path)) == 1
     with pytest.raises(ModelError, match="does not load in ONNX Runtime"):
         prune(path, "0:1", tmp_path / "o.onnx", provider="cpu")
     assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
@@ -359,7 +359,7 @@ def test_records_that_lie(tmp_path: Path) -> None:
         model = toys.attention()
         helper.set_model_props(model, {"onnxheadprune.removed": record})
         with pytest.raises((ModelError, RefusedError)):
-            find_sites(model)
+            inspect(model)
 
 
 def test_an_analysis_that_stumbles_asks_whether_the_model_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,11 +368,11 @@ def test_an_analysis_that_stumbles_asks_whether_the_model_is_valid(monkeypatch: 
 
     monkeypatch.setattr("onnxheadprune.attention.sites.find.find_structural", stumbles)
     with pytest.raises(IndexError):
-        find_sites(toys.attention())
+        inspect(toys.attention())
     invalid = toys.attention()
     invalid.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(ModelError, match="is not a valid ONNX model"):
-        find_sites(invalid)
+        inspect(invalid)
 
 
 def test_operators_of_other_domains_are_not_trusted() -> None:
@@ -391,7 +391,7 @@ def test_operators_of_other_domains_are_not_trusted() -> None:
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     told = r"onnx cannot check \(com.microsoft.Attention\).*if it runs in ONNX Runtime, please report"
     with pytest.raises(ModelError, match=told):
-        find_sites(model)
+        inspect(model)
 
 
 def test_a_condition_without_a_number_decides_nothing() -> None:
@@ -402,4 +402,4 @@ def test_a_condition_without_a_number_decides_nothing() -> None:
     empty = toy.constant("none", np.zeros(0, np.bool_))
     toy.nodes.append(helper.make_node("If", [empty], ["z"], then_branch=branch, else_branch=branch))
     model = toy.model([toy.info("x", [1, 3])], [toy.info("z", [1, 3])])
-    assert not find_sites(model)
+    assert not inspect(model)

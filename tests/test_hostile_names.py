@@ -12,7 +12,7 @@ import pytest
 from onnx import AttributeProto, ModelProto
 from rich.text import Text
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.cli.report.console import out
 from onnxheadprune.cli.report.escaping import escaped
 from onnxheadprune.cli.report.layout import heading, row, table
@@ -56,7 +56,7 @@ def harmless(text: str) -> bool:
 
 
 def test_names_are_hostile_and_kept(model: Path) -> None:
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert EVIL in site.name
 
 

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune import HeadPruneError, InferenceError, ModelError, UsageError, find_sites, prune
+from onnxheadprune import HeadPruneError, InferenceError, ModelError, UsageError, inspect, prune
 from onnxheadprune.benchmarking.runner import bench
 from onnxheadprune.cli import outcome
 from onnxheadprune.model import load
@@ -80,9 +80,9 @@ def test_a_place_of_data_is_a_number_however_it_is_spelled(tmp_path: Path) -> No
         path.write_bytes(model.SerializeToString() + tail)
         if spelled[0] & 1:
             with pytest.raises(ModelError, match="is external"):
-                find_sites(path)
+                inspect(path)
         else:
-            assert len(find_sites(path)) == 1
+            assert len(inspect(path)) == 1
 
 
 def test_the_file_that_was_read_is_the_one_that_is_trusted(
@@ -260,7 +260,7 @@ def test_what_was_in_memory_is_gone_before_its_lack_is_told(
 def test_ten_thousand_heads_take_seconds() -> None:
     """Each is looked up, and none is looked for among all the others."""
     before = os.times()
-    (site,) = find_sites(toys.attention(heads=10_000, hidden=4))
+    (site,) = inspect(toys.attention(heads=10_000, hidden=4))
     assert site.num_heads == 10_000
     assert os.times().user - before.user < 8
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import UsageError, find_sites, validate
+from onnxheadprune import UsageError, inspect, validate
 from onnxheadprune.integrations import olive
 from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, cut, settings_of
 from onnxheadprune.settings.setting import declared
@@ -26,7 +26,7 @@ without_olive = pytest.mark.skipif(find_spec("olive") is not None, reason="Olive
 
 
 def heads_left(model: Path) -> list[int]:
-    return [site.num_heads for site in find_sites(model).sites]
+    return [site.num_heads for site in inspect(model).sites]
 
 
 @pytest.mark.long

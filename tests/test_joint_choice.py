@@ -151,7 +151,7 @@ def test_a_path_ends_where_a_refit_from_scratch_does(digits: Path) -> None:
     """The error along the path is the error of the best linear map of what is left, within the damping."""
     from onnxheadprune.selection.activations.contexts import projection_matrix
 
-    (block, *_) = ohp.find_sites(digits).neurons
+    (block, *_) = ohp.inspect(digits).neurons
     rng = np.random.default_rng(2)
     x = rng.standard_normal((4000, block.num_units)) @ rng.standard_normal((block.num_units,) * 2)
     moments = Moments(block.num_units)

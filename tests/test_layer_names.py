@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxheadprune import find_sites, prune
+from onnxheadprune import inspect, prune
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.kinds import CONVOLUTION, FEED_FORWARD, MLP
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
@@ -17,7 +17,7 @@ from tests import toys_scores
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
-ATTENTION, BLOCK = find_sites(toys_scores.stack(layers=1)).every
+ATTENTION, BLOCK = inspect(toys_scores.stack(layers=1)).every
 KINDS = {"f": FEED_FORWARD, "c": CONVOLUTION, "m": MLP}
 
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import apply_plan, find_sites, plan_pruning, prune, validate
+from onnxheadprune import apply_plan, inspect, plan_pruning, prune, validate
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.edit.layer_records import LAYERS_KEY, layers_record
 from onnxheadprune.errors import ModelError, RefusedError, UsageError
@@ -27,7 +27,7 @@ def cut(model: Any, spec: Mapping[str, Any]) -> ModelProto:
 
 
 def keys(model: Any) -> dict[str, list[str]]:
-    return {key: [site.key for site in layer.sites] for key, layer in layers(find_sites(model)).items()}
+    return {key: [site.key for site in layer.sites] for key, layer in layers(inspect(model)).items()}
 
 
 def anonymous(model: ModelProto) -> ModelProto:
@@ -108,7 +108,7 @@ def test_a_site_that_the_record_does_not_know_is_in_no_layer(shorter: ModelProto
 @pytest.mark.parametrize("content", ["3", '{"0": 3}', '[["0"]]'])
 def test_a_record_that_cannot_be_read_is_refused(shorter: ModelProto, content: str) -> None:
     with pytest.raises(ModelError, match=r"onnxheadprune\.layers cannot be read"):
-        find_sites(with_record(shorter, f'{{"version": 2, "layers": {content}}}'))
+        inspect(with_record(shorter, f'{{"version": 2, "layers": {content}}}'))
 
 
 FORMER = '{"version": 1, "layers": [["0", "ffn.0"], ["1", "ffn.1"]]}'

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import GraphProto, ModelProto, helper, numpy_helper
 
-from onnxheadprune import apply_plan, find_sites, plan_pruning, validate
+from onnxheadprune import apply_plan, inspect, plan_pruning, validate
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.model.bodies import bodies_of
@@ -97,7 +97,7 @@ def test_every_operator_with_bodies_is_here() -> None:
 def test_masks_lie_in_the_body(op_type: str) -> None:
     source, heads = HOLDERS[op_type]
     model = source()
-    assert find_sites(model).sites
+    assert inspect(model).sites
     found = analyse(model, heads, "toy")
     masked = masked_reference(found.view, found.touched, found.heads)
     assert not [item.name for item in masked.graph.initializer if MASK in item.name]

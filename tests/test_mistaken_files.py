@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxheadprune import ModelError, UsageError, find_sites
+from onnxheadprune import ModelError, UsageError, inspect
 from onnxheadprune.runtime.feeds.data import read_npz
 from tests import toys
 
@@ -38,14 +38,14 @@ def test_what_is_no_model_is_called_by_its_name(tmp_path: Path, content: bytes, 
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=f"is not an ONNX model but .*{what}"):
-        find_sites(path)
+        inspect(path)
 
 
 def test_a_model_that_is_cut_short_is_called_a_model(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(toys.attention().SerializeToString()[:-5])
     with pytest.raises(ModelError, match="is not an ONNX model, or is truncated"):
-        find_sites(path)
+        inspect(path)
 
 
 def test_weights_that_were_not_fetched_are_told(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_weights_that_were_not_fetched_are_told(tmp_path: Path) -> None:
     )
     (tmp_path / "model.onnx_data").write_bytes(POINTER)
     with pytest.raises(ModelError, match=r"bytes: it is a pointer of Git LFS.*; run: git lfs pull"):
-        find_sites(path)
+        inspect(path)
 
 
 def test_data_that_were_not_fetched_are_told(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_validation_has_its_cases(cut: ohp.PruneResult) -> None:
 
 
 def test_sites_have_a_row_each_and_say_what_cannot_go() -> None:
-    sites = ohp.find_sites(toys.attention())
+    sites = ohp.inspect(toys.attention())
     assert "1 attention site, 4 heads" in read(sites).text and "yes" in read(sites).text
     assert f"and {40 - MOST_ROWS} more" in read(replace(sites, sites=sites.sites * 40)).text
 
@@ -100,7 +100,7 @@ def test_scores_are_squares() -> None:
 
 
 def test_names_are_text(cut: ohp.PruneResult) -> None:
-    sites = ohp.find_sites(toys.attention())
+    sites = ohp.inspect(toys.attention())
     evil_site = replace(sites.sites[0], name=EVIL)
     assert cut.validation is not None
     results: list[Any] = [

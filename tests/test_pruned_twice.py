@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from onnxheadprune import find_sites, prune
+from onnxheadprune import inspect, prune
 from onnxheadprune.edit.edits import AddConstant
 from tests import golden_file
 
@@ -23,7 +23,7 @@ CASES = sorted(
 def test_more_heads_go_from_what_is_left(path: Path) -> None:
     case = golden_file.read(path)
     once = prune(case.model, case.heads, provider="cpu", validate=False, **case.flags)
-    found = find_sites(once.model)
+    found = inspect(once.model)
     assert [site.num_heads for site in found] == [cut.heads_left for cut in once.plan.cuts if cut.heads_left]
     left = [site for site in found if site.num_heads > 1]
     if not left:

@@ -69,7 +69,7 @@ PUBLIC = [
     "bench",
     "combine",
     "find_exits",
-    "find_sites",
+    "inspect",
     "plan_pruning",
     "plot_curve",
     "plot_heads",
@@ -118,6 +118,13 @@ def test_functions_are_not_hidden_by_modules() -> None:
     assert callable(onnxheadprune.prune)
 
 
+def test_commands_and_functions_of_one_thing_share_the_name() -> None:
+    from onnxheadprune.cli.commands import NAMES
+
+    without = {"batch", "doctor", "fuse", "report", "run"}
+    assert set(NAMES) - set(PUBLIC) == without
+
+
 def _modules_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -134,7 +141,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_finding_sites_needs_no_runtime() -> None:
-    assert "onnxruntime" not in _modules_after("import onnxheadprune; onnxheadprune.find_sites")
+    assert "onnxruntime" not in _modules_after("import onnxheadprune; onnxheadprune.inspect")
     assert "onnxruntime" not in _modules_after(
         "import onnxheadprune.workflow.prune, onnxheadprune.validation"
     )
@@ -165,7 +172,7 @@ def test_paths_protos_and_graphs_are_equal(tmp_path: Path) -> None:
     before = model.SerializeToString()
     sources = {"path": path, "text": str(path), "proto": model, "graph": gs.import_onnx(model)}
     for source in sources.values():
-        assert [site.num_heads for site in onnxheadprune.find_sites(source)] == [toys.HEADS]
+        assert [site.num_heads for site in onnxheadprune.inspect(source)] == [toys.HEADS]
         plan = onnxheadprune.plan_pruning(source, {0: [1]})
         pruned = onnxheadprune.apply_plan(plan, source)
         assert onnxheadprune.validate(source, pruned).verdict == "passed"

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from rich.console import Console
 
-from onnxheadprune import RefusedError, UsageError, Wish, combine, find_sites, prune, quantize, validate
+from onnxheadprune import RefusedError, UsageError, Wish, combine, inspect, prune, quantize, validate
 from onnxheadprune.attention.packed import packed_again, packed_matrix, unpacked
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.grid import Asked
@@ -115,10 +115,10 @@ def test_the_record_of_a_cut_is_kept_and_later_cuts_count_from_it(toy: Path) -> 
     both = quantize(cut.model, to="int8-dynamic").model
     record = quantized_record(both)
     assert VALIDATION_KEY not in keys(both) and record is not None and record.refit is not None
-    assert find_sites(both)[0].removed == (1,)
+    assert inspect(both)[0].removed == (1,)
     again = prune(both, {0: [2]}, provider="cpu")
     assert again.validation is not None and again.validation.verdict == "passed"
-    assert find_sites(again.model)[0].removed == (1, 2) and QUANTIZED_KEY in keys(again.model)
+    assert inspect(again.model)[0].removed == (1, 2) and QUANTIZED_KEY in keys(again.model)
 
 
 def test_maps_of_integers_are_what_they_were_of_floats(toy: Path, rounded: onnx.ModelProto) -> None:
@@ -205,7 +205,7 @@ def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None)
     assert drifts["original"] == pytest.approx(0, abs=1e-9) and drifts["quantized"] > 0
     other = next(name for name in names[3:] if name != found.recommended)
     assert drifts[found.recommended] <= drifts[other] * 1.03
-    assert find_sites(out)[0].removed == (1,)
+    assert inspect(out)[0].removed == (1,)
     assert len(found.to_dict()["corners"]) == 5
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(*combine_report(found), sep="\n")
@@ -220,7 +220,7 @@ def test_both_orders_lose_the_same_neurons(toy: Path, tmp_path: Path, short_cloc
     assert cut.output is not None
     found = combine(toy, cut.output, to="int8-dynamic", data=DATA, provider="cpu", measuring=QUICK)
     for corner in found.corners:
-        sites, gone = find_sites(corner.model.proto), "pruned" in corner.name
+        sites, gone = inspect(corner.model.proto), "pruned" in corner.name
         assert sites[0].removed == ((1,) if gone else ())
         assert sites.neurons[0].removed == (tuple(range(8)) if gone else ()), corner.name
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.readme_picture import ACCURACY, GOES, INK, MODEL, PICTURE, SPEED, STAYS, draw
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from tests.pictures import contrast, faults, texts
 
 FIGURES: dict[str, Any] = json.loads(PICTURE.with_suffix(".json").read_text(encoding="utf-8"))
@@ -23,7 +23,7 @@ def test_it_shows_the_figures() -> None:
     heads, accuracy, speed = figure.axes
     shown, rows = FIGURES["rows"][FIGURES["shown"]], FIGURES["rows"]
     assert len(heads.get_lines()) == shown["heads_removed"] == sum(map(len, shown["heads"].values()))
-    assert len(heads.patches) == FIGURES["heads"] == sum(site.num_heads for site in find_sites(MODEL))
+    assert len(heads.patches) == FIGURES["heads"] == sum(site.num_heads for site in inspect(MODEL))
     assert accuracy.get_lines()[0].get_ydata().tolist() == [row["accuracy"] for row in rows]
     assert speed.get_lines()[0].get_ydata().tolist() == [row["times_as_fast"] for row in rows]
     assert f"{shown['heads_removed']} of {FIGURES['heads']} heads removed" in [

@@ -13,7 +13,7 @@ from onnxheadprune import prune, validate
 from onnxheadprune.attention import analysis
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
-from onnxheadprune.attention.sites.find import find_sites, view_of
+from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.attention.sites.site import AttentionSite, Projection, Sites
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PrunePlan
@@ -256,10 +256,10 @@ def test_heads_that_something_else_reads_are_not_the_projections_own() -> None:
 
 
 def test_validation_fails_where_a_site_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the site to the verdict: here find_sites is made to be wrong."""
+    """From the site to the verdict: here inspect is made to be wrong."""
     model = no_projection(1, norm=True, mapped=False)
     wrong = named_site(model, 1, HIDDEN).sites
-    assert not [site for site in find_sites(model) if site.num_heads > 1]
+    assert not [site for site in inspect(model) if site.num_heads > 1]
     site = dataclasses.replace(wrong[0], original_num_units=1, original_kv_num_heads=1, units=((0,),))
     monkeypatch.setattr(analysis, "sites_of", lambda view, name: relocated(site, view))
     planning = analyse(model, {0: [0]}, "the model")

@@ -11,7 +11,7 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.layers import layers
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
 from tests import toys
 from tests.conftest import Command
@@ -89,7 +89,7 @@ def test_a_layer_holds_its_mixer_and_goes_with_it(mixer: str, named: bool) -> No
     model = network(mixer, named=named)
     held = {
         key: [site.label.split(" ")[0] for site in layer.sites]
-        for key, layer in layers(find_sites(model)).items()
+        for key, layer in layers(inspect(model)).items()
     }
     assert held == {str(n): [f"sublayer.{n}", f"ffn.{n}"] for n in range(3)}
     made = ohp.prune(model, {"layer.1": "*"}, provider="cpu")
@@ -100,7 +100,7 @@ def test_a_layer_holds_its_mixer_and_goes_with_it(mixer: str, named: bool) -> No
         name = f"layers.1.{part}.weight" if named else f"layers.1.{part}.weight".replace(".", "_")
         toys.set_initializer(other, name, np.zeros_like(toys.get_initializer(other, name)))
     np.testing.assert_allclose(run(made.model, FEED)["y"], run(other, FEED)["y"], rtol=1e-5, atol=1e-6)
-    left = layers(find_sites(made.model))
+    left = layers(inspect(made.model))
     assert list(left) == ["0", "2"] and not any("layers.1" in t.name for t in made.model.graph.initializer)
 
 
@@ -119,7 +119,7 @@ def test_the_gate_of_a_branch_is_no_branch() -> None:
             y = Add(x, branch)
         }"""
     )
-    sites = find_sites(model)
+    sites = inspect(model)
     assert [site.label for site in sites.of("sublayers")] == [] and len(sites.neurons) == 1
 
 
@@ -163,7 +163,7 @@ attention (float[B, S, 8] x) => (float[B, S, 8] y)
 def test_what_mixes_heads_goes_with_all_of_them() -> None:
     """A normalisation over all heads keeps each of them; without any it computes nothing that depends on an input."""
     model = model_of(COUPLED)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert not site.removable and site.removable_whole
     with pytest.raises(RefusedError, match="LayerNormalization mixes values across heads"):
         ohp.prune(model, {"0": [1]}, provider="cpu")
@@ -182,7 +182,7 @@ def test_a_projection_that_reads_the_stream_is_not_removed_with_the_heads() -> N
         "normal = LayerNormalization(merged, g, b)",
         "more = Add(x, merged)\nnormal = LayerNormalization(more, g, b)",
     )
-    sites = find_sites(model_of(text))
+    sites = inspect(model_of(text))
     assert not any(site.removable_whole for site in sites)
     for site in sites:
         with pytest.raises(RefusedError):
@@ -213,7 +213,7 @@ def test_a_block_inside_an_attention_goes_with_the_layer() -> None:
     model = model_of(text.replace("float[8, 8] wo", "float[16, 8] wo"))
     parts = {"wo": "attn.out", "w1": "attn.self", "w2": "attn.self", "fu": "ffn.up", "fd": "ffn.down"}
     rename(model, {name: f"layers.0.{part}.{name}.weight" for name, part in parts.items()})
-    sites = find_sites(model)
+    sites = inspect(model)
     inner = {site for site in sites.neurons if not site.removable_whole}
     assert any("also needed elsewhere" in str(site.reason) for site in inner)
     (layer,) = layers(sites).values()

@@ -16,7 +16,7 @@ import pytest
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites import kinds
-from onnxheadprune.attention.sites.find import find_sites, view_of
+from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import SPAN, Findings, Projection, Site
 from onnxheadprune.errors import UsageError
@@ -86,7 +86,7 @@ FEED = {"input_ids": np.arange(12).reshape(2, 6)}
 
 
 def test_it_is_found_and_named(model: Path) -> None:
-    sites = find_sites(model)
+    sites = inspect(model)
     (first, _) = sites.of("channels")
     assert (first.key, first.label) == ("width.0", "width.0 (layer0.attn.width)")
     assert [item["num_channels"] for item in sites.to_dict()["widths"]] == [toys_scores.SIZE] * 2
@@ -107,14 +107,14 @@ def test_its_cut_equals_what_the_weights_say(model: Path) -> None:
     wanted, got = (run(item, FEED)["logits"] for item in (other, made.model))
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
     widths = [toys.get_initializer(made.model, f"layer{layer}.attn.v.weight").shape for layer in (0, 1)]
-    heads = find_sites(made.model)
+    heads = inspect(made.model)
     assert widths == [(12, 12), (12, 8)] and [site.num_heads for site in heads] == [4, 4]
 
 
 def test_its_mask_is_the_same_model(model: Path) -> None:
     made = ohp.prune(model, {"width.1": [2]}, validate=False)
     view = view_of(onnx.load(model))
-    sites = find_sites(model)
+    sites = inspect(model)
     masked = masked_reference(view, sites.every, {WidthSite.FROM + 1: (2,)})
     np.testing.assert_allclose(
         run(made.model, FEED)["logits"], run(masked, FEED)["logits"], rtol=1e-5, atol=1e-6
@@ -125,7 +125,7 @@ def test_its_mask_is_the_same_model(model: Path) -> None:
 def test_it_is_recorded_cut_again_and_proven(command: Command, model: Path, tmp_path: Path) -> None:
     once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
     assert command("prune", model, "-o", once, "--heads", "0:1 width.0:0 ffn.1:3").exit_code == 0
-    (first, _) = find_sites(once).of("channels")
+    (first, _) = inspect(once).of("channels")
     assert first.removed == (0,) and first.original_units == (1, 2, 3)
     shown = command("prune", once, "-o", twice, "--heads", "width.0:2 ffn.1:4")
     assert shown.exit_code == 0 and "removing 1 neuron, removing 1 channel" in shown.stdout
@@ -174,4 +174,4 @@ def test_it_goes_from_every_file_of_a_folder(command: Command, tmp_path: Path) -
     assert outcome.exit_code == 0, outcome.stderr
     assert outcome.document["channels"] == {"width.1": "1"} and len(outcome.document["files"]) == 2
     for name in ("model.onnx", "model_quantized.onnx"):
-        assert [site.removed for site in find_sites(out / "onnx" / name).of("channels")] == [(), (1,)]
+        assert [site.removed for site in inspect(out / "onnx" / name).of("channels")] == [(), (1,)]

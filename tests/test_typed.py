@@ -17,9 +17,9 @@ import onnxheadprune as ohp
 
 result = ohp.prune("model.onnx", {0: [1, 2]}, "smaller.onnx")
 passed: bool = result.validation is not None and result.validation.passed
-sites = [site.name for site in ohp.find_sites("model.onnx")]
+sites = [site.name for site in ohp.inspect("model.onnx")]
 """
-WRONG = 'wrong: int = ohp.find_sites("model.onnx")\n'
+WRONG = 'wrong: int = ohp.inspect("model.onnx")\n'
 
 
 def test_a_users_script_is_checked_against_the_installed_package(tmp_path: Path) -> None:

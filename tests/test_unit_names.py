@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.attention.sites.find import find_sites, view_of
+from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.unit import SPAN, Site
 from tests import toys_layers
@@ -123,7 +123,7 @@ def test_no_source_prints_an_index() -> None:
 @pytest.mark.parametrize("kind", with_options())
 def test_bad_input_says_what_there_is(command: Command, model: Path, kind: type[Site]) -> None:
     name, option = kind.called(0), f"--{kind.UNITS}"
-    there = find_sites(onnx.load(model)).of(kind.UNITS)
+    there = inspect(onnx.load(model)).of(kind.UNITS)
 
     def sentence(*line: str) -> str:
         result = command("prune", model, "--dry-run", *line)
@@ -185,7 +185,7 @@ def test_projections_are_identified(command: Command, model: Path, nameless: boo
     scopes = {scope.ref: scope for scope in view.scopes}
     seen = set()
     for kind in kinds():
-        for site, expected in zip(listed[kind.FIELD], find_sites(proto).of(kind.UNITS), strict=True):
+        for site, expected in zip(listed[kind.FIELD], inspect(proto).of(kind.UNITS), strict=True):
             for item, projection in zip(site["projections"], expected.projections, strict=True):
                 producer = scopes[item["scope"]].values[item["output"]].producer
                 assert producer is not None and producer.ref == projection.node.ref

@@ -13,7 +13,7 @@ import onnxruntime
 import tiny_hf
 from cuts import prune
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider
@@ -96,7 +96,7 @@ def pruned(folder: Path, out: Path, *options: object) -> list[str]:
         assert "int4" in folder.name or choice["compensation"]["tensors"], (
             f"{item['file']}: nothing is refitted"
         )
-    assert any(site.removed for item in document["files"] for site in find_sites(out / item["file"]))
+    assert any(site.removed for item in document["files"] for site in inspect(out / item["file"]))
     if not (folder / "config.json").is_file():
         return []
     before, after = (json.loads((place / "config.json").read_text()) for place in (folder, out))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
@@ -63,7 +63,7 @@ def _model(projected: bool, regrouped: bool = False, returned: bool = False) -> 
 @pytest.mark.parametrize("projected", [False, True], ids=["one projection", "two projections"])
 def test_heads_that_are_aligned_across_both_products_are_one_site(projected: bool) -> None:
     model = _model(projected)
-    (site,) = (sites := find_sites(model))
+    (site,) = (sites := inspect(model))
     assert (site.num_heads, site.kv_num_heads, site.removable) == (4, 4, True)
     assert site.projection_names == (("y", "z") if projected else ("y",))
     assert not sites.near_misses and not sites.no_heads
@@ -74,7 +74,7 @@ def test_heads_that_are_aligned_across_both_products_are_one_site(projected: boo
 @pytest.mark.parametrize("spec", ["0:0,1 1:0", "0:3 1:1", "0:0-3 1:0-1", "attn.0:* attn.1:*", "1:0"])
 def test_a_context_goes_with_its_only_other_reader(spec: str) -> None:
     model = _model(True, regrouped=True)
-    agents, queries = find_sites(model)
+    agents, queries = inspect(model)
     assert (agents.num_heads, agents.removable, queries.num_heads, queries.removable) == (4, False, 2, True)
     planning = analyse(model, spec, "m")
     want = run(masked_reference(planning.view, planning.sites, planning.heads), FEED)

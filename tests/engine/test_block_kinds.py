@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.unit import Site
 from tests.conftest import Outcome
 from tests.engine.block_spellings import text_model
@@ -29,7 +29,7 @@ def _model(body: str, ends: str = "y", weights: str = WEIGHTS) -> ModelProto:
 
 
 def _blocks(model: ModelProto) -> tuple[Site, ...]:
-    return find_sites(model).neurons
+    return inspect(model).neurons
 
 
 UP = "u = MatMul (x, up) a = Add (u, b)"
@@ -190,7 +190,7 @@ def test_what_an_attention_owns_is_no_block(weights: str, body: str) -> None:
     """The feed-forward block behind it is all that is listed, and nothing of the attention is a near miss of one."""
     behind = "u = MatMul (o, up) h = Relu (u) y = MatMul (h, down)"
     model = _model(f"{body} {behind}", weights=f"{HEADS} {weights}, float[8, 8] wo, {WEIGHTS}")
-    sites = find_sites(model)
+    sites = inspect(model)
     # What the attention projects is read by the block without an activation in between.
     named = {(block.num_units, block.kind) for block in sites.neurons}
     assert named <= {(12, "mlp"), (8, "low-rank")} and (12, "mlp") in named
@@ -238,29 +238,29 @@ def test_an_operator_without_a_rule_is_named() -> None:
     body = f"{UP} h = mine.Mystery (a) d = MatMul (h, down) y = Add (d, x)"
     model = _model(body)
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("h", 1, [2, 3, 12]))
-    sites = find_sites(model)
+    sites = inspect(model)
     (miss,) = sites.hidden
     assert sites.neurons == () and "no rule for mine.Mystery" in miss.reason.sentence
     assert miss.to_dict()["units"] == "neurons" and "-> d" in miss.node
 
 
 def test_unknown_shapes_are_named() -> None:
-    (miss,) = find_sites(_model(f"{UP} h = mine.Mystery (a) d = MatMul (h, down) y = Add (d, x)")).hidden
+    (miss,) = inspect(_model(f"{UP} h = mine.Mystery (a) d = MatMul (h, down) y = Add (d, x)")).hidden
     assert "shapes around it are not known" in miss.reason.sentence
 
 
 def test_groups_of_channels_are_named() -> None:
     body = "t = Transpose <perm = [0, 2, 1]> (x) u = Conv (t, up_conv) h = Relu (u) y = Conv <group = 2> (h, groups)"
-    (miss,) = find_sites(_model(body, weights=f"float[8, 6, 1] groups, {WEIGHTS}")).hidden
+    (miss,) = inspect(_model(body, weights=f"float[8, 6, 1] groups, {WEIGHTS}")).hidden
     assert "the channels of each group apart" in miss.reason.sentence
 
 
 def test_who_else_needs_the_neurons_is_named() -> None:
-    elsewhere = find_sites(
+    elsewhere = inspect(
         _model(f"{UP} h = Relu (a) y = MatMul (h, down) z = ReduceMax (h)", "y, float[a, b, c] z")
     )
     assert elsewhere.neurons == () and "ReduceMax" in elsewhere.hidden[0].reason.sentence
-    output = find_sites(_model(f"{UP} h = Relu (a) y = MatMul (h, down)", "y, float[a, b, c] h"))
+    output = inspect(_model(f"{UP} h = Relu (a) y = MatMul (h, down)", "y, float[a, b, c] h"))
     assert output.neurons == () and "an output of the model" in output.hidden[0].reason.sentence
 
 
@@ -272,7 +272,7 @@ def test_a_residual_stream_is_no_pair() -> None:
         " d = MatMul (h, down) r = Add (d, e) m = LayerNormalization <axis = -1> (r, s, t) w = MatMul (m, gate)"
         " k = Relu (w) l = MatMul (k, down) y = Add (r, l)"
     )
-    sites = find_sites(_model(body, weights=f"{stream}, {WEIGHTS}"))
+    sites = inspect(_model(body, weights=f"{stream}, {WEIGHTS}"))
     assert [block.kind for block in sites.neurons] == ["feed-forward"] * 2 and sites.hidden == ()
 
 

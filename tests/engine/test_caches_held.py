@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.cuts import check_cut
@@ -57,7 +57,7 @@ def _heads(model: ModelProto) -> dict[str, int]:
 @pytest.mark.parametrize("read", READS)
 def test_keys_and_values_leave_together(read: str) -> None:
     model = _model(read)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert (site.num_heads, site.kv_num_heads, site.removable) == (4, 2, True)
     planning = analyse(model, {0: [0, 1]}, "m")
     pruned = apply_plan(planning.plan, model)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
@@ -48,7 +48,7 @@ def _gated(gate: Gate) -> tuple[Net, Any]:
 def test_a_gate_of_all_contexts_couples_the_heads(gate: Gate) -> None:
     """Zeros in the projection's columns and zeros at the core are different models here."""
     net, output = _gated(gate)
-    (site,) = find_sites(net.export([output]))
+    (site,) = inspect(net.export([output]))
     assert site.reason is not None
     assert site.reason.reason is Reason.COUPLED
     assert "also an input of another head" in site.reason.sentence

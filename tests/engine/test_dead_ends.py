@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import find_sites, plan_pruning
+from onnxheadprune import inspect, plan_pruning
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.toy_parts import HIDDEN, WIDTH, D, H, attended, projected, softmax
 from tests.toys import Toy
@@ -100,7 +100,7 @@ def outputs(model: ModelProto) -> np.ndarray:
 @pytest.mark.parametrize("gone", [[1], [0, 2], [0, 1, 2]])
 def test_a_dead_end_is_no_obstacle(dead: Callable[[Toy], str], gone: list[int]) -> None:
     model = toy_model(dead)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.removable, site.reason
     pruned = apply_plan(plan_pruning(model, {0: gone}), model)
     np.testing.assert_allclose(outputs(pruned), outputs(toy_model(silent=tuple(gone))), atol=1e-5)
@@ -121,5 +121,5 @@ def test_attention_that_leads_nowhere_is_none() -> None:
     projected(toy, attended(toy, softmax), "")
     attended(toy, softmax, "dead_")
     info = toy.info("x", ["batch", "sequence", HIDDEN])
-    sites = find_sites(toy.model([info], [toy.info("y", ["batch", "sequence", HIDDEN])]))
+    sites = inspect(toy.model([info], [toy.info("y", ["batch", "sequence", HIDDEN])]))
     assert (len(sites), sites.near_misses, sites.no_heads) == (1, (), ())

@@ -10,7 +10,7 @@ from onnx import ModelProto, ValueInfoProto
 from onnx.shape_inference import infer_shapes
 
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from tests.toys_all import EACH, MODELS
 
@@ -44,12 +44,12 @@ def _corrupted(model: ModelProto) -> Iterator[tuple[str, ModelProto]]:
 @pytest.mark.parametrize("name", EACH)
 def test_sites_stay_what_they_were(name: str) -> None:
     model = infer_shapes(MODELS[name]())
-    right = find_sites(model)
+    right = inspect(model)
     assert not right.ignored_declarations
     # Of what a node with bodies hands out nobody but its declaration may know the rank.
     bodies = any(item.HasField("g") for node in model.graph.node for item in node.attribute)
     for where, changed in _corrupted(model):
-        found = find_sites(changed)
+        found = inspect(changed)
         assert [site.to_dict() for site in found] == [site.to_dict() for site in right], where
         assert found.ignored_declarations or bodies, where
 

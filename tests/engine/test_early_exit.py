@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
@@ -110,7 +110,7 @@ class _Model:
 def test_layers_that_may_be_skipped_lose_heads(form: str, outside: bool) -> None:
     made = _Model(outside)
     model = getattr(made, form)()
-    sites = find_sites(model)
+    sites = inspect(model)
     assert [(site.num_heads, site.reason) for site in sites] == [(H, None)] * (2 if form == "branch" else 1)
     for gone in ([1], [0, 2], list(range(H))):
         planning = analyse(model, {len(sites) - 1: gone}, form)

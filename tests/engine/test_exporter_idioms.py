@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from onnxheadprune.attention.sites.find import find_sites, view_of
+from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import symbol
 from tests.engine.block_graph import Net
@@ -50,7 +50,7 @@ def test_a_batch_of_heads_is_the_larger_of_two_batches() -> None:
 def _exact(net: Net, output: Any) -> None:
     """All heads are found, and pruned equals masked."""
     model = net.export([output])
-    assert [site.num_heads for site in find_sites(model)] == [H]
+    assert [site.num_heads for site in inspect(model)] == [H]
     for gone in ([1], [0, 2], list(range(H))):
         check_cut(model, net.feed, gone)
 
@@ -202,7 +202,7 @@ def test_relative_values_that_all_heads_read_make_no_group() -> None:
     merged = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
     output = net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
     _exact(net, output)
-    assert [site.kv_num_heads for site in find_sites(net.export([output]))] == [H]
+    assert [site.kv_num_heads for site in inspect(net.export([output]))] == [H]
 
 
 def test_a_slice_of_a_padded_axis_reads_all_of_what_was_padded() -> None:
@@ -258,7 +258,7 @@ def test_weights_within_heads_lie_between_context_and_projection(plan: Blueprint
     merged = net.op("Reshape", lifted, net.ints(0, 0, H * D))
     output = net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
     _exact(net, output)
-    assert [(site.kind, site.v_head_size) for site in find_sites(net.export([output]))] == [("mqa", D)]
+    assert [(site.kind, site.v_head_size) for site in inspect(net.export([output]))] == [("mqa", D)]
 
 
 @pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))

@@ -15,7 +15,7 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from tests.engine.block_graph import Net
@@ -44,7 +44,7 @@ def _zeroed(model: ModelProto, gone: Sequence[int]) -> ModelProto:
 @pytest.mark.parametrize("gone", [[0], [3, 4, 9], list(range(N))], ids=["one", "some", "all"])
 def test_without_neurons_is_with_zeros(make: Make, gone: list[int]) -> None:
     model, net = block_of(make)
-    (block,) = find_sites(model).neurons
+    (block,) = inspect(model).neurons
     assert (block.num_units, block.reason) == (N, None)
     plan = analyse(model, {"ffn.0": gone}, "the model").plan
     assert plan.edge_gathers == ()
@@ -68,7 +68,7 @@ def test_a_normalisation_between_the_maps_mixes_neurons() -> None:
         return down_layer(net, made)
 
     model, _ = block_of(normed)
-    (block,) = find_sites(model).neurons
+    (block,) = inspect(model).neurons
     assert not block.removable and "mixes" in str(block.reason)
     with pytest.raises(RefusedError, match=r"ffn\.0 .* cannot lose neurons"):
         analyse(model, {"ffn.0": [1]}, "the model")
@@ -80,7 +80,7 @@ def test_the_residual_stream_is_no_hidden_layer() -> None:
     stream = net.input("x", (B, S, WIDTH), "bs-")
     for _ in range(3):
         stream = net.op("Add", relu(net, stream), stream)
-    found = find_sites(net.export([stream])).neurons
+    found = inspect(net.export([stream])).neurons
     assert [(block.key, block.num_units) for block in found] == [("ffn.0", N), ("ffn.1", N), ("ffn.2", N)]
 
 
@@ -88,7 +88,7 @@ def test_what_is_also_an_output_stays() -> None:
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
     hidden = net.op("Relu", up_layer(net, x))
-    assert find_sites(net.export([down_layer(net, hidden), hidden])).neurons == ()
+    assert inspect(net.export([down_layer(net, hidden), hidden])).neurons == ()
 
 
 def test_two_maps_that_read_the_same_neurons_are_one_block() -> None:
@@ -96,7 +96,7 @@ def test_two_maps_that_read_the_same_neurons_are_one_block() -> None:
     x = net.input("x", (B, S, WIDTH), "bs-")
     hidden = net.op("Relu", up_layer(net, x))
     model = net.export([down_layer(net, hidden), down_layer(net, hidden)])
-    (block,) = find_sites(model).neurons
+    (block,) = inspect(model).neurons
     assert len(block.projections) == 2
     made = apply_plan(analyse(model, {"ffn.0": [2, 5]}, "the model").plan, model)
     want, got = run(_zeroed(model, [2, 5]), net.feed), run(made, net.feed)
@@ -111,7 +111,7 @@ def test_a_map_between_two_blocks_loses_rows_and_columns() -> None:
     first = net.op("Relu", up_layer(net, x))
     second = net.op("Relu", net.op("MatMul", first, net.weight("down", N, N)))
     model = net.export([net.op("MatMul", second, net.weight("down", N, WIDTH))])
-    assert [block.num_units for block in find_sites(model).neurons] == [N, N]
+    assert [block.num_units for block in inspect(model).neurons] == [N, N]
     plan = analyse(model, {"ffn.0": [1, 4], "ffn.1": [0, 7, 8]}, "the model").plan
     assert plan.edge_gathers == ()
     made = apply_plan(plan, model)
@@ -138,7 +138,7 @@ def test_one_map_sums_up_heads_and_neurons() -> None:
     hidden = net.op("Relu", up_layer(net, x))
     joined = net.op("Concat", context, hidden, axis=-1)
     model = net.export([net.op("MatMul", joined, net.weight("down", WIDTH + N, WIDTH))])
-    sites = find_sites(model)
+    sites = inspect(model)
     assert ([site.num_heads for site in sites], [block.num_units for block in sites.neurons]) == ([2], [N])
     planning = analyse(model, {"0": [1], "ffn.0": [2, 3]}, "the model")
     rows = [*range(WIDTH // 2, WIDTH), WIDTH + 2, WIDTH + 3]
@@ -169,7 +169,7 @@ def test_neurons_of_a_packed_map_go_in_whole_blocks() -> None:
     x = net.input("x", (B, S, BLOCK), "bs-")
     hidden = net.op("Relu", net.op("MatMul", x, net.weight("up", BLOCK, size)))
     model = packed(net.export([net.op("MatMul", hidden, net.weight("down", size, BLOCK))]), 0)
-    (block,) = find_sites(model).neurons
+    (block,) = inspect(model).neurons
     assert {len(unit) for unit in block.units} == {BLOCK}
     with pytest.raises(RefusedError, match="only go together"):
         analyse(model, {"ffn.0": [1]}, "the model")

@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from onnxheadprune import apply_plan, plan_pruning
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN, Blueprint
 from tests.engine.cuts import check_cut
@@ -22,7 +22,7 @@ STATIC, SYMBOLIC = (replace(PLAIN, symbolic=symbolic, opset=23) for symbolic in 
 
 def _exact(net: Net, output: Any, kv_num_heads: int, v_head_size: int, *sets: list[int]) -> None:
     model = net.export([output])
-    found = [(site.num_heads, site.kv_num_heads, site.v_head_size) for site in find_sites(model)]
+    found = [(site.num_heads, site.kv_num_heads, site.v_head_size) for site in inspect(model)]
     assert found == [(H, kv_num_heads, v_head_size)]
     for gone in (*sets, list(range(H))):
         check_cut(model, net.feed, gone)
@@ -89,7 +89,7 @@ def test_keys_and_values_packed_by_head() -> None:
     info = ["b", "s", hidden]
     model = toy.model([toy.info("x", info)], [toy.info("y", info)])
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert (site.num_heads, site.head_size, site.v_head_size) == (count, size, size)
     smaller = apply_plan(plan_pruning(model, {0: (1,)}), model)
     kept = [0, 2, 3]

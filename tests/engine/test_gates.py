@@ -10,7 +10,7 @@ import pytest
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
@@ -46,7 +46,7 @@ def test_a_quantized_gate_on_the_stream_is_no_obstacle(gone: list[int]) -> None:
     """The range is that of the stream, which stays whole; a gather behind it picks the heads that are left."""
     net, output = _gated("stream")
     model = net.export([output])
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.reason is None
     planning = analyse(model, {0: gone}, "gate")
     (gather,) = planning.plan.edge_gathers
@@ -60,6 +60,6 @@ def test_a_quantized_gate_on_the_stream_is_no_obstacle(gone: list[int]) -> None:
 def test_a_quantized_gate_on_the_queries_is_one() -> None:
     """The range is taken over all queries: those of removed heads would have to stay for its sake."""
     net, output = _gated("queries")
-    (site,) = find_sites(net.export([output]))
+    (site,) = inspect(net.export([output]))
     assert site.reason is not None
     assert site.reason.reason is Reason.COUPLED

@@ -7,7 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
@@ -30,7 +30,7 @@ def test_heads_of_two_projections_that_share_them_out(first: str, head: int) -> 
         for start, stop in (halves[name] for name in order)
     ]
     model = net.export(outputs)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.num_heads == H
 
     silent = type(model)()

@@ -10,7 +10,7 @@ import pytest
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
@@ -62,6 +62,6 @@ def test_a_router_on_the_stream_is_no_obstacle(router: Router, gone: list[int]) 
 def test_a_router_on_the_contexts_is_one(router: Router) -> None:
     """What a head says decides there how loud the others are."""
     net, output = _routed(router, "contexts")
-    (site,) = find_sites(net.export([output]))
+    (site,) = inspect(net.export([output]))
     assert site.reason is not None
     assert site.reason.reason is Reason.COUPLED

@@ -11,7 +11,7 @@ import pytest
 
 from onnxheadprune.attention.heads import MAX_LISTED, parse_heads, resolve_heads
 from onnxheadprune.attention.planning import plan_pruning
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError, UsageError
 from tests import golden_file, toys
 
@@ -25,7 +25,7 @@ def test_a_mapping_that_lists_too_much() -> None:
 
 
 def test_a_name_that_two_sites_have() -> None:
-    (site,) = find_sites(toys.attention())
+    (site,) = inspect(toys.attention())
     names = ("encoder.layer.0.attention", "decoder.layer.0.attention")
     sites = [replace(site, index=index, name=name) for index, name in enumerate(names)]
     both = r"attn\.0 \(encoder.layer.0.attention\), attn\.1 \(decoder.layer.0.attention\)"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.one_node import run
@@ -119,7 +119,7 @@ def build(pick: Any, join: Join, bias: bool, silent: Sequence[int] = (), size: A
 def test_a_projection_of_one_head_goes_with_it(name: str, pick: Any, bias: bool) -> None:
     feed = {"x": np.random.default_rng(1).standard_normal((2, 5, HIDDEN)).astype(np.float32)}
     model = build(pick, JOINS[name], bias)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert (site.num_heads, site.removable) == (H, True)
     whole = run(model, feed)["y"]
     for gone in CUTS:

@@ -14,7 +14,7 @@ from onnx.shape_inference import infer_shapes
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.selection.activations.linear import linear_of
 from tests.engine.block_graph import Net
@@ -29,7 +29,7 @@ RATIO, GROUPS = 2, 2
 def _exact(net: Net, output: Any, kind: str, kv_num_heads: int, *sets: list[int]) -> None:
     """The heads are found, their groups too, and pruned equals masked."""
     model = net.export([output])
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     found = (site.kind, site.num_heads, site.kv_num_heads, site.head_size, site.v_head_size)
     assert found == (kind, H, kv_num_heads, D, D)
     for gone in (*sets, list(range(H))):
@@ -66,7 +66,7 @@ def test_queries_of_a_group_stand_in_a_row() -> None:
 
 def test_rows_of_unknown_length_are_explained() -> None:
     net = Net(replace(STATIC, symbolic=True))
-    sites = find_sites(net.export([_in_a_row(net, "bs-")]))
+    sites = inspect(net.export([_in_a_row(net, "bs-")]))
     assert not len(sites)
     assert [miss.reason.sentence.split(" in ")[0] for miss in sites.near_misses] == [
         "the context's axes are folded with one of unknown length"
@@ -148,7 +148,7 @@ def test_maps_per_head_are_added_up(spelled: str) -> None:
     pruned = apply_plan(analyse(model, {0: [1]}, "declared").plan, model)
     onnx.checker.check_model(pruned, full_check=True)
     # A refit knows maps of one matrix.
-    assert linear_of(find_sites(model)[0].projections[0]) is None
+    assert linear_of(inspect(model)[0].projections[0]) is None
 
 
 def _block(net: Net, x: Any, length: Any = None, after: Callable[[Any], Any] = lambda merged: merged) -> Any:
@@ -221,7 +221,7 @@ def test_heads_of_two_kinds_side_by_side() -> None:
     convolved = net.op("Reshape", convolved, net.op("Shape", attended))
     merged = net.op("Reshape", net.op("Concat", attended, convolved, axis=2), net.ints(0, 0, 2 * H * D))
     model = net.export([net.op("Add", x, net.op("MatMul", merged, net.weight("o", 2 * H * D, WIDTH)))])
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert (site.num_heads, site.kv_num_heads) == (2 * H, 2 * H)
     for gone in ([0], [H], [1, H + 1, H], list(range(H)), list(range(2 * H))):
         planning = analyse(model, {0: gone}, "two kinds")
@@ -289,7 +289,7 @@ def test_what_no_rule_passes_on_is_not_called_shared(kv: int) -> None:
         return net.op("Transpose", known, perm=[0, 2, 3, 1])
 
     model = net.export([_values_through(net, normalized, kv)])
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     if kv == 1:
         assert (site.kind, site.kv_num_heads) == ("mqa", 1)
     else:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
@@ -158,7 +158,7 @@ def _is_used(name: str, nodes: str) -> bool:
 
 
 def _exact(model: ModelProto, kv_num_heads: int) -> None:
-    (site,) = (sites := find_sites(model))
+    (site,) = (sites := inspect(model))
     assert (site.num_heads, site.kv_num_heads, site.removable) == (H, kv_num_heads, True), sites.near_misses
     assert not sites.near_misses and not sites.no_heads and not sites.neurons and not sites.hidden
     for gone in CUTS:
@@ -191,7 +191,7 @@ def test_a_mean_is_cut_twice() -> None:
     model = _model(HEADS, MEANS["a mean"], "p = MatMul(r, one)  y = Add(p, x)")
     once = apply_plan(analyse(model, {0: [1]}, "m").plan, model)
     check_cut(once, FEED, [2])
-    (left,) = find_sites(once)
+    (left,) = inspect(once)
     assert (left.num_heads, left.removed) == (3, (1,))
 
 
@@ -203,7 +203,7 @@ def test_a_mean_without_heads_leaves_the_bias_of_the_layer_behind_it() -> None:
 
 def test_an_extremum_over_heads_is_no_sum() -> None:
     model = _model(HEADS, "r = ReduceMax<axes = [1], keepdims = 0>(c)  p = MatMul(r, one)  y = Add(p, x)")
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.num_heads == H
     with pytest.raises(RefusedError, match="reduces all of them to one, in which a zero still counts"):
         analyse(model, {0: [1]}, "m")
@@ -211,7 +211,7 @@ def test_an_extremum_over_heads_is_no_sum() -> None:
 
 def test_a_mean_is_a_matrix_of_equal_shares() -> None:
     """Scores read what a projection makes of a channel."""
-    (site,) = find_sites(_model(HEADS, MEANS["a mean"], "p = MatMul(r, one)  y = Add(p, x)"))
+    (site,) = inspect(_model(HEADS, MEANS["a mean"], "p = MatMul(r, one)  y = Add(p, x)"))
     expected: Array = np.tile(np.eye(D), (H, 1)) / H
     np.testing.assert_array_equal(projection_matrix(site.projections[0]), expected)
 
@@ -253,7 +253,7 @@ def test_tokens_that_weights_tell_apart_are_no_heads(tokens: str, behind: str) -
         '<ir_version: 9, opset_import: ["" : 17]>\n'
         f"g (float[b, 5, 6] x) => (float[{sizes}] y) <{', '.join(declared)}> {{\n{nodes}\n}}"
     )
-    assert [site.num_heads for site in find_sites(model)] in ([], [1])
+    assert [site.num_heads for site in inspect(model)] in ([], [1])
 
 
 def test_one_head_has_its_projection() -> None:
@@ -262,5 +262,5 @@ def test_one_head_has_its_projection() -> None:
         "qf = MatMul(x, wq0)  kf = MatMul(x, wk0)  kt = Transpose<perm = [0, 2, 1]>(kf)  vf = MatMul(x, wv0)"
         "  s = MatMul(qf, kt)  m = Softmax<axis = -1>(s)  c = MatMul(m, vf)  p = MatMul(c, one)  y = Add(p, x)"
     )
-    (site,) = find_sites(_model(nodes))
+    (site,) = inspect(_model(nodes))
     assert (site.num_heads, site.projection_names) == (1, ("p",))

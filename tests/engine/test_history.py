@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import apply_plan, find_sites, plan_pruning, validate
+from onnxheadprune import apply_plan, inspect, plan_pruning, validate
 from onnxheadprune.edit.records import REMOVED_KEY, pruning_record, pruning_text, units_key
 from onnxheadprune.errors import ModelError
 from tests import toys_scores
@@ -62,7 +62,7 @@ def test_a_record_names_what_its_projections_give(models: tuple[ModelProto, Mode
 def test_a_site_that_the_record_does_not_know_shifts_no_index(models: tuple[ModelProto, ModelProto]) -> None:
     original, pruned = models
     old = rewritten(pruned, without_the_first)
-    known, new = find_sites(old)
+    known, new = inspect(old)
     assert (known.index, known.removed, known.original_num_heads) == (0, (0, 2), 4)
     assert (new.index, new.removed, new.num_heads) == (1, (), 4)
     found = validate(original, old, provider="cpu")
@@ -75,19 +75,19 @@ def test_a_site_that_the_record_does_not_know_shifts_no_index(models: tuple[Mode
 def test_a_record_in_another_order_says_the_same(models: tuple[ModelProto, ModelProto]) -> None:
     original, pruned = models
     turned = rewritten(pruned, backwards)
-    assert [site.removed for site in find_sites(turned)] == [(), (0, 2)]
+    assert [site.removed for site in inspect(turned)] == [(), (0, 2)]
     assert validate(original, turned, provider="cpu").verdict == "passed"
 
 
 def test_records_without_names_go_by_order(models: tuple[ModelProto, ModelProto]) -> None:
     original, pruned = models
     old = rewritten(pruned, without_names, version=1)
-    assert [site.removed for site in find_sites(old)] == [(), (0, 2)]
+    assert [site.removed for site in inspect(old)] == [(), (0, 2)]
     assert validate(original, old, provider="cpu").verdict == "passed"
     again = apply_plan(plan_pruning(old, {0: [1]}), old)
     assert [bool(entry.projections) for entry in pruning_record(again)] == [True, True]
     with pytest.raises(ModelError, match="does not fit the 2 sites of this model"):
-        find_sites(rewritten(old, without_the_first, version=1))
+        inspect(rewritten(old, without_the_first, version=1))
 
 
 def test_heads_that_are_not_as_many_as_the_record_says(models: tuple[ModelProto, ModelProto]) -> None:
@@ -95,7 +95,7 @@ def test_heads_that_are_not_as_many_as_the_record_says(models: tuple[ModelProto,
         return [sites[0], {**sites[1], "removed": [0]}]
 
     with pytest.raises(ModelError, match="has 3 heads, and it has 2; was the model changed"):
-        find_sites(rewritten(models[1], more))
+        inspect(rewritten(models[1], more))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def with_all_neurons(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("change", [list, backwards, under_other_names, of_two_sites])
 def test_neurons_follow_the_same_law(narrowed: ModelProto, change: Change) -> None:
-    found = find_sites(renamed(narrowed, change)).neurons
+    found = inspect(renamed(narrowed, change)).neurons
     assert [(site.number, site.num_units, len(site.removed)) for site in found] == [
         (0, 128, 0),
         (1, 64, 64),
@@ -146,7 +146,7 @@ def test_neurons_follow_the_same_law(narrowed: ModelProto, change: Change) -> No
 
 @pytest.mark.long
 def test_a_block_that_no_name_and_no_order_tells_is_new(narrowed: ModelProto) -> None:
-    found = find_sites(renamed(narrowed, lambda blocks: under_other_names(blocks[:1]) + blocks[1:3])).neurons
+    found = inspect(renamed(narrowed, lambda blocks: under_other_names(blocks[:1]) + blocks[1:3])).neurons
     assert [site.number for site in found] == [1, 2, 3, 4]
     with pytest.raises(ModelError, match="has 128 neurons, and it has 64; was the model changed"):
-        list(find_sites(renamed(narrowed, with_all_neurons)).neurons)
+        list(inspect(renamed(narrowed, with_all_neurons)).neurons)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import find_sites, plan_pruning
+from onnxheadprune import inspect, plan_pruning
 from onnxheadprune.attention.sites.census import attention_products
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.plan import PrunePlan
@@ -54,7 +54,7 @@ def model(toy: Toy, *outputs: str) -> ModelProto:
 
 def lists(found: ModelProto) -> tuple[int, list[str], list[str]]:
     """Sites, and the sentences of the other two lists; they are as many as there are products."""
-    sites = find_sites(found)
+    sites = inspect(found)
     missed, without = (
         [miss.reason.sentence for miss in group] for group in (sites.near_misses, sites.no_heads)
     )
@@ -211,7 +211,7 @@ def test_statistics_over_all_heads_are_seen_behind_any_element_wise_operator(op_
         return toy.node("Div", [scores, total], "weights")
 
     toy = Toy()
-    (site,) = find_sites(model(toy, projected(toy, attended(toy, shared))))
+    (site,) = inspect(model(toy, projected(toy, attended(toy, shared))))
     assert site.reason is not None and "statistics over all heads" in site.reason.sentence
 
 

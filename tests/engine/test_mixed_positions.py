@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
@@ -72,7 +72,7 @@ def test_positions_are_mixed_before_the_projection(how: str) -> None:
     x = net.input("x", (B, SIDE * SIDE, WIDTH), "---")
     data = MIXERS[how](net, picture(net, context_of(net, x)))
     model = net.export([net.op("Conv", data, net.weight("o", WIDTH, H * D, 1, 1))])
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert (site.num_heads, site.kv_num_heads, site.v_head_size, site.reason) == (H, H, D, None)
     for gone in ([1], [0, 2], list(range(H))):
         check_cut(model, net.feed, gone)
@@ -82,7 +82,7 @@ def test_the_largest_of_some_positions_is_not_linear() -> None:
     net = Net(STATIC)
     x = net.input("x", (B, SIDE * SIDE, WIDTH), "---")
     data = net.op("MaxPool", picture(net, context_of(net, x)), kernel_shape=[2, 2], strides=[2, 2])
-    sites = find_sites(net.export([net.op("Conv", data, net.weight("o", WIDTH, H * D, 1, 1))]))
+    sites = inspect(net.export([net.op("Conv", data, net.weight("o", WIDTH, H * D, 1, 1))]))
     assert not len(sites)
     assert [miss.reason.reason for miss in sites.near_misses] == [Reason.NO_RULE]
 
@@ -95,7 +95,7 @@ def test_nothing_is_joined_to_the_tokens() -> None:
     none = net.op("Slice", flat, net.ints(0), net.ints(0), net.ints(1))
     none = net.op("Slice", none, net.ints(0), net.ints(0), net.ints(1))
     model = net.export([projected(net, net.op("Concat", none, flat, axis=1))])
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert (site.num_heads, site.v_head_size, site.reason) == (H, D, None)
     check_cut(model, net.feed, [1])
 
@@ -123,7 +123,7 @@ def class_attention(mixed: str, batch: str) -> ModelProto:
 @pytest.mark.parametrize("batch", ["stored", "computed"])
 @pytest.mark.parametrize("mixed", ["before", "after", "before and after"])
 def test_talking_heads_are_refused_whatever_the_queries_are(mixed: str, batch: str) -> None:
-    (site,) = find_sites(class_attention(mixed, batch))
+    (site,) = inspect(class_attention(mixed, batch))
     assert site.reason is not None
     assert site.reason.reason is Reason.COUPLED
     assert "talking heads" in site.reason.sentence
@@ -131,7 +131,7 @@ def test_talking_heads_are_refused_whatever_the_queries_are(mixed: str, batch: s
 
 @pytest.mark.parametrize("batch", ["stored", "computed"])
 def test_heads_that_do_not_talk_are_found_whatever_the_queries_are(batch: str) -> None:
-    (site,) = find_sites(class_attention("", batch))
+    (site,) = inspect(class_attention("", batch))
     assert (site.num_heads, site.reason) == (H, None)
 
 
@@ -149,7 +149,7 @@ def test_a_regression_over_attention_maps_is_no_attention() -> None:
     both = net.op("Add", inner, net.op("Transpose", inner, perm=[0, 1, 3, 2]))
     features = net.op("Transpose", both, perm=[0, 2, 3, 1])
     model = net.export([net.op("Sigmoid", net.op("MatMul", features, net.weight("regression", H, 1)))])
-    assert not len(find_sites(model))
+    assert not len(inspect(model))
 
 
 def test_an_axis_without_positions_needs_nothing() -> None:

@@ -16,7 +16,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxheadprune import prune
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import count_flops
@@ -29,7 +29,7 @@ from tests.toys_mixture import EXPERTS, HIDDEN, RUNNABLE, TOKENS, UNRUNNABLE, WI
 
 
 def _block(model: ModelProto) -> NeuronSite:
-    (block,) = find_sites(model).neurons
+    (block,) = inspect(model).neurons
     return block
 
 
@@ -145,16 +145,16 @@ def test_rows_that_the_attribute_does_not_explain_are_no_block() -> None:
     kept = [item for item in node.attribute if item.name != "swiglu_fusion"]
     del node.attribute[:]
     node.attribute.extend(kept)
-    assert find_sites(model).neurons == ()
+    assert inspect(model).neurons == ()
 
 
 def test_tensors_that_do_not_fit_are_no_block() -> None:
     """Zero points with a byte per row, where two rows share one."""
     model = Toy(op="QMoE", zeros=True).model()
     (zeros,) = [tensor for tensor in model.graph.initializer if tensor.name == "z1"]
-    assert find_sites(model).neurons
+    assert inspect(model).neurons
     zeros.CopyFrom(numpy_helper.from_array(np.zeros((EXPERTS, WIDTH, 1), np.uint8), "z1"))
-    assert find_sites(model).neurons == ()
+    assert inspect(model).neurons == ()
 
 
 def test_two_mixtures_that_share_experts_may_lose_different_neurons() -> None:

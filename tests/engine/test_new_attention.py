@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxheadprune import find_sites, plan_pruning
+from onnxheadprune import inspect, plan_pruning
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
@@ -116,7 +116,7 @@ def defined(op_type: str, version: int, domain: str = "") -> bool:
 )
 def test_whole_groups_go(build: Any) -> None:
     model = build()
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert (site.num_heads, site.kv_num_heads, site.head_size) == (H, K, D)
     plan = plan_pruning(model, {0: GONE})
     assert not plan.edge_gathers
@@ -126,7 +126,7 @@ def test_whole_groups_go(build: Any) -> None:
 
 
 def test_a_subgraph_that_sees_all_heads_is_a_near_miss() -> None:
-    sites = find_sites(flexible(score_mod=doubled()))
+    sites = inspect(flexible(score_mod=doubled()))
     (miss,) = sites.near_misses
     assert not sites and not sites.no_heads
     assert "score_mod" in miss.reason.sentence

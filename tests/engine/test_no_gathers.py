@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
 from tests.engine.cuts import check_cut
@@ -22,7 +22,7 @@ K, R = 2, 2
 
 def _exact(net: Net, output: Any, *sets: list[int]) -> None:
     model = net.export([output])
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert (site.num_heads, site.reason) == (H, None)
     for gone in sets:
         check_cut(model, net.feed, gone)

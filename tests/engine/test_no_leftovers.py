@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxheadprune import HeadPruneError, apply_plan, find_sites, plan_pruning, validate
+from onnxheadprune import HeadPruneError, apply_plan, inspect, plan_pruning, validate
 from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.unit import Site
@@ -36,7 +36,7 @@ def unread(graph: GraphProto) -> Iterator[str]:
 def test_everything_left_is_read(name: str, whole: bool) -> None:
     model = onnx.load(SAMPLES / "tiny" / name)
     assert not list(unread(model.graph))
-    heads = {site.index: range(site.num_heads if whole else 1) for site in find_sites(model)}
+    heads = {site.index: range(site.num_heads if whole else 1) for site in inspect(model)}
     assert not list(unread(apply_plan(plan_pruning(model, heads), model).graph))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
 from tests.engine.cuts import check_cut
@@ -37,7 +37,7 @@ def test_as_many_heads_as_there_are(attend: Callable[[Net, Any, int], Any], head
     net = Net(plan)
     x = net.input("x", (B, S, WIDTH), "bs-")
     model = net.export([net.op("Add", attend(net, x, heads), x)])
-    sites = find_sites(model)
+    sites = inspect(model)
     assert [(site.num_heads, site.reason) for site in sites] == [(heads, None)]
     assert [(site.head_size, site.v_head_size) for site in sites] == [(D, D)]
     assert not sites.near_misses and not sites.no_heads
@@ -54,7 +54,7 @@ def test_maps_that_weights_mix_have_no_head_size() -> None:
     weights = net.op("Softmax", scores, axis=-1)
     mixed = net.op("Einsum", weights, net.weight("mix", 2, 2), equation="bhij,hg->bgij")
     made = projected(net, net.op("MatMul", mixed, split(net, x, "v", 2, 0, 2, 1, 3)), 2, 0, 2, 1, 3)
-    (site,) = find_sites(net.export([made]))
+    (site,) = inspect(net.export([made]))
     assert (site.num_heads, site.head_size, site.v_head_size, site.removable) == (2, None, D, False)
 
 
@@ -62,7 +62,7 @@ def test_a_summary_that_one_head_reads_is_in_one_list() -> None:
     """Linear attention with one head: nothing tells its products from gates that mix streams."""
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
-    sites = find_sites(net.export([linear(net, x, 1)]))
+    sites = inspect(net.export([linear(net, x, 1)]))
     assert (len(sites), len(sites.near_misses), len(sites.no_heads)) == (0, 0, 2)
 
 
@@ -83,7 +83,7 @@ def test_one_head_may_have_queries_that_are_stored(queries: int, keys: str) -> N
       c = MatMul(m, vf)  y = MatMul(c, o)
     }}"""
     )
-    sites = find_sites(model)
+    sites = inspect(model)
     assert (len(sites), len(sites.near_misses), len(sites.no_heads)) == (
         (1, 0, 0) if queries > 1 else (0, 0, 1)
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.model.load import load_model
 from tests import toys, toys_genai, toys_scores
 from tests.engine.block_graph import Net
@@ -49,7 +49,7 @@ def parts_of(graph: GraphProto, cores: set[str]) -> set[str]:
 
 def check(model: ModelProto) -> int:
     """Every product behind a softmax is in one list, or an operand of a site's core alone; returns how many."""
-    sites = find_sites(model)
+    sites = inspect(model)
     cores = [node.out.name for site in sites for node in site.cores]
     listed = [*cores, *(miss.reason.value for miss in (*sites.near_misses, *sites.no_heads))]
     products, parts = list(behind_softmax(model.graph)), parts_of(model.graph, set(cores))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from onnxheadprune.attention.planning import plan_pruning
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
@@ -119,7 +119,7 @@ def test_what_is_added_is_no_heads(how: str, heads: int, plan: Any) -> None:
     it = Attending(plan, heads)
     made = it.linear(FOREIGN[how](it), "next", it.width)
     model = it.net.export([*it.net.graph.outputs, made])
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.num_heads == heads
     assert site.reason is not None
     mixed = how == "residual_normed" and heads > 1
@@ -133,7 +133,7 @@ def test_one_head_that_is_read_beside_the_projection(plan: Any) -> None:
     """The feed-forward layer reads the context alone, but its residual connection takes the context past it."""
     it = Attending(plan, 1)
     made = it.net.op("Add", it.merged, it.linear(it.net.op("Relu", it.merged), "next", it.width))
-    (site,) = find_sites(it.net.export([made]))
+    (site,) = inspect(it.net.export([made]))
     assert site.reason is not None
     assert site.reason.reason is Reason.NO_PROJECTION
 
@@ -203,7 +203,7 @@ def test_what_goes_with_the_head_is_its_own(how: str, plan: Any) -> None:
     it = Attending(plan, 4)
     made = it.linear(OWN[how](it), "next", it.width)
     model = it.net.export([it.net.op("Add", it.x, made)])
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.reason is None
     _cut(model, it.net, how, [[1], [0, 2], [0, 1, 2, 3]])
 
@@ -225,7 +225,7 @@ def test_one_head_with_a_projection_of_its_own(how: str, plan: Any) -> None:
     it = Attending(plan, 1)
     made = it.linear(OWN[how](it), "next", it.width)
     model = it.net.export([it.net.op("Add", it.x, made)])
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.reason is None
     check_cut(model, it.net.feed, [0])
 
@@ -247,7 +247,7 @@ def test_queries_that_are_pooled_are_added_to_their_own_heads() -> None:
       ct = Transpose<perm = [0, 2, 1, 3]>(a)  cm = Reshape(ct, merged)  y = MatMul(cm, o)
     }"""
     )
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert (site.num_heads, site.kv_num_heads, site.reason) == (4, 4, None)
     feed = {"x": np.random.default_rng(2).uniform(-1, 1, (2, 5, 6)).astype(np.float32)}
     for gone in ([1], [0, 3]):

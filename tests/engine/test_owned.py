@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.apply import apply_plan
 from tests import toys
@@ -80,7 +80,7 @@ def _told(
 
 @pytest.mark.parametrize(("name", "model"), [pytest.param(*item, id=item[0]) for item in _models()])
 def test_a_cut_takes_these_columns_and_no_others(name: str, model: ModelProto) -> None:
-    sites = find_sites(model)
+    sites = inspect(model)
     listed = sites.to_dict()
     for site, document in zip(sites.every, [*listed["sites"], *listed["feed_forward"]], strict=True):
         sets = site.shares()[0]
@@ -103,13 +103,13 @@ def test_a_cut_takes_these_columns_and_no_others(name: str, model: ModelProto) -
 
 def test_columns_are_told_where_they_are_not_the_neurons_own_number() -> None:
     models = dict(_models())
-    first = find_sites(models["concatenated"]).to_dict()["feed_forward"][1]["tensors"][0]
+    first = inspect(models["concatenated"]).to_dict()["feed_forward"][1]["tensors"][0]
     assert (first["tensor"], first["axis"], first["offset"], first["size"]) == ("both", 0, 8, 1)
-    flat = find_sites(models["flattened"]).to_dict()["feed_forward"][0]["tensors"][0]
+    flat = inspect(models["flattened"]).to_dict()["feed_forward"][0]["tensors"][0]
     assert (flat["tensor"], flat["offset"], flat["size"], flat["step"]) == ("all", 0, 3, 3)
-    packed = find_sites(models["gated_in_one_map"]).to_dict()["feed_forward"][0]["tensors"]
+    packed = inspect(models["gated_in_one_map"]).to_dict()["feed_forward"][0]["tensors"]
     assert sorted(entry["offset"] for entry in packed if entry["tensor"].startswith("up")) == [0, blocks.N]
-    grouped = find_sites(models["grouped"]).to_dict()["sites"][0]["tensors"]
+    grouped = inspect(models["grouped"]).to_dict()["sites"][0]["tensors"]
     assert {entry["tensor"]: (entry["owner"], entry["count"]) for entry in grouped} == {
         "wo": ("head", 4),
         "wq": ("head", 4),
@@ -121,7 +121,7 @@ def test_columns_are_told_where_they_are_not_the_neurons_own_number() -> None:
 def test_zeros_in_its_columns_silence_a_unit() -> None:
     """The oracle knows nothing of sites: zeros where the layer that sums up reads neuron 3 of a concatenation."""
     model = dict(_models())["concatenated"]
-    site = find_sites(model).to_dict()["feed_forward"][1]
+    site = inspect(model).to_dict()["feed_forward"][1]
     (entry,) = [item for item in site["tensors"] if item["tensor"] == "both"]
     zeroed = ModelProto()
     zeroed.CopyFrom(model)

@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.planning import plan_pruning
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.scoring.moves import moves, path_by_worth
@@ -47,7 +47,7 @@ def _model(num_heads: int = 6, kv_num_heads: int = 6) -> tuple[ModelProto, dict[
 
 def test_heads_of_one_block_go_together() -> None:
     model, feed = _model()
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.reason is None
     assert site.units == ((0, 1), (2, 3), (4, 5))
     for gone in ([2, 3], [0, 1, 4, 5]):
@@ -76,7 +76,7 @@ def test_wishes_keep_blocks_whole() -> None:
 def test_blocks_within_groups_of_queries() -> None:
     """Four query heads per group, two per block: one block of every group, or a whole group."""
     model, feed = _model(8, 2)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert (site.kv_num_heads, site.units) == (2, ((0, 1), (2, 3), (4, 5), (6, 7)))
     found = moves(site, frozenset(), worth=list(range(8)))
     assert frozenset({0, 1, 4, 5}) in found
@@ -92,12 +92,12 @@ def test_blocks_within_groups_of_queries() -> None:
 
 def test_a_site_in_one_block_is_refused() -> None:
     model, _ = _model(2, 2)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.reason is not None
     assert "a unit does not fill whole blocks" in site.reason.sentence
 
 
 def test_a_last_block_that_is_not_full_is_refused_in_words() -> None:
     model, _ = _model(5, 5)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.reason is not None and "the last block of" in str(site.reason)

@@ -7,7 +7,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.planning import plan_pruning
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
@@ -48,7 +48,7 @@ def model_with(
 
 def test_heads_whose_zero_points_share_a_byte_go_together() -> None:
     model, feed = model_with(zero_points=True)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.units == ((0, 1), (2, 3))
     check_cut(model, feed, [2, 3])
     with pytest.raises(RefusedError, match="only go together; the nearest legal sets are"):
@@ -57,7 +57,7 @@ def test_heads_whose_zero_points_share_a_byte_go_together() -> None:
 
 def test_inputs_in_another_order_are_refused() -> None:
     model, _ = model_with(order=True)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.reason is not None and "another order (g_idx)" in site.reason.sentence
 
 
@@ -74,6 +74,6 @@ def test_zero_points_of_two_bits_lie_four_in_a_byte(heads: int, gone: list[int])
     zeros = draw.integers(0, 256, (WIDTH, -(-heads // 4)), dtype=np.uint8)
     model.graph.initializer.append(numpy_helper.from_array(zeros, "zeros"))
     node.input.append("zeros")
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.units == tuple((*range(start, min(start + 4, heads)),) for start in range(0, heads, 4))
     check_cut(model, feed, gone)

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
@@ -68,7 +68,7 @@ def _zeroed(model: ModelProto, gone: list[int]) -> ModelProto:
 
 def test_neurons_of_picked_experts_go_from_every_expert() -> None:
     model, net = _mixture()
-    (block,) = find_sites(model).neurons
+    (block,) = inspect(model).neurons
     assert (block.num_units, block.reason) == (HIDDEN, None)
     gone = [0, 5, 6, 11]
     plan = analyse(model, {"ffn.0": gone}, "the model").plan
@@ -85,10 +85,10 @@ def test_neurons_of_picked_experts_go_from_every_expert() -> None:
 def test_rows_that_something_else_picks_are_an_embedding() -> None:
     """What is added to a hidden layer by a choice of its own makes that layer a stream like any other."""
     model, _ = _mixture(other_choice=True)
-    assert find_sites(model).neurons == ()
+    assert inspect(model).neurons == ()
 
 
 def test_data_leaves_picked_experts_alone() -> None:
     """A choice by data needs the map that sums neurons up, and there is one for each token."""
-    (block,) = find_sites(_mixture()[0]).neurons
+    (block,) = inspect(_mixture()[0]).neurons
     assert block.removable and "a router chooses" in str(block.only_named)

@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, helper
 
 from onnxheadprune.attention.planning import plan_pruning
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import DropInputs, SetOutput, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
@@ -100,7 +100,7 @@ def test_pruning_twice_composes_in_original_indices() -> None:
     model, feed = build(PLAIN)
     once = apply_plan(plan_pruning(model, {0: [1, 3], 1: [0]}), model)
     first = apply_plan(plan_pruning(model, {0: [1]}), model)
-    sites = find_sites(first)
+    sites = inspect(first)
     assert sites[0].removed == (1,)
     assert sites[0].original_heads == (0, 2, 3)
     twice = apply_plan(plan_pruning(first, {0: [3], 1: [0]}), first)

@@ -13,7 +13,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse, plan_pruning
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.refusal import Reason
@@ -92,7 +92,7 @@ REFUSED: dict[str, tuple[Steps, Reason]] = {
 def test_site_is_refused(name: str) -> None:
     steps, reason = REFUSED[name]
     model, _ = attention(steps)
-    sites = find_sites(model)
+    sites = inspect(model)
     reasons = [site.reason for site in sites] or [miss.reason for miss in sites.near_misses]
     assert [refusal.reason for refusal in reasons if refusal] == [reason]
     with pytest.raises(RefusedError):
@@ -101,7 +101,7 @@ def test_site_is_refused(name: str) -> None:
 
 def test_no_output_projection_is_a_near_miss() -> None:
     model, _ = attention(Steps(projected=False))
-    sites = find_sites(model)
+    sites = inspect(model)
     assert len(sites) == 0
     assert [miss.reason.reason for miss in sites.near_misses] == [Reason.NO_PROJECTION]
 
@@ -110,7 +110,7 @@ def test_no_output_projection_is_a_near_miss() -> None:
 def test_unknown_operator_costs_an_edge_gather_and_stays_exact(where: str) -> None:
     steps = {"none": Steps(), "query": Steps(query=unknown), "value": Steps(value=unknown)}[where]
     model, feed = attention(steps)
-    assert [(site.num_heads, site.head_size, site.reason) for site in find_sites(model)] == [(H, D, None)]
+    assert [(site.num_heads, site.head_size, site.reason) for site in inspect(model)] == [(H, D, None)]
     planning = analyse(model, {0: [1, 2]}, where)
     assert len(planning.plan.edge_gathers) == (where != "none")
     got = run(apply_plan(planning.plan, model), feed)
@@ -122,7 +122,7 @@ def test_unknown_operator_costs_an_edge_gather_and_stays_exact(where: str) -> No
 def test_unknown_operator_before_the_projection_hides_the_heads() -> None:
     """Labels do not pass it, so nobody knows which rows of the projection belong to which head."""
     model, _ = attention(Steps(context=unknown))
-    sites = find_sites(model)
+    sites = inspect(model)
     assert len(sites) == 0
     assert len(sites.near_misses) == 1
 
@@ -146,7 +146,7 @@ def test_heads_along_a_symbolic_axis_are_not_taken_for_one_head() -> None:
     bounds = [net.op("Mul", batch, net.ints(h)) for h in range(H + 1)]
     pieces = [net.op("Slice", context, bounds[h], bounds[h + 1], net.ints(0)) for h in range(H)]
     merged = net.op("Concat", *pieces, axis=-1)
-    sites = find_sites(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))]))
+    sites = inspect(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))]))
     assert [site.num_heads for site in sites] == []
     assert [miss.reason.reason for miss in sites.near_misses] == [Reason.INEXPRESSIBLE]
 
@@ -165,7 +165,7 @@ def test_packed_weights_that_no_head_fills_are_refused() -> None:
     for name, value in {"K": H * D, "N": WIDTH, "bits": 4, "block_size": 16}.items():
         projection.attribute.append(helper.make_attribute(name, value))
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    sites = find_sites(model)
+    sites = inspect(model)
     assert [site.reason.reason for site in sites if site.reason] == [Reason.OPAQUE_WEIGHTS]
     with pytest.raises(RefusedError):
         plan_pruning(model, {0: [1]})
@@ -210,6 +210,6 @@ def test_sizes_that_some_targets_spell_and_others_do_not() -> None:
     weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
     context = net.op("Reshape", net.op("MatMul", weights, v), net.ints(B, H, S, D))
     merged = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
-    sites = find_sites(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))]))
+    sites = inspect(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))]))
     (miss,) = sites.near_misses
     assert not sites and "cannot be followed" in miss.reason.sentence

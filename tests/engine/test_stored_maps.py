@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import STATIC
 from tests.engine.cuts import check_cut
@@ -19,7 +19,7 @@ def _exact(net: Net, context: Any, head_size: int | None, *sets: list[int]) -> N
     """The projected context [B, H, S, D] is one site, and pruned equals masked."""
     merged = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
     model = net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))])
-    sites = find_sites(model)
+    sites = inspect(model)
     assert not sites.near_misses
     (site,) = sites
     assert site.removable
@@ -64,7 +64,7 @@ def test_one_stored_map_is_no_head() -> None:
     v = _heads(net, x, "v", H, 0, 2, 1, 3)
     mixed = net.op("MatMul", net.weight("map", S, S), v)
     merged = net.op("Reshape", net.op("Transpose", mixed, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
-    assert not len(find_sites(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))])))
+    assert not len(inspect(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))])))
 
 
 def test_a_number_of_heads_that_a_stored_weight_tells() -> None:

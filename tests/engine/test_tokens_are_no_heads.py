@@ -9,7 +9,7 @@ import pytest
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
@@ -30,7 +30,7 @@ GONE = ([1], [0, 2], list(range(H)))
 def check(net: Net, outputs: list[Any], size: int = D) -> None:
     """One site of H heads, and every cut equals the masked original."""
     model = net.export(outputs)
-    (site,) = find_sites(model)
+    (site,) = inspect(model)
     assert site.removable
     assert (site.kind, site.num_heads, site.kv_num_heads, site.v_head_size) == ("mha", H, H, size)
     for gone in GONE:
@@ -97,7 +97,7 @@ def test_a_merge_without_transpose_has_no_heads(tokens: int) -> None:
     net = Net(FIXED)
     x = net.input("x", (B, tokens, WIDTH), "---")
     data = net.op("Reshape", context_of(net, x), net.ints(0, tokens, H * D))
-    sites = find_sites(net.export([projected(net, data)]))
+    sites = inspect(net.export([projected(net, data)]))
     assert [site.num_heads for site in sites] == []
     assert [miss.reason.reason for miss in sites.near_misses] == [Reason.INEXPRESSIBLE]
 
@@ -115,7 +115,7 @@ def test_queries_of_a_group_in_a_row_with_one_token() -> None:
 
     weights = net.op("Softmax", net.op("MatMul", q, split("k", 0, 2, 3, 1)), axis=-1)
     data = net.op("Reshape", net.op("MatMul", weights, split("v", 0, 2, 1, 3)), net.ints(0, 1, H * D))
-    (site,) = find_sites(net.export([projected(net, data)]))
+    (site,) = inspect(net.export([projected(net, data)]))
     assert (site.kind, site.num_heads, site.kv_num_heads, site.v_head_size) == ("gqa", H, kv, D)
 
 
@@ -126,7 +126,7 @@ def test_one_of_several_streams_is_read() -> None:
     gate = net.op("Tanh", net.op("MatMul", streams, net.weight("gate", WIDTH, H + 1)))
     mixed = net.op("Einsum", gate, streams, equation="bsij,bsiw->bsjw")
     first = net.op("Gather", net.op("Gather", mixed, net.ints(0), axis=2), net.ints(0), axis=1)
-    assert not len(find_sites(net.export([projected(net, first, WIDTH)])))
+    assert not len(inspect(net.export([projected(net, first, WIDTH)])))
 
 
 def test_streams_that_are_mixed_twice_have_no_heads() -> None:
@@ -148,4 +148,4 @@ def test_streams_that_are_mixed_twice_have_no_heads() -> None:
         )
     total = net.op("ReduceSum", streams, net.ints(2), keepdims=0)
     first = net.op("Gather", total, net.ints(0), axis=1)
-    assert not len(find_sites(net.export([projected(net, first, WIDTH)])))
+    assert not len(inspect(net.export([projected(net, first, WIDTH)])))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto
 
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN, STATIC, Blueprint
 from tests.engine.cuts import check_cut
@@ -20,7 +20,7 @@ FLOAT, INT64 = int(TensorProto.FLOAT), int(TensorProto.INT64)
 
 def _exact(net: Net, output: Any, sets: Sequence[list[int]]) -> None:
     model = net.export([output])
-    assert [site.num_heads for site in find_sites(model)] == [H]
+    assert [site.num_heads for site in inspect(model)] == [H]
     for gone in sets:
         check_cut(model, net.feed, gone)
 
@@ -117,4 +117,4 @@ def test_a_gate_is_no_state() -> None:
     gates = net.op("Reshape", net.op("MatMul", x, net.weight("g", WIDTH, H * 2)), net.ints(0, 0, H, 2, 1))
     context = net.op("ReduceSum", net.op("Mul", gates, values), net.ints(3), keepdims=0)
     merged = net.op("Reshape", context, net.ints(0, 0, H * D))
-    assert not find_sites(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))]))
+    assert not inspect(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))]))

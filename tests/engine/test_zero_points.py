@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
@@ -76,7 +76,7 @@ def build(tail: Any, zero: Any, silent: tuple[int, ...] = ()) -> ModelProto:
 
 @pytest.mark.parametrize("tail", [dynamic, dynamic_view, static, pair])
 def test_a_zero_point_of_its_own_is_refused(tail: Any) -> None:
-    (site,) = find_sites(build(tail, 7))
+    (site,) = inspect(build(tail, 7))
     assert site.reason is not None and "zero point" in site.reason.sentence
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxheadprune import FolderResult, RefusedError, UsageError, Wish, find_sites, prune_folder
+from onnxheadprune import FolderResult, RefusedError, UsageError, Wish, inspect, prune_folder
 from tests import toys
 from tests.conftest import Outcome
 from tests.folders import exports
@@ -75,4 +75,4 @@ def test_what_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(kind, match=sentence):
             call()
-    assert find_sites(folder / "onnx" / "model.onnx")[0].removed == ()
+    assert inspect(folder / "onnx" / "model.onnx")[0].removed == ()

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.model.load import load_model
 from tests import toys, toys_scores
 from tests.conftest import Outcome
@@ -29,7 +29,7 @@ Command = Callable[..., Outcome]
 
 
 def removed(path: Path) -> list[tuple[int, ...]]:
-    return [site.removed for site in find_sites(path)]
+    return [site.removed for site in inspect(path)]
 
 
 def test_the_same_heads_go_from_both_precisions(command: Command, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from tests import toys_scores
 from tests.conftest import Outcome
 from tests.folders import exports
@@ -54,8 +54,8 @@ def test_a_job_makes_a_folder_and_knows_it_again(command: Command, place: Path) 
     assert [step["status"] for step in document["steps"]] == ["done", "done"] and document["accepted"]
     made = place / "out" / "pruned"
     for name in NAMES:
-        assert [site.removed for site in find_sites(made / name)] == [(1,), ()]
-        assert [site.removed for site in find_sites(made / name).neurons] == [(), (0, 1, 2, 3)]
+        assert [site.removed for site in inspect(made / name)] == [(1,), ()]
+        assert [site.removed for site in inspect(made / name).neurons] == [(), (0, 1, 2, 3)]
     assert contents(place / "in") == before and (made / "tokenizer.json").is_file()
     gates = {(gate["name"], gate["subject"]): gate["passed"] for gate in document["gates"]}
     assert gates == {
@@ -87,7 +87,7 @@ def test_what_others_put_into_the_folder_stays(command: Command, place: Path) ->
     assert (place / "out" / "pruned" / "mine").read_text() == "mine"
     (place / "out" / "pruned" / "mine").unlink()
     assert run(command, place, "validate=null", "gate=null", "prune.heads='0:2'").exit_code == 0
-    assert [site.removed for site in find_sites(place / "out" / "pruned" / NAMES[0])] == [(2,), ()]
+    assert [site.removed for site in inspect(place / "out" / "pruned" / NAMES[0])] == [(2,), ()]
 
 
 @pytest.mark.parametrize(

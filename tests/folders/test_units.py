@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import Limits, RefusedError, Wish, find_sites, prune_folder
+from onnxheadprune import Limits, RefusedError, Wish, inspect, prune_folder
 from onnxheadprune.workflow.clients.all import CLIENTS
 from tests import toys, toys_nbits, toys_scores, toys_seq2seq
 from tests.conftest import Outcome
@@ -24,7 +24,7 @@ DECODERS = ("decoder_model.onnx", "decoder_model_merged.onnx", "decoder_with_pas
 
 
 def removed(path: Path) -> list[tuple[int, ...]]:
-    return [site.removed for site in find_sites(path).neurons]
+    return [site.removed for site in inspect(path).neurons]
 
 
 def spoilt(path: Path, change: Callable[[onnx.ModelProto], None]) -> None:
@@ -50,7 +50,7 @@ def test_the_same_neurons_go_from_both_precisions(command: Command, tmp_path: Pa
     ]
     for name in BOTH:
         assert removed(out / name) == [(0, 1, 2, 3, 9)]
-        assert [site.removed for site in find_sites(out / name)] == [(1,), ()]
+        assert [site.removed for site in inspect(out / name)] == [(1,), ()]
     assert contents(folder) == before
     assert (out / "config.json").read_bytes() == before["config.json"]
     assert command("validate", folder, out).exit_code == 0

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import CONDITION, EAGER, FULL_MASK, HEADS, KEY_MASK, MASKED, SIZE, WIDTH, block, feed
 from tests.fusion.running import assert_same, executed, fused
@@ -227,7 +227,7 @@ def test_a_fused_block_equals_the_original(name: str, mode: FuseMode, tmp_path: 
 def test_a_fused_block_has_the_same_site(name: str, mode: FuseMode) -> None:
     """What is fused can still be pruned: heads, groups and channels are found again."""
     model = build(name)
-    before, after = find_sites(model)[0], find_sites(fused(model, mode)[0])[0]
+    before, after = inspect(model)[0], inspect(fused(model, mode)[0])[0]
     assert (after.num_heads, after.kv_num_heads) == (before.num_heads, before.kv_num_heads)
     assert after.groups == before.groups
     assert after.removable == before.removable

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper
 
-from onnxheadprune import find_sites, prune, validate
+from onnxheadprune import inspect, prune, validate
 from onnxheadprune.cli import main
 from onnxheadprune.edit.records import FUSED_KEY, REMOVED_KEY, fused_record
 from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
@@ -53,7 +53,7 @@ def test_a_fused_model_can_be_pruned_on(mode: FuseMode, tmp_path: Path) -> None:
     second = prune(first.model, {0: [2]}, tmp_path / "out.onnx", provider="cpu")
     assert second.validation is not None
     assert second.validation.verdict == "passed"
-    site = find_sites(tmp_path / "out.onnx")[0]
+    site = inspect(tmp_path / "out.onnx")[0]
     assert (site.num_heads, site.removed, site.original_num_heads) == (2, (1, 2), 4)
     assert validate(model, tmp_path / "out.onnx", provider="cpu").verdict == "passed"
 

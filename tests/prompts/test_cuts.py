@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Array, Provider, Session
@@ -27,7 +27,7 @@ DECODERS = ("decoder_model.onnx", "decoder_model_merged.onnx", "decoder_with_pas
 
 
 def removed(path: Path) -> list[tuple[int, ...]]:
-    return [site.removed for site in find_sites(path)]
+    return [site.removed for site in inspect(path)]
 
 
 def weights(path: Path) -> dict[str, Array]:

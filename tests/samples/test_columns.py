@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from tests.engine.block_spellings import positions
 
 torch = pytest.importorskip("torch")
@@ -102,7 +102,7 @@ def test_they_are_pytorchs(module: Callable[[], Any], field: str, dynamo: bool, 
         torch.onnx.export(made, (x,), path, dynamo=dynamo, **options)
     model = onnx.load(path)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    site = find_sites(model).to_dict()[field][0]
+    site = inspect(model).to_dict()[field][0]
     for unit in range(site.get("num_neurons", site.get("num_heads"))):
         listed = np.concatenate([_taken(entry, unit, stored) for entry in site["tensors"]])
         for columns in made.columns(unit):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider, Session
@@ -95,8 +95,8 @@ def test_heads_are_chosen_and_refitted_on_text(name: str, command: Command, tmp_
     assert document["validation"]["verdict"] == "passed"
     assert document["choice"]["selection"]["basis"] == "measured drift after refit"
     assert document["choice"]["compensation"]["tensors"]
-    gone = sum(len(site.removed) for site in find_sites(out))
-    assert gone == round(0.25 * sum(site.original_num_heads for site in find_sites(out)))
+    gone = sum(len(site.removed) for site in inspect(out))
+    assert gone == round(0.25 * sum(site.original_num_heads for site in inspect(out)))
 
 
 def lines(folder: Path) -> Path:

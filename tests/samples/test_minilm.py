@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from onnxheadprune import find_sites, prune
+from onnxheadprune import inspect, prune
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.samples
@@ -68,7 +68,7 @@ def outputs(
 
 
 def test_sites(minilm: Path) -> None:
-    sites = find_sites(minilm)
+    sites = inspect(minilm)
     assert [(site.num_heads, site.head_size, site.removable) for site in sites] == [
         (HEADS, HEAD_SIZE, True)
     ] * 6

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxheadprune import find_sites
+from onnxheadprune import inspect
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.edit.records import refit_record
 from onnxheadprune.workflow import sweep as sweeping
@@ -36,7 +36,7 @@ def test_a_ratio_chooses_refits_proves_and_tells(
     assert outcome.exit_code == 0, outcome.stderr
     for part in ("measured drift after refit", " linear maps on 192 samples", "(kl)", "passed"):
         assert part in " ".join(outcome.stdout.split())
-    assert sum(site.num_heads for site in find_sites(out)) == 4
+    assert sum(site.num_heads for site in inspect(out)) == 4
     assert refit_record(onnx.load(out)) is not None and is_picture(picture)
     assert command("validate", toy, out, *CPU).exit_code == 0
 
@@ -98,7 +98,7 @@ def test_what_every_site_keeps_and_limits(command: Command, folder: Path, data: 
         outcome = command("prune", folder / f"{model}.onnx", "--dry-run", "--json", *options, *CPU)
         assert outcome.exit_code == 0, outcome.stdout
         heads = outcome.document["choice"]["selection"]["heads"]
-        sites = find_sites(folder / f"{model}.onnx")
+        sites = inspect(folder / f"{model}.onnx")
         assert all(is_legal(site.groups, set(heads.get(str(site.index), ()))) for site in sites)
         return [site.num_heads - len(heads.get(str(site.index), ())) for site in sites]
 
@@ -138,7 +138,7 @@ def test_a_dry_run_of_a_wish_writes_nothing(command: Command, toy: Path, data: P
 @pytest.mark.parametrize("model", ["toy", "gqa"])
 def test_the_largest_cut_within_a_drift(model: str, command: Command, folder: Path, data: Path) -> None:
     path = folder / f"{model}.onnx"
-    heads = sum(site.num_heads for site in find_sites(path))
+    heads = sum(site.num_heads for site in inspect(path))
 
     def largest(limit: float) -> Any:
         options = ("--max-drift", limit, "--data", data, "--dry-run", "--json", *CPU)

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxheadprune import UsageError, Wish, bench, find_sites, prune
+from onnxheadprune import UsageError, Wish, bench, inspect, prune
 from onnxheadprune.benchmarking import measure, runner
 from onnxheadprune.benchmarking.gates import speed_gates
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
@@ -74,7 +74,7 @@ def test_the_smallest_cut_that_is_fast_enough_is_fast(command: Command, many: Pa
     outcome = command("prune", many, *options, "--json")
     assert outcome.exit_code == 0, outcome.stdout
     choice = outcome.document["choice"]
-    (site,) = find_sites(out)
+    (site,) = inspect(out)
     # All but one are several times as fast, however busy the machine is; a model beside itself is 1.00 times as fast.
     assert 2 <= HEADS - site.num_heads < HEADS - 1
     assert choice["trials"][0]["removed"] == HEADS - 1 and choice["trials"][0]["measured"] > 1.6

@@ -11,7 +11,7 @@ from onnx import ModelProto
 from torch import nn
 
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from tests.zoo.case import Case
 from tests.zoo.reference import error, outputs
@@ -52,7 +52,7 @@ def compare(module: nn.Module, case: Case, model: ModelProto) -> Comparison:
     Raises:
         RefusedError: if blocks that should lose neurons cannot.
     """
-    blocks = find_sites(model).neurons
+    blocks = inspect(model).neurons
     refused = {block.key: str(block.reason) for block in blocks if block.reason is not None}
     original = Original(module, case, {}, blocks)
     # Layers that share a map lose the same neurons.

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from onnxheadprune import find_sites, prune
+from onnxheadprune import inspect, prune
 from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.running import executed
 from tests.zoo.store import NotBuiltError
@@ -38,7 +38,7 @@ def test_all_sites_run_fused(store: Store, case: str, variant: str, mode: FuseMo
         model = store.folder(case, variant) / "model.onnx"
     except NotBuiltError as problem:
         pytest.skip(str(problem))
-    sites = find_sites(model)
+    sites = inspect(model)
     if all(site.cores[0].op_type in FUSED for site in sites):
         pytest.skip("the exporter fused it")
     draw = random.Random(5)

@@ -1,4 +1,4 @@
-"""`find_sites`: all attention sites of a model, with the record of earlier pruning applied."""
+"""`inspect`: all attention sites of a model, with the record of earlier pruning applied."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import annotated
 
 
-def find_sites(model: ModelLike) -> Sites:
+def inspect(model: ModelLike) -> Sites:
     """The attention sites of a model, in graph order of their cores.
 
     Args:
