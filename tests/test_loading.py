@@ -123,7 +123,7 @@ CALLS = {
         PRUNE - {"cli.prune"}
         | PROOF
         | {"cli.fuse", "cli.report.fusion", "fusion", "workflow.fuse"}
-        | {f"operators.attention{part}" for part in ("", "_cost", "_multi_head", "_parts")},
+        | {f"operators.attention{part}" for part in ("", "_cost", "_multi_head", "_packed")},
     ),
     "inspect": Call(
         "inspect {model}",

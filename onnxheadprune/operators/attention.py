@@ -23,6 +23,7 @@ from onnxheadprune.liveness.live import FULL, Array, Live, unite
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
 from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node, Value
@@ -194,3 +195,11 @@ def _head_array(layout: FusedLayout, live: Live) -> Array | None:
     flat = live.aligned(list(layout.out_axes), [layout.num_heads * layout.v_head_size])
     array = flat.reshape(layout.num_heads, layout.v_head_size)
     return None if np.any((array != 0) != (array[:, :1] != 0)) else unite(array, 1)
+
+
+def buffered(node: Node, past_index: int, output_index: int) -> Shape | None:
+    """The shape of a present that has the heads and sizes of its past, of whatever length."""
+    past, present = node.shape(past_index), node.outputs[output_index : output_index + 1]
+    if past is None or len(past) != 4 or not present or present[0] is None:
+        return None
+    return past[0], past[1], dims.symbol(f"{present[0].name}.2"), past[3]

@@ -18,9 +18,7 @@ from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
-from onnxheadprune.operators.attention_parts import (
-    buffered,
-)
+from onnxheadprune.operators.attention import buffered
 
 declare(
     "GroupQueryAttention",

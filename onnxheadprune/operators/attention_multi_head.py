@@ -16,9 +16,7 @@ from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
-from onnxheadprune.operators.attention_parts import (
-    buffered,
-)
+from onnxheadprune.operators.attention import buffered
 
 _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "MultiHeadAttention": (3, 5, (6, 7)),

@@ -29,33 +29,32 @@ class Catalog:
     """Modules that register operators, each imported when one of its operators is first looked up."""
 
     def __init__(self) -> None:
-        self._modules: dict[Key, list[str]] = {}
-        self._loaded: set[Key] = set()
+        self._modules: dict[str, list[str]] = {}
+        self._loaded: set[str] = set()
 
-    def declare(self, module: str, names: Iterable[str]) -> None:
-        """Add a module with the names of its operators: "Add", or "com.microsoft.MoE"."""
-        for name in names:
-            domain, _, op_type = name.rpartition(".")
-            self._modules.setdefault((domain, op_type), []).append(module)
+    def declare(self, module: str, op_types: Iterable[str]) -> None:
+        """Add a module with the operators that it registers, of whatever domains."""
+        for op_type in op_types:
+            self._modules.setdefault(op_type, []).append(module)
 
-    def load(self, key: Key) -> None:
-        """Import the modules that register an operator.
+    def load(self, op_type: str) -> None:
+        """Import the modules that register operators of a name.
 
         Raises:
             LookupError: if no module was ever declared.
         """
-        if key in self._loaded:
+        if op_type in self._loaded:
             return
         if not self._modules:
             raise LookupError("no operator is known: import onnxheadprune.operators first")
-        for module in self._modules.get(key, ()):
+        for module in self._modules.get(op_type, ()):
             importlib.import_module(module)
-        self._loaded.add(key)
+        self._loaded.add(op_type)
 
     def load_all(self) -> None:
         """Import all modules, for those who list operators."""
-        for key in self._modules:
-            self.load(key)
+        for op_type in self._modules:
+            self.load(op_type)
 
 
 OPERATORS = Catalog()
@@ -104,7 +103,7 @@ class Kind:
         known = self._known.get(key)
         if known is None:
             own = ("", key[1]) if key[0] == "ai.onnx" else key
-            OPERATORS.load(own)
+            OPERATORS.load(key[1])
             known = self._known[key] = own in self._keys or any(part._has(key) for part in self._parts)
         return known
 

@@ -124,7 +124,7 @@ class Table(Generic[Entry]):
         entry = self._entries.get(key)
         if entry is None:
             for catalog in self._catalogs:
-                catalog.load(key)
+                catalog.load(key[1])
             entry = self._entries.get(key)
         return entry
 

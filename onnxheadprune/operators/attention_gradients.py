@@ -8,9 +8,6 @@ from onnx import TensorProto
 
 from onnxheadprune.edit.gradients import Constant, Step, UnknownShapeError, decomposition
 from onnxheadprune.edit.terms import Term
-from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.graph.view import Node
 
 HIDDEN = -1e38
 """What is added to scores that do not count. Infinity would make NaN of rows without any."""
@@ -123,14 +120,6 @@ def _attention_parts(step: Step) -> list[Term | None] | Constant:
 
 def _mask(mask: Term, elem_type: int) -> Term:
     return _hidden_unless(mask, elem_type) if mask.elem_type == TensorProto.BOOL else mask
-
-
-def buffered(node: Node, past_index: int, output_index: int) -> Shape | None:
-    """The shape of a present that has the heads and sizes of its past, of whatever length."""
-    past, present = node.shape(past_index), node.outputs[output_index : output_index + 1]
-    if past is None or len(past) != 4 or not present or present[0] is None:
-        return None
-    return past[0], past[1], dims.symbol(f"{present[0].name}.2"), past[3]
 
 
 @dataclass(frozen=True)
