@@ -18,11 +18,11 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection.cutting import Cutter, Trying
-from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring import by_method
 from onnxheadprune.selection.scoring.executors import open_executor, run_all
 from onnxheadprune.selection.scoring.score import score
 from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.wishes import Requirements
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
 

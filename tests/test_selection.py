@@ -22,13 +22,12 @@ from onnxheadprune.selection.allocate import Limits, allocate, heads_for_ratio, 
 from onnxheadprune.selection.curves import measured_paths
 from onnxheadprune.selection.effort import Effort
 from onnxheadprune.selection.evidence import Evidence
-from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.moves import Step, path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.score_files import scores_from_dict
 from onnxheadprune.selection.select import search_space, select_heads
 from onnxheadprune.selection.space import Selection
-from onnxheadprune.selection.wishes import Faster, Keep, Near, Share, Target, Wish
+from onnxheadprune.selection.wishes import Requirements, Wish
 from tests import toys_scores
 from tests.conftest import Outcome
 
@@ -325,7 +324,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
 
 
 def test_the_search_space_answers_wishes_of_any_size() -> None:
-    requirements = Requirements(scores_from_dict({"0": [0, 1, 2, 3], "1": [1, 1, 1, 1]}))
+    requirements = Requirements(scores=scores_from_dict({"0": [0, 1, 2, 3], "1": [1, 1, 1, 1]}))
     base = search_space(analysis_of(toys_scores.stack(), "the model"), requirements)
     assert base.total == 8 and base.most() == 6
     counts = [base.removing(count).count for count in range(1, 9)]
@@ -335,29 +334,12 @@ def test_the_search_space_answers_wishes_of_any_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "target"),
-    [
-        ({"ratio": 0.5}, Share(0.5)),
-        ({"keep": 2}, Keep(2)),
-        ({"target_speedup": 1.5}, Faster(1.5)),
-        ({"max_drift": 0.1}, Near(0.1)),
-    ],
-)
-def test_a_wish_is_a_target_and_requirements(given: dict[str, Any], target: Target) -> None:
-    limits = Limits(min_heads=2, multiple_of={"heads": 2})
-    wish = Wish(**given, limits=limits, protect="0:1", sizes={"batch": [4]})
-    assert wish.target == target
-    assert wish.requirements == Requirements(None, limits, "0:1", {"batch": [4]})
-    assert Wish(**given).requirements == Requirements()
-
-
-@pytest.mark.parametrize(
     ("method", "told"),
     [("weight", "there is nothing to score by a method"), ("guess", "there is no scoring method 'guess'")],
 )
 def test_scores_and_a_method_contradict_each_other_however_they_come(method: Any, told: str) -> None:
     scores = scores_from_dict({"0": [0, 1, 2, 3]}) if method == "weight" else None
     with pytest.raises(UsageError, match=told):
-        Requirements(scores, method=method)
+        Requirements(scores=scores, method=method)
     with pytest.raises(UsageError, match=told):
         Wish(ratio=0.5, scores=scores, method=method)

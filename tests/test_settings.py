@@ -20,7 +20,7 @@ from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.integrations.cutting import GROUPS, PARAMETERS, parameters, settings_of
 from onnxheadprune.model.storage import layout
 from onnxheadprune.settings.cutting import Cut, Fuse
-from onnxheadprune.settings.inputs import Inputs
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import To
 from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.setting import SELECTION, Bounds, Setting, Shares, check, declared
@@ -104,7 +104,7 @@ def test_it_documents_a_keyword() -> None:
 def test_it_is_a_parameter_of_olive() -> None:
     found = parameters(Cut, Toys)
     assert found["toys"] == declared(Toys)["toys"] and set(found) == {*declared(Cut), "toys", "colour"}
-    assert set(PARAMETERS) > {*declared(Cut), *declared(Inputs)}
+    assert set(PARAMETERS) > {*declared(Cut), *declared(Running)}
 
 
 def test_numbers_have_one_place_for_their_bounds() -> None:

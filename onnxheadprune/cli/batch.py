@@ -45,8 +45,8 @@ def batch(
 
     What an earlier run did and proved, and is still as it was, is skipped.
     """
-    from onnxheadprune.workflow.from_settings import choice_of, contract_of
-    from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
+    from onnxheadprune.workflow.from_settings import choice_of, request_of
+    from onnxheadprune.workflow.requests import Proving, Run, Writing
 
     choice = choice_of(cut, recover=recover)
     if choice.heads is None and choice.wish is None and choice.exit is None and cut.fuse == "none":
@@ -55,10 +55,9 @@ def batch(
             click.get_current_context(),
         )
     assert output is not None
-    request = Request(
+    request = request_of(
+        cut,
         choice,
-        contract_of(cut),
-        cut.fuse,
         Run(running.provider, running.seed, running.data),
         Proving(not checking.no_validate, checking.accept_inconclusive),
         Writing(external_data=external_data),

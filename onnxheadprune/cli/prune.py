@@ -59,8 +59,8 @@ def prune(
     measured on your data (--data), and the remaining weights are adjusted to match the original's outputs. With
     --recover, or --time for the whole call, they are trained after that.
     """
-    from onnxheadprune.workflow.from_settings import choice_of, contract_of
-    from onnxheadprune.workflow.requests import Proving, Request, Run, Writing, tokens_of
+    from onnxheadprune.workflow.from_settings import choice_of, request_of
+    from onnxheadprune.workflow.requests import Proving, Run, Writing, tokens_of
 
     context, showing, in_folder = (
         click.get_current_context(),
@@ -77,10 +77,9 @@ def prune(
     _require_removal(choice, cut.fuse)
     place = model if target.in_place else target.output
     subject = subject_of(model, follow_links=deploying.follow_links and not in_folder)
-    request = Request(
+    request = request_of(
+        cut,
         choice,
-        contract_of(cut),
-        cut.fuse,
         Run(running.provider, running.seed, None if in_folder else read_data(subject, running)),
         Proving(not checking.no_validate, checking.accept_inconclusive),
         Writing(place, target.external_data, target.backup, _data_name(deploying.data_name, place)),

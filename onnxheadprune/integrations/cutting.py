@@ -18,7 +18,7 @@ from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Run
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
 from onnxheadprune.workflow.folders.prune import prune_folder
-from onnxheadprune.workflow.from_settings import choice_of, contract_of
+from onnxheadprune.workflow.from_settings import choice_of, request_of
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
 
@@ -188,13 +188,12 @@ def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
 def _request(settings: Settings, data: Data, output: Path) -> Request:
     choice, own, running = choice_of(settings.cut), settings.own, settings.running
     wish = choice.wish
-    if wish is not None and wish.limits is not None and own.units == "groups":
+    if wish is not None and own.units == "groups":
         limits = replace(wish.limits, uniform=True, whole_groups=True)
         choice = replace(choice, wish=replace(wish, limits=limits))
-    return Request(
+    return request_of(
+        settings.cut,
         choice,
-        contract_of(settings.cut),
-        settings.cut.fuse,
         Run(running.provider, running.seed, data),
         Proving(accept_inconclusive=own.accept_inconclusive, acceptance="accept_inconclusive: true"),
         Writing(output, own.external_data),

@@ -6,7 +6,7 @@ Names from models and files move no cursor, no colour and no reading direction o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 
 _UNSAFE = re.compile(
@@ -83,17 +83,6 @@ def change(before: float, after: float) -> str:
         return "new"
     part = 100 * (after - before) / before
     return f"{part:+.1f} %" if abs(part) >= 0.05 else f"less than {'+' if part > 0 else '-'}0.1 %"
-
-
-def heads(indices: Iterable[int]) -> str:
-    """Head indices with runs shortened: "0-3,7"."""
-    runs: list[list[int]] = []
-    for index in sorted(indices):
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def short_names(names: Sequence[str]) -> tuple[str, ...]:

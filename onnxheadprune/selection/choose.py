@@ -16,7 +16,7 @@ from onnxheadprune.selection.joint import JointSpace
 from onnxheadprune.selection.latency import by_latency
 from onnxheadprune.selection.space import Selection, Space
 from onnxheadprune.selection.speed import smallest_reaching, speedups
-from onnxheadprune.selection.wishes import Chosen, Faster, Keep, Near, Share, Trial, Wish
+from onnxheadprune.selection.wishes import Chosen, Trial, Wish
 
 ROUNDING = 1e-3
 """Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
@@ -100,24 +100,19 @@ def choose(cutter: Cutter, wish: Wish) -> Chosen:
         UsageError: if the wish needs data and there is none.
         RefusedError: if it cannot be met.
     """
-    target = wish.target
-    if isinstance(target, Near):
+    if wish.max_drift is not None:
         cutter.hold_out("a drift is measured on data")
+        return _largest_near(cutter, cutter.search_space(wish), wish.max_drift)
+    if wish.target_speedup is not None:
+        space = cutter.search_space(wish)
+        if isinstance(space, JointSpace):
+            space = by_latency(cutter, space, wish.sizes)
+        return _smallest_fast(cutter, space, wish.target_speedup, wish.sizes)
 
     def asked(space: Space) -> Selection:
-        assert isinstance(target, Share | Keep)
-        return space.ratio(target.ratio) if isinstance(target, Share) else space.keeping(target.heads)
+        return space.ratio(wish.ratio) if wish.ratio is not None else space.keeping(wish.keep or 0)
 
-    if isinstance(target, Share | Keep):
-        return completed(cutter, asked(cutter.search_space(wish.requirements, asked)))
-    space = cutter.search_space(wish.requirements)
-    match target:
-        case Faster():
-            if isinstance(space, JointSpace):
-                space = by_latency(cutter, space, wish.requirements.sizes)
-            return _smallest_fast(cutter, space, target.speedup, wish.requirements.sizes)
-        case Near():
-            return _largest_near(cutter, space, target.drift)
+    return completed(cutter, asked(cutter.search_space(wish, asked)))
 
 
 def _smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSettings) -> Chosen:

@@ -29,11 +29,10 @@ from onnxheadprune.selection.compensation.tasks import Which
 from onnxheadprune.selection.effort import Work, work_per_second
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.recovery.recover import Recovering, require_recoverable, split_for_recovery
-from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.select import search_space
 from onnxheadprune.selection.space import Asked, Selection, Space
-from onnxheadprune.selection.wishes import Chosen
+from onnxheadprune.selection.wishes import Chosen, Requirements
 
 REFIT_SHARE = 0.4
 """Part of the time that is left of a call which a refit may take, if it wants that much."""

@@ -30,7 +30,6 @@ from onnxheadprune.selection.effort import Work, effort, positions_per_sample, t
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.kinds import LAYERS
 from onnxheadprune.selection.ordering import scores_for
-from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.savings import Savings, evenly
 from onnxheadprune.selection.scoring.moves import (
     Heads,
@@ -46,6 +45,7 @@ from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.selection.scoring.scores import HeadScores, equal_scores, is_protected
 from onnxheadprune.selection.scoring.wide import wide_path, wide_path_by_worth
 from onnxheadprune.selection.space import Asked, Selection, and_left_out, foresee, worth
+from onnxheadprune.selection.wishes import Requirements
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.setting import check
 

@@ -8,9 +8,9 @@ from onnxheadprune.attention.analysis import Analysis
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.evidence import Evidence
-from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.by_method import Working, scores_of
 from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.wishes import Requirements
 
 
 def scores_for(

@@ -27,7 +27,6 @@ from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.joint import can_go_whole, joint_space
 from onnxheadprune.selection.kinds import HEADS_ALONE
 from onnxheadprune.selection.ordering import scores_for
-from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.moves import (
     Heads,
     Step,
@@ -41,6 +40,7 @@ from onnxheadprune.selection.scoring.reconstruction import paths as reconstructi
 from onnxheadprune.selection.scoring.scores import HeadScores, equal_scores, is_protected
 from onnxheadprune.selection.scoring.simple import weight_scores
 from onnxheadprune.selection.space import WITHOUT_DATA, Asked, SearchSpace, Selection, Space, foresee
+from onnxheadprune.selection.wishes import Requirements
 from onnxheadprune.settings.cutting import Method
 
 
@@ -101,7 +101,7 @@ def select_heads(
     if data is not None:
         where = provider if isinstance(provider, Provider) else resolve_provider(provider)
         evidence = Evidence(calibration_data(data_for(model, data, where), analysis.view), where, effect)
-    requirements = Requirements(scores, limits or Limits(), protect, method=method)
+    requirements = Requirements(scores=scores, limits=limits or Limits(), protect=protect, method=method)
 
     def asked(space: Space) -> Selection:
         return space.ratio(ratio) if ratio is not None else space.keeping(keep or 0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
 from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
@@ -15,120 +15,89 @@ from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.kinds import HEADS_ALONE, wishable
 from onnxheadprune.selection.recovery.result import Recovery
-from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.score import scored_kinds
-from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.scoring.scores import METHODS, SHARES, HeadScores
 from onnxheadprune.selection.space import Selection
 from onnxheadprune.settings.cutting import AMOUNT, Cut, Method
 from onnxheadprune.settings.setting import check
 
 
-@dataclass(frozen=True)
-class Share:
-    """A share of all heads."""
+@dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """The scores and limits of a choice, whatever its size.
 
-    ratio: float
+    Attributes:
+        scores: what heads, or units of all kinds that may go, are worth; None measures it on the data, or without data
+            goes by the weights.
+        limits: floors, multiples, uniformity.
+        protect: a head spec of heads that stay; a bare site protects all of its heads.
+        sizes: of the inputs that a speed-up is measured with, where one is: settings of `benchmark`.
+        units: the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
+            heads a ratio is the share of the operations of the blocks, not of the heads.
+        method: a method of `score` that scores them on the data, in the place of given scores; None measures cuts.
 
+    Raises:
+        UsageError: if there are scores and a method, or there is no such method or kind of unit.
+    """
 
-@dataclass(frozen=True)
-class Keep:
-    """All but so many heads of every site."""
+    scores: HeadScores | None = None
+    limits: Limits = field(default_factory=Limits)
+    protect: str | None = None
+    sizes: BenchSettings = field(default_factory=BenchSettings)
+    units: frozenset[str] = HEADS_ALONE
+    method: Method | None = None
 
-    heads: int
+    def __post_init__(self) -> None:
+        if not self.units or not self.units <= set(wishable()):
+            raise UsageError(
+                f"units are {', '.join(wishable())}, not {', '.join(sorted(self.units)) or 'none'}"
+            )
+        if self.method is not None and self.scores is not None:
+            raise UsageError(
+                "scores are given, so there is nothing to score by a method; leave one of the two out"
+            )
+        if self.method is not None and self.method not in METHODS:
+            raise UsageError(f"there is no scoring method {self.method!r}; there are {', '.join(METHODS)}")
+        if self.method is not None or self.scores is not None:
+            scored_kinds(self.units)
 
-
-@dataclass(frozen=True)
-class Faster:
-    """The smallest cut that is so many times as fast."""
-
-    speedup: float
-
-
-@dataclass(frozen=True)
-class Near:
-    """The largest cut that drifts no further."""
-
-    drift: float
-
-
-Target: TypeAlias = Share | Keep | Faster | Near
-"""How many heads are to go."""
+    @property
+    def measures(self) -> bool:
+        """True if cuts are measured where there is data, since scores do not compare across sites."""
+        if self.method is not None:
+            return self.method in SHARES
+        return self.scores is None or self.scores.are_shares
 
 
 @one_line()
-@dataclass(frozen=True)
-class Wish:
-    """The number of units to remove, given in one of several ways, and the limits to respect.
-
-    This is what users write. `target` and `requirements` are the two things in it.
+@dataclass(frozen=True, kw_only=True)
+class Wish(Requirements):
+    """The number of units to remove, given in one of several ways, and the requirements of the choice.
 
     Attributes:
         ratio: share of all heads to remove.
         keep: heads that every site keeps.
         target_speedup: the smallest cut that is this many times as fast here, at every grid point (`SpeedUp`).
         max_drift: the largest cut that drifts no further on held-out data.
-        scores: what heads, or units of all kinds that may go, are worth; None measures it on the data.
-        limits: floors, multiples, uniformity.
-        protect: a head spec of heads that stay.
-        units: the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
-            heads a ratio is the share of the operations of the blocks, not of the heads.
-        sizes: of the inputs that a speed-up is measured with; see `benchmark`.
-        method: a method of `score` that scores them on the data, in the place of given scores.
+
+    Raises:
+        UsageError: unless exactly one of these is given.
     """
 
     ratio: float | None = None
     keep: int | None = None
     target_speedup: float | None = None
     max_drift: float | None = None
-    scores: HeadScores | None = None
-    limits: Limits | None = None
-    protect: str | None = None
-    sizes: BenchSettings | None = None
-    units: frozenset[str] = HEADS_ALONE
-    method: Method | None = None
-
-    @property
-    def target(self) -> Target:
-        """How many heads are to go."""
-        if self.ratio is not None:
-            return Share(self.ratio)
-        if self.keep is not None:
-            return Keep(self.keep)
-        if self.target_speedup is not None:
-            return Faster(self.target_speedup)
-        assert self.max_drift is not None
-        return Near(self.max_drift)
-
-    @property
-    def requirements(self) -> Requirements:
-        """What the choice goes by and respects."""
-        return Requirements(
-            self.scores,
-            self.limits or Limits(),
-            self.protect,
-            self.sizes or BenchSettings(),
-            self.units,
-            self.method,
-        )
 
     def __post_init__(self) -> None:
         ways = (self.ratio, self.keep, self.target_speedup, self.max_drift)
-        given = [item for item in ways if item is not None]
-        if len(given) != 1:
+        if sum(way is not None for way in ways) != 1:
             raise UsageError(
                 "say in one way how many heads are to go: by a ratio, by what every site keeps, by a speed-up or by a"
                 " drift"
             )
-        if not self.units or not self.units <= set(wishable()):
-            raise UsageError(
-                f"units are {', '.join(wishable())}, not {', '.join(sorted(self.units)) or 'none'}"
-            )
-        # Requirements that contradict each other are refused where they are made.
-        asked = self.requirements
-        if asked.method is not None or asked.scores is not None:
-            scored_kinds(asked.units)
-        amounts = {name: getattr(self, name) for name in AMOUNT.split()}
-        check(Cut, **amounts)
+        super().__post_init__()
+        check(Cut, **{name: getattr(self, name) for name in AMOUNT.split()})
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from onnxheadprune.attention.sites.history import recognised
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.records import (
     REMOVED_KEY,
@@ -139,10 +140,10 @@ def require_recorded(original: ModelLike, pruned: ModelLike, heads: HeadSpec) ->
     before, after = open_structure(original), open_structure(pruned)
     names = before.name, after.name
     try:
-        recorded, named = (
-            " ".join(parts_named(cut.sites, cut.heads))
-            for cut in (read_claim(before.proto, after.proto, spec, names).planning for spec in (None, heads))
-        )
+        planning = read_claim(before.proto, after.proto, None, names).planning
+        sites, chosen = planning.sites, resolve_units(heads, planning.sites)
+        present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
+        recorded, named = (" ".join(parts_named(sites, units)) for units in (planning.heads, present))
     except HeadPruneError:
         # Without a record the heads that are named count; what else is wrong the proof says.
         return

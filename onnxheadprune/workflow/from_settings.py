@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.units import combined
-from onnxheadprune.workflow.requests import Choice
+from onnxheadprune.settings.cutting import AMOUNT
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
 if TYPE_CHECKING:
     from onnxheadprune.benchmarking.request import Measuring
     from onnxheadprune.runtime.quantizing import Quantizing
     from onnxheadprune.selection.activations.drift import Measure
     from onnxheadprune.selection.recovery.budget import Budget
-    from onnxheadprune.selection.requirements import Requirements
-    from onnxheadprune.selection.wishes import Wish
+    from onnxheadprune.selection.wishes import Requirements, Wish
     from onnxheadprune.settings.cutting import Cut, Selecting
     from onnxheadprune.settings.measuring import Rounding, Timing
 
@@ -50,22 +50,12 @@ def _wish_of(cut: Cut) -> Wish | None:
     Raises:
         UsageError: if the scores cannot be read, or settings contradict each other.
     """
-    if all(amount is None for amount in (cut.ratio, cut.keep, cut.target_speedup, cut.max_drift)):
+    amounts = {name: getattr(cut, name) for name in AMOUNT.split()}
+    if all(amount is None for amount in amounts.values()):
         return None
     from onnxheadprune.selection.wishes import Wish
 
-    wanted = requirements_of(cut)
-    return Wish(
-        ratio=cut.ratio,
-        keep=cut.keep,
-        target_speedup=cut.target_speedup,
-        max_drift=cut.max_drift,
-        scores=wanted.scores,
-        limits=wanted.limits,
-        protect=wanted.protect,
-        units=wanted.units,
-        method=wanted.method,
-    )
+    return Wish(**vars(requirements_of(cut)), **amounts)
 
 
 def requirements_of(selecting: Selecting) -> Requirements:
@@ -75,21 +65,21 @@ def requirements_of(selecting: Selecting) -> Requirements:
         UsageError: if the scores cannot be read, or settings contradict each other.
     """
     from onnxheadprune.selection.allocate import Limits
-    from onnxheadprune.selection.requirements import Requirements
     from onnxheadprune.selection.scoring.score_files import read_scores
+    from onnxheadprune.selection.wishes import Requirements
 
     return Requirements(
-        None if selecting.scores is None else read_scores(selecting.scores),
-        Limits(selecting.min_heads, selecting.multiple_of, selecting.uniform),
-        selecting.protect,
+        scores=None if selecting.scores is None else read_scores(selecting.scores),
+        limits=Limits(selecting.min_heads, selecting.multiple_of, selecting.uniform),
+        protect=selecting.protect,
         units=frozenset(selecting.units),
         method=selecting.method,
     )
 
 
-def contract_of(cut: Cut) -> Contract:
-    """Return what may happen to inputs and outputs."""
-    return Contract(cut.cache, cut.allow_io_change)
+def request_of(cut: Cut, choice: Choice, run: Run, proving: Proving, writing: Writing) -> Request:
+    """Return what one `prune` is asked for; `choice` is that of the cut, and may say more."""
+    return Request(choice, Contract(cut.cache, cut.allow_io_change), cut.fuse, run, proving, writing)
 
 
 def measure_of(drift: str | None) -> Measure | None:

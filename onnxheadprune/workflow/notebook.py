@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.model.notebook import DOUBTFUL, Html, card, line, squares, table
-from onnxheadprune.model.spelling import change, count, file_name, heads, many, size
+from onnxheadprune.model.spelling import change, count, file_name, many, size
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.validation.headline import Headline
@@ -70,7 +71,7 @@ def _present(cut: SiteCut) -> int:
 def _site(cut: SiteCut) -> tuple[str | Html, ...]:
     gone = {*cut.removed, *cut.removed_before}
     drawn = squares([None if head in gone else 0.5 for head in range(cut.num_heads)], gone)
-    return cut.called, cut.name, heads(cut.removed) or "-", drawn
+    return cut.called, cut.name, spelled(cut.removed) or "-", drawn
 
 
 def _drift(chosen: Chosen | None) -> Html | None:

@@ -27,13 +27,12 @@ from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.completing import completed
 from onnxheadprune.selection.cutting import Cutter, Trying
-from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.executors import run_all
 from onnxheadprune.selection.scoring.scores import HeadScores
 from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.speed import speedups
-from onnxheadprune.selection.wishes import data_words
+from onnxheadprune.selection.wishes import Requirements, data_words
 from onnxheadprune.settings.cutting import Method
 from onnxheadprune.settings.reading import share
 from onnxheadprune.workflow.curve import Curve, CurvePoint
@@ -104,7 +103,7 @@ def sweep(
     where = resolve_provider(provider)
     loaded = open_structure(model)
     cutter = Cutter(loaded, data_for(loaded, data, where), where, Trying(refit), progress)
-    return sweep_ratios(cutter, Requirements(scores, limits or Limits(), method=method), shares)
+    return sweep_ratios(cutter, Requirements(scores=scores, limits=limits or Limits(), method=method), shares)
 
 
 def sweep_ratios(

@@ -10,8 +10,9 @@ from rich.text import Text
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.cli.report.choice import choice_rows
 from onnxheadprune.cli.report.headline import headline_rows, provider_rows
-from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
+from onnxheadprune.cli.report.layout import bullet, change, count, heading, many, row, size, table
 from onnxheadprune.cli.report.sites import block_rows, removable
+from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.validation.result import Validation
 from onnxheadprune.workflow.folders.card import CARD
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
@@ -70,7 +71,7 @@ def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -
     for item in lost:
         site, removed = item.site, result.heads[item.index]
         left = f"{count(site.num_units - len(removed))} of {count(site.original_num_units)}"
-        told = count(len(removed)) if kind.WIDE else heads(removed)
+        told = count(len(removed)) if kind.WIDE else spelled(removed)
         made.add_row(site.called(site.number), site.name, told, left, str(len(item.places)))
     return made
 
@@ -188,4 +189,4 @@ def _where(number: int, match: Match) -> Iterator[RenderableType]:
                 files = tuple(file.name for file in network.files if file.name in item.places)
                 held.setdefault(files, []).append(item.site.number)
         for files, numbers in held.items():
-            yield row(f"{kind.BLOCK}s", f"{kind.KEY}{heads(numbers)} are in {', '.join(files)}")
+            yield row(f"{kind.BLOCK}s", f"{kind.KEY}{spelled(numbers)} are in {', '.join(files)}")

@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from onnxheadprune.model.spelling import change, count, escaped, heads, many, measure, share, size
+from onnxheadprune.model.spelling import change, count, escaped, many, measure, share, size
 
 __all__ = [
     "LABEL",
@@ -23,7 +23,6 @@ __all__ = [
     "change",
     "count",
     "heading",
-    "heads",
     "item",
     "many",
     "measure",

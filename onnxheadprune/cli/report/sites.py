@@ -11,7 +11,8 @@ from rich.text import Text
 
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.cli.report.layout import count, heading, heads, item, many, row, share, table
+from onnxheadprune.cli.report.layout import count, heading, item, many, row, share, table
+from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.settings.reading import UNITS
 from onnxheadprune.workflow.exits import EarlyExit, EarlyExits
 from onnxheadprune.workflow.layers import LayerSummary
@@ -149,7 +150,7 @@ class _SiteTable:
                 cells.append(Text("█" * max(round(BAR * site.params / most), 1), "cyan"))
             cells.append(removable(site))
             if removed_before:
-                cells.append(heads(site.removed) or "-")
+                cells.append(spelled(site.removed) or "-")
             made.add_row(*cells)
         yield made
 

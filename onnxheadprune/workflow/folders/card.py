@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.model.spelling import change, count, heads, in_markdown, many, size
+from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.model.spelling import change, count, in_markdown, many, size
 from onnxheadprune.workflow.folders.result import FolderResult
 
 CARD = "README.md"
@@ -79,7 +80,7 @@ def _section(result: FolderResult, command: str | None) -> Iterator[str]:
             numbers = (
                 many(len(gone), site.UNIT)
                 if site.WIDE
-                else f"{site.UNIT if len(gone) == 1 else site.UNITS} {heads(gone)}"
+                else f"{site.UNIT if len(gone) == 1 else site.UNITS} {spelled(gone)}"
             )
             yield f"| {site.called(site.number)} | {in_markdown(site.name)} | {numbers} | {left} |"
     yield from ("", "| file | weights before | after | |", "|---|---:|---:|---:|")

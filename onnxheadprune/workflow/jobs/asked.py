@@ -21,10 +21,10 @@ from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.from_settings import (
     budget_of,
     choice_of,
-    contract_of,
     measure_of,
     measuring_of,
     quantizing_of,
+    request_of,
 )
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.quantize import QuantizeRequest
@@ -116,10 +116,9 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
     """
     keys, named = job.keys.prune, heads_file(job)
     cut = replace(keys, scores=scores, heads=keys.heads if named is None else str(named))
-    return Request(
+    return request_of(
+        cut,
         choice_of(cut),
-        contract_of(cut),
-        keys.fuse,
         Run(job.keys.provider, job.keys.seed, data),
         Proving(accept_inconclusive=keys.accept_inconclusive, acceptance=ACCEPTANCE),
         Writing(output, keys.external_data),
