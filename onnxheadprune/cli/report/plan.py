@@ -14,7 +14,6 @@ from onnxheadprune.cli.report.layout import (
     change,
     count,
     heading,
-    heads,
     many,
     row,
     size,
@@ -22,6 +21,7 @@ from onnxheadprune.cli.report.layout import (
 )
 from onnxheadprune.cli.report.validation import verdict_rows
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.edit.site_cuts import BlockCut
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.workflow.sizes import size_warnings
@@ -140,9 +140,9 @@ def _table(plan: PrunePlan) -> RenderableType:
     made = table("#", "site", "removed", "left", numeric=("left",), wraps=("removed",))
     for cut in plan.cuts:
         if cut.removed:
-            before = f" (before: {heads(cut.removed_before)})" if cut.removed_before else ""
+            before = f" (before: {spelled(cut.removed_before)})" if cut.removed_before else ""
             made.add_row(
-                cut.called, cut.name, heads(cut.removed) + before, f"{cut.heads_left} of {cut.num_heads}"
+                cut.called, cut.name, spelled(cut.removed) + before, f"{cut.heads_left} of {cut.num_heads}"
             )
     return made
 
