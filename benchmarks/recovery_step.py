@@ -29,7 +29,7 @@ from onnxheadprune.runtime.resident import Resident
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.recovery.adam import BETAS, EPSILON, Adam
 from onnxheadprune.selection.recovery.precision import candidates_of, decided, distance, in_float16
-from onnxheadprune.selection.recovery.ready import Ready, ready
+from onnxheadprune.selection.recovery.recover import Ready, ready
 from onnxheadprune.selection.recovery.slopes import Candidate, Slopes, Tensors
 from onnxheadprune.selection.recovery.subject import Subject
 from onnxheadprune.selection.scoring.ablation import require_main

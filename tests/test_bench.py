@@ -15,7 +15,7 @@ import pytest
 
 from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, bench, prune
 from onnxheadprune.benchmarking import comparable, measure, runner
-from onnxheadprune.benchmarking.gates import speed_gates
+from onnxheadprune.benchmarking.gate import speed_gates
 from onnxheadprune.benchmarking.measure import Quota, Series, measure_round, warm_up
 from onnxheadprune.cli.report.figure import save_figure
 from onnxheadprune.cli.report.pictures.latency import plot_latency

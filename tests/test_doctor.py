@@ -16,9 +16,8 @@ from onnxheadprune.cli.report.doctor import doctor_report
 from onnxheadprune.runtime import CPU, CUDA
 from onnxheadprune.runtime import doctor as doctor_module
 from onnxheadprune.runtime import session as session_module
-from onnxheadprune.runtime.doctor import diagnose, unmet
+from onnxheadprune.runtime.doctor import cuda_libraries, diagnose, read_cudnn, runtimes, unmet
 from onnxheadprune.runtime.host import Card, cards, cuda_of_driver, machine, read_smi
-from onnxheadprune.runtime.packages import cuda_libraries, read_cudnn, runtimes
 from onnxheadprune.runtime.providers import advice
 from tests.conftest import Outcome
 

@@ -6,7 +6,7 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from onnxheadprune.runtime.host import usable_cores
-from onnxheadprune.runtime.threads import WORTH_THREADS, algebra_threads, algebra_workers
+from onnxheadprune.runtime.workers import WORTH_THREADS, algebra_threads, algebra_workers
 
 
 def blas_threads() -> set[int]:

@@ -19,7 +19,7 @@ from onnxheadprune.model.travelling import arrived, sent
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection.choose import choose
 from onnxheadprune.selection.cutting import Cutter
-from onnxheadprune.selection.scoring.work import ablate, site_tasks
+from onnxheadprune.selection.scoring.by_method import ablate, site_tasks
 from onnxheadprune.selection.wishes import Wish
 from tests import toys_scores
 
@@ -65,7 +65,9 @@ def test_ablation_by_path_gives_the_same_scores(
     outside: tuple[ModelProto, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, path = outside
-    monkeypatch.setattr("onnxheadprune.selection.scoring.work.sent", lambda model: sent(model, whole_up_to=0))
+    monkeypatch.setattr(
+        "onnxheadprune.selection.scoring.by_method.sent", lambda model: sent(model, whole_up_to=0)
+    )
     _, sites, data = toys_scores.parts(model)
     tasks = site_tasks(open_structure(path), sites.sites, data, HERE, None)
     assert tasks[0].model.path is not None

@@ -62,7 +62,7 @@ def bench(
     A second session of MODEL runs along as the noise floor. Sizes that are not named are chosen so that the
     model runs. Of folders as exporters write them the file of each network is measured that heads are chosen on.
     """
-    from onnxheadprune.benchmarking.gates import speed_gates
+    from onnxheadprune.benchmarking.gate import speed_gates
     from onnxheadprune.benchmarking.request import BenchRequest
     from onnxheadprune.benchmarking.runner import run_benchmark
     from onnxheadprune.cli.report.benchmark import benchmark_report

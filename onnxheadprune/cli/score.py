@@ -103,7 +103,7 @@ def score(
         if output is not None:
             write_scores(scores, output)
         if heatmap is not None:
-            from onnxheadprune.cli.report.pictures.results import plot_heads
+            from onnxheadprune.cli.report.pictures.heads import plot_heads
 
             save_figure(plot_heads(scores), heatmap)
     if as_json:

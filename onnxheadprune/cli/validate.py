@@ -85,7 +85,7 @@ def validate(
         gates = [] if max_drift is None else [drift_gate(result.drift, max_drift)]
         document = result.to_dict()
         if min_speedup is not None and result.passed:
-            from onnxheadprune.benchmarking.gates import speed_gates
+            from onnxheadprune.benchmarking.gate import speed_gates
             from onnxheadprune.benchmarking.request import BenchRequest
             from onnxheadprune.benchmarking.runner import run_benchmark
 

@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.runtime.threads import algebra_workers
+from onnxheadprune.runtime.workers import algebra_workers
 from onnxheadprune.selection.activations.chain import Chain, Cut, measuring
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.linear import Linear, linear_of

@@ -20,7 +20,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.remnant import bias_of
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
+from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
 from onnxheadprune.selection.activations.contexts import context_moments, seen
 from onnxheadprune.selection.activations.enough import INSTEAD, measurable, with_enough
 from onnxheadprune.selection.activations.moments import Moments

@@ -14,7 +14,7 @@ from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
+from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
 from onnxheadprune.selection.activations.contexts import context_moments, seen
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure

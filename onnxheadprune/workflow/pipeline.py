@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from onnx import ModelProto
@@ -13,13 +14,15 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VALIDATION_KEY, refit_record
+from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import commit, sealed_bytes, stage_model, staged_model
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.storage.written import one_call
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
-from onnxheadprune.workflow.proving import Proof, validation_note
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.result import PruneResult
 from onnxheadprune.workflow.sizes import file_bytes, size_in_file
@@ -33,6 +36,71 @@ if TYPE_CHECKING:
     from onnxheadprune.selection.wishes import Chosen
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.vocabulary.trimmed import Trimmed
+
+
+NOT_VALIDATED = "skipped (--no-validate)"
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """The original that candidates are compared with, where, and on which inputs.
+
+    Attributes:
+        original: the model before any change.
+        request: what was asked for.
+        provider: where both run, None without a proof.
+        data: the user's inputs, None for random ones only.
+    """
+
+    original: LoadedModel
+    request: Request
+    provider: Provider | None
+    data: DataSource | None
+
+    def of(self, candidate: LoadedModel) -> Validation | None:
+        """The verdict on a model, if it may be written with it; None where no proof is asked for.
+
+        Raises:
+            ValidationFailedError: if it may not.
+        """
+        request = self.request
+        if self.provider is None or not request.proving.validate:
+            return None
+        from onnxheadprune.validation.proof import validate
+
+        verdict = validate(
+            self.original,
+            candidate,
+            data=self.data,
+            provider=self.provider,
+            seed=request.run.seed,
+            effect=request.choice.effect,
+            unseen=self.data is not None and _is_unseen(self.data),
+        )
+        if verdict.verdict == "failed":
+            raise ValidationFailedError(
+                f"validation failed, so nothing is written: {verdict.reason}", verdict
+            )
+        if verdict.verdict == "inconclusive" and not request.proving.accept_inconclusive:
+            raise ValidationFailedError(
+                f"validation is inconclusive, so nothing is written: {verdict.reason};"
+                f" {request.proving.acceptance} writes the file all the same",
+                verdict,
+            )
+        return verdict
+
+
+def _is_unseen(data: DataSource) -> bool:
+    """Return whether it is data that no training has seen."""
+    from onnxheadprune.selection.activations.data import Calibration
+
+    return isinstance(data, Calibration) and data.unseen
+
+
+def _validation_note(verdict: Validation | None) -> tuple[str, str]:
+    """The metadata entry that tells of a proof, and that there was none."""
+    return VALIDATION_KEY, NOT_VALIDATED if verdict is None else verdict.stamp()
+
 
 Ready: TypeAlias = Callable[[PruneResult], None]
 
@@ -75,11 +143,11 @@ def carried_through(
     pruned = made.changed(made.proto, "the pruned model")
     apply.drop_metadata(pruned.proto, VALIDATION_KEY)
 
-    proof = Proof(original, request, provider, data)
+    proof = _Proof(original, request, provider, data)
     progress("validating" if request.proving.validate else "writing", 0, 0)
 
     def result(verdict: Validation | None, bytes_after: int | None) -> PruneResult:
-        apply.set_metadata(pruned.proto, *validation_note(verdict))
+        apply.set_metadata(pruned.proto, *_validation_note(verdict))
         return PruneResult(
             pruned=pruned.readable(),
             plan=plan,
@@ -212,7 +280,7 @@ def _written(
     pruned: LoadedModel,
     places: Places,
     request: Request,
-    proof: Proof,
+    proof: _Proof,
     result: Callable[[Validation | None, int], PruneResult],
     ready: Ready,
 ) -> PruneResult:
@@ -225,7 +293,7 @@ def _written(
     writing = request.writing
     with stage_model(pruned, places.output, writing.external_data, writing.data_name) as stage:
         verdict = proof.of(staged_model(stage)) if request.proving.validate else None
-        found = result(verdict, sealed_bytes(stage, validation_note(verdict)))
+        found = result(verdict, sealed_bytes(stage, _validation_note(verdict)))
         ready(found)
         commit(stage, places.backup)
     if request.choice.recover is not None:

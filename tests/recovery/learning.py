@@ -20,7 +20,7 @@ from onnxheadprune.runtime.resident import Resident
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.gradients.differentiate import Gradient
 from onnxheadprune.selection.recovery.precision import FLOAT32, in_float16
-from onnxheadprune.selection.recovery.ready import Ready, ready
+from onnxheadprune.selection.recovery.recover import Ready, ready
 from onnxheadprune.selection.recovery.slopes import Candidate, Tensors
 from onnxheadprune.selection.recovery.subject import Subject
 from tests import toys, toys_recovery

@@ -25,8 +25,16 @@ from onnxheadprune.selection.compensation.trainable import trainable
 from onnxheadprune.selection.recovery.batches import BATCH, Batches
 from onnxheadprune.selection.recovery.budget import Budget, parse_budget
 from onnxheadprune.selection.recovery.hidden import hidden_states
-from onnxheadprune.selection.recovery.rate import BEARABLE, LONG, RATES, STEPS, bearable, find_rate
-from onnxheadprune.selection.recovery.schedule import WARM_UP, share_of_rate
+from onnxheadprune.selection.recovery.rate import (
+    BEARABLE,
+    LONG,
+    RATES,
+    STEPS,
+    WARM_UP,
+    bearable,
+    find_rate,
+    share_of_rate,
+)
 from tests import toys, toys_recovery, toys_scores
 
 

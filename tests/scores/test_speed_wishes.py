@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnxheadprune import UsageError, Wish, bench, inspect, prune
 from onnxheadprune.benchmarking import measure, runner
-from onnxheadprune.benchmarking.gates import speed_gates
+from onnxheadprune.benchmarking.gate import speed_gates
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
 from onnxheadprune.benchmarking.statistics import Ratio, judge
 from onnxheadprune.model.load import open_structure

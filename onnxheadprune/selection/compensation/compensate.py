@@ -24,8 +24,8 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array, Provider
 from onnxheadprune.runtime.progress import NOTE, Progress, silent
-from onnxheadprune.runtime.threads import algebra_threads
 from onnxheadprune.runtime.turns import give_back
+from onnxheadprune.runtime.workers import algebra_threads
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.enough import missing

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.attention.levels import Grid
-from onnxheadprune.runtime.threads import algebra_workers
+from onnxheadprune.runtime.workers import algebra_workers
 from onnxheadprune.selection.activations.moments import Centred, Moments, Ridge
 from onnxheadprune.selection.compensation.rounding import on_grid
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.runtime.threads import algebra_workers
+from onnxheadprune.runtime.workers import algebra_workers
 from onnxheadprune.selection.activations.moments import Centred, Matrix64, Moments
 
 Ints = npt.NDArray[np.int_]

@@ -19,9 +19,8 @@ from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint, State
 from onnxheadprune.selection.recovery.parameters import Master
 from onnxheadprune.selection.recovery.pull import STRENGTH, Pull
-from onnxheadprune.selection.recovery.rate import STEPS, bearable, find_rate, share_in_test
+from onnxheadprune.selection.recovery.rate import STEPS, bearable, find_rate, share_in_test, share_of_rate
 from onnxheadprune.selection.recovery.result import Measured
-from onnxheadprune.selection.recovery.schedule import share_of_rate
 from onnxheadprune.selection.recovery.student import Student
 from onnxheadprune.selection.recovery.targets import Teacher
 

@@ -10,13 +10,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.site import Site, Sites
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.travelling import Sent, arrived, sent
+from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.contexts import context_moments, seen
-from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.selection.activations.drift import EffectMeter, Measure
 from onnxheadprune.selection.activations.enough import measurable, with_enough
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.evidence import Evidence
@@ -35,8 +39,57 @@ from onnxheadprune.selection.scoring.scores import (
 from onnxheadprune.selection.scoring.sensitivity import sensitivities
 from onnxheadprune.selection.scoring.simple import activation_scores, fluctuation_scores, weight_scores
 from onnxheadprune.selection.scoring.wide import wide_reconstruction_scores
-from onnxheadprune.selection.scoring.work import ablate, site_tasks
 from onnxheadprune.settings.cutting import Method
+
+
+@dataclass(frozen=True, eq=False)
+class _SiteTask:
+    """Ablate the units of one site.
+
+    Attributes:
+        model: the model; a process that sees several sites of one model reads it once.
+        site: index of the site.
+        data: what to run on.
+        provider: where.
+        effect: the user's measure.
+    """
+
+    model: Sent
+    site: int
+    data: Calibration
+    provider: Provider
+    effect: Measure | None = None
+
+
+def site_tasks(
+    model: LoadedModel, sites: Sequence[Site], data: Calibration, provider: Provider, effect: Measure | None
+) -> list[_SiteTask]:
+    """A task per site.
+
+    Raises:
+        RefusedError: if the model is too large to be sent around, and has no file.
+    """
+    travelling = sent(model)
+    return [_SiteTask(travelling, site.index, data, provider, effect) for site in sites]
+
+
+def ablate(task: _SiteTask) -> npt.NDArray[np.float64]:
+    """The scores of the task's site."""
+    view, sites = _read(task.model)
+    return ablation_scores(view, sites.at(task.site), task.data, task.provider, task.effect)
+
+
+_CACHE: dict[str, tuple[GraphView, Sites]] = {}
+
+
+def _read(model: Sent) -> tuple[GraphView, Sites]:
+    if model.digest not in _CACHE:
+        _CACHE.clear()
+        loaded = arrived(model)
+        view = view_of(loaded)
+        _CACHE[model.digest] = view, sites_of(view, "the model")
+    return _CACHE[model.digest]
+
 
 Array = npt.NDArray[np.float64]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import matplotlib as mpl
 import numpy as np
@@ -13,10 +13,43 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from onnxheadprune.cli.report.choice import heat_of
 from onnxheadprune.cli.report.figure import save_figure
 from onnxheadprune.cli.report.heatmap import Removed, Scores
 from onnxheadprune.cli.report.pictures.style import DRIFT, SPEED, STYLE, Picture, around, picture, spelled
 from onnxheadprune.model.spelling import escaped, shortened
+from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.workflow.result import PruneResult
+
+
+def plot_heads(found: HeadScores | PruneResult) -> Picture:
+    """A square per head, one row per site: what it is worth, and whether it is gone.
+
+    Args:
+        found: scores, or a pruned model; heads that were named by the user have no worth.
+    """
+    if isinstance(found, HeadScores):
+        title = f"{PurePath(found.model).name}: {found.method}"
+        return heads_picture(found.by_site(), title=title, unit=found.unit, unscored="gone already")
+    plan = found.plan
+    gone = sum(len(cut.removed) for cut in plan.cuts)
+    title = f"{PurePath(plan.model).name}: {gone} of {sum(cut.num_heads for cut in plan.cuts)} heads removed"
+    scores, removed = _cuts(found)
+    return heads_picture(scores, removed, title)
+
+
+def _cuts(found: PruneResult) -> tuple[Scores, Removed]:
+    """Scores and removed heads per site of a cut."""
+    if found.chosen is not None:
+        scores, removed = heat_of(found.chosen, found.plan)
+        if any(value is not None for values in scores.values() for value in values):
+            return scores, removed
+    named = {f"{cut.called} {cut.name}": cut for cut in found.plan.cuts}
+    return (
+        {name: (None,) * cut.num_heads for name, cut in named.items()},
+        {name: (*cut.removed_before, *cut.removed) for name, cut in named.items()},
+    )
+
 
 Grid = npt.NDArray[np.float64]
 CELL, SMALL_CELL = 0.31, 0.25
