@@ -10,8 +10,8 @@ COPY onnxheadprune onnxheadprune
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir . --no-deps \
     && pip install --no-cache-dir onnxruntime \
-       click jinja2 matplotlib numpy onnx onnx-graphsurgeon pillow rich scipy threadpoolctl tokenizers \
-       junitparser pydantic pyyaml \
+       click jinja2 numpy onnx onnx-graphsurgeon rich scipy threadpoolctl tokenizers \
+       junitparser pillow pydantic pyyaml \
     && onnxheadprune doctor --provider cpu \
     && useradd --create-home --uid 1000 user
 

@@ -102,3 +102,18 @@ def heed_interrupt(error: BaseException) -> None:
     """
     if is_interrupt(error):
         raise KeyboardInterrupt from error
+
+
+def require_packages(what: str, extra: str, *modules: str) -> None:
+    """Check that the packages of an extra are installed.
+
+    Raises:
+        UsageError: if one is not; the sentence has the command.
+    """
+    from importlib.util import find_spec
+
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"{what} requires {', '.join(missing)}, which is not installed: {installation(extra)}"
+        )

@@ -70,14 +70,15 @@ def extras_in(text: str) -> set[str]:
 
 def test_the_extras_of_the_image_for_cards_are_there() -> None:
     (line,) = (line for line in instructions("Dockerfile.cuda") if line.startswith("RUN "))
-    assert extras_in(line) == {"cuda", "jobs"} <= set(PROJECT["optional-dependencies"])
+    assert extras_in(line) == {"cuda", "images", "jobs"} <= set(PROJECT["optional-dependencies"])
 
 
 def test_the_image_for_processors_has_every_dependency() -> None:
     """Its list takes the place of the package's own, but for the build of ONNX Runtime."""
     (line,) = (line for line in instructions("Dockerfile") if line.startswith("RUN "))
     listed = line.partition("onnxruntime ")[2].partition("&&")[0].split()
-    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["jobs"]]
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *extras["images"], *extras["jobs"]]
     assert sorted(listed) == sorted({name for name in map(name_of, wanted) if "onnxruntime" not in name})
 
 

@@ -246,7 +246,7 @@ def test_packages_that_are_missing_are_named(
     (tmp_path / "job.yaml").touch()
     outcome = command("run", tmp_path / "job.yaml")
     assert outcome.exit_code == 2
-    assert f"packages that are not here (yaml): {installation('jobs')}" in outcome.stderr
+    assert f"run requires yaml, which is not installed: {installation('jobs')}" in outcome.stderr
 
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
@@ -254,12 +254,16 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["p
 ]
 SOURCES = {str(path): path.read_text(encoding="utf-8") for path in (ROOT / "onnxheadprune").rglob("*.py")}
 NAMED = sorted(
-    {extra for text in SOURCES.values() for extra in re.findall(r"installation\(['\"](\w+)", text)}
+    {
+        extra
+        for text in SOURCES.values()
+        for extra in re.findall(r"(?:installation\(|require_packages\(f?\"[^\"]*\", )\"(\w+)", text)
+    }
 )
 
 
 def test_every_extra_of_users_is_named_in_a_message() -> None:
-    assert {"cuda", "dask", "ir", "jobs", "parquet"} == set(NAMED) <= EXTRAS.keys()
+    assert {"cuda", "dask", "images", "ir", "jobs", "parquet", "plots"} == set(NAMED) <= EXTRAS.keys()
 
 
 @pytest.mark.parametrize("extra", NAMED)

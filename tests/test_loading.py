@@ -1,11 +1,16 @@
-"""What a request does not ask for is not loaded: in a fresh process, by kind of request."""
+"""What a request does not ask for is not loaded, nor required: in a fresh process, by kind of request."""
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +231,47 @@ def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
     ours, heavy = loaded_by("import onnxheadprune.selection.choose")
     assert {"selection.choose", "selection.scoring.score"} <= strangers(ours, PRUNE)
     assert "scipy" in heavy
+
+
+ROOT = Path(__file__).parents[1]
+BROUGHT = {"google": "onnx", "markupsafe": "jinja2", "pydantic_core": "pydantic"}
+"""Modules that come with a package, by its name."""
+HOSTS = {"olive"}
+"""Programs that load a part of this package: they are there where it is imported."""
+
+
+def _names(requirements: Iterable[str]) -> set[str]:
+    return {re.split(r"[><=;\[ ]", item)[0].lower().replace("_", "-") for item in requirements}
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """Top-level modules that a file imports anywhere in it."""
+    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in found}
+
+
+def _required(tree: ast.Module) -> dict[str, str]:
+    """Modules that a file asks for before it imports them, with the extra that it names."""
+    calls = [
+        [argument.value for argument in node.args[1:] if isinstance(argument, ast.Constant)]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "require_packages"
+    ]
+    return {str(module): str(extra) for extra, *modules in calls for module in modules}
+
+
+def test_what_an_installation_may_lack_is_asked_for_by_its_extra() -> None:
+    """A library is installed with the package, or `require_packages` names an extra that has it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    base, extras = _names(project["dependencies"]), project["optional-dependencies"]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "onnxheadprune").rglob("*.py")]
+    required = {module: extra for tree in trees for module, extra in _required(tree).items()}
+    libraries = set().union(*map(_imported, trees)) - sys.stdlib_module_names - HOSTS - {"onnxheadprune"}
+    distributions = packages_distributions()
+    assert len(libraries) > 15 and len(required) > 5
+    for module in libraries:
+        owners = _names([BROUGHT[module]] if module in BROUGHT else distributions[module])
+        if not owners & base:
+            key = module if module in required else BROUGHT.get(module, module)
+            assert owners & _names(extras[required[key]]), module

@@ -52,7 +52,9 @@ def run(
     What an earlier run did, and is as it was, is not done again; a job that was interrupted goes on. Ends with exit
     code 1 if a limit is broken.
     """
-    _require_packages()
+    from onnxheadprune.errors import require_packages
+
+    require_packages("run", "jobs", "pydantic", "yaml", "junitparser")
     if schema:
         from onnxheadprune.workflow.jobs.schema import published
 
@@ -106,20 +108,3 @@ def _calibration(job: Job, model: Path | LoadedModel) -> DataSource | None:
 
         running = with_own_tokenizer(job.at(job.keys.model), running)
     return read_data(model, running, in_folder=in_folder)
-
-
-def _require_packages() -> None:
-    """Check whether what jobs are read and reported with is installed.
-
-    Raises:
-        UsageError: if not.
-    """
-    from importlib.util import find_spec
-
-    from onnxheadprune.errors import UsageError, installation
-
-    missing = [name for name in ("pydantic", "yaml", "junitparser") if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"run needs packages that are not here ({', '.join(missing)}): {installation('jobs')}"
-        )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from onnx import ModelProto, helper
 
-from onnxheadprune.errors import ModelError, UsageError, heed_interrupt, installation
+from onnxheadprune.errors import ModelError, require_packages
 from onnxheadprune.model.storage.sources import Source, inside
 
 if TYPE_CHECKING:
@@ -112,9 +112,7 @@ def to_onnx_ir(model: ModelProto) -> onnx_ir.Model:
     Raises:
         UsageError: if onnx_ir is not installed.
     """
-    try:
-        import onnx_ir
-    except ModuleNotFoundError as error:
-        heed_interrupt(error)
-        raise UsageError(f"onnx_ir is not installed: {installation('ir')}") from error
+    require_packages("a model of onnx_ir", "ir", "onnx_ir")
+    import onnx_ir
+
     return onnx_ir.from_proto(model)

@@ -14,7 +14,7 @@ from typing import Any, get_args
 from onnx import ModelProto
 
 from onnxheadprune.edit.records import To
-from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, heed_interrupt, installation
+from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, require_packages
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import GATHERS
@@ -26,10 +26,6 @@ from onnxheadprune.runtime.session import onnx_runtime, sentence
 from onnxheadprune.runtime.unsaturated import saturates
 
 LEAST_BLOCK = 16
-MISSING = (
-    "int4 is written by a part of ONNX Runtime's quantizer that needs the package onnx-ir, which is not installed;"
-    f" {installation('ir')}"
-)
 
 
 @dataclass(frozen=True)
@@ -187,11 +183,9 @@ def _stored_products() -> list[str]:
 
 
 def _blocks(task: _Task) -> None:
-    try:
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
-    except ModuleNotFoundError as error:
-        heed_interrupt(error)
-        raise UsageError(MISSING) from error
+    require_packages("int4 (ONNX Runtime's quantizer)", "ir", "onnx_ir")
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
     # Zero points of two blocks would share a byte, and heads of one byte could only be cut together.
     quantizer = MatMulNBitsQuantizer(
         load_model(task.source),

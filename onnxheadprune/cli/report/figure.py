@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, require_packages
 from onnxheadprune.model.storage.folder import write_file
 
 if TYPE_CHECKING:
@@ -21,8 +21,9 @@ def check_picture(path: Path) -> None:
     """Check whether a picture can be written there; asked before long work.
 
     Raises:
-        UsageError: if the suffix is unknown or the folder does not exist.
+        UsageError: if matplotlib is not installed, the suffix is unknown or the folder does not exist.
     """
+    require_packages("a picture", "plots", "matplotlib")
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
     if not path.parent.is_dir():

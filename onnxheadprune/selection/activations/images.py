@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, require_packages
 from onnxheadprune.model.documents import kind_of, regular_file
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
@@ -145,6 +145,7 @@ def _per_channel(numbers: Sequence[float], channels: int) -> npt.NDArray[np.floa
 
 
 def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:
+    require_packages("reading images", "images", "PIL")
     from PIL import Image
 
     regular_file(path, "the image")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO
 
-from onnxheadprune.errors import UsageError, heed_interrupt, installation
+from onnxheadprune.errors import UsageError, require_packages
 from onnxheadprune.model.documents import NotJsonError, parse_json, regular_file
 from onnxheadprune.selection.activations.formats import format_of
 from onnxheadprune.settings.inputs import DataFormat
@@ -203,13 +203,9 @@ def _spool(stream: IO[bytes], path: str | os.PathLike[str], reading: Reading) ->
 
 
 def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping[str, object]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        heed_interrupt(error)
-        raise UsageError(
-            f"{path} needs pyarrow to be read; {installation('parquet')}, or save it as JSON lines"
-        ) from error
+    require_packages(f"{path}, unless it is saved as JSON lines,", "parquet", "pyarrow")
+    from pyarrow import parquet
+
     file = regular_file(path, "the text")
     named = [name for name in (reading.field or FIELD, reading.target) if name is not None]
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
 
-from onnxheadprune.errors import RefusedError, UsageError, heed_interrupt, installation
+from onnxheadprune.errors import RefusedError, UsageError, require_packages
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -90,12 +90,10 @@ def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor |
 
 @contextlib.contextmanager
 def _dask(address: str, jobs: int) -> Iterator[Executor]:
-    try:
-        from distributed import Client, LocalCluster
-        from distributed.comm.addressing import get_address_host_port
-    except ImportError as error:
-        heed_interrupt(error)
-        raise UsageError(f"--dask needs the package distributed: {installation('dask')}") from error
+    require_packages("--dask", "dask", "distributed")
+    from distributed import Client, LocalCluster
+    from distributed.comm.addressing import get_address_host_port
+
     connect: Any = Client
     if address == LOCAL:
         start: Any = LocalCluster
