@@ -94,7 +94,7 @@ def test_fields_of_what_has_none(tmp_path: Path) -> None:
 
 def test_parquet_needs_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"JSON lines, requires pyarrow, .*: pip install pyarrow"):
+    with pytest.raises(UsageError, match=r"JSON lines, requires pyarrow, .*: pip install 'pyarrow"):
         Texts(write(tmp_path / "rows.parquet", "x"))
 
 
