@@ -11,9 +11,10 @@ the node that stops it (`hidden.py`), or neither, because an attention or a resi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from onnxheadprune.attention.sites.block_kinds import block_kind
 from onnxheadprune.attention.sites.experts import mixture_site
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
 from onnxheadprune.attention.sites.hidden import (
@@ -25,8 +26,8 @@ from onnxheadprune.attention.sites.hidden import (
     statistics,
     unread,
 )
-from onnxheadprune.attention.sites.kinds import CONVOLUTION, FEED_FORWARD, LOW_RANK, MLP, NeuronSite
-from onnxheadprune.attention.sites.maps import Summed, summed, weight_contraction
+from onnxheadprune.attention.sites.kinds import NeuronSite
+from onnxheadprune.attention.sites.maps import Summed, summed
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import is_weight
@@ -34,48 +35,12 @@ from onnxheadprune.attention.sites.scores import AttentionAxes, weighs_stored_va
 from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Projection, Site, united
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.view import GraphView, Node, Value
-
-
-def _block_kind(
-    makers: Sequence[Node], ends: Sequence[Node], between: Iterable[Node], bends: bool, streams: Streams
-) -> str:
-    """The kind of a block.
-
-    Args:
-        makers: the layers that make the neurons.
-        ends: the layers that sum them up.
-        between: what lies between these.
-        bends: whether that holds an activation or a gate.
-        streams: the residual streams of the model.
-    """
-    layers = [*makers, *ends]
-    convolves = any(CONVOLUTIONS.of(node) is not None for node in layers)
-    windows = convolves and any(_spans_positions(node) for node in (*layers, *between))
-    if bends and not windows and streams.returning(ends, _read(makers)) is not None:
-        return FEED_FORWARD
-    if convolves:
-        return CONVOLUTION
-    return MLP if bends else LOW_RANK
-
-
-def _spans_positions(node: Node) -> bool:
-    """Return whether a node is a convolution with a window of more than one position."""
-    kernel = CONVOLUTIONS.of(node)
-    shape = None if kernel is None else node.shape(kernel.weight)
-    return shape is not None and any(size != 1 for size in shape[2:])
-
-
-def _read(makers: Iterable[Node]) -> list[Value]:
-    """Return what some linear layers read."""
-    found = [(node, weight_contraction(node, is_weight)) for node in makers]
-    read = [node.inputs[weighed[1]] for node, weighed in found if weighed is not None]
-    return [value for value in read if value is not None]
+from onnxheadprune.model.graph.view import GraphView, Node
 
 
 @dataclass(eq=False)
@@ -227,7 +192,7 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
     site = NeuronSite(
         index=NeuronSite.FROM,
         name="",
-        kind=_block_kind(tuple(block.makers), ends, between, block.made.bends, streams),
+        kind=block_kind(tuple(block.makers), ends, between, block.made.bends, streams),
         num_units=count,
         groups=tuple((unit,) for unit in range(count)),
         projections=tuple(block.projections),
