@@ -16,8 +16,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.unsaturated import unsaturated
 from onnxheadprune.selection.activations.linear import linear_at
 from onnxheadprune.selection.activations.moments import Moments
-from onnxheadprune.selection.compensation.fit import fit
-from onnxheadprune.selection.compensation.rounding import on_grid
+from onnxheadprune.selection.compensation.fit import fit, on_grid
 
 RANDOM = np.random.default_rng(7)
 K, N = 32, 6

@@ -2,27 +2,111 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from onnx import TensorProto
 
-from onnxheadprune.edit.edits import DropNode
+from onnxheadprune.edit.edits import Attribute, DropNode
 from onnxheadprune.fusion.bias import ScoreAxes, dtype_name, emit_bias, tells_heads_apart, why_not
 from onnxheadprune.fusion.emit import IMPOSSIBLE, Emitter, Names, Tensor, view_cost
 from onnxheadprune.fusion.layout import Axis, Layout, size_of
 from onnxheadprune.fusion.match import Match
 from onnxheadprune.fusion.operands import Form, Tap, packed, spread, tap
 from onnxheadprune.fusion.roles import cannot
-from onnxheadprune.fusion.signatures import (
-    Given,
-    Signature,
-    group_query,
-    group_query_obstacle,
-    multi_head,
-    standard,
-)
 from onnxheadprune.fusion.walk import Place, downstream, upstream
 from onnxheadprune.liveness.refusal import Refusal
+
+Attributes = tuple[tuple[str, Attribute], ...]
+HEAD_SIZE_UNIT = 8
+
+
+@dataclass(frozen=True)
+class _Given:
+    """The inputs of a fused operator.
+
+    Attributes:
+        query, key, value: the operands.
+        bias: what is added to the scores, "" for nothing.
+        heads: query heads.
+        kv_heads: key/value heads.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    bias: str
+    heads: int
+    kv_heads: int
+
+    @property
+    def operands(self) -> tuple[str, str, str]:
+        """Their names."""
+        return self.query.name, self.key.name, self.value.name
+
+
+Signature: TypeAlias = Callable[[Emitter, _Given], tuple[tuple[str, ...], Attributes]]
+"""Inputs and attributes of an operator, without the scale; the emitter makes what an input needs."""
+
+
+def _multi_head(_: Emitter, given: _Given) -> tuple[tuple[str, ...], Attributes]:
+    """Packed operands, and the bias as sixth input."""
+    return _trimmed((*given.operands, "", "", given.bias)), (("num_heads", given.heads),)
+
+
+def _group_query(emitter: Emitter, given: _Given) -> tuple[tuple[str, ...], Attributes]:
+    """The lengths of the sequences are inputs; the bias is the eleventh."""
+    lengths = _lengths(emitter, given.query)
+    counts = (("num_heads", given.heads), ("kv_num_heads", given.kv_heads), ("causal", 0))
+    return _trimmed((*given.operands, "", "", *lengths, "", "", "", given.bias)), counts
+
+
+def _standard(_: Emitter, given: _Given) -> tuple[tuple[str, ...], Attributes]:
+    """Operands of four axes show how many heads there are."""
+    counts = (("q_num_heads", given.heads), ("kv_num_heads", given.kv_heads))
+    return _trimmed((*given.operands, given.bias)), () if len(given.query.layout) == 4 else counts
+
+
+def _trimmed(inputs: tuple[str, ...]) -> tuple[str, ...]:
+    while inputs and not inputs[-1]:
+        inputs = inputs[:-1]
+    return inputs
+
+
+def _group_query_obstacle(axes: tuple[Axis, ...], taps: tuple[Tap, Tap], biased: bool) -> str | None:
+    """Return why GroupQueryAttention does not apply, None if it does.
+
+    Without a cache of its own it wants as many keys as queries; its CPU kernel wants head sizes in units of 8.
+    Its CUDA kernel rejects a bias, or since July 2026 leaves its fused kernels for it (ONNX Runtime, pull
+    request 29525), which MultiHeadAttention does not.
+    """
+    if biased:
+        return "GroupQueryAttention takes a bias in unfused CUDA kernels only"
+    _, heads, queries, keys, width, _ = axes
+    if size_of(queries) != size_of(keys):
+        return "GroupQueryAttention wants as many keys as queries where the cache is not its own"
+    size = size_of(width)
+    if not isinstance(size, int) or size % HEAD_SIZE_UNIT:
+        return f"GroupQueryAttention wants head sizes that are multiples of {HEAD_SIZE_UNIT}"
+    if size_of(taps[1].heads) == size_of(heads):
+        return "its heads share no keys"
+    return None
+
+
+def _lengths(emitter: Emitter, query: Tensor) -> tuple[str, str]:
+    """`seqlens_k` (every sequence's last position) and `total_sequence_length`; the same for all layers."""
+    key = ("lengths", emitter.before.scope.ref, *(str(size_of(axis)) for axis in query.layout[:2]))
+    shared = emitter.names.shared
+    if key not in shared:
+        shape = emitter.shape(query.name)
+        total = emitter.entry(shape, emitter.integers(1, scalar=True), "length")
+        batch = emitter.entry(shape, emitter.integers(0), "batch")
+        last = emitter.subtracted(total, emitter.integers(1, scalar=True), "last")
+        spread = emitter.expanded(last, batch, "lengths")
+        shared[key] = Tensor(emitter.cast(spread, int(TensorProto.INT32), "lengths"), ())
+        shared[*key, "total"] = Tensor(emitter.cast(total, int(TensorProto.INT32), "total"), ())
+    return shared[key].name, shared[*key, "total"].name
 
 
 @dataclass(frozen=True)
@@ -51,13 +135,13 @@ class Operator:
 
 HALVES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 MULTI_HEAD = Operator(
-    "MultiHeadAttention", "com.microsoft", packed, packed, packed, False, False, multi_head, HALVES
+    "MultiHeadAttention", "com.microsoft", packed, packed, packed, False, False, _multi_head, HALVES
 )
 MULTI_HEAD_SPREAD = replace(MULTI_HEAD, key=spread, same_width=True)
 GROUP_QUERY = Operator(
-    "GroupQueryAttention", "com.microsoft", packed, packed, packed, True, True, group_query, HALVES
+    "GroupQueryAttention", "com.microsoft", packed, packed, packed, True, True, _group_query, HALVES
 )
-STANDARD = Operator("Attention", "", spread, spread, spread, True, False, standard, HALVES)
+STANDARD = Operator("Attention", "", spread, spread, spread, True, False, _standard, HALVES)
 STANDARD_PACKED = replace(STANDARD, query=packed, key=packed, context=packed)
 
 
@@ -169,7 +253,7 @@ def _taps(
     if _count(key.heads) != _count(value.heads):
         return cannot(match.core, "keys and values are shared by different numbers of heads")
     if operator.op_type == "GroupQueryAttention":
-        obstacle = group_query_obstacle(axes, (query, key), bool(match.biases))
+        obstacle = _group_query_obstacle(axes, (query, key), bool(match.biases))
         if obstacle is not None:
             return cannot(match.core, obstacle)
     if operator.same_width and size_of(width) != size_of(v_width):
@@ -214,7 +298,7 @@ def emit(found: Fit, names: Names) -> Emitter:
     )
     bias, hidden = emit_bias(emitter, found.match.biases, _score_axes(found, query, key))
     scale = found.match.factor * found.query.place.factor * found.key.place.factor
-    given = Given(query, key, value, bias, found.heads, found.kv_heads)
+    given = _Given(query, key, value, bias, found.heads, found.kv_heads)
     inputs, attributes = found.operator.signature(emitter, given)
     target = found.output
     direct = found.raw == target.layout and not found.match.zero_nan

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from onnxheadprune.attention.levels import Grid
 from onnxheadprune.runtime.workers import algebra_workers
 from onnxheadprune.selection.activations.moments import Centred, Moments, Ridge
-from onnxheadprune.selection.compensation.rounding import on_grid
 
 Matrix64 = npt.NDArray[np.float64]
 STRENGTHS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -190,3 +189,40 @@ def _shift(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Matrix6
     """The bias with which the mean is right."""
     total = moments.total or 1.0
     return None if bias is None else (moments.y_sum - moments.x_sum @ weight) / total
+
+
+DAMPING = 1e-2
+"""Added to the covariance, relative to its mean diagonal."""
+BLOCK = 64
+"""Rows that are rounded before the rest is told."""
+
+
+def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -> Matrix64:
+    """Weights that can be stored, near to given ones in what they make of the data.
+
+    Rounding to the nearest level is best for each weight, not for what the layer outputs. Frantar et al. 2023 (GPTQ)
+    round one input after the other and let the inputs that follow, as far as they go together with it on the data,
+    make up for it. Scales and zero points stay what they are.
+
+    Args:
+        weight: what is wanted, [in, out].
+        moments: of the inputs.
+        grid: what can be stored.
+        has_bias: whether a bias takes the mean over.
+    """
+    covariance = moments.centred().covariance if has_bias else moments.gram / (moments.total or 1.0)
+    size = len(covariance)
+    damping = DAMPING * float(np.trace(covariance)) / max(size, 1) + 1e-30
+    inverse = np.linalg.inv(covariance + damping * np.eye(size))
+    # Row i of the factor says how the rows behind i answer to an error in i, those before being done.
+    factor = np.linalg.cholesky(inverse).T
+    left, found = weight.copy(), np.empty_like(weight)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        errors = np.empty((stop - start, weight.shape[1]))
+        for row in range(start, stop):
+            found[row] = grid.row(row).nearest(left[row])
+            errors[row - start] = (left[row] - found[row]) / factor[row, row]
+            left[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], errors[row - start])
+        left[stop:] -= factor[start:stop, stop:].T @ errors
+    return found
