@@ -72,8 +72,10 @@ WEIGHTS = """float[6, 8] q, float[6, 8] k, float[6, 8] v, float[6, 4] k2, float[
   int64[4] unfolded = {-1, 4, 5, 2}, int64[2] rows = {-1, 2}, int64[4] rowsback = {-1, 5, 4, 2}, int64[1] i1 = {1},
   int64[1] i2 = {2}"""
 
-OF_TOKENS = """float[5, 6] latents, float[5, 2, 5] positions, float[5, 5] mixing,
-  int64[1] i0 = {0}, int64[1] i5 = {5}"""
+OF_TOKENS = """float[5, 6] latents, float[5, 2, 5] positions, float[5, 5] mixing, float[5, 2] narrow,
+  float[2, 5, 2] samples,
+  float[10, 6] classes, float[40, 6] classes4, int64[1] i0 = {0}, int64[1] i5 = {5}, int64[3] apart3 = {0, 4, 2},
+  int64[2] flat = {0, 40}, int64[3] eights = {0, 8, 5}"""
 
 SHARED = {
     "a matrix": "r = MatMul(c, w)",
@@ -225,18 +227,42 @@ TOKENS = {
     "  q2 = Expand(latents, l3)  q1 = MatMul(q2, wq0)  a = MatMul(q1, kt)",
     "relative positions": "q1 = MatMul(x, wq0)  a0 = MatMul(q1, kt)  t = Transpose<perm = [1, 0, 2]>(q1)"
     "  r0 = MatMul(t, positions)  r1 = Transpose<perm = [1, 0, 2]>(r0)  a = Add(a0, r1)",
+    "stored queries, met by keys with a bias": "kb = Add(kf, b)  ke = Transpose<perm = [0, 2, 1]>(kb)"
+    "  a = MatMul(narrow, ke)",
+    "stored queries of a fixed batch": "a = MatMul(samples, kt)",
     "two texts": "x0 = Slice(x, i0, i1, i1)  x1 = Slice(x, i1, i5, i1)  q0 = MatMul(x0, wq0)  q1 = MatMul(x1, wq1)"
     "  q2 = Concat<axis = 1>(q0, q1)  a = MatMul(q2, kt)",
 }
 
 
-@pytest.mark.parametrize("behind", ["a mean", "a layer over tokens"])
+MANY_HEADS = {
+    "stored queries": "qf = MatMul(latents, q)  q3 = Reshape(qf, apart3)  qh = Transpose<perm = [1, 0, 2]>(q3)"
+    "  scores = MatMul(qh, kh)",
+    "relative positions": "qf = MatMul(x, q)  q4 = Reshape(qf, apart)  qh = Transpose<perm = [0, 2, 1, 3]>(q4)"
+    '  a0 = MatMul(qh, kh)  a1 = Einsum<equation = "bhid,idj->bhij">(qh, positions)  scores = Add(a0, a1)',
+}
+
+
+def _of_tokens(nodes: str, sizes: str) -> ModelProto:
+    """The model of these nodes, which has fixed tokens."""
+    declared = [
+        item for item in map(str.strip, _split(f"{WEIGHTS}, {OF_TOKENS}")) if _is_used(_name(item), nodes)
+    ]
+    batch = "2" if "samples" in nodes else "b"
+    return model_of(
+        '<ir_version: 9, opset_import: ["" : 17]>\n'
+        f"g (float[{batch}, 5, 6] x) => (float[{batch}, {sizes}] y) <{', '.join(declared)}> {{\n{nodes}\n}}"
+    )
+
+
+@pytest.mark.parametrize("behind", ["a mean", "a layer over tokens", "a classifier"])
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_tokens_that_weights_tell_apart_are_no_heads(tokens: str, behind: str) -> None:
     """They lie along the maps, too, and the value has no axis for them either."""
     ends = {
         "a mean": "r = ReduceMean<axes = [1], keepdims = 0>(c)  y = MatMul(r, one)",
         "a layer over tokens": "t2 = Transpose<perm = [0, 2, 1]>(c)  y = MatMul(t2, mixing)",
+        "a classifier": "f = Flatten(c)  y = MatMul(f, classes)",
     }
     nodes = "\n".join(
         (
@@ -245,15 +271,36 @@ def test_tokens_that_weights_tell_apart_are_no_heads(tokens: str, behind: str) -
             f"m = Softmax<axis = -1>(a)  c = MatMul(m, vf)  {ends[behind]}",
         )
     )
-    declared = [
-        item for item in map(str.strip, _split(f"{WEIGHTS}, {OF_TOKENS}")) if _is_used(_name(item), nodes)
-    ]
-    sizes = "b, 6" if behind == "a mean" else "b, 2, 5"
-    model = model_of(
-        '<ir_version: 9, opset_import: ["" : 17]>\n'
-        f"g (float[b, 5, 6] x) => (float[{sizes}] y) <{', '.join(declared)}> {{\n{nodes}\n}}"
-    )
+    model = _of_tokens(nodes, "2, 5" if behind == "a layer over tokens" else "6")
     assert [site.num_heads for site in inspect(model)] in ([], [1])
+
+
+@pytest.mark.parametrize("scores", MANY_HEADS)
+def test_a_classifier_of_all_tokens_reads_heads(scores: str) -> None:
+    """Tokens have weights of their own there, and stored queries or positions upstream; heads still are the heads."""
+    made = HEADS.replace(
+        "qf = MatMul(x, q)  q4 = Reshape(qf, apart)  qh = Transpose<perm = [0, 2, 1, 3]>(q4)", ""
+    )
+    made = made.replace("scores = MatMul(qh, kh)", MANY_HEADS[scores])
+    behind = "ct = Transpose<perm = [0, 2, 1, 3]>(c)  cm = Reshape(ct, flat)  y = MatMul(cm, classes4)"
+    model = _of_tokens(f"{made}  {behind}", "6")
+    (site,) = inspect(model)
+    assert (site.num_heads, site.kv_num_heads, site.v_head_size) == (H, H, D)
+    for gone in CUTS:
+        check_cut(model, FEED, gone)
+
+
+@pytest.mark.parametrize("scores", MANY_HEADS)
+def test_a_layer_over_tokens_is_no_projection_of_heads(scores: str) -> None:
+    """It treats all of them alike, and nothing behind it sums them up."""
+    made = HEADS.replace(
+        "qf = MatMul(x, q)  q4 = Reshape(qf, apart)  qh = Transpose<perm = [0, 2, 1, 3]>(q4)", ""
+    )
+    made = made.replace("scores = MatMul(qh, kh)", MANY_HEADS[scores])
+    behind = "t3 = Transpose<perm = [0, 1, 3, 2]>(c)  m3 = MatMul(t3, mixing)  y = Reshape(m3, eights)"
+    sites = inspect(_of_tokens(f"{made}  {behind}", "8, 5"))
+    assert not len(sites)
+    assert len(sites.near_misses) == 1
 
 
 def test_one_head_has_its_projection() -> None:

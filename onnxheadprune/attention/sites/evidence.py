@@ -12,7 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from onnxheadprune.attention.sites.products import core_product, is_weight
+from onnxheadprune.attention.sites.maps import weight_contraction
+from onnxheadprune.attention.sites.products import (
+    MAX_UPSTREAM,
+    core_product,
+    is_contraction,
+    is_weight,
+    reaches,
+    upstream,
+)
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Labels
@@ -20,8 +28,25 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CARRIERS,
+    DIVIDES,
+    DROPOUTS,
+    MULTIPLIES,
+    NORMALIZES,
+    SLICES,
+    SPLITS,
+    SUBTRACTS,
+    WEIGHS,
+)
+from onnxheadprune.model.graph.view import Node, Value
 
+PASSES_KEYS = CARRIERS | DROPOUTS | NORMALIZES | SLICES | SPLITS
+"""Nodes between a linear layer and the keys that it makes."""
+SHIFTS = ADDS | SUBTRACTS | MULTIPLIES | DIVIDES
+"""The same, where all other operands are stored: biases and scales."""
 MAX_TOLD_APART = 2**12
 """Positions of one axis that are looked at; no attention has more heads."""
 
@@ -60,13 +85,16 @@ def tokens_of(live: Live, axes: Sequence[int]) -> int:
 def told_apart(node: Node, axis: int, size: int, stacked: bool = False) -> list[int] | None:
     """Which positions of an axis of a product have weights of their own, upstream of it.
 
+    The output channels of linear layers tell them apart. Other stored tensors do not: tokens are rows of stored
+    queries, or each is multiplied with a table of relative positions, and a fixed batch repeats what is stored.
+
     Args:
         node: a product.
         axis: an axis of its output.
         size: positions along it, or the length of its period.
-        stacked: whether a map with weights that makes some positions and no others tells those apart: what it makes is
-            stacked with what others make. Rows are not told apart by that, for texts and pictures that attend to each
-            other have maps of their own, too.
+        stacked: whether a layer that computes some positions and no others tells those apart: its output is stacked
+            with that of other layers. Rows are not told apart by that, for texts and images that attend to each other
+            have layers of their own, too.
 
     Returns:
         For each position the number of its class: positions that read the same weights are in one class. None where
@@ -75,7 +103,8 @@ def told_apart(node: Node, axis: int, size: int, stacked: bool = False) -> list[
     walk = _walk_of(node, axis, size)
     if walk is None:
         return None
-    return _classes([*_read_weights(walk), *(_read_whole(walk, node) if stacked else ())], walk, size)
+    read = [*_read_channels(walk, node), *(_read_whole(walk, node) if stacked else ())]
+    return _classes(read, walk, size)
 
 
 def are_channels(node: Node, axis: int, size: int) -> bool:
@@ -91,10 +120,7 @@ def are_channels(node: Node, axis: int, size: int) -> bool:
     walk = _walk_of(node, axis, size)
     if walk is None or any(live.axes for live in _read_by_layers(walk)):
         return False
-    computing = [layer for layer in walk.answers if not _is_all_stored(layer)]
-    return (
-        len(set(_classes([*_read_weights(walk, computing), *_read_whole(walk, node)], walk, size) or ())) > 1
-    )
+    return len(set(_classes([*_read_channels(walk, node), *_read_whole(walk, node)], walk, size) or ())) > 1
 
 
 def _classes(read: Iterable[Live], walk: Sweep, size: int) -> list[int] | None:
@@ -135,13 +161,68 @@ def _walk_of(node: Node, axis: int, size: int) -> Sweep | None:
     return sweep(seeds, domain=Labels(everyone))
 
 
-def _read_weights(walk: Sweep, layers: Iterable[Node] | None = None) -> Iterable[Live]:
-    """What a walk reads of the weights of projections. Tables that are added or multiplied also tell tokens apart."""
-    for node in walk.answers if layers is None else layers:
+def _read_channels(walk: Sweep, product: Node) -> Iterator[Live]:
+    """What a walk reads of the weights of linear layers, per output channel."""
+    scores = {other for index in range(len(product.inputs)) for other in _scores_of_stored(product, index)}
+    for node in walk.answers:
+        if node in scores:
+            continue
         for index in stored_weights(node):
-            live = walk.edges.get((node.index, index))
-            if live is not None and live.axes:
-                yield live
+            live = walk.edges.get((node.index, index), FULL)
+            own = [axis for axis in live.axes if _is_channel(node, index, axis)]
+            if own and not live.is_mask:
+                yield live.only(own)
+
+
+def _is_channel(layer: Node, index: int, axis: int) -> bool:
+    """Return whether an axis of a stored weight enumerates what a layer computes of each of its inputs."""
+    found = contraction_of(layer)
+    if found is None:
+        return axis == 0 and layer.attribute("group", 1) == 1
+    # Of two stored operands the first is the data: x @ W.
+    is_data = index == found.indices[0] and _is_all_stored(layer)
+    return not is_data and found.owners(str(found.axes_of(index)[axis])) == (index,)
+
+
+def _scores_of_stored(product: Node, index: int) -> Iterator[Node]:
+    """Scores, upstream of an operand that a softmax makes, of stored queries without heads of their own."""
+    if reaches(product, index, lambda node: node in WEIGHS):
+        for node in upstream(product.inputs[index], MAX_UPSTREAM, is_contraction):
+            rows = rows_of_stored_queries(node)
+            if len(rows) == 1 and rows != [1]:
+                yield node
+
+
+def rows_of_stored_queries(node: Node) -> list[Dim]:
+    """The lengths of the axes that stored queries (a Perceiver's latents) do not share with the keys; none for others.
+
+    Keys come from a linear layer, with no activation in between: a pooling may compute its one map by two layers.
+    """
+    found = weight_contraction(node)
+    if found is None:
+        return []
+    product, stored = found[0], node.shape(found[2])
+    maker = node.inputs[found[1]]
+    while maker is not None and (source := _passed_on(maker)) is not None:
+        maker = source
+    if maker is None or maker.producer is None or weight_contraction(maker.producer) is None:
+        return []
+    return [
+        dim
+        for dim, letter in zip(stored or (), product.axes_of(found[2]), strict=True)
+        if letter in product.out_axes and letter not in product.batch
+    ]
+
+
+def _passed_on(value: Value) -> Value | None:
+    """What a value is a view, a shift or a multiple of, with no activation in between."""
+    node = value.producer
+    if node is None:
+        return None
+    if node in PASSES_KEYS:
+        return node.input(0)
+    computed = [source for source in node.inputs if source is not None and not source.is_constant]
+    return computed[0] if node in SHIFTS and len(computed) == 1 else None
 
 
 def _read_whole(walk: Sweep, product: Node) -> Iterable[Live]:

@@ -10,6 +10,7 @@ from onnxheadprune.attention.sites.averages import reduced_heads
 from onnxheadprune.attention.sites.chains import in_a_row
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group
+from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import (
     Block,
@@ -32,11 +33,8 @@ from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.facts import CARRIERS, DROPOUTS, NORMALIZES, SLICES, SPLITS, WEIGHS
+from onnxheadprune.model.graph.facts import WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node
-
-PASSES_KEYS = CARRIERS | DROPOUTS | NORMALIZES | SLICES | SPLITS
-"""Nodes between a linear layer and the keys that it makes."""
 
 
 def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[AttentionSite], LeftOut]:
@@ -92,7 +90,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
             mixers.add(node)
         # A sum over an axis is weaker evidence of heads than weights: streams are added up, too.
         candidates += [item for item in reduced_heads(trace, tracer) if all(map(_attends, item.cores))]
-        if trace.shared and trace.is_alike:
+        if trace.cores and trace.is_alike and (trace.shared or tracer.treats_heads_alike(node)):
             continue
         if trace.cores:
             candidates.append(Candidate(node, read.activation, read.weight, read.sizes, trace.cores))
@@ -148,23 +146,9 @@ def _weighs_keys(node: Node, index: int) -> bool:
 
 
 def _reads_keys(node: Node) -> bool:
-    """Return whether a node multiplies stored queries (a Perceiver's latents) by the output of a linear layer.
-
-    With no activation in between: a pooling may compute its one map by two layers.
-    """
-    found = weight_contraction(node)
-    if found is None:
-        return False
-    product, value, stored = found[0], node.inputs[found[1]], node.shape(found[2])
-    rows = [
-        dim
-        for dim, letter in zip(stored or (), product.axes_of(found[2]), strict=True)
-        if letter in product.out_axes and letter not in product.batch
-    ]
-    while value is not None and value.producer is not None and value.producer in PASSES_KEYS:
-        value = value.producer.input(0)
-    made = value is not None and value.producer is not None and weight_contraction(value.producer) is not None
-    return made and rows != [] and 1 not in rows
+    """Return whether a node multiplies several stored queries by the output of a linear layer."""
+    rows = rows_of_stored_queries(node)
+    return rows != [] and 1 not in rows
 
 
 def _site(index: int, name: str, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:

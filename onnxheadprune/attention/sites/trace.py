@@ -49,6 +49,10 @@ class Tracer:
         labels = np.arange(1, math.prod(sizes) + 1).reshape(sizes)
         return self.follow(value, Live.over(axes, labels))
 
+    def treats_heads_alike(self, layer: Node) -> bool:
+        """Return whether a linear layer computes the same of every head and keeps their axis."""
+        return bool(self._shared.axes(layer))
+
     def follow(self, start: Value, live: Live) -> Trace:
         """Trace labelled positions of a value back to the cores that compute them."""
         # Depth first without recursion: residual streams are thousands of nodes deep.
