@@ -15,6 +15,7 @@ from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.domain import MASKS, Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
@@ -131,4 +132,6 @@ def _sweep(
         handed = handed_out(sites, {site.index: heads[site.index] for site in partly})
     if contract.allow_io_change:
         free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
-    return sweep(seeds, frozenset(free), handed=handed)
+    called = {site.UNITS for site in chosen}
+    masks = Masks(called.pop()) if len(called) == 1 else MASKS
+    return sweep(seeds, frozenset(free), masks, handed=handed)

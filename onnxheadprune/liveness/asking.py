@@ -35,6 +35,11 @@ def ask(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
         The checked answer of the operator's law. A refusal if there is no law, if the law refuses, if it cannot take
         these live sets, or if its answer does not fit the node.
     """
+    answer = _answer(node, lives, domain)
+    return answer.about(domain.units) if isinstance(answer, Refusal) else answer
+
+
+def _answer(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
     entry = RULES.of(node)
     if entry is None:
         operator = f"{node.domain or 'ai.onnx'}.{node.op_type}"

@@ -25,9 +25,11 @@ class Domain(ABC):
     Attributes:
         cuts: whether what is not live is cut off. Then readers that no demand has reached need all that they read in
             the original, and model inputs and outputs stay as they are unless somebody allows otherwise.
+        units: what the positions of live sets are called in refusals.
     """
 
     cuts: ClassVar[bool]
+    units: str
 
     @abstractmethod
     def says_nothing(self, live: Live) -> bool:
@@ -63,6 +65,7 @@ class Masks(Domain):
     """Masks: booleans of what is needed."""
 
     cuts = True
+    units: str = "units"
 
     def says_nothing(self, live: Live) -> bool:
         """Return whether everything is needed."""
@@ -103,6 +106,7 @@ class Labels(Domain):
 
     cuts = False
     everyone: int = 0
+    units: str = "units"
 
     def says_nothing(self, live: Live) -> bool:
         """Return whether it has no label, or all of them. A value of one head alone still carries its label."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.refusal import UNITS, Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, refuse
 from onnxheadprune.model.graph.view import Node
 
@@ -15,7 +15,7 @@ def coupled(node: Node) -> Refusal:
     return refuse(
         node,
         Reason.COUPLED,
-        f"{node.op_type} mixes values across heads, so removing one would change the others",
+        f"{node.op_type} mixes values across {UNITS}, so removing one would change the others",
     )
 
 

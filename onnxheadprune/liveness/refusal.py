@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxheadprune.model.one_line import one_line
 
@@ -25,6 +25,10 @@ class Reason(enum.Enum):
         return self is Reason.COUPLED
 
 
+UNITS = "{units}"
+"""Stands in the sentence of a propagation rule for the units that it is asked about, which it does not know."""
+
+
 @one_line("reason node value sentence")
 @dataclass(frozen=True)
 class Refusal:
@@ -44,6 +48,14 @@ class Refusal:
 
     def __str__(self) -> str:
         return self.sentence if self.node in self.sentence else f"{self.sentence} (at {self.node})"
+
+    def about(self, units: str) -> Refusal:
+        """The same with its units named.
+
+        Args:
+            units: what they are called: "heads", "neurons".
+        """
+        return replace(self, sentence=self.sentence.replace(UNITS, units))
 
     def to_dict(self) -> dict[str, str]:
         """The refusal as JSON-ready data."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.attention.sites.kinds import every_kind
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.liveness.domain import MASKS, Domain, Labels, Masks
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import Reason
+from onnxheadprune.liveness.refusal import UNITS, Reason
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
 from tests.engine.masks import Array
@@ -27,7 +31,7 @@ def case(op_type: str, *more: Array, opset: int = 17, types: tuple[int, ...] = (
     return Case(op_type, (DATA, *more), attributes, fixed, types, opset=opset)
 
 
-def swept(item: Case, axis: int) -> Sweep:
+def swept(item: Case, axis: int, domain: Domain = MASKS) -> Sweep:
     """Only the first index of `axis` of every output is asked for."""
     view = view_of(build_model(item, default_setup(item)))
     readers = [node for node in view.nodes if node.out.name.endswith("_read")]
@@ -44,7 +48,7 @@ def swept(item: Case, axis: int) -> Sweep:
                     "test",
                 )
             )
-    return sweep(seeds)
+    return sweep(seeds, domain=domain)
 
 
 REFUSALS: dict[str, tuple[Case, int, Reason]] = {
@@ -91,6 +95,19 @@ def test_refuses(name: str) -> None:
     assert refusal.reason is reason
     assert item.op_type in refusal.sentence
     assert refusal.value == "y0"
+
+
+@pytest.mark.parametrize("kind", every_kind(), ids=lambda kind: kind.UNITS)
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_names_the_units_that_it_is_about(name: str, kind: type[Site]) -> None:
+    """Rules know of no kind: a neuron is never called a head."""
+    item, axis, reason = REFUSALS[name]
+    words = {word for other in every_kind() for word in (other.UNIT, other.UNITS)}
+    for domain in (Masks(kind.UNITS), Labels(units=kind.UNITS)):
+        for refusal in swept(item, axis, domain).refusals.values():
+            named = words & set(re.findall(r"\w+", refusal.sentence))
+            assert named == ({kind.UNITS} if reason is Reason.COUPLED else set()), refusal.sentence
+            assert UNITS not in refusal.sentence
 
 
 @pytest.mark.parametrize("name", PASSES)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 from onnxheadprune.attention.sites.fused import is_fused_core
@@ -129,9 +128,8 @@ def other_reader(made: Origins, trial: Sweep) -> Refusal:
 
 
 def missed(node: Node, refusal: Refusal) -> NearMiss:
-    """Return what stops a block; rules call what they keep apart heads."""
-    sentence = refusal.sentence.replace("heads", "neurons")
-    return NearMiss(node.label, replace(refusal, sentence=sentence))
+    """Return a near miss of a block."""
+    return NearMiss(node.label, refusal)
 
 
 def _stopped(stop: Stop) -> Refusal:

@@ -36,6 +36,7 @@ from onnxheadprune.attention.sites.stored import units_together, weights_of, why
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Projection, Site, united
 from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
@@ -202,7 +203,7 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
     )
     # One neuron of every map: a map that only makes others would not get narrower.
     removed = united(block.makers.values(), site.units)
-    trial = sweep(list(site.seeds(removed)), through=block.made.mixer)
+    trial = sweep(list(site.seeds(removed)), domain=Masks(site.UNITS), through=block.made.mixer)
     whole = [maker for maker in block.makers if trial.kept.get(maker.out, FULL).is_full]
     mixed = _mixed(block, trial, whole)
     if len(whole) == len(block.makers):
@@ -223,11 +224,8 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
 
 
 def _mixed(block: _Block, trial: Sweep, whole: Sequence[Node]) -> Refusal | None:
-    """Return what mixes neurons: an operator, or a normalisation that is spelled out. Rules call channels heads."""
-    mixing = block.made.mixing
-    if mixing is None:
-        return statistics(block.made, trial) if whole else None
-    return replace(mixing, sentence=mixing.sentence.replace("heads", "neurons"))
+    """Return what mixes neurons: an operator, or a normalisation that is spelled out."""
+    return block.made.mixing or (statistics(block.made, trial) if whole else None)
 
 
 def _read_elsewhere(whole: Sequence[Node], made: Origins, trial: Sweep) -> Refusal | None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxheadprune.attention.sites.fused import is_fused_core
+from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.own import is_picked
 from onnxheadprune.attention.sites.products import is_product, is_weight
@@ -24,7 +25,7 @@ from onnxheadprune.attention.sites.scores import lies_along_heads, weighs_stored
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import Contraction
-from onnxheadprune.liveness.domain import POSITIONS
+from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
@@ -45,6 +46,8 @@ MAX_STEPS = 2**12
 BENDS = ACTIVATES | CLIPS | EXTREMES | RAISES | CHOOSES_ELEMENTS
 """Operators that make more of two linear layers than one."""
 GATES = MULTIPLIES | DIVIDES
+NEURONS = Labels(units=NeuronSite.UNITS)
+"""Labels that number neurons."""
 
 
 class Cause(enum.Enum):
@@ -151,7 +154,7 @@ class _Search:
         if self.streams.joins(node):
             # What lies behind belongs to all layers.
             return Stop(value, Cause.STREAM)
-        answer = ask_about(value, live, POSITIONS)
+        answer = ask_about(value, live, NEURONS)
         if isinstance(answer, Refusal):
             return self._mixed(value, live, answer)
         sources = [(node.input(index), labels) for index, labels in answer.inputs.items()]
@@ -203,7 +206,7 @@ class _Search:
     def _keeps_heads(self, node: Node, contraction: Contraction, activation: int, live: Live) -> bool:
         """Return whether labels lie along an axis of what a layer reads that a product of activations has made."""
         source = node.inputs[activation]
-        answer = ask_about(node.out, live, POSITIONS)
+        answer = ask_about(node.out, live, NEURONS)
         labels = None if isinstance(answer, Refusal) else answer.inputs.get(activation)
         if source is None or labels is None or not labels.axes:
             return False

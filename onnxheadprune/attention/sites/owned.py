@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from onnxheadprune.attention.sites.unit import Site, handed_out
 from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
@@ -88,7 +89,7 @@ def _decoded(value: Value, axes: tuple[int, ...], lives: Sequence[Live]) -> Numb
 
 def _trial(site: Site, gone: Sequence[int]) -> Sweep:
     handed = handed_out([site], {site.index: tuple(gone)})
-    return sweep(list(site.seeds(gone)), site.movable | site.maps, handed=handed)
+    return sweep(list(site.seeds(gone)), site.movable | site.maps, Masks(site.UNITS), handed=handed)
 
 
 def _narrowed(walk: Sweep) -> Iterator[tuple[Edge, Live]]:

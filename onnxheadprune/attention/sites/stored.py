@@ -40,11 +40,12 @@ PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS
 MAX_NODES = 256
 
 
-def _why_zero_is_lost(projection: Projection) -> str | None:
-    """Return why silenced heads would still add something to a projection's sum, None if they add nothing.
+def _why_zero_is_lost(projection: Projection, unit: str) -> str | None:
+    """Return why silenced units would still add something to a projection's sum, None if they add nothing.
 
     Args:
         projection: one of a site.
+        unit: what its units are called.
     """
     for reader, index in _readers(projection):
         asked = roles_of(reader).zero_points[index]
@@ -52,7 +53,7 @@ def _why_zero_is_lost(projection: Projection) -> str | None:
             if not _same(zero, reader.input(asked)):
                 return (
                     f"{reader.label} takes another zero point off the context than its quantizer added, so that a"
-                    " silenced head still adds a constant"
+                    f" silenced {unit} still adds a constant"
                 )
     return None
 
@@ -125,7 +126,7 @@ def why_not_cut(site: Site) -> Refusal | None:
         if packed is not None:
             return _refused(Reason.OPAQUE_WEIGHTS, item, packed)
     for item in site.projections:
-        lost = _why_zero_is_lost(item)
+        lost = _why_zero_is_lost(item, site.UNIT)
         if lost is not None:
             return _refused(Reason.COUPLED, item, lost)
     return None

@@ -30,6 +30,7 @@ from onnxheadprune.attention.sites.stored import units_together, weights_of, why
 from onnxheadprune.attention.sites.trace import Tracer, coupling
 from onnxheadprune.attention.sites.unit import handed_out
 from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
@@ -235,4 +236,5 @@ def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = N
         through: a node that mixes heads, taken as if it passed them on.
     """
     handed = handed_out([site], {site.index: heads})
-    return sweep(list(site.seeds(heads)), site.movable | site.maps, through=through, handed=handed)
+    masks = Masks(site.UNITS)
+    return sweep(list(site.seeds(heads)), site.movable | site.maps, masks, through=through, handed=handed)

@@ -19,14 +19,18 @@ from onnxheadprune.attention.sites.fused import is_fused_core, split_fused
 from onnxheadprune.attention.sites.maps import summed
 from onnxheadprune.attention.sites.products import is_product, is_weight, stored_map
 from onnxheadprune.attention.sites.shared_layers import SharedLayers
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.within import Classes, within_heads
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import contraction_of
-from onnxheadprune.liveness.domain import POSITIONS
+from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import JOINS, REDUCES
 from onnxheadprune.model.graph.view import Node, Value
+
+HEADS = Labels(units=AttentionSite.UNITS)
+"""Labels that number the positions of heads."""
 
 
 class Step(NamedTuple):
@@ -94,7 +98,7 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[S
     product = is_product(node)
     if product is not None:
         return classify(node, product, live), []
-    answer = ask_about(value, live, POSITIONS)
+    answer = ask_about(value, live, HEADS)
     if isinstance(answer, Refusal) and answer.reason is Reason.NO_RULE:
         return Trace(blocked=(node,)), []
     if isinstance(answer, Refusal):

@@ -44,6 +44,7 @@ from onnxheadprune.edit.vocabulary_records import (
 )
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
@@ -208,7 +209,8 @@ def _swept(
     picks = [_producer(view.main.values[name]) for name in vocabulary.logits]
     while True:
         wanted = {node: Live.over(((_source(node).rank or 1) - 1,), mask) for node in picks}
-        swept = sweep([*seeds, *(Seed(node, 0, live, SITE) for node, live in wanted.items())])
+        demands = [*seeds, *(Seed(node, 0, live, SITE) for node, live in wanted.items())]
+        swept = sweep(demands, domain=Masks("tokens"))
         left = [node for node in picks if swept.kept.get(_source(node), FULL) == wanted[node]]
         if left == picks:
             return swept, picks
