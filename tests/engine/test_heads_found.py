@@ -238,9 +238,11 @@ def test_groups_of_different_sizes_do_not_bind_each_other() -> None:
     assert not is_legal(groups, set(range(6)))
 
 
-def _values_through(net: Net, through: Callable[[Any], Any], kv: int = H) -> Any:
-    """A block whose values `[B, kv, S, D]` pass an operator before the core."""
-    x = net.input("x", (B, S, WIDTH), "bs-")
+def _values_through(
+    net: Net, through: Callable[[Any], Any], kv: int = H, source: Callable[[Any], Any] = lambda x: x
+) -> Any:
+    """A block of some source whose values `[B, kv, S, D]` pass an operator before the core."""
+    x = source(net.input("x", (B, S, WIDTH), "bs-"))
 
     def heads(name: str, count: int, *order: int) -> Any:
         flat = net.op("MatMul", x, net.weight(name, WIDTH, count * D))
@@ -277,6 +279,24 @@ def _by_cropped_positions(net: Net, values: Any) -> Any:
 def test_values_stay_each_heads_own(through: Callable[[Net, Any], Any]) -> None:
     net = Net(STATIC)
     _exact(net, _values_through(net, lambda values: through(net, values)), "mha", H, [1], [0, 2])
+
+
+@pytest.mark.parametrize("kv", [1, H])
+def test_what_all_heads_read_of_other_layers_is_not_shared(kv: int) -> None:
+    """BigBird crops tokens, and a layer below multiplies them with a stored mask, of which all heads read some."""
+    net = Net(STATIC)
+
+    def masked(x: Any) -> Any:
+        kept = net.op("Mul", x, net.weight("mask", 1, S, 1))
+        layer = net.op(
+            "MatMul",
+            net.op("Relu", net.op("MatMul", kept, net.weight("up", WIDTH, 5))),
+            net.weight("down", 5, WIDTH),
+        )
+        return net.op("Add", x, layer)
+
+    output = _values_through(net, lambda values: _by_cropped_positions(net, values), kv, masked)
+    _exact(net, output, "mha" if kv > 1 else "mqa", kv, [1], [0, 2])
 
 
 @pytest.mark.parametrize("kv", [1, H])

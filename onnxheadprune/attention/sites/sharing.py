@@ -54,7 +54,8 @@ def join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: i
     known = labelled = False
     for value, live in _leaves(walk):
         found = _bits(live)
-        if not live.axes and (live.is_mask or found == {everyone}):
+        if live.is_mask or found <= {0, everyone}:
+            # Read by all heads, or in part by all of them: tokens that are cut off are nobody's.
             continue
         labelled = True
         known = known or value.producer not in walk.refusals
