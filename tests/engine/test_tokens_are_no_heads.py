@@ -23,6 +23,7 @@ from tests.engine.token_readers import (
     S,
     rows,
 )
+from tests.graph_text import model_of
 
 GONE = ([1], [0, 2], list(range(H)))
 
@@ -149,3 +150,17 @@ def test_streams_that_are_mixed_twice_have_no_heads() -> None:
     total = net.op("ReduceSum", streams, net.ints(2), keepdims=0)
     first = net.op("Gather", total, net.ints(0), axis=1)
     assert not len(inspect(net.export([projected(net, first, WIDTH)])))
+
+
+def test_codes_of_positions_are_no_attention() -> None:
+    """RT-DETR multiplies positions by frequencies, both counted from shapes, and joins their sines and cosines."""
+    model = model_of(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[b, s, 8] x) => (float[b, s, 3] y)
+    <float[8, 3] w, int64 i0 = {0}, int64 i1 = {1}, int64 i4 = {4}, int64[1] first = {0}, int64[1] last = {1}> {
+      sizes = Shape(x)  s = Gather(sizes, i1)  places = Range(i0, s, i1)  p = Cast<to = 1>(places)
+      p2 = Unsqueeze(p, last)  rates = Range(i0, i4, i1)  r = Cast<to = 1>(rates)  r2 = Unsqueeze(r, first)
+      angles = MatMul(p2, r2)  sine = Sin(angles)  cosine = Cos(angles)  code = Concat<axis = 1>(sine, cosine)
+      sum = Add(x, code)  y = MatMul(sum, w)
+    }"""
+    )
+    assert not len(inspect(model))

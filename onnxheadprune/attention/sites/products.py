@@ -14,6 +14,7 @@ from onnxheadprune.model.graph.facts import (
     GATHERS,
     GATHERS_ROWS,
     MULTIPLIES,
+    OBSERVES,
     QUANTIZES,
     SOFTMAXES,
     SUMS,
@@ -155,6 +156,22 @@ def is_weight(value: Value) -> bool:
 def makes_maps(node: Node, index: int) -> bool:
     """Return whether an operand comes from another product, as attention maps do."""
     return reaches(node, index, lambda other: is_product(other) is not None)
+
+
+def is_of_contents(node: Node) -> bool:
+    """Return whether a node computes with contents of inputs, not only with shapes as codes of positions do."""
+    waiting, seen = [node], {node}
+    while waiting:
+        current = waiting.pop()
+        for value in current.inputs:
+            producer = None if value is None else value.producer
+            if value is None or value.is_constant or current in OBSERVES or producer in seen:
+                continue
+            if producer is None:
+                return True
+            seen.add(producer)
+            waiting.append(producer)
+    return False
 
 
 def reaches(node: Node, index: int, found: Callable[[Node], bool]) -> bool:

@@ -24,7 +24,7 @@ from onnxheadprune.attention.sites.maps import is_residual, summed, weight_contr
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.obstacles import held_caches, obstacle, read_elsewhere
 from onnxheadprune.attention.sites.own import foreign
-from onnxheadprune.attention.sites.products import is_product, reaches
+from onnxheadprune.attention.sites.products import is_of_contents, is_product, reaches
 from onnxheadprune.attention.sites.site import AttentionSite, united
 from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.trace import Tracer, coupling
@@ -93,7 +93,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
         candidates += [item for item in reduced_heads(trace, tracer) if all(map(_attends, item.cores))]
         if trace.cores and trace.is_alike and (trace.shared or tracer.treats_heads_alike(node)):
             continue
-        if trace.cores:
+        if trace.cores and all(is_of_contents(core.node) for core in trace.cores):
             candidates.append(Candidate(node, read.activation, read.weight, read.sizes, trace.cores))
         elif (refusal := coupling(trace) or next(iter(trace.refusals), None)) is not None:
             behind = _attention_behind(trace.blocked)
