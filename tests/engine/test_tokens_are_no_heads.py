@@ -156,7 +156,8 @@ def test_codes_of_positions_are_no_attention() -> None:
     """RT-DETR multiplies positions by frequencies, both counted from shapes, and joins their sines and cosines."""
     model = model_of(
         """<ir_version: 9, opset_import: ["" : 17]> g (float[b, s, 16] x) => (float[b, s, 3] y)
-    <float[16, 3] w, int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64 i4 = {4}, int64[1] first = {0}, int64[1] last = {1}> {
+    <float[16, 3] w, int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64 i4 = {4}, int64[1] first = {0},
+     int64[1] last = {1}> {
       sizes = Shape(x)  s = Gather(sizes, i1)  places = Range(i0, s, i1)  p = Cast<to = 1>(places)
       p2 = Unsqueeze(p, last)  width = Gather(sizes, i2)  count = Div(width, i4)
       rates = Range(i0, count, i1)  r = Cast<to = 1>(rates)  r2 = Unsqueeze(r, first)
