@@ -126,4 +126,4 @@ def test_a_kind_is_one_file() -> None:
             importing.append(path.relative_to(PACKAGE).as_posix())
             assert text.count("\n") < 250, path
     home = "attention/sites"
-    assert importing == [f"{home}/{name}.py" for name in ("experts", "kinds", "neurons")]
+    assert importing == [f"{home}/{name}.py" for name in ("experts", "kinds", "neurons", "origins")]
