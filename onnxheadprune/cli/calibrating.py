@@ -24,6 +24,8 @@ def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = 
     Raises:
         UsageError: if the data cannot be read, or an option is for data of another kind.
     """
+    if running.data is None:
+        return None
     from onnxheadprune.selection.activations import sources
 
     if running.data == RANDOM:

@@ -60,7 +60,6 @@ def validate(
     from onnxheadprune.cli.report.layout import row
     from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError
-    from onnxheadprune.selection.activations.sources import with_own_tokenizer
     from onnxheadprune.validation.claim import require_recorded
     from onnxheadprune.validation.gates import drift_gate
     from onnxheadprune.validation.headline import headline_of
@@ -70,7 +69,10 @@ def validate(
 
     effect = measure_of(drift)
     pairs = pairs_of(model, (pruned,), follow_links=follow_links)
-    running = with_own_tokenizer(model, running)
+    if running.data is not None:
+        from onnxheadprune.selection.activations.sources import with_own_tokenizer
+
+        running = with_own_tokenizer(model, running)
     require_for_each(pairs, heads, running)
     pairs, same = apart_from_same(pairs)
     documents, accepted = [], True

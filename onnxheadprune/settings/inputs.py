@@ -11,6 +11,7 @@ from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import EXECUTION, INPUTS, Bounds, Count, Natural, Setting, Text
 
 DataFormat: TypeAlias = Literal["npz", "text", "jsonl", "parquet", "images"]
+TEXT_FORMATS: tuple[DataFormat, ...] = ("text", "jsonl", "parquet")
 RANDOM = "random"
 """In place of data: random inputs."""
 TEXTS = "text_field target_field max_samples tokenizer max_length"

@@ -20,7 +20,6 @@ from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences, undocumented
@@ -71,6 +70,7 @@ def _with_refits(
 
 
 if TYPE_CHECKING:
+    from onnxheadprune.selection.activations.sources import Data
     from onnxheadprune.validation.oracle import Prepared
     from onnxheadprune.validation.wide import Wide
 
@@ -112,7 +112,11 @@ def validate(
         RefusedError: if the heads cannot be removed from the original.
         ProviderError: if the asked-for provider does not run here.
     """
-    given = data_for(original, data, provider, seed)
+    given = None
+    if data is not None:
+        from onnxheadprune.selection.activations.sources import data_for
+
+        given = data_for(original, data, provider, seed)
     return prove(original, pruned, ValidationRequest(heads, given, provider, seed, metric, effect, unseen))
 
 

@@ -66,17 +66,17 @@ class _Proof:
         request = self.request
         if self.provider is None or not request.proving.validate:
             return None
-        from onnxheadprune.validation.proof import validate
+        from onnxheadprune.validation.proof import prove
+        from onnxheadprune.validation.request import ValidationRequest
 
-        verdict = validate(
-            self.original,
-            candidate,
+        asked = ValidationRequest(
             data=self.data,
             provider=self.provider,
             seed=request.run.seed,
             effect=request.choice.effect,
             unseen=self.data is not None and _is_unseen(self.data),
         )
+        verdict = prove(self.original, candidate, asked)
         if verdict.verdict == "failed":
             raise ValidationFailedError(
                 f"validation failed, so nothing is written: {verdict.reason}", verdict

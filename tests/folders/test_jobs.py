@@ -57,6 +57,7 @@ def test_a_job_makes_a_folder_and_knows_it_again(command: Command, place: Path) 
         assert [site.removed for site in inspect(made / name)] == [(1,), ()]
         assert [site.removed for site in inspect(made / name).neurons] == [(), (0, 1, 2, 3)]
     assert contents(place / "in") == before and (made / "tokenizer.json").is_file()
+    assert f"    onnxheadprune run {place / 'job.yaml'}" in (made / "README.md").read_text()
     gates = {(gate["name"], gate["subject"]): gate["passed"] for gate in document["gates"]}
     assert gates == {
         ("max_drift", f"logits of {NAMES[0]}"): True,

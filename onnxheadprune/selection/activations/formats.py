@@ -18,7 +18,6 @@ HEAD = 2**16
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
-TEXTS: tuple[DataFormat, ...] = ("text", "jsonl", "parquet")
 _MAGIC: tuple[tuple[bytes, DataFormat], ...] = (
     (b"PK\x03\x04", "npz"),
     (b"PK\x05\x06", "npz"),

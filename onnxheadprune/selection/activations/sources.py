@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, overload
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.selection.activations import formats
-from onnxheadprune.settings.inputs import RANDOM, TEXTS, DataFormat, Inputs, Running, Samples
+from onnxheadprune.settings.inputs import RANDOM, TEXT_FORMATS, TEXTS, DataFormat, Inputs, Running, Samples
 from onnxheadprune.settings.setting import declared
 
 if TYPE_CHECKING:
@@ -29,19 +28,21 @@ def kind_of_data(inputs: Inputs) -> DataFormat | None:
     """
     if inputs.data is None or inputs.data == RANDOM:
         return None
+    from onnxheadprune.selection.activations import formats
+
     return inputs.data_format or formats.format_of(inputs.data)
 
 
 def samples_for(kind: DataFormat | None) -> tuple[str, ...]:
     """The settings of `Samples` that have an effect on data of a kind."""
-    if kind in formats.TEXTS:
+    if kind in TEXT_FORMATS:
         return tuple(TEXTS.split())
     return tuple(name for name in declared(Samples) if name not in TEXTS.split()) if kind == "images" else ()
 
 
 def with_own_tokenizer(folder: Path, running: Running) -> Running:
     """The inputs with the tokenizer of a folder, where text is given and no tokenizer."""
-    if running.tokenizer is not None or kind_of_data(running) not in formats.TEXTS:
+    if running.tokenizer is not None or kind_of_data(running) not in TEXT_FORMATS:
         return running
     from onnxheadprune.selection.activations.vocabulary import has_tokenizer
 
@@ -90,10 +91,12 @@ def data_for(
         UsageError: if it cannot be read.
         HeadPruneError: if a model cannot be read or run.
     """
+    if data is None:
+        return None
     from onnxheadprune.selection.activations.data import Calibration
     from onnxheadprune.selection.activations.more import Feeds
 
-    if data is None or isinstance(data, (Calibration, Feeds)):
+    if isinstance(data, (Calibration, Feeds)):
         return data
     if isinstance(data, (str, os.PathLike, Inputs)):
         return read_data(model, running_of(data, seed), provider=provider)
@@ -119,7 +122,7 @@ def read_data(
     provider = provider or running.provider
     kind = kind_of_data(running)
     _require_effect(running, kind)
-    if kind in formats.TEXTS:
+    if kind in TEXT_FORMATS:
         return _texts(model, running, kind, provider, in_folder)
     if running.data != RANDOM and kind != "images":
         return _supplied(model, running.data, provider)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.errors import UsageError, ValidationFailedError
-from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.selection.activations.data import calibration_data
@@ -20,7 +18,7 @@ from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
 from onnxheadprune.workflow.folders.pairing import FilePair, paired
 from onnxheadprune.workflow.folders.prune import prune_folder
-from onnxheadprune.workflow.jobs.asked import Document, documented, validating, validation_inputs
+from onnxheadprune.workflow.jobs.asked import Document, Given, documented, validating, validation_inputs
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.requests import Request
 
@@ -50,20 +48,13 @@ def require_folder_job(job: Job, model: Path) -> None:
             )
 
 
-def pruned(
-    job: Job,
-    model: Path,
-    request: Request,
-    read: Callable[[LoadedModel], DataSource | None],
-    progress: Progress,
-) -> Document:
+def pruned(job: Job, given: Given, request: Request, progress: Progress) -> Document:
     """The result of `prune` on a folder.
 
     Args:
-        job: names the client.
-        model: the folder.
+        job: names the folder and the runtime.
+        given: how data is read, and how the run can be repeated, which the model card says.
         request: what is asked for, and where the new folder goes.
-        read: reads the calibration data for one of the models.
         progress: told what is being done.
 
     Raises:
@@ -71,8 +62,9 @@ def pruned(
     """
     named = job.keys.prune.runtime
     client = None if named is None else client_named(named)
-    asked = FolderRequest(request, client, read=None if job.keys.data is None else read)
-    return documented(lambda ready: prune_folder(model, asked, progress, ready))
+    read, command = None if job.keys.data is None else given.read, given.record.get("command")
+    asked = FolderRequest(request, client, read=read, command=None if command is None else str(command))
+    return documented(lambda ready: prune_folder(job.at(job.keys.model), asked, progress, ready))
 
 
 def validated(job: Job, models: tuple[Path, Path], known: str, progress: Progress) -> Document:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from onnxheadprune.selection.activations.formats import TEXTS
 from onnxheadprune.settings.cutting import Recovering, Scoring
-from onnxheadprune.settings.inputs import RANDOM, Running
+from onnxheadprune.settings.inputs import RANDOM, TEXT_FORMATS, Running
 from onnxheadprune.workflow.jobs.asked import (
     heads_file,
     is_function,
@@ -68,7 +67,7 @@ def _data(job: Job, running: Running | None, key: str) -> dict[str, str | None]:
     kind = kind_if_told(running)
     if kind == "images":
         return found
-    own = VOCABULARY if kind in TEXTS and tokenizer is None else ()
+    own = VOCABULARY if kind in TEXT_FORMATS and tokenizer is None else ()
     model = job.at(job.keys.model)
     # A folder of models holds what completes text and data, and all of it is read as the model.
     folders = [] if model.is_dir() else [model.parent]

@@ -203,7 +203,7 @@ class Workshop:
     def _prune(self, progress: Progress, _resumed: bool) -> None:
         if self.model.is_dir():
             request = pruning(self.job, None, scores_file(self.job, self.folder), self.folder / PRUNED_FOLDER)
-            self.keep("prune", of_folders.pruned(self.job, self.model, request, self.given.read, progress))
+            self.keep("prune", of_folders.pruned(self.job, self.given, request, progress))
             return
         scores = scores_file(self.job, self.folder / "score.json")
         request = pruning(self.job, self.given.read(self.model), scores, self.folder / PRUNED)
