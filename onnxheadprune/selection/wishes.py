@@ -69,7 +69,7 @@ class Requirements:
         return self.scores is None or self.scores.are_shares
 
 
-@one_line()
+@one_line("ratio keep target_speedup max_drift units scores protect method")
 @dataclass(frozen=True, kw_only=True)
 class Wish(Requirements):
     """The number of units to remove, given in one of several ways, and the requirements of the choice.
