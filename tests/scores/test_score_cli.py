@@ -80,7 +80,7 @@ def test_score_asks_the_users_own_measure(
         (["--data", "random", "--image-size", "5"], "--image-size is for images, which random is not"),
         (["--data", "missing", "--image-size", "0"], "no size like"),
         (["--data", "missing", "--image-mean", "a,b"], "no list of numbers"),
-        (["--data", "missing", "--data-format", "images"], "holds no images"),
+        (["--data", "missing", "--data-format", "images"], "the data missing does not exist"),
         (["--dask", "nonsense://x", "--method", "ablation"], "no Dask scheduler"),
     ],
 )
