@@ -102,28 +102,10 @@ GradientFunction: TypeAlias = Callable[[Step], Partials]
 Decomposition: TypeAlias = Callable[[Step], "Sequence[Term | None] | Constant"]
 
 GRADIENTS: Table[GradientFunction] = Table("gradients", facts.GRADIENTS)
+gradient = GRADIENTS.register
 DECOMPOSITIONS: Table[Decomposition] = Table("decompositions", facts.GRADIENTS)
 """What takes the place of a fused node, one term per output; None for an output that cannot be made."""
-
-
-def gradient(*op_types: str, domain: str = "") -> Callable[[GradientFunction], GradientFunction]:
-    """Registers the gradient of operators of one domain."""
-
-    def register(function: GradientFunction) -> GradientFunction:
-        GRADIENTS.add(op_types, domain, function)
-        return function
-
-    return register
-
-
-def decomposition(*op_types: str, domain: str = "") -> Callable[[Decomposition], Decomposition]:
-    """Registers the smaller operators that operators of one domain are made of."""
-
-    def register(function: Decomposition) -> Decomposition:
-        DECOMPOSITIONS.add(op_types, domain, function)
-        return function
-
-    return register
+decomposition = DECOMPOSITIONS.register
 
 
 def summed(grad: Term, target: Term, own: Shape | None, others: Sequence[Shape | None]) -> Term:

@@ -96,16 +96,8 @@ class FusedLayout:
 
 Reader: TypeAlias = Callable[[Node], FusedLayout | None]
 LAYOUTS: Table[Reader] = Table("layouts")
-
-
-def layout_reader(*op_types: str, domain: str = "") -> Callable[[Reader], Reader]:
-    """Registers what reads the layout of a fused attention."""
-
-    def register(function: Reader) -> Reader:
-        LAYOUTS.add(op_types, domain, function)
-        return function
-
-    return register
+"""What reads the layout of a fused attention."""
+layout_reader = LAYOUTS.register
 
 
 def layout_of(node: Node) -> FusedLayout | None:

@@ -136,16 +136,8 @@ class Mixture:
 
 Reader: TypeAlias = Callable[[Node], Mixture | None]
 MIXTURES: Table[Reader] = Table("mixtures")
-
-
-def mixture_reader(*op_types: str, domain: str = "") -> Callable[[Reader], Reader]:
-    """Registers what reads the layout of a fused mixture of experts."""
-
-    def register(function: Reader) -> Reader:
-        MIXTURES.add(op_types, domain, function)
-        return function
-
-    return register
+"""What reads the layout of a fused mixture of experts."""
+mixture_reader = MIXTURES.register
 
 
 def is_mixture(node: Node) -> bool:

@@ -31,19 +31,17 @@ def _recurrent_cost(node: Node) -> int | None:
     return None if steps is None or inner is None or outer is None else 2 * steps * (inner + outer)
 
 
+@TRIPS.register("Loop")
 def _loop_trips(node: Node) -> int:
     limit = node.literal(0)
     return 1 if limit is None else max(int(limit.reshape(-1)[0]), 0)
 
 
+@TRIPS.register("Scan")
 def _scan_trips(node: Node) -> int:
     """As many as its last scanned input is long."""
     shape = node.shape(len(node.inputs) - 1)
     return shape[0] if shape and isinstance(shape[0], int) else 1
-
-
-TRIPS.add(("Loop",), "", _loop_trips)
-TRIPS.add(("Scan",), "", _scan_trips)
 
 
 @rule("If", ragged=True)

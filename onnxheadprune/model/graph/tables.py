@@ -101,6 +101,19 @@ class Table(Generic[Entry]):
                 raise ValueError(f"two entries of {self.what} for {domain or 'ai.onnx'}.{op_type}")
             self._entries[domain, op_type] = entry
 
+    def register(self, *op_types: str, domain: str = "") -> Callable[[Entry], Entry]:
+        """Return a decorator that registers what it decorates for operators of one domain.
+
+        Raises:
+            ValueError: if one of them has an entry already; the decorator does.
+        """
+
+        def registered(entry: Entry) -> Entry:
+            self.add(op_types, domain, entry)
+            return entry
+
+        return registered
+
     def of(self, node: Operation) -> Entry | None:
         """The entry of a node's operator, None if it has none.
 
@@ -130,16 +143,23 @@ class Table(Generic[Entry]):
 
 
 SHAPES: Table[ShapeFunction] = Table("shape functions")
+"""Each takes a node whose inputs are annotated."""
+shape_function = SHAPES.register
 INPUT_SHAPES: Table[ShapeFunction] = Table("shapes of inputs")
-"""What inputs of a node tell of each other's shapes, one shape per input; None where nothing is known."""
+"""What inputs of a node tell of each other's shapes, one shape per input, None where nothing is known; asked before the
+shape function."""
+input_shape_function = INPUT_SHAPES.register
 NUMBERS: Table[NumbersOfAll] = Table("numbers")
 """What small whole numbers become (`elements.py`), one entry per output."""
+number_functions = NUMBERS.register
 COSTS: Table[Cost] = Table("costs")
-"""How many operations a node takes; None where its shapes are not known."""
+"""How many operations a node takes, a multiplication and an addition being two; None where its shapes are not known."""
+cost_function = COSTS.register
 TRIPS: Table[Callable[[Node], int]] = Table("trips")
 """How often loops run their bodies; once where that is not known."""
 ARITHMETIC: Table[Arithmetic] = Table("arithmetic")
 """What operators make of inputs that hold one number each."""
+arithmetic = ARITHMETIC.register
 ROLES: Table[Roles] = Table("roles")
 
 
@@ -159,26 +179,6 @@ def roles_of(node: Node) -> Roles:
     return ROLES.of(node) or NO_ROLES
 
 
-def shape_function(*op_types: str, domain: str = "") -> Callable[[ShapeFunction], ShapeFunction]:
-    """Registers a shape function: it takes a node whose inputs are annotated."""
-
-    def register(function: ShapeFunction) -> ShapeFunction:
-        SHAPES.add(op_types, domain, function)
-        return function
-
-    return register
-
-
-def input_shape_function(*op_types: str, domain: str = "") -> Callable[[ShapeFunction], ShapeFunction]:
-    """Registers what the inputs of an operator tell of each other's shapes; it is asked before the shape function."""
-
-    def register(function: ShapeFunction) -> ShapeFunction:
-        INPUT_SHAPES.add(op_types, domain, function)
-        return function
-
-    return register
-
-
 def number_function(
     *op_types: str,
 ) -> Callable[[Callable[[Node], Elements | None]], Callable[[Node], Elements | None]]:
@@ -186,36 +186,6 @@ def number_function(
 
     def register(function: Callable[[Node], Elements | None]) -> Callable[[Node], Elements | None]:
         NUMBERS.add(op_types, "", lambda node: [function(node)])
-        return function
-
-    return register
-
-
-def number_functions(*op_types: str) -> Callable[[NumbersOfAll], NumbersOfAll]:
-    """The same for operators with several outputs."""
-
-    def register(function: NumbersOfAll) -> NumbersOfAll:
-        NUMBERS.add(op_types, "", function)
-        return function
-
-    return register
-
-
-def cost_function(*op_types: str, domain: str = "") -> Callable[[Cost], Cost]:
-    """Registers the number of operations of operators: a multiplication and an addition are two."""
-
-    def register(function: Cost) -> Cost:
-        COSTS.add(op_types, domain, function)
-        return function
-
-    return register
-
-
-def arithmetic(*op_types: str) -> Callable[[Arithmetic], Arithmetic]:
-    """Registers what a standard operator makes of inputs that hold one number each."""
-
-    def register(function: Arithmetic) -> Arithmetic:
-        ARITHMETIC.add(op_types, "", function)
         return function
 
     return register
