@@ -134,4 +134,7 @@ def _sweep(
         free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
     called = {site.UNITS for site in chosen}
     masks = Masks(called.pop()) if len(called) == 1 else MASKS
-    return sweep(seeds, frozenset(free), masks, handed=handed)
+    answers = {
+        node: answer for site in chosen for node, answer in site.answers(heads[site.index]).items()
+    }
+    return sweep(seeds, frozenset(free), masks, handed=handed, answers=answers)

@@ -236,6 +236,9 @@ def _check_legal(site: Site, units: Iterable[int]) -> None:
     all_go = len(gone) == site.num_units
     if site.reason is not None and not (all_go and site.removable_whole):
         raise RefusedError(f"{site.label} cannot lose {site.UNIT}s: {site.reason}")
+    few = site.why_too_few(site.present(sorted(gone)))
+    if few is not None:
+        raise RefusedError(f"{site.label} cannot lose {site.UNIT}s {_spell(gone)}: {few}")
     if all_go:
         return
     groups, whole = original_groups(site), _original_units(site)
@@ -252,27 +255,13 @@ def _check_legal(site: Site, units: Iterable[int]) -> None:
         nearest = [option for option in _nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
     options = " or ".join(map(_spell, nearest))
     who = f"{site.UNIT}s {_spell(gone)} of {site.label}"
-    why = _uneven(site, groups)
+    why = site.uneven()
     if torn:
         why = (
             f"share blocks of its packed projection with {site.UNIT}s that stay:"
             f" {' and '.join(map(_spell, torn[:4]))} only go together"
         )
     raise RefusedError(f"{who} {why}" + (f"; the nearest legal sets are {options}" if options else ""))
-
-
-def _uneven(site: Site, groups: Sequence[Sequence[int]]) -> str:
-    """Return what is wrong with groups that lose different numbers of units."""
-    if site.ALL_GROUPS_STAY:
-        width = site.original_num_units // len(groups)
-        return (
-            f"leave its {len(groups)} experts with different numbers of {site.UNIT}s, or with none"
-            f" ({site.UNIT} i of expert e has the number e * {width} + i)"
-        )
-    return (
-        f"leave its {len(groups)} KV heads with different numbers of query heads"
-        f" (groups {', '.join(map(_spell, groups))})"
-    )
 
 
 def _original_units(site: Site) -> list[set[int]]:

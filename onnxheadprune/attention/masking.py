@@ -6,7 +6,7 @@ own, all of them one, it is what a gradient with respect to a mask is taken of.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,16 +46,39 @@ def masked_reference(
     masked = ModelProto()
     masked.CopyFrom(view.model)
     left: dict[Node, tuple[Projection, Mask]] = {}
+    routed: list[Insert] = []
     for site in sites:
         silenced = tuple(heads.get(site.index, ()))
-        for projection in site.projections if silenced else ():
+        if site.ROUTED and silenced:
+            routed += routed_masks(masked, site, silenced)
+        for projection in site.projections if silenced and not site.ROUTED else ():
             # A projection may sum up heads and neurons, in channels of their own.
             alive = projection.live_without(silenced)
             before = left[projection.node][1] if projection.node in left else True
             left[projection.node] = projection, alive & before
     inserts = [_mask(masked, projection, alive) for projection, alive in left.values()]
-    _insert(masked, inserts)
+    insert(masked, [*routed, *inserts])
     return masked
+
+
+def routed_masks(model: ModelProto, site: Site, gone: Sequence[int]) -> Iterator[Insert]:
+    """Yield the masks that keep units away from the choice of a router, stored in a model.
+
+    Raises:
+        RefusedError: if scores are no real numbers.
+    """
+    from onnxheadprune.attention.sites.routing_mask import masked_scores, never
+
+    for node, index, alive in masked_scores(site, gone):
+        value = node.inputs[index]
+        assert value is not None
+        dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
+        name = f"{value.name}/onnxheadprune_routed{node.index}_{index}"
+        out = numpy_helper.from_array(np.asarray(never(value.elem_type), dtype), f"{name}_never")
+        _store(model, node, numpy_helper.from_array(alive, f"{name}_experts"))
+        _store(model, node, out)
+        created = nodes.choose(node.ref, f"{name}_experts", value.name, out.name, name)
+        yield Insert(node, index, nodes.as_protos(created, node.scope.opset), name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +122,11 @@ def with_variables(
         found[projection.node] = Variables(place.stored, place.factors)
         made.graph.initializer.append(numpy_helper.from_array(place.factors, place.stored))
         inserts.append(_multiplied(place))
-    _insert(made, inserts)
+    insert(made, inserts)
     return made, found
 
 
-class _Insert(NamedTuple):
+class Insert(NamedTuple):
     """Nodes in front of a node, and which of its inputs reads their result."""
 
     node: Node
@@ -112,13 +135,14 @@ class _Insert(NamedTuple):
     result: str
 
 
-def _insert(model: ModelProto, inserts: Iterable[_Insert]) -> None:
+def insert(model: ModelProto, inserts: Iterable[Insert]) -> None:
     """Puts new nodes in front of those that read them, in place."""
-    for item in sorted(inserts, key=lambda item: -item.node.index):
-        graph, place = graph_of(model, item.node).node, item.node.position
-        graph[place].input[item.input_index] = item.result
+    every = sorted(inserts, key=lambda item: -item.node.index)
+    for item in every:
+        graph_of(model, item.node).node[item.node.position].input[item.input_index] = item.result
+    for item in every:
         for new in reversed(item.created):
-            graph.insert(place, new)
+            graph_of(model, item.node).node.insert(item.node.position, new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,12 +200,12 @@ def _store(model: ModelProto, node: Node, tensor: TensorProto) -> None:
     graph_of(model, node).initializer.append(tensor)
 
 
-def _multiplied(place: _Place) -> _Insert:
+def _multiplied(place: _Place) -> Insert:
     """A real value times its mask."""
     return _before(place, nodes.multiply(place.node.ref, place.value.name, place.stored, place.name))
 
 
-def _mask(model: ModelProto, projection: Projection, alive: Mask) -> _Insert:
+def _mask(model: ModelProto, projection: Projection, alive: Mask) -> Insert:
     place = _place(projection, alive)
     node, value = place.node, place.value
     if value.tensor is not None and _is_scale(node, place.index):
@@ -189,7 +213,7 @@ def _mask(model: ModelProto, projection: Projection, alive: Mask) -> _Insert:
         numbers = value.numbers()
         stored = numpy_helper.from_array(numbers * place.mask.astype(numbers.dtype), place.name)
         _store(model, node, stored)
-        return _Insert(node, place.index, [], place.name)
+        return Insert(node, place.index, [], place.name)
     if place.elem_type in FLOATS:
         _store(model, node, numpy_helper.from_array(place.factors, place.stored))
         return _multiplied(place)
@@ -199,13 +223,13 @@ def _mask(model: ModelProto, projection: Projection, alive: Mask) -> _Insert:
     return _before(place, nodes.choose(node.ref, place.stored, value.name, zero, place.name))
 
 
-def _before(place: _Place, created: InsertNode) -> _Insert:
+def _before(place: _Place, created: InsertNode) -> Insert:
     """A new node at its place, and what rounds its result."""
     inserted = [
         *nodes.as_protos(created, place.node.scope.opset),
         *_rounded_again(place.name, place.rounding),
     ]
-    return _Insert(place.node, place.index, inserted, inserted[-1].output[0])
+    return Insert(place.node, place.index, inserted, inserted[-1].output[0])
 
 
 def _is_scale(node: Node, index: int) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.asking import ask, makes_chunks
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.carriers import carried, carrier_outputs, leads_out, only_passed_on, outlet
@@ -36,6 +37,7 @@ def sweep(
     domain: Domain = MASKS,
     through: Node | None = None,
     handed: Mapping[Value, Live] | None = None,
+    answers: Mapping[Node, Answer] | None = None,
 ) -> Sweep:
     """Propagates `seeds` upstream.
 
@@ -45,21 +47,31 @@ def sweep(
         domain: what the demands stand for.
         through: a node that is taken to pass its first input on, whatever its law says: what would die without it?
         handed: what callers need of graph outputs that may be narrowed, where the graph itself reads a part of them.
+        answers: of nodes that compute the same of fewer positions, whatever their rules say; each with what is kept.
 
     Returns:
         The liveness of everything reached. No model is changed.
+
+    Raises:
+        RefusedError: if somebody needs more of a node's output than its answer in `answers` keeps.
     """
-    return _Sweeper(free, domain, through, handed or {}).run(seeds)
+    return _Sweeper(free, domain, through, handed or {}, answers or {}).run(seeds)
 
 
 class _Sweeper:
     def __init__(
-        self, free: frozenset[Value], domain: Domain, through: Node | None, handed: Mapping[Value, Live]
+        self,
+        free: frozenset[Value],
+        domain: Domain,
+        through: Node | None,
+        handed: Mapping[Value, Live],
+        answers: Mapping[Node, Answer],
     ) -> None:
         self.free = free
         self.handed = handed
         self.domain = domain
         self.through = through
+        self.given = answers
         self.result = Sweep()
         self.looking = 0
         self.heap: list[tuple[int, Node]] = []
@@ -120,6 +132,9 @@ class _Sweeper:
     def _visit(self, node: Node) -> None:
         """Asks the law of a node whose consumers have all been visited."""
         lives = tuple(FULL if output is None else self._demand(output) for output in node.outputs)
+        if node in self.given:
+            self._take(node, lives, self.given[node])
+            return
         if all(self.domain.says_nothing(live) for live in lives):
             self._keep(node, lives)
             return
@@ -138,6 +153,15 @@ class _Sweeper:
         for value, live in answer.bodies.items():
             self.result.body_outputs[value] = live
             self._reach(value, self.result.asked[node])
+
+    def _take(self, node: Node, lives: Sequence[Live], answer: Answer) -> None:
+        """Notes the answer that a node is given."""
+        kept = answer.kept or tuple(lives)
+        if not all(have.covers(live) for have, live in zip(kept, lives, strict=True)):
+            raise RefusedError(f"more than what is left of {node.out.name} is needed behind {node.label}")
+        self._keep(node, kept)
+        self.result.answers[node] = answer
+        self._ask_all(node, answer.inputs)
 
     def _answer(self, node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         if node is self.through:

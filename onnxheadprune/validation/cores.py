@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.attention.masking import graph_of
+from onnxheadprune.attention.masking import Insert, graph_of, insert, routed_masks
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.site import Projection, Site
@@ -109,8 +109,19 @@ def silenced_cores(planning: Planning) -> Silenced:
     hidden = False
     before: list[tuple[GraphProto, NodeProto]] = []
     stored = False
+    routed: dict[Node, list[Insert]] = {}
     for site in planning.touched:
         heads = planning.heads[site.index]
+        if site.ROUTED:
+            from onnxheadprune.validation.expert_cores import changed_experts
+
+            for item in routed_masks(model, site, heads):
+                routed.setdefault(item.node, []).append(item)
+            changed = changed_experts(model, site, heads)
+            stored = stored or changed is not None
+            skipped += [site.label] if changed is None else []
+            before += changed or []
+            continue
         if site.INSIDE:
             from onnxheadprune.validation.expert_cores import silenced_experts
 
@@ -131,8 +142,10 @@ def silenced_cores(planning: Planning) -> Silenced:
                 hidden = True
             else:
                 taps.append(tap)
-    for node in sorted(masks, key=lambda item: -item.index):
-        _insert(model, node, masks[node])
+    for node in sorted({*masks, *routed}, key=lambda item: -item.index):
+        if node in masks:
+            _insert(model, node, masks[node])
+        insert(model, routed.get(node, ()))
     for graph, new in before:
         graph.node.insert(0, new)
     known = {info.name for info in model.graph.output}

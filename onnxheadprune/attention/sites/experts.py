@@ -84,6 +84,14 @@ class ExpertSite(NeuronSite):
         """Experts, each with as many neurons as the others."""
         return len(self.groups)
 
+    def uneven(self) -> str:
+        """Return what is wrong with experts that lose different numbers of neurons."""
+        width = self.original_num_units // len(self.groups)
+        return (
+            f"leave its {len(self.groups)} experts with different numbers of neurons, or with none (neuron i of expert e"
+            f" has the number e * {width} + i)"
+        )
+
     @property
     def only_named(self) -> str | None:
         """What neurons compute lies inside the operator."""

@@ -6,12 +6,18 @@ that is done with the other kinds is done by what `Site` says of them, and nobod
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import SPAN, Site
+
+if TYPE_CHECKING:
+    from onnxheadprune.attention.sites.routing import Routing
+    from onnxheadprune.liveness.live import Live
+    from onnxheadprune.liveness.registry import Answer
+    from onnxheadprune.model.graph.view import Node
 
 FEED_FORWARD = "feed-forward"
 """A branch of a residual stream, with an activation or a gate."""
@@ -24,6 +30,7 @@ MLP = "mlp"
 
 PICKED = "its units are those of experts that a router chooses, and data says nothing of these"
 NO_ACTIVATION = "its units are the ranks of a product of two matrices, with no activation in between"
+ROUTED = "experts are removed by name: which of them matter depends on the tokens that a router sends there"
 ALONE = "a sublayer has no units to choose among"
 
 
@@ -90,7 +97,63 @@ class SublayerSite(Site):
         return ALONE
 
 
-KINDS: list[type[Site]] = [NeuronSite, SublayerSite]
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MixtureSite(Site):
+    """The experts that one router chooses from.
+
+    Attributes:
+        routing: the way of its scores.
+    """
+
+    UNIT = "expert"
+    UNITS = "experts"
+    BLOCK = "mixture"
+    TITLE = "mixture of experts"
+    KEY = "moe."
+    FROM = 3 * SPAN
+    FIELD = "mixtures"
+    UNNAMED = "mixture"
+    WIDE = False
+    ROUTED = True
+    ALL_GROUPS_STAY = True
+    FOUND_BY = "onnxheadprune.attention.sites.mixtures"
+
+    routing: Routing
+
+    @property
+    def only_named(self) -> str:
+        """Why no choice by data takes its experts."""
+        return ROUTED
+
+    def answers(self, units: Iterable[int]) -> dict[Node, Answer]:
+        """Return what operators answer in which scores of experts meet."""
+        return self.routing.answers(tuple(units))
+
+    def stored(self, units: Sequence[int]) -> Iterator[tuple[Node, int, Live]]:
+        """Yield each input that is stored by expert, and what is left of it without `units` (present indices)."""
+        for item in self.routing.meetings:
+            value = item.node.inputs[item.index]
+            if value is not None and value.tensor is not None:
+                yield item.node, item.index, self.routing.left(item.live, units)
+
+    def why_too_few(self, units: Sequence[int]) -> str | None:
+        """Return why experts cannot be removed together: each token needs as many as are chosen for it."""
+        return self.routing.why_too_few(units)
+
+    def uneven(self) -> str:
+        """Return what is wrong with groups that lose different numbers of experts."""
+        return f"leave the {len(self.groups)} groups of its router with different numbers of experts, or with none"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mixture as JSON-ready data (a part of the contract of `inspect --json`)."""
+        return super().to_dict() | {
+            "chosen_per_token": self.routing.chosen,
+            "groups": len(self.groups),
+            "bytes_per_expert": self.bytes // self.num_units,
+        }
+
+
+KINDS: list[type[Site]] = [NeuronSite, SublayerSite, MixtureSite]
 """In the order in which they are found and listed; a kind knows the sites of those before it."""
 
 

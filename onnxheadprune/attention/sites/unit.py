@@ -18,6 +18,7 @@ from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, pa
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import DEAD, Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.one_line import one_line
@@ -192,6 +193,8 @@ class Site:
     """Whether `cores` make the units on an axis that enumerates them, so that they can be silenced there."""
     INSIDE: ClassVar[bool] = False
     """Whether units are computed inside one operator, so that its stored weights silence them, not cores."""
+    ROUTED: ClassVar[bool] = False
+    """Whether a router keeps units out of what is computed, so that its scores silence them, not zeros in a context."""
     CHOSEN: ClassVar[bool] = True
     """Whether units of this kind may be selected by data or scores; otherwise they are removed only by name."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
@@ -397,6 +400,25 @@ class Site:
         for projection in self.projections:
             if emptied or not projection.is_emptied_by(gone):
                 yield from projection.seeds(gone, self.name)
+
+    def answers(self, units: Iterable[int]) -> Mapping[Node, Answer]:
+        """Return what holds for nodes whatever their rules say, when `units` (present indices) are removed."""
+        return {}
+
+    def stored(self, units: Sequence[int]) -> Iterator[tuple[Node, int, Live]]:
+        """Yield each input that is stored by unit, and what is left of it, where a router picks from it."""
+        return iter(())
+
+    def why_too_few(self, units: Sequence[int]) -> str | None:
+        """Return why `units` (present indices) cannot be removed together, None if they can."""
+        return None
+
+    def uneven(self) -> str:
+        """Return what is wrong with groups that lose different numbers of units."""
+        return (
+            f"leave its {len(self.groups)} KV heads with different numbers of query heads"
+            f" (groups {', '.join(','.join(map(str, self.original(group))) for group in self.groups)})"
+        )
 
 
 @one_line()

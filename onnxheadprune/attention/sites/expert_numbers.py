@@ -1,0 +1,100 @@
+"""Numbers of experts that a graph stores: how many there are, or all of them in a row, to compare a choice with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.model.graph.view import Node
+
+
+@dataclass(frozen=True, eq=False)
+class Renumbered:
+    """A node that turns numbers of experts into an axis of experts, by numbers that are stored.
+
+    Attributes:
+        node: the node.
+        index: of the input with stored numbers.
+        live: labels of its output, as `Scores` has them.
+        out: what stands at an expert that is not chosen.
+        depth: length of the axis, None where experts are listed.
+    """
+
+    node: Node
+    index: int
+    live: Live
+    out: float
+    depth: int | None
+
+    def edits(self, left: int, experts: int) -> Iterator[Edit]:
+        """Yield the edits for fewer experts, which are numbered anew.
+
+        Args:
+            left: experts that stay.
+            experts: all that there are.
+        """
+        stored = self.node.literal(self.index)
+        assert stored is not None
+        name = f"{self.node.out.name}/{MARK}_experts"
+        if self.depth is None:
+            shape = [left if size > 1 else 1 for size in stored.shape]
+            numbers = np.arange(left).reshape(shape)
+        else:
+            numbers = np.full(stored.shape, self.depth - experts + left)
+        values = _nested(numbers) if numbers.ndim else (numbers.item(),)
+        yield AddConstant(self.node.scope.ref, name, values, not numbers.ndim, str(stored.dtype))
+        yield SetInput(self.node.ref, self.index, name)
+
+
+def one_hot(node: Node, experts: int) -> Renumbered | None:
+    """A OneHot of numbers of experts, None for other nodes and where its axis is too short for all of them."""
+    shape, depth, values = node.out.shape, node.literal(1), node.literal(2)
+    if node.op_type != "OneHot" or node.domain or shape is None or depth is None or values is None:
+        return None
+    length = int(depth.reshape(-1)[0])
+    axis = int(node.attribute("axis", -1)) % len(shape)
+    if length < experts or shape[axis] != length:
+        return None
+    return Renumbered(node, 1, Live.over((axis,), np.arange(1, length + 1)), float(values[0]), length)
+
+
+def compared(node: Node, index: int, experts: int) -> Renumbered | None:
+    """A comparison of numbers of experts with all of them in a row, None for other nodes.
+
+    Args:
+        node: the node.
+        index: of its input with the numbers of a choice.
+        experts: how many there are.
+    """
+    shape, source = node.out.shape, node.shape(index)
+    if node.op_type != "Equal" or node.domain or shape is None or source is None:
+        return None
+    listed = node.literal(1 - index)
+    if listed is None or listed.dtype.kind not in "iu" or max(listed.shape, default=0) != listed.size:
+        return None
+    if not np.array_equal(listed.reshape(-1), np.arange(experts)):
+        return None
+    axis = len(shape) - listed.ndim + listed.shape.index(experts)
+    own = axis - (len(shape) - len(source))
+    if shape[axis] != experts or (own >= 0 and source[own] != 1):
+        return None
+    return Renumbered(node, 1 - index, Live.over((axis,), np.arange(1, experts + 1)), 0.0, None)
+
+
+def _nested(numbers: npt.NDArray[np.int64]) -> tuple[object, ...]:
+    """Numbers in tuples as deep as they have axes."""
+
+    def tuples(item: object) -> object:
+        return tuple(map(tuples, item)) if isinstance(item, list) else item
+
+    return tuple(map(tuples, numbers.tolist()))
+
+
+def spelled(experts: Sequence[int]) -> str:
+    """Return experts as a sentence lists them."""
+    return ", ".join(map(str, experts))

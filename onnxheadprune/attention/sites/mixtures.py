@@ -1,0 +1,182 @@
+"""Mixtures of experts: their units are experts, numbered as the router scores them.
+
+A mixture is found where experts are chosen: from a TopK, an ArgMax or an operator that holds a whole mixture, labels walk
+upstream to the linear layer that scores each expert in a column of its own, and from there forward to the weights
+(`routing.py`). A TopK from which no stored matrices are picked is no router.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxheadprune.attention.sites.kinds import MixtureSite
+from onnxheadprune.attention.sites.maps import weight_contraction
+from onnxheadprune.attention.sites.naming import named_apart
+from onnxheadprune.attention.sites.origins import origins
+from onnxheadprune.attention.sites.products import is_weight
+from onnxheadprune.attention.sites.routing import Routing, routing_of
+from onnxheadprune.attention.sites.stored import weights_of
+from onnxheadprune.attention.sites.streams import Streams
+from onnxheadprune.attention.sites.unit import Findings, Projection, Site
+from onnxheadprune.edit.edits import Edit
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.mixtures import mixture_of
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+
+MATRICES = 3
+"""Axes of a stored tensor with a matrix per expert."""
+
+
+@dataclass(frozen=True, eq=False)
+class RoutedProjection(Projection):
+    """The router of a mixture, through which experts are kept out of all that is computed.
+
+    Attributes:
+        routing: the way of its scores.
+    """
+
+    routing: Routing
+
+    def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:
+        """The demands of every node along whose input experts lie."""
+        gone = tuple(units)
+        for item in self.routing.meetings:
+            yield Seed(item.node, item.index, self.routing.left(item.live, gone), site)
+
+    def edits(self, units: Iterable[int]) -> list[Edit]:
+        """Edits of stored numbers of experts."""
+        experts = self.routing.experts
+        left = experts - len(tuple(units))
+        return [edit for item in self.routing.renumbered for edit in item.edits(left, experts)]
+
+    def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
+        """Experts lie on an axis of their own."""
+        return None
+
+
+def found(view: GraphView, known: Sequence[Site]) -> Findings:
+    """All mixtures in graph order of their routers.
+
+    Args:
+        view: an annotated view.
+        known: sites of other kinds; neurons inside experts are theirs.
+    """
+    streams, seen, sites = Streams(), set[Node](), list[MixtureSite]()
+    for node in view.needed:
+        scores = _scores(node)
+        router = None if scores is None else _router(*scores, streams)
+        if router is None or router[0] in seen:
+            continue
+        seen.add(router[0])
+        site = _site(routing_of(*router))
+        if site is not None:
+            sites.append(site)
+    sites.sort(key=lambda site: site.routing.router.index)
+    names = named_apart([(site.projections, site.routing.picked) for site in sites], MixtureSite.UNNAMED)
+    return Findings(
+        [
+            replace(site, name=name, index=MixtureSite.FROM + number)
+            for number, (site, name) in enumerate(zip(sites, names, strict=True))
+        ]
+    )
+
+
+def _scores(node: Node) -> tuple[Value, int, int] | None:
+    """What a node chooses experts by, the axis that these lie on, and its length; None for nodes that choose nothing."""
+    layout = mixture_of(node)
+    value = node.input(0 if layout is None else layout.read[1])
+    if value is None or not value.shape:
+        return None
+    if layout is None and (node.domain or node.op_type not in ("TopK", "ArgMax")):
+        return None
+    last = -1 if layout is not None or node.op_type == "TopK" else 0
+    axis = int(node.attribute("axis", last)) % len(value.shape)
+    size = value.shape[axis]
+    return (value, axis, size) if isinstance(size, int) and size > 1 else None
+
+
+def _router(value: Value, axis: int, size: int, streams: Streams) -> tuple[Node, int, int] | None:
+    """The linear layer that scores each expert, the axis of its output that they lie on, and how many there are."""
+    made = origins(value, (axis,), (size,), streams)
+    whole = [frozenset({label}) for label in range(1, size + 1)]
+    routers = sorted((node for node, rows in made.makers.items() if rows == whole), key=lambda node: node.index)
+    for router in routers:
+        read = weight_contraction(router, is_weight)
+        if read is None or router.out.shape is None:
+            continue
+        product, _, weight = read
+        own = [at for at, letter in enumerate(product.out_axes) if product.owners(letter) == (weight,)]
+        if len(own) == 1 and router.out.shape[own[0]] == size:
+            return router, own[0], size
+    return None
+
+
+def _site(routing: Routing) -> MixtureSite | None:
+    """The mixture that a router chooses experts of, None where no stored matrices are chosen."""
+    experts, router = routing.experts, routing.router
+    read = weight_contraction(router, is_weight)
+    assert read is not None
+    every = tuple((expert,) for expert in range(experts))
+    groups, uneven = _groups(routing)
+    site = MixtureSite(
+        index=MixtureSite.FROM,
+        name="",
+        num_units=experts,
+        groups=groups,
+        projections=(RoutedProjection(router, (read[1], ()), None, (experts,), every, routing),),
+        cores=tuple(routing.picked),
+        units=every,
+        whole=False,
+        original_num_units=experts,
+        routing=routing,
+        reason=routing.stop or uneven,
+    )
+    if site.reason is not None:
+        return site if routing.picked else None
+    return _measured(site, routing)
+
+
+def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | None]:
+    """Experts in the groups that the router keeps equal, else all in one, and why there are no such groups."""
+    every = tuple(range(routing.experts))
+    sets = {
+        tuple(map(tuple, (item.live.array - 1).tolist())) for item in routing.meetings if item.live.array.ndim > 1
+    }
+    if not sets:
+        return (every,), None
+    groups = next(iter(sets))
+    if len(sets) > 1 or sorted(expert for group in groups for expert in np.ravel(group)) != list(every):
+        label = routing.router.label
+        why = f"the router {label} has its experts in groups of several kinds"
+        return (every,), Refusal(Reason.INEXPRESSIBLE, label, routing.router.out.name, why)
+    return groups, None
+
+
+def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
+    """A site with the size of its experts, or with the reason why none can go; None where nothing is an expert's."""
+    label = routing.router.label
+    gone = tuple(group[0] for group in site.groups)
+    try:
+        trial = sweep(list(site.seeds(gone)), answers=site.answers(gone))
+    except RefusedError as error:
+        return _refused(site, str(error)) if routing.picked else None
+    matrices = [value for value, _ in trial.narrowed() if value.tensor is not None and len(value.shape or ()) >= MATRICES]
+    if not matrices and not routing.picked:
+        return None
+    if not matrices:
+        return _refused(site, f"the experts that {label} chooses are computed when the model runs")
+    elements, size, _ = weights_of(trial)
+    share = len(gone)
+    experts = site.num_units
+    return replace(site, params=elements * experts // share, bytes=size * experts // share)
+
+
+def _refused(site: MixtureSite, why: str) -> MixtureSite:
+    router = site.routing.router
+    return replace(site, reason=Refusal(Reason.INEXPRESSIBLE, router.label, router.out.name, why))
