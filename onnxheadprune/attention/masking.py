@@ -75,9 +75,9 @@ def routed_masks(model: ModelProto, site: Site, gone: Sequence[int]) -> Iterator
         dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
         name = f"{value.name}/onnxheadprune_routed{node.index}_{index}"
         out = numpy_helper.from_array(np.asarray(never(value.elem_type), dtype), f"{name}_never")
-        _store(model, node, numpy_helper.from_array(alive, f"{name}_experts"))
+        _store(model, node, numpy_helper.from_array(alive, f"{name}_alive"))
         _store(model, node, out)
-        created = nodes.choose(node.ref, f"{name}_experts", value.name, out.name, name)
+        created = nodes.choose(node.ref, f"{name}_alive", value.name, out.name, name)
         yield Insert(node, index, nodes.as_protos(created, node.scope.opset), name)
 
 

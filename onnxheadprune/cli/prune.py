@@ -49,12 +49,12 @@ def prune(
     heatmap: Heatmap = None,
     as_json: Json = False,
 ) -> int:
-    """Remove heads, neurons or layers from MODEL, prove the result exact, then write it to OUT.
+    """Remove heads, neurons, experts or layers from MODEL, prove the result exact, then write it to OUT.
 
     MODEL may be a folder as exporters write it, and OUT is one then: the same units are removed from every file that
     holds them.
 
-    Name the units to remove with --heads, --neurons, --layers and --exit, the tokens to keep with --vocab or
+    Name the units to remove with --heads, --neurons, --experts, --layers and --exit, the tokens to keep with --vocab or
     --vocab-size, or specify how many units with --ratio, --keep, --target-speedup or --max-drift; which ones is then
     measured on your data (--data), and the remaining weights are adjusted to match the original's outputs. With
     --recover, or --time for the whole call, they are trained after that.
@@ -110,8 +110,8 @@ def _require_removal(choice: Choice, fuse: str) -> None:
     """Raise a click.UsageError if nothing is to be removed."""
     if all(item is None for item in (choice.heads, choice.wish, choice.exit, choice.tokens)):
         raise click.UsageError(
-            "specify what to remove with --heads, --neurons, --layers, --exit or --vocab, or how much with --ratio; to"
-            f" fuse only, use onnxheadprune fuse MODEL --mode {fuse}",
+            "specify what to remove with --heads, --neurons, --experts, --layers, --exit or --vocab, or how much with"
+            f" --ratio; to fuse only, use onnxheadprune fuse MODEL --mode {fuse}",
             click.get_current_context(),
         )
 

@@ -26,7 +26,7 @@ from onnxheadprune.settings.setting import (
 
 AMOUNT = "ratio keep target_speedup max_drift"
 """Settings of which one specifies how much to remove."""
-UNITS = "heads neurons layers"
+UNITS = "heads neurons experts layers"
 """Settings that name the units to remove."""
 TOKENS = "vocab vocab_size"
 """Settings that specify the tokens to keep."""
@@ -194,6 +194,16 @@ class Cut(Selecting):
             metavar="N",
             rules=(excludes(AMOUNT),),
             also="mlp ffn intermediate-size",
+        ),
+    ] = None
+    experts: Annotated[
+        Text | None,
+        Setting(
+            'Experts to remove from mixtures: "0:3,7 moe.4:1 *:0", or a JSON file like that of {heads}. The router chooses'
+            " among the others.",
+            metavar="E",
+            rules=(excludes(AMOUNT),),
+            also="moe mixture num-experts",
         ),
     ] = None
     layers: Annotated[

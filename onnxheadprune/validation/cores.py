@@ -113,19 +113,19 @@ def silenced_cores(planning: Planning) -> Silenced:
     for site in planning.touched:
         heads = planning.heads[site.index]
         if site.ROUTED:
-            from onnxheadprune.validation.expert_cores import changed_experts
+            from onnxheadprune.validation.expert_cores import with_other_weights
 
             for item in routed_masks(model, site, heads):
                 routed.setdefault(item.node, []).append(item)
-            changed = changed_experts(model, site, heads)
+            changed = with_other_weights(model, site, heads)
             stored = stored or changed is not None
             skipped += [site.label] if changed is None else []
             before += changed or []
             continue
         if site.INSIDE:
-            from onnxheadprune.validation.expert_cores import silenced_experts
+            from onnxheadprune.validation.expert_cores import silenced_inside
 
-            made = silenced_experts(model, site, heads)
+            made = silenced_inside(model, site, heads)
             stored = stored or made is not None
             skipped += [site.label] if made is None else []
             before += made or []

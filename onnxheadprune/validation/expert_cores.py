@@ -20,7 +20,7 @@ Insert = tuple[GraphProto, NodeProto]
 """A node, and the graph that it goes in front of."""
 
 
-def silenced_experts(model: ModelProto, site: Site, neurons: Sequence[int]) -> list[Insert] | None:
+def silenced_inside(model: ModelProto, site: Site, neurons: Sequence[int]) -> list[Insert] | None:
     """Lets a mixture read its first map with zeros in the rows of neurons.
 
     Args:
@@ -40,7 +40,7 @@ def silenced_experts(model: ModelProto, site: Site, neurons: Sequence[int]) -> l
     return made
 
 
-def changed_experts(model: ModelProto, site: Site, gone: Sequence[int]) -> list[Insert] | None:
+def with_other_weights(model: ModelProto, site: Site, gone: Sequence[int]) -> list[Insert] | None:
     """Lets a mixture read other weights of experts that its router keeps out, on which nothing may depend.
 
     Args:

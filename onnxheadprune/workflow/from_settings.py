@@ -34,7 +34,7 @@ def choice_of(
         UsageError: if scores, a measure or a spec cannot be read.
     """
     return Choice(
-        combined(cut.heads, {"neurons": cut.neurons}, cut.layers),
+        combined(cut.heads, {"neurons": cut.neurons, "experts": cut.experts}, cut.layers),
         _wish_of(cut),
         cut.refit,
         measure_of(cut.drift),

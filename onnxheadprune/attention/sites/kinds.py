@@ -108,7 +108,7 @@ class MixtureSite(Site):
     UNIT = "expert"
     UNITS = "experts"
     BLOCK = "mixture"
-    TITLE = "mixture of experts"
+    TITLE = "mixture-of-experts block"
     KEY = "moe."
     FROM = 3 * SPAN
     FIELD = "mixtures"
@@ -143,6 +143,11 @@ class MixtureSite(Site):
     def uneven(self) -> str:
         """Return what is wrong with groups that lose different numbers of experts."""
         return f"leave the {len(self.groups)} groups of its router with different numbers of experts, or with none"
+
+    @property
+    def details(self) -> dict[str, int]:
+        """How many experts each token goes through, and the size of one in bytes."""
+        return {"chosen": self.routing.chosen, "bytes each": self.bytes // self.num_units}
 
     def to_dict(self) -> dict[str, Any]:
         """The mixture as JSON-ready data (a part of the contract of `inspect --json`)."""

@@ -35,6 +35,7 @@ from onnxheadprune.model.graph.facts import (
     FLATTENS,
     GATHERS,
     GATHERS_ELEMENTS,
+    GATHERS_ROWS,
     JOINS,
     REDUCES,
     SLICES,
@@ -50,6 +51,7 @@ Mask = npt.NDArray[np.bool_]
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 MOVES = VIEWS | FLATTENS | CASTS | EXPANDS | TILES | SLICES | SPLITS | JOINS
 """Operators behind which numbers of experts are the same numbers."""
+PICKS = GATHERS | GATHERS_ELEMENTS | GATHERS_ROWS
 MATRIX = 2
 """Axes of a matrix; experts of matrices have one more."""
 NOTHING, NEVER = 0.0, -np.inf
@@ -222,7 +224,7 @@ class _Walk:
             return self._weighed(node, scores)
         if node in REDUCES and index == 0:
             return self._reduced(node, scores)
-        if node in GATHERS | GATHERS_ELEMENTS and self._along(node, index, scores):
+        if node in PICKS and self._along(node, index, scores):
             return self._refused(node, "picks scores by numbers that are none of this router's choice")
         if contraction_of(node) is not None:
             return self._product(node, scored)
@@ -355,7 +357,7 @@ class _Walk:
             for value in node.outputs:
                 self._number(value)
             return None
-        if node in GATHERS | GATHERS_ELEMENTS and list(named) == [1]:
+        if node in PICKS and list(named) == [1]:
             return self._picked(node, scored)
         if node in WRITES_INTO and node.op_type == "ScatterElements" and list(named) == [1]:
             return self._written(node, scored)
@@ -373,6 +375,8 @@ class _Walk:
         """Numbers that pick from an axis of experts: of stored weights, or of scores."""
         shape = node.shape(0)
         axis = _axis(node, len(shape or (0,)))
+        if node in GATHERS_ROWS and ((node.shape(1) or (0,))[-1] != 1 or node.attribute("batch_dims", 0)):
+            return self._refused(node, "picks by the numbers of experts and others at once")
         if not shape or shape[axis] != self.found.experts or (scored and scored[0].live.axes != (axis,)):
             return self._refused(node, "picks by the numbers of experts from something else than experts")
         self._meet(node, 0, Live.over((axis,), np.arange(1, self.found.experts + 1)))

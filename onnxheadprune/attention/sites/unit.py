@@ -409,6 +409,11 @@ class Site:
         """Yield each input that is stored by unit, and what is left of it, where a router picks from it."""
         return iter(())
 
+    @property
+    def details(self) -> Mapping[str, int]:
+        """What a table says of such a site beside its units and elements."""
+        return {}
+
     def why_too_few(self, units: Sequence[int]) -> str | None:
         """Return why `units` (present indices) cannot be removed together, None if they can."""
         return None

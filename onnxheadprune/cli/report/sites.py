@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
@@ -13,7 +14,7 @@ from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.cli.report.layout import count, heading, item, many, row, share, table
 from onnxheadprune.edit.ranges import spelled
-from onnxheadprune.settings.reading import UNITS
+from onnxheadprune.settings.cutting import UNITS
 from onnxheadprune.workflow.exits import EarlyExit, EarlyExits
 from onnxheadprune.workflow.layers import LayerSummary
 
@@ -74,20 +75,23 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
         found: the sites.
     """
     total = sum(site.num_units for site in found)
-    option = f" (--{kind.UNITS})" if kind.UNITS in UNITS else ""
+    option = f" (--{kind.UNITS})" if kind.UNITS in UNITS.split() else ""
     # Of what is its own only unit the number is known.
     several = (kind.UNITS,) if kind.CHOSEN else ()
     units = f", {many(total, kind.UNIT)}{option}" if several else ""
     yield Text(f"\n{many(len(found), kind.TITLE)}{units}", style="bold")
-    numeric = *several, "params"
+    details = tuple(found[0].details)
+    numeric = *several, *details, "params"
     sorts = ("kind",) if any(site.kind for site in found) else ()
     made = table("#", kind.BLOCK, *sorts, *numeric, "removable", numeric=numeric)
     for site in found:
         number = f"{count(site.num_units)}"
         if site.removed:
             number += f" of {count(site.original_num_units)}"
-        cells = (*(site.kind for _ in sorts), *(number for _ in several), count(site.params))
-        made.add_row(site.called(site.number), site.name, *cells, removable(site))
+        cells = (site.kind for _ in sorts), (number for _ in several), map(count, site.details.values())
+        made.add_row(
+            site.called(site.number), site.name, *chain(*cells), count(site.params), removable(site)
+        )
     yield made
     for site in found:
         if site.reason is not None:
