@@ -39,7 +39,7 @@ VALUES: dict[str, Any] = {
     "data.text_field": "t", "data.target_field": "u", "data.max_samples": 3, "data.max_length": 64,
     "data.image_size": [8, 16], "data.image_mean": [0.5], "data.image_std": [0.5],
     "score.method": "ablation", "score.drift": "m:f", "score.jobs": 2, "score.dask": "local",
-    "prune.heads": {"0": [1, 3]}, "prune.neurons": "0:3", "prune.layers": "1", "prune.exit": 2,
+    "prune.heads": {"0": [1, 3]}, "prune.neurons": "0:3", "prune.experts": "0:3", "prune.layers": "1", "prune.exit": 2,
     "prune.units": ["heads", "neurons"], "prune.runtime": "genai",
     "prune.method": "fisher",
     "prune.ratio": 0.3, "prune.keep": 2, "prune.target_speedup": 1.5,

@@ -97,15 +97,19 @@ class Toy:
         sets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=sets, ir_version=9)
 
-    def expected(self, x: Array, tensors: Mapping[str, Array], gone: Collection[int] = ()) -> Array:
+    def expected(
+        self, x: Array, tensors: Mapping[str, Array], gone: Collection[int] = (), out: Collection[int] = ()
+    ) -> Array:
         """What the model computes if neurons add nothing; `expert * width + i` is neuron i of an expert.
 
         Args:
             x: tokens.
             tensors: as `tensors` gives them, or what is left of them.
             gone: neurons.
+            out: experts that the router never chooses.
         """
         scores = x.astype(np.float64) @ tensors["router"]
+        scores[:, list(out)] = -np.inf
         found = x.astype(np.float64)
         for token, row in enumerate(scores):
             best = np.argsort(-row, kind="stable")[:2]

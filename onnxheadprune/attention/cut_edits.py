@@ -70,6 +70,14 @@ def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -
     Raises:
         RefusedError: if the projection would sum over nothing, or is packed so that only one site at a time can be cut.
     """
+    inside = {core: site for site in sites if site.INSIDE for core in site.cores}
+    for site in sites:
+        within = next((inside[core] for core in site.cores if site.ROUTED and core in inside), None)
+        if within is not None:
+            raise RefusedError(
+                f"{site.label} and {within.label} are one operator, which numbers {within.UNITS} by {site.UNIT}: remove"
+                f" {site.UNITS} first, and {within.UNITS} of what is written in a second call"
+            )
     shared: dict[Node, list[tuple[Site, Projection]]] = {}
     for site in sites:
         for projection in site.projections:
@@ -134,7 +142,5 @@ def _sweep(
         free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
     called = {site.UNITS for site in chosen}
     masks = Masks(called.pop()) if len(called) == 1 else MASKS
-    answers = {
-        node: answer for site in chosen for node, answer in site.answers(heads[site.index]).items()
-    }
+    answers = {node: answer for site in chosen for node, answer in site.answers(heads[site.index]).items()}
     return sweep(seeds, frozenset(free), masks, handed=handed, answers=answers)

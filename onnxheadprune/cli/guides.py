@@ -48,7 +48,7 @@ GUIDES = {
                 "prune model.onnx --ratio 25% --data data.npz -o smaller.onnx",
                 'prune bert --heads "*:1" --runtime ort',
             ),
-            "heads neurons experts layers ratio target_speedup units data recover output dry_run",
+            "heads neurons layers ratio target_speedup units data recover output dry_run",
         ),
         "recover": Guide(
             "Train the remaining weights of a pruned model on your data.",

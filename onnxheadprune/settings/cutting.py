@@ -199,8 +199,8 @@ class Cut(Selecting):
     experts: Annotated[
         Text | None,
         Setting(
-            'Experts to remove from mixtures: "0:3,7 moe.4:1 *:0", or a JSON file like that of {heads}. The router chooses'
-            " among the others.",
+            'Experts to remove from mixtures: "0:3,7 moe.4:1 *:0", or a JSON file like that of {heads}. The router'
+            " chooses among the others.",
             metavar="E",
             rules=(excludes(AMOUNT),),
             also="moe mixture num-experts",

@@ -11,7 +11,10 @@ from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.sites.experts import ExpertProjection
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit import nodes
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixtures import is_mixture
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.tensors import FLOATS
 
 OTHER = -3
@@ -41,39 +44,46 @@ def silenced_inside(model: ModelProto, site: Site, neurons: Sequence[int]) -> li
 
 
 def with_other_weights(model: ModelProto, site: Site, gone: Sequence[int]) -> list[Insert] | None:
-    """Lets a mixture read other weights of experts that its router keeps out, on which nothing may depend.
+    """Lets a mixture read other numbers in place of all that a cut takes off, on which nothing may depend any more.
 
     Args:
         model: a copy of the viewed model, in which no node has moved yet.
-        site: the mixture.
-        gone: the experts.
+        site: the mixture, whose router keeps some units out.
+        gone: these.
 
     Returns:
         Nodes that go to the beginning of graphs, once all others are placed; None where no weight is a number.
     """
     made: list[Insert] = []
     changed = False
-    for node, index, live in site.stored(gone):
-        value = node.inputs[index]
-        assert value is not None and value.shape is not None
-        if value.elem_type not in FLOATS:
+    for value, live in sweep(list(site.seeds(gone)), answers=site.answers(gone)).narrowed():
+        if not value.is_initializer or value.tensor is None or value.elem_type not in FLOATS:
             continue
         changed = True
-        sizes = dict(zip(live.axes, live.array.shape, strict=True))
-        alive = live.mask.reshape([sizes.get(axis, 1) for axis in range(len(value.shape))])
-        factors = np.where(alive, 1, OTHER).astype(helper.tensor_dtype_to_np_dtype(value.elem_type))
-        name = f"{value.name}/onnxheadprune_other{node.index}_{index}"
-        graph = graph_of(model, node)
-        held = numpy_helper.from_array(value.numbers() * factors if is_mixture(node) else factors, f"{name}_stored")
-        graph.initializer.append(held)
-        if is_mixture(node):
-            # A kernel that finds scales computed takes another way, which rounds otherwise.
-            graph.node[node.position].input[index] = held.name
-            continue
-        product = nodes.multiply(node.ref, value.name, held.name, name)
-        made += [(graph, new) for new in nodes.as_protos(product, node.scope.opset)]
-        graph.node[node.position].input[index] = name
+        made += _with_other_numbers(model, value, live)
     return made if changed else None
+
+
+def _with_other_numbers(model: ModelProto, value: Value, live: Live) -> list[Insert]:
+    """Lets all readers of a stored tensor read other numbers where it is not live."""
+    shape, readers = value.shape, value.consumers
+    assert shape is not None
+    sizes = dict(zip(live.axes, live.array.shape, strict=True))
+    alive = live.mask.reshape([sizes.get(axis, 1) for axis in range(len(shape))])
+    factors = np.where(alive, 1, OTHER).astype(helper.tensor_dtype_to_np_dtype(value.elem_type))
+    graph, name = graph_of(model, readers[0].node), f"{value.name}/onnxheadprune_other"
+    # A kernel that finds scales computed takes another way, which rounds otherwise.
+    inside = any(is_mixture(use.node) for use in readers)
+    held = numpy_helper.from_array(value.numbers() * factors if inside else factors, f"{name}_numbers")
+    graph.initializer.append(held)
+    for use in readers:
+        graph_of(model, use.node).node[use.node.position].input[use.input_index] = (
+            held.name if inside else name
+        )
+    if inside:
+        return []
+    product = nodes.multiply(readers[0].node.ref, value.name, held.name, name)
+    return [(graph, new) for new in nodes.as_protos(product, readers[0].node.scope.opset)]
 
 
 def _silenced(model: ModelProto, projection: ExpertProjection, neurons: Sequence[int]) -> list[Insert] | None:

@@ -168,6 +168,7 @@ RESPECTING = {
 CUTTING = RESPECTING | {
     "heads": shown("--heads", "0:2"),
     "neurons": shown("--neurons", "0:1"),
+    "experts": shown("--experts", "0:1"),
     "layers": shown("--layers", "attn.0"),
     "exit": shown("--exit", "1", model="leaving"),
     "ratio": shown("--ratio", "0.5"),

@@ -88,8 +88,8 @@ class ExpertSite(NeuronSite):
         """Return what is wrong with experts that lose different numbers of neurons."""
         width = self.original_num_units // len(self.groups)
         return (
-            f"leave its {len(self.groups)} experts with different numbers of neurons, or with none (neuron i of expert e"
-            f" has the number e * {width} + i)"
+            f"leave its {len(self.groups)} experts with different numbers of neurons, or with none (neuron i of expert"
+            f" e has the number e * {width} + i)"
         )
 
     @property

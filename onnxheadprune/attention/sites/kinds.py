@@ -6,7 +6,7 @@ that is done with the other kinds is done by what `Site` says of them, and nobod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ from onnxheadprune.attention.sites.unit import SPAN, Site
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing import Routing
-    from onnxheadprune.liveness.live import Live
     from onnxheadprune.liveness.registry import Answer
     from onnxheadprune.model.graph.view import Node
 
@@ -114,8 +113,10 @@ class MixtureSite(Site):
     FIELD = "mixtures"
     UNNAMED = "mixture"
     WIDE = False
+    CHOSEN = False
     ROUTED = True
     ALL_GROUPS_STAY = True
+    COUNTED_BY = ("num_local_experts", "num_experts", "n_routed_experts")
     FOUND_BY = "onnxheadprune.attention.sites.mixtures"
 
     routing: Routing
@@ -128,13 +129,6 @@ class MixtureSite(Site):
     def answers(self, units: Iterable[int]) -> dict[Node, Answer]:
         """Return what operators answer in which scores of experts meet."""
         return self.routing.answers(tuple(units))
-
-    def stored(self, units: Sequence[int]) -> Iterator[tuple[Node, int, Live]]:
-        """Yield each input that is stored by expert, and what is left of it without `units` (present indices)."""
-        for item in self.routing.meetings:
-            value = item.node.inputs[item.index]
-            if value is not None and value.tensor is not None:
-                yield item.node, item.index, self.routing.left(item.live, units)
 
     def why_too_few(self, units: Sequence[int]) -> str | None:
         """Return why experts cannot be removed together: each token needs as many as are chosen for it."""

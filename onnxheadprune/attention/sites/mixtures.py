@@ -1,8 +1,8 @@
 """Mixtures of experts: their units are experts, numbered as the router scores them.
 
-A mixture is found where experts are chosen: from a TopK, an ArgMax or an operator that holds a whole mixture, labels walk
-upstream to the linear layer that scores each expert in a column of its own, and from there forward to the weights
-(`routing.py`). A TopK from which no stored matrices are picked is no router.
+A mixture is found where experts are chosen: from a TopK, an ArgMax or an operator that holds a whole mixture, labels
+walk upstream to the linear layer that scores each expert in a column of its own, and from there forward to the weights
+(`routing_walk.py`). A TopK by which no stored matrices are picked is no router's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import origins
 from onnxheadprune.attention.sites.products import is_weight
-from onnxheadprune.attention.sites.routing import Routing, routing_of
+from onnxheadprune.attention.sites.routing import Routing
+from onnxheadprune.attention.sites.routing_walk import routing_of
 from onnxheadprune.attention.sites.stored import weights_of
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.sites.unit import Findings, Projection, Site
@@ -68,6 +69,7 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
         known: sites of other kinds; neurons inside experts are theirs.
     """
     streams, seen, sites = Streams(), set[Node](), list[MixtureSite]()
+    numbered = {core: site for site in known if site.INSIDE and site.removed for core in site.cores}
     for node in view.needed:
         scores = _scores(node)
         router = None if scores is None else _router(*scores, streams)
@@ -75,8 +77,11 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
             continue
         seen.add(router[0])
         site = _site(routing_of(*router))
-        if site is not None:
-            sites.append(site)
+        if site is None:
+            continue
+        before = next((numbered[core] for core in site.cores if core in numbered), None)
+        why = "" if before is None else f"{before.label} has lost {before.UNITS} before; remove experts first"
+        sites.append(_refused(site, why) if why else site)
     sites.sort(key=lambda site: site.routing.router.index)
     names = named_apart([(site.projections, site.routing.picked) for site in sites], MixtureSite.UNNAMED)
     return Findings(
@@ -88,7 +93,7 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
 
 
 def _scores(node: Node) -> tuple[Value, int, int] | None:
-    """What a node chooses experts by, the axis that these lie on, and its length; None for nodes that choose nothing."""
+    """What a node chooses experts by, the axis of these and its length; None for nodes that choose nothing."""
     layout = mixture_of(node)
     value = node.input(0 if layout is None else layout.read[1])
     if value is None or not value.shape:
@@ -105,7 +110,9 @@ def _router(value: Value, axis: int, size: int, streams: Streams) -> tuple[Node,
     """The linear layer that scores each expert, the axis of its output that they lie on, and how many there are."""
     made = origins(value, (axis,), (size,), streams)
     whole = [frozenset({label}) for label in range(1, size + 1)]
-    routers = sorted((node for node, rows in made.makers.items() if rows == whole), key=lambda node: node.index)
+    routers = sorted(
+        (node for node, rows in made.makers.items() if rows == whole), key=lambda node: node.index
+    )
     for router in routers:
         read = weight_contraction(router, is_weight)
         if read is None or router.out.shape is None:
@@ -146,7 +153,9 @@ def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | No
     """Experts in the groups that the router keeps equal, else all in one, and why there are no such groups."""
     every = tuple(range(routing.experts))
     sets = {
-        tuple(map(tuple, (item.live.array - 1).tolist())) for item in routing.meetings if item.live.array.ndim > 1
+        tuple(map(tuple, (item.live.array - 1).tolist()))
+        for item in routing.meetings
+        if item.live.array.ndim > 1
     }
     if not sets:
         return (every,), None
@@ -166,15 +175,18 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
         trial = sweep(list(site.seeds(gone)), answers=site.answers(gone))
     except RefusedError as error:
         return _refused(site, str(error)) if routing.picked else None
-    matrices = [value for value, _ in trial.narrowed() if value.tensor is not None and len(value.shape or ()) >= MATRICES]
+    matrices = [
+        value
+        for value, _ in trial.narrowed()
+        if value.tensor is not None and len(value.shape or ()) >= MATRICES
+    ]
     if not matrices and not routing.picked:
         return None
     if not matrices:
         return _refused(site, f"the experts that {label} chooses are computed when the model runs")
     elements, size, _ = weights_of(trial)
-    share = len(gone)
-    experts = site.num_units
-    return replace(site, params=elements * experts // share, bytes=size * experts // share)
+    share = site.num_units / len(gone)
+    return replace(site, params=round(elements * share), bytes=round(size * share))
 
 
 def _refused(site: MixtureSite, why: str) -> MixtureSite:

@@ -199,6 +199,8 @@ class Site:
     """Whether units of this kind may be selected by data or scores; otherwise they are removed only by name."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
     """Whether no group can go as a whole while others stay."""
+    COUNTED_BY: ClassVar[tuple[str, ...]] = ()
+    """Fields of configurations that specify one number of units for all sites."""
     FOUND_BY: ClassVar[str] = ""
     """The module whose function `found` looks for the sites; it is imported when they are first asked for."""
 
@@ -404,10 +406,6 @@ class Site:
     def answers(self, units: Iterable[int]) -> Mapping[Node, Answer]:
         """Return what holds for nodes whatever their rules say, when `units` (present indices) are removed."""
         return {}
-
-    def stored(self, units: Sequence[int]) -> Iterator[tuple[Node, int, Live]]:
-        """Yield each input that is stored by unit, and what is left of it, where a router picks from it."""
-        return iter(())
 
     @property
     def details(self) -> Mapping[str, int]:

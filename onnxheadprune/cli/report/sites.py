@@ -77,7 +77,7 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
     total = sum(site.num_units for site in found)
     option = f" (--{kind.UNITS})" if kind.UNITS in UNITS.split() else ""
     # Of what is its own only unit the number is known.
-    several = (kind.UNITS,) if kind.CHOSEN else ()
+    several = (kind.UNITS,) if any(site.original_num_units > 1 for site in found) else ()
     units = f", {many(total, kind.UNIT)}{option}" if several else ""
     yield Text(f"\n{many(len(found), kind.TITLE)}{units}", style="bold")
     details = tuple(found[0].details)
@@ -89,9 +89,7 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
         if site.removed:
             number += f" of {count(site.original_num_units)}"
         cells = (site.kind for _ in sorts), (number for _ in several), map(count, site.details.values())
-        made.add_row(
-            site.called(site.number), site.name, *chain(*cells), count(site.params), removable(site)
-        )
+        made.add_row(site.called(site.number), site.name, *chain(*cells), count(site.params), removable(site))
     yield made
     for site in found:
         if site.reason is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from onnxheadprune.workflow.clients.contract import ConfigChange, Deployment
+from onnxheadprune.attention.sites.kinds import kind_of
+from onnxheadprune.workflow.clients.contract import CONFIG, ConfigChange, Deployment
 from onnxheadprune.workflow.clients.genai import CONFIG as GENAI_CONFIG
 from onnxheadprune.workflow.clients.per_layer import described
 from onnxheadprune.workflow.folders.asked import FolderRequest
@@ -18,9 +19,15 @@ WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", 
 """Fields that tell how wide feed-forward blocks are."""
 
 
+def _parts(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """The configuration, and those of parts of a model in it, with the names that lead there."""
+    yield (), config
+    yield from (((name,), value) for name, value in config.items() if isinstance(value, dict))
+
+
 def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     """The widths that a configuration tells, of parts of a model too."""
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+    for _, part in _parts(config):
         for field in WIDTHS:
             if type(part.get(field)) is int:
                 yield field, part[field]
@@ -57,7 +64,23 @@ class Deploying:
         deployment = self._deployment(heads)
         changes = () if self.asked.client is None else self.asked.client.changes(deployment)
         more = described(deployment) if self.asked.per_layer else ()
-        return (*changes, *(change for change in more if change not in changes))
+        every = (*more, *(change for change, _ in self._counted(heads) if change is not None))
+        return (*changes, *(change for change in every if change not in changes))
+
+    def _counted(self, gone: Heads) -> Iterator[tuple[ConfigChange | None, str]]:
+        """Yield each field with one number of units for all sites: how it follows a cut, or why it cannot."""
+        for kind in {kind_of(item.site) for item in self.match.sites if gone.get(item.index)}:
+            sites = [(item.index, item.site) for item in self.match.sites if kind.owns(item.index)]
+            left = sorted({len(site.original_units) - len(gone.get(index, ())) for index, site in sites})
+            before = {len(site.original_units) for _, site in sites}
+            for way, part in _parts(self.config):
+                for field in kind.COUNTED_BY:
+                    if type(value := part.get(field)) is int and value in before:
+                        change = (
+                            ConfigChange(CONFIG, (*way, field), value, left[0]) if len(left) == 1 else None
+                        )
+                        counts = " and ".join(map(str, left))
+                        yield change, f"{field} {value}, and sites keep {counts} {kind.UNITS}"
 
     def unasked(self, heads: Heads) -> Iterator[str]:
         """A sentence if caches get narrower and nobody has said what must follow."""
@@ -79,6 +102,12 @@ class Deploying:
 
         No client reads such a number: what runs is the graph. Weights of PyTorch in the same folder still have it.
         """
+        for change, told in self._counted(gone):
+            if change is None:
+                yield (
+                    f"config.json says {told}: the field stays, since it has one number for all layers, and no program"
+                    " that runs ONNX files reads it"
+                )
         lost = [item.site for item in self.match.sites if item.site.WIDE and gone.get(item.index)]
         for field, value in _widths(self.config):
             fewer = [site.called(site.number) for site in lost if site.original_num_units == value]

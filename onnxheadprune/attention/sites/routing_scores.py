@@ -1,0 +1,131 @@
+"""Scores of experts on their way: which operators leave their axis as it is, and what stands where an expert is out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.carriers import carried
+from onnxheadprune.liveness.domain import MASKS
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.model.graph.facts import (
+    CARRIERS,
+    CASTS,
+    EXPANDS,
+    FLATTENS,
+    GATHERS,
+    GATHERS_ELEMENTS,
+    GATHERS_ROWS,
+    JOINS,
+    SLICES,
+    SPLITS,
+    TILES,
+    VIEWS,
+)
+from onnxheadprune.model.graph.view import Node, Value
+
+INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+MOVES = VIEWS | FLATTENS | CASTS | EXPANDS | TILES | SLICES | SPLITS | JOINS
+"""Operators behind which numbers of experts are the same numbers."""
+PICKS = GATHERS | GATHERS_ELEMENTS | GATHERS_ROWS
+MATRIX = 2
+"""Axes of a matrix; experts of matrices have one more."""
+NOTHING, NEVER = 0.0, -np.inf
+"""What scores are where an expert is out: weights, and what choices are made by."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A value with an axis of experts.
+
+    Attributes:
+        live: per position the number of its expert, from 1 on; larger numbers for positions that always stay.
+        out: what stands at an expert whose score is minus infinity, None where that is not known.
+    """
+
+    live: Live
+    out: float | None
+
+
+def axis_of(node: Node, rank: int, default: int = 0) -> int:
+    """The axis that a node works along."""
+    return int(node.attribute("axis", default)) % max(rank, 1)
+
+
+def in_order(live: Live, experts: int) -> bool:
+    """Return whether positions are numbered as experts are."""
+    return np.array_equal(live.array, np.arange(1, experts + 1))
+
+
+def behind(node: Node, index: int, live: Live) -> Live | None:
+    """The labels of a node's output, as far as its rule lets the axis of experts through."""
+    shape, source = node.out.shape, node.shape(index)
+    if shape is None or source is None:
+        return None
+    if node in CARRIERS and index == 0:
+        return carried(node, live)
+    moved = live.renumbered({axis: axis + len(shape) - len(source) for axis in live.axes})
+    half = Live.over(moved.axes, moved.array % 2 == 0)
+    answer = ask(node, [half, *(FULL for _ in node.outputs[1:])], MASKS)
+    if isinstance(answer, Refusal) or answer.inputs.get(index) != Live.over(live.axes, live.array % 2 == 0):
+        return None
+    return moved
+
+
+def is_moved(node: Node, named: Sequence[int]) -> bool:
+    """Return whether numbers of experts are the same numbers behind a node that reads them at some inputs."""
+    if node not in MOVES:
+        return node in GATHERS | GATHERS_ELEMENTS and list(named) == [0]
+    if node in CASTS and node.out.elem_type not in INTEGERS:
+        return False
+    return len(named) == len(node.inputs) if node in JOINS else list(named) == [0]
+
+
+def out_behind(node: Node, scored: Mapping[int, Scores]) -> float | None:
+    """What a node outputs where an expert is out."""
+    known = [item.out for item in scored.values()]
+    first = next(iter(scored))
+    if len(known) > 1:
+        return NOTHING if node.op_type == "Mul" and NOTHING in known else None
+    match node.op_type:
+        case "Sigmoid" | "Exp" | "Relu" | "Softplus":
+            return NOTHING if known[0] == NEVER else NOTHING if node.op_type == "Relu" else None
+        case "Mul" | "And":
+            return known[0] if known[0] == NOTHING else None
+        case "Div":
+            return known[0] if first == 0 and known[0] == NOTHING else None
+        case "Add" | "Sub":
+            return NEVER if first == 0 and known[0] == NEVER else None
+        case "ReduceSum" | "Neg" | "Sqrt":
+            return known[0] if known[0] == NOTHING else None
+        case _:
+            return known[0] if node in CARRIERS | EXPANDS | TILES | SLICES | SPLITS | JOINS else None
+
+
+def filled_with(value: Value | None) -> float | None:
+    """The number that a value holds everywhere."""
+    for _ in range(4):
+        if value is None:
+            return None
+        literal = value.literal() if value.is_constant else None
+        if literal is not None:
+            return (
+                float(literal.reshape(-1)[0])
+                if literal.size and np.all(literal == literal.reshape(-1)[0])
+                else None
+            )
+        node = value.producer
+        if node is None:
+            return None
+        if node.op_type == "ConstantOfShape":
+            fill = node.attribute("value")
+            return 0.0 if fill is None else float(numpy_helper.to_array(fill).reshape(-1)[0])
+        if node not in EXPANDS | CARRIERS:
+            return None
+        value = node.input(0)
+    return None

@@ -1,0 +1,284 @@
+"""The way of a router's scores through the graph: from its linear layer to the weights of the experts it chooses.
+
+Two things travel forward. *Scores* have an axis with a position per expert: logits, probabilities, one-hot masks.
+*Numbers* are integers that name experts: what a TopK over that axis outputs. Where scores of different experts meet (a Softmax,
+a TopK, a sum) and where numbers pick from an axis of experts, the removal of an expert makes that axis shorter, and the
+operators compute the same of what is left: an expert with the score minus infinity is never chosen and weighs nothing.
+All other inputs follow through the rules of the operators. An operator that may do anything else with scores or numbers
+ends the walk with its reason.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxheadprune.attention.sites.expert_numbers import compared, one_hot
+from onnxheadprune.attention.sites.routing import Meeting, Routing
+from onnxheadprune.attention.sites.routing_scores import (
+    MATRIX,
+    NEVER,
+    NOTHING,
+    PICKS,
+    Scores,
+    axis_of,
+    behind,
+    filled_with,
+    in_order,
+    is_moved,
+    out_behind,
+)
+from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.mixtures import EXPERTS, mixture_of
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph.facts import GATHERS_ROWS, REDUCES, WEIGHS, WRITES_INTO
+from onnxheadprune.model.graph.view import Node, Value
+
+
+def routing_of(router: Node, axis: int, experts: int) -> Routing:
+    """Follow the scores that a linear layer computes.
+
+    Args:
+        router: the linear layer.
+        axis: of its output that has a position per expert.
+        experts: its length.
+    """
+    return _Walk(Routing(router, axis, experts)).run(Live.over((axis,), np.arange(1, experts + 1)))
+
+
+class _Walk:
+    def __init__(self, found: Routing) -> None:
+        self.found = found
+        self.scores: dict[Value, Scores] = {}
+        self.numbers: set[Value] = set()
+        self.heap: list[tuple[int, Node]] = []
+        self.queued: set[int] = set()
+
+    def run(self, live: Live) -> Routing:
+        self._score(self.found.router.out, Scores(live, NEVER))
+        while self.heap:
+            node = heapq.heappop(self.heap)[1]
+            refusal = self._step(node)
+            if refusal is not None:
+                self.found.stop = self.found.stop or refusal
+        return self.found
+
+    def _score(self, value: Value | None, scores: Scores) -> None:
+        if value is not None:
+            self.scores[value] = scores
+            self._reach(value, "scores")
+
+    def _number(self, value: Value | None) -> None:
+        if value is not None:
+            self.numbers.add(value)
+            self._reach(value, "numbers")
+
+    def _reach(self, value: Value, what: str) -> None:
+        if value.is_graph_output:
+            self.found.stop = self.found.stop or Refusal(
+                Reason.INEXPRESSIBLE,
+                self.found.router.label,
+                value.name,
+                f"{value.name} hands out {what} of experts",
+            )
+        for use in value.consumers:
+            if not looks_only(use) and use.node.index not in self.queued:
+                self.queued.add(use.node.index)
+                heapq.heappush(self.heap, (use.node.index, use.node))
+
+    def _step(self, node: Node) -> Refusal | None:
+        """Follow scores and numbers through a node; a refusal where that is not known."""
+        inputs = list(enumerate(node.inputs))
+        scored = {index: self.scores[value] for index, value in inputs if value in self.scores}
+        named = [index for index, value in inputs if value in self.numbers]
+        if mixture_of(node) is not None:
+            return self._operator(node, scored, named)
+        if named:
+            return self._named(node, scored, named)
+        index, scores = next(iter(scored.items()))
+        if len(scored) > 1 and any(other.live != scores.live for other in scored.values()):
+            # Along different axes, or as rows and columns of one product.
+            return self._product(node, scored) or self._carry(node, scored)
+        if node.op_type in ("TopK", "ArgMax") and not node.domain and index == 0:
+            return self._choice(node, scores)
+        if node in WEIGHS and index == 0:
+            return self._weighed(node, scores)
+        if node in REDUCES and index == 0:
+            return self._reduced(node, scores)
+        if node in PICKS and self._along(node, index, scores):
+            return self._refused(node, "picks scores by numbers that are none of this router's choice")
+        if contraction_of(node) is not None:
+            return self._product(node, scored)
+        return self._carry(node, scored)
+
+    def _refused(self, node: Node, why: str) -> Refusal:
+        return Refusal(Reason.INEXPRESSIBLE, node.label, node.out.name, f"{node.label} {why}")
+
+    def _meet(self, node: Node, index: int, live: Live, chooses: bool = False) -> None:
+        self.found.meetings.append(Meeting(node, index, live, chooses))
+
+    def _along(self, node: Node, index: int, scores: Scores) -> bool:
+        shape = node.shape(0)
+        return index == 0 and bool(shape) and axis_of(node, len(shape or ())) in scores.live.axes
+
+    def _choice(self, node: Node, scores: Scores) -> Refusal | None:
+        """A TopK or an ArgMax: with experts on its axis, it outputs their numbers."""
+        shape = node.shape(0)
+        assert shape is not None
+        axis = axis_of(node, len(shape), -1 if node.op_type == "TopK" else 0)
+        if axis not in scores.live.axes:
+            return self._carry(node, {0: scores})
+        if not node.attribute("largest", 1):
+            return self._refused(node, "chooses the lowest scores")
+        literal = node.literal(1) if node.input(1) is not None else None
+        count = node.attribute("k", 1) if node.input(1) is None else literal
+        if count is None:
+            return self._refused(node, "chooses a number of experts that is computed when the model runs")
+        chosen = int(np.asarray(count).reshape(-1)[0])
+        self._meet(node, 0, scores.live, chooses=True)
+        self.found.least.append((scores.live, axis, chosen))
+        numbers = node.outputs[-1]
+        if numbers is None or not numbers.is_read:
+            return None
+        if len(scores.live.axes) > 1 or not in_order(scores.live, self.found.experts):
+            return self._refused(node, "numbers experts within groups")
+        self.found.chosen += chosen
+        self._number(numbers)
+        return None
+
+    def _weighed(self, node: Node, scores: Scores) -> Refusal | None:
+        """A Softmax over experts: one that is out weighs nothing."""
+        rank = len(node.out.shape or ())
+        first = node.attribute("axis", -1 if node.opset >= 13 else 1) % max(rank, 1)
+        mixed = {first} if node.opset >= 13 else set(range(first, rank))
+        if mixed.isdisjoint(scores.live.axes):
+            return self._carry(node, {0: scores})
+        if not mixed.issuperset(scores.live.axes):
+            return self._refused(node, "compares the scores of experts of one group")
+        self._meet(node, 0, scores.live, chooses=True)
+        self._pass(node, scores.live, {0: scores.live})
+        self._score(node.out, Scores(scores.live, NEVER if node.op_type == "LogSoftmax" else NOTHING))
+        return None
+
+    def _pass(self, node: Node, live: Live, inputs: Mapping[int, Live]) -> None:
+        self.found.through[node] = (live, inputs)
+
+    def _reduced(self, node: Node, scores: Scores) -> Refusal | None:
+        """A reduction over experts: the largest score, or a sum in which one that is out adds nothing."""
+        shape, axes = node.shape(0), node.int_list("axes", 1)
+        if shape is None or (axes is None and node.input(1) is not None):
+            return self._refused(node, "reduces axes that are not known")
+        reduced = {axis % len(shape) for axis in axes or range(len(shape))}
+        if reduced.isdisjoint(scores.live.axes):
+            return self._carry(node, {0: scores})
+        largest = node.op_type in ("ReduceMax", "ReduceLogSumExp")
+        adds = node.op_type in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+        if not largest and not (adds and scores.out == NOTHING):
+            return self._refused(
+                node, "reduces the scores of all experts to a number that each has a part in"
+            )
+        self._meet(node, 0, scores.live, chooses=largest)
+        return None
+
+    def _product(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
+        """A product of matrices: a sum over experts in which one that is out adds nothing."""
+        product = contraction_of(node)
+        if product is None or not all(index in product.indices for index in scored):
+            return self._refused(node, "reads scores of experts in a way that no rule knows")
+        for index, scores in scored.items():
+            letters = [product.axes_of(index)[axis] for axis in scores.live.axes]
+            if not all(letter in product.contracted for letter in letters):
+                outside = [product.out_axes.index(letter) for letter in letters if letter in product.out_axes]
+                if len(outside) != len(letters):
+                    return self._refused(node, "sums scores of a part of the experts")
+                live = scores.live.renumbered(dict(zip(scores.live.axes, outside, strict=True)))
+                out = NOTHING if scores.out == NOTHING else None
+                self._score(node.out, Scores(live, out))
+                continue
+            if scores.out != NOTHING:
+                return self._refused(node, "sums scores that are not zero where an expert is out")
+            for other in product.indices:
+                axes = [product.axes_of(other).index(letter) for letter in letters]
+                live = scores.live.renumbered(dict(zip(scores.live.axes, axes, strict=True)))
+                self._meet(node, other, live)
+        return None
+
+    def _carry(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
+        """An operator that leaves the axis of experts as it is, as its rule proves."""
+        found = [behind(node, index, scores.live) for index, scores in scored.items()]
+        live = found[0]
+        if live is None or any(other != live for other in found) or len(node.outputs) > 1:
+            return self._refused(node, "reads scores of experts in a way that no rule knows")
+        self._score(node.out, Scores(live, out_behind(node, scored)))
+        return None
+
+    def _operator(self, node: Node, scored: Mapping[int, Scores], named: Sequence[int]) -> Refusal | None:
+        """A mixture in one operator: it chooses, and holds all experts along the first axis of what is stored."""
+        layout = mixture_of(node)
+        assert layout is not None
+        last = len(node.shape(layout.read[1]) or ()) - 1
+        reads = set(layout.read[1:])
+        if named or set(scored) != reads or any(item.live.axes != (last,) for item in scored.values()):
+            return self._refused(node, "reads something else than the scores of its experts")
+        stored = [i for i, value in enumerate(node.inputs) if value is not None and i not in layout.read]
+        if any((node.shape(index) or [None])[EXPERTS] != self.found.experts for index in stored):
+            return self._refused(node, "has inputs that are not stored by expert")
+        for index, scores in scored.items():
+            self._meet(node, index, scores.live, chooses=True)
+        live = Live.over((EXPERTS,), np.arange(1, self.found.experts + 1))
+        for index in stored:
+            self._meet(node, index, live)
+        self.found.chosen += layout.chosen
+        self.found.least.append((live, EXPERTS, layout.chosen))
+        self.found.picked.append(node)
+        return None
+
+    def _named(self, node: Node, scored: Mapping[int, Scores], named: Sequence[int]) -> Refusal | None:
+        """A node that reads numbers of experts."""
+        if not scored and is_moved(node, named):
+            for value in node.outputs:
+                self._number(value)
+            return None
+        if node in PICKS and list(named) == [1]:
+            return self._picked(node, scored)
+        if node in WRITES_INTO and node.op_type == "ScatterElements" and list(named) == [1]:
+            return self._written(node, scored)
+        hot = one_hot(node, self.found.experts) if not scored else None
+        if hot is None and not scored and len(named) == 1:
+            hot = compared(node, named[0], self.found.experts)
+        if hot is None:
+            return self._refused(node, "reads the numbers of experts in a way that no rule knows")
+        self.found.renumbered.append(hot)
+        self._pass(node, hot.live, {})
+        self._score(node.out, Scores(hot.live, hot.out))
+        return None
+
+    def _picked(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
+        """Numbers that pick from an axis of experts: of stored weights, or of scores."""
+        shape = node.shape(0)
+        axis = axis_of(node, len(shape or (0,)))
+        if node in GATHERS_ROWS and ((node.shape(1) or (0,))[-1] != 1 or node.attribute("batch_dims", 0)):
+            return self._refused(node, "picks by the numbers of experts and others at once")
+        if not shape or shape[axis] != self.found.experts or (scored and scored[0].live.axes != (axis,)):
+            return self._refused(node, "picks by the numbers of experts from something else than experts")
+        self._meet(node, 0, Live.over((axis,), np.arange(1, self.found.experts + 1)))
+        if not scored and len(shape) > MATRIX:
+            self.found.picked.append(node)
+        return None
+
+    def _written(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
+        """Numbers that say where something is written: the weights of the chosen, beside nothing for all others."""
+        shape = node.shape(0)
+        axis = axis_of(node, len(shape or (0,)))
+        fits = bool(shape) and (shape or ())[axis] == self.found.experts and 2 not in scored
+        live = Live.over((axis,), np.arange(1, self.found.experts + 1))
+        if not fits or (scored and scored[0].live != live):
+            return self._refused(node, "writes by the numbers of experts into something else than experts")
+        self._pass(node, live, {0: live})
+        out = scored[0].out if scored else filled_with(node.input(0))
+        self._score(node.out, Scores(live, out))
+        return None

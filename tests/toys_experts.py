@@ -1,0 +1,203 @@
+"""Mixtures of experts as ONNX text, one for each form that exporters write, and what they compute, in float64.
+
+Tokens `x` are [tokens, HIDDEN]; all forms have the same experts, `relu(x up[e] + up_bias[e]) down[e] + down_bias[e]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, numpy_helper, parser
+
+Array = npt.NDArray[Any]
+EXPERTS, CHOSEN, HIDDEN, WIDTH, TOKENS, GROUPS = 6, 2, 4, 5, 7, 2
+ROUTINGS = {
+    "softmax": """
+  p = Softmax <axis = -1> (r)
+  v, i = TopK <axis = -1> (p, two)
+  total = ReduceSum <keepdims = 1> (v, last)
+  w = Div (v, total)
+""",
+    "chosen softmax": """
+  v, i = TopK <axis = -1> (r, two)
+  w = Softmax <axis = -1> (v)
+""",
+    "sigmoid in groups": """
+  p = Sigmoid (r)
+  moved = Add (p, correction)
+  grouped = Reshape (moved, by_group)
+  best, unused = TopK <axis = -1> (grouped, two)
+  group_scores = ReduceSum <keepdims = 0> (best, last)
+  g, group = TopK <axis = -1> (group_scores, one)
+  nothing = Sub (group_scores, group_scores)
+  there = Add (g, ones)
+  hit = Div (there, there)
+  mask = ScatterElements <axis = 1> (nothing, group, hit)
+  wide = Unsqueeze (mask, last)
+  each = Expand (wide, by_group_shape)
+  flat = Reshape (each, by_expert)
+  open = Cast <to = 9> (flat)
+  among = Where (open, moved, low)
+  v, i = TopK <axis = -1> (among, two)
+  w = GatherElements <axis = 1> (p, i)
+""",
+}
+"""From scores `r` [tokens, EXPERTS] to numbers `i` and weights `w` of the chosen, [tokens, CHOSEN]."""
+_SUMMED = """
+  share = Unsqueeze (w, last)
+  weighed = Mul (given, share)
+  y = ReduceSum <keepdims = 0> (weighed, middle)
+"""
+_DENSE = """
+  row = Unsqueeze (x, first)
+  many = Expand (row, every)
+  made = MatMul (many, up)
+  bias = Unsqueeze (up_bias, middle)
+  biased = Add (made, bias)
+  h = Relu (biased)
+  back = MatMul (h, down)
+  bias2 = Unsqueeze (down_bias, middle)
+  given = Add (back, bias2)
+  turned = Transpose <perm = [1, 0]> (weights)
+  share = Unsqueeze (turned, last)
+  weighed = Mul (given, share)
+  y = ReduceSum <keepdims = 0> (weighed, first)
+"""
+
+
+def _picked(pick: str) -> str:
+    """The chosen experts' weights, by a Gather or a GatherND."""
+    row, numbers = ("Gather <axis = 0>", "i") if pick == "Gather" else ("GatherND", "at")
+    names = {"up": "u", "up_bias": "ub", "down": "d", "down_bias": "db"}
+    picks = "".join(f"  {name} = {row} ({stored}, {numbers})\n" for stored, name in names.items())
+    return f"""
+  at = Unsqueeze (i, last)
+{picks}
+  one_row = Unsqueeze (x, row_axes)
+  made = MatMul (one_row, u)
+  m = Squeeze (made, inner)
+  biased = Add (m, ub)
+  h = Relu (biased)
+  hidden = Unsqueeze (h, inner)
+  back = MatMul (hidden, d)
+  b = Squeeze (back, inner)
+  given = Add (b, db)
+{_SUMMED}"""
+
+
+BODIES = {
+    "picked": _picked("Gather"),
+    "picked rows": _picked("GatherND"),
+    "scattered": "  nothing_yet = ConstantOfShape (score_shape)\n"
+    "  weights = ScatterElements <axis = 1> (nothing_yet, i, w)\n" + _DENSE,
+    "one-hot": "  hot = OneHot <axis = -1> (i, depth, off_on)\n  share_of = Unsqueeze (w, last)\n"
+    "  spread = Mul (hot, share_of)\n  weights = ReduceSum <keepdims = 0> (spread, middle)\n" + _DENSE,
+    "compared": "  number = Unsqueeze (i, last)\n  same = Equal (number, numbers)\n  hot = Cast <to = 1> (same)\n"
+    "  share_of = Unsqueeze (w, last)\n  spread = Mul (hot, share_of)\n"
+    "  weights = ReduceSum <keepdims = 0> (spread, middle)\n" + _DENSE,
+}
+"""From numbers and weights to `y`."""
+
+
+@dataclass(frozen=True)
+class Toy:
+    """One mixture behind a residual stream.
+
+    Attributes:
+        routing: how experts are chosen.
+        body: how they are applied.
+        more: nodes that are added.
+        outputs: declared beside `out`.
+    """
+
+    routing: str = "softmax"
+    body: str = "picked"
+    more: str = ""
+    outputs: str = ""
+
+    def tensors(self) -> dict[str, Array]:
+        """Stored tensors by name, random but always the same."""
+        random = np.random.default_rng(0)
+
+        def normal(*shape: int) -> Array:
+            return random.standard_normal(shape).astype(np.float32)
+
+        return {
+            "router": normal(HIDDEN, EXPERTS),
+            "correction": normal(EXPERTS),
+            "up": normal(EXPERTS, HIDDEN, WIDTH),
+            "up_bias": normal(EXPERTS, WIDTH),
+            "down": normal(EXPERTS, WIDTH, HIDDEN),
+            "down_bias": normal(EXPERTS, HIDDEN),
+        }
+
+    def model(self) -> ModelProto:
+        """The model: x + mixture(x)."""
+        model = parser.parse_model(f"""
+<ir_version: 9, opset_import: ["" : 17]>
+mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.outputs})
+<
+  int64[1] one = {{1}}, int64[1] two = {{{CHOSEN}}}, int64[1] first = {{0}}, int64[1] middle = {{1}},
+  int64[1] inner = {{2}}, int64[1] last = {{-1}}, int64[2] row_axes = {{1, 2}}, int64 depth = {{{EXPERTS}}},
+  float[2] off_on = {{0, 1}}, int64[{EXPERTS}] numbers = {{{",".join(map(str, range(EXPERTS)))}}},
+  int64[3] by_group = {{-1, {GROUPS}, {EXPERTS // GROUPS}}}, int64[2] by_expert = {{-1, {EXPERTS}}},
+  int64[3] by_group_shape = {{{TOKENS}, {GROUPS}, {EXPERTS // GROUPS}}}, float low = {{-9}}, float ones = {{1}},
+  int64[3] every = {{{EXPERTS}, {TOKENS}, {HIDDEN}}}, int64[2] score_shape = {{{TOKENS}, {EXPERTS}}}
+>
+{{
+  r = MatMul (x, router)
+{ROUTINGS[self.routing]}{BODIES[self.body]}{self.more}
+  out = Add (x, y)
+}}""")
+        stored = self.tensors()
+        model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
+        used = {name for node in model.graph.node for name in node.input}
+        for tensor in [item for item in model.graph.initializer if item.name not in used]:
+            model.graph.initializer.remove(tensor)
+        for number, node in enumerate(model.graph.node):
+            node.name = f"mixture/{node.op_type}_{number}"
+        return model
+
+    def expected(self, x: Array, gone: Collection[int] = ()) -> Array:
+        """What the model computes if the router never chooses some experts.
+
+        Args:
+            x: tokens.
+            gone: experts whose score is minus infinity before the choice.
+        """
+        stored = {name: array.astype(np.float64) for name, array in self.tensors().items()}
+        out = x.astype(np.float64)
+        for token, scores in enumerate(out @ stored["router"]):
+            scores[list(gone)] = -np.inf
+            chosen, weights = self._choice(scores, stored["correction"], gone)
+            for expert, weight in zip(chosen, weights, strict=True):
+                hidden = np.maximum(x[token] @ stored["up"][expert] + stored["up_bias"][expert], 0)
+                out[token] += weight * (hidden @ stored["down"][expert] + stored["down_bias"][expert])
+        return out
+
+    def _choice(self, scores: Array, correction: Array, gone: Collection[int]) -> tuple[Array, Array]:
+        if self.routing != "sigmoid in groups":
+            chosen = np.argsort(-scores, kind="stable")[:CHOSEN]
+            shares = np.exp(scores[chosen] - scores[chosen].max())
+            return chosen, shares / shares.sum()
+        probabilities = 1 / (1 + np.exp(-scores))
+        moved = probabilities + correction
+        moved[list(gone)] = -np.inf
+        grouped = moved.reshape(GROUPS, -1)
+        best = np.argmax(np.sort(grouped, axis=1)[:, -CHOSEN:].sum(axis=1))
+        among = np.where(np.arange(EXPERTS) // (EXPERTS // GROUPS) == best, moved, -9)
+        among[list(gone)] = -np.inf
+        chosen = np.argsort(-among, kind="stable")[:CHOSEN]
+        return chosen, probabilities[chosen]
+
+
+def tokens(seed: int = 1) -> Array:
+    """Some tokens."""
+    return np.random.default_rng(seed).standard_normal((TOKENS, HIDDEN)).astype(np.float32)
+
+
+TOYS = {f"{routing}, {body}": Toy(routing, body) for routing in ROUTINGS for body in BODIES}
