@@ -1,11 +1,11 @@
 """The way of a router's scores through the graph: from its linear layer to the weights of the experts it chooses.
 
-Two things travel forward. *Scores* have an axis with a position per expert: logits, probabilities, one-hot masks.
-*Numbers* are integers that name experts: what a TopK over that axis outputs. Where scores of different experts meet (a
-Softmax, a TopK, a sum) and where numbers pick from an axis of experts, the removal of an expert makes that axis shorter,
-and the operators compute the same of what is left: an expert with the score minus infinity is never chosen and weighs
-nothing. All other inputs follow through the rules of the operators. An operator that may do anything else with scores or
-numbers ends the walk with its reason.
+Two things travel forward. *Scores* have an axis with a position per expert: logits, probabilities, one-hot
+masks. *Numbers* are integers that name experts: what a TopK over that axis outputs. Where scores of different
+experts meet (a Softmax, a TopK, a sum) and where numbers pick from an axis of experts, the removal of an
+expert makes that axis shorter, and the operators compute the same of what is left: an expert with the score
+minus infinity is never chosen and weighs nothing. All other inputs follow through the rules of the operators.
+An operator that may do anything else with scores or numbers ends the walk with its reason.
 """
 
 from __future__ import annotations
