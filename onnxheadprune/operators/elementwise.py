@@ -21,6 +21,7 @@ from onnxheadprune.model.graph.facts import (
     DIVIDES,
     DROPOUTS,
     ELEMENTWISE,
+    EQUALS,
     EXTREMES,
     IDENTITIES,
     JOINS_TRUTHS,
@@ -31,6 +32,7 @@ from onnxheadprune.model.graph.facts import (
     STANDS_FOR_PATTERN,
     SUBTRACTS,
     TESTS_NAN,
+    VANISHES,
 )
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
@@ -48,13 +50,15 @@ declare("Pow", kinds=(ELEMENTWISE, RAISES))
 declare("Mod", kinds=(ELEMENTWISE, REMAINDERS))
 declare("Max", "Min", kinds=(ELEMENTWISE, EXTREMES))
 declare("Clip", kinds=(ELEMENTWISE, CLIPS), roles=Roles(places=(1, 2)))
-declare("Sigmoid", kinds=(ELEMENTWISE, SIGMOIDS, ACTIVATES))
+declare("Relu", "Exp", "Softplus", kinds=(ELEMENTWISE, ACTIVATES, VANISHES))
+declare("Sigmoid", kinds=(ELEMENTWISE, SIGMOIDS, ACTIVATES, VANISHES))
 declare("IsNaN", kinds=(ELEMENTWISE, TESTS_NAN))
-declare("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", kinds=(ELEMENTWISE, COMPARES))
+declare("Equal", kinds=(ELEMENTWISE, COMPARES, EQUALS))
+declare("Greater", "GreaterOrEqual", "Less", "LessOrEqual", kinds=(ELEMENTWISE, COMPARES))
 declare("And", "Or", "Xor", "Not", kinds=(ELEMENTWISE, JOINS_TRUTHS))
 declare("Where", kinds=(ELEMENTWISE, CHOOSES_ELEMENTS), roles=Roles(contents=(1, 2)))
 declare(
-    *"Relu Tanh Exp Softplus Softsign Elu Selu LeakyRelu HardSwish HardSigmoid Mish Celu ThresholdedRelu PRelu".split(),
+    *"Tanh Softsign Elu Selu LeakyRelu HardSwish HardSigmoid Mish Celu ThresholdedRelu PRelu".split(),
     kinds=(ELEMENTWISE, ACTIVATES),
 )
 declare("Gelu", "Swish", kinds=(ELEMENTWISE, ACTIVATES, STANDS_FOR_PATTERN))

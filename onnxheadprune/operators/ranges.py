@@ -1,4 +1,4 @@
-"""Range: whole numbers in a row."""
+"""Range and OneHot: whole numbers in a row, and each marked on an axis of its own."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.facts import COUNTS
+from onnxheadprune.model.graph.facts import COUNTS, MARKS_NUMBERS
 from onnxheadprune.model.graph.tables import Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
 declare("Range", kinds=(COUNTS,))
+declare("OneHot", kinds=(MARKS_NUMBERS,))
 
 
 @shape_function("Range")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxheadprune.liveness.choices import Choice, choice_reader
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.elements import Elements, boxed, elements_of
-from onnxheadprune.model.graph.facts import AVERAGES, REDUCES, SUMS, SUMS_MAGNITUDES
+from onnxheadprune.model.graph.facts import AVERAGES, DECIDED_BY_LARGEST, REDUCES, SUMS, SUMS_MAGNITUDES
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
@@ -21,16 +22,15 @@ REDUCTIONS = (
 declare("ReduceMean", kinds=(REDUCES, AVERAGES), roles=Roles(places=(1,)))
 declare("ReduceSum", kinds=(REDUCES, SUMS), roles=Roles(places=(1,)))
 declare(
-    "ReduceMax",
     "ReduceMin",
     "ReduceProd",
     "ReduceL2",
     "ReduceLogSum",
-    "ReduceLogSumExp",
     "ReduceSumSquare",
     kinds=(REDUCES,),
     roles=Roles(places=(1,)),
 )
+declare("ReduceMax", "ReduceLogSumExp", kinds=(REDUCES, DECIDED_BY_LARGEST), roles=Roles(places=(1,)))
 declare("ReduceL1", kinds=(REDUCES, SUMS_MAGNITUDES), roles=Roles(places=(1,)))
 
 
@@ -73,6 +73,13 @@ def _reduce(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     else:
         reduced = {axis % len(shape) for axis in axes}
     return _through(node, lives[0], reduced, len(shape))
+
+
+@choice_reader("ArgMax", "ArgMin")
+def _best(node: Node) -> Choice | None:
+    shape = node.shape(0)
+    highest = node.op_type == "ArgMax"
+    return Choice(node.attribute("axis", 0) % len(shape), 1, highest) if shape else None
 
 
 @rule("ArgMax", "ArgMin")

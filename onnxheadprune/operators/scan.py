@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxheadprune.liveness.choices import Choice, choice_reader
 from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.mixing import beside, coupled, mixing
 from onnxheadprune.liveness.refusal import Refusal
@@ -33,6 +34,16 @@ def _top_k_shape(node: Node) -> Shapes:
     count: Dim | None = node.attribute("k") if counted is None or counted.size != 1 else counted[0]
     axis = node.attribute("axis", -1) % len(shape)
     return [(*shape[:axis], named(count, node, axis), *shape[axis + 1 :])] * 2
+
+
+@choice_reader("TopK")
+def _best(node: Node) -> Choice | None:
+    shape, wanted = node.shape(0), node.literal(1)
+    if not shape:
+        return None
+    count = node.attribute("k") if wanted is None else wanted.reshape(-1)[0]
+    axis = node.attribute("axis", -1) % len(shape)
+    return Choice(axis, None if count is None else int(count), bool(node.attribute("largest", 1)))
 
 
 @rule("CumSum")

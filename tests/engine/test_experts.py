@@ -18,7 +18,7 @@ from onnx import ModelProto, numpy_helper
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.validation.cores import silenced_cores
 from tests import toys_mixture
@@ -34,7 +34,7 @@ PAIRS = ([1, 4], [0, 5])
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_what_is_left_computes_what_a_router_without_them_does(toy: Toy) -> None:
     model, x = toy.model(), tokens()
-    (mixture,) = find_sites(model).of("experts")
+    (mixture,) = inspect(model).of("experts")
     assert (mixture.num_units, mixture.details["chosen"], mixture.reason) == (EXPERTS, CHOSEN, None)
     for gone in PAIRS:
         planning = analyse(model, {"moe.0": gone}, "the model")
@@ -107,7 +107,7 @@ READ_OTHERWISE = {
 @pytest.mark.parametrize("case", READ_OTHERWISE.values(), ids=READ_OTHERWISE)
 def test_whoever_reads_scores_or_numbers_otherwise_is_the_reason(case: tuple[str, str, str]) -> None:
     more, outputs, told = case
-    (mixture,) = find_sites(Toy(more=more, outputs=outputs).model()).of("experts")
+    (mixture,) = inspect(Toy(more=more, outputs=outputs).model()).of("experts")
     assert told in str(mixture.reason)
 
 
@@ -122,7 +122,7 @@ greedy (float[N, 4] x) => (float[N, 4] y) <float[4, 6] w, float[6, 4] table>
     for name, shape in (("w", (4, 6)), ("table", (6, 4))):
         array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(array, name))
-    assert find_sites(model).of("experts") == ()
+    assert inspect(model).of("experts") == ()
 
 
 def _saved(model: ModelProto, path: Path) -> Path:

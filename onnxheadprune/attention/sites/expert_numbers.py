@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.model.graph.facts import EQUALS, MARKS_NUMBERS
 from onnxheadprune.model.graph.view import Node
 
 
@@ -54,7 +55,7 @@ class Renumbered:
 def one_hot(node: Node, experts: int) -> Renumbered | None:
     """A OneHot of numbers of experts, None for other nodes and where its axis is too short for all of them."""
     shape, depth, values = node.out.shape, node.literal(1), node.literal(2)
-    if node.op_type != "OneHot" or node.domain or shape is None or depth is None or values is None:
+    if node not in MARKS_NUMBERS or shape is None or depth is None or values is None:
         return None
     length = int(depth.reshape(-1)[0])
     axis = int(node.attribute("axis", -1)) % len(shape)
@@ -72,7 +73,7 @@ def compared(node: Node, index: int, experts: int) -> Renumbered | None:
         experts: how many there are.
     """
     shape, source = node.out.shape, node.shape(index)
-    if node.op_type != "Equal" or node.domain or shape is None or source is None:
+    if node not in EQUALS or shape is None or source is None:
         return None
     listed = node.literal(1 - index)
     if listed is None or listed.dtype.kind not in "iu" or max(listed.shape, default=0) != listed.size:

@@ -24,6 +24,7 @@ from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.sites.unit import Findings, Projection, Site
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.choices import choice_of
 from onnxheadprune.liveness.mixtures import mixture_of
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
@@ -94,14 +95,11 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
 
 def _scores(node: Node) -> tuple[Value, int, int] | None:
     """What a node chooses experts by, the axis of these and its length; None for nodes that choose nothing."""
-    layout = mixture_of(node)
+    layout, choice = mixture_of(node), choice_of(node)
     value = node.input(0 if layout is None else layout.read[1])
-    if value is None or not value.shape:
+    if value is None or not value.shape or (layout is None and choice is None):
         return None
-    if layout is None and (node.domain or node.op_type not in ("TopK", "ArgMax")):
-        return None
-    last = -1 if layout is not None or node.op_type == "TopK" else 0
-    axis = int(node.attribute("axis", last)) % len(value.shape)
+    axis = len(value.shape) - 1 if choice is None else choice.axis
     size = value.shape[axis]
     return (value, axis, size) if isinstance(size, int) and size > 1 else None
 

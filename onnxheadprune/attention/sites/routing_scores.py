@@ -14,17 +14,24 @@ from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.graph.facts import (
+    ADDS,
     CARRIERS,
     CASTS,
+    DIVIDES,
     EXPANDS,
+    FILLS,
     FLATTENS,
     GATHERS,
     GATHERS_ELEMENTS,
     GATHERS_ROWS,
     JOINS,
+    MULTIPLIES,
     SLICES,
     SPLITS,
+    SUBTRACTS,
+    SUMS,
     TILES,
+    VANISHES,
     VIEWS,
 )
 from onnxheadprune.model.graph.view import Node, Value
@@ -32,6 +39,7 @@ from onnxheadprune.model.graph.view import Node, Value
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 MOVES = VIEWS | FLATTENS | CASTS | EXPANDS | TILES | SLICES | SPLITS | JOINS
 """Operators behind which numbers of experts are the same numbers."""
+UNCHANGED = CARRIERS | EXPANDS | TILES | SLICES | SPLITS | JOINS
 PICKS = GATHERS | GATHERS_ELEMENTS | GATHERS_ROWS
 MATRIX = 2
 """Axes of a matrix; experts of matrices have one more."""
@@ -89,22 +97,16 @@ def is_moved(node: Node, named: Sequence[int]) -> bool:
 def out_behind(node: Node, scored: Mapping[int, Scores]) -> float | None:
     """What a node outputs where an expert is out."""
     known = [item.out for item in scored.values()]
-    first = next(iter(scored))
     if len(known) > 1:
-        return NOTHING if node.op_type == "Mul" and NOTHING in known else None
-    match node.op_type:
-        case "Sigmoid" | "Exp" | "Relu" | "Softplus":
-            return NOTHING if known[0] == NEVER else NOTHING if node.op_type == "Relu" else None
-        case "Mul" | "And":
-            return known[0] if known[0] == NOTHING else None
-        case "Div":
-            return known[0] if first == 0 and known[0] == NOTHING else None
-        case "Add" | "Sub":
-            return NEVER if first == 0 and known[0] == NEVER else None
-        case "ReduceSum" | "Neg" | "Sqrt":
-            return known[0] if known[0] == NOTHING else None
-        case _:
-            return known[0] if node in CARRIERS | EXPANDS | TILES | SLICES | SPLITS | JOINS else None
+        return NOTHING if node in MULTIPLIES and NOTHING in known else None
+    first, number = next(iter(scored)), known[0]
+    if node in VANISHES:
+        return NOTHING if number == NEVER else None
+    if node in MULTIPLIES | SUMS or (node in DIVIDES and first == 0):
+        return number if number == NOTHING else None
+    if node in ADDS | SUBTRACTS:
+        return number if first == 0 and number == NEVER else None
+    return number if node in UNCHANGED else None
 
 
 def filled_with(value: Value | None) -> float | None:
@@ -122,7 +124,7 @@ def filled_with(value: Value | None) -> float | None:
         node = value.producer
         if node is None:
             return None
-        if node.op_type == "ConstantOfShape":
+        if node in FILLS:
             fill = node.attribute("value")
             return 0.0 if fill is None else float(numpy_helper.to_array(fill).reshape(-1)[0])
         if node not in EXPANDS | CARRIERS:

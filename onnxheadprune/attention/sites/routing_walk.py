@@ -30,12 +30,23 @@ from onnxheadprune.attention.sites.routing_scores import (
     is_moved,
     out_behind,
 )
+from onnxheadprune.liveness.choices import Choice, choice_of
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixtures import EXPERTS, mixture_of
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.model.graph.facts import GATHERS_ROWS, REDUCES, WEIGHS, WRITES_INTO
+from onnxheadprune.model.graph.facts import (
+    DECIDED_BY_LARGEST,
+    GATHERS_ROWS,
+    REDUCES,
+    SOFTMAXES,
+    SUMS,
+    SUMS_MAGNITUDES,
+    WEIGHS,
+    WRITES_INTO,
+)
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -103,8 +114,9 @@ class _Walk:
         if len(scored) > 1 and any(other.live != scores.live for other in scored.values()):
             # Along different axes, or as rows and columns of one product.
             return self._product(node, scored) or self._carry(node, scored)
-        if node.op_type in ("TopK", "ArgMax") and not node.domain and index == 0:
-            return self._choice(node, scores)
+        choice = choice_of(node)
+        if choice is not None and index == 0:
+            return self._choice(node, scores, choice)
         if node in WEIGHS and index == 0:
             return self._weighed(node, scores)
         if node in REDUCES and index == 0:
@@ -125,20 +137,15 @@ class _Walk:
         shape = node.shape(0)
         return index == 0 and bool(shape) and axis_of(node, len(shape or ())) in scores.live.axes
 
-    def _choice(self, node: Node, scores: Scores) -> Refusal | None:
+    def _choice(self, node: Node, scores: Scores, choice: Choice) -> Refusal | None:
         """A TopK or an ArgMax: with experts on its axis, it outputs their numbers."""
-        shape = node.shape(0)
-        assert shape is not None
-        axis = axis_of(node, len(shape), -1 if node.op_type == "TopK" else 0)
+        axis, chosen = choice.axis, choice.count
         if axis not in scores.live.axes:
             return self._carry(node, {0: scores})
-        if not node.attribute("largest", 1):
+        if not choice.highest:
             return self._refused(node, "chooses the lowest scores")
-        literal = node.literal(1) if node.input(1) is not None else None
-        count = node.attribute("k", 1) if node.input(1) is None else literal
-        if count is None:
+        if chosen is None:
             return self._refused(node, "chooses a number of experts that is computed when the model runs")
-        chosen = int(np.asarray(count).reshape(-1)[0])
         self._meet(node, 0, scores.live, chooses=True)
         self.found.least.append((scores.live, axis, chosen))
         numbers = node.outputs[-1]
@@ -161,7 +168,7 @@ class _Walk:
             return self._refused(node, "compares the scores of experts of one group")
         self._meet(node, 0, scores.live, chooses=True)
         self._pass(node, scores.live, {0: scores.live})
-        self._score(node.out, Scores(scores.live, NEVER if node.op_type == "LogSoftmax" else NOTHING))
+        self._score(node.out, Scores(scores.live, NOTHING if node in SOFTMAXES else None))
         return None
 
     def _pass(self, node: Node, live: Live, inputs: Mapping[int, Live]) -> None:
@@ -175,9 +182,8 @@ class _Walk:
         reduced = {axis % len(shape) for axis in axes or range(len(shape))}
         if reduced.isdisjoint(scores.live.axes):
             return self._carry(node, {0: scores})
-        largest = node.op_type in ("ReduceMax", "ReduceLogSumExp")
-        adds = node.op_type in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
-        if not largest and not (adds and scores.out == NOTHING):
+        largest = node in DECIDED_BY_LARGEST
+        if not largest and not (node in SUMS | SUMS_MAGNITUDES and scores.out == NOTHING):
             return self._refused(
                 node, "reduces the scores of all experts to a number that each has a part in"
             )
@@ -245,7 +251,7 @@ class _Walk:
             return None
         if node in PICKS and list(named) == [1]:
             return self._picked(node, scored)
-        if node in WRITES_INTO and node.op_type == "ScatterElements" and list(named) == [1]:
+        if node in WRITES_INTO and 1 in roles_of(node).rows and list(named) == [1]:
             return self._written(node, scored)
         hot = one_hot(node, self.found.experts) if not scored else None
         if hot is None and not scored and len(named) == 1:
