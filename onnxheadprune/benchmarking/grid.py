@@ -136,14 +136,18 @@ def feed_for(maker: FeedMaker, point: GridPoint, like: Feed | None = None) -> Fe
     Args:
         maker: of the model's feeds.
         point: the sizes.
-        like: another model's feed; arrays of equal name, type and shape are taken from it.
+        like: another model's feed; arrays of equal name, type and shape are taken from it, but for ids that the model
+            does not have.
     """
     sizes = Sizes(point.batch, point.past or 0, point.seq or 1, point.extent or 1, distinct=False)
     known = dict.fromkeys(_sequences(maker), point.seq or 1)
     known |= {name: size for name, size in point.dims.items() if name in _symbols(maker)}
     feed = maker.sized(sizes, known, flag=bool(point.past))
+    rows = {item.name: item.rows for item in maker.inputs if item.rows is not None}
     for name, array in (like or {}).items():
         own = feed.get(name)
+        if name in rows and array.size and array.max() >= rows[name]:
+            continue
         if own is not None and own.shape == array.shape and own.dtype == array.dtype:
             feed[name] = array
     return {name: np.ascontiguousarray(array) for name, array in feed.items()}

@@ -49,9 +49,10 @@ def batch(
     from onnxheadprune.workflow.requests import Proving, Run, Writing
 
     choice = choice_of(cut, recover=recover)
-    if choice.heads is None and choice.wish is None and choice.exit is None and cut.fuse == "none":
+    specified = (choice.heads, choice.wish, choice.exit, choice.tokens)
+    if all(item is None for item in specified) and cut.fuse == "none":
         raise click.UsageError(
-            "specify what to remove with --heads, how much with --ratio, or fuse with --fuse",
+            "specify what to remove with --heads or --vocab, how much with --ratio, or fuse with --fuse",
             click.get_current_context(),
         )
     assert output is not None

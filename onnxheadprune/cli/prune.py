@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +11,7 @@ from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deploying import is_folder, subject_of
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume, Time, Vocabulary
+from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume, Time
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.setting import Setting
@@ -37,7 +36,6 @@ def prune(
     model: Model,
     target: Target,
     cut: Cut,
-    vocabulary: Vocabulary,
     running: Running,
     checking: Checking,
     deploying: Deploying,
@@ -60,20 +58,19 @@ def prune(
     --recover, or --time for the whole call, they are trained after that.
     """
     from onnxheadprune.workflow.from_settings import choice_of, request_of
-    from onnxheadprune.workflow.requests import Proving, Run, Writing, tokens_of
+    from onnxheadprune.workflow.requests import Proving, Run, Writing
 
     context, showing, in_folder = (
         click.get_current_context(),
         Showing(report, heatmap, as_json),
         is_folder(model),
     )
-    tokens = tokens_of(vocabulary.vocab, vocabulary.vocab_size, vocabulary.token_ids)
     if in_folder:
         _require_folder_settings(target, cut, heatmap, resume)
     elif deploying.runtime is not None or deploying.per_layer_config:
         flag = "--per-layer-config" if deploying.runtime is None else "--runtime"
         raise click.UsageError(f"{flag} requires a folder, whose configuration it updates", context)
-    choice = replace(choice_of(cut, recover=recover, time=time, resume=resume), tokens=tokens)
+    choice = choice_of(cut, recover=recover, time=time, resume=resume)
     _require_removal(choice, cut.fuse)
     place = model if target.in_place else target.output
     subject = subject_of(model, follow_links=deploying.follow_links and not in_folder)

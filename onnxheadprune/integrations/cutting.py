@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.selection.activations.sources import data_for, read_data, with_own_tokenizer
-from onnxheadprune.settings.cutting import AMOUNT, UNITS, Cut, Method
+from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Method
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.reading import share
 from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared
@@ -104,7 +104,7 @@ def settings_of(values: Mapping[str, Any], feeds: Data = None) -> Settings:
     given = {name: _value(PARAMETERS[name], value) for name, value in values.items() if value is not None}
     own = _group(PassKeys, given)
     cut = _group(Cut, {name: value for name, value in given.items() if name not in declared(PassKeys)})
-    specified = [getattr(cut, name) for name in f"{UNITS} exit {AMOUNT}".split()]
+    specified = [getattr(cut, name) for name in f"{UNITS} {TOKENS} exit {AMOUNT}".split()]
     if all(item is None for item in specified):
         cut = replace(cut, ratio=own.ratio, method=None if own.method == "measured" else own.method)
     settings = Settings(cut, _group(Running, given), own, feeds)

@@ -222,6 +222,30 @@ class Cut(Selecting):
             metavar="N",
         ),
     ] = None
+    vocab: Annotated[
+        Path | None,
+        Setting(
+            "Tokens to keep, one a line, or their ids; with counts behind a tab where {vocab_size} selects among them."
+            " Token ids are renumbered, and the tokenizer of a folder follows.",
+            metavar="FILE",
+        ),
+    ] = None
+    vocab_size: Annotated[
+        Annotated[int, Bounds(ge=2)] | None,
+        Setting(
+            "Number of tokens to keep: the most frequent ones of the data or of {vocab}.",
+            metavar="N",
+            rules=(requires("vocab data"),),
+        ),
+    ] = None
+    token_ids: Annotated[
+        Text | None,
+        Setting(
+            "The input with token ids, where several might hold them.",
+            metavar="NAME",
+            rules=(requires(TOKENS),),
+        ),
+    ] = None
     ratio: Annotated[
         Share | None,
         Setting(
@@ -281,38 +305,6 @@ class Cut(Selecting):
             section=CHANGES,
         ),
     ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Vocabulary:
-    """Which tokens a language model keeps."""
-
-    SECTION: ClassVar[str] = REMOVAL
-
-    vocab: Annotated[
-        Path | None,
-        Setting(
-            "Tokens to keep, one a line, or their ids; with counts behind a tab where {vocab_size} selects among them."
-            " Token ids are renumbered, and the tokenizer of a folder follows.",
-            metavar="FILE",
-        ),
-    ] = None
-    vocab_size: Annotated[
-        Annotated[int, Bounds(ge=2)] | None,
-        Setting(
-            "Number of tokens to keep: the most frequent ones of the data or of {vocab}.",
-            metavar="N",
-            rules=(requires("vocab data"),),
-        ),
-    ] = None
-    token_ids: Annotated[
-        Text | None,
-        Setting(
-            "The input with token ids, where several might hold them.",
-            metavar="NAME",
-            rules=(requires(TOKENS),),
-        ),
-    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

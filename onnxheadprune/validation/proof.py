@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
@@ -70,6 +71,7 @@ def _with_refits(
 
 
 if TYPE_CHECKING:
+    from onnxheadprune.attention.vocabulary.trim import Trimming
     from onnxheadprune.selection.activations.sources import Data
     from onnxheadprune.validation.oracle import Prepared
     from onnxheadprune.validation.wide import Wide
@@ -137,6 +139,8 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     # With a permanent exit or fewer tokens, everything is planned and compared as from the original with these; but
     # what comes out is compared with the original itself, whose decision is forced and whose tokens are translated.
     ready = _prepared(before, after)
+    if ready is not None and ready.trimmed is not None and not request.renumbered:
+        request = _renumbered(request, before, ready.trimmed)
     before = before if ready is None else ready.model
     asked = request.provider
     provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
@@ -233,6 +237,19 @@ def _prepared(original: LoadedModel, pruned: LoadedModel) -> Prepared | None:
     from onnxheadprune.validation.oracle import prepared
 
     return prepared(original, pruned)
+
+
+def _renumbered(request: ValidationRequest, original: LoadedModel, trimmed: Trimming) -> ValidationRequest:
+    """The request with data under the token ids of the pruned model: what is measured is measured on the same texts.
+
+    Raises:
+        UsageError: if no sample has tokens that are kept only.
+    """
+    if request.data is None:
+        return request
+    from onnxheadprune.selection.activations.respelled import renumbered
+
+    return replace(request, data=renumbered(request.data, original, trimmed), renumbered=True)
 
 
 def _opened(source: ModelLike) -> LoadedModel:

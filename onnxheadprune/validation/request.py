@@ -24,6 +24,7 @@ class ValidationRequest:
         seed: of the random inputs.
         metric: the user's own measure, a function or "module:function"; see `MetricMeter`.
         effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output.
+        renumbered: the data has the token ids of the pruned model, where these are others than the original's.
         unseen: the data is none that the weights were trained on, which the verdict then says.
 
     Raises:
@@ -36,6 +37,7 @@ class ValidationRequest:
     seed: int = 0
     metric: Metric | None = None
     effect: Measure | None = None
+    renumbered: bool = False
     unseen: bool = False
 
     def __post_init__(self) -> None:

@@ -21,11 +21,20 @@ from typing import Any
 
 from onnxheadprune import __version__
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import parse_json, read_text
+from onnxheadprune.model.documents import parse_json, read_text, regular_file
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.validation.headline import Headline
-from onnxheadprune.workflow.batch_worker import BUG, Job, Outcome, Proof, Reader, Worker, timed
+from onnxheadprune.workflow.batch_worker import (
+    BUG,
+    Job,
+    Outcome,
+    Proof,
+    Reader,
+    Worker,
+    digest_of_file,
+    timed,
+)
 from onnxheadprune.workflow.requests import Request
 
 RECORD = "onnxheadprune-batch.json"
@@ -127,7 +136,9 @@ def prune_batch(
     """
     source, target = Path(folder), Path(output)
     models = _models(source, target)
-    others = [*named_files("the data", request.run.data), *named_files("the heads", request.choice.heads)]
+    listed = None if request.choice.tokens is None else request.choice.tokens.keep
+    named = {"the data": request.run.data, "the heads": request.choice.heads, "the tokens": listed}
+    others = [reading for what, value in named.items() for reading in named_files(what, value)]
     _check_outputs(source, target, models, others)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -232,6 +243,10 @@ def _rooted(job: Job) -> Job:
         run = dataclasses.replace(run, data=Path(run.data).absolute())
     if isinstance(choice.heads, (str, os.PathLike)) and Path(choice.heads).exists():
         choice = dataclasses.replace(choice, heads=Path(choice.heads).absolute())
+    tokens = choice.tokens
+    if tokens is not None and isinstance(tokens.keep, (str, os.PathLike)):
+        tokens = dataclasses.replace(tokens, keep=Path(tokens.keep).absolute())
+        choice = dataclasses.replace(choice, tokens=tokens)
     request = dataclasses.replace(job.request, run=run, choice=choice)
     model, output = (str(Path(path).absolute()) for path in (job.model, job.output))
     return dataclasses.replace(job, model=model, request=request, output=output)
@@ -291,7 +306,11 @@ def _digest(request: Request, read: Reader | None) -> str:
     elif isinstance(heads, Mapping):
         spec = sorted((str(site), _listed(units)) for site, units in heads.items())
     rest = dataclasses.replace(request, choice=dataclasses.replace(request.choice, heads=None))
-    asked = [FORMAT, __version__, spec, repr(rest), repr(read)]
+    keep = None if request.choice.tokens is None else request.choice.tokens.keep
+    tokens = None
+    if isinstance(keep, (str, os.PathLike)):
+        tokens = digest_of_file(regular_file(keep, "the list of tokens"))
+    asked = [FORMAT, __version__, spec, repr(rest), repr(read), tokens]
     return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
 
 

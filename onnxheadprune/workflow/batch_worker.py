@@ -216,11 +216,12 @@ def digests(model: str) -> Digests:
     loaded = open_structure(model)
     paths = [Path(model), *loaded.data_files]
     try:
-        return {path.name: _digest(path) for path in paths}
+        return {path.name: digest_of_file(path) for path in paths}
     except OSError as error:
         raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
 
 
-def _digest(path: Path) -> str:
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of the content of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

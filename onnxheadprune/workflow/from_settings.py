@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.units import combined
 from onnxheadprune.settings.cutting import AMOUNT
-from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
 
 if TYPE_CHECKING:
     from onnxheadprune.benchmarking.request import Measuring
@@ -41,6 +41,7 @@ def choice_of(
         budget_of(recover, time),
         resume,
         exit=cut.exit,
+        tokens=tokens_of(cut.vocab, cut.vocab_size, cut.token_ids),
     )
 
 

@@ -74,6 +74,7 @@ class _Proof:
             provider=self.provider,
             seed=request.run.seed,
             effect=request.choice.effect,
+            renumbered=request.choice.tokens is not None,
             unseen=self.data is not None and _is_unseen(self.data),
         )
         verdict = prove(self.original, candidate, asked)

@@ -22,7 +22,7 @@ from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.sources import data_for
-from onnxheadprune.settings.cutting import Cut, Vocabulary
+from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Target
@@ -51,7 +51,7 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
     return hydrated(pruned.proto, pruned.sources)
 
 
-@documented(Cut, Vocabulary, Running, Target, Checking)
+@documented(Cut, Running, Target, Checking)
 def prune(  # noqa: D417 the decorator documents the settings
     model: ModelLike,
     heads: HeadSpec | None = None,

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import onnx_ir
 
     from onnxheadprune.fusion.result import Fusion
+    from onnxheadprune.selection.activations.respelled import Spelling
     from onnxheadprune.selection.wishes import Chosen
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.differences import Difference
     from onnxheadprune.workflow.operations import Operations
-    from onnxheadprune.workflow.vocabulary.spelling import Spelling
 
 BLIND = "chosen by weights alone, which says little of what outputs lose: give data with --data"
 

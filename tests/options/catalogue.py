@@ -171,6 +171,9 @@ CUTTING = RESPECTING | {
     "experts": shown("--experts", "0:1"),
     "layers": shown("--layers", "attn.0"),
     "exit": shown("--exit", "1", model="leaving"),
+    "vocab": shown("--vocab", "keep.txt", model="toy"),
+    "vocab_size": shown("--vocab-size", "14", along=("--data", "{model}.npz"), model="toy"),
+    "token_ids": shown("--token-ids", "nothing", along=("--vocab", "keep.txt"), model="toy"),
     "ratio": shown("--ratio", "0.5"),
     "keep": shown("--keep", "2", instead="ratio"),
     "target_speedup": shown("--target-speedup", "50", instead="ratio"),
@@ -178,11 +181,6 @@ CUTTING = RESPECTING | {
     "cache": shown("--cache", "keep", model="cache"),
     "allow_io_change": shown("--allow-io-change", model="told"),
     "fuse": shown("--fuse", "contrib"),
-}
-TOKENS = {
-    "vocab": shown("--vocab", "keep.txt", model="toy"),
-    "vocab_size": shown("--vocab-size", "14", along=("--data", "{model}.npz"), model="toy"),
-    "token_ids": shown("--token-ids", "nothing", along=("--vocab", "keep.txt"), model="toy"),
 }
 WRITING = CALIBRATING | {
     "output": shown("-o", "other.onnx"),
@@ -210,7 +208,6 @@ ROUNDING = {
 TRIALS: dict[str, dict[str, Trial]] = {
     "prune": CALIBRATING
     | CUTTING
-    | TOKENS
     | RESUME
     | WRITING
     | AT_ONE_MODEL

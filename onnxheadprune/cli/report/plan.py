@@ -28,9 +28,9 @@ from onnxheadprune.workflow.sizes import size_warnings
 
 if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion
+    from onnxheadprune.selection.activations.respelled import Spelling
     from onnxheadprune.selection.wishes import Chosen
     from onnxheadprune.workflow.result import PruneResult
-    from onnxheadprune.workflow.vocabulary.spelling import Spelling
 
 _WORDS = {
     "slice": "tensor cut",

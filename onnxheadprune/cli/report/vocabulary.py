@@ -12,7 +12,7 @@ from onnxheadprune.cli.report.layout import count, many, row, share, size, table
 from onnxheadprune.edit.plan import PrunePlan
 
 if TYPE_CHECKING:
-    from onnxheadprune.workflow.vocabulary.spelling import Spelling
+    from onnxheadprune.selection.activations.respelled import Spelling
 
 
 def vocabulary_report(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:

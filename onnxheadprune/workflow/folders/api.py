@@ -21,7 +21,7 @@ from onnxheadprune.selection.activations.sources import (
 )
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.wishes import Wish
-from onnxheadprune.settings.cutting import Cut, Vocabulary
+from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.inputs import Inputs, Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Deploying
@@ -32,7 +32,7 @@ from onnxheadprune.workflow.folders.result import FolderResult
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
 
 
-@documented(Cut, Vocabulary, Running, Checking, Deploying)
+@documented(Cut, Running, Checking, Deploying)
 def prune_folder(  # noqa: D417 the decorator documents the settings
     folder: str | os.PathLike[str],
     heads: HeadSpec | None = None,

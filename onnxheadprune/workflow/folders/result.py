@@ -18,7 +18,7 @@ from onnxheadprune.workflow.folders.matching import Match, SharedSite
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
-    from onnxheadprune.workflow.vocabulary.spelling import Spelling
+    from onnxheadprune.selection.activations.respelled import Spelling
 
 
 @dataclass(frozen=True, eq=False)

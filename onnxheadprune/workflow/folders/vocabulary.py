@@ -17,9 +17,9 @@ from onnxheadprune.workflow.folders.export import Export, ModelFile
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.compared import require_same_spelling
 from onnxheadprune.workflow.vocabulary.configs import changes, is_config, named_ids
+from onnxheadprune.workflow.vocabulary.counting import counted
 from onnxheadprune.workflow.vocabulary.keep import MAX_LIST, Counts, kept_ids
 from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
-from onnxheadprune.workflow.vocabulary.spelling import counted
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, pair_of, survives
 
 TOKENIZER = "tokenizer.json"

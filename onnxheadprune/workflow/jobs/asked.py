@@ -115,7 +115,8 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
         UsageError: if the scores cannot be read, or a key makes no sense beside the others.
     """
     keys, named = job.keys.prune, heads_file(job)
-    cut = replace(keys, scores=scores, heads=keys.heads if named is None else str(named))
+    listed = None if keys.vocab is None else job.at(keys.vocab)
+    cut = replace(keys, scores=scores, heads=keys.heads if named is None else str(named), vocab=listed)
     return request_of(
         cut,
         choice_of(cut),

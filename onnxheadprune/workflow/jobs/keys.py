@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from onnxheadprune.settings.cutting import AMOUNT, UNITS, Cut, Drift, Recovering, Scoring
+from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Drift, Recovering, Scoring
 from onnxheadprune.settings.inputs import (
     DATA_HELP,
     Data,
@@ -121,7 +121,7 @@ class JobKeys:
     output: Annotated[Path, Setting("The folder for everything that the job makes.")]
     prune: Annotated[
         PruneKeys,
-        Setting("What to remove.", rules=(requires(f"{_in('prune', UNITS)} prune.exit {_AMOUNT}"),)),
+        Setting("What to remove.", rules=(requires(f"{_in('prune', f'{UNITS} exit {TOKENS}')} {_AMOUNT}"),)),
     ]
     version: Annotated[Literal[1], Setting("Version of this format.")] = 1
     name: Annotated[Text | None, Setting("Name of the job in reports; that of its file if not given.")] = None

@@ -39,6 +39,7 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
         "score": {"score.drift": _function(score.drift), **calibration},
         "prune": {
             "prune.heads": None if heads is None else str(heads),
+            "prune.vocab": _path(job, keys.prune.vocab),
             "prune.scores": _path(job, keys.prune.scores),
             "prune.drift": _function(keys.prune.drift),
             **calibration,

@@ -17,16 +17,18 @@ from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.model.spelling import file_name
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations.data import calibration_data
+from onnxheadprune.selection.activations.respelled import renumbered
 from onnxheadprune.selection.activations.sources import read_data, samples_for
 from onnxheadprune.selection.scoring.executors import open_executor
 from onnxheadprune.selection.scoring.score import score, scored_kinds
 from onnxheadprune.selection.scoring.score_files import write_scores
 from onnxheadprune.validation.claim import read_claim
-from onnxheadprune.validation.claimed_exits import claimed_exits
+from onnxheadprune.validation.oracle import prepared
 from onnxheadprune.validation.proof import prove
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import RANDOM_INPUTS
@@ -218,9 +220,16 @@ class Workshop:
         self.keep("recover", documented(lambda ready: carried_through(self.model, request, progress, ready)))
 
     def _quantize(self, progress: Progress, _resumed: bool) -> None:
-        request = quantizing(self.job, self.given.read(self.folder / self.exact), self.folder / QUANTIZED)
         exact = self.folder / self.exact
+        request = quantizing(self.job, self._data_for(exact), self.folder / QUANTIZED)
         self.keep("quantize", documented(lambda ready: quantized_through(exact, request, progress, ready)))
+
+    def _data_for(self, exact: Path) -> DataSource | None:
+        """The calibration data for a model that a step has made: of fewer tokens, the original's under new ids."""
+        original = open_structure(self.model)
+        trimmed = prepared(original, open_structure(exact)).trimmed
+        data = self.given.read(exact if trimmed is None else self.model)
+        return data if data is None or trimmed is None else renumbered(data, original, trimmed)
 
     def _validate(self, progress: Progress, _resumed: bool) -> None:
         progress("validating", 0, 0)
@@ -285,13 +294,16 @@ def _deployed_distance(
         RefusedError: if there is no float output to measure.
     """
     assert request.data is not None
-    left = claimed_exits(original, exact)
-    subject = original if left is None else left.model
+    ready = prepared(original, exact)
     names = (original.name, exact.name)
-    claim = read_claim(subject.proto, exact.proto, request.heads, names, left=left is not None)
+    claim = read_claim(ready.model.proto, exact.proto, request.heads, names, left=ready.is_changed)
+    data = request.data
+    if ready.trimmed is not None:
+        data = renumbered(data, original, ready.trimmed)
+        original = original.changed(ready.trimmed.translated(original))
     view = view_of(original)
     asked = request.provider
     where = asked if isinstance(asked, Provider) else resolve_provider(asked)
-    reference = Reference(original, calibration_data(request.data, view), where)
+    reference = Reference(original, calibration_data(data, view), where)
     looking = Looking(request.effect, request.metric)
     return reference.distance(rounded, looking, claim.planning.io)

@@ -13,11 +13,12 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from onnxheadprune.runtime.feeds.samples import DataSource, Sample
+from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.selection.activations.more import Feeds
+from onnxheadprune.selection.activations.respelled import Spelling, as_data, respelled
 from onnxheadprune.workflow.requests import Request
+from onnxheadprune.workflow.vocabulary.counting import counted
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
-from onnxheadprune.workflow.vocabulary.spelling import Spelling, counted, respelled
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 
 TOKENIZER = "tokenizer.json"
@@ -77,8 +78,8 @@ def trimmed(subject: LoadedModel, request: Request) -> Trimmed:
     if samples is None or not vocabulary.inputs:
         return Trimmed(made, request, None)
     spelling, left = respelled(samples, inputs, made)
-    unit = data.unit if isinstance(data, Feeds) else "sample"
-    run = replace(request.run, data=_given(left, unit) if left else None)
+    assert data is not None
+    run = replace(request.run, data=as_data(left, data) if left else None)
     if not left and _needs_data(request):
         raise UsageError("no sample of the data has tokens that are kept only; keep more tokens")
     return Trimmed(made, replace(request, run=run), spelling)
@@ -87,13 +88,6 @@ def trimmed(subject: LoadedModel, request: Request) -> Trimmed:
 def _needs_data(request: Request) -> bool:
     choice = request.choice
     return choice.wish is not None or bool(choice.refit) or choice.recover is not None
-
-
-def _given(samples: list[Sample], unit: str) -> DataSource:
-    """Samples as a source of data."""
-    if any(sample.labels is not None for sample in samples):
-        return samples
-    return Feeds((sample.feed for sample in samples), unit)
 
 
 def _tokenizer_beside(model: LoadedModel) -> Path | None:

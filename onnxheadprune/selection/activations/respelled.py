@@ -1,19 +1,21 @@
-"""How often tokens occur in the user's data, and how much of it the tokens that are kept spell as before."""
+"""The user's data under the token ids of a smaller vocabulary, and how much of it these tokens spell as before."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.attention.vocabulary.find import Vocabulary
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.trim import Trimming
 from onnxheadprune.errors import UsageError
-from onnxheadprune.runtime.feeds.inputs import Input, Role
-from onnxheadprune.runtime.feeds.samples import Sample
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
+from onnxheadprune.runtime.feeds.samples import DataSource, Sample
+from onnxheadprune.selection.activations.more import Feeds
 from onnxheadprune.selection.activations.single import part_of, rows_of
-from onnxheadprune.workflow.vocabulary.keep import Counts
 
 
 @dataclass(frozen=True)
@@ -38,27 +40,7 @@ class Spelling:
         return {**vars(self), "unchanged_share": share}
 
 
-def counted(samples: Iterable[Sample], inputs: tuple[Input, ...], vocabulary: Vocabulary) -> Counts:
-    """Return how often each token occurs in data.
-
-    Args:
-        samples: the data.
-        inputs: the graph inputs.
-        vocabulary: of the model.
-
-    Raises:
-        UsageError: if the data has ids that the model does not have.
-    """
-    counts = np.zeros(vocabulary.rows, np.int64)
-    for sample in samples:
-        for ids in _ids(sample, inputs, vocabulary.inputs):
-            if ids.size and not 0 <= ids.min() <= ids.max() < vocabulary.rows:
-                raise UsageError(f"the data has a token id outside of the model's 0 to {vocabulary.rows - 1}")
-            counts += np.bincount(ids, minlength=vocabulary.rows)
-    return counts
-
-
-def _ids(
+def tokens_in(
     sample: Sample, inputs: tuple[Input, ...], names: tuple[str, ...]
 ) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:
     """Yield the tokens of a sample without padding, as far as a mask tells."""
@@ -85,7 +67,7 @@ def respelled(
     total = unchanged = count = 0
     left: list[Sample] = []
     for sample in samples:
-        for ids in _ids(sample, inputs, names):
+        for ids in tokens_in(sample, inputs, names):
             total += ids.size
             unchanged += int(np.count_nonzero(new[ids] >= 0))
         feed = {
@@ -103,3 +85,34 @@ def respelled(
             left.append(part_of(moved, inputs, good))
     kept = sum(rows_of(sample.feed, inputs) for sample in left)
     return Spelling(total, unchanged, count, kept), left
+
+
+def renumbered(data: DataSource, original: LoadedModel, made: Trimming) -> DataSource:
+    """Data of a model for the one with fewer tokens: the samples whose tokens are all kept, under new ids.
+
+    Args:
+        data: for the original.
+        original: the model that it is for.
+        made: the model with the tokens that are kept.
+
+    Raises:
+        UsageError: if no sample is left.
+    """
+    inputs = tuple(graph_inputs(view_of(original)))
+    _, left = respelled(list(load_data(data, inputs)), inputs, made)
+    if not left:
+        raise UsageError("no sample of the data has tokens that are kept only; keep more tokens")
+    return as_data(left, data)
+
+
+def as_data(samples: list[Sample], like: DataSource) -> DataSource:
+    """Samples as a source of data.
+
+    Args:
+        samples: some of the data, or what became of them.
+        like: the data.
+    """
+    if any(sample.labels is not None for sample in samples):
+        return samples
+    unit = like.unit if isinstance(like, Feeds) else "sample"
+    return Feeds((sample.feed for sample in samples), unit)
