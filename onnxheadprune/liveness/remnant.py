@@ -21,15 +21,14 @@ from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.model.graph.facts import (
     ADDS,
-    AVERAGES,
     CASTS,
     DROPOUTS,
     IDENTITIES,
+    KEEPS_ZEROS,
     MULTIPLIES,
     RESHAPES,
     SLICES,
     SQUEEZES,
-    SUMS,
     SUMS_PRODUCTS,
     TRANSPOSES,
 )
@@ -68,7 +67,7 @@ def reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tu
 
 def bias_of(node: Node) -> Remnant | Refusal:
     """Return what a projection gives if it sums over nothing; a refusal if it adds something that is no plain bias."""
-    if node in SUMS or node in AVERAGES:
+    if node in KEEPS_ZEROS:
         return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
     mixture = mixture_of(node)
     if mixture is not None:

@@ -10,7 +10,14 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.elements import Elements, boxed, elements_of
-from onnxheadprune.model.graph.facts import AVERAGES, DECIDED_BY_LARGEST, REDUCES, SUMS, SUMS_MAGNITUDES
+from onnxheadprune.model.graph.facts import (
+    AVERAGES,
+    DECIDED_BY_LARGEST,
+    KEEPS_ZEROS,
+    REDUCES,
+    SUMS,
+    SUMS_MAGNITUDES,
+)
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
@@ -19,19 +26,20 @@ REDUCTIONS = (
     " ReduceLogSumExp ReduceSumSquare"
 ).split()
 
-declare("ReduceMean", kinds=(REDUCES, AVERAGES), roles=Roles(places=(1,)))
-declare("ReduceSum", kinds=(REDUCES, SUMS), roles=Roles(places=(1,)))
+declare("ReduceMean", kinds=(REDUCES, AVERAGES, KEEPS_ZEROS), roles=Roles(places=(1,)))
+declare("ReduceSum", kinds=(REDUCES, SUMS, KEEPS_ZEROS), roles=Roles(places=(1,)))
 declare(
     "ReduceMin",
     "ReduceProd",
     "ReduceL2",
-    "ReduceLogSum",
     "ReduceSumSquare",
-    kinds=(REDUCES,),
+    kinds=(REDUCES, KEEPS_ZEROS),
     roles=Roles(places=(1,)),
 )
-declare("ReduceMax", "ReduceLogSumExp", kinds=(REDUCES, DECIDED_BY_LARGEST), roles=Roles(places=(1,)))
-declare("ReduceL1", kinds=(REDUCES, SUMS_MAGNITUDES), roles=Roles(places=(1,)))
+declare("ReduceMax", kinds=(REDUCES, KEEPS_ZEROS, DECIDED_BY_LARGEST), roles=Roles(places=(1,)))
+declare("ReduceLogSumExp", kinds=(REDUCES, DECIDED_BY_LARGEST), roles=Roles(places=(1,)))
+declare("ReduceLogSum", kinds=(REDUCES,), roles=Roles(places=(1,)))
+declare("ReduceL1", kinds=(REDUCES, SUMS_MAGNITUDES, KEEPS_ZEROS), roles=Roles(places=(1,)))
 
 
 @shape_function("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceProd")

@@ -203,12 +203,60 @@ def test_a_mean_without_heads_leaves_the_bias_of_the_layer_behind_it() -> None:
     assert [node.op_type for node in pruned.graph.node] == ["Add"]
 
 
-def test_an_extremum_over_heads_is_no_sum() -> None:
-    model = _model(HEADS, "r = ReduceMax<axes = [1], keepdims = 0>(c)  p = MatMul(r, one)  y = Add(p, x)")
-    (site,) = inspect(model)
-    assert site.num_heads == H
-    with pytest.raises(RefusedError, match="reduces all of them to one, in which a zero still counts"):
+BLENDED = {
+    "their maximum": (HEADS, "r = ReduceMax<axes = [1], keepdims = 0>(c)", "a zero still counts", H),
+    "the sum of their squares": (
+        HEADS,
+        "r = ReduceSumSquare<axes = [1], keepdims = 0>(c)",
+        "a zero still counts",
+        H,
+    ),
+    "the mean of their maps": (
+        HEADS.replace("c = MatMul(maps, vh)", "map1 = ReduceMean<axes = [1], keepdims = 0>(maps)"),
+        "v1 = MatMul(x, wv0)  r = MatMul(map1, v1)",
+        "makes one attention map of those of 4 heads",
+        1,
+    ),
+    "the maximum of their maps": (
+        HEADS.replace("c = MatMul(maps, vh)", "map1 = ReduceMax<axes = [1], keepdims = 1>(maps)"),
+        "v1 = MatMul(x, wv0)  v2 = Unsqueeze(v1, i1)  r4 = MatMul(map1, v2)  r = Squeeze(r4, i1)",
+        "makes one attention map of those of 4 heads",
+        1,
+    ),
+    "one added to the other": (
+        ONE_BY_ONE % tuple(range(H)),
+        "d1 = Add(o0, o1)  d2 = Add(d1, o2)  d3 = Add(d2, o3)  r = Mul(d3, half)",
+        "added up one by one",
+        H,
+    ),
+    "a sum of all, of one value": (
+        ONE_BY_ONE % (0, 0, 0, 0),
+        "r = Sum(o0, o1, o2, o3)",
+        "added up one by one",
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("how", BLENDED)
+def test_heads_without_contexts_of_their_own_are_removed_together(how: str) -> None:
+    """Their number is known, and no single one can be removed."""
+    nodes, blend, reason, kv = BLENDED[how]
+    model = _model(nodes, blend, "p = MatMul(r, one)  y = Add(p, x)")
+    (site,) = (sites := inspect(model))
+    assert (site.num_heads, site.kv_num_heads, site.removable, site.removable_whole) == (H, kv, False, True)
+    assert not sites.near_misses and not sites.no_heads and not sites.neurons
+    with pytest.raises(RefusedError, match=reason):
         analyse(model, {0: [1]}, "m")
+    check_cut(model, FEED, range(H))
+
+
+@pytest.mark.parametrize("joined", ["m3 = Mul(o0, o1)", "m3 = Sub(o0, o1)"])
+def test_contexts_that_gate_each_other_are_one_head(joined: str) -> None:
+    """So are two maps whose contexts are subtracted (a differential head)."""
+    nodes = "\n".join((ONE_BY_ONE % (0, 0, 0, 0)).splitlines()[:6])
+    (site,) = inspect(_model(nodes, f"{joined}  p = MatMul(m3, one)  y = Add(p, x)"))
+    assert site.num_heads == 1
 
 
 def test_a_mean_is_a_matrix_of_equal_shares() -> None:

@@ -81,8 +81,14 @@ class _Survey:
     def __init__(self, block: Block) -> None:
         self.block = block
         self.groups: Partition[int] = Partition()
-        for head in range(block.num_heads):
+        places: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for head, members in enumerate(block.members):
             self.groups.root(head)
+            for place in members:
+                places[place].append(head)
+        for heads in places.values():
+            # Heads of one context read the same values.
+            self.groups.join(heads)
         self.head_size: int | None = None
         self.free: set[Value] = set()
         self.maps: set[Value] = set()

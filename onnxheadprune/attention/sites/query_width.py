@@ -20,13 +20,20 @@ def query_width(core: Core) -> int | None:
     if found is None:
         return None  # stored maps have neither queries nor keys
     values = found.owners(found.out_axes[core.feature_axes[0]])[0]
-    scores = [
-        node for index in found.indices if index != values for node in _first_products(core.node, index)
-    ]
+    scores = score_products(core)
     if scores:
         return _contracted_size(scores[0])
     # Queries read a summary of keys and values: the core itself sums over them.
     return _contracted_size(core.node) if _first_products(core.node, values) else None
+
+
+def score_products(core: Core) -> list[Node]:
+    """The products of queries and keys that a core weighs its values by; none for fused operators."""
+    found = is_product(core.node)
+    if found is None:
+        return []
+    values = found.owners(found.out_axes[core.feature_axes[0]])[0]
+    return [node for index in found.indices if index != values for node in _first_products(core.node, index)]
 
 
 def _first_products(node: Node, index: int) -> list[Node]:

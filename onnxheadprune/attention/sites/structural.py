@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import permutations
 
 from onnxheadprune.attention.sites.averages import reduced_heads
+from onnxheadprune.attention.sites.blended import blended
 from onnxheadprune.attention.sites.chains import in_a_row
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group
@@ -57,9 +58,14 @@ def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[A
         and not _attends(block.cores[0])
     ]
     known: dict[Block, Anatomy] = {}
+    reasons: dict[Block, Refusal] = {}
     for block in grouped:
         if block in folded or block in pools:
             continue
+        blend = blended(block) if block.num_heads == 1 else None
+        if blend is not None:
+            block = blend.block
+            reasons[block] = blend.reason
         parts = anatomy(block)
         if isinstance(parts, Refusal):
             refused.append(Refused(block.projections[0].node, block.cores[0].node, parts))
@@ -70,7 +76,8 @@ def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[A
     makers = ((block.projections, [core.node for core in block.cores]) for block in blocks)
     names = named_apart(makers, AttentionSite.UNNAMED)
     for index, (block, name) in enumerate(zip(blocks, names, strict=True)):
-        sites.append(_site(index, name, block, known[block], mixers))
+        site = _site(index, name, block, known[block])
+        sites.append(_judged(site, block, known[block], mixers, reasons.get(block)))
     claimed = {core.node for block in blocks for core in block.cores}
     return sites, left_out(view, claimed, refused, folded, pools)
 
@@ -152,9 +159,9 @@ def _reads_keys(node: Node) -> bool:
     return rows != [] and 1 not in rows
 
 
-def _site(index: int, name: str, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:
+def _site(index: int, name: str, block: Block, parts: Anatomy) -> AttentionSite:
     kv = len(parts.groups)
-    site = AttentionSite(
+    return AttentionSite(
         index=index,
         name=name,
         kind=_kind(block.num_heads, kv) if parts.kv_known else "unknown",
@@ -172,6 +179,24 @@ def _site(index: int, name: str, block: Block, parts: Anatomy, mixers: frozenset
         original_num_units=block.num_heads,
         original_kv_num_heads=kv,
     )
+
+
+def _judged(
+    site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[Node], blended: Refusal | None
+) -> AttentionSite:
+    """The site, with the reason why no single head can be removed, if there is one.
+
+    Args:
+        site: the site.
+        block: its block.
+        parts: what is upstream of its cores.
+        mixers: linear layers that mix heads.
+        blended: why its heads have no contexts of their own, if they have none.
+    """
+    if blended is not None:
+        elements, size, flops = weights_of(_trial(site, tuple(range(block.num_heads))))
+        own = _is_own(site, block)
+        return replace(site, reason=blended, whole=own, params=elements, bytes=size, flops_per_token=flops)
     if block.num_heads == 1:
         trial = _trial(site, (0,))
         mixed = foreign(block, trial, (0,))

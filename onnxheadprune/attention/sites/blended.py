@@ -1,0 +1,124 @@
+"""Heads that are summed where no axis of heads is left: their number is known, and only all of them can be removed.
+
+Contexts of single heads may be added up one by one in front of the projection. And attention maps may be averaged over
+heads before they weigh the values, so that there is only one context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from onnxheadprune.attention.sites.census import sums_to_one
+from onnxheadprune.attention.sites.core import Core
+from onnxheadprune.attention.sites.fused import is_fused_core
+from onnxheadprune.attention.sites.grouping import Block
+from onnxheadprune.attention.sites.products import MAX_UPSTREAM, is_contraction, is_product, upstream
+from onnxheadprune.attention.sites.query_width import score_products
+from onnxheadprune.attention.sites.trace import Tracer
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, REDUCES
+from onnxheadprune.model.graph.view import Node, Value
+
+SUMS_UP = ADDS | ADDS_ALL
+
+
+class Blended(NamedTuple):
+    """A block whose heads are told apart, and why no single one can be removed."""
+
+    block: Block
+    reason: Refusal
+
+
+def blended(block: Block) -> Blended | None:
+    """Return the heads that a block of one context has, None if it has one head.
+
+    Args:
+        block: a block in which no axis enumerates heads.
+    """
+    cores = [core.node for core in block.cores]
+    if any(is_fused_core(core) or is_product(core) is None for core in cores):
+        return None
+    if len(cores) > 1:
+        added = _added_one_by_one(block, cores)
+        return None if added is None else Blended(_of(block, [(core.index, 0) for core in cores]), added)
+    reduced = _reduced_maps(block.cores[0])
+    if reduced is None:
+        return None
+    count, node = reduced
+    sentence = (
+        f"{node.label} makes one attention map of those of {count} heads before it weighs the values, so that no single"
+        " head has a context"
+    )
+    reason = Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
+    return Blended(_of(block, [(cores[0].index, 0)] * count), reason)
+
+
+def _of(block: Block, places: Sequence[tuple[int, int]]) -> Block:
+    """The block with a head at each of these positions of its cores; all fill the same channels."""
+    projections = tuple(replace(item, channels=item.channels * len(places)) for item in block.projections)
+    return Block(projections, block.cores, tuple(frozenset({place}) for place in places))
+
+
+def _added_one_by_one(block: Block, cores: list[Node]) -> Refusal | None:
+    """Return that the contexts of heads, each with queries of its own, are added up before the projection."""
+    queries = {_query(core) for core in block.cores}
+    if None in queries or len(queries) < len(cores):
+        return None
+    for projection in block.projections:
+        joins = list(_joins(projection.node.inputs[projection.activation[0]], set(cores)))
+        if not joins or any(node not in SUMS_UP for node in joins):
+            return None
+        sentence = (
+            f"its heads are added up one by one before {projection.node.label}, which reads only their sum"
+        )
+        return Refusal(Reason.COUPLED, joins[0].label, joins[0].out.name, sentence)
+    return None
+
+
+def _query(core: Core) -> Value | None:
+    """What makes the queries of a core."""
+    scores = score_products(core)
+    return scores[0].inputs[0] if scores else None
+
+
+def _joins(value: Value | None, cores: set[Node]) -> Iterator[Node]:
+    """Yield the nodes between some cores and what reads them that read several of them, nearest to the reader first."""
+    above = list(upstream(value, MAX_UPSTREAM, lambda node: node in cores))
+    leads = {node for node in above if node in cores}
+    for node in sorted(above, key=lambda node: node.index):
+        makers = {source.producer for source in node.inputs if source is not None} & leads
+        if node not in cores and makers:
+            leads.add(node)
+            if len(makers) > 1:
+                yield node
+
+
+def _reduced_maps(core: Core) -> tuple[int, Node] | None:
+    """How many heads have maps that a reduction makes one of before a core weighs its values, and that reduction."""
+    product = is_product(core.node)
+    assert product is not None
+    values = product.owners(product.out_axes[core.feature_axes[0]])
+    for index in product.indices:
+        for node in (
+            upstream(core.node.inputs[index], MAX_UPSTREAM, is_contraction) if index not in values else ()
+        ):
+            count = _heads_of(node) if node in REDUCES else None
+            if count is not None:
+                return count, node
+    return None
+
+
+def _heads_of(node: Node) -> int | None:
+    """Over how many heads a reduction of attention weights runs, None if it reduces something else."""
+    source, shape = node.inputs[0], node.shape(0)
+    if source is None or not any(map(sums_to_one, upstream(source, MAX_UPSTREAM, is_contraction))):
+        return None
+    for axis in node.int_list("axes", 1) or ():
+        size = (shape or ())[axis]
+        if not isinstance(size, int) or size < 2:
+            continue
+        if Tracer().trace(source, (axis % len(shape or ()),), (size,)).mixes_heads:
+            return size
+    return None
