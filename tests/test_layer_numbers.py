@@ -85,6 +85,19 @@ def test_a_sublayer_that_is_left_alone_stays_in_its_layer() -> None:
     assert plan_pruning(left, {"layer.2": "*"}).removed == {2: tuple(range(8))}
 
 
+@pytest.mark.parametrize(
+    ("spec", "left", "lacks"),
+    [("ffn.1", "attn.1", "feed-forward block"), ("1", "ffn.1", "attention site")],
+)
+def test_a_layer_without_attention_or_network_says_so(
+    command: Command, tmp_path: Path, spec: str, left: str, lacks: str
+) -> None:
+    onnx.save(cut(DIGITS, {spec: "*"}), tmp_path / "m.onnx")
+    told = command("inspect", tmp_path / "m.onnx", "--json").document["layers"]
+    assert [layer["lacks"] for layer in told] == [[], [lacks], [], []]
+    assert f"blocks.1  {left} (no {lacks})" in command("inspect", tmp_path / "m.onnx").stdout
+
+
 @pytest.mark.parametrize("spec", [{"0": [1]}, {"ffn.1": range(64)}])
 def test_where_no_site_is_removed_as_a_whole_there_is_no_record(spec: Mapping[str, Any]) -> None:
     assert layers_record(cut(DIGITS, spec)) == {}

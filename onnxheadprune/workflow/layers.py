@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from onnxheadprune.attention.analysis import Analysis
 from onnxheadprune.attention.layer_names import Layer
 from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import node_flops, nodes_of
 from onnxheadprune.errors import RefusedError, UsageError
@@ -32,6 +33,7 @@ class LayerSummary:
         key: its number, behind the name of its stack where a model has several: "3", "encoder.3".
         name: its module path, "" where names tell none.
         sites: keys of its attention sites and feed-forward blocks ("attn.3", "ffn.3"), in graph order.
+        lacks: what other layers of the model hold and this one does not: "feed-forward block".
         params: elements of the weights and biases that belong to their units.
         params_share: of all stored elements of the model.
         operations_share: the part of all operations of a run that runs through their units; None where that cannot be
@@ -41,6 +43,7 @@ class LayerSummary:
     key: str
     name: str
     sites: tuple[str, ...]
+    lacks: tuple[str, ...]
     params: int
     params_share: float
     operations_share: float | None
@@ -62,16 +65,26 @@ def summaries(analysis: Analysis) -> tuple[LayerSummary, ...]:
         return ()
     elements = stored_size(analysis.model).elements
     costs = _costs(analysis) if found else {}
-    return tuple(_summary(layer, elements, costs) for layer in found.values())
+    every = {title: None for layer in found.values() for title in _titles(layer)}
+    return tuple(
+        _summary(layer, [title for title in every if title not in _titles(layer)], elements, costs)
+        for layer in found.values()
+    )
 
 
-def _summary(layer: Layer, elements: int, costs: Mapping[str, int]) -> LayerSummary:
+def _titles(layer: Layer) -> list[str]:
+    """Return what the sites of a layer are called whose units can be chosen."""
+    return [kind.TITLE for kind in map(kind_of, layer.sites) if kind.CHOSEN]
+
+
+def _summary(layer: Layer, lacks: Sequence[str], elements: int, costs: Mapping[str, int]) -> LayerSummary:
     own = nodes_of(layer.sites) if costs else ()
     params = sum(site.params for site in layer.sites)
     return LayerSummary(
         layer.key,
         layer.name,
         tuple(site.called(site.number) for site in layer.sites),
+        tuple(lacks),
         params,
         params / elements if elements else 0.0,
         sum(cost for ref, cost in costs.items() if ref in own) / sum(costs.values()) if costs else None,

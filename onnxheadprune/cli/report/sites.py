@@ -174,9 +174,10 @@ def layers_report(layers: Sequence[LayerSummary]) -> Iterator[RenderableType]:
     )
     for layer in layers:
         operations = "?" if layer.operations_share is None else share(layer.operations_share)
-        made.add_row(
-            layer.key, layer.name or "-", " ".join(layer.sites), share(layer.params_share), operations
-        )
+        held = " ".join(layer.sites)
+        if layer.lacks:
+            held += f" (no {', no '.join(layer.lacks)})"
+        made.add_row(layer.key, layer.name or "-", held, share(layer.params_share), operations)
     yield made
 
 
