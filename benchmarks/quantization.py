@@ -29,12 +29,10 @@ from accuracy import CALIBRATION, HELD_OUT, Feeds, corpus, embeddings, quality, 
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking.grid import Asked
-from onnxheadprune.benchmarking.measure import Quota
-from onnxheadprune.benchmarking.request import Measuring
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.quantizing import To
+from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.workflow.combine import QUANTIZED, Combination
 
 
@@ -116,10 +114,10 @@ def main(
             both = frozenset({"heads", "neurons"})
             wish, what = ohp.Wish(ratio=1 - 1 / speed, units=both), f"{speed:g} times fewer operations"
         ohp.prune(model, None, pruned, wish=wish, data=data, provider="cpu")
-        measuring = Measuring(Asked((8,), (128,), None, {}), Quota(None, budget), None)
+        timing = Timing(batch=(8,), seq=(128,), time_budget=budget)
         for way in ways:
             click.echo(f"\n{way}, {what}")
-            result = ohp.combine(model, pruned, to=way, data=data, provider="cpu", measuring=measuring)
+            result = ohp.combine(model, pruned, to=way, data=data, provider="cpu", timing=timing)
             protos = [hydrated(corner.model.proto, corner.model.sources) for corner in result.corners]
             found[way] = told(result, [quality(embeddings(item, held), original) for item in protos])
     if all_operators:

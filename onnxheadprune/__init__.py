@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from onnxheadprune.selection.space import Selection
     from onnxheadprune.selection.wishes import Chosen, Wish
     from onnxheadprune.settings.inputs import Inputs
+    from onnxheadprune.settings.measuring import Timing
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.proof import validate
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
@@ -111,6 +112,7 @@ __all__ = [
     "SiteScores",
     "Sites",
     "StoredSize",
+    "Timing",
     "UsageError",
     "Validation",
     "ValidationFailedError",
@@ -207,6 +209,7 @@ _HOMES = {
     "selection.space": ("Selection",),
     "selection.select": ("select_heads",),
     "settings.inputs": ("Inputs",),
+    "settings.measuring": ("Timing",),
     "errors": (
         "HeadPruneError",
         "InferenceError",

@@ -16,13 +16,14 @@ import pytest
 from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, bench, prune
 from onnxheadprune.benchmarking import comparable, measure, runner
 from onnxheadprune.benchmarking.gate import speed_gates
-from onnxheadprune.benchmarking.measure import Quota, Series, measure_round, warm_up
+from onnxheadprune.benchmarking.measure import Series, measure_round, warm_up
 from onnxheadprune.cli.report.figure import save_figure
 from onnxheadprune.cli.report.pictures.latency import plot_latency
 from onnxheadprune.runtime import CPU, CUDA, Provider, bound
 from onnxheadprune.runtime import session as session_module
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.memory import footprint, kernels_in
+from onnxheadprune.settings.measuring import Timing
 from tests import toys
 from tests.clocks import patient
 from tests.conftest import Outcome
@@ -105,7 +106,7 @@ def test_models_take_turns() -> None:
             original()
 
         fake.run = run  # type: ignore[method-assign]
-    measure_round(fakes, series, Quota(blocks=40), np.random.default_rng(0), clock)
+    measure_round(fakes, series, Timing(repeats=40), np.random.default_rng(0), clock)
     assert [len(item.blocks[0]) for item in series] == [8, 8, 8]
     assert [np.median(item.blocks[0]) for item in series] == pytest.approx([0.02, 0.01, 0.02])
     turns = [tuple(order[start : start + 3]) for start in range(len(order) - 24, len(order), 3)]
@@ -117,7 +118,7 @@ def test_time_ends_a_round() -> None:
     clock = Clock()
     series = [Series(), Series()]
     measure_round(
-        [Fake(clock, 0.1), Fake(clock, 0.1)], series, Quota(seconds=10), np.random.default_rng(0), clock
+        [Fake(clock, 0.1), Fake(clock, 0.1)], series, Timing(time_budget=10), np.random.default_rng(0), clock
     )
     assert 9 <= len(series[0].blocks[0]) <= 11
 

@@ -13,8 +13,7 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune.settings.inputs import DataFormat
-from onnxheadprune.settings.measuring import Benching
-from onnxheadprune.workflow.from_settings import measuring_of
+from onnxheadprune.settings.measuring import Timing
 from tests.conftest import Outcome
 from tests.options.models import write_models
 
@@ -25,7 +24,7 @@ FUNCTIONS = [
 ]
 WISH = ohp.Wish(ratio=0.25)
 CALLS: Mapping[str, Mapping[str, Any]] = {
-    "combine": {"to": "int8-dynamic", "measuring": measuring_of(Benching(batch=(1,), seq=(4,), repeats=5))},
+    "combine": {"to": "int8-dynamic", "timing": Timing(batch=(1,), seq=(4,), repeats=5)},
     "prune": {"wish": WISH},
     "prune_folder": {"wish": WISH},
     "quantize": {"to": "int8-qdq"},

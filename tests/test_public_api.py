@@ -60,6 +60,7 @@ PUBLIC = [
     "SiteScores",
     "Sites",
     "StoredSize",
+    "Timing",
     "UsageError",
     "Validation",
     "ValidationFailedError",

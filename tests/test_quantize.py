@@ -17,19 +17,17 @@ from rich.console import Console
 from onnxheadprune import RefusedError, UsageError, Wish, combine, inspect, prune, quantize, validate
 from onnxheadprune.attention.packed import packed_again, packed_matrix, unpacked
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking.grid import Asked
-from onnxheadprune.benchmarking.measure import Quota
-from onnxheadprune.benchmarking.request import Measuring
 from onnxheadprune.cli.report.combination import combine_report
 from onnxheadprune.edit.records import QUANTIZED_KEY, VALIDATION_KEY, quantized_record
 from onnxheadprune.runtime import quantizing
 from onnxheadprune.selection.activations.linear import linear_at
+from onnxheadprune.settings.measuring import Timing
 from tests import toys, toys_nbits, toys_scores
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
 DATA = toys_scores.ids(12, 8)
-QUICK = Measuring(Asked((2,), None, None, {}), Quota(5, 1.0), 1)
+QUICK = Timing(batch=(2,), repeats=5, threads=1)
 
 
 def keys(model: onnx.ModelProto) -> dict[str, str]:
@@ -196,9 +194,7 @@ def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None)
     cut = prune(toy, {0: [1], 1: [2]}, tmp_path / "cut.onnx", data=DATA, refit=True, provider="cpu")
     assert cut.output is not None
     out = tmp_path / "both.onnx"
-    found = combine(
-        toy, cut.output, to="int8-dynamic", data=DATA, output=out, provider="cpu", measuring=QUICK
-    )
+    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, output=out, provider="cpu", timing=QUICK)
     names = [corner.name for corner in found.corners]
     assert names == ["original", "pruned", "quantized", "pruned, then quantized", "quantized, then pruned"]
     drifts = {corner.name: corner.distance.drift for corner in found.corners}
@@ -218,7 +214,7 @@ def test_both_orders_lose_the_same_neurons(toy: Path, tmp_path: Path, short_cloc
     """The second order once took the heads of a cut alone, so that two different cuts were compared."""
     cut = prune(toy, {0: [1], "ffn.0": range(8)}, tmp_path / "cut.onnx", provider="cpu")
     assert cut.output is not None
-    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, provider="cpu", measuring=QUICK)
+    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, provider="cpu", timing=QUICK)
     for corner in found.corners:
         sites, gone = inspect(corner.model.proto), "pruned" in corner.name
         assert sites[0].removed == ((1,) if gone else ())
@@ -231,7 +227,7 @@ def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path, short_c
     pytest.importorskip("onnx_ir", reason="int4 needs it")
     cut = prune(toy, {0: [1]}, tmp_path / "cut.onnx", provider="cpu")
     assert cut.output is not None
-    found = combine(toy, cut.output, to="int4", data=DATA, provider="cpu", measuring=QUICK)
+    found = combine(toy, cut.output, to="int4", data=DATA, provider="cpu", timing=QUICK)
     assert found.recommended == "pruned, then quantized" and set(found.refused) == {"quantized, then pruned"}
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView
-from onnxheadprune.operators import annotated
 from onnxheadprune.runtime.feeds.fill import Array
 
 FEW = 64
@@ -41,7 +41,7 @@ def concrete_view(model: ModelProto, feed: Mapping[str, Array]) -> GraphView:
     made = ModelProto(ir_version=model.ir_version, graph=graph)
     made.opset_import.extend(model.opset_import)
     made.functions.extend(model.functions)
-    return annotated(GraphView(made))
+    return view_of(made)
 
 
 def _without_data(tensor: TensorProto) -> TensorProto:

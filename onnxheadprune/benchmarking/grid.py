@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -12,6 +11,7 @@ from onnxheadprune.benchmarking.result import GridPoint
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker
 from onnxheadprune.runtime.feeds.symbols import Sizes
+from onnxheadprune.settings.measuring import Timing
 
 BATCHES = (1, 8)
 LENGTHS = (128, 64, 32, 16, 8, 4)
@@ -21,22 +21,6 @@ EXTENTS = (224, 256, 128, 64, 32, 16, 384, 512, 1024, 3000, 16000)
 """Sides of images and lengths of sound to try where the user names none, the usual ones first."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The sizes that the user wants measured; None leaves the choice to us.
-
-    Attributes:
-        batch, seq: sizes to cross with each other.
-        past: lengths of the cache, each behind one new token.
-        dims: sizes of single symbols.
-    """
-
-    batch: Sequence[int] | None = None
-    seq: Sequence[int] | None = None
-    past: Sequence[int] | None = None
-    dims: Mapping[str, int] = field(default_factory=dict)
-
-
 _SEQUENCE_WORDS = ("seq", "length", "token")
 """In names of dimensions of float inputs: embeddings come in as floats, as images do, and have a sequence."""
 
@@ -44,7 +28,7 @@ Runs = Callable[[GridPoint], InferenceError | None]
 """Tries the first model at a point."""
 
 
-def make_grid(asked: Asked, maker: FeedMaker, runs: Runs) -> tuple[GridPoint, ...]:
+def make_grid(asked: Timing, maker: FeedMaker, runs: Runs) -> tuple[GridPoint, ...]:
     """The points to measure, each one tried on the first model.
 
     Args:
@@ -67,7 +51,7 @@ def make_grid(asked: Asked, maker: FeedMaker, runs: Runs) -> tuple[GridPoint, ..
     return tuple(points)
 
 
-def _check(asked: Asked, maker: FeedMaker) -> None:
+def _check(asked: Timing, maker: FeedMaker) -> None:
     found = maker.symbols
     unknown = sorted(set(asked.dims) - _symbols(maker))
     if unknown:
@@ -92,7 +76,7 @@ def _fixed_batch(maker: FeedMaker) -> int:
 
 
 def _family(
-    asked: Asked, maker: FeedMaker, runs: Runs, *, decode: bool, dims: dict[str, int]
+    asked: Timing, maker: FeedMaker, runs: Runs, *, decode: bool, dims: dict[str, int]
 ) -> Iterator[GridPoint]:
     """Points of whole sequences, or of decode steps."""
     found = maker.symbols

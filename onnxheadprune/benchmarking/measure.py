@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from onnxheadprune.benchmarking.statistics import Floats
+from onnxheadprune.settings.measuring import Timing
 
 ROUNDS = 5
 """How often all sessions are opened anew: what one session has by luck, the next one has not."""
@@ -35,19 +36,6 @@ class Runner(Protocol):
 
     def run(self) -> None:
         """One run, finished when it returns."""
-
-
-@dataclass(frozen=True)
-class Quota:
-    """The amount to measure at one grid point, over all rounds and models.
-
-    Attributes:
-        blocks: this many blocks; None goes by time.
-        seconds: time to spend.
-    """
-
-    blocks: int | None = None
-    seconds: float = 10.0
 
 
 @dataclass
@@ -90,7 +78,7 @@ def warm_up(runner: Runner, clock: Callable[[], float] = time.perf_counter) -> t
 def measure_round(
     runners: Sequence[Runner],
     series: Sequence[Series],
-    quota: Quota,
+    timing: Timing,
     generator: np.random.Generator,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
@@ -99,7 +87,7 @@ def measure_round(
     Args:
         runners: one per model, ready to run.
         series: one per model.
-        quota: for all rounds together.
+        timing: blocks or seconds, for all rounds and models together.
         generator: decides the order within a block.
         clock: gives seconds.
     """
@@ -111,7 +99,7 @@ def measure_round(
     medians: list[list[float]] = [[] for _ in runners]
     begin = clock()
     with _no_collector():
-        while not _enough(len(medians[0]), clock() - begin, quota):
+        while not _enough(len(medians[0]), clock() - begin, timing):
             for position in generator.permutation(len(runners)):
                 found = _slice(runners[position], counts[position], clock)
                 series[position].runs.extend(found)
@@ -120,10 +108,10 @@ def measure_round(
         record.blocks.append(np.array(values))
 
 
-def _enough(blocks: int, elapsed: float, quota: Quota) -> bool:
-    if quota.blocks is not None:
-        return blocks >= -(-quota.blocks // ROUNDS)
-    return blocks >= MOST_BLOCKS or (blocks >= LEAST_BLOCKS and elapsed > quota.seconds / ROUNDS)
+def _enough(blocks: int, elapsed: float, timing: Timing) -> bool:
+    if timing.repeats is not None:
+        return blocks >= -(-timing.repeats // ROUNDS)
+    return blocks >= MOST_BLOCKS or (blocks >= LEAST_BLOCKS and elapsed > timing.time_budget / ROUNDS)
 
 
 def _slice(runner: Runner, count: int, clock: Callable[[], float]) -> list[float]:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from onnxheadprune.benchmarking.grid import Asked
-from onnxheadprune.benchmarking.measure import ROUNDS, Quota
+from onnxheadprune.benchmarking.measure import ROUNDS
 from onnxheadprune.benchmarking.statistics import CONFIDENCE
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.providers import AUTO
+from onnxheadprune.settings.measuring import Timing
 
 
 class BenchSettings(TypedDict, total=False):
@@ -30,26 +30,11 @@ class BenchSettings(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Measuring:
-    """The batch sizes and lengths to measure, for how long and on how many threads.
-
-    Attributes:
-        sizes: of the inputs.
-        quota: blocks or seconds, per grid point.
-        threads: of the CPU's kernels, None for ONNX Runtime's choice.
-    """
-
-    sizes: Asked = field(default_factory=Asked)
-    quota: Quota = field(default_factory=Quota)
-    threads: int | None = None
-
-
-@dataclass(frozen=True)
 class BenchRequest:
     """All that one benchmark is asked for, but for the models.
 
     Attributes:
-        measuring: what, for how long, on how many threads.
+        timing: what, for how long, on how many threads.
         provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
         seed: of the inputs, the order of measurement and the bootstrap.
         cuda_graph: capture and replay CUDA graphs, where every model and shape allows it.
@@ -59,17 +44,16 @@ class BenchRequest:
         UsageError: if a value makes no sense.
     """
 
-    measuring: Measuring = field(default_factory=Measuring)
+    timing: Timing = field(default_factory=Timing)
     provider: str | Provider = AUTO
     seed: int = 0
     cuda_graph: bool = False
     memory: bool = True
 
     def __post_init__(self) -> None:
-        quota = self.measuring.quota
-        if quota.blocks is not None and quota.blocks < ROUNDS:
+        if self.timing.repeats is not None and self.timing.repeats < ROUNDS:
             raise UsageError(f"repeats are at least {ROUNDS}: one block in each of {ROUNDS} rounds")
-        if quota.seconds <= 0:
+        if self.timing.time_budget <= 0:
             raise UsageError("a time budget is a number of seconds above 0")
         if self.seed < 0:
             raise UsageError(f"a seed is a number from 0 up, not {self.seed}")
@@ -78,10 +62,10 @@ class BenchRequest:
         """JSON-ready data of how it is measured; sizes and provider have fields of their own in the document."""
         return {
             "rounds": ROUNDS,
-            "repeats": self.measuring.quota.blocks,
-            "time_budget_seconds": self.measuring.quota.seconds,
+            "repeats": self.timing.repeats,
+            "time_budget_seconds": self.timing.time_budget,
             "seed": self.seed,
-            "threads": self.measuring.threads,
+            "threads": self.timing.threads,
             "cuda_graph": self.cuda_graph,
             "confidence": CONFIDENCE,
         }

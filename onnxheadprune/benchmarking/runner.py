@@ -13,9 +13,9 @@ import numpy as np
 from onnxheadprune.benchmarking.comparable import differences
 from onnxheadprune.benchmarking.entry import Entry, enter, require_same_inputs
 from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.grid import Asked, Runs, feed_for, make_grid, size_of
-from onnxheadprune.benchmarking.measure import ROUNDS, Quota, Series, measure_round, summary
-from onnxheadprune.benchmarking.request import BenchRequest, Measuring
+from onnxheadprune.benchmarking.grid import Runs, feed_for, make_grid, size_of
+from onnxheadprune.benchmarking.measure import ROUNDS, Series, measure_round, summary
+from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
 from onnxheadprune.benchmarking.statistics import (
     judge,
@@ -31,6 +31,7 @@ from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.memory import footprint
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.settings.measuring import Timing
 
 LOW_PRECISION = ("float16", "bfloat16")
 OUTLIER = 5
@@ -95,9 +96,21 @@ def bench(
         ModelError: if a model cannot be read or does not run.
         ProviderError: if the asked-for provider does not run here, or not one node runs on it.
     """
-    measuring = Measuring(Asked(batch, seq, past, dims or {}), Quota(repeats, time_budget), threads)
-    request = BenchRequest(measuring, provider, seed, cuda_graph, memory)
+    timing = Timing(
+        batch=_in_order(batch),
+        seq=_in_order(seq),
+        past=_in_order(past),
+        dims=dims or {},
+        repeats=repeats,
+        time_budget=time_budget,
+        threads=threads,
+    )
+    request = BenchRequest(timing, provider, seed, cuda_graph, memory)
     return run_benchmark((model, *others), request, progress or (lambda _: None))
+
+
+def _in_order(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if sizes is None else tuple(sizes)
 
 
 def run_benchmark(
@@ -141,7 +154,7 @@ def run_benchmark(
 def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) -> Scouted:
     """One inspected session per model: the grid, the optimized graphs, and whether every model runs everywhere."""
     _check_loads(entries, provider)
-    options = BoundOptions(threads=request.measuring.threads)
+    options = BoundOptions(threads=request.timing.threads)
     inspected = replace(options, inspect=True)
     first = BoundSession(entries[0].path, provider, inspected, name=entries[0].name)
 
@@ -171,7 +184,7 @@ def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) 
         facts.append(replace(found, differences=why))
     every = tuple(tuple(item) for item in feeds)
     notes: tuple[str, ...] = ()
-    if request.measuring.sizes.batch is None and entries[0].maker.symbols.batch and _are_single(points):
+    if request.timing.batch is None and entries[0].maker.symbols.batch and _are_single(points):
         notes = (f"{entries[0].name} takes one sample at a time, whatever its inputs declare",)
     notes += (entries[0].maker.note,) if entries[0].maker.note else ()
     if request.cuda_graph:
@@ -192,14 +205,14 @@ def _grid(
         return bound.outputs()
 
     try:
-        return make_grid(request.measuring.sizes, maker, runs)
+        return make_grid(request.timing, maker, runs)
     except InferenceError:
         found = maker.first_that_runs(maker.cases[0], run)
         if isinstance(found, InferenceError) or not maker.readings:
             raise
     for entry in entries[1:]:
         entry.maker.readings = maker.readings
-    return make_grid(request.measuring.sizes, maker, runs)
+    return make_grid(request.timing, maker, runs)
 
 
 def _are_single(points: Sequence[GridPoint]) -> bool:
@@ -250,7 +263,7 @@ def _measure(
                 sessions[lane].bind(scouted.feeds[model][position], position + 1)
                 for lane, model in enumerate(lanes)
             ]
-            measure_round(runners, [own[position] for own in series], request.measuring.quota, generator)
+            measure_round(runners, [own[position] for own in series], request.timing, generator)
     return series
 
 
@@ -258,7 +271,7 @@ def _with_footprint(
     scouted: Scouted, index: int, entry: Entry, provider: Provider, request: BenchRequest
 ) -> ModelFacts:
     largest = max(scouted.feeds[index], key=size_of)
-    found = footprint(entry.path, provider, largest, threads=request.measuring.threads)
+    found = footprint(entry.path, provider, largest, threads=request.timing.threads)
     return replace(scouted.facts[index], footprint=found)
 
 

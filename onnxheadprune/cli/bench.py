@@ -71,12 +71,11 @@ def bench(
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.figure import check_picture, save_figure
     from onnxheadprune.cli.report.headline import gate_rows
-    from onnxheadprune.workflow.from_settings import measuring_of
 
     if plot is not None:
         check_picture(plot)
     request = BenchRequest(
-        measuring_of(benching),
+        benching,
         provider,
         seed,
         cuda_graph=benching.cuda_graph,

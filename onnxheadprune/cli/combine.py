@@ -55,7 +55,7 @@ def combine(
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.workflow.apart import Looking
     from onnxheadprune.workflow.combine import Combination, CombineRequest, combined_through
-    from onnxheadprune.workflow.from_settings import measure_of, measuring_of, quantizing_of
+    from onnxheadprune.workflow.from_settings import measure_of, quantizing_of
     from onnxheadprune.workflow.requests import Run, Writing
 
     data = read_data(model, running)
@@ -63,7 +63,7 @@ def combine(
         quantizing_of(rounding),
         Run(running.provider, running.seed, data),
         Looking(measure_of(drift), metric),
-        measuring_of(timing),
+        timing,
         Writing(output, external_data),
     )
     presentation = Presentation()

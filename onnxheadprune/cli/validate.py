@@ -65,7 +65,7 @@ def validate(
     from onnxheadprune.validation.headline import headline_of
     from onnxheadprune.validation.proof import prove
     from onnxheadprune.validation.request import ValidationRequest
-    from onnxheadprune.workflow.from_settings import measure_of, measuring_of
+    from onnxheadprune.workflow.from_settings import measure_of
 
     effect = measure_of(drift)
     pairs = pairs_of(model, (pruned,), follow_links=follow_links)
@@ -91,7 +91,7 @@ def validate(
             from onnxheadprune.benchmarking.request import BenchRequest
             from onnxheadprune.benchmarking.runner import run_benchmark
 
-            bench = BenchRequest(measuring_of(timing), result.provider, running.seed, memory=False)
+            bench = BenchRequest(timing, result.provider, running.seed, memory=False)
             with err().status("measuring") as status:
                 measured = run_benchmark((pair.model, other), bench, status.update)
             gates += speed_gates(measured, min_speedup)

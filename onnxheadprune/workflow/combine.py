@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking.request import BenchRequest, Measuring
+from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.edit.records import To, quantized_record
@@ -25,6 +25,7 @@ from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import Quantizing
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.sources import Data, data_for
+from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits
 from onnxheadprune.validation.claimed_vocabulary import claimed_vocabulary
@@ -47,14 +48,14 @@ class CombineRequest:
         how: how models are quantized.
         run: where and on what they run.
         looking: what is looked at.
-        measuring: what latency is measured at.
+        timing: what latency is measured at.
         writing: where the better of both orders goes.
     """
 
     how: Quantizing
     run: Run = field(default_factory=Run)
     looking: Looking = field(default_factory=Looking)
-    measuring: Measuring = field(default_factory=Measuring)
+    timing: Timing = field(default_factory=Timing)
     writing: Writing = field(default_factory=Writing)
 
 
@@ -139,7 +140,7 @@ def combine(
     data: Data,
     output: str | Path | None = None,
     provider: str = AUTO,
-    measuring: Measuring | None = None,
+    timing: Timing | None = None,
 ) -> Combination:
     """Quantizes a model and what was pruned of it, prunes the quantized one too, and compares all of them.
 
@@ -151,7 +152,7 @@ def combine(
             and refits of the rest.
         output: where to write the better of both orders; None writes nothing.
         provider: where to run.
-        measuring: what latency is measured at; None takes what `benchmark` does.
+        timing: what latency is measured at; None takes what `benchmark` does.
 
     Raises:
         UsageError: if the models do not belong together, or the data does not fit.
@@ -160,7 +161,7 @@ def combine(
     request = CombineRequest(
         Quantizing(to),
         Run(provider, 0, data_for(model, data, provider)),
-        measuring=measuring or Measuring(),
+        timing=timing or Timing(),
         writing=Writing(output),
     )
     return combined_through(model, pruned, request)
@@ -219,9 +220,9 @@ def combined_through(
     progress("measuring drift", 0, 0)
     reference = Reference(original, held, resolve_provider(request.run.provider))
     corners = tuple(_corner(reference, name, item, claim, request) for name, item in models.items())
-    timing = BenchRequest(request.measuring, request.run.provider, request.run.seed, memory=False)
+    bench = BenchRequest(request.timing, request.run.provider, request.run.seed, memory=False)
     named = [LoadedModel(c.model.proto, c.name, c.model.sources, c.model.inline) for c in corners]
-    measured = run_benchmark(named, timing, lambda text: progress(text, 0, 0))
+    measured = run_benchmark(named, bench, lambda text: progress(text, 0, 0))
     best, reason = _better(corners, refused)
     written = None if target is None else str(target)
     notes = (*rounded.notes, *measured.notes)

@@ -10,13 +10,12 @@ from onnxheadprune.settings.cutting import AMOUNT
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
 
 if TYPE_CHECKING:
-    from onnxheadprune.benchmarking.request import Measuring
     from onnxheadprune.runtime.quantizing import Quantizing
     from onnxheadprune.selection.activations.drift import Measure
     from onnxheadprune.selection.recovery.budget import Budget
     from onnxheadprune.selection.wishes import Requirements, Wish
     from onnxheadprune.settings.cutting import Cut, Selecting
-    from onnxheadprune.settings.measuring import Rounding, Timing
+    from onnxheadprune.settings.measuring import Rounding
 
 
 def choice_of(
@@ -122,13 +121,3 @@ def quantizing_of(rounding: Rounding) -> Quantizing:
     return Quantizing(
         rounding.to, rounding.per_channel, rounding.reduce_range, rounding.block_size, rounding.exclude
     )
-
-
-def measuring_of(timing: Timing) -> Measuring:
-    """Return what latency is measured at."""
-    from onnxheadprune.benchmarking.grid import Asked
-    from onnxheadprune.benchmarking.measure import Quota
-    from onnxheadprune.benchmarking.request import Measuring
-
-    sizes = Asked(timing.batch, timing.seq, timing.past, timing.dims)
-    return Measuring(sizes, Quota(timing.repeats, timing.time_budget), timing.threads)

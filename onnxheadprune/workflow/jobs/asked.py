@@ -22,7 +22,6 @@ from onnxheadprune.workflow.from_settings import (
     budget_of,
     choice_of,
     measure_of,
-    measuring_of,
     quantizing_of,
     request_of,
 )
@@ -169,7 +168,7 @@ def measuring(job: Job) -> BenchRequest:
     keys = job.keys.bench
     assert keys is not None
     return BenchRequest(
-        measuring_of(keys),
+        keys,
         job.keys.provider,
         job.keys.seed,
         cuda_graph=keys.cuda_graph,
