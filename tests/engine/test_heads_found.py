@@ -73,6 +73,28 @@ def test_rows_of_unknown_length_are_explained() -> None:
     ]
 
 
+@pytest.mark.parametrize("computed", [False, True], ids=["of inputs", "of data"])
+def test_whether_fixed_sizes_help_is_tried(computed: bool) -> None:
+    """They do not where the model reads a shape as data: neither is what that makes of rows known then."""
+    net = Net(replace(STATIC, symbolic=True))
+    model = net.export([_in_a_row(net, "bs-")])
+    targets = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name in {node.input[1] for node in model.graph.node if node.op_type == "Reshape"} if computed else ():
+        if onnx.numpy_helper.to_array(targets[name]).tolist() == [0, H, -1, D]:
+            model.graph.initializer.remove(targets[name])
+            model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [4]))
+    misses = inspect(model).near_misses
+    helps = ["in an export with fixed sizes they can" in str(miss.reason) for miss in misses]
+    for dim in (axis for info in model.graph.input for axis in info.type.tensor_type.shape.dim):
+        dim.dim_value = dim.dim_value or S
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    fixed = inspect(model)
+    assert helps == [not computed]
+    assert bool(len(fixed)) is not computed
+    assert not any("they can" in str(miss.reason) for miss in fixed.near_misses)
+
+
 def test_heads_of_a_fixed_batch_are_joined_on_its_axis() -> None:
     """Split and Concat: a piece that is one head's alone still says whose, so the values are no shared ones."""
     net = Net(STATIC)

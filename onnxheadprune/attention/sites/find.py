@@ -9,6 +9,7 @@ from dataclasses import replace
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites import kinds
+from onnxheadprune.attention.sites.fixed_sizes import FixedSizes
 from onnxheadprune.attention.sites.history import with_history
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.structural import find_structural
@@ -69,7 +70,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
     with paused(), analysing(view.model, name):
         record = pruning_record(view.model)
         named = frozenset(name for entry in record for name in entry.projections)
-        found, left_out = find_structural(view, named)
+        found, left_out = find_structural(view, named, FixedSizes(view.model).tells_heads)
         sites = tuple(with_history(found, record, REMOVED_KEY, complete=True))
     return Sites(
         name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,6 +65,7 @@ def left_out(
     refused: Sequence[Refused],
     folded: Sequence[Block],
     pools: Sequence[Block],
+    fixed: Callable[[Node], bool],
 ) -> LeftOut:
     """Every product of attention weights and values that is no core of a site, once.
 
@@ -74,6 +75,7 @@ def left_out(
         refused: contractions whose heads could not be traced.
         folded: blocks whose heads are folded into an axis of unknown length.
         pools: blocks of one head that do not attend with projected values.
+        fixed: whether the heads of a product are found once the inputs have fixed sizes.
     """
     misses: dict[Node, NearMiss] = {}
     stopped: dict[Node, Refusal] = {}
@@ -83,7 +85,7 @@ def left_out(
             misses.setdefault(item.product, NearMiss(item.node.label, item.refusal))
         stopped.setdefault(item.product, item.refusal)
     for block in folded:
-        misses |= dict.fromkeys((core.node for core in block.cores), _folded_miss(block))
+        misses |= dict.fromkeys((core.node for core in block.cores), _folded_miss(block, fixed))
     one_head = {core.node: block for block in pools for core in block.cores}
     without: list[NearMiss] = []
     for node in attention_products(view):
@@ -96,7 +98,7 @@ def left_out(
         elif node in one_head:
             misses[node] = _miss(node, _shared_by_heads(one_head[node]))
         else:
-            misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node)))
+            misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node), fixed))
     return LeftOut(tuple(misses.values()), tuple(without))
 
 
@@ -132,7 +134,7 @@ def _miss(node: Node, sentence: str) -> NearMiss:
     return NearMiss(node.label, Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence))
 
 
-def _folded_miss(block: Block) -> NearMiss:
+def _folded_miss(block: Block, fixed: Callable[[Node], bool]) -> NearMiss:
     core = block.cores[0].node
     sentence = (
         "the context's axes are folded so that every head fills the channels of the others, at other positions:"
@@ -141,17 +143,18 @@ def _folded_miss(block: Block) -> NearMiss:
     if any(not isinstance(dim, int) for dim in core.out.shape or ()):
         sentence = (
             "several pieces of one context, cut along an axis of unknown length, are joined before the projection:"
-            " if heads lie along that axis, they cannot be told apart; in an export with fixed sizes they can"
+            f" if heads lie along that axis, they cannot be told apart; {_advice(core, fixed)}"
         )
     return NearMiss(core.label, Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, sentence))
 
 
-def _why_no_site(node: Node, stopped: Refusal | None) -> Refusal:
+def _why_no_site(node: Node, stopped: Refusal | None, fixed: Callable[[Node], bool]) -> Refusal:
     """The first thing that hides the heads of a product, from what it reads down to the next contraction.
 
     Args:
         node: the product.
         stopped: what stopped the trace from a contraction below, if any was traced so far.
+        fixed: whether the heads of a product are found once the inputs have fixed sizes.
     """
     if is_attention_operator(node):
         unknown = why_unknown(node)
@@ -168,22 +171,34 @@ def _why_no_site(node: Node, stopped: Refusal | None) -> Refusal:
     if folding is not None:
         sentence = (
             f"the context's axes are folded with one of unknown length in {folding.label}, so its heads cannot"
-            " be told apart; in an export with fixed sizes they can"
+            f" be told apart; {_advice(node, fixed)}"
         )
         return Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence)
     return (
         stopped
-        or _hidden_below(node)
+        or _hidden_below(node, fixed)
         or Refusal(Reason.NO_PROJECTION, node.label, node.out.name, UNPROJECTED)
     )
 
 
-def _stopped_above(layer: Node, passed: Set[Node]) -> Refusal | None:
+def _advice(core: Node, fixed: Callable[[Node], bool]) -> str:
+    return "in an export with fixed sizes they can" if fixed(core) else "fixed sizes would not help"
+
+
+def _never(core: Node) -> bool:
+    return False
+
+
+def _stopped_above(
+    layer: Node, passed: Set[Node], core: Node, fixed: Callable[[Node], bool]
+) -> Refusal | None:
     """What stops heads on their way from a linear layer up to the context that it reads, None if nothing is found.
 
     Args:
         layer: any contraction.
         passed: the nodes between the context and the layer.
+        core: the product that makes the context.
+        fixed: whether the heads of a product are found once the inputs have fixed sizes.
     """
     read = summed(layer, afterwards=True)
     if read is None:
@@ -197,15 +212,15 @@ def _stopped_above(layer: Node, passed: Set[Node]) -> Refusal | None:
     sizes = [
         dim for value in (*stop.inputs, *stop.outputs) if value is not None for dim in value.shape or ("?",)
     ]
-    helps = stop in RELAYS and any(not isinstance(dim, int) for dim in sizes)
-    advice = "an export with fixed sizes may help" if helps else "fixed sizes would not help"
+    unknown = stop in RELAYS and any(not isinstance(dim, int) for dim in sizes)
+    advice = _advice(core, fixed if unknown else _never)
     sentence = f"its heads cannot be followed through {stop.label}"
     if why is not None:
         sentence += f": {why.sentence}"
     return Refusal(Reason.INEXPRESSIBLE, stop.label, stop.out.name, f"{sentence}; {advice}")
 
 
-def _hidden_below(node: Node) -> Refusal | None:
+def _hidden_below(node: Node, fixed: Callable[[Node], bool]) -> Refusal | None:
     """What stands between a context and the contraction that it leads to, if heads cannot be followed through it."""
     values: list[Value] = [node.out]
     seen = set(values)
@@ -214,7 +229,9 @@ def _hidden_below(node: Node) -> Refusal | None:
         below = [use.node for value in values for use in value.consumers if not looks_only(use)]
         passed.update(below)
         for other in below:
-            if weight_contraction(other) is not None and (found := _stopped_above(other, passed)) is not None:
+            layer = weight_contraction(other) is not None
+            found = _stopped_above(other, passed, node, fixed) if layer else None
+            if found is not None:
                 return found
             if not has_law(other) and not operand_indices(other):
                 sentence = f"its heads cannot be followed through {other.label}, for which there is no rule"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import replace
 from itertools import permutations
 
@@ -39,12 +39,15 @@ from onnxheadprune.model.graph.facts import WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node
 
 
-def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[AttentionSite], LeftOut]:
+def find_structural(
+    view: GraphView, named: Container[str] = (), fixed: Callable[[Node], bool] = lambda core: False
+) -> tuple[list[AttentionSite], LeftOut]:
     """All sites in graph order of their cores, and what attends without being one.
 
     Args:
         view: an annotated view.
         named: what is known to come out of projections of attention. Its last head may not look like one.
+        fixed: whether the heads of a product are found once the inputs have fixed sizes.
     """
     candidates, mixers, refused = _scan(view)
     grouped = merge_branches(group(candidates))
@@ -79,7 +82,7 @@ def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[A
         site = _site(index, name, block, known[block])
         sites.append(_judged(site, block, known[block], mixers, reasons.get(block)))
     claimed = {core.node for block in blocks for core in block.cores}
-    return sites, left_out(view, claimed, refused, folded, pools)
+    return sites, left_out(view, claimed, refused, folded, pools, fixed)
 
 
 def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refused]]:

@@ -1,0 +1,51 @@
+"""A copy of a model with other inputs, for what follows from their shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+
+from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS
+
+
+def restated(model: ModelProto, inputs: Iterable[ValueInfoProto | TensorProto]) -> ModelProto:
+    """Return a model with these inputs, and without the numbers of large weights and the declared shapes of outputs.
+
+    Args:
+        model: not changed.
+        inputs: each as it is declared now, or as a constant.
+    """
+    graph = GraphProto(name=model.graph.name)
+    graph.node.extend(model.graph.node)
+    for tensor in model.graph.initializer:
+        graph.initializer.append(_without_data(tensor))
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    for item in inputs:
+        if isinstance(item, TensorProto):
+            graph.initializer.append(item)
+        else:
+            graph.input.append(item)
+    graph.output.extend(_open(info) for info in model.graph.output)
+    made = ModelProto(ir_version=model.ir_version, graph=graph)
+    made.opset_import.extend(model.opset_import)
+    made.functions.extend(model.functions)
+    return made
+
+
+def _without_data(tensor: TensorProto) -> TensorProto:
+    """The tensor itself where its numbers may be read as shapes or axes, else type and dimensions alone."""
+    size = 1
+    for dim in tensor.dims:
+        size *= dim
+    if size <= MAX_LITERAL_ELEMENTS:
+        return tensor
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+
+
+def _open(info: ValueInfoProto) -> ValueInfoProto:
+    """The output without its declared shape, whose symbols would contradict the numbers."""
+    kept = ValueInfoProto(name=info.name)
+    if info.type.WhichOneof("value") == "tensor_type":
+        kept.type.tensor_type.elem_type = info.type.tensor_type.elem_type
+    return kept
