@@ -351,6 +351,19 @@ def test_a_layer_over_tokens_is_no_projection_of_heads(scores: str) -> None:
     assert len(sites.near_misses) == 1
 
 
+def test_stored_queries_that_attend_to_each_other_have_heads() -> None:
+    """DETR's first decoder layer reads nothing of the input but its batch."""
+    made = HEADS.replace("MatMul(x,", "MatMul(told,")
+    repeated = (
+        "l = Shape<end = 1>(x)  o2 = Shape(latents)  l3 = Concat<axis = 0>(l, o2)  told = Expand(latents, l3)"
+    )
+    behind = (
+        "ct = Transpose<perm = [0, 2, 1, 3]>(c)  cm = Reshape(ct, merged)  p = MatMul(cm, o)  y = Add(p, x)"
+    )
+    (site,) = inspect(_of_tokens(f"{repeated}  {made}  {behind}", "5, 6"))
+    assert (site.num_heads, site.removable) == (H, True)
+
+
 def test_one_head_has_its_projection() -> None:
     """A single head, and a classifier of all tokens behind it: no axis of the context tells heads apart."""
     nodes = (

@@ -159,10 +159,14 @@ def makes_maps(node: Node, index: int) -> bool:
 
 
 def is_of_contents(node: Node) -> bool:
-    """Return whether a node computes with contents of inputs, not only with shapes as codes of positions do."""
+    """Return whether a node computes with contents of inputs or by linear layers, unlike codes of positions."""
     waiting, seen = [node], {node}
     while waiting:
         current = waiting.pop()
+        found = contraction_of(current)
+        if found is not None and any(map(is_weight, operands(current, found))):
+            # Stored queries that attend to each other read nothing of an input but its batch (DETR's first layer).
+            return True
         for value in current.inputs:
             producer = None if value is None else value.producer
             if value is None or value.is_constant or current in OBSERVES or producer in seen:
