@@ -145,6 +145,34 @@ GRAPHS = {
             "packed_scales": np.linspace(0.1, 0.2, 12).astype(np.float32),
         },
     ),
+    "log_probabilities": lambda: graph(
+        FRONT, "made = MatMul(y, head)\nout = LogSoftmax<axis = -1>(made)", more=f"{TABLE}, float[6, 12] head"
+    ),
+    "largest_over_the_text": lambda: graph(
+        FRONT,
+        "made = MatMul(y, head)\nfound = Relu(made)\nmore = Add(found, one)\nlog = Log(more)\n"
+        "out = ReduceMax<axes = [1], keepdims = 0>(log)",
+        more=f"{TABLE}, float[6, 12] head, float one = {{1.0}}",
+        output="float[batch, 12] out",
+    ),
+    "two_tables": lambda: graph(
+        "words = Gather(table, input_ids)\nall = Gather(other, input_ids)\nsplit_up = Reshape(all, layers)\n"
+        "summed = ReduceSum<keepdims = 0>(split_up, last)\nx = Add(words, summed)",
+        more=f"{TABLE}, float[12, 18] other, int64[4] layers = {{0, 0, 6, 3}}, int64[1] last = {{3}}",
+        output=STATES,
+    ),
+    "fused_embedding": lambda: graph(
+        "x, index = com.microsoft.EmbedLayerNormalization(input_ids, kinds, table, places, kind_table, scale, shift)",
+        TIED,
+        more=f"{TABLE}, float[9, 6] places, float[2, 6] kind_table, float[6] scale, float[6] shift",
+        inputs="int32[batch, seq] input_ids, int32[batch, seq] kinds",
+    ),
+    "images_within": lambda: graph(
+        "is_image = Equal(input_ids, image)\nput = Where(is_image, pad, input_ids)\nwords = Gather(table, put)\n"
+        "there = Unsqueeze(is_image, last)\nx = Where(there, features, words)",
+        more=f"{TABLE}, int64 image = {{10}}, int64 pad = {{5}}, int64[1] last = {{2}}, float[1, 1, 6] features",
+        output=STATES,
+    ),
     "probabilities": lambda: graph(
         FRONT, "made = MatMul(y, head)\nout = Softmax<axis = -1>(made)", more=f"{TABLE}, float[6, 12] head"
     ),

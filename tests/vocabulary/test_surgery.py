@@ -285,6 +285,25 @@ def test_bad_lists(command: Command, tmp_path: Path, kept: str, more: tuple[str,
                 more=TABLE,
                 output="int64[batch, seq, one] out",
             ),
+            "itself chooses among all of its tokens",
+        ),
+        (
+            lambda: graph(
+                "x = Gather(table, input_ids)",
+                "made = MatMul(y, head)\nout, chosen = TopK<axis = -1>(made, three)",
+                more=f"{TABLE}, float[6, 12] head, int64[1] three = {{3}}",
+                output="float[batch, seq, 3] out, int64[batch, seq, 3] chosen",
+            ),
+            "itself chooses among all of its tokens, at TopK",
+        ),
+        (
+            lambda: graph(
+                "x = Gather(table, input_ids)",
+                "turned = Transpose<perm = [1, 0]>(table)\nmade = MatMul(y, turned)\nsoft = Softmax(made)\n"
+                "out = MatMul(soft, table)",
+                more=TABLE,
+                output=STATES,
+            ),
             "reads table with all of its tokens",
         ),
         (lambda: GRAPHS["moved_ids"](), "loses special tokens: 5, 7; list them too"),

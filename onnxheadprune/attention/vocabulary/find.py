@@ -25,12 +25,14 @@ from onnxheadprune.model.graph.facts import (
     GATHERS,
     GATHERS_ELEMENTS,
     JOINS,
+    OBSERVES,
     QUANTIZERS,
+    REDUCES,
     SLICES,
-    SOFTMAXES,
     SPLITS,
     TILES,
     VIEWS,
+    WEIGHS,
 )
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
@@ -40,7 +42,7 @@ from onnxheadprune.model.tensors import FLOATS
 MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS | CHOOSES_ELEMENTS
 """The same ids in other places; JOINS and CHOOSES_ELEMENTS may add stored ones."""
 KEEPS_LOGITS = (
-    ELEMENTWISE | CARRIERS | QUANTIZERS | FLATTENS | SLICES | GATHERS | DROPOUTS | SOFTMAXES | JOINS
+    ELEMENTWISE | CARRIERS | QUANTIZERS | FLATTENS | SLICES | GATHERS | DROPOUTS | WEIGHS | REDUCES | JOINS
 )
 """Operators behind the map to logits that keep a number per token."""
 OTHER_IDS = re.compile(r"position|segment|type|mask|cache|lang|length")
@@ -188,6 +190,22 @@ def vocabulary_of(
     if not found:
         raise RefusedError(f"{name} has no vocabulary: no integer input picks rows of a stored table")
     return found[0]
+
+
+def chooses_tokens(view: GraphView, rows: int) -> Node | None:
+    """Return a node that outputs token ids by their logits, None without.
+
+    Args:
+        view: an annotated view.
+        rows: how many tokens there are.
+    """
+    for node in view.nodes:
+        if node not in OBSERVES and any(
+            item is not None and item.elem_type in INTEGERS for item in node.outputs
+        ):
+            if any(item is not None and _weights_behind(item, rows) for item in node.inputs):
+                return node
+    return None
 
 
 def flow_of(value: Value) -> Flow:

@@ -15,7 +15,14 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.attention.vocabulary.find import Flow, Vocabulary, added, flow_of, vocabulary_of
+from onnxheadprune.attention.vocabulary.find import (
+    Flow,
+    Vocabulary,
+    added,
+    chooses_tokens,
+    flow_of,
+    vocabulary_of,
+)
 from onnxheadprune.attention.vocabulary.translate import (
     all_logits,
     kept_ids,
@@ -117,6 +124,12 @@ def trimming(
         vocabulary = vocabulary_of(view, loaded.name, inputs, rows)
         if not vocabulary.tables:
             raise RefusedError(f"{loaded.name} has no table with a row for each of {vocabulary.rows} tokens")
+        chooser = chooses_tokens(view, vocabulary.rows)
+        if chooser is not None:
+            raise RefusedError(
+                f"{loaded.name} itself chooses among all of its tokens, at {chooser.label}, and could choose one that"
+                " is removed; export it with logits as its output"
+            )
         ids = _checked(kept, vocabulary, loaded.name)
         return _trimmed(loaded, view, vocabulary, ids)
 
