@@ -21,7 +21,7 @@ from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 from tests.conftest import Outcome
-from tests.vocabulary.graphs import graph, session
+from tests.vocabulary.graphs import STATES, graph, session
 from tests.vocabulary.tokenizers_made import (
     KINDS,
     SPECIAL,
@@ -343,3 +343,50 @@ def test_pieces_of_sentencepiece() -> None:
     assert trimmed_pieces(content, {"▁a", "▁an"}) == piece("<unk>") + piece("▁the") + settings
     with pytest.raises(ValueError, match="no SentencePiece model"):
         trimmed_pieces(b"\x0a\xff\x01", set())
+
+
+@pytest.mark.parametrize("kind", ["states", "logits"])
+def test_what_is_spelled_otherwise_is_compared(command: Command, tmp_path: Path, kind: str) -> None:
+    """Both models read the same texts, each by its own tokenizer; of logits the report says why nothing is compared."""
+    old = word_piece()
+    folder, out, text = folder_of(tmp_path / "in", old), tmp_path / "out", tmp_path / "text.txt"
+    if kind == "states":
+        (folder / "onnx" / "model.onnx").unlink()
+        size = old.get_vocab_size() + 3
+        model = graph("x = Gather(table, input_ids)", more=f"float[{size}, 6] table", output=STATES)
+        onnx.save(model, folder / "model.onnx")
+    lines = [line for line in texts(40) if "</s>" not in line]
+    text.write_text("\n".join(lines), "utf-8")
+    file = TokenizerFile(folder / "tokenizer.json")
+    call = (
+        "prune",
+        folder,
+        "-o",
+        out,
+        "--vocab-size",
+        len(file.always) + 25,
+        "--data",
+        text,
+        "--provider",
+        "cpu",
+    )
+    shown = command(*call, "--json")
+    assert shown.exit_code == 0, shown.stderr
+    told = shown.document["spelled_otherwise"]
+    if kind == "logits":
+        assert told["texts"] == 0 and "nothing to be compared with" in told["reason"]
+        return
+    new = Tokenizer.from_file(str(out / "tokenizer.json"))
+    before, after = (session(place / "model.onnx") for place in (folder, out))
+    cosines = []
+    for line in lines:
+        ids = old.encode(line)
+        if not set(ids.tokens) <= new.get_vocab().keys():
+            (ours,), (theirs,) = (
+                running.run(None, {"input_ids": np.array([tokens])})
+                for running, tokens in ((before, ids.ids), (after, new.encode(line).ids))
+            )
+            ours, theirs = ours[0].mean(0), theirs[0].mean(0)
+            cosines.append(ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs))
+    assert 5 < told["texts"] <= len(cosines) and told["worst_cosine"] < told["mean_cosine"] < 0.999
+    np.testing.assert_allclose(told["worst_cosine"], min(cosines), atol=1e-5)

@@ -48,7 +48,7 @@ def folder_report(result: FolderResult) -> Iterator[RenderableType]:
     if result.spelling is not None:
         from onnxheadprune.cli.report.vocabulary import spelling_rows
 
-        yield from spelling_rows(result.spelling)
+        yield from spelling_rows(result.spelling, result.otherwise)
     if result.rewritten:
         yield row("tokenizer", ", ".join(result.rewritten), "yellow")
     for index, field in enumerate(result.changes):

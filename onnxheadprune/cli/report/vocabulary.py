@@ -13,6 +13,7 @@ from onnxheadprune.edit.plan import PrunePlan
 
 if TYPE_CHECKING:
     from onnxheadprune.selection.activations.respelled import Spelling
+    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 
 def vocabulary_report(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
@@ -52,12 +53,20 @@ def vocabulary_rows(plan: PrunePlan, spelling: Spelling | None) -> Iterator[Rend
     yield from spelling_rows(spelling)
 
 
-def spelling_rows(spelling: Spelling | None) -> Iterator[RenderableType]:
-    """Yield how much of the data is spelled as before."""
+def spelling_rows(spelling: Spelling | None, otherwise: Otherwise | None = None) -> Iterator[RenderableType]:
+    """Yield how much of the data is spelled as before, and how far outputs move on the rest of it."""
     if spelling is not None and spelling.tokens:
         same = share(spelling.unchanged / spelling.tokens)
         yield row(
             "spelling",
             f"{same} of {many(spelling.tokens, 'token')} of the data are kept; {count(spelling.whole)} of"
             f" {many(spelling.samples, 'sample')} are spelled as before",
+        )
+    if otherwise is not None and otherwise.reason:
+        yield row("", f"the others are not compared: {otherwise.reason}")
+    elif otherwise is not None:
+        yield row(
+            "",
+            f"on {many(otherwise.texts, 'text')} spelled otherwise, each model with its own tokenizer: mean cosine to"
+            f" the original {otherwise.cosine:.4f}, worst {otherwise.worst:.4f}",
         )

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.workflow.clients.contract import Client, ConfigChange
 from onnxheadprune.workflow.requests import Request, Tokens
+
+if TYPE_CHECKING:
+    from onnxheadprune.workflow.vocabulary.otherwise import Respelling
 
 Data: TypeAlias = "DataSource | Calibration | None"
 Reader: TypeAlias = Callable[[LoadedModel], "Data"]
@@ -26,12 +29,14 @@ class FolderTokens:
         changes: fields of configuration files that follow.
         contents: the other files that follow, by their names: of tokenizers.
         warnings: what the user should know.
+        respelling: the tokenizer that the models share, None without.
     """
 
     files: Mapping[str, Tokens] = field(default_factory=dict)
     changes: tuple[ConfigChange, ...] = ()
     contents: Mapping[str, bytes] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    respelling: Respelling | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Container, Iterator, Mapping, 
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.errors import RefusedError, UsageError
@@ -27,6 +28,9 @@ from onnxheadprune.workflow.folders.matching import HEADS_ALONE, Match, Network
 from onnxheadprune.workflow.folders.network import Cutting, cut_network, cut_vocabularies, data_of_leaders
 from onnxheadprune.workflow.folders.opening import kinds_asked, opened
 from onnxheadprune.workflow.folders.result import FileResult, FolderResult
+
+if TYPE_CHECKING:
+    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 _UNPRUNED = (
     "model*.safetensors",
@@ -184,6 +188,7 @@ def prune_folder(
         cutting = Cutting(export, match, asked, place, names, progress, warnings.append, tokens.files)
         results, gone = _cut(heads, cutting)
         results += cut_vocabularies(results, cutting)
+        otherwise = _otherwise(results, tokens, asked)
         deploying.require(gone)
         changes = (*deploying.changes(gone), *tokens.changes)
         following = {**patched(root, changes), **tokens.contents}
@@ -216,6 +221,7 @@ def prune_folder(
             has_card,
             told,
             tuple(tokens.contents),
+            otherwise,
         )
         if assembly is not None and card is not None:
             assembly.write(CARD, model_card(found, card, config, asked.command).encode())
@@ -260,6 +266,20 @@ def _tokens(export: Export, asked: FolderRequest) -> FolderTokens:
     from onnxheadprune.workflow.folders.vocabulary import tokens_of_folder
 
     return tokens_of_folder(export, asked)
+
+
+def _otherwise(results: Sequence[FileResult], tokens: FolderTokens, asked: FolderRequest) -> Otherwise | None:
+    """Return how far the first model moves on texts that are spelled otherwise; None without a tokenizer or data."""
+    trimmed = next((item.result for item in results if item.result.plan.vocabulary is not None), None)
+    if trimmed is None or trimmed.original is None or tokens.respelling is None or asked.read is None:
+        return None
+    data = asked.read(trimmed.original)
+    if data is None:
+        return None
+    from onnxheadprune.runtime.providers import resolve_provider
+    from onnxheadprune.workflow.vocabulary.otherwise import otherwise
+
+    return otherwise(trimmed, tokens.respelling, data, resolve_provider(asked.request.run.provider))
 
 
 def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads]:

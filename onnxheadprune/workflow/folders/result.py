@@ -19,6 +19,7 @@ from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
     from onnxheadprune.selection.activations.respelled import Spelling
+    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,7 @@ class FolderResult:
         card: whether its README.md is a model card that says what was removed.
         warnings: what its user should know.
         rewritten: files of tokenizers that followed.
+        otherwise: how far outputs move on texts that are spelled otherwise; None where there are none, or no data.
     """
 
     folder: str
@@ -66,6 +68,7 @@ class FolderResult:
     card: bool
     warnings: tuple[str, ...]
     rewritten: tuple[str, ...] = ()
+    otherwise: Otherwise | None = None
 
     @property
     def headline(self) -> Headline:
@@ -114,6 +117,7 @@ class FolderResult:
             "config_changes": [change.to_dict() for change in self.changes],
             "rewritten": list(self.rewritten),
             "spelling": None if self.spelling is None else self.spelling.to_dict(),
+            "spelled_otherwise": None if self.otherwise is None else self.otherwise.to_dict(),
             "card": self.card,
             "warnings": list(self.warnings),
         }

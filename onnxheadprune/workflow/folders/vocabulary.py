@@ -19,6 +19,7 @@ from onnxheadprune.workflow.vocabulary.compared import require_same_spelling
 from onnxheadprune.workflow.vocabulary.configs import changes, is_config, named_ids
 from onnxheadprune.workflow.vocabulary.counting import counted
 from onnxheadprune.workflow.vocabulary.keep import MAX_LIST, Counts, kept_ids
+from onnxheadprune.workflow.vocabulary.otherwise import Respelling
 from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, pair_of, survives
 
@@ -81,7 +82,10 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
     contents = {name: _text(document) for name, document in smaller.items()} | following.contents
     holding = [file.name for file in export.models if vocabulary_of(file.view, file.name, (), rows).tables]
     each = Tokens(kept, rows=rows)
-    return FolderTokens(dict.fromkeys(holding, each), tuple(changed), contents, following.warnings)
+    respelling = next((Respelling(tokenizers[name], document) for name, document in smaller.items()), None)
+    return FolderTokens(
+        dict.fromkeys(holding, each), tuple(changed), contents, following.warnings, respelling
+    )
 
 
 def _leader(export: Export, tokens: Tokens) -> tuple[ModelFile, Vocabulary]:

@@ -1,0 +1,147 @@
+"""Texts that a smaller vocabulary spells otherwise, and how far the model's outputs move on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.errors import InferenceError, UsageError
+from onnxheadprune.model.graph.main_output import main_output
+from onnxheadprune.runtime import Array, Provider, Session
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.selection.activations.beside import ALONE
+from onnxheadprune.selection.activations.prompts import Pair, Prompts
+from onnxheadprune.selection.activations.respelled import tokens_in
+from onnxheadprune.selection.activations.single import one_by_one
+from onnxheadprune.selection.activations.vocabulary import built
+from onnxheadprune.workflow.result import PruneResult
+from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
+
+MOST = 64
+"""Texts that both models read."""
+
+
+@dataclass(frozen=True)
+class Respelling:
+    """A tokenizer before and after.
+
+    Attributes:
+        old: the tokenizer before.
+        new: the smaller one.
+    """
+
+    old: TokenizerFile
+    new: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Otherwise:
+    """How far outputs move on texts that are spelled otherwise.
+
+    Attributes:
+        texts: how many were compared.
+        cosine: between the outputs of the original and of the pruned model, the mean over these texts.
+        worst: the smallest.
+        reason: why nothing is compared; "" where something is.
+    """
+
+    texts: int = 0
+    cosine: float = 1.0
+    worst: float = 1.0
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready data."""
+        if self.reason:
+            return {"texts": 0, "reason": self.reason}
+        return {"texts": self.texts, "mean_cosine": self.cosine, "worst_cosine": self.worst}
+
+
+def otherwise(
+    result: PruneResult, respelling: Respelling, data: DataSource, provider: Provider
+) -> Otherwise | None:
+    """Compare both models, each with its own tokenizer, on texts of the data that are spelled otherwise.
+
+    An output per token is averaged over the text, since a text has other tokens than before.
+
+    Args:
+        result: of a model that has lost tokens.
+        respelling: its tokenizers.
+        data: for the model before.
+        provider: where both run.
+
+    Returns:
+        None where all of the data is spelled as before.
+    """
+    assert result.plan.vocabulary is not None and result.original is not None
+    texts = list(_texts(result, respelling, data))
+    if not texts:
+        return None
+    view = view_of(result.original)
+    output = main_output(view, ())
+    if output is None or output.name in result.plan.vocabulary.outputs:
+        return Otherwise(reason="logits of other tokens, at other places, have nothing to be compared with")
+    try:
+        prompts = Prompts(tuple(graph_inputs(view)), ALONE)
+    except UsageError as error:
+        return Otherwise(reason=str(error))
+    before, after = (Session(model, provider) for model in (result.original, result.pruned))
+    cosines = []
+    for old, new in texts:
+        if not prompts.fits(Pair(new, new)):
+            # It has more tokens than before, and the model knows no more positions.
+            continue
+        try:
+            ours, theirs = (
+                _pooled(session.run(prompts.feed([Pair(ids, ids)]))[output.name])
+                for session, ids in ((before, old), (after, new))
+            )
+        except InferenceError as error:
+            return Otherwise(reason=str(error))
+        cosines.append(float(ours @ theirs / max(np.linalg.norm(ours) * np.linalg.norm(theirs), 1e-12)))
+    if not cosines:
+        return Otherwise(reason="they are longer than the model's positions")
+    return Otherwise(len(cosines), float(np.mean(cosines)), min(cosines))
+
+
+def _texts(
+    result: PruneResult, respelling: Respelling, data: DataSource
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yield texts with tokens that are removed: their old ids and their new ones."""
+    from tokenizers import Tokenizer
+
+    assert result.plan.vocabulary is not None and result.original is not None
+    old, place = respelling.old.library, Path(respelling.old.place)
+    new = built(place, lambda: Tokenizer.from_str(json.dumps(respelling.new)))
+    for tokenizer in (old, new):
+        tokenizer.no_padding()
+    tokens = result.plan.vocabulary.tokens
+    kept, inputs = frozenset(tokens.kept), tuple(graph_inputs(view_of(result.original)))
+    found = 0
+    for sample in load_data(data, inputs):
+        for single in one_by_one(sample, inputs):
+            ids = next(tokens_in(single, inputs, tokens.inputs), np.zeros(0, np.int64)).tolist()
+            if kept.issuperset(ids):
+                continue
+            text = old.decode(ids, skip_special_tokens=True)
+            # A text that was cut off, or is no text of this tokenizer, would be another one.
+            if old.encode(text).ids == ids:
+                found += 1
+                yield ids, new.encode(text).ids
+            if found == MOST:
+                return
+
+
+def _pooled(array: Array) -> Array:
+    """One vector of the output for one text."""
+    rows = np.asarray(array, np.float64)
+    pooled: Array = rows.reshape(-1, rows.shape[-1]).mean(axis=0)
+    return pooled
