@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from onnxheadprune.model.storage.tensors import StoredSize
     from onnxheadprune.selection.activations.data import Calibration
     from onnxheadprune.selection.allocate import Limits
+    from onnxheadprune.selection.chosen import Chosen
     from onnxheadprune.selection.compensation.result import Compensation, Refit
     from onnxheadprune.selection.recovery.budget import Budget
     from onnxheadprune.selection.recovery.result import Recovery
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from onnxheadprune.selection.scoring.scores import HeadScores, SiteScores
     from onnxheadprune.selection.select import select_heads
     from onnxheadprune.selection.space import Selection
-    from onnxheadprune.selection.wishes import Chosen, Wish
+    from onnxheadprune.selection.wishes import Wish
     from onnxheadprune.settings.inputs import Inputs
     from onnxheadprune.settings.measuring import Timing
     from onnxheadprune.validation.metric import MetricResult
@@ -186,10 +187,8 @@ _HOMES = {
     "benchmarking.statistics": ("Ratio",),
     "benchmarking.runner": ("bench",),
     "selection.activations.data": ("Calibration",),
-    "selection.wishes": (
-        "Chosen",
-        "Wish",
-    ),
+    "selection.chosen": ("Chosen",),
+    "selection.wishes": ("Wish",),
     "selection.compensation.result": (
         "Compensation",
         "Refit",

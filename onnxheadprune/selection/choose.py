@@ -10,13 +10,14 @@ from dataclasses import replace
 
 from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.selection.chosen import Chosen, Trial
 from onnxheadprune.selection.completing import completed, drift
 from onnxheadprune.selection.cutting import Cutter
 from onnxheadprune.selection.joint import JointSpace
 from onnxheadprune.selection.latency import by_latency
 from onnxheadprune.selection.space import Selection, Space
 from onnxheadprune.selection.speed import smallest_reaching, speedups
-from onnxheadprune.selection.wishes import Chosen, Trial, Wish
+from onnxheadprune.selection.wishes import Wish
 
 ROUNDING = 1e-3
 """Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""

@@ -13,6 +13,7 @@ from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.parts import run_feed
+from onnxheadprune.selection.chosen import Chosen
 from onnxheadprune.selection.compensation.result import Compensation, Refit
 from onnxheadprune.selection.cutting import Cutter
 from onnxheadprune.selection.effort import some
@@ -21,7 +22,6 @@ from onnxheadprune.selection.recovery.result import Recovery
 from onnxheadprune.selection.recovery.subject import Subject
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.space import Selection
-from onnxheadprune.selection.wishes import Chosen
 
 BEHIND = 4.0
 """How much longer it takes to measure, prove and write a trained cut than to measure one."""

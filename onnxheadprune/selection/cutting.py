@@ -22,6 +22,7 @@ from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.activations.splicing import MOST_WORK
+from onnxheadprune.selection.chosen import Chosen
 from onnxheadprune.selection.compensation.compensate import Refitting, compensate
 from onnxheadprune.selection.compensation.record import refitted
 from onnxheadprune.selection.compensation.result import Compensation
@@ -32,7 +33,7 @@ from onnxheadprune.selection.recovery.recover import Recovering, require_recover
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.select import search_space
 from onnxheadprune.selection.space import Asked, Selection, Space
-from onnxheadprune.selection.wishes import Chosen, Requirements
+from onnxheadprune.selection.wishes import Requirements
 
 REFIT_SHARE = 0.4
 """Part of the time that is left of a call which a refit may take, if it wants that much."""

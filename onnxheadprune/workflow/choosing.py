@@ -23,12 +23,13 @@ from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.activations.running import unreached
 from onnxheadprune.selection.choose import choose
+from onnxheadprune.selection.chosen import Chosen
 from onnxheadprune.selection.completing import named
 from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.effort import some
 from onnxheadprune.selection.recovery.checkpoint import beside
 from onnxheadprune.selection.recovery.recover import Recovering
-from onnxheadprune.selection.wishes import Chosen, Wish
+from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow.requests import Request
 
 SAMPLES_TO_VALIDATE = 128

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.runtime import Provider
     from onnxheadprune.runtime.feeds.samples import DataSource
-    from onnxheadprune.selection.wishes import Chosen
+    from onnxheadprune.selection.chosen import Chosen
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.vocabulary.trimmed import Trimmed
 

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from onnxheadprune.model.storage.layout import ExternalData
     from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.selection.activations.drift import Measure
+    from onnxheadprune.selection.chosen import Chosen
     from onnxheadprune.selection.compensation.result import Compensation
     from onnxheadprune.selection.recovery.budget import Budget
-    from onnxheadprune.selection.wishes import Chosen, Wish
+    from onnxheadprune.selection.wishes import Wish
 
 
 @dataclass(frozen=True)

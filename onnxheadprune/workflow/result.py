@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.selection.activations.respelled import Spelling
-    from onnxheadprune.selection.wishes import Chosen
+    from onnxheadprune.selection.chosen import Chosen
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.differences import Difference
     from onnxheadprune.workflow.operations import Operations

@@ -25,6 +25,7 @@ from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.selection.allocate import Limits
+from onnxheadprune.selection.chosen import data_words
 from onnxheadprune.selection.completing import completed
 from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.scoring.ablation import require_main
@@ -32,7 +33,7 @@ from onnxheadprune.selection.scoring.executors import run_all
 from onnxheadprune.selection.scoring.scores import HeadScores
 from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.speed import speedups
-from onnxheadprune.selection.wishes import Requirements, data_words
+from onnxheadprune.selection.wishes import Requirements
 from onnxheadprune.settings.cutting import Method
 from onnxheadprune.settings.reading import share
 from onnxheadprune.workflow.curve import Curve, CurvePoint

@@ -9,8 +9,8 @@ from rich.console import RenderableType
 from onnxheadprune.cli.report.heatmap import Removed, Scores, heat_rows
 from onnxheadprune.cli.report.layout import bullet, many, row
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.selection.chosen import Chosen
 from onnxheadprune.selection.compensation.result import Compensation
-from onnxheadprune.selection.wishes import Chosen
 
 
 def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:

@@ -29,7 +29,7 @@ from onnxheadprune.workflow.sizes import size_warnings
 if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.selection.activations.respelled import Spelling
-    from onnxheadprune.selection.wishes import Chosen
+    from onnxheadprune.selection.chosen import Chosen
     from onnxheadprune.workflow.result import PruneResult
 
 _WORDS = {

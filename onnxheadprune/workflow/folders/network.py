@@ -10,8 +10,9 @@ from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.allocate import Limits
+from onnxheadprune.selection.chosen import Chosen
 from onnxheadprune.selection.space import Selection
-from onnxheadprune.selection.wishes import Chosen, Wish
+from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow.folders.asked import Data, FolderRequest
 from onnxheadprune.workflow.folders.carrying import Heads, called, carried, heads_in, heads_of, spec_of
 from onnxheadprune.workflow.folders.export import Export, ModelFile
