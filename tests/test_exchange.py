@@ -165,5 +165,5 @@ def test_a_plain_graph_has_no_metadata() -> None:
 
 def test_without_onnx_ir_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx_ir", None)
-    with pytest.raises(UsageError, match=r'install "onnxheadprune\[ir\]"'):
+    with pytest.raises(UsageError, match="requires onnx_ir, which is not installed: pip install 'onnx-ir"):
         ohp.prune(toys.attention(), {0: [1]}).to_onnx_ir()

@@ -97,7 +97,7 @@ def test_a_gpu_that_cannot_be_used_is_said_first(
 def test_cuda_that_does_not_run_is_an_error(pretend: Pretend) -> None:
     pretend({CUDA: "libcublas.so is missing"})
     with pytest.raises(
-        ProviderError, match=r"libcublas.so is missing; install \"onnxheadprune\[cuda\]\""
+        ProviderError, match=r"libcublas.so is missing; install .*\(pip install 'onnxruntime-gpu\[cuda"
     ) as caught:
         resolve_provider("cuda")
     assert caught.value.exit_code == 4

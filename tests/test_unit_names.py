@@ -47,7 +47,7 @@ def with_options() -> list[type[Site]]:
 
 
 def test_names_are_told_apart_by_kind() -> None:
-    assert [called(kind.FROM + 3) for kind in kinds()] == ["attn.3", "ffn.3", "sublayer.3"]
+    assert [called(kind.FROM + 3) for kind in kinds()] == ["attn.3", "ffn.3", "sublayer.3", "moe.3"]
 
 
 @pytest.mark.long

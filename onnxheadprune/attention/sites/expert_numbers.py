@@ -33,7 +33,7 @@ class Renumbered:
     depth: int | None
 
     def edits(self, left: int, experts: int) -> Iterator[Edit]:
-        """Yield the edits for fewer experts, which are numbered anew.
+        """Yield the edits that renumber the experts that are left.
 
         Args:
             left: experts that stay.
