@@ -16,3 +16,11 @@ document$.subscribe(() => {
     count.textContent = words.length ? `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows` : "";
   });
 });
+
+// What the theme leaves out for assistive technology: the name of the search, and a focus for what scrolls.
+document$.subscribe(() => {
+  document.querySelector(".md-search[role=dialog]")?.setAttribute("aria-label", "Search");
+  for (const region of document.querySelectorAll(".md-typeset__scrollwrap, div.output, math[display=block]")) {
+    if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
+  }
+});

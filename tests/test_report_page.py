@@ -12,6 +12,7 @@ import pytest
 
 from onnxheadprune.cli.report.page import Documents, page_of
 from onnxheadprune.cli.report.page.charts import scale_of_times, scale_over
+from onnxheadprune.cli.report.page.curve import curve_chart
 from onnxheadprune.model.spelling import short_names
 from tests.conftest import SAMPLES, Outcome
 from tests.toys_pictures import curve_result
@@ -233,3 +234,12 @@ def test_a_sweep_has_a_line_per_size_and_solid_marks_for_measured_differences() 
 def test_differences_are_closed_at_first() -> None:
     page = page_of(Documents(cuts=[cut_document()]))
     assert '<details class="group">' in page and '<details class="group" open' not in page
+
+
+def test_accuracy_that_does_not_change_has_an_axis_in_percent_up_to_100() -> None:
+    document = curve_document()
+    for point in document["points"]:
+        point["accuracy"] = 1.0
+    (line,) = [item for item in curve_chart(document).lines if item.name.startswith("accuracy")]
+    assert line.name == "accuracy (%)"
+    assert [float(tick.label) for tick in line.ticks][-1] == 100

@@ -117,6 +117,7 @@ def test_formulas_are_shown_without_a_script(site: Path) -> None:
     formulas = re.findall(r"<math.*?</math>", page, re.DOTALL)
     assert len(formulas) > 5 and "$`" not in page
     assert [item for item in formulas if "\\" in item] == []
+    assert not re.search(r"</p>\s*<math", page), "a formula of a line stands in a paragraph of its own"
 
 
 def test_the_notebook_is_a_page_with_its_plots(site: Path) -> None:

@@ -13,4 +13,5 @@ BLOCK = re.compile(r"^```math\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Write formulas as the browser takes them; the repository's browser reads the same LaTeX."""
     markdown = BLOCK.sub(lambda found: f"<div>{convert(found[1].strip(), display='block')}</div>", markdown)
-    return INLINE.sub(lambda found: convert(found[1]), markdown)
+    # Markdown takes an element that it does not know for a block where a line begins with it.
+    return INLINE.sub(lambda found: f"<span>{convert(found[1])}</span>", markdown)

@@ -69,7 +69,7 @@ def scale_over(values: Sequence[float], start: float, end: float, *, zero: bool 
     """
     low, high = (0.0 if zero else min(values)), max(values)
     if high <= low:
-        high = low + (abs(low) or 1.0)
+        low, high = (low, low + 1.0) if zero else (high - (abs(high) / 10 or 1.0), high)
     room = 0.06 * (high - low)
     return Scale(low if zero else low - room, high + room, start, end)
 

@@ -96,7 +96,7 @@ def curve_chart(document: Document) -> CurveChart:
     sizes = _sizes(document)
     lines = (
         line(f"drift ({document['drift_unit']})", lambda point: (point["drift"], True), zero=True),
-        line("accuracy", lambda point: (point["accuracy"], True)),
+        line("accuracy (%)", _percent),
         *(line(f"times as fast, {size}", partial(_speedup, size=index)) for index, size in enumerate(sizes)),
         None if sizes else line("times as fast", lambda point: (point["speedup"], True)),
     )
@@ -129,6 +129,11 @@ def _speedup(point: Mapping[str, Any], size: int) -> Value:
         return (None if point["removed"] else 1.0), True
     cell = point["speed"]["at"][size]
     return cell["speedup"], cell["verdict"] != NO_DIFFERENCE
+
+
+def _percent(point: Mapping[str, Any]) -> Value:
+    accuracy = point["accuracy"]
+    return None if accuracy is None else 100 * accuracy, True
 
 
 def _share(document: Document, point: Mapping[str, Any]) -> float:
