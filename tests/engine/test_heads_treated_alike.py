@@ -372,3 +372,19 @@ def test_one_head_has_its_projection() -> None:
     )
     (site,) = inspect(_model(nodes))
     assert (site.num_heads, site.projection_names) == (1, ("p",))
+
+
+def test_tokens_beside_registers_are_no_heads() -> None:
+    """Hyper-connections mix the streams of each token, of which a layer computes some and no others."""
+    model = model_of(
+        """<ir_version: 9, opset_import: ["" : 17]> g (float[1, 4, 6] x) => (float[1, 8, 8] y)
+    <float[6, 8] embedding, float[1, 4, 8] registers, float[8, 2] g, float[8, 10] up, float[10, 8] down,
+     int64[1] i2 = {2}> {
+      patches = MatMul(x, embedding)  tokens = Concat<axis = 1>(patches, registers)  stream = Unsqueeze(tokens, i2)
+      streams = Concat<axis = 2>(stream, stream)  scores = MatMul(tokens, g)  gates = Tanh(scores)
+      gate = Unsqueeze(gates, i2)  mixed = MatMul(gate, streams)  read = Squeeze(mixed, i2)
+      wide = MatMul(read, up)  active = Relu(wide)  y = MatMul(active, down)
+    }"""
+    )
+    (block,) = inspect(model).neurons
+    assert (block.num_units, block.removable) == (10, True)

@@ -105,10 +105,11 @@ def _tells_apart(core: Core) -> bool:
         size = divisor(shape[axis])
         if not 1 < size <= MAX_TOLD_APART:
             continue
-        if product.out_axes[axis] in product.batch:
-            if len(set(told_apart(core.node, axis, size, stacked=True) or ())) > 1:
-                return True
-        elif _lies_along_maps(core, product, axis) and are_channels(core.node, axis, size):
+        in_batch = product.out_axes[axis] in product.batch
+        if in_batch and len(set(told_apart(core.node, axis, size) or ())) > 1:
+            return True
+        # Stacked outputs of several layers are heads if they read the same; tokens and registers do not.
+        if (in_batch or _lies_along_maps(core, product, axis)) and are_channels(core.node, axis, size):
             return True
     return False
 
