@@ -1,4 +1,4 @@
-"""Range and OneHot: whole numbers in a row, and each marked on an axis of its own."""
+"""Range, OneHot and NonZero: whole numbers in a row, marked on an axis of their own, and listed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.facts import COUNTS, MARKS_NUMBERS
+from onnxheadprune.model.graph.facts import COUNTS, FINDS_NONZERO, MARKS_NUMBERS
 from onnxheadprune.model.graph.tables import Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
 declare("Range", kinds=(COUNTS,))
 declare("OneHot", kinds=(MARKS_NUMBERS,))
+declare("NonZero", kinds=(FINDS_NONZERO,))
 
 
 @shape_function("Range")

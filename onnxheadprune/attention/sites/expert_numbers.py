@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,47 @@ class Renumbered:
         yield SetInput(self.node.ref, self.index, name)
 
 
+@dataclass(frozen=True, eq=False)
+class Single:
+    """A comparison of numbers of experts with the number of one.
+
+    Attributes:
+        node: the comparison.
+        index: of the input with that number.
+        expert: the number.
+    """
+
+    node: Node
+    index: int
+    expert: int
+
+    def edits(self, gone: Collection[int]) -> Iterator[Edit]:
+        """Yield the edits for another number of the expert, once those in `gone` are removed."""
+        stored = self.node.literal(self.index)
+        number = self.expert - sum(other < self.expert for other in gone)
+        if stored is None or self.expert in gone or number == self.expert:
+            return
+        name = f"{self.node.out.name}/{MARK}_expert"
+        values = _nested(np.full(stored.shape, number)) if stored.ndim else (number,)
+        yield AddConstant(self.node.scope.ref, name, values, not stored.ndim, str(stored.dtype))
+        yield SetInput(self.node.ref, self.index, name)
+
+
+def compared_with_one(node: Node, index: int, experts: int) -> Single | None:
+    """A comparison of numbers of experts with the number of one, None for other nodes.
+
+    Args:
+        node: the node.
+        index: of its input with the numbers of a choice.
+        experts: how many there are.
+    """
+    stored = node.literal(1 - index) if node in EQUALS else None
+    if stored is None or stored.size != 1 or stored.dtype.kind not in "iu":
+        return None
+    expert = int(stored.reshape(-1)[0])
+    return Single(node, 1 - index, expert) if 0 <= expert < experts else None
+
+
 def one_hot(node: Node, experts: int) -> Renumbered | None:
     """A OneHot of numbers of experts, None for other nodes and where its axis is too short for all of them."""
     shape, depth, values = node.out.shape, node.literal(1), node.literal(2)
@@ -94,8 +135,3 @@ def _nested(numbers: npt.NDArray[np.int64]) -> tuple[object, ...]:
         return tuple(map(tuples, item)) if isinstance(item, list) else item
 
     return tuple(map(tuples, numbers.tolist()))
-
-
-def spelled(experts: Sequence[int]) -> str:
-    """Return experts as a sentence lists them."""
-    return ", ".join(map(str, experts))

@@ -18,6 +18,7 @@ from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import origins
 from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.attention.sites.routing import Routing
+from onnxheadprune.attention.sites.routing_scores import MATRIX
 from onnxheadprune.attention.sites.routing_walk import routing_of
 from onnxheadprune.attention.sites.stored import weights_of
 from onnxheadprune.attention.sites.streams import Streams
@@ -25,14 +26,12 @@ from onnxheadprune.attention.sites.unit import Findings, Projection, Site
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.choices import choice_of
+from onnxheadprune.liveness.live import DEAD
 from onnxheadprune.liveness.mixtures import mixture_of
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.view import GraphView, Node, Value
-
-MATRICES = 3
-"""Axes of a stored tensor with a matrix per expert."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +49,17 @@ class RoutedProjection(Projection):
         gone = tuple(units)
         for item in self.routing.meetings:
             yield Seed(item.node, item.index, self.routing.left(item.live, gone), site)
+        for end in self.routing.ends:
+            if end.expert in gone:
+                yield from (Seed(end.node, index, DEAD, site) for index in end.indices)
 
     def edits(self, units: Iterable[int]) -> list[Edit]:
-        """Edits of stored numbers of experts."""
-        experts = self.routing.experts
-        left = experts - len(tuple(units))
-        return [edit for item in self.routing.renumbered for edit in item.edits(left, experts)]
+        """Edits of stored numbers of experts, and past those that are networks of their own."""
+        routing, gone = self.routing, tuple(units)
+        left = routing.experts - len(gone)
+        found = [edit for item in routing.renumbered for edit in item.edits(left, routing.experts)]
+        found += [edit for item in routing.singles for edit in item.edits(gone)]
+        return [*found, *routing.bypasses(gone)]
 
     def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
         """Experts lie on an axis of their own."""
@@ -143,7 +147,7 @@ def _site(routing: Routing) -> MixtureSite | None:
         reason=routing.stop or uneven,
     )
     if site.reason is not None:
-        return site if routing.picked else None
+        return site if routing.picked or routing.ends else None
     return _measured(site, routing)
 
 
@@ -175,8 +179,8 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
         return _refused(site, str(error)) if routing.picked else None
     matrices = [
         value
-        for value, _ in trial.narrowed()
-        if value.tensor is not None and len(value.shape or ()) >= MATRICES
+        for value, live in trial.narrowed()
+        if value.tensor is not None and len(value.shape or ()) >= (MATRIX if live.is_dead else MATRIX + 1)
     ]
     if not matrices and not routing.picked:
         return None

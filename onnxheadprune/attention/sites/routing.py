@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.expert_numbers import Renumbered
+from onnxheadprune.attention.sites.expert_numbers import Renumbered, Single
+from onnxheadprune.attention.sites.routing_parts import End
+from onnxheadprune.edit.edits import Edit, SetInput
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer
@@ -44,7 +46,9 @@ class Routing:
         experts: how many there are.
         meetings: inputs along which experts lie.
         through: per node that no rule lets them pass, the labels of its output and of inputs with the same axis.
-        renumbered: stored numbers that name experts.
+        renumbered: stored numbers that name all experts.
+        singles: stored numbers that name one.
+        ends: where experts that are networks of their own are added up.
         chosen: how many are chosen for a token.
         least: how many must be left of all, and per set of positions that one choice is made from.
             picked: stored weights or operators that have an axis of experts.
@@ -57,6 +61,8 @@ class Routing:
     meetings: list[Meeting] = field(default_factory=list)
     through: dict[Node, tuple[Live, Mapping[int, Live]]] = field(default_factory=dict)
     renumbered: list[Renumbered] = field(default_factory=list)
+    singles: list[Single] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
     chosen: int = 0
     least: list[tuple[Live, int, int]] = field(default_factory=list)
     picked: list[Node] = field(default_factory=list)
@@ -67,6 +73,21 @@ class Routing:
         mask = np.ones(max(most, self.experts) + 1, np.bool_)
         mask[np.asarray(gone, np.int64) + 1] = False
         return mask
+
+    def bypasses(self, gone: Sequence[int]) -> Iterator[Edit]:
+        """Yield edits by which what is added up comes without some experts.
+
+        Args:
+            gone: experts that are removed.
+        """
+        without = {end.node: end.kept for end in self.ends if end.expert in gone}
+        for node in without:
+            left = node.out
+            while left.producer is not None and left.producer in without:
+                left = without[left.producer]
+            for use in node.out.consumers:
+                if use.node not in without:
+                    yield SetInput(use.node.ref, use.input_index, left.name)
 
     def answers(self, gone: Sequence[int]) -> dict[Node, Answer]:
         """Return what the nodes answer that no rule lets scores pass.

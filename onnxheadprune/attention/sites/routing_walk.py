@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.attention.sites.expert_numbers import compared, one_hot
+from onnxheadprune.attention.sites.expert_numbers import compared, compared_with_one, one_hot
 from onnxheadprune.attention.sites.routing import Meeting, Routing
+from onnxheadprune.attention.sites.routing_parts import End, Part, onward, picked_apart
 from onnxheadprune.attention.sites.routing_scores import (
     MATRIX,
     NEVER,
@@ -66,6 +67,7 @@ class _Walk:
         self.found = found
         self.scores: dict[Value, Scores] = {}
         self.numbers: set[Value] = set()
+        self.parts: dict[Value, Part] = {}
         self.heap: list[tuple[int, Node]] = []
         self.queued: set[int] = set()
 
@@ -88,6 +90,11 @@ class _Walk:
             self.numbers.add(value)
             self._reach(value, "numbers")
 
+    def _part(self, value: Value | None, part: Part) -> None:
+        if value is not None:
+            self.parts[value] = part
+            self._reach(value, "what one of the experts gives, instead")
+
     def _reach(self, value: Value, what: str) -> None:
         if value.is_graph_output:
             self.found.stop = self.found.stop or Refusal(
@@ -106,14 +113,14 @@ class _Walk:
         inputs = list(enumerate(node.inputs))
         scored = {index: self.scores[value] for index, value in inputs if value in self.scores}
         named = [index for index, value in inputs if value in self.numbers]
+        parts = {index: self.parts[value] for index, value in inputs if value in self.parts}
+        if parts:
+            return self._of_one_expert(node, parts, bool(scored or named))
         if mixture_of(node) is not None:
             return self._operator(node, scored, named)
         if named:
             return self._named(node, scored, named)
         index, scores = next(iter(scored.items()))
-        if len(scored) > 1 and any(other.live != scores.live for other in scored.values()):
-            # Along different axes, or as rows and columns of one product.
-            return self._product(node, scored) or self._carry(node, scored)
         choice = choice_of(node)
         if choice is not None and index == 0:
             return self._choice(node, scores, choice)
@@ -121,11 +128,28 @@ class _Walk:
             return self._weighed(node, scores)
         if node in REDUCES and index == 0:
             return self._reduced(node, scores)
+        apart = picked_apart(node, scores) if index == 0 else None
+        if apart:
+            for value, expert in apart.items():
+                self._part(value, Part(expert))
+            return None
         if node in PICKS and self._along(node, index, scores):
             return self._refused(node, "picks scores by numbers that are none of this router's choice")
         if contraction_of(node) is not None:
             return self._product(node, scored)
         return self._carry(node, scored)
+
+    def _of_one_expert(self, node: Node, parts: Mapping[int, Part], mixed: bool) -> Refusal | None:
+        """A node that reads what belongs to one expert."""
+        made = None if mixed else onward(node, parts)
+        if made is None or (isinstance(made, End) and node.out.is_graph_output):
+            return self._refused(node, "reads what one expert gives in a way that no rule knows")
+        if isinstance(made, End):
+            self.found.ends.append(made)
+            return None
+        for value in node.outputs:
+            self._part(value, made)
+        return None
 
     def _refused(self, node: Node, why: str) -> Refusal:
         return Refusal(Reason.INEXPRESSIBLE, node.label, node.out.name, f"{node.label} {why}")
@@ -256,6 +280,11 @@ class _Walk:
         hot = one_hot(node, self.found.experts) if not scored else None
         if hot is None and not scored and len(named) == 1:
             hot = compared(node, named[0], self.found.experts)
+            single = compared_with_one(node, named[0], self.found.experts)
+            if single is not None:
+                self.found.singles.append(single)
+                self._part(node.out, Part(single.expert))
+                return None
         if hot is None:
             return self._refused(node, "reads the numbers of experts in a way that no rule knows")
         self.found.renumbered.append(hot)
