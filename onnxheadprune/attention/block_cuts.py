@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
@@ -12,22 +12,32 @@ from onnxheadprune.edit.site_cuts import BlockCut
 from onnxheadprune.model.graph.view import GraphView
 
 
-def block_cuts(view: GraphView, sites: Sites, chosen: Mapping[int, tuple[int, ...]]) -> tuple[BlockCut, ...]:
+def block_cuts(
+    view: GraphView,
+    sites: Sites,
+    chosen: Mapping[int, tuple[int, ...]],
+    shifted: Collection[type[Site]] = (),
+) -> tuple[BlockCut, ...]:
     """All sites of a kind, once one of them loses units or has lost some before; numbers stay those of the original.
 
     Args:
         view: the model.
         sites: its sites.
         chosen: the units that go per site index, as indices of the original.
+        shifted: kinds of which sites vanish with units of others.
     """
-    return tuple(cut for kind in sites.others for cut in _cuts(kind, view, sites, chosen))
+    return tuple(cut for kind in sites.others for cut in _cuts(kind, view, sites, chosen, kind in shifted))
 
 
 def _cuts(
-    kind: type[Site], view: GraphView, sites: Sites, chosen: Mapping[int, tuple[int, ...]]
+    kind: type[Site],
+    view: GraphView,
+    sites: Sites,
+    chosen: Mapping[int, tuple[int, ...]],
+    shifted: bool,
 ) -> list[BlockCut]:
     earlier = units_record(view.model, kind.UNITS)
-    if not earlier and not any(map(kind.owns, chosen)):
+    if not earlier and not shifted and not any(map(kind.owns, chosen)):
         return []
     names = kind.UNITS, kind.TITLE
     cuts = [

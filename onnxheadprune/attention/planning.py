@@ -149,7 +149,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     swept, edits = swept_edits(view, sites, present, contract, caches)
     cuts = head_cuts(sites, chosen, present)
     edits[head_record(cuts, sites)] = frozenset()
-    blocks = block_cuts(view, sites, chosen)
+    blocks = block_cuts(view, sites, chosen, _shifted(sites, chosen, swept))
     edits |= dict.fromkeys(block_records(blocks, view, sites), frozenset())
     edits |= dict.fromkeys(layers_kept(sites, going_whole(sites, present)), frozenset())
     if caches.sites:
@@ -172,6 +172,18 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         notes=(*([caches.idle] if caches.idle else []), *_held(sites.losing(present), contract)),
     )
     return Planning(plan, view, sites, present, io)
+
+
+def _shifted(sites: Sites, chosen: Mapping[int, Sequence[int]], swept: Sweep) -> set[type[Site]]:
+    """The kinds of sites that vanish with what a router no longer chooses, so that others keep their numbers."""
+    if not any(site.ROUTED for site in sites.losing(chosen)):
+        return set()
+    return {
+        kind
+        for kind, find in sites.others.items()
+        for site in find().sites
+        if all(swept.kept.get(item.node.out, FULL).is_dead for item in site.projections)
+    }
 
 
 def _planned_edits(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> tuple[PlannedEdit, ...]:

@@ -358,14 +358,13 @@ def _claimed(
     record = units_record(pruned, kind.UNITS)
     if not record:
         return {}
-    # Sites that the original has lost as a whole are in its record alone.
-    earlier = units_record(analysis.view.model, kind.UNITS)
-    gone = {entry.number: entry.removed for entry in earlier if not entry.left}
+    # Sites that the original has lost, as a whole or with an expert, are in its record alone.
+    gone = {entry.number: entry.removed for entry in units_record(analysis.view.model, kind.UNITS)}
     sites = {name: site for site in analysis.sites.of(kind.UNITS) for name in site.projection_names}
     spec: dict[str, list[int]] = {}
     for entry in record:
         site = next((sites[name] for name in entry.projections if name in sites), None)
-        if site is None and entry.number in gone:
+        if site is None and gone.get(entry.number) == entry.removed:
             continue
         called = kind.called(entry.number)
         if site is None or site.original_num_units != entry.num_units:
