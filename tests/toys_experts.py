@@ -89,7 +89,71 @@ def _picked(pick: str) -> str:
 {_SUMMED}"""
 
 
+def _each(share: str, network: str) -> str:
+    """A network of its own for each expert, one after the other."""
+    made = []
+    for number in range(EXPERTS):
+        before, after = f"sum{number}", "y" if number + 1 == EXPERTS else f"sum{number + 1}"
+        lines = share + network
+        made.append(lines.replace("#", str(number)).replace("<before>", before).replace("<after>", after))
+    return "  sum0 = ConstantOfShape (token_shape)\n" + "".join(made)
+
+
+_OWN = """
+  m# = MatMul (seen#, up#)
+  b# = Add (m#, up_bias#)
+  h# = Relu (b#)
+  o# = MatMul (h#, down#)
+  given# = Add (o#, down_bias#)
+"""
+_ALL_TOKENS = (
+    "  seen# = Identity (x)\n" + _OWN + "  part# = Mul (given#, share#)\n  <after> = Add (<before>, part#)\n"
+)
+_OWN_TOKENS = (
+    """
+  found# = NonZero (is#)
+  places# = Transpose <perm = [1, 0]> (found#)
+  rows#, columns# = Split <axis = 1> (places#, halves)
+  seen# = GatherND (x, rows#)
+"""
+    + _OWN
+    + """
+  w# = GatherND (w, places#)
+  share# = Unsqueeze (w#, last)
+  part# = Mul (given#, share#)
+"""
+)
+_WRITTEN = '  <after> = ScatterND <reduction = "add"> (<before>, rows#, part#)\n'
+_WRITTEN_APART = """
+  none# = ConstantOfShape (token_shape)
+  own# = ScatterND <reduction = "add"> (none#, rows#, part#)
+  <after> = Add (<before>, own#)
+"""
+_SPREAD = "  nothing_yet = ConstantOfShape (score_shape)\n  weights = ScatterElements <axis = 1> (nothing_yet, i, w)\n"
+_SHARES = ", ".join(f"share{number}" for number in range(EXPERTS))
+_IS = "  number# = Constant <value_int = #> ()\n  is# = Equal (i, number#)\n"
+
 BODIES = {
+    "each, a slice": _SPREAD
+    + _each(
+        "  from# = Constant <value_ints = [#]> ()\n  to# = Add (from#, one)\n"
+        "  share# = Slice (weights, from#, to#, middle)\n",
+        _ALL_TOKENS,
+    ),
+    "each, split": _SPREAD
+    + f"  {_SHARES} = Split <axis = 1, num_outputs = {EXPERTS}> (weights)\n"
+    + _each("", _ALL_TOKENS),
+    "each, compared": "  nobody = ConstantOfShape (choice_shape)\n"
+    + _each(
+        _IS + "  own# = Where (is#, w, nobody)\n  share# = ReduceSum <keepdims = 1> (own#, last)\n",
+        _ALL_TOKENS,
+    ),
+    "each, its tokens": _each(_IS, _OWN_TOKENS + _WRITTEN),
+    "each, its tokens apart": _each(_IS, _OWN_TOKENS + _WRITTEN_APART),
+    "each, one-hot": "  hot = OneHot <axis = -1> (i, more, off_on)\n  turned = Transpose <perm = [2, 0, 1]> (hot)\n"
+    + _each(
+        "  number# = Constant <value_int = #> ()\n  is# = Gather (turned, number#)\n", _OWN_TOKENS + _WRITTEN
+    ),
     "picked": _picked("Gather"),
     "picked rows": _picked("GatherND"),
     "scattered": "  nothing_yet = ConstantOfShape (score_shape)\n"
@@ -138,7 +202,7 @@ class Toy:
     def model(self) -> ModelProto:
         """The model: x + mixture(x)."""
         model = parser.parse_model(f"""
-<ir_version: 9, opset_import: ["" : 17]>
+<ir_version: 9, opset_import: ["" : 18]>
 mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.outputs})
 <
   int64[1] one = {{1}}, int64[1] two = {{{CHOSEN}}}, int64[1] first = {{0}}, int64[1] middle = {{1}},
@@ -146,6 +210,8 @@ mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.out
   float[2] off_on = {{0, 1}}, int64[{EXPERTS}] numbers = {{{",".join(map(str, range(EXPERTS)))}}},
   int64[3] by_group = {{-1, {GROUPS}, {EXPERTS // GROUPS}}}, int64[2] by_expert = {{-1, {EXPERTS}}},
   int64[3] by_group_shape = {{{TOKENS}, {GROUPS}, {EXPERTS // GROUPS}}}, float low = {{-9}}, float ones = {{1}},
+  int64[2] halves = {{1, 1}}, int64 more = {{{EXPERTS + 1}}}, int64[2] token_shape = {{{TOKENS}, {HIDDEN}}},
+  int64[2] choice_shape = {{{TOKENS}, {CHOSEN}}},
   int64[3] every = {{{EXPERTS}, {TOKENS}, {HIDDEN}}}, int64[2] score_shape = {{{TOKENS}, {EXPERTS}}}
 >
 {{
@@ -154,6 +220,8 @@ mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.out
   out = Add (x, y)
 }}""")
         stored = self.tensors()
+        each = ("up", "up_bias", "down", "down_bias")
+        stored |= {f"{name}{number}": stored[name][number] for name in each for number in range(EXPERTS)}
         model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
         used = {name for node in model.graph.node for name in node.input}
         for tensor in [item for item in model.graph.initializer if item.name not in used]:
@@ -200,4 +268,9 @@ def tokens(seed: int = 1) -> Array:
     return np.random.default_rng(seed).standard_normal((TOKENS, HIDDEN)).astype(np.float32)
 
 
-TOYS = {f"{routing}, {body}": Toy(routing, body) for routing in ROUTINGS for body in BODIES}
+TOYS = {body: Toy(body=body) for body in BODIES}
+TOYS |= {
+    f"{routing}, {body}": Toy(routing, body)
+    for routing in ("chosen softmax", "sigmoid in groups")
+    for body in ("picked", "scattered")
+}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,9 +48,12 @@ def test_what_is_left_computes_what_a_router_without_them_does(toy: Toy) -> None
         for other in made:
             np.testing.assert_allclose(run(other, {"x": x})["out"], want, atol=2e-5)
         assert np.abs(want - toy.expected(x)).max() > 1e-2
-        assert planning.plan.edge_gathers == ()
+        # Its mask has a row more than there are experts, which nobody reads.
+        assert len(planning.plan.edge_gathers) == (toy.body == "each, one-hot")
         stored = {tensor.name: list(tensor.dims) for tensor in made[0].graph.initializer}
-        assert stored["router"][1] == stored["up"][0] == stored["down_bias"][0] == EXPERTS - 2
+        assert stored["router"][1] == EXPERTS - 2
+        each = [name for name in stored if name.startswith("up") and name[2:].isdigit()]
+        assert len(each) == EXPERTS - 2 if each else stored["up"][0] == stored["down_bias"][0] == EXPERTS - 2
 
 
 @pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
@@ -179,6 +183,37 @@ def test_the_configuration_follows(
     shown = command("prune", folder, "-o", out, "--experts", experts)
     assert shown.exit_code == 0 and told in shown.stdout
     assert json.loads((out / "config.json").read_text("utf-8")) == {"num_experts": field}
+
+
+def test_blocks_keep_their_numbers_where_experts_vanish(command: Command, tmp_path: Path) -> None:
+    model, once, twice = (tmp_path / f"{name}.onnx" for name in ("model", "once", "twice"))
+    _saved(Toy(body="each, its tokens").model(), model)
+    assert command("prune", model, "-o", once, "--experts", "0:1,4").exit_code == 0
+    blocks = [site.key for site in inspect(once).neurons]
+    assert blocks == ["ffn.0", "ffn.2", "ffn.3", "ffn.5"]
+    shown = command("prune", once, "-o", twice, "--experts", "0:0", "--neurons", "5:1,3")
+    assert shown.exit_code == 0 and "removing 2 neurons, removing 1 expert" in shown.stdout
+    for original in (model, once):
+        assert command("validate", original, twice).exit_code == 0
+    gone = [site.removed for site in inspect(twice).neurons]
+    assert gone == [(), (), (1, 3)]
+
+
+ONE_EXPERT_OTHERWISE = {
+    "a share is an output": (Toy(body="each, a slice"), "  own = Identity (share3)\n", ", float[7, 1] own"),
+    "a count of tokens": (
+        Toy(body="each, compared"),
+        "  own = Add (share3, ones)\n  sum_own = Exp (own)\n",
+        ", float[7, 1] sum_own",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ONE_EXPERT_OTHERWISE.values(), ids=ONE_EXPERT_OTHERWISE)
+def test_whoever_reads_an_expert_otherwise_is_the_reason(case: tuple[Toy, str, str]) -> None:
+    toy, more, outputs = case
+    (mixture,) = inspect(replace(toy, more=more, outputs=outputs).model()).of("experts")
+    assert "one" in str(mixture.reason) and "expert" in str(mixture.reason)
 
 
 def test_neurons_inside_an_operator_go_after_experts(tmp_path: Path) -> None:

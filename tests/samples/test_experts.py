@@ -134,7 +134,7 @@ def _exported(model: Any, path: Path, dynamo: bool) -> None:
     with quiet():
         torch.onnx.export(
             _Logits(model),
-            (ids, ids),
+            (ids, ids.clone()),
             path,
             dynamo=dynamo,
             input_names=names,
@@ -143,7 +143,7 @@ def _exported(model: Any, path: Path, dynamo: bool) -> None:
         )
 
 
-CASES = [(name, False) for name in MODELS] + [("mixtral", True), ("deepseek-v3", True)]
+CASES = [(name, False) for name in MODELS] + [("deepseek-v3", True)]
 
 
 @pytest.mark.parametrize(("name", "dynamo"), CASES, ids=[f"{name}{'.dynamo' * new}" for name, new in CASES])
