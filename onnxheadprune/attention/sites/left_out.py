@@ -96,7 +96,7 @@ def left_out(
             no_axis = "no axis of its output can enumerate heads: it has one map for all channels"
             without.append(_miss(node, pools_all if node in one_head else no_axis))
         elif node in one_head:
-            misses[node] = _miss(node, _shared_by_heads(one_head[node]))
+            misses[node] = NearMiss(node.label, shared_by_heads(one_head[node].projections[0].node, node))
         else:
             misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node), fixed))
     return LeftOut(tuple(misses.values()), tuple(without))
@@ -124,10 +124,12 @@ def _is_part(node: Node, claimed: set[Node]) -> bool:
     return reached and not values
 
 
-def _shared_by_heads(block: Block) -> str:
+def shared_by_heads(layer: Node, core: Node) -> Refusal:
     """Why a product with a map per head has no heads to cut: the linear layer behind it is one for all of them."""
-    label = block.projections[0].node.label
-    return f"it has a map per head, and {label} has no weights of single heads: it treats all heads alike"
+    sentence = (
+        f"it has a map per head, and {layer.label} has no weights of single heads: it treats all heads alike"
+    )
+    return Refusal(Reason.NO_PROJECTION, core.label, core.out.name, sentence)
 
 
 def _miss(node: Node, sentence: str) -> NearMiss:

@@ -20,7 +20,7 @@ from onnxheadprune.attention.sites.grouping import (
     has_folded_heads,
     merge_branches,
 )
-from onnxheadprune.attention.sites.left_out import LeftOut, Refused, left_out
+from onnxheadprune.attention.sites.left_out import LeftOut, Refused, left_out, shared_by_heads
 from onnxheadprune.attention.sites.maps import is_residual, summed, weight_contraction
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.obstacles import held_caches, obstacle, read_elsewhere
@@ -102,6 +102,8 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
         # A sum over an axis is weaker evidence of heads than weights: streams are added up, too.
         candidates += [item for item in reduced_heads(trace, tracer) if all(map(_attends, item.cores))]
         if trace.cores and trace.is_alike and (trace.shared or tracer.treats_heads_alike(node)):
+            cores = (core.node for core in trace.cores)
+            refused += [Refused(node, core, shared_by_heads(node, core)) for core in cores]
             continue
         if trace.cores and all(is_of_contents(core.node) for core in trace.cores):
             candidates.append(Candidate(node, read.activation, read.weight, read.sizes, trace.cores))
