@@ -22,7 +22,6 @@ from onnxheadprune.model.exchange import brought_in, is_other, name_of
 from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.node_order import in_order
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
-from onnxheadprune.model.storage.mistaken import not_a_model
 from onnxheadprune.model.storage.reading import Opened, hydrated
 from onnxheadprune.model.storage.sources import Source, Sources, inside, open_at_once, source_of
 from onnxheadprune.model.storage.spans import hold, is_outside, own_location, span_of
@@ -309,6 +308,13 @@ class Parsed(NamedTuple):
     source: Source
 
 
+def _not_a_model(path: Path, reason: str) -> ModelError:
+    # What a file is instead is asked only of one that was refused.
+    from onnxheadprune.model.storage.mistaken import not_a_model
+
+    return not_a_model(path, reason)
+
+
 def parse_structure(path: Path) -> Parsed:
     """The structure of a file.
 
@@ -326,9 +332,9 @@ def parse_structure(path: Path) -> Parsed:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except (DecodeError, WireError) as error:
         reason = _first_line(error).strip().rstrip(".")
-        raise not_a_model(path, f", or is truncated: {reason}") from error
+        raise _not_a_model(path, f", or is truncated: {reason}") from error
     if not model.graph.node or not model.opset_import:
-        raise not_a_model(path, ": it holds no graph")
+        raise _not_a_model(path, ": it holds no graph")
     return Parsed(model, own_location(path), references, source)
 
 

@@ -15,14 +15,11 @@ from onnxheadprune.model.one_line import one_line
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 from onnxheadprune.runtime.foreign import import_function, users_code
+from onnxheadprune.validation.result import USERS_DATA
 
 Metric: TypeAlias = "str | Callable[..., Any]"
 WHOLE = ("feeds", "dataset")
 """Names of the second parameter that ask for all feeds at once."""
-
-
-USERS_DATA = "your data, all of it"
-"""What a number was measured on where the user's data is nobody's but the user's."""
 
 
 @one_line()

@@ -24,10 +24,9 @@ from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences, undocumented
-from onnxheadprune.validation.metric import USERS_DATA, Metric, MetricMeter
 from onnxheadprune.validation.planned import find_likeness, record_notes
 from onnxheadprune.validation.request import ValidationRequest
-from onnxheadprune.validation.result import RefitDrift, Validation, Verdict
+from onnxheadprune.validation.result import USERS_DATA, RefitDrift, Validation, Verdict
 from onnxheadprune.validation.runs import NOTHING_RAN, run_all
 from onnxheadprune.validation.verdict import by_numbers, judge, words_for
 from onnxheadprune.validation.weights import weight_problems
@@ -73,6 +72,7 @@ def _with_refits(
 if TYPE_CHECKING:
     from onnxheadprune.attention.vocabulary.trim import Trimming
     from onnxheadprune.selection.activations.sources import Data
+    from onnxheadprune.validation.metric import Metric, MetricMeter
     from onnxheadprune.validation.oracle import Prepared
     from onnxheadprune.validation.wide import Wide
 
@@ -122,6 +122,12 @@ def validate(
     return prove(original, pruned, ValidationRequest(heads, given, provider, seed, metric, effect, unseen))
 
 
+def _meter(metric: Metric) -> MetricMeter:
+    from onnxheadprune.validation.metric import MetricMeter
+
+    return MetricMeter(metric)
+
+
 def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
     """Return what `validate` does, for a request.
 
@@ -133,7 +139,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     Raises:
         HeadPruneError: as `validate` does.
     """
-    meter = None if request.metric is None else MetricMeter(request.metric)
+    meter = None if request.metric is None else _meter(request.metric)
     names = model_name(original), model_name(pruned)
     before, after = _opened(original), _opened(pruned)
     # With a permanent exit or fewer tokens, everything is planned and compared as from the original with these; but

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.errors import UsageError
@@ -10,7 +11,9 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.validation.metric import Metric
+
+if TYPE_CHECKING:
+    from onnxheadprune.validation.metric import Metric
 
 
 @dataclass(frozen=True)

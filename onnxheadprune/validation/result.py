@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, Html, card, line, table, word
 from onnxheadprune.model.one_line import one_line
@@ -13,8 +13,12 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.headline import headline_of
 from onnxheadprune.validation.likeness import Likeness
-from onnxheadprune.validation.metric import USERS_DATA, MetricResult
 
+if TYPE_CHECKING:
+    from onnxheadprune.validation.metric import MetricResult
+
+USERS_DATA = "your data, all of it"
+"""What a number was measured on where the user's data is nobody's but the user's."""
 Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]
 Settings: TypeAlias = Literal["exact", "deployed", "on the CPU", "against the CPU"]
 

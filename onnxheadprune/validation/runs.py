@@ -29,13 +29,13 @@ from onnxheadprune.validation.compare import (
 )
 from onnxheadprune.validation.declared import contradicted
 from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
-from onnxheadprune.validation.metric import MetricMeter, MetricResult
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift, spell, too_far
 from onnxheadprune.validation.rounds import Ran, Runner, rounds
 from onnxheadprune.validation.second_mask import SecondMask
 
 if TYPE_CHECKING:
+    from onnxheadprune.validation.metric import MetricMeter, MetricResult
     from onnxheadprune.validation.wide import Wide
 
 

@@ -16,8 +16,8 @@ from onnxheadprune.selection.activations.drift import EffectMeter, Measure
 from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.validation.compare import AccuracyMeter
-from onnxheadprune.validation.metric import USERS_DATA, Metric, MetricMeter, MetricResult
-from onnxheadprune.validation.result import Accuracy
+from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
+from onnxheadprune.validation.result import USERS_DATA, Accuracy
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from itertools import chain
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.storage.mistaken import in_place_of
 from onnxheadprune.model.storage.sources import Sources
 from onnxheadprune.model.storage.spans import PRIVATE, Span, entries_of, is_outside, refer, span_of
 from onnxheadprune.model.storage.tensors import BITS, Role, Stored, bytes_needed
@@ -112,6 +111,8 @@ def _check_span(stored: Stored, sources: Sources) -> Span:
             f"{stored.label} has {length} bytes where its shape {list(tensor.dims)} needs {needed}"
         )
     if span.offset + needed > source.size:
+        from onnxheadprune.model.storage.mistaken import in_place_of
+
         raise ModelError(
             f"{stored.label} needs bytes {span.offset} to {span.offset + needed} of {span.location}, which has"
             f" {source.size} bytes{in_place_of(source.path)}"

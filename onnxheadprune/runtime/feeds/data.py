@@ -19,7 +19,6 @@ from numpy.lib import format as npy
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import kind_of, regular_file, require_there
-from onnxheadprune.model.storage.mistaken import in_place_of
 from onnxheadprune.runtime.feeds.fill import Array
 from onnxheadprune.runtime.feeds.generate import Feed, is_finite
 from onnxheadprune.runtime.feeds.inputs import Input, Role
@@ -42,6 +41,8 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
     """
     file = regular_file(path, "the data")
     if not zipfile.is_zipfile(file):
+        from onnxheadprune.model.storage.mistaken import in_place_of
+
         raise UsageError(f"{path} is no .npz file{in_place_of(file) or '; write one with numpy.savez'}")
     try:
         with zipfile.ZipFile(file) as archive:
