@@ -14,8 +14,8 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs
+from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.runtime.foreign import import_function, users_code
-from onnxheadprune.validation.result import USERS_DATA
 
 Metric: TypeAlias = "str | Callable[..., Any]"
 WHOLE = ("feeds", "dataset")

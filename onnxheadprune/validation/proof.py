@@ -17,7 +17,7 @@ from onnxheadprune.edit.records import VOCABULARY_KEY, RefitRecord
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, model_name, open_structure
 from onnxheadprune.runtime import Provider, versions
-from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.selection.activations.drift import Measure
@@ -26,7 +26,7 @@ from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences, undocumented
 from onnxheadprune.validation.planned import find_likeness, record_notes
 from onnxheadprune.validation.request import ValidationRequest
-from onnxheadprune.validation.result import USERS_DATA, RefitDrift, Validation, Verdict
+from onnxheadprune.validation.result import RefitDrift, Validation, Verdict
 from onnxheadprune.validation.runs import NOTHING_RAN, run_all
 from onnxheadprune.validation.verdict import by_numbers, judge, words_for
 from onnxheadprune.validation.weights import weight_problems

@@ -10,6 +10,7 @@ from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, Html, card, line, 
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import accuracy, many, measure, short_names
 from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.headline import headline_of
 from onnxheadprune.validation.likeness import Likeness
@@ -17,8 +18,6 @@ from onnxheadprune.validation.likeness import Likeness
 if TYPE_CHECKING:
     from onnxheadprune.validation.metric import MetricResult
 
-USERS_DATA = "your data, all of it"
-"""What a number was measured on where the user's data is nobody's but the user's."""
 Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]
 Settings: TypeAlias = Literal["exact", "deployed", "on the CPU", "against the CPU"]
 

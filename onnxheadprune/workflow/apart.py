@@ -11,13 +11,14 @@ from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
 from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.validation.compare import AccuracyMeter
 from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
-from onnxheadprune.validation.result import USERS_DATA, Accuracy
+from onnxheadprune.validation.result import Accuracy
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ DataSource: TypeAlias = (
     "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Iterable[Sample]"
 )
 """The one form in which users and callers give data; `data.py` reads it."""
+USERS_DATA = "your data, all of it"
+"""What a number was measured on where the user's data is nobody's but the user's."""
 IGNORED_LABEL = -100
 """PyTorch's convention for positions that have no label."""
 
