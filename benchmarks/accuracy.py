@@ -34,9 +34,9 @@ import onnxruntime
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.data.text import text_feeds
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
-from onnxheadprune.selection.activations.text import text_feeds
-from onnxheadprune.selection.recovery.budget import parse_budget, parse_time
+from onnxheadprune.training.budget import parse_budget, parse_time
 
 PACKAGES = ("numpy", "scipy", "sklearn")
 SEED, CALIBRATION, HELD_OUT = 0, 512, 1500

@@ -25,11 +25,11 @@ import onnx
 import onnxruntime
 
 from onnxheadprune import inspect, prune
-from onnxheadprune.selection.kinds import HEADS_ALONE
-from onnxheadprune.selection.recovery.budget import parse_budget
-from onnxheadprune.selection.scoring.score import score
-from onnxheadprune.selection.scoring.scores import METHODS, HeadScores
-from onnxheadprune.selection.wishes import Wish
+from onnxheadprune.choosing.kinds import HEADS_ALONE
+from onnxheadprune.choosing.scoring.score import score
+from onnxheadprune.choosing.scoring.scores import METHODS, HeadScores
+from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.training.budget import parse_budget
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 MODEL = SAMPLES / "char_gpt.onnx"

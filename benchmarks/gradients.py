@@ -27,7 +27,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from transformers import BertModel
 
-from onnxheadprune.selection.gradients.differentiate import Gradient, differentiate
+from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
 
 Arrays = dict[str, npt.NDArray[Any]]
 OUTPUT, LOSS, THEIRS = "last_hidden_state", "loss", "PyTorch's step"

@@ -28,14 +28,14 @@ from char_gpt import losses
 import onnxheadprune as ohp
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.compensation.tasks import Which
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.feeds.samples import DataSource
-from onnxheadprune.selection.compensation.tasks import Which
-from onnxheadprune.selection.completing import named
-from onnxheadprune.selection.cutting import Cutter, Trying
+from onnxheadprune.workflow.choice.completing import named
+from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 HERE = Provider(CPU, "benchmark")

@@ -27,14 +27,14 @@ from accuracy import corpus
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.scoring.ablation import require_main
+from onnxheadprune.choosing.scoring.scores import METHODS, Method
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.data.text import text_feeds
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.selection.activations.data import calibration_data
-from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.activations.text import text_feeds
-from onnxheadprune.selection.scoring.ablation import require_main
-from onnxheadprune.selection.scoring.scores import METHODS, Method
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 RATIO = 0.5

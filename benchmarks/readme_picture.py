@@ -25,7 +25,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 import onnxheadprune as ohp
-from onnxheadprune.cli.report.pictures.style import STYLE, Picture
+from onnxheadprune.reporting.pictures.style import STYLE, Picture
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"

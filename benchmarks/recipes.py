@@ -20,7 +20,7 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 
-LOOKED_UP = "onnxheadprune.selection.recovery.recover.neighbours_of"
+LOOKED_UP = "onnxheadprune.training.recover.neighbours_of"
 RECIPES = {
     "10 epochs": (CALIBRATION, 10, False),
     "10 epochs with neighbours and pull": (CALIBRATION, 10, True),

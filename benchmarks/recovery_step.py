@@ -20,19 +20,19 @@ from targets import Row
 
 from onnxheadprune import HeadPruneError, prune
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.scoring.ablation import require_main
+from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import CPU, CUDA, Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.resident import Resident
-from onnxheadprune.selection.activations.data import Calibration, calibration_data
-from onnxheadprune.selection.recovery.adam import BETAS, EPSILON, Adam
-from onnxheadprune.selection.recovery.precision import candidates_of, decided, distance, in_float16
-from onnxheadprune.selection.recovery.recover import Ready, ready
-from onnxheadprune.selection.recovery.slopes import Candidate, Slopes, Tensors
-from onnxheadprune.selection.recovery.subject import Subject
-from onnxheadprune.selection.scoring.ablation import require_main
+from onnxheadprune.training.adam import BETAS, EPSILON, Adam
+from onnxheadprune.training.precision import candidates_of, decided, distance, in_float16
+from onnxheadprune.training.recover import Ready, ready
+from onnxheadprune.training.slopes import Candidate, Slopes, Tensors
+from onnxheadprune.training.subject import Subject
 
 NEAR = 0.02
 """How far gradients of another device may be from the CPU's, both in float32: sums are made in another order. Biases of

@@ -19,14 +19,14 @@ import onnxruntime
 from onnxheadprune import score
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.choosing.scoring.ablation import require_main
+from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.selection.activations.data import Calibration, calibration_data
-from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.activations.text import text_feeds
-from onnxheadprune.selection.scoring.ablation import require_main
 
 
 def one_pass_per_head(view: GraphView, data: Calibration) -> list[float]:

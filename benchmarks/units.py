@@ -28,10 +28,10 @@ from accuracy import CALIBRATION, HELD_OUT, SEED, Judge, clocks, corpus, sentenc
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.scoring.simple import weight_scores
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from onnxheadprune.selection.recovery.budget import parse_budget
-from onnxheadprune.selection.scoring.simple import weight_scores
+from onnxheadprune.training.budget import parse_budget
 
 WAYS = ("joint", "with layers", "uniform", "heads", "neurons", "layers", "magnitude", "random")
 

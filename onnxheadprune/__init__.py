@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
     from onnxheadprune.benchmarking.runner import bench
     from onnxheadprune.benchmarking.statistics import Ratio
-    from onnxheadprune.cli.report.pictures import plot_curve, plot_heads, plot_latency
+    from onnxheadprune.choosing.allocate import Limits
+    from onnxheadprune.choosing.compensation.result import Compensation, Refit
+    from onnxheadprune.choosing.scoring.score import score
+    from onnxheadprune.choosing.scoring.score_files import read_scores, write_scores
+    from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
+    from onnxheadprune.choosing.select import select_heads
+    from onnxheadprune.choosing.space import Selection
+    from onnxheadprune.choosing.wishes import Wish
+    from onnxheadprune.data.calibration import Calibration
+    from onnxheadprune.deploying.folders.api import prune_folder
+    from onnxheadprune.deploying.folders.result import FolderResult
     from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
     from onnxheadprune.edit.site_cuts import SiteCut
     from onnxheadprune.errors import (
@@ -36,28 +46,18 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion, SiteFusion
     from onnxheadprune.liveness.refusal import Reason, Refusal
     from onnxheadprune.model.storage.tensors import StoredSize
-    from onnxheadprune.selection.activations.data import Calibration
-    from onnxheadprune.selection.allocate import Limits
-    from onnxheadprune.selection.chosen import Chosen
-    from onnxheadprune.selection.compensation.result import Compensation, Refit
-    from onnxheadprune.selection.recovery.budget import Budget
-    from onnxheadprune.selection.recovery.result import Recovery
-    from onnxheadprune.selection.scoring.score import score
-    from onnxheadprune.selection.scoring.score_files import read_scores, write_scores
-    from onnxheadprune.selection.scoring.scores import HeadScores, SiteScores
-    from onnxheadprune.selection.select import select_heads
-    from onnxheadprune.selection.space import Selection
-    from onnxheadprune.selection.wishes import Wish
+    from onnxheadprune.reporting.pictures import plot_curve, plot_heads, plot_latency
     from onnxheadprune.settings.inputs import Inputs
     from onnxheadprune.settings.measuring import Timing
+    from onnxheadprune.training.budget import Budget
+    from onnxheadprune.training.result import Recovery
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.proof import validate
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
+    from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.combine import Combination, combine
     from onnxheadprune.workflow.curve import Curve, CurvePoint
     from onnxheadprune.workflow.exits import EarlyExit, EarlyExits, find_exits
-    from onnxheadprune.workflow.folders.api import prune_folder
-    from onnxheadprune.workflow.folders.result import FolderResult
     from onnxheadprune.workflow.prune import apply_plan, prune
     from onnxheadprune.workflow.quantize import QuantizeResult, quantize
     from onnxheadprune.workflow.recover import recover
@@ -141,8 +141,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "workflow.folders.api": ("prune_folder",),
-    "workflow.folders.result": ("FolderResult",),
+    "deploying.folders.api": ("prune_folder",),
+    "deploying.folders.result": ("FolderResult",),
     "workflow.prune": (
         "apply_plan",
         "prune",
@@ -166,7 +166,7 @@ _HOMES = {
         "CurvePoint",
     ),
     "workflow.sweep": ("sweep",),
-    "cli.report.pictures": (
+    "reporting.pictures": (
         "plot_curve",
         "plot_heads",
         "plot_latency",
@@ -186,27 +186,27 @@ _HOMES = {
     ),
     "benchmarking.statistics": ("Ratio",),
     "benchmarking.runner": ("bench",),
-    "selection.activations.data": ("Calibration",),
-    "selection.chosen": ("Chosen",),
-    "selection.wishes": ("Wish",),
-    "selection.compensation.result": (
+    "data.calibration": ("Calibration",),
+    "workflow.choice.chosen": ("Chosen",),
+    "choosing.wishes": ("Wish",),
+    "choosing.compensation.result": (
         "Compensation",
         "Refit",
     ),
-    "selection.recovery.budget": ("Budget",),
-    "selection.recovery.result": ("Recovery",),
-    "selection.scoring.scores": (
+    "training.budget": ("Budget",),
+    "training.result": ("Recovery",),
+    "choosing.scoring.scores": (
         "HeadScores",
         "SiteScores",
     ),
-    "selection.scoring.score_files": (
+    "choosing.scoring.score_files": (
         "read_scores",
         "write_scores",
     ),
-    "selection.scoring.score": ("score",),
-    "selection.allocate": ("Limits",),
-    "selection.space": ("Selection",),
-    "selection.select": ("select_heads",),
+    "choosing.scoring.score": ("score",),
+    "choosing.allocate": ("Limits",),
+    "choosing.space": ("Selection",),
+    "choosing.select": ("select_heads",),
     "settings.inputs": ("Inputs",),
     "settings.measuring": ("Timing",),
     "errors": (

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from onnxheadprune.benchmarking import measure
+from onnxheadprune.choosing import speed as speeding
 from onnxheadprune.cli import main
-from onnxheadprune.cli.report import progress
-from onnxheadprune.selection import speed as speeding
-from onnxheadprune.workflow import batch_worker
+from onnxheadprune.deploying import batch_worker
+from onnxheadprune.reporting import progress
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
@@ -165,4 +165,4 @@ class Here:
 @pytest.fixture
 def batch_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what a batch decides; that its workers are processes, and may die, has tests of its own."""
-    monkeypatch.setattr("onnxheadprune.workflow.batch.Worker", Here)
+    monkeypatch.setattr("onnxheadprune.deploying.batch.Worker", Here)

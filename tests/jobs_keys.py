@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from onnxheadprune.workflow.jobs.keys import SECTIONS, JobKeys
+from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys
 
 
 def sections() -> dict[str, type[Any]]:

@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.data.calibration import Calibration, calibration_data
 from tests.toys import VOCABULARY, Toy
 
 SIZE, HIDDEN, INNER = 4, 12, 20

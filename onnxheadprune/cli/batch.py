@@ -91,10 +91,10 @@ def run_batch(
     Returns:
         The exit code.
     """
-    from onnxheadprune.cli.report.batch import batch_report, item_line
-    from onnxheadprune.cli.report.console import err, out
-    from onnxheadprune.selection.scoring.executors import open_executor
-    from onnxheadprune.workflow.batch import prune_batch
+    from onnxheadprune.choosing.scoring.executors import open_executor
+    from onnxheadprune.deploying.batch import prune_batch
+    from onnxheadprune.reporting.batch import batch_report, item_line
+    from onnxheadprune.reporting.console import err, out
 
     console = err()
     with open_executor(jobs if dask is not None else 1, dask) as executor:

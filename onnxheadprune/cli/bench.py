@@ -65,12 +65,12 @@ def bench(
     from onnxheadprune.benchmarking.gate import speed_gates
     from onnxheadprune.benchmarking.request import BenchRequest
     from onnxheadprune.benchmarking.runner import run_benchmark
-    from onnxheadprune.cli.report.benchmark import benchmark_report
-    from onnxheadprune.cli.report.benchmark_csv import write_csv
-    from onnxheadprune.cli.report.benchmark_markdown import write_markdown
-    from onnxheadprune.cli.report.console import err, out
-    from onnxheadprune.cli.report.figure import check_picture, save_figure
-    from onnxheadprune.cli.report.headline import gate_rows
+    from onnxheadprune.reporting.benchmark import benchmark_report
+    from onnxheadprune.reporting.benchmark_csv import write_csv
+    from onnxheadprune.reporting.benchmark_markdown import write_markdown
+    from onnxheadprune.reporting.console import err, out
+    from onnxheadprune.reporting.figure import check_picture, save_figure
+    from onnxheadprune.reporting.headline import gate_rows
 
     if plot is not None:
         check_picture(plot)
@@ -104,7 +104,7 @@ def bench(
                 write_markdown(result, markdown)
             if plot is not None:
                 # Matplotlib takes longer to load than many a model.
-                from onnxheadprune.cli.report.pictures.latency import plot_latency
+                from onnxheadprune.reporting.pictures.latency import plot_latency
 
                 save_figure(plot_latency(result), plot)
     if as_json:

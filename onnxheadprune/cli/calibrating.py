@@ -26,10 +26,10 @@ def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = 
     """
     if running.data is None:
         return None
-    from onnxheadprune.selection.activations import sources
+    from onnxheadprune.choosing.activations import sources
 
     if running.data == RANDOM:
-        from onnxheadprune.cli.report.console import err
+        from onnxheadprune.reporting.console import err
 
         err().print(
             "warning: calibrating on random inputs; heads look different on real ones", style="yellow"

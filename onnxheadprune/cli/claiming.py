@@ -121,7 +121,7 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
     if not output.name:
         return
     if "ratios" in given:
-        from onnxheadprune.cli.report.curve import JSON_MARK, PICTURE_MARK, curve_files
+        from onnxheadprune.reporting.curve import JSON_MARK, PICTURE_MARK, curve_files
 
         document, picture = curve_files(output)
         if output == document:
@@ -129,12 +129,12 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
         else:
             yield Making("the JSON beside the output,", document, mark=JSON_MARK.encode())
     if (given.get("recover") or given.get("budget")) and _kind(given) == "model":
-        from onnxheadprune.selection.recovery.checkpoint import beside, making_of
+        from onnxheadprune.training.checkpoint import beside, making_of
 
         yield making_of(beside(output))
     if given.get("method") == "ablation":
+        from onnxheadprune.choosing.scoring.partial import MARK
         from onnxheadprune.cli.score import score_path
-        from onnxheadprune.selection.scoring.partial import MARK
 
         yield Making("the record of finished sites,", score_path(output), mark=MARK)
 

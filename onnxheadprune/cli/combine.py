@@ -49,10 +49,10 @@ def combine(
     PRUNED is what prune made of MODEL. A fifth of the data is held out: drift, accuracy and metric are of it, ranges of
     activations and refits of the rest.
     """
-    from onnxheadprune.cli.report.combination import combine_report, write_combination
-    from onnxheadprune.cli.report.console import err
-    from onnxheadprune.cli.report.page import save_page
-    from onnxheadprune.cli.report.progress import progress_on
+    from onnxheadprune.reporting.combination import combine_report, write_combination
+    from onnxheadprune.reporting.console import err
+    from onnxheadprune.reporting.page import save_page
+    from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.workflow.apart import Looking
     from onnxheadprune.workflow.combine import Combination, CombineRequest, combined_through
     from onnxheadprune.workflow.from_settings import measure_of, quantizing_of

@@ -13,8 +13,8 @@ from onnxheadprune.cli.repeating import run_record
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from onnxheadprune.cli.report.progress import Stage
     from onnxheadprune.model.load import LoadedModel
+    from onnxheadprune.reporting.progress import Stage
     from onnxheadprune.workflow.requests import Request
     from onnxheadprune.workflow.result import PruneResult
 
@@ -51,7 +51,7 @@ def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, 
     presentation = Presentation()
 
     def ready(result: PruneResult) -> None:
-        from onnxheadprune.cli.report.plan import prune_report
+        from onnxheadprune.reporting.plan import prune_report
 
         _prepare(presentation, model, list(prune_report(result)), result.to_dict, showing, result)
 
@@ -65,7 +65,7 @@ def stages_of(request: Request) -> Iterator[Stage]:
     Args:
         request: what is asked for.
     """
-    from onnxheadprune.cli.report.progress import Stage
+    from onnxheadprune.reporting.progress import Stage
 
     choice, has_data = request.choice, request.run.data is not None
     wish = choice.wish
@@ -90,8 +90,8 @@ def stages_of(request: Request) -> Iterator[Stage]:
 
 
 def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
-    from onnxheadprune.cli.report.fusion import fusion_rows
-    from onnxheadprune.cli.report.plan import plan_report, planned_output
+    from onnxheadprune.reporting.fusion import fusion_rows
+    from onnxheadprune.reporting.plan import plan_report, planned_output
     from onnxheadprune.workflow.requests import Proving, Writing
 
     _check_ahead(model, request)
@@ -121,12 +121,12 @@ def _done(
     showing: Showing,
     ready: Callable[[PruneResult], None] = lambda _: None,
 ) -> PruneResult:
-    from onnxheadprune.cli.report.console import err
-    from onnxheadprune.cli.report.progress import progress_on
+    from onnxheadprune.reporting.console import err
+    from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.workflow.pipeline import carried_through
 
     if showing.heatmap is not None:
-        from onnxheadprune.cli.report.figure import check_picture
+        from onnxheadprune.reporting.figure import check_picture
 
         check_picture(showing.heatmap)
     with progress_on(err(), stages_of(request)) as progress:
@@ -148,7 +148,7 @@ def _prepare(
         if showing.heatmap is not None and result is not None:
             _save_heatmap(result, showing.heatmap, Path(model.name).name)
         if showing.report is not None:
-            from onnxheadprune.cli.report.page import save_page
+            from onnxheadprune.reporting.page import save_page
 
             save_page(showing.report, told if result is None else told | _with_edits(result))
     if showing.as_json:
@@ -159,8 +159,8 @@ def _prepare(
 
 def _save_heatmap(result: PruneResult, path: Path, title: str) -> None:
     """Writes the picture of a choice, if there is one."""
-    from onnxheadprune.cli.report.choice import heat_of
-    from onnxheadprune.cli.report.pictures.heads import save_heatmap
+    from onnxheadprune.reporting.choice import heat_of
+    from onnxheadprune.reporting.pictures.heads import save_heatmap
 
     heat = None if result.chosen is None else heat_of(result.chosen, result.plan)
     if heat is not None:
@@ -199,8 +199,8 @@ def _plan_ahead(
 ) -> tuple[list[RenderableType], dict[str, object]]:
     """The report and the document of a plan that nothing has to be measured for."""
     from onnxheadprune.attention.planning import plan_pruning, require_something
-    from onnxheadprune.cli.report.fusion import fusion_rows
-    from onnxheadprune.cli.report.plan import plan_report
+    from onnxheadprune.reporting.fusion import fusion_rows
+    from onnxheadprune.reporting.plan import plan_report
     from onnxheadprune.workflow.fuse import planned_fusion
     from onnxheadprune.workflow.sizes import planned_size, size_warnings
 

@@ -10,8 +10,8 @@ from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
+    from onnxheadprune.deploying.folders.asked import Data, FolderRequest, Reader
     from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.workflow.folders.asked import Data, FolderRequest, Reader
     from onnxheadprune.workflow.requests import Request
 
 
@@ -42,8 +42,8 @@ def folder_request(folder: Path, request: Request, given: Deploying, read: Reade
         given: the options.
         read: reads data for one of the models, None without.
     """
-    from onnxheadprune.workflow.clients.all import client_named
-    from onnxheadprune.workflow.folders.asked import FolderRequest
+    from onnxheadprune.deploying.clients.all import client_named
+    from onnxheadprune.deploying.folders.asked import FolderRequest
 
     client = None if given.runtime is None else client_named(given.runtime)
     return FolderRequest(request, client, given.data_name, given.follow_links, given.per_layer_config, read)
@@ -58,7 +58,7 @@ def reader_of(folder: Path, running: Running) -> Reader | None:
     """
     if running.data is None:
         return None
-    from onnxheadprune.selection.activations.sources import with_own_tokenizer
+    from onnxheadprune.choosing.activations.sources import with_own_tokenizer
 
     running = with_own_tokenizer(folder, running)
 

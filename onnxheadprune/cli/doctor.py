@@ -23,9 +23,9 @@ def doctor(
     as_json: Json = False,
 ) -> int:
     """Show versions, GPUs and libraries, and try every execution provider of this ONNX Runtime on a small model."""
-    from onnxheadprune.cli.report.console import err, out, print_error
-    from onnxheadprune.cli.report.doctor import doctor_report
     from onnxheadprune.errors import ProviderError
+    from onnxheadprune.reporting.console import err, out, print_error
+    from onnxheadprune.reporting.doctor import doctor_report
     from onnxheadprune.runtime.doctor import diagnose
     from onnxheadprune.runtime.providers import AUTO
 

@@ -15,8 +15,8 @@ from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
+    from onnxheadprune.deploying.folders.result import FolderResult
     from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.workflow.folders.result import FolderResult
     from onnxheadprune.workflow.requests import Request
 
 
@@ -41,13 +41,13 @@ def prune_export(
     Returns:
         The exit code.
     """
-    from onnxheadprune.cli.report.console import err
-    from onnxheadprune.cli.report.folder import folder_report
-    from onnxheadprune.cli.report.page import save_page
-    from onnxheadprune.cli.report.plan import planned_output
-    from onnxheadprune.cli.report.progress import progress_on
+    from onnxheadprune.deploying.folders.prune import prune_folder
     from onnxheadprune.model.storage.assembly import check_folder
-    from onnxheadprune.workflow.folders.prune import prune_folder
+    from onnxheadprune.reporting.console import err
+    from onnxheadprune.reporting.folder import folder_report
+    from onnxheadprune.reporting.page import save_page
+    from onnxheadprune.reporting.plan import planned_output
+    from onnxheadprune.reporting.progress import progress_on
 
     told = None if request.writing.output is None else Path(request.writing.output)
     ahead = told if dry_run else None
@@ -87,11 +87,11 @@ def inspect_export(folder: Path, *, follow_links: bool, as_json: bool) -> int:
         The exit code.
     """
     from onnxheadprune.attention.vocabulary.find import vocabularies
-    from onnxheadprune.cli.report.console import out
-    from onnxheadprune.cli.report.folder import export_report
-    from onnxheadprune.cli.report.vocabulary import vocabulary_report
-    from onnxheadprune.workflow.folders.opening import looked_at
-    from onnxheadprune.workflow.folders.result import sites_to_dict
+    from onnxheadprune.deploying.folders.opening import looked_at
+    from onnxheadprune.deploying.folders.result import sites_to_dict
+    from onnxheadprune.reporting.console import out
+    from onnxheadprune.reporting.folder import export_report
+    from onnxheadprune.reporting.vocabulary import vocabulary_report
 
     export, match, why = looked_at(folder, follow_links=follow_links)
     tokens = {
@@ -121,8 +121,8 @@ def leader_of(folder: Path, follow_links: bool) -> LoadedModel:
         UsageError: if it holds several networks.
         HeadPruneError: if it cannot be read.
     """
+    from onnxheadprune.deploying.folders.opening import opened
     from onnxheadprune.errors import UsageError
-    from onnxheadprune.workflow.folders.opening import opened
 
     _, match = opened(folder, follow_links=follow_links)
     if len(match.networks) > 1:

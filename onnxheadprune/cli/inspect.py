@@ -22,12 +22,12 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
 
     from onnxheadprune.attention.analysis import analysis_of
     from onnxheadprune.attention.vocabulary.find import vocabularies
-    from onnxheadprune.cli.report.console import err, out, print_error
-    from onnxheadprune.cli.report.sites import exits_report, layers_report, near_misses, sites_report
-    from onnxheadprune.cli.report.vocabulary import vocabulary_report
     from onnxheadprune.errors import RefusedError
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.model.storage.tensors import stored_size
+    from onnxheadprune.reporting.console import err, out, print_error
+    from onnxheadprune.reporting.sites import exits_report, layers_report, near_misses, sites_report
+    from onnxheadprune.reporting.vocabulary import vocabulary_report
     from onnxheadprune.workflow.exits import exits_in
     from onnxheadprune.workflow.layers import summaries
 

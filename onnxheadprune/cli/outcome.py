@@ -129,7 +129,7 @@ def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
         return end.exit_code
     verbose = not {"-v", "--verbose"}.isdisjoint(arguments)
     if end.error is not None and (end.exit_code == BUG or verbose):
-        from onnxheadprune.cli.report.console import err
+        from onnxheadprune.reporting.console import err
 
         err().print("".join(traceback.format_exception(end.error)), soft_wrap=True)
     validation = end.error.validation if isinstance(end.error, ValidationFailedError) else None
@@ -149,7 +149,7 @@ def emit_json(document: Mapping[str, object]) -> None:
 
 
 def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | None = None) -> int:
-    from onnxheadprune.cli.report.console import err, print_error
+    from onnxheadprune.reporting.console import err, print_error
 
     if as_json:
         details: dict[str, object] = {}
@@ -160,7 +160,7 @@ def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | 
             }
         emit_json({"error": message, "exit_code": exit_code, **details})
     elif validation is not None:
-        from onnxheadprune.cli.report.validation import validation_report
+        from onnxheadprune.reporting.validation import validation_report
 
         err().print(*validation_report(validation, _refused(message, validation)), sep="\n")
     print_error(message)

@@ -66,7 +66,7 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
         raise click.UsageError(
             "compare models with models, or folders with folders", click.get_current_context()
         )
-    from onnxheadprune.workflow.folders.pairing import paired
+    from onnxheadprune.deploying.folders.pairing import paired
 
     return [
         Pair(pair.name, pair.model, pair.others, pair.is_same)
@@ -120,9 +120,9 @@ def joined(pairs: Sequence[Pair], documents: Sequence[dict[str, object]]) -> dic
 def _misfit(pair: Pair, running: Running) -> str | None:
     """Return why data is not for a model of a folder, None where it is."""
     from onnxheadprune.attention.sites.find import view_of
+    from onnxheadprune.data.calibration import calibration_data
     from onnxheadprune.errors import UsageError
     from onnxheadprune.model.load import open_structure
-    from onnxheadprune.selection.activations.data import calibration_data
 
     try:
         data = read_data(pair.model, running, in_folder=True)

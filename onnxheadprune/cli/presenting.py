@@ -46,7 +46,7 @@ class Presentation:
 
     def rows(self, *rows: RenderableType) -> None:
         """Text for people."""
-        from onnxheadprune.cli.report.console import out
+        from onnxheadprune.reporting.console import out
 
         console = out()
         with console.capture() as captured:
@@ -62,9 +62,9 @@ class Presentation:
         Returns:
             The exit code: not 0 if a report could not be written.
         """
-        from onnxheadprune.cli.report.console import print_error
-        from onnxheadprune.cli.report.layout import row
         from onnxheadprune.errors import UsageError
+        from onnxheadprune.reporting.console import print_error
+        from onnxheadprune.reporting.layout import row
 
         lost: list[str] = []
         written = [] if made is None else [made]

@@ -29,9 +29,9 @@ def quantize(
 
     With data the drift is reported, as a deployment runs both. Use combine to see a pruned model quantized beside it.
     """
-    from onnxheadprune.cli.report.console import err
-    from onnxheadprune.cli.report.progress import progress_on
-    from onnxheadprune.cli.report.quantization import quantize_report
+    from onnxheadprune.reporting.console import err
+    from onnxheadprune.reporting.progress import progress_on
+    from onnxheadprune.reporting.quantization import quantize_report
     from onnxheadprune.workflow.from_settings import measure_of, quantizing_of
     from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, quantized_through
     from onnxheadprune.workflow.requests import Run, Writing

@@ -36,7 +36,7 @@ def recover(
     PRUNED is what prune made of MODEL, and OUT is again a cut of MODEL with other weights. A twentieth of the data is
     set aside, and the weights that do best on it are taken.
     """
-    from onnxheadprune.cli.report.console import err
+    from onnxheadprune.reporting.console import err
     from onnxheadprune.workflow.from_settings import budget_of, measure_of
     from onnxheadprune.workflow.recover import recovery_request
     from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing

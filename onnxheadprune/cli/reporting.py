@@ -25,10 +25,10 @@ def report(
     One cut is told in full, with the speed that bench measured and the curve of a sweep if they are there too. Several
     cuts are shown side by side.
     """
-    from onnxheadprune.cli.report.console import out
-    from onnxheadprune.cli.report.layout import row
-    from onnxheadprune.cli.report.page import page_of, read_documents
     from onnxheadprune.model.storage.folder import write_text
+    from onnxheadprune.reporting.console import out
+    from onnxheadprune.reporting.layout import row
+    from onnxheadprune.reporting.page import page_of, read_documents
 
     documents = read_documents(results)
     page = page_of(documents)

@@ -16,9 +16,9 @@ from onnxheadprune.settings.rules import excludes
 from onnxheadprune.settings.setting import Setting
 
 if TYPE_CHECKING:
+    from onnxheadprune.deploying.jobs.reading import Job
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds.samples import DataSource
-    from onnxheadprune.workflow.jobs.reading import Job
 
 
 @command()
@@ -56,13 +56,13 @@ def run(
 
     require_packages("run", "jobs", "pydantic", "yaml", "junitparser")
     if schema:
-        from onnxheadprune.workflow.jobs.schema import published
+        from onnxheadprune.deploying.jobs.schema import published
 
         sys.stdout.write(published())
         return 0
     if job is None:
         raise click.UsageError("name the JOB, a YAML file", click.get_current_context())
-    from onnxheadprune.workflow.jobs.reading import read_job, require_effective
+    from onnxheadprune.deploying.jobs.reading import read_job, require_effective
 
     read = read_job(job, settings)
     require_effective(read)
@@ -70,13 +70,13 @@ def run(
 
 
 def _run(job: Job, junit: Path | None, as_json: bool) -> int:
-    from onnxheadprune.cli.report.console import err, print_error
-    from onnxheadprune.cli.report.job import job_report, save_results
-    from onnxheadprune.cli.report.junit import save_junit
-    from onnxheadprune.cli.report.progress import progress_on
+    from onnxheadprune.deploying.jobs.asked import Given
+    from onnxheadprune.deploying.jobs.run import makings, readings, run_job
     from onnxheadprune.model.storage.claims import Making, check_distinct
-    from onnxheadprune.workflow.jobs.asked import Given
-    from onnxheadprune.workflow.jobs.run import makings, readings, run_job
+    from onnxheadprune.reporting.console import err, print_error
+    from onnxheadprune.reporting.job import job_report, save_results
+    from onnxheadprune.reporting.junit import save_junit
+    from onnxheadprune.reporting.progress import progress_on
 
     if junit is not None:
         check_distinct([Making("--junit", junit), *makings(job)], lambda: readings(job))
@@ -100,11 +100,11 @@ def _run(job: Job, junit: Path | None, as_json: bool) -> int:
 
 def _calibration(job: Job, model: Path | LoadedModel) -> DataSource | None:
     """The calibration data that a job names, read for a model or for one of a folder; None where it names none."""
-    from onnxheadprune.workflow.jobs.asked import running_of
+    from onnxheadprune.deploying.jobs.asked import running_of
 
     running, in_folder = running_of(job), not isinstance(model, Path)
     if in_folder:
-        from onnxheadprune.selection.activations.sources import with_own_tokenizer
+        from onnxheadprune.choosing.activations.sources import with_own_tokenizer
 
         running = with_own_tokenizer(job.at(job.keys.model), running)
     return read_data(model, running, in_folder=in_folder)

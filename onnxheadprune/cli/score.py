@@ -57,17 +57,17 @@ def score(
 
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
-    from onnxheadprune.cli.report.console import err
-    from onnxheadprune.cli.report.figure import check_picture, save_figure
-    from onnxheadprune.cli.report.heatmap import heat_rows
-    from onnxheadprune.cli.report.progress import progress_on
-    from onnxheadprune.cli.report.scores import score_rows
+    from onnxheadprune.choosing.activations.sources import with_own_tokenizer
+    from onnxheadprune.choosing.kinds import HEADS
+    from onnxheadprune.choosing.scoring.executors import open_executor
+    from onnxheadprune.choosing.scoring.score import score
+    from onnxheadprune.choosing.scoring.score_files import write_scores
+    from onnxheadprune.reporting.console import err
+    from onnxheadprune.reporting.figure import check_picture, save_figure
+    from onnxheadprune.reporting.heatmap import heat_rows
+    from onnxheadprune.reporting.progress import progress_on
+    from onnxheadprune.reporting.scores import score_rows
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
-    from onnxheadprune.selection.activations.sources import with_own_tokenizer
-    from onnxheadprune.selection.kinds import HEADS
-    from onnxheadprune.selection.scoring.executors import open_executor
-    from onnxheadprune.selection.scoring.score import score
-    from onnxheadprune.selection.scoring.score_files import write_scores
     from onnxheadprune.workflow.from_settings import measure_of
 
     provider = running.provider
@@ -103,7 +103,7 @@ def score(
         if output is not None:
             write_scores(scores, output)
         if heatmap is not None:
-            from onnxheadprune.cli.report.pictures.heads import plot_heads
+            from onnxheadprune.reporting.pictures.heads import plot_heads
 
             save_figure(plot_heads(scores), heatmap)
     if as_json:

@@ -51,15 +51,15 @@ def sweep(
     each, units are selected, and the remaining weights are adjusted, and trained with --recover, as by prune --ratio.
     """
     from onnxheadprune.attention.branched import first_tokens
-    from onnxheadprune.cli.report.console import err
-    from onnxheadprune.cli.report.curve import curve_files, curve_rows, save_curve
-    from onnxheadprune.cli.report.figure import check_picture
-    from onnxheadprune.cli.report.progress import progress_on
+    from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.model.load import open_structure
+    from onnxheadprune.reporting.console import err
+    from onnxheadprune.reporting.curve import curve_files, curve_rows, save_curve
+    from onnxheadprune.reporting.figure import check_picture
+    from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.selection.cutting import Cutter, Trying
-    from onnxheadprune.selection.recovery.recover import Recovering
-    from onnxheadprune.selection.scoring.executors import open_executor
+    from onnxheadprune.training.recover import Recovering
+    from onnxheadprune.workflow.choice.cutting import Cutter, Trying
     from onnxheadprune.workflow.from_settings import budget_of, measure_of, requirements_of
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 

@@ -55,11 +55,11 @@ def validate(
     The sizes, repeats and threads are those of --min-speedup. Of folders as exporters write them every model is checked
     against its like, and whether all of them lost the same heads.
     """
-    from onnxheadprune.cli.report.console import err, out
-    from onnxheadprune.cli.report.headline import gate_rows
-    from onnxheadprune.cli.report.layout import row
-    from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError
+    from onnxheadprune.reporting.console import err, out
+    from onnxheadprune.reporting.headline import gate_rows
+    from onnxheadprune.reporting.layout import row
+    from onnxheadprune.reporting.validation import validation_report
     from onnxheadprune.validation.claim import require_recorded
     from onnxheadprune.validation.gates import drift_gate
     from onnxheadprune.validation.headline import headline_of
@@ -70,7 +70,7 @@ def validate(
     effect = measure_of(drift)
     pairs = pairs_of(model, (pruned,), follow_links=follow_links)
     if running.data is not None:
-        from onnxheadprune.selection.activations.sources import with_own_tokenizer
+        from onnxheadprune.choosing.activations.sources import with_own_tokenizer
 
         running = with_own_tokenizer(model, running)
     require_for_each(pairs, heads, running)

@@ -7,24 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+from onnxheadprune.choosing.activations.sources import data_for, read_data, with_own_tokenizer
+from onnxheadprune.deploying.clients.all import client_named
+from onnxheadprune.deploying.folders.asked import FolderRequest
+from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.selection.activations.sources import data_for, read_data, with_own_tokenizer
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Method
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.reading import share
 from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
-from onnxheadprune.workflow.clients.all import client_named
-from onnxheadprune.workflow.folders.asked import FolderRequest
-from onnxheadprune.workflow.folders.prune import prune_folder
 from onnxheadprune.workflow.from_settings import choice_of, request_of
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
 
 if TYPE_CHECKING:
+    from onnxheadprune.deploying.folders.asked import Data
     from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.workflow.folders.asked import Data
 
 Group = TypeVar("Group")
 MEASURED = "measured"

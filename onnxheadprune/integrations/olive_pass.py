@@ -16,6 +16,7 @@ from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 from olive.search.search_parameter import Categorical
 
+from onnxheadprune.deploying.folders.export import open_export
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.integrations.cutting import (
     MEASURED,
@@ -28,7 +29,6 @@ from onnxheadprune.integrations.cutting import (
 )
 from onnxheadprune.settings.setting import Declared, Shares
 from onnxheadprune.settings.words import described
-from onnxheadprune.workflow.folders.export import open_export
 
 LOG = logging.getLogger("olive.onnxheadprune")
 """A child of Olive's own, so that its log level holds."""

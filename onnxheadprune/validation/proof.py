@@ -11,6 +11,7 @@ from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.layers import parts_named
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.data.drift import Measure
 from onnxheadprune.edit.exit_records import EXITS_KEY
 from onnxheadprune.edit.extract import Restored
 from onnxheadprune.edit.records import VOCABULARY_KEY, RefitRecord
@@ -20,7 +21,6 @@ from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
-from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences, undocumented
@@ -71,7 +71,7 @@ def _with_refits(
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.vocabulary.trim import Trimming
-    from onnxheadprune.selection.activations.sources import Data
+    from onnxheadprune.choosing.activations.sources import Data
     from onnxheadprune.validation.metric import Metric, MetricMeter
     from onnxheadprune.validation.oracle import Prepared
     from onnxheadprune.validation.wide import Wide
@@ -116,7 +116,7 @@ def validate(
     """
     given = None
     if data is not None:
-        from onnxheadprune.selection.activations.sources import data_for
+        from onnxheadprune.choosing.activations.sources import data_for
 
         given = data_for(original, data, provider, seed)
     return prove(original, pruned, ValidationRequest(heads, given, provider, seed, metric, effect, unseen))
@@ -253,7 +253,7 @@ def _renumbered(request: ValidationRequest, original: LoadedModel, trimmed: Trim
     """
     if request.data is None:
         return request
-    from onnxheadprune.selection.activations.respelled import renumbered
+    from onnxheadprune.choosing.activations.respelled import renumbered
 
     return replace(request, data=renumbered(request.data, original, trimmed), renumbered=True)
 
@@ -269,7 +269,7 @@ def _role(data: DataSource | None) -> str:
     """Return what the data is called in a verdict."""
     if data is None:
         return USERS_DATA
-    from onnxheadprune.selection.activations.data import Calibration
+    from onnxheadprune.data.calibration import Calibration
 
     return (data.role if isinstance(data, Calibration) else "") or USERS_DATA
 
@@ -287,7 +287,7 @@ def _refits(original: LoadedModel, pruned: LoadedModel, claim: Claim) -> tuple[R
     """Refitted tensors in the original's shapes, and what is wrong with them."""
     if claim.refit is None:
         return Restored(), []
-    from onnxheadprune.selection.compensation.restoring import restored
+    from onnxheadprune.choosing.compensation.restoring import restored
 
     return restored(original, pruned, claim.planning, claim.refit)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.data.drift import Measure
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO
-from onnxheadprune.selection.activations.drift import Measure
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.metric import Metric

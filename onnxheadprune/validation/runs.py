@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import LoadedModel
@@ -17,7 +18,6 @@ from onnxheadprune.runtime.feeds.fill import Padding
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Outputs
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
-from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.validation.compare import (
     AccuracyMeter,
     DriftMeter,
@@ -215,7 +215,7 @@ class _Bench:
 
     def _fitting(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         """The samples as they are given; one by one where the original takes no more at a time."""
-        from onnxheadprune.selection.activations.single import ONE_AT_A_TIME, one_by_one, rows_of, takes_one
+        from onnxheadprune.data.single import ONE_AT_A_TIME, one_by_one, rows_of, takes_one
 
         several: bool | None = None
         for sample in samples:

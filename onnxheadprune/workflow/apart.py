@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.activations.parts import run_feed
+from onnxheadprune.choosing.scoring.ablation import require_main
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.drift import EffectMeter, Measure
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
-from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.activations.drift import EffectMeter, Measure
-from onnxheadprune.selection.activations.parts import run_feed
-from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.validation.compare import AccuracyMeter
 from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
 from onnxheadprune.validation.result import Accuracy
@@ -39,7 +39,7 @@ class Distance:
     """The distance of a model from another one.
 
     Attributes:
-        drift: mean over the data; see `selection.activations.drift`.
+        drift: mean over the data; see `choosing.activations.drift`.
         unit: of the drift.
         accuracy: by the data's labels, None without.
         metric: the user's own measure, None without.

@@ -65,7 +65,7 @@ def _together(request: Request) -> Iterator[Making]:
     if writing.backup is not None:
         yield Making("the backup", Path(writing.backup), os.fspath(writing.backup), "new", copy_of=target)
     if request.choice.recover is not None:
-        from onnxheadprune.selection.recovery.checkpoint import beside, making_of
+        from onnxheadprune.training.checkpoint import beside, making_of
 
         yield making_of(beside(target))
 

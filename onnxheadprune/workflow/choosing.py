@@ -11,6 +11,11 @@ from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.benchmarking.gate import Gate
+from onnxheadprune.choosing.activations.parts import Parts
+from onnxheadprune.choosing.activations.running import unreached
+from onnxheadprune.choosing.effort import some
+from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LARGE, LoadedModel, stored_bytes
@@ -19,17 +24,12 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.activations.parts import Parts
-from onnxheadprune.selection.activations.running import unreached
-from onnxheadprune.selection.choose import choose
-from onnxheadprune.selection.chosen import Chosen
-from onnxheadprune.selection.completing import named
-from onnxheadprune.selection.cutting import Cutter, Trying
-from onnxheadprune.selection.effort import some
-from onnxheadprune.selection.recovery.checkpoint import beside
-from onnxheadprune.selection.recovery.recover import Recovering
-from onnxheadprune.selection.wishes import Wish
+from onnxheadprune.training.checkpoint import beside
+from onnxheadprune.training.recover import Recovering
+from onnxheadprune.workflow.choice.choose import choose
+from onnxheadprune.workflow.choice.chosen import Chosen
+from onnxheadprune.workflow.choice.completing import named
+from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.requests import Request
 
 SAMPLES_TO_VALIDATE = 128

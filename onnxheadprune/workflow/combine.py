@@ -12,6 +12,8 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark
+from onnxheadprune.choosing.activations.sources import Data, data_for
+from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.edit.records import To, quantized_record
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
@@ -23,8 +25,6 @@ from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import Quantizing
-from onnxheadprune.selection.activations.data import Calibration, calibration_data
-from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits

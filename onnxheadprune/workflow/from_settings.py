@@ -10,12 +10,12 @@ from onnxheadprune.settings.cutting import AMOUNT
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
 
 if TYPE_CHECKING:
+    from onnxheadprune.choosing.wishes import Requirements, Wish
+    from onnxheadprune.data.drift import Measure
     from onnxheadprune.runtime.quantizing import Quantizing
-    from onnxheadprune.selection.activations.drift import Measure
-    from onnxheadprune.selection.recovery.budget import Budget
-    from onnxheadprune.selection.wishes import Requirements, Wish
     from onnxheadprune.settings.cutting import Cut, Selecting
     from onnxheadprune.settings.measuring import Rounding
+    from onnxheadprune.training.budget import Budget
 
 
 def choice_of(
@@ -53,7 +53,7 @@ def _wish_of(cut: Cut) -> Wish | None:
     amounts = {name: getattr(cut, name) for name in AMOUNT.split()}
     if all(amount is None for amount in amounts.values()):
         return None
-    from onnxheadprune.selection.wishes import Wish
+    from onnxheadprune.choosing.wishes import Wish
 
     return Wish(**vars(requirements_of(cut)), **amounts)
 
@@ -64,9 +64,9 @@ def requirements_of(selecting: Selecting) -> Requirements:
     Raises:
         UsageError: if the scores cannot be read, or settings contradict each other.
     """
-    from onnxheadprune.selection.allocate import Limits
-    from onnxheadprune.selection.scoring.score_files import read_scores
-    from onnxheadprune.selection.wishes import Requirements
+    from onnxheadprune.choosing.allocate import Limits
+    from onnxheadprune.choosing.scoring.score_files import read_scores
+    from onnxheadprune.choosing.wishes import Requirements
 
     return Requirements(
         scores=None if selecting.scores is None else read_scores(selecting.scores),
@@ -90,7 +90,7 @@ def measure_of(drift: str | None) -> Measure | None:
     """
     if drift is None:
         return None
-    from onnxheadprune.selection.activations.drift import named_measure
+    from onnxheadprune.data.drift import named_measure
 
     return named_measure(drift)
 
@@ -107,7 +107,7 @@ def budget_of(budget: float | str | None, time: str | None = None) -> Budget | N
     """
     if budget is None and time is None:
         return None
-    from onnxheadprune.selection.recovery.budget import Budget, parse_budget, parse_time
+    from onnxheadprune.training.budget import Budget, parse_budget, parse_time
 
     if time is not None:
         return parse_time(time)

@@ -10,9 +10,9 @@ from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.model.notebook import DOUBTFUL, Html, card, line, squares, table
 from onnxheadprune.model.spelling import change, count, file_name, many, size
 from onnxheadprune.model.storage.tensors import StoredSize
-from onnxheadprune.selection.chosen import Chosen
 from onnxheadprune.validation.headline import Headline
 from onnxheadprune.validation.result import Validation
+from onnxheadprune.workflow.choice.chosen import Chosen
 
 
 def cut_html(

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.runtime import Provider
     from onnxheadprune.runtime.feeds.samples import DataSource
-    from onnxheadprune.selection.chosen import Chosen
     from onnxheadprune.validation.result import Validation
+    from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.vocabulary.trimmed import Trimmed
 
 
@@ -93,7 +93,7 @@ class _Proof:
 
 def _is_unseen(data: DataSource) -> bool:
     """Return whether it is data that no training has seen."""
-    from onnxheadprune.selection.activations.data import Calibration
+    from onnxheadprune.data.calibration import Calibration
 
     return isinstance(data, Calibration) and data.unseen
 
@@ -251,7 +251,7 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
     if chosen is None:
         spec = {} if request.choice.heads is None else request.choice.heads
     else:
-        from onnxheadprune.selection.cutting import renumbered
+        from onnxheadprune.workflow.choice.cutting import renumbered
 
         subject, spec = renumbered(subject, chosen), chosen.selection.spec
 
@@ -272,7 +272,7 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
 def seal_refits(cut: LoadedModel, plan: PrunePlan) -> None:
     """Write the digests of refitted tensors into the record of a pruned model, if it has one."""
     if refit_record(cut.proto) is not None:
-        from onnxheadprune.selection.compensation.record import sealed
+        from onnxheadprune.choosing.compensation.record import sealed
 
         sealed(cut, plan)
 
@@ -298,7 +298,7 @@ def _written(
         ready(found)
         commit(stage, places.backup)
     if request.choice.recover is not None:
-        from onnxheadprune.selection.recovery.checkpoint import beside
+        from onnxheadprune.training.checkpoint import beside
 
         beside(places.output).unlink(missing_ok=True)
     return found

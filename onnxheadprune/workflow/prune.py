@@ -14,6 +14,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import Cache, Contract
 from onnxheadprune.attention.planning import planned_on
+from onnxheadprune.choosing.activations.sources import data_for
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import ModelLike, open_structure
@@ -21,7 +22,6 @@ from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
-from onnxheadprune.selection.activations.sources import data_for
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
@@ -31,11 +31,11 @@ from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writi
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
+    from onnxheadprune.choosing.activations.sources import Data
+    from onnxheadprune.choosing.wishes import Wish
+    from onnxheadprune.data.drift import Measure
     from onnxheadprune.fusion.result import FuseMode
-    from onnxheadprune.selection.activations.drift import Measure
-    from onnxheadprune.selection.activations.sources import Data
-    from onnxheadprune.selection.recovery.budget import Budget
-    from onnxheadprune.selection.wishes import Wish
+    from onnxheadprune.training.budget import Budget
 
 
 def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:

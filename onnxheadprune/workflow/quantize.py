@@ -10,6 +10,9 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.activations.sources import Data, data_for
+from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.drift import Measure
 from onnxheadprune.edit.apply import drop_metadata, set_metadata
 from onnxheadprune.edit.records import (
     COMPENSATED_KEY,
@@ -36,9 +39,6 @@ from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import Quantizing, quantized
-from onnxheadprune.selection.activations.data import Calibration, calibration_data
-from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.activations.sources import Data, data_for
 from onnxheadprune.workflow.apart import Looking, Reference
 from onnxheadprune.workflow.requests import Run, Writing
 

@@ -6,6 +6,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from onnxheadprune.choosing.activations.sources import Data, data_for
+from onnxheadprune.choosing.compensation.restoring import restored
+from onnxheadprune.choosing.compensation.result import Compensation
 from onnxheadprune.edit.records import fused_record
 from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.fusion.result import FuseMode
@@ -13,10 +16,7 @@ from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_st
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.activations.sources import Data, data_for
-from onnxheadprune.selection.compensation.restoring import restored
-from onnxheadprune.selection.compensation.result import Compensation
-from onnxheadprune.selection.recovery.budget import Budget
+from onnxheadprune.training.budget import Budget
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.oracle import prepared
 from onnxheadprune.validation.proof import validate

@@ -12,14 +12,14 @@ from onnxheadprune.attention.io_changes import Contract
 if TYPE_CHECKING:
     # Commands make requests before anything heavy is imported.
     from onnxheadprune.attention.heads import HeadSpec
+    from onnxheadprune.choosing.compensation.result import Compensation
+    from onnxheadprune.choosing.wishes import Wish
+    from onnxheadprune.data.drift import Measure
     from onnxheadprune.fusion.result import FuseMode
     from onnxheadprune.model.storage.layout import ExternalData
     from onnxheadprune.runtime.feeds.samples import DataSource
-    from onnxheadprune.selection.activations.drift import Measure
-    from onnxheadprune.selection.chosen import Chosen
-    from onnxheadprune.selection.compensation.result import Compensation
-    from onnxheadprune.selection.recovery.budget import Budget
-    from onnxheadprune.selection.wishes import Wish
+    from onnxheadprune.training.budget import Budget
+    from onnxheadprune.workflow.choice.chosen import Chosen
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
     import onnx_ir
 
+    from onnxheadprune.choosing.activations.respelled import Spelling
     from onnxheadprune.fusion.result import Fusion
-    from onnxheadprune.selection.activations.respelled import Spelling
-    from onnxheadprune.selection.chosen import Chosen
     from onnxheadprune.validation.result import Validation
+    from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.differences import Difference
     from onnxheadprune.workflow.operations import Operations
 

@@ -10,6 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.choosing.activations.sources import Data, data_for
+from onnxheadprune.choosing.allocate import Limits
+from onnxheadprune.choosing.scoring.ablation import require_main
+from onnxheadprune.choosing.scoring.executors import run_all
+from onnxheadprune.choosing.scoring.scores import HeadScores
+from onnxheadprune.choosing.space import Selection
+from onnxheadprune.choosing.speed import speedups
+from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
@@ -21,21 +31,11 @@ from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.activations.sources import Data, data_for
-from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.selection.chosen import data_words
-from onnxheadprune.selection.completing import completed
-from onnxheadprune.selection.cutting import Cutter, Trying
-from onnxheadprune.selection.scoring.ablation import require_main
-from onnxheadprune.selection.scoring.executors import run_all
-from onnxheadprune.selection.scoring.scores import HeadScores
-from onnxheadprune.selection.space import Selection
-from onnxheadprune.selection.speed import speedups
-from onnxheadprune.selection.wishes import Requirements
 from onnxheadprune.settings.cutting import Method
 from onnxheadprune.settings.reading import share
+from onnxheadprune.workflow.choice.chosen import data_words
+from onnxheadprune.workflow.choice.completing import completed
+from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from onnxheadprune.cli.report.page import Documents, page_of
+from onnxheadprune.reporting.page import Documents, page_of
 from tests.toys_report import benchmark_document, curve_document, cut_document
 
 pytestmark = pytest.mark.browser

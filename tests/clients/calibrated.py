@@ -15,14 +15,14 @@ from cuts import prune
 
 from onnxheadprune import inspect
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.data.beside import beside
+from onnxheadprune.data.supplied import supplied
+from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from onnxheadprune.selection.activations.beside import beside
-from onnxheadprune.selection.activations.supplied import supplied
-from onnxheadprune.selection.activations.text import text_feeds
 
 CLOSE = 1e-4
 RATIO = "0.25"

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 from environment import made_folder, tell
 
-from tests.folders import exports
+from tests.deploying import exports
 
 CLIENT = f"Olive {version('olive-ai')} (onnxruntime {onnxruntime.__version__})"
 CLOSE = 1e-5

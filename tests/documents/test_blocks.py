@@ -16,7 +16,7 @@ import click
 import pytest
 
 from onnxheadprune.cli import group
-from onnxheadprune.cli.report import progress
+from onnxheadprune.reporting import progress
 from tests.conftest import ROOT
 from tests.documents.blocks import LANGUAGES, PAGES, Block, blocks_of, has_slow, runnable
 from tests.documents.running import PROGRAM, WIDTH, Reader, is_like, lines_of

@@ -15,8 +15,8 @@ from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.choosing.activations.linear import linear_of
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.selection.activations.linear import linear_of
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN, STATIC
 from tests.engine.cuts import check_cut

@@ -10,9 +10,9 @@ from onnx import ModelProto
 
 from onnxheadprune import inspect
 from onnxheadprune.attention.planning import analyse
+from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.selection.activations.contexts import projection_matrix
 from tests.engine.cuts import check_cut
 from tests.engine.masks import Array
 from tests.graph_text import model_of

@@ -20,9 +20,9 @@ from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import count_flops
+from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.validation.cores import silenced_cores
 from tests.engine.one_node import run
 from tests.toys_mixture import EXPERTS, HIDDEN, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Toy, tokens

@@ -12,10 +12,10 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import prune
+from onnxheadprune.choosing.gradients.differentiate import differentiate
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import AddConstant, InsertNode
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.selection.gradients.differentiate import differentiate
 from tests.engine.masks import Array
 from tests.engine.one_node import run
 from tests.graph_text import model_of

@@ -11,10 +11,10 @@ from onnx import ModelProto
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.choosing.allocate import Limits
+from onnxheadprune.choosing.scoring.moves import moves, path_by_worth
+from onnxheadprune.choosing.select import select_heads
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.selection.scoring.moves import moves, path_by_worth
-from onnxheadprune.selection.select import select_heads
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
 from tests.engine.cuts import check_cut

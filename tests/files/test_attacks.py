@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from onnxheadprune import UsageError
+from onnxheadprune.choosing.scoring.partial import Partial
 from onnxheadprune.cli import group
 from onnxheadprune.cli.deriving import Output
-from onnxheadprune.cli.report.curve import save_curve
-from onnxheadprune.cli.report.pictures.heads import save_heatmap
-from onnxheadprune.selection.scoring.partial import Partial
+from onnxheadprune.reporting.curve import save_curve
+from onnxheadprune.reporting.pictures.heads import save_heatmap
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 from tests.conftest import ROOT, Outcome
 from tests.files.calls import BATCH, CALLS, Call, furnish, snapshot, writing_parameters
@@ -97,9 +97,9 @@ MAKERS = {
     "runtime/stored.py": "weights, in a new folder of the system's temporary folder",
     "runtime/memory.py": "a temporary folder; and the process's own file in /proc",
     "runtime/quiet.py": "os.devnull",
-    "cli/report/figure.py": "savefig into memory",
-    "selection/recovery/checkpoint.py": "savez into memory",
-    "cli/report/pictures/style.py": "savefig into memory",
+    "reporting/figure.py": "savefig into memory",
+    "training/checkpoint.py": "savez into memory",
+    "reporting/pictures/style.py": "savefig into memory",
     "cli/helping.py": "text in click's formatter",
     "cli/outcome.py": "os.devnull",
     "integrations/olive.py": "a package configuration, under a name that nothing has yet",

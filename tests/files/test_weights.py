@@ -18,8 +18,8 @@ from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.model.storage.written import one_call
 from tests import toys
 from tests.conftest import Outcome
+from tests.deploying import exports
 from tests.files.calls import CALLS, Call, furnish, snapshot
-from tests.folders import exports
 
 Command = Callable[..., Outcome]
 

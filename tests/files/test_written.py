@@ -17,10 +17,10 @@ import onnx
 import pytest
 
 from onnxheadprune import UsageError, prune
-from onnxheadprune.cli.report.pictures.heads import save_heatmap
+from onnxheadprune.deploying.batch import RECORD, prune_batch
 from onnxheadprune.model.storage import folder as folder_module
 from onnxheadprune.model.storage.folder import Draft, write_file, write_text
-from onnxheadprune.workflow.batch import RECORD, prune_batch
+from onnxheadprune.reporting.pictures.heads import save_heatmap
 from tests import toys
 from tests.asked import asked
 from tests.conftest import ROOT

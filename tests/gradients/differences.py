@@ -10,7 +10,7 @@ import onnxruntime
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from onnxheadprune.selection.gradients.differentiate import Gradient, differentiate
+from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
 from tests.engine.masks import Array
 from tests.engine.one_node import Case, onnx_type, run
 from tests.gradients.foreign import FOREIGN

@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
 from onnxheadprune.edit.gradients import GRADIENTS, gradient
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.selection.gradients.differentiate import Gradient, differentiate
 from tests.graph_text import model_of
 
 CPU_HERE = Provider(CPU, "for tests")

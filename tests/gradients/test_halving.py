@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, parser
 
+from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
+from onnxheadprune.choosing.gradients.halving import halved
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.selection.gradients.differentiate import Gradient, differentiate
-from onnxheadprune.selection.gradients.halving import halved
-from onnxheadprune.selection.recovery.slopes import Candidate
-from tests.recovery.rounding import rounded
+from onnxheadprune.training.slopes import Candidate
+from tests.training.rounding import rounded
 
 PROVIDER = Provider(CPU, "test")
 TEXT = """

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
+from onnxheadprune.choosing.gradients.differentiate import differentiate
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.selection.gradients.differentiate import differentiate
 from tests.graph_text import model_of
 
 CPU_HERE = Provider(CPU, "for tests")

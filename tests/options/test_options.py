@@ -48,7 +48,7 @@ def look(
     monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
     monkeypatch.setattr("onnxheadprune.benchmarking.measure.SLICE", 0.001)
     monkeypatch.setattr("onnxheadprune.benchmarking.measure.WARM_UP", 0.05)
-    monkeypatch.setattr("onnxheadprune.selection.speed.SECONDS", 0.01)
+    monkeypatch.setattr("onnxheadprune.choosing.speed.SECONDS", 0.01)
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.LENGTHS", (4,))
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.PASTS", (4,))
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.BATCHES", (1,))
@@ -129,7 +129,7 @@ CASES = [(command, mode) for command, modes in MODES.items() for mode in modes i
 
 
 def test_every_parameter_has_an_entry() -> None:
-    # How much is said of a call is tried in tests/test_help.py.
+    # How much is said of a call is tried in tests/cli/test_help.py.
     spoken = {"quiet", "verbose", "help_all"}
     declared = {
         name: {parameter.name for parameter in made.params} - spoken for name, made in group.commands.items()

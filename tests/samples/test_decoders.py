@@ -11,10 +11,10 @@ import pytest
 
 from onnxheadprune import inspect
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
-from onnxheadprune.selection.activations.text import text_feeds
 from tests.calibration_files import tokenizer
 from tests.conftest import Outcome
 

@@ -13,10 +13,10 @@ import onnx
 import pytest
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, models
 
+from onnxheadprune.deploying.folders.token_configs import changes, named_ids
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.compared import require_same_spelling
-from onnxheadprune.workflow.vocabulary.configs import changes, named_ids
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile

@@ -12,7 +12,7 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from onnxheadprune.selection.gradients.differentiate import differentiate
+from onnxheadprune.choosing.gradients.differentiate import differentiate
 from tests.zoo.case import Case
 
 Arrays = dict[str, npt.NDArray[np.float32]]

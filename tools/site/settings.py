@@ -16,8 +16,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def parts() -> Iterator[str]:
     """The title, then the keys of each section."""
+    from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys
     from onnxheadprune.settings.words import table
-    from onnxheadprune.workflow.jobs.keys import SECTIONS, JobKeys
 
     yield "# Keys of a job"
     yield "The options of the commands have the same names, and [pipelines.md](pipelines.md) is about jobs."

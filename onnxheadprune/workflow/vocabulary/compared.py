@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from onnxheadprune.data.vocabulary import built
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.foreign import users_code
-from onnxheadprune.selection.activations.vocabulary import built
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 
 TEXTS = 2000

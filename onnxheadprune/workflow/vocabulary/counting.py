@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from onnxheadprune.attention.vocabulary.find import Vocabulary
+from onnxheadprune.choosing.activations.respelled import tokens_in
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.feeds.samples import Sample
-from onnxheadprune.selection.activations.respelled import tokens_in
 from onnxheadprune.workflow.vocabulary.keep import Counts
 
 

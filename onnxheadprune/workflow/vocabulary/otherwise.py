@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.activations.respelled import tokens_in
+from onnxheadprune.data.beside import ALONE
+from onnxheadprune.data.prompts import Pair, Prompts
+from onnxheadprune.data.single import one_by_one
+from onnxheadprune.data.vocabulary import built
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.feeds.samples import DataSource
-from onnxheadprune.selection.activations.beside import ALONE
-from onnxheadprune.selection.activations.prompts import Pair, Prompts
-from onnxheadprune.selection.activations.respelled import tokens_in
-from onnxheadprune.selection.activations.single import one_by_one
-from onnxheadprune.selection.activations.vocabulary import built
 from onnxheadprune.workflow.result import PruneResult
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 

@@ -15,9 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from onnxheadprune.data.vocabulary import built
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
-from onnxheadprune.selection.activations.vocabulary import built
 
 MAX_TOKENIZER = 2**28
 PREFIXES = ("##", "▁", "Ġ", "Ċ", "@@")

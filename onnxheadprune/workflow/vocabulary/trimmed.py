@@ -8,14 +8,14 @@ from pathlib import Path
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.find import vocabulary_of
 from onnxheadprune.attention.vocabulary.trim import Trimming, trimming
+from onnxheadprune.choosing.activations.respelled import Spelling, as_data, respelled
+from onnxheadprune.data.more import Feeds
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.feeds.samples import Sample
-from onnxheadprune.selection.activations.more import Feeds
-from onnxheadprune.selection.activations.respelled import Spelling, as_data, respelled
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.vocabulary.counting import counted
 from onnxheadprune.workflow.vocabulary.keep import kept_ids

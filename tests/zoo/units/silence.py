@@ -14,9 +14,9 @@ from torch import nn
 from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Projection, Site
+from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.selection.activations.contexts import projection_matrix
 from tests.zoo.case import Case, silence
 from tests.zoo.reference import outputs
 

@@ -1,0 +1,284 @@
+"""The effects of cuts of single sites on a model's outputs, all of them in one pass over its blocks.
+
+Cutting a site changes nothing in front of its projection. So the model is run once, and what a cut changes leaves
+it at the site and goes on beside it through the same blocks. All feeds go through one block after the other, so that
+only the weights of one block are in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from onnx import helper
+
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
+from onnxheadprune.choosing.activations.kept import Kept, Room
+from onnxheadprune.choosing.activations.linear import linear_of
+from onnxheadprune.choosing.activations.parts import Parts, run_feed
+from onnxheadprune.choosing.activations.silence import context_of, silenced
+from onnxheadprune.data.drift import EffectMeter, Measured
+from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.runtime import Array, Session
+from onnxheadprune.runtime.feeds.generate import Feed
+
+IN_MEMORY = 2**27
+"""Bytes of what enters a block that stay in memory."""
+Passed = Callable[[int], None]
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Something to try at one site.
+
+    Attributes:
+        site: the site's index.
+        heads: present heads that are silent.
+        weights: new contents of tensors that the site's projections read, by name.
+    """
+
+    site: int
+    heads: tuple[int, ...]
+    weights: Mapping[str, Array] = field(default_factory=dict)
+
+
+NO_CUT = Cut(-1, ())
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The effect of a cut on one feed.
+
+    Attributes:
+        feed: its position.
+        cut: position of the cut.
+        before: the outputs without the cut, by name.
+        after: the outputs with it.
+    """
+
+    feed: int
+    cut: int
+    before: Mapping[str, Array]
+    after: Mapping[str, Array]
+
+
+class Chain:
+    """A model in blocks, one per site and one behind the last."""
+
+    def __init__(self, parts: Parts, sites: Sequence[Site], outputs: Sequence[Value] = ()) -> None:
+        """Cuts the model in front of every site's projections.
+
+        Args:
+            parts: makes sessions of its parts.
+            sites: where to cut.
+            outputs: values that it gives at the end.
+
+        Raises:
+            RefusedError: if a context lives in the body of a control-flow operator, or is never a float.
+        """
+        self.parts, self.outputs = parts, [value.name for value in outputs]
+        self.sites = sorted(sites, key=lambda site: [item.node.index for item in site.projections])
+        stages: list[Stage] = []
+        self._readers: dict[int, tuple[Node, ...]] = {}
+        made: tuple[Value, ...] = ()
+        for site in self.sites:
+            contexts = tuple(context_of(projection) for projection in site.projections)
+            readers = tuple(use.node for value in contexts for use in value.consumers)
+            stages.append(Stage((*contexts, *made), readers, contexts))
+            # What reads the site's weights belongs to its block.
+            self._readers[site.index] = tuple(_readers_of_weights(site))
+            made = tuple(node.out for node in self._readers[site.index])
+        self._places = Boundaries(parts.view, stages, outputs)
+        self._altered = [self._places.changed_by(stage) for stage in stages]
+        self._order = {site.index: place for place, site in enumerate(self.sites)}
+        self._sessions: dict[tuple[object, ...], Session | None] = {}
+        self._making = threading.Lock()
+        """Held by who makes a session."""
+
+    def contexts(
+        self, feeds: Sequence[Feed], source: str
+    ) -> Iterator[tuple[Site, Iterator[Mapping[str, Array]]]]:
+        """For each site its contexts, feed by feed, among other values. Each site's are asked for before the next.
+
+        Args:
+            feeds: what to run on.
+            source: how to call the feeds in errors.
+
+        Raises:
+            UsageError: if the model does not run on the feeds.
+        """
+        kept = Kept(Room(IN_MEMORY))
+        for place, site in enumerate(self.sites):
+            kept = self._moved(place, kept, feeds, (), source)
+            read = functools.partial(self._contexts_of, place, feeds, kept, source)
+            yield site, self.parts.workers.each(read, range(len(feeds)))
+
+    def outcomes(
+        self,
+        cuts: Sequence[Cut],
+        feeds: Sequence[Feed],
+        source: str,
+        looked: Callable[[Outcome], Found],
+        passed: Passed = lambda _: None,
+    ) -> Iterator[Found]:
+        """Yield what is found in the outputs with each of the cuts for each feed, those without any beside them.
+
+        Args:
+            cuts: what to try.
+            feeds: what to run on.
+            source: how to call the feeds in errors.
+            looked: looks at the outputs, which are too many to keep. Several threads call it.
+            passed: told the number of blocks that are done.
+
+        Returns:
+            What `looked` finds, all cuts of a feed one after the other.
+
+        Raises:
+            UsageError: if the model does not run on the feeds.
+        """
+        kept = Kept(Room(IN_MEMORY))
+        last = len(self.sites)
+        for place in range(last):
+            kept = self._moved(place, kept, feeds, cuts, source)
+            passed(place + 1)
+
+        def end(at: int) -> list[Found]:
+            values = feeds[at] | kept.of((None, at))
+            reached = self._run(last, values, self.outputs, NO_CUT, (), source)
+            before = {name: reached[name] for name in self.outputs}
+            found = []
+            for number, cut in enumerate(cuts):
+                own = self._own(last, number, cut, at, values, kept, source)
+                after = self._carried(last, values, own, cut, source)
+                found.append(looked(Outcome(at, number, before, before | after)))
+                kept.drop((number, at))
+            return found
+
+        for found in self.parts.workers.each(end, range(len(feeds))):
+            yield from found
+        self._sessions.clear()
+
+    def _moved(self, place: int, kept: Kept, feeds: Sequence[Feed], cuts: Sequence[Cut], source: str) -> Kept:
+        """Return what is kept at a place, from what is kept at the one before."""
+        wanted = self._names(place)
+        stays = place > 0 and self._places.starts_alike(place - 1, place)
+        moved = Kept(kept.room)
+
+        def move(at: int) -> None:
+            values = feeds[at] | kept.of((None, at))
+            reached = self._run(place, values, wanted, NO_CUT, (), source)
+            moved.put((None, at), {name: reached[name] for name in wanted})
+            for number, cut in enumerate(cuts):
+                if self._order[cut.site] < place:
+                    own = self._own(place, number, cut, at, values, kept, source)
+                    after = own if stays else self._carried(place, values, own, cut, source)
+                    moved.put((number, at), after)
+                    kept.drop((number, at))
+            kept.drop((None, at))
+
+        for _ in self.parts.workers.each(move, range(len(feeds))):
+            pass
+        self._sessions.clear()
+        return moved
+
+    def _own(
+        self,
+        place: int,
+        number: int,
+        cut: Cut,
+        feed: int,
+        values: Mapping[str, Array],
+        kept: Kept,
+        source: str,
+    ) -> dict[str, Array]:
+        """The values of a cut that differ at the place before: at its own site, the contexts."""
+        if self._order[cut.site] < place - 1:
+            return kept.of((number, feed))
+        return silenced(self.sites[place - 1], self._contexts(place - 1, values, source), cut.heads)
+
+    def _carried(
+        self, place: int, values: Mapping[str, Array], own: dict[str, Array], cut: Cut, source: str
+    ) -> dict[str, Array]:
+        """The values of a cut that differ at a place."""
+        names = [name for name in self._names(place) if name in self._altered[self._order[cut.site]]]
+        found = self._run(place, {**values, **own, **cut.weights}, names, cut, tuple(own), source)
+        return {name: found[name] for name in names}
+
+    def _run(
+        self,
+        place: int,
+        values: Mapping[str, Array],
+        wanted: Sequence[str],
+        cut: Cut,
+        own: Sequence[str],
+        source: str,
+    ) -> Mapping[str, Array]:
+        """Values at a place from those at the place before, of the model or of a cut."""
+        given = dict(self._places.crossing[place - 1]) if place else {}
+        opened = () if self._is_over(cut, place - 1) else tuple(cut.weights)
+        key = (place, *wanted, None, *(name for name in own if name not in given), None, *opened)
+        with self._making:
+            if key not in self._sessions:
+                fixed = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in own}
+                self._sessions[key] = self.parts.session(given, wanted, fixed=fixed, opened=opened)
+            session = self._sessions[key]
+        return values if session is None else {**values, **run_feed(session, values, source)}
+
+    def _is_over(self, cut: Cut, place: int) -> bool:
+        """Return whether all that reads the weights of a cut lies in front of a place."""
+        if not cut.weights:
+            return True
+        readers = self._readers[cut.site]
+        return place >= 0 and all(self._places.is_done(node, place) for node in readers)
+
+    def _contexts_of(
+        self, place: int, feeds: Sequence[Feed], kept: Kept, source: str, at: int
+    ) -> Mapping[str, Array]:
+        """Those of the site of a place for one feed, from what is kept there."""
+        return self._contexts(place, feeds[at] | kept.of((None, at)), source)
+
+    def _contexts(self, place: int, values: Mapping[str, Array], source: str) -> Mapping[str, Array]:
+        """Values at a place with the contexts of its site, which do not cross to it where it starts further ahead."""
+        names = [context_of(projection).name for projection in self.sites[place].projections]
+        if all(name in values for name in names):
+            return values
+        key = (place, "contexts")
+        with self._making:
+            if key not in self._sessions:
+                self._sessions[key] = self.parts.session(self._places.crossing[place], names)
+            session = self._sessions[key]
+        assert session is not None
+        return {**values, **run_feed(session, values, source)}
+
+    def _names(self, place: int) -> list[str]:
+        return list(self._places.crossing[place]) if place < len(self.sites) else self.outputs
+
+
+def measuring(
+    meters: Sequence[EffectMeter], feeds: Sequence[Feed]
+) -> Callable[[Outcome], tuple[int, Measured]]:
+    """Looks at outcomes with the meter of their cut, and says which one that is.
+
+    Args:
+        meters: one per cut.
+        feeds: what the cuts run on.
+    """
+
+    def look(item: Outcome) -> tuple[int, Measured]:
+        return item.cut, meters[item.cut].measured(item.before, item.after, feeds[item.feed])
+
+    return look
+
+
+def _readers_of_weights(site: Site) -> Iterator[Node]:
+    """The nodes that compute with what a refit of a site's projections may change."""
+    for projection in site.projections:
+        yield projection.node
+        linear = linear_of(projection)
+        if linear is not None and linear.bias is not None:
+            yield from (use.node for use in linear.bias.stored.consumers)

@@ -1,0 +1,190 @@
+"""The contexts of all sites: where they are, and their second moments from one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxheadprune.attention.levels import numbers_of
+from onnxheadprune.attention.sites.site import Projection, Site
+from onnxheadprune.choosing.activations.chain import Chain
+from onnxheadprune.choosing.activations.linear import linear_of
+from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError, Rows, gather
+from onnxheadprune.choosing.activations.parts import Parts
+from onnxheadprune.choosing.activations.running import Running
+from onnxheadprune.choosing.activations.silence import context_of
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.rows import token_rows
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.facts import AVERAGES, PACKS_BLOCKS
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime import CPU, Array, Provider, Session
+from onnxheadprune.runtime.progress import Progress, silent
+
+AnySite = TypeVar("AnySite", bound=Site)
+
+
+def context_moments(
+    view: GraphView,
+    sites: Sequence[Site],
+    data: Calibration,
+    provider: Provider,
+    progress: Progress = silent,
+    left: dict[str, str] | None = None,
+) -> dict[int, tuple[Moments, ...]]:
+    """Second moments of each site's contexts, per projection; one forward pass over the data.
+
+    A projection in a branch sees the feeds on which the branch runs; the moments of one that never does are empty.
+
+    Args:
+        view: an annotated view of the model that the sites are of.
+        sites: whose contexts to look at.
+        data: what to run it on.
+        provider: where to run.
+        progress: told after each site.
+        left: gets the reason for each site whose contexts are not finite, by label; those have no moments then.
+
+    Raises:
+        UsageError: if the data does not run through the model.
+        NotFiniteError: if it gives numbers that are not finite and there is no `left`, or no site without any.
+        RefusedError: if a context cannot be read.
+    """
+    found: dict[int, tuple[Moments, ...]] = {}
+    parts = Parts(view, provider)
+    nodes = [item.node for site in sites for item in site.projections]
+    running = Running(parts, nodes, data.feeds, data.source)
+
+    def rows(projection: Projection, at: int, values: Mapping[str, Array]) -> Rows | None:
+        if not running.reaches(at, projection.node):
+            return None
+        value = context_of(projection)
+        x = token_rows(values[value.name], projection.activation[1], data.feeds[at], data.inputs)
+        return finite(x, value), None, None
+
+    reasons: dict[str, str] = {}
+    for site, contexts in Chain(parts, sites).contexts(data.feeds, data.source):
+        empty = tuple(Moments(int(np.prod(item.sizes))) for item in site.projections)
+        read = ([rows(item, at, values) for item in site.projections] for at, values in enumerate(contexts))
+        try:
+            found[site.index] = tuple(gather(empty, read, parts.workers))
+        except NotFiniteError as error:
+            if left is None:
+                raise
+            reasons[site.label] = str(error)
+        progress("reading contexts", len(found) + len(reasons), len(sites))
+    if reasons and not found:
+        raise NotFiniteError(next(iter(reasons.values())))
+    if left is not None:
+        left |= reasons
+    return found
+
+
+def finite(rows: Array, value: Value) -> Array:
+    """The rows, if all of them are finite.
+
+    Raises:
+        NotFiniteError: otherwise.
+    """
+    if not np.isfinite(rows).all():
+        raise NotFiniteError(f"the model computes NaN or infinite values ({value.name}) on this data")
+    return rows
+
+
+def seen(
+    sites: Sequence[AnySite], moments: Mapping[int, Sequence[Moments]], source: str
+) -> tuple[AnySite, ...]:
+    """The sites that some feed has reached, of those that have moments.
+
+    Args:
+        sites: all of them.
+        moments: per site index, as `context_moments` gives them.
+        source: how to call the data.
+
+    Raises:
+        RefusedError: if there is none.
+    """
+    found = tuple(site for site in sites if any(moment.count for moment in moments.get(site.index, ())))
+    if not found:
+        raise RefusedError(
+            f"no sample of {source} runs a layer that can lose anything; give data that goes further, or choose without"
+            " data"
+        )
+    return found
+
+
+def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
+    """The weights of a projection, [contracted, out], dequantized where they are quantized.
+
+    Raises:
+        RefusedError: if they are in no form that is understood.
+    """
+    linear = linear_of(projection)
+    if linear is not None:
+        return linear.matrix.read()
+    node = projection.node
+    if node in PACKS_BLOCKS:
+        return _by_identity(node, int(np.prod(projection.sizes)))
+    if projection.weight is None:
+        return _of_reduction(projection)
+    index, axes = projection.weight
+    value = node.inputs[index]
+    if value is None:
+        raise RefusedError(f"{node.label} has no weights, so they cannot be read")
+    array = numbers_of(value).astype(np.float64)
+    roles = roles_of(node)
+    # A scale that is applied later is the same for all heads of a site where it is a single number.
+    scale, zero = (_side(node, index) for index in (roles.weight_scale, roles.weight_zero))
+    array = (array - (0 if zero is None else zero)) * (1 if scale is None else scale)
+    free = [axis for axis in range(array.ndim) if axis not in axes]
+    return array.transpose(*axes, *free).reshape(int(np.prod(projection.sizes)), -1)
+
+
+def _of_reduction(projection: Projection) -> npt.NDArray[np.float64]:
+    """The weights that a sum or a mean over heads amounts to: each channel of a head goes to the output's."""
+    channels = np.array(projection.channels)
+    matrix = np.zeros((int(np.prod(projection.sizes)), channels.shape[1]))
+    matrix[channels, np.arange(channels.shape[1])] = 1 / len(channels) if projection.node in AVERAGES else 1
+    return matrix
+
+
+def _side(node: Node, index: int | None) -> Array | None:
+    value = None if index is None else node.input(index)
+    if value is None or not value.is_constant:
+        return None
+    numbers = numbers_of(value).astype(np.float64)
+    return numbers.reshape(()) if numbers.size == 1 else None
+
+
+def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
+    """Return what a linear node does to the unit vectors: its weights, whatever they are packed in."""
+    source = node.inputs[0]
+    assert source is not None
+    x = helper.make_tensor_value_info("unit", source.elem_type or TensorProto.FLOAT, [rows + 1, rows])
+    y = helper.make_tensor_value_info("weights", source.elem_type or TensorProto.FLOAT, None)
+    copy = type(node.proto)()
+    copy.CopyFrom(node.proto)
+    copy.input[0], copy.output[0] = "unit", "weights"
+    tensors = [
+        value.tensor or numpy_helper.from_array(numbers_of(value), value.name)
+        for value in node.inputs[1:]
+        if value is not None
+    ]
+    graph = helper.make_graph([copy], "unit", [x], [y], tensors)
+    opsets = [helper.make_opsetid("", node.opset), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    unit = np.concatenate([np.eye(rows), np.zeros((1, rows))])
+    unit = unit.astype(helper.tensor_dtype_to_np_dtype(source.elem_type or TensorProto.FLOAT))
+    result = (
+        Session(
+            LoadedModel(model, node.label, source.scope.sources), Provider(CPU, "weights"), name=node.label
+        )
+        .run({"unit": unit})["weights"]
+        .astype(np.float64)
+    )
+    return np.asarray(result[:rows] - result[rows:])

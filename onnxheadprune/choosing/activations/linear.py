@@ -1,0 +1,264 @@
+"""Contractions of an activation with stored weights, and how their result joins the residual stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxheadprune.attention.levels import StoredLevels
+from onnxheadprune.attention.matrices import Array, Matrix, Weights, matrix_of
+from onnxheadprune.attention.packed import packed_matrix
+from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.choosing.activations.integer import only_use_of_float, whole_product
+from onnxheadprune.liveness.blocks import is_packed
+from onnxheadprune.liveness.contraction import Contraction, contraction_of
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.model.graph.facts import (
+    ACTIVATES_PRODUCTS,
+    ADDS,
+    ADDS_AND_NORMALIZES,
+    DROPOUTS,
+    IDENTITIES,
+)
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.tensors import FLOATS
+
+PASSING = IDENTITIES | DROPOUTS
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """`y = x W + b` somewhere in the graph.
+
+    Attributes:
+        node: the contraction.
+        source: x, as a float: before it is quantized, where the product is one of integers.
+        axes: contracted axes of x, in the order of the rows of W.
+        matrix: W as [in, out].
+        out: y as a float, the bias included where there is one.
+        out_axes: axes of y that hold its features, in the order of the columns of W.
+        bias: the stored bias as [1, out], None without one that can be rewritten.
+        fixed: a bias as [1, out] that stays as it is, since something else reads it too; None without one.
+        is_late: whether the bias is only added behind `out`.
+        other: what y is added to (the residual stream), None where it is not simply added.
+        joint: the node that adds them, None without `other`.
+    """
+
+    node: Node
+    source: Value
+    axes: tuple[int, ...]
+    matrix: Weights
+    out: Value
+    out_axes: tuple[int, ...]
+    bias: Matrix | None
+    fixed: Matrix | None
+    other: Value | None
+    is_late: bool = False
+    joint: Node | None = None
+
+    def read_bias(self) -> Array | None:
+        """The bias as numbers, [out]."""
+        return None if self.bias is None else self.bias.read().reshape(-1)
+
+    def read_offset(self) -> Array | None:
+        """Return what `out` holds beyond x W and the bias, [out]; None for nothing."""
+        if self.is_late:
+            assert self.bias is not None
+            return -self.bias.read().reshape(-1)
+        return None if self.fixed is None else self.fixed.read().reshape(-1)
+
+    def written_bias(self, bias: Array) -> Array:
+        """The stored form of a new bias [out]."""
+        assert self.bias is not None
+        return self.bias.written(bias.reshape(1, -1))
+
+
+def linear_of(projection: Projection) -> Linear | None:
+    """A site's output projection as a linear map, None where its weights are in no form to rewrite."""
+    if projection.weight is None:
+        return None
+    return _linear(projection.node, *projection.activation, *projection.weight)
+
+
+def linear_at(node: Node) -> Linear | None:
+    """A node as a linear map with stored weights, None if it is none or they are in no form to rewrite."""
+    found = contraction_of(node)
+    if found is None or len(found.terms) != 2:
+        return None
+    terms = [(index, axes) for index, axes in found.terms]
+    for (source, left), (weight, right) in (terms, terms[::-1]):
+        operand = node.inputs[weight]
+        if operand is not None and operand.is_constant:
+            letters = sorted(found.contracted, key=lambda letter: left.index(letter))
+            return _linear(
+                node,
+                source,
+                tuple(left.index(letter) for letter in letters),
+                weight,
+                tuple(right.index(letter) for letter in letters),
+            )
+    return None
+
+
+def feeders(value: Value) -> tuple[Linear, ...]:
+    """The linear maps that a value is made of with no other one in between, in graph order.
+
+    Paths that lead elsewhere (to graph inputs, lookups, weights that cannot be rewritten, shapes) are not told of.
+    """
+    found: dict[int, Linear] = {}
+    seen: set[Value] = set()
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if value in seen or value.is_constant or value.producer is None:
+            continue
+        seen.add(value)
+        linear = linear_at(value.producer)
+        if linear is not None:
+            found[linear.node.index] = linear
+        else:
+            uses = [Use(value.producer, index) for index in range(len(value.producer.inputs))]
+            sources = [value.producer.inputs[use.input_index] for use in uses if not looks_only(use)]
+            waiting += [item for item in sources if item is not None]
+    return tuple(found[index] for index in sorted(found))
+
+
+def _linear(
+    node: Node, source: int, axes: tuple[int, ...], weight: int, weight_axes: tuple[int, ...]
+) -> Linear | None:
+    found = contraction_of(node)
+    x, operand = node.inputs[source], node.inputs[weight]
+    if found is None or x is None or operand is None or not operand.is_constant or not axes:
+        return None
+    if node in ACTIVATES_PRODUCTS:
+        return None
+    if node.attribute("alpha", 1.0) != 1.0 or node.attribute("beta", 1.0) != 1.0:
+        return None
+    if any(found.axes_of(weight)[axis] not in found.contracted for axis in weight_axes):
+        return None  # A map per head, which the next node adds up.
+    columns = _columns(found, weight, weight_axes)
+    whole = whole_product(node, source, weight)
+    if columns is None or (whole is None and x.elem_type not in FLOATS):
+        return None
+    free, out_axes = columns
+    matrix: Weights | None
+    if is_packed(node):
+        matrix = packed_matrix(node)
+    else:
+        matrix = matrix_of(operand, weight_axes, free, None if whole is None else whole.levels)
+    if matrix is None:
+        return None
+    out, x = (node.out, x) if whole is None else (whole.out, whole.source)
+    own = _own_bias(node)
+    if own is None:
+        own = _late_bias(out, out_axes)
+    if not own.is_known:
+        return None
+    joined = _joined(own.out or out)
+    out = own.out or out
+    is_late = joined.bias is not None and own.bias is None and own.fixed is None
+    bias = joined.bias if is_late else own.bias
+    return Linear(node, x, axes, matrix, out, out_axes, bias, own.fixed, joined.other, is_late, joined.node)
+
+
+def _columns(
+    found: Contraction, weight: int, contracted: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Axes of the weight that reach the output, and where they arrive."""
+    letters = found.axes_of(weight)
+    free = tuple(
+        axis
+        for axis, letter in enumerate(letters)
+        if axis not in contracted and letter is not None and letter in found.out_axes
+    )
+    names = [letters[axis] for axis in free]
+    if not free or any(len(found.owners(str(name))) > 1 for name in names):
+        return None
+    return free, tuple(found.out_axes.index(str(name)) for name in names)
+
+
+@dataclass(frozen=True, eq=False)
+class _Bias:
+    """The bias of a product: its own alone, or fixed; and the value after it, where it is another one."""
+
+    bias: Matrix | None = None
+    fixed: Matrix | None = None
+    out: Value | None = None
+    is_known: bool = True
+
+
+def _own_bias(node: Node) -> _Bias | None:
+    """The bias that a node adds itself, None where it adds none."""
+    roles = roles_of(node)
+    for index, levels in ((roles.bias, None), (roles.integer_bias, _bias_levels(node))):
+        value = None if index is None else node.input(index)
+        if value is not None:
+            return _stored_bias(value, levels) or _Bias(is_known=False)
+    return None
+
+
+def _bias_levels(node: Node) -> StoredLevels | None:
+    """Return what a bias of whole numbers means: units of both scales multiplied."""
+    roles = roles_of(node)
+    if roles.integer_bias is None or roles.scales is None:
+        return None
+    sides = tuple(side for index in roles.scales if (side := node.input(index)) is not None)
+    return StoredLevels(sides) if all(side.is_constant for side in sides) else None
+
+
+def _stored_bias(value: Value, levels: StoredLevels | None = None) -> _Bias | None:
+    """A bias [out], None where its numbers are not known."""
+    if len(value.shape or ()) != 1:
+        return None
+    matrix = matrix_of(value, (), (0,), levels)
+    if matrix is None:
+        return None
+    # What is shared stays as it is, but it is there.
+    return _Bias(fixed=matrix) if matrix.shared else _Bias(matrix)
+
+
+def _late_bias(out: Value, out_axes: tuple[int, ...]) -> _Bias:
+    """The bias that is added to a product behind it, and the value after that."""
+    use = only_use_of_float(out)
+    if use is None or use.node not in ADDS or use.node.domain:
+        return _Bias()
+    other = use.node.inputs[1 - use.input_index]
+    rank = len(use.node.out.shape or ())
+    if other is None or not other.is_constant or out_axes != (rank - 1,):
+        return _Bias()
+    found = _stored_bias(other)
+    return _Bias() if found is None else _Bias(found.bias, found.fixed, use.node.out)
+
+
+@dataclass(frozen=True, eq=False)
+class _Joint:
+    """The value that another one is added to, the node that adds them, and the bias of a fused addition."""
+
+    other: Value | None = None
+    node: Node | None = None
+    bias: Matrix | None = None
+
+
+def _joined(out: Value) -> _Joint:
+    """Return how a value joins the residual stream, if it does."""
+    use = only_use_of_float(out)
+    while use is not None and use.node in PASSING:
+        use = only_use_of_float(use.node.out)
+    if use is None:
+        return _Joint()
+    node = use.node
+    if node in ADDS and not node.domain:
+        other = node.inputs[1 - use.input_index]
+        if (
+            other is None
+            or other.is_constant
+            or other.shape is None
+            or len(other.shape) != len(out.shape or ())
+        ):
+            return _Joint()
+        return _Joint(other, node)
+    if node in ADDS_AND_NORMALIZES and use.input_index < 2:
+        other, bias = node.inputs[1 - use.input_index], node.input(4)
+        found = None if bias is None else _stored_bias(bias)
+        return _Joint(other, None if other is None else node, None if found is None else found.bias)
+    return _Joint()

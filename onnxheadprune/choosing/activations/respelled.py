@@ -1,0 +1,118 @@
+"""The user's data under the token ids of a smaller vocabulary, and how much of it these tokens spell as before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.attention.vocabulary.trim import Trimming
+from onnxheadprune.data.more import Feeds
+from onnxheadprune.data.single import part_of, rows_of
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
+from onnxheadprune.runtime.feeds.samples import DataSource, Sample
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How much of the user's data the tokens that are kept spell as before.
+
+    Attributes:
+        tokens: tokens of the data, padding aside.
+        unchanged: how many of them are kept.
+        samples: samples of the data.
+        whole: how many of them have tokens that are kept only.
+    """
+
+    tokens: int
+    unchanged: int
+    samples: int
+    whole: int
+
+    def to_dict(self) -> Mapping[str, float]:
+        """JSON-ready data."""
+        share = self.unchanged / self.tokens if self.tokens else 1.0
+        return {**vars(self), "unchanged_share": share}
+
+
+def tokens_in(
+    sample: Sample, inputs: tuple[Input, ...], names: tuple[str, ...]
+) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    """Yield the tokens of a sample without padding, as far as a mask tells."""
+    masks = [sample.feed[item.name] for item in inputs if item.role is Role.MASK]
+    for name in names:
+        ids = np.asarray(sample.feed[name], np.int64)
+        mask = next((mask for mask in masks if mask.shape == ids.shape), None)
+        yield ids.reshape(-1) if mask is None else ids[np.asarray(mask, np.bool_)]
+
+
+def respelled(
+    samples: list[Sample], inputs: tuple[Input, ...], made: Trimming
+) -> tuple[Spelling, list[Sample]]:
+    """Return how much of the data is spelled as before, and the samples of which all is, under new ids.
+
+    Args:
+        samples: the data, of the original's ids.
+        inputs: the graph inputs.
+        made: the model with the tokens that are kept.
+    """
+    names, rows = made.vocabulary.inputs, made.vocabulary.rows
+    new = np.full(rows, -1, np.int64)
+    new[made.kept] = np.arange(len(made.kept))
+    total = unchanged = count = 0
+    left: list[Sample] = []
+    for sample in samples:
+        for ids in tokens_in(sample, inputs, names):
+            total += ids.size
+            unchanged += int(np.count_nonzero(new[ids] >= 0))
+        feed = {
+            **sample.feed,
+            **{name: new[sample.feed[name]].astype(sample.feed[name].dtype) for name in names},
+        }
+        size = rows_of(sample.feed, inputs)
+        count += size
+        bad = {row for name in names for row in np.argwhere(feed[name] < 0)[:, 0].tolist()}
+        good = [row for row in range(size) if row not in bad]
+        moved = Sample(feed, sample.labels, sample.source)
+        if len(good) == size:
+            left.append(moved)
+        elif good and len(good) < size:
+            left.append(part_of(moved, inputs, good))
+    kept = sum(rows_of(sample.feed, inputs) for sample in left)
+    return Spelling(total, unchanged, count, kept), left
+
+
+def renumbered(data: DataSource, original: LoadedModel, made: Trimming) -> DataSource:
+    """Data of a model for the one with fewer tokens: the samples whose tokens are all kept, under new ids.
+
+    Args:
+        data: for the original.
+        original: the model that it is for.
+        made: the model with the tokens that are kept.
+
+    Raises:
+        UsageError: if no sample is left.
+    """
+    inputs = tuple(graph_inputs(view_of(original)))
+    _, left = respelled(list(load_data(data, inputs)), inputs, made)
+    if not left:
+        raise UsageError("no sample of the data has tokens that are kept only; keep more tokens")
+    return as_data(left, data)
+
+
+def as_data(samples: list[Sample], like: DataSource) -> DataSource:
+    """Samples as a source of data.
+
+    Args:
+        samples: some of the data, or what became of them.
+        like: the data.
+    """
+    if any(sample.labels is not None for sample in samples):
+        return samples
+    unit = like.unit if isinstance(like, Feeds) else "sample"
+    return Feeds((sample.feed for sample in samples), unit)

@@ -1,0 +1,211 @@
+"""Data in every form in which users give it, as inputs for one model: the one place that finds out what it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, overload
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.settings.inputs import RANDOM, TEXT_FORMATS, TEXTS, DataFormat, Inputs, Running, Samples
+from onnxheadprune.settings.setting import declared
+
+if TYPE_CHECKING:
+    from onnxheadprune.model.load import ModelLike
+    from onnxheadprune.runtime import Provider
+    from onnxheadprune.runtime.feeds.samples import DataSource
+
+Data: TypeAlias = "DataSource | Inputs"
+"""What functions take as data: a path, arrays, feeds, or a path with how it becomes inputs."""
+
+
+def kind_of_data(inputs: Inputs) -> DataFormat | None:
+    """What the data is, by its content where it is not specified; None where it is no file.
+
+    Raises:
+        UsageError: if the content does not tell.
+    """
+    if inputs.data is None or inputs.data == RANDOM:
+        return None
+    from onnxheadprune.data import formats
+
+    return inputs.data_format or formats.format_of(inputs.data)
+
+
+def samples_for(kind: DataFormat | None) -> tuple[str, ...]:
+    """The settings of `Samples` that have an effect on data of a kind."""
+    if kind in TEXT_FORMATS:
+        return tuple(TEXTS.split())
+    return tuple(name for name in declared(Samples) if name not in TEXTS.split()) if kind == "images" else ()
+
+
+def with_own_tokenizer(folder: Path, running: Running) -> Running:
+    """The inputs with the tokenizer of a folder, where text is given and no tokenizer."""
+    if running.tokenizer is not None or kind_of_data(running) not in TEXT_FORMATS:
+        return running
+    from onnxheadprune.data.vocabulary import has_tokenizer
+
+    return replace(running, tokenizer=folder) if has_tokenizer(folder) else running
+
+
+def running_of(data: str | os.PathLike[str] | Inputs, seed: int = 0) -> Running:
+    """The settings of the command line for data that is given by its place, where paths may be text or paths."""
+    inputs = data if isinstance(data, Inputs) else Inputs(data=os.fspath(data))
+    given = {name: getattr(inputs, name) for name in declared(Inputs)}
+    place, tokenizer = given.pop("data"), given.pop("tokenizer")
+    return Running(
+        data=None if place is None else os.fspath(place),
+        tokenizer=None if tokenizer is None else Path(tokenizer),
+        **given,
+        seed=seed,
+    )
+
+
+@overload
+def data_for(model: ModelLike, data: None, provider: str | Provider, seed: int = 0) -> None: ...
+
+
+@overload
+def data_for(model: ModelLike, data: Data, provider: str | Provider, seed: int = 0) -> DataSource: ...
+
+
+@overload
+def data_for(
+    model: ModelLike, data: Data | None, provider: str | Provider, seed: int = 0
+) -> DataSource | None: ...
+
+
+def data_for(
+    model: ModelLike, data: Data | None, provider: str | Provider, seed: int = 0
+) -> DataSource | None:
+    """The user's own data for one model, with what the models beside it make of it.
+
+    Args:
+        model: what it is for.
+        data: as the user gives it; what was read before stays as it is.
+        provider: where the models beside it run.
+        seed: of random inputs.
+
+    Raises:
+        UsageError: if it cannot be read.
+        HeadPruneError: if a model cannot be read or run.
+    """
+    if data is None:
+        return None
+    from onnxheadprune.data.calibration import Calibration
+    from onnxheadprune.data.more import Feeds
+
+    if isinstance(data, (Calibration, Feeds)):
+        return data
+    if isinstance(data, (str, os.PathLike, Inputs)):
+        return read_data(model, running_of(data, seed), provider=provider)
+    return _supplied(model, data, provider)
+
+
+def read_data(
+    model: ModelLike, running: Running, *, in_folder: bool = False, provider: str | Provider | None = None
+) -> DataSource | None:
+    """The data that settings name, None without.
+
+    Args:
+        model: what it is read for.
+        running: the data, how it becomes inputs, and where models run.
+        in_folder: the model is one of several, of which some may use less of it than others.
+        provider: where models run; None takes it from `running`.
+
+    Raises:
+        UsageError: if the data cannot be read, or a setting is for data of another kind.
+    """
+    if running.data is None:
+        return None
+    provider = provider or running.provider
+    kind = kind_of_data(running)
+    _require_effect(running, kind)
+    if kind in TEXT_FORMATS:
+        return _texts(model, running, kind, provider, in_folder)
+    if running.data != RANDOM and kind != "images":
+        return _supplied(model, running.data, provider)
+    from onnxheadprune.attention.sites.find import view_of
+    from onnxheadprune.model.load import open_structure
+
+    view = view_of(open_structure(model))
+    if kind == "images":
+        from onnxheadprune.data.images import Preprocessing, image_feeds
+        from onnxheadprune.runtime.feeds.inputs import graph_inputs
+
+        mean, std, size = running.image_mean or (0.5,), running.image_std or (0.5,), running.image_size
+        how = Preprocessing((size, size) if isinstance(size, int) else size, mean, std)
+        return image_feeds(running.data, graph_inputs(view), how)
+    from onnxheadprune.data.calibration import random_data
+
+    return random_data(view, _resolved(provider), running.seed)
+
+
+def _resolved(provider: str | Provider) -> Provider:
+    from onnxheadprune.runtime.providers import resolve_provider
+
+    return resolve_provider(provider) if isinstance(provider, str) else provider
+
+
+def _require_effect(running: Running, kind: DataFormat | None) -> None:
+    """Raise a UsageError if a setting is for data of another kind."""
+    effective = samples_for(kind)
+    for name, item in declared(Samples).items():
+        if name not in effective and getattr(running, name) != item.default:
+            of = "text" if name in TEXTS.split() else "images"
+            raise UsageError(f"--{name.replace('_', '-')} is for {of}, which {running.data} is not")
+
+
+def _texts(
+    model: ModelLike, given: Running, kind: DataFormat | None, provider: str | Provider, in_folder: bool
+) -> DataSource:
+    """Feeds of text, by the tokenizer that is named or lies beside the model.
+
+    Raises:
+        UsageError: if there is none, a target for a model that takes none, or text that is not for the model.
+    """
+    from onnxheadprune.attention.sites.find import view_of
+    from onnxheadprune.data.beside import beside, has_decoder, tokenizer_of
+    from onnxheadprune.data.lines import Reading
+    from onnxheadprune.data.prompts import takes_target
+    from onnxheadprune.data.text import text_feeds
+    from onnxheadprune.model.load import open_structure
+    from onnxheadprune.runtime.feeds.inputs import graph_inputs
+
+    assert given.data is not None
+    loaded = open_structure(model)
+    tokenizer = given.tokenizer or (None if loaded.path is None else tokenizer_of(loaded.path))
+    if tokenizer is None:
+        raise UsageError(
+            f"{given.data} is text, which requires --tokenizer, unless a tokenizer lies beside the model"
+        )
+    inputs = graph_inputs(view_of(loaded))
+    beside_decoder = in_folder and loaded.path is not None and has_decoder(loaded.path)
+    if given.target_field is not None and not takes_target(inputs) and not beside_decoder:
+        raise UsageError(
+            "--target-field is for models with an encoder and a decoder, and this one reads one text only"
+        )
+    return text_feeds(
+        given.data,
+        tokenizer,
+        inputs,
+        max_length=given.max_length,
+        reading=Reading(given.text_field, given.target_field, given.max_samples, kind),
+        beside=beside(loaded.path, _resolved(provider)),
+    )
+
+
+def _supplied(model: ModelLike, data: DataSource, provider: str | Provider) -> DataSource:
+    """Arrays with what the models beside a decoder make of them; as they are for any other model."""
+    from onnxheadprune.attention.sites.find import view_of
+    from onnxheadprune.data.beside import beside
+    from onnxheadprune.data.supplied import needs_others, supplied
+    from onnxheadprune.model.load import open_structure
+    from onnxheadprune.runtime.feeds.inputs import graph_inputs
+
+    loaded = open_structure(model)
+    if not needs_others(item.name for item in loaded.proto.graph.input):
+        return data
+    inputs = graph_inputs(view_of(loaded))
+    return supplied(data, inputs, beside(loaded.path, _resolved(provider)))

@@ -1,0 +1,154 @@
+"""Allocation: the number of heads that each site loses, so that all of it together costs least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.choosing.scoring.moves import Heads, Step
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.one_line import one_line
+from onnxheadprune.settings.cutting import Cut, Kind, Selecting
+from onnxheadprune.settings.reading import MULTIPLES
+from onnxheadprune.settings.setting import check
+
+Paths = Mapping[int, Sequence[Step]]
+Choice = dict[int, Heads]
+
+
+@one_line()
+@dataclass(frozen=True)
+class Limits:
+    """The limits that a cut must respect.
+
+    Attributes:
+        min_heads: heads that every site keeps at least.
+        multiple_of: what the number of heads of a site, or of neurons of a block, that is kept must be a multiple of:
+            {"heads": 1, "neurons": 8} unless specified otherwise.
+        uniform: every site loses the same share of its heads.
+        whole_groups: KV heads go with all of their query heads, where a site has several: how many are left of the one
+            says how many of the other.
+    """
+
+    min_heads: int = 1
+    multiple_of: Mapping[Kind, int] = field(default_factory=dict)
+    uniform: bool = False
+    whole_groups: bool = False
+
+    def __post_init__(self) -> None:
+        check(Selecting, min_heads=self.min_heads, multiple_of=self.multiple_of)
+
+    def multiple(self, units: Kind) -> int:
+        """Return what the number of units of a kind that a site keeps is a multiple of."""
+        return self.multiple_of.get(units, MULTIPLES[units])
+
+
+def options(site: Site, path: Sequence[Step], limits: Limits) -> list[Step]:
+    """The steps of a path that respect the limits, first the one that removes nothing."""
+    return [
+        step
+        for step in (Step(frozenset(), 0.0), *path)
+        if not step.removed
+        or (
+            site.num_units - len(step.removed) >= max(limits.min_heads, 0)
+            and (site.num_units - len(step.removed)) % limits.multiple("heads") == 0
+            and (not limits.whole_groups or _takes_whole_groups(site, step.removed))
+        )
+    ]
+
+
+def _takes_whole_groups(site: Site, removed: Heads) -> bool:
+    return len(site.groups) == 1 or all(
+        set(group) <= removed or not set(group) & removed for group in site.groups
+    )
+
+
+def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
+    """The cheapest way to remove `wanted` heads in all, or as many below that as the limits allow.
+
+    Costs of sites add up; the split is exact (dynamic programming over sites and heads).
+
+    Args:
+        sites: the sites that may lose heads.
+        paths: steps per site index, with their costs.
+        wanted: heads to remove.
+        limits: what to respect.
+
+    Raises:
+        RefusedError: if the limits leave nothing to remove.
+    """
+    if limits.uniform:
+        return _uniform(sites, paths, wanted, limits)
+    best: dict[int, tuple[float, tuple[Step, ...]]] = {0: (0.0, ())}
+    for site in sites:
+        steps = options(site, paths[site.index], limits)
+        grown: dict[int, tuple[float, tuple[Step, ...]]] = {}
+        for count, (cost, chosen) in best.items():
+            for step in steps:
+                total = count + len(step.removed)
+                if total > wanted or (total in grown and cost + step.error >= grown[total][0]):
+                    continue
+                grown[total] = (cost + step.error, (*chosen, step))
+        best = grown
+    _, chosen = best[max(best)]
+    return _required({site.index: step.removed for site, step in zip(sites, chosen, strict=True)}, wanted)
+
+
+def _uniform(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
+    """The same share of every site, as near to what is wanted as its path and the limits come."""
+    share = wanted / max(sum(site.num_heads for site in sites), 1)
+    choice = {}
+    for site in sites:
+        most = share * site.num_heads + 1e-9
+        steps = options(site, paths[site.index], limits)
+        fitting = [step for step in steps if len(step.removed) <= most]
+        choice[site.index] = max(fitting, key=lambda step: (len(step.removed), -step.error)).removed
+    return _required(choice, wanted)
+
+
+def keep_per_site(sites: Sequence[AttentionSite], paths: Paths, keep: int, limits: Limits) -> Choice:
+    """Every site down to `keep` heads, or as near above as its KV groups allow.
+
+    Raises:
+        RefusedError: if no site has more.
+    """
+    choice = {}
+    for site in sites:
+        fitting = [
+            step
+            for step in options(site, paths[site.index], limits)
+            if site.num_heads - len(step.removed) >= min(keep, site.num_heads)
+        ]
+        choice[site.index] = max(fitting, key=lambda step: (len(step.removed), -step.error)).removed
+    return _required(choice, sum(max(site.num_heads - keep, 0) for site in sites))
+
+
+def _required(choice: Choice, wanted: int) -> Choice:
+    chosen = {index: heads for index, heads in choice.items() if heads}
+    if wanted > 0 and not chosen:
+        raise RefusedError(
+            f"{wanted} heads are fewer than the first cut of any site takes (KV heads go with their query heads,"
+            " multiples and floors hold); ask for more, or loosen the limits"
+        )
+    return chosen
+
+
+def removable_heads(sites: Iterable[AttentionSite], paths: Paths, limits: Limits) -> int:
+    """The most heads that the limits let go."""
+    steps = (options(site, paths[site.index], limits) for site in sites)
+    return sum(max(len(step.removed) for step in found) for found in steps)
+
+
+def heads_for_ratio(total: int, ratio: float) -> int:
+    """Return how many heads a ratio asks for.
+
+    Raises:
+        UsageError: if it is no share, or less than a head.
+    """
+    check(Cut, ratio=ratio)
+    wanted = round(total * ratio)
+    if not wanted:
+        raise UsageError(f"{ratio:g} of {total} heads is less than one head; ask for more")
+    return wanted

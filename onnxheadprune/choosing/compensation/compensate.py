@@ -1,0 +1,323 @@
+"""Closed-form compensation: what is left takes over the work of the heads that go.
+
+The linear maps behind the first cut are refitted in graph order, on the inputs they will really get, by least
+squares on Gram matrices, without gradients or training (Kwon et al. 2022 tune one mask value per head this way; here
+it is all weights of the map). Maps that write to the residual stream aim at the original's stream: the output
+projections of the sites that lose heads, together with the values of the heads that stay, and the projections of the
+feed-forward layers. Maps inside a feed-forward layer aim at what they put out in the original.
+
+The result is the *original* with other numbers in some initializers; the rows of removed heads are as they
+were. Pruning it is as exact as pruning the original, and is proven in the same way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxheadprune.attention.levels import Grid
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
+from onnxheadprune.choosing.activations.enough import missing
+from onnxheadprune.choosing.activations.kept import Room, Shelf
+from onnxheadprune.choosing.activations.linear import Linear, linear_of
+from onnxheadprune.choosing.activations.moments import LARGE, Moments, NotFiniteError
+from onnxheadprune.choosing.activations.parts import Parts
+from onnxheadprune.choosing.compensation.fit import Fit, fit
+from onnxheadprune.choosing.compensation.pair import Pair
+from onnxheadprune.choosing.compensation.result import Compensation, Refit
+from onnxheadprune.choosing.compensation.targets import Target
+from onnxheadprune.choosing.compensation.tasks import Task, Which, attention_maps, tasks
+from onnxheadprune.choosing.compensation.value_fit import fit_values
+from onnxheadprune.choosing.compensation.values import FEATURES, Values, value_maps
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.splicing import MOST_WORK, as_much_as_pays, with_spliced
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime import Array, Provider
+from onnxheadprune.runtime.progress import NOTE, Progress, silent
+from onnxheadprune.runtime.turns import give_back
+from onnxheadprune.runtime.workers import algebra_threads
+
+IN_MEMORY = 2**26
+"""Bytes of refitted weights that stay in memory. A model that is made with them has a copy of each; what lies in a file
+it reads when it needs it."""
+
+
+@dataclass(frozen=True)
+class Refitting:
+    """The settings of a refit.
+
+    Attributes:
+        which: which maps are refitted.
+        most: multiply-adds of all maps on all positions, which bound how much data is used.
+    """
+
+    which: Which = "all"
+    most: float = MOST_WORK
+
+
+def compensate(
+    view: GraphView,
+    sites: Sequence[Site],
+    heads: Mapping[int, Iterable[int]],
+    data: Calibration,
+    provider: Provider,
+    *,
+    how: Refitting = Refitting(),
+    progress: Progress = silent,
+) -> Compensation:
+    """Refits what is left, layer by layer, on already pruned inputs.
+
+    Args:
+        view: an annotated view of the original.
+        sites: its attention sites, and those of other kinds that lose units.
+        heads: present units that go, per site index.
+        data: calibration data, of which as much is used as the widest map wants; a part of it is held out to choose
+            the ridge with. Of token sequences the rest is spliced into more, as far as it is little for that.
+        provider: where to run.
+        how: which maps are refitted, and how much work it may be.
+        progress: told after each map.
+
+    Raises:
+        UsageError: if the data does not run.
+    """
+    readers = attention_maps(sites)
+    todo = tasks(view, sites, heads, readers, how.which)
+    shared = {node for node, count in readers.items() if count > 1}
+    wide = _widest(todo)
+    data = as_much_as_pays(data, max(map(_unknowns, todo), default=0), _weights_of(todo), how.most)
+    work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads), how.most)
+    if work.too_few is not None:
+        progress(
+            f"{NOTE}{missing(*work.too_few, data)}; a stronger ridge is used there, or biases alone are adjusted",
+            0,
+            0,
+        )
+    with algebra_threads(wide):
+        for number, task in enumerate(todo, 1):
+            work.refit(task)
+            if wide >= LARGE:
+                # Moments are large and freed in pieces: what the heap keeps of them would add up.
+                give_back()
+            progress("compensating, map by map", number, len(todo))
+    levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
+    return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, quantized=levels)
+
+
+class _Work:
+    """Both models on their way through the maps, and what was found so far."""
+
+    def __init__(
+        self,
+        view: GraphView,
+        todo: Sequence[Task],
+        shared: Collection[int],
+        data: Calibration,
+        provider: Provider,
+        silent: Sequence[Linear],
+        most: float,
+    ) -> None:
+        learn, held = data.split()
+        learn = with_spliced(learn, _widest(todo), _weights_of(todo), work=most)
+        # New values for a map that feeds the attention of several projections would change the others.
+        self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
+        # Where inputs do not tell, nobody knows before a pass.
+        positions, inputs = learn.positions, max(map(_inputs_of, self.makers), default=0)
+        self.too_few = None if positions is None or positions >= inputs else (positions, inputs)
+        """Positions to learn from, and inputs of the widest layer, which are more; None where they are enough."""
+        self.stages = {task: at for at, task in enumerate(self.makers)}
+        stages = [_stage(task, makers) for task, makers in self.makers.items()]
+        if stages:
+            # Sites that go as a whole are silent from the start.
+            first = tuple(item.node for item in silent)
+            stages[0] = replace(stages[0], changes=(*first, *stages[0].changes))
+        boundaries = Boundaries(view, stages)
+        self.stored: MutableMapping[str, Array] = Shelf(Room(IN_MEMORY))
+        self.silenced: MutableMapping[str, Array] = ChainMap(Shelf(Room(IN_MEMORY)), self.stored)
+        """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
+        for item in silent:
+            zeros = np.zeros((item.matrix.rows, item.matrix.columns))
+            self.silenced[item.matrix.stored.name] = item.matrix.written(zeros)
+        nodes = [task.linear.node for task in self.makers if task.linear is not None]
+        self.pair = Pair(Parts(view, provider), boundaries, nodes, (learn, held), self.silenced)
+        self.refits: list[Refit] = []
+
+    def refit(self, task: Task) -> None:
+        linear = task.linear
+        reason = task.obstacle()
+        if reason is None and linear is not None and not self.pair.runs(linear):
+            reason = "no sample of the data runs it, or none of those that are held out"
+        if reason is None and linear is not None:
+            self.pair.walk.enter(self.stages[task])
+            try:
+                reason = self._fitted(task, linear)
+            except NotFiniteError as error:
+                reason = str(error)
+            if reason is None:
+                return
+        self._leave(task, reason)
+
+    def _fitted(self, task: Task, linear: Linear) -> str | None:
+        """Refit a map, or the reason why it stays as it is."""
+        target = self.pair.target(linear, task.run)
+        if target.run is None and task.only_stands_in:
+            return f"between it and {_listed(task)}, which goes, lies more than a normalisation"
+        rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
+        values = self._values(task, target)
+        found = self.pair.moments(target, rows, values)
+        if found is None:
+            return "it sees other positions than in the original"
+        return self._fit(task, target, rows, values, *found)
+
+    def _leave(self, task: Task, reason: str | None) -> None:
+        """Notes why a map stays as it is."""
+        self.refits.append(Refit(task.name, task.site_index, None, 0.0, 0.0, reason))
+
+    def _fit(
+        self,
+        task: Task,
+        target: Target,
+        rows: Sequence[int],
+        values: Values | None,
+        learned: Moments,
+        held: Moments,
+    ) -> str | None:
+        """Fit a map to moments, or the reason why it stays as it is."""
+        linear, run = target.linear, target.run
+        weight, count, scale = linear.matrix.read(), len(rows), held.variance() or 1.0
+        grid = linear.matrix.grid()
+        kept = None if grid is None else grid.of_rows(rows)
+        first = last = fit(
+            learned.first(count), held.first(count), weight[rows], linear.read_bias(), grid=kept
+        )
+        if task.only_stands_in and not first.after < first.before:
+            return f"on held-out data it cannot stand in for {_listed(task)}"
+        if values is not None and learned.count >= len(learned.x_sum):
+            better = _with_values(values, first, learned, held, kept)
+            if better is not None:
+                change, last = better
+                self._keep_values(values, change)
+                name = values.linear.node.label
+                self.refits.append(
+                    Refit(name, task.site_index, None, first.after / scale, last.after / scale)
+                )
+        self._keep(linear, rows, weight, last)
+        found = (first.before / scale, last.after / scale)
+        keys = () if run is None else run.keys
+        self.refits.append(
+            Refit(
+                task.name,
+                task.site_index,
+                first.strength,
+                *found,
+                kept=last.lost,
+                stands_in=keys,
+                limited=_limited(learned, count, first),
+            )
+        )
+        return None
+
+    def _values(self, task: Task, target: Target) -> Values | None:
+        """The map that makes the values of the heads that stay, where it can change by itself."""
+        if task.projection is None:
+            return None
+        heads = tuple(task.projection.channels[head] for head in task.heads)
+        return self.pair.values(target, self.makers[task], heads)
+
+    def _keep_values(self, values: Values, change: Array) -> None:
+        matrix = values.linear.matrix
+        whole = matrix.read()
+        whole[:, values.used] += values.basis @ change
+        self.stored[matrix.stored.name] = matrix.written(whole)
+        self.pair.forget()
+
+    def _keep(self, linear: Linear, rows: Sequence[int], weight: Array, found: Fit) -> None:
+        name = linear.matrix.stored.name
+        whole = weight.copy()
+        whole[list(rows)] = found.weight
+        self.stored[name] = linear.matrix.written(whole)
+        if len(rows) < len(weight):
+            silenced = np.zeros_like(weight)
+            silenced[list(rows)] = found.weight
+            self.silenced[name] = linear.matrix.written(silenced)
+        if linear.bias is not None and found.bias is not None:
+            self.stored[linear.bias.stored.name] = linear.written_bias(found.bias)
+
+
+def _widest(todo: Sequence[Task]) -> int:
+    """Inputs of the widest map."""
+    return max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
+
+
+def _unknowns(task: Task) -> int:
+    """Inputs of a layer, with the features that values may be refitted on."""
+    if task.linear is None:
+        return 0
+    rows = task.linear.matrix.rows
+    return rows if task.projection is None else rows + min(FEATURES, len(task.heads) * rows)
+
+
+def _inputs_of(task: Task) -> int:
+    """Inputs of a layer that are left."""
+    assert task.linear is not None
+    return task.linear.matrix.rows if task.kept is None else len(task.kept)
+
+
+def _weights_of(todo: Sequence[Task]) -> int:
+    """Weights of all maps."""
+    return sum(math.prod(task.linear.matrix.shape) for task in todo if task.linear is not None)
+
+
+def _silent_maps(sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> list[Linear]:
+    """The projections of sites that lose all their units, where their weights can be written."""
+    gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_units]
+    found = (linear_of(projection) for site in gone for projection in site.projections)
+    return [item for item in found if item is not None and not item.matrix.shared]
+
+
+def _stage(task: Task, makers: Sequence[Linear]) -> Stage:
+    """A map's work begins at its inputs, or where values are made that may change with it."""
+    linear = task.linear
+    assert linear is not None
+    other = () if linear.other is None else (linear.other,)
+    return Stage(
+        tuple(item.source for item in makers) or (linear.source,),
+        (linear.node, *(item.node for item in makers)),
+        (
+            linear.source,
+            linear.out,
+            *other,
+            *(() if task.run is None else task.run.values),
+            *(item.source for item in makers),
+            *(item.out for item in makers),
+        ),
+    )
+
+
+def _listed(task: Task) -> str:
+    """Return how a sentence names what a map is to stand in for."""
+    return ", ".join(task.run.keys) if task.run is not None else ""
+
+
+def _limited(learned: Moments, inputs: int, first: Fit) -> str | None:
+    """Return why a layer was not refitted with any ridge, None where it was."""
+    if learned.count >= inputs:
+        return None
+    done = "biases alone are adjusted" if first.strength is None else "a stronger ridge is used"
+    return f"{learned.count:,} positions are few for its {inputs:,} inputs, so {done}"
+
+
+def _with_values(
+    values: Values, first: Fit, learned: Moments, held: Moments, grid: Grid | None
+) -> tuple[Array, Fit] | None:
+    """A change of the values and the projection's fit behind it, None if held-out rows gain nothing from it."""
+    change = fit_values(learned, held, first.weight, values.layout)
+    if change is None:
+        return None
+    mixing = values.layout.mixing(change)
+    again = fit(learned.mixed(mixing), held.mixed(mixing), first.weight, first.bias, grid=grid)
+    return (change, again) if again.after < first.after else None

@@ -1,0 +1,228 @@
+"""One linear map, refitted: least squares pulled towards the old weights, the pull chosen on held-out rows.
+
+Where the weights are stored in levels, what counts is what can be stored: outputs whose refit does not pay once it is
+quantized keep the weights that they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.attention.levels import Grid
+from onnxheadprune.choosing.activations.moments import Centred, Moments, Ridge
+from onnxheadprune.runtime.workers import algebra_workers
+
+Matrix64 = npt.NDArray[np.float64]
+STRENGTHS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Ridge strengths to choose from, relative to the mean variance of the features."""
+STRONG = STRENGTHS[4:]
+"""Those to choose from where rows are fewer than inputs, which a weaker pull would fit exactly; beside them a move of
+the bias alone, and none."""
+LARGE = 2048
+"""Inputs from which on every other strength is tried: each takes seconds then."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A refitted map.
+
+    Attributes:
+        weight: [in, out].
+        bias: [out], None where the map has none.
+        strength: the median ridge that was chosen, None if nothing moved but the bias.
+        before: held-out mean square error with the old weights.
+        after: the same with the new ones, learned without the held-out rows.
+        lost: outputs whose refit was given up, since it did not pay with the levels that the weights are stored in.
+    """
+
+    weight: Matrix64
+    bias: Matrix64 | None
+    strength: float | None
+    before: float
+    after: float
+    lost: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Choices:
+    """For each output what is done: 0 nothing, 1 only its bias moves, then every strength.
+
+    Attributes:
+        weight: the old weights.
+        bias: the old bias.
+        strengths: to choose from.
+        chosen: the choice per output.
+    """
+
+    weight: Matrix64
+    bias: Matrix64 | None
+    strengths: Sequence[float]
+    chosen: npt.NDArray[np.int_]
+
+    def learned(self, moments: Moments) -> tuple[Matrix64, Matrix64 | None]:
+        """Weights and bias that these choices make of some rows."""
+        new, problem = self.weight.copy(), _problem(moments, self.weight, self.bias)
+
+        def solve(choice: int) -> None:
+            columns = np.flatnonzero(self.chosen == choice)
+            new[:, columns] = problem.solved(self.strengths[choice - 2], columns)
+
+        for _ in algebra_workers(len(new)).each(solve, np.unique(self.chosen[self.chosen > 1]).tolist()):
+            pass
+        shifted = _shift(moments, new, self.bias)
+        if self.bias is None or shifted is None:
+            return new, None
+        return new, np.where(self.chosen > 0, shifted, self.bias)
+
+    def stored(self, moments: Moments, grid: Grid) -> tuple[Matrix64, Matrix64 | None]:
+        """The same on the levels that the weights are stored in."""
+        new, offset = self.learned(moments)
+        moved = self.chosen > 1
+        if moved.any():
+            new[:, moved] = on_grid(new, moments, grid, has_bias=self.bias is not None)[:, moved]
+            shifted = _shift(moments, new, self.bias)
+            if offset is not None and shifted is not None:
+                offset[moved] = shifted[moved]
+        return new, offset
+
+
+def fit(
+    learned: Moments,
+    held: Moments,
+    weight: Matrix64,
+    bias: Matrix64 | None,
+    strengths: Sequence[float] | None = None,
+    grid: Grid | None = None,
+) -> Fit:
+    """The weights near `weight` with the least held-out error.
+
+    Least squares treats every output by itself, so the strength is chosen for each output by itself, on the
+    held-out rows. The final weights learn from all rows.
+
+    Args:
+        learned: moments of inputs and targets to learn from.
+        held: moments of other rows, to choose the strengths with.
+        weight: the old weights, [in, out].
+        bias: the old bias, [out]; None for a map that has none.
+        strengths: ridge strengths to try; None for `STRENGTHS`, or `STRONG` where rows are few.
+        grid: what the weights can hold where that is few numbers, None for floats.
+    """
+    if strengths is None and learned.count < len(weight):
+        strengths = STRONG
+    if strengths is None:
+        strengths = STRENGTHS if len(weight) < LARGE else STRENGTHS[1::2]
+    apart = _Apart(learned, held, weight, bias)
+    before = apart.before()
+    problem = _problem(learned, weight, bias)
+
+    def tried_with(strength: float) -> Matrix64:
+        try:
+            return apart.after(problem.tried(strength))
+        except np.linalg.LinAlgError:
+            return np.full(weight.shape[1], np.inf)
+
+    # First choice: nothing moves. Second: the bias alone. Then every strength.
+    choices = [before, apart.after(None)]
+    choices += algebra_workers(len(weight)).each(tried_with, strengths)
+    chosen = np.argmin(choices, axis=0)
+    both, errors, lost = learned.merged(held), np.min(choices, axis=0), 0
+    made = _Choices(weight, bias, strengths, chosen)
+    if grid is not None:
+        tried = np.where(chosen > 1, held.errors(*made.stored(learned, grid)), np.inf)
+        still = np.argmin(choices[:2], axis=0)
+        pays = tried < np.min(choices[:2], axis=0)
+        lost = int(((chosen > 1) & ~pays).sum())
+        errors = np.where(chosen > 1, np.where(pays, tried, np.min(choices[:2], axis=0)), errors)
+        made = _Choices(weight, bias, strengths, np.where((chosen > 1) & ~pays, still, chosen))
+    new, offset = made.learned(both) if grid is None else made.stored(both, grid)
+    used = [strengths[choice - 2] for choice in made.chosen if choice > 1]
+    strength = float(np.median(used)) if used else None
+    return Fit(new, offset, strength, float(before.sum()), float(errors.sum()), lost)
+
+
+class _Apart:
+    """Errors on held-out rows, of weights that differ a little from the old ones: what matters is the difference."""
+
+    def __init__(self, learned: Moments, held: Moments, weight: Matrix64, bias: Matrix64 | None) -> None:
+        self._learned, self._held, self._weight, self._bias = learned, held, weight, bias
+        product = held.gram @ weight
+        self._fixed = np.sum(weight * (product - 2 * held.cross), axis=0) + held.y_square
+        self._slope = (2 * (product - held.cross)).astype(np.float32)
+        self._gram = held.gram.astype(np.float32)
+
+    def before(self) -> Matrix64:
+        """With the weights and the bias that there are."""
+        return self._with(self._fixed, self._held.x_sum @ self._weight, self._bias)
+
+    def after(self, step: npt.NDArray[np.float32] | None) -> Matrix64:
+        """With a step from the weights, [in, out], and the bias that fits it on the rows to learn from.
+
+        Args:
+            step: None for none.
+        """
+        squares, new = self._fixed, self._weight
+        if step is not None:
+            squares = squares + np.sum(step * (self._gram @ step + self._slope), axis=0, dtype=np.float64)
+            new = self._weight + step
+        return self._with(squares, self._held.x_sum @ new, _shift(self._learned, new, self._bias))
+
+    def _with(self, squares: Matrix64, sums: Matrix64, bias: Matrix64 | None) -> Matrix64:
+        held, offset = self._held, 0.0 if bias is None else bias
+        squares = squares + held.total * offset**2 + 2 * offset * (sums - held.y_sum)
+        return np.asarray(squares / (held.total or 1.0), dtype=np.float64)
+
+
+def _problem(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Ridge:
+    if bias is not None:
+        return Ridge(moments.centred(), weight)
+    # Without a bias the mean has to go through the weights as well.
+    total = moments.total or 1.0
+    raw = Centred(moments.gram / total, moments.cross / total, moments.x_sum * 0, moments.y_sum * 0)
+    return Ridge(raw, weight)
+
+
+def _shift(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Matrix64 | None:
+    """The bias with which the mean is right."""
+    total = moments.total or 1.0
+    return None if bias is None else (moments.y_sum - moments.x_sum @ weight) / total
+
+
+DAMPING = 1e-2
+"""Added to the covariance, relative to its mean diagonal."""
+BLOCK = 64
+"""Rows that are rounded before the rest is told."""
+
+
+def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -> Matrix64:
+    """Weights that can be stored, near to given ones in what they make of the data.
+
+    Rounding to the nearest level is best for each weight, not for what the layer outputs. Frantar et al. 2023 (GPTQ)
+    round one input after the other and let the inputs that follow, as far as they go together with it on the data,
+    make up for it. Scales and zero points stay what they are.
+
+    Args:
+        weight: what is wanted, [in, out].
+        moments: of the inputs.
+        grid: what can be stored.
+        has_bias: whether a bias takes the mean over.
+    """
+    covariance = moments.centred().covariance if has_bias else moments.gram / (moments.total or 1.0)
+    size = len(covariance)
+    damping = DAMPING * float(np.trace(covariance)) / max(size, 1) + 1e-30
+    inverse = np.linalg.inv(covariance + damping * np.eye(size))
+    # Row i of the factor says how the rows behind i answer to an error in i, those before being done.
+    factor = np.linalg.cholesky(inverse).T
+    left, found = weight.copy(), np.empty_like(weight)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        errors = np.empty((stop - start, weight.shape[1]))
+        for row in range(start, stop):
+            found[row] = grid.row(row).nearest(left[row])
+            errors[row - start] = (left[row] - found[row]) / factor[row, row]
+            left[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], errors[row - start])
+        left[stop:] -= factor[start:stop, stop:].T @ errors
+    return found

@@ -1,0 +1,217 @@
+"""The linear map that makes a site's values, recognised by what it does: the context is linear in its result.
+
+Nothing is assumed about the attention between the two. The part of the model from the map to the context is run
+on values that are scaled or exchanged, column by column, and whoever passes is a value: this holds for softmax and
+linear attention, for fused operators, packed projections and grouped heads alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.choosing.activations.linear import Linear, feeders
+from onnxheadprune.choosing.activations.walk import Reader, Walk
+from onnxheadprune.choosing.compensation.tasks import Task, is_free
+from onnxheadprune.choosing.compensation.value_fit import Ints, Layout
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.rows import token_rows
+from onnxheadprune.errors import InferenceError
+from onnxheadprune.model.graph.view import Value
+from onnxheadprune.runtime import Array, Session
+from onnxheadprune.runtime.feeds.generate import Feed
+
+FEATURES = 1024
+"""Most features for all heads of a site: bounds the Gram matrix, whatever the model's width."""
+SAME = 1e-5
+"""Squared relative difference up to which two contexts are the same."""
+ROWS_PER_INPUT = 2
+"""Rows that the main directions of the map's inputs are taken from, per input."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """The context that a site's projection reads.
+
+    Attributes:
+        value: the context.
+        axes: its axes that hold channels.
+        heads: channels per head that stays.
+    """
+
+    value: Value
+    axes: tuple[int, ...]
+    heads: tuple[Sequence[int], ...]
+
+
+class Values:
+    """A value map, and what the heads would see of any other values.
+
+    Attributes:
+        linear: the map.
+        layout: its place among the features.
+        used: columns of its weights that the kept heads use.
+        basis: main directions of its inputs, [in, directions].
+        read: gives its inputs and all else up to the context, feed by feed.
+    """
+
+    def __init__(self, linear: Linear, read: Reader, after: Session, context: Context) -> None:
+        """A candidate, which `fits` then looks at."""
+        self.linear, self.read = linear, read
+        self._after, self._context, self._axes = after, context.value, context.axes
+        self.layout = Layout(np.zeros((0, 0), int), np.zeros((0, 0), int), 0)
+        self.used: Ints = np.zeros(0, int)
+        self.basis: Array = np.zeros((0, 0))
+        self._heads: Ints = np.zeros((0, 0), int)
+        self._columns: Ints = np.zeros((0, 0), int)
+
+    def fits(self, heads: Sequence[Sequence[int]], here: Mapping[str, Array]) -> bool:
+        """Return whether the map makes the values of all these heads, and each head treats its channels alike.
+
+        Args:
+            heads: channels of the context per head.
+            here: what `read` gives for some feed.
+        """
+        self._heads = np.array(heads)
+        value, source = here[self.linear.out.name], here[self.linear.source.name]
+        if value.shape[:-1] != source.shape[:-1]:
+            return False
+        context = self._rows(here, value)
+        found = np.full(context.shape[1], -1)
+        size = self._heads.shape[1]
+        scales = np.linspace(1.5, 3.0, size).astype(value.dtype)
+        for start in range(0, value.shape[-1] - size + 1, size):
+            scaled = value.copy()
+            scaled[..., start : start + size] *= scales
+            ratio, exact = _ratios(context, self._rows(here, scaled))
+            moved = np.flatnonzero(np.abs(ratio - 1) > 0.1)
+            if exact:
+                nearest = np.abs(scales[:, None] - ratio[moved]).argmin(axis=0)
+                found[moved] = start + nearest
+        self._columns = found[self._heads]
+        if (self._columns < 0).any():
+            return False
+        turned = value.copy()
+        turned[..., self._columns] = value[..., np.roll(self._columns, 1, axis=1)]
+        expected = context[:, np.roll(self._heads, 1, axis=1)]
+        return _same(expected, self._rows(here, turned)[:, self._heads])
+
+    def prepare(self, data: Calibration, kept: Sequence[int], runs_on: Callable[[int], bool]) -> bool:
+        """Takes the main directions of the map's inputs; whether there is room for any."""
+        heads, size = self._heads.shape
+        width = self.linear.matrix.rows
+        directions = min(FEATURES // heads, width) // size * size
+        if not directions:
+            return False
+        self.basis = _main_directions(self._inputs(data, ROWS_PER_INPUT * width, runs_on), directions)
+        self.used = np.unique(self._columns)
+        place = {channel: at for at, channel in enumerate(kept)}
+        channels = np.array([[place[channel] for channel in head] for head in self._heads])
+        self.layout = Layout(channels, np.searchsorted(self.used, self._columns), directions)
+        return True
+
+    def features(self, here: Mapping[str, Array], feed: Feed, data: Calibration) -> Array:
+        """Return what each head sees of the main directions of the inputs, [rows, heads x directions]."""
+        value = here[self.linear.out.name]
+        inputs = (here[self.linear.source.name] @ self.basis).astype(value.dtype)
+        heads, size = self._heads.shape
+        seen = []
+        for start in range(0, self.basis.shape[1], size):
+            replaced = value.copy()
+            replaced[..., self._columns] = inputs[..., None, start : start + size]
+            context = self._run(here, replaced)
+            seen.append(token_rows(context, self._axes, dict(feed), data.inputs)[:, self._heads])
+        return np.stack(seen, axis=2).reshape(-1, heads * self.basis.shape[1])
+
+    def _run(self, here: Mapping[str, Array], value: Array) -> Array:
+        return self._after.run({**here, self.linear.out.name: value})[self._context.name]
+
+    def _rows(self, here: Mapping[str, Array], value: Array) -> Array:
+        """Contexts as [positions, channels]."""
+        return token_rows(self._run(here, value), self._axes, {}, ())
+
+    def _inputs(self, data: Calibration, most: int, runs_on: Callable[[int], bool]) -> Array:
+        found: list[Array] = []
+        for at, feed in enumerate(data.feeds):
+            if not runs_on(at):
+                continue
+            source = self.read(at)[self.linear.source.name]
+            found.append(token_rows(source, self.linear.axes, dict(feed), data.inputs))
+            if sum(map(len, found)) >= most:
+                break
+        return np.concatenate(found)
+
+
+def value_maps(task: Task, shared: Collection[int]) -> tuple[Linear, ...]:
+    """The maps that may make the values of a site that loses heads, likely ones first.
+
+    Args:
+        task: the refit of the site's projection, or of another map.
+        shared: nodes of maps that other sites read too.
+    """
+    site, linear = task.site, task.linear
+    if site is None or not site.CORED or linear is None or len(site.projections) != 1:
+        return ()
+    return tuple(
+        item for item in reversed(feeders(linear.source)) if item.node.index not in shared and is_free(item)
+    )
+
+
+def values_of(
+    walk: Walk,
+    maps: Sequence[Linear],
+    context: Context,
+    data: Calibration,
+    also: Sequence[Value] = (),
+    runs_on: Callable[[int], bool] = lambda feed: True,
+) -> Values | None:
+    """The map that makes the values of some heads, None if none can be changed by itself.
+
+    Args:
+        walk: stands where the values are not made yet.
+        maps: those that may make them.
+        context: what the site's projection reads, and the heads that stay.
+        data: the first feeds of the walk.
+        also: further values that its `read` is to give.
+        runs_on: whether the map runs on a feed, by its position.
+    """
+    if len({len(channels) for channels in context.heads}) != 1:
+        return None
+    for linear in maps:
+        entering = walk.boundaries.entering(linear.out, context.value)
+        try:
+            read = walk.changed([linear.source, linear.out, context.value, *entering, *also])
+            here = read(0)
+            given = [name for name in (linear.out.name, *(item.name for item in entering)) if name in here]
+            after = walk.parts.between(here, given, context.value)
+            found = Values(linear, read, after, context)
+            if found.fits(context.heads, here):
+                kept = sorted(channel for head in context.heads for channel in head)
+                return found if found.prepare(data, kept, runs_on) else None
+        except InferenceError:
+            # A part of a model asks more of ONNX Runtime than the whole. Then the values stay as they are.
+            continue
+    return None
+
+
+def _ratios(before: Array, after: Array) -> tuple[Array, bool]:
+    """By what each channel was multiplied, and whether it was only multiplied."""
+    left, right = before.astype(np.float64), after.astype(np.float64)
+    ratio = (left * right).sum(axis=0) / np.maximum((left * left).sum(axis=0), 1e-30)
+    return ratio, _same(left * ratio, right)
+
+
+def _same(left: Array, right: Array) -> bool:
+    left, right = left.astype(np.float64), right.astype(np.float64)
+    return bool(np.square(left - right).sum() <= SAME * max(np.square(left).sum(), 1e-30))
+
+
+def _main_directions(rows: Array, count: int) -> Array:
+    """An orthonormal basis of nearly the `count` principal components (subspace iteration, Halko et al. 2011)."""
+    centred = rows.astype(np.float64) - rows.mean(axis=0, dtype=np.float64)
+    basis = np.random.default_rng(0).standard_normal((rows.shape[1], count))
+    for _ in range(3):
+        basis, _ = np.linalg.qr(centred.T @ (centred @ basis))
+    return basis

@@ -1,0 +1,137 @@
+"""Measured drift of every site along its path: what makes errors of different sites comparable.
+
+How much an error in one layer's attention matters depends on everything behind it. So each site alone is cut
+at a few points of its path, its projection refitted from the Gram matrix, and the effect on the model's
+outputs is measured: all of that in one pass over the model (`activations.chain`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from onnxheadprune.attention.sites.site import Projection, Site
+from onnxheadprune.choosing.activations.chain import Chain, Cut, measuring
+from onnxheadprune.choosing.activations.linear import Linear, linear_of
+from onnxheadprune.choosing.activations.moments import Moments, Ridge
+from onnxheadprune.choosing.activations.parts import Parts
+from onnxheadprune.choosing.effort import Effort
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.choosing.scoring.ablation import require_main
+from onnxheadprune.choosing.scoring.moves import Step, merged
+from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime import Array
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.workers import algebra_workers
+
+STRENGTH = 3e-2
+"""Ridge of the refits that are only measured, not kept."""
+NO_NUMBER = 1e30
+"""What a cut costs whose outputs are not finite."""
+
+
+def _refits(
+    projection: Projection, linear: Linear, moment: Moments, steps: Sequence[Step]
+) -> Iterator[dict[str, Array]]:
+    """For each step new weights for the heads that are left, so that the output stays near what it was."""
+    weight, bias = linear.matrix.read(), linear.read_bias()
+    mean = moment.x_sum / (moment.total or 1.0)
+    for step in steps:
+        rows = np.flatnonzero(projection.live_without(step.removed).reshape(-1))
+        new = np.zeros_like(weight)
+        if len(rows):
+            new[rows] = Ridge(moment.towards(weight, rows), weight[rows]).solved(STRENGTH)
+        refit = {linear.matrix.stored.name: linear.matrix.written(new)}
+        if bias is not None and linear.bias is not None:
+            refit[linear.bias.stored.name] = linear.written_bias(bias + mean @ (weight - new))
+        yield refit
+
+
+def _cuts(site: Site, steps: Sequence[Step], moments: Sequence[Moments]) -> list[Cut]:
+    """The cuts of some steps, what is left refitted."""
+    refits: list[dict[str, Array]] = [{} for _ in steps]
+    for projection, moment in zip(site.projections, moments, strict=True):
+        linear = linear_of(projection)
+        # Weights that something else reads too are not refitted later, so not here either.
+        if linear is not None and not linear.matrix.shared:
+            for refit, more in zip(refits, _refits(projection, linear, moment, steps), strict=True):
+                refit |= more
+    return [
+        Cut(site.index, tuple(sorted(step.removed)), refit) for step, refit in zip(steps, refits, strict=True)
+    ]
+
+
+def measured_paths(
+    view: GraphView,
+    sites: Sequence[Site],
+    paths: Mapping[int, Sequence[Sequence[Step]]],
+    moments: Mapping[int, Sequence[Moments]],
+    evidence: Evidence,
+    how: Effort,
+    progress: Progress = silent,
+) -> dict[int, tuple[Step, ...]]:
+    """Every path of every site with drifts in place of errors, those of one site merged.
+
+    Args:
+        view: an annotated view of the model.
+        sites: the sites.
+        paths: some paths per site index.
+        moments: per site index, of the context of each of its projections.
+        evidence: what drifts are measured on.
+        how: how many steps of each path are measured, and on how many samples.
+        progress: told after each block.
+    """
+    main, data, effect = require_main(view), evidence.data.subset(how.samples), evidence.effect
+    # A measure of the user's sees all outputs.
+    outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
+    points = [(site, some) for site in sites for some in _measured(paths[site.index], how.points)]
+    workers = algebra_workers(max(len(item.x_sum) for site in sites for item in moments[site.index]))
+    made = workers.each(lambda item: _cuts(*item, moments[item[0].index]), points)
+    cuts = [cut for some in made for cut in some]
+    meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
+    chain = Chain(
+        Parts(view, evidence.provider, len(data)), sites, [view.main.values[name] for name in outputs]
+    )
+
+    def passed(blocks: int) -> None:
+        progress("measuring what cuts cost, site by site", blocks, len(sites))
+
+    for cut, measured in chain.outcomes(cuts, data.feeds, data.source, measuring(meters, data.feeds), passed):
+        meters[cut].take(measured)
+    means = iter(meters)
+    found: dict[int, list[tuple[Step, ...]]] = {site.index: [] for site in sites}
+    known = [(site, some, [next(means).mean() for _ in some]) for site, some in points]
+    for site, some, drifts in known:
+        # One measurement of a site stands for all of its paths.
+        alike = paths[site.index] if not how.points else [paths[site.index][len(found[site.index])]]
+        found[site.index] += [_smooth(path, some, drifts) for path in alike]
+    return {index: merged(steps) for index, steps in found.items()}
+
+
+def _measured(paths: Sequence[Sequence[Step]], points: int) -> list[list[Step]]:
+    """The steps that are measured of each path, or with no points the middle one of the first path that has any."""
+    if points:
+        return [_spread(path, points) for path in paths]
+    path = next((path for path in paths if path), ())
+    return [list(path[len(path) // 2 :][:1])]
+
+
+def _spread(path: Sequence[Step], points: int) -> list[Step]:
+    """Some steps of a path, its last one among them."""
+    places = {round(at) for at in np.linspace(0, len(path) - 1, min(points, len(path)))} if points > 1 else ()
+    return [path[at] for at in sorted({*places, len(path) - 1})] if path else []
+
+
+def _smooth(path: Sequence[Step], measured: Sequence[Step], means: Sequence[float]) -> tuple[Step, ...]:
+    """A path with drifts, interpolated between the measured ones along the error; they never fall."""
+    # A cut after which there are no numbers left costs more than any other.
+    numbers = np.nan_to_num(means, nan=NO_NUMBER, posinf=NO_NUMBER)
+    drifts = np.maximum.accumulate(np.maximum(numbers, 0.0))
+    known, errors = [step.error for step in measured], np.array([step.error for step in path])
+    smooth = np.interp(errors, [0.0, *known], [0.0, *drifts])
+    if known and known[-1] > 0:
+        # Behind the last measured step drift goes on in proportion to the error.
+        smooth = np.where(errors > known[-1], drifts[-1] * errors / known[-1], smooth)
+    return tuple(Step(step.removed, float(drift)) for step, drift in zip(path, smooth, strict=True))

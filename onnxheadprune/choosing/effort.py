@@ -1,0 +1,151 @@
+"""The effort of a choice, in a model of any size: enough to tell sites apart, and no more than can be waited for.
+
+What a cut costs is measured by running the model behind it, once per cut. In a small model that is nothing; in one of
+a billion weights, a few cuts of every site on all samples take days. So work is counted before it is done.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.choosing.activations.linear import linear_at
+from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.model.graph.view import GraphView
+
+MOST_WORK = 1e13
+"""Multiply-adds that one part of a choice may take in any case: some minutes on two cores."""
+POINTS = 6
+"""Steps of a path to measure, at most; the others are interpolated along their error."""
+SAMPLES_TO_LOOK_AT = 512
+"""Samples on which it is looked what units carry, and how far outputs drift, where fewer do not tell less."""
+SAMPLES_TO_MEASURE = 128
+"""Samples on which the effect of cuts is measured; Gram matrices see more of them."""
+SITES_TO_MEASURE = 6
+"""Sites up to which all of them are used. A cut runs on through all blocks behind it, so in a deeper model each is
+measured on fewer samples, and a site costs the same everywhere."""
+LEAST_TO_MEASURE = 16
+"""Samples that are used in any case, or fewer that have `LEAST_POSITIONS`."""
+LEAST_POSITIONS = 1024
+ROWS_PER_INPUT = 6
+"""Positions per input of a projection that tell in any case what its heads carry."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """The extent of a measurement.
+
+    Attributes:
+        points: steps of each path; 0 for a single step of a single path of each site.
+        samples: on which they are.
+    """
+
+    points: int
+    samples: int
+
+
+class Work:
+    """Multiply-adds per position of a model's maps."""
+
+    def __init__(self, view: GraphView) -> None:
+        """Counts them.
+
+        Args:
+            view: an annotated view of the model.
+        """
+        found = ((node.index, linear_at(node)) for node in view.main.nodes)
+        self._maps = [(index, math.prod(item.matrix.shape)) for index, item in found if item is not None]
+
+    @property
+    def whole(self) -> int:
+        """Of all maps."""
+        return sum(size for _, size in self._maps)
+
+    def behind(self, site: Site) -> int:
+        """Of those that a cut of a site runs: its projections, and all that comes later."""
+        first = min(item.node.index for item in site.projections)
+        return sum(size for index, size in self._maps if index >= first)
+
+
+def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibration) -> float:
+    """The mean length of samples, without padding.
+
+    Args:
+        moments: of what projections read, per site index.
+        data: what they were taken on.
+    """
+    return max(found[0].count for found in moments.values()) / max(data.count, 1)
+
+
+def effort(
+    work: Work,
+    sites: Sequence[Site],
+    paths: Mapping[int, Sequence[object]],
+    samples: int,
+    positions: float,
+) -> Effort:
+    """Return how many cuts are measured, and on how many samples: a third of a pass over the data, or `MOST_WORK`.
+
+    More points come before more samples: where a path bends matters more than what a measurement scatters.
+
+    Args:
+        work: of the model.
+        sites: the sites.
+        paths: of each site, by index.
+        samples: that there are.
+        positions: per sample.
+    """
+    bound = max(MOST_WORK, work.whole * positions * samples / 3)
+    most = min(samples, samples_to_measure(len(sites)))
+    least = min(most, LEAST_TO_MEASURE, max(2, math.ceil(LEAST_POSITIONS / max(positions, 1.0))))
+    once = sum(work.behind(site) for site in sites) * positions
+    each = sum(work.behind(site) * len(paths[site.index]) for site in sites) * positions
+    points = next((count for count in range(POINTS, 0, -1) if count * each * least <= bound), 0)
+    cost = points * each or once
+    return Effort(points, max(least, min(most, int(bound / max(cost, 1.0)))))
+
+
+def to_look_at(data: Calibration, work: Work, widest: int) -> Calibration:
+    """As much of the data as tells what heads carry: some hundred samples, or as many as the widest projection wants.
+
+    Args:
+        data: what there is.
+        work: of the model.
+        widest: inputs of the widest projection.
+    """
+    positions = data.positions
+    if positions is None:
+        return data.subset(SAMPLES_TO_LOOK_AT)
+    bearable = min(MOST_WORK / max(work.whole, 1), SAMPLES_TO_LOOK_AT * positions / data.count)
+    most = max(ROWS_PER_INPUT * widest, bearable)
+    return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
+
+def some(data: Calibration, work: Work) -> Calibration:
+    """As much of the data as whole models are run on where it decides nothing: for a figure that is told, a proof."""
+    positions = data.positions
+    if positions is None:
+        return data.subset(SAMPLES_TO_LOOK_AT)
+    most = min(MOST_WORK / max(work.whole, 1) / 4, SAMPLES_TO_LOOK_AT * positions / data.count)
+    return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
+
+def work_per_second() -> float:
+    """Multiply-adds of this machine in a second, by products of some size on all threads of the algebra."""
+    some = np.ones((1024, 1024), np.float32)
+    began = time.perf_counter()
+    for _ in range(4):
+        some @ some
+    return 4 * 1024**3 / (time.perf_counter() - began)
+
+
+def samples_to_measure(sites: int) -> int:
+    """Samples on which the effect of cuts is measured in a model of so many sites."""
+    share = (SITES_TO_MEASURE + 1) / (sites + 1)
+    return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))

@@ -1,0 +1,126 @@
+"""Products of a gradient in float16 and all else in float32, with a loss scale (Micikevicius et al. 2018).
+
+The operands of each product are rounded to float16, and what it gives goes on in float32: sums, normalisations,
+softmax, the loss and the weights stay as precise as they are. Gradients lie below what float16 can hold, so the way
+back starts with a power of two in the place of 1, and what arrives is divided by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from onnx import ModelProto, NodeProto, TensorProto, helper
+
+from onnxheadprune.choosing.gradients.differentiate import Gradient
+from onnxheadprune.choosing.gradients.forward import names_of
+from onnxheadprune.edit.terms import Term, Writer
+from onnxheadprune.model.graph.facts import MULTIPLIES_FLOATS, SUMS_PRODUCTS
+from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.operators import annotated
+
+PRODUCTS = SUMS_PRODUCTS | MULTIPLIES_FLOATS
+SOUND = "sound"
+"""Stem of the name of the output that is 0 where all gradients are finite, else NaN."""
+
+
+@dataclass(frozen=True)
+class Halved:
+    """A gradient with products in float16.
+
+    Attributes:
+        model: as that of the gradient, which has one more input and one more output.
+        scale: name of the input that the way back starts with, a scalar.
+        sound: name of the output that is 0 where all gradients are finite, else NaN.
+        products: how many are in float16.
+    """
+
+    model: ModelProto
+    scale: str
+    sound: str
+    products: int
+
+
+def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
+    """The same gradients by products in float16, of the main graph; those in bodies stay as they are.
+
+    Args:
+        gradient: of a loss without axes, in float32.
+        apart: inputs that only the loss reads: products with what is made of nothing else stay in float32, too.
+    """
+    made = ModelProto()
+    made.CopyFrom(gradient.model)
+    view = annotated(GraphView(gradient.model))
+    writer = Writer(view.main.opset, names_of(made.graph), "half")
+    alone = _made_of(view, apart)
+    nodes: list[NodeProto] = []
+    products = 0
+    for node in view.main.nodes:
+        before = len(writer.nodes)
+        proto = NodeProto.FromString(node.proto.SerializeToString())
+        if _is_product(node) and alone.isdisjoint(proto.input):
+            products += 1
+            for index, value in enumerate(node.inputs):
+                if value is not None:
+                    proto.input[index] = writer.term(value).cast(TensorProto.FLOAT16).name
+            proto.output[0] = writer.fresh()
+            nodes += [*writer.nodes[before:], proto]
+            nodes.append(helper.make_node("Cast", [proto.output[0]], [node.out.name], to=TensorProto.FLOAT))
+        else:
+            nodes.append(proto)
+    _replace_nodes(made, nodes)
+    sound = _unscaled(made, gradient, writer)
+    made.graph.initializer.extend(writer.constants)
+    return Halved(made, gradient.seed, sound, products)
+
+
+def _is_product(node: Node) -> bool:
+    """Return whether a node does nothing but sum products of float32."""
+    if node not in PRODUCTS:
+        return False
+    values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+    return all(value.elem_type == TensorProto.FLOAT for value in values)
+
+
+def _made_of(view: GraphView, names: Collection[str]) -> set[str]:
+    """Names of values that depend on some inputs, and otherwise on nothing but what is stored."""
+    stored = {value.name for value in view.main.values.values() if value.is_constant}
+    found = set(names)
+    for node in view.main.nodes:
+        read = {value.name for value in node.inputs if value is not None}
+        if read & found and read <= found | stored:
+            found.update(value.name for value in node.outputs if value is not None)
+    return found
+
+
+def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _unscaled(model: ModelProto, gradient: Gradient, writer: Writer) -> str:
+    """Makes the seed an input and divides the gradients by it; the name of the output that says if they are finite."""
+    graph = model.graph
+    stored = [tensor for tensor in graph.initializer if tensor.name != gradient.seed]
+    left = ModelProto()
+    left.graph.initializer.extend(stored)
+    del graph.initializer[:]
+    graph.initializer.extend(left.graph.initializer)
+    graph.input.append(helper.make_tensor_value_info(gradient.seed, TensorProto.FLOAT, []))
+    scaled = {name: writer.fresh() for name in gradient.outputs.values()}
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for index, name in enumerate(values):
+                values[index] = scaled.get(name, name)
+    start = len(writer.nodes)
+    zeros = []
+    for name, large in scaled.items():
+        writer.node("Div", [large, gradient.seed], [name])
+        # Zero times infinity is no number, and neither is a sum with one.
+        zero = Term(writer, name, TensorProto.FLOAT) * 0.0
+        zeros.append(zero.op("ReduceSum", keepdims=0).name)
+    sound = writer.fresh(SOUND)
+    writer.node("Sum", zeros, [sound])
+    graph.node.extend(writer.nodes[start:])
+    graph.output.append(helper.make_tensor_value_info(sound, TensorProto.FLOAT, []))
+    return sound

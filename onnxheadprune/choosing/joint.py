@@ -1,0 +1,358 @@
+"""Heads, neurons and whole sublayers under one budget: the share of the prunable blocks' operations that goes.
+
+Every site has a path of steps, each with what it costs (the drift of the outputs, measured) and what it saves
+(operations). The cheapest combination that saves enough is a knapsack with one choice per site, solved exactly on a
+grid of budgets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+
+from onnxheadprune.attention.analysis import Analysis
+from onnxheadprune.attention.sites.site import AttentionSite, Site, Sites
+from onnxheadprune.choosing.activations.contexts import context_moments, seen
+from onnxheadprune.choosing.activations.enough import INSTEAD, measurable, with_enough
+from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.allocate import Choice, Paths, options
+from onnxheadprune.choosing.curves import measured_paths
+from onnxheadprune.choosing.effort import Work, effort, positions_per_sample, to_look_at
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.choosing.kinds import LAYERS
+from onnxheadprune.choosing.ordering import scores_for
+from onnxheadprune.choosing.savings import Savings, evenly
+from onnxheadprune.choosing.scoring.moves import (
+    Heads,
+    Step,
+    merged,
+    or_reason,
+    path_by_worth,
+    readable,
+    ways_of,
+)
+from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
+from onnxheadprune.choosing.scoring.score import scored_kinds
+from onnxheadprune.choosing.scoring.scores import HeadScores, equal_scores, is_protected
+from onnxheadprune.choosing.scoring.wide import wide_path, wide_path_by_worth
+from onnxheadprune.choosing.space import Asked, Selection, and_left_out, foresee, worth
+from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.remnant import bias_of
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
+from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.settings.setting import check
+
+PARTS = 200
+"""Into how many parts the operations of all blocks are divided: sizes that a search tries."""
+FINE = 50
+"""Into how many pieces the knapsack divides a part."""
+UNBOUNDED = 1e9
+"""A length beside which a linear layer costs nothing: what can go is a share between those at 0 and here."""
+OPERATIONS = "over the operations that are saved"
+"""What costs are weighed against."""
+
+
+def joint_space(
+    analysis: Analysis,
+    requirements: Requirements,
+    evidence: Evidence | None,
+    progress: Progress = silent,
+    asked: Asked | None = None,
+) -> JointSpace:
+    """Paths for the sites of all kinds that a wish names, their costs measured on data.
+
+    Args:
+        analysis: the model and its sites.
+        requirements: what choices go by and respect.
+        evidence: what costs are measured on.
+        progress: told what is being done.
+        asked: what the space is for, tried before the first pass where some blocks cannot be measured.
+
+    Raises:
+        UsageError: if there is no data, or it does not fit.
+        RefusedError: if no site can lose units.
+    """
+    if evidence is None:
+        raise UsageError(
+            "what units of several kinds are worth beside each other is measured; give --data, --data or --data"
+        )
+    sites = _sites(analysis.sites, requirements.units)
+    if not sites:
+        kinds = " and ".join(sorted(requirements.units))
+        every = [site for units in requirements.units for site in analysis.sites.of(units)]
+        only = next((site.only_named for site in every if site.removable and site.only_named), None)
+        why = "" if only is None else f"; {only}: name them"
+        raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
+    protected = is_protected(requirements.protect, sites)
+    kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
+    data = evidence.data
+    open_, left = measurable(analysis.view, sites, data, evidence.provider)
+
+    def spaced(costs: Paths, length: float, basis: str, constant: Mapping[str, str]) -> JointSpace:
+        # What cannot be measured, or no sample has run, stays as it is.
+        every = {site.index: costs.get(site.index, ()) for site in sites}
+        savings = {site.index: evenly(site.num_units, site.flops_per_unit(length)) for site in sites}
+        whole = sum(savings[site.index].of(site.num_units) for site in sites)
+        return JointSpace(sites, every, savings, whole, basis, requirements.limits.uniform, constant, left)
+
+    if left:
+        alike = equal_scores(open_)
+        paths = {
+            site.index: merged(_paths(site, (), kept[site.index], requirements, alike)) for site in open_
+        }
+        lengths = (0.0, UNBOUNDED) if data.positions is None else (data.positions / data.count,)
+        foresee(asked, (spaced(paths, length, "", {}) for length in lengths), INSTEAD)
+    scores = _scores(analysis, open_, requirements, evidence, left, progress)
+    open_ = tuple(site for site in open_ if site.label not in left)
+    widest = max(math.prod(item.sizes) for site in open_ for item in site.projections)
+    with algebra_threads(widest):
+        work = Work(analysis.view)
+        looked = to_look_at(data, work, widest)
+        moments = context_moments(analysis.view, open_, looked, evidence.provider, progress, left)
+        reached = with_enough(seen(open_, moments, data.source), moments, looked, left)
+        found = algebra_workers(widest).each(
+            or_reason(lambda site: _paths(site, moments[site.index], kept[site.index], requirements, scores)),
+            reached,
+        )
+        ways, reached = readable(reached, found, left)
+        length = positions_per_sample(moments, looked)
+        how = effort(work, reached, ways, data.count, length)
+        measured = measured_paths(analysis.view, reached, ways, moments, evidence, how, progress)
+    basis = f"measured drift after refit, {OPERATIONS}"
+    if scores is not None:
+        basis = f"scores ({scores.method}) within blocks, {basis}"
+    return spaced(measured, length, basis, {} if scores is None else scores.constant)
+
+
+def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
+    """The sites that may lose units of some kinds."""
+    kinds: tuple[type[Site], ...] = (AttentionSite, *sites.others)
+    return tuple(
+        site
+        for kind in kinds
+        if kind.UNITS in units or (LAYERS in units and kind.LAYER)
+        for site in sites.of(kind.UNITS)
+        if site.removable and site.only_named is None
+    )
+
+
+def _scores(
+    analysis: Analysis,
+    sites: Sequence[Site],
+    requirements: Requirements,
+    evidence: Evidence,
+    left: dict[str, str],
+    progress: Progress,
+) -> HeadScores | None:
+    """The scores that order the units within their sites, None where a refit's errors do.
+
+    Raises:
+        UsageError: if there are some, and no units that they could order.
+    """
+    if requirements.method is None and requirements.scores is None:
+        return None
+    ordered = scored_kinds(requirements.units)
+    some = [site for site in sites if site.UNITS in ordered]
+    return scores_for(analysis, some, requirements, evidence, left, progress)
+
+
+def _paths(
+    site: Site,
+    moments: Sequence[Moments],
+    kept: Heads,
+    requirements: Requirements,
+    scores: HeadScores | None = None,
+) -> list[tuple[Step, ...]]:
+    """Ways for a site to lose units, with what a refit cannot restore as errors, or scores in sum."""
+    found: list[tuple[Step, ...]] = []
+    if site.UNITS not in requirements.units:
+        pass
+    elif site.WIDE:
+        multiple = requirements.limits.multiple("neurons")
+        if scores is None:
+            found = [wide_path(site, moments, multiple, kept)]
+        else:
+            found = [wide_path_by_worth(site, scores.of(site), multiple, kept)]
+    else:
+        limits = replace(requirements.limits, min_heads=max(requirements.limits.min_heads, 1))
+        if scores is None:
+            ways = reconstruction_paths(site, moments, ways_of(site), kept)
+        else:
+            ways = [path_by_worth(site, scores.of(site), kept, ways=way) for way in ways_of(site)]
+        found = [tuple(step for step in options(site, path, limits) if step.removed) for path in ways]
+    if LAYERS in requirements.units and not kept and can_go_whole(site):
+        whole = Step(frozenset(range(site.num_units)), 1.0)
+        return [(*path, whole) for path in found] or [(whole,)]
+    return found
+
+
+def can_go_whole(site: Site) -> bool:
+    """Return whether nothing but a bias stays of a site without its units."""
+    return not any(isinstance(bias_of(projection.node), Refusal) for projection in site.projections)
+
+
+@dataclass(frozen=True, eq=False)
+class JointSpace:
+    """What choices over sites of several kinds are made from.
+
+    Attributes:
+        sites: sites that may lose units.
+        paths: steps per site index, with costs that add up across sites.
+        savings: per site index, by how many units go: multiply-adds x 2 per token, or shares of the latency.
+        whole: what all of the budget is, in the unit of `savings`.
+        basis: what the costs are.
+        uniform: every site loses the same share.
+        constant: see `Selection`.
+        left_out: see `Selection`.
+    """
+
+    UNITS: ClassVar[str] = "units"
+
+    sites: tuple[Site, ...]
+    paths: Paths
+    savings: Mapping[int, Savings]
+    whole: float
+    basis: str
+    uniform: bool = False
+    constant: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """The parts of which ratios are taken."""
+        return PARTS
+
+    @property
+    def counted(self) -> str:
+        """What ratios are shares of."""
+        return "operations"
+
+    def share_of(self, selection: Selection) -> float:
+        """The share of the blocks' operations that a cut saves."""
+        saved = sum(self.savings[index].of(len(units)) for index, units in selection.heads.items())
+        return saved / self.whole
+
+    def most(self) -> int:
+        """The cut of all that can go, in parts of `PARTS`; the last part may be a fraction."""
+        return math.ceil(self._all / FINE)
+
+    @property
+    def _all(self) -> int:
+        """Pieces that all sites together can save."""
+        return sum(
+            max((self._pieces(site, step) for step in self._steps(site)), default=0) for site in self.sites
+        )
+
+    def has_cut(self, count: int) -> bool:
+        """Return whether some cut saves so many parts."""
+        return 0 < count <= self.most()
+
+    def removing(self, count: int) -> Selection:
+        """The cheapest way to save so many parts of `PARTS`, or all that can go where that is less than a part short.
+
+        Raises:
+            RefusedError: if that much cannot go.
+        """
+        if count > self.most():
+            raise self._too_much(count)
+        return self._selection(self._even(count) if self.uniform else self._cheapest(count))
+
+    def ratio(self, share: float) -> Selection:
+        """The cheapest way to save a share of the operations of all blocks.
+
+        Raises:
+            UsageError: if it is no share.
+            RefusedError: if that much cannot go.
+        """
+        check(Cut, ratio=share)
+        count = max(round(share * PARTS), 1)
+        if count * FINE > self._all:
+            raise self._too_much(count)
+        return self.removing(count)
+
+    def _too_much(self, count: int) -> RefusedError:
+        return RefusedError(
+            f"{count / PARTS:.1%} of the blocks' operations were asked for, but only"
+            f" {self._all // FINE / PARTS:.1%} can go (protected units, floors and blocks that cannot lose units stay)"
+            f"{and_left_out(self.left_out)}"
+        )
+
+    def keeping(self, count: int) -> Selection:
+        """Never possible: blocks of several kinds have no number of units in common.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            f"--keep {count} counts heads; with other units say --ratio, --target-speedup or --max-drift"
+        )
+
+    def _steps(self, site: Site) -> Sequence[Step]:
+        return self.paths[site.index]
+
+    def _saved(self, site: Site, step: Step) -> float:
+        return self.savings[site.index].of(len(step.removed))
+
+    def _cheapest(self, count: int) -> Choice:
+        """One step or none for each site, so that at least `count` parts are saved at the least cost.
+
+        f(sites, b) is the least cost that saves at least b pieces: the minimum over the last site's steps of
+        f(sites before, b - pieces of the step) plus its cost.
+        """
+        wanted = min(count * FINE, self._all)
+        costs = np.full(wanted + 1, np.inf)
+        costs[0] = 0.0
+        picks: list[np.ndarray] = []
+        for site in self.sites:
+            best, pick = costs.copy(), np.full(wanted + 1, -1)
+            for number, step in enumerate(self._steps(site)):
+                pieces = min(self._pieces(site, step), wanted)
+                reached = (
+                    np.concatenate([np.full(pieces, costs[0]), costs[: wanted + 1 - pieces]]) + step.error
+                )
+                better = reached < best
+                best[better], pick[better] = reached[better], number
+            picks.append(pick)
+            costs = best
+        choice: Choice = {}
+        left = wanted
+        for site, pick in zip(reversed(self.sites), reversed(picks), strict=True):
+            if pick[left] >= 0:
+                step = self._steps(site)[pick[left]]
+                choice[site.index] = step.removed
+                left = max(left - self._pieces(site, step), 0)
+        return choice
+
+    def _pieces(self, site: Site, step: Step) -> int:
+        """Whole pieces that a step saves: what is promised is saved."""
+        return int(self._saved(site, step) / self.whole * PARTS * FINE)
+
+    def _even(self, count: int) -> Choice:
+        """The same share of every site, the smallest that saves enough."""
+        share = count / PARTS
+        choice: Choice = {}
+        for site in self.sites:
+            wanted = share * site.num_units
+            steps = sorted(self._steps(site), key=lambda step: len(step.removed))
+            fitting = [step for step in steps if len(step.removed) >= wanted] or steps[-1:]
+            if fitting:
+                choice[site.index] = fitting[0].removed
+        return choice
+
+    def _selection(self, choice: Choice) -> Selection:
+        units, costs, scores = {}, {}, {}
+        for site in self.sites:
+            steps = self._steps(site)
+            if not site.WIDE:
+                scores[site.index] = worth(site, steps)
+            if site.index in choice:
+                units[site.index] = tuple(sorted(site.original(choice[site.index])))
+                costs[site.index] = next(step.error for step in steps if step.removed == choice[site.index])
+        return Selection(units, self.basis, costs, scores, self.constant, self.left_out)

@@ -1,0 +1,262 @@
+"""Scores of the units of some sites by one of the methods."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.site import Site, Sites
+from onnxheadprune.choosing.activations.contexts import context_moments, seen
+from onnxheadprune.choosing.activations.enough import measurable, with_enough
+from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.choosing.scoring.ablation import ablation_scores, require_main
+from onnxheadprune.choosing.scoring.executors import run_all
+from onnxheadprune.choosing.scoring.partial import Partial, partial_key
+from onnxheadprune.choosing.scoring.reconstruction import reconstruction_scores
+from onnxheadprune.choosing.scoring.scores import (
+    FISHER,
+    SHARES,
+    TAYLOR,
+    WITHOUT_DATA,
+    HeadScores,
+    SiteScores,
+)
+from onnxheadprune.choosing.scoring.sensitivity import sensitivities
+from onnxheadprune.choosing.scoring.simple import activation_scores, fluctuation_scores, weight_scores
+from onnxheadprune.choosing.scoring.wide import wide_reconstruction_scores
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.drift import EffectMeter, Measure
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.travelling import Sent, arrived, sent
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.cutting import Method
+
+
+@dataclass(frozen=True, eq=False)
+class _SiteTask:
+    """Ablate the units of one site.
+
+    Attributes:
+        model: the model; a process that sees several sites of one model reads it once.
+        site: index of the site.
+        data: what to run on.
+        provider: where.
+        effect: the user's measure.
+    """
+
+    model: Sent
+    site: int
+    data: Calibration
+    provider: Provider
+    effect: Measure | None = None
+
+
+def site_tasks(
+    model: LoadedModel, sites: Sequence[Site], data: Calibration, provider: Provider, effect: Measure | None
+) -> list[_SiteTask]:
+    """A task per site.
+
+    Raises:
+        RefusedError: if the model is too large to be sent around, and has no file.
+    """
+    travelling = sent(model)
+    return [_SiteTask(travelling, site.index, data, provider, effect) for site in sites]
+
+
+def ablate(task: _SiteTask) -> npt.NDArray[np.float64]:
+    """The scores of the task's site."""
+    view, sites = _read(task.model)
+    return ablation_scores(view, sites.at(task.site), task.data, task.provider, task.effect)
+
+
+_CACHE: dict[str, tuple[GraphView, Sites]] = {}
+
+
+def _read(model: Sent) -> tuple[GraphView, Sites]:
+    if model.digest not in _CACHE:
+        _CACHE.clear()
+        loaded = arrived(model)
+        view = view_of(loaded)
+        _CACHE[model.digest] = view, sites_of(view, "the model")
+    return _CACHE[model.digest]
+
+
+Array = npt.NDArray[np.float64]
+
+_UNITS = {
+    "weight": "share of the site's weights",
+    "activation": "share of the site's activity",
+    "fluctuation": "share of the site's variance",
+    "reconstruction": "share of the site's variance lost after refit",
+}
+
+
+INSTEAD = "the methods activation and fluctuation need no more than there is"
+
+
+@dataclass(frozen=True)
+class Working:
+    """Settings of a long scoring.
+
+    Attributes:
+        model: what travels to an executor, and what finished parts depend on; None takes the model that is viewed.
+        executor: where to ablate sites; None does so here.
+        partial: a file to keep finished sites in.
+        progress: told what is being done.
+    """
+
+    model: LoadedModel | None = None
+    executor: Executor | None = None
+    partial: str | os.PathLike[str] | None = None
+    progress: Progress = silent
+
+
+def scores_of(
+    model: str,
+    view: GraphView,
+    sites: Sequence[Site],
+    method: Method,
+    evidence: Evidence | None,
+    working: Working | None = None,
+    left: dict[str, str] | None = None,
+) -> HeadScores:
+    """Scores of the units of some sites.
+
+    Args:
+        model: the model's name.
+        view: an annotated view of it.
+        sites: whose units to score.
+        method: see `score`.
+        evidence: data and where it runs; None for weights alone.
+        working: how the work is done.
+        left: gets the reason for each site that cannot be scored on the data, by label; it has no scores then.
+
+    Raises:
+        UsageError: if there is no data where the method needs it, or it does not fit; without `left`, if a site cannot
+            be scored on it.
+        RefusedError: if the method cannot see into a site.
+    """
+    how = working or Working()
+    if method == WITHOUT_DATA:
+        return _scores(model, sites, method, _UNITS[method], [weight_scores(site) for site in sites])
+    if evidence is None:
+        raise UsageError(f"the method {method} needs calibration data; without any, use the method weight")
+    data = evidence.data
+    moments: Mapping[int, Sequence[Moments]] = {}
+    if left is not None or method in SHARES:
+        sites, moments = _measured(view, sites, method, evidence, how.progress, left)
+    if method == "ablation":
+        meter = EffectMeter(require_main(view), data.inputs, evidence.effect)
+        made = _scores(model, sites, method, meter.name, _ablated(view, sites, evidence, how))
+    elif method in (FISHER, TAYLOR):
+        found = sensitivities(view, sites, method, evidence, how.progress)
+        made = _scores(model, sites, method, found.unit, [found.scores[site.index] for site in sites])
+        made = replace(made, constant=found.constant)
+    else:
+        values = [_from_moments(method, site, moments[site.index]) for site in sites]
+        made = _scores(model, sites, method, _UNITS[method], values)
+    return replace(made, data=data.fingerprint, samples=data.count, source=data.source)
+
+
+def _measured(
+    view: GraphView,
+    sites: Sequence[Site],
+    method: Method,
+    evidence: Evidence,
+    progress: Progress,
+    left: dict[str, str] | None,
+) -> tuple[Sequence[Site], Mapping[int, Sequence[Moments]]]:
+    """The sites that can be scored on the data, and the moments of what they carry.
+
+    Raises:
+        UsageError: if there are none; without `left`, if there are others.
+    """
+    data, short = evidence.data, dict[str, str]()
+    if method == "reconstruction":
+        sites, short = measurable(view, sites, data, evidence.provider, INSTEAD)
+        _require_all(short, left)
+    unread: dict[str, str] | None = None if left is None else {}
+    moments = context_moments(view, sites, data, evidence.provider, progress, unread)
+    reached = seen(sites, moments, data.source)
+    others = [site.label for site in sites if site.index in moments and site not in reached]
+    if left is None and others:
+        raise UsageError(
+            f"no sample of {data.source} runs {', '.join(others)}, so its units cannot be scored on it; give data that"
+            " goes further, or take the exit that is always taken with prune --exit"
+        )
+    if method == "reconstruction":
+        reached = with_enough(reached, moments, data, short, INSTEAD)
+        _require_all(short, left)
+    if left is not None:
+        left |= short | (unread or {}) | dict.fromkeys(others, f"no sample of {data.source} runs it")
+    return reached, moments
+
+
+def _require_all(short: Mapping[str, str], left: Mapping[str, str] | None) -> None:
+    """Check whether all sites can be scored by what a refit cannot restore, where none may be left out.
+
+    Raises:
+        UsageError: if not.
+    """
+    for label, reason in short.items() if left is None else ():
+        raise UsageError(f"{label} cannot be scored by reconstruction: {reason}; {INSTEAD}")
+
+
+def _from_moments(method: Method, site: Site, moments: Sequence[Moments]) -> Array:
+    if method == "activation":
+        return activation_scores(site, moments)
+    if method == "fluctuation":
+        return fluctuation_scores(site, moments)
+    if site.WIDE:
+        return wide_reconstruction_scores(site, moments)
+    return reconstruction_scores(site, moments)
+
+
+def _scores(model: str, sites: Sequence[Site], method: str, unit: str, found: Sequence[Array]) -> HeadScores:
+    entries = tuple(
+        SiteScores(site.index, site.name, _by_original(site, values))
+        for site, values in zip(sites, found, strict=True)
+    )
+    return HeadScores(method, unit, model, entries)
+
+
+def _by_original(site: Site, values: Array) -> tuple[float | None, ...]:
+    scores: list[float | None] = [None] * site.original_num_units
+    for unit, value in zip(site.original_units, values, strict=True):
+        scores[unit] = float(value)
+    return tuple(scores)
+
+
+def _ablated(view: GraphView, sites: Sequence[Site], evidence: Evidence, how: Working) -> list[Array]:
+    """Ablation scores per site, those of an interrupted run taken from its file."""
+    data, provider, effect = evidence.data, evidence.provider, evidence.effect
+    loaded = how.model or LoadedModel(view.model, "the model", view.sources)
+    kept = Partial(how.partial, "" if how.partial is None else partial_key(loaded, sites, evidence))
+    missing = [position for position in range(len(sites)) if position not in kept.found]
+
+    def done(at: int, result: Array) -> None:
+        kept.add(missing[at], result)
+        how.progress("ablating units, site by site", len(kept.found), len(sites))
+
+    if how.executor is None:
+        run_all(
+            lambda position: ablation_scores(view, sites[position], data, provider, effect),
+            missing,
+            None,
+            done,
+        )
+    else:
+        tasks = site_tasks(loaded, sites, data, provider, effect)
+        run_all(ablate, [tasks[position] for position in missing], how.executor, done)
+    kept.finish()
+    return [kept.found[position] for position in range(len(sites))]

@@ -1,0 +1,87 @@
+"""Finished parts of a long ablation on disk, so that an interrupted one goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.choosing.scoring.scores import MAX_SCORES
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import parse_json, read_text
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.storage.claims import Making, check_makings
+from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.reading import in_memory
+
+Array = npt.NDArray[np.float64]
+
+
+def partial_key(model: LoadedModel, sites: Sequence[Site], evidence: Evidence) -> str:
+    """What finished parts depend on: the model with its weights, the sites, the data, where it runs, the measure."""
+    data, effect = evidence.data, evidence.effect
+    digest = hashlib.sha256()
+    for tensor in model.proto.graph.initializer:
+        digest.update(in_memory(tensor, model.sources).SerializeToString(deterministic=True))
+    for node in model.proto.graph.node:
+        digest.update(node.SerializeToString(deterministic=True))
+    measure = effect or ""
+    if callable(measure):
+        measure = f"{measure.__module__}:{getattr(measure, '__qualname__', repr(measure))}"
+    keys = ",".join(site.key for site in sites)
+    return f"{digest.hexdigest()} {keys} {data.fingerprint} {data.count} {evidence.provider.name} {measure}"
+
+
+MARK = b'{"key": "'
+"""How such a file begins."""
+
+
+class Partial:
+    """Finished sites, on disk as they come."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, key: str) -> None:
+        """Reads what an interrupted run left, if it was about the same.
+
+        Args:
+            path: the file; None keeps nothing.
+            key: see `partial_key`.
+
+        Raises:
+            UsageError: if the file could not be written later, or holds something else.
+        """
+        self._path = None if path is None else Path(path)
+        self._key = key
+        self.found: dict[int, Array] = {}
+        if self._path is None:
+            return
+        check_makings([Making("the record of finished sites", self._path, mark=MARK)], list)
+        try:
+            stored = parse_json(read_text(self._path, "the kept scores", MAX_SCORES))
+            if stored["key"] == key:
+                self.found = {int(site): np.array(scores) for site, scores in stored["sites"].items()}
+        except (UsageError, ValueError, KeyError, TypeError, AttributeError):
+            self.found = {}
+
+    def add(self, position: int, scores: Array) -> None:
+        """Keeps one site.
+
+        Raises:
+            UsageError: if the file cannot be written.
+        """
+        self.found[position] = scores
+        if self._path is None:
+            return
+        content = {"key": self._key, "sites": {str(at): list(values) for at, values in self.found.items()}}
+        write_text(self._path, json.dumps(content), renewed=True)
+
+    def finish(self) -> None:
+        """Removes the file: all is done."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

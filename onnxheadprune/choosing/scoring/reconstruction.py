@@ -1,0 +1,111 @@
+"""The error that is left after the best refit: optimal brain surgeon on groups of channels, from Gram matrices.
+
+Hassibi and Stork 1993 for the algebra; SlimGPT (Ling et al. 2024) for heads as groups.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.choosing.activations.contexts import projection_matrix
+from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.scoring.moves import BOTH, Heads, Move, Step, cheapest, moves
+from onnxheadprune.choosing.scoring.surgeon import Surgeon
+
+
+def path(
+    site: Site,
+    moments: Sequence[Moments],
+    protected: Iterable[int] = (),
+    ways: Sequence[str] = BOTH,
+) -> tuple[Step, ...]:
+    """The order in which a site best loses its heads, and what each step costs.
+
+    Args:
+        site: the site.
+        moments: of the context of each of its projections.
+        protected: present heads that stay.
+        ways: in which grouped-query attention may lose heads; see `moves`.
+    """
+    return paths(site, moments, [ways], protected)[0]
+
+
+def paths(
+    site: Site,
+    moments: Sequence[Moments],
+    ways: Sequence[Sequence[str]],
+    protected: Iterable[int] = (),
+) -> list[tuple[Step, ...]]:
+    """The same for several ways."""
+    surgeons = [
+        Surgeon(moment.centred().covariance, projection_matrix(projection))
+        for projection, moment in zip(site.projections, moments, strict=True)
+    ]
+    kept = frozenset(protected)
+    return [_walked(site, [copy.copy(surgeon) for surgeon in surgeons], kept, way) for way in ways]
+
+
+def _walked(
+    site: Site, surgeons: Sequence[Surgeon], protected: Heads, ways: Sequence[str]
+) -> tuple[Step, ...]:
+    """One path, by surgeons that are used up on it."""
+    variance = sum(surgeon.variance for surgeon in surgeons) or 1.0
+    gone: Heads = frozenset()
+    total = 0.0
+    steps: list[Step] = []
+    while True:
+        options = moves(site, gone, protected, _alone(site, surgeons, gone), ways)
+        if not options:
+            return tuple(steps)
+        best, cost = cheapest(options, lambda move: _error(site, surgeons, move))
+        for surgeon, channels in zip(surgeons, _channels(site, best), strict=True):
+            surgeon.remove(channels)
+        gone |= best
+        total += cost
+        steps.append(Step(gone, total / variance))
+
+
+def _alone(site: Site, surgeons: Sequence[Surgeon], removed: Heads) -> list[float] | None:
+    """Return what each head would cost if it went by itself; asked for only where KV heads group them."""
+    if all(len(group) == 1 for group in site.groups):
+        return None
+    return [
+        float("inf") if head in removed else _error(site, surgeons, frozenset((head,)))
+        for head in range(site.num_units)
+    ]
+
+
+def _error(site: Site, surgeons: Sequence[Surgeon], move: Move) -> float:
+    return sum(s.error(channels) for s, channels in zip(surgeons, _channels(site, move), strict=True))
+
+
+def _channels(site: Site, heads: Iterable[int]) -> list[list[int]]:
+    """For each projection, the channels of some heads, ascending."""
+    return [
+        sorted(channel for head in heads for channel in projection.channels[head])
+        for projection in site.projections
+    ]
+
+
+def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
+    """Return how much more of the projection's output is lost when a head goes in its turn, after refit.
+
+    Shares of the output's variance. Heads that go early cost little; scores never fall along the path, so
+    a threshold keeps the path's order. The heads that stay longest share what is left.
+    """
+    scores = np.full(site.num_units, np.nan)
+    before, done, highest = 0.0, frozenset[int](), 0.0
+    for step in path(site, moments):
+        fresh = step.removed - done
+        highest = max(highest, (step.error - before) / len(fresh))
+        scores[list(fresh)] = highest
+        before, done = step.error, step.removed
+    last = [head for head in range(site.num_units) if head not in done]
+    if last:
+        scores[last] = max(highest, (1.0 - before) / len(last))
+    return scores

@@ -1,0 +1,123 @@
+"""`score`: what every head of a model is worth, and every neuron."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from concurrent.futures import Executor
+
+from onnxheadprune.attention.observed import observed
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.kinds import every_kind
+from onnxheadprune.attention.sites.site import Site, Sites
+from onnxheadprune.choosing.activations.sources import Data, data_for
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.choosing.kinds import HEADS, HEADS_ALONE, scorable, wishable
+from onnxheadprune.choosing.scoring.by_method import Working, scores_of
+from onnxheadprune.choosing.scoring.scores import FISHER, METHODS, TAYLOR, WITHOUT_DATA, HeadScores
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.drift import Measure
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.load import ModelLike, model_name, open_structure
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.settings.cutting import Method
+
+
+def score(
+    model: ModelLike,
+    *,
+    method: Method = "reconstruction",
+    data: Data | None = None,
+    provider: str | Provider = AUTO,
+    effect: Measure | None = None,
+    executor: Executor | None = None,
+    partial: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+    units: Collection[str] = HEADS_ALONE,
+) -> HeadScores:
+    """Scores of all heads, or neurons; the larger, the more the unit is worth.
+
+    Args:
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
+        method: "weight" needs no data. "activation", "fluctuation" and "reconstruction" need one pass over
+            the data, "fisher" and "taylor" one pass forth and back, "ablation" about half a pass per head, or per
+            group of neurons.
+        data: calibration data; see `Inputs` for the forms.
+        provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
+        effect: for "ablation": what to measure in place of divergence or cosine, called with the outputs
+            before, the outputs after and the feed; larger is worse. "fisher" takes "kl" or "cosine".
+        executor: where to ablate sites; any `concurrent.futures.Executor`.
+        partial: a file to keep finished sites in, so that an interrupted ablation goes on where it stopped.
+        progress: told what is being done, how much is done, and of how much.
+        units: what is scored: "heads", "neurons" of the feed-forward blocks that can lose some, or both.
+
+    Raises:
+        UsageError: if there is no data where the method needs it, the data does not fit, or units have no scores.
+        RefusedError: if the model has no sites, or a site that this method cannot see into.
+        ModelError: if the model cannot be read.
+        ProviderError: if the asked-for provider does not run here.
+    """
+    if method not in METHODS:
+        raise UsageError(f"there is no scoring method {method!r}; there are {', '.join(METHODS)}")
+    if callable(effect) and method in (FISHER, TAYLOR):
+        raise UsageError(
+            f"a measure of your own has no gradient that {method} could take; use ablation for it"
+        )
+    kinds = scored_kinds(units)
+    loaded = open_structure(model)
+    view = view_of(loaded)
+    sites = sites_of(view, model_name(model))
+    _require(sites, kinds)
+    if method == WITHOUT_DATA or data is None:
+        return scores_of(sites.model, view, _of_kinds(sites, kinds), method, None)
+    where = provider if isinstance(provider, Provider) else resolve_provider(provider)
+    calibration = calibration_data(data_for(loaded, data, where), view)
+    first = observed(loaded)
+    if first is not None:
+        loaded = first
+        view = view_of(first)
+        sites = sites_of(view, sites.model)
+    evidence = Evidence(calibration, where, effect)
+    working = Working(loaded, executor, partial, progress)
+    return scores_of(sites.model, view, _of_kinds(sites, kinds), method, evidence, working)
+
+
+def scored_kinds(units: Collection[str]) -> frozenset[str]:
+    """The kinds of units that have scores among some kinds.
+
+    Raises:
+        UsageError: if there are none, or no such kind.
+    """
+    known = wishable()
+    if not set(units) <= set(known):
+        raise UsageError(f"units are {', '.join(known)}, not {', '.join(sorted(set(units) - set(known)))}")
+    found = frozenset(units) & set(scorable())
+    if not found:
+        ordered = " and the ".join(f"{kind.UNITS} of a {kind.BLOCK}" for kind in every_kind())
+        raise UsageError(f"scores order the {ordered}; layers go as a whole, so they have none")
+    return found
+
+
+def _require(sites: Sites, kinds: frozenset[str]) -> None:
+    """Check whether there is anything to score.
+
+    Raises:
+        RefusedError: if not.
+    """
+    if not len(sites) and kinds == HEADS_ALONE:
+        raise RefusedError("no attention site was found in this model, so there are no heads to score")
+    if not _of_kinds(sites, kinds):
+        raise RefusedError("no site and no feed-forward block of this model has units to score")
+
+
+def _of_kinds(sites: Sites, kinds: frozenset[str]) -> tuple[Site, ...]:
+    """All attention sites, and those of other kinds that can lose units."""
+    return tuple(
+        site
+        for units in scorable()
+        if units in kinds
+        for site in sites.of(units)
+        if units == HEADS or site.removable
+    )

@@ -1,0 +1,250 @@
+"""Scores from gradients at the outputs: Fisher information, and first-order changes.
+
+The mask of a unit is 1, and 0 without the unit. The *Fisher* score is half of the Fisher information of the mask, which
+is what drift grows by to second order on the way from one to the other (Kwon et al. 2022, 2204.09656, who take labels).
+The *Taylor* score is the absolute first-order change of a scalar (Michel et al. 2019, 1905.10650; Molchanov et al.
+2019, 1906.10771): of the log-likelihood of what the model itself says, or of a random projection where there are no
+classes.
+
+What a gradient starts from at the main output, where there are no labels.
+
+Differences to the original vanish at the original itself, and so does the gradient of any measure of them: what is left
+is the curvature. Drift is d(before, after) with a least value of 0 there, so for a small change e of the output it is
+e' H e / 2, and H is known in closed form. A *probe* is a random vector v with E[v v'] = H. Then the expected square of
+v' e is e' H e, and v' e is a scalar whose gradient one backward pass gives for everything in the model at once.
+
+* Kullback-Leibler divergence of logits: H is the Fisher information diag(p) - p p' of the predicted distribution p. So
+  the labels are the model's own: the true Fisher information, and not the "empirical" one with given labels, which says
+  something else (Kunstner et al. 2019, 1905.12558). A label that is drawn from p would give a probe too, but a rare
+  label decides alone then: v = (diag(r) - p r') s with r the roots of p and random signs s has the same H and little
+  spread.
+* One minus the cosine: H is the projection across the output f over its squared length, (I - f f' / |f|^2) / |f|^2, and
+  v is that projection of random signs over the length.
+
+Curvature of the output alone, through the first derivatives of the network, is the Gauss-Newton matrix (Schraudolph
+2002; Martens 2020, 1412.1193); random signs estimate it as Bekas et al. 2007 do.
+
+Positions draw independently of each other, so what they have in common cancels on average, and the square of a sum over
+positions is the sum of their squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.choosing.activations.parts import run_feed
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.choosing.scoring.ablation import require_main
+from onnxheadprune.choosing.scoring.derivatives import MaskGradients
+from onnxheadprune.choosing.scoring.scores import FISHER, TAYLOR
+from onnxheadprune.data.drift import KL, MEASURES, measured_in
+from onnxheadprune.data.rows import counted
+from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime import Array, Session
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.cutting import Method
+
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The start of the gradients of one position.
+
+    Attributes:
+        vectors: v for each position, in the shape of the output.
+        positions: how many of them count.
+    """
+
+    vectors: Array
+    positions: int
+
+
+class Probing:
+    """Makes probes for the main output of a model."""
+
+    def __init__(self, main: MainOutput, effect: str | None = None) -> None:
+        """Takes the measure of drift.
+
+        Args:
+            main: the output.
+            effect: "kl" or "cosine"; None or "auto" goes by the kind of output.
+        """
+        self.main, self.measure = main, measured_in(main, effect)
+
+    def random(self, output: Array, counts: Array, generator: np.random.Generator) -> Probe:
+        """A probe whose expected square is twice the drift.
+
+        Args:
+            output: of the original.
+            counts: which of its positions count, a flag for each vector along its last axis.
+            generator: of random numbers.
+        """
+        rows, known = self._rows(output, counts)
+        signs = generator.integers(0, 2, rows.shape) * 2.0 - 1.0
+        if self.measure == KL:
+            vectors = self._through_likelihood(self._probabilities(rows), signs)
+        else:
+            length = np.linalg.norm(rows, axis=-1, keepdims=True)
+            unit = rows / np.maximum(length, _TINY)
+            across = signs - unit * (unit * signs).sum(axis=-1, keepdims=True)
+            vectors = np.where(length > 0, across / np.maximum(length, _TINY), 0.0)
+        return _probe(vectors, known, output.shape)
+
+    def likeliest(self, output: Array, counts: Array) -> Probe:
+        """The gradient of the log-likelihood of what the model itself says: of the likeliest class of each position.
+
+        Args:
+            output: of the original; logits or probabilities.
+            counts: see `random`.
+        """
+        rows, known = self._rows(output, counts)
+        likely = self._probabilities(rows)
+        return _probe(self._slope(likely, likely.argmax(axis=-1)), known, output.shape)
+
+    @property
+    def has_classes(self) -> bool:
+        """True if there is a likeliest class."""
+        return self.measure == KL
+
+    def _rows(self, output: Array, counts: Array) -> tuple[Array, Array]:
+        """The vectors that count and are finite, [positions, width], and which these are."""
+        flat = output.reshape(-1, output.shape[-1]).astype(np.float64)
+        finite = np.isfinite(flat)
+        # A token that is ruled out by minus infinity is a probability of 0.
+        is_fine = (
+            (flat < np.inf).all(axis=-1) & finite.any(axis=-1) if self.measure == KL else finite.all(axis=-1)
+        )
+        known = counts.reshape(-1) & is_fine
+        return flat[known], known
+
+    def _probabilities(self, rows: Array) -> Array:
+        if self.main.is_probabilities:
+            return np.maximum(rows, 0.0)
+        likely = np.exp(rows - rows.max(axis=-1, keepdims=True, initial=-np.inf))
+        return np.asarray(likely / likely.sum(axis=-1, keepdims=True))
+
+    def _through_likelihood(self, likely: Array, signs: Array) -> Array:
+        roots = np.sqrt(likely)
+        if self.main.is_probabilities:
+            return np.where(likely > _TINY, signs / np.maximum(roots, _TINY), 0.0)
+        return np.asarray(roots * signs - likely * (roots * signs).sum(axis=-1, keepdims=True))
+
+    def _slope(self, likely: Array, labels: Array) -> Array:
+        """The gradient of the log-likelihood of a label with respect to logits, or to probabilities."""
+        picked = np.arange(len(likely)), labels
+        if self.main.is_probabilities:
+            slope = np.zeros_like(likely)
+            slope[picked] = 1.0 / np.maximum(likely[picked], _TINY)
+            return slope
+        slope = -likely
+        slope[picked] += 1.0
+        return slope
+
+
+def _probe(vectors: Array, known: Array, shape: tuple[int, ...]) -> Probe:
+    whole = np.zeros((len(known), shape[-1]))
+    whole[known] = vectors
+    return Probe(whole.reshape(shape), int(known.sum()))
+
+
+LEAST = 256
+"""Gradients that a random probe is drawn for: the mean of so many squares is off by a tenth. With fewer samples each is
+used several times."""
+SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """Scores from gradients.
+
+    Attributes:
+        scores: of the present units, per site index.
+        unit: what a score means.
+        constant: what was held constant on the way, with the reason, by the name of the value.
+    """
+
+    scores: Mapping[int, npt.NDArray[np.float64]]
+    unit: str
+    constant: Mapping[str, str]
+
+
+def sensitivities(
+    view: GraphView, sites: Sequence[Site], method: Method, evidence: Evidence, progress: Progress = silent
+) -> Sensitivity:
+    """Scores of the units of some sites by one of the two methods.
+
+    Args:
+        view: an annotated view of the model.
+        sites: whose units to score.
+        method: "fisher" or "taylor".
+        evidence: data, where it runs, and the measure of drift; the output's own in the place of a user's, which has
+            no gradient.
+        progress: told after each gradient.
+
+    Raises:
+        RefusedError: if no gradient of the main output reaches a site.
+        UsageError: if the model does not run on the data.
+    """
+    main, data = require_main(view), evidence.data
+    probing = Probing(main, None if callable(evidence.effect) else evidence.effect)
+    gradients = MaskGradients(view, sites, main.name, evidence.provider)
+    original = Session(
+        LoadedModel(view.model, "the model", view.sources), evidence.provider, name="the model", optimize=True
+    )
+    generator = np.random.default_rng(SEED)
+    is_certain = method == TAYLOR and probing.has_classes
+    feeds = list(data.one_by_one())
+    draws = 1 if is_certain else -(-LEAST // len(feeds))
+    totals = {site.index: np.zeros(site.num_units) for site in sites}
+    positions = 0
+    for number, feed in enumerate(feeds):
+        output = run_feed(original, feed, data.source)[main.name]
+        counts = _counts(output, feed, evidence)
+        for draw in range(draws):
+            probe = (
+                probing.likeliest(output, counts) if is_certain else probing.random(output, counts, generator)
+            )
+            # Where no position counts, as where the original gives no numbers, no gradient says anything.
+            if probe.positions:
+                _add(totals, gradients, probe, feed, method, data.source)
+            positions += probe.positions
+            progress("reading gradients", number * draws + draw + 1, len(feeds) * draws)
+    share = (0.5 if method == FISHER else 1.0) / max(positions, 1)
+    scores = {index: share * total for index, total in totals.items()}
+    return Sensitivity(scores, _unit(method, probing), gradients.constant)
+
+
+def _add(
+    totals: Mapping[int, npt.NDArray[np.float64]],
+    gradients: MaskGradients,
+    probe: Probe,
+    feed: Feed,
+    method: Method,
+    source: str,
+) -> None:
+    for index, found in gradients.of(feed, probe.vectors, source).items():
+        totals[index][:] += np.square(found) if method == FISHER else np.abs(found)
+
+
+def _counts(output: Array, feed: Feed, evidence: Evidence) -> Array:
+    """Return which positions of the main output count, as they do for drift."""
+    outer = output.shape[:-1]
+    mask = counted(outer, feed, evidence.data.inputs)
+    return np.ones(outer, dtype=bool) if mask is None else mask
+
+
+def _unit(method: Method, probing: Probing) -> str:
+    if method == FISHER:
+        return f"estimated {MEASURES[probing.measure]}"
+    if probing.has_classes:
+        return "first-order change of the log-likelihood, nats per position"
+    return "first-order change of a random projection"

@@ -1,0 +1,227 @@
+"""`select_heads`: from a wish to a legal set of heads, by way of the search space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.observed import observed
+from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.choosing.activations.contexts import context_moments, seen
+from onnxheadprune.choosing.activations.enough import INSTEAD, measurable, with_enough
+from onnxheadprune.choosing.activations.sources import Data, data_for
+from onnxheadprune.choosing.allocate import Limits
+from onnxheadprune.choosing.curves import measured_paths
+from onnxheadprune.choosing.effort import Work, effort, positions_per_sample, to_look_at
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.choosing.joint import can_go_whole, joint_space
+from onnxheadprune.choosing.kinds import HEADS_ALONE
+from onnxheadprune.choosing.ordering import scores_for
+from onnxheadprune.choosing.scoring.moves import (
+    Heads,
+    Step,
+    merged,
+    or_reason,
+    path_by_worth,
+    readable,
+    ways_of,
+)
+from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
+from onnxheadprune.choosing.scoring.scores import HeadScores, equal_scores, is_protected
+from onnxheadprune.choosing.scoring.simple import weight_scores
+from onnxheadprune.choosing.space import WITHOUT_DATA, Asked, SearchSpace, Selection, Space, foresee
+from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.drift import Measure
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.load import ModelLike, open_structure
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
+from onnxheadprune.settings.cutting import Method
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The sites that paths are made for, and the heads that are on none of them.
+
+    Attributes:
+        sites: sites that may lose heads.
+        kept: present heads per site index that stay.
+    """
+
+    sites: tuple[AttentionSite, ...]
+    kept: Mapping[int, Heads]
+
+
+def select_heads(
+    model: ModelLike,
+    *,
+    ratio: float | None = None,
+    keep: int | None = None,
+    scores: HeadScores | None = None,
+    method: Method | None = None,
+    data: Data | None = None,
+    limits: Limits | None = None,
+    protect: str | None = None,
+    provider: str | Provider = AUTO,
+    effect: Measure | None = None,
+    progress: Progress = silent,
+) -> Selection:
+    """The heads whose removal should cost least.
+
+    Args:
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
+        ratio: share of all heads of the model to remove.
+        keep: heads that every site keeps.
+        scores: what heads are worth; None measures it on `data`, or without data goes by the weights. Scores that
+            are shares of a site order its heads; with `data`, what cuts of each site cost is measured.
+        method: a method of `score` that scores them on `data`, in the place of given scores.
+        data: calibration data; see `Inputs` for the forms.
+        limits: floors, multiples, uniformity.
+        protect: a head spec of heads that must stay; a bare site protects all of its heads.
+        provider: where to run.
+        effect: the user's measure of drift.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: unless exactly one wish is given, or if the data or the scores do not fit.
+        RefusedError: if the wish cannot be met.
+    """
+    if (ratio is None) == (keep is None):
+        raise UsageError("say how many heads are to go: by a ratio, or by how many every site keeps")
+    loaded = open_structure(model)
+    if data is not None:
+        loaded = observed(loaded) or loaded
+    analysis = analysis_of(loaded)
+    evidence = None
+    if data is not None:
+        where = provider if isinstance(provider, Provider) else resolve_provider(provider)
+        evidence = Evidence(calibration_data(data_for(model, data, where), analysis.view), where, effect)
+    requirements = Requirements(scores=scores, limits=limits or Limits(), protect=protect, method=method)
+
+    def asked(space: Space) -> Selection:
+        return space.ratio(ratio) if ratio is not None else space.keeping(keep or 0)
+
+    return asked(search_space(analysis, requirements, evidence, progress, asked))
+
+
+def search_space(
+    analysis: Analysis,
+    requirements: Requirements,
+    evidence: Evidence | None = None,
+    progress: Progress = silent,
+    asked: Asked | None = None,
+) -> Space:
+    """Paths for all sites, with costs that compare across sites as well as the evidence allows.
+
+    Args:
+        analysis: the model and its sites.
+        requirements: what choices go by and respect.
+        evidence: what costs are measured on; None goes by given scores or by the weights.
+        progress: told what is being done.
+        asked: what the space is for, tried before the first pass where some sites cannot be measured.
+
+    Raises:
+        UsageError: if data, scores or protected heads do not fit the model.
+        RefusedError: if no site can lose heads.
+    """
+    if requirements.units != HEADS_ALONE:
+        return joint_space(analysis, requirements, evidence, progress, asked)
+    sites = tuple(site for site in analysis.sites if site.removable)
+    if not sites:
+        why = f": {analysis.sites[0].reason}" if len(analysis.sites) else "; no attention site was found"
+        raise RefusedError(f"no site of {analysis.name} can lose heads{why}")
+    protected = is_protected(requirements.protect, sites)
+    kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
+    left: dict[str, str] = {}
+    total = sum(site.num_heads for site in analysis.sites)
+
+    def spaced(costs: Mapping[int, tuple[Step, ...]], basis: str, constant: Mapping[str, str]) -> SearchSpace:
+        # What cannot be measured, or no sample has run, stays as it is.
+        every = {site.index: costs.get(site.index, ()) for site in sites}
+        if requirements.limits.min_heads == 0:
+            every = {
+                site.index: (*every[site.index], *_all_of(site, every[site.index], kept)) for site in sites
+            }
+        return SearchSpace(sites, total, every, basis, requirements.limits, constant, left)
+
+    open_, measuring = sites, evidence if requirements.measures else None
+    if measuring is not None:
+        open_, unread = measurable(analysis.view, sites, measuring.data, measuring.provider)
+        left |= unread
+    if left:
+        alike = _paths_by_worth(Candidates(open_, kept), equal_scores(open_), {})
+        foresee(asked, [spaced({index: merged(ways) for index, ways in alike.items()}, "", {})], INSTEAD)
+    scores = scores_for(analysis, open_, requirements, evidence, left, progress)
+    candidates = Candidates(tuple(site for site in open_ if site.label not in left), kept)
+    constant = {} if scores is None else scores.constant
+    if measuring is None:
+        basis = WITHOUT_DATA if scores is None else f"scores ({scores.method})"
+        found = _paths_by_worth(candidates, scores, left)
+        return spaced({index: merged(ways) for index, ways in found.items()}, basis, constant)
+    basis = "measured drift after refit"
+    if scores is not None:
+        basis = f"scores ({scores.method}) within sites, {basis} across them"
+    paths = _measured_paths(analysis, candidates, scores, measuring, left, progress)
+    return spaced(paths, basis, constant)
+
+
+def _paths_by_worth(
+    candidates: Candidates, scores: HeadScores | None, left: dict[str, str]
+) -> dict[int, list[tuple[Step, ...]]]:
+    """Per site its paths, the heads that are worth least first: by scores, or by the weights."""
+
+    def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
+        worth = tuple(weight_scores(site).tolist()) if scores is None else scores.of(site)
+        kept = candidates.kept[site.index]
+        return [path_by_worth(site, worth, kept, ways) for ways in ways_of(site)]
+
+    return readable(candidates.sites, map(or_reason(found_for), candidates.sites), left)[0]
+
+
+def _measured_paths(
+    analysis: Analysis,
+    candidates: Candidates,
+    scores: HeadScores | None,
+    evidence: Evidence,
+    left: dict[str, str],
+    progress: Progress,
+) -> dict[int, tuple[Step, ...]]:
+    """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
+    data, provider, work = evidence.data, evidence.provider, Work(analysis.view)
+    sites = candidates.sites
+    widest = max(prod(item.sizes) for site in sites for item in site.projections)
+    with algebra_threads(widest):
+        looked = to_look_at(data, work, widest)
+        moments = context_moments(analysis.view, sites, looked, provider, progress, left)
+        sites = with_enough(seen(sites, moments, data.source), moments, looked, left)
+        if scores is not None:
+            paths = _paths_by_worth(replace(candidates, sites=sites), scores, left)
+        else:
+
+            def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
+                return reconstruction_paths(
+                    site, moments[site.index], ways_of(site), candidates.kept[site.index]
+                )
+
+            each = algebra_workers(widest).each(or_reason(found_for), sites)
+            paths, sites = readable(sites, each, left)
+        how = effort(work, sites, paths, data.count, positions_per_sample(moments, looked))
+        return measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
+
+
+def _all_of(site: AttentionSite, steps: Sequence[Step], kept: Mapping[int, Heads]) -> tuple[Step, ...]:
+    """The step in which the whole site goes, where it can; the last heads cost as much as those before them."""
+    whole = frozenset(range(site.num_heads))
+    if kept[site.index] or not steps or steps[-1].removed == whole:
+        return ()
+    if not can_go_whole(site):
+        return ()
+    left = len(whole) - len(steps[-1].removed)
+    last = steps[-1].error - (steps[-2].error if len(steps) > 1 else 0.0)
+    per_head = max(last, steps[-1].error / len(steps[-1].removed))
+    return (Step(whole, steps[-1].error + left * per_head),)

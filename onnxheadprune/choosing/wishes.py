@@ -1,0 +1,93 @@
+"""Wishes: how much is to go, and what a choice has to heed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.choosing.allocate import Limits
+from onnxheadprune.choosing.kinds import HEADS_ALONE, wishable
+from onnxheadprune.choosing.scoring.score import scored_kinds
+from onnxheadprune.choosing.scoring.scores import METHODS, SHARES, HeadScores
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.one_line import one_line
+from onnxheadprune.settings.cutting import AMOUNT, Cut, Method
+from onnxheadprune.settings.setting import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """The scores and limits of a choice, whatever its size.
+
+    Attributes:
+        scores: what heads, or units of all kinds that may go, are worth; None measures it on the data, or without data
+            goes by the weights.
+        limits: floors, multiples, uniformity.
+        protect: a head spec of heads that stay; a bare site protects all of its heads.
+        sizes: of the inputs that a speed-up is measured with, where one is: settings of `benchmark`.
+        units: the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
+            heads a ratio is the share of the operations of the blocks, not of the heads.
+        method: a method of `score` that scores them on the data, in the place of given scores; None measures cuts.
+
+    Raises:
+        UsageError: if there are scores and a method, or there is no such method or kind of unit.
+    """
+
+    scores: HeadScores | None = None
+    limits: Limits = field(default_factory=Limits)
+    protect: str | None = None
+    sizes: BenchSettings = field(default_factory=BenchSettings)
+    units: frozenset[str] = HEADS_ALONE
+    method: Method | None = None
+
+    def __post_init__(self) -> None:
+        if not self.units or not self.units <= set(wishable()):
+            raise UsageError(
+                f"units are {', '.join(wishable())}, not {', '.join(sorted(self.units)) or 'none'}"
+            )
+        if self.method is not None and self.scores is not None:
+            raise UsageError(
+                "scores are given, so there is nothing to score by a method; leave one of the two out"
+            )
+        if self.method is not None and self.method not in METHODS:
+            raise UsageError(f"there is no scoring method {self.method!r}; there are {', '.join(METHODS)}")
+        if self.method is not None or self.scores is not None:
+            scored_kinds(self.units)
+
+    @property
+    def measures(self) -> bool:
+        """True if cuts are measured where there is data, since scores do not compare across sites."""
+        if self.method is not None:
+            return self.method in SHARES
+        return self.scores is None or self.scores.are_shares
+
+
+@one_line("ratio keep target_speedup max_drift units scores protect method")
+@dataclass(frozen=True, kw_only=True)
+class Wish(Requirements):
+    """The number of units to remove, given in one of several ways, and the requirements of the choice.
+
+    Attributes:
+        ratio: share of all heads to remove.
+        keep: heads that every site keeps.
+        target_speedup: the smallest cut that is this many times as fast here, at every grid point (`SpeedUp`).
+        max_drift: the largest cut that drifts no further on held-out data.
+
+    Raises:
+        UsageError: unless exactly one of these is given.
+    """
+
+    ratio: float | None = None
+    keep: int | None = None
+    target_speedup: float | None = None
+    max_drift: float | None = None
+
+    def __post_init__(self) -> None:
+        ways = (self.ratio, self.keep, self.target_speedup, self.max_drift)
+        if sum(way is not None for way in ways) != 1:
+            raise UsageError(
+                "say in one way how many heads are to go: by a ratio, by what every site keeps, by a speed-up or by a"
+                " drift"
+            )
+        super().__post_init__()
+        check(Cut, **{name: getattr(self, name) for name in AMOUNT.split()})

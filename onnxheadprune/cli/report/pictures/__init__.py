@@ -1,7 +1,0 @@
-"""Pictures for papers, slides and notebooks: matplotlib figures in one style, to look at or to save."""
-
-from onnxheadprune.cli.report.pictures.curve import Against, plot_curve
-from onnxheadprune.cli.report.pictures.heads import plot_heads
-from onnxheadprune.cli.report.pictures.latency import plot_latency
-
-__all__ = ["Against", "plot_curve", "plot_heads", "plot_latency"]

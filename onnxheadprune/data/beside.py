@@ -1,0 +1,218 @@
+"""Models beside a model in its folder that make inputs for it: an encoder, embedded tokens, the first token."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.data.vocabulary import has_tokenizer
+from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.load import LoadedModel, open_structure
+from onnxheadprune.runtime import Array, Provider, Session
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
+
+SHELF = "onnx"
+"""The subfolder in which model repositories keep their ONNX files."""
+CONFIGS = ("generation_config.json", "config.json")
+START = "decoder_start_token_id"
+STATES = ("encoder_hidden_states", "last_hidden_state")
+"""How exporters call what an encoder gives."""
+_DECODER = re.compile(r"^(.*)decoder(?:_with_past)?(?:_model)?(?:_merged)?(.*)$")
+_EMBEDDINGS = ("embed_tokens", "embeddings", "embedding")
+
+
+class Maker:
+    """A model that makes an input of another one.
+
+    Attributes:
+        path: its file.
+        provider: where it runs.
+    """
+
+    def __init__(self, path: Path, provider: Provider) -> None:
+        """Reads nothing yet."""
+        self.path, self.provider = path, provider
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return self.path.name
+
+    @functools.cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """What it takes.
+
+        Raises:
+            ModelError: if it cannot be read.
+        """
+        loaded = self._loaded
+        return graph_inputs(view_of(loaded))
+
+    def made(self, feed: Mapping[str, Array]) -> Array:
+        """The states or the embedded tokens, [samples, length, width].
+
+        Raises:
+            InferenceError: if it does not run on the feed.
+            ModelError: if it gives nothing of that kind.
+        """
+        outputs = self._session.run(feed)
+        named = [outputs[name] for name in STATES if name in outputs]
+        wide = [array for array in outputs.values() if array.ndim == 3 and array.dtype.kind in "fV"]
+        found = next(iter(named + wide), None)
+        if found is None:
+            raise ModelError(
+                f"{self.path} gives no states [samples, length, width], but {', '.join(outputs) or 'nothing'}"
+            )
+        return found
+
+    @functools.cached_property
+    def _loaded(self) -> LoadedModel:
+        # Whoever reads the one through a link, as in a hub's cache, reads the other through it.
+        return open_structure(self.path, follow_links=self.path.is_symlink())
+
+    @functools.cached_property
+    def _session(self) -> Session:
+        return Session(self._loaded, self.provider, name=self.name)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The models beside a model.
+
+    Attributes:
+        name: of the model, for errors.
+        start: the token that its decoder starts with, None where no configuration says so.
+        encoder: makes the states that a decoder reads, None without.
+        embedding: makes embedded tokens, None without.
+    """
+
+    name: str = "the model"
+    start: int | None = None
+    encoder: Maker | None = None
+    embedding: Maker | None = None
+
+    def states(self, feed: Feed, wanted: Input) -> Array:
+        """Return what the encoder makes of its inputs.
+
+        Args:
+            feed: the inputs of the encoder.
+            wanted: the input of the model that it is for.
+
+        Raises:
+            UsageError: if there is no encoder.
+        """
+        return self.require_encoder(wanted).made(feed).astype(wanted.dtype)
+
+    def embedded(self, feed: Feed, wanted: Input) -> Array:
+        """The embedded tokens, alike.
+
+        Raises:
+            UsageError: if there is no model that makes them.
+        """
+        return self.require_embedding(wanted).made(feed).astype(wanted.dtype)
+
+    def require_encoder(self, wanted: Input) -> Maker:
+        """The encoder.
+
+        Raises:
+            UsageError: if there is none.
+        """
+        if self.encoder is None:
+            raise UsageError(
+                f"the input {wanted.name} ({wanted.describe()}) comes from an encoder, and none lies beside"
+                f" {self.name}; put encoder_model.onnx there, or give all inputs with --data"
+            )
+        return self.encoder
+
+    def require_embedding(self, wanted: Input) -> Maker:
+        """The model that embeds tokens.
+
+        Raises:
+            UsageError: if there is none.
+        """
+        if self.embedding is None:
+            raise UsageError(
+                f"the input {wanted.name} ({wanted.describe()}) holds embedded tokens, and no model that makes them"
+                f" ({', '.join(_EMBEDDINGS)}) lies beside {self.name}; give all inputs with --data"
+            )
+        return self.embedding
+
+
+ALONE = Beside()
+
+
+def beside(model: Path | None, provider: Provider) -> Beside:
+    """Return what lies beside a model.
+
+    Args:
+        model: its file; a model without one has nothing beside it.
+        provider: where other models run.
+
+    Raises:
+        UsageError: if a configuration is there and cannot be read.
+    """
+    if model is None:
+        return ALONE
+    encoder = next((path for path in _encoders(model) if path.is_file()), None)
+    rest = _rest(model)
+    names = [f"{name}{ending}.onnx" for ending in dict.fromkeys((rest, "")) for name in _EMBEDDINGS]
+    embedding = next((path for path in map(model.with_name, names) if path.is_file()), None)
+    return Beside(
+        model.name,
+        _start(model.parent),
+        None if encoder is None else Maker(encoder, provider),
+        None if embedding is None else Maker(embedding, provider),
+    )
+
+
+def _home_of(folder: Path) -> Sequence[Path]:
+    """Return where what belongs to the models of a folder may lie: there, or in the repository whose shelf it is."""
+    return (folder, folder.parent) if folder.name == SHELF else (folder,)
+
+
+def tokenizer_of(model: Path) -> Path | None:
+    """The folder beside a model that holds its tokenizer, None without."""
+    return next((place for place in _home_of(model.parent.resolve()) if has_tokenizer(place)), None)
+
+
+def has_decoder(model: Path) -> bool:
+    """Return whether a decoder lies beside a model, which may be its encoder."""
+    return any(_DECODER.match(path.stem) is not None for path in model.parent.glob("*.onnx"))
+
+
+def _encoders(model: Path) -> Iterator[Path]:
+    """Yield where the encoder of a decoder may lie: in the same precision, or in the usual one."""
+    found = _DECODER.match(model.stem)
+    if found is None:
+        return
+    front, rest = found.groups()
+    for ending in dict.fromkeys((rest, "")):
+        for name in ("encoder_model", "encoder"):
+            yield model.with_name(f"{front}{name}{ending}.onnx")
+
+
+def _rest(model: Path) -> str:
+    """Return what a name tells about precision, behind the name of the part."""
+    found = _DECODER.match(model.stem)
+    return "" if found is None else found[2]
+
+
+def _start(folder: Path) -> int | None:
+    for place in _home_of(folder.resolve()):
+        for name in CONFIGS:
+            path = place / name
+            if not path.is_file():
+                continue
+            try:
+                token = parse_json(read_text(path, "the configuration")).get(START)
+            except (NotJsonError, AttributeError) as error:
+                raise UsageError(f"the configuration {path} is no JSON object") from error
+            if isinstance(token, int):
+                return token
+    return None

@@ -1,0 +1,308 @@
+"""Calibration data: feeds to look at the model with, checked and named by a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxheadprune.data.more import (
+    CHUNK,
+    MOST_BYTES,
+    MOST_SAMPLES,
+    Feeds,
+    More,
+    spread,
+)
+from onnxheadprune.data.single import (
+    fixed_to_one,
+    free_axes,
+    one_by_one,
+    part_of,
+    rows_of,
+    takes_one,
+)
+from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
+from onnxheadprune.liveness.interface import Interface
+from onnxheadprune.model.documents import kind_of
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.one_line import one_line
+from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.feeds.data import load_data, read_npz
+from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
+from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.samples import DataSource, Sample
+
+HELD_OUT = 0.2
+"""Part of the data that no refit sees: what ridge strengths and drift limits are judged on."""
+RANDOM_FEEDS = 8
+
+
+@one_line("source samples unit role unseen fingerprint")
+@dataclass(frozen=True, eq=False)
+class Calibration(Iterable[Sample]):
+    """Feeds that stand for what the model will meet: data that are read, and a `DataSource` as those that are not.
+
+    Attributes:
+        samples: the feeds, with labels where there are some.
+        inputs: the graph inputs they are for.
+        fingerprint: of all numbers in them; the same data gives the same.
+        source: where they came from.
+        joined: the one feed that the samples are parts of, None where they are as they were given.
+        unit: what the user calls a sample: a line of text, an image.
+        role: what it is to numbers that are measured on it, and what has seen it before; nothing for data of the user's
+            own that nothing is known of.
+        unseen: whether weights were trained and none of the training has seen it.
+        more: what there is beyond these samples, for steps of a training; None where these are all.
+    """
+
+    samples: tuple[Sample, ...]
+    inputs: tuple[Input, ...]
+    fingerprint: str
+    source: str
+    joined: Sample | None = None
+    unit: str = "sample"
+    role: str = ""
+    unseen: bool = False
+    more: More | None = None
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def whole(self) -> tuple[Sample, ...]:
+        """The feeds as they were given."""
+        return self.samples if self.joined is None else (self.joined,)
+
+    @property
+    def feeds(self) -> tuple[Feed, ...]:
+        """The inputs alone."""
+        return tuple(sample.feed for sample in self.samples)
+
+    @property
+    def count(self) -> int:
+        """Samples: rows of the first axis."""
+        return sum(rows_of(sample.feed, self.inputs) for sample in self.samples)
+
+    @property
+    def total(self) -> int:
+        """Samples, with those that are not in memory."""
+        return self.count + (0 if self.more is None else self.more.samples)
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens without padding, None where the inputs do not tell: pictures, sound."""
+        flat = [item for item in self.inputs if len(item.dims) == 2 and item.dtype.kind in "iub"]
+        masks, ids = ([item.name for item in flat if item.role is role] for role in (Role.MASK, Role.IDS))
+        if masks:
+            return sum(int(np.count_nonzero(feed[masks[0]])) for feed in self.feeds)
+        return sum(feed[ids[0]].size for feed in self.feeds) if ids else None
+
+    def split(self, share: float = HELD_OUT) -> tuple[Calibration, Calibration]:
+        """A part to learn from and a held-out part, whole feeds each, spread evenly over the data.
+
+        A single feed that cannot be divided is both.
+        """
+        feeds = len(self.samples)
+        held = min(max(round(feeds * share), 1), feeds - 1)
+        if not held:
+            return self, self
+        chosen = {round((position + 0.5) * feeds / held - 0.5) for position in range(held)}
+        kept = [sample for position, sample in enumerate(self.samples) if position not in chosen]
+        apart = [sample for position, sample in enumerate(self.samples) if position in chosen]
+        return self._part(kept), self._part(apart)
+
+    def split_samples(self, held: int) -> tuple[Calibration, Calibration]:
+        """A part to learn from and one with some held-out samples, spread evenly over the data.
+
+        Whole feeds where they are few enough beside the data, or their batch is fixed; all data twice where that is a
+        single feed.
+        """
+        if len(self.samples) * held >= self.count:
+            return self.split(held / self.count)
+        chosen = {round((position + 0.5) * self.count / held - 0.5) for position in range(held)}
+        kept: list[Sample] = []
+        apart: list[Sample] = []
+        first = 0
+        for sample in self.samples:
+            rows = range(rows_of(sample.feed, self.inputs))
+            if not free_axes(sample, self.inputs):
+                return self.split(held / self.count)
+            mine = [row for row in rows if first + row in chosen]
+            for part, some in ((apart, mine), (kept, [row for row in rows if row not in mine])):
+                part += [part_of(sample, self.inputs, some)] if some else []
+            first += len(rows)
+        return self._part(kept or apart), self._part(apart)
+
+    def subset(self, most: int) -> Calibration:
+        """At most so many samples, in whole feeds spread evenly over the data."""
+        if self.count <= most:
+            return self
+        feeds = max(1, round(len(self.samples) * most / self.count))
+        positions = np.unique(np.linspace(0, len(self.samples) - 1, feeds).round().astype(int))
+        return self._part([self.samples[position] for position in positions])
+
+    def apart(self) -> Calibration:
+        """The same samples, each in a feed of its own where the batch is free."""
+        return self._part([one for sample in self.samples for one in one_by_one(sample, self.inputs)])
+
+    def one_by_one(self) -> Iterator[Feed]:
+        """The inputs, one sample each where the batch is free, else as they were given."""
+        return (one.feed for sample in self.samples for one in one_by_one(sample, self.inputs))
+
+    def narrowed(self, io: Interface) -> Calibration:
+        """The same feeds for a pruned model, whose caches may be narrower.
+
+        Args:
+            io: what is left of its inputs and outputs.
+        """
+        if io.is_as_before:
+            return self
+        return self._part(
+            [Sample(narrowed(item.feed, io), item.labels, item.source) for item in self.samples]
+        )
+
+    def _part(self, samples: Sequence[Sample]) -> Calibration:
+        return Calibration(
+            tuple(samples), self.inputs, self.fingerprint, self.source, unit=self.unit, more=self.more
+        )
+
+
+def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Calibration:
+    """Reads and checks calibration data.
+
+    Args:
+        source: what `feeds.load_data` takes; what is read already stays as it is.
+        view: an annotated view of the model.
+        name: how to call the data; None takes the source's own name.
+
+    Raises:
+        UsageError: if the data does not fit the model, is empty or not finite.
+    """
+    if isinstance(source, Calibration):
+        return source
+    inputs = FeedMaker(view).inputs
+    label = name or (str(source) if isinstance(source, str) else "the given data")
+    samples, more = _drawn(source, inputs)
+    if _takes_one(view, samples, inputs):
+        samples = tuple(one for sample in samples for one in one_by_one(sample, inputs))
+        free = inputs
+        if more is not None:
+            more = more.divided(lambda feed: (one.feed for one in one_by_one(Sample(feed, None, ""), free)))
+        inputs, label = fixed_to_one(inputs), f"{label}, one at a time"
+    joined = samples[0] if len(samples) == 1 else None
+    if joined is not None:
+        samples = tuple(_halves(joined, inputs))
+    digest = hashlib.sha256()
+    for sample in samples:
+        for key in sorted(sample.feed):
+            digest.update(key.encode())
+            digest.update(np.ascontiguousarray(sample.feed[key]).tobytes())
+    if more is not None:
+        digest.update(f"and {more.samples} more".encode())
+    unit = source.unit if isinstance(source, Feeds) else "sample"
+    return Calibration(samples, inputs, digest.hexdigest(), label, joined, unit, more=more)
+
+
+def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, ...], More | None]:
+    """The samples of data that stay in memory, spread evenly over it, and what there is beyond them; all are checked.
+
+    Raises:
+        UsageError: if one does not fit.
+    """
+    if isinstance(source, Feeds):
+        return tuple(load_data(source, inputs)), source.more
+    if isinstance(source, (str, os.PathLike)) and stat.S_ISDIR(kind_of(source) or 0):
+        files = sorted(Path(source).glob("*.npz"))
+
+        def read(number: int) -> list[Sample]:
+            return [
+                Sample(item.feed, item.labels, str(files[number]))
+                for item in load_data([read_npz(files[number])], inputs)
+            ]
+
+        if not files:
+            return tuple(load_data(source, inputs)), None
+        return _sampled(len(files), read, inputs)
+    samples = list(load_data(source, inputs))
+    return _sampled(len(samples), lambda number: [samples[number]], inputs)
+
+
+def _sampled(
+    count: int, read: Callable[[int], list[Sample]], inputs: Sequence[Input]
+) -> tuple[tuple[Sample, ...], More | None]:
+    """The same of so many parts, each of which can be read again."""
+    kept: dict[int, list[Sample]] = {}
+    rest: list[int] = []
+    rows = held = left = 0
+    for number in spread(count):
+        part = read(number)
+        size = sum(rows_of(sample.feed, inputs) for sample in part)
+        if rows >= MOST_SAMPLES or held >= MOST_BYTES:
+            rest.append(number)
+            left += size
+            continue
+        kept[number] = part
+        rows += size
+        held += sum(array.nbytes for sample in part for array in sample.feed.values())
+    samples = tuple(sample for number in sorted(kept) for sample in kept[number])
+    if not rest:
+        return samples, None
+
+    def feeds(numbers: Sequence[int]) -> list[Feed]:
+        return [sample.feed for number in numbers for sample in read(number)]
+
+    return samples, More(rest, feeds, left, max(round(CHUNK * len(rest) / max(left, 1)), 1))
+
+
+def _takes_one(view: GraphView, samples: Sequence[Sample], inputs: Sequence[Input]) -> bool:
+    """Return whether the model runs on one sample only, measured on the first feed that holds several."""
+    several = next((sample for sample in samples if rows_of(sample.feed, inputs) > 1), None)
+    if several is None or not free_axes(several, inputs):
+        return False
+    try:
+        session = Session(LoadedModel(view.model, "the model", view.sources), Provider(CPU, "a trial"))
+    except InferenceError:
+        return False
+    return takes_one(several, inputs, session.run)
+
+
+def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int = RANDOM_FEEDS) -> Calibration:
+    """Made-up feeds. Heads look different on noise, so only for those who ask for it.
+
+    Raises:
+        MissingKernelError: if no feed can run here.
+        UsageError: if no made-up feed runs.
+    """
+    session = Session(LoadedModel(view.model, "the model", view.sources), provider, name="the model")
+    made: list[Feed] = []
+    maker = FeedMaker(view, seed)
+    for number in range(feeds):
+        maker.seed = seed + number
+        found = maker.first_that_runs(Case(4, 24, 0), session.run)
+        if isinstance(found, MissingKernelError):
+            raise found
+        if isinstance(found, InferenceError):
+            raise UsageError(f"no random inputs fit the model: {found}; give real ones with --data")
+        made.append(found[0])
+    return calibration_data(made, view, f"random (seed {seed})")
+
+
+def _halves(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
+    """One feed as two, so that a part can be held out, where the batch allows."""
+    rows = rows_of(sample.feed, inputs)
+    if rows < 2 or not free_axes(sample, inputs):
+        yield sample
+        return
+    for part in (range(rows - rows // 2), range(rows - rows // 2, rows)):
+        yield part_of(sample, inputs, part)

@@ -1,0 +1,188 @@
+"""Drift of outputs as one number, which ablation scores, choices and drift limits use.
+
+One measure for each kind of output, in `prune` and in `validate`:
+
+* Logits and probabilities (a distribution over the last axis): the Kullback-Leibler divergence from the original's
+  distribution, in nats per position. It does not see what no user of logits sees, a constant added to all of them; a
+  cosine does, and hardly sees two close tokens change places.
+* Everything else (embeddings, hidden states): one minus the cosine between the vectors along the last axis.
+  Embeddings are compared by their direction.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxheadprune.data.rows import token_rows
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.runtime import Array
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input
+from onnxheadprune.runtime.foreign import import_function, users_code
+
+Effect: TypeAlias = Callable[[Mapping[str, Array], Mapping[str, Array], Feed], float]
+"""A user's measure: outputs before, outputs after, and the feed; larger is worse."""
+Measure: TypeAlias = "Effect | str"
+"""A name of `MEASURES`, or a user's own."""
+KL, COSINE = "kl", "cosine"
+MEASURES = {KL: "kl", COSINE: "1 - cosine"}
+"""Measures by the name that chooses them, with the name that outputs show."""
+AUTO = "auto"
+Measured: TypeAlias = tuple[float, int]
+"""A sum of effects, and of how many."""
+AT_ONCE = 2**21
+"""Numbers that are looked at in double precision at a time: outputs a vocabulary wide would fill memory."""
+_TINY = 1e-30
+_TURN = threading.Lock()
+
+
+def named_measure(spec: str) -> Measure:
+    """The measure that a text names.
+
+    Args:
+        spec: "auto", "kl", "cosine" or "module:function".
+
+    Raises:
+        UsageError: if there is no such measure, or the function cannot be imported.
+    """
+    if spec == AUTO or spec in MEASURES:
+        return spec
+    if ":" not in spec:
+        names = ", ".join(MEASURES)
+        raise UsageError(f"a drift is measured by {AUTO}, {names} or module:function, not {spec!r}")
+    return import_function(spec, "the measure")
+
+
+def measured_in(main: MainOutput, effect: str | None) -> str:
+    """The name in `MEASURES` of what is measured on an output.
+
+    Args:
+        main: the output.
+        effect: a name; None or "auto" goes by the kind of output.
+
+    Raises:
+        UsageError: if there is no measure of that name.
+    """
+    if effect is None or effect == AUTO:
+        return KL if main.is_logits else COSINE
+    if effect not in MEASURES:
+        names = ", ".join(MEASURES)
+        raise UsageError(f"a drift is measured by {AUTO}, {names} or module:function, not {effect!r}")
+    return effect
+
+
+class EffectMeter:
+    """Mean effect over many feeds.
+
+    Padding does not count, nor do positions where the original itself is not finite; one where only the other model
+    is not finite makes the mean infinite.
+    """
+
+    def __init__(self, main: MainOutput, inputs: Sequence[Input], effect: Measure | None = None) -> None:
+        """Starts at nothing.
+
+        Args:
+            main: the output to look at.
+            inputs: of the model; a mask among them tells what is padding.
+            effect: "kl", "cosine" or the user's own; None or "auto" goes by the kind of output.
+
+        Raises:
+            UsageError: if there is no measure of that name.
+        """
+        if not callable(effect):
+            effect = measured_in(main, effect)
+        self.main, self.inputs, self.effect = main, inputs, effect
+        self._total = 0.0
+        self._count = 0
+
+    @property
+    def name(self) -> str:
+        """What is measured."""
+        if isinstance(self.effect, str):
+            return MEASURES[self.effect]
+        return getattr(self.effect, "__name__", "user metric")
+
+    def add(self, before: Mapping[str, Array], after: Mapping[str, Array], feed: Feed) -> None:
+        """Adds the outputs of one feed."""
+        self.take(self.measured(before, after, feed))
+
+    def measured(self, before: Mapping[str, Array], after: Mapping[str, Array], feed: Feed) -> Measured:
+        """Return what the outputs of one feed add, not added yet. Several threads may ask."""
+        if not isinstance(self.effect, str):
+            # The user's code does not know that there are several threads.
+            with _TURN, users_code(f"the measure {self.name}"):
+                found = float(self.effect(before, after, feed))
+            if not math.isfinite(found):
+                raise UsageError(f"the measure {self.name} gave {found}, which is no number to compare")
+            return found, 1
+        left, right = (self._rows(outputs[self.main.name], feed) for outputs in (before, after))
+        each = np.concatenate([self._effects(left[part], right[part]) for part in _parts(left.shape)])
+        return float(each.sum()), len(each)
+
+    def _effects(self, before: Array, after: Array) -> Array:
+        """Of each row that counts."""
+        left, right = before.astype(np.float64), after.astype(np.float64)
+        return self._divergence(left, right) if self.effect == KL else _angle(left, right)
+
+    def take(self, measured: Measured) -> None:
+        """Adds what was measured."""
+        self._total += measured[0]
+        self._count += measured[1]
+
+    def mean(self) -> float:
+        """The mean so far; not a number before anything was counted."""
+        if not self._count:
+            return math.nan
+        mean = self._total / self._count
+        # Rounding may leave a little less than nothing.
+        return max(mean, 0.0) if isinstance(self.effect, str) else mean
+
+    def _rows(self, output: Array, feed: Feed) -> Array:
+        rows = output if output.ndim > 1 else output.reshape(1, -1)
+        return token_rows(rows, (rows.ndim - 1,), feed, self.inputs)
+
+    def _divergence(self, before: Array, after: Array) -> Array:
+        # A token that is ruled out by minus infinity is a probability of 0.
+        known = (before < np.inf).all(axis=-1) & np.isfinite(before).any(axis=-1)
+        left, right = (self._log_probabilities(rows[known]) for rows in (before, after))
+        share = np.exp(left)
+        with np.errstate(invalid="ignore"):
+            terms = np.where(share > 0, share * (left - right), 0.0)
+        return _numbers(terms.sum(axis=-1))
+
+    def _log_probabilities(self, rows: Array) -> Array:
+        if self.main.is_probabilities:
+            rows = np.log(np.maximum(rows, _TINY))
+        with np.errstate(invalid="ignore"):
+            shifted = rows - rows.max(axis=-1, keepdims=True)
+            result: Any = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+        return np.asarray(result)
+
+
+def _parts(shape: tuple[int, ...]) -> list[slice]:
+    """Rows of a matrix, some at a time."""
+    step = max(1, AT_ONCE // max(shape[-1], 1))
+    return [slice(start, start + step) for start in range(0, max(shape[0], 1), step)]
+
+
+def _angle(before: Array, after: Array) -> Array:
+    known = np.isfinite(before).all(axis=-1)
+    before, after = before[known], after[known]
+    with np.errstate(invalid="ignore"):
+        norms = np.linalg.norm(before, axis=-1) * np.linalg.norm(after, axis=-1)
+        cosine = (before * after).sum(axis=-1) / np.maximum(norms, _TINY)
+        apart = np.abs(before - after).sum(axis=-1) > 0
+    # Two zero vectors agree; one alone does not.
+    found = np.where(norms > 0, 1 - cosine, np.where(apart, 1.0, 0.0))
+    return _numbers(np.where(np.isfinite(after).all(axis=-1), found, np.nan))
+
+
+def _numbers(effects: Array) -> Array:
+    """The effects; a model that gives no numbers where the original does is infinitely far away."""
+    return np.where(np.isnan(effects), np.inf, effects)

@@ -1,0 +1,171 @@
+"""Image folders as feeds: resized, scaled and normalised as vision models are trained."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.data.formats import IMAGES, images_of
+from onnxheadprune.data.more import MOST_BYTES, MOST_SAMPLES, Feeds, More, spread
+from onnxheadprune.errors import UsageError, require_packages
+from onnxheadprune.model.documents import kind_of, regular_file
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, Role
+
+BATCH = 16
+CHUNK_BYTES = 2**25
+"""Bytes of images that a training reads at once."""
+MAX_PIXELS = 50_000_000
+"""Of an image; it is unpacked as a whole before it is scaled down, at four bytes each."""
+COLOUR, GREY = 3, 1
+"""Numbers of channels."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The preprocessing of an image.
+
+    Attributes:
+        size: height and width to scale to, None takes the model's fixed size.
+        mean: subtracted per channel, after scaling to 0..1.
+        std: divided by, per channel.
+    """
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+
+def image_feeds(
+    folder: str | os.PathLike[str],
+    inputs: Sequence[Input],
+    preprocessing: Preprocessing | None = None,
+    *,
+    batch: int = BATCH,
+) -> Feeds:
+    """Feeds for a vision model from the images of a folder and its subfolders, sorted by path.
+
+    Of many a sample is read, spread evenly over them; the others are read where they are wanted.
+
+    Args:
+        folder: where the images are, or one image.
+        inputs: the graph inputs; one must take images, [batch, channels, height, width] or channels last.
+        preprocessing: size and normalisation.
+        batch: images in a feed; a model whose batch is fixed has its own.
+
+    Raises:
+        UsageError: if there is no image, one cannot be read, or the model takes no images.
+    """
+    how = preprocessing or Preprocessing()
+    if kind_of(folder) is None:
+        raise UsageError(f"the folder {folder} does not exist, so it holds no images")
+    paths = sorted(images_of(Path(folder)))
+    if not paths:
+        raise UsageError(f"{folder} holds no images ({', '.join(IMAGES)})")
+    pixels = [
+        item for item in inputs if item.role is Role.FLOATS and len(item.dims) == 4 and not item.is_cache
+    ]
+    if len(pixels) != 1 or len(inputs) != 1:
+        raise UsageError("the model does not take images as its only input; give its inputs with --data")
+    layout = _layout(pixels[0], how)
+    item = pixels[0]
+    fixed = item.dims[0]
+    count = fixed if isinstance(fixed, int) else batch
+    whole = len(paths) - len(paths) % count if isinstance(fixed, int) else len(paths)
+    if not whole:
+        raise UsageError(f"the model takes {count} images at once, but {folder} holds {len(paths)}")
+    size = layout.channels * layout.height * layout.width * item.dtype.itemsize
+    groups = whole // count + (whole % count > 0)
+    kept = max(1, math.ceil(min(MOST_SAMPLES, MOST_BYTES // size) / count))
+    order = spread(groups)
+
+    def feed(number: int) -> Feed:
+        some = paths[number * count : min((number + 1) * count, whole)]
+        return {item.name: np.stack([_picture(path, layout) for path in some]).astype(item.dtype)}
+
+    def read(numbers: Sequence[int]) -> list[Feed]:
+        return [made for number in numbers if (made := _if_readable(feed, number)) is not None]
+
+    rest = order[kept:]
+    left = whole - sum(len(paths[number * count : (number + 1) * count]) for number in order[:kept])
+    more = More(rest, read, left, max(1, CHUNK_BYTES // (size * count))) if rest else None
+    return Feeds((feed(number) for number in sorted(order[:kept])), "image", more)
+
+
+def _if_readable(feed: Callable[[int], Feed], number: int) -> Feed | None:
+    """A feed, None where a file of it is damaged: nobody looked at those that a training alone reads."""
+    try:
+        return feed(number)
+    except UsageError:
+        return None
+
+
+@dataclass(frozen=True)
+class _Layout:
+    channels: int
+    height: int
+    width: int
+    channels_last: bool
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+
+
+def _layout(item: Input, how: Preprocessing) -> _Layout:
+    last = item.dims[3] in (GREY, COLOUR) and item.dims[1] not in (GREY, COLOUR)
+    channels, height, width = (item.dims[at] for at in ((3, 1, 2) if last else (1, 2, 3)))
+    if how.size is not None:
+        for wanted, given in zip(how.size, (height, width), strict=True):
+            if isinstance(given, int) and given != wanted:
+                raise UsageError(f"the model takes {item.describe()}, which is not the size {how.size}")
+        height, width = how.size
+    if not isinstance(height, int) or not isinstance(width, int):
+        raise UsageError(
+            f"the model takes images of any size ({item.describe()}); choose one with --image-size"
+        )
+    count = channels if isinstance(channels, int) else COLOUR
+    if count not in (GREY, COLOUR):
+        raise UsageError(f"the model takes {item.describe()}, which is neither colour nor grey")
+    mean, std = (_per_channel(numbers, count) for numbers in (how.mean, how.std))
+    if not np.all(std > 0):
+        raise UsageError("the standard deviation of images must be above zero")
+    return _Layout(count, height, width, last, mean, std)
+
+
+def _per_channel(numbers: Sequence[float], channels: int) -> npt.NDArray[np.float32]:
+    if len(numbers) not in (1, channels):
+        raise UsageError(f"the model has {channels} channels, but {len(numbers)} numbers were given for them")
+    return np.broadcast_to(np.asarray(numbers, dtype=np.float32), (channels,))
+
+
+def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:
+    require_packages("reading images", "images", "PIL")
+    from PIL import Image
+
+    regular_file(path, "the image")
+    try:
+        with Image.open(path) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise UsageError(
+                    f"the image {path} has {image.width:,} x {image.height:,} pixels, and up to {MAX_PIXELS:,} are"
+                    " read; scale it down"
+                )
+            mode = "RGB" if layout.channels == 3 else "L"
+            scaled: Any = image.convert(mode).resize((layout.width, layout.height), Image.Resampling.BICUBIC)
+    except (UsageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UsageError(f"the image {path} has more than {MAX_PIXELS:,} pixels; scale it down") from error
+    except Exception as error:  # the readers of damaged images raise a dozen types
+        raise UsageError(f"the image {path} cannot be read: {error!s:.300}") from error
+    numbers: Any = (
+        np.asarray(scaled, dtype=np.float32).reshape(layout.height, layout.width, layout.channels) / 255
+    )
+    numbers = (numbers - layout.mean) / layout.std
+    return np.asarray(numbers if layout.channels_last else numbers.transpose(2, 0, 1), dtype=np.float32)

@@ -1,0 +1,244 @@
+"""The inputs of a model that take text, and those that its client feeds along with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.data.beside import ALONE, Beside, Maker
+from onnxheadprune.data.vocabulary import Tokens
+from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime.feeds.data import shortened
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.runtime.feeds.prefill import EMBEDDED, Mask, encoder_states, following, follows
+
+_TARGET = "decoder"
+_SOURCE = "encoder"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The tokens of one text.
+
+    Attributes:
+        source: what is read.
+        target: what is to be given for it.
+    """
+
+    source: Tokens
+    target: Tokens
+
+
+def takes_target(inputs: Sequence[Input]) -> bool:
+    """Return whether a model takes the text that its decoder is to give, beside the one that is read or its states."""
+    return encoder_states(inputs) is not None or any(
+        item.role is Role.IDS and item.name.lower().startswith(_TARGET) for item in inputs
+    )
+
+
+class Prompts:
+    """The inputs of a model that take text, and what goes along with it.
+
+    Attributes:
+        inputs: the graph inputs.
+        beside: what lies beside the model.
+    """
+
+    def __init__(self, inputs: Sequence[Input], beside: Beside) -> None:
+        """Finds them.
+
+        Raises:
+            UsageError: if no input takes token ids, or some do not follow from text.
+        """
+        self.inputs, self.beside = inputs, beside
+        self._states = encoder_states(inputs)
+        rows = [item for item in inputs if item.role is Role.IDS and len(item.dims) == 2]
+        targets = [item for item in rows if self._is_target(item)]
+        self._target = next(iter(targets), None)
+        self._source = next((item for item in rows if item not in targets), None)
+        self._embedded = next(
+            (item for item in inputs if item.name == EMBEDDED and len(item.dims) == 3), None
+        )
+        ids = self._target or self._source or self._embedded
+        if ids is None:
+            raise UsageError(
+                "the model has no input for token ids, so text is of no use; give its inputs with --data"
+            )
+        if any(isinstance(dim, int) for dim in ids.dims[:2]):
+            raise UsageError(
+                f"the token ids have the fixed shape {ids.describe()}; give inputs of that shape with --data"
+            )
+        missing = [f"{item.name} ({item.describe()})" for item in inputs if not self._follows(item)]
+        if missing:
+            raise UsageError(
+                _not_from_text(missing, any(item.is_cache and not self._follows(item) for item in inputs))
+            )
+        if self.has_target and beside.start is None:
+            raise UsageError(
+                f"no config.json beside {beside.name} says which token its decoder starts with"
+                " (decoder_start_token_id); put it there, or give the model's inputs with --data"
+            )
+        self._encoder = None if self._states is None else _prompts_of(beside.require_encoder(self._states))
+        self._embedding = (
+            None if self._embedded is None else _prompts_of(beside.require_embedding(self._embedded))
+        )
+
+    @property
+    def has_target(self) -> bool:
+        """True if the model is a decoder that reads another text than the encoder does."""
+        return self._target is not None
+
+    def _is_target(self, item: Input) -> bool:
+        """Return whether an input is about the text that a decoder is to give, and not about the one that is read."""
+        name = item.name.lower()
+        return name.startswith(_TARGET) or (self._states is not None and not name.startswith(_SOURCE))
+
+    def _follows(self, item: Input) -> bool:
+        return (
+            item in (self._source, self._target, self._embedded, self._states)
+            or (len(item.dims) == 2 and item.role in (Role.MASK, Role.IDS))
+            or follows(item, self.inputs)
+        )
+
+    def check(self, samples: Sequence[Pair], tokenizer: str) -> None:
+        """Check whether the model knows all tokens, and as many positions.
+
+        Raises:
+            UsageError: if not.
+        """
+        start = () if self.beside.start is None else (self.beside.start,)
+        sources = (token for sample in samples for token in sample.source)
+        targets = (token for sample in samples for token in (*start, *sample.target))
+        for item, tokens in ((self._source, sources), (self._target, targets)):
+            largest = -1 if item is None else max(tokens)
+            if item is not None and item.rows is not None and largest >= item.rows:
+                raise UsageError(
+                    f"{tokenizer} gives the token {largest}, but the model's vocabulary has {item.rows} entries; it is"
+                    " the tokenizer of another model"
+                )
+        for item in self.inputs:
+            lengths = (len(pair.target if self._is_target(item) else pair.source) for pair in samples)
+            if (
+                item.role is Role.POSITIONS
+                and item.rows is not None
+                and (longest := max(lengths)) > item.rows
+            ):
+                raise UsageError(
+                    f"a text has {longest} tokens, and the model knows {item.rows} positions; cut texts off with"
+                    f" --max-length {item.rows}"
+                )
+        for inner in (self._encoder, self._embedding):
+            if inner is not None:
+                inner.check(samples, tokenizer)
+
+    def fits(self, pair: Pair) -> bool:
+        """Return whether the model knows all tokens of a text, and as many positions."""
+        try:
+            self.check([pair], "")
+        except UsageError:
+            return False
+        return True
+
+    @property
+    def _pads(self) -> bool:
+        """True if texts of other lengths can share a feed, because a mask hides what they are filled up with."""
+        inner = self if self._encoder is None else self._encoder
+        masked = any(item.role is Role.MASK and not self._is_target(item) for item in self.inputs)
+        return masked and any(item.role is Role.MASK for item in inner.inputs)
+
+    def groups(self, samples: Sequence[Pair], batch: int) -> Iterator[list[Pair]]:
+        """Samples of like length; of equal length where the model has no mask to hide padding with.
+
+        The targets of a feed are always equally long: decoders that read an encoder have no mask for them.
+        """
+        targets, pads = self.has_target, self._pads
+
+        def alike(sample: Pair) -> tuple[int, int]:
+            return (len(sample.target) if targets else 0, 0 if pads else len(sample.source))
+
+        group: list[Pair] = []
+        for sample in sorted(samples, key=lambda sample: (*alike(sample), len(sample.source))):
+            if group and (len(group) == batch or alike(sample) != alike(group[0])):
+                yield group
+                group = []
+            group.append(sample)
+        yield group
+
+    def feed(self, group: Sequence[Pair]) -> Feed:
+        """One feed.
+
+        Args:
+            group: of `groups`.
+        """
+        ids, mask = _padded([sample.source for sample in group])
+        target = np.zeros_like(ids)
+        if self.has_target:
+            start = self.beside.start
+            target = np.array([[start, *sample.target[:-1]] for sample in group], dtype=np.int64)
+            if target.shape == mask.shape and not mask.all():
+                # Told apart by its shape, the mask of the source is not taken for one of the target.
+                ids, mask = (np.pad(array, ((0, 0), (0, 1))) for array in (ids, mask))
+        return self._filled(ids, mask, target)
+
+    def _filled(self, ids: Mask, mask: Mask, target: Mask) -> Feed:
+        made: Feed = {}
+        for item in self.inputs:
+            about = np.ones_like(target) if self._is_target(item) else mask
+            if item is self._source:
+                made[item.name] = ids.astype(item.dtype)
+            elif item is self._target:
+                made[item.name] = target.astype(item.dtype)
+            elif item is self._states:
+                assert self._encoder is not None
+                made[item.name] = self.beside.states(self._encoder._filled(ids, mask, target), item)
+            elif item is self._embedded:
+                assert self._embedding is not None
+                made[item.name] = self.beside.embedded(self._embedding._filled(ids, mask, target), item)
+            elif item.role is Role.MASK:
+                made[item.name] = about.astype(item.dtype)
+            elif follows(item, self.inputs):
+                made[item.name] = following(item, self.inputs, about, about.shape[1])
+            else:
+                made[item.name] = np.zeros(about.shape, item.dtype)
+        return made
+
+
+def _not_from_text(missing: Sequence[str], in_cache: bool) -> str:
+    several = len(missing) > 1
+    first = ""
+    if in_cache:
+        first = "prune the folder, whose heads are chosen on the model of the first tokens, or "
+    return (
+        f"the input{'s' * several} {shortened(missing)} {'do' if several else 'does'} not follow from text;"
+        f" {first}give the model's inputs with --data"
+    )
+
+
+def _prompts_of(maker: Maker) -> Prompts:
+    """The same of a model beside this one.
+
+    Raises:
+        UsageError: if it wants more than text, as the encoder of a model of speech or pictures does.
+    """
+    try:
+        return Prompts(maker.inputs, ALONE)
+    except UsageError as error:
+        held = shortened([f"{item.name} ({item.describe()})" for item in maker.inputs])
+        raise UsageError(
+            f"{maker.name}, which lies beside the model, does not run on text alone: it takes {held}; give these, and"
+            " the tokens of the decoder as decoder_input_ids, with --data"
+        ) from error
+
+
+def _padded(rows: Sequence[Tokens]) -> tuple[Mask, Mask]:
+    """Tokens filled up with zeros to one length, and the mask of what is none."""
+    length = max(map(len, rows))
+    tokens = np.zeros((len(rows), length), dtype=np.int64)
+    mask = np.zeros((len(rows), length), dtype=np.int64)
+    for row, sample in enumerate(rows):
+        tokens[row, : len(sample)] = sample
+        mask[row, : len(sample)] = 1
+    return tokens, mask

@@ -1,0 +1,114 @@
+"""The user's data for a decoder, with what the models beside it make of it: states of an encoder, embedded tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from onnxheadprune.data.beside import Beside, Maker
+from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime import Array
+from onnxheadprune.runtime.feeds.data import load_data, read_samples, require_all
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.runtime.feeds.prefill import EMBEDDED, encoder_states, is_of_encoder
+from onnxheadprune.runtime.feeds.samples import DataSource, Sample
+
+TARGET_IDS = "decoder_input_ids"
+"""How data for an encoder and a decoder calls the tokens of the decoder, whose own file calls them input_ids."""
+_ENCODER = "encoder_"
+
+
+def needs_others(names: Iterable[str]) -> bool:
+    """Return whether a model with inputs of these names may read what another model makes."""
+    return any(name == EMBEDDED or is_of_encoder(name) for name in names)
+
+
+def supplied(source: DataSource, inputs: Sequence[Input], beside: Beside) -> DataSource:
+    """Data in which a decoder finds its inputs, where it is data for the models of the folder together.
+
+    Args:
+        source: what `feeds.load_data` takes.
+        inputs: the graph inputs of the model.
+        beside: what lies beside it.
+
+    Returns:
+        The data itself for a model that reads neither states of an encoder nor embedded tokens.
+
+    Raises:
+        UsageError: if the data cannot be read, or lacks what a model beside it takes.
+        HeadPruneError: if that one cannot be read or run.
+    """
+    states = encoder_states(inputs)
+    embedded = next((item for item in inputs if item.name == EMBEDDED), None)
+    if states is None and embedded is None:
+        return source
+    ids = next((item for item in inputs if item.role is Role.IDS and len(item.dims) == 2), None)
+    return list(_Supply(tuple(inputs), beside, states, embedded, ids).samples(source))
+
+
+@dataclass(frozen=True)
+class _Supply:
+    """The inputs of a decoder.
+
+    Attributes:
+        inputs: the graph inputs.
+        beside: what lies beside it.
+        states: the input that takes states of an encoder.
+        embedded: the input that takes embedded tokens.
+        ids: the input that takes token ids.
+    """
+
+    inputs: tuple[Input, ...]
+    beside: Beside
+    states: Input | None
+    embedded: Input | None
+    ids: Input | None
+
+    def samples(self, source: DataSource) -> Iterator[Sample]:
+        makers = [maker for maker in (self.beside.encoder, self.beside.embedding) if maker is not None]
+        known = {item.name: item for maker in makers for item in maker.inputs}
+        known |= {item.name: item for item in self.inputs}
+        if self.ids is not None:
+            known[TARGET_IDS] = replace(self.ids, name=TARGET_IDS)
+        for sample in read_samples(source, tuple(known.values())):
+            yield replace(sample, feed=self._feed(sample))
+
+    def _feed(self, sample: Sample) -> Feed:
+        feed = dict(sample.feed)
+        encoder, embedding = self.beside.encoder, self.beside.embedding
+        if self.embedded is not None and embedding is not None and self.embedded.name not in feed:
+            feed[self.embedded.name] = _made(sample, self.embedded, embedding)
+        if self.states is not None:
+            if encoder is not None and self.states.name not in feed:
+                self._require_target(sample, encoder)
+                feed[self.states.name] = _made(sample, self.states, encoder)
+            for item in self.inputs:
+                plain = item.name.removeprefix(_ENCODER)
+                if item.name not in feed and plain != item.name and plain in sample.feed:
+                    # The mask of the encoder's tokens, which has another name there.
+                    feed[item.name] = sample.feed[plain]
+            if self.ids is not None and TARGET_IDS in feed:
+                feed[self.ids.name] = feed[TARGET_IDS]
+        return feed
+
+    def _require_target(self, sample: Sample, encoder: Maker) -> None:
+        """Check whether tokens of the decoder are told from those of the encoder.
+
+        Raises:
+            UsageError: if not.
+        """
+        shared = self.ids is not None and any(item.name == self.ids.name for item in encoder.inputs)
+        if self.ids is not None and shared and self.ids.name != TARGET_IDS and TARGET_IDS not in sample.feed:
+            raise UsageError(
+                f"{sample.source} lacks {TARGET_IDS} ({self.ids.describe()}), the tokens of the decoder; its"
+                f" {self.ids.name} are for {encoder.name}"
+            )
+
+
+def _made(sample: Sample, wanted: Input, maker: Maker) -> Array:
+    """Return what a model beside the decoder makes of a sample."""
+    source = f"{sample.source}, for {maker.name},"
+    require_all(sample.feed, maker.inputs, source)
+    (checked,) = load_data([replace(sample, source=source)], maker.inputs)
+    return maker.made(checked.feed).astype(wanted.dtype)

@@ -1,0 +1,1 @@
+"""Folders of runtimes, what their clients ask for, jobs and batches."""

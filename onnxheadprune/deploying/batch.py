@@ -1,0 +1,349 @@
+"""`prune_batch`: a folder of models, each pruned on its own, whatever happens to the others.
+
+A model is pruned in another process, so that one that brings a native library down is one verdict among
+others. A record in the output folder says what is done, from which bytes, and with which result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxheadprune import __version__
+from onnxheadprune.deploying.batch_worker import (
+    BUG,
+    Job,
+    Outcome,
+    Proof,
+    Reader,
+    Worker,
+    digest_of_file,
+    timed,
+)
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import parse_json, read_text, regular_file
+from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
+from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.validation.headline import Headline
+from onnxheadprune.workflow.requests import Request
+
+RECORD = "onnxheadprune-batch.json"
+FORMAT = 1
+_ORDER = ("done", "skipped", "refused", "failed", "crashed", "bug")
+
+
+@dataclass(frozen=True)
+class BatchFile:
+    """What became of one model.
+
+    Attributes:
+        file: its path below the folder.
+        status: "done", "skipped" (done and proven by an earlier run), "refused" (not prunable, not readable,
+            or the heads do not fit), "failed" (not shown to be exact), "crashed" (the process died) or "bug".
+        exit_code: what `prune` alone would have given.
+        reason: the verdict, or why there is no output.
+        output: what was written, None if nothing was.
+        seconds: how long it took.
+        drift: how far the pruned model lies from the original, as `validate` says it; None where nothing was measured.
+        headline: whether it is exact, good enough and accepted; None of a model that was not pruned now.
+    """
+
+    file: str
+    status: str
+    exit_code: int
+    reason: str
+    output: str | None
+    seconds: float
+    drift: Mapping[str, object] | None = None
+    headline: Headline | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        headline = None if self.headline is None else self.headline.to_dict()
+        return {**dataclasses.asdict(self), "headline": headline}
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """The verdicts of a batch, in order of the models' names."""
+
+    folder: str
+    output: str
+    files: tuple[BatchFile, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of models per status."""
+        found = Counter(item.status for item in self.files)
+        return {status: found[status] for status in _ORDER if found[status]}
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every model is done, 1 if one was not shown to be exact, else 3."""
+        codes = [item.exit_code for item in self.files]
+        if not any(codes):
+            return 0
+        return 1 if 1 in codes else 3
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "folder": self.folder,
+            "output": self.output,
+            "counts": self.counts,
+            "exit_code": self.exit_code,
+            "files": [item.to_dict() for item in self.files],
+        }
+
+
+def prune_batch(
+    folder: str | os.PathLike[str],
+    request: Request,
+    output: str | os.PathLike[str],
+    *,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    read: Reader | None = None,
+    progress: Callable[[BatchFile], None] | None = None,
+) -> BatchResult:
+    """Prunes every `*.onnx` of a folder and the folders below it.
+
+    A model that an earlier run pruned for the same request, proved exact, and whose input and output still
+    have the bytes they had then, is skipped.
+
+    Args:
+        folder: with the models.
+        request: what to do with each, but for its output.
+        output: folder for the pruned models; it gets the same subfolders, and a record of what is done.
+        jobs: how many models are worked on at once.
+        executor: where models are worked on, in place of processes here: a Dask cluster, for one. Its workers must
+            see the folders under the same paths.
+        read: reads the data for one model, in place of the data of the request; it travels to other processes.
+        progress: told of every verdict as it comes.
+
+    Raises:
+        UsageError: if there are no models, the folders are the same, or an output would be an input.
+    """
+    source, target = Path(folder), Path(output)
+    models = _models(source, target)
+    listed = None if request.choice.tokens is None else request.choice.tokens.keep
+    named = {"the data": request.run.data, "the heads": request.choice.heads, "the tokens": listed}
+    others = [reading for what, value in named.items() for reading in named_files(what, value)]
+    _check_outputs(source, target, models, others)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {target} cannot be made: {error.strerror or error}") from error
+    book = _Book(target / RECORD, _digest(request, read))
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for name in models:
+        waiting.put(name)
+    files: dict[str, BatchFile] = {}
+    told = threading.Lock()
+
+    def settle(name: str, outcome: Outcome) -> None:
+        item = BatchFile(
+            name,
+            outcome.status,
+            outcome.exit_code,
+            outcome.reason,
+            str(target / name) if outcome.status in ("done", "skipped") else None,
+            outcome.seconds,
+            None if outcome.drift is None else outcome.drift.to_dict(),
+            outcome.headline,
+        )
+        with told:
+            files[name] = item
+            book.note(name, outcome.proof)
+            if progress is not None:
+                progress(item)
+
+    def job_of(name: str) -> Job:
+        return Job(str(source / name), request, str(target / name), book.proof(name), read)
+
+    def lane(worker: Worker, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            try:
+                name = waiting.get_nowait()
+            except queue.Empty:
+                return
+            outcome = worker.run(job_of(name))
+            if not stopping.is_set():
+                settle(name, outcome)
+
+    if executor is None:
+        _in_lanes(lane, min(jobs, len(models)))
+    else:
+        _on_cluster(
+            executor, [job_of(name) for name in models], lambda index, item: settle(models[index], item)
+        )
+    return BatchResult(str(source), str(target), tuple(files[name] for name in models))
+
+
+def _in_lanes(lane: Callable[[Worker, threading.Event], None], count: int) -> None:
+    """Runs `lane` in threads with a process each; an interrupt ends the processes."""
+    workers = [Worker() for _ in range(count)]
+    errors: list[BaseException] = []
+    stopping = threading.Event()
+
+    def guarded(worker: Worker) -> None:
+        try:
+            lane(worker, stopping)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(worker,), daemon=True) for worker in workers]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)
+    finally:
+        stopping.set()
+        for worker in workers:
+            worker.close()
+    if errors:
+        raise errors[0]
+
+
+def _on_cluster(executor: Executor, jobs: Sequence[Job], settle: Callable[[int, Outcome], None]) -> None:
+    """Runs jobs wherever the executor does; a worker that dies is the verdict of its model."""
+    waiting = {executor.submit(timed, _rooted(job)): index for index, job in enumerate(jobs)}
+    try:
+        for future in as_completed(waiting):
+            try:
+                outcome = future.result()
+            except Exception as error:  # what a cluster says about a lost worker is of its own kinds
+                why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+                reason = (
+                    f"the worker that pruned it was lost, or could not begin ({why}); no output was written"
+                )
+                outcome = Outcome("crashed", BUG, reason)
+            settle(waiting[future], outcome)
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _rooted(job: Job) -> Job:
+    """The job with paths that do not hang on the working directory, which a worker has of its own."""
+    run, choice = job.request.run, job.request.choice
+    if isinstance(run.data, (str, os.PathLike)) and Path(run.data).exists():
+        run = dataclasses.replace(run, data=Path(run.data).absolute())
+    if isinstance(choice.heads, (str, os.PathLike)) and Path(choice.heads).exists():
+        choice = dataclasses.replace(choice, heads=Path(choice.heads).absolute())
+    tokens = choice.tokens
+    if tokens is not None and isinstance(tokens.keep, (str, os.PathLike)):
+        tokens = dataclasses.replace(tokens, keep=Path(tokens.keep).absolute())
+        choice = dataclasses.replace(choice, tokens=tokens)
+    request = dataclasses.replace(job.request, run=run, choice=choice)
+    model, output = (str(Path(path).absolute()) for path in (job.model, job.output))
+    return dataclasses.replace(job, model=model, request=request, output=output)
+
+
+def _models(source: Path, target: Path) -> list[str]:
+    if not source.is_dir():
+        raise UsageError(f"{source} is not a folder of models")
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is not a folder")
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"the output folder {target} is the folder of the models; name another one")
+    found = [
+        path
+        for path in source.rglob("*.onnx")
+        if not path.name.startswith(".") and not path.is_dir() and not _is_below(path, target)
+    ]
+    if not found:
+        raise UsageError(f"there is no .onnx file in {source}")
+    return sorted(path.relative_to(source).as_posix() for path in found)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself; that it cannot be read is its verdict
+        return False
+
+
+def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Sequence[Reading]) -> None:
+    """Check whether no output is an input or another output. What is wrong with one place alone, its own verdict says.
+
+    Raises:
+        UsageError: if one is.
+    """
+    # Models are read by other processes only. Weights need no look into them: what this tool did not make is
+    # not replaced by a worker.
+    inputs = [*(Reading("the model", source / name) for name in models), *others]
+    record = Making("the record", target / RECORD)
+    check_makings([Making("the output", target, kind="folder")], list)
+    if target.exists():
+        check_makings([record], list)
+    check_distinct([*(Making("the output", target / name) for name in models), record], lambda: inputs)
+
+
+def _listed(units: Iterable[int] | str) -> list[int] | str:
+    """Units in order; "*" is all of them."""
+    return units if isinstance(units, str) else sorted(map(int, units))
+
+
+def _digest(request: Request, read: Reader | None) -> str:
+    """A digest of what is asked for, and of the version that does it."""
+    heads = request.choice.heads
+    spec: object = heads
+    if isinstance(heads, (str, os.PathLike)) and os.fspath(heads).endswith(".json") and Path(heads).is_file():
+        spec = read_text(heads, "the head spec file")
+    elif isinstance(heads, Mapping):
+        spec = sorted((str(site), _listed(units)) for site, units in heads.items())
+    rest = dataclasses.replace(request, choice=dataclasses.replace(request.choice, heads=None))
+    keep = None if request.choice.tokens is None else request.choice.tokens.keep
+    tokens = None
+    if isinstance(keep, (str, os.PathLike)):
+        tokens = digest_of_file(regular_file(keep, "the list of tokens"))
+    asked = [FORMAT, __version__, spec, repr(rest), repr(read), tokens]
+    return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
+
+
+class _Book:
+    """The record of what is done and proven, kept in the output folder."""
+
+    def __init__(self, path: Path, request: str) -> None:
+        self.path, self.request = path, request
+        self.entries: dict[str, object] = {}
+        try:
+            read = parse_json(read_text(path, "the record"))
+            if isinstance(read, dict) and read.get("format") == FORMAT and isinstance(read["models"], dict):
+                self.entries = read["models"]
+        except (UsageError, ValueError, KeyError):
+            # No record, or a damaged one: everything is done again.
+            pass
+
+    def proof(self, name: str) -> Proof | None:
+        """Return what an earlier run with the same request proved of a model."""
+        entry = self.entries.get(name)
+        if not isinstance(entry, dict) or entry.get("request") != self.request:
+            return None
+        try:
+            files = entry["files"]
+            return Proof(dict(files["input"]), dict(files["output"]), str(entry["reason"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def note(self, name: str, proof: Proof | None) -> None:
+        """Writes down what is proven of a model, or that nothing is."""
+        self.entries.pop(name, None)
+        if proof is not None:
+            files = {"input": proof.input, "output": proof.output}
+            self.entries[name] = {"request": self.request, "files": files, "reason": proof.reason}
+        document = {"format": FORMAT, "models": dict(sorted(self.entries.items()))}
+        write_text(self.path, json.dumps(document, indent=1), renewed=True)

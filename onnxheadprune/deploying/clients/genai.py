@@ -1,0 +1,54 @@
+"""onnxruntime-genai.
+
+It takes the shape of every layer's cache from the model, so genai_config.json stays as it is, also where layers keep
+different numbers of KV heads. Only how many caches there are stands in it, as the number of layers. The number of heads
+must be written in the inputs; the size of a head need not be.
+"""
+
+from __future__ import annotations
+
+from onnxheadprune.deploying.clients.contract import Client, ConfigChange, Deployment
+from onnxheadprune.deploying.clients.layers import LEAVE, counted
+from onnxheadprune.errors import RefusedError
+
+CONFIG = "genai_config.json"
+
+
+def check(folder: Deployment) -> tuple[str, ...]:
+    """Return whether the folder is one of its own.
+
+    Raises:
+        RefusedError: if it is not, or a cache that is cut does not say how many heads it has.
+    """
+    if CONFIG not in folder.others:
+        raise RefusedError(f"onnxruntime-genai loads a folder with {CONFIG}, and there is none")
+    symbolic = [(file.name, file.symbolic[0]) for file in folder.files if file.symbolic]
+    if symbolic and folder.cut_caches:
+        name, value = symbolic[0]
+        raise RefusedError(
+            f"onnxruntime-genai reads the heads of caches from the inputs, and {name} does not say how many {value}"
+            " has; --cache keep leaves the caches as they are"
+        )
+    return ()
+
+
+def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
+    """The number of layers, where caches go.
+
+    Raises:
+        RefusedError: if genai_config.json has none, or says something of layers by their numbers.
+    """
+    if not cut.lost_caches:
+        return ()
+    model = cut.genai.get("model")
+    decoder = model.get("decoder") if isinstance(model, dict) else None
+    decoder = decoder if isinstance(decoder, dict) else {}
+    window = decoder.get("sliding_window")
+    if isinstance(window, dict) and window.get("layers"):
+        raise RefusedError(
+            f"{CONFIG} lists layers with a sliding window by their numbers, which would not be theirs any more; {LEAVE}"
+        )
+    return counted(cut, "onnxruntime-genai", (CONFIG, ("model", "decoder"), decoder))
+
+
+GENAI = Client("genai", "onnxruntime-genai", check=check, changes=changes)

@@ -1,0 +1,70 @@
+"""Optimum's ONNX Runtime classes (`ORTModelForCausalLM`, `ORTModelForSeq2SeqLM`, encoders).
+
+Encoders and classifiers take any cut. A decoder gets its first cache, which is empty, in a shape that is computed from
+config.json: one number of heads for all layers, and as the size of a head the hidden size over the number of query
+heads. Where the configuration has a number of KV heads of its own, that one follows alone: the size of a head must
+stay what it is. Everywhere else the heads are counted by what also divides the hidden size, so both follow together.
+"""
+
+from __future__ import annotations
+
+from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment, Json
+from onnxheadprune.deploying.clients.even import even_heads
+from onnxheadprune.deploying.clients.layers import layers_follow, of_decoder
+from onnxheadprune.errors import RefusedError
+
+TITLE = "Optimum"
+GROUPED = frozenset(
+    "arcee deepseek_v3 cohere gemma gemma3 gemma3_text glm granite gpt_oss helium mistral llama nemotron qwen2 qwen3"
+    " qwen3_moe smollm3 stablelm".split()
+)
+"""Model types for which optimum-onnx 0.1 reads `num_key_value_heads`."""
+KV_HEADS = ("num_key_value_heads", "num_kv_heads")
+HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+HIDDEN = ("hidden_size", "n_embd", "d_model")
+STACKS = ("encoder_attention_heads", "decoder_attention_heads")
+
+
+def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
+    """The fields that follow a cut of caches: heads, the size of one, and layers.
+
+    Raises:
+        RefusedError: if layers would differ, or config.json does not have the fields.
+    """
+    return (*_heads(cut), *layers_follow(cut, TITLE))
+
+
+def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
+    """The fields that follow where caches get narrower."""
+    if not cut.cut_caches:
+        return ()
+    heads, size = even_heads(cut, TITLE)
+    if not cut.config:
+        raise RefusedError(
+            f"{TITLE} reads the shape of caches from config.json, and there is none; --cache keep leaves the"
+            " caches as they are"
+        )
+    way, config = of_decoder(cut.config)
+    kind = config.get("model_type", cut.config.get("model_type"))
+    own = next((name for name in KV_HEADS if isinstance(config.get(name), int)), None)
+    if own is not None and (kind in GROUPED or kind == "falcon"):
+        return _set(way, config, {own: heads})
+    counted = [name for name in (*STACKS, *HEADS) if isinstance(config.get(name), int)]
+    hidden = next((name for name in HIDDEN if isinstance(config.get(name), int)), None)
+    if not counted or hidden is None:
+        raise RefusedError(
+            f"config.json has no field that tells {TITLE} the heads of the caches; --cache keep leaves the"
+            " caches as they are"
+        )
+    return _set(way, config, {**dict.fromkeys(counted, heads), hidden: heads * size})
+
+
+def _set(way: tuple[str, ...], config: Json, values: Json) -> tuple[ConfigChange, ...]:
+    return tuple(
+        ConfigChange(CONFIG, (*way, name), config.get(name), value)
+        for name, value in values.items()
+        if config.get(name) != value
+    )
+
+
+OPTIMUM = Client("optimum", TITLE, even_caches=True, changes=changes)

@@ -1,0 +1,69 @@
+"""transformers.js, in a browser or on onnxruntime-node.
+
+It takes the shapes of caches from the model's inputs, so that any cut will do where the number of heads is written
+there; how many there are, it takes from config.json. Models lie in the folder `onnx`, weights beside them are called
+`<file>_data`, and config.json says that (or how many files) there are.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment, FileFacts
+from onnxheadprune.deploying.clients.layers import layers_follow
+from onnxheadprune.errors import RefusedError
+
+DATA = "{}_data"
+SETTINGS, EXTERNAL = "transformers.js_config", "use_external_data_format"
+
+
+def check(folder: Deployment) -> tuple[str, ...]:
+    """Return what a user should know.
+
+    Raises:
+        RefusedError: if the shape of a cache is not written in the model.
+    """
+    symbolic = [(file.name, names) for file in folder.files if (names := file.symbolic)]
+    if symbolic and folder.cut_caches:
+        name, inputs = symbolic[0]
+        raise RefusedError(
+            f"transformers.js reads the heads of caches from the inputs, and {name} does not say how many {inputs[0]}"
+            " has; --cache keep leaves the caches as they are"
+        )
+    outside = [file.name for file in folder.files if PurePosixPath(file.name).parts[0] != "onnx"]
+    if outside:
+        return (f'{outside[0]} is not in the folder onnx: load it with {{ subfolder: "" }}',)
+    return ()
+
+
+def changes(folder: Deployment) -> tuple[ConfigChange, ...]:
+    """What config.json says about weights beside the models, as many files as there are now, one each; and of layers.
+
+    Raises:
+        RefusedError: if caches go, and config.json has no number of layers.
+    """
+    return (*_beside(folder), *layers_follow(folder, "transformers.js"))
+
+
+def _beside(folder: Deployment) -> tuple[ConfigChange, ...]:
+    beside = [file for file in folder.files if file.data_files]
+    settings = folder.config.get(SETTINGS)
+    before = settings.get(EXTERNAL) if isinstance(settings, dict) else None
+    after = _announced(beside, before)
+    if not beside or after == before:
+        return ()
+    way = (SETTINGS, EXTERNAL) if isinstance(settings, dict) else (SETTINGS,)
+    return (ConfigChange(CONFIG, way, before, after if len(way) > 1 else {EXTERNAL: after}),)
+
+
+def _announced(beside: list[FileFacts], before: Any) -> Any:
+    if isinstance(before, dict):
+        chunks = {PurePosixPath(file.name).name: 1 for file in beside}
+        return {name: chunks.get(name, number) if number else number for name, number in before.items()} | {
+            name: 1 for name in chunks if name not in before and PurePosixPath(name).stem not in before
+        }
+    return True
+
+
+TRANSFORMERS_JS = Client("transformers.js", "transformers.js", check=check, changes=changes, data_name=DATA)

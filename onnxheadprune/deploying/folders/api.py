@@ -1,0 +1,103 @@
+"""The Python API for folders: what `prune FOLDER` does, as a function that never prints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.io_changes import Cache, Contract
+from onnxheadprune.choosing.activations.sources import (
+    Data,
+    data_for,
+    read_data,
+    running_of,
+    with_own_tokenizer,
+)
+from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.data.drift import Measure
+from onnxheadprune.deploying.clients.all import client_named
+from onnxheadprune.deploying.folders import prune as pruning
+from onnxheadprune.deploying.folders.asked import FolderRequest, Reader
+from onnxheadprune.deploying.folders.result import FolderResult
+from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import AUTO
+from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.settings.words import documented
+from onnxheadprune.settings.writing import Checking, Deploying
+from onnxheadprune.training.budget import Budget
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
+
+
+@documented(Cut, Running, Checking, Deploying)
+def prune_folder(  # noqa: D417 the decorator documents the settings
+    folder: str | os.PathLike[str],
+    heads: HeadSpec | None = None,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    runtime: str | None = None,
+    wish: Wish | None = None,
+    data: Data | None = None,
+    refit: bool | None = None,
+    recover: Budget | None = None,
+    effect: Measure | None = None,
+    provider: str = AUTO,
+    seed: int = 0,
+    cache: Cache = "narrow",
+    allow_io_change: bool = False,
+    vocab: str | os.PathLike[str] | Sequence[int] | None = None,
+    vocab_size: int | None = None,
+    token_ids: str | None = None,
+    validate: bool = True,
+    accept_inconclusive: bool = False,
+    data_name: str | None = None,
+    follow_links: bool = False,
+    progress: Progress = silent,
+) -> FolderResult:
+    """Removes the same heads and other units from every model of an exported folder, proves each, writes a new folder.
+
+    Args:
+        folder: as exporters write it.
+        heads: a spec of units, by the numbers that `inspect FOLDER` gives the sites: {"0": [1], "ffn.1": range(64),
+            "layer.3": "*"}. None with a `wish`.
+        output: the new folder, which appears at once or not at all; None looks ahead and writes nothing.
+        wish: how many units are to go, in place of `heads`; decided on the most precise file of each network.
+        data: the user's inputs, for the networks that they fit; see `Inputs` for the forms.
+        recover: how long what is left is trained after that.
+        effect: the measure of drift; see `prune`.
+        vocab: the tokens to keep: their ids, or a file with tokens or ids, one a line. The tokenizer follows.
+        validate: compare each file with its masked reference.
+        {settings}
+        progress: told what is being done; see `prune`.
+
+    Returns:
+        What became of each file, which sites belong together, and the fields that followed.
+
+    Raises:
+        HeadPruneError: as `prune` does, and where files disagree or the client cannot express the cut. Nothing is
+            written then.
+    """
+    if not Path(folder).is_dir():
+        raise UsageError(f"{folder} is no folder; prune takes a single model")
+    request = Request(
+        Choice(heads, wish, refit, effect, recover, tokens=tokens_of(vocab, vocab_size, token_ids)),
+        Contract(cache, allow_io_change),
+        run=Run(provider, seed),
+        proving=Proving(validate, accept_inconclusive, "accept_inconclusive=True"),
+        writing=Writing(output),
+    )
+    named = None if runtime is None else client_named(runtime)
+    read = None if data is None else _reader(Path(folder), data, provider, seed)
+    asked = FolderRequest(request, named, data_name, follow_links=follow_links, read=read)
+    return pruning.prune_folder(Path(folder), asked, progress)
+
+
+def _reader(folder: Path, data: Data, provider: str, seed: int) -> Reader:
+    """Reads data for one model of a folder, whose own tokenizer is used for text."""
+    if not isinstance(data, (str, os.PathLike, Inputs)):
+        return lambda model: data_for(model, data, provider)
+    running = with_own_tokenizer(folder, running_of(data, seed))
+    return lambda model: read_data(model, running, in_folder=True, provider=provider)

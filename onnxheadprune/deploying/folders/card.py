@@ -1,0 +1,94 @@
+"""The model card of a pruned folder: a section on what was removed, in front of the card that the folder had."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxheadprune.deploying.folders.result import FolderResult
+from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.model.spelling import change, count, in_markdown, many, size
+
+CARD = "README.md"
+_LARGEST = 2**20
+"""Bytes of a card; a larger file is none, and is copied as it is."""
+_FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def read_card(root: Path, others: Sequence[str]) -> str | None:
+    """Return the card of a folder: "" where it has none, None for a file that can only be copied.
+
+    Args:
+        root: the folder.
+        others: its files that are no models.
+    """
+    if CARD not in others:
+        return ""
+    path = root / CARD
+    if path.stat().st_size > _LARGEST:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def model_card(result: FolderResult, before: str, config: Mapping[str, Any], command: str | None) -> str:
+    """Return the card of a pruned folder, in Markdown as the Hugging Face Hub shows it.
+
+    Args:
+        result: the pruned folder.
+        before: the card of the folder that was read; its front matter and its text are kept.
+        config: its `config.json`, which may name the model on the Hub.
+        command: the command line that repeats the call, None for a call from Python.
+    """
+    kept = _FRONT_MATTER.match(before)
+    front = kept[0].rstrip() if kept is not None else "\n".join(_front_matter(config))
+    text = before[kept.end() :] if kept is not None else before
+    return "\n".join(
+        [front, "", *_section(result, command), *(["", text.strip()] if text.strip() else []), ""]
+    )
+
+
+def _front_matter(config: Mapping[str, Any]) -> Iterator[str]:
+    yield "---"
+    name = config.get("_name_or_path")
+    if isinstance(name, str) and _HUB_NAME.fullmatch(name):
+        yield f"base_model: {name}"
+    yield from ("tags:", "- onnx", "- pruned", "---")
+
+
+def _section(result: FolderResult, command: str | None) -> Iterator[str]:
+    from onnxheadprune import __version__
+
+    name = Path(result.output or result.folder).name
+    yield f"# {in_markdown(name)}"
+    yield ""
+    yield f"Pruned with onnxheadprune {__version__}: {', '.join(result.removed) or 'nothing is removed'}."
+    yield ""
+    for question, answer in result.headline.answers:
+        yield f"* **{question}** {in_markdown(answer.sentence)}"
+    yield from ("", "| | block | removed | left |", "|---|---|---|---|")
+    for item in (item for kind in result.match.kinds for item in result.match.of_kind(kind)):
+        gone = result.heads.get(item.index, ())
+        if gone:
+            site = item.site
+            left = f"{count(site.num_units - len(gone))} of {count(site.original_num_units)}"
+            numbers = (
+                many(len(gone), site.UNIT)
+                if site.WIDE
+                else f"{site.UNIT if len(gone) == 1 else site.UNITS} {spelled(gone)}"
+            )
+            yield f"| {site.called(site.number)} | {in_markdown(site.name)} | {numbers} | {left} |"
+    yield from ("", "| file | weights before | after | |", "|---|---:|---:|---:|")
+    for file in result.files:
+        was, now = file.result.before.bytes, file.result.after.bytes
+        yield f"| {in_markdown(file.name)} | {size(was)} | {size(now)} | {change(was, now)} |"
+    if result.changes:
+        yield ""
+        yield from (f"* {in_markdown(str(change))}" for change in result.changes)
+    if command is not None:
+        yield from ("", "To repeat it:", "", f"    {command}")

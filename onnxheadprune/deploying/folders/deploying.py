@@ -1,0 +1,131 @@
+"""Checks by the runtime of a folder, before a cut and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from onnxheadprune.attention.sites.kinds import kind_of
+from onnxheadprune.deploying.clients.contract import CONFIG, ConfigChange, Deployment
+from onnxheadprune.deploying.clients.genai import CONFIG as GENAI_CONFIG
+from onnxheadprune.deploying.clients.per_layer import described
+from onnxheadprune.deploying.folders.asked import FolderRequest
+from onnxheadprune.deploying.folders.carrying import Heads, cached_sites, facts_of
+from onnxheadprune.deploying.folders.configs import read_config
+from onnxheadprune.deploying.folders.export import Export, ModelFile
+from onnxheadprune.deploying.folders.matching import Match
+
+WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
+"""Fields that tell how wide feed-forward blocks are."""
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """The configuration, and those of parts of a model in it, with the names that lead there."""
+    yield (), config
+    yield from (((name,), value) for name, value in config.items() if isinstance(value, dict))
+
+
+def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The widths that a configuration tells, of parts of a model too."""
+    for _, part in _parts(config):
+        for field in WIDTHS:
+            if type(part.get(field)) is int:
+                yield field, part[field]
+
+
+class Deploying:
+    """A folder and its client.
+
+    Attributes:
+        warnings: what the client lets its user know.
+    """
+
+    def __init__(self, export: Export, match: Match, config: Mapping[str, Any], asked: FolderRequest) -> None:
+        self.export, self.match, self.config, self.asked = export, match, config, asked
+        self.genai = read_config(export.root, export.others, GENAI_CONFIG)
+        self.warnings: tuple[str, ...] = ()
+
+    def require(self, heads: Heads) -> None:
+        """Check whether the client loads the folder and can express a cut, where it is known already.
+
+        Raises:
+            RefusedError: with what it can express.
+        """
+        if self.asked.client is not None:
+            self.warnings = self.asked.client.check(self._deployment(heads))
+        self.changes(heads)
+
+    def changes(self, heads: Heads) -> tuple[ConfigChange, ...]:
+        """The fields of configuration files that must follow a cut.
+
+        Raises:
+            RefusedError: if the client, or the configuration layer by layer, cannot express it.
+        """
+        deployment = self._deployment(heads)
+        changes = () if self.asked.client is None else self.asked.client.changes(deployment)
+        more = described(deployment) if self.asked.per_layer else ()
+        every = (*more, *(change for change, _ in self._counted(heads) if change is not None))
+        return (*changes, *(change for change in every if change not in changes))
+
+    def _counted(self, gone: Heads) -> Iterator[tuple[ConfigChange | None, str]]:
+        """Yield each field with one number of units for all sites: how it follows a cut, or why it cannot."""
+        for kind in {kind_of(item.site) for item in self.match.sites if gone.get(item.index)}:
+            sites = [(item.index, item.site) for item in self.match.sites if kind.owns(item.index)]
+            left = sorted({len(site.original_units) - len(gone.get(index, ())) for index, site in sites})
+            before = {len(site.original_units) for _, site in sites}
+            for way, part in _parts(self.config):
+                for field in kind.COUNTED_BY:
+                    if type(value := part.get(field)) is int and value in before:
+                        change = (
+                            ConfigChange(CONFIG, (*way, field), value, left[0]) if len(left) == 1 else None
+                        )
+                        counts = " and ".join(map(str, left))
+                        yield change, f"{field} {value}, and sites keep {counts} {kind.UNITS}"
+
+    def unasked(self, heads: Heads) -> Iterator[str]:
+        """A sentence if caches get narrower and nobody has said what must follow."""
+        said = self.asked.client is not None or self.asked.per_layer
+        deployment = self._deployment(heads)
+        if not said and self.config and deployment.lost_caches:
+            yield (
+                "caches go, and config.json stays as it is: programs that count them by its number of layers need"
+                " --runtime, which lets the field follow"
+            )
+        if not said and self.config and deployment.cut_caches:
+            yield (
+                "caches get narrower, and config.json stays as it is: programs that compute their shapes from it (as"
+                " Optimum does) need --runtime, which lets the fields follow"
+            )
+
+    def told_widths(self, gone: Heads) -> Iterator[str]:
+        """A sentence if the configuration tells how many units sites had that have fewer now.
+
+        No client reads such a number: what runs is the graph. Weights of PyTorch in the same folder still have it.
+        """
+        for change, told in self._counted(gone):
+            if change is None:
+                yield (
+                    f"config.json says {told}: the field stays, since it has one number for all layers, and no program"
+                    " that runs ONNX files reads it"
+                )
+        lost = [item.site for item in self.match.sites if item.site.WIDE and gone.get(item.index)]
+        for field, value in _widths(self.config):
+            fewer = [site.called(site.number) for site in lost if site.original_num_units == value]
+            if fewer:
+                more = "" if len(fewer) == 1 else f" and {len(fewer) - 1} more"
+                yield (
+                    f"config.json says {field} {value}, and {fewer[0]}{more} keep fewer: the field stays, since no"
+                    " program that runs ONNX files reads it"
+                )
+
+    def _deployment(self, heads: Heads) -> Deployment:
+        contract = self.asked.request.contract
+        files = tuple(facts_of(file, self._data_files(file)) for file in self.export.models)
+        sites = cached_sites(self.match, heads, contract)
+        return Deployment(files, self.config, sites, self.export.others, self.genai)
+
+    def _data_files(self, file: ModelFile) -> int:
+        """Return how many files with weights lie beside a model that is written: what is cut gets one at most."""
+        policy = self.asked.request.writing.external_data
+        beside = bool(file.loaded.data_files) if policy == "auto" else policy == "always"
+        return int(beside)

@@ -1,0 +1,341 @@
+"""Sites of the files of an export that are the same: matched by their weights, names and structure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from onnxheadprune.attention.sites.grouping import Partition
+from onnxheadprune.attention.sites.kinds import called, kind_of
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.deploying.folders.export import Export, ModelFile, says_its_part
+from onnxheadprune.deploying.folders.signatures import SAME, Signs, likeness, signs_of
+from onnxheadprune.errors import RefusedError
+
+Place: TypeAlias = tuple[str, int]
+"""A file, and the index of a site in it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Holder:
+    """A file, and those of its sites that are matched.
+
+    Attributes:
+        file: the file.
+        sites: its sites of some kinds.
+    """
+
+    file: ModelFile
+    sites: tuple[Site, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return self.file.name
+
+    def site(self, index: int) -> Site:
+        """The site with an index."""
+        return next(site for site in self.sites if site.index == index)
+
+
+def holders(files: Sequence[ModelFile], kinds: Sequence[type[Site]]) -> list[Holder]:
+    """The files that hold sites of some kinds, with these."""
+    found = [
+        Holder(file, tuple(site for kind in kinds for site in file.sites.of(kind.UNITS))) for file in files
+    ]
+    return [holder for holder in found if holder.sites]
+
+
+def _groups_of(held: Sequence[Holder]) -> list[list[Place]]:
+    """Sites with the same weights, over all files; those whose weights cannot be read go by structure and name."""
+    places: Partition[Place] = Partition()
+    buckets: dict[Hashable, list[tuple[Place, Signs]]] = defaultdict(list)
+    blind: list[Place] = []
+    for holder in held:
+        for site in holder.sites:
+            place = holder.name, site.index
+            places.join([place])
+            signs = signs_of(site, holder.file.loaded) if len(held) > 1 else None
+            if signs is None:
+                blind.append(place)
+            else:
+                buckets[kind_of(site), site.num_units, len(signs)].append((place, signs))
+    for bucket in buckets.values():
+        alike = likeness([signs for _, signs in bucket]) >= SAME
+        for left, right in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
+            places.join([bucket[left][0], bucket[right][0]])
+    for place in blind:
+        for other in _namesakes(place, blind, held):
+            places.join([place, other])
+    return places.sets()
+
+
+def _namesakes(place: Place, blind: Sequence[Place], held: Sequence[Holder]) -> Iterator[Place]:
+    """Sites with the same name and structure in files of the same part, or in files that are alike throughout."""
+    home = next(holder for holder in held if holder.name == place[0])
+    own = home.site(place[1])
+    for holder in held:
+        same_part = holder.file.part == home.file.part
+        if holder is home or (not same_part and _outline(holder) != _outline(home)):
+            continue
+        for site in holder.sites:
+            other = holder.name, site.index
+            known = same_part or other in blind
+            if known and kind_of(site) is kind_of(own) and site.name == own.name and site.shape == own.shape:
+                yield other
+
+
+def _outline(holder: Holder) -> list[tuple[object, ...]]:
+    return [(kind_of(site), site.name, *site.shape) for site in holder.sites]
+
+
+HEADS_ALONE: tuple[type[Site], ...] = (AttentionSite,)
+
+
+@dataclass(frozen=True, eq=False)
+class SharedSite:
+    """A site of an export, which one file or several hold.
+
+    Attributes:
+        index: its number in the export.
+        site: how the most precise of these files has it; index and name are those in the export.
+        place: where it is in the export: network, file and node, each by its number.
+        network: number of the network that it is a part of.
+        places: where it is: indices of sites per file. A file may hold it twice, in the branches of an `If`.
+    """
+
+    index: int
+    site: Site
+    place: tuple[int, ...]
+    network: int
+    places: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Files that share sites: one network, in several precisions or for several stages of its use.
+
+    Attributes:
+        files: the files, the most precise one first.
+    """
+
+    files: tuple[ModelFile, ...]
+
+    @property
+    def leader(self) -> ModelFile:
+        """The file that heads are chosen on."""
+        return self.files[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """Sites that belong together in an export.
+
+    Attributes:
+        networks: the networks, in order of the names of their files.
+        sites: their sites: network by network, in the order of their leaders.
+        kinds: the kinds that were matched.
+    """
+
+    networks: tuple[Network, ...]
+    sites: tuple[SharedSite, ...]
+    kinds: tuple[type[Site], ...] = HEADS_ALONE
+
+    def of(self, file: str) -> dict[int, int]:
+        """The number in the export of each site of a file."""
+        return {index: item.index for item in self.sites for index in item.places.get(file, ())}
+
+    def as_sites(self, name: str) -> Sites:
+        """The sites as if they were those of one model."""
+        places = {item.index: item.place for item in self.sites}
+        # Of several networks sites are counted anew, so that no record of one of them fits.
+        layered = self.networks[0].leader.sites.layered if len(self.networks) == 1 else {}
+        return Sites.gathered(name, (item.site for item in self.sites), self.kinds, places, layered)
+
+    def of_kind(self, kind: type[Site]) -> tuple[SharedSite, ...]:
+        """The sites of one kind."""
+        return tuple(item for item in self.sites if kind.owns(item.index))
+
+
+def matched(export: Export, kinds: Sequence[type[Site]] = HEADS_ALONE) -> Match:
+    """Finds out which sites are the same.
+
+    Args:
+        export: the folder.
+        kinds: the kinds of sites that matter: files must agree in them.
+
+    Raises:
+        RefusedError: if files disagree, or do not belong together.
+    """
+    held = holders(export.models, kinds)
+    by_name = {holder.name: holder for holder in held}
+    groups = _groups_of(held)
+    networks = _networks([holder.file for holder in held], groups)
+    _check_parts(networks, " or ".join(kind.TITLE for kind in kinds))
+    shared = [
+        item for number, network in enumerate(networks) for item in _sites(number, network, by_name, groups)
+    ]
+    several = len(networks) > 1
+    counted: Counter[type[Site]] = Counter()
+    found = []
+    for item in shared:
+        kind = kind_of(item.site)
+        index = kind.FROM + counted[kind] if several else _number(counted[kind], item, networks[0])
+        counted[kind] += 1
+        name = f"{networks[item.network].leader.part}/{item.site.name}" if several else item.site.name
+        found.append(replace(item, index=index, site=replace(item.site, index=index, name=name)))
+    return Match(tuple(networks), tuple(found), tuple(kinds))
+
+
+def _number(position: int, item: SharedSite, network: Network) -> int:
+    """The index of a site of the only network: that of its leader, if it holds it."""
+    places = item.places.get(network.leader.name)
+    if places is not None:
+        return places[0]
+    return item.site.FROM + position + len(network.leader.sites.of(item.site.UNITS))
+
+
+def _networks(files: Sequence[ModelFile], groups: Iterable[Sequence[Place]]) -> list[Network]:
+    together: Partition[str] = Partition()
+    for file in files:
+        together.join([file.name])
+    for group in groups:
+        together.join([name for name, _ in group])
+    by_name = {file.name: file for file in files}
+    sets = [[by_name[name] for name in names] for names in together.sets()]
+    # Of files of one precision the one with most sites leads, then the one that is easiest to run.
+    ordered = [
+        sorted(found, key=lambda file: (file.precision, -len(file.sites), -file.size, file.inputs, file.name))
+        for found in sets
+    ]
+    networks = [Network(tuple(_easiest_first(found))) for found in ordered]
+    return sorted(networks, key=lambda network: min(file.name for file in network.files))
+
+
+def _easiest_first(files: list[ModelFile]) -> list[ModelFile]:
+    """Files that are as precise and hold as many sites as the first are tried in order of their inputs."""
+    first = files[0]
+    alike = [f for f in files if f.precision == first.precision and len(f.sites) == len(first.sites)]
+    leader = min(alike, key=lambda file: (file.inputs, -file.size, file.name))
+    return [leader, *(file for file in files if file is not leader)]
+
+
+def _check_parts(networks: Sequence[Network], titles: str) -> None:
+    """Check whether files of one part are in one network, and networks side by side say what they are for.
+
+    Raises:
+        RefusedError: if not.
+    """
+    seen: dict[str, tuple[int, str]] = {}
+    for number, network in enumerate(networks):
+        for file in network.files:
+            other = seen.setdefault(file.part, (number, file.name))
+            if other[0] != number:
+                raise RefusedError(
+                    f"{other[1]} and {file.name} are one model by their names, and share no {titles}: their"
+                    " weights or sizes differ; put only models of one export into a folder"
+                )
+    strangers = [file.name for network in networks for file in network.files if not says_its_part(file.part)]
+    if len(networks) > 1 and strangers:
+        names = [network.leader.name for network in networks]
+        raise RefusedError(
+            f"{' and '.join(names[:3])} are {len(names)} models that share no {titles}, and {strangers[0]} does"
+            " not say which part of an export it is; prune each alone, or all of them with the command batch"
+        )
+
+
+def _sites(
+    number: int, network: Network, held: Mapping[str, Holder], groups: Sequence[Sequence[Place]]
+) -> list[SharedSite]:
+    """The sites of a network, in the order of its leader, those that it does not hold behind them."""
+    files = {file.name: rank for rank, file in enumerate(network.files)}
+    found: list[SharedSite] = []
+    for group in groups:
+        if group[0][0] in files:
+            found += _of_group(number, network, held, group)
+    for file in network.files:
+        _check_variant(network.leader, file, found)
+    return sorted(
+        found, key=lambda item: min((files[name], places[0]) for name, places in item.places.items())
+    )
+
+
+def _of_group(
+    number: int, network: Network, held: Mapping[str, Holder], group: Sequence[Place]
+) -> list[SharedSite]:
+    """One site for each time that the files hold equal weights.
+
+    Raises:
+        RefusedError: if they hold them unequally often, or in other structures.
+    """
+    found: dict[str, list[int]] = defaultdict(list)
+    for name, index in sorted(group):
+        found[name].append(index)
+    counts = {len(indices) for indices in found.values()}
+    if len(counts) > 1 and 1 not in counts:
+        told = ", ".join(f"{name} {len(indices)} times" for name, indices in found.items())
+        name, index = group[0]
+        raise RefusedError(
+            f"{held[name].site(index).TITLE}s with the same weights are in these files unequally often ({told}), so it"
+            " cannot be told which belong together"
+        )
+    times = min(counts)
+    whole = len(counts) > 1
+    return [
+        _shared(
+            number,
+            network,
+            held,
+            {name: tuple(indices) if whole else (indices[time],) for name, indices in found.items()},
+        )
+        for time in range(times)
+    ]
+
+
+def _shared(
+    number: int, network: Network, held: Mapping[str, Holder], places: Mapping[str, tuple[int, ...]]
+) -> SharedSite:
+    """One site of the export.
+
+    Raises:
+        RefusedError: if files have it in other structures.
+    """
+    holders = [
+        (rank, held[file.name].site(index))
+        for rank, file in enumerate(network.files)
+        for index in places.get(file.name, ())
+    ]
+    first, site = holders[0]
+    for rank, other in holders[1:]:
+        if other.shape != site.shape:
+            raise RefusedError(
+                f"{site.label} of {network.files[first].name} has {site.told}, and in {network.files[rank].name}, with"
+                f" the same weights, {other.told}; the files of an export must agree"
+            )
+    place = number, first, min(projection.node.index for projection in site.projections)
+    return SharedSite(-1, site, place, number, places)
+
+
+def _check_variant(leader: ModelFile, file: ModelFile, sites: Sequence[SharedSite]) -> None:
+    """Check whether two files of one part hold the same sites.
+
+    Raises:
+        RefusedError: with the first site that only one holds.
+    """
+    if file.part != leader.part:
+        return
+    for item in sites:
+        held = [name for name in (leader.name, file.name) if name in item.places]
+        if len(held) == 1:
+            missing = file.name if held[0] == leader.name else leader.name
+            name = held[0]
+            raise RefusedError(
+                f"{leader.name} and {file.name} are one model by their names, but"
+                f" {called(item.places[name][0])} ({item.site.name}) of {name} is not in {missing}: its weights or"
+                " sizes differ; the files of an export must agree"
+            )

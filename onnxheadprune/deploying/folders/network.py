@@ -1,0 +1,209 @@
+"""One network of an export: units are removed from its leader, and the same ones from every file that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxheadprune.choosing.allocate import Limits
+from onnxheadprune.choosing.space import Selection
+from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.deploying.folders.asked import Data, FolderRequest
+from onnxheadprune.deploying.folders.carrying import Heads, called, carried, heads_in, heads_of, spec_of
+from onnxheadprune.deploying.folders.export import Export, ModelFile
+from onnxheadprune.deploying.folders.matching import Match, Network
+from onnxheadprune.deploying.folders.result import FileResult
+from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
+from onnxheadprune.runtime.progress import Progress
+from onnxheadprune.workflow.choice.chosen import Chosen
+from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.requests import Choice, Tokens
+from onnxheadprune.workflow.result import PruneResult
+
+
+@dataclass(frozen=True, eq=False)
+class Cutting:
+    """Settings that hold for every network of one call.
+
+    Attributes:
+        export: the folder.
+        match: which of its sites belong together.
+        asked: what to do.
+        place: where a model is written by its name, None to look ahead.
+        names: of data files, by the model's name.
+        progress: told what is being done.
+        warn: takes sentences that the user should know.
+        tokens: those that are kept, by the name of each model with a vocabulary.
+    """
+
+    export: Export
+    match: Match
+    asked: FolderRequest
+    place: Callable[[str], Path] | None
+    names: Mapping[str, str]
+    progress: Progress
+    warn: Callable[[str], None]
+    tokens: Mapping[str, Tokens]
+
+
+def cut_network(
+    network: Network, heads: Heads | None, data: Data, cutting: Cutting, waiting: int
+) -> tuple[list[FileResult], Heads]:
+    """Cuts all files of a network.
+
+    Args:
+        network: the network.
+        heads: what goes by the numbers of the export; None for a wish, which is decided on the leader.
+        data: for the leader.
+        cutting: what holds for the whole call.
+        waiting: how many networks are still to be cut, this one among them: they share what is left of a time.
+
+    Returns:
+        What became of each file that lost heads, and the heads by the numbers of the export.
+
+    Raises:
+        HeadPruneError: as `prune` does.
+    """
+    leader, asked = network.leader, cutting.asked.request.choice
+    if asked.recover is not None:
+        asked = replace(asked, recover=asked.recover.turn(waiting, len(network.files)))
+    results: list[FileResult] = []
+    chosen: Chosen | None = None
+    if heads is None:
+        wish = None if asked.wish is None else _within(asked.wish, leader, cutting)
+        results.append(_cut(leader, replace(asked, wish=wish), data, cutting))
+        heads = heads_of(leader, _removed(results[0].result), cutting.match)
+        chosen = results[0].result.chosen
+    elif local := heads_in(leader, heads, cutting.match):
+        results.append(_cut(leader, replace(asked, heads=spec_of(local), wish=None), data, cutting))
+        chosen = results[0].result.chosen
+    for file in network.files[1:]:
+        local = heads_in(file, heads, cutting.match)
+        if local:
+            choice = _followed(local, chosen, leader, file, cutting)
+            results.append(_cut(file, choice, _data_if_it_fits(file, cutting.asked), cutting))
+    return results, heads
+
+
+def cut_vocabularies(done: Sequence[FileResult], cutting: Cutting) -> Iterator[FileResult]:
+    """Cut the vocabulary of each file that has not lost any units.
+
+    Args:
+        done: files that have, whose vocabulary went with these.
+        cutting: what holds for the whole call.
+
+    Raises:
+        HeadPruneError: as `prune` does.
+    """
+    named = {item.name for item in done}
+    for name in cutting.tokens.keys() - named:
+        file = cutting.export.model(name)
+        effect = cutting.asked.request.choice.effect
+        yield _cut(file, Choice(effect=effect), _data_if_it_fits(file, cutting.asked), cutting)
+
+
+def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileResult:
+    request = cutting.asked.request
+    output = None if cutting.place is None else cutting.place(file.name)
+    cutting.progress(f"pruning {file.name}", 0, 0)
+    request = replace(
+        request,
+        choice=replace(choice, tokens=cutting.tokens.get(file.name)),
+        run=replace(request.run, data=data),
+        writing=replace(request.writing, output=output, data_name=cutting.names[file.name]),
+        proving=replace(request.proving, validate=request.proving.validate and output is not None),
+    )
+    try:
+        result = carried_through(file.loaded, request, cutting.progress)
+    except ValidationFailedError as error:
+        raise ValidationFailedError(f"{file.name}: {error}", error.validation) from error
+    except RefusedError as error:
+        raise RefusedError(f"{file.name}: {error}") from error
+    leads = any(network.leader is file for network in cutting.match.networks)
+    return FileResult(file.name, leads, result)
+
+
+def _removed(result: PruneResult) -> Heads:
+    """The units of all kinds that a wish has removed, per site index."""
+    assert result.chosen is not None
+    return dict(result.chosen.selection.heads)
+
+
+def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
+    """The wish within what the client can express: as many KV heads in every layer that has a cache."""
+    client = cutting.asked.client
+    kept = cutting.asked.request.contract.cache == "keep"
+    if client is None or not client.even_caches or kept or not any(site.free for site in leader.sites):
+        return wish
+    limits = wish.limits or Limits()
+    return replace(wish, limits=replace(limits, uniform=True, whole_groups=True))
+
+
+def _followed(
+    local: Heads, chosen: Chosen | None, leader: ModelFile, file: ModelFile, cutting: Cutting
+) -> Choice:
+    """Return what happens to another file of the network, once units and refitted weights are decided on its leader.
+
+    Raises:
+        RefusedError: if refitted weights cannot be carried to a file that is as precise.
+    """
+    effect = cutting.asked.request.choice.effect
+    numbers = None if chosen is None else chosen.numbers
+    if chosen is None or numbers is None:
+        return Choice(spec_of(local), effect=effect)
+    own = carried(numbers, chosen.steps, leader, file)
+    if own is None and file.precision == leader.precision:
+        raise RefusedError(
+            f"the weights that are refitted in {leader.name} are not stored alike in {file.name}, so the two would"
+            f" differ; choose the same {called(local)} with --no-refit"
+        )
+    if own is None:
+        cutting.warn(
+            f"{file.name} loses the same {called(local)} and is not refitted: its weights are stored in another"
+            f" precision than those of {leader.name}; convert the refitted {leader.name} anew instead"
+        )
+        return Choice(spec_of(local), effect=effect)
+    return Choice(effect=effect, decided=Chosen(Selection(local, f"carried over from {leader.name}"), own))
+
+
+def _data_of(file: ModelFile, asked: FolderRequest) -> Data:
+    """The data for one file.
+
+    Raises:
+        UsageError: if it does not fit, or cannot be read.
+    """
+    data = None if asked.read is None else asked.read(file.loaded)
+    if data is not None:
+        calibration_data(data, file.view)
+    return data
+
+
+def data_of_leaders(match: Match, asked: FolderRequest) -> tuple[dict[str, Data], dict[str, str]]:
+    """The data for the leader of each network that it fits, and why it does not fit the others.
+
+    Raises:
+        UsageError: if it fits none.
+    """
+    found: dict[str, Data] = {}
+    unfit: dict[str, str] = {}
+    for network in match.networks:
+        try:
+            found[network.leader.name] = _data_of(network.leader, asked)
+        except UsageError as error:
+            if len(match.networks) == 1:
+                raise
+            unfit[network.leader.name] = str(error)
+    if not found:
+        told = "; ".join(f"{name}: {reason}" for name, reason in unfit.items())
+        raise UsageError(f"the data fits none of the models: {told}")
+    return found, unfit
+
+
+def _data_if_it_fits(file: ModelFile, asked: FolderRequest) -> Data:
+    """The data for a file that needs none: a proof goes on made-up inputs, too."""
+    try:
+        return _data_of(file, asked)
+    except UsageError:
+        return None

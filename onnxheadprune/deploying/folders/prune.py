@@ -1,0 +1,355 @@
+"""`prune_folder`: one cut through all models of an export, into a folder that appears when all of it is proven."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from onnxheadprune.attention.sites.kinds import kind_of
+from onnxheadprune.choosing.kinds import HEADS_ALONE as HEADS_ONLY
+from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.deploying.folders.asked import Data, FolderRequest, FolderTokens
+from onnxheadprune.deploying.folders.card import CARD, model_card, read_card
+from onnxheadprune.deploying.folders.carrying import Heads, check_caches, heads_in, named_heads
+from onnxheadprune.deploying.folders.configs import check_config, patched, read_config
+from onnxheadprune.deploying.folders.deploying import Deploying
+from onnxheadprune.deploying.folders.export import Export, ModelFile
+from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, Network
+from onnxheadprune.deploying.folders.network import Cutting, cut_network, cut_vocabularies, data_of_leaders
+from onnxheadprune.deploying.folders.opening import kinds_asked, opened
+from onnxheadprune.deploying.folders.result import FileResult, FolderResult
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.storage.assembly import Assembly, check_folder
+from onnxheadprune.model.storage.names import ITSELF, check_data_name, folded
+from onnxheadprune.model.storage.written import one_call
+from onnxheadprune.runtime.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
+
+_UNPRUNED = (
+    "model*.safetensors",
+    "pytorch_model*.bin",
+    "tf_model*.h5",
+    "flax_model*.msgpack",
+    "openvino_model*.xml",
+    "rust_model.ot",
+    "*.ort",
+    "*.gguf",
+)
+"""Files that hold the same model in another form."""
+
+
+def unchanged(export: Export, cut: Collection[str], rewritten: Collection[str]) -> tuple[str, ...]:
+    """Files that are copied as they are: models that lose nothing with their weights, and all that is no model.
+
+    Args:
+        export: the folder.
+        cut: names of the models that are cut.
+        rewritten: names of other files that follow.
+    """
+    kept = [name for file in export.models if file.name not in cut for name in (file.name, *file.weights)]
+    return tuple(sorted({*kept, *(name for name in export.others if name not in rewritten)}))
+
+
+def complete(assembly: Assembly, root: Path, copied: Sequence[str], following: Mapping[str, bytes]) -> None:
+    """Puts the rest into the folder.
+
+    Args:
+        assembly: the folder on its way to its place.
+        root: the folder that is read.
+        copied: files that stay as they are.
+        following: the content of files that follow.
+
+    Raises:
+        UsageError: if a file cannot be read or written.
+    """
+    for name in copied:
+        assembly.copy(root / name, name)
+    for name, content in following.items():
+        assembly.write(name, content)
+
+
+def _other_forms(copied: Sequence[str]) -> Iterator[str]:
+    """A sentence if the folder holds the model in other forms, which no cut reaches."""
+    found = [
+        name
+        for name in copied
+        if len(PurePosixPath(name).parts) == 1 or name.startswith("openvino/")
+        if any(fnmatch(PurePosixPath(name).name, pattern) for pattern in _UNPRUNED)
+    ]
+    if found:
+        more = "" if len(found) == 1 else f" and {len(found) - 1} more"
+        yield (
+            f"{found[0]}{more} holds the model before the cut, and is copied as it is: make sure that nothing loads it"
+        )
+
+
+USUAL = "{}_data"
+"""As exporters call it that write for the hub."""
+
+
+def _data_names(export: Export, pattern: str | None) -> dict[str, str]:
+    """The name of the data file of each model, should it have one: as asked for, or as the layout has it.
+
+    Args:
+        export: the folder.
+        pattern: what is asked for, `{}` in the place of the model's name; None keeps what is there.
+
+    Raises:
+        UsageError: if two models of one folder, or another file, would have the same name.
+    """
+    found = {}
+    for file in export.models:
+        asked = pattern or _usual(file, export)
+        found[file.name] = asked.replace(ITSELF, PurePosixPath(file.name).name)
+    seen: dict[str, str] = {}
+    for file in export.models:
+        place = PurePosixPath(file.name).with_name(found[file.name])
+        if folded(str(place)) in _taken(export, file):
+            raise UsageError(
+                f"the data file of {file.name} cannot be called {place.name}: that file is there already"
+            )
+        other = seen.setdefault(folded(str(place)), file.name)
+        if other != file.name and (pattern is not None or file.loaded.data_files):
+            raise UsageError(
+                f"{other} and {file.name} would both have the data file {place.name}; let the name hold"
+                f" {ITSELF}, which stands for that of the model"
+            )
+    return found
+
+
+def _taken(export: Export, file: ModelFile) -> set[str]:
+    """Return what the data file of a model must not be called: whatever is in the folder, but for that file itself."""
+    weights = {name for other in export.models if other is not file for name in other.weights}
+    names = {item.name for item in export.models} | set(export.others) | weights.difference(file.weights)
+    folders = {str(above) for name in names for above in PurePosixPath(name).parents}
+    return set(map(folded, names | folders))
+
+
+def _usual(file: ModelFile, export: Export) -> str:
+    """The name that the model's data file has, where no other model uses it."""
+    users = Counter(path for item in export.models for path in set(item.loaded.data_files))
+    for location, source in sorted(file.loaded.sources.items()):
+        if source.path in file.loaded.data_files and users[source.path] == 1:
+            return PurePosixPath(location).name.replace(PurePosixPath(file.name).name, ITSELF)
+    return USUAL
+
+
+@one_call()
+def prune_folder(
+    root: Path,
+    asked: FolderRequest,
+    progress: Progress = silent,
+    ready: Callable[[FolderResult], None] = lambda _: None,
+) -> FolderResult:
+    """Removes the same heads and other units from every model of a folder that holds them.
+
+    They are named by the numbers that `inspect` gives the sites of the folder. A wish is decided on the most precise
+    file of each network and carried to the others. Each file is proven as a single model is.
+
+    Args:
+        root: the folder.
+        asked: what to do.
+        progress: told what is being done.
+        ready: called with the whole result before the folder has its name; nothing is written if it raises.
+
+    Raises:
+        HeadPruneError: as `prune` does, and where files disagree or the client cannot express the cut. Nothing is
+            written then.
+    """
+    output = asked.request.writing.output
+    target = None if output is None else Path(output)
+    if target is not None:
+        check_folder(target, root)
+    if asked.data_name is not None:
+        check_data_name(asked.data_name)
+    progress(f"reading {root}", 0, 0)
+    # Heads are matched whatever goes: sites have the numbers that they have by them.
+    kinds = tuple(dict.fromkeys((*HEADS_ALONE, *kinds_asked(asked.request.choice))))
+    export, match = opened(root, follow_links=asked.follow_links, kinds=kinds)
+    config = read_config(root, export.others)
+    check_config(config, match)
+    deploying = Deploying(export, match, config, asked)
+    tokens = _tokens(export, asked)
+    heads = _named(export, match, asked)
+    deploying.require(heads or {})
+    pattern = asked.data_name or (None if asked.client is None else asked.client.data_name)
+    names = _data_names(export, pattern)
+    warnings: list[str] = list(deploying.warnings)
+    with contextlib.ExitStack() as stack:
+        assembly = None if target is None else stack.enter_context(Assembly(target))
+        place = None if assembly is None else assembly.place
+        cutting = Cutting(export, match, asked, place, names, progress, warnings.append, tokens.files)
+        results, gone = _cut(heads, cutting)
+        results += cut_vocabularies(results, cutting)
+        otherwise = _otherwise(results, tokens, asked)
+        deploying.require(gone)
+        changes = (*deploying.changes(gone), *tokens.changes)
+        following = {**patched(root, changes), **tokens.contents}
+        copied = unchanged(export, {item.name for item in results}, following)
+        card = read_card(root, copied)
+        copied = tuple(name for name in copied if card is None or name != CARD)
+        warnings += [
+            *tokens.warnings,
+            *deploying.unasked(gone),
+            *deploying.told_widths(gone),
+            *_other_forms(copied),
+        ]
+        if assembly is not None:
+            progress("copying the rest", 0, 0)
+            complete(assembly, root, copied, following)
+        finished = tuple(_in_place(item, target) for item in results)
+        title = None if asked.client is None else asked.client.name
+        told = tuple(dict.fromkeys(warnings))
+        written = None if target is None else str(target)
+        has_card = card is not None
+        found = FolderResult(
+            str(root),
+            written,
+            title,
+            match,
+            gone,
+            finished,
+            copied,
+            changes,
+            has_card,
+            told,
+            tuple(tokens.contents),
+            otherwise,
+        )
+        if assembly is not None and card is not None:
+            assembly.write(CARD, model_card(found, card, config, asked.command).encode())
+        ready(found)
+        if assembly is not None:
+            assembly.commit()
+    return found
+
+
+def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
+    """Units that were named, checked against every file; None for a wish.
+
+    Raises:
+        UsageError: if there are no such units, or it is not said which go.
+        RefusedError: if they cannot go.
+    """
+    choice = asked.request.choice
+    if choice.wish is not None:
+        if len(match.networks) > 1 and (choice.wish.protect is not None or choice.wish.scores is not None):
+            raise UsageError(
+                "units to protect and scores are those of one network, and this folder holds several; name the heads"
+                " that go"
+            )
+        return None
+    if choice.heads is None and choice.tokens is not None:
+        return {}
+    if choice.heads is None:
+        raise UsageError("name the heads to remove, or say how many are to go")
+    heads = named_heads(choice.heads, match, str(export.root))
+    if not heads:
+        raise RefusedError("no heads were named, so there is nothing to remove")
+    for network in match.networks:
+        for file in network.files:
+            heads_in(file, heads, match)
+    return heads
+
+
+def _tokens(export: Export, asked: FolderRequest) -> FolderTokens:
+    """Return the tokens that are kept, and what follows; nothing where all are."""
+    if asked.request.choice.tokens is None:
+        return FolderTokens()
+    from onnxheadprune.deploying.folders.vocabulary import tokens_of_folder
+
+    return tokens_of_folder(export, asked)
+
+
+def _otherwise(results: Sequence[FileResult], tokens: FolderTokens, asked: FolderRequest) -> Otherwise | None:
+    """Return how far the first model moves on texts that are spelled otherwise; None without a tokenizer or data."""
+    trimmed = next((item.result for item in results if item.result.plan.vocabulary is not None), None)
+    if trimmed is None or trimmed.original is None or tokens.respelling is None or asked.read is None:
+        return None
+    data = asked.read(trimmed.original)
+    if data is None:
+        return None
+    from onnxheadprune.runtime.providers import resolve_provider
+    from onnxheadprune.workflow.vocabulary.otherwise import otherwise
+
+    return otherwise(trimmed, tokens.respelling, data, resolve_provider(asked.request.run.provider))
+
+
+def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads]:
+    """Cuts every network that loses heads.
+
+    Raises:
+        HeadPruneError: as `prune` does.
+    """
+    data: dict[str, Data] = {}
+    unfit: dict[str, str] = {}
+    if cutting.asked.read is not None:
+        data, unfit = data_of_leaders(cutting.match, cutting.asked)
+        if heads is None:
+            for name, why in unfit.items():
+                cutting.warn(_without_data(name, why, cutting))
+    results: list[FileResult] = []
+    gone: Heads = {}
+    networks = [
+        network
+        for network in _cuttable(heads, unfit, cutting)
+        if heads is None or any(heads_in(file, heads, cutting.match) for file in network.files)
+    ]
+    for done, network in enumerate(networks):
+        found, removed = cut_network(
+            network, heads, data.get(network.leader.name), cutting, len(networks) - done
+        )
+        check_caches(network.files, found)
+        results += found
+        gone |= removed
+    return results, gone
+
+
+def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> Iterator[Network]:
+    """The networks that may lose units. A wish is not for those without such sites, or of whose costs nothing is known.
+
+    Raises:
+        RefusedError: if a wish is for none.
+    """
+    wish = cutting.asked.request.choice.wish
+    kinds = kinds_asked(cutting.asked.request.choice)
+    found = 0
+    for number, network in enumerate(cutting.match.networks):
+        held = {kind_of(item.site) for item in cutting.match.sites if item.network == number}
+        if wish is not None and (
+            held.isdisjoint(kinds) or (network.leader.name in unfit and _is_measured(wish))
+        ):
+            continue
+        found += 1
+        yield network
+    if not found and heads is None:
+        raise RefusedError("no network of the folder has a site that may lose units; name other --units")
+
+
+def _without_data(name: str, why: str, cutting: Cutting) -> str:
+    """Return what becomes of a network that the data is not for, where units are wished for."""
+    wish = cutting.asked.request.choice.wish
+    if wish is not None and _is_measured(wish):
+        return (
+            f"{name} stays as it is: what its units are worth is measured, and the data is not for it: {why}"
+        )
+    return f"the heads of {name} were chosen by its weights alone, since the data is not for it: {why}"
+
+
+def _is_measured(wish: Wish) -> bool:
+    """Return whether a wish can only be met with data: units of several kinds are not compared by weights."""
+    return wish.units != HEADS_ONLY
+
+
+def _in_place(item: FileResult, target: Path | None) -> FileResult:
+    """The result with the name that the file has now."""
+    if target is None:
+        return item
+    return replace(item, result=replace(item.result, output=str(target / item.name)))

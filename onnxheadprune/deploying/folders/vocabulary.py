@@ -1,0 +1,221 @@
+"""The vocabulary of a folder: decided once for all of its models, and followed by its other files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies, vocabulary_of
+from onnxheadprune.deploying.folders.asked import FolderRequest, FolderTokens
+from onnxheadprune.deploying.folders.export import Export, ModelFile
+from onnxheadprune.deploying.folders.token_configs import changes, is_config, named_ids
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from onnxheadprune.workflow.requests import Tokens
+from onnxheadprune.workflow.vocabulary.compared import require_same_spelling
+from onnxheadprune.workflow.vocabulary.counting import counted
+from onnxheadprune.workflow.vocabulary.keep import MAX_LIST, Counts, kept_ids
+from onnxheadprune.workflow.vocabulary.otherwise import Respelling
+from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
+from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, pair_of, survives
+
+TOKENIZER = "tokenizer.json"
+SENTENCE_PIECES = (".model", ".spm")
+UNKNOWN_FORMS = (
+    ".tiktoken",
+    "tekken.json",
+    "bpe.codes",
+    "dict.txt",
+    "tokenizer.onnx",
+    "openvino_tokenizer.bin",
+    "tokenizer.bin",
+)
+"""Endings of files with a tokenizer that are not written anew."""
+OTHER_FORMS = (
+    "vocab.txt",
+    "vocab.json",
+    *SENTENCE_PIECES,
+    *UNKNOWN_FORMS,
+)
+"""Endings of files that hold a tokenizer in another form."""
+
+
+def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
+    """Decide which tokens the models of a folder keep.
+
+    Args:
+        export: the folder.
+        asked: what to do.
+
+    Raises:
+        UsageError: if the tokens cannot be chosen, or the tokenizer is not that of the models.
+        RefusedError: if no model has a vocabulary.
+    """
+    tokens = asked.request.choice.tokens
+    if tokens is None:
+        return FolderTokens()
+    leader, vocabulary = _leader(export, tokens)
+    rows = vocabulary.rows
+    paths = [name for name in export.others if PurePosixPath(name).name == TOKENIZER]
+    tokenizers = {
+        name: TokenizerFile(export.root / name) for name in sorted(paths, key=lambda name: name.count("/"))
+    }
+    tokenizer = next(iter(tokenizers.values()), None)
+    _require_readable(export, tokenizers)
+    documents = {name: _json(export.root / name) for name in export.others if is_config(name)}
+    special = set(vocabulary.stored).union(*(named_ids(document, rows) for document in documents.values()))
+    counts = _counts(leader, vocabulary, asked) if tokens.keep is None else None
+    kept = kept_ids(tokens, rows, tokenizer, counts, special)
+    new = {old: place for place, old in enumerate(kept)}
+    sizes = {rows: len(kept)} | ({} if tokenizer is None else {len(tokenizer.ids): len(kept)})
+    changed = (
+        change for name, document in documents.items() for change in changes(name, document, new, sizes)
+    )
+    following = _Following(export, kept, new, tokenizer)
+    smaller = {name: item.trimmed(kept) for name, item in tokenizers.items()}
+    for name, document in smaller.items():
+        require_same_spelling(tokenizers[name], document, kept)
+    contents = {name: _text(document) for name, document in smaller.items()} | following.contents
+    holding = [file.name for file in export.models if vocabulary_of(file.view, file.name, (), rows).tables]
+    each = Tokens(kept, rows=rows)
+    respelling = next((Respelling(tokenizers[name], document) for name, document in smaller.items()), None)
+    return FolderTokens(
+        dict.fromkeys(holding, each), tuple(changed), contents, following.warnings, respelling
+    )
+
+
+def _leader(export: Export, tokens: Tokens) -> tuple[ModelFile, Vocabulary]:
+    """The first model with token ids, which all others must agree with."""
+    found: dict[int, tuple[ModelFile, Vocabulary]] = {}
+    for file in export.models:
+        names = {name for entry in vocabularies(file.view) for name in entry.inputs}
+        if tokens.inputs and not names & set(tokens.inputs):
+            continue
+        try:
+            vocabulary = vocabulary_of(file.view, file.name, tokens.inputs)
+        except RefusedError:
+            continue
+        found.setdefault(vocabulary.rows, (file, vocabulary))
+    if len(found) > 1:
+        listed = " and ".join(f"{file.name} ({rows:,})" for rows, (file, _) in found.items())
+        raise UsageError(
+            f"the models of {export.root} have different vocabularies: {listed}; name one with --token-ids"
+        )
+    if not found:
+        raise RefusedError(
+            f"no model of {export.root} has a vocabulary: no integer input picks rows of a stored table"
+        )
+    return next(iter(found.values()))
+
+
+def _require_readable(export: Export, tokenizers: Mapping[str, TokenizerFile]) -> None:
+    """Check that what the folder says of its tokenizer can follow.
+
+    Raises:
+        UsageError: if not.
+    """
+    first, *others = tokenizers.values() or (None,)
+    if first is None:
+        stale = [name for name in export.others if name.endswith(OTHER_FORMS)]
+        if stale:
+            raise UsageError(
+                f"{export.root} holds {stale[0]} and no tokenizer.json, which the tokens are read from; save one with"
+                " tokenizer.save_pretrained of transformers"
+            )
+        return
+    for other in others:
+        if other.ids != first.ids:
+            raise UsageError(f"{first.place} and {other.place} are different tokenizers; remove one of them")
+
+
+def _counts(leader: ModelFile, vocabulary: Vocabulary, asked: FolderRequest) -> Counts | None:
+    data = None if asked.read is None else asked.read(leader.loaded)
+    if data is None:
+        return None
+    inputs = graph_inputs(leader.view)
+    return counted(list(load_data(data, inputs)), inputs, vocabulary)
+
+
+class _Following:
+    """The files beside tokenizer.json that hold its tokens."""
+
+    def __init__(
+        self, export: Export, kept: Sequence[int], new: Mapping[int, int], tokenizer: TokenizerFile | None
+    ) -> None:
+        self.root, self.kept, self.new = export.root, kept, new
+        names = {} if tokenizer is None else tokenizer.tokens
+        self.tokens = {names[place] for place in kept if place in names}
+        self.gone = set(names.values()) - self.tokens
+        self.prefix = "" if tokenizer is None else tokenizer.model.get("continuing_subword_prefix") or ""
+        self.contents: dict[str, bytes] = {}
+        self.warnings: tuple[str, ...] = ()
+        makers: dict[str, Callable[[Path], bytes]] = {
+            "vocab.txt": self._lines,
+            "vocab.json": self._ids,
+            "added_tokens.json": self._ids,
+            "merges.txt": self._merges,
+            "tokenizer_config.json": self._settings,
+        }
+        for name in export.others if tokenizer is not None else ():
+            base = PurePosixPath(name).name
+            if base in makers:
+                self.contents[name] = makers[base](self.root / name)
+            elif base.endswith(SENTENCE_PIECES):
+                self.contents[name] = self._pieces(self.root / name)
+            elif base.endswith(UNKNOWN_FORMS):
+                stale = f"{name} holds the tokenizer before the cut: make sure that nothing loads it"
+                self.warnings = (*self.warnings, stale)
+
+    def _lines(self, path: Path) -> bytes:
+        lines = _text_of(path, "the vocabulary")
+        return "".join(f"{line}\n" for line in lines if line and line not in self.gone).encode()
+
+    def _ids(self, path: Path) -> bytes:
+        found = _json(path)
+        left = {token: self.new[place] for token, place in found.items() if place in self.new}
+        return json.dumps(dict(sorted(left.items(), key=lambda item: item[1])), ensure_ascii=False).encode()
+
+    def _merges(self, path: Path) -> bytes:
+        left = [
+            row
+            for row in _text_of(path, "the merges")
+            if row.startswith("#version") or (" " in row and survives(pair_of(row), self.tokens, self.prefix))
+        ]
+        return "".join(f"{row}\n" for row in left).encode()
+
+    def _settings(self, path: Path) -> bytes:
+        found = dict(_json(path))
+        listed = found.get("added_tokens_decoder")
+        if isinstance(listed, dict):
+            left = {int(place): token for place, token in listed.items() if int(place) in self.new}
+            found["added_tokens_decoder"] = {str(self.new[place]): token for place, token in left.items()}
+        return _text(found)
+
+    def _pieces(self, path: Path) -> bytes:
+        try:
+            return trimmed_pieces(path.read_bytes(), self.gone)
+        except (ValueError, OSError) as error:
+            raise UsageError(f"{path} cannot follow the vocabulary: {error}") from error
+
+
+def _text_of(path: Path, what: str) -> list[str]:
+    """Return the lines of a file, whatever system wrote it."""
+    return read_text(path, what, MAX_LIST).replace("\r\n", "\n").split("\n")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = parse_json(read_text(path, "the configuration", MAX_LIST))
+    except NotJsonError as error:
+        raise UsageError(f"{path} is {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is no JSON object")
+    return found
+
+
+def _text(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()

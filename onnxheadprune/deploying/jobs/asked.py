@@ -1,0 +1,219 @@
+"""From the keys of a job to what the steps are asked for: the same requests that commands make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from onnxheadprune.benchmarking.request import BenchRequest
+from onnxheadprune.choosing.activations.sources import kind_of_data, samples_for, with_own_tokenizer
+from onnxheadprune.choosing.scoring.score import scored_kinds
+from onnxheadprune.deploying.jobs.reading import Job
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.settings.cutting import Recovering
+from onnxheadprune.settings.inputs import RANDOM, DataFormat, Running, Samples
+from onnxheadprune.validation.metric import load_metric
+from onnxheadprune.validation.request import ValidationRequest
+from onnxheadprune.workflow.from_settings import (
+    budget_of,
+    choice_of,
+    measure_of,
+    quantizing_of,
+    request_of,
+)
+from onnxheadprune.workflow.quantize import QuantizeRequest
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+
+Document: TypeAlias = dict[str, Any]
+"""A result as JSON-ready data."""
+Reader: TypeAlias = Callable[["Path | LoadedModel"], "DataSource | None"]
+"""Reads the calibration data for a model, or for one of a folder."""
+ACCEPTANCE = "prune.accept_inconclusive: true"
+"""What a job file says so that a verdict that shows nothing is enough."""
+
+
+def documented(work: Callable[[Callable[[Any], None]], object]) -> Document:
+    """The result of work as a document, which is made before the work gives its files their names."""
+    made: list[Document] = []
+    work(lambda result: made.append(result.to_dict()))
+    return made[0]
+
+
+def source_of(job: Job, spec: str) -> str:
+    """Return where data comes from: a path of the job, or "module:function" or "random" as it is."""
+    return spec if is_function(spec) or spec == RANDOM else str(job.at(spec))
+
+
+def running_of(job: Job) -> Running:
+    """The calibration data of a job, and where models run, as commands have it."""
+    running, data = Running(provider=job.keys.provider, seed=job.keys.seed), job.keys.data
+    if data is None or data.path is None:
+        return running
+    samples: dict[str, Any] = {item.name: getattr(data, item.name) for item in fields(Samples)}
+    if data.tokenizer is not None:
+        samples["tokenizer"] = job.at(data.tokenizer)
+    return replace(running, data=source_of(job, data.path), data_format=data.format, **samples)
+
+
+def validation_inputs(job: Job) -> Running | None:
+    """The data of `validate`, with the settings of the calibration data for data of its kind; None without."""
+    keys = job.keys.validate
+    if keys is None or keys.data is None:
+        return None
+    running = Running(provider=job.keys.provider, seed=job.keys.seed, data=source_of(job, keys.data))
+    names, calibration = samples_for(kind_if_told(running)), running_of(job)
+    running, model = (
+        replace(running, **{name: getattr(calibration, name) for name in names}),
+        job.at(job.keys.model),
+    )
+    return with_own_tokenizer(model, running) if model.is_dir() else running
+
+
+def kind_if_told(running: Running) -> DataFormat | None:
+    """The kind of data, None also where its content does not tell: whoever reads it says so."""
+    try:
+        return kind_of_data(running)
+    except UsageError:
+        return None
+
+
+def is_function(spec: str) -> bool:
+    """Return whether a text is "module:function", and no path."""
+    module, colon, function = spec.rpartition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
+
+
+def heads_file(job: Job) -> Path | None:
+    """The JSON file that names the heads, None where they are named in the job or not at all."""
+    heads = job.keys.prune.heads
+    return job.at(heads) if isinstance(heads, str) and heads.endswith(".json") else None
+
+
+def scores_file(job: Job, made: Path) -> Path | None:
+    """The scores that units are selected by: those of the step, or a file of the user's own."""
+    if job.keys.prune.scores is not None:
+        return job.at(job.keys.prune.scores)
+    return None if job.keys.score is None else made
+
+
+def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path) -> Request:
+    """The request of the step prune.
+
+    Args:
+        job: the job.
+        data: calibration data.
+        scores: a file of scores to select by, None without.
+        output: where the model is written.
+
+    Raises:
+        UsageError: if the scores cannot be read, or a key makes no sense beside the others.
+    """
+    keys, named = job.keys.prune, heads_file(job)
+    listed = None if keys.vocab is None else job.at(keys.vocab)
+    cut = replace(keys, scores=scores, heads=keys.heads if named is None else str(named), vocab=listed)
+    return request_of(
+        cut,
+        choice_of(cut),
+        Run(job.keys.provider, job.keys.seed, data),
+        Proving(accept_inconclusive=keys.accept_inconclusive, acceptance=ACCEPTANCE),
+        Writing(output, keys.external_data),
+    )
+
+
+def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool) -> Request:
+    """The request of the step recover; see `pruning`."""
+    keys, prune = job.keys.recover or Recovering(), job.keys.prune
+    return Request(
+        Choice(effect=measure_of(keys.drift), recover=budget_of(keys.budget, keys.time), resume=resume),
+        run=Run(job.keys.provider, job.keys.seed, data),
+        proving=Proving(accept_inconclusive=prune.accept_inconclusive, acceptance=ACCEPTANCE),
+        writing=Writing(output, prune.external_data),
+    )
+
+
+def quantizing(job: Job, data: DataSource | None, output: Path) -> QuantizeRequest:
+    """The request of the step quantize; see `pruning`.
+
+    Raises:
+        UsageError: if a setting makes no sense.
+    """
+    assert job.keys.quantize is not None
+    how = quantizing_of(job.keys.quantize)
+    how.checked()
+    run = Run(job.keys.provider, job.keys.seed, data)
+    return QuantizeRequest(how, run, Writing(output, job.keys.prune.external_data))
+
+
+def validating(job: Job, data: DataSource | None) -> ValidationRequest:
+    """The request of the step validate; see `pruning`."""
+    keys = job.keys.validate
+    assert keys is not None
+    return ValidationRequest(
+        None,
+        data,
+        job.keys.provider,
+        job.keys.seed,
+        None if data is None else keys.metric,
+        measure_of(keys.drift),
+    )
+
+
+def measuring(job: Job) -> BenchRequest:
+    """Return what the step bench asks for."""
+    keys = job.keys.bench
+    assert keys is not None
+    return BenchRequest(
+        keys,
+        job.keys.provider,
+        job.keys.seed,
+        cuda_graph=keys.cuda_graph,
+        memory=keys.memory,
+    )
+
+
+def require_askable(job: Job, output: Path) -> None:
+    """Check whether all requests can be made: what a late step would be refused for is said before the first one.
+
+    Args:
+        job: the job.
+        output: its folder.
+
+    Raises:
+        UsageError: if a value has no sense, or a function or a file of scores cannot be read.
+        ProviderError: if the provider is named and does not run here.
+    """
+    keys = job.keys
+    pruning(job, None, None if keys.prune.scores is None else job.at(keys.prune.scores), output)
+    if keys.score is not None:
+        measure_of(keys.score.drift)
+        scored_kinds(keys.prune.units)
+    if keys.recover is not None:
+        recovering(job, None, output, resume=False)
+    if keys.quantize is not None:
+        quantizing(job, None, output)
+    if keys.validate is not None:
+        measure_of(keys.validate.drift)
+        if keys.validate.metric is not None:
+            load_metric(keys.validate.metric)
+    if keys.bench is not None:
+        measuring(job)
+    if keys.provider.lower() != AUTO:
+        resolve_provider(keys.provider)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a job takes from whoever starts it.
+
+    Attributes:
+        read: reads the calibration data that the job names, for a model; None where it names none.
+        record: how the run can be repeated; a part of every result.
+    """
+
+    read: Reader
+    record: Mapping[str, object]

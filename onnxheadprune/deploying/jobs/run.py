@@ -1,0 +1,245 @@
+"""`run_job`: one step after the other, but for those that are done already, then the limits."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from onnxheadprune import __version__
+from onnxheadprune.deploying.batch_worker import Digests, digests
+from onnxheadprune.deploying.jobs.asked import Document, Given, is_function, require_askable
+from onnxheadprune.deploying.jobs.limits import disk_bytes, gates_of
+from onnxheadprune.deploying.jobs.of_folders import require_folder_job
+from onnxheadprune.deploying.jobs.reading import Job
+from onnxheadprune.deploying.jobs.result import JobResult, StepOutcome
+from onnxheadprune.deploying.jobs.state import MODEL, STATE, State, digest_of, digests_of
+from onnxheadprune.deploying.jobs.steps import PRUNED_FOLDER, Step, Workshop
+from onnxheadprune.errors import HeadPruneError, UsageError
+from onnxheadprune.model.documents import kind_of, parse_json, read_text
+from onnxheadprune.model.storage.claims import Kind, Making, Reading, check_makings, named_files
+from onnxheadprune.model.storage.leftovers import locations
+from onnxheadprune.model.storage.written import one_call
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.session import versions
+
+VERDICT, SUMMARY, PAGE = "verdict.json", "summary.md", "report.html"
+TOLD = (VERDICT, SUMMARY, PAGE)
+"""What is made at the end of every run."""
+MOST_RESULT = 2**26
+"""Bytes of the result of a step."""
+
+
+@one_call()
+def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
+    """Does what a job asks for, but for what is done already.
+
+    A step is done if an earlier run has finished it with the same settings, the same bytes of everything that it reads,
+    the same results of the steps it goes behind and the same versions, and what it made is as it was.
+
+    Args:
+        job: the job.
+        given: how its data is read, and how the run can be repeated.
+        progress: told what is being done.
+
+    Returns:
+        The verdict; a step that failed is part of it.
+
+    Raises:
+        UsageError: if the folder cannot be written, or holds files that no job has made. Nothing is done then.
+        ModelError: if the model cannot be read.
+    """
+    shop = Workshop(job, given)
+    with _importable(job.folder):
+        _require_inputs(shop)
+        require_askable(job, shop.folder)
+        model = digests_of({"model": str(shop.model)}) if shop.model.is_dir() else digests(str(shop.model))
+        state = _furnished(shop)
+        return _Run(shop, model, state, progress).result()
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Modules beside the file of a job are found, as those in the working directory are."""
+    place = str(folder.resolve())
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
+
+
+def makings(job: Job) -> list[Making]:
+    """All files that a job makes."""
+    shop = Workshop(job, Given(lambda _: None, {}))
+    return [
+        Making("the result", shop.folder / name, kind=_kind(name))
+        for name in (*_names(list(shop.steps())), *TOLD, STATE)
+    ]
+
+
+def _kind(name: str) -> Kind:
+    if name == PRUNED_FOLDER:
+        return "folder"
+    return "model" if name.endswith(MODEL) else "file"
+
+
+def readings(job: Job) -> list[Reading]:
+    """Every file that a job reads."""
+    shop = Workshop(job, Given(lambda _: None, {}))
+    found = [Reading("the job", job.path), Reading("the model", shop.model)]
+    with contextlib.suppress(OSError):
+        found += [
+            Reading("the weights of the model,", shop.model.parent / location)
+            for location in locations(shop.model)
+        ]
+    with _importable(job.folder):
+        for step in shop.steps():
+            for what, value in step.reads.items():
+                found += named_files(what, value)
+    return found
+
+
+def _names(steps: list[Step]) -> list[str]:
+    return [name for step in steps for name in (*step.makes, *step.beside)]
+
+
+def _require_inputs(shop: Workshop) -> None:
+    """Check whether what a job reads is there, and is none of what it makes.
+
+    Raises:
+        UsageError: if not; the sentence names the key and its line.
+    """
+    job = shop.job
+    require_folder_job(job, shop.model)
+    named = {"model": str(shop.model)}
+    for step in shop.steps():
+        named |= step.reads
+    for key, value in named.items():
+        if is_function(value):
+            continue
+        path = Path(value)
+        if kind_of(path) is None:
+            raise job.refused(f"{key} {path} does not exist")
+        if path.is_dir() and shop.folder.resolve().is_relative_to(path.resolve()):
+            raise job.refused(
+                f"output {shop.folder} lies in the folder {path} that {key} reads, which would change with every run;"
+                " name a place outside"
+            )
+
+
+def _furnished(shop: Workshop) -> State:
+    """The state of the job's folder, which is there and whose files are the job's.
+
+    Raises:
+        UsageError: if not.
+    """
+    folder = shop.folder
+    check_makings([Making("the output", folder, kind="folder")], list)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {folder} cannot be made: {error.strerror or error}") from error
+    names = [*_names(list(shop.steps())), *TOLD]
+    check_makings(makings(shop.job), lambda: readings(shop.job))
+    state = State.read(folder)
+    for name in names:
+        if name not in state.owned and (folder / name).exists():
+            raise UsageError(
+                f"{folder / name} is there and no job has made it, so it is not replaced; name another output, or"
+                " move it away"
+            )
+    state.owned |= set(TOLD)
+    return state
+
+
+class _Run:
+    """One run of a job."""
+
+    def __init__(self, shop: Workshop, model: Digests, state: State, progress: Progress) -> None:
+        self.shop, self.model, self.state, self.progress = shop, model, state, progress
+        self.versions = {"onnxheadprune": __version__, **versions()}
+        self.keys: dict[str, str] = {}
+        self.ran: set[str] = set()
+        self._place = ""
+        self.results: dict[str, Document] = {}
+        for name in TOLD:
+            # What an earlier run has said is not said of this one, should it be interrupted.
+            (shop.folder / name).unlink(missing_ok=True)
+
+    def result(self) -> JobResult:
+        """Runs the steps and asks the limits."""
+        outcomes: list[StepOutcome] = []
+        error: HeadPruneError | None = None
+        steps = list(self.shop.steps())
+        for number, step in enumerate(steps, 1):
+            self._place = f"step {number} of {len(steps)}, {step.name}"
+            if error is not None:
+                outcomes.append(StepOutcome(step.name, "not reached"))
+                continue
+            try:
+                outcomes.append(self._outcome(step))
+            except HeadPruneError as failure:
+                error = failure
+                outcomes.append(StepOutcome(step.name, "failed"))
+        shop, keys = self.shop, self.shop.job.keys
+        final = shop.folder / shop.final
+        gates = []
+        if error is None and keys.gate is not None:
+            gates = gates_of(keys.gate, self.results, shop.model, final)
+        limits = {} if keys.gate is None else asdict(keys.gate)
+        return JobResult(
+            shop.job.name,
+            str(shop.job.path),
+            str(shop.folder),
+            str(final) if error is None else None,
+            tuple(outcomes),
+            tuple(gates),
+            {name: limit for name, limit in limits.items() if limit is not None},
+            error,
+            self.results,
+            shop.job.document,
+            None if error is not None else (disk_bytes(shop.model), disk_bytes(final)),
+        )
+
+    def _outcome(self, step: Step) -> StepOutcome:
+        """Does a step, unless it is done.
+
+        Raises:
+            HeadPruneError: if it fails.
+        """
+        state = self.state
+        key = self.keys[step.name] = digest_of(
+            [
+                step.settings,
+                self.model,
+                digests_of(step.reads),
+                [self.keys[name] for name in step.behind],
+                self.versions,
+            ]
+        )
+        if self.ran.isdisjoint(step.behind) and state.is_done(step.name, key, step.makes):
+            entry = state.entries[step.name]
+            self._keep(step)
+            return StepOutcome(step.name, "unchanged", entry.seconds, entry.files)
+        resumed = state.is_begun(step.name, key)
+        state.clear(step.name, step.makes)
+        state.begin(step.name, key, (*step.makes, *step.beside))
+        self.ran.add(step.name)
+        started = time.monotonic()
+        step.work(self._told, resumed)
+        entry = state.finish(step.name, step.makes, round(time.monotonic() - started, 3))
+        self._keep(step)
+        return StepOutcome(step.name, "done", entry.seconds, entry.files)
+
+    def _told(self, what: str, done: int, of: int) -> None:
+        """Report progress with the place in the job."""
+        self.progress(f"{self._place}: {what}", done, of)
+
+    def _keep(self, step: Step) -> None:
+        """Reads what a step has written, for the limits and the report."""
+        path = self.shop.folder / f"{step.name}.json"
+        self.results[step.name] = parse_json(read_text(path, "the result", MOST_RESULT))

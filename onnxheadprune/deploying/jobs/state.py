@@ -1,0 +1,200 @@
+"""The steps of a job that are done: a file in its folder, with digests of all that each step depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onnxheadprune.deploying.batch_worker import Digests, digests
+from onnxheadprune.errors import HeadPruneError, UsageError
+from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.storage.claims import named_files
+from onnxheadprune.model.storage.folder import write_text
+
+STATE = "onnxheadprune-job.json"
+FORMAT = 1
+MODEL = ".onnx"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A step that was begun.
+
+    Attributes:
+        key: digest of all that it depends on.
+        files: SHA-256 of what it made, by name; None as long as it is not done.
+        seconds: how long it took.
+    """
+
+    key: str
+    files: Digests | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class State:
+    """The steps of a job's folder.
+
+    Attributes:
+        folder: the folder.
+        owned: names of files in it that jobs have made, or have begun to make.
+        entries: by the name of the step.
+    """
+
+    folder: Path
+    owned: set[str] = field(default_factory=set)
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> State:
+        """The state of a folder; an empty one where no job has been.
+
+        Raises:
+            UsageError: if the file is there and is none.
+        """
+        path = folder / STATE
+        if not path.exists():
+            return cls(folder)
+        try:
+            document = parse_json(read_text(path, "the state of the job"))
+            if document["format"] != FORMAT:
+                raise KeyError("format")
+            entries = {
+                str(name): Entry(str(item["key"]), _digests(item["files"]), float(item["seconds"]))
+                for name, item in document["steps"].items()
+            }
+            return cls(folder, {str(name) for name in document["owned"]}, entries)
+        except (NotJsonError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(
+                f"{path} is not the state of a job as this version writes it; choose another output, or remove the file"
+                " to begin anew"
+            ) from error
+
+    def begin(self, name: str, key: str, files: Iterable[str]) -> None:
+        """Notes that a step is being done, and which files are its own from now on.
+
+        Raises:
+            UsageError: if the state cannot be written.
+        """
+        self.owned |= set(files)
+        self.entries[name] = Entry(key)
+        self._write()
+
+    def finish(self, name: str, files: Iterable[str], seconds: float) -> Entry:
+        """Notes that it is done.
+
+        Raises:
+            UsageError: if a file is not there, or the state cannot be written.
+        """
+        made = self._made(files)
+        self.owned |= {item for item in made if "/" not in item}
+        self.entries[name] = Entry(self.entries[name].key, made, seconds)
+        self._write()
+        return self.entries[name]
+
+    def is_done(self, name: str, key: str, files: Iterable[str]) -> bool:
+        """Return whether a step was done with all that it depends on as it is now, and what it made is still there."""
+        entry = self.entries.get(name)
+        if entry is None or entry.key != key or entry.files is None:
+            return False
+        try:
+            return self._made(files) == entry.files
+        except HeadPruneError:
+            return False
+
+    def is_begun(self, name: str, key: str) -> bool:
+        """Return whether a step was interrupted with all that it depends on as it is now."""
+        entry = self.entries.get(name)
+        return entry is not None and entry.key == key and entry.files is None
+
+    def clear(self, name: str, files: Iterable[str]) -> None:
+        """Removes folders that a step has made, which are made anew as a whole; files are replaced by themselves.
+
+        Raises:
+            UsageError: if one holds what no job has made, or cannot be removed.
+        """
+        entry = self.entries.get(name)
+        for path in (self.folder / item for item in files):
+            if not path.is_dir() or path.is_symlink():
+                continue
+            known = None if entry is None else entry.files
+            strange = [one for one in _inside(path, path.name) if known is not None and one not in known]
+            if strange:
+                raise UsageError(
+                    f"{self.folder / strange[0]} is no file of the job, and its folder is made anew; move it away first"
+                )
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                raise UsageError(f"{path} cannot be removed: {error.strerror or error}") from error
+
+    def _made(self, files: Iterable[str]) -> Digests:
+        found: Digests = {}
+        for name in files:
+            path = self.folder / name
+            if path.is_dir():
+                found |= {inner: _digest(self.folder / inner, "the result") for inner in _inside(path, name)}
+                continue
+            # A model may have weights beside it, in a file that is named by what is in it.
+            found |= digests(str(path)) if name.endswith(MODEL) else {name: _digest(path, "the result")}
+        return found
+
+    def _write(self) -> None:
+        steps = {
+            name: {"key": entry.key, "files": entry.files, "seconds": entry.seconds}
+            for name, entry in self.entries.items()
+        }
+        document = {"format": FORMAT, "owned": sorted(self.owned), "steps": steps}
+        write_text(self.folder / STATE, json.dumps(document, indent=1) + "\n", renewed=True)
+
+
+def _inside(folder: Path, name: str) -> list[str]:
+    """Every file of a folder, as paths that begin with its name."""
+    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [f"{name}/{path}" for path in found]
+
+
+def _digests(value: Mapping[str, object] | None) -> Digests | None:
+    return None if value is None else {str(name): str(item) for name, item in value.items()}
+
+
+def digest_of(value: object) -> str:
+    """SHA-256 of JSON-ready data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def digests_of(named: Mapping[str, str]) -> Digests:
+    """SHA-256 of files by their names.
+
+    Args:
+        named: what users call them ("data.path"), and a file, a folder, or "module:function", for which the file of the
+            module stands.
+
+    Raises:
+        UsageError: if one cannot be read.
+    """
+    found: Digests = {}
+    for what, value in named.items():
+        for reading in named_files(what, value):
+            root = reading.path
+            files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+            for path in files:
+                found[f"{what}:{path.relative_to(root) if path != root else path.name}"] = _digest(path, what)
+    return found
+
+
+def _digest(path: Path, what: str) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,309 @@
+"""The steps of a job, each as a value: what it depends on, what it makes, and how it is done."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.benchmarking.runner import run_benchmark
+from onnxheadprune.choosing.activations.respelled import renumbered
+from onnxheadprune.choosing.activations.sources import read_data, samples_for
+from onnxheadprune.choosing.scoring.executors import open_executor
+from onnxheadprune.choosing.scoring.score import score, scored_kinds
+from onnxheadprune.choosing.scoring.score_files import write_scores
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.deploying.jobs import of_folders
+from onnxheadprune.deploying.jobs.asked import (
+    Document,
+    Given,
+    documented,
+    is_function,
+    kind_if_told,
+    measuring,
+    pruning,
+    quantizing,
+    recovering,
+    running_of,
+    scores_file,
+    source_of,
+    validating,
+    validation_inputs,
+)
+from onnxheadprune.deploying.jobs.reading import Job
+from onnxheadprune.deploying.jobs.reads import reads_of
+from onnxheadprune.deploying.jobs.schema import adapter
+from onnxheadprune.errors import ValidationFailedError
+from onnxheadprune.model.documents import finite
+from onnxheadprune.model.load import LoadedModel, open_structure
+from onnxheadprune.model.spelling import file_name
+from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.runtime.host import machine
+from onnxheadprune.runtime.progress import Progress
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.validation.claim import read_claim
+from onnxheadprune.validation.oracle import prepared
+from onnxheadprune.validation.proof import prove
+from onnxheadprune.validation.request import ValidationRequest
+from onnxheadprune.validation.result import RANDOM_INPUTS
+from onnxheadprune.workflow.apart import Distance, Looking, Reference
+from onnxheadprune.workflow.from_settings import measure_of
+from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.quantize import quantized_through
+from onnxheadprune.workflow.recover import recovery_request
+
+Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
+PRUNED, RECOVERED, QUANTIZED = "pruned.onnx", "recovered.onnx", "quantized.onnx"
+PRUNED_FOLDER = "pruned"
+PARTIAL = "score.json.partial"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        name: as the job calls it.
+        behind: the steps whose results it takes.
+        settings: what is asked for, JSON-ready.
+        reads: files and functions of the user by what they are called, beside the model.
+        makes: names of files in the job's folder.
+        work: does it; told whether it was interrupted before, with all that it depends on as it is now.
+        beside: names of files that it may leave when it is interrupted.
+    """
+
+    name: Name
+    behind: tuple[Name, ...]
+    settings: Mapping[str, object]
+    reads: Mapping[str, str]
+    makes: tuple[str, ...]
+    work: Callable[[Progress, bool], None]
+    beside: tuple[str, ...] = ()
+
+
+@functools.cache
+def _here() -> list[object]:
+    """The machine: latencies of another one say nothing about this one. A process stays where it is."""
+    about = machine()
+    return [about["processor"], about["cores"], about["cards"]]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """The context that all steps of a job share.
+
+    Attributes:
+        job: the job.
+        given: what it takes from whoever starts it.
+    """
+
+    job: Job
+    given: Given
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return self.job.at(self.job.keys.output)
+
+    @property
+    def model(self) -> Path:
+        """The original."""
+        return self.job.at(self.job.keys.model)
+
+    @property
+    def pruned(self) -> str:
+        """The name of what the step prune makes: a model, or of a folder another one."""
+        return PRUNED_FOLDER if self.model.is_dir() else PRUNED
+
+    @property
+    def exact(self) -> str:
+        """The name of the last model that equals a masked one: quantized weights are others."""
+        return self.pruned if self.job.keys.recover is None else RECOVERED
+
+    @property
+    def final(self) -> str:
+        """The name of the model that comes out."""
+        return self.exact if self.job.keys.quantize is None else QUANTIZED
+
+    def keep(self, name: Name, document: Document) -> None:
+        """Writes the result of a step, with how it is repeated."""
+        told = finite({**document, "run": dict(self.given.record)})
+        write_text(self.folder / f"{name}.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
+
+    def steps(self) -> Iterator[Step]:
+        """The steps that the job names, in their order."""
+        keys = self.job.keys
+        scored: tuple[Name, ...] = () if keys.score is None else ("score",)
+        cut: tuple[Name, ...] = ("prune",) if keys.recover is None else ("prune", "recover")
+        if keys.score is not None:
+            yield self._step("score", (), ("score.json",), self._score, beside=(PARTIAL,))
+        yield self._step("prune", scored, (self.pruned, "prune.json"), self._prune)
+        if keys.recover is not None:
+            beside = (f"{RECOVERED}.recovery",)
+            yield self._step("recover", ("prune",), (RECOVERED, "recover.json"), self._recover, beside=beside)
+        if keys.quantize is not None:
+            yield self._step("quantize", cut, (QUANTIZED, "quantize.json"), self._quantize)
+            cut = (*cut, "quantize")
+        if keys.validate is not None:
+            yield self._step("validate", cut, ("validate.json",), self._validate)
+        if keys.bench is not None:
+            yield self._step("bench", cut, ("bench.json",), self._bench)
+
+    def _step(
+        self,
+        name: Name,
+        behind: tuple[Name, ...],
+        makes: tuple[str, ...],
+        work: Callable[[Progress, bool], None],
+        *,
+        beside: tuple[str, ...] = (),
+    ) -> Step:
+        keys = self.job.keys
+        plain = adapter().dump_python(keys, mode="json")
+        settings: dict[str, object] = {
+            "keys": plain[name],
+            "provider": keys.provider,
+            "seed": keys.seed,
+            "data": None if name in ("validate", "bench") else plain["data"],
+        }
+        if name == "validate" and (running := validation_inputs(self.job)) is not None:
+            used = samples_for(kind_if_told(running))
+            settings["data"] = {key: str(getattr(running, key)) for key in used} or None
+        if name == "bench":
+            settings["machine"] = _here()
+        if name == "score":
+            settings["units"] = sorted(keys.prune.units)
+        return Step(name, behind, settings, reads_of(self.job, name), makes, work, beside)
+
+    def _score(self, progress: Progress, _resumed: bool) -> None:
+        keys, provider = self.job.keys.score, self.job.keys.provider
+        assert keys is not None
+        running = running_of(self.job)
+        data = None if running.data is None else running
+        method = keys.method or ("weight" if data is None else "reconstruction")
+        partial = self.folder / PARTIAL if method == "ablation" else None
+        with open_executor(keys.jobs, keys.dask) as executor:
+            scores = score(
+                self.model,
+                method=method,
+                data=data,
+                provider=provider if provider.lower() == AUTO else resolve_provider(provider),
+                effect=measure_of(keys.drift),
+                executor=executor,
+                partial=partial,
+                progress=progress,
+                units=scored_kinds(self.job.keys.prune.units),
+            )
+        write_scores(scores, self.folder / "score.json")
+
+    def _prune(self, progress: Progress, _resumed: bool) -> None:
+        if self.model.is_dir():
+            request = pruning(self.job, None, scores_file(self.job, self.folder), self.folder / PRUNED_FOLDER)
+            self.keep("prune", of_folders.pruned(self.job, self.given, request, progress))
+            return
+        scores = scores_file(self.job, self.folder / "score.json")
+        request = pruning(self.job, self.given.read(self.model), scores, self.folder / PRUNED)
+        self.keep("prune", documented(lambda ready: carried_through(self.model, request, progress, ready)))
+
+    def _recover(self, progress: Progress, resumed: bool) -> None:
+        output = self.folder / RECOVERED
+        resume = resumed and output.with_name(f"{output.name}.recovery").is_file()
+        request = recovering(self.job, self.given.read(self.model), output, resume=resume)
+        progress("validating", 0, 0)
+        request = recovery_request(self.model, self.folder / PRUNED, request)
+        self.keep("recover", documented(lambda ready: carried_through(self.model, request, progress, ready)))
+
+    def _quantize(self, progress: Progress, _resumed: bool) -> None:
+        exact = self.folder / self.exact
+        request = quantizing(self.job, self._data_for(exact), self.folder / QUANTIZED)
+        self.keep("quantize", documented(lambda ready: quantized_through(exact, request, progress, ready)))
+
+    def _data_for(self, exact: Path) -> DataSource | None:
+        """The calibration data for a model that a step has made: of fewer tokens, the original's under new ids."""
+        original = open_structure(self.model)
+        trimmed = prepared(original, open_structure(exact)).trimmed
+        data = self.given.read(exact if trimmed is None else self.model)
+        return data if data is None or trimmed is None else renumbered(data, original, trimmed)
+
+    def _validate(self, progress: Progress, _resumed: bool) -> None:
+        progress("validating", 0, 0)
+        if self.model.is_dir():
+            models = (self.model, self.folder / self.exact)
+            self.keep("validate", of_folders.validated(self.job, models, _judged_on(self.job), progress))
+            return
+        running = validation_inputs(self.job)
+        request = validating(self.job, None if running is None else read_data(self.model, running))
+        found = prove(self.model, self.folder / self.exact, request)
+        accepted = found.passed or (
+            found.verdict == "inconclusive" and self.job.keys.prune.accept_inconclusive
+        )
+        if not accepted:
+            raise ValidationFailedError(f"validation {found.verdict}: {found.reason}", found)
+        known = _judged_on(self.job)
+        told = found.on(known).to_dict()
+        if self.final != self.exact and request.data is not None:
+            progress("measuring drift", 0, 0)
+            original, exact, final = map(
+                open_structure, (self.model, self.folder / self.exact, self.folder / self.final)
+            )
+            told["deployed"] = _deployed_distance(original, exact, final, request).on(known).to_dict()
+        self.keep("validate", told)
+
+    def _bench(self, progress: Progress, _resumed: bool) -> None:
+        models = (self.model, self.folder / self.final)
+        if self.model.is_dir():
+            self.keep("bench", of_folders.measured(models, measuring(self.job), progress))
+            return
+        result = run_benchmark(models, measuring(self.job), lambda what: progress(what, 0, 0))
+        self.keep("bench", result.to_dict())
+
+
+def _judged_on(job: Job) -> str:
+    """Return what the figures of a job are measured on, and what has seen it before."""
+    keys = job.keys
+    if keys.validate is None or keys.validate.data is None:
+        return RANDOM_INPUTS
+    source = source_of(job, keys.validate.data)
+    name = source if is_function(source) else file_name(source)
+    if keys.data is None:
+        return f"your data, {name}"
+    if keys.data.path is not None and source_of(job, keys.data.path) == source:
+        return f"the calibration data, which the {'choice' if keys.recover is None else 'training'} has seen, {name}"
+    return f"test data, {name}"
+
+
+def _deployed_distance(
+    original: LoadedModel, exact: LoadedModel, rounded: LoadedModel, request: ValidationRequest
+) -> Distance:
+    """Drift, accuracy and metric of what came out, as a deployment runs it.
+
+    Args:
+        original: the model that was cut.
+        exact: the cut in floats, whose record says what is left of inputs and outputs.
+        rounded: the quantized model that was made of it.
+        request: on what and by what it is judged; with data.
+
+    Raises:
+        UsageError: if the data does not fit, or the metric fails.
+        RefusedError: if there is no float output to measure.
+    """
+    assert request.data is not None
+    ready = prepared(original, exact)
+    names = (original.name, exact.name)
+    claim = read_claim(ready.model.proto, exact.proto, request.heads, names, left=ready.is_changed)
+    data = request.data
+    if ready.trimmed is not None:
+        data = renumbered(data, original, ready.trimmed)
+        original = original.changed(ready.trimmed.translated(original))
+    view = view_of(original)
+    asked = request.provider
+    where = asked if isinstance(asked, Provider) else resolve_provider(asked)
+    reference = Reference(original, calibration_data(data, view), where)
+    looking = Looking(request.effect, request.metric)
+    return reference.distance(rounded, looking, claim.planning.io)

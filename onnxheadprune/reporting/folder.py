@@ -1,0 +1,192 @@
+"""The report of `prune` and `inspect` on a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.deploying.folders.card import CARD
+from onnxheadprune.deploying.folders.matching import Match, SharedSite
+from onnxheadprune.deploying.folders.result import FileResult, FolderResult
+from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.reporting.choice import choice_rows
+from onnxheadprune.reporting.headline import headline_rows, provider_rows
+from onnxheadprune.reporting.layout import bullet, change, count, heading, many, row, size, table
+from onnxheadprune.reporting.sites import block_rows, removable
+from onnxheadprune.validation.result import Validation
+
+_SHOWN = 8
+"""Files that are listed by name."""
+
+
+def folder_report(result: FolderResult) -> Iterator[RenderableType]:
+    """What goes from which files, what it saves, what is proven, and what follows."""
+    for validation in [item.result.validation for item in result.files if item.result.validation][:1]:
+        yield from provider_rows(validation.provider)
+    told = f"{many(len(result.files), 'model')} of {result.folder}"
+    removing = ", ".join(f"removing {part}" for part in result.removed) or "nothing is removed"
+    yield heading(f"{told}: {removing}")
+    yield from headline_rows(result.headline)
+    yield ""
+    for kind in result.match.kinds:
+        lost = [item for item in result.match.of_kind(kind) if result.heads.get(item.index)]
+        if lost:
+            yield _sites(kind, lost, result)
+            yield ""
+    yield _files(result)
+    yield ""
+    for item in result.files:
+        if item.leads:
+            yield from choice_rows(item.result.chosen, item.result.plan)
+    yield from _notes(result)
+    yield from _interface(result)
+    if result.runtime is not None and not result.changes:
+        yield row("config", f"nothing has to follow for {result.runtime}")
+    if result.spelling is not None:
+        from onnxheadprune.reporting.vocabulary import spelling_rows
+
+        yield from spelling_rows(result.spelling, result.otherwise)
+    if result.rewritten:
+        yield row("tokenizer", ", ".join(result.rewritten), "yellow")
+    for index, field in enumerate(result.changes):
+        yield row("config" if not index else "", str(field), "yellow")
+    for warning in result.warnings:
+        yield row("warning", warning, "bold yellow")
+    if result.output is not None:
+        yield row("copied", _listed(result.copied))
+        if result.card:
+            yield row("model card", CARD)
+        yield row("written", result.output)
+
+
+def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -> RenderableType:
+    title = kind.TITLE if kind.WIDE else kind.BLOCK
+    number = ("removed",) if kind.WIDE else ()
+    made = table(
+        "#", title, "removed", "left", "files", numeric=(*number, "left", "files"), wraps=("removed",)
+    )
+    for item in lost:
+        site, removed = item.site, result.heads[item.index]
+        left = f"{count(site.num_units - len(removed))} of {count(site.original_num_units)}"
+        told = count(len(removed)) if kind.WIDE else spelled(removed)
+        made.add_row(site.called(site.number), site.name, told, left, str(len(item.places)))
+    return made
+
+
+def _files(result: FolderResult) -> RenderableType:
+    made = table("file", "weights", "", "validation", numeric=("weights", ""), wraps=("validation",))
+    for item in result.files:
+        before, after = item.result.before.bytes, item.result.after.bytes
+        made.add_row(item.name, size(after), change(before, after), _verdict(item.result.validation))
+    return made
+
+
+def _verdict(validation: Validation | None) -> Text | str:
+    if validation is None:
+        return "-"
+    style = "green" if validation.passed else "yellow"
+    return Text(f"{validation.verdict}: {_short(validation)}", style)
+
+
+def _short(validation: Validation) -> str:
+    error = validation.error
+    return validation.reason.split(";")[0] if error is None else f"error {error:.1e}"
+
+
+def _notes(result: FolderResult) -> Iterator[RenderableType]:
+    for item in result.files:
+        gathers = item.result.plan.edge_gathers
+        if gathers:
+            number = many(len(gathers), "edge gather")
+            yield row(
+                "at run time", f"{item.name} has {number}, which cost something whenever it runs", "yellow"
+            )
+        for warning in item.result.warnings:
+            yield row("warning", f"{item.name}: {warning}", "bold yellow")
+    # What has no effect in one file (an encoder without a cache) may well have one in another.
+    without = [frozenset(item.result.plan.notes) for item in result.files]
+    for note in sorted(frozenset.intersection(*without)) if without else ():
+        yield row("note", note, "yellow")
+
+
+def _interface(result: FolderResult) -> Iterator[RenderableType]:
+    """Changed inputs and outputs, those of a kind in one line."""
+    for item in result.files:
+        lines = _grouped(item)
+        if lines:
+            yield row("interface", f"inputs and outputs of {item.name} change:", "yellow")
+            for line in lines:
+                yield bullet(line, "yellow")
+
+
+def _grouped(item: FileResult) -> list[str]:
+    kinds: dict[tuple[str, int | None, object, object], list[str]] = {}
+    for found in item.result.plan.interface:
+        kinds.setdefault((found.role, found.axis, found.before, found.after), []).append(found.name)
+    return [
+        f"{many(len(names), role)} ({names[0]}{', ...' if len(names) > 1 else ''}): {before} -> {after} on axis {axis}"
+        for (role, axis, before, after), names in kinds.items()
+    ]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more if names else "nothing else"
+
+
+def export_report(folder: str, match: Match, why: str | None = None) -> Iterator[RenderableType]:
+    """The sites of a folder, and which files hold them.
+
+    Args:
+        folder: its name.
+        match: its sites.
+        why: where its files disagree in other kinds than heads, None where they do not.
+    """
+    sites = match.as_sites(folder)
+    total = sum(site.num_heads for site in sites)
+    yield heading(f"{folder}: {many(len(sites), 'attention site')}, {many(total, 'head')}")
+    yield ""
+    made = table(
+        "#",
+        "site",
+        "kind",
+        "heads",
+        "kv",
+        "size",
+        "removable",
+        numeric=("heads", "kv", "size"),
+    )
+    for site in sites:
+        kv, width = site.kv_count, str(site.head_size or site.v_head_size)
+        made.add_row(
+            site.called(site.number), site.name, site.kind, str(site.num_heads), kv, width, removable(site)
+        )
+    yield made
+    for kind in match.kinds[1:]:
+        if blocks := sites.of(kind.UNITS):
+            yield from block_rows(kind, blocks)
+    for number, network in enumerate(match.networks):
+        yield ""
+        yield from _where(number, match)
+        yield row("", f"what goes is chosen on {network.leader.name}")
+    for site in sites:
+        if site.reason is not None:
+            yield row(site.called(site.number), f"no head can be removed: {site.reason}", "yellow")
+    if why is not None:
+        yield row("heads alone", f"can go from all files: {why}", "yellow")
+
+
+def _where(number: int, match: Match) -> Iterator[RenderableType]:
+    """Which files of a network hold which sites: those that the same files hold in one line."""
+    network = match.networks[number]
+    for kind in match.kinds:
+        held: dict[tuple[str, ...], list[int]] = {}
+        for item in match.of_kind(kind):
+            if item.network == number:
+                files = tuple(file.name for file in network.files if file.name in item.places)
+                held.setdefault(files, []).append(item.site.number)
+        for files, numbers in held.items():
+            yield row(f"{kind.BLOCK}s", f"{kind.KEY}{spelled(numbers)} are in {', '.join(files)}")

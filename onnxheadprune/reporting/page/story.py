@@ -1,0 +1,223 @@
+"""What a page tells, as values: one cut in full, or several results side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from onnxheadprune.benchmarking.gate import Gate
+from onnxheadprune.edit.site_cuts import block_cuts, totals
+from onnxheadprune.model.spelling import short_names
+from onnxheadprune.reporting.combination import Comparison, comparison_of
+from onnxheadprune.reporting.layout import count, many
+from onnxheadprune.reporting.page.curve import CurveChart, curve_chart
+from onnxheadprune.reporting.page.difference import DifferenceList, difference_list
+from onnxheadprune.reporting.page.documents import Document, Documents, Shipped
+from onnxheadprune.reporting.page.glance import Quantity, blocks, quantities
+from onnxheadprune.reporting.page.heads import HeadMap, head_map
+from onnxheadprune.reporting.page.latency import Latency, latency_of
+from onnxheadprune.reporting.page.proof import Effect, Proof, effects_of, proof_of
+from onnxheadprune.reporting.page.setting import (
+    Setting,
+    setting_of_benchmark,
+    setting_of_combination,
+    setting_of_curve,
+    setting_of_cut,
+    setting_of_validation,
+)
+from onnxheadprune.validation.headline import Headline, headline_of
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One cut in full.
+
+    Attributes:
+        name: of the file that was written, or would be.
+        summary: what was done, in a sentence.
+        headline: is it exact, good enough, accepted?
+        proof: what it rests on that it is exact.
+        quantities: before and after.
+        heads: the map.
+        blocks: what is left of each site of another kind, where one lost units, by what these are called.
+        effects: what became of the outputs.
+        differences: of the two models.
+        setting: how it was measured, and how to repeat it.
+        plan: the edits as sentences.
+        contract: changed inputs and outputs, a sentence each.
+    """
+
+    name: str
+    summary: str
+    headline: Headline
+    proof: Proof
+    quantities: list[Quantity]
+    heads: HeadMap
+    blocks: dict[str, list[Quantity]]
+    effects: list[Effect]
+    differences: DifferenceList
+    setting: Setting
+    plan: tuple[str, ...]
+    contract: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """All of a page.
+
+    Attributes:
+        title: of the page.
+        headline: is it exact, good enough, accepted? None where nothing was cut or validated.
+        cuts: in the order in which they were given.
+        names: of the cuts, short.
+        latencies: of each `bench`.
+        curves: of each sweep.
+        validations: verdicts of `validate` on files, beside those of the cuts.
+        limits: of a pipeline, each with whether it was kept.
+        combinations: pruned and quantized models side by side, of each `combine`.
+        settings: how everything was measured, and how to repeat it.
+    """
+
+    title: str
+    headline: Headline | None
+    cuts: tuple[Cut, ...]
+    names: tuple[str, ...]
+    latencies: tuple[Latency, ...]
+    curves: tuple[CurveChart, ...]
+    validations: tuple[tuple[str, Proof, list[Effect]], ...]
+    limits: tuple[tuple[str, bool], ...] = ()
+    combinations: tuple[Comparison, ...] = ()
+    settings: tuple[Setting, ...] = ()
+
+
+def story_of(documents: Documents) -> Story:
+    """Return what there is to tell.
+
+    Args:
+        documents: results of commands.
+    """
+    cuts = tuple(_cut_of(document, documents) for document in documents.cuts)
+    validations = tuple(
+        (
+            f"{_judged(item, documents.shipped)} against {PurePath(item['original']).name}",
+            proof_of(item, quantized="deployed" in item),
+            effects_of(item, None),
+        )
+        for item in documents.validations
+    )
+    names = short_names([cut.name for cut in cuts])
+    latencies = tuple(latency_of(item) for item in documents.benchmarks)
+    curves = tuple(curve_chart(item) for item in documents.curves)
+    limits = tuple((Gate(**item).sentence, bool(item["passed"])) for item in documents.limits)
+    combinations = tuple(comparison_of(item) for item in documents.combinations)
+    settings = (
+        *(cut.setting for cut in cuts if len(cuts) == 1),
+        *map(setting_of_validation, documents.validations),
+        *map(setting_of_benchmark, documents.benchmarks),
+        *map(setting_of_curve, documents.curves),
+        *map(setting_of_combination, documents.combinations),
+    )
+    return Story(
+        _title(documents, cuts, curves),
+        _headline(documents),
+        cuts,
+        names,
+        latencies,
+        curves,
+        validations,
+        limits,
+        combinations,
+        settings,
+    )
+
+
+def _headline(documents: Documents) -> Headline | None:
+    """The headline of all results together; that of a job is made where its limits are known."""
+    if documents.headline is not None:
+        return documents.headline
+    if len(documents.cuts) > 1 and not documents.folders:
+        # Alternatives, of which each has its own.
+        return None
+    found = [_validation(document) for document in documents.cuts]
+    if documents.validations and len(found) == 1 and found[0] is None:
+        # A cut that was written with --no-validate, and validated afterwards.
+        found = []
+    found += documents.validations
+    return headline_of(found, [Gate(**item) for item in documents.limits]) if found else None
+
+
+def _validation(document: Document) -> Document | None:
+    """The validation of a cut, with the file of a folder that it is of."""
+    validation = document.get("validation")
+    return None if validation is None else {**validation, "file": document.get("file")}
+
+
+def _judged(validation: Document, shipped: Shipped | None) -> str:
+    """The model that the figures of a validation are of."""
+    if shipped is not None and "deployed" in validation:
+        return f"{shipped.name}, quantized from {PurePath(validation['pruned']).name},"
+    return PurePath(validation["pruned"]).name
+
+
+def _title(documents: Documents, cuts: tuple[Cut, ...], curves: tuple[CurveChart, ...]) -> str:
+    if documents.shipped is not None:
+        return documents.shipped.name
+    if documents.folders:
+        return " and ".join(PurePath(folder).name for folder in documents.folders)
+    if len(cuts) == 1:
+        return PurePath(cuts[0].name).name
+    if cuts:
+        return f"{len(cuts)} results side by side"
+    return f"What cuts of {PurePath(curves[0].model).name} cost" if curves else "Measured models"
+
+
+def _cut_of(document: Document, documents: Documents) -> Cut:
+    """One cut in full.
+
+    Args:
+        document: the result of `prune` or `fuse`, or the plan of a dry run.
+        documents: all of the page; of a job they say what was made of the cut.
+    """
+    shipped = documents.shipped
+    plan = document["plan"]
+    gone = sum(len(cut["removed"]) for cut in plan["cuts"])
+    before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in plan["cuts"])
+    model = PurePath(document["model"]).name
+    parts = [f"{gone} of {many(before, 'attention head')}"] if gone else []
+    for units, lost, left in totals(block_cuts(plan)):
+        parts.append(f"{count(lost)} of {many(lost + left, units.removesuffix('s'))}")
+    what = f"{' and '.join(parts)} of {model} removed" if parts else f"{model} keeps all heads"
+    if plan.get("exit") is not None:
+        what += f", exit {', '.join(map(str, plan['exit']['numbers']))} permanent"
+    if plan.get("vocabulary") is not None:
+        tokens = plan["vocabulary"]
+        what += f", {count(tokens['rows'] - tokens['kept'])} of {many(tokens['rows'], 'token')} removed"
+    validation, choice = document.get("validation"), document.get("choice")
+    # Plans of earlier versions have no notes.
+    remarks = (*(document.get("warnings") or ()), *plan.get("notes", ()))
+    return Cut(
+        document.get("output") or document.get("would_write") or document["model"],
+        what if document.get("output") or validation else f"{what} (a look ahead; nothing was written)",
+        headline_of([_validation(document)], [Gate(**item) for item in document.get("gates") or ()]),
+        proof_of(validation, remarks, quantized=shipped is not None and shipped.quantized),
+        quantities(document, shipped),
+        head_map(document),
+        blocks(document),
+        # What comes out of a job is judged by its last validation, on data of its own.
+        effects_of(documents.validations[-1] if shipped and documents.validations else validation, choice),
+        difference_list(document),
+        setting_of_cut(document),
+        _edits(document),
+        tuple(plan["io_changes"]),
+    )
+
+
+def _edits(document: Document) -> tuple[str, ...]:
+    from onnxheadprune.edit.edits import edit_from_dict
+
+    found = []
+    for item in document["plan"].get("edits", ()):
+        fields = {name: value for name, value in item.items() if name != "sites"}
+        sites = ", ".join(item["sites"])
+        found.append(f"{edit_from_dict(fields)}{f' — {sites}' if sites else ''}")
+    return tuple(found)

@@ -1,0 +1,216 @@
+"""The report of `prune`: what goes, what it saves, what changes at the edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.edit.site_cuts import BlockCut
+from onnxheadprune.model.storage.tensors import StoredSize
+from onnxheadprune.reporting.headline import headline_rows, provider_rows
+from onnxheadprune.reporting.layout import (
+    bullet,
+    change,
+    count,
+    heading,
+    many,
+    row,
+    size,
+    table,
+)
+from onnxheadprune.reporting.validation import verdict_rows
+from onnxheadprune.workflow.sizes import size_warnings
+
+if TYPE_CHECKING:
+    from onnxheadprune.choosing.activations.respelled import Spelling
+    from onnxheadprune.fusion.result import Fusion
+    from onnxheadprune.workflow.choice.chosen import Chosen
+    from onnxheadprune.workflow.result import PruneResult
+
+_WORDS = {
+    "slice": "tensor cut",
+    "constant": "new constant",
+    "input": "rewired input",
+    "output": "renamed output",
+    "drop-inputs": "dropped operand",
+    "attribute": "changed attribute",
+    "dim": "changed dimension",
+    "insert": "new node",
+    "drop": "dropped node",
+    "drop-tensor": "dropped tensor",
+}
+
+
+def plan_report(
+    plan: PrunePlan,
+    chosen: Chosen | None = None,
+    sizes: tuple[StoredSize, StoredSize] | None = None,
+    spelling: Spelling | None = None,
+) -> Iterator[RenderableType]:
+    """Table of the sites that lose heads, and what the plan changes; `sizes` are those before and after it."""
+    yield _heading(plan)
+    yield from _cuts(plan)
+    if sizes is not None:
+        yield from _sizes(*sizes)
+        if plan.changes_something:
+            yield from _warnings(size_warnings(*sizes))
+    yield from _vocabulary(plan, spelling)
+    yield from _changes(plan)
+    yield from _choice(chosen, plan)
+
+
+def _vocabulary(plan: PrunePlan, spelling: Spelling | None) -> Iterator[RenderableType]:
+    if plan.vocabulary is not None:
+        from onnxheadprune.reporting.vocabulary import vocabulary_rows
+
+        yield from vocabulary_rows(plan, spelling)
+
+
+def _choice(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:
+    if chosen is not None:
+        from onnxheadprune.reporting.choice import choice_rows
+
+        yield from choice_rows(chosen, plan)
+
+
+def _fusion(fusion: Fusion | None) -> Iterator[RenderableType]:
+    if fusion is not None:
+        from onnxheadprune.reporting.fusion import fusion_rows
+
+        yield from fusion_rows(fusion)
+
+
+def _heading(plan: PrunePlan) -> RenderableType:
+    """Return what is removed, in a line."""
+    gone = sum(len(cut.removed) for cut in plan.cuts)
+    before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
+    others = "".join(f", removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others())
+    what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
+    left = "" if plan.exit is None else f", exit {', '.join(map(str, plan.exit.numbers))} for good"
+    if plan.vocabulary is not None:
+        tokens = plan.vocabulary.tokens.rows
+        left += f", removing {count(tokens - plan.vocabulary.left)} of {many(tokens, 'token')}"
+    return heading(f"{plan.model}: {what}{others}{left}")
+
+
+def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
+    """A table for each kind of unit."""
+    yield ""
+    if any(cut.removed for cut in plan.cuts):
+        yield _table(plan)
+        yield ""
+    for units, _, _ in plan.others():
+        yield _block_table([cut for cut in plan.blocks if cut.units == units and cut.removed])
+        yield ""
+
+
+def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
+    if plan.exit is not None:
+        found = plan.exit
+        conditions = ", ".join(found.conditions)
+        behind = f"{many(found.sites, 'attention site')} with {many(found.heads, 'head')}"
+        yield row(
+            "exit",
+            f"{', '.join(map(str, found.numbers))} of {found.of}, decided by {conditions}; {behind} behind it go",
+        )
+    words = [many(number, _WORDS[kind]) for kind, number in plan.counts().items() if kind in _WORDS]
+    if words:
+        yield row("edits", ", ".join(words))
+    yield from _edges(plan)
+    yield from _left_out(plan)
+    for note in plan.notes:
+        yield row("note", note, "yellow")
+
+
+def _left_out(plan: PrunePlan) -> Iterator[RenderableType]:
+    """Yield what "*" did not reach."""
+    if plan.left_out:
+        number = many(len(plan.left_out), "attention product")
+        yield row("left out", f'"*" means all sites; {number} outside them stay as they are', "yellow")
+        for missed in plan.left_out:
+            yield bullet(f"{missed.node}: {missed.reason}", "yellow")
+
+
+def _table(plan: PrunePlan) -> RenderableType:
+    made = table("#", "site", "removed", "left", numeric=("left",), wraps=("removed",))
+    for cut in plan.cuts:
+        if cut.removed:
+            before = f" (before: {spelled(cut.removed_before)})" if cut.removed_before else ""
+            made.add_row(
+                cut.called, cut.name, spelled(cut.removed) + before, f"{cut.heads_left} of {cut.num_heads}"
+            )
+    return made
+
+
+def _block_table(cuts: Sequence[BlockCut]) -> RenderableType:
+    """Sites of one kind."""
+    title = cuts[0].kind[1]
+    made = table("#", title, "removed", "left", numeric=("removed", "left"))
+    for cut in cuts:
+        before = f" (before: {count(len(cut.removed_before))})" if cut.removed_before else ""
+        left = f"{count(cut.left)} of {count(cut.num_units)}"
+        made.add_row(cut.key, cut.name, f"{count(len(cut.removed))}{before}", left)
+    return made
+
+
+def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
+    """Gathers that stay in the graph, and changed inputs and outputs."""
+    if plan.edge_gathers:
+        number = many(len(plan.edge_gathers), "edge gather")
+        yield row("at run time", f"{number}: these cost something whenever the model runs", "yellow")
+        for gather in plan.edge_gathers:
+            cost = "" if gather.elements is None else f", {count(gather.elements)} elements"
+            yield bullet(f"{gather.value} -> {gather.node}: {gather.reason}{cost}", "yellow")
+    if plan.io_changes:
+        yield row(
+            "interface", "these graph inputs and outputs change, and so does what feeds them:", "yellow"
+        )
+        for change in plan.io_changes:
+            yield bullet(change, "yellow")
+
+
+def _sizes(before: StoredSize, after: StoredSize) -> Iterator[RenderableType]:
+    """Yield what the stored tensors hold before and after, and a warning where that is more."""
+    if before != after:
+        yield row(
+            "weights",
+            f"{count(before.elements)} -> {count(after.elements)} elements"
+            f" ({change(before.elements, after.elements)}), {size(before.bytes)} -> {size(after.bytes)}",
+        )
+
+
+def _warnings(warnings: Sequence[str]) -> Iterator[RenderableType]:
+    for warning in warnings:
+        yield row("warning", warning, "bold yellow")
+
+
+def planned_output(path: Path | None) -> Iterator[RenderableType]:
+    """Yield where the run that a dry run looks at would write."""
+    if path is not None:
+        yield row("would write", str(path))
+
+
+def prune_report(result: PruneResult) -> Iterator[RenderableType]:
+    """The plan, the sizes before and after, the verdict and the file."""
+    if result.validation is not None:
+        yield from provider_rows(result.validation.provider)
+    yield _heading(result.plan)
+    yield from headline_rows(result.headline)
+    yield from _cuts(result.plan)
+    yield from _sizes(result.before, result.after)
+    yield from _warnings(result.warnings)
+    yield from _vocabulary(result.plan, result.spelling)
+    yield from _changes(result.plan)
+    yield from _choice(result.chosen, result.plan)
+    yield from _fusion(result.fusion)
+    if result.validation is None:
+        yield row("validation", "skipped (--no-validate); the model's metadata says so", "yellow")
+    else:
+        yield from verdict_rows(result.validation)
+    if result.output is not None:
+        yield row("written", result.output)

@@ -1,0 +1,212 @@
+"""The report of `inspect`: sites, layers and early exits."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.text import Text
+
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.reporting.layout import count, heading, item, many, row, share, table
+from onnxheadprune.settings.cutting import UNITS
+from onnxheadprune.workflow.exits import EarlyExit, EarlyExits
+from onnxheadprune.workflow.layers import LayerSummary
+
+WIDE, BAR = 90, 12
+"""Columns of a terminal from which there is room for bars, and of the longest bar."""
+
+
+def sites_report(sites: Sites, further: Sequence[RenderableType] = ()) -> Iterator[RenderableType]:
+    """Table of the sites, then why some cannot lose heads, then near misses, then what else there is to say."""
+    total = sum(site.num_heads for site in sites)
+    found = f"{many(len(sites), 'attention site')}, {many(total, 'head')}" if sites else "no attention site"
+    yield heading(f"{sites.model}: {found}")
+    if sites:
+        yield ""
+        yield _SiteTable(sites)
+    blocked = [site for site in sites if site.reason is not None]
+    if blocked:
+        yield Text("\nno single head can be removed from", style="bold")
+        for site in blocked:
+            yield item(f"{site.label}: {site.reason}", "yellow")
+    yield from near_misses(sites)
+    if sites.ignored_declarations:
+        yield Text("\ndeclared shapes that the operators contradict", style="bold")
+        yield from (item(sentence, "yellow") for sentence in sites.ignored_declarations)
+    yield from _blocks(sites)
+    yield from further
+    yield ""
+    yield from _prospects(sites)
+
+
+def _prospects(sites: Sites) -> Iterator[RenderableType]:
+    """Yield how much of the model can go, and what to type for it."""
+    removable = [site for site in sites if site.removable]
+    if not removable:
+        return
+    held = sum(site.params for site in removable)
+    if sites.elements and held <= sites.elements:
+        part = share(held / sites.elements)
+        yield row("can go", f"{part} of the {count(sites.elements)} stored elements belong to these heads")
+    spare = sum(site.num_heads - len(site.removed) for site in removable)
+    if spare > 1:
+        model = shlex.quote(sites.model)
+        yield row("next", f"onnxheadprune prune {model} --ratio 0.25 --data YOURS.npz -o smaller.onnx")
+
+
+def _blocks(sites: Sites) -> Iterator[RenderableType]:
+    """The sites of other kinds, whose units can go like heads."""
+    for kind in sites.others:
+        if found := sites.of(kind.UNITS):
+            yield from block_rows(kind, found)
+
+
+def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableType]:
+    """Table of the sites of one kind, then why some cannot lose units.
+
+    Args:
+        kind: the kind.
+        found: the sites.
+    """
+    total = sum(site.num_units for site in found)
+    option = f" (--{kind.UNITS})" if kind.UNITS in UNITS.split() else ""
+    # Of what is its own only unit the number is known.
+    several = (kind.UNITS,) if any(site.original_num_units > 1 for site in found) else ()
+    units = f", {many(total, kind.UNIT)}{option}" if several else ""
+    yield Text(f"\n{many(len(found), kind.TITLE)}{units}", style="bold")
+    details = tuple(found[0].details)
+    numeric = *several, *details, "params"
+    sorts = ("kind",) if any(site.kind for site in found) else ()
+    made = table("#", kind.BLOCK, *sorts, *numeric, "removable", numeric=numeric)
+    for site in found:
+        number = f"{count(site.num_units)}"
+        if site.removed:
+            number += f" of {count(site.original_num_units)}"
+        cells = (site.kind for _ in sorts), (number for _ in several), map(count, site.details.values())
+        made.add_row(site.called(site.number), site.name, *chain(*cells), count(site.params), removable(site))
+    yield made
+    for site in found:
+        if site.reason is not None:
+            yield item(f"{site.label}: {site.reason}", "yellow")
+
+
+def removable(site: Site) -> Text:
+    """Return whether units of a site can be removed: "yes", "whole" where only all of them can, "no"."""
+    if site.removable:
+        return Text("yes", "green")
+    return Text("whole", "yellow") if site.removable_whole else Text("no", "red")
+
+
+def near_misses(sites: Sites) -> Iterator[RenderableType]:
+    """Yield what looks like a site and is none, with the reasons."""
+    lists = [
+        ("near misses (they look like attention, but)", sites.near_misses),
+        ("no heads to tell (one map of weights for all channels)", sites.no_heads),
+        *(
+            (f"near misses (they look like a {kind.TITLE}, but)", find().near_misses)
+            for kind, find in sites.others.items()
+        ),
+    ]
+    for title, missed in lists:
+        if missed:
+            yield Text(f"\n{title}", style="bold")
+        for miss in missed:
+            yield item(f"{miss.node}: {miss.reason.sentence}", "yellow")
+
+
+@dataclass(frozen=True)
+class _SiteTable:
+    """One line per site; where the terminal is wide enough, with a bar for its share of what heads hold."""
+
+    sites: Sites
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Chooses the columns by the width at hand."""
+        sites, wide = self.sites, options.max_width >= WIDE
+        removed_before = any(site.removed for site in sites)
+        columns = ["#", "site", "kind", "heads", "kv", "size", "params"]
+        if wide:
+            columns.append("share")
+        columns.append("removable")
+        if removed_before:
+            columns.append("removed before")
+        made = table(*columns, numeric=("heads", "kv", "size", "params"))
+        most = max(site.params for site in sites) or 1
+        for site in sites:
+            cells: list[str | Text] = [
+                site.called(site.number),
+                site.name,
+                site.kind,
+                str(site.num_heads),
+                site.kv_count,
+                _head_size(site),
+                count(site.params),
+            ]
+            if wide:
+                cells.append(Text("█" * max(round(BAR * site.params / most), 1), "cyan"))
+            cells.append(removable(site))
+            if removed_before:
+                cells.append(spelled(site.removed) or "-")
+            made.add_row(*cells)
+        yield made
+
+
+def _head_size(site: AttentionSite) -> str:
+    if site.head_size is None:
+        return str(site.v_head_size)
+    same = site.head_size == site.v_head_size
+    return str(site.head_size) if same else f"{site.head_size}/{site.v_head_size}"
+
+
+def layers_report(layers: Sequence[LayerSummary]) -> Iterator[RenderableType]:
+    """Yield a table of the layers; nothing where there are none."""
+    if not layers:
+        return
+    yield Text(f"\n{many(len(layers), 'layer')} (--layers)", style="bold")
+    made = table(
+        "#", "layer", "holds", "params", "operations", numeric=("params", "operations"), wraps=("holds",)
+    )
+    for layer in layers:
+        operations = "?" if layer.operations_share is None else share(layer.operations_share)
+        held = " ".join(layer.sites)
+        if layer.lacks:
+            held += f" (no {', no '.join(layer.lacks)})"
+        made.add_row(layer.key, layer.name or "-", held, share(layer.params_share), operations)
+    yield made
+
+
+def exits_report(found: EarlyExits) -> Iterator[RenderableType]:
+    """Table of the exits with what lies behind each, then Loops that cannot be fixed; nothing without either."""
+    if found.exits:
+        yield Text(f"\n{many(len(found.exits), 'early exit')} (--exit)", style="bold")
+        made = table(
+            "exit",
+            "decided by",
+            "heads behind",
+            "params",
+            "operations",
+            numeric=("heads behind", "params", "operations"),
+            wraps=("decided by",),
+        )
+        for entry in found.exits:
+            made.add_row(
+                f"{entry.number}{' and on' if entry.endless else ''}",
+                _decider(entry),
+                f"{count(entry.heads)} ({share(entry.heads_share)})",
+                share(entry.elements_share),
+                "?" if entry.operations_share is None else share(entry.operations_share),
+            )
+        yield made
+    for node, reason in found.refused.items():
+        yield item(f"{node} ends early and cannot be fixed: {reason}", "yellow")
+
+
+def _decider(entry: EarlyExit) -> str:
+    turns = "" if entry.turns is None else f", after {many(entry.turns, 'turn')}"
+    return f"{entry.condition} at {entry.node}{turns}"

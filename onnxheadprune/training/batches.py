@@ -1,0 +1,142 @@
+"""The data of a training: batches of similar length, in an order that the seed decides.
+
+It goes in rounds: what is not in memory comes first, a chunk at a time, then the samples that are. When all have been
+seen they come again: token ids as spliced sequences, other data in other company.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.more import CHUNK
+from onnxheadprune.data.splicing import sequences_of
+from onnxheadprune.runtime import Array
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input
+from onnxheadprune.runtime.feeds.samples import Sample
+from onnxheadprune.training.neighbours import Neighbours
+
+BATCH = 16
+PLAIN = "samples as they are"
+
+
+class Batches:
+    """The data of a training.
+
+    Attributes:
+        data: the samples in memory, with what there is beyond them.
+        neighbours: other tokens for some of those that are seen again, None for none.
+        count: steps of a pass over the samples in memory.
+        rounds: after which all data has been seen once.
+        kind: what samples are when they come again, for people.
+    """
+
+    def __init__(self, data: Calibration, neighbours: Neighbours | None = None) -> None:
+        """Divides the data into rounds."""
+        self.data, self.neighbours = data, neighbours
+        self._parts = _parts(data)
+        self._chunks = 0 if data.more is None else data.more.chunks
+        self.rounds = self._chunks + len(self._parts)
+        self.count = sum(_count(part) for part in self._parts)
+        self.kind = PLAIN if sequences_of(self._parts[0]) is None else "spliced sequences"
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="onnxheadprune")
+        self._ahead: dict[int, Future[Calibration]] = {}
+
+    def is_again(self, number: int) -> bool:
+        """Return whether the samples of a round have been seen before."""
+        return number >= self.rounds
+
+    def round(self, number: int, random: np.random.Generator) -> Iterator[Feed]:
+        """The feeds of a round.
+
+        Args:
+            number: of the round, from 0.
+            random: decides on their order, and on what is spliced with what.
+        """
+        part = self._part(number % self.rounds)
+        sequences = sequences_of(part)
+        if sequences is None:
+            yield from _mixed(part, random)
+            return
+        rows = sequences.spliced(random) if self.is_again(number) else list(sequences.rows)
+        if self.is_again(number) and self.neighbours is not None:
+            rows = self.neighbours.exchanged(rows, random)
+        feeds = sequences.feeds(rows, BATCH)
+        yield from (feeds[position] for position in random.permutation(len(feeds)))
+
+    def _part(self, number: int) -> Calibration:
+        """The samples of a round. Those of the next one are read and decoded beside the steps."""
+        if number >= self._chunks:
+            return self._parts[number - self._chunks]
+        found = self._ahead.pop(number, None)
+        self._ahead.clear()
+        part = self._chunk(number) if found is None else found.result()
+        if number + 1 < self._chunks:
+            self._ahead[number + 1] = self._reader.submit(self._chunk, number + 1)
+        return part
+
+    def _chunk(self, number: int) -> Calibration:
+        assert self.data.more is not None
+        samples = [Sample(feed, None, self.data.source) for feed in self.data.more.chunk(number)]
+        return replace(self.data, samples=tuple(samples), joined=None)
+
+
+def _parts(data: Calibration) -> list[Calibration]:
+    """Data in parts of some size, whole feeds each, spread evenly over it."""
+    count = max(min(round(data.count / CHUNK), len(data.samples)), 1)
+    return [replace(data, samples=data.samples[first::count], joined=None) for first in range(count)]
+
+
+def _count(part: Calibration) -> int:
+    """Feeds of a round."""
+    sequences = sequences_of(part)
+    if sequences is not None:
+        return sequences.count(BATCH)
+    fixed, groups = _groups(part)
+    return len(fixed) + sum(-(-_rows(group) // BATCH) for group in groups)
+
+
+def _mixed(part: Calibration, random: np.random.Generator) -> Iterator[Feed]:
+    """All samples once, in other company every time where the batch is free."""
+    feeds, groups = _groups(part)
+    for group in groups:
+        order = random.permutation(_rows(group))
+        feeds += [
+            {name: array[order[start : start + BATCH]] for name, array in group.items()}
+            for start in range(0, len(order), BATCH)
+        ]
+    yield from (feeds[position] for position in random.permutation(len(feeds)))
+
+
+def _groups(part: Calibration) -> tuple[list[Feed], list[Feed]]:
+    """Feeds that stay as they are, and samples that can share a feed, joined."""
+    fixed: list[Feed] = []
+    alike: dict[object, list[Feed]] = defaultdict(list)
+    for feed in part.feeds:
+        if _is_free(feed, part.inputs):
+            alike[tuple(feed[item.name].shape[1:] for item in part.inputs)].append(feed)
+        else:
+            fixed.append(feed)
+    joined = [
+        {item.name: np.concatenate([feed[item.name] for feed in feeds]) for item in part.inputs}
+        for feeds in alike.values()
+    ]
+    return fixed, joined
+
+
+def _is_free(feed: Feed, inputs: Sequence[Input]) -> bool:
+    """Return whether samples can be exchanged with those of other feeds."""
+    arrays: list[Array] = [feed[item.name] for item in inputs]
+    if any(not item.dims or isinstance(item.dims[0], int) for item in inputs):
+        return False
+    return len({array.shape[0] for array in arrays}) == 1
+
+
+def _rows(feed: Feed) -> int:
+    return len(next(iter(feed.values())))

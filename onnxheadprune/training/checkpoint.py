@@ -1,0 +1,178 @@
+"""The state of a training on disk, so that an interrupted one goes on where it stopped."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.storage.claims import Making, check_makings
+from onnxheadprune.model.storage.folder import write_file
+from onnxheadprune.runtime import Array
+from onnxheadprune.training.parameters import Master
+from onnxheadprune.training.result import Measured
+
+MARK = b"onnxheadprune-recovery"
+"""Near the start of such a file: the name of its first entry."""
+SUFFIX = ".recovery"
+
+
+@dataclass
+class State:
+    """All that later steps depend on.
+
+    Attributes:
+        epoch: rounds that are done.
+        step: steps that are done.
+        taken: steps of the optimizer: without those whose gradients were too large for float16.
+        precision: of products in steps.
+        scale: the loss scale.
+        rate: the peak learning rate.
+        trials: held-out loss by each learning rate that was tried.
+        best: the step with the least held-out loss.
+        curve: held-out losses so far.
+        arrays: the parameters, their moments and the best parameters, one after the other.
+        searched: seconds that went by before the first step.
+        seconds: that it took so far.
+        planned: steps that fit into the budget when they began.
+        samples: that steps took, each as often as it was taken.
+        learned: the mean loss of the last round on what its steps learned from.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    taken: int = 0
+    precision: str = ""
+    scale: float = 1.0
+    rate: float = 0.0
+    trials: dict[float, float] = field(default_factory=dict)
+    best: int = 0
+    curve: list[Measured] = field(default_factory=list)
+    arrays: Mapping[str, Sequence[Master]] = field(default_factory=dict)
+    searched: float = 0.0
+    seconds: float = 0.0
+    planned: int = 1
+    samples: int = 0
+    learned: float = 0.0
+
+
+def beside(output: str | os.PathLike[str]) -> Path:
+    """Return where the checkpoint of an output is."""
+    path = Path(output)
+    return path.with_name(f"{path.name}{SUFFIX}")
+
+
+def making_of(checkpoint: Path) -> Making:
+    """A checkpoint as a file that a call makes."""
+    return Making("the checkpoint of the recovery,", checkpoint, mark=MARK)
+
+
+class Checkpoint:
+    """A file with the state of a training, about one model, data and seed."""
+
+    def __init__(self, path: Path | None, key: str) -> None:
+        """Looks whether the file could be written later.
+
+        Args:
+            path: the file; None keeps nothing.
+            key: what the training depends on.
+
+        Raises:
+            UsageError: if the path is not free for it.
+        """
+        self.path, self.key = path, key
+        if path is not None:
+            check_makings([making_of(path)], list)
+
+    def read(self) -> State:
+        """The state that an interrupted run left.
+
+        Raises:
+            UsageError: if there is none, or it is about something else.
+        """
+        if self.path is None or not self.path.is_file():
+            where = "" if self.path is None else f" {self.path}"
+            raise UsageError(f"there is nothing to go on with: the checkpoint{where} is not there")
+        try:
+            with self.path.open("rb") as stream, np.load(stream) as found:
+                document = json.loads(found[MARK.decode()].tobytes())
+                state = _state(document)
+                state.arrays = {
+                    name: [found[f"{name}.{number}"] for number in range(count)]
+                    for name, count in document["arrays"].items()
+                }
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise UsageError(
+                f"the checkpoint {self.path} cannot be read; start anew without --resume"
+            ) from error
+        if document["key"] != self.key:
+            raise UsageError(
+                f"the checkpoint {self.path} is of another model, other data, another budget or another seed;"
+                " start anew without --resume"
+            )
+        return state
+
+    def write(self, state: State) -> None:
+        """Keeps a state.
+
+        Raises:
+            UsageError: if the file cannot be written.
+        """
+        if self.path is None:
+            return
+        document = {
+            "key": self.key,
+            "epoch": state.epoch,
+            "step": state.step,
+            "taken": state.taken,
+            "precision": state.precision,
+            "scale": state.scale,
+            "rate": state.rate,
+            "trials": list(state.trials.items()),
+            "best": state.best,
+            "curve": [[item.step, item.loss] for item in state.curve],
+            "searched": state.searched,
+            "seconds": state.seconds,
+            "planned": state.planned,
+            "samples": state.samples,
+            "learned": state.learned,
+            "arrays": {name: len(arrays) for name, arrays in state.arrays.items()},
+        }
+        entries: dict[str, Array] = {MARK.decode(): np.frombuffer(json.dumps(document).encode(), np.uint8)}
+        for name, arrays in state.arrays.items():
+            entries |= {f"{name}.{number}": array for number, array in enumerate(arrays)}
+        stream = io.BytesIO()
+        np.savez(stream, allow_pickle=False, **entries)
+        write_file(self.path, stream.getvalue(), renewed=True)
+
+    def finish(self) -> None:
+        """Removes the file: all is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def _state(document: Mapping[str, object]) -> State:
+    content = json.loads(json.dumps(document))
+    return State(
+        int(content["epoch"]),
+        int(content["step"]),
+        int(content["taken"]),
+        str(content["precision"]),
+        float(content["scale"]),
+        float(content["rate"]),
+        {float(rate): float(loss) for rate, loss in content["trials"]},
+        int(content["best"]),
+        [Measured(int(step), float(loss)) for step, loss in content["curve"]],
+        searched=float(content["searched"]),
+        seconds=float(content["seconds"]),
+        planned=int(content["planned"]),
+        samples=int(content["samples"]),
+        learned=float(content["learned"]),
+    )

@@ -1,0 +1,262 @@
+"""Recovery: what is left of a model learns from the original, by gradients of the ONNX graph, in ONNX Runtime.
+
+Knowledge distillation (Hinton, Vinyals and Dean 2015) of a model into its own pruned form, which starts from the
+closed-form refit. Labels are never needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from onnxheadprune.choosing.activations.parts import part, require_main
+from onnxheadprune.choosing.compensation.restoring import whole_of
+from onnxheadprune.choosing.gradients.differentiate import Gradient
+from onnxheadprune.choosing.gradients.widening import widened
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.errors import UsageError
+from onnxheadprune.liveness.interface import AS_BEFORE
+from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.spelling import many
+from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.runtime import Array, Provider, Session
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.training.batches import PLAIN, Batches
+from onnxheadprune.training.budget import Budget
+from onnxheadprune.training.checkpoint import Checkpoint
+from onnxheadprune.training.neighbours import neighbours_of
+from onnxheadprune.training.parameters import Master, Parameter
+from onnxheadprune.training.result import Recovery
+from onnxheadprune.training.student import Student
+from onnxheadprune.training.subject import Subject, differentiated
+from onnxheadprune.training.targets import Aim, Teacher
+from onnxheadprune.training.training import Plan, Training
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """Everything that a training works with.
+
+    Attributes:
+        student: what learns.
+        teacher: what it learns from.
+        gradient: of the student's loss.
+        trained: the parameters of the student.
+        held: names of tensors of the original that stay as they are, with the reason.
+    """
+
+    student: Student
+    teacher: Teacher
+    gradient: Gradient
+    trained: Sequence[Parameter]
+    held: dict[str, str]
+
+
+def ready(subject: Subject, learn: Calibration, provider: Provider) -> Ready:
+    """Makes the gradients, and loads all sessions.
+
+    Args:
+        subject: the cut.
+        learn: data for the steps.
+        provider: where to run.
+
+    Raises:
+        RefusedError: if no gradient of the main output reaches a weight.
+    """
+    parameters, aim, gradient = differentiated(subject, learn)
+    teacher = Teacher(_original(subject, aim, provider), aim, learn.source)
+    trained = [item for item in parameters.trained if item.name in gradient.outputs]
+    constant = [item for item in parameters.trained if item.name not in gradient.outputs]
+    student = Student(gradient, trained, constant, provider, subject.io)
+    reasons = {item.original: gradient.constant.get(item.name, "no gradient reaches it") for item in constant}
+    return Ready(student, teacher, gradient, trained, {**parameters.held, **reasons})
+
+
+def _original(subject: Subject, aim: Aim, provider: Provider) -> Session:
+    view = subject.original
+    wanted = [view.main.values[subject.main.name], *(state.value for state in aim.hidden)]
+    for value in wanted:
+        require_main(value)
+    model = hydrated(part(view, {}, [value.name for value in wanted]), view.sources)
+    return Session(widened(model, frozenset()), provider, name="the original model", optimize=True)
+
+
+LEAST = 16
+"""Samples to learn from: one batch."""
+HELD_OUT = 0.05
+"""Part of the samples that neither the refit nor a step sees. More would be missed by both."""
+MOST_JUDGES = 256
+"""Samples that judge a training at most: what they scatter is less than what trainings differ in."""
+JUDGES = 16
+"""Samples that judge a training where a part of the data is fewer, as long as that takes no more than a fifth."""
+
+
+@dataclass(frozen=True)
+class Recovering:
+    """The settings of a recovery.
+
+    Attributes:
+        budget: how long it trains.
+        seed: of the order of the data.
+        checkpoint: where its state is kept until it is done, None to keep none.
+        resume: go on from there.
+    """
+
+    budget: Budget
+    seed: int = 0
+    checkpoint: Path | None = None
+    resume: bool = False
+
+    def shared(self, among: int) -> Recovering:
+        """The same with an equal part of the budget."""
+        return self if among == 1 else replace(self, budget=self.budget.shared(among))
+
+
+def split_for_recovery(data: Calibration) -> tuple[Calibration, Calibration]:
+    """A part that steps learn from and one that judges them."""
+    share = min(round(data.count * HELD_OUT), MOST_JUDGES)
+    return data.split_samples(max(share, min(JUDGES, data.count // 5), 1))
+
+
+def require_recoverable(view: GraphView, main: MainOutput, data: Calibration, how: Recovering) -> None:
+    """Check whether a model can learn from data at all: asked before any long work.
+
+    Args:
+        view: an annotated view of the original.
+        main: the output that counts.
+        data: all of it.
+        how: the training that is asked for.
+
+    Raises:
+        UsageError: if there is not enough data.
+        RefusedError: if no gradient of the main output reaches a weight.
+    """
+    if data.count > 1 and _are_alike(data):
+        raise UsageError(
+            f"all {many(data.count, data.unit)} of {data.source} are the same, so there is nothing to learn from them"
+        )
+    learn, held = split_for_recovery(data)
+    if learn.count < LEAST or learn.count + held.count > data.count:
+        raise UsageError(
+            f"{data.source} gives {many(data.count, data.unit)}, and a recovery"
+            f" learns from {LEAST} or more and is judged by others;"
+            f" give {LEAST + LEAST // 4} {data.unit}s or more, or leave the recovery out"
+        )
+    differentiated(
+        Subject(view, main, hydrated(view.model, view.sources), None, AS_BEFORE, {}), data, hidden=False
+    )
+
+
+def recover(
+    subject: Subject,
+    learn: Calibration,
+    held: Calibration,
+    provider: Provider,
+    how: Recovering,
+    progress: Progress = silent,
+) -> Recovery:
+    """Trains what is left of a model to give what the original gives.
+
+    Args:
+        subject: the cut.
+        learn: data for the steps.
+        held: data that no step sees, by which the learning rate and the best step are chosen.
+        provider: where to run.
+        how: budget, seed and checkpoint.
+        progress: told of each step.
+
+    Raises:
+        UsageError: if the data is no good for it, or there is nothing to resume.
+        RefusedError: if no gradient of the main output reaches a weight.
+    """
+    made = ready(subject, learn, provider)
+    student, teacher = made.student, made.teacher
+    _require_variety(teacher, held)
+    checkpoint = Checkpoint(how.checkpoint, _key(subject, learn, provider, how))
+    apart = [{**feed, **teacher.targets(feed)} for feed in held.feeds]
+    batches = Batches(learn, neighbours_of(subject.original, learn.inputs))
+    training = Training(
+        student, teacher, batches, apart, Plan.starting(how.budget, how.seed, progress), checkpoint
+    )
+    training.run(how.resume)
+    state = training.state
+    return Recovery(
+        _written(subject, made.trained, student.copy()) if state.best else dict(subject.start),
+        learn.fingerprint,
+        learn.total,
+        held.count,
+        tuple(item.original for item in made.trained),
+        made.held,
+        state.step / batches.count,
+        state.step,
+        state.rate,
+        state.trials,
+        tuple(state.curve),
+        state.best,
+        training.stopped,
+        batches.kind if batches.is_again(state.epoch - 1) else PLAIN,
+        round(state.seconds, 3),
+        how.seed,
+        training.resumed,
+        student.precision,
+        used=state.samples,
+        learned=state.learned,
+        unit=learn.unit,
+        planned=how.budget,
+    )
+
+
+def _are_alike(data: Calibration) -> bool:
+    """Return whether all samples are the same."""
+    first: tuple[bytes, ...] | None = None
+    for feed in data.one_by_one():
+        sample = tuple(np.ascontiguousarray(feed[item.name]).tobytes() for item in data.inputs)
+        if first is not None and sample != first:
+            return False
+        first = sample
+    return True
+
+
+def _require_variety(teacher: Teacher, data: Calibration) -> None:
+    """Check whether the original gives different samples different outputs.
+
+    Raises:
+        UsageError: if not: there is nothing to learn then.
+    """
+    rows = []
+    for feed in data.feeds:
+        output = teacher.session.run(feed)[teacher.aim.main.name]
+        rows.append(output.reshape(-1, output.shape[-1] if output.ndim > 1 else 1).astype(np.float64))
+    every = np.concatenate(rows)
+    if np.ptp(every, axis=0).max(initial=0.0) <= 1e-6 * np.abs(every).max(initial=0.0):
+        raise UsageError(
+            f"{teacher.aim.main.name} is the same for all of {data.source}, so there is nothing to learn from it"
+        )
+
+
+def _written(subject: Subject, trained: Sequence[Parameter], masters: Sequence[Master]) -> dict[str, Array]:
+    """The trained numbers in the original's tensors."""
+    stored = dict(subject.start)
+    values = subject.original.main.values
+    for parameter, master in zip(trained, masters, strict=True):
+        before = stored.get(parameter.original)
+        if before is None:
+            before = values[parameter.original].numbers()
+        whole = whole_of(parameter.written(master), before, parameter.edit)
+        assert whole is not None, f"{parameter.name} is no cut of {parameter.original}"
+        stored[parameter.original] = whole
+    return stored
+
+
+def _key(subject: Subject, data: Calibration, provider: Provider, how: Recovering) -> str:
+    """Return what a training depends on, as a short hash."""
+    digest = hashlib.sha256(subject.pruned.SerializeToString(deterministic=True))
+    for value in subject.start.values():
+        digest.update(np.ascontiguousarray(value).tobytes())
+    digest.update(f"{data.fingerprint} {data.count} {provider.name} {how.budget} {how.seed}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""The inputs of the loss: what the original outputs for a batch, and the weight of each position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.choosing.activations.parts import run_feed
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.runtime import Array, Session
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.training import losses
+from onnxheadprune.training.hidden import Hidden, outer_shape
+from onnxheadprune.training.losses import Part
+
+LEAST_VARIANCE = 0.1
+"""A position counts as if its features varied by this share of what they do on average, if they vary by less."""
+TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """The aim of a student.
+
+    Attributes:
+        main: the main output.
+        rank: of it.
+        pooled: whether its positions are averaged first, as those who use embeddings of tokens do.
+        hidden: states of the stream.
+        inputs: of the model.
+    """
+
+    main: MainOutput
+    rank: int
+    pooled: bool
+    hidden: Sequence[Hidden]
+    inputs: Sequence[Input]
+
+    @property
+    def parts(self) -> list[Part]:
+        """The parts of the loss, in the order of `inputs_of`."""
+        found = [self._main()]
+        for number, state in enumerate(self.hidden):
+            rank = len(state.value.shape or ())
+            found.append(
+                Part(f"hidden{number}", losses.SQUARE, state.value.name, {"target": rank, "weight": rank})
+            )
+        return found
+
+    def _main(self) -> Part:
+        name, rank = self.main.name, self.rank
+        if self.main.is_logits:
+            given = losses.PROBABILITIES if self.main.is_probabilities else losses.LOGITS
+            more = {"tiny": 0} if self.main.is_probabilities else {}
+            return Part("main", given + losses.DIVERGENCE, name, {"target": rank, "one": 0, **more})
+        inputs = {"target": rank, "weight": rank, "ones": 2, "tiny": 0, "one": 0}
+        if not self.pooled:
+            return Part("main", losses.ALONE + losses.COSINE, name, inputs)
+        return Part("main", losses.POOL + losses.COSINE, name, {**inputs, "weights": 3})
+
+    def inputs_of(self, outputs: Mapping[str, Array], feed: Feed) -> Feed:
+        """The inputs of the loss for one batch.
+
+        Args:
+            outputs: what the original gives: the main output and the hidden states.
+            feed: what it was run on.
+        """
+        mask = _mask(feed, self.inputs)
+        made: Feed = {}
+        for part, numbers in zip(self.parts, self._numbers(outputs, mask), strict=True):
+            made |= {part.spelled(name): np.asarray(array, np.float32) for name, array in numbers.items()}
+        return made
+
+    def _numbers(self, outputs: Mapping[str, Array], mask: Array | None) -> list[dict[str, Array]]:
+        main = outputs[self.main.name].astype(np.float32)
+        found = [self._distribution(main, mask) if self.main.is_logits else self._direction(main, mask)]
+        for number, state in enumerate(self.hidden):
+            target = outputs[state.value.name].astype(np.float32)
+            share = 1 / len(self.hidden)
+            if number == len(self.hidden) - 1:
+                # The last state counts for itself, too.
+                share += 1
+            found.append({"target": target, "weight": share * _weights(target, state, mask)})
+        return found
+
+    def _distribution(self, main: Array, mask: Array | None) -> dict[str, Array]:
+        if self.main.is_probabilities:
+            likely = np.maximum(main, 0)
+        else:
+            likely = np.exp(main - main.max(axis=-1, keepdims=True))
+            likely /= likely.sum(axis=-1, keepdims=True)
+        weighted = likely * _shares(main.shape[:-1], mask)[..., None]
+        entropy = np.asarray(np.sum(weighted * np.log(np.maximum(likely, 1e-30)), dtype=np.float64))
+        return {"target": weighted, "one": entropy, "tiny": np.array(1e-30)}
+
+    def _direction(self, main: Array, mask: Array | None) -> dict[str, Array]:
+        numbers: dict[str, Array] = {"tiny": np.array(TINY), "one": np.array(1.0)}
+        shares = _shares(main.shape[:-1], mask)
+        if self.pooled:
+            assert mask is not None
+            weights = mask / np.maximum(mask.sum(axis=1, keepdims=True), 1)
+            numbers["weights"] = weights[:, None]
+            main = weights[:, None].astype(np.float32) @ main
+            shares = _shares(main.shape[:-1], None)
+        length = np.linalg.norm(main, axis=-1, keepdims=True)
+        numbers["target"] = main / np.maximum(length, np.sqrt(TINY))
+        numbers["weight"] = shares[..., None]
+        numbers["ones"] = np.ones((main.shape[-1], 1))
+        return numbers
+
+
+class Teacher:
+    """The original, asked for its main output and hidden states."""
+
+    def __init__(self, session: Session, aim: Aim, source: str) -> None:
+        """Takes a session that puts these out.
+
+        Args:
+            session: of the original in single precision.
+            aim: what is asked for.
+            source: where the data is from.
+        """
+        self.session, self.aim, self.source = session, aim, source
+
+    def targets(self, feed: Feed) -> Feed:
+        """The inputs of the loss for one batch.
+
+        Raises:
+            UsageError: if the original gives no numbers there.
+        """
+        outputs = run_feed(self.session, feed, self.source)
+        made = self.aim.inputs_of(outputs, feed)
+        if not all(np.isfinite(array).all() for array in made.values()):
+            raise UsageError(
+                f"the original computes NaN or infinite values on {self.source}, so there is nothing to come near to"
+            )
+        return made
+
+
+def _mask(feed: Feed, inputs: Sequence[Input]) -> Array | None:
+    """Return which positions are no padding, [samples, tokens]."""
+    found = [feed[item.name] for item in inputs if item.role is Role.MASK and item.dtype.kind in "iu"]
+    return next((array != 0 for array in found if array.ndim == 2), None)
+
+
+def _shares(shape: tuple[int, ...], mask: Array | None) -> Array:
+    """Equal weights of the positions that are no padding, 1 in sum."""
+    known = np.ones(shape) if mask is None else _fitting(mask, shape)
+    return np.asarray(known / max(known.sum(), 1))
+
+
+def _fitting(mask: Array, shape: tuple[int, ...]) -> Array:
+    """The mask over positions of some shape; where it is not theirs all of them count."""
+    if mask.shape == shape:
+        return mask.astype(np.float64)
+    # Exporters that fold samples and tokens into one axis keep their order.
+    return mask.reshape(shape).astype(np.float64) if shape == (mask.size,) else np.ones(shape)
+
+
+def _weights(target: Array, state: Hidden, mask: Array | None) -> Array:
+    """Per position one over its features, their variance, and the number of positions.
+
+    Otherwise a few positions with huge activations (separators, sinks) decide alone.
+    """
+    features = tuple(state.axes)
+    count = int(np.prod([target.shape[axis] for axis in features]))
+    variance = target.var(axis=features, dtype=np.float64)
+    known = _shares(variance.shape, mask)
+    mean = float((variance * known).sum())
+    floored = np.maximum(variance, LEAST_VARIANCE * mean + 1e-20)
+    return np.asarray((known / floored / count).reshape(tuple(outer_shape(state, target.shape))))

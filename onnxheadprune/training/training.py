@@ -1,0 +1,261 @@
+"""The training of a student: steps, the held-out loss on the way, and the best of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, count, islice
+
+import numpy as np
+
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.workers import Workers
+from onnxheadprune.training.adam import Adam
+from onnxheadprune.training.batches import Batches
+from onnxheadprune.training.budget import Budget
+from onnxheadprune.training.checkpoint import Checkpoint, State
+from onnxheadprune.training.parameters import Master
+from onnxheadprune.training.pull import STRENGTH, Pull
+from onnxheadprune.training.rate import STEPS, bearable, find_rate, share_in_test, share_of_rate
+from onnxheadprune.training.result import Measured
+from onnxheadprune.training.student import Student
+from onnxheadprune.training.targets import Teacher
+
+INTERRUPTED = "interrupted"
+AHEAD = Workers(2)
+"""Batches that the teacher works on at a time."""
+SEARCH = 0.15
+"""Part of a budget of seconds after which no more learning rates are tried."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of a training.
+
+    Attributes:
+        budget: how long.
+        seed: of the order of the data.
+        rate: the learning rate, None to look for it.
+        progress: told of each step.
+        seconds: of a budget of time, what is left of it for the training.
+    """
+
+    budget: Budget
+    seed: int = 0
+    rate: float | None = None
+    progress: Progress = silent
+    seconds: float | None = None
+
+    @classmethod
+    def starting(cls, budget: Budget, seed: int = 0, progress: Progress = silent) -> Plan:
+        """The plan of a training that begins now."""
+        return cls(budget, seed, None, progress, budget.left)
+
+
+@dataclass
+class Training:
+    """A training as it goes.
+
+    Attributes:
+        student: what learns.
+        teacher: what it learns from.
+        batches: what an epoch runs on.
+        held: batches that no step sees, with the inputs of the loss.
+        plan: how it goes.
+        checkpoint: where its state is kept.
+        best: the parameters with the least held-out loss.
+        stopped: why it ended early, None if it did not.
+    """
+
+    student: Student
+    teacher: Teacher
+    batches: Batches
+    held: Sequence[Feed]
+    plan: Plan
+    checkpoint: Checkpoint
+    best: list[Master] = field(default_factory=list)
+    stopped: str | None = None
+    state: State = field(default_factory=State)
+    resumed: int = 0
+    _started: float = 0.0
+    _pace: float = math.inf
+    """Seconds of a step."""
+
+    def run(self, resume: bool = False) -> None:
+        """Trains until the budget is spent; Ctrl-C ends it with the best so far.
+
+        Raises:
+            UsageError: if there is nothing to resume.
+        """
+        self._started = time.monotonic()
+        self.adam = Adam(self.student.masters, self.student.gradients, self.student.provider)
+        self._pull = None
+        if self.batches.neighbours is not None:
+            self._pull = Pull(self.student.masters, self.student.provider)
+        try:
+            if resume:
+                self._resume()
+            else:
+                self._begin()
+            while not self.stopped and self._progress() < 1:
+                self._round()
+        except KeyboardInterrupt:
+            if not self.state.curve:
+                raise
+            self.stopped = INTERRUPTED
+        self.student.take(self.best)
+        self.state.seconds = self._seconds()
+
+    def _begin(self) -> None:
+        self.best = self.student.copy()
+        self.state.curve.append(Measured(0, self.held_loss()))
+        first = next(self.batches.round(0, np.random.default_rng([self.plan.seed, 1])))
+        self.student.choose({**first, **self.teacher.targets(first)})
+        if self.plan.rate is None:
+            self.state.rate, trials = find_rate(self._tried, self._bearable, self._is_late)
+            self.state.trials = dict(trials)
+        else:
+            self.state.rate = self.plan.rate
+        self._restart()
+        self.state.searched = self._seconds()
+        self.state.planned = self._planned()
+
+    def _restart(self) -> None:
+        self.student.take(self.best)
+        self.adam.reset()
+
+    def _resume(self) -> None:
+        self.state = self.checkpoint.read()
+        arrays = self.state.arrays
+        self.student.take(arrays["parameters"])
+        self.best = [np.array(array) for array in arrays["best"]]
+        self.adam.take([*arrays["means"], *arrays["squares"]], self.state.taken)
+        self.student.resume(self.state.precision, self.state.scale)
+        self._started -= self.state.seconds
+        self.resumed = self.state.step
+
+    def _tried(self, rate: float) -> float:
+        """The held-out loss after a few steps with a rate."""
+        self._restart()
+        random = np.random.default_rng([self.plan.seed, 1])
+        rounds = chain.from_iterable(self.batches.round(number, random) for number in count())
+        step, since = 0, time.monotonic()
+        for feed in self._taught(islice(rounds, STEPS)):
+            if self._is_late():
+                break
+            if not math.isfinite(self._step(feed, rate * share_in_test(step))):
+                return math.inf
+            step += 1
+        self._pace = (time.monotonic() - since) / max(step, 1)
+        self.plan.progress(f"looking for a learning rate: {rate:g}", 0, 0)
+        return self.held_loss()
+
+    def _bearable(self) -> float:
+        """The largest loss after a test of a rate that the training makes good."""
+        return bearable(self.state.curve[0].loss, self._planned())
+
+    def _planned(self) -> int:
+        """Steps that fit into the budget, as far as that is known."""
+        seconds = self.plan.seconds
+        if seconds is None:
+            return self.steps
+        return max(round((seconds - self._seconds()) / self._pace), 1)
+
+    def _is_late(self) -> bool:
+        """Return whether a part of the time that a search may take is spent."""
+        seconds = self.plan.seconds
+        return seconds is not None and self._seconds() > SEARCH * seconds
+
+    def _round(self) -> None:
+        state = self.state
+        random = np.random.default_rng([self.plan.seed, 2, state.epoch])
+        pull = self._pull if self.batches.is_again(state.epoch) else None
+        losses = []
+        for feed in self._taught(self.batches.round(state.epoch, random)):
+            progress = self._progress()
+            if progress >= 1:
+                break
+            share = share_of_rate(self._within(progress))
+            loss = self._step(feed, state.rate * share)
+            state.step += 1
+            state.samples += len(next(iter(feed.values())))
+            if not math.isfinite(loss):
+                self.stopped = f"the loss of step {state.step} is {loss}"
+                return
+            if pull is not None:
+                pull.add(STRENGTH * share / state.planned, state.step)
+            losses.append(loss)
+            self._show(loss)
+        if pull is not None:
+            pull.settle()
+        state.learned = float(np.mean(losses)) if losses else state.learned
+        state.epoch += 1
+        self._measure()
+        if self.checkpoint.path is not None:
+            self.checkpoint.write(self._kept())
+
+    def _taught(self, feeds: Iterable[Feed]) -> Iterator[Feed]:
+        """The batches with the inputs of the loss; the teacher is ahead of the steps, which leave cores idle."""
+        return AHEAD.each(lambda feed: {**feed, **self.teacher.targets(feed)}, feeds)
+
+    def _step(self, feed: Feed, rate: float) -> float:
+        found = self.student.slope(feed)
+        if found.usable:
+            self.adam.step(rate)
+        return found.loss
+
+    def _measure(self) -> None:
+        loss = self.held_loss()
+        self.state.curve.append(Measured(self.state.step, loss))
+        least = min(item.loss for item in self.state.curve[:-1])
+        if loss < least:
+            self.state.best, self.best = self.state.step, self.student.copy()
+
+    def held_loss(self) -> float:
+        """The mean loss on data that no step has seen; infinite where it is no number."""
+        sizes = [len(next(iter(feed.values()))) for feed in self.held]
+        losses = [self.student.loss(feed) for feed in self.held]
+        found = float(np.average(losses, weights=sizes))
+        return found if math.isfinite(found) else math.inf
+
+    def _kept(self) -> State:
+        self.state.arrays = {
+            "parameters": self.student.copy(),
+            "means": [item.copy() for item in self.adam.means],
+            "squares": [item.copy() for item in self.adam.squares],
+            "best": self.best,
+        }
+        self.state.taken = self.adam.steps
+        self.state.precision, self.state.scale = self.student.precision, self.student.scale
+        self.state.seconds = self._seconds()
+        return self.state
+
+    def _progress(self) -> float:
+        """0 at the first step, 1 at the end."""
+        seconds = self.plan.seconds
+        if seconds is not None:
+            before = self.state.searched
+            return (self._seconds() - before) / max(seconds - before, 1e-9)
+        return self.state.step / self.steps
+
+    def _within(self, share: float) -> float:
+        """Return where in the rise and fall of the rate a step is; the first and the last one count too."""
+        return share if self.plan.seconds is not None else (self.state.step + 1) / (self.steps + 1)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a budget of epochs."""
+        return max(1, round((self.plan.budget.epochs or 0.0) * self.batches.count))
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def _show(self, loss: float) -> None:
+        held = self.state.curve[-1].loss
+        seconds = self.plan.seconds
+        done, total = (self.state.step, self.steps) if seconds is None else (self._seconds(), seconds)
+        what = f"recovering: step {self.state.step}, loss {loss:.3g}, held out {held:.3g}"
+        self.plan.progress(what, round(done), round(total))

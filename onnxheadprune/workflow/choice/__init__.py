@@ -1,0 +1,1 @@
+"""Which units go, for a wish: cutting on trial, refitting, recovering, timing."""

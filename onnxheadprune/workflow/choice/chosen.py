@@ -1,0 +1,117 @@
+"""The answer to a wish: the units that go, their new numbers, and what was measured on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnxheadprune.benchmarking.result import SpeedUp
+from onnxheadprune.choosing.compensation.result import Compensation
+from onnxheadprune.choosing.space import Selection
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.liveness.interface import AS_BEFORE, Interface
+from onnxheadprune.model.one_line import one_line
+from onnxheadprune.training.result import Recovery
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cut that was tried on the way to a target.
+
+    Attributes:
+        removed: units that it removes.
+        measured: its speed-up, or its drift: the larger one of those on the held-out part and on all data.
+        meets: whether that is good enough.
+        speed: the speed-up at each grid point, None for a drift.
+    """
+
+    removed: int
+    measured: float
+    meets: bool
+    speed: SpeedUp | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        found: dict[str, Any] = {"removed": self.removed, "measured": self.measured, "meets": self.meets}
+        return found if self.speed is None else found | {"speed": self.speed.to_dict()}
+
+
+@one_line("drift unit held_out selection compensation recovery trials")
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The answer to a wish.
+
+    Attributes:
+        selection: the heads, and why these.
+        compensation: refitted weights, None without.
+        recovery: weights that were trained after that, None without; where it says that they are rejected, those of the
+            compensation are written.
+        trials: what was measured on the way to a speed-up or drift.
+        drift: of the choice; None where it was not measured.
+        unit: of the drift.
+        held_out: whether the drift was measured on data that no refit has seen.
+        speed: of the choice where a speed-up was wished for, measured without refitted weights.
+        plan: the cut, made for the refitted model if there is one.
+        io: what the cut leaves of inputs and outputs.
+        given_up: the drift that a refit of quantized weights would have had, where it was larger than without and
+            the weights therefore stay; None where no refit was given up.
+        unreached: sites in branches that no sample of the data runs, so that nothing is known of them and they stay.
+    """
+
+    selection: Selection
+    compensation: Compensation | None = None
+    recovery: Recovery | None = None
+    trials: tuple[Trial, ...] = ()
+    drift: float | None = None
+    unit: str | None = None
+    held_out: bool = False
+    speed: SpeedUp | None = None
+    plan: PrunePlan | None = None
+    io: Interface = AS_BEFORE
+    given_up: float | None = None
+    unreached: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> Compensation | Recovery | None:
+        """The original's new numbers, None where they are as they were."""
+        trained = self.recovery
+        return self.compensation if trained is None or trained.rejected is not None else trained
+
+    @property
+    def steps(self) -> int:
+        """Steps of training behind these numbers."""
+        earlier = 0 if self.compensation is None else self.compensation.steps
+        return earlier + (
+            self.recovery.best if self.recovery is not None and self.numbers is self.recovery else 0
+        )
+
+    @property
+    def measured_on(self) -> str:
+        """What the drift was measured on, and what has seen that before."""
+        trained = self.recovery is not None and self.numbers is self.recovery
+        return data_words(self.held_out, refitted=self.numbers is not None, trained=trained)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, without the plan, which is its own document."""
+        return {
+            "selection": self.selection.to_dict(),
+            "compensation": None if self.compensation is None else self.compensation.to_dict(),
+            "recovery": None if self.recovery is None else self.recovery.to_dict(),
+            "trials": [trial.to_dict() for trial in self.trials],
+            "drift": self.drift,
+            "drift_unit": self.unit,
+            "drift_held_out": self.held_out,
+            "drift_measured_on": None if self.drift is None else self.measured_on,
+            "refit_given_up": self.given_up,
+            "unreached": list(self.unreached),
+            "speed": None if self.speed is None else self.speed.to_dict(),
+        }
+
+
+def data_words(held_out: bool, *, refitted: bool, trained: bool) -> str:
+    """A name for data that figures are of, which tells what has seen it, or has not."""
+    if not held_out:
+        return f"the calibration data, which the {'refit' if refitted else 'choice'} has seen"
+    if trained:
+        return "held-out data, which neither refit nor training has seen"
+    return "held-out data, which the refit has not seen" if refitted else "held-out data"

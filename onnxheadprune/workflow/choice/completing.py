@@ -1,0 +1,204 @@
+"""From heads to the cut that would be written: refitted, trained, planned, and how far its outputs drift."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.units import resolve_units
+from onnxheadprune.choosing.activations.parts import run_feed
+from onnxheadprune.choosing.compensation.result import Compensation, Refit
+from onnxheadprune.choosing.effort import some
+from onnxheadprune.choosing.scoring.ablation import require_main
+from onnxheadprune.choosing.space import Selection
+from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.samples import Sample
+from onnxheadprune.training.recover import Recovering, recover
+from onnxheadprune.training.result import Recovery
+from onnxheadprune.training.subject import Subject
+from onnxheadprune.workflow.choice.chosen import Chosen
+from onnxheadprune.workflow.choice.cutting import Cutter
+
+BEHIND = 4.0
+"""How much longer it takes to measure, prove and write a trained cut than to measure one."""
+
+
+def named(cutter: Cutter, heads: HeadSpec) -> Chosen:
+    """Heads that the user named, with refitted weights.
+
+    Raises:
+        UsageError: if the spec is wrong.
+        RefusedError: if they cannot be removed.
+    """
+    return completed(cutter, Selection(resolve_units(heads, cutter.sites), "named"))
+
+
+def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
+    """A selection with its compensation, its recovery, its plan and its drift.
+
+    Args:
+        cutter: the model and its data.
+        selection: the heads.
+        among: selections that share the time for recoveries.
+    """
+    began, how = time.monotonic(), cutter.trying.recovering
+    chosen = _refitted(cutter, selection)
+    if how is None:
+        return _measured(cutter, chosen)
+    return _recovered(cutter, chosen, how.shared(among), time.monotonic() - began)
+
+
+def _refitted(cutter: Cutter, selection: Selection) -> Chosen:
+    """A selection with its compensation, planned."""
+    compensation = cutter.trying.given
+    if compensation is None and cutter.refit:
+        compensation = _compensated(cutter, selection)
+    return cutter.planned(Chosen(selection, compensation))
+
+
+def _recovered(cutter: Cutter, start: Chosen, how: Recovering, refitting: float) -> Chosen:
+    """A cut after training; without it where that is nearer to the original on data that no step has seen.
+
+    What would be written without a recovery learns from all data, and where data is scarce that may be worth more than
+    any step. It has seen the data that judges here, so a training that wins is better indeed. Where the time of the
+    call leaves none for another refit, the first one is what would be written.
+
+    Args:
+        cutter: the model and its data.
+        start: the refitted cut.
+        how: the training.
+        refitting: seconds that a refit takes.
+    """
+    assert cutter.learn is not None and cutter.held is not None
+    began = time.monotonic()
+    before = _measured(cutter, start)
+    behind = BEHIND * (time.monotonic() - began)
+    how = replace(how, budget=how.budget.keeping(behind))
+    recovery = _recovery(cutter, start, how)
+    made = None
+    if recovery.best:
+        made = _measured(cutter, cutter.planned(replace(start, recovery=recovery)))
+        assert made.drift is not None and before.drift is not None
+        # So much more data makes a refit nearer by hardly more than its share.
+        if made.drift <= before.drift * (
+            1 - 2 * cutter.held.count / (cutter.learn.count + cutter.held.count)
+        ):
+            return made
+    late = how.budget.call is not None and (how.budget.left or 0.0) < refitting
+    is_final = late or cutter.must_hold_out or cutter.trying.given is not None
+    alone = cutter if is_final else cutter.on_all_data()
+    plain = before if alone is cutter else _measured(alone, _refitted(alone, start.selection))
+    why = "no step made it better on held-out data"
+    if made is not None:
+        other = plain.drift if alone is cutter else drift(cutter, plain, _samples(cutter)).mean()
+        assert made.drift is not None and other is not None
+        # What is no number is not near.
+        if made.drift <= other:
+            return made
+        why = f"on held-out data outputs would drift by {made.drift:.3g} with it, and drift by {other:.3g} without"
+    return replace(plain, recovery=replace(recovery, rejected=why))
+
+
+def _measured(cutter: Cutter, chosen: Chosen) -> Chosen:
+    """A planned cut with its drift."""
+    if cutter.held is None:
+        return chosen
+    cutter.progress("measuring drift", 0, 0)
+    meter = drift(cutter, chosen, _samples(cutter))
+    given = cutter.trying.given
+    # A refit that was made before may have learned from what is held out now.
+    unseen = cutter.is_held_out and (
+        given is None or cutter.data is None or given.data != cutter.data.fingerprint
+    )
+    chosen = replace(chosen, drift=meter.mean(), unit=meter.name, held_out=unseen)
+    return _worth_it(cutter, chosen)
+
+
+def _samples(cutter: Cutter) -> Sequence[Sample]:
+    """Return what the drift of a choice is measured on."""
+    assert cutter.held is not None
+    return cutter.held.samples if cutter.is_held_out else some(cutter.held, cutter.work).samples
+
+
+def _compensated(cutter: Cutter, selection: Selection) -> Compensation:
+    """The refit of a selection, in which maps stand in for dropped sublayers only where that makes outputs drift less.
+
+    A stand-in brings the stream behind the dropped sublayers as near to the original's as it can, and overwrites what
+    the stream had to say in front of them: what is left behind may have made more of that.
+    """
+    assert cutter.held is not None
+    found = cutter.compensation(selection.heads)
+    standing = [item for item in found.refits if item.stands_in]
+    if not standing:
+        return found
+    bare = cutter.compensation(selection.heads, "behind")
+    one, other = (
+        drift(cutter, cutter.planned(Chosen(selection, item)), cutter.held.samples).mean()
+        for item in (found, bare)
+    )
+    if one < other:
+        return found
+    why = f"outputs would drift by {one:.3g} with it, and drift by {other:.3g} without"
+    skipped = (
+        Refit(item.node, None, None, 0.0, 0.0, f"it does not stand in for {', '.join(item.stands_in)}: {why}")
+        for item in standing
+    )
+    return replace(bare, refits=(*skipped, *bare.refits))
+
+
+def _worth_it(cutter: Cutter, chosen: Chosen) -> Chosen:
+    """The choice without its refit, where that was rounded to few levels and does harm in the end.
+
+    Each output of a map is refitted only if held-out rows gain by it, and still the levels of many maps together
+    can lose more than that.
+    """
+    refit = chosen.compensation
+    if refit is None or not refit.quantized or chosen.recovery is not None or cutter.trying.given is not None:
+        return chosen
+    assert cutter.held is not None and chosen.drift is not None
+    bare = cutter.planned(Chosen(chosen.selection))
+    apart = drift(cutter, bare, cutter.held.samples).mean()
+    if chosen.drift <= apart:
+        return chosen
+    return replace(bare, drift=apart, unit=chosen.unit, held_out=chosen.held_out, given_up=chosen.drift)
+
+
+def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
+    """Return what training makes of a cut."""
+    assert cutter.learn is not None and cutter.held is not None and chosen.plan is not None
+    cut = cutter.cut(chosen)
+    subject = Subject(
+        cutter.view,
+        require_main(cutter.view, chosen.io.changed),
+        hydrated(cut.proto, cut.sources),
+        chosen.plan,
+        chosen.io,
+        {} if chosen.compensation is None else chosen.compensation.stored,
+    )
+    return recover(subject, cutter.learn, cutter.held, cutter.provider, how, cutter.progress)
+
+
+def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMeter:
+    """Return how far the outputs move: measured as `validate` does, with the same main output and exact settings.
+
+    Args:
+        cutter: the model and its data.
+        chosen: the cut, planned.
+        samples: of the data.
+    """
+    assert cutter.data is not None
+    meter = EffectMeter(
+        require_main(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.trying.effect
+    )
+    pruned = cutter.session(cutter.cut(chosen), "the pruned model")
+    for sample in samples:
+        before = run_feed(cutter.original_session, sample.feed, cutter.data.source)
+        # A cache in the data is as wide as the original's.
+        after = run_feed(pruned, narrowed(sample.feed, chosen.io), cutter.data.source)
+        meter.add(before, after, sample.feed)
+    cutter.turns.rest()
+    return meter

@@ -1,0 +1,233 @@
+"""Cuts of one model: made, refitted and measured with what all of them share."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from onnxheadprune.attention import planning
+from onnxheadprune.attention.analysis import analysis_of
+from onnxheadprune.attention.io_changes import Contract
+from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
+from onnxheadprune.choosing.compensation.record import refitted
+from onnxheadprune.choosing.compensation.result import Compensation
+from onnxheadprune.choosing.compensation.tasks import Which
+from onnxheadprune.choosing.effort import Work, work_per_second
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.choosing.scoring.ablation import require_main
+from onnxheadprune.choosing.select import search_space
+from onnxheadprune.choosing.space import Asked, Selection, Space
+from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.drift import Measure
+from onnxheadprune.data.splicing import MOST_WORK
+from onnxheadprune.edit import apply
+from onnxheadprune.errors import UsageError
+from onnxheadprune.fusion.fuse import fuse
+from onnxheadprune.fusion.result import FuseMode
+from onnxheadprune.model.load import LARGE, LoadedModel, open_structure
+from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.turns import Turns
+from onnxheadprune.training.recover import Recovering, require_recoverable, split_for_recovery
+from onnxheadprune.workflow.choice.chosen import Chosen
+
+REFIT_SHARE = 0.4
+"""Part of the time that is left of a call which a refit may take, if it wants that much."""
+PASSES = 8
+"""How much more than one product of all maps with all positions a refit takes, measured."""
+
+
+@dataclass(frozen=True)
+class Trying:
+    """The settings of cuts on the way to a choice.
+
+    Attributes:
+        refit: refit what is left; None does so where there is data.
+        effect: the measure of drift; see `EffectMeter`.
+        contract: of the cuts that are tried, as of the one that is written.
+        fuse: the same; "auto" is tried without, since it keeps what is faster.
+        recovering: how what is left is trained after the refit, None to leave it at that.
+        given: a refit that was made before, in the place of one.
+    """
+
+    refit: bool | None = None
+    effect: Measure | None = None
+    contract: Contract = field(default_factory=Contract)
+    fuse: FuseMode = "none"
+    recovering: Recovering | None = None
+    given: Compensation | None = None
+
+
+class Cutter:
+    """One model and what all cuts of it share: its sites, the data in two parts, where it runs.
+
+    Attributes:
+        model: the original.
+        analysis: of it; `view` and `sites` are parts of it.
+        data: all calibration data, None without any.
+        learn: the part that refits learn from.
+        held: the part that drift is measured on; the same as `learn` until one is held out.
+        must_hold_out: whether nothing that is written may have seen that part.
+        refit: whether what is left is refitted.
+        provider: where to run.
+        trying: how cuts are made and judged.
+        progress: told what is being done.
+        turns: of sessions that run whole models.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        data: DataSource | None,
+        provider: Provider,
+        trying: Trying = Trying(),
+        progress: Progress = silent,
+    ) -> None:
+        """Reads and checks the data; nothing long happens yet.
+
+        Args:
+            model: the original.
+            data: calibration data, None to go by the weights or by given scores.
+            provider: where to run.
+            trying: how cuts are made and judged.
+            progress: told what is being done.
+
+        Raises:
+            UsageError: if the data does not fit, or compensation is asked for without any.
+        """
+        self.model = open_structure(model)
+        self.analysis = analysis_of(self.model)
+        self.view, self.sites = self.analysis.view, self.analysis.sites
+        self.provider, self.trying, self.progress = provider, trying, progress
+        self.turns = Turns(LARGE)
+        self.data = None if data is None else calibration_data(data, self.view)
+        if trying.refit and self.data is None:
+            raise UsageError("compensation learns from data; give some with --data, --data or --data")
+        self.refit = self.data is not None if trying.refit is None else trying.refit
+        # A cut of a given size learns from all data; a limit on drift and a recovery need data that none has seen.
+        self.learn = self.held = self.data
+        self.must_hold_out = False
+        if trying.recovering is not None:
+            if self.data is None:
+                raise UsageError("a recovery learns from data; give some with --data, --data or --data")
+            require_recoverable(self.view, require_main(self.view), self.data, trying.recovering)
+            self.learn, self.held = split_for_recovery(self.data)
+
+    def search_space(self, requirements: Requirements, asked: Asked | None = None) -> Space:
+        """The paths that choices follow.
+
+        Args:
+            requirements: what choices go by and respect.
+            asked: see `search_space`.
+        """
+        # A recovery is judged on a part that no step has seen; the choice of what goes is the same without one.
+        data = self.learn if self.must_hold_out else self.data
+        evidence = None if data is None else Evidence(data, self.provider, self.trying.effect)
+        return search_space(self.analysis, requirements, evidence, self.progress, asked)
+
+    def hold_out(self, why: str) -> None:
+        """Keeps a part of the data from every refit, so that drift and accuracy on it are honest.
+
+        Raises:
+            UsageError: if there is no data.
+        """
+        if self.data is None:
+            raise UsageError(f"{why}; give some with --data, --data or --data")
+        if not self.is_held_out:
+            self.learn, self.held = self.data.split()
+        self.must_hold_out = True
+
+    def on_all_data(self) -> Cutter:
+        """The same with nothing held out: refits learn from all data, and drift is measured on it."""
+        made = copy.copy(self)
+        made.learn = made.held = self.data
+        return made
+
+    @property
+    def is_held_out(self) -> bool:
+        """True if drift is measured on data that no refit has seen."""
+        return self.held is not self.learn
+
+    def present(self, heads: Mapping[int, tuple[int, ...]]) -> dict[int, frozenset[int]]:
+        """Units of every site by their numbers in the model as it is, given those of the very first original."""
+        sites = self.sites.concerned(heads)
+        return {site.index: frozenset(site.present(heads.get(site.index, ()))) for site in sites}
+
+    def compensation(self, heads: Mapping[int, tuple[int, ...]], which: Which = "all") -> Compensation:
+        """Refitted weights for a set of heads (indices of the original model).
+
+        Args:
+            heads: units per site index.
+            which: which maps are refitted.
+        """
+        assert self.learn is not None
+        return compensate(
+            self.view,
+            self.sites.concerned(heads),
+            self.present(heads),
+            self.learn,
+            self.provider,
+            how=Refitting(which, self._work_of_refit()),
+            progress=self.progress,
+        )
+
+    def _work_of_refit(self) -> float:
+        """Multiply-adds of a refit, at most: where a call has a time, a part of what is left of it."""
+        how = self.trying.recovering
+        left = None if how is None or how.budget.call is None else how.budget.left
+        if left is None:
+            return MOST_WORK
+        return min(MOST_WORK, left * REFIT_SHARE * work_per_second() / PASSES)
+
+    def planned(self, chosen: Chosen) -> Chosen:
+        """The plan of a cut, made for the model that is cut: refitted weights are other numbers to plan with."""
+        analysis = self.analysis
+        if chosen.numbers is not None:
+            subject = renumbered(self.model, chosen)
+            analysis = analysis_of(subject)
+        made = planning.planned(analysis, chosen.selection.spec, self.trying.contract)
+        return replace(chosen, plan=made.plan, io=made.io)
+
+    def cut(self, chosen: Chosen) -> LoadedModel:
+        """The model without the chosen heads."""
+        assert chosen.plan is not None
+        subject = renumbered(self.model, chosen)
+        return subject.changed(apply.apply_plan(chosen.plan, subject.proto), "the pruned model")
+
+    def timed(self, selection: Selection) -> LoadedModel:
+        """The model without the selected heads as it will be written, but for refitted weights."""
+        cut = self.cut(self.planned(Chosen(selection)))
+        if self.trying.fuse in ("none", "auto"):
+            return cut
+        return cut.changed(fuse(cut.proto, self.trying.fuse, self.model.name)[0])
+
+    @functools.cached_property
+    def work(self) -> Work:
+        """Multiply-adds of the model, counted once for all of its cuts."""
+        return Work(self.view)
+
+    @functools.cached_property
+    def original_session(self) -> Session:
+        """The original, ready to run."""
+        return self.session(self.model, "the original model")
+
+    def session(self, model: LoadedModel, name: str) -> Session:
+        """A whole model, ready to run in its turn.
+
+        Args:
+            model: the original, or a cut of it.
+            name: how to call it in errors.
+        """
+        self.turns.rest()
+        return Session(model, self.provider, name=name).taking(self.turns)
+
+
+def renumbered(model: LoadedModel, chosen: Chosen) -> LoadedModel:
+    """The original with the new numbers of a choice; itself where there are none."""
+    if chosen.numbers is None:
+        return model
+    return refitted(model, chosen.numbers, chosen.steps)

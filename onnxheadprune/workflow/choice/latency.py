@@ -1,0 +1,141 @@
+"""A table of latencies: what sites of one shape save at a few widths, measured on the machine that is to be faster.
+
+Operations tell little of time: narrow products, bandwidth and launches cost what they cost. So all sites of one shape
+are cut to one width at once, the model is timed beside the original, and each site gets its share of the difference.
+A single block would be too short to time, and has no neighbours to share the caches with; NVIDIA's ModelOpt times ten
+repeats of a block for such reasons, and here the model itself is the repeat.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking.result import SpeedUp
+from onnxheadprune.choosing.joint import OPERATIONS, JointSpace
+from onnxheadprune.choosing.savings import Savings
+from onnxheadprune.choosing.scoring.moves import Step
+from onnxheadprune.choosing.space import Selection
+from onnxheadprune.choosing.speed import speedups
+from onnxheadprune.workflow.choice.cutting import Cutter
+
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Widths to measure, as shares of the largest cut of a site."""
+MOST_SHAPES = 8
+"""Shapes of sites up to which a table is made: each is timed at four widths."""
+LEAST = 3e-2
+"""Part of a site's operations that count as time in any case. Of two cuts that are equally fast the smaller wins, and
+where a busy machine hides what a cut saves, operations tell: noise removes no option."""
+
+
+@dataclass(frozen=True, eq=False)
+class Width:
+    """Sites of one shape at one width: the step of each."""
+
+    steps: Mapping[int, Step]
+
+    @property
+    def removed(self) -> float:
+        """Units that a site loses, in the mean."""
+        return float(np.mean([len(step.removed) for step in self.steps.values()]))
+
+
+def by_latency(cutter: Cutter, space: JointSpace, sizes: BenchSettings) -> JointSpace:
+    """The space with measured time in the place of operations: a part of a budget is a share of what can be saved.
+
+    Itself where every site is to lose the same share, which leaves nothing to weigh, and where there are more shapes
+    of sites than are worth timing.
+
+    Args:
+        cutter: the model.
+        space: paths, with operations as what they save.
+        sizes: of the inputs that time is measured with.
+    """
+    shapes = _shapes(space)
+    if space.uniform or len(shapes) > MOST_SHAPES:
+        return space
+    widths = [(sites, width) for sites in shapes for width in _widths(space, sites)]
+    makers = [partial(cutter.timed, _selection(space, width)) for _, width in widths]
+    measured: list[SpeedUp] = []
+    for number, speed in enumerate(speedups(cutter.model, makers, cutter.provider, sizes), 1):
+        measured.append(speed)
+        cutter.progress("timing sites of one shape at one width", number, len(widths))
+    return with_times(space, widths, measured)
+
+
+def with_times(
+    space: JointSpace, widths: Sequence[tuple[Sequence[Site], Width]], measured: Sequence[SpeedUp]
+) -> JointSpace:
+    """The space with measured time in the place of operations, whatever that time is.
+
+    Args:
+        space: paths, with operations as what they save.
+        widths: sites of one shape, cut to one width.
+        measured: the speed-up of each.
+    """
+    times = defaultdict[int, list[tuple[float, float]]](lambda: [(0.0, 0.0)])
+    for (sites, width), speed in zip(widths, measured, strict=True):
+        for site in sites:
+            times[site.index].append((width.removed, (1 - 1 / speed.value) / len(sites)))
+    savings = {site.index: _curve(times[site.index], space, site) for site in space.sites}
+    # All that can be saved is the budget: what little of it was measured on a busy machine is divided as finely.
+    whole = sum(curve.saved[-1] for curve in savings.values()) or 1.0
+    basis = space.basis.replace(OPERATIONS, "over the time that is saved")
+    return replace(space, savings=savings, whole=whole, basis=basis)
+
+
+def _shapes(space: JointSpace) -> list[list[Site]]:
+    """The sites that can lose units, those of one shape together."""
+    found = defaultdict[object, list[Site]](list)
+    for site in space.sites:
+        if space.paths[site.index]:
+            found[site.UNIT, site.num_units, site.flops_per_token].append(site)
+    return list(found.values())
+
+
+def _widths(space: JointSpace, sites: Sequence[Site]) -> Iterator[Width]:
+    """The sites at each share of their largest cut; and whole, where they can go as a whole."""
+    parts = {
+        site.index: [step for step in space.paths[site.index] if len(step.removed) < site.num_units]
+        for site in sites
+    }
+    seen = set[float]()
+    for share in SHARES:
+        width = Width({index: _nearest(steps, share) for index, steps in parts.items() if steps})
+        if width.steps and width.removed not in seen:
+            seen.add(width.removed)
+            yield width
+    whole = {
+        site.index: step
+        for site in sites
+        for step in space.paths[site.index]
+        if len(step.removed) == site.num_units
+    }
+    if len(whole) == len(sites):
+        yield Width(whole)
+
+
+def _nearest(steps: Sequence[Step], share: float) -> Step:
+    """The step nearest to a share of the largest one."""
+    wanted = share * max(len(step.removed) for step in steps)
+    return min(steps, key=lambda step: abs(len(step.removed) - wanted))
+
+
+def _selection(space: JointSpace, width: Width) -> Selection:
+    sites = {site.index: site for site in space.sites}
+    units = {index: tuple(sorted(sites[index].original(step.removed))) for index, step in width.steps.items()}
+    return Selection(units, "timed")
+
+
+def _curve(points: Sequence[tuple[float, float]], space: JointSpace, site: Site) -> Savings:
+    """A curve that never falls: narrower is not taken to be slower."""
+    ordered = sorted(points)
+    saved = np.maximum.accumulate([max(time, 0.0) for _, time in ordered])
+    least = [LEAST * space.savings[site.index].of(round(units)) / space.whole for units, _ in ordered]
+    return Savings(tuple(units for units, _ in ordered), tuple(float(time) for time in saved + least))

@@ -1,0 +1,109 @@
+"""How much is run to choose: all of it in small models, and a bounded part in large ones."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from onnxheadprune.choosing import effort as effort_module
+from onnxheadprune.choosing.activations.contexts import context_moments
+from onnxheadprune.choosing.curves import measured_paths
+from onnxheadprune.choosing.effort import (
+    LEAST_TO_MEASURE,
+    MOST_WORK,
+    POINTS,
+    Effort,
+    Work,
+    effort,
+    positions_per_sample,
+    samples_to_measure,
+    some,
+    to_look_at,
+)
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.choosing.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.runtime import CPU, Provider
+from tests import toys_scores
+
+HERE = Provider(CPU, "test")
+
+
+class Sized(Work):
+    """The work of a model with so many weights, of which a site runs half."""
+
+    def __init__(self, weights: float) -> None:
+        self._maps = [(0, int(weights))]
+
+    def behind(self, site: object) -> int:
+        return self.whole // 2
+
+
+def test_a_map_counts_once_and_a_late_site_runs_less() -> None:
+    view, sites, _ = toys_scores.parts(toys_scores.stack(layers=3))
+    work = Work(view)
+    matrices = [item for item in view.model.graph.initializer if len(item.dims) == 2]
+    multiplied = sum(math.prod(item.dims) for item in matrices if "embed" not in item.name)
+    assert work.whole == multiplied
+    behind = [work.behind(site) for site in sites]
+    assert work.whole > behind[0] > behind[1] > behind[2] > 0
+
+
+def test_a_small_model_is_measured_on_what_there_is() -> None:
+    _, sites, _ = toys_scores.parts(toys_scores.stack(layers=3))
+    paths = {site.index: [(), ()] for site in sites}
+    assert effort(Sized(1e7), sites.sites, paths, 500, 30.0) == Effort(POINTS, samples_to_measure(3))
+    assert effort(Sized(1e7), sites.sites, paths, 5, 30.0) == Effort(POINTS, 5)
+
+
+@pytest.mark.parametrize("weights", [1e7, 1e8, 3e8, 1e9, 3e9, 1e10])
+@pytest.mark.parametrize("positions", [10.0, 256.0, 4096.0])
+def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(
+    weights: float, positions: float
+) -> None:
+    _, sites, _ = toys_scores.parts(toys_scores.stack(layers=3))
+    paths = {site.index: [(), (), ()] for site in sites}
+    how = effort(Sized(weights), sites.sites, paths, 500, positions)
+    cuts = len(sites) * (3 * how.points or 1)
+    taken = cuts * weights / 2 * how.samples * positions
+    assert 2 <= how.samples <= 128
+    bound = max(MOST_WORK, weights * positions * 500 / 3)
+    least = min(LEAST_TO_MEASURE, max(2, math.ceil(1024 / positions)))
+    assert taken <= bound or (how.points == 0 and how.samples == least)
+
+
+@pytest.mark.long
+def test_the_least_that_is_measured_tells_every_site_and_all_of_its_path() -> None:
+    view, sites, data = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(20))
+    moments = context_moments(view, sites.sites, data, HERE)
+    paths = {site.index: [reconstruction_path(site, moments[site.index])] * 2 for site in sites}
+    evidence = Evidence(data, HERE)
+    whole = measured_paths(view, sites.sites, paths, moments, evidence, Effort(POINTS, 1000))
+    least = measured_paths(view, sites.sites, paths, moments, evidence, Effort(0, 1000))
+    for site in sites:
+        steps, few = whole[site.index], least[site.index]
+        assert [step.removed for step in few] == [step.removed for step in steps]
+        drifts = [step.error for step in few]
+        assert drifts == sorted(drifts) and drifts[0] > 0
+        # The middle step is measured, the others follow from the error.
+        middle = len(steps) // 2
+        assert drifts[middle] == pytest.approx(steps[middle].error, rel=1e-6)
+        first = paths[site.index][0]
+        assert drifts[-1] / drifts[middle] == pytest.approx(first[-1].error / first[middle].error, rel=1e-6)
+
+
+def test_data_is_looked_at_in_part_only_where_a_pass_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(20))
+    work, widest = Work(view), 16
+    assert data.positions == sum(feed["input_ids"].size for feed in data.feeds)
+    assert to_look_at(data, work, widest) is data and some(data, work) is data
+    monkeypatch.setattr(effort_module, "MOST_WORK", work.whole * data.positions / 2)
+    part, less = to_look_at(data, work, widest), some(data, work)
+    assert data.positions / 3 < (part.positions or 0) < data.positions
+    assert 0 < (less.positions or 0) < (part.positions or 0)
+    # Never fewer than a least-squares fit needs.
+    monkeypatch.setattr(effort_module, "MOST_WORK", 0.0)
+    assert (to_look_at(data, work, widest).positions or 0) >= 4 * widest
+    moments = context_moments(view, sites.sites, data, HERE)
+    assert positions_per_sample(moments, data) == pytest.approx(np.mean(data.positions / data.count))

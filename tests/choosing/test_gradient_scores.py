@@ -1,0 +1,267 @@
+"""Fisher and Taylor scores: gradients against central differences, probes against the curvature of the drift."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper
+from rich.console import Console
+
+import onnxheadprune as ohp
+from onnxheadprune.attention.masking import with_variables
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.choosing.scoring.derivatives import MaskGradients
+from onnxheadprune.choosing.scoring.score import score
+from onnxheadprune.choosing.scoring.sensitivity import Probing, sensitivities
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.reporting.choice import choice_rows
+from onnxheadprune.runtime import CPU, Provider, Session
+from tests import toys_scores
+from tests.graph_text import model_of
+
+HERE = Provider(CPU, "test")
+STEP = 1e-5
+DRAWS = 40_000
+GQA: dict[str, Any] = {"heads": 6, "kv_heads": 2}
+FORMS: list[dict[str, Any]] = [{}, GQA, {"heads": 4, "kv_heads": 1}, {"shared": True}]
+
+
+@pytest.fixture(autouse=True)
+def few_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it does not matter how exact a score is."""
+    monkeypatch.setattr("onnxheadprune.choosing.scoring.sensitivity.LEAST", 16)
+
+
+def weighted(model: ModelProto, feed: Any, vectors: Any) -> float:
+    (output,) = Session(model, HERE).run(feed).values()
+    return float((output * vectors).sum())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_of_masks_are_central_differences(form: dict[str, Any]) -> None:
+    """In float64, for every head and every neuron."""
+    model = toys_scores.stack(**form, dtype=np.float64)
+    view, sites, data = toys_scores.parts(model)
+    feed = data.feeds[0]
+    (before,) = Session(model, HERE).run(feed).values()
+    vectors = np.random.default_rng(0).normal(size=before.shape)
+    found = MaskGradients(view, sites.every, "logits", HERE).of(feed, vectors, "the data")
+    assert sorted(found) == [site.index for site in sites.every] and len(found) == 4
+    masked, masks = with_variables(view, (item for site in sites.every for item in site.projections))
+    assert weighted(masked, feed, vectors) == pytest.approx(weighted(model, feed, vectors), rel=1e-12)
+    stored = {tensor.name: tensor for tensor in masked.graph.initializer}
+    for site in sites.every:
+        (projection,) = site.projections
+        tensor = stored[masks[projection.node].name]
+        ones = numpy_helper.to_array(tensor)
+        for unit in range(site.num_units):
+            values = []
+            for mask in (1 + STEP, 1 - STEP):
+                channels = projection.live_without((unit,)).astype(np.float64)
+                channels[~projection.live_without((unit,))] = mask
+                moved = projection.spread(channels, ones.ndim)
+                tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+                values.append(weighted(masked, feed, vectors))
+            tensor.CopyFrom(numpy_helper.from_array(ones, tensor.name))
+            slope = (values[0] - values[1]) / (2 * STEP)
+            assert found[site.index][unit] == pytest.approx(slope, rel=1e-6, abs=1e-7)
+
+
+def drift(main: MainOutput, before: Any, after: Any, effect: str | None) -> float:
+    meter = EffectMeter(main, (), effect)
+    meter.add({main.name: before}, {main.name: after}, {})
+    return meter.mean()
+
+
+@pytest.mark.parametrize(
+    ("main", "effect"),
+    [
+        (MainOutput("y", is_logits=True), None),
+        (MainOutput("y", is_logits=True), "cosine"),
+        (MainOutput("y", is_logits=False), None),
+        (MainOutput("y", is_logits=False), "kl"),
+        (MainOutput("y", is_logits=True, is_probabilities=True), None),
+    ],
+)
+def test_half_the_expected_square_of_a_probe_is_the_drift_of_a_small_change(
+    main: MainOutput, effect: str | None
+) -> None:
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(1, 5)) * 1.5
+    change = rng.normal(size=(1, 5))
+    if main.is_probabilities:
+        before = np.exp(before) / np.exp(before).sum()
+        change -= change.mean()
+    step = 3e-2 * (before.min() if main.is_probabilities else 1.0)
+    # Drift is measured in float32, so the change cannot be tiny; from both sides, so that the third order goes.
+    measured = sum(drift(main, before, before + sign * step * change, effect) for sign in (1, -1)) / 2
+    probing = Probing(main, effect)
+    probe = probing.random(np.repeat(before, DRAWS, axis=0), np.ones(DRAWS, dtype=bool), rng)
+    squares = np.square((probe.vectors * change).sum(axis=-1))
+    assert squares.mean() * step**2 / 2 == pytest.approx(measured, rel=0.03)
+
+
+def test_a_probe_leaves_out_what_does_not_count() -> None:
+    probing, rng = Probing(MainOutput("y", is_logits=True)), np.random.default_rng(0)
+    output = rng.normal(size=(2, 3, 4))
+    output[0, 0, 1] = np.nan
+    output[0, 1, 1] = -np.inf
+    counts = np.array([[True, True, False], [True, True, True]])
+    for probe in (probing.random(output, counts, rng), probing.likeliest(output, counts)):
+        assert probe.positions == 4
+        alive = np.abs(probe.vectors).sum(axis=-1) > 0
+        np.testing.assert_array_equal(alive, [[False, True, False], [True, True, True]])
+        assert probe.vectors[0, 1, 1] == 0 and np.isfinite(probe.vectors).all()
+        # A constant that is added to all logits changes nothing.
+        np.testing.assert_allclose(probe.vectors.sum(axis=-1), 0, atol=1e-12)
+
+
+def by_hand(view: Any, sites: Any, data: Calibration, unit: tuple[int, int]) -> float:
+    """Half of the Fisher information of a mask, exactly: the Jacobian by differences, the curvature in closed form."""
+    site = sites.at(unit[0])
+    (projection,) = site.projections
+    masked, masks = with_variables(view, [projection])
+    tensor = next(item for item in masked.graph.initializer if item.name == masks[projection.node].name)
+    ones = numpy_helper.to_array(tensor)
+    outputs = []
+    for mask in (1 + STEP, 1 - STEP):
+        channels = np.ones(projection.sizes)
+        channels[~projection.live_without((unit[1],))] = mask
+        moved = projection.spread(channels, ones.ndim)
+        tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+        outputs.append(np.concatenate([Session(masked, HERE).run(feed)["logits"] for feed in data.feeds]))
+    slope = (outputs[0] - outputs[1]) / (2 * STEP)
+    logits = np.concatenate([Session(view.model, HERE).run(feed)["logits"] for feed in data.feeds])
+    likely = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    mean = (likely * slope).sum(axis=-1, keepdims=True)
+    return float(0.5 * (likely * (slope - mean) ** 2).sum(axis=-1).mean())
+
+
+@pytest.mark.long
+def test_fisher_scores_are_half_of_the_information_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxheadprune.choosing.scoring.sensitivity.LEAST", 1600)
+    model = toys_scores.stack(layers=1, dtype=np.float64)
+    view, sites, data = toys_scores.parts(model, toys_scores.ids(2, rows=4, length=4))
+    found = sensitivities(view, sites.every, "fisher", Evidence(data, HERE))
+    assert found.unit == "estimated kl" and found.constant == {}
+    for index, unit in ((0, 0), (0, 3), (1_000_000, 0), (1_000_000, 11)):
+        assert found.scores[index][unit] == pytest.approx(by_hand(view, sites, data, (index, unit)), rel=0.15)
+
+
+def test_how_samples_are_put_into_feeds_changes_nothing() -> None:
+    model, (feed,) = toys_scores.stack(), toys_scores.ids(1, rows=6)
+    whole = score(model, method="taylor", data=[feed], provider=HERE)
+    alone = [{"input_ids": feed["input_ids"][row : row + 1]} for row in range(6)]
+    split = score(model, method="taylor", data=alone, provider=HERE)
+    for one, other in zip(whole.sites, split.sites, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, rtol=1e-6)  # type: ignore[arg-type]
+
+
+def test_taylor_scores_are_those_of_the_likeliest_token() -> None:
+    """The mean over samples of the absolute sum over positions, per position: by hand from the gradients."""
+    model = toys_scores.stack()
+    view, sites, data = toys_scores.parts(model, toys_scores.ids(2, rows=3, length=5))
+    scores = score(model, method="taylor", data=data, provider=HERE)
+    gradients, session = MaskGradients(view, sites.sites, "logits", HERE), Session(model, HERE)
+    total = {site.index: np.zeros(site.num_units) for site in sites}
+    for feed in data.one_by_one():
+        logits = session.run(feed)["logits"].astype(np.float64)
+        likely = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+        label = np.eye(logits.shape[-1])[logits.argmax(axis=-1)]
+        for index, found in gradients.of(feed, label - likely, "the data").items():
+            total[index] += np.abs(found)
+    for site in sites:
+        np.testing.assert_allclose(scores.of(site), total[site.index] / 30, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["fisher", "taylor"])
+@pytest.mark.parametrize("form", [{"dtype": np.float16}, {"quantized": True}, GQA])
+def test_both_methods_tell_heads_and_neurons_apart(method: Any, form: dict[str, Any]) -> None:
+    model = toys_scores.stack(**form)
+    scores = score(model, method=method, data=toys_scores.ids(), provider=HERE, units={"heads", "neurons"})
+    assert [site.key for site in scores.sites] == ["0", "1", "ffn.0", "ffn.1"]
+    for site in scores.sites:
+        assert min(site.scores) > 0 and len(set(site.scores)) == len(site.scores)  # type: ignore[type-var]
+    assert score(model, method=method, data=toys_scores.ids(), provider=HERE).sites == scores.heads
+
+
+NO_GRADIENT = """
+<ir_version: 10, opset_import: ["" : 17]>
+g (float[batch, 4] x) => (float[batch, 6] y)
+<float[4, 8] w, float[8, 4] v, float[4, 8] w2, float[8, 6] v2, float one = {1}> {
+   a = MatMul (x, w)
+   b = Relu (a)
+   c = MatMul (b, v)
+   d = {MIDDLE}
+   e = MatMul (d, w2)
+   f = Relu (e)
+   y = MatMul (f, v2)
+}
+"""
+
+
+def test_a_block_that_no_gradient_reaches_is_refused_with_the_node() -> None:
+    data = [{"x": np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)}]
+    for middle, works in (("Tanh (c)", True), ("Sign (c)", False)):
+        model = model_of(NO_GRADIENT.replace("{MIDDLE}", middle))
+        assert len(sites_of(view_of(model), "m").neurons) == 3
+        if works:
+            assert score(model, method="fisher", data=data, provider=HERE, units={"neurons"}).blocks
+            continue
+        with pytest.raises(RefusedError, match=r"no gradient of y reaches ffn\.0 .*Sign.*another method"):
+            score(model, method="fisher", data=data, provider=HERE, units={"neurons"})
+
+
+def test_what_is_held_constant_on_the_way_is_named() -> None:
+    data = [{"x": np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)}]
+    text = NO_GRADIENT.replace("d = {MIDDLE}", "s = Sign (c)\n   d = Add (c, s)")
+    scores = score(model_of(text), method="fisher", data=data, provider=HERE, units={"neurons"})
+    assert list(scores.constant) == ["c"] and "Sign" in scores.constant["c"]
+    assert scores.to_dict()["constant"] == scores.constant
+    wish = ohp.Wish(
+        ratio=0.3,
+        units=frozenset({"neurons"}),
+        method="fisher",
+        limits=ohp.Limits(multiple_of={"neurons": 1}),
+    )
+    result = ohp.prune(model_of(text), wish=wish, data=data, provider="cpu", validate=False)
+    assert result.chosen is not None and result.chosen.selection.constant == scores.constant
+    told = Console(width=200, record=True)
+    told.print(*choice_rows(result.chosen, result.plan), sep="\n")
+    assert "held constant: c: " in told.export_text()
+
+
+def test_a_measure_of_ones_own_has_no_gradient() -> None:
+    with pytest.raises(UsageError, match="has no gradient that fisher could take"):
+        score(
+            toys_scores.stack(),
+            method="fisher",
+            data=toys_scores.ids(),
+            provider=HERE,
+            effect=lambda *_: 1.0,
+        )
+
+
+@pytest.mark.long
+def test_exports_of_one_network_have_the_same_scores(tiny: Path) -> None:
+    random = np.random.default_rng(0)
+    mask = np.ones((8, 6), np.int64)
+    mask[::2, 4:] = 0
+    data = [{"input_ids": random.integers(0, 64, (8, 6)), "attention_mask": mask}]
+    one, other = (
+        score(tiny / f"{name}.onnx", method="fisher", data=data, provider=HERE, units={"heads", "neurons"})
+        for name in ("bert-dynamo-sdpa", "bert-torchscript-eager")
+    )
+    assert (
+        one.unit == "estimated 1 - cosine" and [len(site.scores) for site in one.sites] == [4] * 3 + [48] * 3
+    )
+    for left, right in zip(one.sites, other.sites, strict=True):
+        np.testing.assert_allclose(left.scores, right.scores, rtol=1e-3)  # type: ignore[arg-type]

@@ -1,0 +1,109 @@
+"""`score` on the command line: what it prints and writes, and what it turns away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxheadprune.choosing.scoring.score_files import read_scores
+from onnxheadprune.choosing.scoring.scores import METHODS
+from tests.calibration_files import pictures, tokenizer
+from tests.choosing.conftest import is_picture, said
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+CPU = ("--provider", "cpu")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", METHODS)
+def test_score_writes_scores_and_a_picture(
+    method: str, command: Command, toy: Path, data: Path, tmp_path: Path
+) -> None:
+    out, picture = tmp_path / "scores.json", tmp_path / "heat.svg"
+    options = [] if method == "weight" else ["--data", data]
+    outcome = command("score", toy, "--method", method, *options, "-o", out, "--heatmap", picture, *CPU)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert f"heads scored by {method}" in outcome.stdout and "worth little to much" in outcome.stdout
+    assert read_scores(out).method == method and is_picture(picture)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["heat.svg", "scores.json"]
+
+
+def test_score_json_is_the_file_format(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    outcome = command("score", toy, "--data", data, "-o", out, "--json", *CPU)
+    assert outcome.document == json.loads(out.read_text(encoding="utf-8"))
+    assert outcome.document["method"] == "reconstruction" and outcome.stderr == ""
+    assert [len(site["scores"]) for site in outcome.document["sites"]] == [4, 4]
+    assert command("score", toy, "--json").document["method"] == "weight"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_the_same_picture_twice_is_the_same_file(
+    suffix: str, command: Command, toy: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}{suffix}"
+        assert command("score", toy, "--heatmap", path).exit_code == 0
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_score_asks_the_users_own_measure(
+    command: Command, toy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def count(before, after, feed):\n    return float(before['logits'].size)\n"
+    (tmp_path / "mine_for_scores.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = ("--method", "ablation", "--data", data, "--json", *CPU)
+    document = command("score", toy, *options, "--drift", "mine_for_scores:count").document
+    assert document["unit"] == "count"
+    assert document["sites"][0]["scores"] == [32 * 6 * 19] * 4
+    outcome = command("score", toy, *options, "--drift", "mine_for_scores:nothing")
+    assert outcome.exit_code == 2 and "cannot be imported" in outcome.document["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--method", "ablation"], "needs calibration data"),
+        (["--heatmap", "heat.jpg"], "a picture is one of"),
+        (["--heatmap", "missing/heat.png"], "the folder missing does not exist"),
+        (["-o", "missing/scores.json"], "the folder missing does not exist"),
+        (["--data", "a.txt"], "the data a.txt does not exist"),
+        (["--data", "a.npz", "--data", "random"], "--data is given more than once"),
+        (["--data", "random", "--max-length", "5"], "--max-length is for text, which random is not"),
+        (["--data", "random", "--image-size", "5"], "--image-size is for images, which random is not"),
+        (["--data", "missing", "--image-size", "0"], "no size like"),
+        (["--data", "missing", "--image-mean", "a,b"], "no list of numbers"),
+        (["--data", "missing", "--data-format", "images"], "the data missing does not exist"),
+        (["--dask", "nonsense://x", "--method", "ablation"], "no Dask scheduler"),
+    ],
+)
+def test_what_score_turns_away(arguments: list[str], why: str, command: Command, toy: Path) -> None:
+    outcome = command("score", toy, *arguments)
+    assert outcome.exit_code == 2 and why in said(outcome)
+    assert "Traceback" not in outcome.stderr and outcome.stdout == ""
+
+
+def test_random_data_comes_with_a_warning(command: Command, toy: Path) -> None:
+    outcome = command("score", toy, "--data", "random", "--json", *CPU)
+    assert outcome.exit_code == 0 and "warning: calibrating on random inputs" in said(outcome)
+    assert outcome.document["data"]["source"] == "random (seed 0)"
+
+
+@pytest.mark.long
+def test_score_reads_text_and_pictures(command: Command, tiny: Path, digits: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    words = np.random.default_rng(0).integers(0, 40, (40, 6))
+    text.write_text("\n".join(" ".join(f"w{word}" for word in line) for line in words), encoding="utf-8")
+    options = ("--data", text, "--tokenizer", tokenizer(tmp_path, 50), "--max-length", 5, "--json", *CPU)
+    document = command("score", tiny / "bert-dynamo-sdpa.onnx", *options).document
+    assert document["data"]["samples"] == 40 and len(document["sites"]) == 3
+    folder = pictures(tmp_path / "pictures", 20)
+    document = command("score", digits, "--data", folder, "--image-size", "8", "--json", *CPU).document
+    assert document["data"]["samples"] == 20

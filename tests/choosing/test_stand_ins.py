@@ -1,0 +1,242 @@
+"""Maps in front of dropped sublayers stand in for them: found by structure, proven like any refit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+from onnxheadprune import prune, validate
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.choosing.compensation.record import sealed
+from onnxheadprune.choosing.compensation.result import Compensation, Refit
+from onnxheadprune.choosing.compensation.runs import Run, emptied, runs
+from onnxheadprune.choosing.compensation.targets import Link, aim, link_of, normalised
+from onnxheadprune.edit.records import refit_record
+from onnxheadprune.model.load import open_structure
+from onnxheadprune.runtime import CPU, Provider
+from onnxheadprune.workflow.choice.completing import named
+from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from tests import toys, toys_layers
+from tests.conftest import SAMPLES
+
+HERE = Provider(CPU, "test")
+DATA: Any = toys_layers.ids()
+LAYER: dict[str, Any] = {"layer.1": "*"}
+
+
+def found(model: ModelProto, *keys: str) -> list[Run]:
+    """The runs behind maps that can stand in, when sites with some keys go as a whole."""
+    view = view_of(model)
+    sites = sites_of(view, "the model")
+    gone = {site.index: range(site.num_units) for site in sites.every if site.key in keys}
+    return runs(view, emptied(view, sites.every, gone))
+
+
+def told(run: Run) -> tuple[str, tuple[str, ...]]:
+    return run.front.matrix.stored.name, run.keys
+
+
+def refit(model: ModelProto, which: Any = "all", **spec: Any) -> Compensation:
+    cutter = Cutter(open_structure(model), DATA, HERE, Trying(refit=False))
+    return cutter.compensation(named(cutter, spec or LAYER).selection.heads, which)
+
+
+def standing(compensation: Compensation) -> list[Refit]:
+    return [item for item in compensation.refits if item.stands_in]
+
+
+# Which map stands in for what
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("norms", ["", "pre", "post"])
+def test_the_last_map_in_front_stands_in_for_what_goes_one_behind_the_other(norms: Any) -> None:
+    model = toys_layers.decoder(4, norms=norms)
+    assert list(map(told, found(model, "1", "ffn.1"))) == [("layer0.ffn.out.weight", ("attn.1", "ffn.1"))]
+    assert list(map(told, found(model, "1", "ffn.1", "2"))) == [
+        ("layer0.ffn.out.weight", ("attn.1", "ffn.1", "attn.2"))
+    ]
+    assert list(map(told, found(model, "ffn.0", "ffn.2"))) == [
+        ("layer0.attn.out.weight", ("ffn.0",)),
+        ("layer2.attn.out.weight", ("ffn.2",)),
+    ]
+
+
+def test_nothing_stands_in_for_the_first_sublayer() -> None:
+    assert found(toys_layers.decoder(3, norms="pre"), "0", "ffn.0") == []
+    assert list(map(told, found(toys_layers.decoder(3, norms="pre"), "0", "1"))) == [
+        ("layer0.ffn.out.weight", ("attn.1",))
+    ]
+
+
+def test_nothing_stands_in_where_others_read_the_stream_in_between() -> None:
+    """An early exit behind layer 0 wants the stream as it was; one behind the run gets what stands in."""
+    assert found(toys_layers.decoder(3, norms="pre", also_reads=0), "1", "ffn.1") == []
+    assert found(toys_layers.decoder(3, norms="pre", also_reads=1), "1", "ffn.1")
+
+
+def test_a_cache_of_what_goes_is_no_reader() -> None:
+    assert found(toys_layers.decoder(3, norms="pre", cache=True), "1", "ffn.1")
+
+
+@pytest.mark.long
+def test_dead_maps_are_not_refitted_and_those_behind_are() -> None:
+    names = {item.node for item in refit(toys_layers.decoder(3), "behind").refits}
+    assert names == {
+        "MatMul_layer2.attn.projected (MatMul)",
+        "MatMul_layer2.ffn.up (MatMul)",
+        "MatMul_layer2.ffn.down (MatMul)",
+        "MatMul_logits (MatMul)",
+    }
+
+
+# What it should give
+
+
+@pytest.mark.parametrize("spelled", [False, True])
+@pytest.mark.parametrize("norms", ["", "pre", "post"])
+def test_the_stream_behind_comes_nearer_to_the_originals(norms: Any, spelled: bool) -> None:
+    model = toys_layers.decoder(3, norms=norms, spelled=spelled)
+    (front,) = standing(refit(model))
+    assert front.stands_in == ("attn.1", "ffn.1") and front.site is None
+    assert front.after < 0.8 * front.before
+
+
+def gone_backwards(norms: int) -> tuple[Any, Any, list[Link], list[Any]]:
+    """A stream in front of some normalisations with additions, and what comes out behind."""
+    random = np.random.default_rng(norms)
+    stream = random.standard_normal((30, 12)) * random.uniform(0.5, 3, (30, 1))
+    links, added, behind = [], [], stream
+    for _ in range(norms):
+        links.append(Link(random.uniform(0.5, 2, 12), random.standard_normal(12) * 0.3, True))
+        added.append(random.standard_normal(12) * 0.1)
+        behind = normalised(behind, True) * links[-1].gain + links[-1].offset + added[-1]
+    return stream, behind, links, added
+
+
+@pytest.mark.parametrize("norms", [1, 2, 4])
+def test_normalisations_are_gone_through_backwards_exactly(norms: int) -> None:
+    stream, behind, links, added = gone_backwards(norms)
+    scaled = 3 * behind + 2  # A normalisation follows, so only the direction counts.
+    np.testing.assert_allclose(aim(scaled, stream, links, added), stream, atol=1e-9)
+    other = aim(scaled, 5 * stream, links, added)
+    np.testing.assert_allclose(other, 5 * stream, atol=1e-9)
+
+
+def test_without_normalisations_only_what_is_left_is_taken_off() -> None:
+    stream, bias = np.arange(12.0).reshape(3, 4), np.arange(4.0)
+    links = [Link(None, np.zeros(4)), Link(None, np.zeros(4))]
+    assert np.array_equal(aim(stream, stream * 0, links, [bias, bias]), stream - 2 * bias)
+
+
+def test_what_lies_between_is_told_by_what_it_does() -> None:
+    random = np.random.default_rng(0)
+    rows, gain, offset = random.standard_normal((50, 6)), random.uniform(0.5, 2, 6), random.standard_normal(6)
+    same = link_of(rows, rows)
+    assert same is not None and same.gain is None
+    for centred in (True, False):
+        shift = offset if centred else 0
+        link = link_of(rows, normalised(rows, centred) * gain + shift)
+        assert link is not None and link.gain is not None and link.centred is centred
+        np.testing.assert_allclose(link.gain, gain, rtol=1e-6)
+    assert link_of(rows, np.tanh(rows)) is None
+    assert link_of(rows, rows[:, ::-1]) is None
+
+
+def test_what_is_no_normalisation_leaves_the_map_as_it_is() -> None:
+    """A tanh on the stream itself is passed by dataflow, and is nothing that can be gone through backwards."""
+    model = toys_layers.decoder(3)
+    for node in model.graph.node:
+        if node.name.startswith("Add_layer0.ffn.stream"):
+            node.output[0] = "straight"
+            squashed = onnx.helper.make_node("Tanh", ["straight"], ["layer0.ffn.stream"], name="squash")
+            at = list(model.graph.node).index(node) + 1
+            model.graph.node.insert(at, squashed)
+            break
+    (left,) = [item for item in refit(model).refits if item.node.startswith("MatMul_layer0.ffn.down")]
+    assert left.skipped is not None and "lies more than a normalisation" in left.skipped
+
+
+# From end to end
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("norms", ["pre", "post"])
+def test_a_cut_with_a_stand_in_is_proven_and_names_its_tensors(norms: Any) -> None:
+    model = toys_layers.decoder(3, norms=norms, seed=2)
+    result = prune(model, LAYER, data=DATA, refit=True, provider="cpu")
+    assert result.validation is not None and result.validation.verdict == "passed"
+    (front,) = standing(result.chosen.compensation)
+    record = refit_record(result.model)
+    assert record is not None and "layer0.ffn.out.weight" in record.tensors
+    assert len(result.model.graph.node) < len(model.graph.node)
+    assert result.to_dict()["choice"]["compensation"]["refits"][0]["stands_in"] == list(front.stands_in)
+    again = validate(model, result.model, provider="cpu")
+    assert again.verdict == "passed" and "layer0.ffn.out.weight" in again.refitted
+
+
+@pytest.mark.long
+def test_a_front_that_stands_in_for_nothing_may_not_come_from_the_file() -> None:
+    """The same tensor, in a cut that has no run behind it, is an altered weight."""
+    model = toys_layers.decoder(3, norms="pre")
+    result = prune(model, LAYER, data=DATA, refit=True, provider="cpu")
+    changed = toys.get_initializer(result.model, "layer0.ffn.out.weight")
+    other = prune(model, {"layer.0": "*"}, data=DATA, refit=True, provider="cpu").model
+    assert all(tensor.name != "layer0.ffn.out.weight" for tensor in other.graph.initializer)
+    part = {"1": [0]}
+    partly = prune(model, part, data=DATA, refit=True, provider="cpu").model
+    toys.set_initializer(partly, "layer0.ffn.out.weight", changed)
+    for entry in partly.metadata_props:
+        if entry.key == "onnxheadprune.compensated":
+            content = json.loads(entry.value)
+            content["tensors"].append("layer0.ffn.out.weight")
+            entry.value = json.dumps(content)
+    sealed(open_structure(partly), plan_pruning(model, part))
+    refused = validate(model, partly, provider="cpu")
+    assert refused.verdict == "failed" and "which no refit of this cut changes" in refused.reason
+
+
+@pytest.mark.long
+def test_a_second_cut_finds_its_own_stand_in() -> None:
+    model = toys_layers.decoder(4, norms="pre")
+    first = prune(model, {"layer.2": "*"}, data=DATA, refit=True, provider="cpu")
+    second = prune(first.model, {"layer.1": "*"}, data=DATA, refit=True, provider="cpu")
+    assert second.validation is not None and second.validation.verdict == "passed"
+    assert validate(model, second.model, provider="cpu").verdict == "passed"
+
+
+@pytest.mark.long
+def test_a_stand_in_that_makes_the_outputs_drift_more_is_given_up() -> None:
+    """Two of four layers of the digits: what stands in overwrites what the last layer makes more of."""
+    path, data = SAMPLES / "digits_vit.onnx", str(SAMPLES / "digits_calibration.npz")
+    spec: dict[str, Any] = {"layer.1": "*", "layer.2": "*"}
+    chosen = named(Cutter(open_structure(path), data, HERE), spec)
+    assert chosen.compensation is not None and not standing(chosen.compensation)
+    (left,) = [item for item in chosen.compensation.refits if item.skipped]
+    assert left.skipped is not None and "without" in left.skipped and "attn.1, ffn.1" in left.skipped
+
+
+@pytest.mark.long
+def test_the_report_says_which_map_stands_in(command: Any, tmp_path: Any) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(toys_layers.decoder(3, norms="pre"), path)
+    np.savez(tmp_path / "data.npz", input_ids=np.concatenate([feed["input_ids"] for feed in DATA]))
+    outcome = command(
+        "prune",
+        path,
+        "-o",
+        tmp_path / "out.onnx",
+        "--layers",
+        "1",
+        "--refit",
+        "--data",
+        tmp_path / "data.npz",
+    )
+    assert outcome.exit_code == 0, outcome
+    assert "stands in for attn.1, ffn.1" in " ".join(outcome.stdout.split())

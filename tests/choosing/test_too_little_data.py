@@ -1,0 +1,184 @@
+"""Too little data is said before the first pass, in the user's unit; what cannot be measured drops out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxheadprune import RefusedError, UsageError, Wish, prune, score
+from onnxheadprune.choosing.scoring.scores import SHARES
+from onnxheadprune.data.calibration import Feeds
+from onnxheadprune.runtime.progress import NOTE
+from tests import toys_scores
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+BOTH = frozenset({"heads", "neurons"})
+INNER, CONTEXT = 20, 16
+"""Inputs of the projections of the toy's feed-forward blocks, and of its widest attention."""
+LENGTH = 4
+
+
+def data(count: int, unit: str = "sample") -> Feeds:
+    """Samples of 4 tokens, two a batch."""
+    feeds = toys_scores.ids(count // 2, 2, LENGTH) if count > 1 else toys_scores.ids(1, 1, LENGTH)
+    return Feeds(feeds, unit)
+
+
+def chosen(count: int, **wish: Any) -> Any:
+    made = prune(
+        toys_scores.stack(),
+        wish=Wish(**wish),
+        data=data(count),
+        provider="cpu",
+        validate=False,
+    )
+    return made.chosen
+
+
+@pytest.mark.parametrize("unit", ["sample", "line", "image"])
+@pytest.mark.parametrize(
+    "wish", [{"ratio": 0.25}, {"keep": 3}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}]
+)
+def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, wish: dict[str, Any]) -> None:
+    told: list[str] = []
+    with pytest.raises(UsageError) as caught:
+        prune(
+            toys_scores.stack(),
+            wish=Wish(**wish),
+            data=data(2, unit),
+            provider="cpu",
+            progress=lambda what, done, of: told.append(what),
+        )
+    message = str(caught.value)
+    assert "site 1" not in message and f"more {unit}" in message and "of this length are needed" in message
+    assert "--refit: a stronger ridge is used then, or biases alone are adjusted" in message
+    assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", [1, 2])
+def test_as_many_more_as_is_said_are_enough(count: int) -> None:
+    with pytest.raises(UsageError) as caught:
+        chosen(count, ratio=0.25)
+    more = int(str(caught.value).split("about ")[1].split()[0])
+    enough = count + more + (count + more) % 2
+    assert (count + more) * LENGTH >= CONTEXT > (count + more - 1) * LENGTH
+    assert chosen(enough, ratio=0.25).selection.count
+
+
+@pytest.mark.long
+def test_blocks_that_cannot_be_scored_drop_out_with_the_reason() -> None:
+    found = chosen(4, ratio=0.25, units=BOTH)
+    left = found.selection.left_out
+    assert set(found.selection.heads) <= {0, 1} and len(left) == 2
+    assert all(
+        "ffn" in label and f"{INNER} inputs: about 1 more sample of this" in why
+        for label, why in left.items()
+    )
+    assert found.to_dict()["selection"]["left_out"] == left
+    with pytest.raises(
+        RefusedError, match=r"only 48.5% can go .*could not be measured: 4 samples with 16 positions"
+    ):
+        chosen(4, ratio=0.7, units=BOTH)
+    assert not chosen(10, ratio=0.25, units=BOTH).selection.left_out
+
+
+@pytest.mark.parametrize("units", [{}, {"units": BOTH}], ids=["heads", "both"])
+@pytest.mark.parametrize("method", [None, *SHARES])
+def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
+    units: dict[str, Any], method: Any
+) -> None:
+    told: list[str] = []
+    model = toys_scores.stack(heads=8, kv_heads=8)
+    # The sites of one kind are not alike: 32 inputs, and 16.
+    model = prune(model, {1: range(4)}, provider="cpu", validate=False).model
+    with pytest.raises(RefusedError, match=r"can go .*more sample.* of this length are needed; .*--refit"):
+        prune(
+            model,
+            wish=Wish(ratio=0.9, method=method, **units),
+            data=data(4),
+            provider="cpu",
+            progress=lambda what, done, of: told.append(what),
+        )
+    assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
+
+
+@pytest.mark.parametrize("method", ["reconstruction", "activation", "fluctuation"])
+def test_scores_need_as_many_positions_as_their_method(method: Any) -> None:
+    if method != "reconstruction":
+        assert score(toys_scores.stack(), method=method, data=data(2), provider="cpu").method == method
+        return
+    with pytest.raises(
+        UsageError, match="about 2 more samples of this length are needed; the methods activation"
+    ):
+        score(toys_scores.stack(), method=method, data=data(2), provider="cpu")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", [2, 4, 30])
+def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
+    told: list[str] = []
+    found = prune(
+        toys_scores.stack(),
+        {0: [1]},
+        refit=True,
+        data=data(count, "line"),
+        provider="cpu",
+        progress=lambda what, done, of: told.append(what),
+    ).chosen
+    assert found is not None and found.compensation is not None
+    limited = {item.node: item.limited for item in found.compensation.refits if item.limited}
+    assert bool(limited) == (count < 30)
+    notes = [at for at, what in enumerate(told) if what.startswith(NOTE)]
+    assert len(notes) == bool(limited)
+    if limited:
+        first = next(at for at, what in enumerate(told) if what.startswith("compensating"))
+        assert notes[0] < first and "more line" in told[notes[0]]
+    for item in found.compensation.refits:
+        assert item.after <= item.before * (1 + 1e-9)
+        if item.limited:
+            assert item.strength is None or item.strength >= 0.3
+            assert "a stronger ridge" in item.limited or "biases alone" in item.limited
+    assert [item["limited"] for item in found.to_dict()["compensation"]["refits"] if item["limited"]] == list(
+        limited.values()
+    )
+
+
+@pytest.mark.long
+def test_the_command_says_it_in_one_sentence(command: Command, tmp_path: Path) -> None:
+    model, archive = tmp_path / "model.onnx", tmp_path / "few.npz"
+    onnx.save(toys_scores.stack(), model)
+    np.savez(archive, **data(2)[0])
+    failed = command("prune", model, "--ratio", 0.25, "--data", archive, "-o", tmp_path / "out.onnx")
+    assert (
+        failed.exit_code == 2
+        and failed.stderr.count("more sample") == 1
+        and not (tmp_path / "out.onnx").exists()
+    )
+    np.savez(archive, **{name: np.concatenate([feed[name] for feed in data(4)]) for name in data(4)[0]})
+    options = (
+        "--ratio",
+        0.2,
+        "--units",
+        "heads,neurons",
+        "--data",
+        archive,
+        "--provider",
+        "cpu",
+        "--dry-run",
+    )
+    shown = command("prune", model, *options)
+    assert (
+        shown.exit_code == 0
+        and "could not be measured" in shown.stdout
+        and "about 1 more sample" in shown.stdout
+    )
+    document = json.loads(command("prune", model, *options, "--json").stdout)
+    assert len(document["choice"]["selection"]["left_out"]) == 2

@@ -1,0 +1,292 @@
+"""The refit of value weights: which map makes the values, and that the algebra says what the model then computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper, parser
+
+from onnxheadprune import prune
+from onnxheadprune.attention.sites.find import sites_of
+from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
+from onnxheadprune.choosing.activations.linear import feeders, linear_of
+from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.activations.parts import Parts, part
+from onnxheadprune.choosing.activations.walk import Walk
+from onnxheadprune.choosing.compensation import value_fit
+from onnxheadprune.choosing.compensation.compensate import compensate
+from onnxheadprune.choosing.compensation.tasks import Task
+from onnxheadprune.choosing.compensation.value_fit import Layout, fit_values
+from onnxheadprune.choosing.compensation.values import Context, Values, value_maps, values_of
+from onnxheadprune.data.rows import token_rows
+from onnxheadprune.runtime import CPU, Provider, Session
+from tests import toys_scores
+from tests.conftest import SAMPLES
+
+HERE = Provider(CPU, "test")
+
+
+def packed(core: str, width: int = 12, heads: int = 3, seed: int = 1) -> ModelProto:
+    """Attention behind one map that makes queries, keys and values of every head, [head, 3, size].
+
+    Args:
+        core: lines that make `c` [batch, head, position, size] of `q`, `k` and `v` of that shape.
+        width: of the stream.
+        heads: of the attention.
+        seed: of the weights.
+    """
+    size, random = width // heads, np.random.default_rng(seed)
+    model = parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (float[b,s,{width}] x) => (float[b,s,{width}] out) {{
+            packed = MatMul (x, w)
+            split = Reshape (packed, shape)
+            turned = Transpose <perm = [3, 0, 2, 1, 4]> (split)
+            q = Gather <axis = 0> (turned, zero)
+            k = Gather <axis = 0> (turned, one)
+            v = Gather <axis = 0> (turned, two)
+            {core}
+            back = Transpose <perm = [0, 2, 1, 3]> (c)
+            merged = Reshape (back, whole)
+            projected = MatMul (merged, o)
+            out = Add (x, projected)
+        }}"""
+    )
+    arrays: dict[str, Any] = {
+        "w": random.standard_normal((width, 3 * width)).astype(np.float32) / 2,
+        "o": random.standard_normal((width, width)).astype(np.float32) / 2,
+        "shape": np.array([0, 0, heads, 3, size]),
+        "whole": np.array([0, 0, width]),
+        "zero": np.array(0),
+        "one": np.array(1),
+        "two": np.array(2),
+        "axes": np.array([2]),
+        "gains": random.uniform(0.5, 2, (1, heads, 1, size)).astype(np.float32),
+    }
+    used = model.SerializeToString().decode("latin1")
+    for name, array in arrays.items():
+        if name in used:
+            model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+SOFTMAX = """
+    kt = Transpose <perm = [0, 1, 3, 2]> (k)
+    scores = MatMul (q, kt)
+    p = Softmax <axis = -1> (scores)
+    """
+CORES = {
+    "softmax": SOFTMAX + "c = MatMul (p, v)",
+    "linear": """
+        fq = Sigmoid (q)
+        fk = Sigmoid (k)
+        kt = Transpose <perm = [0, 1, 3, 2]> (fk)
+        kv = MatMul (kt, v)
+        c = MatMul (fq, kv)
+        """,
+}
+
+
+def feeds(count: int = 12, width: int = 12) -> list[dict[str, Any]]:
+    random = np.random.default_rng(5)
+    return [{"x": random.standard_normal((4, 6, width)).astype(np.float32)} for _ in range(count)]
+
+
+def found_in(model: ModelProto, data: Any, heads: tuple[int, ...]) -> tuple[Any, Any, Any, Values | None]:
+    view, sites, calibration = toys_scores.parts(model, data)
+    projection = sites[0].projections[0]
+    linear = linear_of(projection)
+    assert linear is not None
+    channels = [projection.channels[head] for head in heads]
+    task = Task("the projection", linear, sites[0], projection, heads)
+    maps = value_maps(task, ())
+    stage = Stage(tuple(item.source for item in maps), tuple(item.node for item in maps))
+    walk = Walk(Parts(view, HERE), Boundaries(view, [stage], [linear.source]), calibration.feeds, {})
+    walk.enter(0)
+    context = Context(linear.source, linear.axes, tuple(channels))
+    return view, linear, calibration, values_of(walk, maps, context, calibration)
+
+
+FORMS: dict[str, tuple[Any, Any, str, list[int]]] = {
+    "separate": (
+        lambda: toys_scores.stack(),
+        toys_scores.ids,
+        "layer0.attn.v.weight",
+        [0, 1, 2, 3, 8, 9, 10, 11],
+    ),
+    "grouped": (
+        lambda: toys_scores.stack(heads=6, kv_heads=2),
+        toys_scores.ids,
+        "layer0.attn.v.weight",
+        [0, 1, 2, 3],
+    ),
+    "packed": (lambda: packed(CORES["softmax"]), feeds, "w", [8, 9, 10, 11, 32, 33, 34, 35]),
+    "linear attention": (lambda: packed(CORES["linear"]), feeds, "w", [8, 9, 10, 11, 32, 33, 34, 35]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_map_that_makes_the_values_is_found_by_what_it_does(form: str) -> None:
+    make, data, weight, columns = FORMS[form]
+    *_, values = found_in(make(), data(), (0, 2))
+    assert values is not None and values.linear.matrix.stored.name == weight
+    assert values.used.tolist() == columns
+
+
+NO_VALUES = {
+    "a gate per channel": SOFTMAX + "pv = MatMul (p, v)\n c = Mul (pv, gains)",
+    "a norm of the values": SOFTMAX
+    + """
+        square = Mul (v, v)
+        mean = ReduceMean <axes = [-1]> (square)
+        root = Sqrt (mean)
+        even = Div (v, root)
+        c = MatMul (p, even)
+        """,
+    "the same numbers as keys": SOFTMAX + "pk = MatMul (p, k)\n c = Add (pk, k)",
+}
+
+
+@pytest.mark.parametrize("core", NO_VALUES)
+def test_nothing_is_found_where_heads_do_not_treat_values_alike(core: str) -> None:
+    *_, values = found_in(packed(NO_VALUES[core]), feeds(), (0, 2))
+    assert values is None
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_the_algebra_says_of_new_values_the_model_computes(form: str) -> None:
+    make, data, weight, _ = FORMS[form]
+    model, heads = make(), (0, 2)
+    view, linear, calibration, values = found_in(model, data(), heads)
+    assert values is not None
+    layout = values.layout
+    feed = calibration.feeds[0]
+    here = values.read(0)
+    kept = np.sort(
+        np.concatenate(
+            [np.array(sites_of(view, "the model")[0].projections[0].channels[head]) for head in heads]
+        )
+    )
+    context = token_rows(here[linear.source.name], linear.axes, dict(feed), calibration.inputs)[:, kept]
+    features = np.concatenate([context, values.features(here, feed, calibration)], axis=1)
+    change = np.random.default_rng(0).standard_normal((layout.directions, len(values.used)))
+    whole = values.linear.matrix.read()
+    whole[:, values.used] += values.basis @ change
+    changed = part(view, {}, [linear.source.name], {weight: values.linear.matrix.written(whole)})
+    rows = token_rows(
+        Session(changed, HERE).run(feed)[linear.source.name], linear.axes, dict(feed), calibration.inputs
+    )
+    np.testing.assert_allclose(features @ layout.mixing(change), rows[:, kept], atol=2e-5)
+    assert np.abs(rows[:, kept] - context).max() > 0.1
+
+
+def problem(grouped: bool, rows: int = 4000, noise: float = 0.1) -> tuple[Any, Any, Any, Layout]:
+    """Features, targets that other values would make, the weights, and the layout."""
+    random = np.random.default_rng(7)
+    columns = np.array([[0, 1], [0, 1], [2, 3]] if grouped else [[0, 1], [2, 3], [4, 5]])
+    layout = Layout(np.arange(6).reshape(3, 2), columns, 4)
+    weight = random.standard_normal((6, 5))
+    x = random.standard_normal((rows, 6 + 12)) @ random.standard_normal((18, 18))
+    truth = random.standard_normal((4, columns.max() + 1))
+    y = x @ layout.mixing(truth) @ weight + noise * random.standard_normal((rows, 5))
+    return x, y, weight, layout
+
+
+def moments(x: Any, y: Any) -> Moments:
+    made = Moments(x.shape[1], y.shape[1])
+    made.add(x, y)
+    return made
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_solver_finds_what_least_squares_finds(grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(value_fit, "STEPS", 200)
+    monkeypatch.setattr(value_fit, "STRENGTHS", (1e-9,))
+    x, y, weight, layout = problem(grouped)
+    change = fit_values(moments(x[:3000], y[:3000]), moments(x[3000:], y[3000:]), weight, layout)
+    assert change is not None
+    size = change.shape
+    basis = np.eye(size[0] * size[1]).reshape(-1, *size)
+    centred = x - x.mean(axis=0)
+    columns = np.stack([(centred[:, 6:] @ layout.spread(unit, weight)).reshape(-1) for unit in basis], axis=1)
+    target = (y - y.mean(axis=0) - centred[:, :6] @ weight).reshape(-1)
+    expected = np.linalg.lstsq(columns, target, rcond=None)[0].reshape(size)
+    np.testing.assert_allclose(change, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_few_steps_come_close(grouped: bool) -> None:
+    x, y, weight, layout = problem(grouped)
+    change = fit_values(moments(x[:3000], y[:3000]), moments(x[3000:], y[3000:]), weight, layout)
+    assert change is not None
+    left = y - x @ layout.mixing(change) @ weight
+    before = y - x[:, :6] @ weight
+    assert np.square(left).sum() < 0.1 * np.square(before).sum()
+
+
+def test_values_stay_where_no_change_helps_held_out_rows() -> None:
+    random = np.random.default_rng(3)
+    x, _, weight, layout = problem(False, rows=60)
+    y = x[:, :6] @ weight + random.standard_normal((60, 5))
+    assert fit_values(moments(x[:20], y[:20]), moments(x[20:], y[20:]), weight, layout) is None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", FORMS)
+def test_new_values_lower_the_held_out_error_and_the_cut_is_proven(form: str) -> None:
+    make, data, weight, _ = FORMS[form]
+    model = make()
+    heads = "0:0-2" if form == "grouped" else "0:1"
+    found = prune(model, heads, data=data(30), refit=True, provider="cpu")
+    assert found.chosen is not None and found.chosen.compensation is not None
+    assert found.validation is not None and found.validation.verdict == "passed"
+    compensation = found.chosen.compensation
+    assert weight in compensation.stored
+    values, projection = (item for item in compensation.refits if item.site == 0)
+    assert values.after < values.before <= projection.before and projection.after == values.after
+
+
+SECOND = """
+    c = MatMul (p, v)
+    qt = Transpose <perm = [0, 1, 3, 2]> (q)
+    backwards = MatMul (k, qt)
+    p2 = Softmax <axis = -1> (backwards)
+    c2 = MatMul (p2, v)
+    back2 = Transpose <perm = [0, 2, 1, 3]> (c2)
+    merged2 = Reshape (back2, whole)
+    projected2 = MatMul (merged2, o2)
+    x2 = Add (x, projected2)
+    """
+
+
+def test_values_that_a_second_site_reads_stay() -> None:
+    model = packed(SOFTMAX + SECOND)
+    model.graph.node[-1].input[0] = "x2"
+    weights = np.random.default_rng(4).standard_normal((12, 12)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "o2"))
+    view, sites, data = toys_scores.parts(model, feeds(30))
+    assert len(sites) == 2
+    found = compensate(view, sites, {0: (1,), 1: (0,)}, data, HERE)
+    assert set(found.stored) == {"o", "o2"}
+
+
+def test_the_columns_of_other_heads_stay_as_they_were() -> None:
+    model = packed(CORES["softmax"])
+    view, sites, data = toys_scores.parts(model, feeds(30))
+    found = compensate(view, sites, {0: (1,)}, data, HERE)
+    old = numpy_helper.to_array(next(item for item in model.graph.initializer if item.name == "w"))
+    moved = np.flatnonzero(np.abs(found.stored["w"] - old).max(axis=0) > 0)
+    assert moved.tolist() == [8, 9, 10, 11, 32, 33, 34, 35]
+
+
+def test_a_context_is_made_of_its_own_maps_not_of_those_whose_shapes_it_looks_at(digits: Path) -> None:
+    _, sites, _ = toys_scores.parts(onnx.load(digits), str(SAMPLES / "digits_calibration.npz"))
+    for site in sites:
+        (projection,) = site.projections
+        context = projection.node.inputs[projection.activation[0]]
+        assert context is not None
+        (maker,) = feeders(context)
+        assert maker.matrix.shape[-1] == 3 * maker.matrix.shape[0] and maker.out.shape is not None

@@ -1,0 +1,157 @@
+"""What long work says on the way: lines with times in a log, nothing for short work."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.cli.cutting import stages_of
+from onnxheadprune.reporting.console import Console
+from onnxheadprune.reporting.progress import LINE_SECONDS, QUIET_SECONDS, Lines, Stage, progress_on
+from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.requests import Choice, Request, Run
+from tests import toys, toys_scores
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lines(*stages: Stage) -> tuple[Lines, Clock, io.StringIO]:
+    clock, text = Clock(), io.StringIO()
+    return Lines(Console(file=text, width=200), clock, stages), clock, text
+
+
+def test_short_work_is_silent() -> None:
+    told, clock, text = lines()
+    for step in range(10):
+        told.tell("measuring", step, 10)
+        clock.now += (QUIET_SECONDS - 0.5) / 10
+    assert text.getvalue() == ""
+
+
+def test_long_work_says_stages_and_no_time_that_is_not_known() -> None:
+    told, clock, text = lines()
+    told.tell("measuring", 0, 40)
+    for step in range(1, 31):
+        clock.now += 2
+        told.tell("measuring", step, 40)
+    told.tell("compensating", 0, 0)
+    found = text.getvalue().splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in found)
+    # What follows is not known, so neither is the end.
+    assert found[0].endswith("measuring: 3 of 40")
+    assert len(found) == 1 + (60 - 6) // LINE_SECONDS + 1
+    assert found[-1].endswith(" compensating")
+
+
+def test_minutes_are_minutes() -> None:
+    told, clock, text = lines(Stage("measuring", ("measuring",)))
+    told.tell("measuring", 0, 40)
+    clock.now += 30
+    told.tell("measuring", 2, 40)
+    assert text.getvalue().rstrip().endswith("1 of 1, measuring: 2 of 40, about 9 min 30 s left in all")
+
+
+def test_a_log_gets_lines_and_a_terminal_a_bar() -> None:
+    text = io.StringIO()
+    with progress_on(Console(file=text, force_terminal=True, width=100)) as tell:
+        tell("measuring", 1, 2)
+    assert "measuring" in text.getvalue() and "1 of 2" in text.getvalue()
+    silent = io.StringIO()
+    with progress_on(Console(file=silent, width=100)) as tell:
+        tell("measuring", 1, 2)
+    assert silent.getvalue() == ""
+
+
+STAGES = (
+    Stage("measuring what cuts cost", ("measuring what",), weight=2),
+    Stage("compensating", ("compensating",), weight=4),
+    Stage("recovering", ("recovering", "looking for"), seconds=600),
+    Stage("validating", ("validating",), weight=3),
+)
+
+
+def test_the_time_left_is_that_of_the_whole_call() -> None:
+    """Where stages take what they usually take, the end is right from early on; a stage alone is never told of."""
+    told, clock, text = lines(*STAGES)
+    end = clock.now + 20 + 40 + 600 + 30
+    works = [("measuring what cuts cost", 20), ("compensating, map by map", 40), ("recovering: step", 600)]
+    for what, seconds in works:
+        for step in range(seconds + 1):
+            told.tell(what, step, seconds)
+            clock.now += 1 if step < seconds else 0
+    told.tell("validating", 0, 0)
+    found = text.getvalue().splitlines()
+    assert found[0].split(" ", 1)[1].startswith("1 of 4, measuring what cuts cost: 5 of 20, about ")
+    assert any(
+        "2 of 4, compensating" in line and line.endswith("then recovering, validating") for line in found
+    )
+    assert all(re.search(r" \d of 4, .*about .* left in all", line) for line in found)
+    told, clock, text = lines(*STAGES)
+    for what, seconds in works:
+        for step in range(seconds):
+            told.tell(what, step, seconds)
+            left = told._course.left()
+            if step > 4:
+                assert left is not None and abs(clock.now + left - end) < 6
+            clock.now += 1
+
+
+def test_a_stage_that_is_passed_over_or_comes_twice() -> None:
+    told, clock, text = lines(*STAGES)
+    told.tell("reading the model", 0, 0)
+    clock.now += QUIET_SECONDS
+    told.tell("compensating", 1, 4)
+    clock.now += LINE_SECONDS
+    told.tell("measuring what cuts cost", 1, 4)
+    clock.now += LINE_SECONDS
+    told.tell("something else", 0, 0)
+    places = [line.split(" ", 1)[1][:6] for line in text.getvalue().splitlines()]
+    assert places == ["2 of 4"] * 3
+
+
+def test_no_bar_is_full_where_nothing_is_known() -> None:
+    text = io.StringIO()
+    with progress_on(Console(file=text, force_terminal=True, width=100), STAGES) as tell:
+        tell("reading the model", 0, 0)
+        tell("compensating", 0, 0)
+    assert "0/?" not in text.getvalue() and "then recovering, validating" in text.getvalue()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("wish", [Wish(ratio=0.25), Wish(max_drift=1.0), Wish(ratio=0.25, method="fisher")])
+def test_every_message_of_a_cut_belongs_to_a_stage(wish: Wish, tmp_path: Path) -> None:
+    """Whatever is asked for: a message that no stage knows would hide where the call is."""
+    onnx.save(toys_scores.stack(), tmp_path / "toy.onnx")
+    ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (20, 6))
+    np.savez(tmp_path / "ids.npz", input_ids=ids)
+    told: list[str] = []
+    request = Request(Choice(wish=wish), run=Run("cpu", 0, str(tmp_path / "ids.npz")))
+    carried_through(tmp_path / "toy.onnx", request, lambda what, done, of: told.append(what))
+    names = tuple(name for stage in stages_of(request) for name in stage.names)
+    assert told and all(what.startswith(names) for what in told), set(told)
+
+
+def test_a_shell_that_asks_gets_its_completions() -> None:
+    asked = {"COMP_WORDS": "onnxheadprune pr", "COMP_CWORD": "1"}
+    for value, expected in (("bash_source", "complete -o nosort"), ("bash_complete", "plain,prune")):
+        environment = os.environ | asked | {"_ONNXHEADPRUNE_COMPLETE": value}
+        call = [sys.executable, "-c", "from onnxheadprune.cli import main; main()"]
+        found = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
+        assert expected in found.stdout and found.stderr == ""

@@ -1,0 +1,293 @@
+"""Decoders that read an encoder: its states, the target behind the start token, and all that the folder tells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from onnxheadprune.attention.branched import branch, branches, first_tokens
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.data.beside import Beside, beside, tokenizer_of
+from onnxheadprune.data.lines import Reading
+from onnxheadprune.data.supplied import supplied
+from onnxheadprune.data.text import text_feeds
+from onnxheadprune.edit.branches import answered
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.load import load_model, open_structure
+from onnxheadprune.runtime import Session
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from tests import toys, toys_seq2seq
+from tests.data.stepping import PROVIDER, run, stepped
+
+LINES = "w1 w2 w3 w4\nw9 w8 w7 w6\nw5 w4\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = toys_seq2seq.folder(tmp_path_factory.mktemp("export") / "toy")
+    (place / "lines.txt").write_text(LINES, encoding="utf-8")
+    return place
+
+
+def feeds_for(model: Path, text: Path, reading: Reading | None = None) -> list[Feed]:
+    loaded = open_structure(model)
+    inputs = graph_inputs(view_of(loaded.proto))
+    around = beside(model, PROVIDER)
+    return text_feeds(text, model.parent, inputs, reading=reading or Reading(), beside=around)
+
+
+def test_the_target_is_shifted_right_behind_the_start_token(folder: Path) -> None:
+    short, long = feeds_for(folder / "decoder_model.onnx", folder / "lines.txt")
+    assert short["input_ids"].tolist() == [[toys_seq2seq.START, 6]]
+    assert long["input_ids"].tolist() == [[toys_seq2seq.START, 2, 3, 4], [toys_seq2seq.START, 10, 9, 8]]
+    assert long["encoder_attention_mask"].tolist() == [[1] * 4] * 2
+
+
+@pytest.mark.parametrize("name", ["decoder_model", "decoder_model_merged"])
+def test_logits_are_those_of_a_client_that_goes_through_the_cache(name: str, folder: Path) -> None:
+    model = folder / f"{name}.onnx"
+    short, long = feeds_for(model, folder / "lines.txt")
+    for feed, ids in ((short, [[6, 5]]), (long, [[2, 3, 4, 5], [10, 9, 8, 7]])):
+        source = np.array(ids)
+        wanted = stepped(folder, source, np.ones_like(source), feed["input_ids"])
+        found = run(model, feed)["logits"]
+        assert np.abs(wanted).max() > 0.1
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        wrong = stepped(folder, source + 1, np.ones_like(source), feed["input_ids"])
+        assert not np.allclose(found, wrong, rtol=1e-3)
+
+
+def test_a_target_of_its_own(folder: Path, tmp_path: Path) -> None:
+    rows = [("w1 w2 w3", "w4 w5"), ("w6", "w7 w8"), ("w9 w1", "w2"), ("w3", None)]
+    text = tmp_path / "rows.jsonl"
+    text.write_text("\n".join(json.dumps({"ask": ask, "answer": answer}) for ask, answer in rows))
+    reading = Reading("ask", "answer")
+    one, two = feeds_for(folder / "decoder_model.onnx", text, reading)
+    assert one["input_ids"].tolist() == [[toys_seq2seq.START]]
+    assert two["input_ids"].tolist() == [[toys_seq2seq.START, 8], [toys_seq2seq.START, 5]]
+    assert two["encoder_attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
+    by_hand = stepped(folder, np.array([[7]]), np.array([[1]]), two["input_ids"][:1])
+    found = run(folder / "decoder_model.onnx", two)["logits"][:1]
+    np.testing.assert_allclose(found, by_hand, rtol=1e-5, atol=1e-6)
+
+
+def test_a_padded_source_is_never_as_wide_as_the_target(folder: Path, tmp_path: Path) -> None:
+    """What reads the mask tells by the shape whose it is."""
+    text = tmp_path / "rows.jsonl"
+    rows = [("w1 w2", "w3 w4"), ("w5", "w6 w7")]
+    text.write_text("\n".join(json.dumps({"text": source, "target": target}) for source, target in rows))
+    (feed,) = feeds_for(folder / "decoder_model.onnx", text, Reading(None, "target"))
+    assert feed["encoder_attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0]]
+    assert feed["encoder_hidden_states"].shape[:2] == (2, 3) and feed["input_ids"].shape == (2, 2)
+
+
+def test_encoder_and_decoder_in_one_file(folder: Path, tmp_path: Path) -> None:
+    toy = toys.Toy()
+    toy.node("Identity", [toy.constant("zero", np.zeros(1, dtype=np.float32))], "y")
+    names = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+    infos = [toy.info(name, ["b", name], TensorProto.INT64) for name in names]
+    inputs = graph_inputs(view_of(toy.model(infos, [toy.info("y", [1])])))
+    (tmp_path / "t.txt").write_text("w1 w2\nw3\n")
+    feeds = text_feeds(tmp_path / "t.txt", folder, inputs, beside=Beside(start=9))
+    assert [feed["decoder_input_ids"].tolist() for feed in feeds] == [[[9]], [[9, 2]]]
+    assert [feed["input_ids"].tolist() for feed in feeds] == [[[4]], [[2, 3]]]
+    assert [feed["decoder_attention_mask"].tolist() for feed in feeds] == [[[1]], [[1, 1]]]
+
+
+def test_what_a_folder_lacks(folder: Path, tmp_path: Path) -> None:
+    text = folder / "lines.txt"
+    alone = tmp_path / "decoder_model.onnx"
+    onnx.save(toys_seq2seq.decoder(past=False), alone)
+    inputs = graph_inputs(view_of(load_model(alone)))
+    with pytest.raises(UsageError, match="says which token its decoder starts with"):
+        text_feeds(text, folder, inputs, beside=beside(alone, PROVIDER))
+    (tmp_path / "config.json").write_text('{"decoder_start_token_id": 2}')
+    with pytest.raises(UsageError, match=r"comes from an encoder, and none lies beside decoder_model.onnx"):
+        text_feeds(text, folder, inputs, beside=beside(alone, PROVIDER))
+    onnx.save(toys_seq2seq.encoder(features=True), tmp_path / "encoder_model.onnx")
+    with pytest.raises(
+        UsageError, match=r"does not run on text alone: it takes input_features .*decoder_input_ids"
+    ):
+        text_feeds(text, folder, inputs, beside=beside(alone, PROVIDER))
+    (tmp_path / "config.json").write_text('{"decoder_start_token_id": 99}')
+    onnx.save(toys_seq2seq.encoder(), tmp_path / "encoder_model.onnx")
+    with pytest.raises(UsageError, match="gives the token 99, but the model's vocabulary has 19 entries"):
+        text_feeds(text, folder, inputs, beside=beside(alone, PROVIDER))
+    with pytest.raises(UsageError, match=r"past_key_values.0.encoder.key .* prune the folder"):
+        feeds_for(folder / "decoder_with_past_model.onnx", text)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"config.json is no JSON object"):
+        beside(alone, PROVIDER)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "encoder"),
+    [
+        ("decoder_model", "encoder_model"),
+        ("decoder_with_past_model", "encoder_model"),
+        ("decoder_model_merged_quantized", "encoder_model"),
+        ("decoder_model_merged_quantized", "encoder_model_quantized"),
+        ("decoder", "encoder"),
+        ("t5-decoder", "t5-encoder"),
+    ],
+)
+def test_which_encoder_belongs_to_a_decoder(decoder: str, encoder: str, tmp_path: Path) -> None:
+    for name in {"encoder_model", encoder} if "quantized" in encoder else {encoder}:
+        (tmp_path / f"{name}.onnx").touch()
+    found = beside(tmp_path / f"{decoder}.onnx", PROVIDER).encoder
+    assert found is not None and found.name == f"{encoder}.onnx"
+    assert beside(tmp_path / "model.onnx", PROVIDER).encoder is None
+
+
+def test_the_repository_around_the_shelf(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    model = tmp_path / "onnx" / "decoder_model.onnx"
+    assert tokenizer_of(model) is None and beside(model, PROVIDER).start is None
+    (tmp_path / "tokenizer.json").touch()
+    (tmp_path / "generation_config.json").write_text('{"decoder_start_token_id": 7}')
+    (tmp_path / "config.json").write_text('{"decoder_start_token_id": 8}')
+    assert tokenizer_of(model) == tmp_path and beside(model, PROVIDER).start == 7
+
+
+def test_embedded_tokens(tmp_path: Path) -> None:
+    toy = toys.Toy()
+    toy.node("Gather", [toy.weight("table", 19, 6), "input_ids"], "embeds")
+    ids = toy.info("input_ids", ["b", "s"], TensorProto.INT64)
+    onnx.save(toy.model([ids], [toy.info("embeds", ["b", "s", 6])]), tmp_path / "embed_tokens.onnx")
+    model = tmp_path / "decoder_model_merged.onnx"
+    toy = toys.Toy()
+    toy.node("Identity", ["inputs_embeds"], "y")
+    infos = [
+        toy.info("inputs_embeds", ["b", "s", 6]),
+        toy.info("attention_mask", ["b", "s"], TensorProto.INT64),
+    ]
+    onnx.save(toy.model(infos, [toy.info("y", ["b", "s", 6])]), model)
+    toys_seq2seq.tokenizer(tmp_path)
+    (tmp_path / "t.txt").write_text("w1 w2\nw3\n")
+    (feed,) = feeds_for(model, tmp_path / "t.txt")
+    assert feed["attention_mask"].tolist() == [[1, 0], [1, 1]]
+    table = onnx.numpy_helper.to_array(load_model(tmp_path / "embed_tokens.onnx").graph.initializer[0])
+    np.testing.assert_array_equal(feed["inputs_embeds"], table[[[4, 0], [2, 3]]])
+    (tmp_path / "embed_tokens.onnx").unlink()
+    with pytest.raises(UsageError, match=r"holds embedded tokens, and no model that makes them"):
+        feeds_for(model, tmp_path / "t.txt")
+
+
+# The user's own data
+
+
+def given(model: Path, arrays: dict[str, Any]) -> list[Feed]:
+    inputs = graph_inputs(view_of(load_model(model)))
+    return [sample.feed for sample in load_data(supplied(arrays, inputs, beside(model, PROVIDER)), inputs)]
+
+
+SOURCE = np.arange(40 * 5).reshape(40, 5) % 19
+TARGET = np.arange(40 * 3).reshape(40, 3) % 17
+BOTH = {"input_ids": SOURCE, "attention_mask": np.ones_like(SOURCE), "decoder_input_ids": TARGET}
+
+
+@pytest.mark.parametrize("name", ["decoder_model", "decoder_model_merged"])
+def test_data_for_encoder_and_decoder_together(name: str, folder: Path) -> None:
+    feeds = given(folder / f"{name}.onnx", BOTH)
+    assert [len(feed["input_ids"]) for feed in feeds] == [32, 8]
+    np.testing.assert_array_equal(feeds[1]["input_ids"], TARGET[32:])
+    wanted = run(folder / "encoder_model.onnx", {name: array[32:] for name, array in BOTH.items()})
+    np.testing.assert_array_equal(feeds[1]["encoder_hidden_states"], wanted["last_hidden_state"])
+    assert feeds[1]["encoder_attention_mask"].all()
+
+
+@pytest.mark.parametrize(
+    ("left_out", "why"),
+    [
+        (
+            "decoder_input_ids",
+            r"lacks decoder_input_ids \(int64 .*, the tokens of the decoder; its input_ids are for enc",
+        ),
+        ("input_ids", r"for encoder_model.onnx, lacks the input input_ids"),
+        ("attention_mask", r"for encoder_model.onnx, lacks the input attention_mask \(int64"),
+    ],
+)
+def test_data_that_lacks_a_part(left_out: str, why: str, folder: Path) -> None:
+    with pytest.raises(UsageError, match=why):
+        given(folder / "decoder_model.onnx", {k: v for k, v in BOTH.items() if k != left_out})
+
+
+def test_states_that_are_given_are_taken(folder: Path) -> None:
+    states = np.ones((40, 5, toys_seq2seq.HIDDEN), np.float32)
+    arrays = {
+        "input_ids": TARGET,
+        "encoder_hidden_states": states,
+        "encoder_attention_mask": np.ones((40, 5), int),
+    }
+    feeds = given(folder / "decoder_model.onnx", arrays)
+    assert feeds[0]["encoder_hidden_states"].all() and len(feeds) == 2
+    alone = given(folder / "encoder_model.onnx", BOTH)
+    assert set(alone[0]) == {"input_ids", "attention_mask"}
+
+
+def test_tokens_of_a_decoder_of_speech_need_no_other_name(tmp_path: Path) -> None:
+    place = toys_seq2seq.folder(tmp_path / "speech", features=True)
+    sound = np.random.default_rng(0).standard_normal((4, 6, toys_seq2seq.FEATURES)).astype(np.float32)
+    for name in ("input_ids", "decoder_input_ids"):
+        (feed,) = given(place / "decoder_model.onnx", {"input_features": sound, name: TARGET[:4]})
+        np.testing.assert_array_equal(feed["input_ids"], TARGET[:4])
+        assert feed["encoder_hidden_states"].shape == (4, 6, toys_seq2seq.HIDDEN)
+
+
+# Merged decoders
+
+
+def cases(answer: bool) -> Sequence[tuple[str, str]]:
+    later = [f"present.0.{name}" for name in toys_seq2seq.CACHES]
+    return [("logits", "logits"), *zip(later, later, strict=True)] if not answer else [("logits", "logits")]
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool) -> None:
+    merged = toys_seq2seq.merged()
+    view = view_of(merged)
+    made = answered(view, answer)
+    assert made is not None
+    onnx.checker.check_model(made, full_check=True)
+    random = np.random.default_rng(0)
+    past = 3 if answer else 0
+    feed: Feed = {
+        "input_ids": TARGET[:2],
+        "encoder_attention_mask": np.ones((2, 5), np.int64),
+        "encoder_hidden_states": random.standard_normal((2, 5, toys_seq2seq.HIDDEN)).astype(np.float32),
+        "use_cache_branch": np.array([answer]),
+    }
+    for name in toys_seq2seq.CACHES:
+        length = 5 if name.startswith("encoder") else past
+        shape = (2, toys.HEADS, length, toys_seq2seq.SIZE)
+        feed[f"past_key_values.0.{name}"] = random.standard_normal(shape).astype(np.float32)
+    whole, part = (Session(model, PROVIDER).run(feed) for model in (merged, made))
+    for ours, theirs in cases(answer):
+        np.testing.assert_array_equal(part[ours], whole[theirs])
+    names = {item.name for item in made.graph.input}
+    assert "use_cache_branch" not in names and ("encoder_hidden_states" in names) is not answer
+    sites = sites_of(view, "merged")
+    found = branch(view, sites, answer)
+    assert found is not None and [site.index for site in found.sites] == [site.index for site in sites]
+    assert len(list(branches(view, sites))) == 2
+
+
+def test_names_that_mean_two_things_are_left_alone() -> None:
+    merged = toys_seq2seq.merged()
+    other = onnx.helper.make_node("Identity", ["encoder_hidden_states"], ["embedded"], name="outside")
+    merged.graph.node.insert(0, other)
+    assert answered(view_of(merged), answer=False) is None
+
+
+def test_other_models_have_no_first_tokens() -> None:
+    assert first_tokens(open_structure(toys.attention())) is None
+    assert first_tokens(open_structure(toys_seq2seq.merged())) is not None

@@ -1,0 +1,270 @@
+"""Calibration data: every form is read, bad data is refused before any long work, and moments are right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import ModelProto
+from PIL import Image
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.images import Preprocessing, image_feeds
+from onnxheadprune.data.rows import token_rows
+from onnxheadprune.data.text import text_feeds
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.load import load_model
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
+from tests import toys, toys_scores
+from tests.calibration_files import pictures, tokenizer
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+
+
+def inputs_of(path: Path | ModelProto) -> tuple[Input, ...]:
+    return graph_inputs(view_of(load_model(path)))
+
+
+@pytest.fixture
+def bert(tiny: Path) -> tuple[Input, ...]:
+    return inputs_of(tiny / "bert-dynamo-sdpa.onnx")
+
+
+# Rows of activations
+
+
+def test_padding_is_left_out(bert: tuple[Input, ...]) -> None:
+    array = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    feed = {"input_ids": np.ones((2, 3), np.int64), "attention_mask": np.array([[1, 1, 0], [1, 0, 0]])}
+    assert token_rows(array, (2,), feed, bert).tolist() == [*array[0, :2].tolist(), array[1, 0].tolist()]
+
+
+def test_feature_axes_come_last_in_their_order_and_a_mask_of_another_shape_is_no_padding(
+    bert: tuple[Input, ...],
+) -> None:
+    array = np.random.default_rng(0).standard_normal((2, 3, 5, 4)).astype(np.float16)
+    feed = {"input_ids": np.ones((2, 5), np.int64), "attention_mask": np.zeros((2, 5), np.int64)}
+    rows = token_rows(array, (3, 1), feed, bert)
+    assert rows.dtype == np.float32 and rows.shape == (0, 12)
+    feed["attention_mask"] = np.zeros((2, 9), np.int64)
+    rows = token_rows(array, (3, 1), feed, bert)
+    np.testing.assert_array_equal(rows, array.transpose(0, 2, 3, 1).reshape(10, 12).astype(np.float32))
+
+
+# Parts
+
+
+def made(feeds: int, rows: int = 4) -> Calibration:
+    return toys_scores.parts(toys_scores.stack(layers=1), toys_scores.ids(feeds, rows))[2]
+
+
+@pytest.mark.parametrize("feeds", [2, 3, 5, 8, 21])
+def test_a_split_is_disjoint_whole_and_spread(feeds: int) -> None:
+    data = made(feeds)
+    learn, held = data.split()
+    kept, apart = ({id(sample) for sample in part.samples} for part in (learn, held))
+    assert not kept & apart and len(kept | apart) == feeds
+    assert len(apart) == max(1, round(feeds * 0.2))
+    assert learn.fingerprint == held.fingerprint == data.fingerprint
+
+
+def test_data_of_one_feed_is_halved_so_that_a_part_can_be_held_out() -> None:
+    data = made(1, rows=7)
+    assert [len(feed["input_ids"]) for feed in data.feeds] == [4, 3]
+    single = made(1, rows=1)
+    learn, held = single.split()
+    assert len(single.samples) == 1 and learn.samples == held.samples
+
+
+def test_samples_apart_are_the_same_samples_with_their_labels() -> None:
+    view = view_of(toys_scores.stack())
+    feeds = [{**feed, "labels": np.arange(len(feed["input_ids"]))} for feed in toys_scores.ids(3)]
+    data = calibration_data(feeds, view)
+    ones = data.apart()
+    assert len(ones) == ones.count == data.count > len(data)
+    whole = np.concatenate([feed["input_ids"] for feed in data.feeds])
+    np.testing.assert_array_equal(np.concatenate([feed["input_ids"] for feed in ones.feeds]), whole)
+    labels = [sample.labels for sample in ones]
+    assert [None if item is None else item.tolist() for item in labels] == [
+        [row] for feed in feeds for row in range(len(feed["input_ids"]))
+    ]
+
+
+def test_a_subset_has_whole_feeds_and_no_more_than_asked_for() -> None:
+    data = made(10)
+    assert data.count == 40 and data.subset(40) is data
+    part = data.subset(12)
+    assert part.count == 12 and part.samples[0] is data.samples[0] and part.samples[-1] is data.samples[-1]
+
+
+def test_the_fingerprint_is_of_the_numbers_alone(digits: Path, tmp_path: Path) -> None:
+    view = view_of(load_model(digits))
+    images = np.random.default_rng(0).random((40, 1, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", images=images)
+    first, second = (calibration_data(source, view) for source in (tmp_path / "a.npz", {"images": images}))
+    assert first.fingerprint == second.fingerprint
+    images[3, 0, 1, 2] += 1e-3
+    assert calibration_data({"images": images}, view).fingerprint != first.fingerprint
+
+
+def test_labels_go_along(digits: Path) -> None:
+    data = calibration_data(
+        {"images": np.zeros((64, 1, 8, 8), np.float32), "labels": np.arange(64)}, view_of(load_model(digits))
+    )
+    again = list(load_data(data, data.inputs))
+    assert [sample.labels[0] for sample in again if sample.labels is not None] == [0, 32]
+
+
+# Text
+
+
+def test_text_becomes_padded_feeds_with_a_mask(bert: tuple[Input, ...], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("w1 w2 w3\n\nw4\n  w5 w6  \n", encoding="utf-8")
+    (feed,) = text_feeds(text, tokenizer(tmp_path), bert)
+    assert feed["input_ids"].tolist() == [[5, 0, 0], [6, 7, 0], [2, 3, 4]]
+    assert feed["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    assert feed["input_ids"].dtype == np.int64
+
+
+def test_long_lines_are_cut_and_feeds_have_their_size(bert: tuple[Input, ...], tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join("w1 " * count for count in range(1, 8)), encoding="utf-8")
+    feeds = text_feeds(text, tokenizer(tmp_path), bert, max_length=4, batch=3)
+    assert [feed["input_ids"].shape for feed in feeds] == [(3, 3), (3, 4), (1, 4)]
+
+
+def test_without_a_mask_only_equal_lengths_share_a_feed(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("w1 w2\nw3\nw4 w5\nw6\n", encoding="utf-8")
+    feeds = text_feeds(text, tokenizer(tmp_path, 12), inputs_of(toys_scores.stack(layers=1)))
+    assert [feed["input_ids"].tolist() for feed in feeds] == [[[4], [7]], [[2, 3], [5, 6]]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "why"),
+    [
+        ("w1 w2", 99, None),
+        ("w80", 99, "gives the token 81, but the model's vocabulary has 64 entries"),
+        ("\n  \n", 20, "is empty"),
+    ],
+)
+def test_what_text_is_refused(
+    text: str, words: int, why: str | None, bert: tuple[Input, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(text, encoding="utf-8")
+    if why is None:
+        assert text_feeds(path, tokenizer(tmp_path, words), bert)
+        return
+    with pytest.raises(UsageError, match=why):
+        text_feeds(path, tokenizer(tmp_path, words), bert)
+
+
+def test_other_text_errors(bert: tuple[Input, ...], digits: Path, tmp_path: Path) -> None:
+    path, broken = tmp_path / "text.txt", tmp_path / "broken.json"
+    path.write_text("w1", encoding="utf-8")
+    broken.write_text("{}", encoding="utf-8")
+    with pytest.raises(UsageError, match="does not exist"):
+        text_feeds(path, tmp_path / "missing.json", bert)
+    with pytest.raises(UsageError, match="no tokenizer of the tokenizers library"):
+        text_feeds(path, broken, bert)
+    with pytest.raises(UsageError, match="does not exist"):
+        text_feeds(tmp_path / "missing.txt", broken, bert)
+    with pytest.raises(UsageError, match="no input for token ids"):
+        text_feeds(path, tokenizer(tmp_path), inputs_of(digits))
+
+
+# Pictures
+
+
+def test_pictures_are_scaled_and_normalised(digits: Path, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "pictures")
+    how = Preprocessing(mean=(0.25,), std=(2.0,))
+    feeds = image_feeds(folder, inputs_of(digits), how, batch=2)
+    assert [feed["images"].shape for feed in feeds] == [(2, 1, 8, 8), (1, 1, 8, 8)]
+    with Image.open(folder / "class0" / "0.png") as image:
+        expected = (np.asarray(image.convert("L"), dtype=np.float32) / 255 - 0.25) / 2
+    np.testing.assert_allclose(feeds[0]["images"][0, 0], expected, rtol=1e-6)
+
+
+def test_pictures_that_do_not_fit(digits: Path, bert: tuple[Input, ...], tmp_path: Path) -> None:
+    folder, images = pictures(tmp_path / "pictures"), inputs_of(digits)
+    with pytest.raises(UsageError, match="holds no images"):
+        image_feeds(tmp_path / "nowhere", images)
+    with pytest.raises(UsageError, match="does not take images"):
+        image_feeds(folder, bert)
+    with pytest.raises(UsageError, match="not the size"):
+        image_feeds(folder, images, Preprocessing(size=(9, 8)))
+    with pytest.raises(UsageError, match="1 channels, but 3 numbers"):
+        image_feeds(folder, images, Preprocessing(mean=(0.1, 0.2, 0.3)))
+    with pytest.raises(UsageError, match="above zero"):
+        image_feeds(folder, images, Preprocessing(std=(0.0,)))
+    (folder / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match=r"broken\.png cannot be read"):
+        image_feeds(folder, images)
+
+
+# Bad data: one sentence and exit code 2, before anything is measured
+
+
+def good(rows: int = 64) -> dict[str, Any]:
+    return {"images": np.random.default_rng(0).random((rows, 1, 8, 8)).astype(np.float32)}
+
+
+def with_nan(data: dict[str, Any]) -> dict[str, Any]:
+    data["images"][5, 0, 2, 3] = np.nan
+    return data
+
+
+BAD = {
+    "NaN": (with_nan(good()), "NaN or infinite"),
+    "shape": ({"images": np.zeros((64, 1, 8, 9), np.float32)}, "the model's input is float32"),
+    "dtype": ({"images": np.zeros((64, 1, 8, 8), np.int64)}, "convert it first"),
+    "name": ({"pixels": np.zeros((64, 1, 8, 8), np.float32)}, "lacks the input images"),
+    "empty": ({"images": np.zeros((0, 1, 8, 8), np.float32)}, "empty"),
+    "few": (good(1), "are too few for linear layers with 64 inputs: about"),
+}
+
+
+@pytest.mark.parametrize("verb", ["score", "prune"])
+@pytest.mark.parametrize("what", BAD)
+def test_bad_data_is_refused_at_once(
+    what: str, verb: str, command: Command, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_args: Any, **_settings: Any) -> None:
+        raise AssertionError("long work began")
+
+    for where in ("choosing.select.measured_paths", "workflow.choice.cutting.compensate"):
+        monkeypatch.setattr(f"onnxheadprune.{where}", never)
+    arrays, why = BAD[what]
+    path, out = tmp_path / "data.npz", tmp_path / "out"
+    np.savez(path, **arrays)
+    options = ["--ratio", "0.5"] if verb == "prune" else []
+    outcome = command(verb, digits, "--data", path, "-o", out, *options, "--provider", "cpu")
+    assert outcome.exit_code == 2 and why in " ".join(outcome.stderr.split())
+    assert "Traceback" not in outcome.stderr and not out.exists()
+
+
+def test_ids_out_of_range_are_refused(command: Command, tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, input_ids=np.full((8, 6), 64), attention_mask=np.ones((8, 6), np.int64))
+    outcome = command("score", tiny / "bert-dynamo-sdpa.onnx", "--data", path)
+    assert outcome.exit_code == 2 and "the table it indexes has 64 rows" in " ".join(outcome.stderr.split())
+
+
+def test_numbers_that_overflow_inside_the_model_are_refused(command: Command, tmp_path: Path) -> None:
+    model = toys.attention()
+    toys.set_initializer(model, "attn.v.weight", np.full((12, 16), 1e38, np.float32))
+    onnx.save(model, tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((8, 6, 12), np.float32))
+    outcome = command("score", tmp_path / "model.onnx", "--data", tmp_path / "data.npz", "--provider", "cpu")
+    assert outcome.exit_code == 2 and "computes NaN or infinite values" in " ".join(outcome.stderr.split())

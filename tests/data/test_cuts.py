@@ -1,0 +1,197 @@
+"""Heads are chosen and refitted on text: one command for a folder with an encoder, and what comes out fits together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from onnxheadprune import inspect
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.deploying.folders.carrying import carried
+from onnxheadprune.deploying.folders.export import open_export
+from onnxheadprune.model.load import load_model
+from onnxheadprune.runtime import CPU, Array, Provider, Session
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from tests import toys, toys_genai, toys_seq2seq
+from tests.calibration_files import tokenizer
+from tests.conftest import Outcome
+from tests.data.stepping import run, stepped, texts
+
+Command = Callable[..., Outcome]
+DECODERS = ("decoder_model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
+
+
+def removed(path: Path) -> list[tuple[int, ...]]:
+    return [site.removed for site in inspect(path)]
+
+
+def weights(path: Path) -> dict[str, Array]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in load_model(path).graph.initializer}
+
+
+def merged_logits(folder: Path, ids: Array, mask: Array, target: Array) -> Array:
+    """The same as `stepped`, all tokens at once, through the merged decoder."""
+    states = run(folder / "encoder_model.onnx", {"input_ids": ids, "attention_mask": mask})[
+        "last_hidden_state"
+    ]
+    model = load_model(folder / "decoder_model_merged.onnx")
+    feed = {"input_ids": target, "encoder_hidden_states": states, "encoder_attention_mask": mask}
+    for item in graph_inputs(view_of(model)):
+        if item.is_cache:
+            heads = item.dims[1]
+            assert isinstance(heads, int)
+            feed[item.name] = np.zeros((len(target), heads, 0, toys_seq2seq.SIZE), np.float32)
+    feed["use_cache_branch"] = np.array([False])
+    return Session(model, Provider(CPU, "test")).run(feed)["logits"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("split", [True, False], ids=["split and merged", "merged alone"])
+def test_a_folder_with_an_encoder_on_text(split: bool, command: Command, tmp_path: Path) -> None:
+    folder, out = toys_seq2seq.folder(tmp_path / "in", split=split), tmp_path / "out"
+    outcome = command(
+        "prune", folder, "-o", out, "--ratio", "0.25", "--data", texts(tmp_path / "t.txt"), "--json"
+    )
+    assert outcome.exit_code == 0, outcome.stderr
+    files = {item["file"]: item for item in outcome.document["files"]}
+    assert not any("weights alone" in text for text in outcome.document["warnings"])
+    leaders = [item for item in files.values() if item["leads"]]
+    assert {item["file"] for item in leaders} == {DECODERS[0 if split else 1], "encoder_model.onnx"}
+    for item in leaders:
+        assert item["choice"]["selection"]["basis"] == "measured drift after refit"
+        assert item["choice"]["compensation"]["tensors"] and item["choice"]["compensation"]["samples"] == 60
+    assert all(item["validation"]["verdict"] == "passed" for item in files.values())
+    decoders = [out / name for name in DECODERS if (out / name).is_file()]
+    gone = removed(decoders[0])
+    assert len(decoders) == (3 if split else 1) and sum(map(len, gone)) == 2
+    assert all(removed(path) == gone for path in decoders)
+    assert any(
+        not np.array_equal(array, weights(folder / "decoder_model_merged.onnx")[name])
+        for name, array in weights(out / "decoder_model_merged.onnx").items()
+        if array.shape == weights(folder / "decoder_model_merged.onnx")[name].shape
+    )
+    random = np.random.default_rng(1)
+    ids, target = random.integers(0, 19, (2, 5)), random.integers(0, 19, (2, 6))
+    mask = np.ones_like(ids)
+    before = merged_logits(folder, ids, mask, target)
+    after = merged_logits(out, ids, mask, target)
+    assert not np.allclose(before, after, rtol=1e-3)
+    if split:
+        # The decoders of the new folder still go through each other's caches, refitted ones too.
+        np.testing.assert_allclose(stepped(out, ids, mask, target), after, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.long
+def test_a_merged_decoder_by_itself(command: Command, tmp_path: Path) -> None:
+    folder, out = toys_seq2seq.folder(tmp_path / "in"), tmp_path / "out.onnx"
+    text = texts(tmp_path / "t.txt")
+    outcome = command(
+        "prune",
+        folder / DECODERS[1],
+        "-o",
+        out,
+        "--ratio",
+        "0.25",
+        "--data",
+        text,
+        "--recover",
+        "1",
+        "--json",
+    )
+    assert outcome.exit_code == 0, outcome.stderr
+    assert outcome.document["validation"]["verdict"] == "passed"
+    assert outcome.document["choice"]["recovery"] is not None
+    checked = command("validate", folder / DECODERS[1], out, "--json")
+    assert checked.exit_code == 0, checked.stderr
+    scores = command("score", folder / DECODERS[1], "--data", text, "--json")
+    assert scores.document["method"] == "reconstruction" and len(scores.document["sites"]) == 2
+
+
+@pytest.mark.long
+def test_speech_through_data(command: Command, tmp_path: Path) -> None:
+    """The encoder of speech gets its features, the decoder tokens and what the encoder makes of these."""
+    folder, out = toys_seq2seq.folder(tmp_path / "in", features=True), tmp_path / "out"
+    random = np.random.default_rng(0)
+    sound = random.standard_normal((40, 6, toys_seq2seq.FEATURES)).astype(np.float32)
+    data = tmp_path / "d.npz"
+    np.savez(data, input_features=sound, decoder_input_ids=random.integers(0, 19, (40, 7)))
+    outcome = command("prune", folder, "-o", out, "--ratio", "0.25", "--data", data, "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    leaders = [item for item in outcome.document["files"] if item["leads"]]
+    assert [item["choice"]["compensation"]["samples"] for item in leaders] == [40, 40]
+    assert command("validate", folder, out, "--data", data).exit_code == 0
+    text = command(
+        "prune", folder, "-o", tmp_path / "two", "--ratio", "0.25", "--data", texts(tmp_path / "t.txt")
+    )
+    assert text.exit_code == 2 and "does not run on text alone: it takes input_features" in " ".join(
+        text.stderr.split()
+    )
+    np.savez(data, decoder_input_ids=random.integers(0, 19, (40, 7)))
+    bare = command("prune", folder, "-o", tmp_path / "two", "--ratio", "0.25", "--data", data)
+    assert bare.exit_code == 2 and "lacks the input input_features (float32 [batch_size, 6, 5])" in " ".join(
+        bare.stderr.split()
+    )
+
+
+def genai(folder: Path) -> Path:
+    """A folder as onnxruntime-genai's model builder writes it."""
+    folder.mkdir()
+    model = toys_genai.decoder()
+    table = np.random.default_rng(0).standard_normal((19, toys_genai.HIDDEN)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    model.graph.node.insert(0, helper.make_node("Gather", ["table", "input_ids"], ["x"], name="embed"))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("input_ids", 7, ["batch", "sequence"]))
+    # The builder writes down the types of what ONNX Runtime's own operators give.
+    width = toys_genai.HEADS * toys_genai.HEAD_SIZE
+    model.graph.value_info.append(helper.make_tensor_value_info("context", 1, ["batch", "sequence", width]))
+    onnx.save(model, folder / "model.onnx")
+    (folder / "genai_config.json").write_text("{}")
+    tokenizer(folder, 19)
+    return folder
+
+
+@pytest.mark.long
+def test_an_export_of_onnxruntime_genai(command: Command, tmp_path: Path) -> None:
+    folder, out = genai(tmp_path / "in"), tmp_path / "out"
+    text = texts(tmp_path / "t.txt")
+    outcome = command(
+        "prune", folder, "-o", out, "--ratio", "0.5", "--data", text, "--runtime", "genai", "--json"
+    )
+    assert outcome.exit_code == 0, outcome.stderr
+    (item,) = outcome.document["files"]
+    assert item["choice"]["compensation"]["tensors"] and item["validation"]["verdict"] == "passed"
+    assert removed(out / "model.onnx") in ([(0, 1)], [(2, 3)], [(0, 2)], [(0, 3)], [(1, 2)], [(1, 3)])
+
+
+# What is carried from file to file
+
+
+class Numbers:
+    """New contents of tensors."""
+
+    data, samples = "d", 1
+
+    def __init__(self, stored: dict[str, Array]) -> None:
+        self.stored = stored
+
+
+def test_only_what_makes_the_caches_of_an_encoder_may_be_missing(tmp_path: Path) -> None:
+    folder = toys_seq2seq.folder(tmp_path / "in")
+    export = open_export(folder)
+    leader, other = (export.model(name) for name in (DECODERS[0], DECODERS[2]))
+    stored = weights(folder / DECODERS[0])
+    shared = {name: stored[name] + 1 for name in ("cross.o.weight", "cross.v.weight")}
+    found = carried(Numbers(shared), 0, leader, other)
+    assert found is not None and set(found.stored) == {"cross.o.weight"}
+    whole = carried(Numbers(shared), 0, leader, export.model(DECODERS[1]))
+    assert whole is not None and set(whole.stored) == shared.keys()
+    model = load_model(folder / DECODERS[2])
+    toys.set_initializer(model, "dec.o.weight", stored["dec.o.weight"] * 2)
+    onnx.save(model, folder / DECODERS[2])
+    changed = open_export(folder).model(DECODERS[2])
+    assert carried(Numbers({"dec.o.weight": stored["dec.o.weight"] + 1}), 0, leader, changed) is None

@@ -1,0 +1,249 @@
+"""Drift: one measure for each kind of output, the same in `prune` and in `validate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from onnxheadprune import Drift, RefusedError, UsageError, prune
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.model.graph.main_output import MainOutput, main_output
+from onnxheadprune.model.load import open_structure
+from onnxheadprune.runtime import CPU, Provider
+from onnxheadprune.validation.gates import drift_gate
+from onnxheadprune.workflow.choice.choose import choose
+from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from tests import toys, toys_scores
+from tests.conftest import Outcome
+
+pytestmark = pytest.mark.long
+
+Command = Callable[..., Outcome]
+HERE = Provider(CPU, "for the test")
+LOGITS = MainOutput("y", True)
+HIDDEN = MainOutput("y", False)
+
+
+def moved(before: Any, after: Any, main: MainOutput = LOGITS, effect: Any = None) -> float:
+    meter = EffectMeter(main, (), effect)
+    meter.add({"y": np.asarray(before, np.float32)}, {"y": np.asarray(after, np.float32)}, {})
+    return meter.mean()
+
+
+def numbers(*shape: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def softmax(values: Any) -> Any:
+    powers = np.exp(values - values.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+# The measures
+
+
+def test_logits_drift_by_divergence_and_vectors_by_angle() -> None:
+    left, right = numbers(3, 5), numbers(3, 5, seed=1)
+    share = softmax(left.astype(np.float64))
+    expected = (share * np.log(share / softmax(right.astype(np.float64)))).sum(axis=-1).mean()
+    assert moved(left, right) == pytest.approx(expected, rel=1e-5)
+    cosine = (left * right).sum(-1) / np.linalg.norm(left, axis=-1) / np.linalg.norm(right, axis=-1)
+    assert moved(left, right, HIDDEN) == pytest.approx((1 - cosine).mean(), rel=1e-5)
+    assert EffectMeter(LOGITS, ()).name == "kl" and EffectMeter(HIDDEN, ()).name == "1 - cosine"
+    # What was asked for goes before what the output looks like.
+    assert moved(left, right, LOGITS, "cosine") == moved(left, right, HIDDEN)
+    assert moved(left, right, HIDDEN, "kl") == moved(left, right)
+    assert moved(left, right, LOGITS, "auto") == moved(left, right)
+    with pytest.raises(UsageError, match="measured by auto, kl, cosine or module:function, not 'mse'"):
+        EffectMeter(LOGITS, (), "mse")
+
+
+@pytest.mark.parametrize("main", [LOGITS, HIDDEN])
+def test_no_sample_has_no_drift(main: MainOutput) -> None:
+    assert np.isnan(moved(numbers(0, 3, 5), numbers(0, 3, 5), main))
+
+
+def test_a_constant_on_all_logits_is_no_drift() -> None:
+    left = numbers(3, 5)
+    assert moved(left, left + 7) < 1e-6 and moved(left, left + 7, HIDDEN) > 0.01
+
+
+def test_probabilities_drift_as_their_logits_do() -> None:
+    left, right = numbers(3, 5), numbers(3, 5, seed=1)
+    ready = MainOutput("y", True, True)
+    assert moved(softmax(left), softmax(right), ready) == pytest.approx(moved(left, right), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("op", "axis", "found"), [("Softmax", -1, True), ("Softmax", 1, False), ("LogSoftmax", -1, False)]
+)
+def test_probabilities_are_known_by_their_softmax(op: str, axis: int, found: bool) -> None:
+    model = toys_scores.stack(layers=1)
+    last = model.graph.node[-1]
+    last.output[0] = "raw"
+    model.graph.node.append(helper.make_node(op, ["raw"], ["logits"], axis=axis))
+    main = main_output(view_of(model), ())
+    assert main is not None and main.is_logits and main.is_probabilities is found
+
+
+def test_what_is_not_finite() -> None:
+    left, right = numbers(3, 5), numbers(3, 5, seed=1)
+    ruled_out = left.copy()
+    ruled_out[:, 2] = -np.inf
+    assert moved(ruled_out, ruled_out) == 0
+    assert moved(left, ruled_out) == np.inf
+    for main in (LOGITS, HIDDEN):
+        broken = left.copy()
+        broken[1] = np.nan
+        assert moved(left, broken, main) == np.inf
+        # Where the original gives no numbers, there is nothing to keep.
+        kept = [0, 2]
+        assert moved(broken, right, main) == pytest.approx(moved(left[kept], right[kept], main))
+        assert np.isnan(moved(np.full((2, 5), np.nan), right[:2], main))
+    gate = drift_gate(Drift("data", "y", 0, 0, 1, None, "kl", None), 1e9)
+    assert not gate.passed and gate.value is None and gate.measure == "kl"
+
+
+# One meaning in both commands
+
+
+def embedder() -> onnx.ModelProto:
+    return toys.attention(ids=True)
+
+
+MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "logits": lambda: toys_scores.stack(),
+    "grouped": lambda: toys_scores.stack(heads=6, kv_heads=2),
+    "quantized": lambda: toys_scores.stack(quantized=True),
+    "embeddings": embedder,
+}
+
+
+def saved(folder: Path, kind: str, rows: int) -> tuple[Path, Path]:
+    onnx.save(MODELS[kind](), folder / "m.onnx")
+    ids = np.random.default_rng(5).integers(0, toys.VOCABULARY, (rows, 6))
+    np.savez(folder / "d.npz", input_ids=ids)
+    return folder / "m.onnx", folder / "d.npz"
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "measure", "unit"),
+    [
+        ("logits", 32, None, "kl"),
+        ("logits", 224, "cosine", "1 - cosine"),
+        ("grouped", 224, None, "kl"),
+        ("quantized", 32, None, "kl"),
+        ("quantized", 224, "kl", "kl"),
+        ("embeddings", 32, None, "1 - cosine"),
+        ("embeddings", 224, "kl", "kl"),
+    ],
+)
+def test_what_is_pruned_under_a_limit_passes_it(
+    kind: str, rows: int, measure: str | None, unit: str, command: Command, tmp_path: Path
+) -> None:
+    """32 samples are one feed, which calibration divides and validation does not."""
+    model, data = saved(tmp_path, kind, rows)
+    chosen = () if measure is None else ("--drift", measure)
+    common = ("--data", data, "--provider", "cpu", "--json", *chosen)
+    whole = command("prune", model, "--max-drift", 1e3, "--dry-run", *common).document["choice"]
+    limit = max(trial["measured"] for trial in whole["trials"]) * 0.9
+    outcome = command("prune", model, "--max-drift", limit, "-o", tmp_path / "out.onnx", *common)
+    if outcome.exit_code == 3:
+        # The smallest cut drifts further: then nothing is claimed.
+        assert "no cut stays within" in outcome.document["error"] and not (tmp_path / "out.onnx").exists()
+        limit = max(trial["measured"] for trial in whole["trials"]) * 1.01
+        outcome = command("prune", model, "--max-drift", limit, "-o", tmp_path / "out.onnx", *common)
+    assert outcome.exit_code == 0, outcome.stdout
+    choice = outcome.document["choice"]
+    assert choice["drift_unit"] == unit
+    removed = sum(map(len, choice["selection"]["heads"].values()))
+    measured = next(trial["measured"] for trial in choice["trials"] if trial["removed"] == removed)
+    judged = command("validate", model, tmp_path / "out.onnx", "--max-drift", limit, *common)
+    assert judged.exit_code == 0, judged.stdout
+    (gate,) = judged.document["gates"]
+    assert gate["passed"] and gate["measure"] == unit == judged.document["drift"]["measure"]
+    assert gate["value"] == judged.document["drift"]["value"] <= measured * (1 + 1e-6)
+    if choice["drift"] < measured:
+        assert gate["value"] == pytest.approx(measured, rel=1e-6)
+    # The gate can fail.
+    broken = command("validate", model, tmp_path / "out.onnx", "--max-drift", gate["value"] / 2, *common)
+    assert broken.exit_code == 1 and not broken.document["accepted"]
+
+
+def test_the_users_own_measure_in_both_commands(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = saved(tmp_path, "logits", 96)
+    code = (
+        "def worst(before, after, feed):\n    return float(abs(before['logits'] - after['logits']).max())\n"
+    )
+    (tmp_path / "mine_for_drift.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    common = ("--data", data, "--provider", "cpu", "--drift", "mine_for_drift:worst")
+    pruned = command("prune", model, "--ratio", 0.25, "-o", "out.onnx", *common)
+    assert pruned.exit_code == 0 and "(worst) on the calibration data" in " ".join(pruned.stdout.split())
+    judged = command("validate", model, "out.onnx", "--max-drift", 1e-6, *common)
+    assert judged.exit_code == 1 and "(worst), at most 1e-06 was asked for" in " ".join(judged.stdout.split())
+    assert command("validate", model, "out.onnx", "--max-drift", 1e6, *common).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("--ratio", 0.5, "--drift", "mse"), "auto, kl, cosine or module:function"),
+        (("--ratio", 0.5, "--drift", "missing_module:f"), "missing_module"),
+        (("--heads", "0:1", "--drift", "kl"), "--data and --dry-run are mutually exclusive"),
+    ],
+)
+def test_measures_that_are_turned_away(
+    arguments: tuple[object, ...], why: str, command: Command, tmp_path: Path
+) -> None:
+    model, data = saved(tmp_path, "logits", 32)
+    outcome = command("prune", model, *arguments, "--data", data, "--dry-run", "--provider", "cpu")
+    assert outcome.exit_code == 2 and why in " ".join(outcome.stderr.split())
+
+
+def test_the_report_names_the_measure(command: Command, tmp_path: Path) -> None:
+    model, data = saved(tmp_path, "embeddings", 64)
+    out = tmp_path / "out.onnx"
+    assert command("prune", model, "--heads", "0:1", "-o", out, "--data", data).exit_code == 0
+    words = " ".join(command("validate", model, out, "--data", data, "--max-drift", 2).stdout.split())
+    assert "(1 - cosine), largest difference" in words and "(1 - cosine), at most 2 was asked for" in words
+
+
+def test_a_cut_without_numbers_is_never_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A drift that is no number is over every limit."""
+
+    def unknown(*_: Any) -> float:
+        return float("nan")
+
+    cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(), HERE, Trying(effect=unknown))
+    with pytest.raises(Exception, match="which is no number to compare"):
+        choose(cutter, Wish(max_drift=5.0))
+
+
+def test_prune_and_validate_give_one_number_as_a_library() -> None:
+    model, feeds = toys_scores.stack(), toys_scores.ids(6)
+    result = prune(model, {0: [1]}, data=feeds, provider="cpu", refit=True, effect="cosine")
+    assert result.chosen is not None and result.validation is not None and result.validation.drift is not None
+    assert json.dumps(result.to_dict()["choice"]["drift_unit"]) == '"1 - cosine"'
+    assert result.chosen.drift == pytest.approx(result.validation.drift.value, rel=1e-9)
+
+
+def test_a_drift_without_a_head_that_can_go_is_refused() -> None:
+    cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(24), HERE)
+    with pytest.raises(RefusedError, match="no head can go"):
+        choose(cutter, Wish(max_drift=1.0, protect="0 1"))
+
+
+def test_outputs_without_samples_move_nothing() -> None:
+    assert np.isnan(moved(np.zeros((0, 5, 3)), np.zeros((0, 5, 3))))

@@ -1,0 +1,150 @@
+"""Models that take one sample at a time, whatever their inputs declare: all that reads data feeds them one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+from onnxheadprune import prune, validate
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.cli import group
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.model.storage.wire import BIG
+from tests import toys_scores
+
+Command = Callable[..., Any]
+SAMPLES, LENGTH = 40, 6
+NOTE = "takes one sample at a time"
+
+
+def one_sample(*, fails: bool) -> ModelProto:
+    """Return a decoder that takes one sample though its batch is a symbol: several fail, or become one long sequence.
+
+    Its table of tokens is large enough to stay on disk while it is read.
+    """
+    model = toys_scores.stack()
+    embedding = next(node for node in model.graph.node if node.op_type == "Gather")
+    table = next(tensor for tensor in model.graph.initializer if tensor.name == embedding.input[0])
+    rows = np.resize(numpy_helper.to_array(table), (BIG // table.dims[1], table.dims[1]))
+    table.CopyFrom(numpy_helper.from_array(rows, table.name))
+    read = embedding.output[0]
+    embedding.output[0] = "looked_up"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, -1, toys_scores.HIDDEN]), "one"))
+    new = [helper.make_node("Reshape", ["looked_up", "one"], ["together"], name="together")]
+    other = "looked_up" if fails else "together"
+    new.append(helper.make_node("Add", ["together", other], [read], name="doubled"))
+    position = list(model.graph.node).index(embedding) + 1
+    for node in reversed(new):
+        model.graph.node.insert(position, node)
+    return model
+
+
+def tokens() -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    return {"input_ids": random.integers(0, toys_scores.VOCABULARY, (SAMPLES, LENGTH))}
+
+
+@pytest.fixture(params=[True, False], ids=["fails", "another size"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    onnx.save(one_sample(fails=request.param), tmp_path / "model.onnx")
+    np.savez(tmp_path / "tokens.npz", **tokens())
+    (tmp_path / "feeds").mkdir()
+    for position, rows in enumerate(np.split(tokens()["input_ids"], 4)):
+        np.savez(tmp_path / "feeds" / f"{position}.npz", input_ids=rows)
+    return tmp_path
+
+
+USES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "prune": (
+        ("model.onnx", "-o", "out.onnx", "--heads", "0:1"),
+        ("model.onnx", "-o", "out.onnx", "--ratio", "0.25"),
+        ("model.onnx", "-o", "out.onnx", "--max-drift", "20"),
+        ("model.onnx", "-o", "out.onnx", "--target-speedup", "1.0001"),
+        ("model.onnx", "-o", "out.onnx", "--heads", "0:1", "--recover", "1"),
+        ("models", "-o", "outdir", "--heads", "0:1"),
+        ("models", "-o", "outdir", "--ratio", "0.25"),
+    ),
+    "score": (("model.onnx",), ("model.onnx", "--method", "ablation"), ("model.onnx", "--method", "fisher")),
+    "sweep": (("model.onnx", "0.25:0.25:0.25"),),
+    "validate": (("model.onnx", "cut.onnx"), ("models", "cuts")),
+    "recover": (("model.onnx", "cut.onnx", "-o", "out.onnx", "--budget", "1"),),
+    "fuse": (("model.onnx", "-o", "out.onnx"),),
+    "batch": (("models", "-o", "outdir", "--heads", "0:1"),),
+    "quantize": (("cut.onnx", "-o", "out.onnx", "--to", "int8-qdq"),),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("data", ["tokens.npz", "feeds"])
+@pytest.mark.parametrize(
+    ("name", "words"), [(name, words) for name, listed in USES.items() for words in listed]
+)
+def test_samples_are_run_one_by_one(
+    command: Command,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    words: tuple[str, ...],
+    data: str,
+) -> None:
+    monkeypatch.chdir(place)
+    prune("model.onnx", "0:1", "cut.onnx", provider="cpu")
+    (place / "models").mkdir()
+    onnx.save(onnx.load("model.onnx"), place / "models" / "model.onnx")
+    (place / "cuts").mkdir()
+    onnx.save(onnx.load("cut.onnx"), place / "cuts" / "model.onnx")
+    outcome = command(name, *words, "--data", data)
+    assert outcome.exit_code == 0, outcome.stderr
+    named = "--heads" in words and "--recover" not in words
+    if words[0] != "models" and (name in ("validate", "fuse") or (name == "prune" and named)):
+        assert NOTE in outcome.stdout
+    if name == "score":
+        assert f"{SAMPLES} samples of {data}, one at a time" in outcome.stdout
+
+
+def test_every_command_with_data_is_tried() -> None:
+    found = {
+        name
+        for name, item in group.commands.items()
+        if any("--data" in option.opts for option in item.params)
+    }
+    # It reads data for the models that it makes of cuts, as prune does.
+    assert found - {"combine"} == set(USES)
+
+
+@pytest.mark.long
+def test_bench_measures_one_sample(command: Command, tmp_path: Path) -> None:
+    onnx.save(one_sample(fails=True), tmp_path / "model.onnx")
+    outcome = command("bench", tmp_path / "model.onnx", "--seq", "6", "--repeats", "5")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert NOTE in outcome.stdout
+    assert command("bench", tmp_path / "model.onnx", "--seq", "6", "--batch", "2").exit_code != 0
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_data_of_such_a_model_holds_single_samples(fails: bool) -> None:
+    data = {**tokens(), "labels": np.arange(SAMPLES * LENGTH).reshape(SAMPLES, LENGTH) % 2}
+    found = calibration_data(data, view_of(one_sample(fails=fails)))
+    assert [sample.feed["input_ids"].shape for sample in found] == [(1, LENGTH)] * SAMPLES
+    assert all(sample.labels is not None and sample.labels.shape == (1, LENGTH) for sample in found)
+    assert found.inputs[0].dims[0] == 1 and found.count == SAMPLES
+
+
+@pytest.mark.long
+def test_labels_stay_with_their_samples() -> None:
+    model = one_sample(fails=True)
+    data = {**tokens(), "labels": np.zeros((SAMPLES, LENGTH), np.int64)}
+    found = validate(model, prune(model, "0:1", provider="cpu").model, data=data, provider="cpu")
+    assert found.verdict == "passed" and found.accuracy is not None
+    assert found.accuracy.count == SAMPLES * LENGTH
+
+
+def test_a_model_of_any_batch_keeps_its_batches() -> None:
+    data = calibration_data(tokens(), view_of(toys_scores.stack()))
+    assert len(data) < SAMPLES and data.count == SAMPLES

@@ -1,0 +1,205 @@
+"""Texts by line, by field and by column, and tokenizers in every form that a folder has them in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import ByteLevelBPETokenizer
+
+from onnxheadprune.data.lines import Reading, Text, Texts
+from onnxheadprune.data.vocabulary import Vocabulary, has_tokenizer
+from onnxheadprune.errors import UsageError
+from tests.conftest import Outcome
+from tests.options.models import write_models
+
+Command = Callable[..., Outcome]
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), "utf-8")
+    return path
+
+
+def sources(path: Path, reading: Reading | None = None) -> list[str]:
+    return [text.source for text in Texts(path, reading or Reading())]
+
+
+# Samples
+
+
+def test_a_field_of_json_lines(tmp_path: Path) -> None:
+    rows = [
+        {"text": " one\u2028two ", "ask": "a"},
+        "",
+        {"text": "three", "ask": "b"},
+        {"text": None, "ask": "c"},
+    ]
+    path = write(tmp_path / "rows.jsonl", *rows)
+    assert sources(path) == ["one\u2028two", "three"]
+    assert sources(path, Reading("ask")) == ["a", "b", "c"]
+    assert sources(path, Reading("ask", most=2)) == ["a", "b"]
+    assert list(Texts(path, Reading("ask", "text", 1))) == [Text("a", "one\u2028two")]
+    assert list(Texts(path, Reading("ask", "text")))[2] == Text("c", "")
+
+
+def test_a_field_in_a_field(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.ndjson", {"answer": {"value": "yes"}})
+    assert sources(path, Reading("answer.value")) == ["yes"]
+    dotted = write(tmp_path / "dotted.jsonl", {"answer.value": "no", "answer": {"value": "yes"}})
+    assert sources(dotted, Reading("answer.value")) == ["no"]
+    with pytest.raises(UsageError, match=r"has no field answer.text; it has answer"):
+        sources(path, Reading("answer.text"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "reading", "why"),
+    [
+        (
+            [{"ask": "a", "label": 1}],
+            Reading(),
+            r"line 1 of .* has no field text; it has ask, label. Name the one",
+        ),
+        (
+            [{"text": "a"}, {"text": ["b"]}],
+            Reading(),
+            r"the field text of line 2 .* is no text, but of type list",
+        ),
+        (
+            [{"text": "a"}, "{"],
+            Reading(),
+            r"line 2 of .*rows.jsonl is not JSON.*put one JSON object on a line",
+        ),
+        ([["a"]], Reading(), r"line 1 of .* is no JSON object like"),
+        ([{"text": " "}], Reading(), r"is empty"),
+        ([{"text": "a"}], Reading(None, "target"), r"has no field target"),
+        ([{"text": "w" * (2**20 + 1)}], Reading(), r"has more than 1,048,576 characters"),
+    ],
+)
+def test_json_lines_that_are_refused(rows: list[Any], reading: Reading, why: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=why):
+        Texts(write(tmp_path / "rows.jsonl", *rows), reading)
+
+
+def test_fields_of_what_has_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "lines.txt", "a", "b")
+    with pytest.raises(UsageError, match=r"is read line by line and has no fields"):
+        Texts(path, Reading("ask"))
+    assert sources(path, Reading(most=1)) == ["a"]
+
+
+def test_parquet_needs_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"JSON lines, requires pyarrow, .*: pip install 'pyarrow"):
+        Texts(write(tmp_path / "rows.parquet", "x"))
+
+
+def test_columns_of_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = {"text": [f"w{row}" for row in range(150)], "deep": [{"ask": f"a{row}"} for row in range(150)]}
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.table(columns | {"label": list(range(150))}), path)
+    assert sources(path) == columns["text"]
+    assert sources(path, Reading("deep.ask", most=70))[-1] == "a69"
+    assert list(Texts(path, Reading("deep.ask", "text")))[149] == Text("a149", "w149")
+    with pytest.raises(UsageError, match="has no field nothing; it has text, deep, label"):
+        Texts(path, Reading("nothing"))
+    with pytest.raises(UsageError, match=r"the field label of row 1 .* is no text, but of type int"):
+        Texts(path, Reading("label"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200] + bytes(50) + whole[250:])
+    with pytest.raises(UsageError, match="cannot be read as a Parquet file"):
+        Texts(path)
+
+
+# Tokenizers
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "hello", "world", "##s", ","]
+
+
+def test_the_word_pieces_of_bert(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\r\n".join(WORDS) + "\r\n", encoding="utf-8")
+    assert has_tokenizer(tmp_path) and not has_tokenizer(tmp_path.parent)
+    assert Vocabulary(tmp_path, 8).tokens(["Hello, worlds", "hello " * 20]) == [
+        [2, 4, 7, 5, 6, 3],
+        [2, 4, 4, 4, 4, 4, 4, 3],
+    ]
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text('{"do_lower_case": false, "tokenizer_class": "DistilBertTokenizer"}')
+    assert Vocabulary(tmp_path, 8).tokens(["Hello worlds"]) == [[2, 1, 5, 6, 3]]
+    settings.write_text('{"tokenizer_class": "MPNetTokenizer"}')
+    with pytest.raises(
+        UsageError, match=r"holds no tokenizer.json, and its MPNetTokenizer is none that can be made"
+    ):
+        Vocabulary(tmp_path, 8)
+    settings.write_text("[]")
+    with pytest.raises(UsageError, match=r"tokenizer_config.json is no JSON object"):
+        Vocabulary(tmp_path, 8)
+
+
+def test_the_byte_pairs_of_gpt_2_and_roberta(tmp_path: Path) -> None:
+    trained: Any = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>"]
+    trained.train_from_iterator(
+        ["hello world hello worlds"] * 9, vocab_size=280, special_tokens=special, show_progress=False
+    )
+    trained.save_model(str(tmp_path))
+    assert has_tokenizer(tmp_path)
+    plain = trained.encode("hello worlds").ids
+    assert 0 < len(plain) < 9
+    settings = tmp_path / "tokenizer_config.json"
+    for kind, wanted in {"GPT2Tokenizer": plain, "RobertaTokenizerFast": [0, *plain, 2]}.items():
+        settings.write_text(json.dumps({"tokenizer_class": kind}))
+        assert Vocabulary(tmp_path, 16).tokens(["hello worlds"]) == [wanted]
+    for other in (
+        {"tokenizer_class": "CLIPTokenizer"},
+        {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True},
+    ):
+        settings.write_text(json.dumps(other))
+        with pytest.raises(UsageError, match=r"holds no tokenizer.json, and its .* save one with"):
+            Vocabulary(tmp_path, 16)
+    settings.unlink()
+    (tmp_path / "vocab.json").write_text('{"a": "b"}')
+    with pytest.raises(UsageError, match=r"vocab.json is no tokenizer of the tokenizers library"):
+        Vocabulary(tmp_path, 16)
+
+
+# The command line
+
+
+@pytest.mark.long
+def test_options_of_texts(command: Command, tmp_path: Path) -> None:
+    folder = write_models(tmp_path)
+    toy = folder / "toy.onnx"
+    lines = [{"text": f"w{row % 9} w{row % 7} w3", "question": f"w{row % 5} w4"} for row in range(24)]
+    rows = write(folder / "many.jsonl", *lines)
+
+    def score(*more: object) -> Outcome:
+        return command("score", toy, "--data", rows, "--provider", "cpu", "--json", *more)
+
+    # The tokenizer lies beside the model.
+    plain, field = score(), score("--text-field", "question")
+    assert plain.document["data"] != field.document["data"]
+    assert plain.document["data"]["samples"] == 24
+    assert score("--max-samples", "12").document["data"]["samples"] == 12
+    for more, why in {
+        ("--target-field", "question"): "is for models with an encoder and a decoder",
+        ("--text-field", "nothing"): "has no field nothing",
+        ("--max-samples", "0"): "is not in the range",
+    }.items():
+        outcome = score(*more)
+        assert outcome.exit_code == 2 and why in " ".join(outcome.stderr.split()), outcome.stderr
+    alone = command("score", toy, "--text-field", "question")
+    assert alone.exit_code == 2 and "requires --data" in alone.stderr
+    (folder / "tokenizer.json").unlink()
+    outcome = score()
+    assert outcome.exit_code == 2 and "unless a tokenizer lies beside the model" in " ".join(
+        outcome.stderr.split()
+    )

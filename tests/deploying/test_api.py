@@ -1,0 +1,78 @@
+"""The function for folders does what the command does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxheadprune import FolderResult, RefusedError, UsageError, Wish, inspect, prune_folder
+from tests import toys
+from tests.conftest import Outcome
+from tests.deploying import exports
+from tests.deploying.exports import contents
+
+Command = Callable[..., Outcome]
+
+
+@pytest.mark.long
+def test_the_function_gives_the_folder_of_the_command(command: Command, tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    before = contents(folder)
+    result = prune_folder(folder, {"0": [1], "1": [0, 3]}, tmp_path / "out", provider="cpu")
+    assert isinstance(result, FolderResult) and result.heads == {0: (1,), 1: (0, 3)}
+    assert [item.result.validation.verdict for item in result.files if item.result.validation] == [
+        "passed"
+    ] * 2
+    options = ("--heads", "0:1 1:0,3", "--provider", "cpu")
+    assert command("prune", folder, "-o", tmp_path / "other", *options).exit_code == 0
+    # The model card names the folder, and the command line where there is one.
+    out, other = ({**contents(tmp_path / name), "README.md": None} for name in ("out", "other"))
+    assert out == other
+    assert contents(folder) == before
+    with pytest.raises(UsageError, match="a folder with files in it, and none is ever replaced"):
+        prune_folder(folder, "0:1", tmp_path / "out")
+
+
+def test_a_look_ahead_writes_nothing(tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    result = prune_folder(folder, "0:1", validate=False)
+    assert result.output is None and result.heads == {0: (1,)}
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.long
+def test_a_wish_on_data(tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (12, 6))
+    result = prune_folder(
+        folder, output=tmp_path / "out", wish=Wish(ratio=0.5), data={"input_ids": ids}, data_name="{}.weights"
+    )
+    assert sum(map(len, result.heads.values())) == 4
+    leader = next(item.result for item in result.files if item.leads)
+    assert leader.chosen is not None and leader.chosen.compensation is not None
+    assert (tmp_path / "out" / "onnx" / "model.onnx.weights").is_file()
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    for call, kind, sentence in (
+        (
+            lambda: prune_folder(folder / "onnx" / "model.onnx", "0:1"),
+            UsageError,
+            "prune takes a single model",
+        ),
+        (lambda: prune_folder(folder, "0:1", runtime="nobody"), UsageError, "there is no runtime 'nobody'"),
+        (lambda: prune_folder(folder), UsageError, "name the heads to remove, or say how many"),
+        (
+            lambda: prune_folder(folder, "0:1", folder / "below"),
+            UsageError,
+            "lies in the folder that is read",
+        ),
+        (lambda: prune_folder(folder, {}), RefusedError, "no heads were named"),
+    ):
+        with pytest.raises(kind, match=sentence):
+            call()
+    assert inspect(folder / "onnx" / "model.onnx")[0].removed == ()

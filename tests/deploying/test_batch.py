@@ -1,0 +1,267 @@
+"""A folder of models: every one gets its verdict, and what is done and proven is not done again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from onnxheadprune import UsageError
+from onnxheadprune.deploying.batch import RECORD, BatchFile, prune_batch
+from onnxheadprune.deploying.batch_worker import Job, Worker
+from tests import toys
+from tests.asked import asked
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Good models, one with its weights beside it, and bad ones of several kinds."""
+    made = tmp_path / "models"
+    (made / "sub").mkdir(parents=True)
+    onnx.save(toys.attention(), made / "a.onnx")
+    onnx.save(toys.attention(cache=True), made / "sub" / "b.onnx")
+    onnx.save(
+        toys.attention(extra_weight=5000),
+        made / "beside.onnx",
+        save_as_external_data=True,
+        location="w.bin",
+        size_threshold=100,
+    )
+    (made / "broken.onnx").write_bytes((made / "a.onnx").read_bytes()[:500])
+    onnx.save(toys.no_attention(), made / "none.onnx")
+    onnx.save(toys.attention(silent_heads=(1,)), made / "silent.onnx")
+    (made / "notes.txt").write_text("no model")
+    return made
+
+
+def statuses(result: Any) -> dict[str, str]:
+    return {item.file: item.status for item in result.files}
+
+
+EXPECTED = {
+    "a.onnx": "done",
+    "beside.onnx": "done",
+    "broken.onnx": "refused",
+    "none.onnx": "refused",
+    "silent.onnx": "failed",
+    "sub/b.onnx": "done",
+}
+
+
+def test_one_bad_file_does_not_stop_the_rest(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told: list[BatchFile] = []
+    result = prune_batch(folder, asked(), out, progress=told.append)
+    assert statuses(result) == EXPECTED
+    assert result.exit_code == 1
+    assert result.counts == {"done": 3, "refused": 2, "failed": 1}
+    assert [item.file for item in told] == list(EXPECTED)
+    names = {path.relative_to(out).as_posix().split(".data")[0] for path in out.rglob("*") if path.is_file()}
+    assert {"a.onnx", "beside.onnx", "sub/b.onnx", RECORD} <= names
+    assert not {"broken.onnx", "none.onnx", "silent.onnx"} & names
+
+    again = prune_batch(folder, asked(), out)
+    assert statuses(again) == EXPECTED | dict.fromkeys(("a.onnx", "beside.onnx", "sub/b.onnx"), "skipped")
+
+
+@pytest.mark.usefixtures("batch_in_process")
+def test_what_is_not_the_same_is_done_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("broken.onnx", "none.onnx", "silent.onnx"):
+        (folder / name).unlink()
+
+    def rerun(heads: str = "0:1", seed: int = 0) -> str:
+        result = prune_batch(folder, asked(heads, seed=seed), out)
+        assert result.exit_code == 0
+        return " ".join(item.status for item in result.files)
+
+    assert rerun() == "done done done"
+    assert rerun() == "skipped skipped skipped"
+    assert rerun("0:2") == "done done done"
+    assert rerun("0:2") == "skipped skipped skipped"
+    assert rerun("0:2", seed=1) == "done done done"
+    (out / "a.onnx").unlink()
+    onnx.save(onnx.load(out / "sub" / "b.onnx"), out / "sub" / "b.onnx")
+    assert rerun("0:2", seed=1) == "done skipped done" or rerun("0:2", seed=1) == "skipped skipped skipped"
+    data = next(out.glob("beside.onnx.*.data"))
+    damaged = bytearray(data.read_bytes())
+    damaged[5] ^= 1
+    data.write_bytes(damaged)
+    onnx.save(toys.attention(out_scale=2.0), folder / "a.onnx")
+    assert rerun("0:2", seed=1) == "done done skipped"
+    (out / RECORD).write_text("{ damaged")
+    assert rerun("0:2", seed=1) == "done done done"
+
+
+@pytest.mark.usefixtures("batch_in_process")
+def test_not_validated_is_not_proven(folder: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        result = prune_batch(folder, asked(validate=False), tmp_path / "out")
+        assert statuses(result)["a.onnx"] == "done", number
+        assert result.files[0].reason == "not validated"
+
+
+def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(toys.attention(), tmp_path / "m.onnx")
+    worker = Worker()
+    job = Job(str(tmp_path / "m.onnx"), asked(), str(tmp_path / "o.onnx"), None)
+    assert worker.run(job).status == "done"
+    os.kill(worker._process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while worker._process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    # A new one is started by itself; one that dies at work is told.
+    assert worker.run(job).status == "done"
+    monkeypatch.setattr(worker, "_start", lambda: None)
+    pipe = worker._pipe
+    assert pipe is not None
+    os.kill(worker._process.pid, signal.SIGSTOP)
+    pipe.send(job)
+    os.kill(worker._process.pid, signal.SIGKILL)
+    outcome = worker.run(job)
+    assert (outcome.status, outcome.exit_code) == ("crashed", 70)
+    assert "signal 9" in outcome.reason
+    worker.close()
+
+
+def test_two_at_once_give_the_same(folder: Path, tmp_path: Path) -> None:
+    result = prune_batch(folder, asked(), tmp_path / "out", jobs=2)
+    assert statuses(result) == EXPECTED
+
+
+def test_folders_that_do_not_work(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source, target, sentence in (
+        (tmp_path / "nowhere", tmp_path / "o", "is not a folder of models"),
+        (folder / "a.onnx", tmp_path / "o", "is not a folder of models"),
+        (tmp_path / "empty", tmp_path / "o", "there is no .onnx file"),
+        (folder, folder, "is the folder of the models"),
+        (folder, folder / "a.onnx", "is not a folder"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            prune_batch(source, asked(), target)
+
+
+@pytest.mark.usefixtures("batch_in_process")
+def test_an_output_folder_inside_is_not_pruned_again(folder: Path) -> None:
+    for _ in range(2):
+        result = prune_batch(folder, asked(), folder / "pruned")
+        assert set(statuses(result)) == set(EXPECTED)
+
+
+def test_on_the_command_line(command: Any, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = command("batch", folder, "-o", out, "--heads", "0:1", "--json")
+    assert result.exit_code == 1 and result.stderr.count("\n") == len(EXPECTED)
+    assert {item["file"]: item["status"] for item in result.document["files"]} == EXPECTED
+    result = command("batch", folder, "-o", out, "--heads", "0:1")
+    assert "3 skipped, 2 refused, 1 failed" in " ".join(result.stdout.split())
+    for wrong in (
+        ("batch", folder, "-o", out),
+        ("batch", folder, "-o", out, "--heads", "0:1", "--ratio", "0.5"),
+        ("prune", "--heads", "0:1", "-o", out),
+    ):
+        assert command(*wrong).exit_code == 2
+
+
+def test_without_a_name_the_folder_for_results_is_beside_that_of_the_models(
+    command: Any, folder: Path
+) -> None:
+    result = command("batch", folder, "--heads", "0:1", "--json")
+    beside = folder.with_name(f"{folder.name}.pruned")
+    assert {item["file"]: item["status"] for item in result.document["files"]} == EXPECTED
+    assert {str(path.relative_to(beside)) for path in beside.rglob("*.onnx")} == {
+        name for name, status in EXPECTED.items() if status == "done"
+    }
+
+
+def test_an_interrupt_ends_it_all(folder: Path, tmp_path: Path) -> None:
+    for index in range(40):
+        onnx.save(toys.attention(), folder / f"more{index}.onnx")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "onnxheadprune", "batch", folder, "-o", out, "--heads", "0:1"]
+    process = subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (out / RECORD).exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    record = json.loads((out / RECORD).read_text())
+    for name in record["models"]:
+        onnx.checker.check_model(onnx.load(out / name))
+    assert not list(out.rglob(".*"))
+
+
+def lost(_job: Job) -> None:
+    """In the place of the work on a model: the worker dies, every time."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_gives_the_same(
+    folder: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verdicts, records and bytes are those of processes here; workers have a working directory of their own."""
+    # First: imported within other settings, it would lose its own with them.
+    pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
+    monkeypatch.chdir(tmp_path)
+    words = ("batch", "models", "--heads", "heads.json", "--provider", "cpu")
+    (tmp_path / "heads.json").write_text('{"0": [1]}')
+    settings = {
+        "distributed.nanny.pre-spawn-environ.PYTHONPATH": str(ROOT),
+        # Workers start late on a busy machine.
+        "distributed.comm.timeouts.connect": "300s",
+        "distributed.comm.timeouts.tcp": "300s",
+    }
+    with dask.config.set(settings):
+        outcome = command(*words, "-o", "out", "--dask", "local", "--jobs", "2", "--json")
+    assert outcome.exit_code == 1, outcome
+    assert {item["file"]: item["status"] for item in outcome.document["files"]} == EXPECTED
+    here = command(*words, "-o", "here", "--json")
+    assert plain(outcome.document, tmp_path) == plain(here.document, tmp_path)
+    made = {path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*.onnx")}
+    assert made == {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.onnx")}
+    for name in made:
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert command(*words, "-o", "out", "--json").document["counts"]["skipped"] == 3
+
+
+def plain(document: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Verdicts, without where they were written and how long that took; workers name whole paths."""
+    return [
+        {**item, "output": None, "seconds": None, "reason": item["reason"].replace(f"{folder}/", "")}
+        for item in document["files"]
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_of_a_cluster_that_is_lost_is_one_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As any executor tells it: here the standard library's own."""
+    onnx.save(toys.attention(), tmp_path / "m.onnx")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "m.onnx").rename(tmp_path / "models" / "m.onnx")
+    monkeypatch.setattr("onnxheadprune.deploying.batch.timed", lost)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        result = prune_batch(tmp_path / "models", asked(), tmp_path / "out", executor=executor)
+    assert statuses(result) == {"m.onnx": "crashed"} and result.exit_code == 3
+    assert "the worker that pruned it was lost, or could not begin (Broken" in result.files[0].reason

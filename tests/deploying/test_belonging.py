@@ -1,0 +1,133 @@
+"""Which models of a folder belong together, and which folders are refused in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper
+
+from onnxheadprune import plan_pruning
+from onnxheadprune.deploying.folders.export import FLOAT, QUANTIZED, open_export, part_of, says_its_part
+from onnxheadprune.deploying.folders.matching import matched
+from tests import toys, toys_nbits, toys_scores
+from tests.conftest import Outcome
+from tests.deploying import exports
+
+Command = Callable[..., Outcome]
+
+
+def test_quantized_weights_are_recognised(tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in", heads=8)
+    model = toys_scores.stack(heads=8, kv_heads=8)
+    onnx.save(toys_nbits.packed(model, 0), folder / "onnx" / "model_q4.onnx")
+    export = open_export(folder)
+    assert [file.precision for file in export.models] == [FLOAT, QUANTIZED, QUANTIZED]
+    match = matched(export)
+    assert len(match.networks) == 1 and match.networks[0].leader.name == "onnx/model.onnx"
+    names = {file.name for file in export.models}
+    assert [dict(item.places) for item in match.sites] == [dict.fromkeys(names, (n,)) for n in range(2)]
+
+
+def test_layers_that_share_weights_stay_apart(tmp_path: Path) -> None:
+    for name in ("model.onnx", "model_fp16.onnx"):
+        onnx.save(toys_scores.stack(layers=3, shared=True), tmp_path / name)
+    match = matched(open_export(tmp_path))
+    assert [list(item.places.values()) for item in match.sites] == [[(n,), (n,)] for n in range(3)]
+
+
+def test_sites_in_another_order_are_told_by_their_weights(tmp_path: Path) -> None:
+    """A file that holds only the second layer's attention."""
+    onnx.save(toys.attention(ids=True), tmp_path / "encoder_model.onnx")
+    onnx.save(toys_scores.stack(layers=2), tmp_path / "decoder_model.onnx")
+    match = matched(open_export(tmp_path))
+    assert len(match.networks) == 2 and len(match.sites) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("bert.onnx", "vit.onnx"), "share no attention site"),
+        (("model.onnx", "model_quantized.onnx"), "one model by their names"),
+        (("model.onnx", "onnx/model.onnx"), "one model by their names"),
+    ],
+)
+def test_strangers_are_refused(names: tuple[str, str], said: str, command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "onnx").mkdir(parents=True)
+    for seed, name in enumerate(names):
+        onnx.save(toys_scores.stack(seed=seed), folder / name)
+    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
+    assert outcome.exit_code == 3 and said in outcome.stderr and outcome.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_that_differs_between_precisions_is_refused(command: Command, tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    path = folder / "onnx" / "model_quantized.onnx"
+    model = onnx.load(path)
+    weight = next(item for item in model.graph.initializer if item.name == "layer1.attn.out.weight_q")
+    weight.raw_data = bytes(255 - byte for byte in weight.raw_data[::-1][5:] + weight.raw_data[:5])
+    onnx.save(model, path)
+    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
+    assert outcome.exit_code == 3 and "is not in onnx/model_quantized.onnx" in outcome.stderr, outcome
+
+
+@pytest.mark.parametrize("config", [{"num_attention_heads": 12}, {"n_head": 3, "n_embd": 12}])
+def test_a_configuration_of_another_model_is_refused(
+    config: dict[str, int], command: Command, tmp_path: Path
+) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    (folder / "config.json").write_text(json.dumps(config))
+    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
+    assert outcome.exit_code == 3 and "contradicts" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"), [("no data", 3), ("no json", 2), ("no models", 2), ("no model", 3), ("a fifo", 2)]
+)
+def test_bad_folders_end_in_a_sentence(damage: str, code: int, command: Command, tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    if damage == "no data":
+        (folder / "onnx" / "model.onnx_data").unlink()
+    elif damage == "no json":
+        (folder / "config.json").write_text("{")
+    elif damage == "no models":
+        for path in folder.rglob("*.onnx"):
+            path.unlink()
+    elif damage == "no model":
+        (folder / "onnx" / "model.onnx").write_bytes(b"half of it")
+    else:
+        os.mkfifo(folder / "pipe")
+    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
+    assert outcome.exit_code == code and outcome.stderr.count("\n") == 1, outcome
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_names_of_parts() -> None:
+    assert part_of("onnx/model_qint8_avx512_vnni.onnx") == part_of("model_O3.onnx") == "model"
+    assert part_of("onnx/decoder_model_merged_q4f16.onnx") == "decoder_model_merged"
+    assert part_of("unet/model.onnx") == "unet/model"
+    assert not says_its_part("bert") and not says_its_part("model_a") and says_its_part("text_model")
+
+
+def test_a_present_that_is_computed_beside_the_keys_is_a_cache() -> None:
+    """T5 and BART hand keys out by a Transpose of their own, which the scores do not read."""
+    model = exports.without_past(toys.attention(cache=True))
+    for node in model.graph.node:
+        if list(node.output) == ["present_key"]:
+            node.CopyFrom(helper.make_node("Transpose", ["k_split"], ["present_key"], perm=[0, 2, 1, 3]))
+        elif list(node.output) == ["keys_transposed"]:
+            node.input[0] = "k_heads"
+    plan = plan_pruning(model, {0: [1]})
+    assert {(change.name, change.before, change.after) for change in plan.interface} == {
+        ("present_key", 4, 3),
+        ("present_value", 4, 3),
+    }
+    assert not plan.edge_gathers
+    kept = plan_pruning(model, {0: [1]}, cache="keep")
+    assert kept.interface == () and kept.edge_gathers

@@ -1,0 +1,321 @@
+"""A folder of models goes in and a folder comes out: the same heads from every file, everything else as it was."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from onnxheadprune import inspect
+from onnxheadprune.model.load import load_model
+from tests import toys, toys_scores
+from tests.conftest import Outcome
+from tests.deploying import exports
+from tests.deploying.exports import contents
+
+pytestmark = pytest.mark.long
+
+Command = Callable[..., Outcome]
+
+
+def removed(path: Path) -> list[tuple[int, ...]]:
+    return [site.removed for site in inspect(path)]
+
+
+def test_the_same_heads_go_from_both_precisions(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    before = contents(folder)
+    outcome = command("prune", folder, "-o", out, "--heads", "0:1 1:0,3", "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    document = outcome.document
+    assert [(item["file"], item["leads"]) for item in document["files"]] == [
+        ("onnx/model.onnx", True),
+        ("onnx/model_quantized.onnx", False),
+    ]
+    assert all(item["validation"]["verdict"] == "passed" for item in document["files"])
+    assert document["heads"] == {"0": [1], "1": [0, 3]}
+    for name in ("onnx/model.onnx", "onnx/model_quantized.onnx"):
+        assert removed(out / name) == [(1,), (0, 3)]
+    assert contents(folder) == before
+    after = contents(out)
+    assert after.keys() - {"README.md"} == before.keys()
+    after.pop("README.md")
+    models = {"onnx/model.onnx", "onnx/model.onnx_data", "onnx/model_quantized.onnx"}
+    assert {name for name in after if after[name] != before[name]} == models
+    assert set(document["copied"]) == after.keys() - models
+
+
+def test_a_wish_is_decided_once(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    outcome = command("prune", folder, "-o", out, "--ratio", "0.5")
+    assert outcome.exit_code == 0, outcome.stderr
+    gone = removed(out / "onnx" / "model.onnx")
+    assert sum(map(len, gone)) == 4
+    assert removed(out / "onnx" / "model_quantized.onnx") == gone
+
+
+def test_what_is_refitted_is_carried_to_files_with_the_same_weights(command: Command, tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    model = toys_scores.stack()
+    onnx.save(model, folder / "model.onnx")
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    for tensor in renamed.graph.initializer:
+        for node in renamed.graph.node:
+            for index, name in enumerate(node.input):
+                if name == tensor.name:
+                    node.input[index] = f"other_{name}"
+        tensor.name = f"other_{tensor.name}"
+    onnx.save(renamed, folder / "model_optimized.onnx")
+    np.savez(tmp_path / "d.npz", input_ids=np.random.default_rng(3).integers(0, toys.VOCABULARY, (32, 6)))
+    outcome = command("prune", folder, "-o", out, "--ratio", "0.5", "--data", tmp_path / "d.npz", "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    weights = {
+        name: {
+            tensor.name: numpy_helper.to_array(tensor) for tensor in load_model(out / name).graph.initializer
+        }
+        for name in ("model.onnx", "model_optimized.onnx")
+    }
+    plain, other = weights.values()
+    assert any(
+        not np.array_equal(plain[tensor.name], numpy_helper.to_array(tensor))
+        for tensor in model.graph.initializer
+        if tensor.name in plain and plain[tensor.name].shape == tuple(tensor.dims)
+    )
+    for tensor in model.graph.initializer:
+        if tensor.name in plain:
+            np.testing.assert_array_equal(plain[tensor.name], other[f"other_{tensor.name}"])
+
+
+def test_a_rounded_file_is_not_refitted_and_that_is_said(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    np.savez(tmp_path / "d.npz", input_ids=np.random.default_rng(3).integers(0, toys.VOCABULARY, (32, 6)))
+    outcome = command("prune", folder, "-o", out, "--ratio", "0.5", "--data", tmp_path / "d.npz", "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert any(
+        "model_quantized.onnx loses the same heads and is not refitted" in text
+        for text in outcome.document["warnings"]
+    )
+
+
+def test_caches_fit_from_file_to_file(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.decoder(tmp_path / "in"), tmp_path / "out"
+    outcome = command("prune", folder, "-o", out, "--heads", "0:1", "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    sizes = {}
+    for name in ("decoder_model.onnx", "decoder_with_past_model.onnx"):
+        graph = load_model(out / name).graph
+        for info in (*graph.input, *graph.output):
+            if info.name.startswith(("past_", "present_")):
+                sizes[name, info.name] = info.type.tensor_type.shape.dim[1].dim_value
+    assert len(sizes) == 6 and set(sizes.values()) == {toys.HEADS - 1}
+    assert any("--runtime" in text for text in outcome.document["warnings"])
+    changes = [change for item in outcome.document["files"] for change in item["plan"]["interface"]]
+    assert {"role": "input", "name": "past_key", "axis": 1, "before": 4, "after": 3} in changes
+
+
+def test_networks_beside_each_other_are_numbered_through(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.encoder_decoder(tmp_path / "in"), tmp_path / "out"
+    shown = command("inspect", folder, "--json").document
+    assert [network["leader"] for network in shown["networks"]] == [
+        "decoder_model.onnx",
+        "encoder_model.onnx",
+    ]
+    assert [(site["index"], sorted(site["files"])) for site in shown["sites"]] == [
+        (0, ["decoder_model.onnx", "decoder_with_past_model.onnx"]),
+        (1, ["encoder_model.onnx"]),
+        (2, ["encoder_model.onnx"]),
+    ]
+    assert command("prune", folder, "-o", out, "--heads", "2:3").exit_code == 0
+    assert removed(out / "encoder_model.onnx") == [(), (3,)]
+    for name in ("decoder_model.onnx", "decoder_with_past_model.onnx"):
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_look_ahead_writes_nothing(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    outcome = command("prune", folder, "-o", out, "--heads", "*:1", "--dry-run", "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert outcome.document["would_write"] == str(out) and outcome.document["output"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ((), "model.onnx_data"),
+        (("--data-name", "{}.data"), "model.onnx.data"),
+        (("--external-data", "never"), None),
+    ],
+)
+def test_data_files_keep_the_names_of_the_layout(
+    options: tuple[str, ...], name: str | None, command: Command, tmp_path: Path
+) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    outcome = command("prune", folder, "-o", out, "--heads", "0:1", *options)
+    assert outcome.exit_code == 0, outcome.stderr
+    wanted = {"model.onnx", "model_quantized.onnx"} | ({name} if name else set())
+    assert {path.name for path in (out / "onnx").iterdir()} == wanted
+    assert removed(out / "onnx" / "model.onnx") == [(1,), ()]
+
+
+@pytest.mark.parametrize("name", ["a/b", "", "..", "{}", "model_quantized.onnx"])
+def test_names_that_are_none(name: str, command: Command, tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1", "--data-name", name)
+    assert outcome.exit_code == 2 and outcome.stderr.count("\n") == 1, outcome.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_cache_is_read_through_its_links(command: Command, tmp_path: Path) -> None:
+    folder = exports.as_hub_cache(exports.encoder(tmp_path / "in"), tmp_path / "hub")
+    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
+    assert outcome.exit_code == 2 and "--follow-links" in outcome.stderr
+    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1", "--follow-links")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    assert removed(tmp_path / "out" / "onnx" / "model.onnx") == [(1,), ()]
+    model = folder / "onnx" / "model.onnx"
+    assert "--follow-links" in command("inspect", model).stderr
+    assert command("inspect", model, "--follow-links").exit_code == 0
+
+
+def test_what_is_there_is_never_replaced(command: Command, tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    before = contents(folder)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    for target in (tmp_path / "out", folder, folder / "new"):
+        outcome = command("prune", folder, "-o", target, "--heads", "0:1")
+        assert outcome.exit_code == 2 and outcome.stderr.count("\n") == 1, outcome.stderr
+    assert contents(folder) == before and contents(tmp_path / "out") == {"mine": b"mine"}
+    (tmp_path / "out" / "mine").unlink()
+    assert command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1").exit_code == 0
+
+
+def test_a_cut_that_fails_leaves_nothing(command: Command, tmp_path: Path) -> None:
+    """The second network's heads show nowhere, so its cut is not proven, and the first one's is not kept."""
+    folder = exports.encoder_decoder(tmp_path / "in")
+    onnx.save(toys.attention(out_scale=0.0, ids=True), folder / "encoder_model.onnx")
+    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1 1:1")
+    assert outcome.exit_code == 1, outcome.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_leftovers_of_killed_runs_go_and_those_of_others_stay(command: Command, tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    dead, alive, other = (
+        tmp_path / f".{name}.{digit * 16}.tmp"
+        for name, digit in (("out", "a"), ("out", "b"), ("others", "c"))
+    )
+    for path in (dead, alive, other):
+        (path / "folder").mkdir(parents=True)
+    handle = os.open(alive, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        assert command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1").exit_code == 0
+    finally:
+        os.close(handle)
+    assert not dead.exists() and alive.is_dir() and other.is_dir()
+
+
+def test_all_commands_take_folders(command: Command, tmp_path: Path, short_clocks: None) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    assert command("prune", folder, "-o", out, "--heads", "0:1").exit_code == 0
+    shown = command("validate", folder, out, "--json")
+    assert shown.exit_code == 0, shown.stderr
+    assert [item["file"] for item in shown.document["files"]] == [
+        "onnx/model.onnx",
+        "onnx/model_quantized.onnx",
+    ]
+    assert shown.document["accepted"]
+    shown = command(
+        "bench", folder, out, "--repeats", "5", "--batch", "1", "--seq", "4", "--no-memory", "--json"
+    )
+    assert shown.exit_code == 0, shown.stderr
+    assert [item["file"] for item in shown.document["files"]] == ["onnx/model.onnx"]
+    assert command("score", folder, "--json").document["method"] == "weight"
+    assert command("validate", folder, out / "onnx" / "model.onnx").exit_code == 2
+
+
+def test_folders_whose_files_lost_different_heads_do_not_pass(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.decoder(tmp_path / "in"), tmp_path / "out"
+    assert command("prune", folder, "-o", out, "--heads", "0:1").exit_code == 0
+    name = "decoder_model.onnx"
+    (out / name).unlink()
+    assert command("prune", folder / name, "-o", out / name, "--heads", "0:2").exit_code == 0
+    outcome = command("validate", folder, out)
+    assert outcome.exit_code == 3, outcome.stderr
+
+
+def test_options_of_single_models_are_refused(command: Command, tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    cases = [
+        ("--in-place", "--backup", tmp_path / "kept"),
+        ("-o", tmp_path / "out", "--heatmap", tmp_path / "h.svg", "--ratio", "0.5"),
+        ("-o", tmp_path / "out", "--fuse", "contrib"),
+        ("-o", tmp_path / "out"),
+    ]
+    for case in cases:
+        outcome = command("prune", folder, *case)
+        assert outcome.exit_code == 2, (case, outcome)
+    single = command(
+        "prune", folder / "onnx" / "model.onnx", "--heads", "0:1", "--dry-run", "--runtime", "ort"
+    )
+    assert single.exit_code == 2 and "--runtime" in single.stderr
+
+
+def test_a_report_of_a_folder(command: Command, tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    page = tmp_path / "page.html"
+    outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1", "--report", page)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "model_quantized.onnx" in page.read_text()
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_attention_heads"] == toys.HEADS
+
+
+def test_data_goes_to_the_networks_that_it_is_for(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.encoder_decoder(tmp_path / "in"), tmp_path / "out"
+    np.savez(tmp_path / "d.npz", input_ids=np.random.default_rng(3).integers(0, toys.VOCABULARY, (32, 6)))
+    outcome = command("prune", folder, "-o", out, "--ratio", "0.5", "--data", tmp_path / "d.npz", "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    basis = {
+        item["file"]: item["choice"]["selection"]["basis"]
+        for item in outcome.document["files"]
+        if item["leads"]
+    }
+    assert basis["encoder_model.onnx"] != basis["decoder_model.onnx"]
+    (sentence,) = (text for text in outcome.document["warnings"] if "weights alone" in text)
+    assert sentence.startswith("the heads of decoder_model.onnx")
+    np.savez(tmp_path / "other.npz", pictures=np.zeros((2, 3)))
+    outcome = command(
+        "prune", folder, "-o", tmp_path / "two", "--ratio", "0.5", "--data", tmp_path / "other.npz"
+    )
+    assert outcome.exit_code == 2 and "fits none of the models" in outcome.stderr
+
+
+def test_a_run_that_is_killed_leaves_no_folder_and_the_next_one_sweeps(
+    command: Command, tmp_path: Path
+) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    before = contents(folder)
+    words = [sys.executable, "-m", "onnxheadprune", "prune", str(folder), "-o", str(out), "--heads", "0:1"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(tmp_path.glob(".out.*.tmp/folder/onnx")):
+            time.sleep(0.01)
+        process.kill()
+    assert not out.exists() and contents(folder) == before
+    assert len(list(tmp_path.glob(".out.*.tmp"))) == 1
+    assert command("prune", folder, "-o", out, "--heads", "0:1").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]

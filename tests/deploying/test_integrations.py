@@ -1,0 +1,131 @@
+"""Head pruning as a part of other tools, as far as it works without them; `tests/clients/olive` runs the rest."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxheadprune import UsageError, inspect, validate
+from onnxheadprune.integrations import olive
+from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, cut, settings_of
+from onnxheadprune.settings.setting import declared
+from tests import toys_scores
+from tests.conftest import ROOT
+from tests.deploying import exports
+
+without_olive = pytest.mark.skipif(find_spec("olive") is not None, reason="Olive is installed here")
+
+
+def heads_left(model: Path) -> list[int]:
+    return [site.num_heads for site in inspect(model).sites]
+
+
+@pytest.mark.long
+def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    outcome = cut(folder, out, settings_of({"heads": "0:1", "runtime": "sentence-transformers"}))
+    assert outcome.heads == {0: (1,)}
+    before, after = exports.contents(folder), exports.contents(out)
+    side = {name for name in before if not name.startswith("onnx/")}
+    assert side and {name: after[name] for name in side} == {name: before[name] for name in side}
+    model = "onnx/model.onnx"
+    assert heads_left(out / model)[0] == heads_left(folder / model)[0] - 1
+    assert validate(folder / model, out / model).verdict == "passed"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["measured", "weight", "activation"])
+def test_methods_take_the_share_of_heads_that_is_asked_for(method: str, tmp_path: Path) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    data = toys_scores.ids(feeds=4)
+    outcome = cut(folder, out, settings_of({"method": method}, data))
+    total = sum(heads_left(folder / "onnx" / "model.onnx"))
+    assert sum(map(len, outcome.heads.values())) == round(total * 0.25)
+
+
+def test_units_say_what_goes_at_a_time(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    uneven = toys_scores.stack(heads=4, kv_heads=4)
+    names = {tensor.name: tensor for tensor in uneven.graph.initializer}
+    # The heads of the first site are worth next to nothing, so single heads all go there.
+    weak = next(name for name in names if "out" in name or name.endswith("o.weight"))
+    array = onnx.numpy_helper.to_array(names[weak]) * np.float32(1e-3)
+    names[weak].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array), weak))
+    onnx.save(uneven, model)
+    found = {}
+    for units in PARAMETERS["units"].words:
+        settings = settings_of({"ratio": 0.25, "units": units, "method": "weight"})
+        found[units] = cut(model, tmp_path / f"{units}.onnx", settings).heads
+    assert {len(gone) for gone in found["groups"].values()} == {1}
+    assert sum(map(len, found["heads"].values())) == sum(map(len, found["groups"].values()))
+
+
+def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
+    for wrong in (
+        {"ratio": 1.5},
+        {"ratio": 0.5, "units": "layers"},
+        {"ratio": 0.5, "method": "dice"},
+        {"target_speedup": 150.0},
+    ):
+        with pytest.raises(UsageError):
+            settings_of(wrong)
+    model = tmp_path / "model.onnx"
+    onnx.save(toys_scores.stack(), model)
+    with pytest.raises(UsageError, match="a folder"):
+        cut(model, tmp_path / "out.onnx", settings_of({"heads": "0:1", "runtime": "optimum"}))
+    with pytest.raises(UsageError, match="mutually exclusive"):
+        settings_of({"data": "lines.txt"}, toys_scores.ids(feeds=1))
+
+
+def test_all_settings_of_a_cut_are_parameters(tmp_path: Path) -> None:
+    """What is asked for in another way takes the place of the ratio; a word may come as a path of that name."""
+    model, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(toys_scores.stack(), model)
+    outcome = cut(model, out, settings_of({"keep": 3, "scores": None}))
+    assert {len(gone) for gone in outcome.heads.values()} == {1}
+    assert settings_of({"external_data": tmp_path / "always"}).own.external_data == "always"
+    assert settings_of({"neurons": "0:1"}).cut.ratio is None and settings_of({}).cut.ratio == 0.25
+
+
+def test_olive_is_not_imported_before_it_is_used() -> None:
+    code = "import sys, onnxheadprune.integrations.olive; sys.exit('olive' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@without_olive
+def test_without_olive_a_sentence_says_so() -> None:
+    with pytest.raises(UsageError, match="pip install olive-ai"):
+        olive.package_config()
+    with pytest.raises(UsageError, match="pip install olive-ai"):
+        _ = olive.HeadPruning
+    words = [sys.executable, "-m", "onnxheadprune.integrations.olive"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    with pytest.raises(AttributeError):
+        _ = olive.Nothing
+
+
+def test_the_entry_names_what_olive_finds_there() -> None:
+    module, _, name = str(olive.PASS["module_path"]).rpartition(".")
+    assert importlib.import_module(module) is olive and name in olive.__all__
+
+
+def test_the_page_shows_settings_that_exist() -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    example = re.search(r"```json\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    prune = json.loads(example[1])["passes"]["prune"]
+    assert prune.pop("type") == "HeadPruning"
+    assert set(prune) <= {*PARAMETERS, "data_config"}
+    for name in (*declared(PassKeys), "data_config"):
+        assert f"`{name}`" in page, f"the page says nothing of {name}"
+    assert all(method in page for method in PARAMETERS["method"].words)

@@ -1,0 +1,523 @@
+"""Jobs from the first step to the verdict: what is done once, what is done again, and what limits say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from junitparser import JUnitXml
+
+from onnxheadprune.attention.units import combined
+from onnxheadprune.choosing.allocate import Limits
+from onnxheadprune.cli import main
+from onnxheadprune.deploying.jobs.asked import pruning
+from onnxheadprune.deploying.jobs.reading import read_job
+from onnxheadprune.deploying.jobs.reads import reads_of
+from onnxheadprune.deploying.jobs.run import TOLD
+from onnxheadprune.deploying.jobs.state import STATE
+from tests import toys, toys_scores
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+JOB = """
+model: toy.onnx
+output: out
+provider: cpu
+data:
+  path: ids.npz
+score:
+  method: fluctuation
+prune:
+  ratio: 0.25
+validate:
+  data: test.npz
+gate:
+  max_drift: 10
+  max_size_ratio: 1.5
+  max_operations_ratio: 1
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a job, its model and data; commands are called from elsewhere."""
+    folder = furnished(tmp_path / "place")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    return folder
+
+
+def furnished(folder: Path) -> Path:
+    """The folder with all that the job reads."""
+    folder.mkdir()
+    onnx.save(toys_scores.stack(), folder / "toy.onnx")
+    random = np.random.default_rng(3)
+    for name, count in (("ids.npz", 20), ("test.npz", 6)):
+        ids = random.integers(0, toys.VOCABULARY, (count, 6))
+        labels = random.integers(0, toys.VOCABULARY, (count, 6))
+        np.savez(folder / name, input_ids=ids, labels=labels)
+    (folder / "job.yaml").write_text(JOB, encoding="utf-8")
+    return folder
+
+
+def told(outcome: Outcome) -> dict[str, str]:
+    """What became of each step."""
+    return {step["name"]: step["status"] for step in outcome.document["steps"]}
+
+
+def run(command: Command, place: Path, *settings: str) -> Outcome:
+    words = [word for setting in settings for word in ("--set", setting)]
+    return command("run", place / "job.yaml", "--json", *words)
+
+
+ALL = ("score", "prune", "validate")
+
+
+@pytest.mark.long
+def test_a_job_from_end_to_end(command: Command, place: Path) -> None:
+    outcome = command("run", place / "job.yaml", "--junit", place / "gates.xml")
+    assert outcome.exit_code == 0, outcome
+    for sentence in (
+        "validate  done",
+        "limit       kept: drift of logits is",
+        "result      accepted: all 3 limits are kept",
+    ):
+        assert sentence in outcome.stdout
+    made = {path.name for path in (place / "out").iterdir()}
+    assert made == {"score.json", "pruned.onnx", "prune.json", "validate.json", STATE, *TOLD}
+    verdict = json.loads((place / "out" / "verdict.json").read_text())
+    assert verdict["accepted"] and verdict["exit_code"] == 0 and verdict["model"].endswith("out/pruned.onnx")
+    assert [gate["name"] for gate in verdict["gates"]] == [
+        "max_drift",
+        "max_size_ratio",
+        "max_operations_ratio",
+    ]
+    assert verdict["run"]["command"].startswith("onnxheadprune run ")
+    page = (place / "out" / "report.html").read_text()
+    assert "2 of 8 attention heads of toy.onnx removed" in page
+    assert "Were the limits kept?" in page and page.count("<td>kept</td>") == 3
+    summary = (place / "out" / "summary.md").read_text()
+    assert "## job: accepted" in summary and "| heads of the sites that lost some |" in summary
+    (suite,) = JUnitXml.fromfile(str(place / "gates.xml"))
+    assert [case.name for case in suite] == [*ALL, *(gate["name"] for gate in verdict["gates"])]
+    assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (6, 0, 0, 0)
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.long
+def test_the_scores_of_the_step_are_those_that_heads_go_by(command: Command, place: Path) -> None:
+    assert run(command, place, "validate=null", "gate=null").exit_code == 0
+    alone = place / "alone.json"
+    data = ("--data", place / "ids.npz", "--provider", "cpu")
+    assert command("score", place / "toy.onnx", "--method", "fluctuation", "-o", alone, *data).exit_code == 0
+    made = json.loads((place / "out" / "score.json").read_text())
+    assert made["sites"] == json.loads(alone.read_text())["sites"]
+    options = ("--scores", alone, "--ratio", "0.25", "-o", place / "alone.onnx")
+    assert command("prune", place / "toy.onnx", *options, *data).exit_code == 0
+    assert (place / "alone.onnx").read_bytes() == (place / "out" / "pruned.onnx").read_bytes()
+
+
+UNITS = ("validate=null", "gate=null", "score.method=fisher", "prune.multiple_of={neurons: 2}")
+
+
+@pytest.mark.long
+def test_the_step_scores_what_prune_may_take(command: Command, place: Path) -> None:
+    """And again, where that is something else."""
+    scored = {}
+    for units in (["heads", "neurons"], ["heads"]):
+        outcome = run(command, place, *UNITS, f"prune.units={json.dumps(units)}")
+        assert outcome.exit_code == 0 and told(outcome)["score"] == "done"
+        made = json.loads((place / "out" / "score.json").read_text())
+        scored[len(units)] = [site["key"] for site in made["sites"]]
+        assert made["method"] == "fisher"
+    assert scored == {2: ["0", "1", "ffn.0", "ffn.1"], 1: ["0", "1"]}
+
+
+def test_layers_have_no_scores(command: Command, place: Path) -> None:
+    outcome = run(command, place, *UNITS, "prune.units=[layers]")
+    assert outcome.exit_code == 2 and "layers go as a whole, so they have none" in outcome.document["error"]
+    assert not (place / "out" / "score.json").exists()
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose job is done."""
+    folder = furnished(tmp_path_factory.mktemp("jobs") / "place")
+    assert main(["run", str(folder / "job.yaml")]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once: Path, place: Path) -> Path:
+    """A copy of it, which is as done: nothing of it hangs on where it is."""
+    shutil.rmtree(place)
+    return Path(shutil.copytree(finished_once, place))
+
+
+@pytest.mark.long
+def test_what_is_done_is_not_done_again(command: Command, finished: Path) -> None:
+    kept = {name: (finished / "out" / name).stat().st_mtime_ns for name in ("pruned.onnx", "validate.json")}
+    outcome = run(command, finished)
+    assert told(outcome) == dict.fromkeys(ALL, "unchanged") and outcome.exit_code == 0
+    assert outcome.document["gates"] == json.loads((finished / "out" / "verdict.json").read_text())["gates"]
+    assert kept == {name: (finished / "out" / name).stat().st_mtime_ns for name in kept}
+
+
+def changed_model(place: Path) -> None:
+    onnx.save(toys_scores.stack(seed=1), place / "toy.onnx")
+
+
+def changed_data(place: Path) -> None:
+    np.savez(place / "ids.npz", input_ids=np.random.default_rng(4).integers(0, toys.VOCABULARY, (20, 6)))
+
+
+def changed_test(place: Path) -> None:
+    np.savez(place / "test.npz", input_ids=np.ones((2, 6), np.int64))
+
+
+def damaged_model(place: Path) -> None:
+    path = place / "out" / "pruned.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+
+
+def lost_result(place: Path) -> None:
+    (place / "out" / "prune.json").unlink()
+
+
+def damaged_scores(place: Path) -> None:
+    path = place / "out" / "score.json"
+    path.write_text(path.read_text() + " ")
+
+
+@pytest.mark.parametrize(
+    ("change", "setting", "again"),
+    [
+        pytest.param(changed_model, "seed=0", ALL, marks=pytest.mark.long),
+        (changed_data, "seed=0", ALL),
+        (changed_test, "seed=0", ("validate",)),
+        (damaged_model, "seed=0", ("prune", "validate")),
+        pytest.param(lost_result, "seed=0", ("prune", "validate"), marks=pytest.mark.long),
+        pytest.param(damaged_scores, "seed=0", ALL, marks=pytest.mark.long),
+        pytest.param(None, "score.method=activation", ALL, marks=pytest.mark.long),
+        (None, "prune.min_heads=2", ("prune", "validate")),
+        (None, "validate.drift=cosine", ("validate",)),
+        pytest.param(None, "seed=1", ALL, marks=pytest.mark.long),
+        (None, "gate.max_drift=20", ()),
+        (None, "name=other", ()),
+    ],
+)
+def test_what_has_changed_is_done_again_and_all_behind_it(
+    change: Callable[[Path], None] | None,
+    setting: str,
+    again: tuple[str, ...],
+    command: Command,
+    finished: Path,
+) -> None:
+    if change is not None:
+        change(finished)
+    outcome = run(command, finished, setting)
+    assert outcome.exit_code == 0, outcome
+    assert {name for name, status in told(outcome).items() if status == "done"} == set(again)
+    assert set(told(run(command, finished, setting)).values()) == {"unchanged"}
+
+
+@pytest.mark.long
+def test_another_version_does_all_again(
+    command: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxheadprune.deploying.jobs.run.__version__", "9")
+    assert told(run(command, finished)) == dict.fromkeys(ALL, "done")
+
+
+@pytest.mark.long
+def test_a_job_that_is_interrupted_goes_on(
+    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr("onnxheadprune.deploying.jobs.steps.prove", interrupted)
+        assert run(command, place).exit_code == 130
+    assert not any((place / "out" / name).exists() for name in TOLD)
+    assert told(run(command, place)) == {"score": "unchanged", "prune": "unchanged", "validate": "done"}
+
+
+def test_the_verdict_of_an_earlier_run_is_gone_when_one_is_interrupted(
+    command: Command, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onnxheadprune.deploying.jobs.steps.carried_through", interrupted)
+    assert run(command, finished, "prune.min_heads=2").exit_code == 130
+    assert not any((finished / "out" / name).exists() for name in TOLD)
+
+
+LIMITS = {
+    "max_drift": ("1e-9", "drift of logits is "),
+    "min_accuracy": ("0.99", "accuracy at logits is "),
+    "max_accuracy_drop": ("0", "accuracy at logits falls by "),
+    "min_metric": ("1e9", "mean gives "),
+    "max_metric": ("-1e9", "mean gives "),
+    "max_metric_drop": ("0", "mean falls by "),
+    "max_file_bytes": ("10", "pruned.onnx takes "),
+    "max_size_ratio": ("0.1", "of the original's bytes, at most 0.1"),
+    "max_operations_ratio": ("0.1", "of the original's operations, at most 0.1"),
+}
+METRIC = """
+def mean(outputs, feed):
+    return -abs(float(outputs["logits"].mean()))
+
+def same(outputs, feed):
+    return 1.0
+"""
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_that_is_broken(name: str, command: Command, finished: Path) -> None:
+    """Exit code 1, a verdict, a failure in JUnit's words. The function of a metric lies beside the job."""
+    limit, sentence = LIMITS[name]
+    (finished / "measures_of_jobs.py").write_text(METRIC, encoding="utf-8")
+    words = ["--set", f"gate={{{name}: {limit}}}", "--junit", finished / "gates.xml"]
+    if "metric" in name:
+        words += ["--set", "validate.metric=measures_of_jobs:mean"]
+    outcome = command("run", finished / "job.yaml", "--json", *words)
+    (gate,) = outcome.document["gates"]
+    kept = gate["value"] >= gate["limit"] if name.startswith("min") else gate["value"] <= gate["limit"]
+    assert gate["passed"] is kept
+    if "drop" not in name:
+        assert outcome.exit_code == 1 and not kept
+    assert outcome.exit_code == (0 if kept else 1) and outcome.document["accepted"] is kept
+    (suite,) = JUnitXml.fromfile(str(finished / "gates.xml"))
+    case = next(case for case in suite if case.name == name)
+    assert bool(case.result) is not kept and suite.failures == (0 if kept else 1)
+    assert kept or sentence in case.result[0].message
+    assert sentence.split()[0] in (finished / "out" / "summary.md").read_text()
+
+
+@pytest.mark.long
+def test_what_could_not_be_measured_keeps_no_limit(command: Command, finished: Path) -> None:
+    np.savez(finished / "test.npz", input_ids=np.ones((2, 6), np.int64))
+    outcome = run(command, finished, "gate={min_accuracy: 0}")
+    (gate,) = outcome.document["gates"]
+    assert outcome.exit_code == 1 and gate["value"] is None and not gate["passed"]
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("short_clocks")
+def test_a_limit_on_speed(command: Command, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
+    settings = ("bench={batch: [2], seq: [4], repeats: 5, memory: false}", "gate={min_speedup: 50}")
+    outcome = run(command, finished, *settings)
+    (gate,) = outcome.document["gates"]
+    assert outcome.exit_code == 1 and gate["name"] == "min_speedup" and 0 < gate["value"] < 50
+    assert told(outcome) == {
+        "score": "unchanged",
+        "prune": "unchanged",
+        "validate": "unchanged",
+        "bench": "done",
+    }
+    assert run(command, finished, settings[0], "gate={min_speedup: 1e-4}").exit_code == 0
+
+
+@pytest.mark.long
+def test_a_step_that_fails_is_in_the_verdict(command: Command, place: Path) -> None:
+    """A model whose heads do nothing: that a cut is exact cannot be shown."""
+    onnx.save(toys.attention(out_scale=0.0), place / "toy.onnx")
+    settings = ("data=null", "score=null", "prune={heads: '0:1'}", "validate.data=null")
+    words = [word for setting in settings for word in ("--set", setting)]
+    outcome = command("run", place / "job.yaml", "--json", "--junit", place / "gates.xml", *words)
+    assert outcome.exit_code == 1 and "the step prune failed: validation is inconclusive" in outcome.stderr
+    assert "prune.accept_inconclusive: true writes" in outcome.stderr
+    document = outcome.document
+    assert told(outcome) == {"prune": "failed", "validate": "not reached"}
+    assert document["model"] is None and not document["accepted"] and document["gates"] == []
+    assert document["validation"]["verdict"] == "inconclusive"
+    assert json.loads((place / "out" / "verdict.json").read_text())["error"] == document["error"]
+    (suite,) = JUnitXml.fromfile(str(place / "gates.xml"))
+    assert (suite.tests, suite.errors, suite.failures, suite.skipped) == (5, 1, 0, 4)
+    accepted = run(command, place, *settings, "prune.accept_inconclusive=true")
+    assert told(accepted) == {"prune": "done", "validate": "done"} and accepted.exit_code == 0
+
+
+WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
+    "no model": (("model=nowhere.onnx",), 2, "--set model: model {place}/nowhere.onnx does not exist"),
+    "no data": (("data.path=nowhere.npz",), 2, "data.path {place}/nowhere.npz does not exist"),
+    "no test data": (("validate.data=nowhere",), 2, "validate.data {place}/nowhere does not exist"),
+    "no scores": (
+        ("score=null", "prune.scores=nowhere.csv"),
+        2,
+        "prune.scores {place}/nowhere.csv does not exist",
+    ),
+    "the result as model": (("model=out/pruned.onnx",), 2, "would replace the model"),
+    "a result as data": (("validate.data=out/prune.json",), 2, "would replace validate.data"),
+    "the job as folder": (("output=job.yaml",), 2, "job.yaml is not a folder"),
+    "a folder in the data": (("validate.data=.",), 2, "lies in the folder {place} that validate.data reads"),
+    "a module that is not there": (
+        ("validate.metric=nowhere:f",),
+        2,
+        "the metric nowhere:f cannot be imported",
+    ),
+    "no measure": (("prune.drift=luck",), 2, "a drift is measured by auto, kl, cosine or module:function"),
+    "no provider": (("provider=nowhere",), 4, "nowhereExecutionProvider does not run here"),
+    "no budget": (("recover={budget: 1y}",), 2, "a recovery takes a number of epochs"),
+    "a folder of models": (
+        ("model=.",),
+        2,
+        "line 7: score takes a single model, and model {place} is a folder",
+    ),
+    "no link": (("model=loop.onnx",), 2, "does not exist"),
+    "a model that is none": (("model=job.yaml",), 3, "job.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_done_is_said_before_anything_is(name: str, command: Command, place: Path) -> None:
+    settings, code, sentence = WRONG[name]
+    (place / "out").mkdir()
+    (place / "loop.onnx").symlink_to("loop.onnx")
+    for made in ("pruned.onnx", "prune.json"):
+        (place / "out" / made).write_bytes((place / "toy.onnx").read_bytes())
+    before = sorted(place.rglob("*"))
+    outcome = command("run", place / "job.yaml", *(w for s in settings for w in ("--set", s)))
+    assert outcome.exit_code == code, outcome
+    assert sentence.format(place=place) in outcome.stderr and outcome.stderr.count("\n") == 1
+    assert sorted(place.rglob("*")) == before
+
+
+def test_files_that_no_job_has_made_are_not_replaced(command: Command, place: Path) -> None:
+    (place / "out").mkdir()
+    for name in ("verdict.json", "pruned.onnx", "report.html"):
+        (place / "out" / name).write_text("mine")
+        outcome = command("run", place / "job.yaml")
+        assert outcome.exit_code == 2 and f"{name} is there and no job has made it" in outcome.stderr
+        assert (place / "out" / name).read_text() == "mine"
+        (place / "out" / name).unlink()
+    (place / "out" / STATE).write_text("{}")
+    outcome = command("run", place / "job.yaml")
+    assert outcome.exit_code == 2 and "is not the state of a job" in outcome.stderr
+
+
+def test_the_table_of_limits_is_no_result_of_the_job(command: Command, place: Path) -> None:
+    for name in ("out/verdict.json", "out/../out/pruned.onnx"):
+        (place / "out").mkdir(exist_ok=True)
+        outcome = command("run", place / "job.yaml", "--junit", place / name)
+        assert outcome.exit_code == 2 and "are the same file" in outcome.stderr
+    outcome = command("run", place / "job.yaml", "--junit", place / "ids.npz")
+    assert outcome.exit_code == 2 and "would replace data.path" in outcome.stderr
+
+
+@pytest.mark.long
+def test_names_are_safe_in_every_report(command: Command, place: Path) -> None:
+    name = "<b>|`x`\x1b[31m é"
+    (place / "job.yaml").write_text(JOB.replace("score:\n  method: fluctuation\n", ""), encoding="utf-8")
+    words = ["--set", f"name={json.dumps(name)}", "--junit", place / "j.xml"]
+    outcome = command("run", place / "job.yaml", *words)
+    assert outcome.exit_code == 0, outcome
+    assert "\x1b" not in outcome.stdout and "\x1b" not in (place / "out" / "summary.md").read_text()
+    assert "## \\<b\\>\\|\\`x\\`" in (place / "out" / "summary.md").read_text()
+    (suite,) = JUnitXml.fromfile(str(place / "j.xml"))
+    assert suite.name.startswith("<b>|`x`") and suite.name.endswith("é")
+
+
+@pytest.mark.long
+def test_a_recovery_goes_on_from_its_checkpoint(
+    command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked for is a training that resumes, exactly where one was interrupted that was the same."""
+    from onnxheadprune.deploying.jobs import steps
+
+    seen: list[bool] = []
+
+    def stopped(model: Any, pruned: Any, request: Any) -> None:
+        seen.append(request.choice.resume)
+        (place / "out" / "recovered.onnx.recovery").write_bytes(b"a checkpoint")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(steps, "recovery_request", stopped)
+    settings = ("recover={budget: 2}", "gate=null", "validate=null")
+    assert [run(command, place, *settings).exit_code for _ in range(2)] == [130, 130]
+    assert run(command, place, *settings, "recover.budget=3").exit_code == 130
+    (place / "out" / "recovered.onnx.recovery").unlink()
+    assert seen == [False, True, False]
+
+
+def test_neurons_and_layers_are_asked_for(place: Path) -> None:
+    """What the step asks for is what the options of the command ask for."""
+    job = read_job(place / "job.yaml", ["score=null", "prune={heads: '0:1', neurons: '1:0-3', layers: '1'}"])
+    request = pruning(job, None, None, place / "out")
+    assert request.choice.heads == combined("0:1", {"neurons": "1:0-3"}, "1") and request.choice.wish is None
+    job = read_job(place / "job.yaml", ["prune.units=[heads, neurons]", "prune.multiple_of={neurons: 4}"])
+    wish = pruning(job, None, None, place / "out").choice.wish
+    assert wish is not None and (wish.units, wish.limits) == (
+        frozenset({"heads", "neurons"}),
+        Limits(multiple_of={"neurons": 4}),
+    )
+
+
+def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> None:
+    """A tokenizer that is not named, an encoder that makes states: another one is another job."""
+    for name in ("tokenizer.json", "vocab.txt", "config.json", "encoder_model.onnx", "notes.json"):
+        (place / name).write_text("{}")
+    (place / "words").mkdir()
+    (place / "words" / "tokenizer.json").write_text("{}")
+    (place / "lines.txt").write_text("a line\n")
+
+    def read(*settings: str) -> set[str]:
+        return {
+            Path(path).name for path in reads_of(read_job(place / "job.yaml", settings), "prune").values()
+        }
+
+    assert read("data={path: lines.txt}") == {
+        "lines.txt", "tokenizer.json", "vocab.txt", "config.json", "encoder_model.onnx",
+    }  # fmt: skip
+    assert read() == {"ids.npz", "config.json", "encoder_model.onnx"}
+    assert read("data={path: pictures, format: images}") == {"pictures"}
+    named = reads_of(
+        read_job(place / "job.yaml", ["data={path: lines.txt, format: text, tokenizer: words}"]), "score"
+    )
+    assert str(place / "words" / "tokenizer.json") in named.values()
+    assert str(place / "tokenizer.json") not in named.values()
+
+
+@pytest.mark.long
+def test_a_quantized_model_is_what_limits_are_about(command: Command, finished: Path) -> None:
+    """The cut in floats is the one that is exact; what is measured is what came out."""
+    settings = (
+        "quantize={to: int8-dynamic}",
+        "gate={max_drift: 10, max_accuracy_drop: 1, max_size_ratio: 9}",
+    )
+    outcome = run(command, finished, *settings)
+    assert outcome.exit_code == 0, outcome
+    assert told(outcome) == {
+        "score": "unchanged",
+        "prune": "unchanged",
+        "quantize": "done",
+        "validate": "done",
+    }
+    assert outcome.document["model"].endswith("out/quantized.onnx")
+    found = json.loads((finished / "out" / "validate.json").read_text())
+    assert found["verdict"] == "passed" and found["deployed"]["drift"] != found["drift"]["value"]
+    drift, accuracy, size = outcome.document["gates"]
+    assert (drift["value"], drift["measure"]) == (found["deployed"]["drift"], found["deployed"]["drift_unit"])
+    lost = found["deployed"]["accuracy"]["original"] - found["deployed"]["accuracy"]["pruned"]
+    assert accuracy["value"] == lost and size["subject"] == "quantized.onnx"
+    assert "weights in int8-dynamic" in (finished / "out" / "summary.md").read_text()
+    assert run(command, finished, settings[0], "gate={max_drift: 0}").exit_code == 1
+    again = run(command, finished, *settings, "quantize.per_channel=false")
+    assert told(again) == {"score": "unchanged", "prune": "unchanged", "quantize": "done", "validate": "done"}
+    outcome = run(command, finished, settings[0], "validate.data=null")
+    assert (
+        outcome.exit_code == 2
+        and "gate.max_drift and quantize are mutually exclusive without validate.data" in outcome.stderr
+    )
+    outcome = run(command, finished, "quantize={to: int4, block_size: 17}")
+    assert outcome.exit_code == 2 and "a block has a power of two of inputs" in outcome.stderr

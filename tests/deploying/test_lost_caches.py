@@ -1,0 +1,132 @@
+"""Folders whose attention goes with its caches: what each client's configuration must say then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from onnxheadprune import RefusedError
+from onnxheadprune.deploying.clients.all import CLIENTS, client_named
+from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
+from onnxheadprune.deploying.clients.per_layer import described
+from tests import toys_layers
+from tests.conftest import Outcome
+from tests.deploying import exports
+
+Command = Callable[..., Outcome]
+LLAMA = {"model_type": "llama", "num_hidden_layers": 3, "num_key_value_heads": 4}
+T5 = {"model_type": "t5", "num_layers": 6, "num_decoder_layers": 3}
+COUNTING = ("optimum", "transformers.js", "tei", "genai")
+WHOLE = "1:" + ",".join(map(str, range(toys_layers.HEADS)))
+
+
+def lost(config: dict[str, Any], *leaves: bool, genai: Any = None) -> Deployment:
+    """A folder whose caches go where it says so."""
+    sites = tuple(CachedSite(at, f"site{at}", 4, 4, 8, leaves=goes) for at, goes in enumerate(leaves))
+    return Deployment((FileFacts("model.onnx", has_cache=True),), config, sites, genai=genai or {})
+
+
+def followed(client: str, folder: Deployment) -> dict[str, Any]:
+    return {"/".join(change.field): change.after for change in client_named(client).changes(folder)}
+
+
+@pytest.mark.parametrize("client", ["optimum", "transformers.js", "tei"])
+def test_the_number_of_layers_follows(client: str) -> None:
+    assert followed(client, lost(LLAMA, False, True, False)) == {"num_hidden_layers": 2}
+    assert followed(client, lost({"text_config": LLAMA}, True, True, False)) == {
+        "text_config/num_hidden_layers": 1
+    }
+    assert followed(client, lost({"n_layer": 3}, False, True, False)) == {"n_layer": 2}
+
+
+def test_of_two_stacks_it_is_the_decoders_with_two_caches_a_layer() -> None:
+    assert followed("optimum", lost(T5, False, False, True, True, False, False)) == {"num_decoder_layers": 2}
+    with pytest.raises(RefusedError, match="of which 1 would go"):
+        client_named("optimum").changes(lost(T5, False, False, True, False, False, False))
+
+
+def test_a_list_of_layers_loses_their_entries() -> None:
+    kinds = {"layer_types": ["full", "sliding", "other"]}
+    assert followed("optimum", lost(LLAMA | kinds, False, True, False)) == {
+        "num_hidden_layers": 2,
+        "layer_types": ["full", "other"],
+    }
+
+
+def test_genai_counts_in_a_file_of_its_own() -> None:
+    genai = {"model": {"decoder": {"num_hidden_layers": 3}}}
+    folder = lost(LLAMA, False, True, False, genai=genai)
+    (change,) = client_named("genai").changes(folder)
+    assert str(change) == "genai_config.json: model.decoder.num_hidden_layers 3 -> 2"
+    genai["model"]["decoder"]["sliding_window"] = {"layers": [0, 2]}  # type: ignore[assignment]
+    with pytest.raises(RefusedError, match="by their numbers"):
+        client_named("genai").changes(lost(LLAMA, False, True, False, genai=genai))
+
+
+@pytest.mark.parametrize("client", COUNTING)
+@pytest.mark.parametrize("config", [{}, {"num_hidden_layers": 5}, {"num_hidden_layers": 0}])
+def test_a_number_that_is_not_that_of_the_caches_is_refused(client: str, config: dict[str, Any]) -> None:
+    genai = {"model": {"decoder": config}}
+    with pytest.raises(RefusedError, match="leave --cache renumber out"):
+        client_named(client).changes(lost(config, False, True, False, genai=genai))
+
+
+def test_nothing_follows_where_none_goes_or_nobody_counts() -> None:
+    for name, client in CLIENTS.items():
+        assert client.changes(lost(LLAMA, False, False)) == ()
+        if name not in COUNTING:
+            assert client.changes(lost(LLAMA, True, False)) == ()
+
+
+def test_layer_by_layer_it_is_refused() -> None:
+    with pytest.raises(RefusedError, match="numbered anew"):
+        described(lost(LLAMA, False, True))
+
+
+def decoders(folder: Path, **more: Any) -> Path:
+    """A folder of two decoders, for the first tokens and for those after them."""
+    folder.mkdir()
+    model = toys_layers.decoder(3, cache=True)
+    onnx.save(model, folder / "decoder_with_past_model.onnx")
+    onnx.save(toys_layers.without_past(model), folder / "decoder_model.onnx")
+    exports.side_files(folder, {"model_type": "llama", "num_hidden_layers": 3, **more})
+    return folder
+
+
+@pytest.mark.long
+def test_all_files_of_a_folder_are_renumbered_and_the_field_follows(command: Command, tmp_path: Path) -> None:
+    folder, out = decoders(tmp_path / "in"), tmp_path / "out"
+    asked = ("prune", folder, "-o", out, "--heads", WHOLE, "--cache", "renumber", "--json")
+    outcome = command(*asked, "--runtime", "optimum")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 2
+    for name in ("decoder_model.onnx", "decoder_with_past_model.onnx"):
+        told = [info.name for info in onnx.load(out / name).graph.output]
+        assert told == ["logits", *(f"present.{at}.{what}" for at in range(2) for what in ("key", "value"))]
+    assert [change["field"] for change in outcome.document["config_changes"]] == ["/num_hidden_layers"]
+
+
+@pytest.mark.long
+def test_without_a_client_there_is_a_warning(command: Command, tmp_path: Path) -> None:
+    folder = decoders(tmp_path / "in")
+    outcome = command("prune", folder, "--dry-run", "--heads", WHOLE, "--cache", "renumber", "--json")
+    assert any("number of layers need --runtime" in text for text in outcome.document["warnings"])
+    kept = command("prune", folder, "--dry-run", "--heads", WHOLE, "--json")
+    assert not any("caches go" in text for text in kept.document["warnings"])
+
+
+@pytest.mark.long
+def test_of_a_folder_too_it_is_said_where_there_is_nothing_to_renumber(
+    command: Command, tmp_path: Path
+) -> None:
+    folder = decoders(tmp_path / "in")
+    for heads, idle in (("1:0", True), (WHOLE, False)):
+        outcome = command("prune", folder, "--dry-run", "--heads", heads, "--cache", "renumber")
+        assert outcome.exit_code == 0, outcome.stderr
+        told = " ".join(outcome.stdout.split())
+        assert told.count("--cache renumber has nothing to do: no attention goes as a whole") == idle

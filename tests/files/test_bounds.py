@@ -1,0 +1,570 @@
+"""What a small file or a small input may cost: seconds and megabytes that are bounded, and a sentence beyond them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.lib import format as npy
+from onnx import ModelProto, helper, numpy_helper
+
+from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect
+from onnxheadprune.attention.heads import parse_heads
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.scoring.score_files import read_scores
+from onnxheadprune.data.images import image_feeds
+from onnxheadprune.data.text import text_feeds
+from onnxheadprune.model.graph import dims, infer
+from onnxheadprune.model.graph.calls import check_calls
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime.feeds.data import load_data, read_npz
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from tests import toys, toys_genai
+from tests.conftest import SAMPLES
+from tests.crashes import in_child
+from tests.limits import bounded, limit_memory, limit_work, within
+
+Change = Callable[[ModelProto], None]
+
+
+def stored(model: ModelProto, name: str, value: Any) -> str:
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    return name
+
+
+def chain(model: ModelProto, op_type: str, start: str, count: int, **attributes: Any) -> None:
+    """A value joined with itself, again and again."""
+    for step in range(count):
+        model.graph.node.append(helper.make_node(op_type, [start, start], [f"step{step}"], **attributes))
+        start = f"step{step}"
+
+
+def squares(model: ModelProto) -> None:
+    chain(model, "Mul", stored(model, "three", [3]), 60)
+
+
+def joined_shapes(model: ModelProto) -> None:
+    model.graph.node.append(helper.make_node("Shape", ["x"], ["shape"]))
+    chain(model, "Concat", "shape", 40, axis=0)
+
+
+def joined_activations(model: ModelProto) -> None:
+    chain(model, "Concat", "x", 3000, axis=1)
+
+
+def polynomials(model: ModelProto) -> None:
+    """Every step squares a quotient of what came before: without bounds its name has 2**60 letters."""
+    model.graph.node.append(helper.make_node("Size", ["x"], ["start"]))
+    stored(model, "seven", np.int64(7))
+    value = "start"
+    for step in range(60):
+        names = [f"{letter}{step}" for letter in "qsa"]
+        model.graph.node.append(helper.make_node("Div", [value, "seven"], names[:1]))
+        model.graph.node.append(helper.make_node("Mul", [names[0], names[0]], names[1:2]))
+        model.graph.node.append(helper.make_node("Add", [names[1], value], names[2:]))
+        value = names[2]
+
+
+def outer_sums(model: ModelProto) -> None:
+    column, line = stored(model, "column", [-1, 1]), stored(model, "line", [1, -1])
+    value = stored(model, "numbers", np.arange(60))
+    for step in range(5):
+        model.graph.node.append(helper.make_node("Reshape", [value, column], [f"c{step}"]))
+        model.graph.node.append(helper.make_node("Reshape", [value, line], [f"l{step}"]))
+        model.graph.node.append(helper.make_node("Add", [f"c{step}", f"l{step}"], [f"t{step}"]))
+        value = f"t{step}"
+
+
+def wide_maximum(model: ModelProto) -> None:
+    names = []
+    for axis in range(10):
+        shape = [60 if axis == other else 1 for other in range(10)]
+        names.append(stored(model, f"side{axis}", np.ones(shape, np.float32)))
+    model.graph.node.append(helper.make_node("Max", names, ["boom"]))
+
+
+def wide_einsum(model: ModelProto) -> None:
+    names = [stored(model, f"side{index}", np.ones(60, np.float32)) for index in range(8)]
+    node = helper.make_node("Einsum", names, ["boom"], equation="a,b,c,d,e,f,g,h->")
+    model.graph.node.append(node)
+
+
+def huge_random(model: ModelProto) -> None:
+    model.graph.node.append(helper.make_node("RandomNormal", [], ["boom"], shape=[2**20, 2**20]))
+
+
+def endless_range(model: ModelProto) -> None:
+    names = [stored(model, name, np.float32(value)) for name, value in (("a", 0), ("b", np.inf), ("c", 1))]
+    model.graph.node.append(helper.make_node("Range", names, ["boom"]))
+
+
+GROWING: dict[str, Change] = {
+    function.__name__: function
+    for function in (
+        squares,
+        joined_shapes,
+        joined_activations,
+        polynomials,
+        outer_sums,
+        wide_maximum,
+        wide_einsum,
+        huge_random,
+        endless_range,
+    )
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_values_that_grow_while_they_are_followed(name: str) -> None:
+    """Within a gigabyte and 20 seconds of work; what cannot be followed stays unknown, and the site is found."""
+    model = toys.attention()
+    GROWING[name](model)
+
+    def inspected() -> None:
+        limit_memory(2**30)
+        limit_work(20)
+        assert len(inspect(model)) == 1
+
+    _, status = os.waitpid(in_child(inspected), 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_random_values_are_no_constants() -> None:
+    model = toys.attention()
+    model.graph.node.append(helper.make_node("RandomNormal", [], ["noise"], shape=[2]))
+    stored(model, "half", np.float32(0.5))
+    model.graph.node.append(helper.make_node("Bernoulli", ["half"], ["coin"]))
+    view = view_of(model)
+    assert view.main.values["noise"].literal() is None
+    assert view.main.values["coin"].literal() is None
+
+
+def test_numbers_and_polynomials_stay_short() -> None:
+    n, m = dims.symbol("n"), dims.symbol("m")
+    value: dims.Dim = dims.add(n, m)
+    for _ in range(200):
+        value = dims.add(dims.multiply(value, value), 1)
+    assert len(str(value)) < 10_000
+    assert isinstance(dims.multiply(2**62, 4), dims.Symbolic)
+    # Equal expressions stay equal, others stay different, and what may be negative is not taken for a size.
+    long = [
+        dims.product([dims.add(n, dims.symbol(f"s{step}")) for step in range(count)])
+        for count in (12, 12, 13)
+    ]
+    assert long[0] == long[1] != long[2]
+    assert not dims.never_negative(dims.floor_divide(dims.subtract(long[0], n), 7))
+
+
+# Functions
+
+
+def calling(depth: int, times: int, *, recursive: bool = False) -> ModelProto:
+    """`f0` calls `f1` `times` times, and so on."""
+    model = toys.attention()
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    for level in range(depth):
+        values = ["a", *(f"b{step}" for step in range(times))]
+        nodes = [
+            helper.make_node(f"f{level + 1}", [values[step]], [values[step + 1]], domain="local")
+            for step in range(times)
+        ]
+        model.functions.append(helper.make_function("local", f"f{level}", ["a"], values[-1:], nodes, opsets))
+    last = helper.make_node("f0" if recursive else "Relu", ["a"], ["b"], domain="local" if recursive else "")
+    model.functions.append(helper.make_function("local", f"f{depth}", ["a"], ["b"], [last], opsets))
+    model.graph.node.append(helper.make_node("f0", ["y"], ["z"], domain="local"))
+    return model
+
+
+def test_functions_that_double(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(calling(30, 2), path)
+    assert path.stat().st_size < 10_000
+    result = bounded("inspect", path)
+    assert result.exit_code == 3
+    assert "would have 1,073,741,8" in result.stderr
+    assert "reads up to 2,000,000" in result.stderr
+
+
+def test_functions_in_circles_and_very_deep() -> None:
+    with within(10), pytest.raises(ModelError, match="calls itself"):
+        inspect(calling(3, 1, recursive=True))
+    with within(10), pytest.raises(ModelError, match="more than 64 deep"):
+        inspect(calling(2000, 1))
+    assert len(inspect(calling(20, 1))) == 1
+
+
+def test_calls_are_counted_as_they_are_inlined() -> None:
+    model = calling(5, 3)
+    inlined = onnx.inliner.inline_local_functions(model)
+    from onnxheadprune.model.graph.calls import _Counter, _id
+
+    counter = _Counter({_id(function): function for function in model.functions})
+    assert counter.of_nodes(model.graph.node, ()).nodes == len(inlined.graph.node)
+    check_calls(model)
+
+
+# Large graphs
+
+
+LARGE = {
+    "plain": toys.attention,
+    "cache": lambda: toys.attention(cache=True),
+    "ids": lambda: toys.attention(ids=True),
+    "genai": toys_genai.decoder,
+    "repeated": lambda: toys_genai.decoder(repeated=True),
+    "digits": lambda: onnx.load(SAMPLES / "digits_vit.onnx"),
+    "gpt": lambda: onnx.load(SAMPLES / "char_gpt.onnx"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LARGE)
+def test_large_graphs_have_the_sites_that_small_ones_have(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without onnx's inference of the whole graph: types from schemas, shapes node by node."""
+    model = LARGE[name]()
+    known = inspect(model)
+    monkeypatch.setattr(infer, "MAX_WHOLE", 0)
+    found = inspect(model)
+    assert found.to_dict() == known.to_dict()
+    assert len(found) > 0
+
+
+def test_onnx_is_asked_about_single_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(infer, "MAX_WHOLE", 0)
+    model = toys.attention()
+    model.graph.node.append(helper.make_node("DepthToSpace", ["image"], ["deep"], blocksize=2))
+    model.graph.node.append(helper.make_node("Equal", ["deep", "deep"], ["same"]))
+    model.graph.input.append(helper.make_tensor_value_info("image", 1, ["batch", 8, "h", 6]))
+    values = view_of(model).main.values
+    shape = values["deep"].shape
+    assert shape is not None
+    assert (shape[0], shape[1], shape[3]) == (dims.symbol("batch"), 2, 12)
+    assert (values["deep"].elem_type, values["same"].elem_type) == (1, 9)
+
+
+@pytest.mark.long
+def test_fifteen_thousand_nodes_take_a_second() -> None:
+    """A sixtieth of a million; docs/promises.md has the figures of that.
+
+    Processor time is what counts. The limit is for slow machines, and far below what looking at pairs of nodes costs.
+    """
+    model = toys.attention()
+    names = ["y", *(f"v{step}" for step in range(15_000))]
+    model.graph.node.extend(
+        helper.make_node("Relu", [one], [other]) for one, other in itertools.pairwise(names)
+    )
+    before = os.times()
+    assert len(inspect(model)) == 1
+    assert os.times().user - before.user < 12
+
+
+# Inputs
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    path = tmp_path / "tokenizer.json"
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({f"w{index}": index for index in range(19)}, "w0"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(path))
+    return path
+
+
+def text_in(place: Path) -> Path:
+    path = place / "lines.txt"
+    path.write_text("w1 w2 w3\nw4 w5", encoding="utf-8")
+    return path
+
+
+def inputs_of(model: ModelProto) -> Any:
+    return graph_inputs(view_of(model))
+
+
+def zero(path: Path) -> Path:
+    return Path("/dev/zero")
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def missing(path: Path) -> Path:
+    return path
+
+
+def sparse(path: Path) -> Path:
+    with path.open("wb") as stream:
+        stream.truncate(2**30)
+    return path
+
+
+def utf_16(path: Path) -> Path:
+    path.write_text('{"0": [1]}', encoding="utf-16")
+    return path
+
+
+FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "zero": (zero, "is a device"),
+    "fifo": (pipe, "is a FIFO"),
+    "missing": (missing, "does not exist"),
+    "sparse": (sparse, "is larger than .* bytes|holds zero bytes"),
+    "UTF-16": (utf_16, "is not UTF-8 text; save it as UTF-8"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_are_no_text(name: str, tmp_path: Path, words: Path) -> None:
+    make, sentence = FILES[name]
+    path, lines = make(tmp_path / "x.json"), text_in(tmp_path)
+    ids = inputs_of(toys.attention(ids=True))
+    readers: list[Callable[[], Any]] = [
+        lambda: read_scores(path),
+        lambda: text_feeds(path, words, ids),
+        lambda: text_feeds(lines, path, ids),
+    ]
+    if path.suffix == ".json":
+        readers.append(lambda: parse_heads(path))
+    for read in readers:
+        with within(10), pytest.raises(UsageError, match=sentence):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ('{"0": ' * 100_000, "nested too deeply"),
+        ('{"0": [' + "9" * 5000 + "]}", "too many digits"),
+        ('{"0": [99999999999]}', "numbers from 0 to 9999|no number|another model|imported"),
+        ('{"0": [true]}', "list of numbers|imported"),
+        ("[1, 2", "not JSON"),
+        ("[]", "object like|format of"),
+    ],
+)
+def test_json_that_nobody_means(text: str, sentence: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=sentence):
+        parse_heads(path)
+    if "99999999999]" not in text and "true" not in text:
+        with pytest.raises(UsageError, match=sentence):
+            read_scores(path)
+
+
+@pytest.mark.parametrize("spec", ["0:" + "9" * 5000, "0:0-99999999999", "0:0-9999" + ",0-9999" * 200])
+def test_heads_that_nobody_has(spec: str) -> None:
+    with (
+        within(5),
+        pytest.raises(UsageError, match=r"numbers up to 9999|more than 1,048,576 heads") as caught,
+    ):
+        parse_heads(spec)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_metadata_record_that_is_no_json(tmp_path: Path) -> None:
+    for record in ("[" * 100_000, '{"sites": ' + "9" * 5000 + "}"):
+        model = toys.attention()
+        helper.set_model_props(model, {"onnxheadprune.removed": record})
+        with pytest.raises(ModelError, match="cannot be read"):
+            inspect(model)
+
+
+def header(stream: Any, shape: tuple[int, ...]) -> None:
+    npy.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+
+@pytest.mark.long
+def test_archives_that_want_memory(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for number in range(5):
+            with archive.open(f"x{number}.npy", "w") as stream:
+                header(stream, (2**24,))
+                stream.write(bytes(2**26))
+    assert path.stat().st_size < 2**22
+    with within(5), pytest.raises(UsageError, match=r"268,435,456 bytes are unpacked"):
+        read_npz(path)
+    for shape in ((2**40,), (-4, 3)):
+        with zipfile.ZipFile(path, "w") as archive, archive.open("x.npy", "w") as stream:
+            header(stream, shape)
+        with within(5), pytest.raises(UsageError, match="cannot be read as an"):
+            read_npz(path)
+    np.savez(path, x=np.array([{}], dtype=object))
+    with pytest.raises(UsageError, match="holds Python objects"):
+        read_npz(path)
+
+
+def test_archives_are_read_as_numpy_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    arrays = {
+        "a": np.arange(6, dtype=np.int64).reshape(2, 3),
+        "f": np.asfortranarray(np.arange(6.0).reshape(3, 2)),
+        "scalar": np.float16(2),
+        "empty": np.zeros((0, 3)),
+        "text": np.array(["a", "bc"]),
+    }
+    for save in (np.savez, np.savez_compressed):
+        save(path, **arrays)
+        read = read_npz(path)
+        assert read.keys() == arrays.keys()
+        for name, array in arrays.items():
+            assert np.array_equal(read[name], array)
+            assert read[name].dtype == array.dtype
+
+
+def damaged(path: Path) -> Iterator[Path]:
+    np.savez_compressed(path, x=np.arange(5000, dtype=np.float32))
+    whole = path.read_bytes()
+    for start in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:start] + b"\xff\x00\x13" + whole[start + 3 :])
+        yield path
+
+
+def test_damaged_archives_end_in_a_sentence(tmp_path: Path) -> None:
+    refused = 0
+    for path in damaged(tmp_path / "x.npz"):
+        try:
+            read_npz(path)
+        except UsageError:
+            refused += 1
+    assert refused > 20
+
+
+def test_a_generator_that_never_ends() -> None:
+    def endless(length: int) -> Iterator[dict[str, Any]]:
+        while True:
+            yield {"x": np.zeros((1, length, toys.HIDDEN), np.float32)}
+
+    inputs = inputs_of(toys.attention())
+    for length in (2, 20_000):
+        with within(10), pytest.raises(UsageError, match=r"yields more than|let it end earlier"):
+            next(load_data(endless(length), inputs))
+    three = list(load_data(({"x": np.zeros((1, 2, toys.HIDDEN), np.float32)} for _ in range(3)), inputs))
+    assert len(three) == 3
+
+
+def picture(path: Path, width: int, height: int) -> None:
+    def piece(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(1000))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + piece(b"IHDR", head) + piece(b"IDAT", rows) + piece(b"IEND", b""))
+
+
+@pytest.mark.parametrize("size", [(50_000, 50_000), (10_000, 8_000), (2**31 - 1, 1)])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_pictures_that_are_too_large(size: tuple[int, int], tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", *size)
+    inputs = inputs_of(onnx.load(SAMPLES / "digits_vit.onnx"))
+    with within(5), pytest.raises(UsageError, match=r"(50,000,000|pixels).*scale it down|cannot be read"):
+        image_feeds(tmp_path, inputs)
+
+
+def test_a_long_line(tmp_path: Path, words: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("w1 " * 1_000_000)
+    with within(5), pytest.raises(UsageError, match=r"line 1 of .* put one sample on a line"):
+        text_feeds(path, words, inputs_of(toys.attention(ids=True)))
+
+
+def test_the_tokenizer_of_a_folder(tmp_path: Path, words: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("w1 w2\nw3")
+    ids = inputs_of(toys.attention(ids=True))
+    by_file, by_folder = text_feeds(path, words, ids), text_feeds(path, words.parent, ids)
+    assert [feed["input_ids"].tolist() for feed in by_folder] == [
+        feed["input_ids"].tolist() for feed in by_file
+    ]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UsageError, match=r"holds no tokenizer.json"):
+        text_feeds(path, empty, ids)
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_text_for_an_export_of_onnxruntime_genai(repeated: bool, tmp_path: Path, words: Path) -> None:
+    """Its cache is `[batch, heads, length, kv_cache_dim]`: the head size is a symbol, and only the weights know it."""
+    from onnxheadprune.runtime import CPU, Provider, Session
+
+    model = toys_genai.decoder(repeated=repeated)
+    table = numpy_helper.from_array(
+        np.random.default_rng(0).standard_normal((19, toys_genai.HIDDEN)).astype(np.float32), "table"
+    )
+    model.graph.initializer.append(table)
+    model.graph.node.insert(0, helper.make_node("Gather", ["table", "input_ids"], ["x"]))
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("input_ids", 7, ["batch", "sequence"]))
+    path = tmp_path / "x.txt"
+    path.write_text("w1 w2 w3\nw4 w5 w6\nw7 w8")
+    feeds = text_feeds(path, words, inputs_of(model))
+    assert feeds[0]["past_key_values.0.key"].shape[1:] == (toys_genai.KV_HEADS, 0, toys_genai.HEAD_SIZE)
+    session = Session(model, Provider(CPU, "test"), name="genai")
+    for feed in feeds:
+        assert all(np.isfinite(array).all() for array in session.run(feed).values())
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "nul\0byte.npz"], ids=["name", "path", "NUL"])
+def test_paths_that_cannot_be(path: str, tmp_path: Path, words: Path) -> None:
+    ids, pixels = inputs_of(toys.attention(ids=True)), inputs_of(onnx.load(SAMPLES / "digits_vit.onnx"))
+    readers: list[Callable[[], Any]] = [
+        lambda: inspect(path),
+        lambda: list(load_data(path, ids)),
+        lambda: text_feeds(path, words, ids),
+        lambda: text_feeds(text_in(tmp_path), path, ids),
+        lambda: image_feeds(path, pixels),
+        lambda: read_scores(path),
+        lambda: parse_heads(Path(path)),
+    ]
+    for read in readers:
+        with pytest.raises(UsageError, match=r"does not exist|cannot be read"):
+            read()
+
+
+# The API
+
+
+def test_models_of_another_library() -> None:
+    class Model:
+        """No path, no message, and of no library that is known."""
+
+    with pytest.raises(
+        UsageError, match=r"a model is a path, .* not tests.files.test_bounds.Model; convert it first"
+    ):
+        inspect(Model())  # type: ignore[arg-type]
+
+
+def test_strings_that_are_no_text() -> None:
+    model = toys.attention()
+    strings = onnx.TensorProto(name="strings", data_type=onnx.TensorProto.STRING, dims=[2])
+    strings.string_data.extend([b"\xff\xfe", b"a"])
+    model.graph.initializer.append(strings)
+    model.graph.node.append(helper.make_node("Identity", ["strings"], ["again"]))
+    model.graph.node.append(helper.make_node("Constant", [], ["one"], value_string=b"\xff"))
+    model.graph.node.append(helper.make_node("Einsum", ["y"], ["sum"], equation=b"\xffbs->bs"))
+    assert len(inspect(model)) == 1
+
+
+@pytest.mark.parametrize("name", ["scores", "sites"])
+def test_every_analysis_asks_whether_the_model_is_valid(name: str) -> None:
+    """Not only `inspect`: scoring and choosing look at models, too."""
+    from onnxheadprune.choosing.scoring.score import score
+
+    model = toys.attention()
+    model.graph.node[0].op_type = "Transpose"
+    model.graph.node[0].attribute.add(name="perm", type=onnx.AttributeProto.INTS, ints=[7, 8, 9])
+    with pytest.raises(HeadPruneError):
+        score(model, method="weight") if name == "scores" else inspect(model)
+    assert isinstance(GraphView(toys.attention()), GraphView)

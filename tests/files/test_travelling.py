@@ -1,0 +1,94 @@
+"""Models on their way to workers, and wishes on models whose weights stay on disk."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+from onnxheadprune import score
+from onnxheadprune.choosing.scoring.by_method import ablate, site_tasks
+from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.load import open_structure
+from onnxheadprune.model.storage.spans import is_outside
+from onnxheadprune.model.travelling import arrived, sent
+from onnxheadprune.runtime import CPU, Provider
+from onnxheadprune.workflow.choice.choose import choose
+from onnxheadprune.workflow.choice.cutting import Cutter
+from tests import toys_scores
+
+HERE = Provider(CPU, "test")
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModelProto, Path]:
+    """A model in memory, and the same with every weight of more than 64 bytes in a file beside it that is not read."""
+    for module in ("load", "replacing", "storage.wire"):
+        monkeypatch.setattr(f"onnxheadprune.model.{module}.BIG", 64)
+    model, copy = toys_scores.stack(layers=3), ModelProto()
+    copy.CopyFrom(model)
+    path = tmp_path / "model.onnx"
+    onnx.save(copy, path, save_as_external_data=True, location="weights", size_threshold=64)
+    return model, path
+
+
+def test_small_models_travel_whole_and_large_ones_by_path(outside: tuple[ModelProto, Path]) -> None:
+    loaded = open_structure(outside[1])
+    whole, by_path = sent(loaded), sent(loaded, whole_up_to=0)
+    assert whole.content is not None and whole.path is None
+    assert by_path.content is None and by_path.path == outside[1].resolve()
+    assert len(pickle.dumps(by_path)) < 1000 < len(pickle.dumps(whole))
+    for task in (whole, by_path):
+        there = arrived(pickle.loads(pickle.dumps(task)))
+        assert [node.name for node in there.proto.graph.node] == [n.name for n in loaded.proto.graph.node]
+    assert all(not is_outside(tensor) for tensor in arrived(whole).proto.graph.initializer)
+
+
+def test_a_worker_says_which_file_it_cannot_reach(outside: tuple[ModelProto, Path], tmp_path: Path) -> None:
+    task = sent(open_structure(outside[1]), whole_up_to=0)
+    onnx.save(toys_scores.stack(layers=2), outside[1])
+    with pytest.raises(UsageError, match="is another model for a worker"):
+        arrived(task)
+    outside[1].unlink()
+    with pytest.raises(UsageError, match=r"a worker cannot read .* workers need the same files"):
+        arrived(task)
+
+
+@pytest.mark.long
+def test_ablation_by_path_gives_the_same_scores(
+    outside: tuple[ModelProto, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = outside
+    monkeypatch.setattr(
+        "onnxheadprune.choosing.scoring.by_method.sent", lambda model: sent(model, whole_up_to=0)
+    )
+    _, sites, data = toys_scores.parts(model)
+    tasks = site_tasks(open_structure(path), sites.sites, data, HERE, None)
+    assert tasks[0].model.path is not None
+    scores = score(model, method="ablation", data=data, provider=HERE)
+    for task, site in zip(tasks, scores.sites, strict=True):
+        np.testing.assert_array_equal(ablate(task), site.scores)
+
+
+@pytest.mark.long
+def test_a_wish_reads_weights_block_by_block_and_finds_the_same(outside: tuple[ModelProto, Path]) -> None:
+    model, path = outside
+    feeds: Any = toys_scores.ids(30)
+    found = []
+    for given in (open_structure(model), open_structure(path)):
+        cutter = Cutter(given, feeds, HERE)
+        chosen = choose(cutter, Wish(ratio=0.25))
+        assert chosen.compensation is not None
+        found.append((chosen.selection.heads, dict(chosen.compensation.stored), chosen.drift))
+    weights = [tensor for tensor in cutter.model.proto.graph.initializer if len(tensor.dims) == 2]
+    assert weights and all(map(is_outside, weights)), "the wish has read the weights into the model"
+    assert found[0][0] == found[1][0] and found[0][2] == pytest.approx(found[1][2])
+    assert set(found[0][1]) == set(found[1][1])
+    for name, array in found[0][1].items():
+        np.testing.assert_array_equal(array, found[1][1][name])

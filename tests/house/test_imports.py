@@ -1,0 +1,58 @@
+"""No test module imports another: fixtures are in a `conftest`, helpers in modules of their own."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(path for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+
+
+def imported_tests(source: str) -> Iterator[str]:
+    """Names of the test modules that a source imports, wherever in it and whichever way."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module or ''}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            root, *parts = name.lstrip(".").split(".")
+            if root == "tests" and (
+                module := next((part for part in parts if part.startswith("test_")), None)
+            ):
+                yield module
+            elif isinstance(node, ast.ImportFrom) and node.level:
+                yield name
+
+
+def test_no_file_imports_a_test_module() -> None:
+    found = {
+        str(path.relative_to(ROOT)): list(imported_tests(path.read_text(encoding="utf-8"))) for path in FILES
+    }
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from tests.cli.test_cli import x",
+        "from tests import test_cli",
+        "import tests.engine.test_plan as plan",
+        "def f():\n    from tests.engine import test_plan",
+        "from . import helper",
+    ],
+)
+def test_an_import_is_seen(source: str) -> None:
+    assert len(list(imported_tests(source))) == 1
+
+
+def test_helpers_are_allowed() -> None:
+    assert not list(
+        imported_tests("from tests import toys\nfrom tests.engine.blueprint import PLAIN\nimport pytest")
+    )

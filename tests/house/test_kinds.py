@@ -1,0 +1,129 @@
+"""A kind of unit is one file, and nobody outside of `attention/sites` asks which kind it is."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from onnxheadprune.attention.sites import kinds
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "onnxheadprune"
+HOME = PACKAGE / "attention" / "sites"
+"""Where kinds are at home."""
+SPOKEN = {
+    "attention/units.py": "an example of --layers in a sentence",
+    "cli/guides.py": "examples of options, and the options that most calls need",
+    "cli/prune.py": "--neurons, and what the command says of itself",
+    "cli/score.py": "the words of --units",
+    "edit/site_cuts.py": "the field that every plan has in JSON",
+    "liveness/mixtures.py": "what inputs of one operator that holds experts mean",
+    "liveness/remnant.py": "a sentence about experts in one operator",
+    "operators/mixture.py": "the operator that holds experts",
+    "choosing/joint.py": "multiple_of of its limits",
+    "settings/cutting.py": "the declarations of --neurons, --multiple-of and --units",
+    "settings/reading.py": "the words of --units",
+    "validation/expert_cores.py": "neurons of experts in one operator, silenced in its weights",
+    "workflow/from_settings.py": "the setting neurons",
+}
+"""Files that name a kind beside heads, since users do: options, keys of a job, fields."""
+NAMES = ("UNIT", "UNITS", "BLOCK", "TITLE", "KEY", "FROM", "FIELD")
+
+
+def _asked(tree: ast.Module, classes: Sequence[str], words: re.Pattern[str]) -> Iterator[str]:
+    """Where a file asks which kind a site is, by its class or by its name, and where it names one."""
+    told = {id(node.body[0].value) for node in ast.walk(tree) if _has_docstring(node)}  # type: ignore[attr-defined]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Name(id="isinstance" | "issubclass"), args=[_, kind]):
+                if any(_named(item) in classes for item in ast.walk(kind)):
+                    yield f"line {node.lineno}: {ast.unparse(node)}"
+            case ast.Compare(
+                left=left, ops=[ast.Is() | ast.IsNot() | ast.Eq() | ast.NotEq()], comparators=[right]
+            ):
+                sides = (left, right)
+                if any(_named(side) in classes for side in sides) or any(
+                    isinstance(side, ast.Attribute) and side.attr in NAMES for side in sides
+                ):
+                    yield f"line {node.lineno}: {ast.unparse(node)}"
+            case ast.Constant(value=str() as text) if id(node) not in told:
+                if words.search(text):
+                    yield f"names it, line {node.lineno}: {text[:60]}"
+            case (
+                ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.FunctionDef(name=name)
+            ):
+                if words.search(name):
+                    yield f"names it, line {node.lineno}: {name}"
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    body = getattr(node, "body", None)
+    return bool(
+        isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and body
+        and isinstance(body[0], ast.Expr)
+        and isinstance(body[0].value, ast.Constant)
+    )
+
+
+def _named(node: ast.AST) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _files() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if not path.is_relative_to(HOME):
+            yield path.relative_to(PACKAGE).as_posix(), path
+
+
+def _with_subclasses(classes: Iterable[type]) -> list[type]:
+    return [one for base in classes for one in (base, *_with_subclasses(base.__subclasses__()))]
+
+
+def _words() -> re.Pattern[str]:
+    return re.compile(
+        "|".join(re.escape(word) for kind in kinds.KINDS for word in (kind.UNIT, kind.KEY)), re.IGNORECASE
+    )
+
+
+def test_nobody_asks_which_kind_it_is() -> None:
+    classes = [kind.__name__ for kind in _with_subclasses(kinds.every_kind())]
+    found = {
+        name: list(_asked(ast.parse(path.read_text("utf-8")), classes, _words())) for name, path in _files()
+    }
+    asks = {name: [one for one in places if not one.startswith("names")] for name, places in found.items()}
+    assert {name: places for name, places in asks.items() if places} == {}
+    names = {name: places for name, places in found.items() if places}
+    assert names.keys() == SPOKEN.keys(), {name: names[name] for name in names.keys() - SPOKEN.keys()}
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("if isinstance(site, AttentionSite): pass", "isinstance"),
+        ("if isinstance(site, (int, unit.NeuronSite)): pass", "isinstance"),
+        ("a = type(site) is NeuronSite", "is NeuronSite"),
+        ("a = site.UNITS == word", "site.UNITS == word"),
+        ("a = 'ffn.3'", "names it"),
+        ("a = plan.neurons", "names it"),
+    ],
+)
+def test_the_scan_sees(line: str, told: str) -> None:
+    (first, *_) = _asked(ast.parse(line), ["AttentionSite", "NeuronSite"], _words())
+    assert told in first
+
+
+def test_a_kind_is_one_file() -> None:
+    """Each kind beside heads is a class in a file below 250 lines, which its finders and the list of kinds name."""
+    importing = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text("utf-8")
+        if "NeuronSite" in text:
+            importing.append(path.relative_to(PACKAGE).as_posix())
+            assert text.count("\n") < 250, path
+    home = "attention/sites"
+    assert importing == [f"{home}/{name}.py" for name in ("experts", "kinds", "neurons", "origins")]

@@ -1,0 +1,277 @@
+"""What a request does not ask for is not loaded, nor required: in a fresh process, by kind of request."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxheadprune.cli.commands import NAMES
+from tests import toys
+
+HEAVY = {
+    "PIL",
+    "dask",
+    "jinja2",
+    "matplotlib",
+    "onnx_graphsurgeon",
+    "onnx_ir",
+    "onnxscript",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "rich.markdown",
+    "rich.progress",
+    "rich.syntax",
+    "scipy",
+    "threadpoolctl",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "yaml",
+}
+"""Libraries that take long to import, of which none of these requests needs any."""
+COMMAND_LINE = frozenset({"errors", "cli", "cli.commands", "cli.outcome", "cli.streams"})
+FILE = frozenset({"model", "model.graph", "model.storage", "edit"})
+OPERATORS = frozenset(
+    f"operators.{name}"
+    for name in (
+        "arithmetic",
+        "elementwise",
+        "gather",
+        "matmul",
+        "reshape",
+        "softmax",
+        "transpose",
+        "whole_numbers",
+    )
+)
+"""Those of the toy, and no others."""
+SITES = FILE | OPERATORS | {"liveness", "runtime", "runtime.feeds", "attention", "attention.sites"}
+"""Folders, and single modules of others, as all below."""
+OPTIONS = {"settings"} | {
+    f"cli.{name}"
+    for name in (
+        "calibrating",
+        "claiming",
+        "cutting",
+        "deploying",
+        "deriving",
+        "presenting",
+        "repeating",
+        "writing",
+    )
+}
+TABLES = frozenset(f"reporting.{name}" for name in ("console", "escaping", "headline", "layout"))
+CUT = frozenset(
+    f"workflow.{name}"
+    for name in ("checks", "from_settings", "pipeline", "proving", "requests", "result", "sizes")
+)
+VERDICT = frozenset(
+    {"benchmarking.gate", *(f"validation.{name}" for name in ("declared", "headline", "likeness"))}
+    | {"validation.result", "validation.scopes"}
+)
+"""What is said of a verdict, also where there is none."""
+PROOF = frozenset({"validation", *(f"data.{name}" for name in ("drift", "rows", "single"))})
+PRUNE = (
+    COMMAND_LINE
+    | SITES
+    | OPTIONS
+    | TABLES
+    | CUT
+    | VERDICT
+    | {"cli.prune", "reporting.plan", "reporting.progress", "reporting.validation"}
+    | {"choosing.compensation.record"}
+)
+MOST_LINES = 33_400
+"""Of ours that `prune --heads` loads; the number may only fall."""
+MOST_LINES_OF_HELP = 5_000
+"""Of ours that the help of all commands together loads."""
+MOST_MODULES = 200
+"""That it loads, those of Python and click among them."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command line, what it may load, and whether it takes seconds."""
+
+    line: str
+    may: frozenset[str]
+
+
+CALLS = {
+    "help": Call("--help", COMMAND_LINE | {"cli.guides"}),
+    "named heads": Call("prune {model} --heads 0:1 -o {out} --provider cpu", PRUNE | PROOF),
+    "without a proof": Call("prune {model} --heads 0:1 -o {out} --no-validate", PRUNE),
+    "with data": Call(
+        "prune {model} --heads 0:1 -o {out} --provider cpu --data {data}",
+        PRUNE
+        | PROOF
+        | {
+            f"data.{name}"
+            for name in ("beside", "calibration", "formats", "more", "sources", "supplied", "vocabulary")
+        },
+    ),
+    "fuse": Call(
+        "fuse {model} --mode contrib -o {out} --provider cpu",
+        PRUNE - {"cli.prune"}
+        | PROOF
+        | {"cli.fuse", "reporting.fusion", "fusion", "workflow.fuse"}
+        | {f"operators.attention{part}" for part in ("", "_cost", "_multi_head", "_packed")},
+    ),
+    "inspect": Call(
+        "inspect {model}",
+        COMMAND_LINE
+        | SITES
+        | OPTIONS
+        | TABLES
+        | {"cli.folders", "cli.inspect", "attention.exits", "workflow.exits", "workflow.layers"}
+        | {"attention.vocabulary", "attention.vocabulary.find"}
+        | {f"reporting.{name}" for name in ("exits", "layers", "sites", "vocabulary")}
+        | {f"benchmarking.{name}" for name in ("attention_nodes", "concrete", "flops")},
+    ),
+    "validate": Call(
+        "validate {model} {cut} --provider cpu",
+        COMMAND_LINE
+        | SITES
+        | OPTIONS
+        | TABLES
+        | VERDICT
+        | PROOF
+        | {"workflow.from_settings", "workflow.requests"}
+        | {"cli.pairs", "cli.validate", "reporting.validation"},
+    ),
+}
+LOADED = """
+import json, sys
+{work}
+ours = {{name: module.__file__ for name, module in sys.modules.items() if name.startswith("onnxheadprune")}}
+print("LOADED" + json.dumps([ours, list(sys.modules)]))
+"""
+
+
+def loaded_by(work: str) -> tuple[dict[str, Path], set[str]]:
+    """Our modules below the package with their files, and all libraries, after some Python in a fresh process."""
+    run = subprocess.run(
+        [sys.executable, "-c", LOADED.format(work=work)], capture_output=True, text=True, check=True
+    )
+    ours, everything = json.loads(run.stdout.rpartition("LOADED")[2])
+    files = {name.removeprefix("onnxheadprune").lstrip("."): Path(file) for name, file in ours.items()}
+    return files, {name for name in everything if name in HEAVY}
+
+
+def carried_out(line: str) -> str:
+    """Python that runs a command line and fails where it does."""
+    return f"from onnxheadprune.cli import main\nassert main({line.split()!r}) == 0"
+
+
+def strangers(files: dict[str, Path], may: frozenset[str]) -> set[str]:
+    """What is loaded and may not be; packages that only hold others do not count."""
+    modules = {name for name, file in files.items() if file.name != "__init__.py"}
+    return {name for name in modules if name not in may and name.rpartition(".")[0] not in may - {"cli"}}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("loading")
+    model, cut = folder / "model.onnx", folder / "cut.onnx"
+    onnx.save(toys.attention(ids=True), model)
+    np.savez(folder / "data.npz", input_ids=np.arange(20).reshape(4, 5) % toys.VOCABULARY)
+    from onnxheadprune import prune
+
+    prune(model, "0:1", cut, validate=False)
+    return {"model": model, "cut": cut, "data": folder / "data.npz"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CALLS)
+def test_a_request_loads_what_it_asks_for(name: str, files: dict[str, Path], tmp_path: Path) -> None:
+    call = CALLS[name]
+    line = call.line.format(**files, out=tmp_path / "out.onnx")
+    ours, heavy = loaded_by(carried_out(line))
+    assert strangers(ours, call.may) == set()
+    assert heavy == set()
+    if name == "named heads":
+        assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in ours.values()) <= MOST_LINES
+
+
+@pytest.mark.long
+def test_help_of_all_commands_loads_settings_and_click_alone() -> None:
+    """What a clock would show on a quiet machine: a command's help in a fifth of a second."""
+    calls = "\n".join(carried_out(f"{name} --help") for name in NAMES)
+    ours, heavy = loaded_by(f"{calls}\nassert len(sys.modules) <= {MOST_MODULES}, len(sys.modules)")
+    assert {name.partition(".")[0] for name in ours} <= {"", "cli", "errors", "settings"}
+    assert not [name for name in ours if name.startswith("reporting.")] and heavy == set()
+    assert (
+        sum(len(file.read_text(encoding="utf-8").splitlines()) for file in ours.values())
+        <= MOST_LINES_OF_HELP
+    )
+
+
+@pytest.mark.long
+def test_the_python_api_of_a_cut_loads_no_more() -> None:
+    ours, heavy = loaded_by("import onnxheadprune.workflow.prune")
+    assert strangers(ours, PRUNE | {"workflow.prune", "choosing.activations.sources"}) == set()
+    assert heavy == set()
+
+
+@pytest.mark.long
+def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
+    ours, heavy = loaded_by("import onnxheadprune.workflow.choice.choose")
+    assert {"workflow.choice.choose", "choosing.scoring.score"} <= strangers(ours, PRUNE)
+    assert "scipy" in heavy
+
+
+ROOT = Path(__file__).parents[2]
+BROUGHT = {"google": "onnx", "markupsafe": "jinja2", "pydantic_core": "pydantic"}
+"""Modules that come with a package, by its name."""
+HOSTS = {"olive"}
+"""Programs that load a part of this package: they are there where it is imported."""
+
+
+def _names(requirements: Iterable[str]) -> set[str]:
+    return {re.split(r"[><=;\[ ]", item)[0].lower().replace("_", "-") for item in requirements}
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """Top-level modules that a file imports anywhere in it."""
+    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.split(".")[0] for name in found}
+
+
+def _required(tree: ast.Module) -> dict[str, str]:
+    """Modules that a file asks for before it imports them, with the extra that it names."""
+    calls = [
+        [argument.value for argument in node.args[1:] if isinstance(argument, ast.Constant)]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "require_packages"
+    ]
+    return {str(module): str(extra) for extra, *modules in calls for module in modules}
+
+
+def test_what_an_installation_may_lack_is_asked_for_by_its_extra() -> None:
+    """A library is installed with the package, or `require_packages` names an extra that has it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    base, extras = _names(project["dependencies"]), project["optional-dependencies"]
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "onnxheadprune").rglob("*.py")]
+    required = {module: extra for tree in trees for module, extra in _required(tree).items()}
+    libraries = set().union(*map(_imported, trees)) - sys.stdlib_module_names - HOSTS - {"onnxheadprune"}
+    distributions = packages_distributions()
+    assert len(libraries) > 15 and len(required) > 5
+    for module in libraries:
+        owners = _names([BROUGHT[module]] if module in BROUGHT else distributions[module])
+        if not owners & base:
+            key = module if module in required else BROUGHT.get(module, module)
+            assert owners & _names(extras[required[key]]), module

@@ -1,0 +1,260 @@
+"""One operator, one place: tables that nobody filled are an error, and nothing else asks for an operator's name."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx
+import onnx.parser
+import pytest
+
+from onnxheadprune import operators
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.fusion.types import type_of
+from onnxheadprune.liveness.fused import LAYOUTS
+from onnxheadprune.liveness.registry import RULES
+from onnxheadprune.model.graph import facts
+from onnxheadprune.model.graph.facts import CARRIERS, VIEWS, Kind
+from onnxheadprune.model.graph.main_output import main_output
+from onnxheadprune.model.graph.tables import ARITHMETIC, COSTS, NUMBERS, ROLES, SHAPES, Table
+from onnxheadprune.model.graph.view import Node
+from tests import toys
+from tests.graph_text import model_of
+
+assert operators
+PACKAGE = Path(__file__).parents[2] / "onnxheadprune"
+OURS = (
+    "operators",
+    "fusion/emit",
+    "fusion/forms",
+    "edit/nodes",
+    "edit/terms",
+    "edit/gradients",
+    "choosing/gradients",
+)
+"""Operators themselves, and what edits, fusers and gradients write."""
+MOST_NAMES = 3
+"""Names of operators elsewhere in the code (of 639 at first); the number may only fall."""
+KINDS = [kind for kind in vars(facts).values() if isinstance(kind, Kind)]
+TABLES: list[Iterable[tuple[str, str]]] = [RULES, SHAPES, NUMBERS, COSTS, LAYOUTS, ROLES, *KINDS]
+NAMES = {schema.name for schema in onnx.defs.get_all_schemas()} | {
+    op_type for table in TABLES for _, op_type in table
+}
+
+
+def names_in(source: str) -> list[str]:
+    """Strings of a module that are names of operators, or lists of them; docstrings do not count."""
+    tree = ast.parse(source)
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    words = [
+        node.value.split()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said
+    ]
+    return [word for listed in words if set(listed) <= NAMES for word in listed]
+
+
+def test_few_names_of_operators_outside_of_their_files() -> None:
+    found = {
+        path: names_in(path.read_text(encoding="utf-8"))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not path.relative_to(PACKAGE).as_posix().startswith(OURS)
+    }
+    assert sum(map(len, found.values())) <= MOST_NAMES
+
+
+def test_names_are_counted_one_by_one() -> None:
+    source = '"""Reshape"""\nA = {"Reshape", "of"}\nB = "Add Mul".split()\nC = "an Add"\n'
+    assert names_in(source) == ["Reshape", "Add", "Mul"]
+
+
+def test_a_file_has_the_operators_at_its_left_edge() -> None:
+    source = """
+ROUNDING = (
+    "Floor"
+    " Ceil"
+).split()
+@rule("Add", domain="com.microsoft")
+def _add():
+    return "Mul"
+"""
+    assert list(operators.operators_in(source)) == ["Floor", "Ceil", "Add"]
+
+
+EACH_ALONE = """
+import gc, importlib, pkgutil, re, sys
+from onnxheadprune.liveness import choices, contraction, fused, mixtures, registry
+from onnxheadprune.edit import gradients
+from onnxheadprune.model.graph.facts import GRADIENTS, OPERATORS, Kind
+from onnxheadprune.model.graph.tables import Table
+import onnxheadprune.operators
+tables = [item for item in gc.get_objects() if isinstance(item, Table)]
+kinds = [item for item in gc.get_objects() if isinstance(item, Kind) and not item._parts]
+
+def answers(key):
+    node = type("Node", (), {"domain": key[0], "op_type": key[1]})
+    yield from (re.sub(" at 0x[0-9a-f]+", "", repr(table.of(node))) for table in tables)
+    yield from (node in kind for kind in kinds)
+
+def forget():
+    for name in [name for name in sys.modules if name.startswith("onnxheadprune.operators.")]:
+        del sys.modules[name]
+    OPERATORS._loaded.clear()
+    GRADIENTS._loaded.clear()
+    for item in (*tables, *kinds):
+        for memory in (item._entries,) if isinstance(item, Table) else (item._keys, item._known):
+            memory.clear()
+
+def registered():
+    return {key for item in tables for key in item._entries} | {key for item in kinds for key in item._keys}
+
+for file in pkgutil.iter_modules(onnxheadprune.operators.__path__):
+    importlib.import_module(f"onnxheadprune.operators.{file.name}")
+keys = registered()
+assert len(keys) > 200
+expected = {key: list(answers(key)) for key in keys}
+for key in sorted(keys):
+    forget()
+    assert registered() == set()
+    for expect, answer in zip(expected[key], answers(key), strict=True):
+        assert answer == expect, (key, answer, expect)
+"""
+
+
+def test_an_operator_looked_up_alone_is_known_as_well_as_with_all_others() -> None:
+    """Each asked of each table with no file of operators imported yet: no declaration of one is missing."""
+    run = subprocess.run([sys.executable, "-c", EACH_ALONE], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+UNFILLED = {
+    "annotate": "from onnxheadprune.model.graph.infer import annotate; annotate(view)",
+    "rule": "from onnxheadprune.liveness.asking import has_law; has_law(node)",
+    "layout": "from onnxheadprune.liveness.fused import layout_of; layout_of(node)",
+    "kind": "from onnxheadprune.model.graph.facts import VIEWS; node in VIEWS",
+}
+
+
+@pytest.mark.parametrize("asked", UNFILLED)
+def test_asking_before_operators_are_there_is_an_error(asked: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(toys.attention(), path)
+    start = (
+        f"import onnx; from onnxheadprune.model.graph.view import GraphView;"
+        f" view = GraphView(onnx.load({str(path)!r})); node = view.nodes[0]; "
+    )
+    fails, works = (
+        subprocess.run([sys.executable, "-c", code + start + UNFILLED[asked]], capture_output=True, text=True)
+        for code in ("", "import onnxheadprune.operators; ")
+    )
+    assert "import onnxheadprune.operators first" in fails.stderr
+    assert works.returncode == 0, works.stderr
+
+
+def test_an_operator_has_one_entry() -> None:
+    table: Table[int] = Table("tests")
+    table.add(["Add", "Mul"], "", 1)
+    with pytest.raises(ValueError, match=r"two entries of tests for ai\.onnx\.Mul"):
+        table.add(["Mul"], "", 2)
+
+
+def test_kinds_are_joined_and_closed() -> None:
+    view = view_of(toys.attention())
+    assert any(node in VIEWS for node in view.nodes)
+    assert all(node in CARRIERS for node in view.nodes if node in VIEWS)
+    kind = Kind("test")
+    kind.add("Add")
+    with pytest.raises(ValueError, match="twice"):
+        kind.add("Add")
+    joined = kind | VIEWS
+    assert [node.op_type for node in view.nodes if node in kind] == ["Add"] * sum(
+        node.op_type == "Add" for node in view.nodes
+    )
+    assert all(node in joined for node in view.nodes if node in kind or node in VIEWS)
+    for late in (kind, joined):
+        with pytest.raises(TypeError, match="no longer"):
+            late.add("Softmax")
+
+
+@pytest.mark.parametrize(
+    ("op_type", "numbers", "found"),
+    [
+        ("Add", (2.0, 3.0), 5.0),
+        ("Add", (2.0, None), None),
+        ("Div", (5.0, 2.0), 2.5),
+        ("Div", (5.0, 0.0), None),
+        ("Sqrt", (-1.0,), None),
+        ("Reciprocal", (4.0,), 0.25),
+        ("Pow", (10.0, 400.0), None),
+        ("Or", (None, 1.0), 1.0),
+        ("Or", (None, 0.0), None),
+        ("And", (0.0, None), 0.0),
+        ("And", (1.0, None), None),
+        ("Not", (0.0,), 1.0),
+        ("Equal", (2.0, 2.0), 1.0),
+    ],
+)
+def test_arithmetic_of_single_numbers(
+    op_type: str, numbers: tuple[float | None, ...], found: float | None
+) -> None:
+    node = one_node(op_type, len(numbers))
+    function = ARITHMETIC.of(node)
+    assert function is not None and function(node, numbers) == found
+
+
+def test_whole_numbers_are_divided_without_a_rest() -> None:
+    node = one_node("Div", 2, "int64")
+    function = ARITHMETIC.of(node)
+    assert function is not None
+    assert [function(node, pair) for pair in ((5.0, 2.0), (-5.0, 2.0))] == [2.0, None]
+
+
+def one_node(op_type: str, count: int, dtype: str = "float") -> Node:
+    names = "abc"[:count]
+    inputs = ", ".join(f"{dtype}[2] {name}" for name in names)
+    text = f'<ir_version: 10, opset_import: ["": 20]> one ({inputs}) => (y) {{ y = {op_type}({", ".join(names)}) }}'
+    (node,) = view_of(onnx.parser.parse_model(text)).nodes
+    return node
+
+
+def test_types_are_told_alike_only_where_no_schema_is() -> None:
+    told = [key for key in ROLES if ROLES[key].alike and not key[0]]
+    assert [op_type for _, op_type in told if onnx.defs.has(op_type)] == []
+
+
+def test_types_come_from_what_is_stored_or_cast() -> None:
+    """Files converted to half precision still declare float in between, whatever the operators there are."""
+    text = """<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]>
+        half (float16[2, 4] x) => (z) <float[2, 4] a, float[2, 4] b, float[2, 4] c, float16[4] one = {1, 1, 1, 1}> {
+            a = Relu(x)
+            b = com.microsoft.FastGelu(a)
+            c = Max(b, one)
+            z = HardSigmoid(c)
+        }"""
+    model = onnx.parser.parse_model(text)
+    values = view_of(model).main.values
+    assert {type_of(values[name]) for name in "abcz"} == {onnx.TensorProto.FLOAT16}
+
+
+def test_packed_weights_make_logits() -> None:
+    text = """<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]>
+        head (float[2, 32] x) => (float[2, 8] y) <uint8[8, 1, 16] w, float[8] scales> {
+            y = com.microsoft.MatMulNBits <K = 32, N = 8, bits = 4, block_size = 32>(x, w, scales)
+        }"""
+    main = main_output(view_of(model_of(text)), ())
+    assert main is not None and main.is_logits
+
+
+def test_what_is_random_is_no_constant() -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]>
+        odd (float[2] x) => (y, z) <float[2] chances = {0.5, 0.5}> {
+            drawn = Bernoulli(chances)
+            y = Mul(x, drawn)
+            z = Dropout(chances)
+        }"""
+    values = view_of(onnx.parser.parse_model(text)).main.values
+    assert values["z"].is_constant and not values["drawn"].is_constant

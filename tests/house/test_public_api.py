@@ -1,0 +1,203 @@
+"""The public names, spelled out: adding or losing one is a decision."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+import pytest
+
+import onnxheadprune
+from tests import toys
+
+PUBLIC = [
+    "Accuracy",
+    "AttentionSite",
+    "Benchmark",
+    "Budget",
+    "Calibration",
+    "CaseResult",
+    "Cell",
+    "Chosen",
+    "Combination",
+    "Comparison",
+    "Compensation",
+    "Curve",
+    "CurvePoint",
+    "Drift",
+    "EarlyExit",
+    "EarlyExits",
+    "FolderResult",
+    "Fusion",
+    "GridPoint",
+    "HeadPruneError",
+    "HeadScores",
+    "InferenceError",
+    "Inputs",
+    "Latency",
+    "Limits",
+    "MetricResult",
+    "ModelError",
+    "ModelFacts",
+    "NearMiss",
+    "PlannedEdit",
+    "ProviderError",
+    "PrunePlan",
+    "PruneResult",
+    "QuantizeResult",
+    "Ratio",
+    "Reason",
+    "Recovery",
+    "Refit",
+    "Refusal",
+    "RefusedError",
+    "Selection",
+    "SiteCut",
+    "SiteFusion",
+    "SiteScores",
+    "Sites",
+    "StoredSize",
+    "Timing",
+    "UsageError",
+    "Validation",
+    "ValidationFailedError",
+    "Wish",
+    "__version__",
+    "apply_plan",
+    "bench",
+    "combine",
+    "find_exits",
+    "inspect",
+    "plan_pruning",
+    "plot_curve",
+    "plot_heads",
+    "plot_latency",
+    "prune",
+    "prune_folder",
+    "quantize",
+    "read_scores",
+    "recover",
+    "score",
+    "select_heads",
+    "sweep",
+    "validate",
+    "write_scores",
+]
+
+
+def test_all_is_what_we_promise() -> None:
+    assert sorted(onnxheadprune.__all__) == sorted(PUBLIC)
+    assert dir(onnxheadprune) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_name_is_there(name: str) -> None:
+    assert getattr(onnxheadprune, name) is not None
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        onnxheadprune.no_such_name  # noqa: B018
+
+
+def test_version_is_the_projects() -> None:
+    import tomllib
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert onnxheadprune.__version__ == project["version"]
+
+
+def test_functions_are_not_hidden_by_modules() -> None:
+    """`onnxheadprune.validate` must stay the function, whatever is imported."""
+    import onnxheadprune.cli.prune
+    import onnxheadprune.cli.validate
+
+    assert callable(onnxheadprune.validate)
+    assert callable(onnxheadprune.prune)
+
+
+def test_commands_and_functions_of_one_thing_share_the_name() -> None:
+    from onnxheadprune.cli.commands import NAMES
+
+    without = {"batch", "doctor", "fuse", "report", "run"}
+    assert set(NAMES) - set(PUBLIC) == without
+
+
+def _modules_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+def test_import_is_cheap() -> None:
+    assert not {"onnxruntime", "onnx", "numpy", "click", "rich"} & _modules_after("import onnxheadprune")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    loaded = _modules_after("from onnxheadprune.cli import main; main(['prune', '--help'])")
+    assert not {"onnxruntime", "onnx", "numpy", "rich"} & loaded
+
+
+def test_finding_sites_needs_no_runtime() -> None:
+    assert "onnxruntime" not in _modules_after("import onnxheadprune; onnxheadprune.inspect")
+    assert "onnxruntime" not in _modules_after(
+        "import onnxheadprune.workflow.prune, onnxheadprune.validation"
+    )
+
+
+def test_help_is_quick() -> None:
+    command = [sys.executable, "-m", "onnxheadprune", "--help"]
+    times = []
+    for _ in range(3):
+        before = _work_of_children()
+        subprocess.run(command, capture_output=True, check=True)
+        times.append(_work_of_children() - before)
+    assert min(times) < 0.4
+
+
+def _work_of_children() -> float:
+    """Seconds of processor time: those on the wall pass by faster where others are at work too."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def test_paths_protos_and_graphs_are_equal(tmp_path: Path) -> None:
+    import onnx
+
+    model = toys.attention()
+    path = tmp_path / "toy.onnx"
+    onnx.save(model, path)
+    before = model.SerializeToString()
+    sources = {"path": path, "text": str(path), "proto": model, "graph": gs.import_onnx(model)}
+    for source in sources.values():
+        assert [site.num_heads for site in onnxheadprune.inspect(source)] == [toys.HEADS]
+        plan = onnxheadprune.plan_pruning(source, {0: [1]})
+        pruned = onnxheadprune.apply_plan(plan, source)
+        assert onnxheadprune.validate(source, pruned).verdict == "passed"
+    assert model.SerializeToString() == before
+
+
+def test_plans_survive_json() -> None:
+    import json
+
+    plan = onnxheadprune.plan_pruning(toys.attention(cache=True), "0:1,3")
+    assert onnxheadprune.PrunePlan.from_dict(json.loads(plan.to_json())) == plan
+
+
+def test_result_is_json_ready() -> None:
+    import json
+
+    result = onnxheadprune.prune(toys.attention(), {"0": [1]})
+    document = json.loads(json.dumps(result.to_dict()))
+    assert document["validation"]["verdict"] == "passed"
+    assert document["before"]["elements"] > document["after"]["elements"]
+    assert document["output"] is None
+
+
+def test_elements_removed_is_what_weights_lose() -> None:
+    result = onnxheadprune.prune(toys.attention(), {0: [1, 2]})
+    width = 2 * toys.HEAD_SIZE
+    assert result.plan.elements_removed == 4 * width * toys.HIDDEN + 3 * width

@@ -1,0 +1,235 @@
+"""The headline: three questions, three answers, the same ones in every report of a result."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from junitparser import JUnitXml
+from rich.table import Table
+
+from onnxheadprune.benchmarking.gate import QUALITY, Gate
+from onnxheadprune.deploying.batch import BatchFile, BatchResult
+from onnxheadprune.deploying.jobs.result import JobResult, StepOutcome
+from onnxheadprune.errors import ModelError
+from onnxheadprune.reporting.batch import batch_report, item_line
+from onnxheadprune.reporting.job import _shipped, job_report, save_results
+from onnxheadprune.reporting.junit import save_junit
+from onnxheadprune.reporting.page import Documents, page_of
+from onnxheadprune.validation.headline import headline_of
+from tests.conftest import SAMPLES, Outcome
+from tests.toys_report import cut_document
+
+Command = Callable[..., Outcome]
+SEEN = "the calibration data, which the refit has seen"
+VERDICTS = ("passed", "failed", "inconclusive", None)
+ACCURACIES = (None, (0.98, 0.98), (0.98, 0.97), (0.98, 0.9), (0.98, 0.1), (0.95, 0.5))
+LIMITS: tuple[tuple[Gate, ...], ...] = (
+    (),
+    (Gate("max_accuracy_drop", "logits", 0.02, 0.01, True),),
+    (Gate("max_accuracy_drop", "logits", 0.02, 0.5, False),),
+    (Gate("max_size_ratio", "small.onnx", 0.9, 0.5, True),),
+    (Gate("max_size_ratio", "small.onnx", 0.9, 1.5, False),),
+)
+
+
+def validation(verdict: str, accuracy: tuple[float, float] | None, **further: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {**cut_document()["validation"], "verdict": verdict, **further}
+    if accuracy is not None:
+        values = {"original": accuracy[0], "pruned": accuracy[1]}
+        found["accuracy"] = {"output": "logits", "count": 500, "measured_on": SEEN, **values}
+    return found
+
+
+def drift(source: str, **values: Any) -> dict[str, Any]:
+    usual = {"value": 0.01, "measure": "kl", "cosine": 0.999, "top1_agreement": 0.99}
+    on = SEEN if source == "data" else "random inputs"
+    return {"source": source, "output": "y", "max": 1, "mean": 0.1, "measured_on": on, **usual, **values}
+
+
+def job(validated: dict[str, Any] | None, gates: tuple[Gate, ...], error: ModelError | None) -> JobResult:
+    cut = {**cut_document(), "validation": validated}
+    status = "done" if error is None else "failed"
+    model = None if error is not None else "out/small.onnx"
+    step = StepOutcome("prune", status)  # type: ignore[arg-type]
+    sizes = None if error is not None else (17000, 13000)
+    results = {} if error is not None else {"prune": cut}
+    return JobResult("job", "job.yaml", "out", model, (step,), gates, {}, error, results, {}, sizes)
+
+
+CASES = list(itertools.product(VERDICTS, ACCURACIES, LIMITS))
+
+
+@pytest.mark.parametrize(("verdict", "accuracy", "gates"), CASES)
+def test_only_what_is_exact_and_good_enough_and_accepted_is_green(
+    verdict: str | None, accuracy: tuple[float, float] | None, gates: tuple[Gate, ...]
+) -> None:
+    found = headline_of([None if verdict is None else validation(verdict, accuracy)], gates)
+    kept = bool(gates) and all(gate.passed for gate in gates)
+    judged = any(gate.name in QUALITY for gate in gates)
+    measured = verdict is not None and accuracy is not None
+    assert (found.state == "good") == (verdict == "passed" and measured and kept and judged)
+    rejected = verdict == "failed" or any(not gate.passed for gate in gates)
+    expected = "rejected" if rejected else "accepted" if kept else "no limits given"
+    assert found.result.answer == expected and (found.result.state == "bad") is rejected
+    ruined = measured and accuracy is not None and accuracy[1] < 0.75 * accuracy[0]
+    if rejected or (ruined and not judged):
+        assert found.state == "bad"
+    if not measured and not judged:
+        assert found.good_enough.sentence.startswith("not measured: give --data")
+
+
+@pytest.mark.parametrize(
+    ("measured", "answer"),
+    [
+        (drift("random"), "not measured"),
+        (drift("random", top1_agreement=0.1, cosine=0.1), "not measured"),
+        (drift("data"), "yours to judge"),
+        (drift("data", top1_agreement=0.9), "doubtful"),
+        (drift("data", top1_agreement=0.6), "no"),
+        (drift("data", top1_agreement=None, measure="1 - cosine", value=0.4), "no"),
+        (drift("data", top1_agreement=None, value=0.1), "doubtful"),
+        (drift("data", top1_agreement=None, measure="own", value=50.0), "yours to judge"),
+    ],
+)
+def test_drift_answers_where_nothing_better_was_measured(measured: dict[str, Any], answer: str) -> None:
+    found = headline_of([validation("passed", None, drift=measured)])
+    assert found.good_enough.answer == answer
+    assert measured["measured_on"] in found.good_enough.reason
+    kept = headline_of([validation("passed", None, drift=measured)], [Gate("max_drift", "y", 99, 50.0, True)])
+    assert kept.good_enough.answer == ("yes" if measured["source"] == "data" else "not measured")
+
+
+def test_the_worst_model_of_a_folder_speaks() -> None:
+    good = validation("passed", (0.9, 0.9), file="encoder.onnx")
+    bad = validation("failed", (0.9, 0.2), file="decoder.onnx", reason="y differs")
+    found = headline_of([good, bad, good])
+    assert found.exact.sentence == "no: y differs of decoder.onnx" and found.state == "bad"
+    assert "accuracy of decoder.onnx falls from 90.00 % to 20.00 %" in found.good_enough.reason
+
+
+def test_a_quantized_model_has_figures_of_its_own() -> None:
+    exact = validation("passed", (0.9, 0.9))
+    assert headline_of([exact], quantized=True).good_enough.answer == "not measured"
+    own = {"drift": 0.5, "drift_unit": "kl", "measured_on": "test data", "metric": None, "accuracy": None}
+    found = headline_of([exact | {"deployed": own}], quantized=True)
+    assert found.good_enough.answer == "no" and "0.5 (kl; test data)" in found.good_enough.reason
+    assert found.exact.reason.startswith("before it was quantized")
+
+
+@pytest.mark.parametrize(("verdict", "accuracy", "gates"), CASES)
+def test_every_report_of_a_job_shows_the_same_headline(
+    verdict: str | None,
+    accuracy: tuple[float, float] | None,
+    gates: tuple[Gate, ...],
+    tmp_path: Path,
+    printed: Callable[..., str],
+) -> None:
+    result = job(None if verdict is None else validation(verdict, accuracy), gates, None)
+    require_alike(result, tmp_path, printed)
+
+
+def test_a_step_that_failed_is_in_every_report(tmp_path: Path, printed: Callable[..., str]) -> None:
+    result = job(None, (), ModelError("it is broken"))
+    assert result.headline.result.sentence == "rejected: the step prune failed: it is broken"
+    require_alike(result, tmp_path, printed)
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    from onnxheadprune.reporting.console import out
+
+    def lines(*rows: Any) -> str:
+        out().print(*rows, sep="\n")
+        return " ".join(capsys.readouterr().out.split())
+
+    return lines
+
+
+def require_alike(result: JobResult, folder: Path, printed: Callable[..., str]) -> None:
+    found = result.headline
+    result = JobResult(**{**vars(result), "folder": str(folder)})
+    save_results(result, {})
+    save_junit(result, folder / "job.xml")
+    (suite,) = JUnitXml.fromfile(str(folder / "job.xml"))
+    properties = {item.name: item.value for item in suite.properties()}
+    summary = (folder / "summary.md").read_text(encoding="utf-8").replace("\\", "")
+    document = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    terminal = printed(*job_report(result))
+    assert document["headline"] == found.to_dict()
+    for question, answer in found.answers:
+        assert properties[question] == answer.sentence
+        assert f"**{question}**" in summary and answer.sentence in summary and answer.sentence in terminal
+    if result.results:
+        page = (folder / "report.html").read_text(encoding="utf-8")
+        assert f'<section id="result" class="headline {found.state}">' in page
+        assert all(f"<dt>{question}</dt>" in page for question, _ in found.answers)
+
+
+def test_a_cut_that_was_validated_later_is_judged_by_that() -> None:
+    documents = Documents()
+    documents.add({**cut_document(), "validation": None}, "the cut")
+    assert "not checked" in page_of(documents)
+    documents.add(validation("passed", (0.9, 0.1)), "the validation")
+    page = page_of(documents)
+    assert 'class="headline bad"' in page and "falls from 90.00 % to 10.00 %" in page
+
+
+def test_every_limit_has_a_sentence_that_is_true() -> None:
+    fall = Gate("max_accuracy_drop", "logits", 0.01, -0.002, True)
+    assert (
+        fall.sentence
+        == "accuracy at logits rises by 0.20 points, a fall of at most 1.00 points was asked for"
+    )
+    assert "unknown" in Gate("max_metric_drop", "f1", 0.01, None, False).sentence
+    assert "accuracy at logits is 98.67 %" in Gate("min_accuracy", "logits", 0.9, 0.98667, True).sentence
+
+
+@pytest.mark.long
+def test_a_ruined_model_is_called_one(command: Command, tmp_path: Path) -> None:
+    """An exact cut of all heads: proven, and good for nothing."""
+    page = tmp_path / "page.html"
+    model, data = SAMPLES / "digits_vit.onnx", SAMPLES / "digits_test.npz"
+    words = ("--heads", "*:0-7", "--data", data, "--provider", "cpu")
+    outcome = command("prune", model, *words, "-o", tmp_path / "out.onnx", "--report", page, "--json")
+    headline = outcome.document["headline"]
+    assert headline["state"] == "bad" and headline["exact"]["answer"] == "yes"
+    assert headline["good_enough"]["answer"] == "no"
+    assert 'class="headline bad"' in page.read_text(encoding="utf-8")
+
+
+def test_the_page_of_a_job_is_of_the_model_that_is_deployed(tmp_path: Path) -> None:
+    """Its name, its size, its figures; and a quantized model is not called exact."""
+    own = {
+        "drift": 0.002,
+        "drift_unit": "kl",
+        "measured_on": "test data, t.npz",
+        "metric": None,
+        "accuracy": None,
+    }
+    validated = validation("passed", (0.9, 0.9)) | {"deployed": own}
+    result = job(validation("passed", (0.99, 0.99)), (), None)
+    results = {**result.results, "quantize": {}, "validate": validated}
+    changed = {"folder": str(tmp_path / "out"), "model": "out/quantized.onnx", "results": results}
+    (tmp_path / "out").mkdir()
+    result = JobResult(**{**vars(result), **changed, "file_bytes": (17000, 5000)})
+    documents = Documents(result.headline, _shipped(result))
+    documents.add(results["prune"], "the cut")
+    documents.add(validated, "the validation")
+    page = page_of(documents)
+    assert "<h1>out/quantized.onnx</h1>" in page and "5.00 kB" in page and "13.00 kB" not in page
+    assert "test data, t.npz" in page and page.count("before it was quantized, it computed") == 3
+    assert "it computes what" not in page and "99.00 %" not in page
+
+
+@pytest.mark.parametrize(("accuracy", "color"), [((0.9, 0.9), "cyan"), ((0.9, 0.1), "red")])
+def test_a_batch_shows_what_its_models_lost(accuracy: tuple[float, float], color: str) -> None:
+    found = headline_of([validation("passed", accuracy)])
+    item = BatchFile("m.onnx", "done", 0, "equals the reference", "out/m.onnx", 1.0, None, found)
+    assert color in str(item_line(item).style) and item.to_dict()["headline"] == found.to_dict()
+    (table,) = [row for row in batch_report(BatchResult("in", "out", (item,))) if isinstance(row, Table)]
+    assert found.good_enough.sentence in list(table.columns[2].cells)

@@ -1,0 +1,245 @@
+"""`--report` and `report`: what a page says of results, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnxheadprune.model.spelling import short_names
+from onnxheadprune.reporting.page import Documents, page_of
+from onnxheadprune.reporting.page.charts import scale_of_times, scale_over
+from onnxheadprune.reporting.page.curve import curve_chart
+from tests.conftest import SAMPLES, Outcome
+from tests.toys_pictures import curve_result
+from tests.toys_report import benchmark_document, curve_document, cut_document
+
+Command = Callable[..., Outcome]
+DIGITS = SAMPLES / "digits_vit.onnx"
+
+
+class Read(HTMLParser):
+    """Text, elements and attributes of a page; an element that is not closed where it should be is an error."""
+
+    VOID = frozenset({"meta", "input", "br", "link"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.text, self.open, self.elements = "", [], []  # type: ignore[var-annotated]
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += f" {data}"
+
+    def cells(self, kind: str) -> int:
+        """Heads of the map that are drawn so."""
+        return sum(tag == "td" and kind in (found.get("class") or "").split() for tag, found in self.elements)
+
+
+def page(*documents: Any) -> str:
+    found = Documents()
+    for document in documents:
+        found.add(document, "the result")
+    return page_of(found)
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def cut() -> dict[str, Any]:
+    return cut_document()
+
+
+@pytest.mark.long
+def test_a_cut_on_data_is_told_in_full(command: Command, tmp_path: Path) -> None:
+    out, made = tmp_path / "out.onnx", tmp_path / "report.html"
+    data = SAMPLES / "digits_calibration.npz"
+    result = command(
+        "prune", DIGITS, "-o", out, "--ratio", "0.25", "--data", data, "--report", made, "--json"
+    )
+    assert result.exit_code == 0
+    read, document = Read(made.read_text(encoding="utf-8")), result.document
+    text = words(read.text)
+    for question in (
+        "Is it exact?",
+        "Is it good enough?",
+        "What was removed",
+        "did it cost",
+        "that measured",
+        "repeat it",
+    ):
+        assert question in text
+    assert "8 of 32 attention heads of digits_vit.onnx removed" in text
+    assert "yes it computes what the original computes with the removed heads silenced" in text
+    assert document["headline"]["result"]["answer"] == "no limits given"
+    assert "hold other numbers than in the original" in text
+    assert read.cells("gone") == 8 and read.cells("stays") + read.cells("must-stay") == 24
+    assert f"{document['after']['elements']:,}" in text and "operations of a run" in text
+    narrowed = [item for item in document["differences"] if item["what"] == "narrowed"]
+    assert narrowed and all(item["name"] in text and item["after"] in text for item in narrowed)
+    assert document["run"]["command"] in read.text and "--ratio 0.25" in document["run"]["command"]
+    assert document["operations"]["after"] < document["operations"]["before"]
+
+
+@pytest.mark.long
+def test_the_command_that_a_page_names_makes_the_same_file(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "a name.onnx"
+    first = command("prune", DIGITS, "-o", out, "--heads", "0:1 2:3", "--json").document
+    import shlex
+
+    content = out.read_bytes()
+    out.unlink()
+    assert command(*shlex.split(first["run"]["command"])[1:]).exit_code == 0
+    assert out.read_bytes() == content
+
+
+@pytest.mark.long
+def test_named_heads_and_plans_have_pages_too(command: Command, tmp_path: Path) -> None:
+    named, planned = tmp_path / "named.html", tmp_path / "planned.html"
+    options = ("--heads", "0:1", "-o", tmp_path / "out.onnx", "--report")
+    assert command("prune", DIGITS, *options, named).exit_code == 0
+    read = Read(named.read_text(encoding="utf-8"))
+    assert read.cells("gone") == 1 and "named by the user" in read.text and read.cells("s0") == 0
+    (tmp_path / "out.onnx").unlink()
+    assert command("prune", DIGITS, "--dry-run", *options, planned).exit_code == 0
+    text = words(Read(planned.read_text(encoding="utf-8")).text)
+    assert "a look ahead; nothing was written" in text and "nothing was compared" in text
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_saved_results_make_one_page(command: Command, tmp_path: Path, cut: Any) -> None:
+    results = {"cut": cut, "bench": benchmark_document(), "curve": curve_document()}
+    paths = []
+    for name, document in results.items():
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps(document), encoding="utf-8")
+    made = tmp_path / "all.html"
+    told = command("report", *paths, "-o", made, "--json").document
+    assert told == {
+        "output": str(made),
+        "bytes": made.stat().st_size,
+        "results": {"cuts": 1, "validations": 0, "benchmarks": 1, "curves": 1, "combinations": 0},
+    }
+    text = words(Read(made.read_text(encoding="utf-8")).text)
+    assert "small.onnx: faster (1.50x)" in text and "knee: 2 of 8 heads" in text
+    assert "Latency was not measured" not in text
+
+
+def test_several_cuts_are_shown_side_by_side(cut: Any) -> None:
+    other = {**cut, "output": "elsewhere/small.onnx", "validation": None}
+    text = words(Read(page(cut, other)).text)
+    assert "2 results side by side" in text and "yes" in text and "not checked" in text
+    assert '<section id="result"' not in page(cut, other), "alternatives have no result together"
+    assert "elsewhere/small.onnx" in text and "here/small.onnx" in text
+
+
+def test_names_from_a_model_are_text(cut: Any) -> None:
+    evil = '"><script>alert(1)</script>\x1b[31m\u202ename'
+    site = {**cut["plan"]["cuts"][0], "name": evil}
+    change = {"what": "narrowed", "name": evil, "before": "8", "after": "6", "site": evil}
+    made = page({**cut, "output": evil, "plan": {**cut["plan"], "cuts": [site]}, "differences": [change]})
+    read = Read(made)
+    assert (
+        sum(tag == "script" for tag, _ in read.elements) == 1 and "\x1b" not in made and "\u202e" not in made
+    )
+    assert "<script>alert(1)</script>" in read.text and "\\x1b[31m" in read.text and "\\u202e" in read.text
+
+
+def test_a_page_loads_nothing_and_stays_small() -> None:
+    document = cut_document(sites=24, heads=32)
+    made = page(document, curve_document())
+    read = Read(made)
+    assert len(made.encode()) < 1_000_000 and read.cells("cell") == 24 * 32
+    for _, attributes in read.elements:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert "http" not in made.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("[]", "is no result of prune, fuse, sweep, validate, bench or combine"),
+        ('{"a": 1}', "is no result of prune, fuse, sweep, validate, bench or combine"),
+        ("{", "not JSON"),
+        ('{"points": 3, "heads": [], "drift_unit": null}', "is not as this version writes it"),
+        ('{"plan": {"cuts": [{}]}}', "is not as this version writes it"),
+        ('{"plan": {}, "edits": 1}', "is not as this version writes it"),
+    ],
+)
+def test_other_files_are_refused_in_a_sentence(
+    content: str, sentence: str, command: Command, tmp_path: Path
+) -> None:
+    path, made = tmp_path / "result.json", tmp_path / "page.html"
+    path.write_text(content, encoding="utf-8")
+    outcome = command("report", path, "-o", made)
+    assert outcome.exit_code == 2 and sentence in words(outcome.stderr) and not made.exists()
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(command: Command, tmp_path: Path) -> None:
+    made = tmp_path / "missing" / "report.html"
+    result = command("prune", DIGITS, "-o", tmp_path / "out.onnx", "--heads", "0:1", "--report", made)
+    assert result.exit_code == 2
+    assert "does not exist" in result.stderr
+
+
+def test_scales_hold_their_values() -> None:
+    line = scale_over([2.0, 8.0], 0, 100)
+    assert line.at(0) == 0 and 90 < line.at(8.0) < 100
+    assert [tick.label for tick in line.ticks()] == ["0", "2", "4", "6", "8"]
+    assert not scale_of_times([1.0, 8.0], 0, 100).logarithmic
+    factors = scale_of_times([1.0, 100.0], 0, 100)
+    assert factors.logarithmic and factors.at(10.0) == 50
+    assert [tick.label for tick in factors.ticks()] == ["1", "2", "5", "10", "20", "50", "100"]
+
+
+def test_short_names_tell_files_apart() -> None:
+    assert short_names(["/a/b/m.onnx", "/a/c/m.onnx"]) == ("b/m.onnx", "c/m.onnx")
+    assert short_names(["/a/b/m.onnx", "/a/b/n.onnx"]) == ("m.onnx", "n.onnx")
+
+
+def test_a_sweep_has_a_line_per_size_and_solid_marks_for_measured_differences() -> None:
+    document = curve_result().to_dict()
+    page = page_of(Documents(curves=[document]))
+    assert "times as fast, batch 8, length 128" in page
+    solid, hollow = page.count('class="dot"'), page.count('class="dot hollow"')
+    unmeasurable = [point for point in document["points"] if (point["speed"] or {}).get("value") == 1]
+    assert hollow == len(unmeasurable) > 0 and solid + hollow == 3 * len(document["points"])
+    for point in document["points"]:
+        if point["speed"]:
+            (found,) = point["speed"]["at"]
+            point["speed"]["at"].append({**found, "point": {**found["point"], "batch": 1}})
+    assert "times as fast, batch 1, length 128" in page_of(Documents(curves=[document]))
+
+
+def test_differences_are_closed_at_first() -> None:
+    page = page_of(Documents(cuts=[cut_document()]))
+    assert '<details class="group">' in page and '<details class="group" open' not in page
+
+
+def test_accuracy_that_does_not_change_has_an_axis_in_percent_up_to_100() -> None:
+    document = curve_document()
+    for point in document["points"]:
+        point["accuracy"] = 1.0
+    (line,) = [item for item in curve_chart(document).lines if item.name.startswith("accuracy")]
+    assert line.name == "accuracy (%)"
+    assert [float(tick.label) for tick in line.ticks][-1] == 100

@@ -1,0 +1,96 @@
+"""What identifies a row is whole at every width of a terminal, and nothing else is lost."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from onnxheadprune.reporting.heatmap import heat_rows
+from onnxheadprune.reporting.layout import table
+from tests.conftest import SAMPLES, Outcome
+
+Command = Callable[..., Outcome]
+WIDTHS = (40, 60, 80, 100, 120)
+NAMES = ("one", "encoder.layer.3.attention", "model.text_encoder.layers.11.self_attn")
+HEADERS = ("params", "kv", "what goes", "heads", "share", "removable")
+MODEL = SAMPLES / "tiny" / "bert-torchscript-sdpa.onnx"
+
+
+def printed(width: int, *rows: object) -> list[str]:
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        console.print(*rows, sep="\n")
+    return captured.get().splitlines()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize(("values", "name"), [*itertools.product((1, 3, 6), NAMES)])
+def test_no_cell_of_a_table_is_cut_off(width: int, values: int, name: str) -> None:
+    headers = HEADERS[:values]
+    made = table("#", "site", *headers, numeric=("#",), wraps=("what goes",))
+    cells = [f"{number}{'0' * number}" for number in range(1, values + 1)]
+    if values > 2:
+        cells[2] = "6 (0.09), 5 (0.11), 1 (0.12), 4 (0.13), 2 (0.14)"
+    made.add_row("attn.7", name, *cells)
+    lines = printed(width, made)
+    assert all(len(line.rstrip()) <= width for line in lines)
+    assert all(any(whole in line for line in lines) for whole in ("attn.7", name))
+    flat = " ".join(" ".join(lines).split())
+    for word in itertools.chain(*(cell.split() for cell in (*cells, *headers))):
+        assert word in flat
+    assert "…" not in flat
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("heads", [1, 8, 16, 40, 130])
+def test_a_strip_of_heads_has_numbers_and_a_legend(width: int, heads: int) -> None:
+    scores: dict[str, list[float | None]]
+    scores = {f"attn.{site} {name}": [0.1 * head for head in range(heads)] for site, name in enumerate(NAMES)}
+    scores["attn.3 partly"] = [None, *([0.5] * (heads - 1))]
+    removed = {"attn.1 encoder.layer.3.attention": [heads - 1]}
+    lines = printed(width, *heat_rows(scores, removed))
+    assert all(len(line.rstrip()) <= width for line in lines)
+    text = "\n".join(lines)
+    for part in " ".join(scores).split():
+        assert part in text
+        text = text.replace(part, "")
+    drawn = re.sub(r"[^░▒▓█x·]", "", text.partition("░▒▓█ ")[0])
+    # A shade has two characters, the marks have one.
+    assert drawn.count("x") == 1 and drawn.count("·") == 1
+    assert sum(map(drawn.count, "░▒▓█")) == 2 * (4 * heads - 2)
+    assert str((heads - 1) // 4 * 4 if heads > 10 else heads - 1) in text
+    for words in ("worth little to much", "x removed", "without a score"):
+        assert words in " ".join(text.split())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("words", [("inspect",), ("score", "--method", "weight")])
+def test_commands_name_sites_at_every_width(
+    width: int, words: tuple[str, ...], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    sites = command("inspect", MODEL, "--json").document["sites"]
+    name, *options = words
+    lines = command(name, MODEL, *options).stdout.splitlines()
+    assert all(len(line.rstrip()) <= width for line in lines if str(MODEL) not in line and "/" not in line)
+    for site in sites:
+        (line, *_) = [
+            line for line in lines if re.match(rf"attn\.{site['index']} +{re.escape(site['name'])}\b", line)
+        ]
+        at = lines.index(line)
+        assert re.search(rf"\b{site['num_heads']}\b", " ".join(lines[at : at + 2]).replace(site["name"], ""))
+
+
+@pytest.mark.parametrize("asked", ["1", "39", "40", "41"])
+def test_narrow_terminals_are_believed(
+    asked: str, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", asked)
+    lines = command("score", MODEL, "--method", "weight").stdout.splitlines()
+    assert max(len(line.rstrip()) for line in lines if "/" not in line) <= max(int(asked), 40)

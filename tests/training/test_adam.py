@@ -1,0 +1,103 @@
+"""The optimizer, against the formula of the paper and against itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.resident import Resident
+from onnxheadprune.training.adam import BETAS, EPSILON, STATES, Adam, step_of
+
+PROVIDER = Provider(CPU, "test")
+SHAPES = ((3, 4096), (7,), ())
+STEPS = 5
+Arrays = list[npt.NDArray[Any]]
+
+
+def gradients() -> list[Arrays]:
+    """Per step those of all tensors, of very different sizes; some are nothing at all."""
+    random = np.random.default_rng(0)
+    made = [[np.asarray(random.standard_normal(shape), np.float32) for shape in SHAPES] for _ in range(STEPS)]
+    for arrays in made:
+        arrays[0][0] *= np.float32(1e-6)
+        arrays[0][1, :100] = 0
+    return made
+
+
+def start() -> Arrays:
+    random = np.random.default_rng(1)
+    return [np.asarray(random.standard_normal(shape), np.float32) for shape in SHAPES]
+
+
+class Trained:
+    """Tensors with an optimizer."""
+
+    def __init__(self) -> None:
+        self.parameters = [Resident(array, PROVIDER) for array in start()]
+        self.room = [Resident(np.zeros(shape, np.float32), PROVIDER) for shape in SHAPES]
+        self.adam = Adam(self.parameters, self.room, PROVIDER)
+
+    def steps(self, given: list[Arrays], rate: float = 1e-2) -> Arrays:
+        for arrays in given:
+            for item, array in zip(self.room, arrays, strict=True):
+                item.take(array)
+            self.adam.step(rate)
+        return [item.copy() for item in self.parameters]
+
+
+def test_steps_are_those_of_the_paper() -> None:
+    found = Trained().steps(gradients())
+    for number, array in enumerate(start()):
+        expected = array.astype(np.float64)
+        mean, square = np.zeros_like(expected), np.zeros_like(expected)
+        for step, arrays in enumerate(gradients(), 1):
+            gradient = arrays[number].astype(np.float64)
+            mean = BETAS[0] * mean + (1 - BETAS[0]) * gradient
+            square = BETAS[1] * square + (1 - BETAS[1]) * gradient**2
+            fair = mean / (1 - BETAS[0] ** step), square / (1 - BETAS[1] ** step)
+            expected = expected - 1e-2 * fair[0] / (np.sqrt(fair[1]) + EPSILON)
+        assert found[number].shape == array.shape
+        assert np.abs(found[number] - expected).max() < 1e-6
+        assert np.abs(found[number] - array).max() > 1e-3
+
+
+def test_writing_in_place_is_writing_elsewhere() -> None:
+    """A state is overwritten while the step runs: nothing of it may be read afterwards."""
+    session = Session(step_of(SHAPES), PROVIDER)
+    states = {
+        f"{name}.{number}": array if name == "parameter" else np.zeros_like(array)
+        for name in STATES
+        for number, array in enumerate(start())
+    }
+    for step, arrays in enumerate(gradients(), 1):
+        given = {f"gradient.{number}": array for number, array in enumerate(arrays)}
+        first, second = ((1 - beta) / (1 - beta**step) for beta in BETAS)
+        scalars = {"size": 1e-2 * first / second**0.5, "floor": EPSILON / second**0.5}
+        numbers = {name: np.array(value, np.float32) for name, value in scalars.items()}
+        made = session.run({**states, **given, **numbers})
+        states = {name.removeprefix("new_"): array for name, array in made.items()}
+    found = Trained().steps(gradients())
+    assert all(np.array_equal(array, states[f"parameter.{number}"]) for number, array in enumerate(found))
+
+
+def test_what_goes_on_later_ends_in_the_same_bytes() -> None:
+    whole = Trained().steps(gradients())
+    one, other = Trained(), Trained()
+    middle = one.steps(gradients()[:2])
+    other.steps(gradients()[3:])
+    for item, array in zip(other.parameters, middle, strict=True):
+        item.take(array)
+    other.adam.take([item.copy() for item in (*one.adam.means, *one.adam.squares)], one.adam.steps)
+    assert all(map(np.array_equal, other.steps(gradients()[2:]), whole))
+
+
+def test_a_reset_forgets() -> None:
+    trained = Trained()
+    expected = trained.steps(gradients())
+    trained.adam.reset()
+    for item, array in zip(trained.parameters, start(), strict=True):
+        item.take(array)
+    assert all(map(np.array_equal, trained.steps(gradients()), expected))

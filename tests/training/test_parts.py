@@ -1,0 +1,208 @@
+"""The parts of a recovery, each against what it should be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.compensation.trainable import trainable
+from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.splicing import (
+    ENOUGH,
+    MOST_COPIES,
+    MOST_WORK,
+    sequences_of,
+    with_spliced,
+)
+from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.training.batches import BATCH, Batches
+from onnxheadprune.training.budget import Budget, parse_budget
+from onnxheadprune.training.hidden import hidden_states
+from onnxheadprune.training.rate import (
+    BEARABLE,
+    LONG,
+    RATES,
+    STEPS,
+    WARM_UP,
+    bearable,
+    find_rate,
+    share_of_rate,
+)
+from tests import toys, toys_recovery, toys_scores
+
+
+def sentences(**given: Any) -> Calibration:
+    return calibration_data(toys_recovery.sentences(**given), view_of(toys_recovery.encoder()))
+
+
+def tokens(ids: Any) -> list[list[int]]:
+    return [[int(token) for token in row if token] for row in ids]
+
+
+# Data
+
+
+def test_spliced_sequences_are_heads_and_tails_of_the_data() -> None:
+    data = sentences()
+    known = [row for feed in data.feeds for row in tokens(feed["input_ids"])]
+    pairs = {pair for row in known for pair in pairwise(row)}
+    feeds = list(Batches(data).round(1, np.random.default_rng(0)))
+    made = [row for feed in feeds for row in tokens(feed["input_ids"])]
+    assert len(made) == len(known) and made not in (known, sorted(known))
+    for row in made:
+        assert row[0] == toys_recovery.FIRST and row[-1] == toys_recovery.LAST
+        # At most one neighbourhood is new: where the two were joined.
+        assert sum(pair not in pairs for pair in pairwise(row)) <= 1
+    for feed in feeds:
+        assert len(feed["input_ids"]) <= BATCH
+        assert np.array_equal(feed["attention_mask"] != 0, feed["input_ids"] != 0)
+
+
+def test_epochs_are_new_and_follow_from_the_seed() -> None:
+    batches = Batches(sentences())
+    one, same, other = (list(batches.round(1, np.random.default_rng(seed))) for seed in (1, 1, 2))
+    assert all(np.array_equal(a["input_ids"], b["input_ids"]) for a, b in zip(one, same, strict=True))
+    assert any(not np.array_equal(a["input_ids"], b["input_ids"]) for a, b in zip(one, other, strict=True))
+
+
+def test_left_padding_and_other_positions_are_told_apart() -> None:
+    feeds = toys_recovery.sentences()
+    for feed in feeds:
+        for name in feed:
+            feed[name] = np.stack([np.roll(row, np.sum(row == 0)) for row in feed[name]])
+    found = sequences_of(calibration_data(feeds, view_of(toys_recovery.encoder())))
+    assert found is not None and all(row["input_ids"][0] == toys_recovery.FIRST for row in found.rows)
+
+
+@pytest.mark.parametrize("rows", [8, 20])
+def test_windows_without_a_mask_are_spliced_at_one_place(rows: int) -> None:
+    data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(feeds=4, rows=rows))[2]
+    batches = Batches(data)
+    feeds = list(batches.round(1, np.random.default_rng(0)))
+    assert len(feeds) == batches.count == -(-4 * rows // BATCH)
+    known = np.concatenate([feed["input_ids"] for feed in data.feeds])
+    made = np.concatenate([feed["input_ids"] for feed in feeds])
+    assert made.shape == known.shape
+    for row in made:
+        heads, tails = (known == row).cumprod(1), (known == row)[:, ::-1].cumprod(1)
+        assert heads.sum(1).max() + tails.sum(1).max() >= len(row)
+    assert {tuple(row) for row in made} - {tuple(row) for row in known}
+
+
+def test_sequences_keep_what_is_empty_and_no_cache_that_is_filled() -> None:
+    plain, dtype = sentences(), np.dtype(np.float32)
+    cache = Input("past.0.key", dtype, ("batch", 2, "past", 4), Role.FLOATS)
+
+    def with_cache(past: int) -> Calibration:
+        samples = tuple(
+            replace(
+                item,
+                feed={**item.feed, cache.name: np.zeros((len(item.feed["input_ids"]), 2, past, 4), dtype)},
+            )
+            for item in plain.samples
+        )
+        return replace(plain, samples=samples, inputs=(*plain.inputs, cache))
+
+    feeds = list(Batches(with_cache(0)).round(1, np.random.default_rng(0)))
+    assert all(feed[cache.name].shape == (len(feed["input_ids"]), 2, 0, 4) for feed in feeds)
+    assert sequences_of(with_cache(1)) is None
+
+
+@pytest.mark.parametrize("rows", [8, 20])
+def test_other_data_is_used_as_it_is(rows: int) -> None:
+    random = np.random.default_rng(0)
+    given = [{"x": random.standard_normal((rows, 5, 12)).astype(np.float32)} for _ in range(4)]
+    data = calibration_data(given, view_of(toys.attention()))
+    batches = Batches(data)
+    feeds = list(batches.round(1, np.random.default_rng(0)))
+    assert len(feeds) == batches.count == -(-4 * rows // BATCH)
+    seen = sorted(tuple(row) for feed in feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
+    assert seen == sorted(tuple(row) for feed in data.feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
+    assert with_spliced(data, 10**6, 1) is data
+
+
+def test_data_are_spliced_until_there_are_enough() -> None:
+    data = sentences()
+    positions = sum(int(feed["attention_mask"].sum()) for feed in data.feeds)
+    for wanted, copies in ((1, 0), (2, 1), (3, 2), (32, MOST_COPIES), (33, 0)):
+        more = with_spliced(data, wanted * positions // ENOUGH, 100)
+        assert more.count == (1 + copies) * data.count
+        assert more.samples[: len(data.samples)] == data.samples
+    assert with_spliced(data, positions, round(MOST_WORK / (2.5 * positions))).count == 2 * data.count
+    assert with_spliced(data, positions, round(MOST_WORK / (1.5 * positions))) is data
+    again = with_spliced(data, positions, 100)
+    for one, same in zip(with_spliced(data, positions, 100).feeds, again.feeds, strict=True):
+        assert all(np.array_equal(one[name], same[name]) for name in one)
+
+
+# What is trained, and where
+
+
+def test_tables_and_what_acts_on_positions_are_not_trained() -> None:
+    view = view_of(toys_recovery.encoder())
+    assert set(view.main.values).issuperset(trainable(view))
+    assert set(trainable(view)) == {
+        tensor.name
+        for tensor in view.model.graph.initializer
+        if "weight" in tensor.name or "bias" in tensor.name
+    }
+
+
+def test_hidden_states_are_the_stream_behind_its_normalisations() -> None:
+    found = [state.value.name for state in hidden_states(view_of(toys_recovery.encoder()))]
+    assert found == ["between0", "stream1", "between1", "stream2"]
+    found = [state.value.name for state in hidden_states(view_of(toys.attention()))]
+    assert found == ["y"]
+
+
+# Steps
+
+
+def test_the_rate_rises_and_falls() -> None:
+    assert share_of_rate(0) == 0 and math.isclose(share_of_rate(WARM_UP), 1)
+    assert share_of_rate(1) == 0 and 0.4 < share_of_rate(0.55) < 0.6
+
+
+@pytest.mark.parametrize("largest", RATES)
+def test_the_largest_rate_that_can_be_borne_is_taken(largest: float) -> None:
+    rate, found = find_rate(lambda rate: 1.0 if rate > largest else math.log(rate), lambda: 0.5)
+    assert rate == largest and len(found) <= 5
+
+
+def test_a_long_training_bears_what_a_short_one_does_not() -> None:
+    assert bearable(2.0, STEPS) == bearable(2.0, 1) == 2.0
+    assert (
+        2.0 < bearable(2.0, 2 * STEPS) < bearable(2.0, LONG - 1) < 2.0 * (1 + BEARABLE) == bearable(2.0, LONG)
+    )
+    assert bearable(2.0, 10 * LONG) == bearable(2.0, LONG)
+
+
+def test_without_time_one_rate_is_tried() -> None:
+    rate, found = find_rate(lambda rate: math.nan, lambda: 0.5, lambda: True)
+    assert list(found) == [rate] and found[rate] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("10", Budget(epochs=10)),
+        ("0.5", Budget(epochs=0.5)),
+        ("90s", Budget(seconds=90)),
+        ("2M", Budget(seconds=120)),
+    ],
+)
+def test_budgets_are_epochs_or_times(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "s", "ten", "-1", "0", "0s", "nan", "inf", "1e9", "1e9h", "5 q"])
+def test_other_budgets_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="a recovery takes"):
+        parse_budget(text)

@@ -1,0 +1,314 @@
+"""A recovered model is better and is still a proven cut; what cannot be recovered is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+from onnxheadprune import Budget, PruneResult, RefusedError, UsageError, prune, recover, validate
+from onnxheadprune.choosing.compensation.record import digest
+from onnxheadprune.edit.apply import set_metadata
+from onnxheadprune.edit.records import COMPENSATED_KEY, refit_record
+from onnxheadprune.fusion.fuse import fuse
+from tests import toys, toys_nbits, toys_recovery, toys_scores
+from tests.conftest import Outcome
+
+pytestmark = pytest.mark.long
+
+HEADS = {0: [1, 2], 1: [0]}
+SENTENCES = toys_recovery.sentences()
+UNSEEN = toys_recovery.sentences(seed=77)
+
+
+def recovered(output: Path | None = None, **given: Any) -> PruneResult:
+    settings: dict[str, Any] = {
+        "data": SENTENCES,
+        "recover": Budget(epochs=6),
+        "refit": False,
+        "provider": "cpu",
+    }
+    return prune(toys_recovery.encoder(), HEADS, output, **{**settings, **given})
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> PruneResult:
+    return recovered(tmp_path_factory.mktemp("recovered") / "out.onnx")
+
+
+def drift(model: ModelProto) -> float:
+    found = validate(toys_recovery.encoder(), model, data=UNSEEN, provider="cpu").drift
+    assert found is not None and found.value is not None
+    return found.value
+
+
+# It pays, and it is proven
+
+
+def test_a_recovered_model_is_nearer_on_other_data(result: PruneResult) -> None:
+    plain = prune(toys_recovery.encoder(), HEADS, provider="cpu")
+    assert drift(result.model) < 0.8 * drift(plain.model)
+
+
+def test_the_verdict_tells_what_is_taken_and_from_what(result: PruneResult) -> None:
+    assert result.validation is not None and result.validation.passed
+    assert "24 tensors, trained in" in result.validation.reason
+    assert "on data that no step has seen" in result.validation.reason
+    again = validate(toys_recovery.encoder(), result.model, data=UNSEEN, provider="cpu")
+    assert again.passed and "no step has seen" not in again.reason
+
+
+def test_the_document_tells_how_it_went(result: PruneResult) -> None:
+    found = json.loads(json.dumps(result.to_dict()))["choice"]["recovery"]
+    assert found["learned_from"] == "spliced sequences" and found["stopped"] is None
+    assert found["samples"] + found["held_out_samples"] == 48 and found["epochs"] == 6
+    losses = [item["loss"] for item in found["curve"]]
+    assert found["held_out_loss"] == {"before": losses[0], "after": min(losses)}
+    assert found["steps"] == 18 and len(losses) == 7 and not found["constant"]
+
+
+def test_weights_in_a_file_beside_the_model_are_recovered_alike(result: PruneResult, tmp_path: Path) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(toys_recovery.encoder(), source, save_as_external_data=True, location="w.bin", size_threshold=0)
+    settings: dict[str, Any] = {"data": SENTENCES, "recover": Budget(epochs=6), "provider": "cpu"}
+    stored = prune(source, HEADS, out, refit=False, **settings)
+    assert stored.validation is not None and stored.validation.passed
+    numbers = [
+        {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+        for model in (result.model, stored.model)
+    ]
+    assert numbers[0].keys() == numbers[1].keys()
+    for name, array in numbers[0].items():
+        np.testing.assert_array_equal(numbers[1][name], array, err_msg=name)
+
+
+def test_rows_of_removed_heads_are_as_they_were(result: PruneResult) -> None:
+    assert result.chosen is not None and result.chosen.recovery is not None
+    before = {item.name: numpy_helper.to_array(item) for item in toys_recovery.encoder().graph.initializer}
+    after = result.chosen.recovery.stored["out_weight0"]
+    gone = np.repeat([False, True, True, False], toys_recovery.SIZE)
+    assert np.array_equal(after[gone], before["out_weight0"][gone])
+    assert not np.array_equal(after[~gone], before["out_weight0"][~gone])
+    assert "embed" not in result.chosen.recovery.stored
+
+
+def test_a_tensor_that_no_training_changes_is_not_taken(result: PruneResult) -> None:
+    """A file may not bring along an embedding by saying that it was trained."""
+    forged = ModelProto()
+    forged.CopyFrom(result.model)
+    for tensor in forged.graph.initializer:
+        if tensor.name == "embed":
+            other = numpy_helper.to_array(tensor) * 1.5
+            tensor.CopyFrom(numpy_helper.from_array(other, "embed"))
+    record = json.loads(next(item.value for item in forged.metadata_props if item.key == COMPENSATED_KEY))
+    record["tensors"].append("embed")
+    record["digests"]["embed"] = digest(other)
+    set_metadata(forged, COMPENSATED_KEY, json.dumps(record))
+    verdict = validate(toys_recovery.encoder(), forged, provider="cpu")
+    assert verdict.verdict == "failed" and "no refit of this cut changes" in verdict.reason
+
+
+def test_without_the_mark_of_training_normalisations_are_not_taken(result: PruneResult) -> None:
+    forged = ModelProto()
+    forged.CopyFrom(result.model)
+    record = json.loads(next(item.value for item in forged.metadata_props if item.key == COMPENSATED_KEY))
+    assert record.pop("steps") > 0
+    # As a refit without training is recorded.
+    set_metadata(forged, COMPENSATED_KEY, json.dumps(record | {"version": 2}))
+    verdict = validate(toys_recovery.encoder(), forged, provider="cpu")
+    assert verdict.verdict == "failed" and "no refit of this cut changes" in verdict.reason
+
+
+def test_the_same_seed_gives_the_same_bytes(result: PruneResult) -> None:
+    same, other = recovered(), recovered(seed=1)
+    assert same.chosen is not None and other.chosen is not None and result.chosen is not None
+    numbers = [item.chosen.recovery.stored["out_weight0"].tobytes() for item in (result, same, other)]  # type: ignore
+    assert numbers[0] == numbers[1] != numbers[2]
+
+
+# Other weights
+
+
+def test_half_precision_is_trained_in_single_and_stored_in_half(tmp_path: Path) -> None:
+    model = toys_recovery.encoder(dtype=np.float16)
+    found = prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=6), refit=False, provider="cpu")
+    assert found.validation is not None and found.validation.passed and found.chosen is not None
+    assert found.chosen.recovery is not None and found.chosen.recovery.best
+    assert {str(array.dtype) for array in found.chosen.recovery.stored.values()} == {"float16"}
+
+
+def test_quantized_weights_are_trained_through_their_levels() -> None:
+    model = toys_scores.stack(quantized=True)
+    found = prune(
+        model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=8), refit=False, provider="cpu"
+    )
+    assert found.chosen is not None and found.chosen.recovery is not None
+    stored, held = found.chosen.recovery.stored, found.chosen.recovery.constant
+    name = "layer0.attn.out.weight"
+    assert name not in held and stored[name].dtype == np.int8
+    assert not np.array_equal(stored[name], toys.get_initializer(model, name))
+
+
+def test_fused_attention_is_trained_through_what_it_is_made_of() -> None:
+    model, fusion = fuse(toys_recovery.encoder(), "contrib")
+    assert len(fusion.made) == 2
+    found = prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=6), refit=False, provider="cpu")
+    assert found.validation is not None and found.validation.passed and found.chosen is not None
+    assert found.chosen.recovery is not None and found.chosen.recovery.best
+    assert {"q_weight0", "v_weight1"} <= set(found.chosen.recovery.trained)
+
+
+def test_an_old_opset_is_raised_for_the_gradients_alone() -> None:
+    model = toys_scores.stack()
+    model.opset_import[0].version = 12
+    found = prune(
+        model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=4), refit=False, provider="cpu"
+    )
+    assert found.chosen is not None and found.chosen.recovery is not None and found.chosen.recovery.best
+    assert found.model.opset_import[0].version == 12
+
+
+def test_cuts_that_are_stored_several_times_stay_alike() -> None:
+    model = toys_scores.stack(shared=True)
+    found = prune(
+        model,
+        {0: [1], 1: [2]},
+        data=toys_scores.ids(),
+        recover=Budget(epochs=1),
+        refit=False,
+        provider="cpu",
+    )
+    assert found.chosen is not None and found.chosen.recovery is not None
+    assert any("several cuts" in reason for reason in found.chosen.recovery.constant.values())
+
+
+def test_blocks_of_four_bits_are_refused() -> None:
+    with pytest.raises(RefusedError, match=r"packed in blocks .* recover the model before it is quantized"):
+        prune(
+            toys_nbits.packed(toys_scores.stack(), 0),
+            {0: [1]},
+            data=toys_scores.ids(),
+            recover=Budget(epochs=1),
+            provider="cpu",
+        )
+
+
+def test_an_output_without_gradients_is_refused_before_work() -> None:
+    """A product of rounded activations has none, and here every way to the output leads through one."""
+    model = toys_scores.stack(layers=1)
+    node = next(node for node in model.graph.node if list(node.output) == ["logits"])
+    node.input[0] = "rounded"
+    model.graph.node.insert(len(model.graph.node) - 1, helper.make_node("Round", ["layer0.out"], ["rounded"]))
+    model.graph.node.append(helper.make_node("Sign", ["logits"], ["signs"]))
+    model.graph.output[0].name = "signs"
+    with pytest.raises(RefusedError, match="no gradient of signs reaches a weight"):
+        prune(model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=1), provider="cpu")
+
+
+def test_weights_in_double_precision_are_refused_before_work() -> None:
+    model = toys_recovery.encoder(dtype=np.float64)
+    with pytest.raises(RefusedError, match="stored in double precision, and training is in single precision"):
+        prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=1), refit=False, provider="cpu")
+
+
+@pytest.mark.parametrize("feeds", [SENTENCES[:1], SENTENCES[:2]], ids=["one feed", "few samples"])
+def test_too_little_data_is_refused(feeds: list[dict[str, Any]]) -> None:
+    with pytest.raises(UsageError, match="a recovery learns from 16 or more"):
+        recovered(data=[{name: array[:4] for name, array in feed.items()} for feed in feeds])
+
+
+def test_without_data_nothing_is_learned() -> None:
+    with pytest.raises(UsageError, match="a recovery learns from data"):
+        recovered(data=None)
+
+
+def test_a_model_that_says_always_the_same_is_refused() -> None:
+    model = toys_recovery.encoder()
+    toys.set_initializer(model, "norm2_weight1", np.zeros(toys_recovery.WIDTH, np.float32))
+    with pytest.raises(UsageError, match="is the same for all of"):
+        prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=1), refit=False, provider="cpu")
+
+
+# Commands
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model, its cut, and sentences for both."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(toys_recovery.encoder(), "model.onnx")
+    prune("model.onnx", HEADS, "pruned.onnx", provider="cpu")
+    Path("data").mkdir()
+    for number, feed in enumerate(SENTENCES):
+        np.savez(f"data/{number}.npz", **feed)  # type: ignore[arg-type]
+    return tmp_path
+
+
+def test_a_pruned_model_is_recovered_afterwards(folder: Path, command: Callable[..., Outcome]) -> None:
+    line = (
+        "recover",
+        "model.onnx",
+        "pruned.onnx",
+        "--data",
+        "data",
+        "-o",
+        "out.onnx",
+        "--budget",
+        6,
+        "--json",
+    )
+    outcome = command(*line)
+    assert outcome.exit_code == 0, outcome.stderr
+    made = onnx.load("out.onnx")
+    assert drift(made) < 0.8 * drift(onnx.load("pruned.onnx"))
+    again = recover("model.onnx", "out.onnx", data=SENTENCES, budget=Budget(epochs=2), provider="cpu")
+    before, after = refit_record(made), refit_record(again.model)
+    assert before is not None and after is not None and after.steps >= before.steps > 0
+
+
+def test_what_is_no_cut_of_the_model_is_not_recovered(folder: Path, command: Callable[..., Outcome]) -> None:
+    damaged = onnx.load("pruned.onnx")
+    toys.set_initializer(damaged, "up_weight0", toys.get_initializer(damaged, "up_weight0") + 1)
+    onnx.save(damaged, "pruned.onnx")
+    outcome = command("recover", "model.onnx", "pruned.onnx", "--data", "data", "-o", "out.onnx")
+    assert outcome.exit_code == 1 and "not shown to be a cut" in outcome.stderr
+    assert not Path("out.onnx").exists()
+
+
+def test_a_file_in_the_place_of_the_checkpoint_is_left_alone(
+    folder: Path, command: Callable[..., Outcome]
+) -> None:
+    Path("out.onnx.recovery").write_text("mine")
+    outcome = command(
+        "prune", "model.onnx", "--heads", "0:1", "--data", "data", "-o", "out.onnx", "--recover", 1
+    )
+    assert outcome.exit_code == 2 and "is not what this tool would write" in " ".join(outcome.stderr.split())
+    assert Path("out.onnx.recovery").read_text() == "mine" and not Path("out.onnx").exists()
+
+
+def test_a_limit_on_drift_is_bisected_with_recovery(folder: Path, command: Callable[..., Outcome]) -> None:
+    line = ("prune", "model.onnx", "--data", "data", "--max-drift", 0.02, "-o", "out.onnx", "--json")
+    outcome = command(*line, "--recover", 8)
+    assert outcome.exit_code == 0, outcome.stderr
+    choice = json.loads(outcome.stdout)["choice"]
+    assert choice["drift"] <= 0.02 and choice["recovery"]["epochs"] < 8
+
+
+def test_a_curve_is_drawn_of_recovered_models(
+    folder: Path, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # How fast the cuts are is not asked here.
+    monkeypatch.setattr("onnxheadprune.choosing.speed.SECONDS", 0.01)
+    monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
+    monkeypatch.setattr("onnxheadprune.benchmarking.measure.WARM_UP", 0.05)
+    plain, trained = (
+        json.loads(command("sweep", "model.onnx", "0.25:0.25:1", "--data", "data", "--json", *more).stdout)
+        for more in (("--no-refit",), ("--no-refit", "--recover", 6))
+    )
+    assert trained["points"][0]["drift"] < plain["points"][0]["drift"]

@@ -1,0 +1,206 @@
+"""Tensors that are taken from the pruned file: which may be, that damage shows, and what the verdict says of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from onnxheadprune import ModelError, Validation, prune, validate
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.choosing.compensation.record import sealed
+from onnxheadprune.edit.records import COMPENSATED_KEY, FUSED_KEY, REMOVED_KEY, refit_record
+from onnxheadprune.model.load import open_structure
+from tests import attacks, toys, toys_scores
+
+HEADS = "0:1 1:0,3"
+DATA: Any = toys_scores.ids(24)
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[ModelProto, ModelProto]:
+    original = toys_scores.stack()
+    return original, prune(original, HEADS, data=DATA, refit=True, provider="cpu").model
+
+
+def copy_of(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def check(original: ModelProto, model: ModelProto, data: Any = None) -> Validation:
+    return validate(original, model, data=data, provider="cpu")
+
+
+def edit_record(model: ModelProto, key: str, change: Callable[[dict[str, Any]], None]) -> None:
+    for entry in model.metadata_props:
+        if entry.key == key:
+            content = json.loads(entry.value)
+            change(content)
+            entry.value = json.dumps(content)
+
+
+def add_noise(model: ModelProto, name: str, size: float = 1.0) -> None:
+    array = toys.get_initializer(model, name)
+    noise = np.random.default_rng(0).standard_normal(array.shape) * size * np.abs(array).max()
+    toys.set_initializer(model, name, (array + noise).astype(array.dtype))
+
+
+def reseal(original: ModelProto, model: ModelProto) -> None:
+    """Writes digests that fit, as an attacker would."""
+    sealed(open_structure(model), plan_pruning(original, HEADS))
+
+
+@pytest.mark.long
+def test_the_first_line_names_the_refitted_tensors_and_what_they_do(
+    made: tuple[ModelProto, ModelProto],
+) -> None:
+    original, model = made
+    record = refit_record(model)
+    assert record is not None and set(record.digests) == set(record.tensors)
+    count = len(record.tensors)
+    without = check(original, model)
+    assert f"{count} tensors are taken from the file, and what they are worth is not proven" in without.reason
+    found = check(original, model, DATA)
+    assert found.verdict == "passed"
+    assert (
+        f"{count} tensors are taken from the file: with them the cosine distance of the outputs"
+        in found.reason
+    )
+    assert found.refit is not None and found.refit.source == "data"
+    assert found.refit.refitted.cosine > found.refit.bare.cosine
+    document = found.to_dict()
+    assert document["refitted"] == sorted(record.tensors) and document["refit"]["source"] == "data"
+
+
+def test_noise_in_a_refitted_tensor_is_damage(made: tuple[ModelProto, ModelProto]) -> None:
+    original, model = made[0], copy_of(made[1])
+    add_noise(model, "layer0.attn.out.weight", 1e-6)
+    found = check(original, model)
+    assert found.verdict == "failed" and "the file is damaged" in found.reason
+
+
+def test_a_refitted_tensor_without_a_digest_fails(made: tuple[ModelProto, ModelProto]) -> None:
+    """Versions of the record that have digests have one for each tensor; who takes it out hides damage."""
+    original, model = made[0], copy_of(made[1])
+    edit_record(model, COMPENSATED_KEY, lambda content: content["digests"].pop("layer0.attn.out.weight"))
+    found = check(original, model)
+    assert (
+        found.verdict == "failed" and "has no digest of the refitted layer0.attn.out.weight" in found.reason
+    )
+    edit_record(model, COMPENSATED_KEY, lambda content: content.pop("digests"))
+    with pytest.raises(ModelError, match=f"{COMPENSATED_KEY} cannot be read: the field 'digests' is missing"):
+        check(original, model)
+
+
+def test_noise_in_all_floats_that_are_said_to_be_refitted_fails(made: tuple[ModelProto, ModelProto]) -> None:
+    original, model = made[0], copy_of(made[1])
+    names = [tensor.name for tensor in model.graph.initializer if tensor.data_type == 1]
+    for name in names:
+        add_noise(model, name, 0.1)
+
+    def all_listed(content: dict[str, Any]) -> None:
+        content["tensors"] = sorted(
+            set(content["tensors"]) | {name for name in names if "onnxhead" not in name}
+        )
+
+    edit_record(model, COMPENSATED_KEY, all_listed)
+    reseal(original, model)
+    found = check(original, model)
+    assert found.verdict == "failed" and "which no refit of this cut changes" in found.reason
+
+
+def test_noise_under_fresh_digests_is_not_proven_and_shows_on_data(
+    made: tuple[ModelProto, ModelProto],
+) -> None:
+    original, model = made[0], copy_of(made[1])
+    add_noise(model, "layer0.attn.out.weight", 3.0)
+    reseal(original, model)
+    assert "not proven without --data" in check(original, model).reason
+    found = check(original, model, DATA)
+    assert found.verdict == "inconclusive" and "they do harm" in found.reason
+
+
+def test_a_tensor_that_is_listed_and_unchanged_is_as_good_as_not_listed(
+    made: tuple[ModelProto, ModelProto],
+) -> None:
+    original, model = made[0], copy_of(made[1])
+    edit_record(model, COMPENSATED_KEY, lambda content: content["tensors"].append("layer1.attn.k.weight"))
+    table = toys.get_initializer(original, "layer1.attn.k.weight")
+    assert table.size
+    assert check(original, model).verdict == "passed"
+
+
+# Versions of records
+
+
+def test_records_of_the_first_version_still_read(made: tuple[ModelProto, ModelProto]) -> None:
+    original, model = made[0], copy_of(made[1])
+
+    def first(content: dict[str, Any]) -> None:
+        content.pop("digests", None)
+        content["version"] = 1
+
+    edit_record(model, COMPENSATED_KEY, first)
+    edit_record(model, REMOVED_KEY, lambda content: content.pop("version"))
+    found = check(original, model)
+    assert found.verdict == "passed" and found.refitted
+    assert "without digests, so that damage to them would not show" in found.reason
+
+
+@pytest.mark.parametrize("key", [COMPENSATED_KEY, REMOVED_KEY])
+@pytest.mark.parametrize("version", [4, 99, 0, "2", None, True, [1]])
+def test_an_unknown_version_is_refused(made: tuple[ModelProto, ModelProto], key: str, version: Any) -> None:
+    original, model = made[0], copy_of(made[1])
+    edit_record(model, key, lambda content: content.update(version=version))
+    with pytest.raises(ModelError, match=rf"{key} is of version .* the version that wrote the model"):
+        check(original, model)
+
+
+def test_an_unknown_version_of_a_fusion_is_refused() -> None:
+    model = toys.attention()
+    smaller = attacks.pruned(model)
+    smaller.metadata_props.add(key=FUSED_KEY, value='{"version": 2, "sites": []}')
+    with pytest.raises(ModelError, match="is of version 2"):
+        check(model, smaller)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[]", '"text"', '{"sites": [{"index": "x"}]}', '{"sites": 1}', "nul"]
+)
+def test_a_record_that_is_none_is_named(text: str) -> None:
+    model = toys.attention()
+    smaller = attacks.pruned(model)
+    for entry in smaller.metadata_props:
+        if entry.key == REMOVED_KEY:
+            entry.value = text
+    with pytest.raises(ModelError, match="cannot be read"):
+        check(model, smaller)
+
+
+@pytest.mark.long
+def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
+    original = toys_scores.stack()
+    first = prune(original, "0:1", data=DATA, refit=True, provider="cpu").model
+    second = prune(first, "1:0-3", provider="cpu").model
+    assert check(first, second).verdict == "passed"
+    assert check(original, second).verdict == "passed"
+
+
+@pytest.mark.long
+def test_digests_are_of_what_is_written() -> None:
+    """A second cut narrows a refitted tensor, and the record follows."""
+    original = toys_scores.stack()
+    first = prune(original, "0:1", data=DATA, refit=True, provider="cpu").model
+    second = prune(first, "0:2", provider="cpu").model
+    before, after = refit_record(first), refit_record(second)
+    assert before is not None and after is not None
+    name = "layer0.attn.out.weight"
+    assert before.tensors == after.tensors and before.digests[name] != after.digests[name]
+    assert numpy_helper.to_array(next(t for t in second.graph.initializer if t.name == name)).shape[0] < 12
+    assert check(original, second).verdict == "passed"

@@ -1,0 +1,264 @@
+"""`quantize` and `combine`, and wishes on what ONNX Runtime's quantizer has made."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from rich.console import Console
+
+from onnxheadprune import RefusedError, UsageError, Wish, combine, inspect, prune, quantize, validate
+from onnxheadprune.attention.packed import packed_again, packed_matrix, unpacked
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.activations.linear import linear_at
+from onnxheadprune.edit.records import QUANTIZED_KEY, VALIDATION_KEY, quantized_record
+from onnxheadprune.reporting.combination import combine_report
+from onnxheadprune.runtime import quantizing
+from onnxheadprune.settings.measuring import Timing
+from tests import toys, toys_nbits, toys_scores
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+DATA = toys_scores.ids(12, 8)
+QUICK = Timing(batch=(2,), repeats=5, threads=1)
+
+
+def keys(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("quantize") / "toy.onnx"
+    onnx.save(toys_scores.stack(), path)
+    return path
+
+
+@pytest.fixture(scope="module", params=["int8-dynamic", "int8-qdq"])
+def rounded(request: pytest.FixtureRequest, toy: Path) -> onnx.ModelProto:
+    return quantize(toy, to=request.param, data=DATA, provider="cpu").model
+
+
+def maps(model: onnx.ModelProto) -> list[Any]:
+    return [linear for node in view_of(model).main.nodes if (linear := linear_at(node)) is not None]
+
+
+def test_a_quantized_model_is_written_with_a_record(toy: Path, tmp_path: Path) -> None:
+    result = quantize(toy, tmp_path / "q.onnx", to="int8-dynamic", data=DATA, provider="cpu")
+    written = onnx.load(tmp_path / "q.onnx")
+    record = quantized_record(written)
+    assert record is not None and record.to == "int8-dynamic" and record.settings["per_channel"] is True
+    assert result.after.bytes < result.before.bytes and result.matrices[1] == result.matrices[0] > 0
+    assert result.drift is not None and 0 < result.drift < 0.1
+    assert list(toy.parent.iterdir()) == [toy], "the quantizer leaves files beside its input"
+
+
+@pytest.mark.parametrize(
+    ("probe", "asked", "used"), [(True, None, True), (False, None, False), (True, False, False)]
+)
+def test_seven_bits_where_the_processor_saturates(
+    toy: Path, probe: bool, asked: bool | None, used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantizing, "saturates", lambda runtime: probe)
+    result = quantize(toy, to="int8-dynamic", reduce_range=asked)
+    weights = [
+        onnx.numpy_helper.to_array(item) for item in result.model.graph.initializer if item.data_type == 3
+    ]
+    assert result.how.reduce_range is used
+    assert max(int(abs(item.astype(int)).max()) for item in weights) <= (64 if used else 127)
+    assert bool(result.notes) is (asked is None)
+
+
+def test_the_root_logger_is_left_alone(toy: Path) -> None:
+    before = list(logging.getLogger().handlers)
+    quantize(toy, to="int8-qdq", data=DATA)
+    assert logging.getLogger().handlers == before and logging.root.manager.disable == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "sentence"),
+    [
+        ({"to": "int3"}, UsageError, "one of int8-dynamic, int8-qdq, int4"),
+        ({"to": "int8-qdq"}, UsageError, "finds the ranges of activations on data"),
+        ({"to": "int4", "block_size": 24}, UsageError, "a power of two"),
+        ({"to": "int8-dynamic", "exclude": ("nowhere",)}, UsageError, "no node named 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(
+    toy: Path, settings: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        quantize(toy, **settings)
+
+
+def test_nothing_is_quantized_twice_or_where_nothing_is_stored(rounded: onnx.ModelProto) -> None:
+    alone = toys.no_attention()
+    alone.graph.node[0].name = "product"
+    with pytest.raises(RefusedError, match="is quantized to int8"):
+        quantize(rounded, to="int8-dynamic")
+    with pytest.raises(RefusedError, match="finds nothing"):
+        quantize(alone, to="int8-dynamic", exclude=("product",))
+
+
+@pytest.mark.long
+def test_the_record_of_a_cut_is_kept_and_later_cuts_count_from_it(toy: Path) -> None:
+    cut = prune(toy, {0: [1]}, data=DATA, refit=True, provider="cpu")
+    both = quantize(cut.model, to="int8-dynamic").model
+    record = quantized_record(both)
+    assert VALIDATION_KEY not in keys(both) and record is not None and record.refit is not None
+    assert inspect(both)[0].removed == (1,)
+    again = prune(both, {0: [2]}, provider="cpu")
+    assert again.validation is not None and again.validation.verdict == "passed"
+    assert inspect(again.model)[0].removed == (1, 2) and QUANTIZED_KEY in keys(again.model)
+
+
+def test_maps_of_integers_are_what_they_were_of_floats(toy: Path, rounded: onnx.ModelProto) -> None:
+    floats = {linear.out.name: linear for linear in maps(onnx.load(toy))}
+    found = maps(rounded)
+    assert len(found) >= 4 and any(linear.other is not None for linear in found)
+    for linear in found:
+        assert linear.matrix.is_quantized and linear.source.elem_type == onnx.TensorProto.FLOAT
+        before = floats[linear.out.name].matrix.read()
+        np.testing.assert_allclose(linear.matrix.read(), before, atol=np.abs(before).max() / 60)
+        np.testing.assert_array_equal(
+            linear.matrix.written(linear.matrix.read()), linear.matrix.stored.numbers()
+        )
+
+
+@pytest.mark.long
+def test_a_wish_on_a_quantized_model_refits_its_levels(rounded: onnx.ModelProto) -> None:
+    result = prune(rounded, wish=Wish(ratio=0.25), data=DATA, provider="cpu")
+    bare = prune(rounded, wish=Wish(ratio=0.25), data=DATA, provider="cpu", refit=False)
+    chosen = result.chosen
+    assert result.validation is not None and result.validation.verdict == "passed"
+    assert chosen is not None and bare.chosen is not None
+    assert chosen.given_up is not None or chosen.compensation is not None
+    assert chosen.drift is not None and bare.chosen.drift is not None and chosen.drift <= bare.chosen.drift
+    assert chosen.compensation is not None
+    types = {item.name: item.data_type for item in rounded.graph.initializer}
+    assert any(types[name] == onnx.TensorProto.INT8 for name in chosen.compensation.stored)
+    assert validate(rounded, result.model).verdict == "passed"
+
+
+@pytest.mark.long
+def test_a_refit_that_does_harm_is_given_up(
+    rounded: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxheadprune.workflow.choice import cutting
+
+    real = cutting.compensate
+
+    def harmful(*args: Any, **settings: Any) -> Any:
+        found = real(*args, **settings)
+        for name, array in found.stored.items():
+            if array.dtype == np.int8:
+                found.stored[name] = np.ascontiguousarray(array[..., ::-1])
+        return found
+
+    monkeypatch.setattr(cutting, "compensate", harmful)
+    chosen = prune(rounded, {0: [1]}, data=DATA, refit=True, provider="cpu").chosen
+    assert chosen is not None and chosen.compensation is None
+    assert chosen.given_up is not None and chosen.drift is not None and chosen.given_up > chosen.drift
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_levels_survive_packing(bits: int) -> None:
+    levels = np.random.default_rng(0).integers(0, 2**bits, (5, 32)).astype(np.uint8)
+    np.testing.assert_array_equal(unpacked(packed_again(levels, bits), bits), levels)
+
+
+def test_blocks_of_four_bits_are_read_and_written() -> None:
+    model = toys_nbits.packed(toys.attention(hidden=32), 0)
+    nodes = [node for node in view_of(model).main.nodes if node.op_type == "MatMulNBits"]
+    floats = {
+        item.name: onnx.numpy_helper.to_array(item) for item in toys.attention(hidden=32).graph.initializer
+    }
+    assert nodes
+    for node in nodes:
+        matrix = packed_matrix(node)
+        assert matrix is not None
+        whole = floats[matrix.stored.name.removesuffix("_q")]
+        np.testing.assert_allclose(matrix.read(), whole, atol=np.abs(whole).max() / 12)
+        np.testing.assert_array_equal(matrix.written(matrix.read()), matrix.stored.numbers())
+
+
+@pytest.mark.long
+def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None) -> None:
+    cut = prune(toy, {0: [1], 1: [2]}, tmp_path / "cut.onnx", data=DATA, refit=True, provider="cpu")
+    assert cut.output is not None
+    out = tmp_path / "both.onnx"
+    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, output=out, provider="cpu", timing=QUICK)
+    names = [corner.name for corner in found.corners]
+    assert names == ["original", "pruned", "quantized", "pruned, then quantized", "quantized, then pruned"]
+    drifts = {corner.name: corner.distance.drift for corner in found.corners}
+    assert drifts["original"] == pytest.approx(0, abs=1e-9) and drifts["quantized"] > 0
+    other = next(name for name in names[3:] if name != found.recommended)
+    assert drifts[found.recommended] <= drifts[other] * 1.03
+    assert inspect(out)[0].removed == (1,)
+    assert len(found.to_dict()["corners"]) == 5
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(*combine_report(found), sep="\n")
+    shown = console.export_text()
+    assert "recommended" in shown and all(name in shown for name in names)
+
+
+@pytest.mark.long
+def test_both_orders_lose_the_same_neurons(toy: Path, tmp_path: Path, short_clocks: None) -> None:
+    """The second order once took the heads of a cut alone, so that two different cuts were compared."""
+    cut = prune(toy, {0: [1], "ffn.0": range(8)}, tmp_path / "cut.onnx", provider="cpu")
+    assert cut.output is not None
+    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, provider="cpu", timing=QUICK)
+    for corner in found.corners:
+        sites, gone = inspect(corner.model.proto), "pruned" in corner.name
+        assert sites[0].removed == ((1,) if gone else ())
+        assert sites.neurons[0].removed == (tuple(range(8)) if gone else ()), corner.name
+
+
+@pytest.mark.long
+def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path, short_clocks: None) -> None:
+    """Heads of this toy are narrower than a block of sixteen."""
+    pytest.importorskip("onnx_ir", reason="int4 needs it")
+    cut = prune(toy, {0: [1]}, tmp_path / "cut.onnx", provider="cpu")
+    assert cut.output is not None
+    found = combine(toy, cut.output, to="int4", data=DATA, provider="cpu", timing=QUICK)
+    assert found.recommended == "pruned, then quantized" and set(found.refused) == {"quantized, then pruned"}
+
+
+@pytest.mark.long
+def test_the_comparison_is_told_in_every_form(
+    toy: Path, tmp_path: Path, command: Command, short_clocks: None
+) -> None:
+    prune(toy, {0: [1]}, tmp_path / "cut.onnx", provider="cpu")
+    np.savez(tmp_path / "d.npz", input_ids=np.concatenate([feed["input_ids"] for feed in DATA]))
+    words = [
+        toy,
+        tmp_path / "cut.onnx",
+        "--to",
+        "int8-dynamic",
+        "--data",
+        tmp_path / "d.npz",
+        "--provider",
+        "cpu",
+    ]
+    words += [
+        "--repeats",
+        "5",
+        "--batch",
+        "2",
+        "--export-markdown",
+        tmp_path / "t.md",
+        "--report",
+        tmp_path / "r.html",
+    ]
+    outcome = command("combine", *words, "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    document = json.loads(outcome.stdout)
+    for text in ((tmp_path / name).read_text(encoding="utf-8") for name in ("r.html", "t.md")):
+        assert f"Recommended: {document['recommended']}" in text and "quantized, then pruned" in text
