@@ -8,8 +8,9 @@ import numpy as np
 
 from onnxheadprune.attention.caches import CacheCut, cache_cut
 from onnxheadprune.attention.io_changes import Contract
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.attention.sites.unit import Projection, Site, handed_out
+from onnxheadprune.attention.sites.unit import Site, handed_out
 from onnxheadprune.attention.sites.whole import detached, goes_whole, going_whole, half_dead
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.attention.sites.site import Projection, Site
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain, Cut, measuring
 from onnxheadprune.choosing.activations.linear import Linear, linear_of
 from onnxheadprune.choosing.activations.moments import Moments, Ridge

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | ModelProto | gs.Graph | onnx_ir.Model | LoadedModel"
 INLINE_LIMIT = 2**31 - 2**25
-"""Protobuf cannot hold a message of 2 GiB; beyond this, weights go into a file beside the model. The rest is
-for nodes, names and types."""
+"""Protobuf cannot hold a message of 2 GiB; beyond this, weights go beside the model. The rest is for nodes and names."""
 MAPPED_FROM = 2**22
 """Bytes of weights from which on ONNX Runtime maps them from their files; smaller models are handed over whole."""
 LARGE = 2**28
@@ -46,9 +45,8 @@ LARGE = 2**28
 class LoadedModel:
     """A model, and where it came from.
 
-    Only `of_file` gives a model a path, so that whoever opens `path` gets the model that `proto` is: a model that is
-    constructed, or made from another one (`changed`, `dataclasses.replace`), has no path, whatever its
-    tensors refer to.
+    Only `of_file` gives a model a path, so that whoever opens `path` gets the model that `proto` is: one that is
+    constructed, or made from another one (`changed`, `dataclasses.replace`), has none, whatever its tensors refer to.
 
     Attributes:
         proto: the model; its tensors are in memory, or refer to `sources`.
@@ -100,9 +98,8 @@ class LoadedModel:
     def readable(self) -> LoadedModel:
         """This model, or an equal one whose `proto` can be analyzed: functions inlined, nodes sorted."""
         made = prepared(self.proto)
-        if made is self.proto:
-            return self
-        return LoadedModel(made, self.name, self.sources, self.inline, self.proto)
+        same = made is self.proto
+        return self if same else LoadedModel(made, self.name, self.sources, self.inline, self.proto)
 
     def changed(self, proto: ModelProto, name: str | None = None) -> LoadedModel:
         """A model made from this one, whose tensors may refer to the same files; it has no file of its own."""
@@ -309,7 +306,6 @@ class Parsed(NamedTuple):
 
 
 def _not_a_model(path: Path, reason: str) -> ModelError:
-    # What a file is instead is asked only of one that was refused.
     from onnxheadprune.model.storage.mistaken import not_a_model
 
     return not_a_model(path, reason)

@@ -18,7 +18,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from onnxheadprune.attention.masking import Insert, graph_of, insert, routed_masks
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.core import Core
-from onnxheadprune.attention.sites.site import Projection, Site
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.attention.sites.unit import handed_out
 from onnxheadprune.edit import nodes

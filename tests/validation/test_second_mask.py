@@ -14,7 +14,8 @@ from onnxheadprune.attention import analysis
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites.find import inspect, view_of
-from onnxheadprune.attention.sites.site import AttentionSite, Projection, Sites
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.interface import AS_BEFORE

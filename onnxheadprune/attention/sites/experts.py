@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnxheadprune.attention.sites.kinds import FEED_FORWARD, PICKED, NeuronSite
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.stored import units_together, weights_of
-from onnxheadprune.attention.sites.unit import Projection
 from onnxheadprune.liveness.live import DEAD
 from onnxheadprune.liveness.mixtures import EXPERTS, Mixture, mixture_of
 from onnxheadprune.liveness.refusal import Reason, Refusal

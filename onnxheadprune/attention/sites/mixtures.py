@@ -17,12 +17,13 @@ from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import origins
 from onnxheadprune.attention.sites.products import is_weight
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.routing import Routing
 from onnxheadprune.attention.sites.routing_scores import MATRIX
 from onnxheadprune.attention.sites.routing_walk import routing_of
 from onnxheadprune.attention.sites.stored import weights_of
 from onnxheadprune.attention.sites.streams import Streams
-from onnxheadprune.attention.sites.unit import Findings, Projection, Site
+from onnxheadprune.attention.sites.unit import Findings, Site
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.choices import choice_of

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from onnxheadprune.attention.sites.unit import Projection
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.model.graph.view import Node, Value
 
 SCOPES = "pkg.torch.onnx.name_scopes"

@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from onnxheadprune.attention.sites.grouping import Block
-from onnxheadprune.attention.sites.unit import Projection, Site
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import looks_only

@@ -16,9 +16,10 @@ from onnxheadprune.attention.sites.census import attention_products, sums_to_one
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.products import core_product, is_product, is_weight
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.sites.trace import Tracer
-from onnxheadprune.attention.sites.unit import Projection, Site
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.fused import layout_of

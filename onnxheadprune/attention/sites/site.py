@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from onnxheadprune.attention.sites.unit import Findings, NearMiss, Projection, Site, united
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
 from onnxheadprune.edit.records import RecordedSite
 from onnxheadprune.model.notebook import BAD, GOOD, Html, card, table, word
 from onnxheadprune.model.one_line import one_line

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 
 from onnxheadprune.attention.sites.grouping import Partition
-from onnxheadprune.attention.sites.unit import Projection, Site
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import (

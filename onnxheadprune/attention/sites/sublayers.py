@@ -17,9 +17,10 @@ from onnxheadprune.attention.sites.maps import Summed, summed
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import BENDS
 from onnxheadprune.attention.sites.products import is_weight
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.stored import weights_of
 from onnxheadprune.attention.sites.streams import CHOICES, MAX_BEHIND, Streams, addends, near
-from onnxheadprune.attention.sites.unit import Findings, Projection, Site
+from onnxheadprune.attention.sites.unit import Findings, Site
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.facts import (
     ADDS_ALL,

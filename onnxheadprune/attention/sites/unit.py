@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,11 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from onnxheadprune.edit.edits import Edit, SetDim
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.edit.site_cuts import HEADS_KEY
-from onnxheadprune.liveness.averages import averaged, why_no_sum
-from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
-from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import DEAD, Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer
@@ -25,118 +21,6 @@ from onnxheadprune.model.one_line import one_line
 
 SPAN = 1_000_000
 """How many indices each kind of site has for itself, so that no cut of one kind shifts another."""
-
-
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """The node that sums over the units of a site, heads or neurons: a contraction with weights, or a reduction.
-
-    Attributes:
-        node: the contraction.
-        activation: input index of what it reads (a context), and its contracted axes.
-        weight: input index of the weight, and its contracted axes in the same order; None where the node has no weight:
-            a reduction that adds heads up, or averages them.
-        sizes: lengths of the contracted axes (usually one: num_heads * head_size, or the neurons).
-        channels: for each unit, the row-major positions on the contracted axes that belong to it.
-    """
-
-    node: Node
-    activation: tuple[int, tuple[int, ...]]
-    weight: tuple[int, tuple[int, ...]] | None
-    sizes: tuple[int, ...]
-    channels: tuple[tuple[int, ...], ...]
-
-    @property
-    def sums_more(self) -> bool:
-        """True if it also sums over what is no unit's: a feed-forward block beside the attention."""
-        return sum(len(channels) for channels in self.channels) < math.prod(self.sizes)
-
-    @property
-    def operand(self) -> Value | None:
-        """The weight, None where there is none."""
-        return None if self.weight is None else self.node.inputs[self.weight[0]]
-
-    def is_emptied_by(self, units: Iterable[int]) -> bool:
-        """Return whether it sums over nothing once `units` are gone, be they all of the site or those that it reads."""
-        return not self.live_without(units).any()
-
-    def live_without(self, units: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Mask over the contracted axes with the channels of `units` dead."""
-        mask = np.ones(math.prod(self.sizes), dtype=bool)
-        mask[[position for unit in units for position in self.channels[unit]]] = False
-        return mask.reshape(self.sizes)
-
-    def spread(
-        self, mask: np.ndarray[Any, np.dtype[np.bool_]], rank: int
-    ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """A mask over the contracted axes, with an axis for each axis of what is read: of size 1 where it says nothing.
-
-        Args:
-            mask: as `live_without` gives it.
-            rank: axes of the value that is read.
-        """
-        axes = self.activation[1]
-        sizes = dict(zip(axes, self.sizes, strict=True))
-        return mask.transpose(np.argsort(axes)).reshape([sizes.get(axis, 1) for axis in range(rank)])
-
-    def gathered(self, spread: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-        """Numbers along the axes of what is read, one for each channel, [channels]: the inverse of `spread`.
-
-        Args:
-            spread: of size 1 along all axes but the contracted ones.
-        """
-        axes = self.activation[1]
-        order = np.argsort(axes)
-        sizes = np.array(self.sizes)[order]
-        return spread.reshape(sizes).transpose(np.argsort(order)).reshape(-1)
-
-    def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:
-        """The demands that removing `units` leaves on the operands (none at all if no unit is left)."""
-        mask = self.live_without(units)
-        index, axes = self.activation
-        yield Seed(self.node, index, Live.over(axes, mask), site)
-        if is_packed(self.node):
-            for index, live in cut_inputs(self.node, mask.reshape(-1)):
-                yield Seed(self.node, index, live, site)
-            return
-        if self.weight is not None:
-            index, axes = self.weight
-            yield Seed(self.node, index, Live.over(axes, mask), site)
-
-    def edits(self, units: Iterable[int]) -> list[Edit]:
-        """Edits on the projection itself: the width of packed weights, the divisor of a mean, a declared output."""
-        mask = self.live_without(units)
-        if self.weight is None:
-            return averaged(self.node, mask)
-        if is_packed(self.node):
-            return input_edits(self.node, mask.reshape(-1))
-        return list(self._declared(mask))
-
-    def _declared(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterator[Edit]:
-        """Yield what is declared of summed axes that the output still has, because the next node adds them up."""
-        found = contraction_of(self.node)
-        if found is None or not mask.any():
-            return
-        letters = found.axes_of(self.activation[0])
-        for position, axis in enumerate(self.activation[1]):
-            if letters[axis] in found.out_axes:
-                others = tuple(other for other in range(mask.ndim) if other != position)
-                left = int(np.count_nonzero(mask.any(axis=others)))
-                out_axis = found.out_axes.index(str(letters[axis]))
-                yield SetDim(self.node.scope.ref, self.node.out.name, out_axis, left)
-
-    def packed_together(self) -> Iterator[set[int]]:
-        """Units that share blocks of a packed weight, so that one cannot go without the other."""
-        return packed_together(self.node, self.channels) if is_packed(self.node) else iter(())
-
-    def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
-        """Return why some of these sets of units cannot be cut off the weight, None if each can."""
-        if self.weight is None:
-            return why_no_sum(self.node)
-        if not is_packed(self.node):
-            return None
-        masks = (self.live_without(unit).reshape(-1) for unit in sets)
-        return next((reason for mask in masks if (reason := why_not_cut(self.node, mask))), None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

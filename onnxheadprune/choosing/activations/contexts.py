@@ -10,7 +10,8 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.levels import numbers_of
-from onnxheadprune.attention.sites.site import Projection, Site
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain
 from onnxheadprune.choosing.activations.linear import linear_of
 from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError, Rows, gather

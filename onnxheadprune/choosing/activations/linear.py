@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxheadprune.attention.levels import StoredLevels
 from onnxheadprune.attention.matrices import Array, Matrix, Weights, matrix_of
 from onnxheadprune.attention.packed import packed_matrix
-from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.choosing.activations.integer import only_use_of_float, whole_product
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.contraction import Contraction, contraction_of

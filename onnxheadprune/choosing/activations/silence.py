@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 
 from onnx import TensorProto
 
-from onnxheadprune.attention.sites.site import Projection, Site
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import QUANTIZERS
 from onnxheadprune.model.graph.view import Value

@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxheadprune.attention.sites.site import Projection, Site
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.linear import Linear, feeders, linear_at, linear_of
 from onnxheadprune.choosing.compensation.runs import Run, emptied, runs
 from onnxheadprune.model.graph.view import GraphView

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 
 from onnxheadprune.attention.matrices import Array, matrix_of
-from onnxheadprune.attention.sites.unit import Projection, Site
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.blocks import SCALES, WEIGHT, ZERO_POINTS, block_size, is_packed
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.model.graph.tables import roles_of

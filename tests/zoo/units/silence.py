@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from onnxheadprune.attention.sites.kinds import NeuronSite
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.attention.sites.unit import Projection, Site
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.sweep import sweep
