@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | ModelProto | gs.Graph | onnx_ir.Model | LoadedModel"
 INLINE_LIMIT = 2**31 - 2**25
-"""Protobuf cannot hold a message of 2 GiB; beyond this, weights go beside the model. The rest is for nodes and names."""
+"""Protobuf cannot hold a message of 2 GiB; beyond this, weights go beside the model. The rest is for nodes."""
 MAPPED_FROM = 2**22
 """Bytes of weights from which on ONNX Runtime maps them from their files; smaller models are handed over whole."""
 LARGE = 2**28
