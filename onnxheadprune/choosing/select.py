@@ -11,7 +11,6 @@ from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.choosing.activations.contexts import context_moments, seen
 from onnxheadprune.choosing.activations.enough import INSTEAD, measurable, with_enough
-from onnxheadprune.choosing.activations.sources import Data, data_for
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Work, effort, positions_per_sample, to_look_at
@@ -35,6 +34,7 @@ from onnxheadprune.choosing.space import WITHOUT_DATA, Asked, SearchSpace, Selec
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import Measure
+from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.runtime import Provider

@@ -26,7 +26,7 @@ def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = 
     """
     if running.data is None:
         return None
-    from onnxheadprune.choosing.activations import sources
+    from onnxheadprune.data import sources
 
     if running.data == RANDOM:
         from onnxheadprune.reporting.console import err

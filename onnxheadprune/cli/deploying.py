@@ -58,7 +58,7 @@ def reader_of(folder: Path, running: Running) -> Reader | None:
     """
     if running.data is None:
         return None
-    from onnxheadprune.choosing.activations.sources import with_own_tokenizer
+    from onnxheadprune.data.sources import with_own_tokenizer
 
     running = with_own_tokenizer(folder, running)
 

@@ -104,7 +104,7 @@ def _calibration(job: Job, model: Path | LoadedModel) -> DataSource | None:
 
     running, in_folder = running_of(job), not isinstance(model, Path)
     if in_folder:
-        from onnxheadprune.choosing.activations.sources import with_own_tokenizer
+        from onnxheadprune.data.sources import with_own_tokenizer
 
         running = with_own_tokenizer(job.at(job.keys.model), running)
     return read_data(model, running, in_folder=in_folder)

@@ -70,7 +70,7 @@ def validate(
     effect = measure_of(drift)
     pairs = pairs_of(model, (pruned,), follow_links=follow_links)
     if running.data is not None:
-        from onnxheadprune.choosing.activations.sources import with_own_tokenizer
+        from onnxheadprune.data.sources import with_own_tokenizer
 
         running = with_own_tokenizer(model, running)
     require_for_each(pairs, heads, running)

@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxheadprune.data.more import (
     CHUNK,
+    GIVEN,
     MOST_BYTES,
     MOST_SAMPLES,
     Feeds,
@@ -192,7 +193,9 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
     if isinstance(source, Calibration):
         return source
     inputs = FeedMaker(view).inputs
-    label = name or (str(source) if isinstance(source, str) else "the given data")
+    label = name or (
+        str(source) if isinstance(source, str) else source.source if isinstance(source, Feeds) else GIVEN
+    )
     samples, more = _drawn(source, inputs)
     if _takes_one(view, samples, inputs):
         samples = tuple(one for sample in samples for one in one_by_one(sample, inputs))

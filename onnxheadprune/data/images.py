@@ -96,7 +96,7 @@ def image_feeds(
     rest = order[kept:]
     left = whole - sum(len(paths[number * count : (number + 1) * count]) for number in order[:kept])
     more = More(rest, read, left, max(1, CHUNK_BYTES // (size * count))) if rest else None
-    return Feeds((feed(number) for number in sorted(order[:kept])), "image", more)
+    return Feeds((feed(number) for number in sorted(order[:kept])), "image", more, str(folder))
 
 
 def _if_readable(feed: Callable[[int], Feed], number: int) -> Feed | None:

@@ -15,6 +15,8 @@ MOST_BYTES = 2**28
 """Bytes of them, where each is large."""
 CHUNK = 1024
 """Samples of a chunk of text."""
+GIVEN = "the given data"
+"""How messages call data that has no name."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -67,12 +69,15 @@ class Feeds(list[Feed]):
 
     Attributes:
         unit: what one sample of them was.
+        source: what they were made of, as messages call it.
         more: what there is beyond them, None where they are all.
     """
 
-    def __init__(self, feeds: Iterable[Feed], unit: str, more: More | None = None) -> None:
+    def __init__(
+        self, feeds: Iterable[Feed], unit: str, more: More | None = None, source: str = GIVEN
+    ) -> None:
         super().__init__(feeds)
-        self.unit, self.more = unit, more
+        self.unit, self.more, self.source = unit, more, source
 
     def every(self) -> Iterator[Feed]:
         """All feeds, with those that are not in memory."""

@@ -70,7 +70,7 @@ def text_feeds(
 
     per_block = texts.count / texts.blocks
     more = More(rest, read, texts.count - len(found), round(CHUNK / per_block)) if rest else None
-    return Feeds((prompts.feed(group) for group in prompts.groups(samples, batch)), "line", more)
+    return Feeds((prompts.feed(group) for group in prompts.groups(samples, batch)), "line", more, str(path))
 
 
 def _tokenized(texts: Sequence[Text], vocabulary: Vocabulary) -> list[Pair]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from onnxheadprune.choosing.activations.sources import data_for, read_data, with_own_tokenizer
+from onnxheadprune.data.sources import data_for, read_data, with_own_tokenizer
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders.asked import FolderRequest
 from onnxheadprune.deploying.folders.prune import prune_folder

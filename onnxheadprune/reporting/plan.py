@@ -27,7 +27,7 @@ from onnxheadprune.reporting.validation import verdict_rows
 from onnxheadprune.workflow.sizes import size_warnings
 
 if TYPE_CHECKING:
-    from onnxheadprune.choosing.activations.respelled import Spelling
+    from onnxheadprune.data.respelled import Spelling
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.result import PruneResult

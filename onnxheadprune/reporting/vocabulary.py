@@ -12,7 +12,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.reporting.layout import count, many, row, share, size, table
 
 if TYPE_CHECKING:
-    from onnxheadprune.choosing.activations.respelled import Spelling
+    from onnxheadprune.data.respelled import Spelling
     from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 

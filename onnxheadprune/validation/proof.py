@@ -71,7 +71,7 @@ def _with_refits(
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.vocabulary.trim import Trimming
-    from onnxheadprune.choosing.activations.sources import Data
+    from onnxheadprune.data.sources import Data
     from onnxheadprune.validation.metric import Metric, MetricMeter
     from onnxheadprune.validation.oracle import Prepared
     from onnxheadprune.validation.wide import Wide
@@ -116,7 +116,7 @@ def validate(
     """
     given = None
     if data is not None:
-        from onnxheadprune.choosing.activations.sources import data_for
+        from onnxheadprune.data.sources import data_for
 
         given = data_for(original, data, provider, seed)
     return prove(original, pruned, ValidationRequest(heads, given, provider, seed, metric, effect, unseen))
@@ -253,7 +253,7 @@ def _renumbered(request: ValidationRequest, original: LoadedModel, trimmed: Trim
     """
     if request.data is None:
         return request
-    from onnxheadprune.choosing.activations.respelled import renumbered
+    from onnxheadprune.data.respelled import renumbered
 
     return replace(request, data=renumbered(request.data, original, trimmed), renumbered=True)
 

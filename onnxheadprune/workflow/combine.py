@@ -12,8 +12,8 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark
-from onnxheadprune.choosing.activations.sources import Data, data_for
 from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.edit.records import To, quantized_record
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE

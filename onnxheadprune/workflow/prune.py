@@ -14,7 +14,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import Cache, Contract
 from onnxheadprune.attention.planning import planned_on
-from onnxheadprune.choosing.activations.sources import data_for
+from onnxheadprune.data.sources import data_for
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import ModelLike, open_structure
@@ -31,9 +31,9 @@ from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writi
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
-    from onnxheadprune.choosing.activations.sources import Data
     from onnxheadprune.choosing.wishes import Wish
     from onnxheadprune.data.drift import Measure
+    from onnxheadprune.data.sources import Data
     from onnxheadprune.fusion.result import FuseMode
     from onnxheadprune.training.budget import Budget
 

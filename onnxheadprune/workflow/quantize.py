@@ -10,9 +10,9 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.activations.sources import Data, data_for
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import Measure
+from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.edit.apply import drop_metadata, set_metadata
 from onnxheadprune.edit.records import (
     COMPENSATED_KEY,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
     import onnx_ir
 
-    from onnxheadprune.choosing.activations.respelled import Spelling
+    from onnxheadprune.data.respelled import Spelling
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.choice.chosen import Chosen

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxheadprune.benchmarking.request import BenchSettings
-from onnxheadprune.choosing.activations.sources import Data, data_for
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.choosing.scoring.executors import run_all
@@ -20,6 +19,7 @@ from onnxheadprune.choosing.speed import speedups
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure

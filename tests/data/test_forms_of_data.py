@@ -6,12 +6,16 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
+import onnx
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.sources import data_for
 from onnxheadprune.settings.inputs import DataFormat
 from onnxheadprune.settings.measuring import Timing
 from tests.conftest import Outcome
@@ -97,6 +101,14 @@ def test_every_form_is_detected(form: str) -> None:
     method: Any = "activation"
     scores = ohp.score(f"{model}.onnx", data=data, method=method, provider="cpu")  # type: ignore[arg-type]
     assert all(np.isfinite(values).all() for site in scores.sites for values in [np.asarray(site.scores)])
+
+
+@pytest.mark.parametrize("form", sorted(FORMS.keys() - {"random"}))
+def test_messages_call_data_by_its_place(form: str) -> None:
+    model, data = FORMS[form]
+    place = data.data if isinstance(data, ohp.Inputs) else data
+    read = data_for(f"{model}.onnx", cast("Any", data), "cpu")
+    assert calibration_data(read, view_of(onnx.load(f"{model}.onnx"))).source.startswith(str(place))
 
 
 @pytest.mark.long

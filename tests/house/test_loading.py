@@ -222,7 +222,7 @@ def test_help_of_all_commands_loads_settings_and_click_alone() -> None:
 @pytest.mark.long
 def test_the_python_api_of_a_cut_loads_no_more() -> None:
     ours, heavy = loaded_by("import onnxheadprune.workflow.prune")
-    assert strangers(ours, PRUNE | {"workflow.prune", "choosing.activations.sources"}) == set()
+    assert strangers(ours, PRUNE | {"workflow.prune", "data.sources"}) == set()
     assert heavy == set()
 
 

@@ -10,13 +10,13 @@ from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Site, Sites
-from onnxheadprune.choosing.activations.sources import Data, data_for
 from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.kinds import HEADS, HEADS_ALONE, scorable, wishable
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.scores import FISHER, METHODS, TAYLOR, WITHOUT_DATA, HeadScores
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import Measure
+from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider

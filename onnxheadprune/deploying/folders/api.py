@@ -8,15 +8,15 @@ from pathlib import Path
 
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import Cache, Contract
-from onnxheadprune.choosing.activations.sources import (
+from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.data.drift import Measure
+from onnxheadprune.data.sources import (
     Data,
     data_for,
     read_data,
     running_of,
     with_own_tokenizer,
 )
-from onnxheadprune.choosing.wishes import Wish
-from onnxheadprune.data.drift import Measure
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders import prune as pruning
 from onnxheadprune.deploying.folders.asked import FolderRequest, Reader

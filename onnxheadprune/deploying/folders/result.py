@@ -18,7 +18,7 @@ from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
-    from onnxheadprune.choosing.activations.respelled import Spelling
+    from onnxheadprune.data.respelled import Spelling
     from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 

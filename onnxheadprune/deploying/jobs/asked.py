@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxheadprune.benchmarking.request import BenchRequest
-from onnxheadprune.choosing.activations.sources import kind_of_data, samples_for, with_own_tokenizer
 from onnxheadprune.choosing.scoring.score import scored_kinds
+from onnxheadprune.data.sources import kind_of_data, samples_for, with_own_tokenizer
 from onnxheadprune.deploying.jobs.reading import Job
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel

@@ -7,8 +7,8 @@ from pathlib import Path
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
-from onnxheadprune.choosing.activations.sources import read_data
 from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.sources import read_data
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders.asked import FolderRequest
 from onnxheadprune.deploying.folders.pairing import FilePair, paired

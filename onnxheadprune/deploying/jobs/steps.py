@@ -11,12 +11,12 @@ from typing import Literal, TypeAlias
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.runner import run_benchmark
-from onnxheadprune.choosing.activations.respelled import renumbered
-from onnxheadprune.choosing.activations.sources import read_data, samples_for
 from onnxheadprune.choosing.scoring.executors import open_executor
 from onnxheadprune.choosing.scoring.score import score, scored_kinds
 from onnxheadprune.choosing.scoring.score_files import write_scores
 from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.respelled import renumbered
+from onnxheadprune.data.sources import read_data, samples_for
 from onnxheadprune.deploying.jobs import of_folders
 from onnxheadprune.deploying.jobs.asked import (
     Document,

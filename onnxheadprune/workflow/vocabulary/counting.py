@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from onnxheadprune.attention.vocabulary.find import Vocabulary
-from onnxheadprune.choosing.activations.respelled import tokens_in
+from onnxheadprune.data.respelled import tokens_in
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.feeds.samples import Sample

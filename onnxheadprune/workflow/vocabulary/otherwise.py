@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.activations.respelled import tokens_in
 from onnxheadprune.data.beside import ALONE
 from onnxheadprune.data.prompts import Pair, Prompts
+from onnxheadprune.data.respelled import tokens_in
 from onnxheadprune.data.single import one_by_one
 from onnxheadprune.data.vocabulary import built
 from onnxheadprune.errors import InferenceError, UsageError

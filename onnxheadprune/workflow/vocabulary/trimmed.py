@@ -8,8 +8,8 @@ from pathlib import Path
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.find import vocabulary_of
 from onnxheadprune.attention.vocabulary.trim import Trimming, trimming
-from onnxheadprune.choosing.activations.respelled import Spelling, as_data, respelled
 from onnxheadprune.data.more import Feeds
+from onnxheadprune.data.respelled import Spelling, as_data, respelled
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel

@@ -9,7 +9,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.trim import Trimming
-from onnxheadprune.data.more import Feeds
+from onnxheadprune.data.more import GIVEN, Feeds
 from onnxheadprune.data.single import part_of, rows_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
@@ -114,5 +114,5 @@ def as_data(samples: list[Sample], like: DataSource) -> DataSource:
     """
     if any(sample.labels is not None for sample in samples):
         return samples
-    unit = like.unit if isinstance(like, Feeds) else "sample"
-    return Feeds((sample.feed for sample in samples), unit)
+    unit, source = (like.unit, like.source) if isinstance(like, Feeds) else ("sample", GIVEN)
+    return Feeds((sample.feed for sample in samples), unit, source=source)
