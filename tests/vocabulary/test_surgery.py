@@ -306,6 +306,24 @@ def test_bad_lists(command: Command, tmp_path: Path, kept: str, more: tuple[str,
             ),
             "reads table with all of its tokens",
         ),
+        (
+            lambda: graph(
+                "x = Gather(table, input_ids)",
+                "channels = Transpose<perm = [0, 2, 1]>(y)\nout = Conv(channels, kernel)",
+                more=f"{TABLE}, float[12, 6, 1] kernel",
+                output="float[batch, 12, seq] out",
+            ),
+            "has a number for each of 12 tokens",
+        ),
+        (
+            lambda: graph(
+                "x = Gather(table, input_ids)",
+                "made = MatMul(y, head)\nout = Transpose<perm = [0, 2, 1]>(made)",
+                more=f"{TABLE}, float[6, 12] head",
+                output="float[batch, 12, seq] out",
+            ),
+            "no linear layer was found that gives them as its last axis",
+        ),
         (lambda: GRAPHS["moved_ids"](), "loses special tokens: 5, 7; list them too"),
     ],
 )

@@ -60,6 +60,7 @@ from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.soundness import analysing
 from onnxheadprune.model.storage.tensors import stored_size, tensors_of
+from onnxheadprune.model.tensors import FLOATS
 
 SITE = "vocabulary"
 Ids = npt.NDArray[np.int64]
@@ -130,8 +131,42 @@ def trimming(
                 f"{loaded.name} itself chooses among all of its tokens, at {chooser.label}, and could choose one that"
                 " is removed; export it with logits as its output"
             )
+        hidden = _hidden_logits(view, vocabulary)
+        if hidden is not None:
+            raise RefusedError(
+                f"the output {hidden} of {loaded.name} has a number for each of {vocabulary.rows} tokens, and no linear"
+                " layer was found that gives them as its last axis, so they would keep their old ids"
+            )
         ids = _checked(kept, vocabulary, loaded.name)
         return _trimmed(loaded, view, vocabulary, ids)
+
+
+def _hidden_logits(view: GraphView, vocabulary: Vocabulary) -> str | None:
+    """Return the name of an output with a number for each token whose linear layer was not found, None without.
+
+    An axis as long as the vocabulary may also be that of an input, or the width of the tables.
+
+    Args:
+        view: an annotated view.
+        vocabulary: of the model.
+    """
+    values = view.main.values
+    others = [size for info in view.model.graph.input for size in values[info.name].shape or ()]
+    for table in vocabulary.tables:
+        sizes = list(table.shape or ())
+        sizes.remove(vocabulary.rows)
+        others += sizes
+    if vocabulary.rows in others:
+        return None
+    names = (info.name for info in view.model.graph.output if info.name not in vocabulary.logits)
+    return next(
+        (
+            name
+            for name in names
+            if values[name].elem_type in FLOATS and vocabulary.rows in (values[name].shape or ())
+        ),
+        None,
+    )
 
 
 def _checked(kept: Sequence[int] | Ids, vocabulary: Vocabulary, name: str) -> Ids:
