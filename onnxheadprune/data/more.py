@@ -16,7 +16,7 @@ MOST_BYTES = 2**28
 CHUNK = 1024
 """Samples of a chunk of text."""
 GIVEN = "the given data"
-"""How messages call data that has no name."""
+"""The name of unnamed data in messages."""
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 

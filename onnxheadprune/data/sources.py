@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds.samples import DataSource
 
 Data: TypeAlias = "DataSource | Inputs"
-"""What functions take as data: a path, arrays, feeds, or a path with how it becomes inputs."""
+"""The forms of data that functions take: a path, arrays, feeds, or a path with how it becomes inputs."""
 
 
 def kind_of_data(inputs: Inputs) -> DataFormat | None:
-    """What the data is, by its content where it is not specified; None where it is no file.
+    """The format of the data, detected from its content where it is not specified; None where it is no file.
 
     Raises:
         UsageError: if the content does not tell.

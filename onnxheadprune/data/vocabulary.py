@@ -66,11 +66,23 @@ def has_tokenizer(folder: Path) -> bool:
     return any(all((folder / name).is_file() for name in form) for form in forms)
 
 
-def _of_file(path: Path) -> Any:
+def tokenizer_of(path: Path | str, content: str) -> Any:
+    """Return the tokenizer that the tokenizers library makes of the content of a tokenizer.json.
+
+    Args:
+        path: of the file, for errors.
+        content: of it, or of what becomes of it.
+
+    Raises:
+        UsageError: if it makes nothing of it.
+    """
     from tokenizers import Tokenizer
 
-    content = read_text(path, "the tokenizer", MAX_TOKENIZER)
-    return built(path, lambda: Tokenizer.from_str(content))
+    return _built(Path(path), lambda: Tokenizer.from_str(content))
+
+
+def _of_file(path: Path) -> Any:
+    return tokenizer_of(path, read_text(path, "the tokenizer", MAX_TOKENIZER))
 
 
 def _of_folder(folder: Path) -> Any:
@@ -104,7 +116,7 @@ def _word_pieces(folder: Path, settings: Mapping[str, object]) -> Any:
     words = {word: row for row, word in enumerate(_read(folder, WORD_PIECES).split("\n")) if word}
     lowers, strips = settings.get("do_lower_case", True), settings.get("strip_accents")
     chinese = settings.get("tokenize_chinese_chars", True)
-    return built(
+    return _built(
         folder / WORD_PIECES,
         lambda: BertWordPieceTokenizer(
             words,
@@ -135,7 +147,7 @@ def _byte_pairs(folder: Path, settings: Mapping[str, object], kind: str) -> Any:
             )
         return made
 
-    return built(folder / BYTE_PAIRS[0], build)
+    return _built(folder / BYTE_PAIRS[0], build)
 
 
 def _token(value: object) -> str:
@@ -162,7 +174,7 @@ def _read(folder: Path, name: str) -> str:
     return read_text(folder / name, "the tokenizer", MAX_TOKENIZER).replace("\r\n", "\n")
 
 
-def built(path: Path, build: Callable[[], Any]) -> Any:
+def _built(path: Path, build: Callable[[], Any]) -> Any:
     """Return what the tokenizers library makes of a file.
 
     Args:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from onnxheadprune.model.tensors import Selection
 
 MARK = "onnxheadprune"
@@ -79,6 +82,16 @@ class AddConstant(InScope):
     scalar: bool = False
     dtype: str = "int64"
     kind: ClassVar[str] = "constant"
+
+    @classmethod
+    def of(cls, scope: str, name: str, array: npt.NDArray[Any]) -> AddConstant:
+        """The constant that holds a small array, with its axes and type."""
+
+        def nested(item: object) -> object:
+            return tuple(map(nested, item)) if isinstance(item, list) else item
+
+        values = tuple(map(nested, np.atleast_1d(array).tolist()))
+        return cls(scope, name, values, not array.ndim, array.dtype.name)
 
     def __str__(self) -> str:
         return f"constant {self.name} = {list(self.values)}"

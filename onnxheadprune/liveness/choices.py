@@ -12,7 +12,7 @@ from onnxheadprune.model.graph.view import Node
 
 @dataclass(frozen=True)
 class Choice:
-    """What an operator chooses of its first input; its last output has the numbers.
+    """The elements that an operator chooses of its first input; its last output has their numbers.
 
     Attributes:
         axis: along which elements are compared.
@@ -29,17 +29,10 @@ Reader: TypeAlias = Callable[[Node], Choice | None]
 CHOICES: Table[Reader] = Table("choices")
 
 
-def choice_reader(*op_types: str) -> Callable[[Reader], Reader]:
-    """Registers what reads the choice of an operator."""
-
-    def register(function: Reader) -> Reader:
-        CHOICES.add(op_types, "", function)
-        return function
-
-    return register
+choice_reader = CHOICES.register
 
 
 def choice_of(node: Node) -> Choice | None:
-    """What a node chooses; None for any other node, and where shapes are missing."""
+    """The choice that a node makes; None for any other node, and where shapes are missing."""
     reader = CHOICES.of(node)
     return None if reader is None else reader(node)

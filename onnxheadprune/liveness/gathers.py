@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, EdgeGather, Edit, SetInput, SetOutput
@@ -56,12 +56,8 @@ def _numbers(place: _Place, value: Value, wanted: Live) -> AddConstant | None:
         shape[axis] = size
     mask = wanted.aligned(range(literal.ndim), literal.shape) != 0
     part = literal[mask].reshape(shape)
-    dtype = "int64" if value.elem_type == 7 else "int32"
-    return AddConstant(place.scope.ref, f"{place.name}_numbers", _nested(part), dtype=dtype)
-
-
-def _nested(array: np.ndarray) -> tuple[Any, ...]:
-    return tuple(int(item) if item.ndim == 0 else _nested(item) for item in array)
+    dtype = np.int64 if value.elem_type == TensorProto.INT64 else np.int32
+    return AddConstant.of(place.scope.ref, f"{place.name}_numbers", part.astype(dtype))
 
 
 def output_gather(value: Value, have: Live, wanted: Live, reason: str) -> list[Edit]:

@@ -84,6 +84,16 @@ class Live:
         """The array as booleans."""
         return self.array if self.is_mask else np.asarray(self.array != 0)
 
+    @classmethod
+    def numbered(cls, axis: int, count: int) -> Live:
+        """A label for each position of an axis, from 1 on."""
+        return cls.over((axis,), np.arange(1, count + 1))
+
+    def spread(self, rank: int) -> npt.NDArray[np.bool_]:
+        """The mask with as many axes as a value has, of size 1 along those that it says nothing of."""
+        sizes = dict(zip(self.axes, self.array.shape, strict=True))
+        return self.mask.reshape([sizes.get(axis, 1) for axis in range(rank)])
+
     def as_mask(self) -> Live:
         """The same liveness without labels."""
         return self if self.is_mask else Live.over(self.axes, self.mask)

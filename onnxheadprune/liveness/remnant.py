@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
 from onnxheadprune.liveness.axes import reshape_back
@@ -164,7 +162,7 @@ def _axis_behind(node: Node, remnant: Remnant) -> int | None:
     for axis, dim in enumerate(target):
         if dim != size or not isinstance(dim, int) or dim < 2:
             continue
-        back = reshape_back(Live.over((axis,), np.arange(1, dim + 1)), source, target)
+        back = reshape_back(Live.numbered(axis, dim), source, target)
         if back is not None and back.axes == (remnant.axis,) and back.period(remnant.axis) == dim:
             return axis
     return None

@@ -18,7 +18,7 @@ from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.tensors import FLOATS
 
 OTHER = -3
-"""What weights that nothing may depend on are multiplied by."""
+"""The factor of weights on which no output may depend."""
 Insert = tuple[GraphProto, NodeProto]
 """A node, and the graph that it goes in front of."""
 
@@ -68,9 +68,9 @@ def _with_other_numbers(model: ModelProto, value: Value, live: Live) -> list[Ins
     """Lets all readers of a stored tensor read other numbers where it is not live."""
     shape, readers = value.shape, value.consumers
     assert shape is not None
-    sizes = dict(zip(live.axes, live.array.shape, strict=True))
-    alive = live.mask.reshape([sizes.get(axis, 1) for axis in range(len(shape))])
-    factors = np.where(alive, 1, OTHER).astype(helper.tensor_dtype_to_np_dtype(value.elem_type))
+    factors = np.where(live.spread(len(shape)), 1, OTHER).astype(
+        helper.tensor_dtype_to_np_dtype(value.elem_type)
+    )
     graph, name = graph_of(model, readers[0].node), f"{value.name}/onnxheadprune_other"
     # A kernel that finds scales computed takes another way, which rounds otherwise.
     inside = any(is_mixture(use.node) for use in readers)

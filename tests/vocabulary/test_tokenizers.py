@@ -355,7 +355,8 @@ def test_what_is_spelled_otherwise_is_compared(command: Command, tmp_path: Path,
         size = old.get_vocab_size() + 3
         model = graph("x = Gather(table, input_ids)", more=f"float[{size}, 6] table", output=STATES)
         onnx.save(model, folder / "model.onnx")
-    lines = [line for line in texts(40) if "</s>" not in line]
+    # What is unknown cannot be read back from its ids, so such a text is not compared.
+    lines = [line for line in texts(60) if "[UNK]" not in old.encode(line).tokens]
     text.write_text("\n".join(lines), "utf-8")
     file = TokenizerFile(folder / "tokenizer.json")
     call = (
@@ -388,5 +389,5 @@ def test_what_is_spelled_otherwise_is_compared(command: Command, tmp_path: Path,
             )
             ours, theirs = ours[0].mean(0), theirs[0].mean(0)
             cosines.append(ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs))
-    assert 5 < told["texts"] <= len(cosines) and told["worst_cosine"] < told["mean_cosine"] < 0.999
+    assert 5 < told["texts"] == len(cosines) and told["worst_cosine"] < told["mean_cosine"] < 0.999
     np.testing.assert_allclose(told["worst_cosine"], min(cosines), atol=1e-5)

@@ -46,6 +46,7 @@ def word_piece() -> Tokenizer:
     ids = [(token, made.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
     made.post_processor = processors.BertProcessing(*ids)
     made.enable_padding(pad_id=made.token_to_id("[PAD]"), pad_token="[PAD]")
+    made.decoder = decoders.WordPiece()
     return made
 
 

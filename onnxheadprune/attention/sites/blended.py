@@ -78,7 +78,7 @@ def _added_one_by_one(block: Block, cores: list[Node]) -> Refusal | None:
 
 
 def _query(core: Core) -> Value | None:
-    """What makes the queries of a core."""
+    """The value that the queries of a core are."""
     scores = score_products(core)
     return scores[0].inputs[0] if scores else None
 
@@ -96,7 +96,7 @@ def _joins(value: Value | None, cores: set[Node]) -> Iterator[Node]:
 
 
 def _reduced_maps(core: Core) -> tuple[int, Node] | None:
-    """How many heads have maps that a reduction makes one of before a core weighs its values, and that reduction."""
+    """The reduction that merges the attention maps of heads before they weigh the values, with their number."""
     product = is_product(core.node)
     assert product is not None
     values = product.owners(product.out_axes[core.feature_axes[0]])

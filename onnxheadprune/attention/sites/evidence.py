@@ -162,7 +162,7 @@ def _walk_of(node: Node, axis: int, size: int) -> Sweep | None:
 
 
 def _read_channels(walk: Sweep, product: Node) -> Iterator[Live]:
-    """What a walk reads of the weights of linear layers, per output channel."""
+    """The weights of linear layers that a walk upstream reaches, by output channel."""
     scores = {other for index in range(len(product.inputs)) for other in _scores_of_stored(product, index)}
     for node in walk.answers:
         if node in scores:
@@ -215,7 +215,7 @@ def rows_of_stored_queries(node: Node) -> list[Dim]:
 
 
 def _passed_on(value: Value) -> Value | None:
-    """What a value is a view, a shift or a multiple of, with no activation in between."""
+    """The value of which a value is a view, a shift or a multiple, with no activation in between."""
     node = value.producer
     if node is None:
         return None

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import Live
@@ -47,8 +46,7 @@ class Renumbered:
             numbers = np.arange(left).reshape(shape)
         else:
             numbers = np.full(stored.shape, self.depth - experts + left)
-        values = _nested(numbers) if numbers.ndim else (numbers.item(),)
-        yield AddConstant(self.node.scope.ref, name, values, not numbers.ndim, str(stored.dtype))
+        yield AddConstant.of(self.node.scope.ref, name, numbers.astype(stored.dtype))
         yield SetInput(self.node.ref, self.index, name)
 
 
@@ -73,8 +71,7 @@ class Single:
         if stored is None or self.expert in gone or number == self.expert:
             return
         name = f"{self.node.out.name}/{MARK}_expert"
-        values = _nested(np.full(stored.shape, number)) if stored.ndim else (number,)
-        yield AddConstant(self.node.scope.ref, name, values, not stored.ndim, str(stored.dtype))
+        yield AddConstant.of(self.node.scope.ref, name, np.full_like(stored, number))
         yield SetInput(self.node.ref, self.index, name)
 
 
@@ -102,7 +99,7 @@ def one_hot(node: Node, experts: int) -> Renumbered | None:
     axis = int(node.attribute("axis", -1)) % len(shape)
     if length < experts or shape[axis] != length:
         return None
-    return Renumbered(node, 1, Live.over((axis,), np.arange(1, length + 1)), float(values[0]), length)
+    return Renumbered(node, 1, Live.numbered(axis, length), float(values[0]), length)
 
 
 def compared(node: Node, index: int, experts: int) -> Renumbered | None:
@@ -125,13 +122,4 @@ def compared(node: Node, index: int, experts: int) -> Renumbered | None:
     own = axis - (len(shape) - len(source))
     if shape[axis] != experts or (own >= 0 and source[own] != 1):
         return None
-    return Renumbered(node, 1 - index, Live.over((axis,), np.arange(1, experts + 1)), 0.0, None)
-
-
-def _nested(numbers: npt.NDArray[np.int64]) -> tuple[object, ...]:
-    """Numbers in tuples as deep as they have axes."""
-
-    def tuples(item: object) -> object:
-        return tuple(map(tuples, item)) if isinstance(item, list) else item
-
-    return tuple(map(tuples, numbers.tolist()))
+    return Renumbered(node, 1 - index, Live.numbered(axis, experts), 0.0, None)

@@ -1,4 +1,4 @@
-"""Whether heads that cannot be followed along axes of unknown length are found with inputs of fixed sizes: tried."""
+"""A second analysis with inputs of fixed sizes, for heads that cannot be followed along axes of unknown length."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class MixtureSite(Site):
 
     @property
     def details(self) -> dict[str, int]:
-        """How many experts each token goes through, and the size of one in bytes."""
+        """The number of experts chosen per token, and the size of one in bytes."""
         return {"chosen": self.routing.chosen, "bytes each": self.bytes // self.num_units}
 
     def to_dict(self) -> dict[str, Any]:

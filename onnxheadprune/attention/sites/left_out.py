@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
-import numpy as np
-
 from onnxheadprune.attention.sites.census import attention_products, has_heads_to_tell
 from onnxheadprune.attention.sites.fused import is_attention_operator, why_unknown
 from onnxheadprune.attention.sites.grouping import Block
@@ -263,7 +261,7 @@ def _folding_reshape(node: Node, hops: int = 3) -> Node | None:
             for axis, dim in enumerate(out_shape or ()):
                 if not isinstance(dim, int) or not 1 < dim <= MAX_AXIS or shape is None:
                     continue
-                if reshape_back(Live.over((axis,), np.arange(1, dim + 1)), shape, out_shape or ()) is None:
+                if reshape_back(Live.numbered(axis, dim), shape, out_shape or ()) is None:
                     return follower
         if follower in RELAYS and use.input_index == 0:
             found = _folding_reshape(follower, hops - 1)

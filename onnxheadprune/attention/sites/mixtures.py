@@ -99,7 +99,7 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
 
 
 def _scores(node: Node) -> tuple[Value, int, int] | None:
-    """What a node chooses experts by, the axis of these and its length; None for nodes that choose nothing."""
+    """The scores by which a node chooses, with the axis of experts and its length; None for other nodes."""
     layout, choice = mixture_of(node), choice_of(node)
     value = node.input(0 if layout is None else layout.read[1])
     if value is None or not value.shape or (layout is None and choice is None):

@@ -51,7 +51,7 @@ class Routing:
         ends: where experts that are networks of their own are added up.
         chosen: how many are chosen for a token.
         least: how many must be left of all, and per set of positions that one choice is made from.
-            picked: stored weights or operators that have an axis of experts.
+        picked: stored weights or operators that have an axis of experts.
         stop: why no expert can go, None if some can.
     """
 
@@ -69,7 +69,7 @@ class Routing:
     stop: Refusal | None = None
 
     def alive(self, gone: Sequence[int], most: int) -> Mask:
-        """Which labels stay, [labels up to `most`]."""
+        """A mask of the labels that stay, [labels up to `most`]."""
         mask = np.ones(max(most, self.experts) + 1, np.bool_)
         mask[np.asarray(gone, np.int64) + 1] = False
         return mask

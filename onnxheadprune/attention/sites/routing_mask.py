@@ -17,7 +17,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.view import Node
 from onnxheadprune.model.tensors import FLOATS
 
 NEVER, NEVER_HALF = -1e30, -3e4
@@ -43,21 +43,15 @@ def masked_scores(site: Site, gone: Sequence[int]) -> Iterator[tuple[Node, int, 
     for use in router.consumers:
         key = use.node, use.input_index
         if key not in choices and router.elem_type in FLOATS and not looks_only(use):
-            yield *key, _spread(Live.over((routing.axis,), numbers), router)
+            yield *key, Live.over((routing.axis,), numbers).spread(len(router.shape or ()))
     for (node, index), live in choices.items():
         value = node.inputs[index]
         assert value is not None
         if value.elem_type not in FLOATS:
             raise RefusedError(f"{node.label} chooses experts by scores that are not real numbers")
-        yield node, index, _spread(routing.left(live, gone), value)
+        yield node, index, routing.left(live, gone).spread(len(value.shape or ()))
 
 
 def never(elem_type: int) -> float:
     """The number that stands for minus infinity in values of a type."""
     return NEVER_HALF if elem_type == TensorProto.FLOAT16 else NEVER
-
-
-def _spread(live: Live, value: Value) -> npt.NDArray[np.bool_]:
-    rank = len(value.shape or ())
-    sizes = dict(zip(live.axes, live.array.shape, strict=True))
-    return live.mask.reshape([sizes.get(axis, 1) for axis in range(rank)])

@@ -1,4 +1,4 @@
-"""What belongs to one expert that is a network of its own: its share, its tokens, and what it computes of these.
+"""The values of one expert that is a network of its own: its router weights, its tokens, and its outputs for these.
 
 Where a router keeps the expert out, its share is zero for every token, or its list of tokens is empty. Both travel
 forward until what they are is added to what other experts give. There the expert ends: without it, the sum is what is
@@ -90,7 +90,7 @@ def picked_apart(node: Node, scores: Scores) -> dict[Value, int] | None:
 
 
 def onward(node: Node, parts: Mapping[int, Part]) -> Part | End | None:
-    """What a node makes of an expert's values; None where that is not known.
+    """Follow an expert's values through a node; None where the output is not known.
 
     Args:
         node: the node.
@@ -106,7 +106,7 @@ def onward(node: Node, parts: Mapping[int, Part]) -> Part | End | None:
 
 
 def _of_share(node: Node, expert: int, indices: set[int]) -> Part | End | None:
-    """What a node makes of zeros."""
+    """Follow router weights that are zero where the expert is out."""
     if node in FINDS_NONZERO:
         return Part(expert, rows=True)
     if node in ADDS:
@@ -146,7 +146,7 @@ def _reads_all(node: Node, indices: set[int]) -> bool:
 
 
 def _of_rows(node: Node, expert: int, parts: Mapping[int, Part]) -> Part | End | None:
-    """What a node makes of an empty list of tokens, or of what was computed for these."""
+    """Follow a list of tokens that is empty where the expert is out, or values computed for these tokens."""
     indices = {index for index, part in parts.items() if part.rows}
     if indices != set(parts):
         return None

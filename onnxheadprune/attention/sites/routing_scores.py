@@ -44,7 +44,7 @@ PICKS = GATHERS | GATHERS_ELEMENTS | GATHERS_ROWS
 MATRIX = 2
 """Axes of a matrix; experts of matrices have one more."""
 NOTHING, NEVER = 0.0, -np.inf
-"""What scores are where an expert is out: weights, and what choices are made by."""
+"""The values at an expert that is out: of router weights, and of the scores that are compared."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def is_moved(node: Node, named: Sequence[int]) -> bool:
 
 
 def out_behind(node: Node, scored: Mapping[int, Scores]) -> float | None:
-    """What a node outputs where an expert is out."""
+    """The output of a node at an expert that is out."""
     known = [item.out for item in scored.values()]
     if len(known) > 1:
         return NOTHING if node in MULTIPLIES and NOTHING in known else None

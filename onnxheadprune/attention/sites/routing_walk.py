@@ -13,8 +13,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from onnxheadprune.attention.sites.expert_numbers import compared, compared_with_one, one_hot
 from onnxheadprune.attention.sites.routing import Meeting, Routing
 from onnxheadprune.attention.sites.routing_parts import End, Part, onward, picked_apart
@@ -59,7 +57,7 @@ def routing_of(router: Node, axis: int, experts: int) -> Routing:
         axis: of its output that has a position per expert.
         experts: its length.
     """
-    return _Walk(Routing(router, axis, experts)).run(Live.over((axis,), np.arange(1, experts + 1)))
+    return _Walk(Routing(router, axis, experts)).run(Live.numbered(axis, experts))
 
 
 class _Walk:
@@ -259,7 +257,7 @@ class _Walk:
             return self._refused(node, "has inputs that are not stored by expert")
         for index, scores in scored.items():
             self._meet(node, index, scores.live, chooses=True)
-        live = Live.over((EXPERTS,), np.arange(1, self.found.experts + 1))
+        live = Live.numbered(EXPERTS, self.found.experts)
         for index in stored:
             self._meet(node, index, live)
         self.found.chosen += layout.chosen
@@ -300,7 +298,7 @@ class _Walk:
             return self._refused(node, "picks by the numbers of experts and others at once")
         if not shape or shape[axis] != self.found.experts or (scored and scored[0].live.axes != (axis,)):
             return self._refused(node, "picks by the numbers of experts from something else than experts")
-        self._meet(node, 0, Live.over((axis,), np.arange(1, self.found.experts + 1)))
+        self._meet(node, 0, Live.numbered(axis, self.found.experts))
         if not scored and len(shape) > MATRIX:
             self.found.picked.append(node)
         return None
@@ -310,7 +308,7 @@ class _Walk:
         shape = node.shape(0)
         axis = axis_of(node, len(shape or (0,)))
         fits = bool(shape) and (shape or ())[axis] == self.found.experts and 2 not in scored
-        live = Live.over((axis,), np.arange(1, self.found.experts + 1))
+        live = Live.numbered(axis, self.found.experts)
         if not fits or (scored and scored[0].live != live):
             return self._refused(node, "writes by the numbers of experts into something else than experts")
         self._pass(node, live, {0: live})

@@ -293,7 +293,7 @@ class Site:
 
     @property
     def details(self) -> Mapping[str, int]:
-        """What a table says of such a site beside its units and elements."""
+        """Further numbers for the table of sites."""
         return {}
 
     def why_too_few(self, units: Sequence[int]) -> str | None:

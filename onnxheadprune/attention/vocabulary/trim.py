@@ -277,7 +277,7 @@ def _renumbered(view: GraphView, name: str, flow: Flow, kept: Ids) -> Iterator[E
         for index, array in added(node).items():
             numbers = np.searchsorted(kept, array).astype(array.dtype)
             stored = f"{node.out.name}/{MARK}_stored{index}"
-            yield AddConstant(node.scope.ref, stored, _nested(numbers), not numbers.ndim, numbers.dtype.name)
+            yield AddConstant.of(node.scope.ref, stored, numbers)
             yield SetInput(node.ref, index, stored)
         for value in node.outputs:
             readers = [] if value is None else [use for use in value.consumers if use.node not in flow.movers]
@@ -291,13 +291,6 @@ def _translated_for(node: Node, index: int, value: Value) -> Iterator[Edit]:
     output = f"{value.name}/{MARK}_ids{node.index}_{index}"
     yield nodes.gather(node.ref, kept_ids(np.dtype(np.int64)), value.name, 0, output)
     yield SetInput(node.ref, index, output)
-
-
-def _nested(array: npt.NDArray[np.generic]) -> tuple[object, ...]:
-    def tuples(item: object) -> object:
-        return tuple(map(tuples, item)) if isinstance(item, list) else item
-
-    return tuple(map(tuples, array.tolist())) if array.ndim else (array.item(),)
 
 
 def _require_smaller(edits: Mapping[Edit, frozenset[str]], view: GraphView) -> None:

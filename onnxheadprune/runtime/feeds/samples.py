@@ -15,7 +15,7 @@ DataSource: TypeAlias = (
 )
 """The one form in which users and callers give data; `data.py` reads it."""
 USERS_DATA = "your data, all of it"
-"""What a number was measured on where the user's data is nobody's but the user's."""
+"""The data of a measurement for which nothing was held out."""
 IGNORED_LABEL = -100
 """PyTorch's convention for positions that have no label."""
 

@@ -1,1 +1,1 @@
-"""Which units go, for a wish: cutting on trial, refitting, recovering, timing."""
+"""The selection that meets a target: trial cuts, refits, recovery, timing."""

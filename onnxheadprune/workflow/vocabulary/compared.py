@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from onnxheadprune.data.vocabulary import built
+from onnxheadprune.data.vocabulary import tokenizer_of
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.foreign import users_code
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
@@ -32,11 +31,8 @@ def require_same_spelling(old: TokenizerFile, document: Mapping[str, Any], kept:
     Raises:
         RefusedError: if the two differ.
     """
-    from tokenizers import Tokenizer
-
     place = {token: position for position, token in enumerate(kept)}
-    before = built(Path(old.place), lambda: Tokenizer.from_str(json.dumps(old.document)))
-    after = built(Path(old.place), lambda: Tokenizer.from_str(json.dumps(document)))
+    before, after = (tokenizer_of(old.place, json.dumps(one)) for one in (old.document, document))
     ids: dict[str, int] = after.get_vocab(with_added_tokens=True)
     if ids != {token: place[number] for token, number in old.ids.items() if number in place}:
         raise RefusedError(

@@ -1,4 +1,4 @@
-"""How often tokens occur in the user's data."""
+"""Token counts of the user's data."""
 
 from __future__ import annotations
 

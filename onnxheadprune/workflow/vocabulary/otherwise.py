@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from onnxheadprune.data.beside import ALONE
 from onnxheadprune.data.prompts import Pair, Prompts
 from onnxheadprune.data.respelled import tokens_in
 from onnxheadprune.data.single import one_by_one
-from onnxheadprune.data.vocabulary import built
+from onnxheadprune.data.vocabulary import tokenizer_of
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import Array, Provider, Session
@@ -44,7 +43,7 @@ class Respelling:
 
 @dataclass(frozen=True)
 class Otherwise:
-    """How far outputs move on texts that are spelled otherwise.
+    """The drift of outputs on texts that are spelled otherwise.
 
     Attributes:
         texts: how many were compared.
@@ -116,11 +115,9 @@ def _texts(
     result: PruneResult, respelling: Respelling, data: DataSource
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Yield texts with tokens that are removed: their old ids and their new ones."""
-    from tokenizers import Tokenizer
-
     assert result.plan.vocabulary is not None and result.original is not None
-    old, place = respelling.old.library, Path(respelling.old.place)
-    new = built(place, lambda: Tokenizer.from_str(json.dumps(respelling.new)))
+    old = respelling.old.library
+    new = tokenizer_of(respelling.old.place, json.dumps(respelling.new))
     for tokenizer in (old, new):
         tokenizer.no_padding()
     tokens = result.plan.vocabulary.tokens

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.data.vocabulary import built
+from onnxheadprune.data.vocabulary import tokenizer_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 
@@ -55,9 +55,7 @@ class TokenizerFile:
             raise UsageError(
                 f"the tokenizer {path} is of an unknown kind, {self.kind}; known: {', '.join(KINDS)}"
             )
-        from tokenizers import Tokenizer
-
-        self.library: Any = built(path, lambda: Tokenizer.from_str(content))
+        self.library: Any = tokenizer_of(path, content)
 
     @cached_property
     def kind(self) -> str:
