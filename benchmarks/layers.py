@@ -4,7 +4,7 @@
 
 One layer goes (the last but one), or two (that and the one before it), of the digits ViT and the character GPT of
 sample_models/, and of all-MiniLM-L6-v2 if it is given, whose sentences and judge are those of accuracy.py. Three ways:
-as it is, with the maps behind refitted, and with the map in front standing in as well. Figures are of data that no
+as it is, with later layers refitted, and with the layer in front standing in as well. Figures are of data that no
 refit has seen: pictures, windows of text, sentences.
 """
 
@@ -39,7 +39,7 @@ from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 HERE = Provider(CPU, "benchmark")
-WAYS: dict[str, Which | None] = {"as it is": None, "maps behind refitted": "behind", "stand-in": "all"}
+WAYS: dict[str, Which | None] = {"as it is": None, "later layers refitted": "behind", "stand-in": "all"}
 Figures = dict[str, float]
 
 

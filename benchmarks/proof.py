@@ -4,7 +4,7 @@
 
 Encoders of BERT's shape with random weights, up to a file of 1 GB, one quantized to int8; all-MiniLM-L6-v2, where
 `--minilm` names it (sample_models/export_minilm.py); a model with 100 MB of doc strings; attention in front of chains
-of small nodes; attention blocks without normalisations; and what `prune --ratio` takes as models get deeper. Every call
+of small nodes; attention blocks without normalizations; and what `prune --ratio` takes as models get deeper. Every call
 is a process of its own.
 """
 
@@ -61,7 +61,7 @@ PROVEN: dict[str, Callable[[Path], None]] = {
     "100,000 small nodes": lambda path: onnx.save(stack(2, chain=100_000), path),
 }
 """Models that lose a head, and are compared with what is left."""
-INSPECTED = {f"{blocks} blocks without normalisations": blocks for blocks in (50, 100, 200, 400)}
+INSPECTED = {f"{blocks} blocks without normalizations": blocks for blocks in (50, 100, 200, 400)}
 CHOSEN = {f"encoder, {layers} layers of 256": layers for layers in (6, 24)}
 """Models of which data choose a quarter of the heads."""
 

@@ -291,7 +291,7 @@ class PrunePlan:
         lines = [f"plan for {self.model}"]
         if self.exit is not None:
             numbers = ", ".join(map(str, self.exit.numbers))
-            lines.append(f"exit {numbers} for good: {self.exit.heads} heads behind it go")
+            lines.append(f"exit {numbers} permanent: removes {self.exit.heads} heads behind it")
         if self.vocabulary is not None:
             lines.append(f"vocabulary: {self.vocabulary.left} of {self.vocabulary.tokens.rows} tokens stay")
         for cut in self.cuts:

@@ -37,7 +37,7 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
         yield row("refitted", f"nothing: {text} {chosen.drift:.3g}")
     if compensation is not None:
         done = [item for item in compensation.refits if item.skipped is None]
-        yield row("refitted", f"{many(len(done), 'linear map')} on {many(compensation.samples, 'sample')}")
+        yield row("refitted", f"{many(len(done), 'linear layer')} on {many(compensation.samples, 'sample')}")
         yield from _stand_ins(compensation)
         for reason, nodes in _skipped(compensation).items():
             yield bullet(f"not {first_of(nodes)}: {reason}", "yellow")

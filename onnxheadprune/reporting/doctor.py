@@ -16,7 +16,7 @@ def doctor_report(found: Diagnosis) -> Iterator[RenderableType]:
     """Versions and cards, then the providers with what they lack."""
     yield row("versions", _listed(found.versions))
     yield row("package", _listed(found.runtime_packages) or "onnxruntime was not installed by pip")
-    yield row("cards", _cards(found))
+    yield row("GPUs", _cards(found))
     yield row("CUDA", _cuda(found))
     yield row("processor", many(found.cores, "core"))
     yield ""

@@ -44,7 +44,7 @@ def folder_report(result: FolderResult) -> Iterator[RenderableType]:
     yield from _notes(result)
     yield from _interface(result)
     if result.runtime is not None and not result.changes:
-        yield row("config", f"nothing has to follow for {result.runtime}")
+        yield row("config", f"no update needed for {result.runtime}")
     if result.spelling is not None:
         from onnxheadprune.reporting.vocabulary import spelling_rows
 

@@ -91,7 +91,7 @@ def _heading(plan: PrunePlan) -> RenderableType:
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
     others = "".join(f", removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others())
     what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
-    left = "" if plan.exit is None else f", exit {', '.join(map(str, plan.exit.numbers))} for good"
+    left = "" if plan.exit is None else f", exit {', '.join(map(str, plan.exit.numbers))} permanent"
     if plan.vocabulary is not None:
         tokens = plan.vocabulary.tokens.rows
         left += f", removing {count(tokens - plan.vocabulary.left)} of {many(tokens, 'token')}"
@@ -116,7 +116,7 @@ def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
         behind = f"{many(found.sites, 'attention site')} with {many(found.heads, 'head')}"
         yield row(
             "exit",
-            f"{', '.join(map(str, found.numbers))} of {found.of}, decided by {conditions}; {behind} behind it go",
+            f"{', '.join(map(str, found.numbers))} of {found.of}, decided by {conditions}; removes {behind} behind it",
         )
     words = [many(number, _WORDS[kind]) for kind, number in plan.counts().items() if kind in _WORDS]
     if words:

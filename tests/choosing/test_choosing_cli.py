@@ -34,7 +34,7 @@ def test_a_ratio_chooses_refits_proves_and_tells(
     out, picture = tmp_path / "out.onnx", tmp_path / "heat.png"
     outcome = command("prune", toy, "--ratio", 0.5, "--data", data, "-o", out, "--heatmap", picture, *CPU)
     assert outcome.exit_code == 0, outcome.stderr
-    for part in ("measured drift after refit", " linear maps on 192 samples", "(kl)", "passed"):
+    for part in ("measured drift after refit", " linear layers on 192 samples", "(kl)", "passed"):
         assert part in " ".join(outcome.stdout.split())
     assert sum(site.num_heads for site in inspect(out)) == 4
     assert refit_record(onnx.load(out)) is not None and is_picture(picture)

@@ -301,7 +301,7 @@ def test_folder_that_cannot_be_written(command: Command, toy: Path) -> None:
             result = command("prune", folder / "m.onnx", "-o", folder / "o.onnx", "--heads", "0:1")
         folder.chmod(0o755)
         assert [path.name for path in folder.iterdir()] == ["m.onnx"]
-    sentence = f"error: {folder}/o.onnx cannot be written: its folder takes no files (Permission denied)\n"
+    sentence = f"error: {folder}/o.onnx cannot be written: its folder is not writable (Permission denied)\n"
     assert (result.exit_code, result.stderr) == (2, sentence)
 
 

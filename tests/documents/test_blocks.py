@@ -25,7 +25,7 @@ NOT_RUN = {
     "installs packages": 2,
     "stands for a folder of yours": 2,
     "needs TensorRT": 1,
-    "needs a CUDA card": 1,
+    "needs a GPU": 1,
     "needs an export of the client": 5,
     "needs olive-ai": 1,
     "needs openvino": 1,

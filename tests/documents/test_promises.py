@@ -11,7 +11,9 @@ from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
 TESTS: dict[str, dict[str, list[str]]] = tomllib.loads((ROOT / "tests" / "promises.toml").read_text("utf-8"))
-UNTESTED = {"a projection in the body of a `Loop` or `If`, or heads mixed behind the core"}
+UNTESTED = {
+    "Not checked by the second mask: a projection in the body of a `Loop` or `If`, or heads mixed behind the core"
+}
 """What is a limit and no promise."""
 
 

@@ -195,7 +195,7 @@ def test_a_plan_says_all_and_can_be_carried_out_later() -> None:
     model = toys_exits.nested()
     plan = plan_pruning(model, {"0": [2]}, exit=2)
     again = PrunePlan.from_dict(json.loads(plan.to_json()))
-    assert again == plan and "exit 2 for good" in str(plan)
+    assert again == plan and "exit 2 permanent" in str(plan)
     made = apply_plan(again, model)
     assert made.graph == prune(model, {"0": [2]}, exit=2).model.graph
     assert validate(model, made).passed
@@ -356,7 +356,7 @@ def test_the_command_takes_an_exit_with_other_units(command: Command, tmp_path: 
     onnx.save(toys_exits.chain(), path)
     words = ("--exit", "2", "--heads", "0:1", "--neurons", "1:0-3", "--layers", "attn.1")
     done = command("prune", path, *words, "-o", output)
-    assert done.exit_code == 0 and "exit 2 for good" in done.stdout
+    assert done.exit_code == 0 and "exit 2 permanent" in done.stdout
     checked = json.loads(command("validate", path, output, "--json").stdout)
     assert checked["accepted"] and checked["exits"] == [2]
     ahead = json.loads(command("prune", path, "--exit", "1", "--dry-run", "--json").stdout)

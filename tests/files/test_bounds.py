@@ -254,7 +254,7 @@ def test_onnx_is_asked_about_single_nodes(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.long
 def test_fifteen_thousand_nodes_take_a_second() -> None:
-    """A sixtieth of a million; docs/promises.md has the figures of that.
+    """Three seconds per 100,000 nodes: docs/promises.md has the figure.
 
     Processor time is what counts. The limit is for slow machines, and far below what looking at pairs of nodes costs.
     """

@@ -16,7 +16,7 @@ MOST_RIDDLES = 240
 MOST = {
     r"beyond belief": 1,
     r"\bby itself\b": 16,
-    r"\bfor good\b": 19,
+    r"\bfor good\b": 16,
     r"\bgoing whole\b": 0,
     r"\bhangs? on\b": 3,
     r"\bhonest": 3,

@@ -239,7 +239,7 @@ def _check_alone(made: Making) -> None:
     if (why := obstacle(made.path)) is not None:
         raise UsageError(f"{made} {why}")
     if (why := _unwritable(folder)) is not None:
-        raise UsageError(f"{made.path} cannot be written: its folder takes no files ({why})")
+        raise UsageError(f"{made.path} cannot be written: its folder is not writable ({why})")
     if made.kind == "new" and made.path.exists():
         if made.copy_of is not None and is_same_entry(made.copy_of, made.path):
             raise UsageError(f"{made} is the model itself; name another file")
