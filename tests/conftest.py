@@ -31,17 +31,17 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the part of each test's cases that `--part` asks for; `graph` is parametrized with its part already."""
+    """Keep the part of each file's tests that `--part` asks for; `graph` is parametrized with its part already."""
     first, parts = config.getoption("part")
-    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    files: dict[Path, list[pytest.Item]] = defaultdict(list)
     for item in items:
-        cases[item.nodeid.partition("[")[0]].append(item)
+        if "graph" not in getattr(item, "fixturenames", ()):
+            files[item.path].append(item)
     left_out = {
         item
-        for found in cases.values()
-        if len(found) >= parts and "graph" not in getattr(found[0], "fixturenames", ())
+        for found in files.values()
         for number, item in enumerate(found)
-        if number % parts != first
+        if number % parts != first % min(parts, len(found))
     }
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
@@ -90,13 +90,13 @@ def part(text: str) -> tuple[int, int]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--update-golden` writes the answers of `tests/golden` anew; `--part` runs some of the cases of each test."""
+    """`--update-golden` writes the answers of `tests/golden` anew; `--part` runs some of the tests of each file."""
     parser.addoption(
         "--part",
         type=part,
         default=(0, 1),
         metavar="K/N",
-        help="of each test run the (K mod N)th of its cases and every Nth from there; a test of fewer runs whole",
+        help="of each file run the (K mod N)th test and every Nth from there; of a file with fewer, one",
     )
     parser.addoption("--update-golden", action="store_true", help="write the answers of tests/golden anew")
 

@@ -1,10 +1,16 @@
-"""Small tokenizers, one for each way in which texts become tokens, and texts for them."""
+"""Small tokenizers, one for each way in which texts become tokens, and texts for them.
+
+The library's trainers order ties anew in each process, except for plain BPE: the other vocabularies are counted here.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import random
+from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 from tokenizers import (
     AddedToken,
@@ -38,11 +44,56 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return made
 
 
+def counted(made: Tokenizer) -> Counter[str]:
+    """The words that a tokenizer makes of the texts before it looks for tokens."""
+    normalized = [made.normalizer.normalize_str(text) if made.normalizer else text for text in texts(400)]
+    return Counter(word for text in normalized for word, _ in made.pre_tokenizer.pre_tokenize_str(text))
+
+
+def merged(
+    words: Counter[str], count: int, prefix: str = "", suffix: str = ""
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The characters of words and what their most frequent pairs become, numbered, and so many pairs.
+
+    Args:
+        words: and how often they occur.
+        count: of pairs.
+        prefix: of all characters but the first of a word.
+        suffix: of the last one.
+    """
+    spelled = {
+        word: [
+            prefix * (place > 0) + character + suffix * (place == len(word) - 1)
+            for place, character in enumerate(word)
+        ]
+        for word in words
+    }
+    pieces = dict.fromkeys(sorted({piece for word in spelled.values() for piece in word}))
+    merges = []
+    for _ in range(count):
+        pairs = Counter[tuple[str, str]]()
+        for word, parts in spelled.items():
+            for pair in pairwise(parts):
+                pairs[pair] += words[word]
+        first, second = max(pairs, key=lambda pair: (pairs[pair], pair))
+        product = first + second.removeprefix(prefix)
+        merges.append((first, second))
+        pieces[product] = None
+        for parts in spelled.values():
+            for place in range(len(parts) - 1, 0, -1):
+                if parts[place - 1 : place + 1] == [first, second]:
+                    parts[place - 1 : place + 1] = [product]
+    return {piece: place for place, piece in enumerate(pieces)}, merges
+
+
 def word_piece() -> Tokenizer:
     made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.train_from_iterator(texts(400), trainers.WordPieceTrainer(vocab_size=180, special_tokens=SPECIAL))
+    pieces, _ = merged(counted(made), 100, prefix="##")
+    vocab = {piece: place for place, piece in enumerate(dict.fromkeys([*SPECIAL, *pieces]))}
+    made.model = models.WordPiece(vocab, unk_token="[UNK]")
+    made.add_special_tokens(SPECIAL)
     ids = [(token, made.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
     made.post_processor = processors.BertProcessing(*ids)
     made.enable_padding(pad_id=made.token_to_id("[PAD]"), pad_token="[PAD]")
@@ -81,11 +132,18 @@ def byte_fallback() -> Tokenizer:
 def unigram() -> Tokenizer:
     made = Tokenizer(models.Unigram())
     made.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=150, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>"
-    )
-    made.train_from_iterator(texts(400), trainer)
-    made.add_special_tokens(["<extra_id_0>"])
+    words = counted(made)
+    pieces = Counter[str]()
+    for word, times in words.items():
+        for start in range(len(word)):
+            for end in range(start + 1, min(start + 7, len(word) + 1)):
+                pieces[word[start:end]] += times
+    best = sorted(pieces, key=lambda piece: (len(piece) > 1, -pieces[piece] * len(piece), piece))[:150]
+    total = sum(pieces[piece] for piece in best)
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    scores = [(piece, math.log(pieces[piece] / total)) for piece in best]
+    made.model = models.Unigram([*special, *scores], 2, False)
+    made.add_special_tokens(["<pad>", "</s>", "<unk>", "<extra_id_0>"])
     made.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", made.token_to_id("</s>"))]
     )
@@ -135,13 +193,12 @@ def with_ends_of_words() -> Tokenizer:
     made.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     split = pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"), "removed", invert=True)
     made.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    trainer = trainers.BpeTrainer(
-        vocab_size=640,
-        end_of_word_suffix="</w>",
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    made.train_from_iterator(texts(400), trainer)
+    pieces, merges = merged(counted(made), 120, suffix="</w>")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    known = ["<s>", "</s>", *alphabet, *(character + "</w>" for character in alphabet), *pieces]
+    vocab = {piece: place for place, piece in enumerate(dict.fromkeys(known))}
+    made.model = models.BPE(vocab, merges, unk_token="</s>", end_of_word_suffix="</w>")
+    made.add_special_tokens(["<s>", "</s>"])
     ids = [(token, made.token_to_id(token)) for token in ("</s>", "<s>")]
     made.post_processor = processors.RobertaProcessing(*ids)
     return made
@@ -150,8 +207,10 @@ def with_ends_of_words() -> Tokenizer:
 def with_parts_of_words() -> Tokenizer:
     made = Tokenizer(models.BPE(unk_token="<unk>", continuing_subword_prefix="##"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=220, continuing_subword_prefix="##", special_tokens=["<unk>"])
-    made.train_from_iterator(texts(400), trainer)
+    pieces, merges = merged(counted(made), 120, prefix="##")
+    vocab = {piece: place for place, piece in enumerate(dict.fromkeys(["<unk>", *pieces]))}
+    made.model = models.BPE(vocab, merges, unk_token="<unk>", continuing_subword_prefix="##")
+    made.add_special_tokens(["<unk>"])
     return made
 
 
