@@ -140,10 +140,10 @@ def unigram() -> Tokenizer:
                 pieces[word[start:end]] += times
     best = sorted(pieces, key=lambda piece: (len(piece) > 1, -pieces[piece] * len(piece), piece))[:150]
     total = sum(pieces[piece] for piece in best)
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    scores = [(piece, math.log(pieces[piece] / total)) for piece in best]
-    made.model = models.Unigram([*special, *scores], 2, False)
-    made.add_special_tokens(["<pad>", "</s>", "<unk>", "<extra_id_0>"])
+    special = ["<pad>", "</s>", "<unk>"]
+    scores = [(piece, math.log(pieces[piece] / total)) for piece in best if piece not in special]
+    made.model = models.Unigram([*((token, 0.0) for token in special), *scores], 2, False)
+    made.add_special_tokens([*special, "<extra_id_0>"])
     made.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", made.token_to_id("</s>"))]
     )
