@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.edit.branches import BRANCHES, answered, asking
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 
@@ -45,7 +45,7 @@ def first_tokens(loaded: LoadedModel) -> LoadedModel | None:
     Raises:
         ModelError: if the graph is not valid.
     """
-    if not any(True for node in loaded.proto.graph.node for _ in bodies_of(node)):
+    if not has_bodies(loaded.proto):
         return None
     analysis = analysis_of(loaded)
     found = branch(analysis.view, analysis.sites, FIRST_TOKENS)

@@ -8,7 +8,7 @@ something beside it; of several such numbers the innermost does.
 from __future__ import annotations
 
 import re
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.walks import reachable
 
 Stack: TypeAlias = tuple[str, ...]
 """The module path that layers have in common, without their numbers: ("encoder", "layers")."""
@@ -184,16 +185,9 @@ def _lead_only_to(begins: Iterable[Node], ends: Collection[Node], last: int) -> 
         ends: the others.
         last: the index of a node behind which nothing else of interest lies.
     """
-    queue = deque(begins)
-    seen = set(queue)
-    while queue:
-        for value in queue.popleft().outputs:
-            if value is not None and value.is_graph_output:
-                return False
-            for use in () if value is None else value.consumers:
-                if use.node.index > last:
-                    return False
-                if use.node not in seen and use.node not in ends:
-                    seen.add(use.node)
-                    queue.append(use.node)
+    for node in reachable(begins, lambda node: [reader for reader in node.readers if reader not in ends]):
+        if any(value.is_graph_output for value in node.results):
+            return False
+        if any(reader.index > last for reader in node.readers):
+            return False
     return True

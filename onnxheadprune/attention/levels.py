@@ -15,6 +15,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxheadprune.errors import InferenceError, RefusedError
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
 
@@ -48,19 +49,12 @@ def _computing(value: Value) -> ModelProto:
     made = ModelProto(ir_version=IR_VERSION)
     made.graph.name = "constants"
     nodes: set[Node] = set()
-    seen = {value}
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        node = item.producer
+    for item in reachable([value], lambda item: [] if item.producer is None else item.producer.sources):
         if item.is_initializer and item.tensor is not None:
             made.graph.initializer.append(item.tensor)
-        elif node is not None and node not in nodes:
-            nodes.add(node)
-            fresh = [source for source in node.inputs if source is not None and source not in seen]
-            seen.update(fresh)
-            waiting += fresh
-        elif node is None:
+        elif item.producer is not None:
+            nodes.add(item.producer)
+        else:
             made.graph.sparse_initializer.extend(
                 sparse for sparse in item.scope.proto.sparse_initializer if sparse.values.name == item.name
             )

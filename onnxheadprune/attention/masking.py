@@ -19,10 +19,10 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.averages import elem_type_of
 from onnxheadprune.liveness.mixtures import is_mixture, mixture_of
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
@@ -304,19 +304,14 @@ def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
 
 
 def _weight_type(projection: Projection) -> int:
-    found = elem_type_of(projection.operand or projection.node.out)
+    found = type_of(projection.operand or projection.node.out)
     return found if found in FLOATS else TensorProto.FLOAT
 
 
 def graph_of(model: ModelProto, node: Node) -> GraphProto:
     """The graph of the copy that corresponds to a node's scope."""
-    path = []
-    scope = node.scope
-    while scope.owner is not None:
-        attribute = next(name for name, body in scope.owner.bodies.items() if body is scope)
-        path.append((scope.owner, attribute))
-        scope = scope.owner.scope
     graph = model.graph
-    for owner, attribute in reversed(path):
-        graph = next(item.g for item in graph.node[owner.position].attribute if item.name == attribute)
+    for owner, scope in reversed(list(node.scope.owners)):
+        bodies = graph.node[owner.position].attribute
+        graph = next(item.g for item in bodies if owner.bodies.get(item.name) is scope)
     return graph

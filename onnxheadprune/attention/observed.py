@@ -10,7 +10,7 @@ from onnxheadprune.attention.exits.layers import inside, layers_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.edit.side_by_side import side_by_side
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
@@ -25,7 +25,7 @@ def observed(loaded: LoadedModel) -> LoadedModel | None:
     Raises:
         ModelError: if the graph is not valid.
     """
-    if not any(True for node in loaded.proto.graph.node for _ in bodies_of(node)):
+    if not has_bodies(loaded.proto):
         return None
     first = first_tokens(loaded)
     if first is not None:

@@ -15,9 +15,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
-from onnxheadprune.attention.block_cuts import block_cuts, block_records
 from onnxheadprune.attention.cut_edits import caches_of, require_apart, swept_edits
-from onnxheadprune.attention.head_cuts import head_cuts, head_record
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import (
     AS_IT_IS,
@@ -29,6 +27,7 @@ from onnxheadprune.attention.io_changes import (
     renamed_sentence,
 )
 from onnxheadprune.attention.layers import layers_kept
+from onnxheadprune.attention.site_cuts import block_cuts, head_cuts, site_records
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
@@ -148,9 +147,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     caches = caches_of(view, sites, present, contract)
     swept, edits = swept_edits(view, sites, present, contract, caches)
     cuts = head_cuts(sites, chosen, present)
-    edits[head_record(cuts, sites)] = frozenset()
     blocks = block_cuts(view, sites, chosen, _shifted(sites, chosen, swept))
-    edits |= dict.fromkeys(block_records(blocks, view, sites), frozenset())
+    edits |= dict.fromkeys(site_records(cuts, blocks, view, sites), frozenset())
     edits |= dict.fromkeys(layers_kept(sites, going_whole(sites, present)), frozenset())
     if caches.sites:
         went = (*caches_record(view.model), *caches.sites)

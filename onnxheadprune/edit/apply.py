@@ -43,13 +43,13 @@ from onnxheadprune.edit.nodes import as_protos
 from onnxheadprune.edit.plan import PrunePlan, fingerprint
 from onnxheadprune.edit.renaming import (
     array_of,
-    bodies_in,
     declared,
     remove_named,
     rename_values,
     settle_constants,
 )
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.bodies import graphs_in
 from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.storage.spans import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut
@@ -118,7 +118,7 @@ class _Surgeon:
         for scope, names in renamed.items():
             rename_values(self._graph(scope), names)
         # Bodies were copied with the nodes that own them.
-        for graph in (self.model.graph, *(bodies_in(self.model.graph) if len(self.graphs) > 1 else ())):
+        for graph in graphs_in(self.model.graph) if len(self.graphs) > 1 else [self.model.graph]:
             settle_constants(graph)
         if self.model.ir_version < NO_DEFAULTS_NEEDED:
             _declare_stored(self.model.graph, stored)

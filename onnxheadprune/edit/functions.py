@@ -7,15 +7,16 @@ all of them can often be found in the model as it is stored; if not, only the fu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import TypeAlias
 
 import onnx.inliner
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+from onnx import FunctionProto, ModelProto, NodeProto
 
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import MAIN, DropTensor, SliceTensor
 from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
+from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.load import LoadedModel, prepared
 
 Function: TypeAlias = tuple[str, str]
@@ -64,7 +65,7 @@ def _touched(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> set[F
     tagged = ModelProto()
     tagged.CopyFrom(stored)
     for function in tagged.functions:
-        for node in _nodes_of(function.node):
+        for node in nodes_in(function.node):
             node.metadata_props.add(key=_TAG, value="\n".join(_id(function)))
     inlined = prepared(tagged)
     if [node.output for node in inlined.graph.node] != [node.output for node in analysed.graph.node]:
@@ -76,7 +77,7 @@ def _touched(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> set[F
         if isinstance(edit, (SliceTensor, DropTensor)) and edit.name in makers:
             positions.append(makers[edit.name])
         for position in positions:
-            for node in _nodes_of([inlined.graph.node[position]]):
+            for node in nodes_in([inlined.graph.node[position]]):
                 found |= {
                     tuple(entry.value.split("\n", 1)) for entry in node.metadata_props if entry.key == _TAG
                 }
@@ -86,7 +87,7 @@ def _touched(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> set[F
 def _with_callers(functions: set[Function], model: ModelProto) -> set[Function]:
     """The functions and all whose bodies call them, since what is inlined into a body is still in a body."""
     calls = {
-        _id(function): {(node.domain, node.op_type) for node in _nodes_of(function.node)}
+        _id(function): {(node.domain, node.op_type) for node in nodes_in(function.node)}
         for function in model.functions
     }
     while True:
@@ -121,16 +122,6 @@ def _moved(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> PrunePl
 def _position(ref: str) -> int:
     """Of the node of the main graph in "main[7].then_branch[3]"."""
     return int(ref[ref.index("[") + 1 : ref.index("]")])
-
-
-def _nodes_of(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes and those of their bodies."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                graph: GraphProto = attribute.g
-                yield from _nodes_of(graph.node)
 
 
 def _id(function: FunctionProto) -> Function:

@@ -144,28 +144,30 @@ class PrunePlan:
     vocabulary: VocabularyCut | None = None
 
     @property
+    def losing(self) -> tuple[SiteCut | BlockCut, ...]:
+        """The cuts of the sites that lose units."""
+        cuts: tuple[SiteCut | BlockCut, ...] = (*self.cuts, *self.blocks)
+        return tuple(cut for cut in cuts if cut.removed)
+
+    @property
     def spec(self) -> dict[str, list[int]]:
         """The units that this plan removes, as a spec."""
-        found = {str(cut.index): list(cut.removed) for cut in self.cuts if cut.removed}
-        return found | {cut.key: list(cut.removed) for cut in self.blocks if cut.removed}
+        return {cut.key: list(cut.removed) for cut in self.losing}
 
     @property
     def removed_whole(self) -> tuple[str, ...]:
         """Keys of the sites that lose their last units here."""
-        heads = (str(cut.index) for cut in self.cuts if cut.removed and not cut.heads_left)
-        return (*heads, *(cut.key for cut in self.blocks if cut.removed and not cut.left))
+        return tuple(cut.key for cut in self.losing if not cut.left)
 
     @property
     def called_whole(self) -> tuple[str, ...]:
         """The same, as messages name them."""
-        heads = (cut.called for cut in self.cuts if cut.removed and not cut.heads_left)
-        return (*heads, *(cut.key for cut in self.blocks if cut.removed and not cut.left))
+        return tuple(cut.called for cut in self.losing if not cut.left)
 
     @property
     def kinds(self) -> str:
         """What goes, in words: "heads", "heads and neurons", or nothing."""
-        others = dict.fromkeys(cut.units for cut in self.blocks if cut.removed)
-        return " and ".join([*(["heads"] if self.removed else []), *others])
+        return " and ".join(dict.fromkeys(cut.units for cut in self.losing))
 
     def others(self) -> list[tuple[str, int, int]]:
         """For each kind beside heads that loses units: what they are called, how many go, and how many stay."""
@@ -174,7 +176,7 @@ class PrunePlan:
     @property
     def cuts_something(self) -> bool:
         """True if any unit goes."""
-        return bool(self.removed) or any(cut.removed for cut in self.blocks)
+        return bool(self.losing)
 
     @property
     def changes_something(self) -> bool:
@@ -207,19 +209,7 @@ class PrunePlan:
             "format": FORMAT,
             "model": self.model,
             "fingerprint": self.fingerprint,
-            "cuts": [
-                {
-                    "index": cut.index,
-                    "name": cut.name,
-                    "num_heads": cut.num_heads,
-                    "kv_num_heads": cut.kv_num_heads,
-                    "removed": list(cut.removed),
-                    "removed_before": list(cut.removed_before),
-                    "kv_removed": cut.kv_removed,
-                    "heads_left": cut.heads_left,
-                }
-                for cut in self.cuts
-            ],
+            "cuts": [cut.to_dict() for cut in self.cuts],
             **by_units(self.blocks),
             "exit": None if self.exit is None else asdict(self.exit),
             "vocabulary": None if self.vocabulary is None else self.vocabulary.summary(),
@@ -242,18 +232,6 @@ class PrunePlan:
         """
         if data.get("format") != FORMAT or "edits" not in data:
             raise UsageError(f"this is not a pruning plan of format {FORMAT}")
-        cuts = tuple(
-            SiteCut(
-                cut["index"],
-                cut["name"],
-                cut["num_heads"],
-                cut["kv_num_heads"],
-                tuple(cut["removed"]),
-                tuple(cut["removed_before"]),
-                cut["kv_removed"],
-            )
-            for cut in data["cuts"]
-        )
         edits = tuple(
             PlannedEdit(
                 edit_from_dict({key: value for key, value in item.items() if key != "sites"}),
@@ -270,7 +248,7 @@ class PrunePlan:
         return cls(
             data["model"],
             data["fingerprint"],
-            cuts,
+            tuple(map(SiteCut.from_dict, data["cuts"])),
             edits,
             changes,
             data["elements_removed"],
@@ -294,16 +272,9 @@ class PrunePlan:
             lines.append(f"exit {numbers} permanent: removes {self.exit.heads} heads behind it")
         if self.vocabulary is not None:
             lines.append(f"vocabulary: {self.vocabulary.left} of {self.vocabulary.tokens.rows} tokens stay")
-        for cut in self.cuts:
-            if cut.removed:
-                heads = ", ".join(str(head) for head in cut.removed)
-                lines.append(
-                    f"{cut.called} {cut.name}: heads {heads} of {cut.num_heads} go, {cut.heads_left} stay"
-                )
         lines += [
-            f"{cut.key} {cut.name}: {cut.units} {spelled(cut.removed)} of {cut.num_units} go, {cut.left} stay"
-            for cut in self.blocks
-            if cut.removed
+            f"{cut.called} {cut.name}: {cut.units} {spelled(cut.removed)} of {cut.num_units} go, {cut.left} stay"
+            for cut in self.losing
         ]
         lines += [f"  {item.edit}" for item in self.edits]
         return "\n".join(lines)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnx import AttributeProto, GraphProto, TensorProto, ValueInfoProto, numpy_helper
 
 from onnxheadprune.edit.edits import MARK, AddConstant
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import graphs_in
 
 NUMBERS_IN_A_NAME = 8
 _WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
@@ -93,19 +93,9 @@ def _hold_the_same(one: TensorProto, other: TensorProto) -> bool:
 
 def _defined(graph: GraphProto) -> Iterator[str]:
     """Names that mean something in a graph and in the bodies of its nodes."""
-    yield from (item.name for item in (*graph.input, *graph.initializer))
-    yield from (name for node in graph.node for name in node.output)
-    for body in bodies_in(graph):
-        yield from (item.name for item in (*body.input, *body.initializer))
-        yield from (name for node in body.node for name in node.output)
-
-
-def bodies_in(graph: GraphProto) -> Iterator[GraphProto]:
-    """All bodies of nodes in a graph, those inside of others included."""
-    for node in graph.node:
-        for body in bodies_of(node):
-            yield body
-            yield from bodies_in(body)
+    for inner in graphs_in(graph):
+        yield from (item.name for item in (*inner.input, *inner.initializer))
+        yield from (name for node in inner.node for name in node.output)
 
 
 def rename_values(graph: GraphProto, names: Mapping[str, str]) -> None:

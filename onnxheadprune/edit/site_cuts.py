@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,46 +18,18 @@ HEADS_KEY = "attn."
 """What keys of attention sites may begin with, and begin with wherever people read them."""
 
 
-@one_line("index name removed num_heads kv_num_heads")
-@dataclass(frozen=True)
-class SiteCut:
-    """The cut of one site; heads are indices of the original, unpruned model."""
-
-    index: int
-    name: str
-    num_heads: int
-    kv_num_heads: int
-    removed: tuple[int, ...]
-    removed_before: tuple[int, ...] = ()
-    kv_removed: int = 0
-
-    @property
-    def called(self) -> str:
-        """How messages, tables and pages name the site."""
-        return f"{HEADS_KEY}{self.index}"
-
-    @property
-    def heads_left(self) -> int:
-        """Query heads that remain."""
-        return self.num_heads - len(self.removed) - len(self.removed_before)
-
-
-@dataclass(frozen=True)
-class BlockCut:
-    """The cut of one site of another kind than heads; units are indices of the original, unpruned model.
+@dataclass(frozen=True, kw_only=True)
+class UnitsCut(ABC):
+    """The cut of one site of any kind; units are indices of the original, unpruned model.
 
     Attributes:
-        kind: what the kind calls its units, and its sites: ("neurons", "feed-forward block").
-        key: how a spec names the site.
         number: its position among the sites of its kind in the original.
         name: module path, as far as the original told it.
         num_units: units in the original.
-        removed: the units that go.
-        removed_before: those that went before.
+        removed: the units that are removed.
+        removed_before: those that an earlier cut removed.
     """
 
-    kind: tuple[str, str]
-    key: str
     number: int
     name: str
     num_units: int
@@ -64,14 +37,112 @@ class BlockCut:
     removed_before: tuple[int, ...] = ()
 
     @property
+    @abstractmethod
     def units(self) -> str:
         """What the units are called."""
-        return self.kind[0]
+
+    @property
+    @abstractmethod
+    def called(self) -> str:
+        """How messages, tables and pages name the site."""
 
     @property
     def left(self) -> int:
         """Units that remain."""
         return self.num_units - len(self.removed) - len(self.removed_before)
+
+
+@one_line("index name removed num_heads kv_num_heads")
+@dataclass(frozen=True, kw_only=True)
+class SiteCut(UnitsCut):
+    """The cut of one attention site, whose units are heads.
+
+    Attributes:
+        kv_num_heads: key/value heads in the original.
+        kv_removed: key/value heads that are removed.
+    """
+
+    kv_num_heads: int
+    kv_removed: int = 0
+
+    @property
+    def index(self) -> int:
+        """Its position among the attention sites of the original."""
+        return self.number
+
+    @property
+    def units(self) -> str:
+        """What the units are called."""
+        return "heads"
+
+    @property
+    def key(self) -> str:
+        """How a spec names the site."""
+        return str(self.number)
+
+    @property
+    def called(self) -> str:
+        """How messages, tables and pages name the site."""
+        return f"{HEADS_KEY}{self.number}"
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads in the original."""
+        return self.num_units
+
+    @property
+    def heads_left(self) -> int:
+        """Query heads that remain."""
+        return self.left
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "index": self.number,
+            "name": self.name,
+            "num_heads": self.num_units,
+            "kv_num_heads": self.kv_num_heads,
+            "removed": list(self.removed),
+            "removed_before": list(self.removed_before),
+            "kv_removed": self.kv_removed,
+            "heads_left": self.left,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SiteCut:
+        """The inverse of `to_dict`."""
+        return cls(
+            number=data["index"],
+            name=data["name"],
+            num_units=data["num_heads"],
+            removed=tuple(data["removed"]),
+            removed_before=tuple(data["removed_before"]),
+            kv_num_heads=data["kv_num_heads"],
+            kv_removed=data["kv_removed"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockCut(UnitsCut):
+    """The cut of one site of another kind than heads.
+
+    Attributes:
+        kind: what the kind calls its units, and its sites: ("neurons", "feed-forward block").
+        key: how a spec names the site.
+    """
+
+    kind: tuple[str, str]
+    key: str
+
+    @property
+    def units(self) -> str:
+        """What the units are called."""
+        return self.kind[0]
+
+    @property
+    def called(self) -> str:
+        """How messages, tables and pages name the site."""
+        return self.key
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data; units as ranges, since they are many."""
@@ -95,9 +166,15 @@ class BlockCut:
             units: what the units are called.
         """
         size = int(data[f"num_{units}"])
-        removed, before = (read_ranges(data[key], size - 1) for key in ("removed", "removed_before"))
-        kind = units, str(data.get("site", "block"))
-        return cls(kind, str(data["key"]), int(data["number"]), str(data["name"]), size, removed, before)
+        return cls(
+            number=int(data["number"]),
+            name=str(data["name"]),
+            num_units=size,
+            removed=read_ranges(data["removed"], size - 1),
+            removed_before=read_ranges(data["removed_before"], size - 1),
+            kind=(units, str(data.get("site", "block"))),
+            key=str(data["key"]),
+        )
 
 
 def by_units(cuts: Iterable[BlockCut]) -> dict[str, Any]:

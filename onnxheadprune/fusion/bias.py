@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 from onnxheadprune.fusion.emit import IMPOSSIBLE, Emitter, Tensor, view_cost
 from onnxheadprune.fusion.layout import Axis, Layout, flat, size_of
 from onnxheadprune.fusion.scores import Bias
-from onnxheadprune.fusion.types import type_of
+from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Value
 
 _WIDTH: dict[int, int] = {TensorProto.DOUBLE: 8, TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2}

@@ -15,7 +15,6 @@ from onnxheadprune.fusion.layout import Axis, Layout, flat
 from onnxheadprune.fusion.roles import Operand, core_roles, score_operands
 from onnxheadprune.fusion.scalars import scalar_of
 from onnxheadprune.fusion.scores import Bias, read_scores
-from onnxheadprune.fusion.types import type_of
 from onnxheadprune.fusion.walk import layout_above
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
@@ -25,6 +24,7 @@ from onnxheadprune.model.graph.facts import (
     SOFTMAXES,
     TESTS_NAN,
 )
+from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node, Value
 
 

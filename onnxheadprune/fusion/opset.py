@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS
 
@@ -38,7 +39,7 @@ def converted_to(model: ModelProto, opset: int) -> ModelProto:
     Raises:
         ValueError: if it cannot, with its reason.
     """
-    foreign = sorted(_domains(model.graph) - {"", "ai.onnx"})
+    foreign = sorted({node.domain for node in nodes_in(model.graph.node)} - {"", "ai.onnx"})
     if foreign:
         raise ValueError(f"it uses operators of {', '.join(foreign)}")
     skeleton, weights = _without_weights(model)
@@ -57,16 +58,6 @@ def converted_to(model: ModelProto, opset: int) -> ModelProto:
     del result.graph.initializer[:]
     result.graph.initializer.extend([*weights, *converted.graph.initializer])
     return result
-
-
-def _domains(graph: GraphProto) -> set[str]:
-    """The domains of all operators, those of subgraphs included."""
-    found = {node.domain for node in graph.node}
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                found |= _domains(attribute.g)
-    return found
 
 
 def _without_weights(model: ModelProto) -> tuple[ModelProto, list[TensorProto]]:

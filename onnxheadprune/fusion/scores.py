@@ -17,7 +17,6 @@ from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.fusion.layout import Axis, Layout
 from onnxheadprune.fusion.roles import cannot, float_product
 from onnxheadprune.fusion.scalars import scalar_of
-from onnxheadprune.fusion.types import type_of
 from onnxheadprune.fusion.walk import SCALES, layout_above
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
@@ -38,6 +37,7 @@ from onnxheadprune.model.graph.facts import (
     VIEWS,
 )
 from onnxheadprune.model.graph.tables import ARITHMETIC
+from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Node, Value
 
 MAX_DEPTH = 32

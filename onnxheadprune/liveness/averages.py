@@ -11,11 +11,9 @@ from onnx import helper
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetOutput
 from onnxheadprune.model.graph.facts import AVERAGES, SUMS
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.types import type_of
+from onnxheadprune.model.graph.view import Node
 from onnxheadprune.model.tensors import FLOATS
-
-MAX_HOPS = 16
-"""Nodes between a reduction and something whose type is known."""
 
 
 def averaged(node: Node, mask: npt.NDArray[np.bool_]) -> list[Edit]:
@@ -30,7 +28,7 @@ def averaged(node: Node, mask: npt.NDArray[np.bool_]) -> list[Edit]:
         return []
     scope, out = node.scope, node.out
     raw, factor = f"{out.name}/{MARK}_of_those_left", f"{out.name}/{MARK}_share"
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(elem_type_of(node.out))).name
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(type_of(node.out))).name
     after = f"{scope.ref}[{node.position + 1}]"
     return [
         AddConstant(scope.ref, factor, (float(share),), scalar=True, dtype=dtype),
@@ -41,15 +39,6 @@ def averaged(node: Node, mask: npt.NDArray[np.bool_]) -> list[Edit]:
 
 def why_no_sum(node: Node) -> str | None:
     """Return why nothing that a reduction reads can go exactly, None if it can."""
-    if node in SUMS or (node in AVERAGES and elem_type_of(node.out) in FLOATS):
+    if node in SUMS or (node in AVERAGES and type_of(node.out) in FLOATS):
         return None
     return f"{node.label} reduces all of them to one, in which a zero still counts"
-
-
-def elem_type_of(value: Value | None) -> int:
-    """The type of a value; where an operator of another domain makes it, that of what this operator reads first."""
-    for _ in range(MAX_HOPS):
-        if value is None or value.elem_type or value.producer is None:
-            break
-        value = value.producer.input(0)
-    return 0 if value is None else value.elem_type

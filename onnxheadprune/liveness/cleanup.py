@@ -77,7 +77,7 @@ class _Cleanup:
 
     def run(self) -> dict[Edit, frozenset[str]]:
         for node in self.view.needed:
-            self.uses.update(value for value in node.inputs if value is not None)
+            self.uses.update(node.sources)
         for scope in self.view.scopes:
             for info in scope.proto.output:
                 value = scope.lookup(info.name)
@@ -127,7 +127,7 @@ class _Cleanup:
                 hit[owner] = hit.get(owner, NOBODY) | sites
                 continue
             found[DropNode(node.ref, node.op_type)] = sites
-            changed.update((value, sites) for value in node.outputs if value is not None)
+            changed.update((value, sites) for value in node.results)
         return found
 
     def _drop_lost(self) -> None:

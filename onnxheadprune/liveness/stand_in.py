@@ -15,13 +15,13 @@ from onnx import TensorProto, helper
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
-from onnxheadprune.liveness.averages import elem_type_of
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.liveness.remnant import Remnant
 from onnxheadprune.model.graph.facts import SUMS_INTEGERS
 from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import FLOATS
 
@@ -86,8 +86,8 @@ class _Builder:
         """A zero of the output's type; without one on record, of the type of the operands."""
         integer = self.node in SUMS_INTEGERS
         types = [TensorProto.INT32] if integer and self.value is self.node.out else [self.value.elem_type]
-        types += [value.elem_type for value in self.node.inputs if value is not None]
-        types.append(elem_type_of(self.node.out))
+        types += [value.elem_type for value in self.node.sources]
+        types.append(type_of(self.node.out))
         known = next((elem_type for elem_type in types if elem_type in (TensorProto.INT32, *FLOATS)), None)
         if known is None:
             return None

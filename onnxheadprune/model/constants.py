@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from onnx import NodeProto, TensorProto
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 STORED = "value"
 """The attribute of a Constant that holds a tensor."""
+_PLAIN = {
+    "value_int": np.int64,
+    "value_ints": np.int64,
+    "value_float": np.float32,
+    "value_floats": np.float32,
+}
+"""Those that hold bare numbers, and the types of these."""
 
 
 class _Operation(Protocol):
@@ -27,3 +35,15 @@ def stored_tensor(node: NodeProto) -> TensorProto | None:
     return (
         next((item.t for item in node.attribute if item.name == STORED), None) if is_constant(node) else None
     )
+
+
+def constant_tensor(node: NodeProto) -> TensorProto | None:
+    """The tensor that a Constant outputs, whichever attribute holds it; None for text and sparse tensors."""
+    for item in node.attribute:
+        if item.name == STORED:
+            tensor: TensorProto = item.t
+            return tensor
+        if item.name in _PLAIN:
+            numbers = np.array(helper.get_attribute_value(item), _PLAIN[item.name])
+            return numpy_helper.from_array(numbers)
+    return None

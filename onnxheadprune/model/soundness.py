@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import onnx
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from onnxheadprune.errors import HeadPruneError, ModelError
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.load import check_model
 
 
@@ -47,16 +47,8 @@ def analysing(model: ModelProto, name: str) -> Iterator[None]:
 def _foreign(model: ModelProto) -> str | None:
     """The first operator that neither onnx nor the model itself defines, None without."""
     own = {(function.domain, function.name) for function in model.functions}
-    for body in (model.graph.node, *(function.node for function in model.functions)):
-        for node in _with_bodies(body):
-            domain = "" if node.domain == "ai.onnx" else node.domain
-            if (domain, node.op_type) not in own and not onnx.defs.has(node.op_type, domain=domain):
-                return f"{domain}.{node.op_type}"
+    for node in nodes_of_model(model):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if (domain, node.op_type) not in own and not onnx.defs.has(node.op_type, domain=domain):
+            return f"{domain}.{node.op_type}"
     return None
-
-
-def _with_bodies(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    for node in nodes:
-        yield node
-        for body in bodies_of(node):
-            yield from _with_bodies(body.node)

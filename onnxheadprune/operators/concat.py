@@ -24,7 +24,7 @@ declare("Concat", kinds=(JOINS,))
 
 @shape_function("Concat")
 def _concat_shape(node: Node) -> Shapes:
-    shapes = [value.shape for value in node.inputs if value is not None]
+    shapes = [value.shape for value in node.sources]
     known = [shape for shape in shapes if shape is not None]
     if len(known) != len(shapes) or not known or len({len(shape) for shape in known}) != 1:
         return [None]

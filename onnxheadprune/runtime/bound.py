@@ -7,16 +7,17 @@ import shutil
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, TensorProto
+from onnx import NodeProto, TensorProto
 
 from onnxheadprune.errors import InferenceError
+from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.load import parse_structure
 from onnxheadprune.runtime.patience import may_never_end, waited_for
 from onnxheadprune.runtime.session import (
@@ -130,7 +131,7 @@ class BoundSession:
         if self._optimized is None or not self._optimized.is_file():
             return {}
         graph = onnx.load(self._optimized, load_external_data=False).graph
-        return dict(sorted(Counter(_operators(graph)).items()))
+        return dict(sorted(Counter(map(_operator, nodes_in(graph.node))).items()))
 
     def bind(self, feed: Mapping[str, Array], graph_id: int = 1) -> Bound:
         """Binds inputs and outputs for one feed.
@@ -224,10 +225,5 @@ def _on_device(array: Array, device: str) -> Any:
     return kind.ortvalue_from_numpy(array, device, 0)
 
 
-def _operators(graph: GraphProto) -> Iterator[str]:
-    """The operator of each node, those of branches and loops included."""
-    for node in graph.node:
-        yield node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}"
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _operators(attribute.g)
+def _operator(node: NodeProto) -> str:
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}"

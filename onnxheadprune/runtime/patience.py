@@ -6,13 +6,13 @@ ONNX Runtime works inside of one native call, in which Python hears nothing. Mod
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 import onnxheadprune.operators  # noqa: F401 they say which of them repeat, in processes that only run a model, too
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.graph.facts import REPEATS
 
 Result = TypeVar("Result")
@@ -26,11 +26,7 @@ class NeverEndsError(Exception):
 
 def may_never_end(model: ModelProto) -> bool:
     """Return whether a model has a loop anywhere."""
-    return _loops(model.graph.node) or any(_loops(function.node) for function in model.functions)
-
-
-def _loops(nodes: Iterable[NodeProto]) -> bool:
-    return any(node in REPEATS or any(_loops(body.node) for body in bodies_of(node)) for node in nodes)
+    return any(node in REPEATS for node in nodes_of_model(model))
 
 
 def waited_for(run: Callable[[Any], Result], options: Any) -> Result:

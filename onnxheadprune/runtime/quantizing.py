@@ -16,7 +16,7 @@ from onnx import ModelProto
 from onnxheadprune.edit.records import To
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, require_packages
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.facts import GATHERS
 from onnxheadprune.model.load import INLINE_LIMIT, LoadedModel, load_model, stored_bytes
 from onnxheadprune.model.save import save_model
@@ -130,7 +130,7 @@ def _dynamic(task: _Task) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     # A decoder with and without a cache in one file keeps its layers in the branches of an If.
-    nested = any(True for node in task.loaded.proto.graph.node for _ in bodies_of(node))
+    nested = has_bodies(task.loaded.proto)
     quantize_dynamic(
         task.source,
         task.target,

@@ -15,7 +15,7 @@ neighbouring levels, so a right cut would look wrong by a whole level.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.edit import nodes
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import bodies_of, nodes_of_model
 from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.graph.tables import ROLES
 from onnxheadprune.model.load import LoadedModel
@@ -53,16 +53,7 @@ def _level(node: NodeProto) -> int:
 
 
 def _packed(model: ModelProto) -> Iterator[NodeProto]:
-    for found in (model.graph.node, *(function.node for function in model.functions)):
-        yield from (node for node in _all(found) if node in PACKS_BLOCKS)
-
-
-def _all(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes, and those in the bodies of control flow."""
-    for node in nodes:
-        yield node
-        for graph in bodies_of(node):
-            yield from _all(graph.node)
+    return (node for node in nodes_of_model(model) if node in PACKS_BLOCKS)
 
 
 SHIFT = 128

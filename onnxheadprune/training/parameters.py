@@ -131,7 +131,7 @@ def _levels(way: Trainable) -> Node | str | None:
 def _refuse_blocks(view: GraphView) -> None:
     for node in view.main.nodes:
         blocks = int(node.attribute("block_size", 0) or 0)
-        weights = [value for value in node.inputs if value is not None and value.is_constant]
+        weights = [value for value in node.sources if value.is_constant]
         if blocks and weights and any(value.elem_type not in FLOATS for value in weights):
             raise RefusedError(
                 f"the weights of {node.label} are packed in blocks of {blocks} with scales of their own, which cannot"

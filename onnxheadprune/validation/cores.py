@@ -31,6 +31,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.facts import MULTIPLIES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.model.tensors import FLOATS
@@ -332,40 +333,28 @@ def _weights_before(site: Site) -> set[Value]:
 
     Not those further up: they make the residual stream, and a projection that reads it is not the heads' own.
     """
-    found: set[Value] = set()
-    seen: set[Value] = set()
-    waiting = [value for core in site.cores for value in core.inputs if value is not None]
-    waiting += _gates(site)
-    while waiting:
-        value = waiting.pop()
-        if value in seen:
-            continue
-        seen.add(value)
+
+    def above(value: Value) -> list[Value]:
         node = value.producer
-        if value.tensor is not None and value.elem_type in FLOATS:
-            found.add(value)
         if node is None:
-            continue
-        operands = [item for item in node.inputs if item is not None]
-        weights = [item for item in operands if item.is_constant]
-        if value.is_constant or contraction_of(node) is None or not weights:
-            waiting += operands
-        else:
-            waiting += weights
-    return found
+            return []
+        weights = [item for item in node.sources if item.is_constant]
+        is_layer = not value.is_constant and contraction_of(node) is not None and weights
+        return weights if is_layer else node.sources
+
+    starts = [value for core in site.cores for value in core.sources]
+    walk = reachable([*starts, *_gates(site)], above)
+    return {value for value in walk if value.tensor is not None and value.elem_type in FLOATS}
 
 
 def _gates(site: Site) -> list[Value]:
     """Return what is multiplied with the contexts of a site on their way to its projections."""
     last = {projection.node for projection in site.projections}
-    way: dict[Node, None] = {}
-    waiting = [value for core in site.cores for value in core.outputs if value is not None]
-    while waiting:
-        for use in waiting.pop().consumers:
-            node = use.node
-            if node not in way and node not in last and contraction_of(node) is None:
-                way[node] = None
-                waiting += [value for value in node.outputs if value is not None]
-    made = {value for node in (*way, *site.cores) for value in node.outputs}
-    factors = [node for node in way if node in MULTIPLIES]
-    return [value for node in factors for value in node.inputs if value is not None and value not in made]
+
+    def ahead(node: Node) -> list[Node]:
+        return [other for other in node.readers if other not in last and contraction_of(other) is None]
+
+    way = list(reachable(site.cores, ahead))
+    made = {value for node in way for value in node.outputs}
+    factors = [node for node in way if node in MULTIPLIES and node not in site.cores]
+    return [value for node in factors for value in node.sources if value not in made]

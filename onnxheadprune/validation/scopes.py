@@ -12,6 +12,7 @@ from typing import Any
 
 from onnx import AttributeProto, GraphProto, NodeProto
 
+from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.graph.facts import IDENTITIES
 
@@ -109,9 +110,5 @@ def scopes_of(graph: GraphProto, parent: Scope | None = None) -> list[Scope]:
 
 def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
     """Nodes of a graph and of the bodies in it that compute something."""
-    for node in graph.node:
-        if stored_tensor(node) is None and node not in IDENTITIES:
-            yield node
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from nodes_of(attribute.g)
+    nodes = nodes_in(graph.node)
+    return (node for node in nodes if stored_tensor(node) is None and node not in IDENTITIES)

@@ -145,12 +145,12 @@ def _summed_otherwise(planning: Planning) -> dict[str, int]:
     found = [projection.node for site in planning.touched for projection in site.projections]
     for node in planning.view.nodes:
         if any(value is not None and value.name in cut for value in node.inputs):
-            outputs = [value.name for value in node.outputs if value is not None]
+            outputs = [value.name for value in node.results]
             if all(value is None or value.is_constant for value in node.outputs):
                 cut.update(outputs)
             else:
                 found.append(node)
-    values = (value for node in found for value in node.outputs if value is not None)
+    values = (value for node in found for value in node.results)
     return {value.name: value.elem_type for value in values if value.elem_type in FLOATS}
 
 

@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
+from onnx import GraphProto, TensorProto, numpy_helper
 
 from onnxheadprune.edit.edits import AddConstant, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.model.bodies import graphs_in
 from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory, same_bytes
@@ -110,15 +111,12 @@ def weight_problems(
 
 
 def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
-    for tensor in graph.initializer:
-        yield tensor.name, tensor
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _tensors(attribute.g)
-        tensor = stored_tensor(node)
-        if tensor is not None:
-            yield node.output[0], tensor
+    for inner in graphs_in(graph):
+        yield from ((tensor.name, tensor) for tensor in inner.initializer)
+        for node in inner.node:
+            tensor = stored_tensor(node)
+            if tensor is not None:
+                yield node.output[0], tensor
 
 
 def _cut(tensor: TensorProto, edit: SliceTensor, model: LoadedModel) -> TensorProto:

@@ -17,7 +17,7 @@ from onnxheadprune.benchmarking.flops import count_flops
 from onnxheadprune.edit.inlining import CARRIED_FROM
 from onnxheadprune.edit.leaving import decided
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import bodies_of, has_bodies
 from onnxheadprune.model.graph.facts import REPEATS
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.one_line import one_line
@@ -99,7 +99,7 @@ def find_exits(model: ModelLike) -> EarlyExits:
         ModelError: if the file cannot be read as an ONNX model.
     """
     loaded = open_structure(model)
-    if not _has_bodies(loaded):
+    if not has_bodies(loaded.proto):
         return EarlyExits((), {}, {})
     return exits_in(loaded, analysis_of(loaded))
 
@@ -111,7 +111,7 @@ def exits_in(loaded: LoadedModel, analysis: Analysis) -> EarlyExits:
         loaded: the model.
         analysis: of that model.
     """
-    if not _has_bodies(loaded):
+    if not has_bodies(loaded.proto):
         return EarlyExits((), {}, {})
     with analysing(loaded.proto, loaded.name):
         exits = exits_of(analysis.view, analysis.sites)
@@ -121,10 +121,6 @@ def exits_in(loaded: LoadedModel, analysis: Analysis) -> EarlyExits:
     counting = _Counting(loaded, analysis, exits)
     found = tuple(counting.described(item) for item in exits.exits)
     return EarlyExits(found, refused, {name: value.shape for name, value in counting.feed.items()})
-
-
-def _has_bodies(loaded: LoadedModel) -> bool:
-    return any(True for node in loaded.proto.graph.node for _ in bodies_of(node))
 
 
 class _Counting:

@@ -14,13 +14,13 @@ import pytest
 
 from onnxheadprune import operators
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.fusion.types import type_of
 from onnxheadprune.liveness.fused import LAYOUTS
 from onnxheadprune.liveness.registry import RULES
 from onnxheadprune.model.graph import facts
 from onnxheadprune.model.graph.facts import CARRIERS, VIEWS, Kind
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.graph.tables import ARITHMETIC, COSTS, NUMBERS, ROLES, SHAPES, Table
+from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node
 from tests import toys
 from tests.graph_text import model_of

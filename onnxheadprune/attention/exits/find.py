@@ -61,7 +61,7 @@ class Exit:
     @property
     def name(self) -> str:
         """What the deciding node is known by: the first thing that it gives."""
-        return next(value.name for value in self.node.outputs if value is not None)
+        return self.node.results[0].name
 
 
 @dataclass(frozen=True)
@@ -249,12 +249,7 @@ class _Search:
 
 def _owners(node: Node) -> list[tuple[Node, Scope]]:
     """The nodes whose bodies a node lies in, outermost first, each with that body."""
-    found = []
-    scope = node.scope
-    while scope.owner is not None:
-        found.append((scope.owner, scope))
-        scope = scope.owner.scope
-    return found[::-1]
+    return list(node.scope.owners)[::-1]
 
 
 def _is_always(going: Value, told: Value | None) -> bool:

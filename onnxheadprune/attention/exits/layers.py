@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from onnxheadprune.attention.exits.decisions import Settled, given_by
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
+from onnxheadprune.model.graph.walks import reachable
 
 Layers = tuple[Node, ...]
 """The projections of all sites of one kind: a layer runs where they run."""
@@ -19,15 +20,7 @@ def layers_of(sites: Iterable[Site]) -> Layers:
 
 def inside(layers: Layers, body: Scope) -> int:
     """Return how many of the layers lie in a body, or in bodies inside of it."""
-    return sum(1 for node in layers if body in around(node))
-
-
-def around(node: Node) -> Iterator[Scope]:
-    """The scope of a node, and those around it."""
-    scope: Scope | None = node.scope
-    while scope is not None:
-        yield scope
-        scope = scope.parent
+    return sum(1 for node in layers if body in node.scope.around)
 
 
 def running(view: GraphView, settled: Settled) -> set[Node]:
@@ -37,26 +30,22 @@ def running(view: GraphView, settled: Settled) -> set[Node]:
         view: an annotated view of the model.
         settled: what is known; of an If whose condition is known only one body runs.
     """
-    found: set[Node] = set()
-    seen: set[Value] = set()
-    waiting = [view.main.lookup(info.name) for info in view.main.proto.output]
-    while waiting:
-        value = waiting.pop()
-        if value is None or value in seen or value in settled.known:
-            continue
-        seen.add(value)
-        node = value.producer
-        if node is None:
-            continue
-        found.add(node)
+
+    def needed(value: Value | None) -> Iterator[Value | None]:
+        node = None if value is None or value in settled.known else value.producer
+        if value is None or node is None:
+            return
         chosen = settled.choices.get(node)
         if chosen is not None:
-            waiting += given_by([chosen], value.output_index)
-            continue
-        waiting += node.inputs
+            yield from given_by([chosen], value.output_index)
+            return
+        yield from node.inputs
         for body in node.bodies.values():
-            waiting += (body.lookup(info.name) for info in body.proto.output)
-    return found
+            yield from (body.lookup(info.name) for info in body.proto.output)
+
+    outputs = [view.main.lookup(info.name) for info in view.main.proto.output]
+    values = (value for value in reachable(outputs, needed) if value not in settled.known)
+    return {value.producer for value in values if value is not None and value.producer is not None}
 
 
 def reached_from(view: GraphView, starts: Sequence[Node]) -> Mapping[Node, int]:

@@ -27,7 +27,7 @@ from onnxheadprune.edit.records import (
     units_text,
 )
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.soundness import analysing
@@ -171,24 +171,12 @@ def _names(site: Site, left: Left, found: Settled) -> tuple[str, ...]:
 
 def _is_passed_over(value: Value, found: Settled) -> bool:
     """Return whether a value lies in a body that does not run any more."""
-    scope = value.scope
-    while scope.owner is not None:
-        chosen = found.choices.get(scope.owner)
-        if chosen is not None and chosen is not scope:
-            return True
-        scope = scope.owner.scope
-    return False
+    return any(found.choices.get(owner, scope) is not scope for owner, scope in value.scope.owners)
 
 
 def _made(model: ModelProto) -> set[str]:
     """Names of all that nodes give, in all bodies."""
-    names: set[str] = set()
-    waiting = [model.graph]
-    while waiting:
-        for node in waiting.pop().node:
-            names.update(node.output)
-            waiting += bodies_of(node)
-    return names
+    return {name for node in nodes_in(model.graph.node) for name in node.output}
 
 
 def _recorded(analysis: Analysis, left: Left, found: Settled) -> list[RecordedSite]:

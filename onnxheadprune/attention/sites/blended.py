@@ -88,7 +88,7 @@ def _joins(value: Value | None, cores: set[Node]) -> Iterator[Node]:
     above = list(upstream(value, MAX_UPSTREAM, lambda node: node in cores))
     leads = {node for node in above if node in cores}
     for node in sorted(above, key=lambda node: node.index):
-        makers = {source.producer for source in node.inputs if source is not None} & leads
+        makers = leads.intersection(node.producers)
         if node not in cores and makers:
             leads.add(node)
             if len(makers) > 1:

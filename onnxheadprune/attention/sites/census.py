@@ -102,7 +102,7 @@ def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:
         return False
     if producer in SUMS_WEIGHTS:
         return producer.input(0) is of
-    computed = [item for item in producer.inputs if item is not None and not item.is_constant]
+    computed = producer.computed
     return bool(computed) and _is_sum_of(computed[0], of, hops - 1)
 
 

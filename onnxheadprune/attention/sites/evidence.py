@@ -42,6 +42,7 @@ from onnxheadprune.model.graph.facts import (
     WEIGHS,
 )
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import reachable
 
 PASSES_KEYS = CARRIERS | DROPOUTS | NORMALIZES | SLICES | SPLITS
 """Nodes between a linear layer and the keys that it makes."""
@@ -221,23 +222,19 @@ def _passed_on(value: Value) -> Value | None:
         return None
     if node in PASSES_KEYS:
         return node.input(0)
-    computed = [source for source in node.inputs if source is not None and not source.is_constant]
-    return computed[0] if node in SHIFTS and len(computed) == 1 else None
+    return node.computed[0] if node in SHIFTS and len(node.computed) == 1 else None
 
 
 def _read_whole(walk: Sweep, product: Node) -> Iterable[Live]:
     """What a walk reads of the weights that are nearest to a product, where all of a tensor has the same labels."""
-    stack, seen = [value.producer for value in product.inputs if value is not None], set[Node]()
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen or node not in walk.answers:
-            continue
-        seen.add(node)
-        weights = stored_weights(node)
-        if not weights:
-            stack += [value.producer for value in node.inputs if value is not None]
-        lives = [walk.edges.get((node.index, index)) for index in weights]
-        yield from (live for live in lives if live is not None and not live.axes and not live.is_mask)
+
+    def above(node: Node) -> list[Node]:
+        return [] if stored_weights(node) else [other for other in node.producers if other in walk.answers]
+
+    first = [node for node in product.producers if node in walk.answers]
+    nearest = ((node, index) for node in reachable(first, above) for index in stored_weights(node))
+    lives = (walk.edges.get((node.index, index)) for node, index in nearest)
+    return (live for live in lives if live is not None and not live.axes and not live.is_mask)
 
 
 def stored_weights(node: Node) -> list[int]:

@@ -15,6 +15,7 @@ from onnxheadprune.liveness.fused import layout_of
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import stored_behind
 
 T = TypeVar("T", bound=Hashable)
 VALUES = 2
@@ -293,20 +294,13 @@ def merge_branches(blocks: list[Block]) -> list[Block]:
 
 def branch_of(node: Node) -> tuple[str, str] | None:
     """The outermost `If` around a node and which of its branches the node is in."""
-    found = None
-    scope = node.scope
-    while scope.owner is not None:
-        if scope.owner in CHOOSES:
-            found = (scope.owner.ref, scope.ref)
-        scope = scope.owner.scope
-    return found
+    around = [(owner.ref, scope.ref) for owner, scope in node.scope.owners if owner in CHOOSES]
+    return around[-1] if around else None
 
 
 def weight_name(projection: Projection) -> str:
     """The stored tensor behind the weight of a projection, with the graph that holds it; nothing where none is."""
-    value = projection.operand
-    while value is not None and value.tensor is None and value.producer is not None and value.producer.inputs:
-        value = value.producer.inputs[0]
+    value = stored_behind(projection.operand)
     return "" if value is None else f"{value.scope.ref}/{value.name}"
 
 

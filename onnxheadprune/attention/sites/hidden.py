@@ -6,7 +6,6 @@ the other one reads, or belongs to all layers of the model.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import OBSERVES
 from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.graph.walks import reachable
 
 MAX_HOPS = 8
 MAX_BEHIND = 256
@@ -183,21 +183,13 @@ def feeds_attention(node: Node) -> bool:
 
 def _layer_behind(value: Value, streams: Streams) -> bool:
     """Return whether a linear layer makes a value, with neither an attention nor a residual stream in between."""
-    queue, seen = deque([value]), {value}
-    while queue and len(seen) < MAX_BEHIND:
-        current = queue.popleft()
+
+    def above(current: Value) -> list[Value]:
         node = current.producer
-        if node is None or node in OBSERVES or is_fused_core(node):
-            continue
-        if is_layer(node):
-            if weight_contraction(node, is_weight) is not None or is_grouped(node):
-                return True
-            continue
-        if streams.joins(node) or _is_in_stream(current, streams):
-            continue
-        fresh = [
-            item for item in node.inputs if item is not None and not item.is_constant and item not in seen
-        ]
-        queue += fresh
-        seen.update(fresh)
-    return False
+        if node is None or node in OBSERVES or is_fused_core(node) or is_layer(node):
+            return []
+        return [] if streams.joins(node) or _is_in_stream(current, streams) else node.computed
+
+    makers = (item.producer for item in reachable([value], above, MAX_BEHIND))
+    layers = (node for node in makers if node is not None and not is_fused_core(node) and is_layer(node))
+    return any(weight_contraction(node, is_weight) is not None or is_grouped(node) for node in layers)

@@ -24,6 +24,7 @@ from onnxheadprune.model.graph.facts import (
     TRANSPOSES,
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import reachable
 
 RELAYS = RESHAPES | TRANSPOSES
 MAX_AXIS = 2**20
@@ -102,24 +103,22 @@ def left_out(
 
 def _is_part(node: Node, claimed: set[Node]) -> bool:
     """Whether a product is nothing but an operand of cores of sites, as linear attention's summary of keys is."""
-    values = [node.out]
-    seen = set(values)
-    reached = False
-    while values and len(seen) < MAX_PARTS:
-        value = values.pop()
-        below = [use.node for use in value.consumers if not looks_only(use)]
-        if value.is_graph_output or not below:
+
+    def below(value: Value) -> list[Node]:
+        return [use.node for use in value.consumers if not looks_only(use)]
+
+    def ahead(value: Value) -> list[Value]:
+        return [output for other in below(value) if other not in claimed for output in other.results]
+
+    readers: set[Node] = set()
+    for number, value in enumerate(reachable([node.out], ahead)):
+        found = set(below(value))
+        if number > MAX_PARTS or value.is_graph_output or not found:
             return False
-        for other in below:
-            if other in claimed:
-                reached = True
-                continue
-            if operand_indices(other) and is_product(other) is None:
-                return False
-            fresh = [output for output in other.outputs if output is not None and output not in seen]
-            values += fresh
-            seen.update(fresh)
-    return reached and not values
+        if any(operand_indices(other) and is_product(other) is None for other in found - claimed):
+            return False
+        readers |= found
+    return not readers.isdisjoint(claimed)
 
 
 def shared_by_heads(layer: Node, core: Node) -> Refusal:

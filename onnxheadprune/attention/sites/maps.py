@@ -99,6 +99,4 @@ def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
 
 def is_residual(node: Node) -> bool:
     """Adding two computed values: the way back into the residual stream, behind which all layers lie."""
-    if node not in ADDS:
-        return False
-    return sum(1 for value in node.inputs if value is not None and not value.is_constant) > 1
+    return node in ADDS and len(node.computed) > 1

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.walks import stored_behind
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 GENERIC = re.compile(r"^(node_|n\d|val_|Mat[mM]ul|Gemm|Einsum|Conv|_|onnx::|\d)")
@@ -64,15 +65,8 @@ def module_path(node: Node) -> list[str]:
 
 
 def _projection_path(projection: Projection) -> list[str]:
-    weight = _stored(projection.operand)
-    if weight is not None and "." in weight and not GENERIC.match(weight):
+    stored = stored_behind(projection.operand)
+    weight = stored.name if stored is not None and stored.is_initializer else ""
+    if "." in weight and not GENERIC.match(weight):
         return re.sub(r"\.(weight|kernel|bias)(_.*)?$", "", weight).split(".")
     return module_path(projection.node)
-
-
-def _stored(value: Value | None) -> str | None:
-    """The initializer behind a weight that is transposed, cast or dequantized first."""
-    while value is not None and not value.is_initializer:
-        producer = value.producer
-        value = None if producer is None or not producer.inputs else producer.inputs[0]
-    return None if value is None else value.name

@@ -11,7 +11,6 @@ two different models, so none of them is "the head removed".
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from onnxheadprune.attention.sites.grouping import Block
@@ -34,6 +33,7 @@ from onnxheadprune.model.graph.facts import (
     WRITES_INTO,
 )
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import reachable
 
 SAME_ELEMENTS = VIEWS | FLATTENS
 HANDS_ON = CARRIERS | FLATTENS | JOINS | SLICES | EXPANDS | WRITES_INTO
@@ -118,20 +118,14 @@ def _owners(live: Live, kept: Live) -> frozenset[int]:
 
 def _reader_of_all(caches: Sequence[Value], trial: Sweep) -> Refusal:
     """Name the reader that needs all heads of some caches: the nearest consumer that does more than pass them on."""
-    queue, seen = deque(caches), set(caches)
-    while queue:
-        value = queue.popleft()
-        for use in value.consumers:
-            if looks_only(use) or not trial.edge(use).is_full:
-                continue
-            if use.node not in HANDS_ON:
-                sentence = f"{use.node.label} reads {caches[0].name} with all heads"
-                return Refusal(Reason.COUPLED, use.node.label, caches[0].name, sentence)
-        onward = [
-            use.node.out for use in value.consumers if use.node in HANDS_ON and use.node.out not in seen
-        ]
-        queue += onward
-        seen.update(onward)
+
+    def onward(value: Value) -> list[Value]:
+        return [use.node.out for use in value.consumers if use.node in HANDS_ON]
+
+    for use in (use for value in reachable(caches, onward) for use in value.consumers):
+        if use.node not in HANDS_ON and not looks_only(use) and trial.edge(use).is_full:
+            sentence = f"{use.node.label} reads {caches[0].name} with all heads"
+            return Refusal(Reason.COUPLED, use.node.label, caches[0].name, sentence)
     sentence = f"{caches[0].name} is needed with all heads"
     return Refusal(Reason.COUPLED, caches[0].name, caches[0].name, sentence)
 
@@ -265,16 +259,11 @@ def _refusal(projection: Projection, core: Node) -> Refusal:
 
 def _is_upstream(node: Node, of: Node) -> bool:
     """Return whether `of` is `node`, or reads something that it made."""
-    stack, seen = [of], {of}
-    while stack:
-        current = stack.pop()
-        if current is node:
-            return True
-        for producer in _producers(current):
-            if producer not in seen and producer.index >= node.index:
-                seen.add(producer)
-                stack.append(producer)
-    return False
+
+    def above(current: Node) -> list[Node]:
+        return [producer for producer in current.producers if producer.index >= node.index]
+
+    return node in reachable([of], above)
 
 
 def _beside(reader: Projection, block: Block) -> Iterator[Value]:
@@ -282,7 +271,7 @@ def _beside(reader: Projection, block: Block) -> Iterator[Value]:
     way = _way(reader, block)
     for node in way:
         if node in ELEMENTWISE:
-            yield from (value for value in node.inputs if value is not None and value.producer not in way)
+            yield from (value for value in node.sources if value.producer not in way)
 
 
 def _way(reader: Projection, block: Block) -> frozenset[Node]:
@@ -294,7 +283,7 @@ def _way(reader: Projection, block: Block) -> frozenset[Node]:
     stack = [start.producer] if start is not None and start.producer is not None else []
     while stack:
         node = stack[-1]
-        ahead = [] if node in others or node.index < first else list(_producers(node))
+        ahead = [] if node in others or node.index < first else node.producers
         missing = [producer for producer in ahead if producer not in leads]
         if node not in leads and missing:
             stack += missing
@@ -302,7 +291,3 @@ def _way(reader: Projection, block: Block) -> frozenset[Node]:
         stack.pop()
         leads.setdefault(node, any(leads[producer] for producer in ahead))
     return frozenset(node for node, is_on_it in leads.items() if is_on_it)
-
-
-def _producers(node: Node) -> Iterator[Node]:
-    return (value.producer for value in node.inputs if value is not None and value.producer is not None)

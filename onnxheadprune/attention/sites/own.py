@@ -11,7 +11,6 @@ and nobody else reads. A residual stream is nobody's own.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -36,6 +35,7 @@ from onnxheadprune.model.graph.facts import (
 )
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import reachable
 
 MULTIPLIES_ANY = MULTIPLIES | MULTIPLIES_QUANTIZED
 MAX_VALUES = 512
@@ -133,22 +133,17 @@ class _Search:
 
     def _is_of_cores(self, value: Value) -> bool:
         """Return whether a value is made of contexts and constants alone."""
-        stack, seen = [value], {value}
-        while stack:
-            current = stack.pop()
-            if current.is_constant or current.producer in self.cores or _is_shape(current):
-                continue
-            if (
-                current.producer is None
-                or contraction_of(current.producer) is not None
-                or len(seen) > MAX_VALUES
-            ):
+
+        def is_known(item: Value) -> bool:
+            return item.is_constant or item.producer in self.cores or _is_shape(item)
+
+        def above(item: Value) -> list[Value]:
+            return [] if item.producer is None or is_known(item) else item.producer.sources
+
+        for number, item in enumerate(reachable([value], above)):
+            ends = item.producer is None or contraction_of(item.producer) is not None
+            if not is_known(item) and (ends or number > MAX_VALUES):
                 return False
-            sources = [
-                source for source in current.producer.inputs if source is not None and source not in seen
-            ]
-            stack += sources
-            seen.update(sources)
         return True
 
 
@@ -167,27 +162,24 @@ def _is_shape(value: Value) -> bool:
 
 def _makers(cores: Iterable[Node]) -> frozenset[Value]:
     """What the nearest weights upstream of some cores make: the queries, keys and values before they are views."""
-    found: set[Value] = set()
-    queue = deque(value for node in cores for value in _operands(node))
-    seen = set(queue)
-    while queue and len(seen) < MAX_UPSTREAM:
-        value = queue.popleft()
+
+    def is_made(value: Value) -> bool:
         node = value.producer
-        if node is None or value.is_constant:
-            continue
-        if contraction_of(node) is not None and is_product(node) is None:
-            found.add(value)
-            continue
-        sources = [source for source in _operands(node) if source not in seen]
-        queue += sources
-        seen.update(sources)
-    return frozenset(found)
+        return node is not None and contraction_of(node) is not None and is_product(node) is None
+
+    def above(value: Value) -> list[Value]:
+        ends = value.producer is None or value.is_constant or is_made(value)
+        return [] if ends or value.producer is None else _operands(value.producer)
+
+    starts = [value for node in cores for value in _operands(node)]
+    walk = reachable(starts, above, MAX_UPSTREAM)
+    return frozenset(value for value in walk if not value.is_constant and is_made(value))
 
 
 def _operands(node: Node) -> list[Value]:
     """Inputs of a node; none of a fused operator that has the weights in itself."""
     packed = is_fused_core(node) and (first := node.input(1)) is not None and is_weight(first)
-    return [] if packed else [value for value in node.inputs if value is not None]
+    return [] if packed else node.sources
 
 
 def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Live]] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import permutations
 
@@ -20,6 +19,7 @@ from onnxheadprune.model.graph.facts import (
     SUMS,
 )
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import back_through, reachable
 
 PICKS_ROWS = GATHERS | GATHERS_ROWS
 PICKED_FROM = CARRIERS | PICKS_ROWS | QUANTIZES
@@ -101,17 +101,7 @@ def _letters(shape: Shape, out: Shape) -> tuple[str | None, ...]:
 
 
 def _is_softmax(node: Node, index: int) -> bool:
-    value = node.inputs[index]
-    for _ in range(8):
-        producer = None if value is None else value.producer
-        if producer is None:
-            return False
-        if producer in SOFTMAXES:
-            return True
-        if producer not in CARRIERS:
-            return False
-        value = producer.inputs[0]
-    return False
+    return any(maker in SOFTMAXES for maker in back_through(node.inputs[index], CARRIERS, most=8))
 
 
 def _is_state(node: Node, index: int) -> bool:
@@ -160,22 +150,18 @@ def makes_maps(node: Node, index: int) -> bool:
 
 def is_of_contents(node: Node) -> bool:
     """Return whether a node computes with contents of inputs or by linear layers, unlike codes of positions."""
-    waiting, seen = [node], {node}
-    while waiting:
-        current = waiting.pop()
+    for current in reachable([node], lambda other: [] if other in OBSERVES else _computing(other)):
         found = contraction_of(current)
         if found is not None and any(map(is_weight, operands(current, found))):
             # Stored queries that attend to each other read nothing of an input but its batch (DETR's first layer).
             return True
-        for value in current.inputs:
-            producer = None if value is None else value.producer
-            if value is None or value.is_constant or current in OBSERVES or producer in seen:
-                continue
-            if producer is None:
-                return True
-            seen.add(producer)
-            waiting.append(producer)
+        if current not in OBSERVES and any(value.producer is None for value in current.computed):
+            return True
     return False
+
+
+def _computing(node: Node) -> list[Node]:
+    return [value.producer for value in node.computed if value.producer is not None]
 
 
 def reaches(node: Node, index: int, found: Callable[[Node], bool]) -> bool:
@@ -196,14 +182,5 @@ def upstream(start: Value | None, most: int, ends: Callable[[Node], bool]) -> It
         most: nodes that are looked at.
         ends: whether the inputs of a node are left out.
     """
-    queue = deque([] if start is None or start.producer is None else [start.producer])
-    seen: set[Node] = set(queue)
-    while queue and len(seen) < most:
-        current = queue.popleft()
-        yield current
-        if ends(current):
-            continue
-        for value in current.inputs:
-            if value is not None and value.producer is not None and value.producer not in seen:
-                seen.add(value.producer)
-                queue.append(value.producer)
+    first = [] if start is None or start.producer is None else [start.producer]
+    return reachable(first, lambda node: [] if ends(node) else node.producers, most)

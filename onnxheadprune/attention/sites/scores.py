@@ -30,6 +30,7 @@ from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.dims import divisor
 from onnxheadprune.model.graph.facts import CARRIERS, DROPOUTS, NORMALIZES
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import back_through, reachable
 
 FIRST, OTHERS = 1, 2
 """Bits of the first position of an axis that may enumerate heads, and of all others."""
@@ -57,13 +58,7 @@ def weighs_stored_values(node: Node) -> bool:
     found = weight_contraction(node, is_weight)
     if found is None or not found[0].batch:
         return False
-    value = node.inputs[found[1]]
-    for _ in range(MAX_VIEWS):
-        producer = None if value is None else value.producer
-        if producer is None or producer not in HANDS_ON or sums_to_one(producer):
-            return producer is not None and sums_to_one(producer)
-        value = producer.input(0)
-    return False
+    return any(map(sums_to_one, back_through(node.inputs[found[1]], HANDS_ON, MAX_VIEWS)))
 
 
 class AttentionAxes:
@@ -86,17 +81,14 @@ class AttentionAxes:
 
         Other layers may mix the maps of heads in between.
         """
-        stack, seen = [(node, False)], {(node, False)}
-        while stack and len(seen) < MAX_BELOW:
-            current, mapped = stack.pop()
-            for use in [use for value in current.outputs if value is not None for use in value.consumers]:
-                if mapped and self._weighs_values(use.node):
-                    return True
-                following = use.node, mapped or sums_to_one(use.node)
-                if following not in seen and self._may_hold_scores(use.node):
-                    seen.add(following)
-                    stack.append(following)
-        return False
+
+        def ahead(item: tuple[Node, bool]) -> list[tuple[Node, bool]]:
+            current, is_map = item
+            readers = filter(self._may_hold_scores, current.readers)
+            return [(reader, is_map or sums_to_one(reader)) for reader in readers]
+
+        walk = reachable([(node, False)], ahead, MAX_BELOW)
+        return any(self._weighs_values(reader) for item, is_map in walk if is_map for reader in item.readers)
 
     def _weighs_values(self, node: Node) -> bool:
         return node in self._products or is_product(node) is not None or weighs_stored_values(node)

@@ -8,7 +8,6 @@ without telling its heads apart, and does another axis of what it reads tell the
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -16,7 +15,7 @@ from onnxheadprune.attention.sites.core import Core, Trace
 from onnxheadprune.attention.sites.evidence import MAX_TOLD_APART, are_channels, told_apart
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.maps import MAX_CONTRACTED, Summed, summed
-from onnxheadprune.attention.sites.products import core_product, is_product, makes_maps
+from onnxheadprune.attention.sites.products import core_product, is_product, makes_maps, upstream
 from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.model.graph.dims import divisor
 from onnxheadprune.model.graph.view import Node, Value
@@ -63,19 +62,15 @@ class SharedLayers:
 
     def _is_behind_heads(self, value: Value) -> bool:
         """Return whether the nearest product upstream has several heads; other shared layers may lie in between."""
-        queue, seen = deque([value]), {value}
-        while queue and len(seen) < MAX_UPSTREAM:
-            node = queue.popleft().producer
-            if node is None:
-                continue
-            if is_fused_core(node) or is_product(node) is not None:
-                return True
-            if summed(node) is not None and not self.axes(node):
-                continue
-            sources = [item for item in node.inputs if item is not None and item not in seen]
-            queue += [item for item in sources if not item.is_constant]
-            seen.update(sources)
-        return False
+
+        def sums(node: Node) -> bool:
+            return _is_core(node) or (summed(node) is not None and not self.axes(node))
+
+        return any(map(_is_core, upstream(value, MAX_UPSTREAM, sums)))
+
+
+def _is_core(node: Node) -> bool:
+    return is_fused_core(node) or is_product(node) is not None
 
 
 def are_heads(cores: Sequence[Core], size: int) -> bool:

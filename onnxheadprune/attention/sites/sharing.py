@@ -117,7 +117,7 @@ def _labelled(walk: Sweep, node: Node, index: int) -> bool:
 
 def _loses(node: Node, walk: Sweep) -> bool:
     """Return whether bits of heads end at a node that does not say whose any input is."""
-    asked = [walk.kept[value] for value in node.outputs if value is not None and value in walk.kept]
+    asked = [walk.kept[value] for value in node.results if value in walk.kept]
     if not any(live.axes for live in asked):
         return False
     wanted = reduce(or_, (bits for live in asked for bits in _bits(live)), 0)

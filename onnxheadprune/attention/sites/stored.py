@@ -35,6 +35,7 @@ from onnxheadprune.model.graph.facts import (
 )
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import reachable
 
 PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS | EXPANDS
 """Nodes without arithmetic: what is zero above is zero below."""
@@ -81,18 +82,15 @@ def _written(value: Value | None) -> Iterator[Value | None]:
 
 def _above(value: Value | None) -> Iterator[Value]:
     """Yield what a value is made of without arithmetic: the nearest values that are no views, or unions, of others."""
-    stack, seen = [value], {value}
-    while stack and len(seen) < MAX_NODES:
-        current = stack.pop()
-        if current is None:
-            continue
-        node = current.producer
+
+    def passed(item: Value) -> list[Value]:
+        node = item.producer
         if node is None or node not in PASSING:
-            yield current
-            continue
-        sources = node.inputs if node in JOINS else node.inputs[:1]
-        stack += [source for source in sources if source not in seen]
-        seen.update(sources)
+            return []
+        return node.sources if node in JOINS else node.sources[:1]
+
+    walk = reachable([] if value is None else [value], passed, MAX_NODES)
+    return (item for item in walk if not passed(item))
 
 
 def _same(left: Value | None, right: Value | None) -> bool:

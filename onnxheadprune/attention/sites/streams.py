@@ -6,7 +6,6 @@ beside each other (a bias that is computed, two linear layers that are added) is
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 
@@ -16,6 +15,7 @@ from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of, ope
 from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, ADDS_AND_NORMALIZES, MULTIPLIES, OBSERVES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.graph.walks import reachable
 
 SUMS_VALUES = ADDS | ADDS_ALL | ADDS_AND_NORMALIZES
 CHOICES = (TensorProto.INT64, TensorProto.BOOL)
@@ -86,16 +86,16 @@ def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
         nodes: where to begin.
         as_factors: whether to look behind products in which each number is a factor of many.
     """
-    queue, seen = deque(nodes), set[Node]()
-    while queue and len(seen) < MAX_BELOW:
-        for value in queue.popleft().outputs:
-            for use in () if value is None or value.elem_type in CHOICES else value.consumers:
-                if use.node in seen or is_layer(use.node) or use.node in OBSERVES:
-                    continue
-                if as_factors or not _spreads(use):
-                    seen.add(use.node)
-                    queue.append(use.node)
-                    yield use.node
+
+    def ahead(node: Node) -> Iterator[Node]:
+        for use in [
+            use for value in node.results if value.elem_type not in CHOICES for use in value.consumers
+        ]:
+            if not is_layer(use.node) and use.node not in OBSERVES and (as_factors or not _spreads(use)):
+                yield use.node
+
+    first = [other for node in nodes for other in ahead(node)]
+    return reachable(first, ahead, MAX_BELOW)
 
 
 def _spreads(use: Use) -> bool:
@@ -151,18 +151,12 @@ def _upstream(
         most: how many to look at.
         ends: of a node, whether not to look behind it; None for no end.
     """
-    queue = deque(dict.fromkeys(values))
-    seen = set(queue)
-    while queue and len(seen) <= most:
-        value = queue.popleft()
-        yield value
+
+    def above(value: Value) -> Iterable[Value]:
         node = value.producer
-        if node is None or (ends is not None and ends(node)):
-            continue
-        for item in _read(node):
-            if item not in seen:
-                seen.add(item)
-                queue.append(item)
+        return () if node is None or (ends is not None and ends(node)) else _read(node)
+
+    return reachable(values, above, most)
 
 
 def _read(node: Node) -> Iterator[Value]:

@@ -37,6 +37,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.graph.walks import reachable
 
 
 def find_structural(
@@ -116,19 +117,16 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
 
 def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
     """The product of activations that feeds a node at which tracing stopped, None if none does."""
-    stack, seen = list(blocked), set(blocked)
-    while stack and len(seen) < 64:
-        node = stack.pop()
-        if is_product(node) is not None or is_fused_core(node):
-            return node
+
+    def above(node: Node) -> list[Node]:
         if node not in blocked and contraction_of(node) is not None:
-            continue
-        for value in node.inputs[:1] if node in blocked else node.inputs:
-            producer = None if value is None else value.producer
-            if producer is not None and producer not in seen and not is_residual(producer):
-                seen.add(producer)
-                stack.append(producer)
-    return None
+            return []
+        values = node.inputs[:1] if node in blocked else node.inputs
+        producers = [value.producer for value in values if value is not None and value.producer is not None]
+        return [producer for producer in producers if not is_residual(producer)]
+
+    walk = reachable(blocked, above, 64)
+    return next((node for node in walk if is_product(node) is not None or is_fused_core(node)), None)
 
 
 def _attends(core: Core) -> bool:

@@ -7,8 +7,7 @@ whole can be removed exactly, like all units of any other site, whatever its ope
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from onnxheadprune.attention.sites.hidden import feeds_attention
@@ -50,6 +49,7 @@ from onnxheadprune.model.graph.facts import (
     WRITES_INTO,
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import reachable
 
 GATES = BENDS | SIGMOIDS | COMPARES
 """Operators behind which a layer is no term of a sum, but a gate or a router of others."""
@@ -109,24 +109,18 @@ def _is_term(node: Node, total: Node) -> bool:
         if len(reached) > MAX_BEHIND:
             return False
         reached |= set(first.outputs)
-        ahead |= {use.node for value in first.outputs if value is not None for use in value.consumers}
+        ahead.update(first.readers)
     return False
 
 
 def _inside(value: Value, stream: Collection[Value]) -> Iterator[Node]:
     """Yield the nodes between a residual stream and a value that is computed from it, nearest to the value first."""
-    queue, seen = deque([value]), {value}
-    while queue and len(seen) < MAX_BEHIND:
-        current = queue.popleft()
-        node = current.producer
-        if node is None or current in stream or _is_stream(node, stream):
-            continue
-        yield node
-        fresh = [
-            item for item in node.inputs if item is not None and item not in seen and not item.is_constant
-        ]
-        queue += fresh
-        seen.update(fresh)
+
+    def makers(values: Iterable[Value]) -> list[Node]:
+        found = [item.producer for item in values if item.producer is not None and item not in stream]
+        return [node for node in found if not _is_stream(node, stream)]
+
+    return reachable(makers([value]), lambda node: makers(node.computed), MAX_BEHIND)
 
 
 def _is_stream(node: Node, stream: Collection[Value]) -> bool:

@@ -36,6 +36,7 @@ from onnxheadprune.model.graph.facts import (
 )
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.storage.tensors import bytes_needed
 from onnxheadprune.model.tensors import FLOATS
 
@@ -224,7 +225,7 @@ def flow_of(value: Value) -> Flow:
                 lookups.append(lookup)
             elif _is_moved(use, carried) and use.node not in movers:
                 movers.append(use.node)
-                fresh = [item for item in use.node.outputs if item is not None and item not in carried]
+                fresh = [item for item in use.node.results if item not in carried]
                 carried.update(fresh)
                 order += fresh
     leading = _leading(movers, {item.node for item in lookups})
@@ -266,8 +267,7 @@ def _leading(movers: Sequence[Node], ends: Collection[Node]) -> frozenset[Node]:
     """Return the nodes of which a lookup reads something."""
     found: set[Node] = set()
     for node in sorted(movers, key=lambda item: -item.index):
-        readers = {use.node for value in node.outputs if value is not None for use in value.consumers}
-        if readers & (found | set(ends)):
+        if (found | set(ends)).intersection(node.readers):
             found.add(node)
     return frozenset(found)
 
@@ -354,18 +354,9 @@ def _own_weights(node: Node) -> list[Value] | None:
 
 def _stored_behind(value: Value | None, rows: int) -> Iterator[Value]:
     """Yield the stored tensors with an axis of `rows` that a value is computed from."""
-    seen: set[Value] = set()
-    queue = [value]
-    while queue:
-        current = queue.pop()
-        if current is None or current in seen:
-            continue
-        seen.add(current)
-        if current.holds_tensor:
-            if rows in (current.shape or ()):
-                yield current
-        elif current.producer is not None:
-            queue += current.producer.inputs
+    starts = [] if value is None else [value]
+    walk = reachable(starts, lambda item: [] if item.producer is None else item.producer.sources)
+    return (item for item in walk if item.holds_tensor and rows in (item.shape or ()))
 
 
 def _size(value: Value | None, axis: int) -> int | None:

@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from onnxheadprune.choosing.activations.parts import reads, require_main, types_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import reachable
 
 NEVER = 2**31
 """The entry of a node that lies in front of no stage."""
@@ -68,7 +69,7 @@ class Boundaries:
             for node in list(self._flow.upstream(stage.starts, self._entry)):
                 # What may still change lies behind the stage in which it does.
                 self._entry[node] = max(at, until.get(node, -1) + 1)
-        self.changed = frozenset(value.name for node in until for value in node.outputs if value is not None)
+        self.changed = frozenset(value.name for node in until for value in node.results)
         found = [self._crossing(stages, outputs, at) for at in range(len(stages))]
         self.crossing, self._front = _usable(view, found)
 
@@ -83,7 +84,7 @@ class Boundaries:
     def changed_by(self, stage: Stage) -> frozenset[str]:
         """Names of the values that the changes of one stage may alter."""
         nodes = self._flow.downstream(stage.changes, ())
-        return frozenset(value.name for node in nodes for value in node.outputs if value is not None)
+        return frozenset(value.name for node in nodes for value in node.results)
 
     def entering(self, start: Value, end: Value) -> list[Value]:
         """The values that the nodes between two values read beside the first."""
@@ -157,23 +158,17 @@ class Flow:
 
     def upstream(self, values: Iterable[Value], known: Container[Node] = ()) -> Iterator[Node]:
         """The nodes that values depend on, but for constant ones and those that are known with all in front of them."""
-        seen: set[Node] = set()
-        waiting = [value.producer for value in values if not value.is_constant]
-        while waiting:
-            node = waiting.pop()
-            if node is not None and node not in seen and node not in known:
-                seen.add(node)
-                yield node
-                waiting += [value.producer for value in self._reads[node]]
+
+        def makers(read: Iterable[Value]) -> list[Node]:
+            found = [item.producer for item in read if item.producer is not None and not item.is_constant]
+            return [node for node in found if node not in known]
+
+        return reachable(makers(values), lambda node: makers(self._reads[node]))
 
     def downstream(self, nodes: Iterable[Node], known: Container[Node]) -> Iterator[Node]:
         """Nodes, and all that depend on them, but for those that are known with all behind them."""
-        seen: set[Node] = set()
-        waiting = list(nodes)
-        while waiting:
-            node = waiting.pop()
-            if node not in seen and node not in known:
-                seen.add(node)
-                yield node
-                for value in node.outputs:
-                    waiting += [] if value is None else self.users(value)
+
+        def readers(node: Node) -> list[Node]:
+            return [reader for value in node.results for reader in self.users(value) if reader not in known]
+
+        return reachable([node for node in nodes if node not in known], readers)

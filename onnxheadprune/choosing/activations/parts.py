@@ -124,7 +124,7 @@ def require_main(value: Value) -> None:
 def reads(node: Node) -> Iterator[Value]:
     """The values of the main graph that a node of it reads, those that its bodies read included."""
     if not node.bodies:
-        yield from (value for value in node.inputs if value is not None)
+        yield from node.sources
         return
     for name in read_by(node.proto):
         value = node.scope.lookup(name)

@@ -21,7 +21,7 @@ from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.edit.extract import store_constants, store_in_bodies
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import COMPENSATED_KEY, RefitRecord, refit_record, refit_text
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import graphs_in
 from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.replacing import Contents, with_contents
@@ -117,16 +117,13 @@ def _targets(plan: PrunePlan) -> dict[str, str]:
 def tensors_by_name(model: ModelProto) -> Mapping[str, TensorProto]:
     """Return what a model stores, by name; of the main graph before what bodies store."""
     found: dict[str, TensorProto] = {}
-    waiting = [model.graph]
-    while waiting:
-        graph = waiting.pop(0)
+    for graph in graphs_in(model.graph):
         for tensor in graph.initializer:
             found.setdefault(tensor.name, tensor)
         for node in graph.node:
             constant = stored_tensor(node)
             if constant is not None:
                 found.setdefault(node.output[0], constant)
-            waiting += bodies_of(node)
     return found
 
 

@@ -49,7 +49,7 @@ def trainable(view: GraphView) -> dict[str, Trainable]:
     active = _active(view, tables)
     found: dict[str, Trainable] = {}
     for node in view.main.nodes:
-        if not any(value in active for value in node.inputs if value is not None):
+        if active.isdisjoint(node.sources):
             continue
         for value in _learned(node):
             way = _way(value)
@@ -78,11 +78,9 @@ def _active(view: GraphView, tables: set[Value]) -> set[Value]:
         if item.role is not Role.MASK and view.main.values[item.name].elem_type in FLOATS
     }
     for node in view.main.nodes:
-        inputs = [value for value in node.inputs if value is not None]
-        if not all(value.is_constant for value in inputs) and (
-            any(value in found or value in tables for value in inputs) or _mixes(node)
-        ):
-            found.update(value for value in node.outputs if value is not None and value.elem_type in KNOWN)
+        reads = not (found | tables).isdisjoint(node.sources)
+        if node.computed and (reads or _mixes(node)):
+            found.update(value for value in node.results if value.elem_type in KNOWN)
     return found
 
 

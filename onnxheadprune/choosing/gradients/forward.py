@@ -16,7 +16,7 @@ from onnxheadprune.edit.gradients import (
     UnknownShapeError,
 )
 from onnxheadprune.edit.terms import Term, Writer
-from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.bodies import graphs_in
 from onnxheadprune.model.graph.facts import QUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.tensors import FLOATS
@@ -63,11 +63,10 @@ def _declared(model: ModelProto, name: str) -> ValueInfoProto:
 
 def names_of(graph: GraphProto) -> set[str]:
     """All names of values and nodes, those in bodies included."""
-    names = {info.name for info in (*graph.input, *graph.output)} | {item.name for item in graph.initializer}
-    for node in graph.node:
-        names |= {node.name, *node.output, *node.input}
-        for body in bodies_of(node):
-            names |= names_of(body)
+    names: set[str] = set()
+    for inner in graphs_in(graph):
+        names.update(item.name for item in (*inner.input, *inner.output, *inner.initializer))
+        names.update(name for node in inner.node for name in (node.name, *node.output, *node.input))
     return names
 
 

@@ -87,9 +87,9 @@ def _made_of(view: GraphView, names: Collection[str]) -> set[str]:
     stored = {value.name for value in view.main.values.values() if value.is_constant}
     found = set(names)
     for node in view.main.nodes:
-        read = {value.name for value in node.inputs if value is not None}
+        read = {value.name for value in node.sources}
         if read & found and read <= found | stored:
-            found.update(value.name for value in node.outputs if value is not None)
+            found.update(value.name for value in node.results)
     return found
 
 

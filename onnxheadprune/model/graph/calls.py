@@ -6,12 +6,13 @@ steps, in a file of a few kilobytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
-from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto
+from onnx import FunctionProto, ModelProto, NodeProto
 
 from onnxheadprune.errors import ModelError
+from onnxheadprune.model.bodies import nodes_in
 
 MAX_NODES = 2_000_000
 """Nodes of a model whose functions are inlined. A graph of a million takes some 20 seconds and 1.6 GB."""
@@ -57,7 +58,7 @@ class _Counter:
 
     def of_nodes(self, nodes: Iterable[NodeProto], callers: tuple[Function, ...]) -> Size:
         nodes_made = bytes_made = 0
-        for node in _with_bodies(nodes):
+        for node in nodes_in(nodes):
             key = (_domain(node.domain), node.op_type, node.overload)
             size = self._of_call(key, callers) if key in self.functions else Size(1, node.ByteSize())
             nodes_made, bytes_made = nodes_made + size.nodes, bytes_made + size.bytes
@@ -71,16 +72,6 @@ class _Counter:
         if key not in self.known:
             self.known[key] = self.of_nodes(self.functions[key].node, (*callers, key))
         return self.known[key]
-
-
-def _with_bodies(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                yield from _with_bodies(attribute.g.node)
-            for graph in attribute.graphs:
-                yield from _with_bodies(graph.node)
 
 
 def _id(function: FunctionProto) -> Function:

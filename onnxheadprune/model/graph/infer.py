@@ -77,7 +77,7 @@ def _count(node: Node, counts: dict[Value, int], longest: int) -> int:
         return longest
     if node.domain or not follows_elements(node.op_type, node.opset):
         return 0
-    given = [_known(value, counts) for value in node.inputs if value is not None]
+    given = [_known(value, counts) for value in node.sources]
     if not given or 0 in given:
         return 0
     if node in JOINS:

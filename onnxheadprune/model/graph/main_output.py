@@ -17,6 +17,7 @@ from onnxheadprune.model.graph.facts import (
     WEIGHS,
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import back_through
 from onnxheadprune.model.tensors import FLOATS
 
 SAME = CASTS | IDENTITIES
@@ -69,9 +70,7 @@ def _looks_like_logits(value: Value) -> bool:
 
 def _is_softmax(value: Value) -> bool:
     """Return whether a Softmax over the last axis makes the value."""
-    node: Node | None = value.producer
-    while node is not None and node in SAME:
-        node = node.inputs[0].producer if node.inputs[0] is not None else None
+    node = next((node for node in back_through(value, SAME) if node not in SAME), None)
     if node is None or node not in SOFTMAXES:
         return False
     axis = node.attribute("axis", -1 if node.opset >= 13 else 1)
@@ -82,9 +81,8 @@ def _comes_from_projection(value: Value) -> bool:
     """Return whether a product with weights makes the value. Hidden states come out of a normalisation instead."""
     node: Node | None = value.producer
     while node is not None and node in _HANDS_ON:
-        operands = [item for item in node.inputs if item is not None and not item.is_constant]
         # A residual connection adds two computed values: a hidden state.
-        if len(operands) != 1:
+        if len(node.computed) != 1:
             return False
-        node = operands[0].producer
+        node = node.computed[0].producer
     return node is not None and node in MULTIPLIES_MATRICES

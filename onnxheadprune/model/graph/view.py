@@ -23,7 +23,7 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from onnxheadprune.model.constants import is_constant
+from onnxheadprune.model.constants import constant_tensor, is_constant
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.schemas import is_random
 from onnxheadprune.model.storage.reading import in_memory
@@ -57,12 +57,21 @@ class Scope:
 
     def lookup(self, name: str) -> Value | None:
         """The value that `name` means in this scope, outer scopes included."""
+        found = self.values.get(name)
+        return found if found is not None or self.parent is None else self.parent.lookup(name)
+
+    @property
+    def around(self) -> Iterator[Scope]:
+        """The scope and those around it, innermost first."""
         scope: Scope | None = self
         while scope is not None:
-            if name in scope.values:
-                return scope.values[name]
+            yield scope
             scope = scope.parent
-        return None
+
+    @property
+    def owners(self) -> Iterator[tuple[Node, Scope]]:
+        """The nodes in whose bodies the scope lies, innermost first, each with that body."""
+        return ((scope.owner, scope) for scope in self.around if scope.owner is not None)
 
 
 @dataclass(eq=False, slots=True)
@@ -167,6 +176,31 @@ class Node:
         given = next((value.name for value in self.outputs if value is not None), self.ref)
         return f"{self.op_type} -> {given}"
 
+    @property
+    def sources(self) -> list[Value]:
+        """The inputs that are not omitted."""
+        return [value for value in self.inputs if value is not None]
+
+    @property
+    def computed(self) -> list[Value]:
+        """The inputs that depend on the model's inputs."""
+        return [value for value in self.inputs if value is not None and not value.is_constant]
+
+    @property
+    def results(self) -> list[Value]:
+        """The outputs that are not omitted."""
+        return [value for value in self.outputs if value is not None]
+
+    @property
+    def producers(self) -> list[Node]:
+        """The nodes that compute its inputs."""
+        return [value.producer for value in self.inputs if value is not None and value.producer is not None]
+
+    @property
+    def readers(self) -> list[Node]:
+        """The nodes that read its outputs."""
+        return [use.node for value in self.outputs if value is not None for use in value.consumers]
+
     def input(self, index: int) -> Value | None:
         """Input `index`, None where it is omitted or past the end."""
         return self.inputs[index] if index < len(self.inputs) else None
@@ -270,12 +304,10 @@ class GraphView:
         found: set[Node] = set()
         # Consumers, and the node that owns a body, have higher numbers than what they read and own.
         for node in reversed(self.nodes):
-            outputs = [value for value in node.outputs if value is not None]
-            if node.scope.owner in found or not any(value.is_read for value in outputs):
+            if node.scope.owner in found or not any(value.is_read for value in node.results):
                 found.add(node)
-                for value in dict.fromkeys(node.inputs):
-                    if value is not None:
-                        value.consumers = [use for use in value.consumers if use.node is not node]
+                for value in dict.fromkeys(node.sources):
+                    value.consumers = [use for use in value.consumers if use.node is not node]
         return frozenset(found)
 
     def _add_scope(self, proto: GraphProto, ref: str, parent: Scope | None) -> Scope:
@@ -347,7 +379,7 @@ class GraphView:
     def _mark_constants(node: Node) -> None:
         """Constant means: depends on no graph input. Shape nodes count as dynamic, as do random ones."""
         if is_constant(node):
-            tensor = _constant_tensor(node.proto)
+            tensor = constant_tensor(node.proto)
             node.out.tensor, node.out.is_constant = tensor, True
             if tensor is not None:
                 node.out.elem_type, node.out.shape = tensor.data_type, tuple(tensor.dims)
@@ -362,20 +394,3 @@ class GraphView:
 
 def _is_random(node: Node) -> bool:
     return not node.domain and is_random(node.op_type, node.opset)
-
-
-def _constant_tensor(proto: NodeProto) -> TensorProto | None:
-    """The tensor of a Constant node, whichever attribute spells it."""
-    for attribute in proto.attribute:
-        if attribute.name == "value":
-            tensor: TensorProto = attribute.t
-            return tensor
-        if attribute.name == "value_int":
-            return numpy_helper.from_array(np.array(attribute.i, dtype=np.int64))
-        if attribute.name == "value_ints":
-            return numpy_helper.from_array(np.array(list(attribute.ints), dtype=np.int64))
-        if attribute.name == "value_float":
-            return numpy_helper.from_array(np.array(attribute.f, dtype=np.float32))
-        if attribute.name == "value_floats":
-            return numpy_helper.from_array(np.array(list(attribute.floats), dtype=np.float32))
-    return None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
+from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.one_line import one_line
 
@@ -88,17 +89,11 @@ def _bytes_of(tensor: TensorProto) -> int:
 
 def _plain_constants(model: ModelProto) -> Iterator[tuple[int, int]]:
     """Elements and bytes of Constant nodes that hold bare numbers in place of a tensor."""
-    graphs = [model.graph.node, *(function.node for function in model.functions)]
-    while graphs:
-        for node in graphs.pop():
-            for attribute in node.attribute:
-                graphs += [graph.node for graph in attribute.graphs]
-                if attribute.HasField("g"):
-                    graphs.append(attribute.g.node)
-                if is_constant(node) and attribute.name in _PLAIN:
-                    count = max(len(attribute.floats), len(attribute.ints), len(attribute.strings), 1)
-                    text = sum(map(len, attribute.strings)) + len(attribute.s)
-                    yield count, text if "string" in attribute.name else _PLAIN[attribute.name] * count
+    for attribute in (item for node in nodes_of_model(model) if is_constant(node) for item in node.attribute):
+        if attribute.name in _PLAIN:
+            count = max(len(attribute.floats), len(attribute.ints), len(attribute.strings), 1)
+            text = sum(map(len, attribute.strings)) + len(attribute.s)
+            yield count, text if "string" in attribute.name else _PLAIN[attribute.name] * count
 
 
 _PLAIN = {

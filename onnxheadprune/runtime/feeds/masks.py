@@ -6,7 +6,7 @@ huge number, or multiplies features. One that also says where tokens stand is su
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from onnxheadprune.model.graph.facts import (
     ACCUMULATES,
@@ -31,6 +31,7 @@ from onnxheadprune.model.graph.facts import (
 )
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.graph.walks import back_through, reachable
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime.feeds.tables import MOVES
 
@@ -171,45 +172,28 @@ def _is_among_scores(product: Value, other: Value) -> bool:
     """Return whether a product lies in front of the softmax of an attention, or behind it."""
     if _leads_to_weights(product):
         return True
-    current: Value | None = other
-    for _ in range(4):
-        node = None if current is None else current.producer
-        if node is None:
-            return False
-        if node in WEIGHS:
-            return True
-        current = node.input(0) if node in _MOVES or node in DROPOUTS else None
-    return False
+    return any(node in WEIGHS for node in back_through(other, _MOVES | DROPOUTS, most=4))
 
 
 def _leads_to_weights(value: Value) -> bool:
-    seen, queue = {value}, [value]
-    while queue and len(seen) < NEAR:
-        for use in queue.pop().consumers:
-            if use.node in WEIGHS:
-                return True
-            if use.node in _TO_SCORES:
-                found = {item for item in use.node.outputs if item is not None} - seen
-                queue += found
-                seen |= found
-    return False
+    def readers(node: Node) -> list[Node]:
+        return node.readers if node in _TO_SCORES else []
+
+    first = [use.node for use in value.consumers]
+    return any(node in WEIGHS for node in reachable(first, readers, NEAR))
 
 
 def _is_computed(value: Value, input_: Value) -> bool:
     """Return whether features go into a value: what layers with weights compute, or another input of floats."""
-    seen, queue = {value}, [value]
-    while queue and len(seen) < NEAR:
-        current = queue.pop()
-        if current.is_graph_input and current is not input_ and current.elem_type in FLOATS:
-            return True
-        if current.producer is None:
-            continue
-        if current.producer in _FEATURES:
-            return True
-        found = set(_contents(current.producer)) - seen
-        queue += found
-        seen |= found
-    return False
+
+    def above(item: Value) -> Iterable[Value]:
+        return () if item.producer is None or item.producer in _FEATURES else _contents(item.producer)
+
+    def is_feature(item: Value) -> bool:
+        given = item.is_graph_input and item is not input_ and item.elem_type in FLOATS
+        return given or (item.producer is not None and item.producer in _FEATURES)
+
+    return any(map(is_feature, reachable([value], above, NEAR)))
 
 
 def _contents(node: Node) -> Iterator[Value]:

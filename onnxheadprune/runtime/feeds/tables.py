@@ -31,6 +31,7 @@ from onnxheadprune.model.graph.facts import (
 )
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.graph.walks import reachable
 
 MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS
 """The same elements, or some of them, in other places or under another type."""
@@ -69,22 +70,13 @@ def row_bound(value: Value) -> int | None:
 
 def tables_behind(value: Value) -> list[Value]:
     """The stored tables whose rows a value picks, followed as in `row_bound`."""
-    found: dict[Value, None] = {}
-    seen: set[Value] = set()
-    queue = [value]
-    while queue:
-        current = queue.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        for use in current.consumers:
-            if _rows_indexed(use) is None:
-                queue += _handed_on(use)
-                continue
-            table = _table(use)
-            if table is not None:
-                found[table] = None
-    return list(found)
+
+    def onward(current: Value) -> Iterator[Value]:
+        return (item for use in current.consumers if _rows_indexed(use) is None for item in _handed_on(use))
+
+    uses = (use for item in reachable([value], onward) for use in item.consumers)
+    tables = (_table(use) for use in uses if _rows_indexed(use) is not None)
+    return list(dict.fromkeys(table for table in tables if table is not None))
 
 
 def _rows_indexed(use: Use) -> int | None:
@@ -124,7 +116,7 @@ def _handed_on(use: Use) -> Iterator[Value]:
     is_data = use.input_index not in roles.places
     is_data = is_data and (roles.contents is None or use.input_index in roles.contents)
     if node.domain == "" and node in _HANDS_ON and is_data:
-        yield from (output for output in node.outputs if output is not None)
+        yield from node.results
 
 
 def _added(use: Use) -> int:

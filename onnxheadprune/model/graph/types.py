@@ -1,7 +1,8 @@
 """Element types of values, from where they come from.
 
 Shape inference does not know what ONNX Runtime's own operators give, and files that were converted to half
-precision often still declare float for what lies in between. Stored tensors and casts do not err.
+precision often still declare float for what lies in between. Stored tensors and casts do not err. An operator of which
+nothing is known is taken to output the type that it reads first.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ def type_of(value: Value | None) -> int:
         if node in CASTS:
             return int(node.attribute("to"))
         alike = _alike(node, value)
-        if not alike:
+        if not alike and (value.elem_type or declared or not node.sources):
             return value.elem_type or declared
+        alike = alike or node.sources[:1]
         value = next((source for source in alike if source.tensor is not None), alike[0])
     return declared or int(TensorProto.UNDEFINED)
 

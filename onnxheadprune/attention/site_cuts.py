@@ -1,0 +1,137 @@
+"""What a plan, and then the pruned model, says of each site: its cut now, and all that it lost before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.edit.edits import SetMetadata
+from onnxheadprune.edit.records import (
+    REMOVED_KEY,
+    RecordedSite,
+    RecordedUnits,
+    pruning_text,
+    units_key,
+    units_record,
+    units_text,
+)
+from onnxheadprune.edit.site_cuts import BlockCut, SiteCut, UnitsCut
+from onnxheadprune.model.graph.view import GraphView
+
+Entry = TypeVar("Entry", bound=RecordedUnits)
+
+
+def head_cuts(
+    sites: Sites, chosen: Mapping[int, tuple[int, ...]], present: Mapping[int, tuple[int, ...]]
+) -> tuple[SiteCut, ...]:
+    """The cuts of all attention sites.
+
+    Args:
+        sites: of the model.
+        chosen: the units that are removed per site index, as indices of the original.
+        present: the same as present indices.
+    """
+    cuts = []
+    for site in sites:
+        gone = set(present.get(site.index, ()))
+        cut = SiteCut(
+            **_cut(site, chosen),
+            kv_num_heads=site.original_kv_num_heads,
+            kv_removed=sum(1 for group in site.groups if gone.issuperset(group)),
+        )
+        cuts.append(cut)
+    earlier = _gone_before(sites.record, sites)
+    cuts += [SiteCut(**_cut_before(entry), kv_num_heads=entry.kv_num_heads) for entry in earlier]
+    return tuple(sorted(cuts, key=lambda cut: cut.number))
+
+
+def block_cuts(
+    view: GraphView,
+    sites: Sites,
+    chosen: Mapping[int, tuple[int, ...]],
+    shifted: Collection[type[Site]] = (),
+) -> tuple[BlockCut, ...]:
+    """The cuts of all sites of each other kind, once one of them loses units or has lost some before.
+
+    Args:
+        view: the model.
+        sites: its sites.
+        chosen: the units that are removed per site index, as indices of the original.
+        shifted: kinds of which sites vanish with units of others.
+    """
+    found: list[BlockCut] = []
+    for kind in sites.others:
+        record, names = units_record(view.model, kind.UNITS), (kind.UNITS, kind.TITLE)
+        if not record and kind not in shifted and not any(map(kind.owns, chosen)):
+            continue
+        some = sites.of(kind.UNITS)
+        cuts = [BlockCut(**_cut(site, chosen), kind=names, key=site.key) for site in some]
+        cuts += [
+            BlockCut(**_cut_before(entry), kind=names, key=f"{kind.KEY}{entry.number}")
+            for entry in _gone_before(record, some)
+        ]
+        found += sorted(cuts, key=lambda cut: cut.number)
+    return tuple(found)
+
+
+def _cut(site: Site, chosen: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:
+    return {
+        "number": site.number,
+        "name": site.name,
+        "num_units": site.original_num_units,
+        "removed": chosen.get(site.index, ()),
+        "removed_before": site.removed,
+    }
+
+
+def _gone_before(record: Iterable[Entry], sites: Iterable[Site]) -> Iterator[Entry]:
+    """Yield the entries of sites that are in the graph no longer: an earlier cut removed them as a whole."""
+    known = {site.number for site in sites}
+    return (entry for entry in record if entry.number not in known)
+
+
+def _cut_before(entry: RecordedUnits) -> dict[str, Any]:
+    return {
+        "number": entry.number,
+        "name": entry.name,
+        "num_units": entry.num_units,
+        "removed": (),
+        "removed_before": entry.removed,
+    }
+
+
+def site_records(
+    cuts: Sequence[SiteCut], blocks: Sequence[BlockCut], view: GraphView, sites: Sites
+) -> Iterator[SetMetadata]:
+    """Yield what the pruned model says of its sites: this cut and all before it, sites known by their first names.
+
+    Args:
+        cuts: those of heads.
+        blocks: those of other units.
+        view: the model.
+        sites: its sites.
+    """
+    names = _names(sites, sites.record)
+    heads = [RecordedSite(**_entry(cut, names), kv_num_heads=cut.kv_num_heads) for cut in cuts]
+    yield SetMetadata(REMOVED_KEY, pruning_text(heads))
+    for units in dict.fromkeys(cut.units for cut in blocks):
+        names = _names(sites.of(units), units_record(view.model, units))
+        entries = [RecordedUnits(**_entry(cut, names)) for cut in blocks if cut.units == units]
+        yield SetMetadata(units_key(units), units_text(entries, units))
+
+
+def _names(sites: Iterable[Site], record: Iterable[RecordedUnits]) -> dict[int, tuple[str, ...]]:
+    names = {site.number: site.projection_names for site in sites}
+    return names | {entry.number: entry.projections for entry in record if entry.projections}
+
+
+def _entry(cut: UnitsCut, names: Mapping[int, tuple[str, ...]]) -> dict[str, Any]:
+    return {
+        "number": cut.number,
+        "name": cut.name,
+        "num_units": cut.num_units,
+        "removed": tuple(sorted({*cut.removed, *cut.removed_before})),
+        "projections": names.get(cut.number, ()),
+    }

@@ -1,0 +1,55 @@
+"""Walks through a graph: every item once, nearest first."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from onnxheadprune.model.graph.facts import Kind
+from onnxheadprune.model.graph.view import Node, Value
+
+Item = TypeVar("Item")
+
+
+def reachable(
+    starts: Iterable[Item], following: Callable[[Item], Iterable[Item]], most: float = math.inf
+) -> Iterator[Item]:
+    """Yield some items and all that can be reached from them, nearest first.
+
+    Args:
+        starts: where to begin: values, nodes, or either of them with what is known there.
+        following: what is next to an item; nothing where the walk ends.
+        most: items after which the walk is given up.
+    """
+    queue = deque(dict.fromkeys(starts))
+    seen = set(queue)
+    while queue and len(seen) <= most:
+        item = queue.popleft()
+        yield item
+        for other in following(item):
+            if other not in seen:
+                seen.add(other)
+                queue.append(other)
+
+
+def back_through(value: Value | None, kind: Kind, most: int = 2**16) -> Iterator[Node]:
+    """Yield the producers of a value along first inputs, nearest first, to the first of another kind."""
+    for _ in range(most):
+        node = None if value is None else value.producer
+        if node is None:
+            return
+        yield node
+        if node not in kind:
+            return
+        value = node.input(0)
+
+
+def stored_behind(value: Value | None) -> Value | None:
+    """Return where first inputs lead from a value: the tensor that is transposed, cast or dequantized to make it."""
+    while (
+        value is not None and not value.holds_tensor and value.producer is not None and value.producer.inputs
+    ):
+        value = value.producer.inputs[0]
+    return value
