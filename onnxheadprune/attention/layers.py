@@ -11,17 +11,196 @@ numbers always refer to the original model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import NamedTuple, TypeAlias
 
-from onnxheadprune.attention.layer_names import Layer, numbered_layers
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.sites.whole import going_whole
 from onnxheadprune.edit.edits import SetMetadata
-from onnxheadprune.edit.layer_records import LAYERS_KEY, layers_text
+from onnxheadprune.edit.exit_records import LAYERS_KEY, layers_text
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.walks import reachable
+
+Stack: TypeAlias = tuple[str, ...]
+"""The module path that layers have in common, without their numbers: ("encoder", "layers")."""
+
+SPOKEN = ("layer", "layers", "h", "block", "blocks")
+"""Names of stacks whose numbers count layers, also where each layer holds a single residual branch."""
+_NUMBERED = re.compile(r"(.*?)[._-]*(\d{1,4})")
+_REPEATED = re.compile(r"#\d+$")
+"""The running number of sites with equal names."""
+_UNSAFE = re.compile(r"[\s:*,]+")
+"""Characters that separate the parts of a spec, and so cannot be in the key of a layer."""
+
+
+class _Place(NamedTuple):
+    """One number in a module path: the stack that it counts in, the number, and the path up to it."""
+
+    stack: Stack
+    number: int
+    path: Stack
+
+    @property
+    def shape(self) -> Stack:
+        """The stack without the numbers in its path: the stages of a pyramid are alike."""
+        return tuple("*" if part.isdecimal() else part for part in self.stack)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Sites that are one layer of a model.
+
+    Attributes:
+        key: its number, behind the name of its stack where a model has several: "3", "encoder.3".
+        name: its module path, "" where names tell none.
+        sites: its attention and its other residual branches, in graph order.
+    """
+
+    key: str
+    name: str
+    sites: tuple[Site, ...]
+
+    @property
+    def removed(self) -> tuple[Site, ...]:
+        """The sites that are removed with the layer: all but those that cannot be, and only lead to others of it."""
+        return tuple(site for site in self.sites if site.removable_whole or not self._leads_inside(site))
+
+    def _leads_inside(self, site: Site) -> bool:
+        """Return whether what a site computes goes nowhere but into other sites of the layer."""
+        ends = {item.node for other in self.sites if other is not site for item in other.projections}
+        begins = [item.node for item in site.projections if item.node not in ends]
+        return bool(ends) and _lead_only_to(begins, ends, max(node.index for node in ends))
+
+
+def _numbered_layers(sites: Sequence[Site]) -> list[Layer]:
+    """Return the layers that the names of sites tell, stack by stack; nothing where they tell none.
+
+    Args:
+        sites: of one model, in graph order.
+    """
+    counting = _counting(sites)
+    stacks: dict[Stack, dict[int, list[tuple[_Place, Site]]]] = defaultdict(lambda: defaultdict(list))
+    for site in sites:
+        place = next((place for place in reversed(_places(site)) if place.shape in counting), None)
+        if place is not None:
+            stacks[place.stack][place.number].append((place, site))
+    labels = _labels(list(stacks))
+    return [
+        Layer(f"{labels[stack]}{number}", ".".join(found[0][0].path), tuple(site for _, site in found))
+        for stack, numbers in stacks.items()
+        for number, found in sorted(numbers.items())
+    ]
+
+
+def _places(site: Site) -> list[_Place]:
+    """Return the numbers in the module path of a site, from the outermost on."""
+    parts = [part for part in re.split(r"[./]", _REPEATED.sub("", site.name)) if part]
+    places = []
+    for position, part in enumerate(parts):
+        found = _NUMBERED.fullmatch(part)
+        # A bare number counts in the module before it, "layer_3" in the modules "layer" beside it.
+        if found is None or not (position or found[1]) or found[1] == site.UNNAMED:
+            continue
+        word = (found[1],) if found[1] else ()
+        places.append(_Place((*parts[:position], *word), int(found[2]), tuple(parts[: position + 1])))
+    return places
+
+
+def _counting(sites: Sequence[Site]) -> Collection[Stack]:
+    """Return the shapes of the stacks whose numbers count layers."""
+    held: dict[Stack, dict[tuple[Stack, int], list[Site]]] = defaultdict(lambda: defaultdict(list))
+    for site in sites:
+        for place in _places(site):
+            held[place.shape][place.stack, place.number].append(site)
+    begins = any(site.LAYER == "begin" for site in sites)
+    together, alone = set(), []
+    for shape, numbered in held.items():
+        beginning = [[not begins or site.LAYER == "begin" for site in found] for found in numbered.values()]
+        if len(numbered) == 1 and _is_repeated(numbered):
+            continue
+        if any(len(found) > 1 and any(found) for found in beginning):
+            if not begins or not any(_holds_layers(found, len(shape)) for found in numbered.values()):
+                together.add(shape)
+        elif all(map(any, beginning)) or (shape[-1] in SPOKEN and not _alternates(numbered)):
+            own = [site for found in numbered.values() for site in found]
+            if not _are_between(sites, own):
+                alone.append(shape)
+    # Without a number that holds several sites, the outermost one that holds attention is the layer's.
+    return together or set(sorted(alone, key=len)[:1])
+
+
+def _are_between(sites: Sequence[Site], some: Sequence[Site]) -> bool:
+    """Return whether other blocks lie between some sites: their numbers are not those of whole layers."""
+    places = [place for place, site in enumerate(sites) if site in some]
+    between = sites[places[0] : places[-1]]
+    return any(site.LAYER != "begin" and site not in some for site in between)
+
+
+def _alternates(numbered: Mapping[tuple[Stack, int], Sequence[Site]]) -> bool:
+    """Return whether numbers count sublayers: attention and network one after the other, or no attention at all."""
+    begins = [found[0].LAYER == "begin" for _, found in sorted(numbered.items())]
+    return not any(begins) or all(one != other for one, other in pairwise(begins))
+
+
+def _holds_layers(sites: Sequence[Site], depth: int) -> bool:
+    """Return whether sites of one number are several layers: an attention follows a block, under a number of its own.
+
+    Args:
+        sites: in graph order.
+        depth: parts of the module path in front of the number.
+    """
+    ends = [place for place, site in enumerate(sites) if site.LAYER != "begin"]
+    last = max((place for place, site in enumerate(sites) if site.LAYER == "begin"), default=0)
+    first = next((place for place, site in enumerate(sites) if site.LAYER == "begin"), 0)
+    if not any(first < place < last for place in ends):
+        return False
+    inner = [
+        [(place.stack, place.number) for place in _places(site) if len(place.stack) > depth][-1:]
+        for site in sites
+        if site.LAYER == "begin"
+    ]
+    return all(inner) and len({tuple(own) for own in inner}) == len(inner)
+
+
+def _is_repeated(numbered: Mapping[tuple[Stack, int], Iterable[Site]]) -> bool:
+    """Return whether one module runs several times: its number is that of none of its runs."""
+    return any(_REPEATED.search(site.name) for found in numbered.values() for site in found)
+
+
+def _labels(stacks: Sequence[Stack]) -> dict[Stack, str]:
+    """Return what stands in front of the numbers of each stack: what tells its path from those of the others."""
+    first = stacks[0] if stacks else ()
+    shortest = min(map(len, stacks), default=0)
+    front = next((n for n in range(shortest) if any(stack[n] != first[n] for stack in stacks)), shortest)
+    back = next(
+        (n for n in range(shortest - front) if any(stack[-1 - n] != first[-1 - n] for stack in stacks)),
+        shortest - front,
+    )
+    own = {stack: ".".join(stack[front : len(stack) - back]) for stack in stacks}
+    return {stack: f"{_UNSAFE.sub('_', label)}." if label else "" for stack, label in own.items()}
+
+
+def _lead_only_to(begins: Iterable[Node], ends: Collection[Node], last: int) -> bool:
+    """Return whether all that is computed with the results of some nodes goes through others.
+
+    Args:
+        begins: some nodes.
+        ends: the others.
+        last: the index of a node behind which nothing else of interest lies.
+    """
+    for node in reachable(begins, lambda node: [reader for reader in node.readers if reader not in ends]):
+        if any(value.is_graph_output for value in node.results):
+            return False
+        if any(reader.index > last for reader in node.readers):
+            return False
+    return True
 
 
 def layers(sites: Sites) -> dict[str, Layer]:
@@ -38,7 +217,7 @@ def layers(sites: Sites) -> dict[str, Layer]:
     begins = any(site.LAYER == "begin" for site in ordered)
     if not begins:
         ordered = [site for site in ordered if site.is_branch]
-    numbered = numbered_layers(ordered)
+    numbered = _numbered_layers(ordered)
     if sites.layered:
         there = {site.key: site for site in ordered}
         names = {site.key: layer.name for layer in numbered for site in layer.sites}

@@ -42,8 +42,8 @@ from onnxheadprune.choosing.scoring.wide import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.space import Asked, Selection, and_left_out, foresee, worth
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.liveness.branch import bias_of
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.remnant import bias_of
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
 from onnxheadprune.settings.cutting import Cut

@@ -8,14 +8,188 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxheadprune.edit import nodes
-from onnxheadprune.edit.edits import MARK, DropNode, Edit, SetInput
+from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
+from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.mixtures import mixture_of
 from onnxheadprune.liveness.observers import looks_only
-from onnxheadprune.liveness.remnant import Remnant, behind, reshaped
-from onnxheadprune.model.graph.facts import ADDS
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import refuse
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    DROPOUTS,
+    IDENTITIES,
+    KEEPS_ZEROS,
+    MULTIPLIES,
+    RESHAPES,
+    SLICES,
+    SQUEEZES,
+    SUMS_PRODUCTS,
+    TRANSPOSES,
+)
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
+
+PASSING = IDENTITIES | DROPOUTS | CASTS
+
+
+@dataclass(frozen=True)
+class Remnant:
+    """A value of which only a constant is left.
+
+    Attributes:
+        value: the value.
+        name: of the constant vector, None for zero.
+        axis: the axis of `value` that the vector runs along.
+        projections: those that sum over nothing.
+        edits: what computes the vector.
+    """
+
+    value: Value
+    name: str | None
+    axis: int
+    projections: tuple[Node, ...]
+    edits: tuple[Edit, ...] = ()
+
+
+def _reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tuple[Edit, ...]:
+    """Edits that make the constant `target` of `source`, under another shape, before a node."""
+    return (
+        AddConstant(node.scope.ref, f"{target}_shape", shape),
+        nodes.reshape(node.ref, source, f"{target}_shape", target),
+    )
+
+
+def bias_of(node: Node) -> Remnant | Refusal:
+    """Return what a projection gives if it sums over nothing; a refusal if it adds something that is no plain bias."""
+    if node in KEEPS_ZEROS:
+        return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
+    mixture = mixture_of(node)
+    if mixture is not None:
+        if mixture.bias is None:
+            return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
+        why = f"without neurons each token would get the biases that its experts in {node.label} have"
+        return refuse(node, Reason.NO_PROJECTION, why)
+    index = roles_of(node).bias
+    bias = None if index is None else node.input(index)
+    scale = node.attribute("beta", 1.0)
+    if node not in SUMS_PRODUCTS or (bias is not None and scale not in (0.0, 1.0)):
+        why = f"what {node.op_type} outputs with nothing left to sum up cannot be expressed as a constant"
+        return refuse(node, Reason.NO_PROJECTION, why)
+    axis = len(node.out.shape or ()) - 1 if CONVOLUTIONS.of(node) is None else 1
+    return Remnant(node.out, None if bias is None or not scale else bias.name, axis, (node,))
+
+
+def _behind(node: Node, left: Mapping[Value, Remnant]) -> Remnant | None:
+    """Return what is left behind a node that reads such constants, None if that is no constant along one axis."""
+    if node.bodies or any(value is not None and value.is_read for value in node.outputs[1:]):
+        return None
+    reads = [Use(node, index) for index, value in enumerate(node.inputs) if value in left]
+    first = left[_read(reads[0])]
+    if len(reads) == 1:
+        return _through(reads[0], first)
+    if len(reads) > 2 or len(node.inputs) != 2 or not (node in ADDS or node in MULTIPLIES):
+        return None
+    return _combined(node, first, left[_read(reads[1])])
+
+
+def _read(use: Use) -> Value:
+    value = use.node.inputs[use.input_index]
+    assert value is not None
+    return value
+
+
+def _combined(node: Node, left: Remnant, right: Remnant) -> Remnant | None:
+    """Return what is left behind a sum or a product of two constants: another one, if both run along the last axis."""
+    last = len(node.out.shape or ()) - 1
+    if any(item.value.shape != node.out.shape or item.axis != last for item in (left, right)):
+        return None
+    projections = tuple(dict.fromkeys((*left.projections, *right.projections)))
+    edits = tuple(dict.fromkeys((*left.edits, *right.edits)))
+    on = Remnant(node.out, None, last, projections, edits)
+    if node in MULTIPLIES and None in (left.name, right.name):
+        return on
+    if left.name is None or right.name is None:
+        return replace(on, name=left.name or right.name)
+    name = f"{node.out.name}/{MARK}_left"
+    made = InsertNode(node.ref, node.op_type, (left.name, right.name), (name,))
+    return replace(on, name=name, edits=(*edits, made))
+
+
+def _through(use: Use, remnant: Remnant) -> Remnant | None:
+    """Return what is left behind a node that reads one constant."""
+    node, source, target = use.node, remnant.value.shape, use.node.out.shape
+    on = replace(remnant, value=node.out)
+    if node in PASSING:
+        return on if node not in CASTS or remnant.name is None else None
+    if node in SQUEEZES and remnant.name is None:
+        return replace(on, axis=len(target or ()) - 1)
+    if node in TRANSPOSES:
+        order = node.attribute("perm", list(reversed(range(len(source or ())))))
+        return replace(on, axis=order.index(remnant.axis))
+    if node in SLICES and use.input_index == 0:
+        if source is None or target is None or source[remnant.axis] != target[remnant.axis]:
+            return None
+        return on
+    if node in RESHAPES and use.input_index == 0:
+        axis = _axis_behind(node, remnant)
+        return None if axis is None else replace(on, axis=axis)
+    if node in MULTIPLIES and remnant.name is None and source == target:
+        return on
+    if node in ADDS or node in MULTIPLIES:
+        return _with_constant(use, remnant)
+    return _layer_of_zero(use, remnant)
+
+
+def _layer_of_zero(use: Use, remnant: Remnant) -> Remnant | None:
+    """The output of a linear layer that reads zeros: its bias."""
+    product = contraction_of(use.node)
+    if remnant.name is not None or product is None or use.input_index not in product.indices:
+        return None
+    found = bias_of(use.node)
+    return None if isinstance(found, Refusal) else replace(found, projections=remnant.projections)
+
+
+def _axis_behind(node: Node, remnant: Remnant) -> int | None:
+    """The axis that the constant runs along behind a Reshape, None if it does not come through whole."""
+    source, target = remnant.value.shape, node.out.shape
+    if source is None or target is None:
+        return None
+    size = source[remnant.axis]
+    for axis, dim in enumerate(target):
+        if dim != size or not isinstance(dim, int) or dim < 2:
+            continue
+        back = reshape_back(Live.numbered(axis, dim), source, target)
+        if back is not None and back.axes == (remnant.axis,) and back.period(remnant.axis) == dim:
+            return axis
+    return None
+
+
+def _with_constant(use: Use, remnant: Remnant) -> Remnant | None:
+    """What is left behind a bias or a layer scale: constants that vary along the same axis, their last one, alone."""
+    node, other = use.node, use.node.inputs[1 - use.input_index]
+    on = replace(remnant, value=node.out)
+    if other is None or not other.is_constant or other.shape is None:
+        return None
+    # Axes are counted from the last one.
+    if remnant.axis != len(node.out.shape or ()) - 1 or any(dim != 1 for dim in other.shape[:-1]):
+        return None
+    if remnant.name is None and node in MULTIPLIES:
+        return on
+    flat, edits = other.name, remnant.edits
+    if len(other.shape) > 1:
+        flat = f"{node.out.name}/{MARK}_flat"
+        edits += _reshaped(node, other.name, flat, (-1,))
+    if remnant.name is None:
+        return replace(on, name=flat, edits=edits)
+    name = f"{node.out.name}/{MARK}_left"
+    made = InsertNode(node.ref, node.op_type, (remnant.name, flat), (name,))
+    return replace(on, name=name, edits=(*edits, made))
 
 
 @dataclass(frozen=True)
@@ -47,7 +221,7 @@ class Branches:
             name, made = left.name, list(left.edits)
             if after:
                 name = f"{node.out.name}/{MARK}_bias"
-                made += reshaped(node, left.name, name, (-1, *(1,) * after))
+                made += _reshaped(node, left.name, name, (-1, *(1,) * after))
             return [*made, SetInput(node.ref, joint.input_index, name)]
         stream = self._stream(node)
         if node.out.is_graph_output:
@@ -83,7 +257,7 @@ def branches(projections: Iterable[Remnant]) -> Branches:
     for remnant in projections:
         reach(remnant)
     while waiting:
-        found = behind(heapq.heappop(waiting)[1], left)
+        found = _behind(heapq.heappop(waiting)[1], left)
         if found is not None:
             reach(found)
     return _sorted_out(left)

@@ -6,18 +6,86 @@ Gather) need no gather in front, and views and caches that only carry it follow 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import reduce
 from operator import or_
 
+from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.carriers import carried, leads_out, only_passed_on, outlet, passes_on
+from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer
-from onnxheadprune.liveness.relaxing import chunk_left, relaxed, source_of
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.liveness.unread import selecting_answer
+from onnxheadprune.liveness.unread import LOOKED_THROUGH, selecting_answer
 from onnxheadprune.model.graph.facts import TAKES_CHUNKS
-from onnxheadprune.model.graph.view import Use, Value
+from onnxheadprune.model.graph.view import Node, Use, Value
+
+MAX_HOPS = 4
+
+Found = dict[Node, tuple[Live, Live, Answer]]
+"""Per view: what it now reads, what it now hands on, and its answer to that."""
+
+
+def _relaxed(
+    node: Node, have: Live, picking: Callable[[Use], Answer | None], hops: int = MAX_HOPS
+) -> Found | None:
+    """The views from `node` on that can take all of `have`; None if some reader behind them cannot pick from that.
+
+    Args:
+        node: a visited node that asks for less than its first input keeps.
+        have: what the input keeps.
+        picking: the answer of a use that picks for itself, None for any other.
+        hops: how many views are looked through.
+    """
+    if hops == 0 or node not in LOOKED_THROUGH or node.out.is_graph_output:
+        return None
+    through = FULL if have.is_full else carried(node, have)
+    if through is None:
+        return None
+    answer = ask(node, [through], MASKS)
+    if isinstance(answer, Refusal) or answer.inputs.get(0) != have:
+        return None
+    found: Found = {node: (have, through, answer)}
+    for use in node.out.consumers:
+        if looks_only(use):
+            continue
+        chosen = picking(use)
+        if chosen is not None and chosen.accepts(through):
+            continue
+        behind = _relaxed(use.node, through, picking, hops - 1) if use.input_index == 0 else None
+        if behind is None:
+            return None
+        found |= behind
+    return found
+
+
+def _chunk_left(node: Node, have: Live) -> tuple[Live, Answer] | None:
+    """Return what a node hands on that takes a chunk of a sequence which keeps `have`, and its answer to that.
+
+    None where it cannot be said: chunks differ, and which one is taken is computed.
+    """
+    literal, shape = node.literal(1), node.out.shape
+    if shape is None or (literal is None and 0 in have.axes):
+        return None
+    array, axes = have.array, have.axes
+    if axes[:1] == (0,) and literal is not None:
+        array, axes = array.take(int(literal.reshape(-1)[0]), axis=0), axes[1:]
+    for position, axis in enumerate(axes):
+        size = shape[axis - 1]
+        if isinstance(size, int):
+            # Behind it lies the padding of a chunk that is shorter than others.
+            array = array.take(range(size), axis=position)
+    through = Live.over([axis - 1 for axis in axes], array)
+    answer = ask(node, [through], MASKS)
+    return None if isinstance(answer, Refusal) or not answer.accepts(have) else (through, answer)
+
+
+def _source_of(node: Node) -> Value | None:
+    """The value that a view shows, None for other nodes and for stored values, which are cut for free."""
+    value = node.inputs[0] if node.inputs and node in LOOKED_THROUGH else None
+    return None if value is None or value.holds_tensor else value
 
 
 def settle(result: Sweep, free: frozenset[Value]) -> None:
@@ -51,11 +119,11 @@ def _leave_unread(result: Sweep, value: Value) -> None:
 def _relax(result: Sweep) -> None:
     """Views of shared values hand on what these keep, where all who read them can pick from it."""
     for node in sorted(result.answers, key=lambda node: node.index):
-        value = source_of(node)
+        value = _source_of(node)
         have = FULL if value is None else result.kept.get(value, FULL)
         if value is None or result.edges.get((node.index, 0), FULL) in (have, DEAD):
             continue
-        views = relaxed(node, have, lambda use: _picking(result, use))
+        views = _relaxed(node, have, lambda use: _picking(result, use))
         for view, (reads, hands_on, answer) in (views or {}).items():
             result.edges[(view.index, 0)] = reads
             result.kept[view.out] = hands_on
@@ -67,7 +135,7 @@ def _hand_on_chunks(result: Sweep) -> None:
     for node in [node for node in result.answers if node in TAKES_CHUNKS]:
         value = node.inputs[0]
         have = FULL if value is None else result.kept.get(value, FULL)
-        chunk = None if result.answers[node].accepts(have) else chunk_left(node, have)
+        chunk = None if result.answers[node].accepts(have) else _chunk_left(node, have)
         if chunk is not None:
             result.kept[node.out], result.answers[node] = chunk
             result.edges[(node.index, 0)] = have

@@ -12,12 +12,12 @@ from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer
-from onnxheadprune.liveness.relaxing import LOOKED_THROUGH
-from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ROWS, SLICES, TAKES_CHUNKS
+from onnxheadprune.model.graph.facts import CASTS, GATHERS, GATHERS_ROWS, SLICES, TAKES_CHUNKS, VIEWS
 from onnxheadprune.model.graph.view import Use, Value
 
 PICKING = SLICES | GATHERS | GATHERS_ROWS | TAKES_CHUNKS
 """Nodes that pick a part of their input by bounds or indices of their own."""
+LOOKED_THROUGH = VIEWS | CASTS
 MAX_VIEWS = 8
 
 

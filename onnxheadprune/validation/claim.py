@@ -16,12 +16,12 @@ from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.layers import layers, parts_named
 from onnxheadprune.attention.planning import Planning, planned
-from onnxheadprune.attention.sites.history import recognised
+from onnxheadprune.attention.sites.find import recognised
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.units import resolve_units
-from onnxheadprune.edit.layer_records import layers_record
+from onnxheadprune.edit.exit_records import layers_record
 from onnxheadprune.edit.records import (
     REMOVED_KEY,
     RecordedSite,

@@ -18,8 +18,7 @@ from onnxheadprune.edit.extract import Restored
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.validation.claimed_exits import claimed_exits, forced_original
-from onnxheadprune.validation.claimed_vocabulary import claimed_vocabulary
+from onnxheadprune.validation.claimed_exits import claimed_exits, claimed_vocabulary, forced_original
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.exits.leave import Leaving

@@ -1,28 +1,171 @@
 """Additional inputs for a pruned model whose graph is not the planned one, so that numbers alone decide.
 
-Batches, lengths and pasts around every number that its graph holds and the planned one does not (`wide_sizes`), and
+Batches, lengths and pasts around every number that its graph holds and the planned one does not, and
 these numbers as ids and floats; many paddings; floats of all magnitudes; every row of the tables that ids index.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import HeadPruneError
+from onnxheadprune.model.graph.facts import GATHERS, SLICES
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.model.storage.spans import is_outside
+from onnxheadprune.model.storage.tensors import tensors_of
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.fill import Padding
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
 from onnxheadprune.runtime.feeds.tables import tables_behind
-from onnxheadprune.validation.wide_sizes import MOST_VALUES, numbers_of, sizes_for
+from onnxheadprune.validation.scopes import nodes_of
+
+TAKES_A_PART = SLICES | GATHERS
+SMALL_SIZES = tuple(zip((*range(1, 10), *range(1, 7)), range(1, 16), strict=True))
+"""Batches and lengths that are always tried, and need no number of their own; (9, 5) is as long as wide."""
+LENGTHS = (16, 17, 32, 33, 64, 65, 128, 129)
+"""Lengths that are always tried."""
+LONGEST = 1025
+"""Attention is quadratic, so there is an end to it."""
+MOST_SIZES = 24
+LARGEST_WINDOW, MOST_WINDOWS = 512, 8
+"""Numbers that both graphs hold may be the size of a window; a few of them are tried."""
+MOST_PAIRS = 36
+MOST_VALUES = 16
+FEW = 4
+"""Up to so many numbers of its own, what follows from two of them is tried as well."""
+SMALL = 16
+"""Constants up to this many elements may hold the number at which a graph changes its ways."""
+SHORT, PAST = 5, 3
+"""The length at which batches are tried, and the past of all other feeds."""
+
+
+class _Size(NamedTuple):
+    """Sizes of one feed."""
+
+    batch: int
+    length: int
+    past: int = PAST
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """Numbers at which the pruned graph may change its ways.
+
+    Attributes:
+        turning: whole numbers that it holds more often than the planned one.
+        following: sizes that follow from these.
+        tables: sizes of tables that positions index.
+        windows: numbers that both graphs hold, and that may be the size of a window.
+        values: all numbers that it holds more often than the planned one, the smallest first.
+    """
+
+    turning: frozenset[int]
+    following: frozenset[int]
+    tables: frozenset[int]
+    windows: frozenset[int]
+    values: tuple[float, ...]
+
+
+def _numbers_of(view: GraphView, planned: ModelProto, pruned: ModelProto) -> _Numbers:
+    """The numbers of a pruned graph that are worth trying.
+
+    Args:
+        view: of the original.
+        planned: the original with the plan carried out.
+        pruned: the model to judge.
+    """
+    held = _held(pruned)
+    own = held - _held(planned)
+    turning = {int(number) for number in own if number == int(number) and number > 0}
+    following = set(_following(turning)) if len(turning) <= FEW else set()
+    for item in graph_inputs(view):
+        # An input's number of elements is its open sizes times this.
+        width = math.prod(dim for dim in item.dims if isinstance(dim, int))
+        following |= {number // width for number in turning if number > width > 1}
+    tables = _table_lengths(view)
+    windows = {int(number) for number in held if number == int(number)} - turning - following - tables
+    return _Numbers(
+        frozenset(turning),
+        frozenset(following - turning),
+        frozenset(tables | {length - 1 for length in tables}),
+        frozenset(number for number in windows if min(LENGTHS) <= number <= LARGEST_WINDOW),
+        tuple(sorted(own, key=abs)),
+    )
+
+
+def _sizes_for(numbers: _Numbers, *, has_past: bool) -> Iterator[_Size]:
+    """The sizes to try; pairs of batches and lengths come last.
+
+    Args:
+        numbers: what the graphs hold.
+        has_past: whether the model reads a cache.
+    """
+    around = _around(numbers.turning)[:MOST_SIZES]
+    around += [size for size in _around(numbers.following)[:MOST_SIZES] if size not in around]
+    windows = _around(numbers.windows)[:MOST_WINDOWS]
+    yield from (_Size(batch, length) for batch, length in SMALL_SIZES)
+    tables = _around(numbers.tables)[:MOST_SIZES]
+    yield from (_Size(1, length) for length in sorted({*LENGTHS, *around, *windows, *tables}))
+    yield from (_Size(batch, SHORT) for batch in (*around, *windows))
+    if has_past:
+        for number in around:
+            # One token behind so many, and so many with the past.
+            yield from (_Size(1, 1, number), _Size(1, 1, number - 1))
+            yield _Size(1, max(number - PAST, 1))
+    exactly = sorted(number for number in numbers.turning if 1 < number <= LONGEST)
+    for sizes in (exactly, _around(exactly)[::-1]):
+        pairs = itertools.product(sizes, repeat=2)
+        yield from (_Size(*pair) for pair in itertools.islice(pairs, MOST_PAIRS))
+
+
+def _around(numbers: Iterable[int]) -> list[int]:
+    """The numbers and those behind them that can be sizes."""
+    return sorted({number + step for number in numbers for step in (0, 1) if 1 < number + step <= LONGEST})
+
+
+def _following(numbers: Iterable[int]) -> Iterator[int]:
+    for one, other in itertools.product(numbers, repeat=2):
+        yield from (one + other, abs(one - other), one // other)
+
+
+def _table_lengths(view: GraphView) -> set[int]:
+    """Sizes of stored tables of which a graph takes a part that depends on its inputs."""
+    found: set[int] = set()
+    for node in view.nodes:
+        table = node.input(0)
+        if node not in TAKES_A_PART or table is None or not table.is_constant or table.shape is None:
+            continue
+        if any(value is not None and not value.is_constant for value in node.inputs[1:]):
+            found |= {dim for dim in table.shape if isinstance(dim, int)}
+    return found
+
+
+def _held(model: ModelProto) -> Counter[float]:
+    """Return how often small constants and attributes hold each number."""
+    found: Counter[float] = Counter()
+    for tensor, _ in tensors_of(model):
+        if 0 < int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL and not is_outside(tensor):
+            array = np.asarray(numpy_helper.to_array(tensor))
+            if array.dtype.kind in "iuf":
+                found.update(float(item) for item in np.unique(array.astype(np.float64)) if np.isfinite(item))
+    for node in nodes_of(model.graph):
+        for attribute in node.attribute:
+            listed = {attribute.i, attribute.f, *attribute.ints, *attribute.floats}
+            found.update(float(item) for item in listed if math.isfinite(item))
+    return found
+
 
 MOST_ROWS = 4096
 """Rows of tables that are read one after the other where their numbers cannot be compared."""
@@ -75,13 +218,13 @@ class Wide:
             self._compare_tables(theirs)
         except HeadPruneError as error:
             self.notes.append(f"the tables of {pruned.name} were not compared: {error}")
-        self._numbers = numbers_of(view, planned, pruned.proto)
+        self._numbers = _numbers_of(view, planned, pruned.proto)
 
     def feeds(self, maker: FeedMaker) -> Iterator[WideFeed]:
         """The feeds, the smallest first; those that the original cannot take are for the caller to skip."""
         seen: set[tuple[tuple[int, ...], ...]] = set()
         tokens = left_out = 0
-        for size in sizes_for(self._numbers, has_past=bool(maker.symbols.past)):
+        for size in _sizes_for(self._numbers, has_past=bool(maker.symbols.past)):
             feed = maker.wide(size.length, batch=size.batch, past=size.past)
             # Where sizes are fixed, all lengths are one.
             shapes = () if feed is None else tuple(value.shape for value in feed.values())

@@ -8,8 +8,7 @@ from itertools import islice
 from typing import Any
 
 from onnxheadprune.attention.analysis import Analysis
-from onnxheadprune.attention.layer_names import Layer
-from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.layers import Layer, layers
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import node_flops, nodes_of

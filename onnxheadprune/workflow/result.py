@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import ModelProto
 
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.edit.layer_records import layers_record
+from onnxheadprune.edit.exit_records import layers_record
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import LoadedModel, load_model
 from onnxheadprune.model.one_line import one_line

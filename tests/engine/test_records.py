@@ -16,8 +16,15 @@ from onnx import ModelProto
 from onnxheadprune import HeadPruneError, ModelError, prune, validate
 from onnxheadprune.attention.sites.kinds import KINDS
 from onnxheadprune.edit import exit_records, layer_records, records
-from onnxheadprune.edit.exit_records import EXITS_KEY, RecordedExit, exits_record, exits_text
-from onnxheadprune.edit.layer_records import LAYERS_KEY, layers_record, layers_text
+from onnxheadprune.edit.exit_records import (
+    EXITS_KEY,
+    LAYERS_KEY,
+    RecordedExit,
+    exits_record,
+    exits_text,
+    layers_record,
+    layers_text,
+)
 from onnxheadprune.edit.records import (
     CACHES_KEY,
     COMPENSATED_KEY,

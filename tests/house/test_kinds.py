@@ -22,7 +22,7 @@ SPOKEN = {
     "cli/score.py": "the words of --units",
     "edit/site_cuts.py": "the field that every plan has in JSON",
     "liveness/mixtures.py": "what inputs of one operator that holds experts mean",
-    "liveness/remnant.py": "a sentence about experts in one operator",
+    "liveness/branch.py": "a sentence about experts in one operator",
     "operators/mixture.py": "the operator that holds experts",
     "choosing/joint.py": "multiple_of of its limits",
     "settings/cutting.py": "the declarations of --neurons, --multiple-of and --units",

@@ -3,26 +3,164 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from onnx import ModelProto
+from onnx import ModelProto, ValueInfoProto
 
 from onnxheadprune.attention.sites import kinds
-from onnxheadprune.attention.sites.fixed_sizes import FixedSizes
-from onnxheadprune.attention.sites.history import with_history
-from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.attention.sites.unit import Findings, Site
-from onnxheadprune.edit.layer_records import layers_record
-from onnxheadprune.edit.records import REMOVED_KEY, pruning_record, units_key, units_record
-from onnxheadprune.errors import ModelError
+from onnxheadprune.edit.exit_records import layers_record
+from onnxheadprune.edit.records import (
+    REMOVED_KEY,
+    RecordedSite,
+    RecordedUnits,
+    pruning_record,
+    units_key,
+    units_record,
+)
+from onnxheadprune.errors import HeadPruneError, ModelError
 from onnxheadprune.model.graph.collecting import paused
-from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.graph.restated import restated
+from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
+from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import annotated
+
+Found = TypeVar("Found", bound=Site)
+Entry = TypeVar("Entry", bound=RecordedUnits)
+
+
+def _with_history(
+    sites: Sequence[Found], record: Sequence[RecordedUnits], key: str, *, complete: bool = False
+) -> list[Found]:
+    """Original numbers, names and units of sites of one kind, from the record of earlier pruning.
+
+    Args:
+        sites: as they are found, numbered in graph order.
+        record: what earlier pruning wrote, nothing for a model that lost no units of this kind.
+        key: of that in the metadata.
+        complete: whether every site that the record leaves units must be there, and one without a name is refused
+            rather than new, as it is with heads. A feed-forward block may be hidden by what rewrote the model.
+
+    Returns:
+        The sites in order of their number in the original. Sites that the record does not know, because the version
+        that wrote it did not find them, are numbered behind those that it knows.
+
+    Raises:
+        ModelError: if the record does not fit the sites.
+    """
+    if not record:
+        return list(sites)
+    matches = recognised(sites, record)
+    rest = [entry for entry in record if entry.left and entry not in matches.values()]
+    others = [site for site in sites if site.index not in matches]
+    if [entry.left for entry in rest] == [site.num_units for site in others]:
+        matches |= {site.index: entry for site, entry in zip(others, rest, strict=True)}
+        rest, others = [], []
+    told = f"the record of an earlier pruning ({key} in the metadata)"
+    if complete and (rest or (others and not all(entry.projections for entry in record))):
+        raise ModelError(
+            f"{told} does not fit the {many(len(sites), 'site')} of this model; was it changed since?"
+        )
+    behind = max(entry.number for entry in record) + 1
+    found = [replace(site, index=site.FROM + behind + place) for place, site in enumerate(others)]
+    for site in sites:
+        entry = matches.get(site.index)
+        if entry is None:
+            continue
+        if entry.left != site.num_units:
+            raise ModelError(
+                f"{told} says that {entry.name} has {entry.left} {site.UNITS}, and it has {site.num_units}; was the"
+                " model changed since?"
+            )
+        found.append(_original(site, entry))
+    return sorted(found, key=lambda site: site.number)
+
+
+def recognised(sites: Sequence[Site], entries: Sequence[Entry]) -> dict[int, Entry]:
+    """The entries of a record by the index of the site that each speaks of, as far as names tell.
+
+    Args:
+        sites: of one kind, of the model or of its original.
+        entries: of the record. One that names projections of two sites, or is named by two, speaks of none.
+    """
+    owners: dict[str, Entry] = {}
+    for entry in entries:
+        owners |= dict.fromkeys(entry.projections, entry)
+    found: dict[int, Entry] = {}
+    for site in sites:
+        named = {owners[name].number: owners[name] for name in site.projection_names if name in owners}
+        if len(named) == 1:
+            found[site.index] = next(iter(named.values()))
+    times = Counter(entry.number for entry in found.values())
+    return {index: entry for index, entry in found.items() if times[entry.number] == 1}
+
+
+def _original(site: Found, entry: RecordedUnits) -> Found:
+    """A site as the record knows it."""
+    known = replace(
+        site,
+        index=site.FROM + entry.number,
+        name=entry.name,
+        removed=entry.removed,
+        original_num_units=entry.num_units,
+    )
+    if isinstance(known, AttentionSite) and isinstance(entry, RecordedSite):
+        return replace(known, original_kv_num_heads=entry.kv_num_heads)
+    return known
+
+
+TRIED = ((1, 16), (2, 12), (1, 64))
+"""Lengths of the first axis of an input and of all others, where these are open, one try after the other."""
+
+
+class _FixedSizes:
+    """One model with fixed sizes, analysed when it is first asked about.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self._model = model
+        self._tried = TRIED if any(map(_symbols, model.graph.input)) else ()
+        self._known: dict[tuple[int, int], frozenset[str]] = {}
+
+    def tells_heads(self, core: Node) -> bool:
+        """Return whether a product of attention weights and values is the core of a site there."""
+        return any(core.ref in self._cores(sizes) for sizes in self._tried)
+
+    def _cores(self, sizes: tuple[int, int]) -> frozenset[str]:
+        """The cores of all sites that are found with such sizes; none where the model does not take them."""
+        if sizes not in self._known:
+            fixed = restated(self._model, [_fixed(info, *sizes) for info in self._model.graph.input])
+            try:
+                sites, _ = find_structural(annotated(GraphView(fixed)))
+            except (HeadPruneError, ValueError):
+                sites = []
+            self._known[sizes] = frozenset(core.ref for site in sites for core in site.cores)
+        return self._known[sizes]
+
+
+def _symbols(info: ValueInfoProto) -> list[int]:
+    """The axes of an input whose length is open."""
+    dims = info.type.tensor_type.shape.dim
+    return [axis for axis, dim in enumerate(dims) if not dim.HasField("dim_value")]
+
+
+def _fixed(info: ValueInfoProto, batch: int, length: int) -> ValueInfoProto:
+    made = ValueInfoProto()
+    made.CopyFrom(info)
+    for axis in _symbols(info):
+        made.type.tensor_type.shape.dim[axis].dim_value = length if axis else batch
+    return made
 
 
 def inspect(model: ModelLike) -> Sites:
@@ -70,8 +208,8 @@ def sites_of(view: GraphView, name: str) -> Sites:
     with paused(), analysing(view.model, name):
         record = pruning_record(view.model)
         named = frozenset(name for entry in record for name in entry.projections)
-        found, left_out = find_structural(view, named, FixedSizes(view.model).tells_heads)
-        sites = tuple(with_history(found, record, REMOVED_KEY, complete=True))
+        found, left_out = find_structural(view, named, _FixedSizes(view.model).tells_heads)
+        sites = tuple(_with_history(found, record, REMOVED_KEY, complete=True))
     return Sites(
         name,
         sites,
@@ -117,4 +255,4 @@ def _units_of(
     with analysing(view.model, name):
         record = units_record(view.model, kind.UNITS)
         found = kind.found(view, (*attention, *(site for find in before for site in find().sites)))
-        return Findings(with_history(found.sites, record, units_key(kind.UNITS)), found.near_misses)
+        return Findings(_with_history(found.sites, record, units_key(kind.UNITS)), found.near_misses)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Container
 from dataclasses import replace
 from itertools import permutations
 
-from onnxheadprune.attention.sites.averages import reduced_heads
-from onnxheadprune.attention.sites.blended import blended
+from onnxheadprune.attention.sites.blended import blended, reduced_heads
 from onnxheadprune.attention.sites.chains import in_a_row
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group

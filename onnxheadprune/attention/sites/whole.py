@@ -41,8 +41,7 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
                 owners.setdefault(projection.node, []).append(site)
     if not owners:
         return edits
-    from onnxheadprune.liveness.branch import branches
-    from onnxheadprune.liveness.remnant import Remnant, bias_of
+    from onnxheadprune.liveness.branch import Remnant, bias_of, branches
     from onnxheadprune.liveness.stand_in import quantized_stand_in, stand_in
 
     def add(found: Iterable[Edit], projections: Iterable[Node]) -> None:

@@ -2,19 +2,22 @@
 
 Exporters compute target shapes at run time (`Shape -> Gather -> Concat -> Reshape`). Following these
 few operators symbolically tells which element of a target shape is the batch size, which a literal.
-An element that cannot be followed is None.
+An element that cannot be followed is None. Numbers that are no integers (a step of `ceil(height / 2)`) are folded.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import math
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto
+from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.facts import COUNTS
+from onnxheadprune.model.graph.schemas import is_function
+from onnxheadprune.model.graph.view import Node, Value
 
 Elements: TypeAlias = npt.NDArray[np.object_]
 MAX_ELEMENTS = 64
@@ -59,3 +62,61 @@ def elements_of(node: Node, index: int) -> Elements | None:
     """Return what is known of the elements of input `index`."""
     value = node.input(index)
     return None if value is None else value.elements
+
+
+MAX_FOLDED = 64
+"""Elements of what is folded, and of each of its inputs."""
+MAX_COMBINED = 2**18
+"""Combinations of elements of all inputs, which no broadcast or contraction exceeds."""
+
+
+def fold(node: Node) -> npt.NDArray[np.generic] | None:
+    """The value of a node's only output, computed by onnx's reference implementation.
+
+    None unless all inputs are small literals, the operator is a standard, deterministic one, and the size of
+    its output is known to be small before it is computed: `Range(0, 2**40)` would fill any memory.
+    """
+    if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs or not _is_small(node):
+        return None
+    # onnx before 1.23 judges a Range by the loop that defines it, as not deterministic.
+    if node not in COUNTS and not is_function(node.op_type, node.opset):
+        return None
+    literals: dict[str, npt.NDArray[np.generic]] = {}
+    for value in node.inputs:
+        literal = None if value is None else value.literal()
+        if value is None or literal is None or literal.size > MAX_FOLDED:
+            return None
+        literals[value.name] = literal
+    if math.prod(max(1, literal.size) for literal in literals.values()) > MAX_COMBINED:
+        return None
+    return _run(node, literals)
+
+
+def _is_small(node: Node) -> bool:
+    shape = node.out.shape
+    if shape is None or not all(isinstance(dim, int) for dim in shape):
+        return False
+    return math.prod(dim for dim in shape if isinstance(dim, int)) <= MAX_FOLDED
+
+
+def _run(node: Node, literals: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.generic] | None:
+    from onnx.reference import ReferenceEvaluator
+
+    inputs = [_declared(node.inputs, name, literal) for name, literal in literals.items()]
+    output = ValueInfoProto(name=node.out.name, type=TypeProto())
+    graph = helper.make_graph([node.proto], "fold", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", node.opset)])
+    try:
+        results: Any = ReferenceEvaluator(model).run(None, dict(literals))
+    except Exception:  # an operator the reference lacks: the value stays unknown, which is always safe
+        return None
+    array = np.asarray(results[0])
+    return array if array.size <= MAX_FOLDED else None
+
+
+def _declared(
+    values: tuple[Value | None, ...], name: str, literal: npt.NDArray[np.generic]
+) -> ValueInfoProto:
+    elem_type = next(value.elem_type for value in values if value is not None and value.name == name)
+    elem_type = elem_type or helper.np_dtype_to_tensor_dtype(literal.dtype)
+    return helper.make_tensor_value_info(name, elem_type, literal.shape)

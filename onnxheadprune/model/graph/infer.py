@@ -28,7 +28,7 @@ from onnxheadprune.model.graph.declared import (
     strip,
 )
 from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.graph.elements import as_elements
+from onnxheadprune.model.graph.elements import as_elements, fold
 from onnxheadprune.model.graph.facts import (
     CHOOSES,
     DEQUANTIZES,
@@ -40,7 +40,6 @@ from onnxheadprune.model.graph.facts import (
     SUMS_PRODUCTS,
     WEIGHS,
 )
-from onnxheadprune.model.graph.folding import fold
 from onnxheadprune.model.graph.one_node import adopt_shapes, adopt_type
 from onnxheadprune.model.graph.schemas import follows_elements
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES

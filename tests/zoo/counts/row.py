@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onnxheadprune.attention.layer_names import Layer
+from onnxheadprune.attention.layers import Layer
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 
 
