@@ -18,11 +18,6 @@ FIRST_TOKENS = False
 def branch(view: GraphView, sites: Sites, answer: bool) -> Analysis | None:
     """The model that one answer of the flag leaves, if its sites are those of the whole.
 
-    Args:
-        view: an annotated view of a model.
-        sites: its sites.
-        answer: of the flag.
-
     Returns:
         The model with its sites, which have the numbers that they have in the whole; None where the model asks no flag,
         or some of its sites are not in that branch.

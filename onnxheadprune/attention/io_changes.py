@@ -47,13 +47,7 @@ def narrowed_io(swept: Sweep) -> dict[str, Live]:
 
 
 def io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
-    """Return what becomes of one graph input or output, axis by axis.
-
-    Args:
-        view: an annotated view of the model.
-        name: of the input or output.
-        live: what is left of it.
-    """
+    """Return what becomes of one graph input or output, axis by axis."""
     value = view.main.values[name]
     assert value.shape is not None
     role = "input" if value.is_graph_input else "output"

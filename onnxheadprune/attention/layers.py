@@ -80,11 +80,7 @@ class Layer:
 
 
 def _numbered_layers(sites: Sequence[Site]) -> list[Layer]:
-    """Return the layers that the names of sites tell, stack by stack; nothing where they tell none.
-
-    Args:
-        sites: of one model, in graph order.
-    """
+    """Return the layers that the names of sites tell, stack by stack; nothing where they tell none."""
     counting = _counting(sites)
     stacks: dict[Stack, dict[int, list[tuple[_Place, Site]]]] = defaultdict(lambda: defaultdict(list))
     for site in sites:

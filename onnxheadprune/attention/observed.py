@@ -36,12 +36,7 @@ def observed(loaded: LoadedModel) -> LoadedModel | None:
 
 
 def _unfolded(view: GraphView, sites: Sites) -> Analysis | None:
-    """The model in which both bodies of each If run that may skip layers, if its sites are those of the whole.
-
-    Args:
-        view: an annotated view of a model.
-        sites: its sites.
-    """
+    """The model in which both bodies of each If run that may skip layers, if its sites are those of the whole."""
     choices = [node for node in view.nodes if node in CHOOSES]
     if not choices:
         return None

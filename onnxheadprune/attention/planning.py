@@ -213,10 +213,6 @@ def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
 def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
     """The model that the edits of a plan are for: with the exits and the vocabulary that the plan gives it first.
 
-    Args:
-        plan: made for `loaded`.
-        loaded: the model as it is.
-
     Raises:
         HeadPruneError: as `leaving` and `trimming` do.
     """
@@ -247,10 +243,6 @@ __all__ = ["Planning", "analyse", "plan_pruning", "planned", "planned_on", "requ
 
 def _with_readers(spec: HeadSpec, sites: Sites) -> Sites:
     """The sites, without the reasons of those whose contexts nobody needs any more once all of a spec is gone.
-
-    Args:
-        spec: what goes.
-        sites: of the model.
 
     Raises:
         HeadPruneError: if the spec cannot be read, or names what cannot go for another reason.

@@ -105,14 +105,7 @@ def _cut_before(entry: RecordedUnits) -> dict[str, Any]:
 def site_records(
     cuts: Sequence[SiteCut], blocks: Sequence[BlockCut], view: GraphView, sites: Sites
 ) -> Iterator[SetMetadata]:
-    """Yield what the pruned model says of its sites: this cut and all before it, sites known by their first names.
-
-    Args:
-        cuts: those of heads.
-        blocks: those of other units.
-        view: the model.
-        sites: its sites.
-    """
+    """Yield what the pruned model says of its sites: this cut and all before it, sites known by their first names."""
     names = _names(sites, sites.record)
     heads = [RecordedSite(**_entry(cut, names), kv_num_heads=cut.kv_num_heads) for cut in cuts]
     yield SetMetadata(REMOVED_KEY, pruning_text(heads))

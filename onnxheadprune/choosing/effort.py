@@ -54,11 +54,7 @@ class Work:
     """Multiply-adds per position of a model's maps."""
 
     def __init__(self, view: GraphView) -> None:
-        """Counts them.
-
-        Args:
-            view: an annotated view of the model.
-        """
+        """Counts them."""
         found = ((node.index, linear_at(node)) for node in view.main.nodes)
         self._maps = [(index, math.prod(item.matrix.shape)) for index, item in found if item is not None]
 

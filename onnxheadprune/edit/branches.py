@@ -15,11 +15,7 @@ BRANCHES: Mapping[bool, str] = {True: "then_branch", False: "else_branch"}
 
 
 def asking(view: GraphView) -> tuple[Node, ...]:
-    """The nodes of the main graph that choose between two branches, if all of them ask the same graph input.
-
-    Args:
-        view: a view of the model.
-    """
+    """The nodes of the main graph that choose between two branches, if all of them ask the same graph input."""
     nodes = tuple(node for node in view.main.nodes if node in CHOOSES)
     flags = {node.inputs[0] for node in nodes}
     asked = next(iter(flags), None)
@@ -31,10 +27,6 @@ def answered(view: GraphView, answer: bool) -> ModelProto | None:
     """The model for one answer of its flag: the branches that are run then take the place of the choice.
 
     Values and stored tensors keep their names; inputs that nobody reads any more are gone.
-
-    Args:
-        view: a view of the model.
-        answer: of the flag.
 
     Returns:
         The model; None where it asks no flag, or names mean one thing in a branch and another one outside.

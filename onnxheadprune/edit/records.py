@@ -289,11 +289,7 @@ def refit_text(record: RefitRecord) -> str:
 
 
 def fused_text(operators: Mapping[int, str]) -> str:
-    """The metadata entry of `fused_record`.
-
-    Args:
-        operators: the fused operator per site index.
-    """
+    """The metadata entry of `fused_record`."""
     sites = [{"index": index, "operator": operator} for index, operator in operators.items()]
     return json.dumps({"version": FUSED_VERSION, "sites": sites})
 

@@ -23,10 +23,6 @@ _KEY = "onnxheadprune.counts_where"
 def side_by_side(view: GraphView, nodes: Iterable[Node]) -> ModelProto | None:
     """A copy of a model in which both bodies of each If run, and the condition picks what they give.
 
-    Args:
-        view: an annotated view of the model.
-        nodes: each an If.
-
     Returns:
         The model; None where a body gives something of another shape than the other one, so that no elements can be
         picked, or where a stored tensor would get another name.

@@ -159,12 +159,7 @@ class BlockCut(UnitsCut):
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], units: str) -> BlockCut:
-        """The inverse of `to_dict`.
-
-        Args:
-            data: the document.
-            units: what the units are called.
-        """
+        """The inverse of `to_dict`."""
         size = int(data[f"num_{units}"])
         return cls(
             number=int(data["number"]),

@@ -35,12 +35,7 @@ class Realization:
 
 
 def realize(view: GraphView, sweep: Sweep) -> Realization:
-    """All edits that a finished sweep calls for.
-
-    Args:
-        view: the view that was swept.
-        sweep: its result, in mask form.
-    """
+    """All edits that a finished sweep calls for."""
     return _Realizer(view, sweep).run()
 
 

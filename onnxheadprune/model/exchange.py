@@ -91,11 +91,7 @@ def _files_of(source: onnx_ir.Model, name: str) -> dict[str, Source]:
 
 
 def to_graphsurgeon(model: ModelProto) -> gs.Graph:
-    """A graph of onnx-graphsurgeon; its attribute `metadata_props` has the model's metadata.
-
-    Args:
-        model: with its weights in memory.
-    """
+    """A graph of onnx-graphsurgeon; its attribute `metadata_props` has the model's metadata."""
     import onnx_graphsurgeon as gs
 
     graph = gs.import_onnx(model)
@@ -105,9 +101,6 @@ def to_graphsurgeon(model: ModelProto) -> gs.Graph:
 
 def to_onnx_ir(model: ModelProto) -> onnx_ir.Model:
     """A model of onnx_ir.
-
-    Args:
-        model: with its weights in memory.
 
     Raises:
         UsageError: if onnx_ir is not installed.

@@ -18,12 +18,7 @@ _BUT_LINES = re.compile(f"(?!\\n){_UNSAFE.pattern}")
 
 
 def escaped(text: str, *, lines: bool = False) -> str:
-    r"""The text with every character that is no letter but a command spelled out, as in "\x1b[31m".
-
-    Args:
-        text: what somebody else wrote.
-        lines: leave newlines.
-    """
+    r"""The text with every character that is no letter but a command spelled out, as in "\x1b[31m"."""
     return (_BUT_LINES if lines else _UNSAFE).sub(_spelled, text)
 
 

@@ -337,11 +337,6 @@ def _outputs(model: ModelProto) -> dict[str, ValueInfoProto]:
 def _claimed_units(pruned: ModelProto, analysis: Analysis, names: tuple[str, str]) -> dict[str, list[int]]:
     """Units per site of the original that the pruned model's records have and the original's have not.
 
-    Args:
-        pruned: the pruned model.
-        analysis: of the original.
-        names: how to call the two.
-
     Raises:
         UsageError: if a record does not speak of the original's sites.
         ModelError: if one cannot be read.

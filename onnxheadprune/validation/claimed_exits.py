@@ -53,10 +53,6 @@ def claimed_vocabulary(original: LoadedModel, pruned: LoadedModel) -> Trimming |
 def claimed_exits(original: LoadedModel, pruned: LoadedModel) -> Leaving | None:
     """The original with the exits for good that the pruned model's record has and the original's has not.
 
-    Args:
-        original: the model before the cut.
-        pruned: the model after it.
-
     Raises:
         UsageError: if the two do not belong together.
         RefusedError: if the original has no such exits.

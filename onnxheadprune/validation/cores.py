@@ -97,11 +97,7 @@ class Silenced:
 
 
 def silenced_cores(planning: Planning) -> Silenced:
-    """The viewed model with the removed heads silenced at their cores.
-
-    Args:
-        planning: which heads of which sites go.
-    """
+    """The viewed model with the removed heads silenced at their cores."""
     model = ModelProto()
     model.CopyFrom(planning.view.model)
     tracer = Tracer()

@@ -125,10 +125,6 @@ class Prepared:
 def prepared(original: LoadedModel, pruned: LoadedModel) -> Prepared:
     """The original with the exits and the vocabulary that a pruned model claims.
 
-    Args:
-        original: the model before the cut.
-        pruned: the model after it.
-
     Raises:
         HeadPruneError: if the two do not belong together, or the original has none of these.
     """

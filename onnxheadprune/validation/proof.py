@@ -131,11 +131,6 @@ def _meter(metric: Metric) -> MetricMeter:
 def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
     """Return what `validate` does, for a request.
 
-    Args:
-        original: the model before the cut.
-        pruned: the model after it.
-        request: what is asked for.
-
     Raises:
         HeadPruneError: as `validate` does.
     """
@@ -303,13 +298,7 @@ def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ..
 def _checker_problems(
     original: ModelProto, pruned: ModelProto, names: tuple[str, str]
 ) -> tuple[list[str], list[str]]:
-    """Problems and notes; the pruned model must pass whatever the original passes.
-
-    Args:
-        original: the model before the cut.
-        pruned: the model after it.
-        names: how to call the two.
-    """
+    """Problems and notes; the pruned model must pass whatever the original passes."""
     obstacle = None
     for full in (True, False):
         obstacle = _says(original, names[0], full)

@@ -106,12 +106,7 @@ def _numbers_of(view: GraphView, planned: ModelProto, pruned: ModelProto) -> _Nu
 
 
 def _sizes_for(numbers: _Numbers, *, has_past: bool) -> Iterator[_Size]:
-    """The sizes to try; pairs of batches and lengths come last.
-
-    Args:
-        numbers: what the graphs hold.
-        has_past: whether the model reads a cache.
-    """
+    """The sizes to try; pairs of batches and lengths come last."""
     around = _around(numbers.turning)[:MOST_SIZES]
     around += [size for size in _around(numbers.following)[:MOST_SIZES] if size not in around]
     windows = _around(numbers.windows)[:MOST_WINDOWS]

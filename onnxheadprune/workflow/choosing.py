@@ -80,12 +80,7 @@ def chosen_for(
 
 
 def kept_limits(wish: Wish, chosen: Chosen) -> tuple[Gate, ...]:
-    """The limits that a choice had to keep, with what it reaches.
-
-    Args:
-        wish: what was asked for.
-        chosen: the answer.
-    """
+    """The limits that a choice had to keep, with what it reaches."""
     if wish.max_drift is not None and chosen.drift is not None:
         kept = chosen.drift <= wish.max_drift
         return (Gate("max_drift", "the cut", wish.max_drift, chosen.drift, kept, chosen.unit),)

@@ -105,12 +105,7 @@ def find_exits(model: ModelLike) -> EarlyExits:
 
 
 def exits_in(loaded: LoadedModel, analysis: Analysis) -> EarlyExits:
-    """The early exits of a model that was analysed.
-
-    Args:
-        loaded: the model.
-        analysis: of that model.
-    """
+    """The early exits of a model that was analysed."""
     if not has_bodies(loaded.proto):
         return EarlyExits((), {}, {})
     with analysing(loaded.proto, loaded.name):

@@ -53,11 +53,7 @@ class LayerSummary:
 
 
 def summaries(analysis: Analysis) -> tuple[LayerSummary, ...]:
-    """Return the layers of a model, stack by stack; nothing where only a record of an earlier version tells them.
-
-    Args:
-        analysis: of the model.
-    """
+    """Return the layers of a model, stack by stack; nothing where only a record of an earlier version tells them."""
     try:
         found = layers(analysis.sites)
     except RefusedError:

@@ -123,10 +123,6 @@ class Exits:
 def exits_of(view: GraphView, sites: Sites) -> Exits:
     """The exits of a model.
 
-    Args:
-        view: an annotated view.
-        sites: those that were found in it.
-
     Raises:
         ModelError: if the record of an earlier exit cannot be read.
     """

@@ -95,11 +95,6 @@ def leaving(loaded: LoadedModel, numbers: Sequence[int]) -> Leaving:
 def leaving_from(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) -> Leaving:
     """The same for a model that is analysed already.
 
-    Args:
-        loaded: the model.
-        analysis: of it.
-        numbers: of the exits.
-
     Raises:
         HeadPruneError: as `leaving` does.
     """

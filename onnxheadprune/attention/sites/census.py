@@ -34,9 +34,6 @@ def attention_products(view: GraphView) -> list[Node]:
 
     One pass over the nodes, which come in topological order: how far away is the nearest map, with no contraction
     in between?
-
-    Args:
-        view: an annotated view.
     """
     found = []
     scored: dict[Node, int] = {}

@@ -25,12 +25,7 @@ from onnxheadprune.model.graph.view import Node
 
 
 def in_a_row(candidates: Iterable[Candidate], tracer: Tracer) -> list[Candidate]:
-    """Add to each candidate the earlier cores whose contexts its own cores weigh head by head.
-
-    Args:
-        candidates: of one model.
-        tracer: of the model.
-    """
+    """Add to each candidate the earlier cores whose contexts its own cores weigh head by head."""
     found = list(candidates)
     projected = {core.node: core for item in found for core in item.cores}
     return [replace(item, cores=tuple(_with_earlier(item.cores, projected, tracer))) for item in found]

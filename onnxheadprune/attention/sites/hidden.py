@@ -37,13 +37,7 @@ class Hidden(NamedTuple):
 
 
 def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[Hidden]:
-    """Yield why a linear layer whose labels led to no neurons ends no block, nothing if no layer is joined to it.
-
-    Args:
-        node: the layer that reads.
-        made: what makes its channels.
-        streams: the residual streams of the model.
-    """
+    """Yield why a linear layer whose labels led to no neurons ends no block, nothing if no layer is joined to it."""
     if any(stop.cause in (Cause.ATTENTION, Cause.STREAM) for stop in made.stops):
         return
     if any(_is_in_stream(value, streams) for value, _ in made.path):
@@ -60,12 +54,7 @@ def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[Hidden]:
 
 
 def unread(node: Node, streams: Streams) -> Iterator[Hidden]:
-    """A layer of which nobody knows what it sums up, if another layer is joined to it.
-
-    Args:
-        node: any node.
-        streams: the residual streams of the model.
-    """
+    """A layer of which nobody knows what it sums up, if another layer is joined to it."""
     indices = operand_indices(node)
     operands = [value for index in indices if (value := node.input(index)) is not None]
     read = [value for value in operands if not is_weight(value)]

@@ -61,12 +61,7 @@ class _Block:
 
 
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
-    """All feed-forward blocks, in graph order of the layers that sum their neurons up, and the near misses.
-
-    Args:
-        view: an annotated view.
-        known: its attention sites.
-    """
+    """All feed-forward blocks, in graph order of the layers that sum their neurons up, and the near misses."""
     every = [item for find in (_written_out, _in_one_operator) for item in find(view, known)]
     sites = [item for item in every if isinstance(item, NeuronSite)]
     sites.sort(key=lambda site: site.projections[0].node.index)
@@ -81,12 +76,7 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
 
 
 def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite | NearMiss]:
-    """Blocks whose layers are nodes of their own.
-
-    Args:
-        view: an annotated view.
-        attention: its attention sites.
-    """
+    """Blocks whose layers are nodes of their own."""
     streams = Streams()
     axes = AttentionAxes(view, attention, streams)
     found: dict[object, _Block] = {}
@@ -111,12 +101,7 @@ def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronS
 
 
 def _in_one_operator(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite]:
-    """Mixtures of experts that one operator holds.
-
-    Args:
-        view: an annotated view.
-        attention: its attention sites.
-    """
+    """Mixtures of experts that one operator holds."""
     return (site for node in view.needed if (site := mixture_site(node)) is not None)
 
 

@@ -43,9 +43,6 @@ class _Run:
 def owned(site: Site) -> list[dict[str, Any]]:
     """Return what each unit of a site owns of each stored tensor, as JSON-ready data.
 
-    Args:
-        site: a site of any kind.
-
     Returns:
         One entry per tensor and run of positions, in the order in which a trial meets the tensors; nothing for a site
         that can lose no units, or has only one.

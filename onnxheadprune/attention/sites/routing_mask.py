@@ -27,10 +27,6 @@ NEVER, NEVER_HALF = -1e30, -3e4
 def masked_scores(site: Site, gone: Sequence[int]) -> Iterator[tuple[Node, int, npt.NDArray[np.bool_]]]:
     """Yield each input that is masked, and which of its scores stay, of size 1 along axes without experts.
 
-    Args:
-        site: a mixture.
-        gone: experts that are out.
-
     Raises:
         RefusedError: if a choice is made by scores that are not real numbers.
     """

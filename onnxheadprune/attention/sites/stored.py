@@ -43,12 +43,7 @@ MAX_NODES = 256
 
 
 def _why_zero_is_lost(projection: Projection, unit: str) -> str | None:
-    """Return why silenced units would still add something to a projection's sum, None if they add nothing.
-
-    Args:
-        projection: one of a site.
-        unit: what its units are called.
-    """
+    """Return why silenced units would still add something to a projection's sum, None if they add nothing."""
     for reader, index in _readers(projection):
         asked = roles_of(reader).zero_points[index]
         for zero in _written(reader.inputs[index]):
@@ -102,12 +97,7 @@ def _same(left: Value | None, right: Value | None) -> bool:
 
 
 def units_together(projections: Iterable[Projection], count: int) -> tuple[tuple[int, ...], ...]:
-    """Units that only go together because a projection packs them in one block, each of the others alone.
-
-    Args:
-        projections: of a site.
-        count: how many units it has.
-    """
+    """Units that only go together because a projection packs them in one block, each of the others alone."""
     found: Partition[int] = Partition()
     for unit in range(count):
         found.root(unit)

@@ -63,12 +63,7 @@ PRODUCTS = MULTIPLIES | DIVIDES
 
 
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
-    """Return the residual branches whose last layer belongs to no site, in graph order.
-
-    Args:
-        view: an annotated view.
-        known: its attention sites and feed-forward blocks.
-    """
+    """Return the residual branches whose last layer belongs to no site, in graph order."""
     owned = {projection.node for site in known for projection in site.projections}
     cored = [site for site in known if site.CORED]
     owned |= sweep([seed for site in cored for seed in site.seeds(site.groups[0])]).answers.keys()

@@ -262,12 +262,7 @@ class Chain:
 def measuring(
     meters: Sequence[EffectMeter], feeds: Sequence[Feed]
 ) -> Callable[[Outcome], tuple[int, Measured]]:
-    """Looks at outcomes with the meter of their cut, and says which one that is.
-
-    Args:
-        meters: one per cut.
-        feeds: what the cuts run on.
-    """
+    """Looks at outcomes with the meter of their cut, and says which one that is."""
 
     def look(item: Outcome) -> tuple[int, Measured]:
         return item.cut, meters[item.cut].measured(item.before, item.after, feeds[item.feed])

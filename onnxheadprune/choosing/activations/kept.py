@@ -60,11 +60,7 @@ class Shelf(MutableMapping[str, Array]):
     """Arrays by name, in memory up to a bound and beyond it in a file."""
 
     def __init__(self, room: Room) -> None:
-        """An empty shelf.
-
-        Args:
-            room: what it may take of memory.
-        """
+        """An empty shelf."""
         self._kept = Kept(room)
         self._names: dict[str, None] = {}
 
@@ -102,11 +98,7 @@ class Kept:
     """Named arrays for each of many keys (feeds). Several threads may use it, each another key at a time."""
 
     def __init__(self, room: Room) -> None:
-        """An empty store.
-
-        Args:
-            room: what it may take of memory.
-        """
+        """An empty store."""
         self.room = room
         self._found: dict[Hashable, dict[str, Array | _Place]] = {}
         self._file: Any = None

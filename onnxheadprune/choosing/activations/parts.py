@@ -30,13 +30,7 @@ class Parts:
     """
 
     def __init__(self, view: GraphView, provider: Provider, feeds: int = MOST) -> None:
-        """Makes nothing yet.
-
-        Args:
-            view: an annotated view of the model.
-            provider: where the sessions run.
-            feeds: that they will run on.
-        """
+        """Makes nothing yet."""
         self.view, self.workers = view, workers_on(provider, feeds)
         self.provider = replace(provider, threads=self.workers.threads)
 

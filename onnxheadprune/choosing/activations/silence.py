@@ -31,13 +31,7 @@ def context_of(projection: Projection) -> Value:
 
 
 def silenced(site: Site, values: Mapping[str, Array], heads: Collection[int]) -> dict[str, Array]:
-    """The contexts of a site, by name, with zeros where some of its heads are.
-
-    Args:
-        site: the site.
-        values: its contexts among others, by name.
-        heads: present heads to silence.
-    """
+    """The contexts of a site, by name, with zeros where some of its heads are."""
     found = {}
     for projection in site.projections:
         name = context_of(projection).name

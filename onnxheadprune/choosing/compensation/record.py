@@ -46,13 +46,7 @@ class NewNumbers(Protocol):
 
 
 def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> LoadedModel:
-    """The original with refitted weights, which says so in its metadata.
-
-    Args:
-        loaded: the original.
-        numbers: its new numbers.
-        steps: of training that they took.
-    """
+    """The original with refitted weights, which says so in its metadata."""
     changed = with_contents(loaded, _contents(loaded.proto, numbers.stored))
     proto = changed.proto
     store_constants(proto.graph, numbers.stored)

@@ -83,12 +83,7 @@ def emptied(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Iterable
 
 
 def runs(view: GraphView, gone: Emptied) -> list[Run]:
-    """The runs that a map in front can stand in for.
-
-    Args:
-        view: an annotated view of the original.
-        gone: what sums over nothing.
-    """
+    """The runs that a map in front can stand in for."""
     writers = _writers(view, gone.maps) if gone.maps else {}
     joints = {linear.joint: linear for linear in writers.values() if linear.joint is not None}
     before = {

@@ -41,9 +41,6 @@ def trainable(view: GraphView) -> dict[str, Trainable]:
     Operands of products, biases, scales and shifts of normalisations, as far as they act on what is computed from
     embeddings or float inputs: slopes and frequencies that act on positions are no parameters. Tables that ids or
     positions index stay, also where a product reads them as well.
-
-    Args:
-        view: an annotated view of a model.
     """
     tables = set(_tables(view))
     active = _active(view, tables)

@@ -27,11 +27,6 @@ def forward_part(model: ModelProto, loss: str, parameters: Iterable[str]) -> Mod
     """A model of what `loss` needs; parameters are inputs in their own type.
 
     Tensors that are no parameters are copied as they are, so references to files stay references.
-
-    Args:
-        model: with its local functions inlined.
-        loss: the only output.
-        parameters: names of initializers.
     """
     nodes, needed = needed_nodes(model.graph, [loss])
     part = ModelProto()

@@ -41,12 +41,6 @@ class MaskGradients:
     def __init__(self, view: GraphView, sites: Sequence[Site], output: str, provider: Provider) -> None:
         """Differentiates the model.
 
-        Args:
-            view: an annotated view of it.
-            sites: whose units have masks.
-            output: its main output.
-            provider: where to run.
-
         Raises:
             RefusedError: if no gradient of the output reaches a site.
         """

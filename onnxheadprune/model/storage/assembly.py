@@ -29,10 +29,6 @@ except ImportError:  # Windows
 def check_folder(target: Path, source: Path) -> None:
     """Check whether a folder can be made.
 
-    Args:
-        target: its place.
-        source: the folder that is read.
-
     Raises:
         UsageError: if something is there, or the place lies in the source.
     """

@@ -66,12 +66,6 @@ def _recovered(cutter: Cutter, start: Chosen, how: Recovering, refitting: float)
     What would be written without a recovery learns from all data, and where data is scarce that may be worth more than
     any step. It has seen the data that judges here, so a training that wins is better indeed. Where the time of the
     call leaves none for another refit, the first one is what would be written.
-
-    Args:
-        cutter: the model and its data.
-        start: the refitted cut.
-        how: the training.
-        refitting: seconds that a refit takes.
     """
     assert cutter.learn is not None and cutter.held is not None
     began = time.monotonic()
@@ -183,13 +177,7 @@ def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
 
 
 def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMeter:
-    """Return how far the outputs move: measured as `validate` does, with the same main output and exact settings.
-
-    Args:
-        cutter: the model and its data.
-        chosen: the cut, planned.
-        samples: of the data.
-    """
+    """Return how far the outputs move: measured as `validate` does, with the same main output and exact settings."""
     assert cutter.data is not None
     meter = EffectMeter(
         require_main(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.trying.effect

@@ -158,12 +158,7 @@ class Cutter:
         return {site.index: frozenset(site.present(heads.get(site.index, ()))) for site in sites}
 
     def compensation(self, heads: Mapping[int, tuple[int, ...]], which: Which = "all") -> Compensation:
-        """Refitted weights for a set of heads (indices of the original model).
-
-        Args:
-            heads: units per site index.
-            which: which maps are refitted.
-        """
+        """Refitted weights for a set of heads (indices of the original model)."""
         assert self.learn is not None
         return compensate(
             self.view,
