@@ -11,7 +11,10 @@ Names are loaded when they are first used, so importing the package is cheap.
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Callable
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -250,7 +253,29 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    found = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    if isinstance(found, FunctionType):
+        found = globals()[name] = _called_from_python(found)
+    return found
+
+
+def _called_from_python(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose errors name keywords; commands, which import it from its module, show options."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **keywords: Any) -> Any:
+        from onnxheadprune.errors import HeadPruneError
+
+        try:
+            return function(*args, **keywords)
+        except HeadPruneError as error:
+            from onnxheadprune.settings.words import in_python
+
+            error.args = (in_python(str(error)), *error.args[1:])
+            raise
+
+    call.__module__ = __name__  # where pickle finds it
+    return call
 
 
 def __dir__() -> list[str]:

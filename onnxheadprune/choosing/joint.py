@@ -80,9 +80,7 @@ def joint_space(
         RefusedError: if no site can lose units.
     """
     if evidence is None:
-        raise UsageError(
-            "what units of several kinds are worth beside each other is measured; give --data, --data or --data"
-        )
+        raise UsageError("what units of several kinds are worth beside each other is measured; give --data")
     sites = _sites(analysis.sites, requirements.units)
     if not sites:
         kinds = " and ".join(sorted(requirements.units))

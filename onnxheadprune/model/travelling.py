@@ -47,7 +47,7 @@ def sent(model: LoadedModel, whole_up_to: int = LARGE) -> Sent:
     if size > INLINE_LIMIT:
         raise RefusedError(
             "a model of more than 2 GiB without a file cannot be sent to other processes; give its path, or"
-            " use --jobs 1"
+            " leave out executor="
         )
     content = hydrated(model.proto, model.sources).SerializeToString()
     return Sent(model.name, hashlib.sha256(content).hexdigest(), content, None)

@@ -1,4 +1,4 @@
-"""Documentation of settings: tables of keys, and the keywords of Python functions."""
+"""Settings in documentation and messages: tables of keys, and the keywords of Python functions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
@@ -14,6 +15,13 @@ from onnxheadprune.settings.setting import NAMED, Declared, declared
 Function = TypeVar("Function", bound=Callable[..., object])
 PLACE = re.compile(r"^( *)\{settings\}\n", re.MULTILINE)
 """Where the keywords of a function that are settings come in its docstring."""
+OPTION = re.compile(
+    r"(?:onnxheadprune|pip install)\b[^;,`]*"  # a command line
+    r"|(?:\b(?P<function>prune|score) )?(?<![\w-])--(?P<no>no-)?(?P<name>[a-z]+(?:-[a-z]+)*)"
+    r"(?:[ =](?P<value>[a-z0-9]+)\b)?"
+)
+"""An option in a message, with the word behind it, which may be its value."""
+PROVIDERS = ("auto", "cpu", "cuda")
 _KINDS = {
     int: "whole number",
     float: "number",
@@ -57,6 +65,46 @@ def documented(*groups: type[Any]) -> Callable[[Function], Function]:
         return function
 
     return decorate
+
+
+def in_python(message: str) -> str:
+    """Return a message with keywords in place of options, as Python functions take them.
+
+    >>> in_python("choose with --data-format npz, or give real inputs with --data")
+    'choose with data_format="npz", or give real inputs with data='
+
+    Args:
+        message: names options as the command line spells them; command lines in it are left alone.
+    """
+    from onnxheadprune.settings import cutting, inputs, measuring, writing
+
+    groups = (item for module in (cutting, inputs, measuring, writing) for item in vars(module).values())
+    known = {
+        flag.removeprefix("--"): item
+        for group in groups
+        if isinstance(group, type) and is_dataclass(group)
+        for item in declared(group).values()
+        for flag in (f"--{item.name.replace('_', '-')}", *re.split(r"[ /]", item.setting.flags))
+    }
+    return OPTION.sub(lambda found: _keyword(found, known), message)
+
+
+def _keyword(found: re.Match[str], known: Mapping[str, Declared]) -> str:
+    if found["name"] is None:
+        return found[0]
+    item, value = known.get(found["name"]), found["value"]
+    name = found["name"].replace("-", "_") if item is None else item.name
+    behind = f" {value}" if value else ""
+    words = PROVIDERS if name == "provider" else () if item is None else item.words
+    if found["no"]:
+        written = f"{name}=False{behind}"
+    elif value in words:
+        written = f'{name}="{value}"'
+    elif value and value.isdecimal():
+        written = f"{name}={value}"
+    else:
+        written = f"{name}={'True' if item is not None and item.kind is bool else ''}{behind}"
+    return f"{found['function']}({written}...)" if found["function"] else written
 
 
 def described(item: Declared) -> str:

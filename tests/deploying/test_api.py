@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxheadprune import FolderResult, RefusedError, UsageError, Wish, inspect, prune_folder
+import onnxheadprune
+from onnxheadprune import FolderResult, Inputs, RefusedError, UsageError, Wish, inspect, prune_folder
+from onnxheadprune.deploying.folders.api import _written
 from tests import toys
 from tests.conftest import Outcome
 from tests.deploying import exports
@@ -28,9 +30,12 @@ def test_the_function_gives_the_folder_of_the_command(command: Command, tmp_path
     ] * 2
     options = ("--heads", "0:1 1:0,3", "--provider", "cpu")
     assert command("prune", folder, "-o", tmp_path / "other", *options).exit_code == 0
-    # The model card names the folder, and the command line where there is one.
-    out, other = ({**contents(tmp_path / name), "README.md": None} for name in ("out", "other"))
-    assert out == other
+    card = (tmp_path / "out" / "README.md").read_text()
+    call = card.partition("To repeat it:\n\n    ")[2].splitlines()[0].replace("/out'", "/again'")
+    eval(call, {"onnxheadprune": onnxheadprune})
+    # The model card names the folder and the call.
+    out, *others = ({**contents(tmp_path / name), "README.md": None} for name in ("out", "other", "again"))
+    assert others == [out, out]
     assert contents(folder) == before
     with pytest.raises(UsageError, match="a folder with files in it, and none is ever replaced"):
         prune_folder(folder, "0:1", tmp_path / "out")
@@ -41,6 +46,29 @@ def test_a_look_ahead_writes_nothing(tmp_path: Path) -> None:
     result = prune_folder(folder, "0:1", validate=False)
     assert result.output is None and result.heads == {0: (1,)}
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (Path("in") / "data.npz", "'in/data.npz'"),
+        (
+            Wish(ratio=0.25, units=frozenset({"neurons"})),
+            "onnxheadprune.Wish(units=frozenset({'neurons'}), ratio=0.25)",
+        ),
+        (
+            Inputs(data="a.txt", tokenizer=Path("gpt2")),
+            "onnxheadprune.Inputs(tokenizer='gpt2', data='a.txt')",
+        ),
+        ({"0": [1], "ffn.1": range(3)}, "{'0': [1], 'ffn.1': range(0, 3)}"),
+        ({"ids": np.zeros(3)}, "..."),
+        (list(range(9999)), "..."),
+        (print, "..."),
+    ],
+    ids=["path", "wish", "inputs", "spec", "arrays", "long", "function"],
+)
+def test_arguments_are_written_as_python_takes_them(value: object, written: str) -> None:
+    assert _written(value) == written
 
 
 @pytest.mark.long

@@ -1,15 +1,22 @@
-"""Messages name no option that --help does not list."""
+"""Messages name no option that --help does not list, and in Python the keywords of the same names."""
 
 from __future__ import annotations
 
 import ast
+import inspect
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import pytest
 
+import onnxheadprune as ohp
 from onnxheadprune.cli import group
+from onnxheadprune.cli import main as run
+from onnxheadprune.settings.words import OPTION as SPELLED
+from onnxheadprune.settings.words import in_python
 from tests.conftest import ROOT
 
 FOREIGN = {
@@ -57,3 +64,47 @@ def test_options_in_messages_are_in_help() -> None:
 
 def test_the_scan_finds_options() -> None:
     assert OPTION.findall("give --data, or --max-drift=2; not a--b or --no-") == ["--data", "--max-drift"]
+
+
+NO_KEYWORD = {"per_layer_config"}
+"""Options of the command and keys of jobs alone: no function says their messages."""
+ELSEWHERE = ("cli", "settings", "reporting", "integrations", "deploying/jobs")
+"""Rooms whose messages Python functions do not raise."""
+
+
+def keywords() -> set[str]:
+    """What public functions, and the public classes that they take, call their arguments."""
+    public = [
+        getattr(ohp, name) for name in ohp.__all__ if name != "__version__" and not name.endswith("Error")
+    ]
+    return {name for thing in public if callable(thing) for name in inspect.signature(thing).parameters}
+
+
+def named_in_python(text: str) -> set[str]:
+    """The keywords that a message has in Python in place of options, and the options that are left."""
+    shown = in_python(text)
+    commands = "".join(found[0] for found in SPELLED.finditer(shown) if found["name"] is None)
+    left = set(OPTION.findall(shown)) - set(OPTION.findall(commands))
+    return left | {found[1] for found in re.finditer(r"\b([a-z_]+)=", shown) if f"{found[1]}=" not in text}
+
+
+def test_messages_in_python_name_keywords() -> None:
+    known, strays = keywords() | NO_KEYWORD, {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith(ELSEWHERE):
+            strays[name] = {
+                word for text in texts(path) if " " in text for word in named_in_python(text)
+            } - known
+    assert {name: words for name, words in strays.items() if words} == {}
+
+
+def test_an_error_in_python_names_keywords_and_on_the_command_line_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = ROOT / "sample_models" / "digits_vit.onnx"
+    with pytest.raises(ohp.UsageError, match=r"give some with data=$"):
+        ohp.prune(model, wish=ohp.Wish(ratio=0.25), refit=True)
+    assert run(["prune", str(model), "--heads", "0:1", "--refit", "-o", "x.onnx"]) == 2
+    assert "--refit requires --data" in capsys.readouterr().err
+    assert pickle.loads(pickle.dumps(ohp.prune)) is ohp.prune

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 from onnxheadprune.attention.heads import HeadSpec
@@ -30,6 +32,9 @@ from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Deploying
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
+
+MOST_WRITTEN = 500
+"""Characters of an argument that a model card repeats."""
 
 
 @documented(Cut, Running, Checking, Deploying)
@@ -80,6 +85,7 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
         HeadPruneError: as `prune` does, and where files disagree or the client cannot express the cut. Nothing is
             written then.
     """
+    command = _call(locals())
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder; prune takes a single model")
     request = Request(
@@ -91,7 +97,7 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     )
     named = None if runtime is None else client_named(runtime)
     read = None if data is None else _reader(Path(folder), data, provider, seed)
-    asked = FolderRequest(request, named, data_name, follow_links=follow_links, read=read)
+    asked = FolderRequest(request, named, data_name, follow_links=follow_links, read=read, command=command)
     return pruning.prune_folder(Path(folder), asked, progress)
 
 
@@ -101,3 +107,29 @@ def _reader(folder: Path, data: Data, provider: str, seed: int) -> Reader:
         return lambda model: data_for(model, data, provider)
     running = with_own_tokenizer(folder, running_of(data, seed))
     return lambda model: read_data(model, running, in_folder=True, provider=provider)
+
+
+def _call(arguments: Mapping[str, object]) -> str:
+    """A call of `prune_folder` as Python takes it, without defaults; arrays and functions are "..."."""
+    defaults = {name: item.default for name, item in inspect.signature(prune_folder).parameters.items()}
+    given = [f"{name}={_written(value)}" for name, value in arguments.items() if value is not defaults[name]]
+    return f"onnxheadprune.prune_folder({', '.join(given)})"
+
+
+def _written(value: object) -> str:
+    """A value as Python takes it, where that is a short text."""
+    if isinstance(value, os.PathLike):
+        return repr(os.fspath(value))
+    if is_dataclass(value) and not isinstance(value, type):
+        pairs = {item.name: getattr(value, item.name) for item in fields(value) if item.init}
+        standard = {
+            item.name: item.default if item.default_factory is MISSING else item.default_factory()
+            for item in fields(value)
+        }
+        given = (f"{name}={_written(item)}" for name, item in pairs.items() if item != standard[name])
+        return f"onnxheadprune.{type(value).__name__}({', '.join(given)})"
+    plain = isinstance(value, (str, int, float, range, type(None)))
+    parts = (*value, *value.values()) if isinstance(value, Mapping) else value
+    if isinstance(value, (list, tuple, set, frozenset, dict)):
+        plain = all(_written(item) != "..." for item in parts)  # type: ignore[attr-defined]
+    return text if plain and len(text := repr(value)) <= MOST_WRITTEN else "..."

@@ -50,7 +50,7 @@ class FolderRequest:
         follow_links: read files through links that lead out of the folder.
         per_layer: let config.json say layer by layer how many KV heads are left, as transformers 5 reads it.
         read: reads data for one of its models; None without data.
-        command: the command line that repeats the call, for the model card; None for a call from Python.
+        command: what repeats the call, for the model card: a command line, or a line of Python.
     """
 
     request: Request = field(default_factory=Request)

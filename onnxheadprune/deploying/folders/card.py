@@ -43,7 +43,7 @@ def model_card(result: FolderResult, before: str, config: Mapping[str, Any], com
         result: the pruned folder.
         before: the card of the folder that was read; its front matter and its text are kept.
         config: its `config.json`, which may name the model on the Hub.
-        command: the command line that repeats the call, None for a call from Python.
+        command: the command line or the line of Python that repeats the call, None for none.
     """
     kept = _FRONT_MATTER.match(before)
     front = kept[0].rstrip() if kept is not None else "\n".join(_front_matter(config))
