@@ -141,12 +141,10 @@ def _why_idle(whole: Sequence[Site]) -> str:
         whole: the attention sites that go as a whole.
     """
     if not whole:
-        return "--cache renumber has nothing to do: no attention goes as a whole"
+        return "--cache renumber has no effect: no whole attention is removed"
     if not any(site.free for site in whole):
-        return "--cache renumber has nothing to do: the attention that goes as a whole has no cache"
-    return (
-        "--cache renumber has nothing to do: others still use the cache of the attention that goes as a whole"
-    )
+        return "--cache renumber has no effect: the removed attention has no cache"
+    return "--cache renumber has no effect: the cache of the removed attention is still used elsewhere"
 
 
 @dataclass(frozen=True)
@@ -201,8 +199,8 @@ def _renamed(view: GraphView, gone: Sequence[Collection[Value]]) -> dict[str, st
         staying = next((number for number in have if number in away - lost[family]), None)
         if staying is not None:
             raise RefusedError(
-                f"the caches cannot be renumbered: {family.name(staying)} belongs to the same layer as a cache that"
-                f" goes, and stays; {LEAVE}"
+                f"the caches cannot be renumbered: {family.name(staying)} belongs to the same layer as a removed"
+                f" cache, and is kept; {LEAVE}"
             )
         if have != list(range(have[0], have[0] + len(have))):
             listed = ", ".join(map(str, have[:8]))
@@ -257,14 +255,14 @@ def _require_unread(value: Value, edits: Mapping[Edit, frozenset[str]]) -> None:
     if made and not any(edit in edits for edit in _in_branches(value)):
         assert value.producer is not None
         raise RefusedError(
-            f"the caches cannot be renumbered: {value.producer.label} still makes {value.name}, of the attention that"
-            f" goes; {LEAVE}"
+            f"the caches cannot be renumbered: {value.producer.label} still computes {value.name} of the removed"
+            f" attention; {LEAVE}"
         )
     reset = {(edit.node, edit.index) for edit in edits if isinstance(edit, SetInput)}
     reset |= {(edit.node, index) for edit in edits if isinstance(edit, DropInputs) for index in edit.indices}
     for use in value.consumers:
         if use.node.ref not in dropped and (use.node.ref, use.input_index) not in reset:
             raise RefusedError(
-                f"the caches cannot be renumbered: {use.node.label} still reads {value.name}, of the attention that"
-                f" goes; {LEAVE}"
+                f"the caches cannot be renumbered: {use.node.label} still reads {value.name} of the removed"
+                f" attention; {LEAVE}"
             )

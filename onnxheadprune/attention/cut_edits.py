@@ -129,7 +129,7 @@ def _sweep(
         if site.maps and not contract.allow_io_change and not goes_whole(site, heads):
             names = ", ".join(sorted(value.name for value in site.maps))
             raise RefusedError(
-                f"{site.label} cannot lose heads while the model hands out a map per head"
+                f"{site.label} cannot lose heads while the model outputs attention weights per head"
                 f" ({names}); --allow-io-change narrows that output"
             )
     free: set[Value] = set()

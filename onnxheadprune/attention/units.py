@@ -106,7 +106,9 @@ def _no_layers(parsed: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]
     """
     for key in parsed:
         if key.startswith(LAYERS):
-            raise UsageError(f"a layer goes as a whole: write {key}:{ALL}, or name units of its sites")
+            raise UsageError(
+                f"a layer can only be removed as a whole: write {key}:{ALL}, or name units of its sites"
+            )
     return parsed
 
 

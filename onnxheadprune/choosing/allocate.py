@@ -129,8 +129,8 @@ def _required(choice: Choice, wanted: int) -> Choice:
     chosen = {index: heads for index, heads in choice.items() if heads}
     if wanted > 0 and not chosen:
         raise RefusedError(
-            f"{wanted} heads are fewer than the first cut of any site takes (KV heads go with their query heads,"
-            " multiples and floors hold); ask for more, or loosen the limits"
+            f"{wanted} heads are fewer than the first cut of any site takes (KV heads are removed with their query"
+            " heads; multiples and minimums apply); ask for more, or loosen the limits"
         )
     return chosen
 

@@ -80,7 +80,7 @@ def joint_space(
         RefusedError: if no site can lose units.
     """
     if evidence is None:
-        raise UsageError("what units of several kinds are worth beside each other is measured; give --data")
+        raise UsageError("selecting among several kinds of units needs data; give --data")
     sites = _sites(analysis.sites, requirements.units)
     if not sites:
         kinds = " and ".join(sorted(requirements.units))
@@ -278,8 +278,8 @@ class JointSpace:
     def _too_much(self, count: int) -> RefusedError:
         return RefusedError(
             f"{count / PARTS:.1%} of the blocks' operations were asked for, but only"
-            f" {self._all // FINE / PARTS:.1%} can go (protected units, floors and blocks that cannot lose units stay)"
-            f"{and_left_out(self.left_out)}"
+            f" {self._all // FINE / PARTS:.1%} can go (protected units, minimums and blocks that cannot lose"
+            f" units are kept){and_left_out(self.left_out)}"
         )
 
     def keeping(self, count: int) -> Selection:

@@ -92,7 +92,7 @@ def select_heads(
         RefusedError: if the wish cannot be met.
     """
     if (ratio is None) == (keep is None):
-        raise UsageError("say how many heads are to go: by a ratio, or by how many every site keeps")
+        raise UsageError("give a ratio, or the number of heads that every site keeps")
     loaded = open_structure(model)
     if data is not None:
         loaded = observed(loaded) or loaded

@@ -179,7 +179,7 @@ class SearchSpace:
         if wanted > self.most():
             raise RefusedError(
                 f"{wanted} of {self.total} heads were asked for, but only {self.most()} can go"
-                " (protected heads, floors, groups of KV heads and sites that cannot lose heads stay)"
+                " (protected heads, minimums, groups of KV heads and sites that cannot lose heads are kept)"
                 f"{and_left_out(self.left_out)}"
             )
         return self.removing(wanted)

@@ -46,9 +46,7 @@ class Requirements:
                 f"units are {', '.join(wishable())}, not {', '.join(sorted(self.units)) or 'none'}"
             )
         if self.method is not None and self.scores is not None:
-            raise UsageError(
-                "scores are given, so there is nothing to score by a method; leave one of the two out"
-            )
+            raise UsageError("scores and method are mutually exclusive; leave one of the two out")
         if self.method is not None and self.method not in METHODS:
             raise UsageError(f"there is no scoring method {self.method!r}; there are {', '.join(METHODS)}")
         if self.method is not None or self.scores is not None:

@@ -102,7 +102,7 @@ class _Realizer:
                 continue
             if inner is None or (inner.holds_tensor and inner.consumers) or inner.shape is None:
                 raise RefusedError(
-                    f"a branch of {node.label} hands out more of {value.name} than can be narrowed"
+                    f"a branch of {node.label} outputs more of {value.name} than can be narrowed"
                 )
             if inner.holds_tensor:
                 self.out.add(SliceTensor(body.ref, inner.name, select(live, inner), inner.name), sites)

@@ -46,9 +46,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise NotJsonError(
-                f"no JSON that this tool reads: {key[:60]!r} is there twice, and which one holds?"
-            )
+            raise NotJsonError(f"no JSON that this tool reads: {key[:60]!r} is given twice")
         found[key] = value
     return found
 

@@ -33,7 +33,7 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
         yield row("speed", f"{chosen.speed} on {chosen.speed.provider.label}")
     compensation = chosen.compensation
     if chosen.given_up is not None and chosen.drift is not None:
-        text = f"a refit in the levels there are would drift by {chosen.given_up:.3g}, without one it is"
+        text = f"a refit with the existing quantization scales would drift by {chosen.given_up:.3g}, without one it is"
         yield row("refitted", f"nothing: {text} {chosen.drift:.3g}")
     if compensation is not None:
         done = [item for item in compensation.refits if item.skipped is None]
@@ -54,11 +54,11 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
 def _left_alone(chosen: Chosen) -> Iterator[RenderableType]:
     """The sites that nothing is known of, with the reasons."""
     if chosen.selection.left_out:
-        yield row("left alone", "these could not be measured, so they stay as they are:", "yellow")
+        yield row("left alone", "these could not be measured and are left unchanged:", "yellow")
     for reason, names in by_reason(chosen.selection.left_out).items():
         yield bullet(f"{first_of(names)}: {reason}", "yellow")
     if chosen.unreached:
-        yield row("left alone", "no sample of the data runs these, so they stay as they are:", "yellow")
+        yield row("left alone", "no sample of the data runs these, so they are left unchanged:", "yellow")
         for site in chosen.unreached:
             yield bullet(site, "yellow")
 

@@ -171,12 +171,12 @@ def export_report(folder: str, match: Match, why: str | None = None) -> Iterator
     for number, network in enumerate(match.networks):
         yield ""
         yield from _where(number, match)
-        yield row("", f"what goes is chosen on {network.leader.name}")
+        yield row("", f"units are chosen on {network.leader.name}")
     for site in sites:
         if site.reason is not None:
             yield row(site.called(site.number), f"no head can be removed: {site.reason}", "yellow")
     if why is not None:
-        yield row("heads alone", f"can go from all files: {why}", "yellow")
+        yield row("heads alone", f"can be removed from all files: {why}", "yellow")
 
 
 def _where(number: int, match: Match) -> Iterator[RenderableType]:

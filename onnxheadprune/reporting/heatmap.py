@@ -56,8 +56,8 @@ class _HeatMap:
                     end = min(start + room, len(self.scores[name]))
                     yield Text("  " + _numbers(start, end).rstrip(), style="dim")
                     yield Text.assemble("  ", strip[CELL * start : CELL * end])
-        legend = Text(f"{SHADES} worth little to much, by rank over all sites", style="dim")
-        for symbol, words in (("x", "removed"), ("·", "without a score, stays")):
+        legend = Text(f"{SHADES} low to high score, by rank over all sites", style="dim")
+        for symbol, words in (("x", "removed"), ("·", "without a score, kept")):
             if any(symbol in strip.plain for strip in strips.values()):
                 legend.append(f"; {symbol} {words}")
         for line in legend.wrap(console, max(options.max_width - indent, 20)):

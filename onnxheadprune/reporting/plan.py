@@ -131,7 +131,7 @@ def _left_out(plan: PrunePlan) -> Iterator[RenderableType]:
     """Yield what "*" did not reach."""
     if plan.left_out:
         number = many(len(plan.left_out), "attention product")
-        yield row("left out", f'"*" means all sites; {number} outside them stay as they are', "yellow")
+        yield row("left out", f'"*" means all sites; {number} outside them are unchanged', "yellow")
         for missed in plan.left_out:
             yield bullet(f"{missed.node}: {missed.reason}", "yellow")
 
@@ -168,7 +168,7 @@ def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
             yield bullet(f"{gather.value} -> {gather.node}: {gather.reason}{cost}", "yellow")
     if plan.io_changes:
         yield row(
-            "interface", "these graph inputs and outputs change, and so does what feeds them:", "yellow"
+            "interface", "these graph inputs and outputs change, so callers have to change, too:", "yellow"
         )
         for change in plan.io_changes:
             yield bullet(change, "yellow")

@@ -106,10 +106,10 @@ def removable(site: Site) -> Text:
 def near_misses(sites: Sites) -> Iterator[RenderableType]:
     """Yield what looks like a site and is none, with the reasons."""
     lists = [
-        ("near misses (they look like attention, but)", sites.near_misses),
-        ("no heads to tell (one map of weights for all channels)", sites.no_heads),
+        ("near misses (they look like attention, but heads cannot be removed)", sites.near_misses),
+        ("no heads (one attention map for all channels)", sites.no_heads),
         *(
-            (f"near misses (they look like a {kind.TITLE}, but)", find().near_misses)
+            (f"near misses (they look like a {kind.TITLE}, but cannot lose {kind.UNITS})", find().near_misses)
             for kind, find in sites.others.items()
         ),
     ]

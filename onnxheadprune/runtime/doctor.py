@@ -265,7 +265,7 @@ def _warnings(
             " the driver"
         )
     if driver and not built_for:
-        found.append(f"there is an NVIDIA card, and this onnxruntime cannot use it: {advice(CUDA, _WITHOUT)}")
+        found.append(f"there is an NVIDIA GPU, and this onnxruntime cannot use it: {advice(CUDA, _WITHOUT)}")
     return found
 
 

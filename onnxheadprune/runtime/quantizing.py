@@ -79,7 +79,7 @@ def quantized(loaded: LoadedModel, how: Quantizing, feeds: Sequence[Feed] = ()) 
         RefusedError: if ONNX Runtime cannot do it.
     """
     if how.to == "int8-qdq" and not feeds:
-        raise UsageError("int8-qdq finds the ranges of activations on data; give some with --data")
+        raise UsageError("int8-qdq finds the ranges of activations on data; give it with --data")
     absent = sorted(set(how.exclude) - {node.name for node in loaded.proto.graph.node})
     if absent:
         raise UsageError(f"{loaded.name} has no node named {absent[0]!r} to leave as it is")

@@ -12,7 +12,7 @@ def numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(item) for item in text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r} is no list of numbers like 0.485,0.456,0.406") from None
+        raise ValueError(f"{text!r} is not a list of numbers like 0.485,0.456,0.406") from None
 
 
 def share(text: object) -> object:
@@ -22,14 +22,14 @@ def share(text: object) -> object:
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
-        raise ValueError(f"{text!r} is no share like 0.25 or 25%") from None
+        raise ValueError(f"{text!r} is not a share like 0.25 or 25%") from None
 
 
 def image_size(text: str) -> tuple[int, int]:
     """Height and width from "224" or "224x192"."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
-        raise ValueError(f"{text!r} is no size like 224 or 224x192")
+        raise ValueError(f"{text!r} is not a size like 224 or 224x192")
     return int(parts[0]), int(parts[-1])
 
 
@@ -38,7 +38,7 @@ def sizes(text: str) -> tuple[int, ...]:
     try:
         found = tuple(int(item) for item in text.split(","))
     except ValueError:
-        raise ValueError(f"{text!r} is no list of whole numbers like 1,8") from None
+        raise ValueError(f"{text!r} is not a list of whole numbers like 1,8") from None
     if min(found) < 1:
         raise ValueError("sizes are numbers from 1 up")
     return tuple(dict.fromkeys(found))

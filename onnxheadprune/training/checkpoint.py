@@ -99,7 +99,7 @@ class Checkpoint:
         """
         if self.path is None or not self.path.is_file():
             where = "" if self.path is None else f" {self.path}"
-            raise UsageError(f"there is nothing to go on with: the checkpoint{where} is not there")
+            raise UsageError(f"there is nothing to resume: the checkpoint{where} does not exist")
         try:
             with self.path.open("rb") as stream, np.load(stream) as found:
                 document = json.loads(found[MARK.decode()].tobytes())
@@ -110,12 +110,12 @@ class Checkpoint:
                 }
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise UsageError(
-                f"the checkpoint {self.path} cannot be read; start anew without --resume"
+                f"the checkpoint {self.path} cannot be read; start again without --resume"
             ) from error
         if document["key"] != self.key:
             raise UsageError(
                 f"the checkpoint {self.path} is of another model, other data, another budget or another seed;"
-                " start anew without --resume"
+                " start again without --resume"
             )
         return state
 

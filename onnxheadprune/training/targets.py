@@ -136,7 +136,7 @@ class Teacher:
         made = self.aim.inputs_of(outputs, feed)
         if not all(np.isfinite(array).all() for array in made.values()):
             raise UsageError(
-                f"the original computes NaN or infinite values on {self.source}, so there is nothing to come near to"
+                f"the original computes NaN or infinite values on {self.source}, so there is nothing to learn from"
             )
         return made
 

@@ -36,7 +36,7 @@ SPARED = 2**23
 """Bytes of a model that stays in memory while others run."""
 LOW_PRECISION = ("float16", "bfloat16")
 SATURATES = (
-    "this processor saturates products of uint8 by int8, so here a deployment gives other numbers than elsewhere,"
+    "this processor saturates products of uint8 by int8, so results here differ from those on other processors,"
     " before the cut and after it; deployment is compared without that, and weights that were quantized with"
     " reduce_range are free of it"
 )
@@ -170,7 +170,7 @@ def second_opinion(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
         pruned = models.session(models.pruned, "the pruned model on the CPU", provider=cpu)
         expected, after = narrowed(masked.run(best.feed), models.planning.io), pruned.run(feed)
     except InferenceError as error:
-        found.notes.append(f"the CPU gives no second opinion: {error}")
+        found.notes.append(f"the comparison on the CPU was not possible: {error}")
         return found
     found.cases.append(_case(models, best, "on the CPU", models.tolerance.exact, expected, after))
     there = models.session(models.pruned, "the pruned model").run(feed)

@@ -58,7 +58,7 @@ def _with_refits(
     unsealed = " without digests, so that damage to them would not show" if record.digests is None else ""
     taken = f"{count} tensors{trained} are taken from the file{unsealed}"
     if refit is None or refit.source != "data":
-        return "passed", f"{taken}, and what they are worth is not proven without --data; {reason}"
+        return "passed", f"{taken}, and their effect is not proven without --data; {reason}"
     after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
     drift = (
         f"{taken}: with them the cosine distance of the outputs from the original's on data"

@@ -354,8 +354,8 @@ class _Bench:
         if off.relative <= self.models.tolerance.exact:
             return ""
         return (
-            f"the original gives other numbers each time it runs on the same inputs ({name} differs by"
-            f" {off.relative:.1e} of its scale), so nothing can be compared with it"
+            f"the original is not deterministic: its outputs differ each time it runs on the same inputs ({name}"
+            f" differs by {off.relative:.1e} of its scale), so nothing can be compared with it"
         )
 
     def findings(self, placement: dict[str, int]) -> Findings:

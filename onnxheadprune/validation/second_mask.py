@@ -88,7 +88,7 @@ class SecondMask:
             return
         if self._silenced.hidden:
             self.notes.append(
-                "silencing the heads where they are made gives another model than silencing them at the projection,"
+                "silencing the heads where they are computed gives another model than silencing them at the projection,"
                 " which may be due to a bias; the projection lies in a body, so there is no telling"
             )
         else:

@@ -55,14 +55,14 @@ def chosen_for(
     """
     choice, data = request.choice, request.run.data
     if choice.heads and choice.wish is not None:
-        raise UsageError("name the heads, or say how many are to go, not both")
+        raise UsageError("name the heads or give an amount, not both")
     where = provider or resolve_provider(request.run.provider)
     first = None if data is None else first_tokens(model)
     beside = None if data is None or first is not None else observed(model)
     if beside is not None and choice.wish is not None and choice.wish.target_speedup is not None:
         raise RefusedError(
             f"how fast {model.name} is depends on the branches that its inputs take, so no cut is searched for by its"
-            " speed; make an exit permanent with --exit, or say how much is to go"
+            " speed; make an exit permanent with --exit, or use --ratio"
         )
     cutter = Cutter(first or beside or model, data, where, _trying(request), progress)
     chosen = named(cutter, choice.heads or {}) if choice.wish is None else choose(cutter, choice.wish)

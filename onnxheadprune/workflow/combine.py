@@ -192,7 +192,7 @@ def combined_through(
         if quantized_record(loaded.proto) is not None:
             raise UsageError(f"{loaded.name} is quantized already; give the models in floats")
     if request.run.data is None:
-        raise UsageError("how far the models move is measured on data; give some with --data")
+        raise UsageError("drift is measured on data; give it with --data")
     if claimed_exits(original, cut) is not None:
         raise UsageError(
             f"an exit of {original.name} is permanent in {cut.name}; make it permanent alone (prune --exit), and"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.differences import Difference
     from onnxheadprune.workflow.operations import Operations
 
-BLIND = "chosen by weights alone, which says little of what outputs lose: give data with --data"
+BLIND = "chosen by weights alone, which predicts little of the loss in outputs: give data with --data"
 
 
 @one_line("output validation before after chosen plan")
@@ -100,9 +100,7 @@ class PruneResult:
         if name is None or self.operations is None or not self.operations.halved:
             return ()
         held = share(1 - self.operations.after / self.operations.before)
-        sentence = (
-            f"{name} held {held} of all operations: make sure that it is no stem and no head of the network"
-        )
+        sentence = f"{name} held {held} of all operations: make sure that it is not a stem or a classifier"
         return (sentence,)
 
     @functools.cached_property

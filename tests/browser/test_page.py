@@ -90,13 +90,13 @@ def test_nothing_sticks_out(width: int, opened: Any) -> None:
 def test_heads_tell_their_story_to_mouse_and_keyboard(opened: Any) -> None:
     detail, cells = opened.locator("#detail"), opened.locator("#heads td.cell")
     cells.nth(8).hover()
-    assert "layer.1.attention, head 0: removed: chosen by measured drift; worth 0.02" in detail.inner_text()
+    assert "layer.1.attention, head 0: removed: chosen by measured drift; score 0.02" in detail.inner_text()
     cells.nth(0).focus()
     opened.keyboard.press("ArrowRight")
-    assert "layer.0.attention, head 1: stays; worth 0.02" in detail.inner_text()
+    assert "layer.0.attention, head 1: kept; score 0.02" in detail.inner_text()
     opened.keyboard.press("ArrowDown")
     opened.keyboard.press("End")
-    assert "layer.1.attention, head 7: stays" in detail.inner_text()
+    assert "layer.1.attention, head 7: kept" in detail.inner_text()
     assert opened.evaluate("document.activeElement.cellIndex") == 8
     opened.keyboard.press("Tab")
     assert opened.evaluate("document.activeElement.closest('#heads')") is None

@@ -149,7 +149,7 @@ def test_scores_of_branches_and_where_there_are_none() -> None:
 
 def test_what_is_not_measured_on_branches_is_refused_with_the_way_out() -> None:
     model, feeds = toys_exits.nested(), _feeds(12, 0.3, 2.0)
-    with pytest.raises(RefusedError, match="make an exit permanent with --exit"):
+    with pytest.raises(RefusedError, match="make an exit permanent with exit="):
         prune(model, wish=Wish(target_speedup=1.1), data=feeds)
     with pytest.raises(RefusedError, match="inside the body of a control-flow operator"):
         prune(toys_exits.loop(), wish=Wish(ratio=0.25), data=feeds)

@@ -228,7 +228,10 @@ WRONG = (
     (("--method", "fisher"), "--method requires --ratio"),
     (("--ratio", 0.5, "--method", "fisher"), "--method requires --data"),
     (("--ratio", 0.5, "--method", "weight", "--scores", "x"), "--scores and --method are mutually exclusive"),
-    (("--ratio", 0.5, "--method", "fisher", "--units", "layers"), "layers go as a whole, so they have none"),
+    (
+        ("--ratio", 0.5, "--method", "fisher", "--units", "layers"),
+        "layers are removed as a whole, so they have none",
+    ),
 )
 
 
@@ -260,7 +263,7 @@ def test_score_prints_blocks_and_a_picture_of_heads_alone(command: Command, plac
     line = ("score", place / "toy.onnx", "--units")
     both = command(*line, "heads,neurons", "--heatmap", place / "heat.svg")
     assert "heads and neurons scored by weight" in both.stdout and "ffn.1" in both.stdout
-    assert "worth little to much" in both.stdout and (place / "heat.svg").is_file()
+    assert "low to high score" in both.stdout and (place / "heat.svg").is_file()
     alone = command(*line, "neurons")
     assert "neurons scored by weight" in alone.stdout and "worth little" not in alone.stdout
     refused = command(*line, "neurons", "--heatmap", place / "heat.svg")

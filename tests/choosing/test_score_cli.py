@@ -28,7 +28,7 @@ def test_score_writes_scores_and_a_picture(
     options = [] if method == "weight" else ["--data", data]
     outcome = command("score", toy, "--method", method, *options, "-o", out, "--heatmap", picture, *CPU)
     assert outcome.exit_code == 0, outcome.stderr
-    assert f"heads scored by {method}" in outcome.stdout and "worth little to much" in outcome.stdout
+    assert f"heads scored by {method}" in outcome.stdout and "low to high score" in outcome.stdout
     assert read_scores(out).method == method and is_picture(picture)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["heat.svg", "scores.json"]
 
@@ -78,8 +78,8 @@ def test_score_asks_the_users_own_measure(
         (["--data", "a.npz", "--data", "random"], "--data is given more than once"),
         (["--data", "random", "--max-length", "5"], "--max-length is for text, which random is not"),
         (["--data", "random", "--image-size", "5"], "--image-size is for images, which random is not"),
-        (["--data", "missing", "--image-size", "0"], "no size like"),
-        (["--data", "missing", "--image-mean", "a,b"], "no list of numbers"),
+        (["--data", "missing", "--image-size", "0"], "not a size like"),
+        (["--data", "missing", "--image-mean", "a,b"], "not a list of numbers"),
         (["--data", "missing", "--data-format", "images"], "the data missing does not exist"),
         (["--dask", "nonsense://x", "--method", "ablation"], "no Dask scheduler"),
     ],

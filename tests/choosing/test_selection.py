@@ -185,9 +185,9 @@ def test_wrong_wishes() -> None:
         with pytest.raises(UsageError, match=r"must be (at least|a mapping with the keys heads and neurons)"):
             Limits(**settings_)
     model = toys_scores.stack()
-    with pytest.raises(UsageError, match="how many heads are to go"):
+    with pytest.raises(UsageError, match="the number of heads that every site keeps"):
         select_heads(model)
-    with pytest.raises(UsageError, match="how many heads are to go"):
+    with pytest.raises(UsageError, match="the number of heads that every site keeps"):
         select_heads(model, ratio=0.5, keep=2)
     with pytest.raises(UsageError, match="keep must be at least 1"):
         select_heads(model, keep=0)
@@ -335,7 +335,7 @@ def test_the_search_space_answers_wishes_of_any_size() -> None:
 
 @pytest.mark.parametrize(
     ("method", "told"),
-    [("weight", "there is nothing to score by a method"), ("guess", "there is no scoring method 'guess'")],
+    [("weight", "scores and method are mutually exclusive"), ("guess", "there is no scoring method 'guess'")],
 )
 def test_scores_and_a_method_contradict_each_other_however_they_come(method: Any, told: str) -> None:
     scores = scores_from_dict({"0": [0, 1, 2, 3]}) if method == "weight" else None

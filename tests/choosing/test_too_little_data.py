@@ -58,7 +58,7 @@ def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, wi
         )
     message = str(caught.value)
     assert "site 1" not in message and f"more {unit}" in message and "of this length are needed" in message
-    assert "--refit: a stronger ridge is used then, or biases alone are adjusted" in message
+    assert "refit=True: a stronger ridge is used then, or biases alone are adjusted" in message
     assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
 
 
@@ -99,7 +99,7 @@ def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
     model = toys_scores.stack(heads=8, kv_heads=8)
     # The sites of one kind are not alike: 32 inputs, and 16.
     model = prune(model, {1: range(4)}, provider="cpu", validate=False).model
-    with pytest.raises(RefusedError, match=r"can go .*more sample.* of this length are needed; .*--refit"):
+    with pytest.raises(RefusedError, match=r"can go .*more sample.* of this length are needed; .*refit=True"):
         prune(
             model,
             wish=Wish(ratio=0.9, method=method, **units),

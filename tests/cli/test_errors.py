@@ -397,7 +397,7 @@ def test_second_rename_that_fails_restores_the_older_model(
 def test_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxheadprune.model.save.INLINE_LIMIT", 10_000)
     model = toys.attention(extra_weight=5000)
-    with pytest.raises(UsageError, match="--external-data auto"):
+    with pytest.raises(UsageError, match='external_data="auto"'):
         prune(model, "0:1", tmp_path / "o.onnx", external_data="never", provider="cpu")
     assert not list(tmp_path.iterdir())
     prune(model, "0:1", tmp_path / "o.onnx", provider="cpu")

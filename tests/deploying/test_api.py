@@ -93,7 +93,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
             "prune takes a single model",
         ),
         (lambda: prune_folder(folder, "0:1", runtime="nobody"), UsageError, "there is no runtime 'nobody'"),
-        (lambda: prune_folder(folder), UsageError, "name the heads to remove, or say how many"),
+        (lambda: prune_folder(folder), UsageError, "name the heads to remove, or give an amount"),
         (
             lambda: prune_folder(folder, "0:1", folder / "below"),
             UsageError,

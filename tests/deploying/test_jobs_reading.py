@@ -136,8 +136,8 @@ SAYS_WRONG = {
 }
 """YAML that is no job, with the sentence; the published schema refuses it, too."""
 IS_WRONG = {
-    "a key twice": (f"{PLAIN}model: b\n", "line 4: model is there twice, in line 1 too; which one holds?"),
-    "a key twice below": (PLAIN.replace("0.5", "0.5, ratio: 0.6"), "line 3: prune.ratio is there twice"),
+    "a key twice": (f"{PLAIN}model: b\n", "line 4: model is given twice, in line 1 too"),
+    "a key twice below": (PLAIN.replace("0.5", "0.5, ratio: 0.6"), "line 3: prune.ratio is given twice"),
     "no YAML": (f"{PLAIN}bench: [1", "line 4: this is no YAML: "),
     "a tab": (f"{PLAIN}bench:\n\tbatch: [1]", "this is no YAML: "),
     "two documents": (f"{PLAIN}---\nmodel: b", "this is no YAML: "),

@@ -142,7 +142,10 @@ def test_the_step_scores_what_prune_may_take(command: Command, place: Path) -> N
 
 def test_layers_have_no_scores(command: Command, place: Path) -> None:
     outcome = run(command, place, *UNITS, "prune.units=[layers]")
-    assert outcome.exit_code == 2 and "layers go as a whole, so they have none" in outcome.document["error"]
+    assert (
+        outcome.exit_code == 2
+        and "layers are removed as a whole, so they have none" in outcome.document["error"]
+    )
     assert not (place / "out" / "score.json").exists()
 
 

@@ -84,7 +84,7 @@ def test_nothing_follows_where_none_goes_or_nobody_counts() -> None:
 
 
 def test_layer_by_layer_it_is_refused() -> None:
-    with pytest.raises(RefusedError, match="numbered anew"):
+    with pytest.raises(RefusedError, match="are renumbered"):
         described(lost(LLAMA, False, True))
 
 
@@ -129,4 +129,4 @@ def test_of_a_folder_too_it_is_said_where_there_is_nothing_to_renumber(
         outcome = command("prune", folder, "--dry-run", "--heads", heads, "--cache", "renumber")
         assert outcome.exit_code == 0, outcome.stderr
         told = " ".join(outcome.stdout.split())
-        assert told.count("--cache renumber has nothing to do: no attention goes as a whole") == idle
+        assert told.count("--cache renumber has no effect: no whole attention is removed") == idle

@@ -421,7 +421,7 @@ def test_a_file_that_changes_underneath_is_noticed(source: Path, tmp_path: Path)
 
     loaded = open_structure(source)
     onnx.save(toys.attention(extra_weight=ELEMENTS + 1), source)
-    with pytest.raises(ModelError, match="changed while it was in use"):
+    with pytest.raises(ModelError, match="modified while being read"):
         hydrated(loaded.proto, loaded.sources)
 
 

@@ -132,7 +132,7 @@ def test_a_model_that_was_replaced_meanwhile_stays(tmp_path: Path, monkeypatch: 
         write(self)
 
     monkeypatch.setattr(stage.Stage, "write", meanwhile)
-    with pytest.raises(HeadPruneError, match="changed while it was in use"):
+    with pytest.raises(HeadPruneError, match="modified while being read"):
         prune(model, "0:1", model, backup=model.with_name("kept.onnx"), validate=False)
     assert model.read_bytes() == newer
     assert [path.name for path in model.parent.iterdir()] == [model.name]

@@ -103,7 +103,7 @@ def test_an_error_in_python_names_keywords_and_on_the_command_line_options(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = ROOT / "sample_models" / "digits_vit.onnx"
-    with pytest.raises(ohp.UsageError, match=r"give some with data=$"):
+    with pytest.raises(ohp.UsageError, match=r"give it with data=$"):
         ohp.prune(model, wish=ohp.Wish(ratio=0.25), refit=True)
     assert run(["prune", str(model), "--heads", "0:1", "--refit", "-o", "x.onnx"]) == 2
     assert "--refit requires --data" in capsys.readouterr().err

@@ -149,7 +149,7 @@ def test_a_map_marks_each_head_that_goes() -> None:
     crosses = {line.get_xdata()[0] for line in figure.axes[0].get_lines()}
     assert crosses == {1, 3} and faults(figure) == []
     scores = HeadScores("weight", "norm", "m.onnx", (SiteScores(0, "a$b$", (1.0, 2.0, None)),))
-    assert "a$b$" in words(plot_heads(scores)) and "grey: gone already" in words(plot_heads(scores))
+    assert "a$b$" in words(plot_heads(scores)) and "grey: removed before" in words(plot_heads(scores))
 
 
 def test_everybody_tells_the_colours_apart() -> None:

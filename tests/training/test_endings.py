@@ -89,7 +89,7 @@ def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
 
 def test_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    with pytest.raises(UsageError, match="nothing to go on with"):
+    with pytest.raises(UsageError, match="nothing to resume"):
         trained(out, resume=True)
     with pytest.raises(MemoryError):
         trained(out, progress=Stop(MemoryError, 8))

@@ -65,7 +65,7 @@ def test_the_first_line_names_the_refitted_tensors_and_what_they_do(
     assert record is not None and set(record.digests) == set(record.tensors)
     count = len(record.tensors)
     without = check(original, model)
-    assert f"{count} tensors are taken from the file, and what they are worth is not proven" in without.reason
+    assert f"{count} tensors are taken from the file, and their effect is not proven" in without.reason
     found = check(original, model, DATA)
     assert found.verdict == "passed"
     assert (

@@ -107,7 +107,7 @@ def test_named_heads_replace_the_record() -> None:
     model = toys.attention()
     smaller = pruned(model)
     del smaller.metadata_props[:]
-    with pytest.raises(UsageError, match=r"no record of removed heads.*--heads"):
+    with pytest.raises(UsageError, match=r"no record of removed heads.*heads="):
         check(model, smaller)
     assert check(model, smaller, heads="0:1").verdict == "passed"
     assert check(model, smaller, heads="0:2").verdict == "failed"
@@ -560,7 +560,7 @@ def test_an_original_that_does_not_repeat_itself_says_so() -> None:
     model.graph.node.append(helper.make_node("Add", ["steady", "noise"], ["y"]))
     found = check(model, pruned(model))
     assert found.verdict == "inconclusive"
-    assert "the original gives other numbers each time it runs" in found.reason
+    assert "the original is not deterministic: its outputs differ each time it runs" in found.reason
 
 
 def test_maps_that_leave_the_model_are_proven_as_they_were_agreed_to(tmp_path: Path) -> None:
@@ -578,7 +578,7 @@ def test_maps_that_leave_the_model_are_proven_as_they_were_agreed_to(tmp_path: P
     model = toy.model([toy.info("x", ["b", "s", hidden])], outputs, opset=23)
     model.ir_version = 10
     smaller = tmp_path / "smaller.onnx"
-    with pytest.raises(RefusedError, match="--allow-io-change"):
+    with pytest.raises(RefusedError, match="allow_io_change=True"):
         prune(model, "0:1", output=smaller, provider="cpu")
     prune(model, "0:1", output=smaller, allow_io_change=True, provider="cpu")
     assert check(model, onnx.load(smaller)).verdict == "passed"

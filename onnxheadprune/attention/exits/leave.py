@@ -140,7 +140,7 @@ def _interface(left: Left) -> dict[IoChange, str]:
     found = {}
     for info in left.inputs:
         change = IoChange("input", info.name, None, _spelled(info), "gone")
-        found[change] = f"input {info.name}: gone, since only what is gone read it"
+        found[change] = f"input {info.name}: removed, since only removed nodes read it"
     for name, answer in left.constant.items():
         change = IoChange("output", name, None, "computed", f"always {str(answer).lower()}")
         found[change] = f"output {name}: always {str(answer).lower()} now"

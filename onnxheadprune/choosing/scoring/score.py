@@ -96,7 +96,7 @@ def scored_kinds(units: Collection[str]) -> frozenset[str]:
     found = frozenset(units) & set(scorable())
     if not found:
         ordered = " and the ".join(f"{kind.UNITS} of a {kind.BLOCK}" for kind in every_kind())
-        raise UsageError(f"scores order the {ordered}; layers go as a whole, so they have none")
+        raise UsageError(f"scores order the {ordered}; layers are removed as a whole, so they have none")
     return found
 
 

@@ -152,7 +152,7 @@ class HeadScores:
         return card(
             f"{file_name(self.model)}: {self.kinds} scored by {self.method}",
             table(
-                ("#", "site", "the bluer the more it is worth, by rank"),
+                ("#", "site", "the bluer, the higher the score, by rank"),
                 ((called(site.index), site.name, drawn(site)) for site in self.heads),
             )
             if self.heads

@@ -31,8 +31,8 @@ def described(cut: Deployment) -> tuple[ConfigChange, ...]:
     """
     if cut.lost_caches:
         raise RefusedError(
-            f"{FIELD} names layers by the numbers of their caches, and some caches go, so that the others are numbered"
-            f" anew; {_KEEP}"
+            f"{FIELD} names layers by the numbers of their caches, and some caches are removed, so that the others are"
+            f" renumbered; {_KEEP}"
         )
     if not cut.cut_caches:
         return ()

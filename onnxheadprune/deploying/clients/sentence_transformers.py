@@ -27,7 +27,7 @@ def check(folder: Deployment) -> tuple[str, ...]:
         )
     sentence = (
         "there is no model.onnx or onnx/model.onnx, without which sentence-transformers exports the unpruned weights"
-        f' anew: load it with model_kwargs={{"file_name": "{names[0]}"}}'
+        f' again: load it with model_kwargs={{"file_name": "{names[0]}"}}'
     )
     return (sentence,)
 

@@ -88,13 +88,13 @@ class Deploying:
         deployment = self._deployment(heads)
         if not said and self.config and deployment.lost_caches:
             yield (
-                "caches go, and config.json stays as it is: programs that count them by its number of layers need"
-                " --runtime, which lets the field follow"
+                "caches are removed, and config.json is not updated: programs that count them by its number of layers"
+                " need --runtime, which updates the field"
             )
         if not said and self.config and deployment.cut_caches:
             yield (
-                "caches get narrower, and config.json stays as it is: programs that compute their shapes from it (as"
-                " Optimum does) need --runtime, which lets the fields follow"
+                "caches get narrower, and config.json is not updated: programs that compute their shapes from it (as"
+                " Optimum does) need --runtime, which updates the fields"
             )
 
     def told_widths(self, gone: Heads) -> Iterator[str]:
@@ -105,8 +105,8 @@ class Deploying:
         for change, told in self._counted(gone):
             if change is None:
                 yield (
-                    f"config.json says {told}: the field stays, since it has one number for all layers, and no program"
-                    " that runs ONNX files reads it"
+                    f"config.json says {told}: the field is not updated, since it has one number for all layers,"
+                    " and no runtime reads it"
                 )
         lost = [item.site for item in self.match.sites if item.site.WIDE and gone.get(item.index)]
         for field, value in _widths(self.config):
@@ -114,8 +114,8 @@ class Deploying:
             if fewer:
                 more = "" if len(fewer) == 1 else f" and {len(fewer) - 1} more"
                 yield (
-                    f"config.json says {field} {value}, and {fewer[0]}{more} keep fewer: the field stays, since no"
-                    " program that runs ONNX files reads it"
+                    f"config.json says {field} {value}, and {fewer[0]}{more} keep fewer: the field is not"
+                    " updated, since no runtime reads it"
                 )
 
     def _deployment(self, heads: Heads) -> Deployment:

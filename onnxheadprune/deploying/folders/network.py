@@ -162,7 +162,7 @@ def _followed(
     if own is None:
         cutting.warn(
             f"{file.name} loses the same {called(local)} and is not refitted: its weights are stored in another"
-            f" precision than those of {leader.name}; convert the refitted {leader.name} anew instead"
+            f" precision than those of {leader.name}; convert the refitted {leader.name} again instead"
         )
         return Choice(spec_of(local), effect=effect)
     return Choice(effect=effect, decided=Chosen(Selection(local, f"carried over from {leader.name}"), own))

@@ -249,7 +249,7 @@ def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
     if choice.heads is None and choice.tokens is not None:
         return {}
     if choice.heads is None:
-        raise UsageError("name the heads to remove, or say how many are to go")
+        raise UsageError("name the heads to remove, or give an amount")
     heads = named_heads(choice.heads, match, str(export.root))
     if not heads:
         raise RefusedError("no heads were named, so there is nothing to remove")
@@ -337,9 +337,7 @@ def _without_data(name: str, why: str, cutting: Cutting) -> str:
     """Return what becomes of a network that the data is not for, where units are wished for."""
     wish = cutting.asked.request.choice.wish
     if wish is not None and _is_measured(wish):
-        return (
-            f"{name} stays as it is: what its units are worth is measured, and the data is not for it: {why}"
-        )
+        return f"{name} is left unchanged: its units are scored on data, and the data does not fit it: {why}"
     return f"the heads of {name} were chosen by its weights alone, since the data is not for it: {why}"
 
 

@@ -144,9 +144,7 @@ def _entries(node: yaml.MappingNode, key: Key, source: Source) -> Iterator[tuple
             raise UsageError(f"{where}: a key is a word, and this one is not")
         name = str(name_node.value)
         if name in seen:
-            raise UsageError(
-                f"{where}: {'.'.join((*key, name))} is there twice, in line {seen[name]} too; which one holds?"
-            )
+            raise UsageError(f"{where}: {'.'.join((*key, name))} is given twice, in line {seen[name]} too")
         seen[name] = line
         source.lines[(*key, name)] = line
         yield name, item

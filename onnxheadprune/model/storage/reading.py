@@ -66,7 +66,7 @@ class Opened:
         """An open handle of the file that `location` names."""
         if location not in self.handles:
             if location not in self.sources:
-                raise ModelError(f"the weights in {location!r} are not at hand; give the model by its path")
+                raise ModelError(f"the weights in {location!r} are not loaded; pass the model as a path")
             self.handles[location] = self.sources[location].open()
         return self.handles[location]
 

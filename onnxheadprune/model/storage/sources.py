@@ -38,7 +38,7 @@ class Source:
             raise ModelError(f"{self.path} cannot be read: {error.strerror or error}") from error
         if identity_of(os.fstat(handle)) != self.identity:
             os.close(handle)
-            raise ModelError(f"{self.path} was changed while it was in use; nothing of it is trusted")
+            raise ModelError(f"{self.path} was modified while being read")
         return handle
 
 

@@ -105,12 +105,12 @@ def _head(
     if value is not None:
         rank = bisect.bisect_left(known, value)
         shade = min(rank * SHADES // max(len(known), 1), SHADES - 1)
-        worth = f"; worth {value:.3g}, number {rank + 1} of {len(known)} from the least"
+        worth = f"; score {value:.3g}, number {rank + 1} of {len(known)} from the least"
     if head in before:
         return Head(head, "gone-before", None, "removed by an earlier cut")
     if head in removed:
         why = f"chosen by {basis}" if basis else "named by the user"
         return Head(head, "gone", shade, f"removed: {why}{worth}")
     if basis and value is None:
-        return Head(head, "must-stay", None, "stays in any case: protected, a floor, or the last of its site")
-    return Head(head, "stays", shade, f"stays{worth}")
+        return Head(head, "must-stay", None, "always kept: protected, a minimum, or the last of its site")
+    return Head(head, "stays", shade, f"kept{worth}")

@@ -30,7 +30,7 @@ def plot_heads(found: HeadScores | PruneResult) -> Picture:
     """
     if isinstance(found, HeadScores):
         title = f"{PurePath(found.model).name}: {found.method}"
-        return heads_picture(found.by_site(), title=title, unit=found.unit, unscored="gone already")
+        return heads_picture(found.by_site(), title=title, unit=found.unit, unscored="removed before")
     plan = found.plan
     gone = sum(len(cut.removed) for cut in plan.cuts)
     title = f"{PurePath(plan.model).name}: {gone} of {sum(cut.num_heads for cut in plan.cuts)} heads removed"
@@ -62,7 +62,7 @@ WIDE_SPAN = 50
 """Times that the largest score may be the smallest one on a linear scale of colours."""
 FEW = 4
 """Sites from which the scale of colours is high enough for round numbers."""
-WORTH = "what a head is worth"
+WORTH = "score of a head"
 STAYS = "#dfe2e5"
 """Of heads without a score."""
 
@@ -72,7 +72,7 @@ def heads_picture(
     removed: Removed | None = None,
     title: str = "",
     unit: str = "",
-    unscored: str = "stays in any case",
+    unscored: str = "always kept",
 ) -> Picture:
     """A square per head, one row per site: brighter for more worth, crossed where the head goes.
 

@@ -60,7 +60,9 @@ def _largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
 
     count = _smallest(most, too_far) - 1 if too_far(most) else most
     if not trials:
-        raise RefusedError("no head can go: protected heads, floors and groups of KV heads leave none")
+        raise RefusedError(
+            "no head can be removed: protected heads, minimums and groups of KV heads leave none"
+        )
     if not any(trial.meets for trial in trials):
         unit = next(iter(tried.values())).unit
         raise RefusedError(
@@ -145,7 +147,9 @@ def _smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSett
 
     most = space.most()
     if not space.has_cut(most):
-        raise RefusedError("nothing can go: protected units, floors and groups of KV heads leave none")
+        raise RefusedError(
+            "nothing can be removed: protected units, minimums and groups of KV heads leave none"
+        )
     first = trial(space.removing(most))
     if not first.meets and first.speed is not None and first.speed.is_too_noisy(wanted):
         raise RefusedError(

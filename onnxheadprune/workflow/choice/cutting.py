@@ -106,14 +106,14 @@ class Cutter:
         self.turns = Turns(LARGE)
         self.data = None if data is None else calibration_data(data, self.view)
         if trying.refit and self.data is None:
-            raise UsageError("compensation learns from data; give some with --data")
+            raise UsageError("a refit needs data; give it with --data")
         self.refit = self.data is not None if trying.refit is None else trying.refit
         # A cut of a given size learns from all data; a limit on drift and a recovery need data that none has seen.
         self.learn = self.held = self.data
         self.must_hold_out = False
         if trying.recovering is not None:
             if self.data is None:
-                raise UsageError("a recovery learns from data; give some with --data")
+                raise UsageError("a recovery needs data; give it with --data")
             require_recoverable(self.view, require_main(self.view), self.data, trying.recovering)
             self.learn, self.held = split_for_recovery(self.data)
 
