@@ -10,7 +10,7 @@ import click
 from onnxheadprune.cli.calibrating import DataReader
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
-from onnxheadprune.settings.cutting import Cut, Recover
+from onnxheadprune.settings.cutting import Cut, Recover, Time
 from onnxheadprune.settings.inputs import Dask, Jobs, Running
 from onnxheadprune.settings.setting import OUTPUT, Setting
 from onnxheadprune.settings.writing import Checking, ExternalData, Json
@@ -36,6 +36,7 @@ def batch(
         ),
     ] = None,
     recover: Recover = None,
+    time: Time = None,
     external_data: ExternalData = "auto",
     jobs: Jobs = 1,
     dask: Dask = None,
@@ -48,7 +49,7 @@ def batch(
     from onnxheadprune.workflow.from_settings import choice_of, request_of
     from onnxheadprune.workflow.requests import Proving, Run, Writing
 
-    choice = choice_of(cut, recover=recover)
+    choice = choice_of(cut, recover=recover, time=time)
     specified = (choice.heads, choice.wish, choice.exit, choice.tokens)
     if all(item is None for item in specified) and cut.fuse == "none":
         raise click.UsageError(

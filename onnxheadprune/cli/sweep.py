@@ -9,20 +9,21 @@ from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
-from onnxheadprune.settings.cutting import Recover, Selecting
+from onnxheadprune.settings.cutting import Recover, Selecting, Time
 from onnxheadprune.settings.inputs import Dask, Jobs, Running
 from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.setting import OUTPUT, Setting
 from onnxheadprune.settings.writing import Json, Model
 
 
-@command(implies="ratio", rules={"seed": requires("data=random recover")})
+@command(implies="ratio", rules={"seed": requires("data=random recover time")})
 def sweep(
     model: Model,
     ratios: Annotated[str, Setting("The ratios to remove.", metavar="A:B:STEP", argument=True)],
     selecting: Selecting,
     running: Running,
     recover: Recover = None,
+    time: Time = None,
     output: Annotated[
         Path | None,
         Setting(
@@ -48,7 +49,8 @@ def sweep(
     """Measure cuts of MODEL of many sizes on your data: drift, accuracy and speed over the ratio that is removed.
 
     A:B:STEP are the ratios, as in 0:0.7:0.05: of all heads, with other --units of the operations of all blocks. For
-    each, units are selected, and the remaining weights are adjusted, and trained with --recover, as by prune --ratio.
+    each, units are selected, and the remaining weights are adjusted, and trained with --recover or --time, as by prune
+    --ratio.
     """
     from onnxheadprune.attention.branched import first_tokens
     from onnxheadprune.choosing.scoring.executors import open_executor
@@ -67,7 +69,7 @@ def sweep(
     document, picture = (None, None) if output is None else curve_files(output)
     if picture is not None:
         check_picture(picture)
-    requirements, budget = requirements_of(selecting), budget_of(recover)
+    requirements, budget = requirements_of(selecting), budget_of(recover, time)
     recovering = None if budget is None else Recovering(budget, running.seed)
     trying = Trying(selecting.refit, measure_of(selecting.drift), recovering=recovering)
     data = read_data(model, running)
@@ -76,7 +78,7 @@ def sweep(
         loaded = open_structure(model)
         subject = loaded if data is None else first_tokens(loaded) or loaded
         curve = sweep_ratios(
-            Cutter(subject, data, provider, trying, progress), requirements, wanted, executor
+            Cutter(subject, data, provider, trying, progress), requirements, wanted, executor, jobs
         )
     presentation, record = Presentation(), run_record()
     with presentation.prepared():

@@ -20,7 +20,7 @@ from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 SHELF = "onnx"
 """The subfolder in which model repositories keep their ONNX files."""
 CONFIGS = ("generation_config.json", "config.json")
-START = "decoder_start_token_id"
+START, END = "decoder_start_token_id", "eos_token_id"
 STATES = ("encoder_hidden_states", "last_hidden_state")
 """How exporters call what an encoder gives."""
 _DECODER = re.compile(r"^(.*)decoder(?:_with_past)?(?:_model)?(?:_merged)?(.*)$")
@@ -88,12 +88,14 @@ class Beside:
     Attributes:
         name: of the model, for errors.
         start: the token that its decoder starts with, None where no configuration says so.
+        end: the token that ends a text, alike.
         encoder: makes the states that a decoder reads, None without.
         embedding: makes embedded tokens, None without.
     """
 
     name: str = "the model"
     start: int | None = None
+    end: int | None = None
     encoder: Maker | None = None
     embedding: Maker | None = None
 
@@ -165,7 +167,8 @@ def beside(model: Path | None, provider: Provider) -> Beside:
     embedding = next((path for path in map(model.with_name, names) if path.is_file()), None)
     return Beside(
         model.name,
-        _start(model.parent),
+        _token(model.parent, START),
+        _token(model.parent, END),
         None if encoder is None else Maker(encoder, provider),
         None if embedding is None else Maker(embedding, provider),
     )
@@ -203,16 +206,18 @@ def _rest(model: Path) -> str:
     return "" if found is None else found[2]
 
 
-def _start(folder: Path) -> int | None:
+def _token(folder: Path, name: str) -> int | None:
+    """A token of the configuration beside a model, the first one of several."""
     for place in _home_of(folder.resolve()):
-        for name in CONFIGS:
-            path = place / name
+        for file in CONFIGS:
+            path = place / file
             if not path.is_file():
                 continue
             try:
-                token = parse_json(read_text(path, "the configuration")).get(START)
+                token = parse_json(read_text(path, "the configuration")).get(name)
             except (NotJsonError, AttributeError) as error:
                 raise UsageError(f"the configuration {path} is no JSON object") from error
+            token = token[0] if isinstance(token, list) and token else token
             if isinstance(token, int):
                 return token
     return None

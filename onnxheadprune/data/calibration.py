@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,10 @@ from onnxheadprune.data.more import (
     GIVEN,
     MOST_BYTES,
     MOST_SAMPLES,
+    NOTHING,
+    Chunk,
     Feeds,
+    LeftOut,
     More,
     spread,
 )
@@ -35,7 +38,8 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds.data import load_data, read_npz
+from onnxheadprune.runtime.feeds.arrays import read_npz
+from onnxheadprune.runtime.feeds.data import batched, load_data
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.narrowing import narrowed
@@ -62,6 +66,7 @@ class Calibration(Iterable[Sample]):
             own that nothing is known of.
         unseen: whether weights were trained and none of the training has seen it.
         more: what there is beyond these samples, for steps of a training; None where these are all.
+        left_out: samples of the same data that are not for the model.
     """
 
     samples: tuple[Sample, ...]
@@ -73,6 +78,7 @@ class Calibration(Iterable[Sample]):
     role: str = ""
     unseen: bool = False
     more: More | None = None
+    left_out: LeftOut = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
@@ -174,9 +180,7 @@ class Calibration(Iterable[Sample]):
         )
 
     def _part(self, samples: Sequence[Sample]) -> Calibration:
-        return Calibration(
-            tuple(samples), self.inputs, self.fingerprint, self.source, unit=self.unit, more=self.more
-        )
+        return replace(self, samples=tuple(samples), joined=None, role="", unseen=False)
 
 
 def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Calibration:
@@ -213,8 +217,8 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
             digest.update(np.ascontiguousarray(sample.feed[key]).tobytes())
     if more is not None:
         digest.update(f"and {more.samples} more".encode())
-    unit = source.unit if isinstance(source, Feeds) else "sample"
-    return Calibration(samples, inputs, digest.hexdigest(), label, joined, unit, more=more)
+    made = Calibration(samples, inputs, digest.hexdigest(), label, joined, more=more)
+    return replace(made, unit=source.unit, left_out=source.left_out) if isinstance(source, Feeds) else made
 
 
 def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, ...], More | None]:
@@ -237,6 +241,10 @@ def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, .
         if not files:
             return tuple(load_data(source, inputs)), None
         return _sampled(len(files), read, inputs)
+    arrays = batched(source, inputs)
+    if arrays is not None:
+        held = arrays
+        return _sampled(held.batches, lambda number: list(load_data([held.batch(number)], inputs)), inputs)
     samples = list(load_data(source, inputs))
     return _sampled(len(samples), lambda number: [samples[number]], inputs)
 
@@ -262,8 +270,8 @@ def _sampled(
     if not rest:
         return samples, None
 
-    def feeds(numbers: Sequence[int]) -> list[Feed]:
-        return [sample.feed for number in numbers for sample in read(number)]
+    def feeds(numbers: Sequence[int]) -> Chunk:
+        return [sample.feed for number in numbers for sample in read(number)], NOTHING
 
     return samples, More(rest, feeds, left, max(round(CHUNK * len(rest) / max(left, 1)), 1))
 

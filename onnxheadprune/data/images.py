@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.data.formats import IMAGES, images_of
-from onnxheadprune.data.more import MOST_BYTES, MOST_SAMPLES, Feeds, More, spread
+from onnxheadprune.data.more import MOST_BYTES, MOST_SAMPLES, Chunk, Feeds, More, spread
 from onnxheadprune.errors import UsageError, require_packages
 from onnxheadprune.model.documents import kind_of, regular_file
 from onnxheadprune.runtime.feeds.generate import Feed
@@ -24,6 +25,7 @@ CHUNK_BYTES = 2**25
 """Bytes of images that a training reads at once."""
 MAX_PIXELS = 50_000_000
 """Of an image; it is unpacked as a whole before it is scaled down, at four bytes each."""
+DAMAGED = "that cannot be read"
 COLOUR, GREY = 3, 1
 """Numbers of channels."""
 
@@ -86,25 +88,35 @@ def image_feeds(
     kept = max(1, math.ceil(min(MOST_SAMPLES, MOST_BYTES // size) / count))
     order = spread(groups)
 
-    def feed(number: int) -> Feed:
-        some = paths[number * count : min((number + 1) * count, whole)]
-        return {item.name: np.stack([_picture(path, layout) for path in some]).astype(item.dtype)}
+    def images(number: int) -> Sequence[Path]:
+        return paths[number * count : min((number + 1) * count, whole)]
 
-    def read(numbers: Sequence[int]) -> list[Feed]:
-        return [made for number in numbers if (made := _if_readable(feed, number)) is not None]
+    def feed(pictures: Sequence[npt.NDArray[np.float32]]) -> Feed:
+        return {item.name: np.stack(pictures).astype(item.dtype)}
+
+    def read(numbers: Sequence[int]) -> Chunk:
+        """Those that can be read: nobody looked at what a training alone reads."""
+        feeds, left_out = [], Counter[str]()
+        for number in numbers:
+            found = [_if_readable(path, layout) for path in images(number)]
+            some = [picture for picture in found if picture is not None]
+            damaged = len(found) - len(some)
+            left_out[DAMAGED] += damaged
+            if damaged and isinstance(fixed, int):
+                left_out[f"in a batch of {count} with one {DAMAGED}"] += len(some)
+                continue
+            feeds += [feed(some)] if some else []
+        return feeds, +left_out
 
     rest = order[kept:]
-    left = whole - sum(len(paths[number * count : (number + 1) * count]) for number in order[:kept])
+    left = whole - sum(len(images(number)) for number in order[:kept])
     more = More(rest, read, left, max(1, CHUNK_BYTES // (size * count))) if rest else None
-    return Feeds((feed(number) for number in sorted(order[:kept])), "image", more, str(folder))
-
-
-def _if_readable(feed: Callable[[int], Feed], number: int) -> Feed | None:
-    """A feed, None where a file of it is damaged: nobody looked at those that a training alone reads."""
-    try:
-        return feed(number)
-    except UsageError:
-        return None
+    return Feeds(
+        (feed([_picture(path, layout) for path in images(number)]) for number in sorted(order[:kept])),
+        "image",
+        more,
+        str(folder),
+    )
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,13 @@ def _per_channel(numbers: Sequence[float], channels: int) -> npt.NDArray[np.floa
     if len(numbers) not in (1, channels):
         raise UsageError(f"the model has {channels} channels, but {len(numbers)} numbers were given for them")
     return np.broadcast_to(np.asarray(numbers, dtype=np.float32), (channels,))
+
+
+def _if_readable(path: Path, layout: _Layout) -> npt.NDArray[np.float32] | None:
+    try:
+        return _picture(path, layout)
+    except UsageError:
+        return None
 
 
 def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:

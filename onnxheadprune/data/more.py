@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,15 @@ GIVEN = "the given data"
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
+LeftOut = Mapping[str, int]
+"""Samples that are not for the model, counted by the reason: "that cannot be read"."""
+Chunk = tuple[list[Feed], LeftOut]
+"""The feeds of some samples, and what of them is none."""
+
+
+NOTHING: LeftOut = {}
+
+
 class More:
     """Samples that are not in memory: places in a file or in a folder, of which feeds are made when they are wanted.
 
@@ -29,21 +38,21 @@ class More:
     """
 
     def __init__(
-        self, places: Sequence[int], read: Callable[[Sequence[int]], list[Feed]], samples: int, per_chunk: int
+        self, places: Sequence[int], read: Callable[[Sequence[int]], Chunk], samples: int, per_chunk: int
     ) -> None:
         """Takes the places.
 
         Args:
             places: in the order in which they are read.
             read: makes feeds of some of them.
-            samples: at all of them.
+            samples: at all of them, nearly where that is known only when they are read.
             per_chunk: places of a chunk.
         """
         self._places, self._read, self._per_chunk = places, read, max(per_chunk, 1)
         self.samples, self.chunks = samples, math.ceil(len(places) / self._per_chunk)
 
-    def chunk(self, number: int) -> list[Feed]:
-        """The feeds of a chunk; the same for the same number."""
+    def chunk(self, number: int) -> Chunk:
+        """The feeds of a chunk, and what is left out; the same for the same number."""
         start = number * self._per_chunk
         return self._read(self._places[start : start + self._per_chunk])
 
@@ -54,8 +63,9 @@ class More:
     def divided(self, parts: Callable[[Feed], Iterable[Feed]]) -> More:
         """The same with parts of each feed in its place."""
 
-        def read(places: Sequence[int]) -> list[Feed]:
-            return [part for feed in self._read(places) for part in parts(feed)]
+        def read(places: Sequence[int]) -> Chunk:
+            feeds, left_out = self._read(places)
+            return [part for feed in feeds for part in parts(feed)], left_out
 
         return More(self._places, read, self.samples, self._per_chunk)
 
@@ -71,20 +81,29 @@ class Feeds(list[Feed]):
         unit: what one sample of them was.
         source: what they were made of, as messages call it.
         more: what there is beyond them, None where they are all.
+        left_out: what of the same they do not hold.
+        apart: makes the same of each line of a text alone, None where that is what they are.
     """
 
     def __init__(
-        self, feeds: Iterable[Feed], unit: str, more: More | None = None, source: str = GIVEN
+        self,
+        feeds: Iterable[Feed],
+        unit: str,
+        more: More | None = None,
+        source: str = GIVEN,
+        left_out: LeftOut = NOTHING,
+        apart: Callable[[], Feeds] | None = None,
     ) -> None:
         super().__init__(feeds)
         self.unit, self.more, self.source = unit, more, source
+        self.left_out, self.apart = left_out, apart
 
     def every(self) -> Iterator[Feed]:
         """All feeds, with those that are not in memory."""
         yield from self
         for number in range(0 if self.more is None else self.more.chunks):
             assert self.more is not None
-            yield from self.more.chunk(number)
+            yield from self.more.chunk(number)[0]
 
 
 def spread(count: int) -> list[int]:

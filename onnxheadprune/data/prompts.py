@@ -109,9 +109,8 @@ class Prompts:
         Raises:
             UsageError: if not.
         """
-        start = () if self.beside.start is None else (self.beside.start,)
         sources = (token for sample in samples for token in sample.source)
-        targets = (token for sample in samples for token in (*start, *sample.target))
+        targets = (token for sample in samples for token in (*self._first, *sample.target))
         for item, tokens in ((self._source, sources), (self._target, targets)):
             largest = -1 if item is None else max(tokens)
             if item is not None and item.rows is not None and largest >= item.rows:
@@ -119,28 +118,42 @@ class Prompts:
                     f"{tokenizer} gives the token {largest}, but the model's vocabulary has {item.rows} entries; it is"
                     " the tokenizer of another model"
                 )
-        for item in self.inputs:
-            lengths = (len(pair.target if self._is_target(item) else pair.source) for pair in samples)
-            if (
-                item.role is Role.POSITIONS
-                and item.rows is not None
-                and (longest := max(lengths)) > item.rows
-            ):
+        for pair in samples:
+            most = self._too_long(pair)
+            if most is not None:
+                longest = max(len(pair.source), len(pair.target))
                 raise UsageError(
-                    f"a text has {longest} tokens, and the model knows {item.rows} positions; cut texts off with"
-                    f" --max-length {item.rows}"
+                    f"a text has {longest} tokens, and the model knows {most} positions; cut texts off with"
+                    f" --max-length {most}"
                 )
         for inner in (self._encoder, self._embedding):
             if inner is not None:
                 inner.check(samples, tokenizer)
 
-    def fits(self, pair: Pair) -> bool:
-        """Return whether the model knows all tokens of a text, and as many positions."""
-        try:
-            self.check([pair], "")
-        except UsageError:
-            return False
-        return True
+    @property
+    def _first(self) -> Tokens:
+        return [] if self.beside.start is None else [self.beside.start]
+
+    def _too_long(self, pair: Pair) -> int | None:
+        """Positions that the model knows where a text has more tokens, else None."""
+        for item in self.inputs:
+            length = len(pair.target if self._is_target(item) else pair.source)
+            if item.role is Role.POSITIONS and item.rows is not None and length > item.rows:
+                return item.rows
+        return None
+
+    def misfit(self, pair: Pair) -> str | None:
+        """What is wrong with a text that `check` would refuse, None of one that fits: "of more than 512 tokens"."""
+        known = ((self._source, pair.source), (self._target, [*self._first, *pair.target]))
+        if any(
+            item is not None and item.rows is not None and max(tokens) >= item.rows for item, tokens in known
+        ):
+            return "with tokens that the model does not know"
+        most = self._too_long(pair)
+        if most is not None:
+            return f"of more than {most} tokens"
+        inner = (part.misfit(pair) for part in (self._encoder, self._embedding) if part is not None)
+        return next((why for why in inner if why is not None), None)
 
     @property
     def _pads(self) -> bool:

@@ -87,6 +87,11 @@ def respelled(
     return Spelling(total, unchanged, count, kept), left
 
 
+def lines_of(data: DataSource) -> DataSource:
+    """Data with each line of a text alone: hardly any window of joined ones has tokens that are kept only."""
+    return data if not isinstance(data, Feeds) or data.apart is None else data.apart()
+
+
 def renumbered(data: DataSource, original: LoadedModel, made: Trimming) -> DataSource:
     """Data of a model for the one with fewer tokens: the samples whose tokens are all kept, under new ids.
 
@@ -98,7 +103,7 @@ def renumbered(data: DataSource, original: LoadedModel, made: Trimming) -> DataS
     Raises:
         UsageError: if no sample is left.
     """
-    inputs = tuple(graph_inputs(view_of(original)))
+    inputs, data = tuple(graph_inputs(view_of(original))), lines_of(data)
     _, left = respelled(list(load_data(data, inputs)), inputs, made)
     if not left:
         raise UsageError("no sample of the data has tokens that are kept only; keep more tokens")

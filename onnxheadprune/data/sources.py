@@ -170,6 +170,7 @@ def _texts(
     from onnxheadprune.data.lines import Reading
     from onnxheadprune.data.prompts import takes_target
     from onnxheadprune.data.text import text_feeds
+    from onnxheadprune.data.windows import logits_of
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.feeds.inputs import graph_inputs
 
@@ -193,6 +194,7 @@ def _texts(
         max_length=given.max_length,
         reading=Reading(given.text_field, given.target_field, given.max_samples, kind),
         beside=beside(loaded.path, _resolved(provider)),
+        logits=logits_of(loaded),
     )
 
 

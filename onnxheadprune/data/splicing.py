@@ -130,7 +130,7 @@ def sequences_of(data: Calibration) -> Sequences | None:
     if any(not item.dims or isinstance(item.dims[0], int) for item in data.inputs):
         return None
     lengths = {item.dims[1] for item in tokens if isinstance(item.dims[1], int)}
-    empty = {item.name: data.feeds[0][item.name][:1] for item in rest}
+    empty = {item.name: feed[item.name][:1] for feed in data.feeds[:1] for item in rest}
     if len(lengths) > 1 or any(array.size for array in empty.values()):
         return None
     mask, rows, padding = (masks[0] if masks else None), list[Row](), {item.name: 0 for item in along}

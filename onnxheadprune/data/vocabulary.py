@@ -18,7 +18,9 @@ WORD_PIECES = "vocab.txt"
 BYTE_PAIRS = ("vocab.json", "merges.txt")
 SETTINGS = "tokenizer_config.json"
 MAX_TOKENIZER = 2**27
-TEXTS_AT_ONCE = 64
+TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 64, 2**20
+ENDS = ("<|endoftext|>", "</s>", "<eos>")
+"""The tokens that end a text in GPT-2, Llama and Gemma, and in most of their kin."""
 
 Tokens = list[int]
 
@@ -28,6 +30,7 @@ class Vocabulary:
 
     Attributes:
         place: where it was read.
+        max_length: tokens after which a text is cut off.
     """
 
     def __init__(self, path: str | os.PathLike[str], max_length: int) -> None:
@@ -43,21 +46,51 @@ class Vocabulary:
         self.place = str(path)
         self._tokenizer = _of_folder(Path(path)) if stat.S_ISDIR(kind_of(path) or 0) else _of_file(Path(path))
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length)
+        self.max_length = max_length
 
-    def tokens(self, texts: Sequence[str]) -> list[Tokens]:
+    def tokens(self, texts: Sequence[str], *, whole: bool = False) -> list[Tokens]:
         """The tokens of each text, special ones included.
+
+        Args:
+            texts: the texts.
+            whole: cut none off.
 
         Raises:
             UsageError: if the tokenizer cannot make any.
         """
+        if whole:
+            self._tokenizer.no_truncation()
+        else:
+            self._tokenizer.enable_truncation(self.max_length)
         found: list[Tokens] = []
-        # The library keeps several lists for each text, long ones included, until its batch is done.
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            batch = list(texts[start : start + TEXTS_AT_ONCE])
-            with users_code(f"the tokenizer {self.place}"):
-                found += [list(item.ids) for item in self._tokenizer.encode_batch(batch)]
+        batch: list[str] = []
+        for number, text in enumerate(texts, 1):
+            batch.append(text)
+            # The library keeps several lists for each text, long ones included, until its batch is done.
+            full = len(batch) == TEXTS_AT_ONCE or sum(map(len, batch)) >= CHARACTERS_AT_ONCE
+            if full or number == len(texts):
+                with users_code(f"the tokenizer {self.place}"):
+                    found += [list(item.ids) for item in self._tokenizer.encode_batch(batch)]
+                batch = []
         return found
+
+    def frame(self, text: str) -> tuple[Tokens, Tokens]:
+        """The special tokens that are put in front of every text and behind it.
+
+        Args:
+            text: one that is not empty.
+        """
+        with users_code(f"the tokenizer {self.place}"):
+            made = self._tokenizer.encode(text)
+        own = [place for place, is_special in enumerate(made.special_tokens_mask) if not is_special]
+        if not own:
+            return [], []
+        return list(made.ids[: own[0]]), list(made.ids[own[-1] + 1 :])
+
+    def end(self) -> int | None:
+        """The token that ends a text, by its usual names; None without."""
+        found = (self._tokenizer.token_to_id(name) for name in ENDS)
+        return next((token for token in found if token is not None), None)
 
 
 def has_tokenizer(folder: Path) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import queue
 import threading
@@ -34,6 +35,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import parse_json, read_text, regular_file
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
 from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.training.budget import Budget
 from onnxheadprune.validation.headline import Headline
 from onnxheadprune.workflow.requests import Request
 
@@ -125,7 +127,7 @@ def prune_batch(
         folder: with the models.
         request: what to do with each, but for its output.
         output: folder for the pruned models; it gets the same subfolders, and a record of what is done.
-        jobs: how many models are worked on at once.
+        jobs: how many models are worked on at once: the time of a call is divided among them and those that wait.
         executor: where models are worked on, in place of processes here: a Dask cluster, for one. Its workers must
             see the folders under the same paths.
         read: reads the data for one model, in place of the data of the request; it travels to other processes.
@@ -168,8 +170,11 @@ def prune_batch(
             if progress is not None:
                 progress(item)
 
-    def job_of(name: str) -> Job:
-        return Job(str(source / name), request, str(target / name), book.proof(name), read)
+    def job_of(name: str, budget: Budget | None) -> Job:
+        mine = dataclasses.replace(request, choice=dataclasses.replace(request.choice, recover=budget))
+        return Job(str(source / name), mine, str(target / name), book.proof(name), read)
+
+    budget = request.choice.recover
 
     def lane(worker: Worker, stopping: threading.Event) -> None:
         while not stopping.is_set():
@@ -177,16 +182,18 @@ def prune_batch(
                 name = waiting.get_nowait()
             except queue.Empty:
                 return
-            outcome = worker.run(job_of(name))
+            turns = math.ceil((waiting.qsize() + 1) / lanes)
+            outcome = worker.run(job_of(name, None if budget is None else budget.turn(turns)))
             if not stopping.is_set():
                 settle(name, outcome)
 
+    lanes = min(jobs, len(models))
     if executor is None:
-        _in_lanes(lane, min(jobs, len(models)))
+        _in_lanes(lane, lanes)
     else:
-        _on_cluster(
-            executor, [job_of(name) for name in models], lambda index, item: settle(models[index], item)
-        )
+        part = None if budget is None else budget.part(math.ceil(len(models) / lanes))
+        tasks = [job_of(name, part) for name in models]
+        _on_cluster(executor, tasks, lambda index, item: settle(models[index], item))
     return BatchResult(str(source), str(target), tuple(files[name] for name in models))
 
 

@@ -89,8 +89,11 @@ class Outcome:
 
 
 def timed(job: Job) -> Outcome:
-    """The outcome of a job, done in this process, with the seconds that it took."""
-    started = time.monotonic()
+    """The outcome of a job, done in this process, with the seconds that it took. Its time begins now."""
+    started, budget = time.monotonic(), job.request.choice.recover
+    if budget is not None:
+        choice = replace(job.request.choice, recover=budget.begun())
+        job = replace(job, request=replace(job.request, choice=choice))
     return replace(_done(job), seconds=round(time.monotonic() - started, 3))
 
 

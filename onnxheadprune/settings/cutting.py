@@ -79,11 +79,13 @@ Time = Annotated[
     Text | None,
     Setting(
         "The time of the whole call, like 4m or 90s: what selecting, adjusting and the proof leave of it, the remaining"
-        " weights are trained for.",
+        " weights are trained for. Several models or sizes share it.",
         metavar="T",
         rules=(
             requires(f"{UNITS} {AMOUNT}"),
             requires("data"),
+            # How many workers another cluster has, and so what each may take, nobody knows.
+            excludes("dask", unless="dask=local"),
             excludes("recover dry_run"),
         ),
         section=SELECTION,

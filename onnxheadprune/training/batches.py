@@ -6,7 +6,7 @@ seen they come again: token ids as spliced sequences, other data in other compan
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.more import CHUNK
+from onnxheadprune.data.more import CHUNK, NOTHING, LeftOut
 from onnxheadprune.data.splicing import sequences_of
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed
@@ -35,6 +35,7 @@ class Batches:
         count: steps of a pass over the samples in memory.
         rounds: after which all data has been seen once.
         kind: what samples are when they come again, for people.
+        left_out: samples that were not for the model, so far.
     """
 
     def __init__(self, data: Calibration, neighbours: Neighbours | None = None) -> None:
@@ -46,7 +47,8 @@ class Batches:
         self.count = sum(_count(part) for part in self._parts)
         self.kind = PLAIN if sequences_of(self._parts[0]) is None else "spliced sequences"
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="onnxheadprune")
-        self._ahead: dict[int, Future[Calibration]] = {}
+        self._ahead: dict[int, Future[tuple[Calibration, LeftOut]]] = {}
+        self.left_out = Counter(data.left_out)
 
     def is_again(self, number: int) -> bool:
         """Return whether the samples of a round have been seen before."""
@@ -59,7 +61,8 @@ class Batches:
             number: of the round, from 0.
             random: decides on their order, and on what is spliced with what.
         """
-        part = self._part(number % self.rounds)
+        part, left_out = self._part(number % self.rounds)
+        self.left_out.update({} if self.is_again(number) else left_out)
         sequences = sequences_of(part)
         if sequences is None:
             yield from _mixed(part, random)
@@ -70,10 +73,10 @@ class Batches:
         feeds = sequences.feeds(rows, BATCH)
         yield from (feeds[position] for position in random.permutation(len(feeds)))
 
-    def _part(self, number: int) -> Calibration:
+    def _part(self, number: int) -> tuple[Calibration, LeftOut]:
         """The samples of a round. Those of the next one are read and decoded beside the steps."""
         if number >= self._chunks:
-            return self._parts[number - self._chunks]
+            return self._parts[number - self._chunks], NOTHING
         found = self._ahead.pop(number, None)
         self._ahead.clear()
         part = self._chunk(number) if found is None else found.result()
@@ -81,10 +84,11 @@ class Batches:
             self._ahead[number + 1] = self._reader.submit(self._chunk, number + 1)
         return part
 
-    def _chunk(self, number: int) -> Calibration:
+    def _chunk(self, number: int) -> tuple[Calibration, LeftOut]:
         assert self.data.more is not None
-        samples = [Sample(feed, None, self.data.source) for feed in self.data.more.chunk(number)]
-        return replace(self.data, samples=tuple(samples), joined=None)
+        feeds, left_out = self.data.more.chunk(number)
+        samples = tuple(Sample(feed, None, self.data.source) for feed in feeds)
+        return replace(self.data, samples=samples, joined=None), left_out
 
 
 def _parts(data: Calibration) -> list[Calibration]:

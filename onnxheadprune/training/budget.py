@@ -70,15 +70,25 @@ class Budget:
         return Budget(epochs=(self.epochs or 0.0) / among)
 
     def turn(self, among: int, files: int = 1) -> Budget:
-        """Give a network of a folder its part of the call: what is left now is for it and those that wait.
+        """Give one of several that work here its part of the call: what is left now is for it and those that wait.
 
         Args:
-            among: how many networks that are.
+            among: how many that are: networks of a folder, models of a batch, sizes of a sweep.
             files: of this one, which all get what its first one learns.
         """
         if self.call is None:
             return self
         return replace(self, call=self.spent + max(self.call - self.spent, 1e-3) / among, files=files)
+
+    def part(self, among: int) -> Budget:
+        """The same for one of several that work elsewhere: an equal part of what is left, from when it has `begun`."""
+        if self.call is None:
+            return self
+        return replace(self, call=max(self.call - self.spent, 1e-3) / among)
+
+    def begun(self) -> Budget:
+        """The same from now on."""
+        return replace(self, started=time.monotonic())
 
     def keeping(self, seconds: float) -> Budget:
         """The same with so many seconds of the call for the proof of each file."""

@@ -44,6 +44,7 @@ class State:
         planned: steps that fit into the budget when they began.
         samples: that steps took, each as often as it was taken.
         learned: the mean loss of the last round on what its steps learned from.
+        left_out: samples that were not for the model, by the reason.
     """
 
     epoch: int = 0
@@ -61,6 +62,7 @@ class State:
     planned: int = 1
     samples: int = 0
     learned: float = 0.0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def beside(output: str | os.PathLike[str]) -> Path:
@@ -143,6 +145,7 @@ class Checkpoint:
             "planned": state.planned,
             "samples": state.samples,
             "learned": state.learned,
+            "left_out": dict(state.left_out),
             "arrays": {name: len(arrays) for name, arrays in state.arrays.items()},
         }
         entries: dict[str, Array] = {MARK.decode(): np.frombuffer(json.dumps(document).encode(), np.uint8)}
@@ -175,4 +178,5 @@ def _state(document: Mapping[str, object]) -> State:
         planned=int(content["planned"]),
         samples=int(content["samples"]),
         learned=float(content["learned"]),
+        left_out={str(why): int(count) for why, count in content["left_out"].items()},
     )

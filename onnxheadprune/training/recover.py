@@ -206,6 +206,8 @@ def recover(
         student.precision,
         used=state.samples,
         learned=state.learned,
+        repeated=batches.is_again(max(state.epoch - 1, 0)),
+        left_out=dict(batches.left_out),
         unit=learn.unit,
         planned=how.budget,
     )

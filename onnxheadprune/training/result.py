@@ -81,6 +81,10 @@ class Recovery:
     """What the user calls a sample."""
     planned: Budget | None = field(default=None)
     """What was asked for."""
+    repeated: bool = field(default=False)
+    """Whether steps took samples again, since all had been seen."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Samples of the data that are not for the model, by the reason."""
     rejected: str | None = field(default=None)
     """Why what was trained is not what is written, None where it is."""
 
@@ -97,18 +101,21 @@ class Recovery:
     @property
     def would_help(self) -> Help:
         """The means that would bring outputs nearer, by the losses on learned and on held-out data."""
-        if self.used > self.samples and self.learned < self.curve[-1].loss * (1 - APART):
+        if self.repeated and self.learned < self.curve[-1].loss * (1 - APART):
             return "more data"
         return "more time" if self.after < self.before * (1 - APART) else "neither"
 
     @property
     def data_words(self) -> str:
         """A phrase on the data that steps learned from, and how much judged them."""
-        if self.used <= self.samples:
-            told = f"{self.used:,} of {many(self.samples, self.unit)}, none twice"
-        else:
+        if self.repeated:
             told = f"{many(self.samples, self.unit)}, {self.used / self.samples:.3g} times each"
-        return f"training: {told}; held out: {self.held_out:,}"
+        else:
+            told = f"{self.used:,} of {many(self.samples, self.unit)}, none twice"
+        left_out = [f"{many(count, self.unit)} {why}" for why, count in self.left_out.items()]
+        return "; ".join(
+            (f"training: {told}", f"held out: {self.held_out:,}", *(f"left out: {part}" for part in left_out))
+        )
 
     @property
     def help_words(self) -> str:
@@ -127,7 +134,8 @@ class Recovery:
             "data": self.data,
             "samples": self.samples,
             "samples_used": self.used,
-            "seen_more_than_once": self.used > self.samples,
+            "seen_more_than_once": self.repeated,
+            "samples_left_out": dict(self.left_out),
             "held_out_samples": self.held_out,
             "learned_from": self.kind,
             "tensors": sorted(self.trained),

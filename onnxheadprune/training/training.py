@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
@@ -136,6 +137,7 @@ class Training:
         self.student.resume(self.state.precision, self.state.scale)
         self._started -= self.state.seconds
         self.resumed = self.state.step
+        self.batches.left_out = Counter(self.state.left_out)
 
     def _tried(self, rate: float) -> float:
         """The held-out loss after a few steps with a rate."""
@@ -229,6 +231,7 @@ class Training:
             "best": self.best,
         }
         self.state.taken = self.adam.steps
+        self.state.left_out = dict(self.batches.left_out)
         self.state.precision, self.state.scale = self.student.precision, self.student.scale
         self.state.seconds = self._seconds()
         return self.state

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
 from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.choosing.scoring.executors import run_all
@@ -33,6 +36,8 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.settings.cutting import Method
 from onnxheadprune.settings.reading import share
+from onnxheadprune.training.budget import Budget
+from onnxheadprune.training.recover import Recovering
 from onnxheadprune.workflow.choice.chosen import data_words
 from onnxheadprune.workflow.choice.completing import completed
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
@@ -76,7 +81,9 @@ def sweep(
     scores: HeadScores | None = None,
     method: Method | None = None,
     refit: bool = True,
+    recover: Budget | None = None,
     provider: str = AUTO,
+    seed: int = 0,
     progress: Progress = silent,
 ) -> Curve:
     """Cuts of many sizes, each with its own choice and refit: drift, accuracy, size and measured speed.
@@ -90,7 +97,9 @@ def sweep(
         scores: what heads are worth; None measures it on the data.
         method: a method of `score` that scores them on the data, in the place of given scores.
         refit: refit what is left to the original's activations.
+        recover: how long what is left is trained after that, for each size; the time of a call is for all of them.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
+        seed: of the order of the data in a training.
         progress: told what is being done, how much of it is done, and of how much (0: unknown).
 
     Raises:
@@ -103,12 +112,17 @@ def sweep(
         raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {ratios!r} does not")
     where = resolve_provider(provider)
     loaded = open_structure(model)
-    cutter = Cutter(loaded, data_for(loaded, data, where), where, Trying(refit), progress)
+    trying = Trying(refit, recovering=None if recover is None else Recovering(recover, seed))
+    cutter = Cutter(loaded, data_for(loaded, data, where), where, trying, progress)
     return sweep_ratios(cutter, Requirements(scores=scores, limits=limits or Limits(), method=method), shares)
 
 
 def sweep_ratios(
-    cutter: Cutter, requirements: Requirements, ratios: Sequence[float], executor: Executor | None = None
+    cutter: Cutter,
+    requirements: Requirements,
+    ratios: Sequence[float],
+    executor: Executor | None = None,
+    at_once: int = 1,
 ) -> Curve:
     """The curve over some ratios, each with its own choice, compensation and measurements.
 
@@ -117,7 +131,8 @@ def sweep_ratios(
         requirements: scores, limits and protected heads, and how speed is measured.
         ratios: shares of all heads; with other units, of the operations of all blocks.
         executor: where to work on the points; None does so here. Points would disturb each other's clocks, so
-            latencies are measured here afterwards, those of several points side by side.
+            latencies are measured here before, those of several points side by side.
+        at_once: points that the executor works on at a time: they share the time of a call.
 
     Raises:
         UsageError: without data.
@@ -136,30 +151,17 @@ def sweep_ratios(
             selection = Selection({}, space.basis)
         selections.append(selection)
 
-    def done(position: int, _point: CurvePoint) -> None:
-        cutter.progress("sweeping", position + 1, len(ratios))
-
-    cuts = list(zip(ratios, selections, strict=True))
-    if executor is None:
-        points = run_all(lambda cut: _measured(cutter, *cut), cuts, None, done)
-    else:
-        content = sent(cutter.model)
-        tasks = [
-            PointTask(
-                ratio,
-                selection,
-                content,
-                data,
-                cutter.provider,
-                replace(cutter.trying, refit=cutter.refit),
-            )
-            for ratio, selection in cuts
-        ]
-        points = run_all(_measure_point, tasks, executor, done)
-    points = _timed(cutter, points, selections, requirements.sizes)
+    # What the points leave of a time is unknown, and what comes before them is not.
+    speeds = _timed(cutter, selections, requirements.sizes)
+    points = _points(cutter, list(zip(ratios, selections, strict=True)), executor, at_once)
     points = [
-        replace(point, share=space.share_of(selection))
-        for point, selection in zip(points, selections, strict=True)
+        replace(
+            point,
+            share=space.share_of(selection),
+            speedup=1.0 if speed is None else speed.value,
+            speed=speed,
+        )
+        for point, selection, speed in zip(points, selections, speeds, strict=True)
     ]
     unit = EffectMeter(require_main(cutter.view), data.inputs, cutter.trying.effect).name
     bend = knee([point.drift for point in points], ratios)
@@ -169,9 +171,39 @@ def sweep_ratios(
     return Curve(cutter.model.name, heads, unit, tuple(points), bend, elements, space.counted, where)
 
 
+Sized: TypeAlias = tuple[float, Selection]
+"""A ratio, and what goes."""
+
+
+def _points(
+    cutter: Cutter, cuts: Sequence[Sized], executor: Executor | None, at_once: int
+) -> list[CurvePoint]:
+    """The points of the curve, without their latencies. The time of a call is for those at which something goes."""
+    budget, real = cutter.budget, sum(bool(selection.count) for _, selection in cuts)
+
+    def done(position: int, _point: CurvePoint) -> None:
+        cutter.progress("sweeping", position + 1, len(cuts))
+
+    if executor is None:
+        waiting = [sum(bool(later.count) for _, later in cuts[place:]) for place in range(len(cuts))]
+
+        def measured(place: int) -> CurvePoint:
+            mine = cutter if budget is None else cutter.within(budget.turn(max(waiting[place], 1)))
+            return _measured(mine, *cuts[place])
+
+        return run_all(measured, range(len(cuts)), None, done)
+    data, content = cutter.data, sent(cutter.model)
+    assert data is not None
+    mine = cutter if budget is None else cutter.within(budget.part(max(math.ceil(real / at_once), 1)))
+    trying = replace(mine.trying, refit=cutter.refit)
+    tasks = [PointTask(*cut, content, data, cutter.provider, trying) for cut in cuts]
+    return run_all(_measure_point, tasks, executor, done)
+
+
 def _measure_point(task: PointTask) -> CurvePoint:
     """One point of the curve, without its latency."""
     cutter = Cutter(arrived(task.model), task.data, task.provider, task.trying)
+    cutter = cutter if cutter.budget is None else cutter.within(cutter.budget.begun())
     cutter.hold_out("a sweep measures on data")
     return _measured(cutter, task.ratio, task.selection)
 
@@ -210,22 +242,13 @@ def _elements(model: LoadedModel) -> int:
     return stored_size(model.proto).elements
 
 
-def _timed(
-    cutter: Cutter,
-    points: Sequence[CurvePoint],
-    selections: Sequence[Selection],
-    sizes: BenchSettings,
-) -> list[CurvePoint]:
-    """The points with their speed-ups; each set of heads is measured once."""
+def _timed(cutter: Cutter, selections: Sequence[Selection], sizes: BenchSettings) -> list[SpeedUp | None]:
+    """The speed-up of each point, None where nothing goes; each set of heads is measured once."""
     different = {repr(selection.spec): selection for selection in selections if selection.count}
     makers = [functools.partial(cutter.timed, selection) for selection in different.values()]
     cutter.progress("measuring latencies", 0, 0)
     found = dict(zip(different, speedups(cutter.model, makers, cutter.provider, sizes), strict=True))
-    timed = []
-    for point, selection in zip(points, selections, strict=True):
-        speed = found.get(repr(selection.spec))
-        timed.append(replace(point, speedup=1.0 if speed is None else speed.value, speed=speed))
-    return timed
+    return [found.get(repr(selection.spec)) for selection in selections]
 
 
 def _accuracy(cutter: Cutter, model: LoadedModel, io: Interface) -> float | None:

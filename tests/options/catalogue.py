@@ -266,6 +266,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
     "batch": CUTTING
     | WRITING
     | {
+        "time": shown("--time", "1s", along=("--data", "{model}.npz")),
         "folder": shown("folder-{model}"),
         "output": shown("-o", "other"),
         "jobs": shown("--jobs", "2"),
@@ -275,6 +276,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
     | RESPECTING
     | {
         "recover": shown("--recover", "1"),
+        "time": shown("--time", "1s"),
         "model": shown("{model}.onnx"),
         "ratios": shown("0:0.5:0.5"),
         "output": shown("-o", "curve.svg"),

@@ -6,6 +6,7 @@ import json
 import pickle
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from onnxheadprune import Budget, Wish, prune
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import Calibration, calibration_data
-from onnxheadprune.data.images import image_feeds
+from onnxheadprune.data.images import DAMAGED, image_feeds
 from onnxheadprune.data.lines import BLOCK, Reading, Texts
 from onnxheadprune.data.more import MOST_SAMPLES, spread
 from onnxheadprune.data.splicing import ENOUGH, HELD_OUT, LEAST, as_much_as_pays
@@ -152,9 +153,10 @@ def test_images_beyond_a_sample_are_decoded_when_they_are_wanted(tmp_path: Path,
     paths[beyond * batch].write_bytes(b"no picture")
     name = data.inputs[0].name
     chunks = [data.more.chunk(number) for number in range(data.more.chunks)]
-    rows = [row.tobytes() for feeds in chunks for feed in feeds for row in feed[name]]
+    rows = [row.tobytes() for feeds, _ in chunks for feed in feeds for row in feed[name]]
     held = {row.tobytes() for feed in data.feeds for row in feed[name]}
-    assert len(set(rows)) == len(rows) == 20 and not set(rows) & held
+    assert len(set(rows)) == len(rows) == 23 and not set(rows) & held
+    assert sum((Counter(left_out) for _, left_out in chunks), Counter()) == {DAMAGED: 1}
 
 
 @pytest.mark.long
@@ -282,14 +284,18 @@ def test_a_training_says_what_it_used_and_what_would_help() -> None:
         and f" times each; held out: {found.held_out}" in found.data_words
     )
     assert found.used == EPOCHS * found.samples
-    once = replace(found, used=found.samples // 2)
+    once = replace(found, used=found.samples // 2, repeated=False)
     assert once.data_words == (
         f"training: {once.used:,} of {found.samples:,} samples, none twice; held out: {found.held_out:,}"
+    )
+    less = replace(once, left_out={DAMAGED: 1, "of more than 8 tokens": 2})
+    assert less.data_words.endswith(
+        "; left out: 1 sample that cannot be read; left out: 2 samples of more than 8 tokens"
     )
     fell = replace(found, curve=(Measured(0, 1.0), Measured(9, 0.5)), best=9)
     assert replace(fell, learned=0.3).would_help == "more data"
     assert (
-        replace(fell, learned=0.3, used=1).would_help == replace(fell, learned=0.5).would_help == "more time"
+        replace(fell, learned=0.3, repeated=False).would_help == replace(fell, learned=0.5).would_help == "more time"
     )
     flat = replace(fell, curve=(Measured(0, 0.51), Measured(9, 0.5)), learned=0.5)
     assert flat.would_help == "neither"

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies, vocabulary_of
+from onnxheadprune.data.respelled import lines_of
 from onnxheadprune.deploying.folders.asked import FolderRequest, FolderTokens
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.token_configs import changes, is_config, named_ids
@@ -137,7 +138,7 @@ def _counts(leader: ModelFile, vocabulary: Vocabulary, asked: FolderRequest) -> 
     if data is None:
         return None
     inputs = graph_inputs(leader.view)
-    return counted(list(load_data(data, inputs)), inputs, vocabulary)
+    return counted(list(load_data(lines_of(data), inputs)), inputs, vocabulary)
 
 
 class _Following:

@@ -1,7 +1,4 @@
-"""The user's own inputs: `.npz` files, folders of them, generators. Checked before anything runs.
-
-The sizes in an `.npz` archive are checked before anything is unpacked.
-"""
+"""The user's own inputs: `.npz` files, folders of them, generators. Checked before anything runs."""
 
 from __future__ import annotations
 
@@ -9,75 +6,21 @@ import inspect
 import math
 import os
 import stat
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import kind_of, regular_file, require_there
+from onnxheadprune.model.documents import kind_of, require_there
+from onnxheadprune.runtime.feeds.arrays import Stored, open_npz, read_npz
 from onnxheadprune.runtime.feeds.fill import Array
 from onnxheadprune.runtime.feeds.generate import Feed, is_finite
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.prefill import completed
 from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL, DataSource, Sample
 from onnxheadprune.runtime.foreign import import_function, users_code
-
-MAX_UNPACKED = 2**28
-"""Bytes that any archive may unpack to."""
-MAX_RATIO = 32
-"""How many times its own size a larger archive may unpack to; token ids shrink some ten times."""
-MAX_ARRAYS = 4096
-
-
-def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """The arrays of a file by their names.
-
-    Raises:
-        UsageError: if it is no archive of plain arrays, or would unpack to more than it may.
-    """
-    file = regular_file(path, "the data")
-    if not zipfile.is_zipfile(file):
-        from onnxheadprune.model.storage.mistaken import in_place_of
-
-        raise UsageError(f"{path} is no .npz file{in_place_of(file) or '; write one with numpy.savez'}")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            _check_sizes(members, file.stat().st_size, str(path))
-            return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
-    except UsageError:
-        raise
-    except Exception as error:  # zipfile, zlib and numpy raise a dozen types for damaged files
-        raise UsageError(f"{path} cannot be read as an .npz file of plain arrays: {error!s:.300}") from error
-
-
-def _check_sizes(members: list[zipfile.ZipInfo], stored: int, path: str) -> None:
-    total, limit = sum(member.file_size for member in members), max(MAX_UNPACKED, MAX_RATIO * stored)
-    if total > limit or len(members) > MAX_ARRAYS:
-        raise UsageError(
-            f"{path} holds {len(members):,} arrays of {total:,} bytes in a file of {stored:,}; up to"
-            f" {MAX_ARRAYS:,} arrays and {limit:,} bytes are unpacked, so write it with numpy.savez, which does not"
-            " compress, or take fewer samples"
-        )
-
-
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Array:
-    with archive.open(member) as stream:
-        version = npy.read_magic(stream)
-        read: Any = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(stream)
-        if dtype.hasobject:
-            raise ValueError(f"{member.filename} holds Python objects")
-        # What the header says is allocated at once, so it has to be there.
-        if math.prod(shape) * dtype.itemsize > member.file_size:
-            raise ValueError(f"{member.filename} is shorter than its header says")
-    with archive.open(member) as stream:
-        return np.asarray(npy.read_array(stream, allow_pickle=False))
-
 
 LABELS = "labels"
 BATCH = 32
@@ -122,17 +65,29 @@ def read_samples(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample
     Raises:
         UsageError: if the data cannot be read.
     """
-    if isinstance(source, Mapping):
-        yield from _batches(source, inputs, "the data")
+    arrays = batched(source, inputs)
+    if arrays is not None:
+        yield from (arrays.batch(number) for number in range(arrays.batches))
     elif not isinstance(source, (str, os.PathLike)):
         yield from _feeds(source, "the data")
     elif stat.S_ISDIR(kind_of(source) or 0):
         for path in sorted(Path(source).glob("*.npz")):
             yield _sample(read_npz(path), str(path))
-    elif require_data(source):
-        yield from _batches(read_npz(source), inputs, str(source))
     else:
         yield from _feeds(_call(str(source)), str(source))
+
+
+def batched(source: DataSource, inputs: Sequence[Input]) -> Batched | None:
+    """The batches of arrays, in memory or in an `.npz` file; None for data that comes as feeds.
+
+    Raises:
+        UsageError: if the data cannot be read.
+    """
+    if isinstance(source, Mapping):
+        return Batched(source, inputs, "the data")
+    if not isinstance(source, (str, os.PathLike)) or stat.S_ISDIR(kind_of(source) or 0):
+        return None
+    return Batched(open_npz(source), inputs, str(source)) if require_data(source) else None
 
 
 def require_data(source: str | os.PathLike[str]) -> bool:
@@ -208,37 +163,69 @@ def _sample(arrays: Mapping[str, Any], source: str) -> Sample:
     return Sample(values, values.get(LABELS), source)
 
 
-def _batches(arrays: Mapping[str, Any], inputs: Sequence[Input], source: str) -> Iterator[Sample]:
-    """Cuts arrays along their first axis; where the model's batch is fixed, the last one is filled up."""
-    axes = {item.name: item.batch_axis for item in inputs}
-    whole = _sample(arrays, source)
-    counts = {
-        name: value.shape[axis]
-        for name, value in whole.feed.items()
-        if (axis := axes.get(name)) is not None and value.ndim > axis
-    }
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-        raise UsageError(f"the arrays of {source} have different numbers of samples: {listed}")
-    count = next(iter(counts.values()), 0)
-    labels = whole.labels
-    if labels is not None and (labels.ndim == 0 or len(labels) != count):
-        raise UsageError(f"{source} holds {count} samples, but {LABELS} has shape {list(labels.shape)}")
-    if not count:
-        yield whole
-        return
-    fixed = next((size for item in inputs if (size := _fixed_batch(item)) is not None), None)
-    size = fixed or BATCH
-    for start in range(0, count, size):
-        rows = np.arange(start, start + size if fixed else min(start + size, count))
-        feed = {
-            name: value.take(rows % count, axis=axes[name]) if name in counts else value
-            for name, value in whole.feed.items()
+class Batched:
+    """Arrays that hold many samples, cut along the axis that counts them.
+
+    Attributes:
+        batches: how many there are; where the model's batch is fixed, the last one is filled up.
+    """
+
+    def __init__(self, arrays: Mapping[str, Any], inputs: Sequence[Input], source: str) -> None:
+        """Counts the samples.
+
+        Args:
+            arrays: by the names of inputs, those that stay in their file among them.
+            inputs: the graph inputs.
+            source: where they are from.
+
+        Raises:
+            UsageError: if they have different numbers of samples.
+        """
+        stored = {name: item for name, item in arrays.items() if isinstance(item, Stored)}
+        whole = _sample({name: item for name, item in arrays.items() if name not in stored}, source)
+        self._arrays: Mapping[str, Array | Stored] = {**whole.feed, **stored}
+        self._source, axes = source, {item.name: item.batch_axis for item in inputs}
+        self._axes = {
+            name: axis
+            for name, value in self._arrays.items()
+            if (axis := axes.get(name)) is not None and value.ndim > axis
         }
-        known = None if labels is None else labels[rows % count].copy()
-        if known is not None:
-            known[rows >= count] = IGNORED_LABEL
-        yield Sample(feed, known, source)
+        counts = {name: self._arrays[name].shape[axis] for name, axis in self._axes.items()}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise UsageError(f"the arrays of {source} have different numbers of samples: {listed}")
+        self._count = next(iter(counts.values()), 0)
+        labels = self._arrays.get(LABELS)
+        if labels is not None and (labels.ndim == 0 or labels.shape[0] != self._count):
+            raise UsageError(
+                f"{source} holds {self._count} samples, but {LABELS} has shape {list(labels.shape)}"
+            )
+        self._fixed = next((size for item in inputs if (size := _fixed_batch(item)) is not None), None)
+        self.batches = math.ceil(self._count / (self._fixed or BATCH)) or 1
+
+    def batch(self, number: int) -> Sample:
+        """One of them; all there is where nothing counts samples."""
+        if not self._count:
+            return _sample({name: _whole(value) for name, value in self._arrays.items()}, self._source)
+        size = self._fixed or BATCH
+        start = number * size
+        rows = np.arange(start, start + size if self._fixed else min(start + size, self._count))
+        feed = {
+            name: value.take(rows % self._count, axis=self._axes[name])
+            if name in self._axes
+            else _whole(value)
+            for name, value in self._arrays.items()
+            if name != LABELS or name in self._axes
+        }
+        if LABELS not in self._arrays:
+            return Sample(feed, None, self._source)
+        labels = self._arrays[LABELS].take(rows % self._count, axis=0)
+        labels[rows >= self._count] = IGNORED_LABEL
+        return Sample(feed, labels, self._source)
+
+
+def _whole(value: Array | Stored) -> Array:
+    return value.whole() if isinstance(value, Stored) else value
 
 
 def _fixed_batch(item: Input) -> int | None:

@@ -32,6 +32,7 @@ from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.turns import Turns
+from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.recover import Recovering, require_recoverable, split_for_recovery
 from onnxheadprune.workflow.choice.chosen import Chosen
 
@@ -147,6 +148,18 @@ class Cutter:
         made.learn = made.held = self.data
         return made
 
+    def within(self, budget: Budget) -> Cutter:
+        """The same with another budget of its recoveries."""
+        made, how = copy.copy(self), self.trying.recovering
+        assert how is not None
+        made.trying = replace(self.trying, recovering=replace(how, budget=budget))
+        return made
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget of its recoveries, None without."""
+        return None if self.trying.recovering is None else self.trying.recovering.budget
+
     @property
     def is_held_out(self) -> bool:
         """True if drift is measured on data that no refit has seen."""
@@ -172,8 +185,8 @@ class Cutter:
 
     def _work_of_refit(self) -> float:
         """Multiply-adds of a refit, at most: where a call has a time, a part of what is left of it."""
-        how = self.trying.recovering
-        left = None if how is None or how.budget.call is None else how.budget.left
+        budget = self.budget
+        left = None if budget is None or budget.call is None else budget.left
         if left is None:
             return MOST_WORK
         return min(MOST_WORK, left * REFIT_SHARE * work_per_second() / PASSES)

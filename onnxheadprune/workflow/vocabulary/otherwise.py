@@ -12,7 +12,7 @@ import numpy as np
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.beside import ALONE
 from onnxheadprune.data.prompts import Pair, Prompts
-from onnxheadprune.data.respelled import tokens_in
+from onnxheadprune.data.respelled import lines_of, tokens_in
 from onnxheadprune.data.single import one_by_one
 from onnxheadprune.data.vocabulary import tokenizer_of
 from onnxheadprune.errors import InferenceError, UsageError
@@ -95,7 +95,7 @@ def otherwise(
     before, after = (Session(model, provider) for model in (result.original, result.pruned))
     cosines = []
     for old, new in texts:
-        if not prompts.fits(Pair(new, new)):
+        if prompts.misfit(Pair(new, new)) is not None:
             # It has more tokens than before, and the model knows no more positions.
             continue
         try:
@@ -123,7 +123,7 @@ def _texts(
     tokens = result.plan.vocabulary.tokens
     kept, inputs = frozenset(tokens.kept), tuple(graph_inputs(view_of(result.original)))
     found = 0
-    for sample in load_data(data, inputs):
+    for sample in load_data(lines_of(data), inputs):
         for single in one_by_one(sample, inputs):
             ids = next(tokens_in(single, inputs, tokens.inputs), np.zeros(0, np.int64)).tolist()
             if kept.issuperset(ids):

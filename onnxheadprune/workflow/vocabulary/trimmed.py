@@ -9,7 +9,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.find import vocabulary_of
 from onnxheadprune.attention.vocabulary.trim import Trimming, trimming
 from onnxheadprune.data.more import Feeds
-from onnxheadprune.data.respelled import Spelling, as_data, respelled
+from onnxheadprune.data.respelled import Spelling, as_data, lines_of, respelled
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
@@ -60,6 +60,7 @@ def trimmed(subject: LoadedModel, request: Request) -> Trimmed:
     """
     tokens, data = request.choice.tokens, request.run.data
     assert tokens is not None
+    data = None if data is None else lines_of(data)
     view = view_of(subject)
     vocabulary = vocabulary_of(view, subject.name, tokens.inputs, tokens.rows)
     inputs = tuple(graph_inputs(view))

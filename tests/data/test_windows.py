@@ -1,0 +1,143 @@
+"""Text for a decoder: short lines joined to windows and long ones divided, as far as the model's positions reach."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import ModelProto, numpy_helper, parser
+
+from onnxheadprune import Budget, prune
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.data.more import Feeds
+from onnxheadprune.data.respelled import lines_of
+from onnxheadprune.data.sources import data_for
+from onnxheadprune.data.windows import LEAST, Windows
+from onnxheadprune.model.load import load_model
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from onnxheadprune.settings.inputs import Inputs
+from tests.calibration_files import tokenizer
+from tests.conftest import SAMPLES
+
+WORDS, POSITIONS = 30, 24
+TEXT = """
+<ir_version: 9, opset_import: ["" : 17]>
+decoder (int64[batch, sequence] input_ids) => (float[batch, sequence, 30] logits)
+<int64[1] first = {0}, int64 along = {1}>
+{
+    embedded = Gather(embed, input_ids)
+    length = Shape<start=1, end=2>(input_ids)
+    places = Slice(table, first, length, first)
+    placed = Add(embedded, places)
+    summed = CumSum<reverse=@>(placed, along)
+    logits = MatMul(summed, head)
+}
+"""
+
+
+def decoder(backwards: bool = False) -> ModelProto:
+    """Sums of all tokens up to each one, or of all from it on; it knows 24 positions."""
+    model = parser.parse_model(TEXT.replace("@", str(int(backwards))))
+    random = np.random.default_rng(0)
+    for name, shape in {"embed": (WORDS, 8), "table": (POSITIONS, 8), "head": (8, WORDS)}.items():
+        array = random.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
+def lines(count: int, length: int) -> list[list[int]]:
+    """Tokens of lines; 0 is in none of them."""
+    return np.random.default_rng(1).integers(2, WORDS - 1, (count, length)).tolist()
+
+
+def read(folder: Path, rows: list[list[int]], model: ModelProto, end: bool = True, **how: Any) -> Feeds:
+    tokenizer(folder, WORDS)
+    if end:
+        (folder / "config.json").write_text('{"eos_token_id": [1, 0]}')
+    (folder / "lines.txt").write_text("\n".join(" ".join(f"w{token - 1}" for token in row) for row in rows))
+    from onnx import save
+
+    save(model, folder / "model.onnx")
+    found = data_for(folder / "model.onnx", Inputs(data=str(folder / "lines.txt"), **how), "cpu")
+    assert isinstance(found, Feeds)
+    return found
+
+
+def held(feeds: Feeds) -> list[list[int]]:
+    return [row for feed in feeds for row in feed["input_ids"].tolist()]
+
+
+@pytest.mark.parametrize("joins", [True, False])
+@pytest.mark.parametrize("start", [[], [7]])
+def test_windows_hold_every_token_once(joins: bool, start: list[int]) -> None:
+    texts = [[*start, *row] for row in lines(9, 31)] + [[*start, 5]]
+    windows = Windows(12, start, () if start else (1,), joins=joins)
+    found = windows.of(texts)
+    assert max(map(len, found)) <= 12 and all(window[: len(start)] == start for window in found)
+    tokens = [token for window in found for token in window if token not in (*start, 1)]
+    assert tokens == [token for text in texts for token in text if token not in start]
+    if joins and not start:
+        assert {len(window) for window in found} <= {11, 12}
+        assert sum(window.count(1) for window in found) == len(texts) - 1
+
+
+def test_short_lines_are_joined_up_to_the_positions_that_the_model_has(tmp_path: Path) -> None:
+    """Without a mask lines share a feed with lines of their length alone; the windows of all are one length."""
+    rows = lines(6 * LEAST, 5) + lines(40, 7)
+    feeds = read(tmp_path, rows, decoder())
+    windows = held(feeds)
+    assert feeds.unit == "window" and {len(window) for window in windows} <= {POSITIONS - 1, POSITIONS}
+    # A config says which token stands between two texts.
+    expected = rows[0] + [token for row in rows[1:] for token in (1, *row)]
+    assert sorted(token for window in windows for token in window) == sorted(expected)
+    assert len({feed["input_ids"].shape[1] for feed in feeds}) <= 2
+    assert held(lines_of(feeds)) == held(read(tmp_path, rows, decoder(backwards=True)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rows", "backwards"), [(lines(60, 5), False), (lines(6 * LEAST, 5), True)], ids=["few", "backwards"]
+)
+def test_lines_stay_alone(rows: list[list[int]], backwards: bool, tmp_path: Path) -> None:
+    """Where windows would be few, or what stands behind a token counts for it."""
+    feeds = read(tmp_path, rows, decoder(backwards))
+    assert feeds.unit == "line" and sorted(held(feeds)) == sorted(rows) and lines_of(feeds) is feeds
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_long_lines_are_divided_or_cut_off(backwards: bool, tmp_path: Path) -> None:
+    rows = lines(20, 23)
+    windows = held(read(tmp_path, rows, decoder(backwards), max_length=10))
+    if backwards:
+        assert sorted(windows) == sorted(row[:10] for row in rows)
+    else:
+        parts = [row[first:last] for row in rows for first, last in pairwise((0, 7, 15, 23))]
+        assert sorted(windows) == sorted(parts)
+
+
+def test_without_a_token_for_it_nothing_stands_between(tmp_path: Path) -> None:
+    rows = lines(6 * LEAST, 5)
+    windows = held(read(tmp_path, rows, decoder(), end=False, max_length=20))
+    assert sorted(token for window in windows for token in window) == sorted(sum(rows, []))
+
+
+@pytest.mark.long
+def test_a_decoder_learns_from_windows(tmp_path: Path) -> None:
+    """The character GPT knows 64 positions; its steps see 16 full windows each."""
+    model = SAMPLES / "char_gpt.onnx"
+    (ids,) = graph_inputs(view_of(load_model(model)))
+    assert ids.rows is not None
+    tokenizer(tmp_path, ids.rows)
+    random = np.random.default_rng(0)
+    rows = [" ".join(f"w{word}" for word in random.integers(0, ids.rows - 1, 9)) for _ in range(4000)]
+    (tmp_path / "lines.txt").write_text("\n".join(rows))
+    data = Inputs(data=str(tmp_path / "lines.txt"), tokenizer=tmp_path)
+    made = prune(
+        model, "0:1", data=data, recover=Budget(epochs=0.1), refit=False, provider="cpu", validate=False
+    )
+    assert made.chosen is not None and made.chosen.recovery is not None
+    found = made.chosen.recovery
+    assert found.unit == "window" and 500 <= found.samples < 700 and found.used == 16 * found.steps
+    assert "windows, none twice; held out: " in found.data_words
