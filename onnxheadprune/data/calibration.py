@@ -37,9 +37,10 @@ from onnxheadprune.model.documents import kind_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.arrays import read_npz
-from onnxheadprune.runtime.feeds.data import batched, load_data
+from onnxheadprune.runtime.feeds.data import batched, load_data, sample_of
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.narrowing import narrowed
@@ -218,7 +219,29 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
     if more is not None:
         digest.update(f"and {more.samples} more".encode())
     made = Calibration(samples, inputs, digest.hexdigest(), label, joined, more=more)
-    return replace(made, unit=source.unit, left_out=source.left_out) if isinstance(source, Feeds) else made
+    made = replace(made, unit=source.unit, left_out=source.left_out) if isinstance(source, Feeds) else made
+    _require_variety(made)
+    return made
+
+
+def _require_variety(data: Calibration) -> None:
+    """Check whether samples differ.
+
+    Raises:
+        UsageError: if there are several, and all are the same.
+    """
+    first: tuple[bytes, ...] | None = None
+    several = False
+    for feed in data.one_by_one():
+        sample = tuple(np.ascontiguousarray(feed[item.name]).tobytes() for item in data.inputs)
+        if first is not None and sample != first:
+            return
+        several, first = first is not None, sample
+    if several:
+        raise UsageError(
+            f"all {many(data.count, data.unit)} of {data.source} are the same, so nothing can be measured on them;"
+            " give samples that differ"
+        )
 
 
 def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, ...], More | None]:
@@ -233,10 +256,7 @@ def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, .
         files = sorted(Path(source).glob("*.npz"))
 
         def read(number: int) -> list[Sample]:
-            return [
-                Sample(item.feed, item.labels, str(files[number]))
-                for item in load_data([read_npz(files[number])], inputs)
-            ]
+            return list(load_data([sample_of(read_npz(files[number]), str(files[number]))], inputs))
 
         if not files:
             return tuple(load_data(source, inputs)), None

@@ -136,10 +136,6 @@ def require_recoverable(view: GraphView, main: MainOutput, data: Calibration, ho
         UsageError: if there is not enough data.
         RefusedError: if no gradient of the main output reaches a weight.
     """
-    if data.count > 1 and _are_alike(data):
-        raise UsageError(
-            f"all {many(data.count, data.unit)} of {data.source} are the same, so there is nothing to learn from them"
-        )
     learn, held = split_for_recovery(data)
     if learn.count < LEAST or learn.count + held.count > data.count:
         raise UsageError(
@@ -211,17 +207,6 @@ def recover(
         unit=learn.unit,
         planned=how.budget,
     )
-
-
-def _are_alike(data: Calibration) -> bool:
-    """Return whether all samples are the same."""
-    first: tuple[bytes, ...] | None = None
-    for feed in data.one_by_one():
-        sample = tuple(np.ascontiguousarray(feed[item.name]).tobytes() for item in data.inputs)
-        if first is not None and sample != first:
-            return False
-        first = sample
-    return True
 
 
 def _require_variety(teacher: Teacher, data: Calibration) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def test_long_lines_are_divided_or_cut_off(backwards: bool, tmp_path: Path) -> N
 def test_without_a_token_for_it_nothing_stands_between(tmp_path: Path) -> None:
     rows = lines(6 * LEAST, 5)
     windows = held(read(tmp_path, rows, decoder(), end=False, max_length=20))
-    assert sorted(token for window in windows for token in window) == sorted(sum(rows, []))
+    assert sorted(token for window in windows for token in window) == sorted(chain.from_iterable(rows))
 
 
 @pytest.mark.long

@@ -295,7 +295,9 @@ def test_a_training_says_what_it_used_and_what_would_help() -> None:
     fell = replace(found, curve=(Measured(0, 1.0), Measured(9, 0.5)), best=9)
     assert replace(fell, learned=0.3).would_help == "more data"
     assert (
-        replace(fell, learned=0.3, repeated=False).would_help == replace(fell, learned=0.5).would_help == "more time"
+        replace(fell, learned=0.3, repeated=False).would_help
+        == replace(fell, learned=0.5).would_help
+        == "more time"
     )
     flat = replace(fell, curve=(Measured(0, 0.51), Measured(9, 0.5)), learned=0.5)
     assert flat.would_help == "neither"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -259,6 +260,10 @@ class Centred:
     y_mean: Matrix64
 
 
+LEAST_PULL, PULLS = 1e-8, 8
+"""The pull from which stronger ones are tried where one is too weak for a solution, and how many of them."""
+
+
 class Ridge:
     """Least squares pulled towards given weights: argmin |x W - y|² + λ |W - start|², for any λ.
 
@@ -283,7 +288,11 @@ class Ridge:
             columns: targets to find weights for; None for all.
         """
         wanted = slice(None) if columns is None else columns
-        return np.asarray(self._start[:, wanted] + self._step(strength, self._missing[:, wanted]))
+        for pull in (strength, *(max(strength, LEAST_PULL) * 100.0**power for power in range(1, PULLS))):
+            # Where features hardly vary beside their means, rounding is most of their covariance.
+            with contextlib.suppress(np.linalg.LinAlgError):
+                return np.asarray(self._start[:, wanted] + self._step(pull, self._missing[:, wanted]))
+        return np.asarray(self._start[:, wanted])
 
     @functools.cached_property
     def _missing(self) -> Matrix64:

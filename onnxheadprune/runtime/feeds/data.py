@@ -72,7 +72,7 @@ def read_samples(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample
         yield from _feeds(source, "the data")
     elif stat.S_ISDIR(kind_of(source) or 0):
         for path in sorted(Path(source).glob("*.npz")):
-            yield _sample(read_npz(path), str(path))
+            yield sample_of(read_npz(path), str(path))
     else:
         yield from _feeds(_call(str(source)), str(source))
 
@@ -154,10 +154,16 @@ def _of_feed(feed: object, position: int, source: str) -> Sample:
         return feed
     if not isinstance(feed, Mapping):
         raise UsageError(f"feed {position} of {source} is no mapping of input names to arrays")
-    return _sample(feed, f"{source}, feed {position}")
+    return sample_of(feed, f"{source}, feed {position}")
 
 
-def _sample(arrays: Mapping[str, Any], source: str) -> Sample:
+def sample_of(arrays: Mapping[str, Any], source: str) -> Sample:
+    """One feed, nothing of it checked.
+
+    Args:
+        arrays: by the names of inputs.
+        source: where they are from.
+    """
     with users_code(f"the data of {source}", "cannot be made arrays"):
         values = {str(name): np.asarray(value) for name, value in arrays.items()}
     return Sample(values, values.get(LABELS), source)
@@ -182,7 +188,7 @@ class Batched:
             UsageError: if they have different numbers of samples.
         """
         stored = {name: item for name, item in arrays.items() if isinstance(item, Stored)}
-        whole = _sample({name: item for name, item in arrays.items() if name not in stored}, source)
+        whole = sample_of({name: item for name, item in arrays.items() if name not in stored}, source)
         self._arrays: Mapping[str, Array | Stored] = {**whole.feed, **stored}
         self._source, axes = source, {item.name: item.batch_axis for item in inputs}
         self._axes = {
@@ -206,7 +212,7 @@ class Batched:
     def batch(self, number: int) -> Sample:
         """One of them; all there is where nothing counts samples."""
         if not self._count:
-            return _sample({name: _whole(value) for name, value in self._arrays.items()}, self._source)
+            return sample_of({name: _whole(value) for name, value in self._arrays.items()}, self._source)
         size = self._fixed or BATCH
         start = number * size
         rows = np.arange(start, start + size if self._fixed else min(start + size, self._count))
