@@ -219,13 +219,11 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
     if more is not None:
         digest.update(f"and {more.samples} more".encode())
     made = Calibration(samples, inputs, digest.hexdigest(), label, joined, more=more)
-    made = replace(made, unit=source.unit, left_out=source.left_out) if isinstance(source, Feeds) else made
-    _require_variety(made)
-    return made
+    return replace(made, unit=source.unit, left_out=source.left_out) if isinstance(source, Feeds) else made
 
 
-def _require_variety(data: Calibration) -> None:
-    """Check whether samples differ.
+def require_variety(data: Calibration) -> None:
+    """Check whether samples differ, for those that measure what heads do with one and not with another.
 
     Raises:
         UsageError: if there are several, and all are the same.

@@ -35,8 +35,8 @@ CALLS = {
     )
 }
 """Of each command one way, of `prune` a few: all read data by the same functions."""
-ANYTHING = ("fuse", "validate")
-"""What is compared on arrays is compared on those that there are, the same ones or not."""
+ANYTHING = ("fuse", "validate", "quantize", "combine")
+"""They compare outputs on arrays that may be the same ones again and again; nothing is chosen or learned."""
 
 
 @dataclass(frozen=True)

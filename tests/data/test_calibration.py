@@ -265,6 +265,6 @@ def test_numbers_that_overflow_inside_the_model_are_refused(command: Command, tm
     model = toys.attention()
     toys.set_initializer(model, "attn.v.weight", np.full((12, 16), 1e38, np.float32))
     onnx.save(model, tmp_path / "model.onnx")
-    np.savez(tmp_path / "data.npz", x=np.ones((8, 6, 12), np.float32))
+    np.savez(tmp_path / "data.npz", x=np.arange(1, 577, dtype=np.float32).reshape(8, 6, 12))
     outcome = command("score", tmp_path / "model.onnx", "--data", tmp_path / "data.npz", "--provider", "cpu")
     assert outcome.exit_code == 2 and "computes NaN or infinite values" in " ".join(outcome.stderr.split())

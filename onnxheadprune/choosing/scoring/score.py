@@ -14,7 +14,7 @@ from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.kinds import HEADS, HEADS_ALONE, scorable, wishable
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.scores import FISHER, METHODS, TAYLOR, WITHOUT_DATA, HeadScores
-from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Measure
 from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.errors import RefusedError, UsageError
@@ -74,6 +74,7 @@ def score(
         return scores_of(sites.model, view, _of_kinds(sites, kinds), method, None)
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     calibration = calibration_data(data_for(loaded, data, where), view)
+    require_variety(calibration)
     first = observed(loaded)
     if first is not None:
         loaded = first

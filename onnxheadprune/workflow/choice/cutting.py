@@ -20,7 +20,7 @@ from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import Asked, Selection, Space
 from onnxheadprune.choosing.wishes import Requirements
-from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Measure
 from onnxheadprune.data.splicing import MOST_WORK
 from onnxheadprune.edit import apply
@@ -106,6 +106,8 @@ class Cutter:
         self.provider, self.trying, self.progress = provider, trying, progress
         self.turns = Turns(LARGE)
         self.data = None if data is None else calibration_data(data, self.view)
+        if self.data is not None:
+            require_variety(self.data)
         if trying.refit and self.data is None:
             raise UsageError("a refit needs data; give it with --data")
         self.refit = self.data is not None if trying.refit is None else trying.refit
