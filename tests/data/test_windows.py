@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
-from onnxheadprune import Budget, prune
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.more import Feeds
 from onnxheadprune.data.respelled import lines_of
 from onnxheadprune.data.sources import data_for
 from onnxheadprune.data.windows import LEAST, Windows
-from onnxheadprune.model.load import load_model
-from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.settings.inputs import Inputs
+from onnxheadprune.training.batches import BATCH, Batches
 from tests.calibration_files import tokenizer
-from tests.conftest import SAMPLES
 
 WORDS, POSITIONS = 30, 24
 TEXT = """
@@ -123,21 +121,11 @@ def test_without_a_token_for_it_nothing_stands_between(tmp_path: Path) -> None:
     assert sorted(token for window in windows for token in window) == sorted(chain.from_iterable(rows))
 
 
-@pytest.mark.long
-def test_a_decoder_learns_from_windows(tmp_path: Path) -> None:
-    """The character GPT knows 64 positions; its steps see 16 full windows each."""
-    model = SAMPLES / "char_gpt.onnx"
-    (ids,) = graph_inputs(view_of(load_model(model)))
-    assert ids.rows is not None
-    tokenizer(tmp_path, ids.rows)
-    random = np.random.default_rng(0)
-    rows = [" ".join(f"w{word}" for word in random.integers(0, ids.rows - 1, 9)) for _ in range(4000)]
-    (tmp_path / "lines.txt").write_text("\n".join(rows))
-    data = Inputs(data=str(tmp_path / "lines.txt"), tokenizer=tmp_path)
-    made = prune(
-        model, "0:1", data=data, recover=Budget(epochs=0.1), refit=False, provider="cpu", validate=False
-    )
-    assert made.chosen is not None and made.chosen.recovery is not None
-    found = made.chosen.recovery
-    assert found.unit == "window" and 500 <= found.samples < 700 and found.used == 16 * found.steps
-    assert "windows, none twice; held out: " in found.data_words
+def test_steps_take_full_windows(tmp_path: Path) -> None:
+    """What a choice, a refit and a training see is the same."""
+    model = decoder()
+    data = calibration_data(read(tmp_path, lines(6 * LEAST, 5), model), view_of(model))
+    assert data.unit == "window" and data.count > LEAST
+    batches = Batches(data)
+    shapes = [feed["input_ids"].shape for feed in batches.round(0, np.random.default_rng(0))]
+    assert len(shapes) == batches.count and shapes.count((BATCH, POSITIONS)) >= len(shapes) - 2 * 2
