@@ -30,7 +30,6 @@ def text_feeds(
     inputs: Sequence[Input],
     *,
     max_length: int = DEFAULT_LENGTH,
-    batch: int = BATCH,
     reading: Reading = WHOLE,
     beside: Beside = ALONE,
     logits: Logits | None = None,
@@ -48,7 +47,6 @@ def text_feeds(
         tokenizer: a `tokenizer.json` of the `tokenizers` library, or a folder that holds a tokenizer.
         inputs: the graph inputs.
         max_length: tokens after which a sample is cut off, or divided into windows.
-        batch: samples in a feed.
         reading: what is read of the file.
         beside: what lies beside the model.
         logits: runs a model of language; None takes each line for a sample of its own.
@@ -77,12 +75,11 @@ def text_feeds(
         tokenizer,
         inputs,
         max_length=max_length,
-        batch=batch,
         reading=reading,
         beside=beside,
     )
     return Feeds(
-        (made.prompts.feed(group) for group in made.prompts.groups(samples, batch)),
+        (made.prompts.feed(group) for group in made.prompts.groups(samples, BATCH)),
         "window" if is_divided else "line",
         more,
         str(path),

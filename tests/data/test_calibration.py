@@ -137,9 +137,9 @@ def test_text_becomes_padded_feeds_with_a_mask(bert: tuple[Input, ...], tmp_path
 
 def test_long_lines_are_cut_and_feeds_have_their_size(bert: tuple[Input, ...], tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
-    text.write_text("\n".join("w1 " * count for count in range(1, 8)), encoding="utf-8")
-    feeds = text_feeds(text, tokenizer(tmp_path), bert, max_length=4, batch=3)
-    assert [feed["input_ids"].shape for feed in feeds] == [(3, 3), (3, 4), (1, 4)]
+    text.write_text("\n".join("w1 " * (1 + count % 7) for count in range(49)), encoding="utf-8")
+    feeds = text_feeds(text, tokenizer(tmp_path), bert, max_length=4)
+    assert [feed["input_ids"].shape for feed in feeds] == [(32, 4), (17, 4)]
 
 
 def test_without_a_mask_only_equal_lengths_share_a_feed(tmp_path: Path) -> None:
