@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,12 @@ TOKENIZER = "tokenizer.json"
 WORD_PIECES = "vocab.txt"
 BYTE_PAIRS = ("vocab.json", "merges.txt")
 SETTINGS = "tokenizer_config.json"
+NAMES = "special_tokens_map.json"
+ADDED = "added_tokens.json"
+SPECIAL = ("unk_token", "sep_token", "cls_token", "pad_token", "mask_token")
+GPTS_OWN = ("<|endoftext|>", "<s>", "</s>", "<unk>", "<pad>", "<mask>")
+SAVE_ONE = "save one with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers"
+NOTHING: Mapping[str, bytes] = {}
 MAX_TOKENIZER = 2**27
 TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 64, 2**20
 ENDS = ("<|endoftext|>", "</s>", "<eos>")
@@ -44,7 +50,9 @@ class Vocabulary:
             UsageError: if it cannot be read.
         """
         self.place = str(path)
-        self._tokenizer = _of_folder(Path(path)) if stat.S_ISDIR(kind_of(path) or 0) else _of_file(Path(path))
+        self._tokenizer = (
+            tokenizer_in(Path(path)) if stat.S_ISDIR(kind_of(path) or 0) else _of_file(Path(path))
+        )
         self._tokenizer.no_padding()
         self.max_length = max_length
 
@@ -118,61 +126,130 @@ def _of_file(path: Path) -> Any:
     return tokenizer_of(path, read_text(path, "the tokenizer", MAX_TOKENIZER))
 
 
-def _of_folder(folder: Path) -> Any:
+def tokenizer_in(folder: Path, replaced: Mapping[str, bytes] = NOTHING) -> Any:
+    """Return the tokenizer that the tokenizers library makes of the files of a folder.
+
+    Args:
+        folder: with a tokenizer.json, or with the vocabulary of BERT or GPT-2 and their kin.
+        replaced: contents of files that are read in place of what they hold, by their names.
+
+    Raises:
+        UsageError: if it makes nothing of them.
+    """
     if (folder / TOKENIZER).is_file():
         return _of_file(folder / TOKENIZER)
-    settings = _settings(folder)
+    files = _Files(folder, replaced)
+    settings = files.document(NAMES) | files.document(SETTINGS)
     kind = str(settings.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
     if (folder / WORD_PIECES).is_file() and kind in ("", "Bert", "DistilBert", "Electra", "MobileBert"):
-        return _word_pieces(folder, settings)
+        return _word_pieces(files, settings)
     pairs = all((folder / name).is_file() for name in BYTE_PAIRS)
     if (
         pairs
         and kind in ("", "GPT2", "Roberta", "Bart", "Longformer", "LED")
         and not settings.get("add_bos_token")
     ):
-        return _byte_pairs(folder, settings, kind)
+        return _byte_pairs(files, settings, kind)
     of = (
         f", and its {settings['tokenizer_class']} is none that can be made from its other files"
         if kind
         else ""
     )
-    raise UsageError(
-        f"the folder {folder} holds no {TOKENIZER}{of}; save one with tokenizer.save_pretrained of transformers"
-    )
+    raise UsageError(f"the folder {folder} holds no {TOKENIZER}{of}; {SAVE_ONE}")
 
 
-def _word_pieces(folder: Path, settings: Mapping[str, object]) -> Any:
+class _Files:
+    """The files of a folder that a tokenizer is made of."""
+
+    def __init__(self, folder: Path, replaced: Mapping[str, bytes]) -> None:
+        self.folder, self.replaced = folder, replaced
+
+    def text(self, name: str) -> str:
+        """The content of one, with the ends of lines that Unix has."""
+        if name in self.replaced:
+            return self.replaced[name].decode()
+        return read_text(self.folder / name, "the tokenizer", MAX_TOKENIZER).replace("\r\n", "\n")
+
+    def document(self, name: str) -> dict[str, Any]:
+        """The content of one with JSON, nothing where there is none.
+
+        Raises:
+            UsageError: if it is no JSON object.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            return {}
+        try:
+            found = parse_json(self.text(name))
+        except NotJsonError as error:
+            raise UsageError(f"{path} is {error}{in_place_of(path)}") from error
+        if not isinstance(found, dict):
+            raise UsageError(f"{path} is no JSON object")
+        return found
+
+    def require_added(self, tokens: Collection[str], name: str) -> None:
+        """Check that there are no tokens beside a vocabulary.
+
+        Args:
+            tokens: of the vocabulary.
+            name: of its file.
+
+        Raises:
+            UsageError: if there are.
+        """
+        listed = self.document(SETTINGS).get("added_tokens_decoder")
+        decoded = listed.values() if isinstance(listed, dict) else ()
+        added = [*self.document(ADDED), *(_token(item) for item in decoded)]
+        missing = next((token for token in added if token not in tokens), None)
+        if missing is not None:
+            raise UsageError(
+                f"the tokenizer in {self.folder} adds {missing!r:.80} to the tokens of {name}; {SAVE_ONE}"
+            )
+
+
+def _word_pieces(files: _Files, settings: Mapping[str, object]) -> Any:
     """BERT's tokenizer from its list of words."""
     from tokenizers import BertWordPieceTokenizer
 
-    words = {word: row for row, word in enumerate(_read(folder, WORD_PIECES).split("\n")) if word}
+    words = {word: row for row, word in enumerate(files.text(WORD_PIECES).split("\n")) if word}
+    files.require_added(words, WORD_PIECES)
     lowers, strips = settings.get("do_lower_case", True), settings.get("strip_accents")
     chinese = settings.get("tokenize_chinese_chars", True)
+    named = {name: _token(settings[name]) for name in SPECIAL if settings.get(name) is not None}
     return _built(
-        folder / WORD_PIECES,
+        files.folder / WORD_PIECES,
         lambda: BertWordPieceTokenizer(
             words,
             lowercase=bool(lowers),
             strip_accents=None if strips is None else bool(strips),
             handle_chinese_chars=bool(chinese),
+            **named,
         ),
     )
 
 
-def _byte_pairs(folder: Path, settings: Mapping[str, object], kind: str) -> Any:
+def _byte_pairs(files: _Files, settings: Mapping[str, object], kind: str) -> Any:
     """The tokenizer of GPT-2 from its pairs of bytes; those of RoBERTa's kin put texts between two tokens more."""
-    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers import AddedToken, ByteLevelBPETokenizer
     from tokenizers.processors import RobertaProcessing
 
-    vocabulary = _json(folder / BYTE_PAIRS[0])
-    rows = _read(folder, BYTE_PAIRS[1]).split("\n")
+    vocabulary = files.document(BYTE_PAIRS[0])
+    files.require_added(vocabulary, BYTE_PAIRS[0])
+    rows = files.text(BYTE_PAIRS[1]).split("\n")
     pairs = (row.partition(" ") for row in rows if row and not row.startswith("#version"))
     merges = [(left, right) for left, _, right in pairs]
     spaced = bool(settings.get("add_prefix_space", False))
 
+    named = {
+        *GPTS_OWN,
+        *(_token(settings[name]) for name in (*SPECIAL, "bos_token", "eos_token") if settings.get(name)),
+    }
+    special = sorted(named.intersection(vocabulary), key=lambda token: int(vocabulary[token]))
+
     def build() -> Any:
         made: Any = ByteLevelBPETokenizer(vocabulary, merges, add_prefix_space=spaced)
+        # Blanks in front of a mask belong to it.
+        made.add_special_tokens([AddedToken(token, lstrip=token == "<mask>") for token in special])
         if kind not in ("", "GPT2"):
             start, end = _token(settings.get("cls_token", "<s>")), _token(settings.get("sep_token", "</s>"))
             made._tokenizer.post_processor = RobertaProcessing(
@@ -180,31 +257,12 @@ def _byte_pairs(folder: Path, settings: Mapping[str, object], kind: str) -> Any:
             )
         return made
 
-    return _built(folder / BYTE_PAIRS[0], build)
+    return _built(files.folder / BYTE_PAIRS[0], build)
 
 
 def _token(value: object) -> str:
     """A special token, which settings write as text or as an object."""
     return str(value["content"] if isinstance(value, Mapping) else value)
-
-
-def _settings(folder: Path) -> Mapping[str, object]:
-    path = folder / SETTINGS
-    return _json(path) if path.is_file() else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = parse_json(_read(path.parent, path.name))
-    except NotJsonError as error:
-        raise UsageError(f"{path} is {error}{in_place_of(path)}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} is no JSON object")
-    return found
-
-
-def _read(folder: Path, name: str) -> str:
-    return read_text(folder / name, "the tokenizer", MAX_TOKENIZER).replace("\r\n", "\n")
 
 
 def _built(path: Path, build: Callable[[], Any]) -> Any:

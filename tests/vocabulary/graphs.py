@@ -11,7 +11,7 @@ from onnx import ModelProto
 from tests.graph_text import model_of
 
 TOKENS, HIDDEN = 12, 6
-HEAD = '<ir_version: 9, opset_import: ["" : 17, "com.microsoft" : 1]>\n'
+HEAD = '<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
 ATTENTION = """
     q = MatMul(x, w_q)
     k = MatMul(x, w_k)
@@ -47,11 +47,12 @@ def graph(
     output: str = "float[batch, seq, 12] out",
     masked: str = PLAIN,
     seed: int = 0,
+    opset: int = 17,
     given: dict[str, np.ndarray] | None = None,
 ) -> ModelProto:
     """A block of attention between a front that makes `x` of ids and a back that makes `out` of `y`."""
     body = f"{front}\n{ATTENTION.format(masked=masked)}\n{back}"
-    text = f"{HEAD}g ({inputs}) => ({output}) <{WEIGHTS}{',' if more else ''} {more}> {{ {body} }}"
+    text = f"{HEAD.format(opset=opset)}g ({inputs}) => ({output}) <{WEIGHTS}{',' if more else ''} {more}> {{ {body} }}"
     return model_of(text, seed, given)
 
 
@@ -160,6 +161,12 @@ GRAPHS = {
         "summed = ReduceSum<keepdims = 0>(split_up, last)\nx = Add(words, summed)",
         more=f"{TABLE}, float[12, 18] other, int64[4] layers = {{0, 0, 6, 3}}, int64[1] last = {{3}}",
         output=STATES,
+    ),
+    "smaller_second_table": lambda: graph(
+        "words = Gather(table, input_ids)\nis_known = Less(input_ids, nine)\nput = Where(is_known, input_ids, filler)\n"
+        "others = Gather(fewer, put)\nx = Add(words, others)",
+        TIED,
+        more=f"{TABLE}, float[9, 6] fewer, int64 nine = {{9}}, int64 filler = {{5}}",
     ),
     "fused_embedding": lambda: graph(
         "x, index = com.microsoft.EmbedLayerNormalization(input_ids, kinds, table, places, kind_table, scale, shift)",

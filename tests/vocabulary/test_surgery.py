@@ -259,7 +259,7 @@ def test_inputs_of_one_table_go_together() -> None:
     [
         ("0\n12", (), "the model's ids are 0 to 11"),
         ("", (), "lists no token"),
-        ("0\n1\nhello", (), "no tokenizer.json beside the model"),
+        ("0\n1\nhello", (), "no tokenizer beside the model"),
         ("0\n1", ("--vocab-size", "2"), "no counts"),
         ("0\t3\n1\t2", ("--vocab-size", "12"), "removes none"),
         ("[1.5]", (), "neither a list of tokens"),

@@ -69,13 +69,23 @@ class Lookup:
     axis: int
 
     @property
+    def is_table(self) -> bool:
+        """Whether a row holds several numbers."""
+        value = self.node.input(self.table)
+        return value is not None and (value.rank or 0) > 1
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows the table has, None where that is not known."""
+        return _size(self.node.input(self.table), self.axis)
+
+    @property
     def tables(self) -> Iterator[int]:
         """Indices of all inputs with a row per token: the table, its scales and its zero points."""
-        rows = _size(self.node.input(self.table), self.axis)
         yield self.table
         roles = roles_of(self.node)
         for index in (roles.weight_scale, roles.weight_zero):
-            if index is not None and _size(self.node.input(index), self.axis) == rows:
+            if index is not None and _size(self.node.input(index), self.axis) == self.rows:
                 yield index
 
 
@@ -147,9 +157,10 @@ def vocabularies(view: GraphView) -> tuple[Vocabulary, ...]:
     grouped: dict[int, list[Value]] = defaultdict(list)
     for value, flow in flows.items():
         if not OTHER_IDS.search(value.name.lower()):
-            for rows in {_size(item.node.input(item.table), item.axis) for item in flow.lookups}:
-                if rows is not None:
-                    grouped[rows].append(value)
+            # Of a vector nobody could tell that it is about tokens. A smaller table has no rows for the last tokens.
+            sizes = [item.rows for item in flow.lookups if item.rows is not None and item.is_table]
+            if sizes:
+                grouped[max(sizes)].append(value)
     return tuple(_vocabulary(view, rows, inputs, flows) for rows, inputs in grouped.items())
 
 
@@ -278,7 +289,7 @@ def _lookup(use: Use) -> Lookup | None:
     if use.input_index not in rows or node in GATHERS_ELEMENTS:
         return None
     value = node.input(rows[use.input_index])
-    if value is None or not value.is_constant or value.rank != 2:
+    if value is None or not value.is_constant or not value.rank:
         return None
     axis = node.attribute("axis", node.attribute("gather_axis", 0)) % value.rank
     return Lookup(node, use.input_index, rows[use.input_index], axis)
@@ -290,9 +301,9 @@ def _vocabulary(view: GraphView, rows: int, inputs: Sequence[Value], flows: dict
     for value in inputs:
         stored |= flows[value].stored
         for lookup in flows[value].lookups:
-            if _size(lookup.node.input(lookup.table), lookup.axis) == rows:
+            if lookup.rows is not None and lookup.rows <= rows:
                 for index in lookup.tables:
-                    tables |= dict.fromkeys(_stored_behind(lookup.node.input(index), rows))
+                    tables |= dict.fromkeys(_stored_behind(lookup.node.input(index), lookup.rows))
     logits = []
     for info in view.model.graph.output:
         behind = _weights_behind(view.main.values[info.name], rows)

@@ -7,7 +7,7 @@ made of them, say) still gets the original's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -212,8 +212,9 @@ def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
     """
     mask = np.zeros(vocabulary.rows, np.bool_)
     mask[kept] = True
-    flows = {name: flow_of(view.main.values[original_ids(name)]) for name in vocabulary.inputs}
+    flows = {name: _within(flow_of(view.main.values[original_ids(name)]), mask) for name in vocabulary.inputs}
     swept, narrowed = _swept(view, vocabulary, flows, mask)
+    _require_passed(swept, flows.values())
     edits = dict(realize(view, swept).edits)
     _require_smaller(edits, view)
     for name, flow in flows.items():
@@ -234,6 +235,12 @@ def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
     return list(with_fresh_names(view, edits))
 
 
+def _within(flow: Flow, mask: Mask) -> Flow:
+    """Return where ids go, with the lookups alone whose tables lose rows: the first ones of a larger table have ids."""
+    lookups = (item for item in flow.lookups if item.rows is not None and item.rows <= len(mask))
+    return replace(flow, lookups=tuple(item for item in lookups if mask[: item.rows].any()))
+
+
 def _picked_behind(node: Node) -> list[Edit]:
     """A Gather between logits and the node that hands them out."""
     value = _source(node)
@@ -248,10 +255,9 @@ def _swept(
 ) -> tuple[Sweep, list[Node]]:
     """Return what is live without the tokens, and the nodes that hand out logits of which nothing is left to pick."""
     seeds = [
-        Seed(lookup.node, index, Live.over((lookup.axis,), mask), SITE)
+        Seed(lookup.node, index, Live.over((lookup.axis,), mask[: lookup.rows]), SITE)
         for flow in flows.values()
         for lookup in flow.lookups
-        if _rows(lookup.node.input(lookup.table), lookup.axis) == len(mask)
         for index in lookup.tables
     ]
     picks = [_producer(view.main.values[name]) for name in vocabulary.logits]
@@ -293,6 +299,22 @@ def _translated_for(node: Node, index: int, value: Value) -> Iterator[Edit]:
     yield SetInput(node.ref, index, output)
 
 
+def _require_passed(swept: Sweep, flows: Iterable[Flow]) -> None:
+    """Refuse a cut that a node between a table and a lookup does not follow, as where tokens share a scale.
+
+    Raises:
+        RefusedError: with the reason of the first one.
+    """
+    queue = [lookup.node.input(lookup.table) for flow in flows for lookup in flow.lookups]
+    while queue:
+        value = queue.pop()
+        if value is not None and value.producer is not None:
+            if value.producer in swept.refusals:
+                reason = swept.refusals[value.producer].about("tokens")
+                raise RefusedError(f"the vocabulary cannot get smaller: {reason}")
+            queue += value.producer.inputs
+
+
 def _require_smaller(edits: Mapping[Edit, frozenset[str]], view: GraphView) -> None:
     """Refuse a cut that copies a table because something needs all of it.
 
@@ -320,7 +342,3 @@ def _source(node: Node) -> Value:
     value = node.inputs[0]
     assert value is not None
     return value
-
-
-def _rows(value: Value | None, axis: int) -> object:
-    return None if value is None or value.shape is None else value.shape[axis]

@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies, vocabulary_of
 from onnxheadprune.data.respelled import lines_of
+from onnxheadprune.data.vocabulary import SAVE_ONE, TOKENIZER, tokenizer_in
 from onnxheadprune.deploying.folders.asked import FolderRequest, FolderTokens
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.token_configs import changes, is_config, named_ids
@@ -22,9 +23,13 @@ from onnxheadprune.workflow.vocabulary.counting import counted
 from onnxheadprune.workflow.vocabulary.keep import MAX_LIST, Counts, kept_ids
 from onnxheadprune.workflow.vocabulary.otherwise import Respelling
 from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
-from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, pair_of, survives
+from onnxheadprune.workflow.vocabulary.tokenizer import (
+    TokenizerFile,
+    pair_of,
+    survives,
+    tokenizer_path,
+)
 
-TOKENIZER = "tokenizer.json"
 SENTENCE_PIECES = (".model", ".spm")
 UNKNOWN_FORMS = (
     ".tiktoken",
@@ -61,10 +66,7 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
         return FolderTokens()
     leader, vocabulary = _leader(export, tokens)
     rows = vocabulary.rows
-    paths = [name for name in export.others if PurePosixPath(name).name == TOKENIZER]
-    tokenizers = {
-        name: TokenizerFile(export.root / name) for name in sorted(paths, key=lambda name: name.count("/"))
-    }
+    tokenizers = {name: TokenizerFile(export.root / name) for name in _tokenizers(export)}
     tokenizer = next(iter(tokenizers.values()), None)
     _require_readable(export, tokenizers)
     documents = {name: _json(export.root / name) for name in export.others if is_config(name)}
@@ -77,16 +79,43 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
         change for name, document in documents.items() for change in changes(name, document, new, sizes)
     )
     following = _Following(export, kept, new, tokenizer)
-    smaller = {name: item.trimmed(kept) for name, item in tokenizers.items()}
-    for name, document in smaller.items():
-        require_same_spelling(tokenizers[name], document, kept)
-    contents = {name: _text(document) for name, document in smaller.items()} | following.contents
+    smaller: dict[str, Mapping[str, Any]] = {}
+    contents = following.contents
+    for name, item in tokenizers.items():
+        if PurePosixPath(name).name == TOKENIZER:
+            smaller[name] = item.trimmed(kept)
+            contents[name] = _text(smaller[name])
+        else:
+            smaller[name] = _older_form(export.root / name, name, contents)
+        require_same_spelling(item, smaller[name], kept)
     holding = [file.name for file in export.models if vocabulary_of(file.view, file.name, (), rows).tables]
     each = Tokens(kept, rows=rows)
     respelling = next((Respelling(tokenizers[name], document) for name, document in smaller.items()), None)
     return FolderTokens(
         dict.fromkeys(holding, each), tuple(changed), contents, following.warnings, respelling
     )
+
+
+def _tokenizers(export: Export) -> list[str]:
+    """The names of the files that tokenizers are read from: those of older forms only without a tokenizer.json."""
+    places = sorted(
+        {str(PurePosixPath(name).parent) for name in export.others}, key=lambda name: name.count("/")
+    )
+    paths = [path for place in places if (path := tokenizer_path(export.root / place)) is not None]
+    first = [path for path in paths if path.name == TOKENIZER]
+    return [path.relative_to(export.root).as_posix() for path in first or paths]
+
+
+def _older_form(path: Path, name: str, contents: Mapping[str, bytes]) -> Mapping[str, Any]:
+    """Return the tokenizer of a folder in an older form, with what will be written, as a tokenizer.json."""
+    folder = PurePosixPath(name).parent
+    replaced = {
+        PurePosixPath(other).name: content
+        for other, content in contents.items()
+        if PurePosixPath(other).parent == folder
+    }
+    document: dict[str, Any] = json.loads(tokenizer_in(path.parent, replaced).to_str())
+    return document
 
 
 def _leader(export: Export, tokens: Tokens) -> tuple[ModelFile, Vocabulary]:
@@ -124,8 +153,7 @@ def _require_readable(export: Export, tokenizers: Mapping[str, TokenizerFile]) -
         stale = [name for name in export.others if name.endswith(OTHER_FORMS)]
         if stale:
             raise UsageError(
-                f"{export.root} holds {stale[0]} and no tokenizer.json, which the tokens are read from; save one with"
-                " tokenizer.save_pretrained of transformers"
+                f"{export.root} holds {stale[0]} and no tokenizer.json, which the tokens are read from; {SAVE_ONE}"
             )
         return
     for other in others:
@@ -147,14 +175,14 @@ class _Following:
     def __init__(
         self, export: Export, kept: Sequence[int], new: Mapping[int, int], tokenizer: TokenizerFile | None
     ) -> None:
-        self.root, self.kept, self.new = export.root, kept, new
+        self.root, self.tokenizer, self.new = export.root, tokenizer, new
         names = {} if tokenizer is None else tokenizer.tokens
         self.tokens = {names[place] for place in kept if place in names}
         self.gone = set(names.values()) - self.tokens
         self.prefix = "" if tokenizer is None else tokenizer.model.get("continuing_subword_prefix") or ""
         self.contents: dict[str, bytes] = {}
         self.warnings: tuple[str, ...] = ()
-        makers: dict[str, Callable[[Path], bytes]] = {
+        makers: dict[str, Callable[[Path], bytes | None]] = {
             "vocab.txt": self._lines,
             "vocab.json": self._ids,
             "added_tokens.json": self._ids,
@@ -163,22 +191,49 @@ class _Following:
         }
         for name in export.others if tokenizer is not None else ():
             base = PurePosixPath(name).name
+            content = None
             if base in makers:
-                self.contents[name] = makers[base](self.root / name)
+                content = makers[base](self.root / name)
             elif base.endswith(SENTENCE_PIECES):
-                self.contents[name] = self._pieces(self.root / name)
-            elif base.endswith(UNKNOWN_FORMS):
+                content = self._pieces(self.root / name)
+            if content is not None:
+                self.contents[name] = content
+            elif base in makers or base.endswith(UNKNOWN_FORMS):
                 stale = f"{name} holds the tokenizer before the cut: make sure that nothing loads it"
                 self.warnings = (*self.warnings, stale)
 
-    def _lines(self, path: Path) -> bytes:
-        lines = _text_of(path, "the vocabulary")
-        return "".join(f"{line}\n" for line in lines if line and line not in self.gone).encode()
+    def _lines(self, path: Path) -> bytes | None:
+        rows = _text_of(path, "the vocabulary")
+        if not rows[-1]:
+            rows.pop()
+        if not self._belongs(path, {line: row for row, line in enumerate(rows) if line}):
+            return None
+        return "".join(f"{line}\n" for row, line in enumerate(rows) if row in self.new).encode()
 
-    def _ids(self, path: Path) -> bytes:
+    def _ids(self, path: Path) -> bytes | None:
         found = _json(path)
+        if not self._belongs(path, found):
+            return None
         left = {token: self.new[place] for token, place in found.items() if place in self.new}
         return json.dumps(dict(sorted(left.items(), key=lambda item: item[1])), ensure_ascii=False).encode()
+
+    def _belongs(self, path: Path, ids: Mapping[str, int]) -> bool:
+        """Return whether a file is about the tokens of the tokenizer.
+
+        Raises:
+            UsageError: if they have other ids there.
+        """
+        assert self.tokenizer is not None
+        if any(type(place) is not int for place in ids.values()):
+            raise UsageError(f"{path} is no mapping from tokens to ids")
+        known = {token: place for token, place in ids.items() if token in self.tokenizer.ids}
+        other = next((token for token, place in known.items() if place != self.tokenizer.ids[token]), None)
+        if other is not None:
+            raise UsageError(
+                f"{path} and {self.tokenizer.place} are different tokenizers: {other!r:.80} is the token {ids[other]}"
+                f" and {self.tokenizer.ids[other]}; remove one of them"
+            )
+        return 2 * len(known) >= len(ids)
 
     def _merges(self, path: Path) -> bytes:
         left = [
@@ -192,8 +247,9 @@ class _Following:
         found = dict(_json(path))
         listed = found.get("added_tokens_decoder")
         if isinstance(listed, dict):
-            left = {int(place): token for place, token in listed.items() if int(place) in self.new}
-            found["added_tokens_decoder"] = {str(self.new[place]): token for place, token in left.items()}
+            new = {str(old): str(place) for old, place in self.new.items()}
+            left = {new[place]: token for place, token in listed.items() if place in new}
+            found["added_tokens_decoder"] = left
         return _text(found)
 
     def _pieces(self, path: Path) -> bytes:

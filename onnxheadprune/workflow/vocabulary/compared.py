@@ -13,6 +13,7 @@ from onnxheadprune.runtime.foreign import users_code
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 
 TEXTS = 2000
+"""Of each kind."""
 LONGEST = 8
 """Tokens of a text."""
 
@@ -43,7 +44,7 @@ def require_same_spelling(old: TokenizerFile, document: Mapping[str, Any], kept:
         tokenizer.no_truncation()
     compared = 0
     with users_code(f"the tokenizer {old.place}"):
-        for text in _texts(before, [number for number in kept if number in old.tokens]):
+        for text in _texts(old, [number for number in kept if number in old.tokens]):
             wanted = before.encode(text).ids
             if place.keys() >= set(wanted):
                 compared += 1
@@ -55,9 +56,14 @@ def require_same_spelling(old: TokenizerFile, document: Mapping[str, Any], kept:
     return compared
 
 
-def _texts(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
-    """Yield texts of some tokens, the same ones each time."""
-    chooser = random.Random(0)
+def _texts(old: TokenizerFile, kept: Sequence[int]) -> Iterator[str]:
+    """Yield texts of kept tokens, and words glued of any, which may be unknown; the same ones each time."""
+    chooser, every = random.Random(0), sorted(old.tokens)
+
+    def text_of(ids: Sequence[int]) -> str:
+        return str(old.library.decode(ids, skip_special_tokens=False))
+
     for _ in range(TEXTS):
-        drawn = chooser.choices(ids, k=chooser.randint(1, LONGEST))
-        yield str(tokenizer.decode(drawn, skip_special_tokens=False))
+        yield text_of(chooser.choices(kept, k=chooser.randint(1, LONGEST)))
+        some = chooser.choices(every, k=chooser.randint(2, LONGEST))
+        yield "".join(old.bare(text_of([number])).strip() for number in some)

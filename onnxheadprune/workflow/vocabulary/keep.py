@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,12 @@ MAX_LIST = 2**27
 STEM = 5
 """Characters that forms of a word share. On MiniLM's vocabulary and English prose 5 lose fewer tokens than 4 or 6."""
 RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+COUNTED = re.compile(r"(.+)\t(\d{1,15})")
+MOST = 10**15
+"""The largest count."""
 Counts = npt.NDArray[np.int64]
+Entry: TypeAlias = tuple[str | range, int | None]
+"""A token, or ids, with how often each occurs, None where that is not said."""
 
 
 @dataclass(frozen=True)
@@ -29,32 +35,46 @@ class Listed:
     """The content of a list of tokens.
 
     Attributes:
-        entries: tokens or ids, with how often each occurs, None where that is not said.
+        entries: tokens or ids.
         source: what it is called in errors.
     """
 
-    entries: Sequence[tuple[str | int, int | None]]
+    entries: Sequence[Entry]
     source: str
 
-    def ids(self, tokenizer: TokenizerFile | None) -> dict[int, int | None]:
+    def ids(self, rows: int, tokenizer: TokenizerFile | None) -> dict[int, int | None]:
         """The ids of the tokens, with their counts.
 
+        Args:
+            rows: how many tokens the model has.
+            tokenizer: of the model, None without.
+
         Raises:
-            UsageError: if there is no such token.
+            UsageError: if there is no such token, or one has two counts.
         """
         found: dict[int, int | None] = {}
-        for token, count in self.entries:
-            if isinstance(token, int):
-                found[token] = count
-            elif tokenizer is None:
-                raise UsageError(
-                    f"{self.source} lists tokens, and there is no tokenizer.json beside the model; list ids instead"
-                )
-            elif token not in tokenizer.ids:
-                raise UsageError(f"{self.source} lists {token!r}, which {tokenizer.place} does not have")
-            else:
-                found[tokenizer.ids[token]] = count
+        for entry, count in self.entries:
+            for place in self._places(entry, rows, tokenizer):
+                if found.setdefault(place, count) != count:
+                    token = place if isinstance(entry, range) else repr(entry)
+                    raise UsageError(
+                        f"{self.source} lists {token!s:.80} with two counts, {found[place]} and {count}"
+                    )
         return found
+
+    def _places(self, entry: str | range, rows: int, tokenizer: TokenizerFile | None) -> Sequence[int]:
+        if isinstance(entry, str):
+            if tokenizer is None:
+                raise UsageError(
+                    f"{self.source} lists tokens, and there is no tokenizer beside the model; list ids instead"
+                )
+            if entry not in tokenizer.ids:
+                raise UsageError(f"{self.source} lists {entry!r:.80}, which {tokenizer.place} does not have")
+            return (tokenizer.ids[entry],)
+        if not 0 <= entry[0] <= entry[-1] < rows:
+            outside = entry[0] if entry[0] < 0 else max(entry[0], rows)
+            raise UsageError(f"{self.source} lists the id {outside}, and the model's ids are 0 to {rows - 1}")
+        return entry
 
 
 def kept_ids(
@@ -81,15 +101,10 @@ def kept_ids(
     always = frozenset(special) | (frozenset() if tokenizer is None else tokenizer.always)
     if tokens.keep is not None:
         listed = _listed(tokens.keep)
-        named = listed.ids(tokenizer)
-        outside = next((place for place in named if not 0 <= place < rows), None)
-        if outside is not None:
-            raise UsageError(
-                f"{listed.source} lists the id {outside}, and the model's ids are 0 to {rows - 1}"
-            )
+        named = listed.ids(rows, tokenizer)
         if tokens.size is None:
             _require_special(named, tokenizer, special, listed.source)
-            return sorted(_closed(named, tokenizer) | always)
+            return sorted(_closed(always.union(named), tokenizer))
         counts = np.zeros(rows, np.int64)
         for place, count in named.items():
             if count is None:
@@ -118,37 +133,49 @@ def _require_fitting(tokenizer: TokenizerFile, rows: int) -> None:
         )
 
 
-def _closed(some: Iterable[int], tokenizer: TokenizerFile | None) -> set[int]:
+def _closed(some: Collection[int], tokenizer: TokenizerFile | None) -> set[int]:
     """Some tokens, and all that they need.
 
     Args:
         some: ids.
         tokenizer: of the model, None without.
     """
-    found: set[int] = set()
-    for place in some:
-        found |= {place} if tokenizer is None else tokenizer.made_of(place)
-    return found
+    return set(some) if tokenizer is None else tokenizer.closed(some)
 
 
 def _most_frequent(
     size: int, counts: Counts, tokenizer: TokenizerFile | None, always: Collection[int]
 ) -> list[int]:
-    kept = _closed(always, tokenizer)
-    if len(kept) > size:
+    basic = _closed(always, tokenizer)
+    if len(basic) > size:
         raise UsageError(
-            f"a vocabulary of {size:,} is too small: {len(kept):,} tokens are special, bytes or single characters,"
+            f"a vocabulary of {size:,} is too small: {len(basic):,} tokens are special, bytes or single characters,"
             " without which texts cannot be spelled"
         )
-    for place in _in_order(counts, tokenizer):
+    order = [
+        place for place in _in_order(counts, tokenizer) if tokenizer is None or place in tokenizer.tokens
+    ]
+    room = size
+    while True:
+        kept = _closed(_first(room, basic, order, tokenizer), tokenizer)
+        if len(kept) <= size:
+            return sorted(kept)
+        # Tokens without which an unknown word would be spelled depend on all that are kept.
+        room = max(len(basic), room - (len(kept) - size))
+
+
+def _first(
+    size: int, basic: Collection[int], order: Iterable[int], tokenizer: TokenizerFile | None
+) -> set[int]:
+    """Some tokens, and of others the first ones for which there is room, with what they are merged from."""
+    kept = set(basic)
+    for place in order:
         if len(kept) == size:
             break
-        if place in kept or (tokenizer is not None and place not in tokenizer.tokens):
-            continue
-        fresh = _closed([place], tokenizer) - kept
+        fresh = ({place} if tokenizer is None else tokenizer.made_of(place)) - kept
         if len(kept) + len(fresh) <= size:
             kept |= fresh
-    return sorted(kept)
+    return kept
 
 
 def _in_order(counts: Counts, tokenizer: TokenizerFile | None) -> list[int]:
@@ -185,33 +212,41 @@ def _require_special(
 
 def _listed(keep: str | os.PathLike[str] | Sequence[int]) -> Listed:
     if not isinstance(keep, (str, os.PathLike)):
-        return Listed([(int(place), None) for place in keep], "the list of tokens")
+        return Listed([(_one(item), None) for item in keep], "the list of tokens")
     path = Path(keep)
     content = read_text(path, "the list of tokens", MAX_LIST)
     if path.suffix == ".json":
         return Listed(_of_json(path, content), str(path))
     lines = [line.removesuffix("\r") for line in content.split("\n")]
-    entries: list[tuple[str, int | None]] = []
+    entries: list[Entry] = []
     for line in filter(None, lines):
-        token, tab, count = line.rpartition("\t")
-        entries.append((token, int(count)) if tab and token and count.isdecimal() else (line, None))
+        counted = COUNTED.fullmatch(line)
+        entries.append((counted[1], int(counted[2])) if counted else (line, None))
     if not entries:
         raise UsageError(f"{path} lists no token")
-    ranges = [RANGE.fullmatch(token) for token, _ in entries]
+    ranges = [RANGE.fullmatch(str(token)) for token, _ in entries]
     if not all(ranges):
         return Listed(entries, str(path))
-    spans = [(int(found[1]), int(found[2] or found[1])) for found in ranges if found]
-    if any(last - first >= MAX_LIST for first, last in spans):
-        raise UsageError(f"{path} lists more ids than any model has")
-    numbered = [
-        (place, count)
-        for (first, last), (_, count) in zip(spans, entries, strict=True)
-        for place in range(first, last + 1)
-    ]
-    return Listed(numbered, str(path))
+    spans = [range(int(found[1]), int(found[2] or found[1]) + 1) for found in ranges if found]
+    empty = next((found[0] for found, span in zip(ranges, spans, strict=True) if found and not span), None)
+    if empty is not None:
+        raise UsageError(f"{path} lists the range {empty}, whose last id is below its first")
+    return Listed([(span, count) for span, (_, count) in zip(spans, entries, strict=True)], str(path))
 
 
-def _of_json(path: Path, content: str) -> list[tuple[str | int, int | None]]:
+def _one(item: SupportsIndex) -> range:
+    """Return an id of Python's or numpy's as a range.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    try:
+        return range(index(item), index(item) + 1)
+    except TypeError:
+        raise UsageError(f"the list of tokens holds {item!r:.80}, which is no token id") from None
+
+
+def _of_json(path: Path, content: str) -> list[Entry]:
     """The entries of a list of tokens or ids, or of a mapping from tokens to counts.
 
     Raises:
@@ -230,7 +265,8 @@ def _of_json(path: Path, content: str) -> list[tuple[str | int, int | None]]:
     )
     entries = list(pairs)
     if not entries or not all(
-        type(token) in (str, int) and type(count) in (int, type(None)) for token, count in entries
+        type(token) in (str, int) and (count is None or (type(count) is int and 0 <= count <= MOST))
+        for token, count in entries
     ):
         raise UsageError(f"{path} is neither a list of tokens or ids nor a mapping from tokens to counts")
-    return entries
+    return [(token if isinstance(token, str) else _one(token), count) for token, count in entries]

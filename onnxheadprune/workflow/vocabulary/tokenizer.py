@@ -3,31 +3,47 @@
 For a text whose tokens are all kept, the smaller tokenizer gives the same tokens. WordPiece takes the longest match,
 and Unigram the best path: fewer tokens leave fewer candidates, of which the one that was chosen is left. BPE merges
 pairs in the order of their ranks: merges that lead to a kept token are kept, with all that lies on the way. A word that
-WordPiece does not know stays unknown, if tokens stay that hide others in which it could be spelled.
+WordPiece does not know stays unknown (`unknown.py`).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.data.vocabulary import tokenizer_of
+from onnxheadprune.data.vocabulary import (
+    BYTE_PAIRS,
+    TOKENIZER,
+    WORD_PIECES,
+    has_tokenizer,
+    tokenizer_in,
+    tokenizer_of,
+)
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.workflow.vocabulary.unknown import hiding
 
 MAX_TOKENIZER = 2**28
 PREFIXES = ("##", "▁", "Ġ", "Ċ", "@@")
 """What tells a token at the beginning of a word from one within it."""
 SUFFIXES = ("</w>", "@@")
 KINDS = ("WordPiece", "Unigram", "BPE", "WordLevel")
+OLDER = (WORD_PIECES, BYTE_PAIRS[0])
+"""Names of files with a vocabulary in folders without a tokenizer.json."""
+
+
+def tokenizer_path(folder: Path) -> Path | None:
+    """The file that the tokenizer of a folder is read from, None without."""
+    if not has_tokenizer(folder):
+        return None
+    return next(path for name in (TOKENIZER, *OLDER) if (path := folder / name).is_file())
 
 
 class TokenizerFile:
-    """The content of a tokenizer.json.
+    """The content of a tokenizer.json, or of the files of an older form as one.
 
     Attributes:
         place: where it was read.
@@ -38,11 +54,17 @@ class TokenizerFile:
     def __init__(self, path: Path) -> None:
         """Read a file.
 
+        Args:
+            path: a tokenizer.json, or a vocabulary beside which no such file is.
+
         Raises:
             UsageError: if it is no tokenizer of a known kind.
         """
         self.place = str(path)
-        content = read_text(path, "the tokenizer", MAX_TOKENIZER)
+        if path.name in OLDER:
+            content = str(tokenizer_in(path.parent).to_str())
+        else:
+            content = read_text(path, "the tokenizer", MAX_TOKENIZER)
         try:
             self.document: dict[str, Any] = parse_json(content)
         except NotJsonError as error:
@@ -129,55 +151,33 @@ class TokenizerFile:
             place for place, token in plain.items() if len(splitter.pre_tokenize_str(self.bare(token))) > 1
         )
 
-    def made_of(self, place: int) -> frozenset[int]:
-        """A token and all tokens without which some text of kept tokens would be spelled otherwise.
+    def closed(self, some: Iterable[int]) -> set[int]:
+        """Some tokens, and all without which a text of kept tokens would be spelled otherwise.
+
+        Args:
+            some: ids.
+        """
+        found = {item for place in some for item in self.made_of(place)}
+        if self.kind != "WordPiece":
+            return found
+        prefix = self.model.get("continuing_subword_prefix") or ""
+        fresh: Collection[str] = self.ids.keys()
+        while fresh:
+            kept = {self.tokens[place] for place in found if place in self.tokens}
+            fresh = hiding(self.ids.keys(), kept, prefix)
+            found |= {self.ids[token] for token in fresh}
+        return found
+
+    def made_of(self, place: int) -> set[int]:
+        """A token and all that BPE merges on the way to it.
 
         Args:
             place: its id.
         """
-        found, queue = {place}, [place]
-        while queue:
-            token = self.tokens.get(queue.pop())
-            if token is None or token in self.added:
-                continue
-            fresh = {item for item in self._needed_by(token) if item not in found}
-            found |= fresh
-            queue += fresh
-        return frozenset(found)
-
-    def _needed_by(self, token: str) -> Iterator[int]:
-        if self.kind == "BPE":
-            yield from (self.ids[part] for part in self._merged(token) if part in self.ids)
-        for start in self._starts.get(token, ()):
-            yield from self._endings[start]
-
-    @cached_property
-    def _starts(self) -> Mapping[str, Sequence[str]]:
-        """Beginnings of WordPiece's tokens up to a character within that no token begins with.
-
-        A word is unknown where a match ends in front of such a character. Were the token of this match gone, a shorter
-        one might lead to a token that passes over the character.
-        """
-        prefix = self.model.get("continuing_subword_prefix") or ""
-        found: dict[str, Sequence[str]] = {}
-        for token in self.ids if self.kind == "WordPiece" else ():
-            bare = token.removeprefix(prefix)
-            gaps = [at for at in range(1, len(bare)) if prefix + bare[at] not in self.ids]
-            if gaps and token.startswith(prefix) and token not in self.added:
-                found[token] = [bare[:size] for size in range(1, gaps[-1] + 1)]
-        return found
-
-    @cached_property
-    def _endings(self) -> Mapping[str, Sequence[int]]:
-        """Tokens that end in each of these beginnings and are longer."""
-        wanted = {start for starts in self._starts.values() for start in starts}
-        found: dict[str, list[int]] = defaultdict(list)
-        for token, place in self.ids.items():
-            bare = self.bare(token)
-            for size in range(1, len(bare)):
-                if bare[-size:] in wanted:
-                    found[bare[-size:]].append(place)
-        return found
+        token = self.tokens.get(place)
+        if self.kind != "BPE" or token is None or token in self.added:
+            return {place}
+        return {place, *(self.ids[part] for part in self._merged(token) if part in self.ids)}
 
     def _merged(self, token: str) -> Iterator[str]:
         """Yield what BPE makes of the characters of a token on its way to it; nothing if it does not get there."""

@@ -19,9 +19,7 @@ from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.vocabulary.counting import counted
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
-from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
-
-TOKENIZER = "tokenizer.json"
+from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, tokenizer_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +90,8 @@ def _needs_data(request: Request) -> bool:
 
 
 def _tokenizer_beside(model: LoadedModel) -> Path | None:
-    """The tokenizer.json beside a model, or in the folder above."""
+    """The tokenizer beside a model, or in the folder above."""
     if model.path is None:
         return None
-    places = (model.path.parent, model.path.parent.parent)
-    return next((place / TOKENIZER for place in places if (place / TOKENIZER).is_file()), None)
+    places = (tokenizer_path(place) for place in (model.path.parent, model.path.parent.parent))
+    return next(filter(None, places), None)
