@@ -12,6 +12,7 @@ import onnxruntime
 from environment import made_folder, tell
 from fastembed import TextEmbedding
 from fastembed.common.model_description import ModelSource, PoolingType
+from smaller import prune_vocabulary, word_pieces
 
 CLIENT = f"FastEmbed {version('fastembed')} (onnxruntime {onnxruntime.__version__})"
 CLOSE = 1e-5
@@ -51,6 +52,10 @@ def main() -> None:
             _embedded(out, "refitted", lines), _means(hidden, mask), rtol=0, atol=CLOSE
         )
         tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on text", "embed()", [])
+        smaller = prune_vocabulary(place / "folder", word_pieces(), "fastembed")
+        found = [_embedded(folder, folder.name, smaller.lines) for folder in (smaller.before, smaller.after)]
+        np.testing.assert_allclose(*found, rtol=0, atol=CLOSE)
+        tell(CLIENT, f"BERT, {smaller.told}", "embed()", [])
 
 
 def _embedded(folder: Path, name: str, lines: list[str]) -> np.ndarray:

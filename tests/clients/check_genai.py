@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,11 @@ from calibrated import logits, prompts, pruned, require_continued, require_same,
 from cuts import Cut, prune_folder
 from environment import tell
 from readme import run_readme
+from smaller import CHOSEN, byte_pairs, prune_vocabulary
+from tokenizers import Tokenizer
 from transformers import AutoConfig
+
+from onnxheadprune.edit.vocabulary_records import vocabulary_record
 
 CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
 PROMPT = [2, 11, 12, 13, 14, 15]
@@ -46,6 +51,7 @@ def main() -> None:
                 _check(place, precision, case, cut)
             _check_calibrated(place, precision)
         _check_layers(place)
+        _check_vocabulary(place)
         (place / "fp32").rename(place / "llama")  # as README.md calls its folders
         write_lines(place / "lines.txt").rename(place / "sentences.txt")
         run_readme(Path(__file__).name, place)
@@ -126,6 +132,20 @@ def _check_layers(place: Path) -> None:
     )
 
 
+def _check_vocabulary(place: Path) -> None:
+    """Generation of the same tokens by other ids, of those that the folder before generates."""
+    old = byte_pairs()
+    prompt = old.encode(CHOSEN[1]).ids
+    wanted = _generated(place / "fp32", prompt)
+    smaller = prune_vocabulary(place / "fp32", old, "genai", *wanted)
+    record = vocabulary_record(onnx.load(smaller.after / "model.onnx", load_external_data=False))
+    assert record is not None and len(record.kept) < record.rows
+    new = Tokenizer.from_file(str(smaller.after / "tokenizer.json"))
+    found = _generated(smaller.after, new.encode(CHOSEN[1]).ids)
+    assert [record.kept[number] for number in found] == wanted, f"{found} is not {wanted}"
+    tell(CLIENT, f"Llama, fp32, {smaller.told}", f"generation of {NEW} tokens", ["vocab_size"])
+
+
 def _check_calibrated(place: Path, precision: str) -> None:
     """What the client computes for a prompt is what `--data` feeds, and it goes on from a folder that was pruned so."""
     lines, folder = write_lines(place / "lines.txt"), place / precision
@@ -161,13 +181,13 @@ def _export_silent(place: Path, silent: Path, precision: str) -> None:
     _export(silent / "torch", silent / "onnx", precision)
 
 
-def _generated(folder: Path) -> list[int]:
+def _generated(folder: Path, prompt: Sequence[int] = PROMPT) -> list[int]:
     model = og.Model(str(folder))
     parameters = og.GeneratorParams(model)
-    length = len(PROMPT) + NEW
+    length = len(prompt) + NEW
     parameters.set_search_options(max_length=length, min_length=length, do_sample=False)
     generator = og.Generator(model, parameters)
-    generator.append_tokens(PROMPT)
+    generator.append_tokens(list(prompt))
     while not generator.is_done():
         generator.generate_next_token()
     return list(map(int, generator.get_sequence(0)))[:length]

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
 import tiny_hf
 import torch
@@ -28,6 +29,10 @@ from optimum.onnxruntime import (
     ORTModelForSequenceClassification,
 )
 from oracle import WholeSequences
+from smaller import CHOSEN, prune_vocabulary, unigram
+from tokenizers import Tokenizer
+
+from onnxheadprune.edit.vocabulary_records import vocabulary_record
 
 _VERSIONS = f"transformers {version('transformers')}, onnxruntime {onnxruntime.__version__}"
 CLIENT = f"Optimum {version('optimum-onnx')} ({_VERSIONS})"
@@ -212,7 +217,29 @@ def main() -> None:
             _check(name, case, Path(place) / str(number))
             if name in UNEVEN:
                 _refused(name, case, Path(place) / str(number))
+        _check_vocabulary(Path(place) / str(list(CASES).index("T5, one head of each layer")))
         check_calibrated(CLIENT, Path(place))
+
+
+def _check_vocabulary(place: Path) -> None:
+    """What a text becomes is the same text, by ids that are others."""
+    old = unigram()
+
+    def generated(folder: Path, tokenizer: Tokenizer, line: str) -> list[int]:
+        ids = torch.tensor([tokenizer.encode(line).ids])
+        made = ORTModelForSeq2SeqLM.from_pretrained(folder).generate(ids, max_new_tokens=NEW, num_beams=1)
+        return list(map(int, made[0]))
+
+    wanted = {line: generated(place / "onnx", old, line) for line in CHOSEN}
+    more = {number for sequence in wanted.values() for number in sequence}
+    smaller = prune_vocabulary(place / "onnx", old, "optimum", *more)
+    record = vocabulary_record(onnx.load(smaller.after / "encoder_model.onnx"))
+    assert record is not None
+    new = Tokenizer.from_file(str(smaller.after / "tokenizer.json"))
+    for line, sequence in wanted.items():
+        found = generated(smaller.after, new, line)
+        assert [record.kept[number] for number in found] == sequence, f"{line}: {found} is not {sequence}"
+    tell(CLIENT, f"T5, {smaller.told}", f"generate(), {NEW} tokens through the cache", ["vocab_size"])
 
 
 def _check(name: str, case: Case, place: Path) -> None:

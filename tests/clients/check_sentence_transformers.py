@@ -17,6 +17,7 @@ from lines import LINES, written
 from optimum.exporters.onnx import main_export
 from readme import run_readme
 from sentence_transformers import SentenceTransformer, models
+from smaller import prune_vocabulary, word_pieces
 from transformers import AutoTokenizer
 
 CLIENT = f"sentence-transformers {version('sentence-transformers')} (onnxruntime {onnxruntime.__version__})"
@@ -56,6 +57,13 @@ def main() -> None:
         found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
         np.testing.assert_allclose(found, _by_hand(out), rtol=0, atol=CLOSE)
         tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on text", "encode()", [])
+        smaller = prune_vocabulary(folder, word_pieces(), "sentence-transformers")
+        both = [
+            SentenceTransformer(str(each), backend="onnx").encode(smaller.lines)
+            for each in (smaller.before, smaller.after)
+        ]
+        np.testing.assert_allclose(*both, rtol=0, atol=CLOSE)
+        tell(CLIENT, f"BERT, {smaller.told}", "encode()", [])
         folder.rename(Path(place) / "minilm")  # as README.md calls its folders
         written(Path(place)).rename(Path(place) / "sentences.txt")
         run_readme(Path(__file__).name, Path(place))

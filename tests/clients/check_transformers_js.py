@@ -22,6 +22,7 @@ from environment import tell
 from lines import written
 from optimum.exporters.onnx import main_export
 from oracle import WholeSequences
+from smaller import prune_vocabulary, word_pieces
 
 NODE = Path(os.environ["CLIENT_NODE"])
 PACKAGES = ("@huggingface/transformers", "onnxruntime-node")
@@ -78,6 +79,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for number, (name, case) in enumerate(CASES.items()):
             _check(name, case, Path(place) / str(number))
+        _check_vocabulary(Path(place) / str(list(CASES).index("BERT, uneven")))
+
+
+def _check_vocabulary(place: Path) -> None:
+    """The client makes tokens of texts itself."""
+    smaller = prune_vocabulary(place / "folder", word_pieces(), "transformers.js")
+    before, after = (_run(folder, "texts", smaller.lines) for folder in (smaller.before, smaller.after))
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=CLOSE)
+    tell(_versions(), f"BERT, {smaller.told}", "texts to the last hidden state", ["vocab_size"])
 
 
 def _check(name: str, case: Case, place: Path) -> None:
@@ -128,13 +139,16 @@ def _of_file(model: Path, case: Case) -> np.ndarray:
 
 
 def _found(folder: Path, case: Case) -> Any:
+    mask = [[1] * len(row) for row in IDS]
+    return _run(folder, "generate" if case.task == TEXT else "encode", IDS, mask, NEW)
+
+
+def _run(folder: Path, what: str, *arguments: object) -> Any:
     script = Path(__file__).with_name("run_transformers_js.mjs")
     # Packages are looked for from where the script is.
     here = NODE / script.name
     here.write_bytes(script.read_bytes())
-    what = "generate" if case.task == TEXT else "encode"
-    mask = [[1] * len(row) for row in IDS]
-    words = ["node", str(here), str(folder), what, json.dumps(IDS), json.dumps(mask), str(NEW)]
+    words = ["node", str(here), str(folder), what, *map(json.dumps, arguments)]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     line = next(line for line in done.stdout.splitlines() if line.startswith("outputs: "))
     return json.loads(line.removeprefix("outputs: "))

@@ -1,17 +1,27 @@
 // Runs one model of a folder in transformers.js on onnxruntime-node, and prints its outputs as JSON.
-// Arguments: folder, "encode" or "generate", ids and mask as JSON, number of new tokens.
+// Arguments: folder, "encode" or "generate", ids and mask as JSON, number of new tokens; or folder, "texts", texts as JSON.
 import path from "node:path";
-import { AutoModel, AutoModelForCausalLM, Tensor, env } from "@huggingface/transformers";
+import { AutoModel, AutoModelForCausalLM, AutoTokenizer, Tensor, env } from "@huggingface/transformers";
 
 const [folder, what, ids, mask, tokens] = process.argv.slice(2);
 env.allowRemoteModels = false;
 env.localModelPath = path.dirname(folder) + "/";
 const int64 = (rows) =>
   new Tensor("int64", BigInt64Array.from(rows.flat().map(BigInt)), [rows.length, rows[0].length]);
-const input_ids = int64(JSON.parse(ids));
-const attention_mask = int64(JSON.parse(mask));
 const options = { dtype: "fp32", device: "cpu" };
 const name = path.basename(folder);
+if (what === "texts") {
+  const tokenizer = await AutoTokenizer.from_pretrained(name);
+  const model = await AutoModel.from_pretrained(name, options);
+  const found = [];
+  for (const text of JSON.parse(ids)) {
+    found.push((await model(tokenizer(text))).last_hidden_state.tolist());
+  }
+  console.log("outputs: " + JSON.stringify(found));
+  process.exit();
+}
+const input_ids = int64(JSON.parse(ids));
+const attention_mask = int64(JSON.parse(mask));
 if (what === "encode") {
   const model = await AutoModel.from_pretrained(name, options);
   const zeros = JSON.parse(ids).map((row) => row.map(() => 0));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,10 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.attention.vocabulary.trim import trimming
 from onnxheadprune.edit.vocabulary_records import vocabulary_record
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
+from onnxheadprune.workflow.requests import Tokens
+from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from tests import toys, toys_exits, toys_layers, toys_scores, toys_seq2seq
 from tests.conftest import Outcome
 from tests.vocabulary.graphs import GRAPHS, TABLE, TOKENS, graph, run
@@ -189,6 +193,27 @@ def test_tokens_are_removed_once_more(command: Command, tmp_path: Path) -> None:
     assert shown.exit_code == 2 and "do not belong together" in shown.stderr
 
 
+def test_tables_beside_the_model(command: Command, tmp_path: Path) -> None:
+    """Rows are cut in the file that holds them, wherever in it they lie, and only what is left is written."""
+    model = GRAPHS["tied_with_bias"]()
+    path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(
+        onnx.ModelProto.FromString(model.SerializeToString()),
+        path,
+        save_as_external_data=True,
+        size_threshold=0,
+    )
+    call = ("prune", path, "-o", out, "--vocab", kept_file(tmp_path), "--external-data", "always")
+    shown = command(*call, "--no-validate")
+    assert shown.exit_code == 0, shown.stderr
+    new, old = feeds(model, KEPT)
+    np.testing.assert_allclose(run(out, new)[0], run(model, old)[0][..., KEPT], rtol=0, atol=1e-6)
+    stored = onnx.load(out, load_external_data=False).graph.initializer
+    (table,) = (tensor for tensor in stored if tensor.name == "table")
+    beside = {entry.key: entry.value for entry in table.external_data}
+    assert tuple(table.dims) == (len(KEPT), 6) and int(beside["length"]) == len(KEPT) * 6 * 4
+
+
 def test_a_plan_is_text_and_can_be_applied() -> None:
     model = GRAPHS["tied_with_bias"]()
     made = ohp.prune(model, vocab=KEPT.tolist(), provider="cpu")
@@ -254,24 +279,56 @@ def test_inputs_of_one_table_go_together() -> None:
     assert ohp.prune(made, vocab=KEPT.tolist(), provider="cpu").plan.vocabulary is not None
 
 
+ENDLESS = "9" * 5000
+
+
 @pytest.mark.parametrize(
     ("kept", "more", "sentence"),
     [
-        ("0\n12", (), "the model's ids are 0 to 11"),
+        ("0\n12", (), "lists the id 12, and the model's ids are 0 to 11"),
+        ("0-99999999", (), "the model's ids are 0 to 11"),
+        ("[0, -1]", (), "lists the id -1, and the model's ids are 0 to 11"),
+        (f"[0, 1{'0' * 30}]", (), "the model's ids are 0 to 11"),
+        (f"[0, {ENDLESS}]", (), "too many digits"),
+        ("5-3", (), "lists the range 5-3, whose last id is below its first"),
+        ("-1\n2", (), "no tokenizer beside the model"),
         ("", (), "lists no token"),
+        ("\ufeff\r\n\r\n", (), "lists no token"),
+        ("[]", (), "neither a list of tokens"),
         ("0\n1\nhello", (), "no tokenizer beside the model"),
         ("0\n1", ("--vocab-size", "2"), "no counts"),
+        ("0\t3\n1\t2\n0\t5", ("--vocab-size", "2"), "lists 0 with two counts, 3 and 5"),
         ("0\t3\n1\t2", ("--vocab-size", "12"), "removes none"),
+        (f"0\t{ENDLESS}", ("--vocab-size", "2"), "no tokenizer beside the model"),
+        ('{"0": -1}', (), "neither a list of tokens"),
+        (f'{{"0": 1{"0" * 30}}}', (), "neither a list of tokens"),
+        ("[true]", (), "neither a list of tokens"),
         ("[1.5]", (), "neither a list of tokens"),
+        ('{"0": 1', (), "is not JSON"),
+        ("[0, \udcff]", (), "is not UTF-8"),
     ],
 )
 def test_bad_lists(command: Command, tmp_path: Path, kept: str, more: tuple[str, ...], sentence: str) -> None:
     path, out = written(tmp_path / "model.onnx", GRAPHS["tied"]()), tmp_path / "out.onnx"
-    keep = tmp_path / ("keep.json" if kept.startswith("[") else "keep.txt")
-    keep.write_text(kept, "utf-8")
+    keep = tmp_path / ("keep.json" if kept.startswith(("[", "{")) else "keep.txt")
+    keep.write_text(kept, "utf-8", "surrogateescape")
     shown = command("prune", path, "-o", out, "--vocab", keep, *more)
     assert shown.exit_code == 2 and sentence in shown.stderr, shown.stderr
     assert not out.exists() and shown.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("kept", [[0, 1.5], ["the"], [0, None]])
+def test_ids_of_python_are_ids(kept: list[Any]) -> None:
+    """What is cut off to be an id would be another token."""
+    with pytest.raises(UsageError, match="which is no token id"):
+        ohp.prune(GRAPHS["tied"](), vocab=kept)
+
+
+@pytest.mark.parametrize("kept", ["\ufeff0\r\n1\r\n3-5\r\n1\r\n", "0\n1\n\n3\n4\n5\n5", "0-1\n3-5\n3-4"])
+def test_a_list_as_programs_write_it(kept: str, tmp_path: Path) -> None:
+    """Marks of byte order, ends of lines of Windows, empty lines, ids that are there twice."""
+    (tmp_path / "keep.txt").write_bytes(kept.encode())
+    assert kept_ids(Tokens(tmp_path / "keep.txt"), 12, None) == [0, 1, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import onnx
 import pytest
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, models
 
+from onnxheadprune.data.vocabulary import Vocabulary
 from onnxheadprune.deploying.folders.token_configs import changes, named_ids
+from onnxheadprune.edit.vocabulary_records import vocabulary_record
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.compared import require_same_spelling
@@ -261,7 +263,29 @@ def test_a_list_of_tokens(command: Command, tmp_path: Path) -> None:
             lambda folder, keep: (folder / "tokenizer.json").write_text("{}", "utf-8"),
             "no tokenizer of the tokenizers",
         ),
-        (lambda folder, keep: (folder / "tokenizer.json").unlink(), "no tokenizer.json"),
+        (lambda folder, keep: older(folder, "spiece.model"), "holds spiece.model and no tokenizer.json"),
+        (
+            lambda folder, keep: older(folder, "vocab.txt", "XLMTokenizer"),
+            "its XLMTokenizer is none that can be made from its other files",
+        ),
+        (
+            lambda folder, keep: (older(folder, "vocab.txt"), added(folder)),
+            "adds '<new>' to the tokens of vocab.txt",
+        ),
+        (
+            lambda folder, keep: (all_but_some(keep), (folder / "vocab.txt").write_text("the\ncat", "utf-8")),
+            "are different tokenizers: 'the' is the token 0 and",
+        ),
+        (
+            lambda folder, keep: (
+                all_but_some(keep),
+                (folder / "vocab.json").write_text('{"the": []}', "utf-8"),
+            ),
+            "is no mapping from tokens to ids",
+        ),
+        (lambda folder, keep: keep.write_text("the \ncat", "utf-8"), "lists 'the '"),
+        (lambda folder, keep: keep.write_text("[PAD]\n\n", "utf-8"), "loses special tokens"),
+        (lambda folder, keep: keep.write_bytes(b"the\x00\n"), "lists 'the\\x00'"),
     ],
 )
 def test_bad_input_is_one_sentence(
@@ -273,6 +297,56 @@ def test_bad_input_is_one_sentence(
     shown = command("prune", folder, "-o", out, "--vocab", keep)
     assert shown.exit_code == 2 and sentence in shown.stderr, shown.stderr
     assert shown.stderr.count("\n") == 1 and not out.exists()
+
+
+def older(folder: Path, name: str, kind: str = "BertTokenizer") -> None:
+    """Leave a folder with a tokenizer in an older form alone."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").rename(folder / name)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}), "utf-8")
+
+
+def all_but_some(keep: Path) -> None:
+    keep.write_text("0-150\n179", "utf-8")
+
+
+def added(folder: Path) -> None:
+    (folder / "added_tokens.json").write_text('{"<new>": 180}', "utf-8")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", ["vocab.txt", "vocab.json"])
+def test_a_folder_without_tokenizer_json(command: Command, tmp_path: Path, form: str) -> None:
+    """The files that there are follow, are what is proven, and no other is written."""
+    made = word_piece() if form == "vocab.txt" else byte_pairs()
+    folder, out = folder_of(tmp_path / "in", made), tmp_path / "out"
+    model = read(folder / "tokenizer.json")["model"]
+    older(folder, "vocab.txt", "BertTokenizer" if form == "vocab.txt" else "GPT2Tokenizer")
+    if form == "vocab.json":
+        (folder / "vocab.txt").unlink()
+        (folder / "vocab.json").write_text(json.dumps(model["vocab"]), "utf-8")
+        merges = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
+        (folder / "merges.txt").write_text("\n".join(merges), "utf-8")
+    kept = [number for number in made.get_vocab().values() if number % 3]
+    (tmp_path / "keep.json").write_text(json.dumps([0, 3, 6, made.get_vocab_size() - 1, *kept]), "utf-8")
+    shown = command("prune", folder, "-o", out, "--vocab", tmp_path / "keep.json", "--provider", "cpu")
+    assert shown.exit_code == 0, shown.stderr
+    assert form in shown.stdout and not (out / "tokenizer.json").exists()
+    record = vocabulary_record(onnx.load(out / "model.onnx"))
+    assert record is not None
+    old, new = (Vocabulary(place, 64) for place in (folder, out))
+    sessions = [session(place / "model.onnx") for place in (folder, out)]
+    whole = 0
+    for line in texts(60, seed=7):
+        (before,), (after,) = old.tokens([line]), new.tokens([line])
+        if set(before) <= set(record.kept):
+            whole += 1
+            (logits,), (got,) = (
+                running.run(None, {"input_ids": np.array([ids])})
+                for running, ids in zip(sessions, (before, after), strict=True)
+            )
+            np.testing.assert_array_equal(got, logits[..., record.kept])
+    assert whole
 
 
 def word_level(folder: Path, size: int) -> None:
