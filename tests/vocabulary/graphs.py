@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from tests.graph_text import model_of
 
 TOKENS, HIDDEN = 12, 6
+KEPT = np.array([0, 1, 3, 5, 7, 10])
+"""Of twelve tokens. The graphs themselves use 5 and 7."""
 HEAD = '<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
 ATTENTION = """
     q = MatMul(x, w_q)
@@ -195,3 +197,18 @@ def session(model: ModelProto | Path) -> onnxruntime.InferenceSession:
 
 def run(model: ModelProto | Path, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     return session(model).run(None, feed)
+
+
+def feeds(model: ModelProto, kept: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The same tokens by new ids and by the original's; every kept token is there. Other inputs are small numbers."""
+    random = np.random.default_rng(0)
+    new: dict[str, np.ndarray] = {}
+    for info in model.graph.input:
+        kind = info.type.tensor_type
+        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        rows = kind.shape.dim[0].dim_value or 3
+        new[info.name] = random.integers(0, 2, (rows, len(kept))).astype(dtype)
+        if info.name == "input_ids":
+            new[info.name] = np.stack([random.permutation(len(kept)) for _ in range(rows)]).astype(dtype)
+    old = {**new, "input_ids": kept[new["input_ids"]].astype(new["input_ids"].dtype)}
+    return new, old

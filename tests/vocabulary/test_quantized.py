@@ -14,9 +14,8 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
 from onnxheadprune.model.graph.tables import ROLES
 from onnxheadprune.model.load import open_structure
-from tests.vocabulary.graphs import GRAPHS, TOKENS, run
+from tests.vocabulary.graphs import GRAPHS, KEPT, TOKENS, feeds, run
 from tests.vocabulary.quantized import BLOCKED, HEADS, TABLES, TIED
-from tests.vocabulary.test_surgery import KEPT, feeds
 
 FORMS = {str(key): make for key, make in chain(HEADS.items(), TABLES.items(), TIED.items())}
 

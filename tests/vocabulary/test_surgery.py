@@ -23,11 +23,9 @@ from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from tests import toys, toys_exits, toys_layers, toys_scores, toys_seq2seq
 from tests.conftest import Outcome
-from tests.vocabulary.graphs import GRAPHS, TABLE, TOKENS, graph, run
+from tests.vocabulary.graphs import GRAPHS, KEPT, TABLE, TOKENS, feeds, graph, run
 
 Command = Callable[..., Outcome]
-KEPT = np.array([0, 1, 3, 5, 7, 10])
-"""Of twelve tokens. The graphs themselves use 5 and 7."""
 
 
 def written(path: Path, model: ModelProto) -> Path:
@@ -39,21 +37,6 @@ def kept_file(folder: Path, kept: np.ndarray = KEPT) -> Path:
     path = folder / "keep.txt"
     path.write_text("\n".join(map(str, kept)), "utf-8")
     return path
-
-
-def feeds(model: ModelProto, kept: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The same tokens by new ids and by the original's; every kept token is there. Other inputs are small numbers."""
-    random = np.random.default_rng(0)
-    new: dict[str, np.ndarray] = {}
-    for info in model.graph.input:
-        kind = info.type.tensor_type
-        dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        rows = kind.shape.dim[0].dim_value or 3
-        new[info.name] = random.integers(0, 2, (rows, len(kept))).astype(dtype)
-        if info.name == "input_ids":
-            new[info.name] = np.stack([random.permutation(len(kept)) for _ in range(rows)]).astype(dtype)
-    old = {**new, "input_ids": kept[new["input_ids"]].astype(new["input_ids"].dtype)}
-    return new, old
 
 
 @pytest.mark.long
