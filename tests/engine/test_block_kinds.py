@@ -62,6 +62,13 @@ KINDS = {
         ),
         "feed-forward",
     ),
+    "behind another branch that reads the same": (
+        (
+            f"g = MatMul (x, gate) k = Tanh (g) e = MatMul (k, down) f = Add (x, e) {UP} h = Relu (a)"
+            " d = MatMul (h, down) y = Add (f, d)"
+        ),
+        "feed-forward",
+    ),
     "no residual": (f"{UP} h = Tanh (a) y = MatMul (h, down)", "mlp"),
     "numbers that scale the stream": (
         (

@@ -70,12 +70,14 @@ WEIGHTS = """float[6, 8] q, float[6, 8] k, float[6, 8] v, float[6, 4] k2, float[
   int64[4] apart = {0, 0, 4, 2}, int64[4] two = {0, 0, 2, 2}, int64[4] grouped = {0, 4, -1, 2},
   int64[3] merged = {0, 0, 8}, int64[5] twice = {1, 1, 2, 1, 1}, int64[3] folded = {-1, 5, 2},
   int64[4] unfolded = {-1, 4, 5, 2}, int64[2] rows = {-1, 2}, int64[4] rowsback = {-1, 5, 4, 2}, int64[1] i1 = {1},
-  int64[1] i2 = {2}"""
+  int64[1] i2 = {2}, float[4, 2, 6] out4, int64 at0 = {0}, int64 at1 = {1}, int64 at2 = {2}, int64 at3 = {3},
+  float[2, 6] wo0, float[2, 6] wo1, float[2, 6] wo2, float[2, 6] wo3"""
 
-OF_TOKENS = """float[5, 6] latents, float[5, 2, 5] positions, float[5, 5] mixing, float[5, 2] narrow,
-  float[2, 5, 2] samples,
-  float[10, 6] classes, float[40, 6] classes4, int64[1] i0 = {0}, int64[1] i5 = {5}, int64[3] apart3 = {0, 4, 2},
-  int64[2] flat = {0, 40}, int64[3] eights = {0, 8, 5}"""
+FAR = ", ".join(str(row - column + 4) for row in range(5) for column in range(5))
+OF_TOKENS = f"""float[5, 6] latents, float[5, 2, 5] positions, float[5, 5] mixing, float[5, 2] narrow,
+  float[2, 5, 2] samples, float[9, 4] table, int64[5, 5] far = {{{FAR}}},
+  float[10, 6] classes, float[40, 6] classes4, int64[1] i0 = {{0}}, int64[1] i5 = {{5}}, int64[3] apart3 = {{0, 4, 2}},
+  int64[2] flat = {{0, 40}}, int64[3] eights = {{0, 8, 5}}"""
 
 SHARED = {
     "a matrix": "r = MatMul(c, w)",
@@ -166,6 +168,47 @@ def _exact(model: ModelProto, kv_num_heads: int) -> None:
     for gone in CUTS:
         if kv_num_heads != 2 or len(gone) > 1:
             check_cut(model, FEED, gone)
+
+
+PICKED = "\n".join(f"  h{i} = Gather<axis = 1>(c, at{i})" for i in range(H))
+OWN = {
+    "lifted, one by one": (
+        f"w4 = MatMul(c, own)\n{PICKED.replace('(c, ', '(w4, ')}\n"
+        "  cm = Concat<axis = -1>(h0, h1, h2, h3)  p = MatMul(cm, o)  y = Add(p, x)"
+    ),
+    "projected apart, and added up in front of other layers": (
+        "a = MatMul(c, out4)  p = ReduceSum<keepdims = 0>(a, i1)  z = Add(p, x)"
+        "  fa = MatMul(z, wq0)  ga = Tanh(fa)  ha = MatMul(ga, one)  ia = Add(ha, z)"
+        "  fb = MatMul(ia, wq1)  gb = Tanh(fb)  hb = MatMul(gb, one)  y = Add(hb, ia)"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("own", OWN)
+def test_heads_with_weights_of_their_own_are_told_apart(own: str, kind: str) -> None:
+    """Where one head is picked, its labels lie at one position, which says as much as several do."""
+    model = _model(KINDS[kind].nodes, OWN[own])
+    (site,) = (sites := inspect(model))
+    assert (site.num_heads, site.kv_num_heads, site.removable) == (H, KINDS[kind].kv_num_heads, True)
+    assert not sites.near_misses and not sites.no_heads and len({*site.projections}) == len(site.projections)
+    for gone in CUTS:
+        if KINDS[kind].kv_num_heads != 2 or len(gone) > 1:
+            check_cut(model, FEED, gone)
+
+
+def test_tokens_of_one_head_are_no_heads() -> None:
+    """Biases are looked up by computed positions, so that nothing says whether weights tell tokens apart."""
+    looked_up = (
+        "n = Shape<end = 1>(x)  none = Sub(n, n)  at = Add(far, none)  g = Gather<axis = 0>(table, at)"
+        "  places = Transpose<perm = [2, 0, 1]>(g)  s = Add(scores, places)  maps = Softmax<axis = -1>(s)"
+    )
+    made = HEADS.replace("maps = Softmax<axis = -1>(scores)", looked_up)
+    outs = "\n".join(f"  p{i} = MatMul(h{i}, wo{i})" for i in range(H))
+    model = _of_tokens(f"{made}\n{PICKED}\n{outs}\n  p = Sum(p0, p1, p2, p3)  y = Add(p, x)", "5, 6")
+    (site,) = (sites := inspect(model))
+    assert (site.num_heads, site.removable, sites.near_misses) == (H, True, ())
+    check_cut(model, FEED, [1])
 
 
 FOLDED = ("Gemm", "Conv of kernel 1", "Conv over tokens")

@@ -283,9 +283,10 @@ def _way(reader: Projection, block: Block) -> frozenset[Node]:
     stack = [start.producer] if start is not None and start.producer is not None else []
     while stack:
         node = stack[-1]
-        ahead = [] if node in others or node.index < first else node.producers
+        ends = node in leads or node in others or node.index < first
+        ahead = [] if ends else node.producers
         missing = [producer for producer in ahead if producer not in leads]
-        if node not in leads and missing:
+        if missing:
             stack += missing
             continue
         stack.pop()

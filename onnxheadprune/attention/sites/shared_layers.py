@@ -8,8 +8,10 @@ without telling its heads apart, and does another axis of what it reads tell the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
+
+import numpy as np
 
 from onnxheadprune.attention.sites.core import Core, Trace
 from onnxheadprune.attention.sites.evidence import MAX_TOLD_APART, are_channels, told_apart
@@ -17,7 +19,7 @@ from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.maps import MAX_CONTRACTED, Summed, summed
 from onnxheadprune.attention.sites.products import core_product, is_product, makes_maps, upstream
 from onnxheadprune.liveness.contraction import Contraction
-from onnxheadprune.model.graph.dims import divisor
+from onnxheadprune.model.graph.dims import Shape, divisor
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_UPSTREAM = 48
@@ -96,7 +98,7 @@ def _tells_apart(core: Core) -> bool:
     shape, product = core.node.out.shape, core_product(core.node)
     if shape is None or product is None:
         return False
-    for axis in core.head_axes:
+    for axis in _varying(core, shape):
         size = divisor(shape[axis])
         if not 1 < size <= MAX_TOLD_APART:
             continue
@@ -107,6 +109,23 @@ def _tells_apart(core: Core) -> bool:
         if (in_batch or _lies_along_maps(core, product, axis)) and are_channels(core.node, axis, size):
             return True
     return False
+
+
+def _varying(core: Core, shape: Shape) -> Sequence[int]:
+    """Return the head axes of a core along which labels differ; where one head is read, those of its tokens do."""
+    sizes = [divisor(shape[axis]) for axis in core.head_axes]
+    if math.prod(sizes) != len(core.heads):
+        return core.head_axes
+    places = np.arange(len(core.heads)).reshape(sizes)
+
+    def differ(positions: Iterable[int]) -> bool:
+        return len({core.heads[position] for position in positions} - {frozenset()}) > 1
+
+    return [
+        axis
+        for along, axis in enumerate(core.head_axes)
+        if any(map(differ, np.moveaxis(places, along, -1).reshape(-1, sizes[along])))
+    ]
 
 
 def _lies_along_maps(core: Core, product: Contraction, axis: int) -> bool:

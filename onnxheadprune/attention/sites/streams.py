@@ -17,7 +17,8 @@ from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 
-SUMS_VALUES = ADDS | ADDS_ALL | ADDS_AND_NORMALIZES
+PLAIN_SUMS = ADDS | ADDS_ALL
+SUMS_VALUES = PLAIN_SUMS | ADDS_AND_NORMALIZES
 CHOICES = (TensorProto.INT64, TensorProto.BOOL)
 """Types of indices, sizes and masks, which no stream has."""
 MAX_NEAR = 64
@@ -126,11 +127,29 @@ def _is_end(node: Node) -> bool:
 
 
 def addends(node: Node) -> list[Value]:
-    """Return what a node adds up of what is computed, each value once."""
-    if node not in SUMS_VALUES:
-        return []
-    terms = node.inputs[:2] if node in ADDS_AND_NORMALIZES else node.inputs
-    return list(dict.fromkeys(value for value in terms if value is not None and not value.is_constant))
+    """Return what a node adds up of what is computed, each value once.
+
+    Sums that nobody else reads are one: a parallel layer may add its parts to the stream one by one.
+    """
+    found: dict[Value, None] = {}
+    stack = [node] if node in SUMS_VALUES else []
+    while stack:
+        current = stack.pop()
+        terms = current.inputs[:2] if current in ADDS_AND_NORMALIZES else current.inputs
+        for value in terms:
+            if value is None or value.is_constant:
+                continue
+            if value.producer is not None and _is_partial_sum(value, value.producer):
+                stack.append(value.producer)
+            else:
+                found[value] = None
+    return list(found)
+
+
+def _is_partial_sum(value: Value, node: Node) -> bool:
+    """Return whether a value is a sum that only goes into another sum."""
+    readers = {use.node for use in value.consumers}
+    return node in PLAIN_SUMS and len(readers) == 1 and not value.is_graph_output
 
 
 def _behind_layers(value: Value) -> Iterator[Value]:

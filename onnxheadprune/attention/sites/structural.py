@@ -88,6 +88,7 @@ def find_structural(
 def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refused]]:
     tracer = Tracer()
     candidates: list[Candidate] = []
+    reduced: dict[tuple[Node, tuple[int, tuple[int, ...]]], Candidate] = {}
     mixers: set[Node] = set()
     refused: list[Refused] = []
     for node in view.needed:
@@ -100,7 +101,9 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
         ):
             mixers.add(node)
         # A sum over an axis is weaker evidence of heads than weights: streams are added up, too.
-        candidates += [item for item in reduced_heads(trace, tracer) if all(map(_attends, item.cores))]
+        # Every layer that reads the stream leads to the same ones.
+        added = [item for item in reduced_heads(trace, tracer) if all(map(_attends, item.cores))]
+        reduced |= {(item.node, item.activation): item for item in added}
         if trace.cores and trace.is_alike and (trace.shared or tracer.treats_heads_alike(node)):
             cores = (core.node for core in trace.cores)
             refused += [Refused(node, core, shared_by_heads(node, core)) for core in cores]
@@ -111,7 +114,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
             behind = _attention_behind(trace.blocked)
             if behind is not None:
                 refused.append(Refused(node, behind, refusal))
-    return in_a_row(candidates, tracer), frozenset(mixers), refused
+    return in_a_row([*candidates, *reduced.values()], tracer), frozenset(mixers), refused
 
 
 def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:

@@ -219,7 +219,7 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[S
             continue
         if node in JOINS or _same_labels(labels, live):
             upstream.append(Step(source, labels))
-        elif (within := within_heads(node, index, without_blind(live, live.axes))) is not None:
+        elif (within := within_heads(node, index, live)) is not None:
             upstream.append(Step(source, *within))
     upstream += [Step(source, labels) for source, labels in answer.bodies.items()]
     through = [] if upstream else _through_shared(node, live, shared)
@@ -249,7 +249,7 @@ def _through_shared(node: Node, live: Live, shared: SharedLayers) -> list[Step]:
     read = summed(node) if axes else None
     if read is None:
         return []
-    within = within_heads(node, read.activation[0], without_blind(live, live.axes), axes)
+    within = within_heads(node, read.activation[0], live, axes)
     return [] if within is None else [Step(read.value, *within)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping, Set
 
 import numpy as np
 
+from onnxheadprune.attention.sites.evidence import without_blind
 from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
@@ -43,6 +44,8 @@ def within_heads(
     stored = len(own) == 1 and (value := node.input(own[0])) is not None and is_weight(value)
     if not stored:
         return None
+    # Positions that are cut off tell nothing; of heads with weights of their own the one that is left does.
+    live = without_blind(live, [axis for axis in live.axes if found.out_axes[axis] not in found.batch])
     letters, labelled = found.axes_of(index), {found.out_axes[axis] for axis in live.axes}
     if not _lies_along(found, labelled, index, shared):
         return None
