@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,7 +27,8 @@ from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.graph import dims, infer
 from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.runtime.feeds.data import load_data, read_npz
+from onnxheadprune.runtime.feeds.arrays import WHOLE, open_npz, read_npz
+from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests import toys, toys_genai
 from tests.conftest import SAMPLES
@@ -405,6 +407,37 @@ def test_archives_that_want_memory(tmp_path: Path) -> None:
     np.savez(path, x=np.array([{}], dtype=object))
     with pytest.raises(UsageError, match="holds Python objects"):
         read_npz(path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_rows_of_a_large_archive_are_read_when_they_are_wanted(save: Any, tmp_path: Path) -> None:
+    path, random = tmp_path / "large.npz", np.random.default_rng(0)
+    arrays = {
+        "input_ids": random.integers(0, 9, (50_000, 48)),
+        "places": random.integers(0, 9, (3, 50_000, 4)),
+        "columns": np.asfortranarray(random.integers(0, 9, (100, 4))),
+    }
+    save(path, **arrays)
+    tracemalloc.start()
+    found = open_npz(path)
+    rows = np.array([5, 6, 49_999, 0, 1])
+    assert (found["input_ids"].take(rows, 0) == arrays["input_ids"][rows]).all()
+    assert (found["places"].take(rows, 1) == arrays["places"][:, rows]).all()
+    assert (np.asarray(found["columns"]) == arrays["columns"]).all()
+    assert tracemalloc.get_traced_memory()[1] < 2**23 < WHOLE
+    tracemalloc.stop()
+    assert all((array == arrays[name]).all() for name, array in read_npz(path).items())
+    if save is np.savez:
+        with path.open("r+b") as stream:
+            stream.truncate(2**20)
+        with pytest.raises(UsageError, match=r"large.npz was modified while being read"):
+            found["input_ids"].take(rows, 0)
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 255
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=r"large.npz cannot be read as an .npz file"):
+            open_npz(path)
 
 
 def test_archives_are_read_as_numpy_reads_them(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from onnxheadprune import ModelError, UsageError, inspect
-from onnxheadprune.runtime.feeds.data import read_npz
+from onnxheadprune.runtime.feeds.arrays import read_npz
 from tests import toys
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

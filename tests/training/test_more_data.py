@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+import threading
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +19,27 @@ import pytest
 
 from onnxheadprune import Budget, Wish, prune
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.images import DAMAGED, image_feeds
 from onnxheadprune.data.lines import BLOCK, Reading, Texts
-from onnxheadprune.data.more import MOST_SAMPLES, spread
+from onnxheadprune.data.more import MOST_SAMPLES, Chunk, More, spread
 from onnxheadprune.data.splicing import ENOUGH, HELD_OUT, LEAST, as_much_as_pays
 from onnxheadprune.data.text import text_feeds
+from onnxheadprune.deploying.batch import prune_batch
+from onnxheadprune.deploying.batch_worker import Outcome
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.load import load_model
+from onnxheadprune.model.load import load_model, open_structure
+from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.training.batches import Batches
 from onnxheadprune.training.budget import parse_budget, parse_time
 from onnxheadprune.training.checkpoint import beside
-from onnxheadprune.training.recover import MOST_JUDGES, split_for_recovery
+from onnxheadprune.training.recover import MOST_JUDGES, Recovering, split_for_recovery
 from onnxheadprune.training.result import Measured
+from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from onnxheadprune.workflow.requests import Choice, Request
+from onnxheadprune.workflow.sweep import sweep_ratios
 from tests import toys_recovery
 from tests.training.trainings import EPOCHS, HEADS, Stop
 from tests.training.trainings import trained as short
@@ -197,6 +206,24 @@ def test_a_long_text_takes_the_memory_of_a_window(tmp_path: Path) -> None:
     assert path.stat().st_size > 2**23 > 4 * peak
 
 
+def test_what_is_left_out_is_counted_once() -> None:
+    """Chunks are read in the background, the next one while this one is learned from, and again in later rounds."""
+    data = calibration_data(toys_recovery.sentences(), view_of(toys_recovery.encoder()))
+    readers = set[str]()
+
+    def read(places: Sequence[int]) -> Chunk:
+        readers.add(threading.current_thread().name)
+        feeds = [feed for place in places for feed in toys_recovery.sentences(count=8, seed=place)]
+        return feeds, {"of more than 8 tokens": len(places)}
+
+    batches = Batches(replace(data, more=More(range(5), read, 45, 1), left_out={"without a token": 2}))
+    random = np.random.default_rng(0)
+    for number in range(2 * batches.rounds):
+        assert list(batches.round(number, random))
+    assert batches.left_out == {"of more than 8 tokens": 5, "without a token": 2}
+    assert readers == {threading.current_thread().name, "onnxheadprune_0"}
+
+
 # Bad data
 
 
@@ -320,6 +347,58 @@ def test_a_time_of_a_call_is_what_is_left_of_it() -> None:
     half = kept.shared(2)
     assert half.call is None and half.seconds is not None and 48 < half.seconds < 49
     assert parse_budget("90s").left == 90 and parse_budget("3").left is None
+
+
+class Here(Executor):
+    """Notes what it is given, and does nothing."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Any] = []
+
+    def submit(self, function: Any, job: Any, /) -> Any:  # type: ignore[override]
+        self.jobs.append(job)
+        done: Future[Any] = Future()
+        done.set_result(Outcome("refused", 3, "a trial"))
+        return done
+
+
+def test_sizes_and_models_share_the_time_of_the_call(tmp_path: Path) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}.onnx").write_bytes(toys_recovery.encoder(layers=1).SerializeToString())
+    here, request = Here(), Request(Choice(heads="0:1", recover=Budget(call=80.0)))
+    prune_batch(tmp_path, request, tmp_path / "out", jobs=2, executor=here)
+    assert [round(job.request.choice.recover.call) for job in here.jobs] == [40] * 4
+    budget = replace(Budget(call=80.0), started=time.monotonic() - 20)
+    part = budget.part(3)
+    assert part.call is not None and round(part.call) == 20 and round(part.begun().left or 0) == 20
+    turn = budget.turn(3)
+    assert turn.call is not None and round(turn.call) == 40 and Budget(epochs=2).part(3) == Budget(epochs=2)
+
+
+class Inline(Executor):
+    """Notes what it is given, and does it at once."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Any] = []
+
+    def submit(self, function: Any, task: Any, /) -> Any:  # type: ignore[override]
+        self.tasks.append(task)
+        done: Future[Any] = Future()
+        done.set_result(function(task))
+        return done
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_sizes_of_a_sweep_are_trained_in_their_part(elsewhere: bool, short_clocks: None) -> None:
+    executor = Inline() if elsewhere else None
+    trying = Trying(refit=False, recovering=Recovering(Budget(call=2.0)))
+    model, provider = open_structure(toys_recovery.encoder(layers=1)), Provider(CPU, "a test")
+    cutter = Cutter(model, toys_recovery.sentences(), provider, trying)
+    curve = sweep_ratios(cutter, Requirements(), [0.0, 0.25, 0.5], executor)
+    assert [point.recovery is not None for point in curve.points] == [False, True, True]
+    for task in [] if executor is None else executor.tasks:
+        assert task.trying.recovering.budget.call <= 1.0
 
 
 @pytest.mark.parametrize("spelled", ["3", "", "m", "-3m", "0s", "nanm", "2d", "9999h"])
