@@ -55,7 +55,7 @@ def main() -> None:
         smaller = prune_vocabulary(place / "folder", word_pieces(), "fastembed")
         found = [_embedded(folder, folder.name, smaller.lines) for folder in (smaller.before, smaller.after)]
         np.testing.assert_allclose(*found, rtol=0, atol=CLOSE)
-        tell(CLIENT, f"BERT, {smaller.told}", "embed()", [])
+        tell(CLIENT, f"BERT, {smaller.told}", "embed()", smaller.followed)
 
 
 def _embedded(folder: Path, name: str, lines: list[str]) -> np.ndarray:

@@ -63,7 +63,7 @@ def main() -> None:
             for each in (smaller.before, smaller.after)
         ]
         np.testing.assert_allclose(*both, rtol=0, atol=CLOSE)
-        tell(CLIENT, f"BERT, {smaller.told}", "encode()", [])
+        tell(CLIENT, f"BERT, {smaller.told}", "encode()", smaller.followed)
         folder.rename(Path(place) / "minilm")  # as README.md calls its folders
         written(Path(place)).rename(Path(place) / "sentences.txt")
         run_readme(Path(__file__).name, Path(place))

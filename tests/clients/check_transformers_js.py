@@ -88,7 +88,7 @@ def _check_vocabulary(place: Path) -> None:
     before, after = (_run(folder, "texts", smaller.lines) for folder in (smaller.before, smaller.after))
     for one, other in zip(before, after, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=CLOSE)
-    tell(_versions(), f"BERT, {smaller.told}", "texts to the last hidden state", ["vocab_size"])
+    tell(_versions(), f"BERT, {smaller.told}", "texts to the last hidden state", smaller.followed)
 
 
 def _check(name: str, case: Case, place: Path) -> None:

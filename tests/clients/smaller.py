@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,14 @@ class Smaller:
         after: the pruned one.
         lines: texts whose tokens are all kept.
         told: how many tokens are left of how many.
+        followed: what has changed in the configuration.
     """
 
     before: Path
     after: Path
     lines: list[str]
     told: str
+    followed: list[str]
 
 
 def prune_vocabulary(folder: Path, made: Tokenizer, client: str, *more: int) -> Smaller:
@@ -94,4 +97,14 @@ def prune_vocabulary(folder: Path, made: Tokenizer, client: str, *more: int) -> 
     left = Tokenizer.from_file(str(after / "tokenizer.json")).get_vocab()
     lines = [line for line in LINES if left.keys() >= set(made.encode(line).tokens)]
     assert lines[: len(CHOSEN)] == CHOSEN and len(left) < made.get_vocab_size(), "the wrong tokens are kept"
-    return Smaller(before, after, lines, f"{len(left)} of {made.get_vocab_size()} tokens")
+    sizes = [_sizes(place) for place in (before, after)]
+    followed = [f"vocab_size {old} -> {new}" for old, new in zip(*sizes, strict=True) if old != new]
+    assert followed, "the configuration is what it was"
+    return Smaller(before, after, lines, f"{len(left)} of {made.get_vocab_size()} tokens", followed)
+
+
+def _sizes(folder: Path) -> list[int]:
+    """The numbers of tokens that configurations of a folder give."""
+    documents = [json.loads(path.read_text()) for path in sorted(folder.glob("*config.json"))]
+    found = [document.get("model", document) for document in documents if isinstance(document, dict)]
+    return [item["vocab_size"] for item in found if isinstance(item, dict) and "vocab_size" in item]

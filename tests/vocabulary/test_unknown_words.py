@@ -7,6 +7,7 @@ import random
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
@@ -53,6 +54,18 @@ def test_unknown_words_stay_unknown(seed: int, tmp_path: Path) -> None:
         for old, new in zip(before, spelled(left), strict=True):
             assert new == old or not set(left).issuperset(old)
     assert more, "no word would have been spelled"
+
+
+def test_a_size_is_kept(tmp_path: Path) -> None:
+    """Tokens that would need most of the others are left out, in place of the others."""
+    tokens = vocabulary(5)
+    tokenizer(tokens).save(str(tmp_path / "tokenizer.json"))
+    file = TokenizerFile(tmp_path / "tokenizer.json")
+    counts = np.array([len(token) if place in file.passing else 1 for place, token in enumerate(tokens)])
+    size = (len(tokens) + len(file.always)) // 2
+    kept = kept_ids(Tokens(size=size), len(tokens), file, counts)
+    assert len(kept) == size and file.passing.isdisjoint(kept)
+    assert require_same_spelling(file, file.trimmed(kept), kept)
 
 
 def test_tokens_that_hide_a_spelling() -> None:

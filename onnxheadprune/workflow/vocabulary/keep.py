@@ -155,13 +155,15 @@ def _most_frequent(
     order = [
         place for place in _in_order(counts, tokenizer) if tokenizer is None or place in tokenizer.tokens
     ]
-    room = size
-    while True:
-        kept = _closed(_first(room, basic, order, tokenizer), tokenizer)
+    hide = frozenset() if tokenizer is None else tokenizer.passing
+    for some in (order, [place for place in order if place not in hide]):
+        # Where a kept token needs many others, it is one too many.
+        kept = _closed(_first(size, basic, some, tokenizer), tokenizer)
         if len(kept) <= size:
             return sorted(kept)
-        # Tokens without which an unknown word would be spelled depend on all that are kept.
-        room = max(len(basic), room - (len(kept) - size))
+    raise UsageError(
+        f"a vocabulary of {size:,} is too small: for unknown words to stay so {len(kept):,} are needed"
+    )
 
 
 def _first(

@@ -24,7 +24,7 @@ from onnxheadprune.data.vocabulary import (
 )
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
-from onnxheadprune.workflow.vocabulary.unknown import hiding
+from onnxheadprune.workflow.vocabulary.unknown import hiding, passing
 
 MAX_TOKENIZER = 2**28
 PREFIXES = ("##", "▁", "Ġ", "Ċ", "@@")
@@ -160,13 +160,25 @@ class TokenizerFile:
         found = {item for place in some for item in self.made_of(place)}
         if self.kind != "WordPiece":
             return found
-        prefix = self.model.get("continuing_subword_prefix") or ""
         fresh: Collection[str] = self.ids.keys()
         while fresh:
             kept = {self.tokens[place] for place in found if place in self.tokens}
-            fresh = hiding(self.ids.keys(), kept, prefix)
+            fresh = hiding(self.ids.keys(), kept, self._prefix)
             found |= {self.ids[token] for token in fresh}
         return found
+
+    @cached_property
+    def passing(self) -> frozenset[int]:
+        """Ids of tokens that need others to be kept, so that unknown words stay unknown."""
+        every = self.ids.keys()
+        return frozenset(
+            self.ids[token] for token in passing(every, every, self._prefix) if self.kind == "WordPiece"
+        )
+
+    @property
+    def _prefix(self) -> str:
+        """The prefix of tokens within a word."""
+        return str(self.model.get("continuing_subword_prefix") or "")
 
     def made_of(self, place: int) -> set[int]:
         """A token and all that BPE merges on the way to it.
@@ -181,7 +193,7 @@ class TokenizerFile:
 
     def _merged(self, token: str) -> Iterator[str]:
         """Yield what BPE makes of the characters of a token on its way to it; nothing if it does not get there."""
-        prefix = self.model.get("continuing_subword_prefix") or ""
+        prefix = self._prefix
         suffix = self.model.get("end_of_word_suffix") or ""
         ends = bool(suffix) and token.endswith(suffix)
         bare = token.removesuffix(suffix) if ends else token

@@ -52,13 +52,24 @@ def hiding(tokens: Collection[str], kept: Collection[str], prefix: str) -> froze
         kept: the part of it that is kept.
         prefix: of tokens within a word.
     """
-    before, after = (_Matching(_within(some, prefix)) for some in (tokens, kept))
-    if before.some.issuperset(char for text in after.some for char in text[1:]):
-        # No token passes over a place at which another one could not begin.
+    if not passing(tokens, kept, prefix):
         return frozenset()
+    before, after = (_Matching(_within(some, prefix)) for some in (tokens, kept))
     starts = [*_starts(tokens, kept, ""), *_starts(tokens, kept, prefix)]
     spelled = _spelled({state for _, state in starts}, before, after)
     return frozenset(token for token, state in starts if state in spelled)
+
+
+def passing(tokens: Collection[str], kept: Collection[str], prefix: str) -> frozenset[str]:
+    """Kept tokens within a word that pass over a place at which no token could begin: without them none is hidden.
+
+    Args:
+        tokens: the whole vocabulary.
+        kept: the part of it that is kept.
+        prefix: of tokens within a word.
+    """
+    alone = frozenset(_within(tokens, prefix))
+    return frozenset(prefix + text for text in _within(kept, prefix) if not alone.issuperset(text[1:]))
 
 
 def _within(tokens: Collection[str], prefix: str) -> list[str]:
