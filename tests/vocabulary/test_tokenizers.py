@@ -273,12 +273,15 @@ def test_a_list_of_tokens(command: Command, tmp_path: Path) -> None:
             "adds '<new>' to the tokens of vocab.txt",
         ),
         (
-            lambda folder, keep: (all_but_some(keep), (folder / "vocab.txt").write_text("the\ncat", "utf-8")),
+            lambda folder, keep: (
+                all_but_one(folder, keep),
+                (folder / "vocab.txt").write_text("the\ncat", "utf-8"),
+            ),
             "are different tokenizers: 'the' is the token 0 and",
         ),
         (
             lambda folder, keep: (
-                all_but_some(keep),
+                all_but_one(folder, keep),
                 (folder / "vocab.json").write_text('{"the": []}', "utf-8"),
             ),
             "is no mapping from tokens to ids",
@@ -306,8 +309,9 @@ def older(folder: Path, name: str, kind: str = "BertTokenizer") -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}), "utf-8")
 
 
-def all_but_some(keep: Path) -> None:
-    keep.write_text("0-150\n179", "utf-8")
+def all_but_one(folder: Path, keep: Path) -> None:
+    size = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab_size()
+    keep.write_text(f"0-49\n51-{size - 1}", "utf-8")
 
 
 def added(folder: Path) -> None:
