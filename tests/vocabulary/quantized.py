@@ -281,11 +281,19 @@ TIED: dict[str, Callable[[], ModelProto]] = {
     ),
 }
 """Logits by the same stored levels as the table's."""
-BLOCKED = front(
-    "real = DequantizeLinear<axis = 0, block_size = 4>(w, ws, wz)\nx = Gather(real, input_ids)",
-    "int8[12, 6] w, float[3, 6] ws, int8[3, 6] wz",
-    w=levels(12, 6),
-    ws=scales(3, 6),
-    wz=np.zeros((3, 6), np.int8),
-)
+BLOCKED: dict[str, Callable[[], ModelProto]] = {
+    "DequantizeLinear": front(
+        "real = DequantizeLinear<axis = 0, block_size = 4>(w, ws, wz)\nx = Gather(real, input_ids)",
+        "int8[12, 6] w, float[3, 6] ws, int8[3, 6] wz",
+        w=levels(12, 6),
+        ws=scales(3, 6),
+        wz=np.zeros((3, 6), np.int8),
+    ),
+    "GatherBlockQuantized": front(
+        f"x = {MS}.GatherBlockQuantized<block_size = 16, gather_axis = 0, quantize_axis = 0>(w, input_ids, ws)",
+        "uint8[24, 3] w, float[2, 6] ws",
+        w=levels(24, 3, kind=np.uint8),
+        ws=scales(2, 6),
+    ),
+}
 """A scale belongs to several tokens."""

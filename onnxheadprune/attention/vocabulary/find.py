@@ -83,10 +83,21 @@ class Lookup:
     def tables(self) -> Iterator[int]:
         """Indices of all inputs with a row per token: the table, its scales and its zero points."""
         yield self.table
+        yield from (index for index, rows in self._parameters.items() if rows == self.rows)
+
+    @property
+    def shares_scales(self) -> bool:
+        """Whether the table is quantized in blocks of several tokens."""
+        return any(rows not in (self.rows, 1) for rows in self._parameters.values())
+
+    @property
+    def _parameters(self) -> dict[int, int | None]:
+        """How many rows the scales and zero points have, by the index of the input."""
         roles = roles_of(self.node)
-        for index in (roles.weight_scale, roles.weight_zero):
-            if index is not None and _size(self.node.input(index), self.axis) == self.rows:
-                yield index
+        given = [index for index in (roles.weight_scale, roles.weight_zero) if index is not None]
+        return {
+            index: _size(value, self.axis) for index in given if (value := self.node.input(index)) is not None
+        }
 
 
 @dataclass(frozen=True, eq=False)

@@ -305,6 +305,12 @@ def _require_passed(swept: Sweep, flows: Iterable[Flow]) -> None:
     Raises:
         RefusedError: with the reason of the first one.
     """
+    flows = list(flows)
+    shared = next((item.node for flow in flows for item in flow.lookups if item.shares_scales), None)
+    if shared is not None:
+        raise RefusedError(
+            f"the vocabulary cannot get smaller: several tokens share a scale at {shared.label}"
+        )
     queue = [lookup.node.input(lookup.table) for flow in flows for lookup in flow.lookups]
     while queue:
         value = queue.pop()
