@@ -7,22 +7,24 @@ counters; it costs memory traffic rather than arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.restated import restated
 from onnxheadprune.model.graph.tables import (
     COSTS,
     TRIPS,
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Scope
+from onnxheadprune.runtime.feeds.fill import Array
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,11 @@ class Flops:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return {
-            "total": self.total,
-            "attention": self.attention,
-            "attention_share": self.attention_share,
-            "uncounted": list(self.uncounted),
-        }
+        return {**asdict(self), "attention_share": self.attention_share}
 
 
 def count_flops(view: GraphView, attention: Container[str] | None = None) -> Flops:
-    """Counts the operations of one run.
-
-    Args:
-        view: an annotated view whose inputs have concrete shapes.
-        attention: references (`Node.ref`) of the nodes that heads run through.
-    """
+    """Counts the operations of one run."""
     costs = node_flops(view)
     total = sum(cost for cost in costs.values() if cost is not None)
     own = (
@@ -70,11 +62,7 @@ def count_flops(view: GraphView, attention: Container[str] | None = None) -> Flo
 
 
 def node_flops(view: GraphView) -> dict[Node, int | None]:
-    """Count the operations of each contraction in one run, None where its shapes are not known.
-
-    Args:
-        view: an annotated view whose inputs have concrete shapes.
-    """
+    """Count the operations of each contraction in one run, None where its shapes are not known."""
     counted = ((node, times, COSTS.of(node)) for node, times in _executed(view.main, 1))
     found = {node: (counter(node), times) for node, times, counter in counted if counter is not None}
     return {node: None if cost is None else times * cost for node, (cost, times) in found.items()}
@@ -124,9 +112,6 @@ def nodes_of(sites: Iterable[Site]) -> frozenset[str]:
     """Return the references (`Node.ref`) of all nodes that work on single units of some sites.
 
     They are found by a trial removal of one group of units per site.
-
-    Args:
-        sites: of one model.
     """
     some = list(sites)
     found = {
@@ -136,3 +121,24 @@ def nodes_of(sites: Iterable[Site]) -> frozenset[str]:
         found |= {projection.node.ref for projection in site.projections}
         found |= {core.ref for core in site.cores}
     return frozenset(found)
+
+
+FEW = 64
+"""Inputs of up to this many whole numbers or flags (lengths, `use_cache_branch`) become constants."""
+
+
+def concrete_view(model: ModelProto, feed: Mapping[str, Array]) -> GraphView:
+    """The annotated view of a model that takes exactly this feed."""
+    return view_of(restated(model, _inputs(model, feed)))
+
+
+def _inputs(model: ModelProto, feed: Mapping[str, Array]) -> Iterator[ValueInfoProto | TensorProto]:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    for info in model.graph.input:
+        array = feed.get(info.name)
+        if info.name in stored or array is None:
+            yield info
+        elif array.dtype.kind in "biu" and array.ndim < 2 and array.size <= FEW:
+            yield numpy_helper.from_array(array, info.name)
+        else:
+            yield helper.make_tensor_value_info(info.name, info.type.tensor_type.elem_type, array.shape)

@@ -31,11 +31,6 @@ Runs = Callable[[GridPoint], InferenceError | None]
 def make_grid(asked: Timing, maker: FeedMaker, runs: Runs) -> tuple[GridPoint, ...]:
     """The points to measure, each one tried on the first model.
 
-    Args:
-        asked: the user's wishes.
-        maker: of the first model's feeds.
-        runs: tries a point.
-
     Raises:
         UsageError: if the model has no such axis, or it is fixed to another size.
         InferenceError: if the model does not run at a size that the user named, or at none at all.
@@ -154,8 +149,3 @@ def _sequences(maker: FeedMaker) -> tuple[str, ...]:
 def _symbols(maker: FeedMaker) -> set[str]:
     found = maker.symbols
     return {*found.batch, *found.past, *found.total, *found.length, *found.extent}
-
-
-def size_of(feed: Feed) -> int:
-    """Bytes of a feed: the largest one belongs to the point with the highest peak of memory."""
-    return sum(array.nbytes for array in feed.values())

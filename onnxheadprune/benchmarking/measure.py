@@ -82,15 +82,7 @@ def measure_round(
     generator: np.random.Generator,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """One round of blocks at one grid point; what is found is added to `series`.
-
-    Args:
-        runners: one per model, ready to run.
-        series: one per model.
-        timing: blocks or seconds, for all rounds and models together.
-        generator: decides the order within a block.
-        clock: gives seconds.
-    """
+    """One round of blocks at one grid point; what is found is added to `series`."""
     counts = []
     for runner, record in zip(runners, series, strict=True):
         median, settled = warm_up(runner, clock)

@@ -57,13 +57,7 @@ class GridPoint:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return {
-            "batch": self.batch,
-            "seq": self.seq,
-            "past": self.past,
-            "extent": self.extent,
-            "dims": dict(self.dims),
-        }
+        return asdict(self)
 
 
 @one_line()

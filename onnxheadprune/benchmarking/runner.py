@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxheadprune.benchmarking.comparable import differences
-from onnxheadprune.benchmarking.entry import Entry, enter, require_same_inputs
+from onnxheadprune.benchmarking.entry import Entry, differences, enter, require_same_inputs
 from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.grid import Runs, feed_for, make_grid, size_of
+from onnxheadprune.benchmarking.grid import Runs, feed_for, make_grid
 from onnxheadprune.benchmarking.measure import ROUNDS, Series, measure_round, summary
 from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
@@ -117,11 +116,6 @@ def run_benchmark(
     models: Sequence[ModelLike], request: BenchRequest, progress: Progress = lambda _: None
 ) -> Benchmark:
     """Measures models side by side.
-
-    Args:
-        models: the reference, and what is compared with it.
-        request: what is measured, where and for how long.
-        progress: is told in a few words what is done next.
 
     Raises:
         UsageError, ModelError, ProviderError: as `benchmark`.
@@ -270,7 +264,7 @@ def _measure(
 def _with_footprint(
     scouted: Scouted, index: int, entry: Entry, provider: Provider, request: BenchRequest
 ) -> ModelFacts:
-    largest = max(scouted.feeds[index], key=size_of)
+    largest = max(scouted.feeds[index], key=lambda feed: sum(array.nbytes for array in feed.values()))
     found = footprint(entry.path, provider, largest, threads=request.timing.threads)
     return replace(scouted.facts[index], footprint=found)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
@@ -51,7 +51,7 @@ class Ratio:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+        return asdict(self)
 
 
 def paired_ratio(model: Sequence[Floats], *references: Sequence[Floats], seed: int = 0) -> Ratio:
@@ -101,10 +101,6 @@ def noise_floor(twin: Sequence[Floats], reference: Sequence[Floats]) -> float:
 
     Twice the standard error of the A/A comparison over all rounds, whose true value is known to be zero; never
     less than 1 %.
-
-    Args:
-        twin: seconds per block of the second session, one array per round.
-        reference: the same of the first session.
     """
     rounds = [
         float(np.median(np.log(own) - np.log(other))) for own, other in zip(twin, reference, strict=True)

@@ -10,8 +10,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.choosing.scoring.moves import Heads, Step
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.one_line import one_line
-from onnxheadprune.settings.cutting import Cut, Kind, Selecting
-from onnxheadprune.settings.reading import MULTIPLES
+from onnxheadprune.settings.cutting import MULTIPLES, Cut, Kind, Selecting
 from onnxheadprune.settings.setting import check
 
 Paths = Mapping[int, Sequence[Step]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from onnxheadprune.cli.calibrating import DataReader
+from onnxheadprune.cli.deploying import DataReader
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.settings.cutting import Cut, Recover, Time

@@ -9,8 +9,7 @@ import click
 
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.pairs import joined, pairs_of
-from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.cli.repeating import run_record
+from onnxheadprune.cli.presenting import Presentation, run_record
 from onnxheadprune.settings.inputs import SEED_HELP, Provider
 from onnxheadprune.settings.measuring import Benching
 from onnxheadprune.settings.rules import requires
@@ -66,11 +65,10 @@ def bench(
     from onnxheadprune.benchmarking.request import BenchRequest
     from onnxheadprune.benchmarking.runner import run_benchmark
     from onnxheadprune.reporting.benchmark import benchmark_report
-    from onnxheadprune.reporting.benchmark_csv import write_csv
-    from onnxheadprune.reporting.benchmark_markdown import write_markdown
+    from onnxheadprune.reporting.benchmark_files import write_csv, write_markdown
     from onnxheadprune.reporting.console import err, out
     from onnxheadprune.reporting.figure import check_picture, save_figure
-    from onnxheadprune.reporting.headline import gate_rows
+    from onnxheadprune.reporting.validation import gate_rows
 
     if plot is not None:
         check_picture(plot)

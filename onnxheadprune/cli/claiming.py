@@ -1,4 +1,4 @@
-"""Checked before every command: what it reads exists, and each file that it would make is free and none that it reads.
+"""Files of a command: what it reads exists, and each file that it would make is free, and none that it reads.
 
 What a command reads and makes follows from its parameters: options of the type `OUTPUT` name files that it makes,
 those of the type `FILE` and `--data` name what it reads, whatever else is text may name a file too, and its arguments
@@ -40,11 +40,7 @@ def guarded(command: click.Command) -> click.Command:
 
 
 def _check(context: click.Context) -> None:
-    """Check the inputs, then the outputs.
-
-    Raises:
-        UsageError: if one is missing or not free.
-    """
+    """Check the inputs, then the outputs."""
     _require_inputs(context)
     if not any(isinstance(option.type, Output) for option in context.command.params):
         return

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from onnxheadprune.cli.calibrating import read_data
+from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.cli.repeating import run_record
+from onnxheadprune.cli.presenting import Presentation, run_record
 from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Metric, Rounding, Timing
@@ -55,12 +54,12 @@ def combine(
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.workflow.apart import Looking
     from onnxheadprune.workflow.combine import Combination, CombineRequest, combined_through
-    from onnxheadprune.workflow.from_settings import measure_of, quantizing_of
+    from onnxheadprune.workflow.from_settings import measure_of
     from onnxheadprune.workflow.requests import Run, Writing
 
     data = read_data(model, running)
     request = CombineRequest(
-        quantizing_of(rounding),
+        rounding,
         Run(running.provider, running.seed, data),
         Looking(measure_of(drift), metric),
         timing,

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.cli.repeating import run_record
+from onnxheadprune.cli.presenting import Presentation, run_record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,13 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Showing:
-    """What is shown of a run.
-
-    Attributes:
-        report: an HTML page, None without.
-        heatmap: a picture, None without.
-        as_json: print one document instead of tables.
-    """
+    """What is shown of a run."""
 
     report: Path | None
     heatmap: Path | None
@@ -60,11 +53,7 @@ def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, 
 
 
 def stages_of(request: Request) -> Iterator[Stage]:
-    """The stages of a cut, with what they usually take beside each other.
-
-    Args:
-        request: what is asked for.
-    """
+    """The stages of a cut, with what they usually take beside each other."""
     from onnxheadprune.reporting.progress import Stage
 
     choice, has_data = request.choice, request.run.data is not None
@@ -90,8 +79,7 @@ def stages_of(request: Request) -> Iterator[Stage]:
 
 
 def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
-    from onnxheadprune.reporting.fusion import fusion_rows
-    from onnxheadprune.reporting.plan import plan_report, planned_output
+    from onnxheadprune.reporting.plan import fusion_rows, plan_report, planned_output
     from onnxheadprune.workflow.requests import Proving, Writing
 
     _check_ahead(model, request)
@@ -142,7 +130,6 @@ def _prepare(
     showing: Showing,
     result: PruneResult | None,
 ) -> None:
-    """Makes the report, the picture and the page."""
     told = {**document(), "run": run_record()} if showing.as_json or showing.report is not None else {}
     with presentation.prepared():
         if showing.heatmap is not None and result is not None:
@@ -158,7 +145,6 @@ def _prepare(
 
 
 def _save_heatmap(result: PruneResult, path: Path, title: str) -> None:
-    """Writes the picture of a choice, if there is one."""
     from onnxheadprune.reporting.choice import heat_of
     from onnxheadprune.reporting.pictures.heads import save_heatmap
 
@@ -199,8 +185,7 @@ def _plan_ahead(
 ) -> tuple[list[RenderableType], dict[str, object]]:
     """The report and the document of a plan that nothing has to be measured for."""
     from onnxheadprune.attention.planning import plan_pruning, require_something
-    from onnxheadprune.reporting.fusion import fusion_rows
-    from onnxheadprune.reporting.plan import plan_report
+    from onnxheadprune.reporting.plan import fusion_rows, plan_report
     from onnxheadprune.workflow.fuse import planned_fusion
     from onnxheadprune.workflow.sizes import planned_size, size_warnings
 

@@ -1,18 +1,62 @@
-"""What a command does with a folder of models."""
+"""The model, or folder of models, and the data that a command is given."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxheadprune.cli.calibrating import read_data
-from onnxheadprune.settings.inputs import Running
+from onnxheadprune.settings.inputs import RANDOM, Running
 from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
     from onnxheadprune.deploying.folders.asked import Data, FolderRequest, Reader
     from onnxheadprune.model.load import LoadedModel
+    from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.workflow.requests import Request
+
+
+def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = False) -> DataSource | None:
+    """The data that the options name, with a warning where it is random; None without.
+
+    Args:
+        model: what it is read for.
+        running: the data, how it becomes inputs, and where models run.
+        in_folder: the model is one of several, of which some may use less of it than others.
+
+    Raises:
+        UsageError: if the data cannot be read, or an option is for data of another kind.
+    """
+    if running.data is None:
+        return None
+    from onnxheadprune.data import sources
+
+    if running.data == RANDOM:
+        from onnxheadprune.reporting.console import err
+
+        err().print(
+            "warning: calibrating on random inputs; heads look different on real ones", style="yellow"
+        )
+    return sources.read_data(model, running, in_folder=in_folder)
+
+
+@dataclass(frozen=True)
+class DataReader:
+    """Reads the data that options name, in whatever process a model is pruned."""
+
+    running: Running
+
+    @classmethod
+    def rooted(cls, running: Running) -> DataReader:
+        """The same from any working directory."""
+        data, tokenizer = running.data, running.tokenizer
+        if data is not None and data != RANDOM and Path(data).exists():
+            data = str(Path(data).absolute())
+        return cls(replace(running, data=data, tokenizer=None if tokenizer is None else tokenizer.absolute()))
+
+    def __call__(self, model: Path) -> DataSource | None:
+        """The data for one model."""
+        return read_data(model, self.running, in_folder=True)
 
 
 def is_folder(path: Path) -> bool:
@@ -34,14 +78,7 @@ def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:
 
 
 def folder_request(folder: Path, request: Request, given: Deploying, read: Reader | None) -> FolderRequest:
-    """Return what is asked for a folder.
-
-    Args:
-        folder: the folder.
-        request: what is asked for its models.
-        given: the options.
-        read: reads data for one of the models, None without.
-    """
+    """Return what is asked for a folder."""
     from onnxheadprune.deploying.clients.all import client_named
     from onnxheadprune.deploying.folders.asked import FolderRequest
 
@@ -50,12 +87,7 @@ def folder_request(folder: Path, request: Request, given: Deploying, read: Reade
 
 
 def reader_of(folder: Path, running: Running) -> Reader | None:
-    """Reads the data that the options name for one model of a folder, whose own tokenizer is taken for text.
-
-    Args:
-        folder: the folder.
-        running: the data, how it becomes inputs, and where models run.
-    """
+    """Reads the data that the options name for one model of a folder, whose own tokenizer is taken for text."""
     if running.data is None:
         return None
     from onnxheadprune.data.sources import with_own_tokenizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast, get_origin
 import click
 from click.core import ParameterSource
 
-from onnxheadprune.settings.reading import share
 from onnxheadprune.settings.rules import Rule, first_broken
 from onnxheadprune.settings.setting import (
     NAMED,
@@ -23,6 +23,7 @@ from onnxheadprune.settings.setting import (
     Shares,
     declared,
     parameters,
+    share,
 )
 from onnxheadprune.settings.writing import Loudness
 
@@ -89,7 +90,7 @@ class Share(Parsed):
 def _print_all(context: click.Context, _option: click.Parameter, asked: bool) -> None:
     """Print all that is known of a command, and end it."""
     if asked and not context.resilient_parsing:
-        from onnxheadprune.cli.helping import write_all
+        from onnxheadprune.cli.guides import write_all
 
         formatter = context.make_formatter()
         write_all(context.command, context, formatter)
@@ -120,16 +121,7 @@ class DerivedCommand(click.Command):
         makes: tuple[str, str] | None,
         **more: Any,
     ) -> None:
-        """Take what `click.Command` takes, and more.
-
-        Args:
-            name: of the command.
-            settings: that it has.
-            rules: of this command alone.
-            implies: settings that it implies.
-            makes: what it makes, and the setting that names what it makes it of.
-            **more: for `click.Command`.
-        """
+        """Take what `click.Command` takes, and more."""
         params = [*(_parameter_of(item) for item in settings.values()), HELP_ALL]
         super().__init__(name, params=params, **more)
         self.settings = settings
@@ -140,7 +132,7 @@ class DerivedCommand(click.Command):
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write what most calls need."""
-        from onnxheadprune.cli.helping import write_brief
+        from onnxheadprune.cli.guides import write_brief
 
         write_brief(self, ctx, formatter)
 
@@ -151,7 +143,7 @@ class DerivedCommand(click.Command):
             record = option.get_help_record(ctx)
             if record is not None and isinstance(option, click.Option):
                 rows.setdefault(self.sections.get(option.name or "", SECTIONS[-1]), []).append(record)
-        from onnxheadprune.cli.helping import write_sections
+        from onnxheadprune.cli.guides import write_sections
 
         write_sections(formatter, rows)
 
@@ -245,11 +237,6 @@ def command(
 
 
 def _parameter_of(item: Declared) -> click.Parameter:
-    """The option or the argument of a setting.
-
-    Args:
-        item: the declaration.
-    """
     setting, is_list = item.setting, get_origin(item.kind) is tuple and item.setting.parse is None
     named: dict[str, Any] = {"type": _type(item), "metavar": setting.metavar, "required": item.required}
     if setting.argument:
@@ -313,12 +300,32 @@ def _taken(name: str, item: Declared | type, values: Mapping[str, object]) -> ob
 
 def _complete(values: dict[str, Any], what: str, of: str) -> None:
     """Name the output that nobody named, or the backup of a model that is replaced."""
-    from onnxheadprune.cli.writing import backup_of, output_of
-
     if values.get("in_place"):
-        values["backup"] = values["backup"] or backup_of(values[of])
+        values["backup"] = values["backup"] or _backup_of(values[of])
     elif values["output"] is None and not values.get("dry_run"):
-        values["output"] = output_of(values[of], what)
+        values["output"] = _output_of(values[of], what)
+
+
+def _output_of(model: Path, what: str) -> Path:
+    """The output beside a model or a folder: MODEL.pruned.onnx, FOLDER.pruned."""
+    place = model if model.name else model.resolve()
+    name = place.name.removesuffix(".onnx")
+    return place.with_name(f"{name}.{what}" if place.is_dir() else f"{name}.{what}.onnx")
+
+
+def _backup_of(model: Path) -> Path:
+    """A name beside a model that is free, or whose file is the model, as an interrupted run leaves it."""
+    names = (model.with_name(f"{model.name}.bak{number or ''}") for number in itertools.count())
+    return next(name for name in names if not os.path.lexists(name) or _is_copy(model, name))
+
+
+def _is_copy(model: Path, other: Path) -> bool:
+    from onnxheadprune.model.storage.claims import is_same_content
+
+    try:
+        return is_same_content(other, model)
+    except OSError:
+        return False
 
 
 def _given(context: click.Context) -> dict[str, object]:

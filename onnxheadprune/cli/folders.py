@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from onnxheadprune.cli.cutting import Showing
 from onnxheadprune.cli.deploying import folder_request, reader_of
 from onnxheadprune.cli.outcome import emit_json
-from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.cli.repeating import command_line, run_record
+from onnxheadprune.cli.presenting import Presentation, command_line, run_record
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import Deploying
 
@@ -29,14 +28,6 @@ def prune_export(
     dry_run: bool,
 ) -> int:
     """Prunes a folder and reports it.
-
-    Args:
-        folder: the folder.
-        request: what to do with its models, and where the new folder goes.
-        deploying: what it is for.
-        running: the data, and where models run.
-        showing: what is shown.
-        dry_run: show what would change; write nothing.
 
     Returns:
         The exit code.
@@ -77,11 +68,6 @@ def prune_export(
 
 def inspect_export(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     """Shows the sites of a folder.
-
-    Args:
-        folder: the folder.
-        follow_links: read files through links that lead out of it.
-        as_json: print one document.
 
     Returns:
         The exit code.

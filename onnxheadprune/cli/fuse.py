@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.cutting import Showing, carry_out
+from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.setting import CHANGES, Setting

@@ -52,13 +52,7 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a command.
-
-    Attributes:
-        exit_code: of the command.
-        message: of the error, None without one.
-        error: the exception behind the message.
-    """
+    """The end of a command."""
 
     exit_code: int
     message: str | None = None
@@ -168,7 +162,6 @@ def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | 
 
 
 def _refused(message: str, validation: Validation) -> Headline:
-    """The headline of what was refused for a verdict."""
     from onnxheadprune.validation.headline import headline_of
 
     return headline_of([validation.to_dict()], failed=message)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxheadprune.cli.calibrating import read_data
-from onnxheadprune.cli.deploying import is_folder, subject_of
+from onnxheadprune.cli.deploying import is_folder, read_data, subject_of
 from onnxheadprune.settings.inputs import Running
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ class Pair:
 
     Attributes:
         file: its name in the folders, None where there are no folders.
-        model: the model.
-        others: the others.
         is_same: whether they are files of folders and the same to the last byte.
     """
 
@@ -66,7 +63,7 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
         raise click.UsageError(
             "compare models with models, or folders with folders", click.get_current_context()
         )
-    from onnxheadprune.deploying.folders.pairing import paired
+    from onnxheadprune.deploying.folders.opening import paired
 
     return [
         Pair(pair.name, pair.model, pair.others, pair.is_same)

@@ -6,10 +6,15 @@ So a report that cannot be made leaves no model behind, and once the model is th
 from __future__ import annotations
 
 import contextlib
+import datetime
+import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import click
 
 from onnxheadprune.cli.outcome import NOT_WRITTEN, json_text
 
@@ -90,3 +95,30 @@ class Presentation:
 
 def _were(names: list[str]) -> str:
     return "was" if len(names) == 1 else "were"
+
+
+def run_record() -> dict[str, object]:
+    """Return what was called, when, in which folder, by which version, on which machine."""
+    from onnxheadprune import __version__
+    from onnxheadprune.runtime.host import machine
+    from onnxheadprune.runtime.session import versions
+
+    return {
+        "command": command_line(),
+        "folder": _folder(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"onnxheadprune": __version__, **versions()},
+        "machine": machine(),
+    }
+
+
+def command_line() -> str:
+    """The words of this call, as a shell takes them."""
+    return shlex.join(("onnxheadprune", *(click.get_current_context().find_root().obj or ())))
+
+
+def _folder() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 - a folder that is gone has no Path
+    except OSError:
+        return None

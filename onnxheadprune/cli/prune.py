@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.cutting import Showing, carry_out
-from onnxheadprune.cli.deploying import is_folder, subject_of
+from onnxheadprune.cli.deploying import is_folder, read_data, subject_of
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume, Time
 from onnxheadprune.settings.inputs import Running
@@ -89,7 +88,6 @@ def prune(
 
 
 def _require_folder_settings(target: Target, cut: Cut, heatmap: Path | None, resume: bool) -> None:
-    """Raise a click.UsageError if options are for single models."""
     refused = {
         "--in-place": (target.in_place, "a folder is never replaced; specify -o OUT"),
         "--heatmap": (heatmap is not None, "score one of the files"),
@@ -104,7 +102,6 @@ def _require_folder_settings(target: Target, cut: Cut, heatmap: Path | None, res
 
 
 def _require_removal(choice: Choice, fuse: str) -> None:
-    """Raise a click.UsageError if nothing is to be removed."""
     if all(item is None for item in (choice.heads, choice.wish, choice.exit, choice.tokens)):
         raise click.UsageError(
             "specify what to remove with --heads, --neurons, --experts, --layers, --exit or --vocab, or how much with"
@@ -114,11 +111,7 @@ def _require_removal(choice: Choice, fuse: str) -> None:
 
 
 def _data_name(pattern: str | None, place: Path | None) -> str | None:
-    """The name of the file with weights beside one model.
-
-    Raises:
-        UsageError: if it is none.
-    """
+    """The name of the file with weights beside one model."""
     if pattern is None or place is None:
         return None
     from onnxheadprune.model.storage.names import named_data

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from onnxheadprune.cli.calibrating import read_data
+from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.cli.repeating import run_record
+from onnxheadprune.cli.presenting import Presentation, run_record
 from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Rounding
@@ -29,15 +28,15 @@ def quantize(
 
     With data the drift is reported, as a deployment runs both. Use combine to see a pruned model quantized beside it.
     """
+    from onnxheadprune.reporting.combination import quantize_report
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.progress import progress_on
-    from onnxheadprune.reporting.quantization import quantize_report
-    from onnxheadprune.workflow.from_settings import measure_of, quantizing_of
+    from onnxheadprune.workflow.from_settings import measure_of
     from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, quantized_through
     from onnxheadprune.workflow.requests import Run, Writing
 
     request = QuantizeRequest(
-        quantizing_of(rounding),
+        rounding,
         Run(running.provider, running.seed, read_data(model, running)),
         Writing(output, external_data),
         measure_of(drift),

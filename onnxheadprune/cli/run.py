@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from onnxheadprune.cli.calibrating import read_data
+from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.cli.repeating import run_record
+from onnxheadprune.cli.presenting import Presentation, run_record
 from onnxheadprune.settings.rules import excludes
 from onnxheadprune.settings.setting import Setting
 
@@ -56,9 +56,9 @@ def run(
 
     require_packages("run", "jobs", "pydantic", "yaml", "junitparser")
     if schema:
-        from onnxheadprune.deploying.jobs.schema import published
+        from onnxheadprune.deploying.jobs.keys import schema as schema_of
 
-        sys.stdout.write(published())
+        sys.stdout.write(json.dumps(schema_of(), indent=2, sort_keys=True) + "\n")
         return 0
     if job is None:
         raise click.UsageError("name the JOB, a YAML file", click.get_current_context())
@@ -74,8 +74,7 @@ def _run(job: Job, junit: Path | None, as_json: bool) -> int:
     from onnxheadprune.deploying.jobs.run import makings, readings, run_job
     from onnxheadprune.model.storage.claims import Making, check_distinct
     from onnxheadprune.reporting.console import err, print_error
-    from onnxheadprune.reporting.job import job_report, save_results
-    from onnxheadprune.reporting.junit import save_junit
+    from onnxheadprune.reporting.job import job_report, save_junit, save_results
     from onnxheadprune.reporting.progress import progress_on
 
     if junit is not None:

@@ -7,14 +7,12 @@ from typing import Annotated
 
 import click
 
-from onnxheadprune.cli.calibrating import read_data
-from onnxheadprune.cli.deploying import is_folder, subject_of
+from onnxheadprune.cli.deploying import is_folder, read_data, subject_of
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.folders import leader_of
 from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.settings.cutting import Method, Scoring, Unit
+from onnxheadprune.settings.cutting import Method, Scoring, Unit, unit_kinds
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.reading import unit_kinds
 from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import OUTPUT, SELECTION, Setting
 from onnxheadprune.settings.writing import FollowLinks, Json, Model
@@ -62,11 +60,11 @@ def score(
     from onnxheadprune.choosing.scoring.score import score
     from onnxheadprune.choosing.scoring.score_files import write_scores
     from onnxheadprune.data.sources import with_own_tokenizer
+    from onnxheadprune.reporting.choice import score_rows
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.figure import check_picture, save_figure
     from onnxheadprune.reporting.heatmap import heat_rows
     from onnxheadprune.reporting.progress import progress_on
-    from onnxheadprune.reporting.scores import score_rows
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
     from onnxheadprune.workflow.from_settings import measure_of
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from onnxheadprune.cli.calibrating import read_data
+from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.cli.repeating import run_record
+from onnxheadprune.cli.presenting import Presentation, run_record
 from onnxheadprune.settings.cutting import Recover, Selecting, Time
 from onnxheadprune.settings.inputs import Dask, Jobs, Running
 from onnxheadprune.settings.rules import requires

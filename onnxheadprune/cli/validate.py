@@ -7,7 +7,7 @@ from typing import Annotated
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.pairs import apart_from_same, joined, pairs_of, require_for_each
-from onnxheadprune.cli.repeating import run_record
+from onnxheadprune.cli.presenting import run_record
 from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Metric, Timing
@@ -57,9 +57,8 @@ def validate(
     """
     from onnxheadprune.errors import ValidationFailedError
     from onnxheadprune.reporting.console import err, out
-    from onnxheadprune.reporting.headline import gate_rows
     from onnxheadprune.reporting.layout import row
-    from onnxheadprune.reporting.validation import validation_report
+    from onnxheadprune.reporting.validation import gate_rows, validation_report
     from onnxheadprune.validation.claim import require_recorded
     from onnxheadprune.validation.gates import drift_gate
     from onnxheadprune.validation.headline import headline_of

@@ -40,7 +40,6 @@ class Proof:
     Attributes:
         input: digests of the model's files.
         output: digests of the pruned model's files.
-        reason: the verdict.
     """
 
     input: Digests
@@ -53,9 +52,7 @@ class Job:
     """One model to prune.
 
     Attributes:
-        model: its path.
         request: what to do with it, but for the output.
-        output: where to write.
         proof: of an earlier run, None if there was none.
         read: reads the data for the model, None where the request brings it.
     """

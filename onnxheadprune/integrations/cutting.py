@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from onnxheadprune.data.sources import data_for, read_data, with_own_tokenizer
 from onnxheadprune.deploying.clients.all import client_named
-from onnxheadprune.deploying.folders.asked import FolderRequest
+from onnxheadprune.deploying.folders.asked import FolderRequest, reader_of
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Method
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.reading import share
-from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared
+from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared, share
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 from onnxheadprune.workflow.from_settings import choice_of, request_of
 from onnxheadprune.workflow.pipeline import carried_through
@@ -24,7 +22,6 @@ from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
 
 if TYPE_CHECKING:
     from onnxheadprune.deploying.folders.asked import Data
-    from onnxheadprune.model.load import LoadedModel
 
 Group = TypeVar("Group")
 MEASURED = "measured"
@@ -74,8 +71,6 @@ class Settings:
     """What a pass is given.
 
     Attributes:
-        cut: what to remove.
-        running: the data, how it becomes inputs, and where models run.
         own: what the pass has of its own.
         feeds: inputs that are no setting, None without.
     """
@@ -93,10 +88,6 @@ class Settings:
 
 def settings_of(values: Mapping[str, Any], feeds: Data = None) -> Settings:
     """Settings from values by name, as another tool has read them; what is None has its default.
-
-    Args:
-        values: by the names of `PARAMETERS`.
-        feeds: inputs that are no setting.
 
     Raises:
         UsageError: if a value is none that the setting may have.
@@ -158,11 +149,6 @@ class Outcome:
 def cut(source: Path, output: Path, settings: Settings) -> Outcome:
     """Prune a file or a folder, and prove the result.
 
-    Args:
-        source: a model, or a folder of models that belong together.
-        output: a file, or a folder that is not there yet.
-        settings: what to do.
-
     Raises:
         HeadPruneError: as `prune` does. Nothing is written then.
     """
@@ -173,14 +159,14 @@ def _file(source: Path, output: Path, settings: Settings) -> Outcome:
     if settings.own.runtime is not None:
         raise UsageError("runtime requires a folder, whose configuration it updates; this model is a file")
     model = open_structure(source)
-    data = _reader(source.parent, settings)(model)
+    data = reader_of(source.parent, settings.running, settings.feeds)(model)
     result = carried_through(model, _request(settings, data, output))
     return Outcome(result.plan.removed, result.warnings)
 
 
 def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
     client = None if settings.own.runtime is None else client_named(settings.own.runtime)
-    read = _reader(source, settings) if settings.given_inputs else None
+    read = reader_of(source, settings.running, settings.feeds) if settings.given_inputs else None
     result = prune_folder(source, FolderRequest(_request(settings, None, output), client, read=read))
     return Outcome(result.heads, result.warnings)
 
@@ -198,20 +184,3 @@ def _request(settings: Settings, data: Data, output: Path) -> Request:
         Proving(accept_inconclusive=own.accept_inconclusive, acceptance="accept_inconclusive: true"),
         Writing(output, own.external_data),
     )
-
-
-def _reader(folder: Path, settings: Settings) -> Callable[[LoadedModel], Data]:
-    """Reads the data for one model.
-
-    Args:
-        folder: where a tokenizer is looked for if none lies beside the model.
-        settings: what to read.
-    """
-    running = with_own_tokenizer(folder, settings.running)
-
-    def read(model: LoadedModel) -> Data:
-        if settings.feeds is not None:
-            return data_for(model, settings.feeds, settings.running.provider)
-        return read_data(model, running, in_folder=True)
-
-    return read

@@ -134,7 +134,6 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
 
 
 def _parameter(item: Declared) -> PassConfigParam:
-    """A setting as a parameter of a pass."""
     searched = SEARCHED.get(item.name)
     default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
     return PassConfigParam(
@@ -183,7 +182,6 @@ def _remember(
     outcome: Outcome,
     side: Iterator[Path] | tuple[Path, ...],
 ) -> None:
-    """Gives a result the attributes of its input, the heads that went, and the files that go on with it."""
     attributes = {**(model.model_attributes or {})}
     attributes[ATTRIBUTE] = {str(site): list(heads) for site, heads in outcome.heads.items()}
     found = [str(path) for path in side]

@@ -8,9 +8,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.deploying.batch import BatchFile, BatchResult
-from onnxheadprune.reporting.escaping import escaped
-from onnxheadprune.reporting.headline import STYLES
+from onnxheadprune.model.spelling import escaped
 from onnxheadprune.reporting.layout import heading, many, row, table
+from onnxheadprune.reporting.validation import STYLES
 
 _STYLES = {
     "done": "green",
@@ -23,7 +23,6 @@ _STYLES = {
 
 
 def _style(item: BatchFile) -> str:
-    """The color of a model; of one that was pruned the color of its headline."""
     return _STYLES[item.status] if item.headline is None else STYLES[item.headline.state]
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from onnxheadprune.benchmarking.comparable import fused
+from onnxheadprune.benchmarking.entry import fused
 from onnxheadprune.benchmarking.result import MIXED, Benchmark, Cell, Comparison, ModelFacts
-from onnxheadprune.reporting.headline import provider_rows
 from onnxheadprune.reporting.layout import bullet, count, many, row, share, size, table
+from onnxheadprune.reporting.validation import provider_rows
 from onnxheadprune.runtime import CPU, SUFFIX
 
 _STYLES = {"faster": "bold green", "slower": "bold red"}

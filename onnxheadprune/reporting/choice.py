@@ -1,4 +1,4 @@
-"""The report on how heads were selected and remaining weights refitted."""
+"""The reports on scores of units, how units were selected, and remaining weights refitted."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 
+from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.choosing.compensation.result import Compensation
+from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.reporting.heatmap import Removed, Scores, heat_rows
-from onnxheadprune.reporting.layout import bullet, many, row
+from onnxheadprune.reporting.layout import bullet, heading, many, row, table
 from onnxheadprune.workflow.choice.chosen import Chosen
 
 
@@ -64,7 +66,6 @@ def _left_alone(chosen: Chosen) -> Iterator[RenderableType]:
 
 
 def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
-    """Yield what was trained."""
     found = chosen.recovery
     if found is None:
         return
@@ -111,7 +112,6 @@ def by_reason(constant: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _stand_ins(compensation: Compensation) -> Iterator[RenderableType]:
-    """The maps that stand in for sublayers which go."""
     for item in compensation.refits:
         if item.stands_in:
             error = f"held-out error of the stream behind {item.before:.3g} -> {item.after:.3g}"
@@ -133,3 +133,54 @@ def heat_of(chosen: Chosen, plan: PrunePlan) -> tuple[Scores, Removed]:
     scores = {names[index]: values for index, values in chosen.selection.scores.items() if index in names}
     removed = {names[index]: units for index, units in chosen.selection.heads.items() if index in names}
     return scores, removed
+
+
+SHOWN = 4
+"""Heads to name at each end of a site."""
+
+
+def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
+    """What was measured; of each site the heads that are worth least and most, of each block how its neurons spread."""
+    yield heading(f"{scores.model}: {scores.kinds} scored by {scores.method}")
+    if scores.heads:
+        yield ""
+        yield _heads(scores.heads)
+    if scores.blocks:
+        yield ""
+        yield _blocks(scores.blocks)
+    yield ""
+    yield row("unit", scores.unit)
+    if scores.data is not None:
+        yield row("data", f"{many(scores.samples or 0, 'sample')} of {scores.source} ({scores.data[:12]})")
+    for reason, names in by_reason(scores.constant).items():
+        yield row("constant", f"{first_of(names)}: {reason}", "yellow")
+
+
+def _heads(sites: Sequence[SiteScores]) -> RenderableType:
+    made = table("#", "site", "heads", "least", "most", numeric=("heads",), wraps=("least", "most"))
+    for site in sites:
+        order = sorted((value, head) for head, value in enumerate(site.scores) if value is not None)
+        made.add_row(
+            called(site.index),
+            site.name,
+            str(len(order)),
+            ", ".join(f"{head} ({value:.2g})" for value, head in order[:SHOWN]),
+            ", ".join(f"{head} ({value:.2g})" for value, head in order[::-1][:SHOWN]),
+        )
+    return made
+
+
+def _blocks(blocks: Sequence[SiteScores]) -> RenderableType:
+    columns = (
+        " and ".join(dict.fromkeys(block.kind.UNITS for block in blocks)),
+        "least",
+        "a quarter below",
+        "half below",
+        "most",
+    )
+    made = table("#", "block", *columns, numeric=columns)
+    for block in blocks:
+        order = sorted(value for value in block.scores if value is not None)
+        shown = (order[0], order[len(order) // 4], order[len(order) // 2], order[-1])
+        made.add_row(block.key, block.name, str(len(order)), *(f"{value:.2g}" for value in shown))
+    return made

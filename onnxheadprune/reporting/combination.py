@@ -1,4 +1,4 @@
-"""The report of `combine`: a line per model, on the terminal, as Markdown and on a page."""
+"""The reports of `quantize` and `combine`; the latter also as Markdown and on a page."""
 
 from __future__ import annotations
 
@@ -9,24 +9,42 @@ from typing import Any
 
 from rich.console import RenderableType
 
-from onnxheadprune.model.spelling import accuracy
+from onnxheadprune.model.spelling import accuracy, in_markdown
 from onnxheadprune.model.storage.folder import write_text
-from onnxheadprune.reporting.escaping import escaped
-from onnxheadprune.reporting.layout import bullet, heading, row, size, table
-from onnxheadprune.reporting.quantization import settings_of
+from onnxheadprune.reporting.layout import bullet, change, heading, many, markdown_table, row, size, table
+from onnxheadprune.settings.measuring import Rounding
 from onnxheadprune.workflow.combine import Combination
+from onnxheadprune.workflow.quantize import QuantizeResult
+
+
+def quantize_report(result: QuantizeResult) -> Iterator[RenderableType]:
+    """Yield what became of the weights, and what it costs."""
+    stored, done = result.matrices
+    before, after = result.before.bytes, result.after.bytes
+    yield heading(f"{result.name}: {done} of {many(stored, 'stored float tensor')} to {result.how.to}")
+    yield ""
+    yield row("settings", _settings_of(result.how))
+    yield row("weights", f"{size(before)} -> {size(after)} ({change(before, after)})")
+    if result.drift is not None:
+        yield row(
+            "drift", f"{result.drift:.3g} ({result.unit}) on {result.measured_on}, as a deployment runs both"
+        )
+    for note in result.notes:
+        yield row("note", note, "yellow")
+    if result.output is not None:
+        yield row("written", result.output)
+
+
+def _settings_of(how: Rounding) -> str:
+    if how.to == "int4":
+        return f"blocks of {how.block_size} inputs, symmetric"
+    scales = "a scale per output" if how.per_channel else "a scale per tensor"
+    return f"{scales}, {'seven' if how.reduce_range else 'eight'} bits"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison of the models, as text.
-
-    Attributes:
-        columns: of the table.
-        rows: a model each.
-        recommended: the better order, and why.
-        remarks: what else to know.
-    """
+    """The comparison of the models, as text."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -35,11 +53,7 @@ class Comparison:
 
 
 def comparison_of(document: Mapping[str, Any]) -> Comparison:
-    """The table of a result.
-
-    Args:
-        document: what `combine` prints with --json.
-    """
+    """The table of a result."""
     corners = document["corners"]
     columns = ["model", "file", "speed-up", f"drift ({corners[0]['drift_unit']})"]
     extra = [name for name in ("accuracy", "metric") if any(item[name] for item in corners)]
@@ -71,7 +85,7 @@ def combine_report(result: Combination) -> Iterator[RenderableType]:
     yield made
     yield ""
     yield row("recommended", found.recommended, "bold")
-    yield row("quantized", settings_of(result.how))
+    yield row("quantized", _settings_of(result.how))
     measured_on = result.corners[0].distance.measured_on
     sizes = "; ".join(point.label for point in result.benchmark.points)
     yield row(
@@ -87,25 +101,13 @@ def combine_report(result: Combination) -> Iterator[RenderableType]:
 def write_combination(result: Combination, path: Path) -> None:
     """Writes the table as Markdown.
 
-    Args:
-        result: the comparison.
-        path: where to.
-
     Raises:
         UsageError: if the file cannot be written.
     """
     found = comparison_of(result.to_dict())
-    marks = [":---", *("---:" for _ in found.columns[1:])]
-    lines = [_line(found.columns), _line(tuple(marks)), *map(_line, found.rows)]
-    found_on = f"Drift, accuracy and metric: {result.corners[0].distance.measured_on}."
-    rest = [f"Recommended: {_plain(found.recommended)}.", *(f"* {_plain(item)}" for item in found.remarks)]
-    write_text(path, "\n".join([*lines, "", _plain(found_on), "", *rest, ""]))
-
-
-def _line(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(_plain(cell) for cell in cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Escape what would end a cell or begin markup."""
-    return escaped(text).replace("|", "\\|").replace("<", "&lt;")
+    measured_on = f"Drift, accuracy and metric: {result.corners[0].distance.measured_on}."
+    sentences = (measured_on, f"Recommended: {found.recommended}.")
+    lines = [line for sentence in sentences for line in ("", in_markdown(sentence))]
+    remarks = [f"* {in_markdown(item)}" for item in found.remarks]
+    comparison = markdown_table(found.columns, found.rows, found.columns[1:])
+    write_text(path, "\n".join([*comparison, *lines, *remarks, ""]))

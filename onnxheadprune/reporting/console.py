@@ -13,7 +13,7 @@ from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from onnxheadprune.reporting.escaping import escaped
+from onnxheadprune.model.spelling import escaped
 
 PIPE_WIDTH = 160
 """Width where nobody looks at a terminal: wide enough that `grep` finds whole rows."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from onnxheadprune.benchmarking.result import SpeedUp
+from onnxheadprune.benchmarking.result import GridPoint
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
 from onnxheadprune.model.spelling import accuracy as spelled
 from onnxheadprune.reporting.figure import save_figure
@@ -29,51 +29,78 @@ def curve_files(output: Path) -> tuple[Path, Path]:
     return output.with_suffix(".json"), output
 
 
+def curve_table(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The columns and the rows of a curve as `sweep --json` prints it, a row per cut; the last column marks the knee.
+
+    A size of inputs at which no difference in speed was measurable has an "=".
+    """
+    counted, sizes = document["ratio_of"], speed_sizes(document)
+    by_operations, several = counted == "operations", len(sizes) > 1
+    columns = ("asked", *(["operations"] if by_operations else []), "removed", "drift", "accuracy", "speed")
+    rows = []
+    for position, point in enumerate(document["points"]):
+        accuracy, speedup, speed = point["accuracy"], point["speedup"], point["speed"]
+        found = [_measured(cell) for cell in speed["at"]] if speed else [""] * len(sizes)
+        rows.append(
+            (
+                f"{point['ratio']:.0%}",
+                *([f"-{curve_share(document, point):.1%}"] if by_operations else []),
+                gone_words(counted, document["heads"], point["removed"], point["units"]),
+                f"{point['drift']:.3g}",
+                "" if accuracy is None else spelled(accuracy),
+                "" if speedup is None else f"{speedup:.2f}x",
+                *(found if several else []),
+                "knee" if position == document["knee"] else "",
+            )
+        )
+    return (*columns, *(sizes if several else []), "remark"), rows
+
+
+def _measured(cell: Mapping[str, Any]) -> str:
+    return ("= " if cell["verdict"] == NO_DIFFERENCE else "") + f"{cell['speedup']:.2f}x"
+
+
+def curve_share(document: Mapping[str, Any], point: Mapping[str, Any]) -> float:
+    """Return what a cut takes of what ratios are shares of."""
+    share = point["share"]
+    return float(point["removed"] / max(document["heads"], 1) if share is None else share)
+
+
+def speed_sizes(document: Mapping[str, Any]) -> list[str]:
+    """The sizes of inputs that the speed of a curve's cuts was measured at."""
+    speed = next((point["speed"] for point in document["points"] if point["speed"]), None)
+    return [] if speed is None else [GridPoint(**cell["point"]).label for cell in speed["at"]]
+
+
+def curve_facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the columns of a curve are, each with its name."""
+    if document["ratio_of"] == "operations":
+        yield "asked", "shares of the operations of all attention and feed-forward blocks"
+    yield "drift", f"{document['drift_unit']} on {document['measured_on']}"
+    if any(point["accuracy"] is not None for point in document["points"]):
+        yield "accuracy", f"on {document['measured_on']}"
+    recovered = recovery_words(document["points"])
+    if recovered is not None:
+        yield "recovered", recovered
+    speed = next((point["speed"] for point in document["points"] if point["speed"]), None)
+    if speed is not None:
+        where = f"{'; '.join(speed_sizes(document))}, on {speed['provider']}, without refitted weights"
+        yield "speed", f"the least over {where}; what is no measurable difference (=) counts as 1 at most"
+
+
 def curve_rows(curve: Curve) -> Iterator[RenderableType]:
-    """One line per cut."""
+    """The table of a curve, and what its columns are."""
+    document = curve.to_dict()
+    columns, rows = curve_table(document)
     yield heading(f"{curve.model}: what cuts cost")
     yield ""
-    speed = next((point.speed for point in curve.points if point.speed is not None), None)
-    sizes = [] if speed is None else [point.label for point, _ in speed.cells]
-    by_operations = curve.counted == "operations"
-    saved = ("operations",) if by_operations else ()
-    columns = ("asked", *saved, "removed", "drift", "accuracy", "speed", *(sizes if len(sizes) > 1 else []))
-    made = table(*columns, "", numeric=columns)
-    for position, point in enumerate(curve.points):
-        made.add_row(
-            f"{point.ratio:.0%}",
-            *([f"-{curve.share(point):.1%}"] if by_operations else []),
-            gone_words(curve.counted, curve.heads, point.removed, point.units),
-            f"{point.drift:.3g}",
-            "" if point.accuracy is None else spelled(point.accuracy),
-            "" if point.speedup is None else f"{point.speedup:.2f}x",
-            *(_cells(point.speed, len(sizes)) if len(sizes) > 1 else []),
-            "<- knee" if position == curve.knee else "",
-        )
+    made = table(*columns, numeric=columns[:-1])
+    for cells in rows:
+        made.add_row(*cells)
     yield made
     yield ""
-    if by_operations:
-        yield row("asked", "shares of the operations of all attention and feed-forward blocks")
-    yield row("drift", f"{curve.unit} on {curve.measured_on}")
-    if any(point.accuracy is not None for point in curve.points):
-        yield row("accuracy", f"on {curve.measured_on}")
-    recovered = recovery_words(curve.to_dict()["points"])
-    if recovered is not None:
-        yield row("recovered", recovered)
-    if speed is not None:
-        where = f"{'; '.join(sizes)}, on {speed.provider.label}, without refitted weights"
-        yield row(
-            "speed", f"the least over {where}; what is no measurable difference (=) counts as 1 at most"
-        )
-
-
-def _cells(speed: SpeedUp | None, count: int) -> list[str]:
-    """One cut at each size; "=" where no difference was measurable."""
-    if speed is None:
-        return [""] * count
-    return [
-        ("= " if item.verdict == NO_DIFFERENCE else "") + f"{item.speedup:.2f}x" for _, item in speed.cells
-    ]
+    for name, words in curve_facts(document):
+        yield row(name, words)
 
 
 def save_curve(curve: Curve, path: Path, x: Against | None = None) -> None:

@@ -13,9 +13,9 @@ from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.deploying.folders.result import FileResult, FolderResult
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.reporting.choice import choice_rows
-from onnxheadprune.reporting.headline import headline_rows, provider_rows
 from onnxheadprune.reporting.layout import bullet, change, count, heading, many, row, size, table
 from onnxheadprune.reporting.sites import block_rows, removable
+from onnxheadprune.reporting.validation import headline_rows, provider_rows
 from onnxheadprune.validation.result import Validation
 
 _SHOWN = 8

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from onnxheadprune.reporting.escaping import escaped
+from onnxheadprune.model.spelling import escaped
 
 Scores = Mapping[str, Sequence[float | None]]
 Removed = Mapping[str, Collection[int]]

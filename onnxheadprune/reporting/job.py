@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
+from typing import Any, TypeAlias
 
+from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -14,13 +16,15 @@ from onnxheadprune.deploying.jobs.result import JobResult, of_each
 from onnxheadprune.deploying.jobs.run import PAGE, SUMMARY, VERDICT
 from onnxheadprune.edit.site_cuts import block_cuts, totals
 from onnxheadprune.model.documents import finite
-from onnxheadprune.model.spelling import accuracy, in_markdown
-from onnxheadprune.model.storage.folder import write_text
-from onnxheadprune.reporting.headline import gate_rows, headline_rows
-from onnxheadprune.reporting.layout import change, count, heading, row, size, table
+from onnxheadprune.model.spelling import accuracy, escaped, in_markdown
+from onnxheadprune.model.storage.folder import write_file, write_text
+from onnxheadprune.reporting.layout import change, count, heading, markdown_table, row, size, table
 from onnxheadprune.reporting.page import Documents, Shipped, page_of
+from onnxheadprune.reporting.validation import gate_rows, headline_rows
 
 _SIGNS = {"good": "✅", "open": "🔵", "doubtful": "⚠️", "bad": "❌"}
+_Numbers: TypeAlias = tuple[str, str, str, str]
+"""A name, before, after, and the change."""
 _MARKS = {True: "✅ kept", False: "❌ broken"}
 
 
@@ -35,82 +39,66 @@ def summary(result: JobResult) -> str:
     lines.append("")
     numbers = list(_numbers(result))
     if numbers:
-        lines += ["| | before | after | |", "|---|---:|---:|---:|", *numbers, ""]
+        lines += [*markdown_table(("", "before", "after", ""), numbers, ("before", "after")), ""]
     if result.gates:
-        lines += ["| limit | |", "|---|---|"]
-        lines += [f"| {in_markdown(gate.sentence)} | {_MARKS[gate.passed]} |" for gate in result.gates]
-        lines.append("")
-    lines += ["| step | status | seconds |", "|---|---|---:|"]
-    lines += [f"| {step.name} | {step.status} | {step.seconds:.1f} |" for step in result.steps]
+        kept = [(gate.sentence, _MARKS[gate.passed]) for gate in result.gates]
+        lines += [*markdown_table(("limit", ""), kept), ""]
+    steps = [(step.name, step.status, f"{step.seconds:.1f}") for step in result.steps]
+    lines += markdown_table(("step", "status", "seconds"), steps, ("seconds",))
     if result.model is not None:
         lines += ["", f"Model: `{in_markdown(Path(result.model).name)}`"]
     return "\n".join([*lines, ""])
 
 
-def _numbers(result: JobResult) -> Iterator[str]:
-    """Rows of what the model was and is."""
+def _numbers(result: JobResult) -> Iterator[_Numbers]:
     cut = result.cut
     if cut is None:
         return
-    cuts = of_each(cut)
-    sites = [site for item in cuts if item.get("leads", True) for site in item["plan"]["cuts"]]
+    leading = [item for item in of_each(cut) if item.get("leads", True)]
+    sites = [site for item in leading for site in item["plan"]["cuts"]]
     before = sum(site["num_heads"] - len(site["removed_before"]) for site in sites)
     gone = sum(len(site["removed"]) for site in sites)
-    yield _row(
-        "heads of the sites that lost some",
-        count(before),
-        count(before - gone),
-        change(before, before - gone),
-    )
-    blocks = (one for item in cuts if item.get("leads", True) for one in block_cuts(item["plan"]))
-    for units, lost, left in totals(blocks):
-        yield _row(units, count(lost + left), count(left), change(lost + left, left))
+    yield _moved("heads of the sites that lost some", before, before - gone, count)
+    for units, lost, left in totals(one for item in leading for one in block_cuts(item["plan"])):
+        yield _moved(units, lost + left, left, count)
     if result.file_bytes is not None and result.model is not None:
-        was, now = result.file_bytes
-        yield _row(f"file, {Path(result.model).name}", size(was), size(now), change(was, now))
-    operations = [item["operations"] for item in cuts if item.get("leads", True)]
+        yield _moved(f"file, {Path(result.model).name}", *result.file_bytes, size)
+    operations = [item["operations"] for item in leading]
     if all(operations):
         was, now = (sum(item[when] for item in operations) for when in ("before", "after"))
-        yield _row("operations", count(was), count(now), change(was, now))
+        yield _moved("operations", was, now, count)
     stored = result.results.get("quantize")
     if stored is not None:
         was, now = stored["before"]["bytes"], stored["after"]["bytes"]
-        yield _row(f"weights in {stored['quantization']['to']}", size(was), size(now), change(was, now))
+        yield _moved(f"weights in {stored['quantization']['to']}", was, now, size)
     for validation in of_each(result.results.get("validate", {})):
         yield from _judged(validation.get("deployed", validation), validation.get("file"))
     speedups = [item.get("guaranteed", {}).get("1") for item in of_each(result.results.get("bench", {}))]
     if speedups and all(speedup is not None for speedup in speedups):
-        yield _row("times as fast, guaranteed at every size", "1", f"{min(speedups):.2f}", "")
+        yield "times as fast, guaranteed at every size", "1", f"{min(speedups):.2f}", ""
 
 
-def _judged(validation: Document, file: str | None) -> Iterator[str]:
-    """Rows of what a validation has measured; of a folder with the name of the file."""
+def _moved(name: str, was: int, now: int, spelled: Callable[[int], str]) -> _Numbers:
+    return name, spelled(was), spelled(now), change(was, now)
+
+
+def _judged(validation: Document, file: str | None) -> Iterator[_Numbers]:
+    """What a validation has measured; of a folder with the name of the file."""
     of = "" if file is None else f" of {file}"
-    for kind in ("accuracy", "metric"):
-        measured = validation.get(kind)
-        if measured is not None:
-            was, now = measured["original"], measured["pruned"]
-            name = f"{measured.get('name', kind)}{of}, {measured['measured_on']}"
-            yield _row(name, *_moved(kind, was, now))
-    drift = validation.get("drift")
+    found, metric, drift = (validation.get(name) for name in ("accuracy", "metric", "drift"))
+    if found is not None:
+        was, now = found["original"], found["pruned"]
+        points = f"{100 * (now - was):+.2f} points"
+        yield f"accuracy{of}, {found['measured_on']}", accuracy(was), accuracy(now), points
+    if metric is not None:
+        was, now = metric["original"], metric["pruned"]
+        name = f"{metric['name']}{of}, {metric['measured_on']}"
+        yield name, f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}"
     if isinstance(drift, float):
-        name = f"drift ({validation['drift_unit']}){of}, {validation['measured_on']}"
-        yield _row(name, "0", f"{drift:.3g}", "")
+        measure, on = validation["drift_unit"], validation["measured_on"]
+        yield f"drift ({measure}){of}, {on}", "0", f"{drift:.3g}", ""
     elif drift is not None and drift["value"] is not None:
-        yield _row(
-            f"drift ({drift['measure']}){of}, {drift['measured_on']}", "0", f"{drift['value']:.3g}", ""
-        )
-
-
-def _moved(kind: str, was: float, now: float) -> tuple[str, str, str]:
-    """Before, after and the change."""
-    if kind == "accuracy":
-        return accuracy(was), accuracy(now), f"{100 * (now - was):+.2f} points"
-    return f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}"
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(in_markdown(cell) for cell in cells)} |"
+        yield f"drift ({drift['measure']}){of}, {drift['measured_on']}", "0", f"{drift['value']:.3g}", ""
 
 
 _STYLES = {"done": "green", "unchanged": "dim", "failed": "red", "not reached": "yellow"}
@@ -133,7 +121,6 @@ def job_report(result: JobResult) -> Iterator[RenderableType]:
 
 
 def _shipped(result: JobResult) -> Shipped | None:
-    """Return what came out of a job."""
     if result.model is None or result.file_bytes is None:
         return None
     name = PurePath(result.folder).name
@@ -142,10 +129,6 @@ def _shipped(result: JobResult) -> Shipped | None:
 
 def save_results(result: JobResult, record: Mapping[str, object]) -> None:
     """Writes the verdict, its summary in Markdown, and the page, into the job's folder.
-
-    Args:
-        result: what became of the job.
-        record: how the run can be repeated.
 
     Raises:
         UsageError: if a file cannot be written.
@@ -164,3 +147,43 @@ def save_results(result: JobResult, record: Mapping[str, object]) -> None:
     write_text(folder / SUMMARY, summary(result))
     told = finite({**result.to_dict(), "run": dict(record)})
     write_text(folder / VERDICT, json.dumps(told, indent=1, allow_nan=False) + "\n")
+
+
+def save_junit(result: JobResult, path: Path) -> None:
+    """Writes a job: a case for each step and each limit, and its headline as properties.
+
+    A step that failed is an error, a limit that was broken a failure; what was not reached was skipped.
+
+    Raises:
+        UsageError: if it cannot be written.
+    """
+    name = escaped(result.name)
+    suite = TestSuite(name)
+    for question, answer in result.headline.answers:
+        suite.add_property(question, escaped(answer.sentence))
+    for step in result.steps:
+        case = TestCase(step.name, f"{name}.steps", step.seconds if step.status == "done" else 0.0)
+        if step.status == "failed":
+            case.result = [Error(escaped(str(result.error)), type(result.error).__name__)]
+        elif step.status == "not reached":
+            case.result = [Skipped("a step before it failed")]
+        elif step.status == "unchanged":
+            case.system_out = f"unchanged since an earlier run, which took {step.seconds:g} s"
+        suite.add_testcase(case)
+    for gate in result.gates:
+        case = TestCase(gate.name, f"{name}.limits", 0.0)
+        sentence = escaped(gate.sentence)
+        if gate.passed:
+            case.system_out = sentence
+        else:
+            case.result = [Failure(sentence, "limit")]
+        suite.add_testcase(case)
+    for limit in result.asked if not result.gates else ():
+        case = TestCase(limit, f"{name}.limits", 0.0)
+        case.result = [Skipped("a step failed, so nothing was measured against it")]
+        suite.add_testcase(case)
+    document: Any = JUnitXml("onnxheadprune")
+    document.add_testsuite(suite)
+    document.update_statistics()
+    # Names are XML's own ASCII with references, which is UTF-8 too.
+    write_file(path, b'<?xml version="1.0" encoding="UTF-8"?>\n' + document.tostring() + b"\n")

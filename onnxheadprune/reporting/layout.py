@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from onnxheadprune.model.spelling import change, count, escaped, many, measure, share, size
+from onnxheadprune.model.spelling import change, count, escaped, in_markdown, many, measure, share, size
 
 __all__ = [
     "LABEL",
@@ -25,6 +25,7 @@ __all__ = [
     "heading",
     "item",
     "many",
+    "markdown_table",
     "measure",
     "row",
     "share",
@@ -74,7 +75,6 @@ class SafeTable(Table):
         return natural - spare
 
     def _paragraph(self, cells: Sequence[RenderableType], console: Console, width: int) -> RenderResult:
-        """One row as a paragraph."""
         shown = [cell if isinstance(cell, Text) else Text(_plain(cell)) for cell in cells]
         first = Text("  ", style="bold").join(cell for cell in shown[: self.names] if cell.plain)
         first.stylize("bold")
@@ -147,3 +147,12 @@ def bullet(text: str, style: str = "") -> Row:
 def item(text: str, style: str = "") -> Row:
     """A line of a list of its own."""
     return Row("  -", text, style, indent=4)
+
+
+def markdown_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Collection[str] = ()
+) -> list[str]:
+    """Lines of a table in Markdown; `numeric` columns are aligned to the right."""
+    marks = ("---:" if column in numeric else ":---" for column in columns)
+    head, *body = (f"| {' | '.join(map(in_markdown, cells))} |" for cells in (columns, *rows))
+    return [head, f"| {' | '.join(marks)} |", *body]

@@ -12,7 +12,6 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.edit.site_cuts import BlockCut
 from onnxheadprune.model.storage.tensors import StoredSize
-from onnxheadprune.reporting.headline import headline_rows, provider_rows
 from onnxheadprune.reporting.layout import (
     bullet,
     change,
@@ -23,7 +22,7 @@ from onnxheadprune.reporting.layout import (
     size,
     table,
 )
-from onnxheadprune.reporting.validation import verdict_rows
+from onnxheadprune.reporting.validation import headline_rows, provider_rows, verdict_rows
 from onnxheadprune.workflow.sizes import size_warnings
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.result import PruneResult
+
 
 _WORDS = {
     "slice": "tensor cut",
@@ -78,15 +78,7 @@ def _choice(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:
         yield from choice_rows(chosen, plan)
 
 
-def _fusion(fusion: Fusion | None) -> Iterator[RenderableType]:
-    if fusion is not None:
-        from onnxheadprune.reporting.fusion import fusion_rows
-
-        yield from fusion_rows(fusion)
-
-
 def _heading(plan: PrunePlan) -> RenderableType:
-    """Return what is removed, in a line."""
     gone = sum(len(cut.removed) for cut in plan.cuts)
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
     others = "".join(f", removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others())
@@ -99,7 +91,6 @@ def _heading(plan: PrunePlan) -> RenderableType:
 
 
 def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
-    """A table for each kind of unit."""
     yield ""
     if any(cut.removed for cut in plan.cuts):
         yield _table(plan)
@@ -148,7 +139,6 @@ def _table(plan: PrunePlan) -> RenderableType:
 
 
 def _block_table(cuts: Sequence[BlockCut]) -> RenderableType:
-    """Sites of one kind."""
     title = cuts[0].kind[1]
     made = table("#", title, "removed", "left", numeric=("removed", "left"))
     for cut in cuts:
@@ -175,7 +165,6 @@ def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
 
 
 def _sizes(before: StoredSize, after: StoredSize) -> Iterator[RenderableType]:
-    """Yield what the stored tensors hold before and after, and a warning where that is more."""
     if before != after:
         yield row(
             "weights",
@@ -207,10 +196,26 @@ def prune_report(result: PruneResult) -> Iterator[RenderableType]:
     yield from _vocabulary(result.plan, result.spelling)
     yield from _changes(result.plan)
     yield from _choice(result.chosen, result.plan)
-    yield from _fusion(result.fusion)
+    yield from fusion_rows(result.fusion)
     if result.validation is None:
         yield row("validation", "skipped (--no-validate); the model's metadata says so", "yellow")
     else:
         yield from verdict_rows(result.validation)
     if result.output is not None:
         yield row("written", result.output)
+
+
+def fusion_rows(fusion: Fusion | None) -> Iterator[RenderableType]:
+    """Yield how many sites run in which fused operator, and why the others do not."""
+    if fusion is None:
+        return
+    from onnxheadprune.fusion.result import spell_reasons
+
+    yield row("fusion", fusion.summary, "" if fusion.made else "yellow")
+    if fusion.trials:
+        kept = "the model unfused" if fusion.chosen == "none" else f"the {fusion.chosen} form"
+        yield bullet(f"measured here, as a ratio to the unfused model; kept is {kept}:")
+        for trial in fusion.trials:
+            yield bullet(str(trial), "" if trial.ratios else "yellow")
+    for reason in spell_reasons(fusion.sites):
+        yield bullet(reason, "yellow")

@@ -179,13 +179,7 @@ class Lines:
         self._notes: set[str] = set()
 
     def tell(self, what: str, done: int, of: int) -> None:
-        """Write a line if one is due.
-
-        Args:
-            what: the work.
-            done: how much of it is done.
-            of: how much there is to do, 0 if that is unknown.
-        """
+        """Write a line if one is due."""
         if what.startswith(NOTE):
             _once(self._console, what, self._notes)
             return
@@ -202,7 +196,6 @@ class Lines:
 
 
 def _once(console: Console, note: str, said: set[str]) -> None:
-    """Print a note, if it was not said before."""
     if note not in said:
         said.add(note)
         console.print(note, soft_wrap=True, markup=False, highlight=False)

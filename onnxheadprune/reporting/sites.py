@@ -68,12 +68,7 @@ def _blocks(sites: Sites) -> Iterator[RenderableType]:
 
 
 def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableType]:
-    """Table of the sites of one kind, then why some cannot lose units.
-
-    Args:
-        kind: the kind.
-        found: the sites.
-    """
+    """Table of the sites of one kind, then why some cannot lose units."""
     total = sum(site.num_units for site in found)
     option = f" (--{kind.UNITS})" if kind.UNITS in UNITS.split() else ""
     # Of what is its own only unit the number is known.

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.model.spelling import accuracy as spelled
-from onnxheadprune.reporting.headline import headline_rows, provider_rows
 from onnxheadprune.reporting.layout import bullet, heading, many, measure, row, share, table
+from onnxheadprune.runtime import Provider
 from onnxheadprune.validation.headline import Headline
 from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.result import Accuracy, Drift, Validation
+
+STYLES = {"good": "bold green", "open": "bold cyan", "doubtful": "bold yellow", "bad": "bold red"}
+_LABELS = ("result", "exact", "good enough")
+
+
+def provider_rows(provider: Provider) -> Iterator[RenderableType]:
+    """Yield what keeps a GPU from being used, in front of everything that ran without it."""
+    if provider.warning is not None:
+        yield row("warning", provider.warning, "bold yellow")
+
+
+def headline_rows(headline: Headline) -> Iterator[RenderableType]:
+    """One line per question; the result has the color of the worst answer."""
+    states = headline.state, headline.exact.state, headline.good_enough.state
+    for label, state, (_, answer) in zip(_LABELS, states, headline.answers, strict=True):
+        yield row(label, answer.sentence, STYLES[state])
+
+
+def gate_rows(gates: Sequence[Gate]) -> Iterator[RenderableType]:
+    """One line per limit, red where it was broken."""
+    for gate in gates:
+        kept = "kept" if gate.passed else "broken"
+        yield row("limit", f"{kept}: {gate.sentence}", "green" if gate.passed else "red")
+
 
 _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
 

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 def vocabulary_report(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
-    """Table of the tensors with a row or a column per token, by the inputs that hold token ids.
-
-    Args:
-        found: what `inspect --json` has under "vocabularies".
-    """
+    """Table of the tensors with a row or a column per token, by the inputs that hold token ids."""
     if not found:
         return
     yield Text("\nvocabulary (--vocab, --vocab-size)", style="bold")

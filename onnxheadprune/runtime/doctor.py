@@ -144,10 +144,6 @@ class ProviderCheck:
     obstacle: str | None
     advice: str | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -188,28 +184,11 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return {
-            "versions": dict(self.versions),
-            "runtime_packages": dict(self.runtime_packages),
-            "built_for_cuda": self.built_for_cuda,
-            "cudnn": self.cudnn,
-            "cuda_packages": dict(self.cuda_packages),
-            "loaded_libraries": dict(self.loaded_libraries),
-            "driver_cuda": self.driver_cuda,
-            "cards": [card.to_dict() for card in self.cards],
-            "cores": self.cores,
-            "providers": [item.to_dict() for item in self.providers],
-            "auto": self.auto.to_dict(),
-            "warnings": list(self.warnings),
-        }
+        return {**asdict(self), "auto": self.auto.to_dict()}
 
 
 def diagnose(*asked: str) -> Diagnosis:
-    """Looks at the installation and tries every execution provider of this build.
-
-    Args:
-        asked: further providers to try, by short or full name.
-    """
+    """Looks at the installation and tries every execution provider of this build."""
     ort = onnx_runtime()
     packages, found = runtimes(), cards()
     names = list(dict.fromkeys([*ort.get_available_providers(), *(full_name(a) for a in asked if a != AUTO)]))

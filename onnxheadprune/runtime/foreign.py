@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from onnxheadprune.errors import HeadPruneError, UsageError, heed_interrupt
+
+STREAMS = threading.RLock()
+"""Held by who puts another stream in the place of one of the process."""
+
+
+@contextlib.contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """Nothing that is printed meanwhile is seen."""
+    with STREAMS, Path(os.devnull).open("w", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
+        yield
 
 
 @contextlib.contextmanager
@@ -34,10 +46,6 @@ def users_code(what: str, did: str = "failed") -> Iterator[None]:
 
 def import_function(spec: str, what: str) -> Callable[..., Any]:
     """A user's function by "module:function"; its module may lie in the working directory.
-
-    Args:
-        spec: where it is.
-        what: how to call it in errors ("the data function").
 
     Raises:
         UsageError: if it cannot be imported.

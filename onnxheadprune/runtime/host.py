@@ -7,7 +7,7 @@ import platform
 import re
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,7 @@ class Card:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return {
-            "name": self.name,
-            "driver": self.driver,
-            "memory_mib": self.memory_mib,
-            "compute_capability": self.compute_capability,
-        }
+        return asdict(self)
 
 
 def cards() -> tuple[Card, ...]:

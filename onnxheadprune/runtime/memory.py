@@ -58,15 +58,7 @@ def footprint(
     threads: int | None = None,
     timeout: float = 300.0,
 ) -> Footprint:
-    """Loads and runs a model in another process.
-
-    Args:
-        path: the model file.
-        provider: where to run.
-        feed: an array per graph input.
-        threads: as in `BoundOptions`.
-        timeout: seconds after which to give up.
-    """
+    """Loads and runs a model in another process."""
     environment = os.environ | {
         "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1",
         "PYTHONPATH": os.pathsep.join(item for item in sys.path if item),

@@ -19,8 +19,8 @@ from onnx import ModelProto
 
 from onnxheadprune.errors import ProviderError, installation
 from onnxheadprune.runtime import CPU, CUDA, FATAL_ONLY, SUFFIX, Provider, onnx_runtime, sentence
+from onnxheadprune.runtime.foreign import STREAMS
 from onnxheadprune.runtime.host import cards
-from onnxheadprune.runtime.quiet import STREAMS
 
 _CUDA = installation("cuda")
 _CUDA_ADVICE = (

@@ -7,13 +7,12 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 from onnx import ModelProto
 
-from onnxheadprune.edit.records import To
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, require_packages
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
 from onnxheadprune.model.bodies import has_bodies
@@ -21,52 +20,31 @@ from onnxheadprune.model.graph.facts import GATHERS
 from onnxheadprune.model.load import INLINE_LIMIT, LoadedModel, load_model, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.feeds.generate import Feed
-from onnxheadprune.runtime.quiet import quiet_stdout
+from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.session import onnx_runtime, sentence
 from onnxheadprune.runtime.unsaturated import saturates
+from onnxheadprune.settings.measuring import Rounding, To
 
 LEAST_BLOCK = 16
 
 
-@dataclass(frozen=True)
-class Quantizing:
-    """How a model is quantized.
+def decided(how: Rounding) -> Rounding:
+    """Return the settings with `reduce_range` decided: seven of eight bits where the processor's products saturate.
 
-    Attributes:
-        to: "int8-dynamic" (weights stored, activations measured in every run), "int8-qdq" (both by scales that are
-            stored, those of activations found on data), or "int4" (weights in blocks of four bits, activations
-            float).
-        per_channel: int8 weights get a scale per output; else one per tensor.
-        reduce_range: int8 weights use seven of eight bits; None does so where the processor's product of uint8 by
-            int8 saturates.
-        block_size: inputs that share a scale, for int4: a power of two from 16.
-        exclude: names of nodes that stay as they are.
+    Raises:
+        UsageError: if there is no such way, or no such block.
     """
-
-    to: To
-    per_channel: bool = True
-    reduce_range: bool | None = None
-    block_size: int = 32
-    exclude: tuple[str, ...] = field(default_factory=tuple)
-
-    def checked(self) -> Quantizing:
-        """The same with `reduce_range` decided.
-
-        Raises:
-            UsageError: if there is no such way, or no such block.
-        """
-        if self.to not in get_args(To):
-            raise UsageError(f"a model is quantized to one of {', '.join(get_args(To))}, not {self.to!r}")
-        size = self.block_size
-        if size < LEAST_BLOCK or size & (size - 1):
-            raise UsageError(f"a block has a power of two of inputs, {LEAST_BLOCK} or more, not {size}")
-        reduced = self.reduce_range
-        if reduced is None:
-            reduced = self.to != "int4" and saturates(onnx_runtime())
-        return Quantizing(self.to, self.per_channel, reduced, size, self.exclude)
+    if how.to not in get_args(To):
+        raise UsageError(f"a model is quantized to one of {', '.join(get_args(To))}, not {how.to!r}")
+    size = how.block_size
+    if size < LEAST_BLOCK or size & (size - 1):
+        raise UsageError(f"a block has a power of two of inputs, {LEAST_BLOCK} or more, not {size}")
+    if how.reduce_range is not None:
+        return how
+    return replace(how, reduce_range=how.to != "int4" and saturates(onnx_runtime()))
 
 
-def quantized(loaded: LoadedModel, how: Quantizing, feeds: Sequence[Feed] = ()) -> ModelProto:
+def quantized(loaded: LoadedModel, how: Rounding, feeds: Sequence[Feed] = ()) -> ModelProto:
     """Return what ONNX Runtime's quantizer makes of a model, with its weights in memory.
 
     Args:
@@ -103,7 +81,7 @@ def quantized(loaded: LoadedModel, how: Quantizing, feeds: Sequence[Feed] = ()) 
 @dataclass(frozen=True)
 class _Task:
     loaded: LoadedModel
-    how: Quantizing
+    how: Rounding
     feeds: Sequence[Feed]
     source: Path
     target: Path

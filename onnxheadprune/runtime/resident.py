@@ -39,12 +39,7 @@ class Resident:
     """
 
     def __init__(self, array: Array, provider: Provider) -> None:
-        """Copies numbers to the device.
-
-        Args:
-            array: the numbers; their type stays.
-            provider: that works with them.
-        """
+        """Copies numbers to the device."""
         host = np.array(array, order="C")
         self.shape: tuple[int, ...] = host.shape
         self._dtype = host.dtype

@@ -24,8 +24,8 @@ from onnx import ModelProto, TensorProto, helper
 from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed_interrupt
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
+from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.patience import may_never_end, waited_for
-from onnxheadprune.runtime.quiet import quiet_stdout
 from onnxheadprune.runtime.stored import supplier
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.runtime.unsaturated import may_saturate, saturates, unrounded, unsaturated

@@ -97,11 +97,7 @@ class _Made:
     """A file of our own for weights that are in no file as the model has them: cut, or computed."""
 
     def __init__(self, owner: object) -> None:
-        """Makes nothing yet.
-
-        Args:
-            owner: the file lives as long as this.
-        """
+        """Makes nothing yet."""
         self._owner = owner
         self._path: Path | None = None
 
@@ -128,7 +124,6 @@ def _written(model: LoadedModel, owner: object) -> str:
 
 
 def _folder(owner: object) -> Path:
-    """A new folder that is removed with its owner."""
     folder = tempfile.mkdtemp(prefix="onnxheadprune-")
     weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
     return Path(folder).resolve()

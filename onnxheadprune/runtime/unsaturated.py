@@ -32,11 +32,7 @@ LEVEL = "accuracy_level"
 
 
 def unrounded(model: LoadedModel) -> LoadedModel:
-    """The model with MatMulNBits computing in the precision of its inputs; itself where it does so already.
-
-    Args:
-        model: in memory, or a structure; not changed.
-    """
+    """The model with MatMulNBits computing in the precision of its inputs; itself where it does so already."""
     if not any(map(_level, _packed(model.proto))):
         return model
     copy = ModelProto()
@@ -64,9 +60,6 @@ def unsaturated(model: LoadedModel) -> LoadedModel:
     """The model with int8 weights of integer products as uint8; itself where there are none.
 
     Stored weights stay where they are, in files too: three small nodes move them when the model runs.
-
-    Args:
-        model: in memory, or a structure; not changed.
     """
     if not may_saturate(model):
         return model
@@ -105,12 +98,7 @@ class _Product:
 def _products(
     graph: GraphProto, outer: Mapping[str, TensorProto]
 ) -> Iterator[tuple[GraphProto, list[_Product]]]:
-    """Each graph with its products by int8 weights, the graphs inside its nodes first.
-
-    Args:
-        graph: the main graph, or a body.
-        outer: stored tensors of the graphs around it.
-    """
+    """Each graph with its products by int8 weights, the graphs inside its nodes first."""
     stored = {**outer, **{tensor.name: tensor for tensor in graph.initializer}}
     products = []
     for position, node in enumerate(graph.node):
@@ -174,11 +162,7 @@ def _movers(name: str, moved: str) -> list[NodeProto]:
 
 @functools.cache
 def saturates(runtime: Any) -> bool:
-    """Return whether the kernel for uint8 by int8 saturates on this machine: tried once, on one product.
-
-    Args:
-        runtime: the onnxruntime module.
-    """
+    """Return whether the kernel for uint8 by int8 saturates on this machine: tried once, on one product."""
     weight = np.full((64, 16), 127, np.int8)
     graph = helper.make_graph(
         [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],

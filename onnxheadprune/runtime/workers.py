@@ -74,10 +74,6 @@ class Workers:
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield what some work makes of each item, in their order and not much ahead of who asks.
 
-        Args:
-            work: to do; more than one runs at a time.
-            items: what to do it with.
-
         Raises:
             Exception: what `work` raises, where its result would come.
         """
@@ -108,10 +104,6 @@ def workers_on(provider: Provider, pieces: int = MOST) -> Workers:
 
 
 def sharing(pieces: int = MOST) -> Workers:
-    """Those that all cores are shared among.
-
-    Args:
-        pieces: of work that there are.
-    """
+    """Those that all cores are shared among."""
     count = max(min(usable_cores(), MOST, pieces), 1)
     return Workers(count, usable_cores() // count)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 from onnxheadprune.settings.inputs import DASK_HELP
-from onnxheadprune.settings.reading import multiples, unit_kinds
 from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import (
     CHANGES,
@@ -38,6 +37,28 @@ Unit: TypeAlias = Literal["heads", "neurons", "layers"]
 Kind: TypeAlias = Literal["heads", "neurons"]
 Fuse: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
+
+MULTIPLES: Mapping[Kind, int] = {"heads": 1, "neurons": 8}
+"""What the number of units that are kept is a multiple of, unless specified otherwise."""
+SELECTED: tuple[Unit, ...] = get_args(Unit)
+"""Kinds of units that may be selected among."""
+
+
+def _multiples(text: str) -> dict[str, int]:
+    """Numbers by kind of unit from "heads=2,neurons=8"."""
+    parts = [item.partition("=") for item in text.split(",")]
+    if not all(name in MULTIPLES and number.isdigit() and int(number) for name, _, number in parts):
+        raise ValueError(f"{text!r} is not of the form {','.join(f'{k}={n}' for k, n in MULTIPLES.items())}")
+    return {name: int(number) for name, _, number in parts}
+
+
+def unit_kinds(text: str) -> tuple[str, ...]:
+    """Kinds of units from "heads,neurons" or "all"; each once, in their order."""
+    named = set(SELECTED) if text.strip() == "all" else {item.strip() for item in text.split(",")}
+    if strange := sorted(named - set(SELECTED)):
+        raise ValueError(f"units are {', '.join(SELECTED)} or all, not {', '.join(strange) or 'nothing'}")
+    return tuple(kind for kind in SELECTED if kind in named)
+
 
 ABLATION = requires("method=ablation")
 DRIFT_HELP = (
@@ -147,7 +168,7 @@ class Selecting:
             "The number of heads that a site keeps, or of neurons that a feed-forward block keeps, is a multiple of N"
             " [default: heads=1,neurons=8].",
             metavar="UNIT=N,UNIT=N",
-            parse=multiples,
+            parse=_multiples,
             also="round-to neurons-multiple-of",
             rules=(requires(AMOUNT), requires("units", value="neurons")),
         ),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from onnxheadprune.settings.reading import image_size, numbers
 from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import EXECUTION, INPUTS, Bounds, Count, Natural, Setting, Text
 
@@ -74,6 +73,22 @@ Seed = Annotated[Natural, Setting(SEED_HELP, metavar="N", rules=_MATTERS, sectio
 Channels = Annotated[tuple[float, ...], Bounds(min_length=1)]
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    """Numbers from "0.485,0.456,0.406"."""
+    try:
+        return tuple(float(item) for item in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of numbers like 0.485,0.456,0.406") from None
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width from "224" or "224x192"."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise ValueError(f"{text!r} is not a size like 224 or 224x192")
+    return int(parts[0]), int(parts[-1])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Samples:
     """How text and images become inputs."""
@@ -116,7 +131,7 @@ class Samples:
         Setting(
             "The size that images are scaled to: N, or height and width.",
             metavar="N|HxW",
-            parse=image_size,
+            parse=_size,
             rules=_OF_DATA,
         ),
     ] = None
@@ -125,7 +140,7 @@ class Samples:
         Setting(
             "Subtracted from images per channel [default: 0.5].",
             metavar="M,M,M",
-            parse=numbers,
+            parse=_numbers,
             rules=_OF_DATA,
         ),
     ] = None
@@ -134,7 +149,7 @@ class Samples:
         Setting(
             "Images are divided by this per channel [default: 0.5].",
             metavar="S,S,S",
-            parse=numbers,
+            parse=_numbers,
             rules=_OF_DATA,
         ),
     ] = None

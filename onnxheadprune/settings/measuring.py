@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from onnxheadprune.settings.reading import named_size, sizes
 from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import BENCHMARK, QUANTIZATION, Bounds, Count, Positive, Setting, Text
 
@@ -24,20 +23,39 @@ Metric = Annotated[
 ]
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    """Sizes from "1,8"."""
+    try:
+        found = tuple(int(item) for item in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is not a list of whole numbers like 1,8") from None
+    if min(found) < 1:
+        raise ValueError("sizes are numbers from 1 up")
+    return tuple(dict.fromkeys(found))
+
+
+def _named_size(text: str) -> dict[str, int]:
+    """A name and a size from "height=224"."""
+    name, _, size = text.rpartition("=")
+    if not name or not size.isdigit() or int(size) < 1:
+        raise ValueError(f"{text!r} is not of the form NAME=SIZE")
+    return {name: int(size)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timing:
     """What latency is measured at, and for how long."""
 
     SECTION: ClassVar[str] = BENCHMARK
 
-    batch: Annotated[Sizes | None, Setting("Batch sizes [default: 1,8].", metavar="N,N", parse=sizes)] = None
+    batch: Annotated[Sizes | None, Setting("Batch sizes [default: 1,8].", metavar="N,N", parse=_sizes)] = None
     seq: Annotated[
         Sizes | None,
-        Setting("Sequence lengths [default: 128, or what runs].", metavar="N,N", parse=sizes),
+        Setting("Sequence lengths [default: 128, or what runs].", metavar="N,N", parse=_sizes),
     ] = None
     past: Annotated[
         Sizes | None,
-        Setting("Cache lengths, each followed by one new token.", metavar="N,N", parse=sizes),
+        Setting("Cache lengths, each followed by one new token.", metavar="N,N", parse=_sizes),
     ] = None
     dims: Annotated[
         Mapping[str, Count],
@@ -45,7 +63,7 @@ class Timing:
             "Size of one symbolic dimension; can be repeated.",
             metavar="NAME=N",
             flags="--dim",
-            parse=named_size,
+            parse=_named_size,
         ),
     ] = field(default_factory=dict)
     repeats: Annotated[

@@ -30,11 +30,7 @@ class Rule:
     value: str = ""
 
     def resolved(self, find: Callable[[str], str | None]) -> Rule | None:
-        """The rule with the names of one command or job, None where it does not apply.
-
-        Args:
-            find: gives the full name of a setting, None where there is none.
-        """
+        """The rule with the names of one command or job, None where it does not apply."""
 
         def known(words: str) -> str:
             pairs = ((find(name), equals + value) for name, equals, value in map(_parts, words.split()))
@@ -44,13 +40,7 @@ class Rule:
         return Rule(needs, against, known(self.unless), self.value) if needs or against else None
 
     def broken(self, name: str, given: Mapping[str, object], spelled: Mapping[str, str]) -> str | None:
-        """A sentence, None if the rule holds.
-
-        Args:
-            name: the setting that has the rule.
-            given: values of the settings that somebody gave.
-            spelled: how settings are written.
-        """
+        """A sentence, None if the rule holds."""
         subject = f"{name}={self.value}" if self.value else name
         if not _holds(subject, given):
             return None

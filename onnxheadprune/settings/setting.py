@@ -16,7 +16,6 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.settings.reading import share
 from onnxheadprune.settings.rules import Rule
 
 NAMED = re.compile(r"\{(\w+)\}")
@@ -24,6 +23,16 @@ NAMED = re.compile(r"\{(\w+)\}")
 
 
 PERCENT = r"^[0-9]+(\.[0-9]+)?%$"
+
+
+def share(text: object) -> object:
+    """A share from "50%" or "0.5"; what is no text stays as it is."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a share like 0.25 or 25%") from None
 
 
 class PydanticField:
@@ -145,10 +154,8 @@ class Declared:
     """One setting of a group or of a command.
 
     Attributes:
-        name: of the field or the parameter.
         kind: its type, without annotations and without None.
         bounds: of its values, or of each item.
-        setting: the declaration.
         default: MISSING where it must be given.
         section: of `SECTIONS`.
     """
@@ -194,11 +201,7 @@ _KNOWN: dict[type[Any], Mapping[str, Declared]] = {}
 
 
 def declared(group: type[Any]) -> Mapping[str, Declared]:
-    """The settings of a dataclass by name, in order; fields without a declaration are none.
-
-    Args:
-        group: the dataclass.
-    """
+    """The settings of a dataclass by name, in order; fields without a declaration are none."""
     if group not in _KNOWN:
         hints = get_type_hints(group, include_extras=True)
         made = [
@@ -210,11 +213,7 @@ def declared(group: type[Any]) -> Mapping[str, Declared]:
 
 
 def parameters(function: Callable[..., object]) -> dict[str, Declared | type[Any]]:
-    """The settings that a function takes, and the groups of settings, by the names of its parameters.
-
-    Args:
-        function: every parameter of it is one of these.
-    """
+    """The settings that a function takes, and the groups of settings, by the names of its parameters."""
     hints = get_type_hints(function, include_extras=True)
     found: dict[str, Declared | type[Any]] = {}
     for name, parameter in inspect.signature(function).parameters.items():

@@ -33,21 +33,13 @@ _KINDS = {
 
 
 def table(group: type[Any]) -> str:
-    """A table of the settings of a dataclass in Markdown.
-
-    Args:
-        group: the dataclass.
-    """
+    """A table of the settings of a dataclass in Markdown."""
     rows = ("| " + " | ".join(row) + " |" for row in _rows(group))
     return "\n".join(["| key | value | default | |", "|---|---|---|---|", *rows])
 
 
 def documented(*groups: type[Any]) -> Callable[[Function], Function]:
-    """Document the keywords of a function that are settings, in place of the line {settings} in its docstring.
-
-    Args:
-        groups: dataclasses that declare them.
-    """
+    """Document the keywords of a function that are settings, in place of the line {settings} in its docstring."""
     known = {name: item for group in groups for name, item in declared(group).items()}
 
     def decorate(function: Function) -> Function:

@@ -24,8 +24,7 @@ from onnxheadprune.model.storage.claims import Reading, named_files
 from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.runtime.quantizing import Quantizing
-from onnxheadprune.settings.measuring import Timing
+from onnxheadprune.settings.measuring import Rounding, Timing
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits, claimed_vocabulary
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
@@ -51,7 +50,7 @@ class CombineRequest:
         writing: where the better of both orders goes.
     """
 
-    how: Quantizing
+    how: Rounding
     run: Run = field(default_factory=Run)
     looking: Looking = field(default_factory=Looking)
     timing: Timing = field(default_factory=Timing)
@@ -91,7 +90,7 @@ class Combination:
     """
 
     original: str
-    how: Quantizing
+    how: Rounding
     corners: tuple[Corner, ...]
     refused: Mapping[str, str]
     benchmark: Benchmark
@@ -158,7 +157,7 @@ def combine(
         RefusedError: if ONNX Runtime cannot quantize a model.
     """
     request = CombineRequest(
-        Quantizing(to),
+        Rounding(to=to),
         Run(provider, 0, data_for(model, data, provider)),
         timing=timing or Timing(),
         writing=Writing(output),

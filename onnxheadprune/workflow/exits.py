@@ -12,8 +12,7 @@ from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.exits.decisions import settled
 from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
 from onnxheadprune.attention.exits.leave import leaving_from
-from onnxheadprune.benchmarking.concrete import concrete_view
-from onnxheadprune.benchmarking.flops import count_flops
+from onnxheadprune.benchmarking.flops import concrete_view, count_flops
 from onnxheadprune.edit.inlining import CARRIED_FROM
 from onnxheadprune.edit.leaving import decided
 from onnxheadprune.errors import UsageError

@@ -12,9 +12,7 @@ from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writi
 if TYPE_CHECKING:
     from onnxheadprune.choosing.wishes import Requirements, Wish
     from onnxheadprune.data.drift import Measure
-    from onnxheadprune.runtime.quantizing import Quantizing
     from onnxheadprune.settings.cutting import Cut, Selecting
-    from onnxheadprune.settings.measuring import Rounding
     from onnxheadprune.training.budget import Budget
 
 
@@ -112,12 +110,3 @@ def budget_of(budget: float | str | None, time: str | None = None) -> Budget | N
     if time is not None:
         return parse_time(time)
     return parse_budget(budget) if isinstance(budget, str) else Budget(epochs=budget)
-
-
-def quantizing_of(rounding: Rounding) -> Quantizing:
-    """Return how a model is quantized."""
-    from onnxheadprune.runtime.quantizing import Quantizing
-
-    return Quantizing(
-        rounding.to, rounding.per_channel, rounding.reduce_range, rounding.block_size, rounding.exclude
-    )

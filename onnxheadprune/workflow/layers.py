@@ -10,8 +10,7 @@ from typing import Any
 from onnxheadprune.attention.analysis import Analysis
 from onnxheadprune.attention.layers import Layer, layers
 from onnxheadprune.attention.sites.kinds import kind_of
-from onnxheadprune.benchmarking.concrete import concrete_view
-from onnxheadprune.benchmarking.flops import node_flops, nodes_of
+from onnxheadprune.benchmarking.flops import concrete_view, node_flops, nodes_of
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.feeds.generate import Case, FeedMaker

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, helper
 
-from onnxheadprune.benchmarking.concrete import concrete_view
-from onnxheadprune.benchmarking.flops import count_flops
+from onnxheadprune.benchmarking.flops import concrete_view, count_flops
 from onnxheadprune.runtime.feeds.generate import Feed
 
 

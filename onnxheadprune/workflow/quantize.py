@@ -38,7 +38,8 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.runtime.quantizing import Quantizing, quantized
+from onnxheadprune.runtime.quantizing import decided, quantized
+from onnxheadprune.settings.measuring import Rounding
 from onnxheadprune.workflow.apart import Looking, Reference
 from onnxheadprune.workflow.requests import Run, Writing
 
@@ -54,7 +55,7 @@ class QuantizeRequest:
         effect: the measure of drift; None goes by the kind of output.
     """
 
-    how: Quantizing
+    how: Rounding
     run: Run = field(default_factory=Run)
     writing: Writing = field(default_factory=Writing)
     effect: Measure | None = None
@@ -81,7 +82,7 @@ class QuantizeResult:
 
     model: ModelProto
     name: str
-    how: Quantizing
+    how: Rounding
     output: str | None
     before: StoredSize
     after: StoredSize
@@ -144,7 +145,9 @@ def quantize(
         ModelError: if the model cannot be read.
         RefusedError: if ONNX Runtime cannot quantize it, or does not run what it made of it.
     """
-    how = Quantizing(to, per_channel, reduce_range, block_size, exclude)
+    how = Rounding(
+        to=to, per_channel=per_channel, reduce_range=reduce_range, block_size=block_size, exclude=exclude
+    )
     request = QuantizeRequest(
         how, Run(provider, 0, data_for(model, data, provider)), Writing(output, external_data), effect
     )
@@ -177,7 +180,7 @@ def quantized_through(
         raise RefusedError(
             f"{loaded.name} is quantized to {earlier.to} already; quantize the model in floats"
         )
-    how = request.how.checked()
+    how = decided(request.how)
     data = _data(loaded, request.run.data)
     learn, held = _parts(data, how)
     progress(f"quantizing to {how.to}", 0, 0)
@@ -221,7 +224,7 @@ def _data(loaded: LoadedModel, source: DataSource | None) -> Calibration | None:
     return calibration_data(source, view_of(loaded))
 
 
-def _parts(data: Calibration | None, how: Quantizing) -> tuple[Calibration | None, Calibration | None]:
+def _parts(data: Calibration | None, how: Rounding) -> tuple[Calibration | None, Calibration | None]:
     """Return what ranges are found on, and what drift is measured on."""
     if data is None or how.to != "int8-qdq":
         return None, data
@@ -244,7 +247,7 @@ def _matrices(before: ModelProto, after: ModelProto) -> tuple[int, int]:
     return len(names), sum(name not in left for name in names)
 
 
-def _write_record(before: ModelProto, made: ModelProto, how: Quantizing, data: Calibration | None) -> None:
+def _write_record(before: ModelProto, made: ModelProto, how: Rounding, data: Calibration | None) -> None:
     """All that the original said of itself, but for what is no longer so, and how it was quantized."""
     for entry in before.metadata_props:
         set_metadata(made, entry.key, entry.value)
@@ -261,7 +264,7 @@ def _write_record(before: ModelProto, made: ModelProto, how: Quantizing, data: C
     set_metadata(made, QUANTIZED_KEY, quantized_text(record))
 
 
-def _notes(asked: Quantizing, used: Quantizing) -> tuple[str, ...]:
+def _notes(asked: Rounding, used: Rounding) -> tuple[str, ...]:
     """Return what was decided for the user, and by what."""
     if used.to == "int4" or asked.reduce_range is not None:
         return ()

@@ -35,7 +35,7 @@ from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.settings.cutting import Method
-from onnxheadprune.settings.reading import share
+from onnxheadprune.settings.setting import share
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.recover import Recovering
 from onnxheadprune.workflow.choice.chosen import data_words

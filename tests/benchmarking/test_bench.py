@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, bench, prune
-from onnxheadprune.benchmarking import comparable, measure, runner
+from onnxheadprune.benchmarking import entry, measure, runner
 from onnxheadprune.benchmarking.gate import speed_gates
 from onnxheadprune.benchmarking.measure import Series, measure_round, warm_up
 from onnxheadprune.reporting.figure import save_figure
@@ -253,9 +253,9 @@ def test_a_site_that_is_gone_takes_its_fused_operators_along(digits: Path, tmp_p
 
 def test_other_places_are_not_comparable() -> None:
     both = {CUDA: 90, CPU: 4}
-    assert not comparable.differences({}, {}, both, both)
-    assert "9 nodes landed on the CPU" in comparable.differences({}, {}, both, {CUDA: 85, CPU: 9})[0]
-    assert "those of this one on CPU and CUDA" in comparable.differences({}, {}, {CUDA: 90}, both)[0]
+    assert not entry.differences({}, {}, both, both)
+    assert "9 nodes landed on the CPU" in entry.differences({}, {}, both, {CUDA: 85, CPU: 9})[0]
+    assert "those of this one on CPU and CUDA" in entry.differences({}, {}, {CUDA: 90}, both)[0]
 
 
 class Pretending:

@@ -11,8 +11,7 @@ from onnx import TensorProto, helper
 
 from onnxheadprune import prune
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking.concrete import concrete_view
-from onnxheadprune.benchmarking.flops import attention_nodes, count_flops
+from onnxheadprune.benchmarking.flops import attention_nodes, concrete_view, count_flops
 from onnxheadprune.model.load import open_model
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.symbols import Sizes

@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from onnxheadprune import UsageError
-from onnxheadprune.deploying.jobs import schema
+from onnxheadprune.deploying.jobs.keys import schema
 from onnxheadprune.deploying.jobs.reading import read_job
 from onnxheadprune.deploying.jobs.source import MOST_BYTES, MOST_DEEP, MOST_VALUES, read_yaml
 from onnxheadprune.errors import installation
@@ -66,7 +66,7 @@ def test_every_key_has_a_value_here() -> None:
 
 @pytest.mark.parametrize("key", VALUES)
 def test_every_key_is_set_on_the_command_line(key: str, tmp_path: Path) -> None:
-    """The value arrives in the typed keys, and the published schema takes it too."""
+    """The value arrives in the typed keys, and the schema takes it too."""
     needed = ["quantize={to: int4}"] if key.startswith("quantize.") else []
     job = read(PLAIN, tmp_path, *needed, f"{key}={json.dumps(VALUES[key])}")
     value = job.keys
@@ -76,24 +76,22 @@ def test_every_key_is_set_on_the_command_line(key: str, tmp_path: Path) -> None:
     plain = {site: list(gone) for site, gone in value.items()} if key == "prune.heads" else value
     plain = str(plain) if isinstance(plain, Path) else plain
     assert (list(plain) if isinstance(expected, list) else plain) == expected
-    jsonschema.validate(job.document, json.loads(schema.published()))
+    jsonschema.validate(job.document, schema())
 
 
-def test_the_published_schema_is_that_of_the_types() -> None:
-    """To write it anew: `deploying/jobs/schema.json` gets what `published_text` gives, with today's pydantic."""
-    assert schema.published() == schema.published_text()
-    document = json.loads(schema.published())
+def test_every_key_is_described_in_the_schema() -> None:
+    document = schema()
     jsonschema.Draft202012Validator.check_schema(document)
     assert document["additionalProperties"] is False
     for part in document["$defs"].values():
         assert part["additionalProperties"] is False and part["description"]
         assert all(item.get("description") or "$ref" in item for item in part["properties"].values())
-    assert "null" not in schema.published()
+    assert "null" not in json.dumps(document)
 
 
 def test_the_schema_is_printed(command: Command) -> None:
     outcome = command("run", "--schema")
-    assert outcome.exit_code == 0 and outcome.stdout == schema.published()
+    assert outcome.exit_code == 0 and json.loads(outcome.stdout) == schema()
     assert command("run", "job.yaml", "--schema").exit_code == 2
 
 
@@ -134,7 +132,7 @@ SAYS_WRONG = {
     "a list": ("- a\n- b\n", "is no job: it has no keys"),
     "nothing": ("", "is no job: it has no keys"),
 }
-"""YAML that is no job, with the sentence; the published schema refuses it, too."""
+"""YAML that is no job, with the sentence; the schema refuses it, too."""
 IS_WRONG = {
     "a key twice": (f"{PLAIN}model: b\n", "line 4: model is given twice, in line 1 too"),
     "a key twice below": (PLAIN.replace("0.5", "0.5, ratio: 0.6"), "line 3: prune.ratio is given twice"),
@@ -172,7 +170,7 @@ def test_what_is_no_job_is_refused_in_a_sentence(name: str, command: Command, tm
 def test_the_schema_refuses_what_the_types_refuse(name: str) -> None:
     said = read_yaml(SAYS_WRONG[name][0], "job").value
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(said, json.loads(schema.published()))
+        jsonschema.validate(said, schema())
 
 
 @pytest.mark.parametrize(
@@ -233,10 +231,6 @@ def test_keys_that_would_do_nothing(more: str, sentence: str, command: Command, 
     path.write_text(f"model: m.onnx\noutput: out\n{more}\n", encoding="utf-8")
     outcome = command("run", path)
     assert outcome.exit_code == 2 and sentence in outcome.stderr, outcome.stderr
-
-
-def test_the_schema_is_in_the_package() -> None:
-    assert (ROOT / "onnxheadprune" / "deploying" / "jobs" / "schema.json").is_file()
 
 
 def test_packages_that_are_missing_are_named(

@@ -16,9 +16,8 @@ from junitparser import JUnitXml
 from onnxheadprune.attention.units import combined
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.cli import main
-from onnxheadprune.deploying.jobs.asked import pruning
+from onnxheadprune.deploying.jobs.asked import pruning, reads_of
 from onnxheadprune.deploying.jobs.reading import read_job
-from onnxheadprune.deploying.jobs.reads import reads_of
 from onnxheadprune.deploying.jobs.run import TOLD
 from onnxheadprune.deploying.jobs.state import STATE
 from tests import toys, toys_scores

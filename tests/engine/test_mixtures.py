@@ -18,8 +18,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.kinds import NeuronSite
-from onnxheadprune.benchmarking.concrete import concrete_view
-from onnxheadprune.benchmarking.flops import count_flops
+from onnxheadprune.benchmarking.flops import concrete_view, count_flops
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError

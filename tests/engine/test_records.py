@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from onnxheadprune import HeadPruneError, ModelError, prune, validate
 from onnxheadprune.attention.sites.kinds import KINDS
-from onnxheadprune.edit import exit_records, layer_records, records
+from onnxheadprune.edit import exit_records, records
 from onnxheadprune.edit.exit_records import (
     EXITS_KEY,
     LAYERS_KEY,
@@ -155,7 +155,7 @@ def forgeries(text: str) -> Iterator[tuple[str, str]]:
 def test_all_records_are_here() -> None:
     keys = {
         value
-        for module in (records, exit_records, layer_records)
+        for module in (records, exit_records)
         for name, value in vars(module).items()
         if name.endswith("_KEY")
     }

@@ -26,7 +26,6 @@ SPOKEN = {
     "operators/mixture.py": "the operator that holds experts",
     "choosing/joint.py": "multiple_of of its limits",
     "settings/cutting.py": "the declarations of --neurons, --multiple-of and --units",
-    "settings/reading.py": "the words of --units",
     "validation/expert_cores.py": "neurons of experts in one operator, silenced in its weights",
     "workflow/from_settings.py": "the setting neurons",
 }

@@ -63,17 +63,14 @@ SITES = FILE | OPERATORS | {"liveness", "runtime", "runtime.feeds", "attention",
 OPTIONS = {"settings"} | {
     f"cli.{name}"
     for name in (
-        "calibrating",
         "claiming",
         "cutting",
         "deploying",
         "deriving",
         "presenting",
-        "repeating",
-        "writing",
     )
 }
-TABLES = frozenset(f"reporting.{name}" for name in ("console", "escaping", "headline", "layout"))
+TABLES = frozenset(f"reporting.{name}" for name in ("console", "layout"))
 CUT = frozenset(
     f"workflow.{name}"
     for name in ("checks", "from_settings", "pipeline", "proving", "requests", "result", "sizes")
@@ -127,7 +124,7 @@ CALLS = {
         "fuse {model} --mode contrib -o {out} --provider cpu",
         PRUNE - {"cli.prune"}
         | PROOF
-        | {"cli.fuse", "reporting.fusion", "fusion", "workflow.fuse"}
+        | {"cli.fuse", "reporting.plan", "fusion", "workflow.fuse"}
         | {f"operators.attention{part}" for part in ("", "_cost", "_multi_head", "_packed")},
     ),
     "inspect": Call(
@@ -139,7 +136,7 @@ CALLS = {
         | {"cli.folders", "cli.inspect", "attention.exits", "workflow.exits", "workflow.layers"}
         | {"attention.vocabulary", "attention.vocabulary.find"}
         | {f"reporting.{name}" for name in ("exits", "layers", "sites", "vocabulary")}
-        | {f"benchmarking.{name}" for name in ("attention_nodes", "concrete", "flops")},
+        | {"benchmarking.flops"},
     ),
     "validate": Call(
         "validate {model} {cut} --provider cpu",

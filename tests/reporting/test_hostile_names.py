@@ -13,8 +13,8 @@ from onnx import AttributeProto, ModelProto
 from rich.text import Text
 
 from onnxheadprune import inspect
+from onnxheadprune.model.spelling import escaped
 from onnxheadprune.reporting.console import out
-from onnxheadprune.reporting.escaping import escaped
 from onnxheadprune.reporting.layout import heading, row, table
 from tests import toys
 from tests.conftest import Outcome

@@ -220,7 +220,7 @@ def test_short_names_tell_files_apart() -> None:
 def test_a_sweep_has_a_line_per_size_and_solid_marks_for_measured_differences() -> None:
     document = curve_result().to_dict()
     page = page_of(Documents(curves=[document]))
-    assert "times as fast, batch 8, length 128" in page
+    assert "times as fast, batch 8, seq 128" in page
     solid, hollow = page.count('class="dot"'), page.count('class="dot hollow"')
     unmeasurable = [point for point in document["points"] if (point["speed"] or {}).get("value") == 1]
     assert hollow == len(unmeasurable) > 0 and solid + hollow == 3 * len(document["points"])
@@ -228,7 +228,7 @@ def test_a_sweep_has_a_line_per_size_and_solid_marks_for_measured_differences() 
         if point["speed"]:
             (found,) = point["speed"]["at"]
             point["speed"]["at"].append({**found, "point": {**found["point"], "batch": 1}})
-    assert "times as fast, batch 1, length 128" in page_of(Documents(curves=[document]))
+    assert "times as fast, batch 1, seq 128" in page_of(Documents(curves=[document]))
 
 
 def test_differences_are_closed_at_first() -> None:

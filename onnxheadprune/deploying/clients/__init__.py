@@ -1,1 +1,1 @@
-"""Requirements of the runtimes that load a folder of ONNX models, one file per runtime."""
+"""Requirements of the runtimes that load a folder of ONNX models."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from onnxheadprune.deploying.clients.contract import Client
-from onnxheadprune.deploying.clients.fastembed import FASTEMBED
+from onnxheadprune.deploying.clients.embeddings import FASTEMBED, SENTENCE_TRANSFORMERS, TEI
 from onnxheadprune.deploying.clients.genai import GENAI
 from onnxheadprune.deploying.clients.optimum import OPTIMUM
-from onnxheadprune.deploying.clients.sentence_transformers import SENTENCE_TRANSFORMERS
-from onnxheadprune.deploying.clients.tei import TEI
 from onnxheadprune.deploying.clients.transformers_js import TRANSFORMERS_JS
 from onnxheadprune.errors import UsageError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 CONFIG = "config.json"
@@ -29,12 +29,7 @@ class ConfigChange:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data; the field is spelled as a JSON pointer."""
         names = [name.replace("~", "~0").replace("/", "~1") for name in self.field]
-        return {
-            "file": self.file,
-            "field": "/" + "/".join(names),
-            "before": self.before,
-            "after": self.after,
-        }
+        return {**asdict(self), "field": "/" + "/".join(names)}
 
     def __str__(self) -> str:
         return f"{self.file}: {'.'.join(self.field)} {self.before} -> {self.after}"
@@ -89,10 +84,8 @@ class Deployment:
     """A folder before and after a cut, for a runtime to check.
 
     Attributes:
-        files: its models.
         config: what config.json says, empty without one.
         genai: what genai_config.json says, empty without one.
-        sites: sites with caches.
         others: every other file.
     """
 

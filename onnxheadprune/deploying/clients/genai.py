@@ -14,7 +14,7 @@ from onnxheadprune.errors import RefusedError
 CONFIG = "genai_config.json"
 
 
-def check(folder: Deployment) -> tuple[str, ...]:
+def _check(folder: Deployment) -> tuple[str, ...]:
     """Return whether the folder is one of its own.
 
     Raises:
@@ -32,7 +32,7 @@ def check(folder: Deployment) -> tuple[str, ...]:
     return ()
 
 
-def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
+def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     """The number of layers, where caches go.
 
     Raises:
@@ -51,4 +51,4 @@ def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     return counted(cut, "onnxruntime-genai", (CONFIG, ("model", "decoder"), decoder))
 
 
-GENAI = Client("genai", "onnxruntime-genai", check=check, changes=changes)
+GENAI = Client("genai", "onnxruntime-genai", check=_check, changes=_changes)

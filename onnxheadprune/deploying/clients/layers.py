@@ -1,10 +1,13 @@
-"""Clients that count caches by a number of layers in a configuration: what follows when some layers lose theirs."""
+"""Clients with one number for all layers, of KV heads or of layers: what follows where a cut leaves other numbers."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from onnxheadprune.deploying.clients.contract import CONFIG, ConfigChange, Deployment, Json
+from onnxheadprune.attention.sites.kinds import called
+from onnxheadprune.deploying.clients.contract import CONFIG, CachedSite, ConfigChange, Deployment, Json
 from onnxheadprune.errors import RefusedError
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -27,10 +30,6 @@ def of_decoder(config: Json) -> tuple[tuple[str, ...], Json]:
 
 def layers_follow(cut: Deployment, client: str) -> tuple[ConfigChange, ...]:
     """The fields of config.json that follow where caches go.
-
-    Args:
-        cut: the folder and the cut.
-        client: how to call the client in errors.
 
     Raises:
         RefusedError: if the configuration cannot say it.
@@ -76,3 +75,47 @@ def counted(
         left = [kind for layer, kind in enumerate(kinds) if layer not in away]
         changes.append(ConfigChange(file, (*way, KINDS), kinds, left))
     return tuple(changes)
+
+
+def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
+    """The KV heads that every cached layer has after a cut, and the size of one.
+
+    Raises:
+        RefusedError: if layers would have different numbers, with the nearest set of heads that has one.
+    """
+    staying = [site for site in cut.sites if not site.leaves]
+    counts = {site.after for site in staying}
+    sizes = {site.head_size for site in staying}
+    if len(counts) == 1 and len(sizes) == 1:
+        return counts.pop(), sizes.pop()
+    layers = sorted(Counter(site.after for site in staying).items())
+    told = ", ".join(f"{heads} in {many} {'layer' if many == 1 else 'layers'}" for heads, many in layers)
+    keep = "--cache keep leaves the caches as they are, and any set of heads may go then"
+    if len(sizes) > 1:
+        raise RefusedError(
+            f"{client} takes one size of heads for the caches of all layers, and here they differ; {keep}"
+        )
+    nearest = _nearest(staying)
+    better = f'; the nearest set that it can is --heads "{nearest}"' if nearest else ""
+    raise RefusedError(
+        f"{client} cannot say this cut: it takes one number of KV heads for all layers, and the caches would have"
+        f" {told}{better}; {keep}"
+    )
+
+
+def _nearest(sites: Sequence[CachedSite]) -> str:
+    """A head spec that takes equally many KV heads from every cached layer, as near as possible to what was asked.
+
+    Empty where layers start with different numbers of KV heads.
+    """
+    if len({site.before for site in sites}) > 1 or any(not site.groups for site in sites):
+        return ""
+    total = sum(site.before - site.after for site in sites)
+    count = max(1, min(round(total / len(sites)), sites[0].before - 1))
+    words = []
+    for site in sites:
+        others = [position for position in range(len(site.groups)) if position not in site.gone]
+        chosen = sorted([*site.gone, *others][:count])
+        heads = sorted(head for position in chosen for head in site.groups[position])
+        words.append(f"{called(site.index)}:{','.join(map(str, heads))}")
+    return " ".join(words)

@@ -9,8 +9,7 @@ stay what it is. Everywhere else the heads are counted by what also divides the 
 from __future__ import annotations
 
 from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment, Json
-from onnxheadprune.deploying.clients.even import even_heads
-from onnxheadprune.deploying.clients.layers import layers_follow, of_decoder
+from onnxheadprune.deploying.clients.layers import even_heads, layers_follow, of_decoder
 from onnxheadprune.errors import RefusedError
 
 TITLE = "Optimum"
@@ -25,7 +24,7 @@ HIDDEN = ("hidden_size", "n_embd", "d_model")
 STACKS = ("encoder_attention_heads", "decoder_attention_heads")
 
 
-def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
+def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     """The fields that follow a cut of caches: heads, the size of one, and layers.
 
     Raises:
@@ -67,4 +66,4 @@ def _set(way: tuple[str, ...], config: Json, values: Json) -> tuple[ConfigChange
     )
 
 
-OPTIMUM = Client("optimum", TITLE, even_caches=True, changes=changes)
+OPTIMUM = Client("optimum", TITLE, even_caches=True, changes=_changes)

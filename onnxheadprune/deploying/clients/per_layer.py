@@ -23,9 +23,6 @@ def described(cut: Deployment) -> tuple[ConfigChange, ...]:
 
     Where all layers keep equally many, that is the one number itself.
 
-    Args:
-        cut: the folder and the cut.
-
     Raises:
         RefusedError: if the configuration cannot say it.
     """
@@ -69,11 +66,7 @@ def described(cut: Deployment) -> tuple[ConfigChange, ...]:
 
 
 def _known(said: Any) -> dict[int, dict[str, Any]]:
-    """Return what the configuration says of layers already; numbers may have zeros in front.
-
-    Raises:
-        RefusedError: if it cannot be read.
-    """
+    """Return what the configuration says of layers already; numbers may have zeros in front."""
     if said is None:
         return {}
     try:

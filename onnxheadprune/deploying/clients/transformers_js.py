@@ -18,7 +18,7 @@ DATA = "{}_data"
 SETTINGS, EXTERNAL = "transformers.js_config", "use_external_data_format"
 
 
-def check(folder: Deployment) -> tuple[str, ...]:
+def _check(folder: Deployment) -> tuple[str, ...]:
     """Return what a user should know.
 
     Raises:
@@ -37,7 +37,7 @@ def check(folder: Deployment) -> tuple[str, ...]:
     return ()
 
 
-def changes(folder: Deployment) -> tuple[ConfigChange, ...]:
+def _changes(folder: Deployment) -> tuple[ConfigChange, ...]:
     """What config.json says about weights beside the models, as many files as there are now, one each; and of layers.
 
     Raises:
@@ -66,4 +66,4 @@ def _announced(beside: list[FileFacts], before: Any) -> Any:
     return True
 
 
-TRANSFORMERS_JS = Client("transformers.js", "transformers.js", check=check, changes=changes, data_name=DATA)
+TRANSFORMERS_JS = Client("transformers.js", "transformers.js", check=_check, changes=_changes, data_name=DATA)

@@ -5,23 +5,17 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import Cache, Contract
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.data.drift import Measure
-from onnxheadprune.data.sources import (
-    Data,
-    data_for,
-    read_data,
-    running_of,
-    with_own_tokenizer,
-)
+from onnxheadprune.data.sources import Data, running_of
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders import prune as pruning
-from onnxheadprune.deploying.folders.asked import FolderRequest, Reader
+from onnxheadprune.deploying.folders.asked import FolderRequest, reader_of
 from onnxheadprune.deploying.folders.result import FolderResult
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.progress import Progress, silent
@@ -96,17 +90,13 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
         writing=Writing(output),
     )
     named = None if runtime is None else client_named(runtime)
-    read = None if data is None else _reader(Path(folder), data, provider, seed)
+    read = None
+    if isinstance(data, (str, os.PathLike, Inputs)):
+        read = reader_of(Path(folder), replace(running_of(data, seed), provider=provider))
+    elif data is not None:
+        read = reader_of(Path(folder), Running(provider=provider), data)
     asked = FolderRequest(request, named, data_name, follow_links=follow_links, read=read, command=command)
     return pruning.prune_folder(Path(folder), asked, progress)
-
-
-def _reader(folder: Path, data: Data, provider: str, seed: int) -> Reader:
-    """Reads data for one model of a folder, whose own tokenizer is used for text."""
-    if not isinstance(data, (str, os.PathLike, Inputs)):
-        return lambda model: data_for(model, data, provider)
-    running = with_own_tokenizer(folder, running_of(data, seed))
-    return lambda model: read_data(model, running, in_folder=True, provider=provider)
 
 
 def _call(arguments: Mapping[str, object]) -> str:

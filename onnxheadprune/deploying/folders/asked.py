@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.sources import Data as SourceOfData
+from onnxheadprune.data.sources import data_for, read_data, with_own_tokenizer
 from onnxheadprune.deploying.clients.contract import Client, ConfigChange
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.workflow.requests import Request, Tokens
 
 if TYPE_CHECKING:
@@ -18,6 +22,20 @@ if TYPE_CHECKING:
 Data: TypeAlias = "DataSource | Calibration | None"
 Reader: TypeAlias = Callable[[LoadedModel], "Data"]
 """Reads the user's data for a model of the folder."""
+
+
+def reader_of(folder: Path, running: Running, feeds: SourceOfData | None = None) -> Reader:
+    """Read data for the models of a folder, whose own tokenizer is taken for text.
+
+    Args:
+        folder: where a tokenizer is looked for if none lies beside the model.
+        running: the place of the data, and where models run.
+        feeds: inputs in memory, in place of it.
+    """
+    if feeds is not None:
+        return lambda model: data_for(model, feeds, running.provider)
+    running = with_own_tokenizer(folder, running)
+    return lambda model: read_data(model, running, in_folder=True)
 
 
 @dataclass(frozen=True)

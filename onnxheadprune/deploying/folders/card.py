@@ -19,12 +19,7 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def read_card(root: Path, others: Sequence[str]) -> str | None:
-    """Return the card of a folder: "" where it has none, None for a file that can only be copied.
-
-    Args:
-        root: the folder.
-        others: its files that are no models.
-    """
+    """Return the card of a folder: "" where it has none, None for a file that can only be copied."""
     if CARD not in others:
         return ""
     path = root / CARD

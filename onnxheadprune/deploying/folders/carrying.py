@@ -9,17 +9,13 @@ from collections.abc import Mapping, Sequence
 
 from onnx import TensorProto
 
-from onnxheadprune.attention.heads import HeadSpec, original_groups
-from onnxheadprune.attention.io_changes import Contract
-from onnxheadprune.attention.sites.kinds import every_kind, key_of
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.choosing.activations.linear import feeders
 from onnxheadprune.choosing.compensation.record import NewNumbers
 from onnxheadprune.choosing.compensation.result import Compensation
-from onnxheadprune.deploying.clients.contract import CachedSite, FileFacts
-from onnxheadprune.deploying.folders.export import FLOAT, ModelFile
-from onnxheadprune.deploying.folders.matching import Match, SharedSite
+from onnxheadprune.deploying.folders.export import ModelFile
+from onnxheadprune.deploying.folders.matching import Match
 from onnxheadprune.deploying.folders.result import FileResult
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import Value
@@ -29,17 +25,13 @@ from onnxheadprune.model.storage.reading import in_memory
 _TENSE = re.compile(r"^(past_key_values?|present_key_values?|past|present)(?=[._])")
 
 
-def plain(name: str) -> str:
+def _plain(name: str) -> str:
     """What a cache is called as past ("past_key_values.0.key") and as present ("present.0.key") alike: ".0.key"."""
     return _TENSE.sub("", name)
 
 
 def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> None:
     """Compares the inputs and outputs of one name, and pasts with presents.
-
-    Args:
-        files: those of a network.
-        results: what became of those that were cut.
 
     Raises:
         RefusedError: if one gets narrower and another of its kind and size does not.
@@ -55,10 +47,10 @@ def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> N
         for value in file.view.main.values.values():
             outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
             if outside and value.shape is not None:
-                kinds[plain(value.name)].append((file.name, value.name))
+                kinds[_plain(value.name)].append((file.name, value.name))
                 shapes[file.name, value.name] = value.shape
     for (file_name, name), axes in changes.items():
-        for other in kinds[plain(name)]:
+        for other in kinds[_plain(name)]:
             shape = shapes[other]
             if len(shape) != len(shapes[file_name, name]):
                 continue
@@ -77,17 +69,6 @@ Heads = dict[int, tuple[int, ...]]
 """Units that go per site, of whatever kind, as indices of the original model."""
 
 
-def named_heads(spec: HeadSpec, match: Match, folder: str) -> Heads:
-    """Units that a user named, by the numbers and names that sites have in the export.
-
-    Raises:
-        UsageError: if there is no such site or head.
-        RefusedError: if they cannot go together, from any of the files.
-    """
-    chosen = resolve_units(spec, match.as_sites(folder))
-    return {index: heads for index, heads in chosen.items() if heads}
-
-
 def heads_in(file: ModelFile, heads: Mapping[int, tuple[int, ...]], match: Match) -> Heads:
     """The same units by the numbers that sites have in one file.
 
@@ -104,84 +85,9 @@ def heads_in(file: ModelFile, heads: Mapping[int, tuple[int, ...]], match: Match
     return local
 
 
-def heads_of(file: ModelFile, local: Mapping[int, tuple[int, ...]], match: Match) -> Heads:
-    """The inverse: units that were chosen on one file, by the numbers of the export."""
-    numbers = match.of(file.name)
-    return {numbers[index]: gone for index, gone in local.items() if gone}
-
-
 def spec_of(local: Mapping[int, tuple[int, ...]]) -> dict[str, list[int]]:
     """Units per index of a site in one file, as a spec for that file."""
     return {key_of(index): list(gone) for index, gone in local.items()}
-
-
-def called(gone: Mapping[int, tuple[int, ...]]) -> str:
-    """Return what units of these sites are called: "heads and neurons"."""
-    return " and ".join(kind.UNITS for kind in every_kind() if any(map(kind.owns, gone)))
-
-
-def cached_sites(
-    match: Match, heads: Mapping[int, tuple[int, ...]], contract: Contract
-) -> tuple[CachedSite, ...]:
-    """The sites with caches, before and after a cut.
-
-    Args:
-        match: the export.
-        heads: what goes.
-        contract: what may happen to caches.
-    """
-    found = [(item, _cached_site(item, match)) for item in match.sites]
-    return tuple(
-        _cached(item, site, heads.get(item.index, ()), contract) for item, site in found if site is not None
-    )
-
-
-def _cached_site(item: SharedSite, match: Match) -> AttentionSite | None:
-    """The site in the file that leads of those that have caches of it; None for a site without."""
-    return next(
-        (
-            site
-            for file in match.networks[item.network].files
-            for site in file.sites
-            if site.free and site.index in item.places.get(file.name, ())
-        ),
-        None,
-    )
-
-
-def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contract: Contract) -> CachedSite:
-    groups = original_groups(site)
-    dead = tuple(position for position, group in enumerate(groups) if set(group) <= set(gone))
-    # A site that goes as a whole leaves its cache as it was, or takes it along.
-    whole = len(dead) == len(groups)
-    same = contract.cache == "keep" or whole or site.held is not None
-    before = site.kv_num_heads
-    return CachedSite(
-        item.index,
-        item.site.name,
-        before,
-        before if same else before - len(dead),
-        site.head_size or site.v_head_size,
-        groups,
-        dead,
-        whole and contract.cache == "renumber",
-    )
-
-
-def facts_of(file: ModelFile, data_files: int) -> FileFacts:
-    """Return what clients ask about a file.
-
-    Args:
-        file: the file.
-        data_files: how many files with weights lie beside it.
-    """
-    caches = [(value, site) for site in file.sites for value in site.free if value.is_graph_input]
-    symbolic = tuple(
-        sorted(value.name for value, site in caches if site.kv_num_heads not in (value.shape or ()))
-    )
-    return FileFacts(
-        file.name, file.precision == FLOAT, any(s.free for s in file.sites), data_files, symbolic
-    )
 
 
 def carried(numbers: NewNumbers, steps: int, leader: ModelFile, other: ModelFile) -> Compensation | None:
@@ -234,7 +140,7 @@ def _made_once(leader: ModelFile, other: ModelFile) -> set[str]:
 def _caches(file: ModelFile, *, given: bool) -> dict[str, Value]:
     """Inputs or outputs that hold keys and values, by their names without what says past or present."""
     values = (value for site in file.sites for value in site.free)
-    return {plain(value.name): value for value in values if value.is_graph_output is given}
+    return {_plain(value.name): value for value in values if value.is_graph_output is given}
 
 
 def _digest(tensor: TensorProto, model: LoadedModel) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from onnxheadprune.attention.heads import original_groups
+from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.sites.kinds import kind_of
-from onnxheadprune.deploying.clients.contract import CONFIG, ConfigChange, Deployment
+from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.deploying.clients.contract import CONFIG, CachedSite, ConfigChange, Deployment, FileFacts
 from onnxheadprune.deploying.clients.genai import CONFIG as GENAI_CONFIG
 from onnxheadprune.deploying.clients.per_layer import described
 from onnxheadprune.deploying.folders.asked import FolderRequest
-from onnxheadprune.deploying.folders.carrying import Heads, cached_sites, facts_of
+from onnxheadprune.deploying.folders.carrying import Heads
 from onnxheadprune.deploying.folders.configs import read_config
-from onnxheadprune.deploying.folders.export import Export, ModelFile
-from onnxheadprune.deploying.folders.matching import Match
+from onnxheadprune.deploying.folders.export import FLOAT, Export, ModelFile
+from onnxheadprune.deploying.folders.matching import Match, SharedSite
 
 WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
 """Fields that tell how wide feed-forward blocks are."""
@@ -34,11 +37,7 @@ def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 class Deploying:
-    """A folder and its client.
-
-    Attributes:
-        warnings: what the client lets its user know.
-    """
+    """A folder and its client."""
 
     def __init__(self, export: Export, match: Match, config: Mapping[str, Any], asked: FolderRequest) -> None:
         self.export, self.match, self.config, self.asked = export, match, config, asked
@@ -120,8 +119,8 @@ class Deploying:
 
     def _deployment(self, heads: Heads) -> Deployment:
         contract = self.asked.request.contract
-        files = tuple(facts_of(file, self._data_files(file)) for file in self.export.models)
-        sites = cached_sites(self.match, heads, contract)
+        files = tuple(_facts_of(file, self._data_files(file)) for file in self.export.models)
+        sites = _cached_sites(self.match, heads, contract)
         return Deployment(files, self.config, sites, self.export.others, self.genai)
 
     def _data_files(self, file: ModelFile) -> int:
@@ -129,3 +128,56 @@ class Deploying:
         policy = self.asked.request.writing.external_data
         beside = bool(file.loaded.data_files) if policy == "auto" else policy == "always"
         return int(beside)
+
+
+def _cached_sites(
+    match: Match, heads: Mapping[int, tuple[int, ...]], contract: Contract
+) -> tuple[CachedSite, ...]:
+    """The sites with caches, before and after a cut."""
+    found = [(item, _cached_site(item, match)) for item in match.sites]
+    return tuple(
+        _cached(item, site, heads.get(item.index, ()), contract) for item, site in found if site is not None
+    )
+
+
+def _cached_site(item: SharedSite, match: Match) -> AttentionSite | None:
+    """The site in the file that leads of those that have caches of it; None for a site without."""
+    return next(
+        (
+            site
+            for file in match.networks[item.network].files
+            for site in file.sites
+            if site.free and site.index in item.places.get(file.name, ())
+        ),
+        None,
+    )
+
+
+def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contract: Contract) -> CachedSite:
+    groups = original_groups(site)
+    dead = tuple(position for position, group in enumerate(groups) if set(group) <= set(gone))
+    # A site that goes as a whole leaves its cache as it was, or takes it along.
+    whole = len(dead) == len(groups)
+    same = contract.cache == "keep" or whole or site.held is not None
+    before = site.kv_num_heads
+    return CachedSite(
+        item.index,
+        item.site.name,
+        before,
+        before if same else before - len(dead),
+        site.head_size or site.v_head_size,
+        groups,
+        dead,
+        whole and contract.cache == "renumber",
+    )
+
+
+def _facts_of(file: ModelFile, data_files: int) -> FileFacts:
+    """Return what clients ask about a file."""
+    caches = [(value, site) for site in file.sites for value in site.free if value.is_graph_input]
+    symbolic = tuple(
+        sorted(value.name for value, site in caches if site.kv_num_heads not in (value.shape or ()))
+    )
+    return FileFacts(
+        file.name, file.precision == FLOAT, any(s.free for s in file.sites), data_files, symbolic
+    )

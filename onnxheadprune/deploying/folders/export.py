@@ -36,9 +36,6 @@ _ROLES = frozenset(
 def part_of(name: str) -> str:
     """The part of a model that a file holds: its name without folder `onnx` and without what names a precision.
 
-    Args:
-        name: path of the file in the export, with slashes.
-
     >>> part_of("onnx/model_qint8_avx512_vnni.onnx"), part_of("unet/model_fp16.onnx")
     ('model', 'unet/model')
     """
@@ -76,8 +73,6 @@ class ModelFile:
         name: its path in the export, with slashes.
         part: which part of the model it is; several files of one part are the same in other precisions.
         loaded: the model, large weights on disk.
-        view: its graph.
-        sites: its attention sites.
         precision: `FLOAT`, `HALF` or `QUANTIZED`.
         size: bytes of its weights.
     """
@@ -111,8 +106,6 @@ class Export:
     """A folder of models that belong together.
 
     Attributes:
-        root: the folder.
-        models: its models, in order of their names.
         others: every other file but the weights of models, as paths in the folder with slashes.
     """
 
@@ -178,11 +171,7 @@ def _files(root: Path, follow_links: bool) -> Iterator[str]:
 
 
 def _check_link(path: Path, home: Path, follow_links: bool) -> None:
-    """Check whether what is there may be read: links are followed within the folder, and others by request.
-
-    Raises:
-        UsageError: if not.
-    """
+    """Check whether what is there may be read: links are followed within the folder, and others by request."""
     if not path.is_symlink():
         return
     place = _resolved(path)

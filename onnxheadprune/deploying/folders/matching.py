@@ -23,12 +23,7 @@ Place: TypeAlias = tuple[str, int]
 
 @dataclass(frozen=True, eq=False)
 class Holder:
-    """A file, and those of its sites that are matched.
-
-    Attributes:
-        file: the file.
-        sites: its sites of some kinds.
-    """
+    """A file, and those of its sites that are matched."""
 
     file: ModelFile
     sites: tuple[Site, ...]
@@ -43,7 +38,7 @@ class Holder:
         return next(site for site in self.sites if site.index == index)
 
 
-def holders(files: Sequence[ModelFile], kinds: Sequence[type[Site]]) -> list[Holder]:
+def _holders(files: Sequence[ModelFile], kinds: Sequence[type[Site]]) -> list[Holder]:
     """The files that hold sites of some kinds, with these."""
     found = [
         Holder(file, tuple(site for kind in kinds for site in file.sites.of(kind.UNITS))) for file in files
@@ -139,7 +134,6 @@ class Match:
     Attributes:
         networks: the networks, in order of the names of their files.
         sites: their sites: network by network, in the order of their leaders.
-        kinds: the kinds that were matched.
     """
 
     networks: tuple[Network, ...]
@@ -172,7 +166,7 @@ def matched(export: Export, kinds: Sequence[type[Site]] = HEADS_ALONE) -> Match:
     Raises:
         RefusedError: if files disagree, or do not belong together.
     """
-    held = holders(export.models, kinds)
+    held = _holders(export.models, kinds)
     by_name = {holder.name: holder for holder in held}
     groups = _groups_of(held)
     networks = _networks([holder.file for holder in held], groups)
@@ -226,11 +220,7 @@ def _easiest_first(files: list[ModelFile]) -> list[ModelFile]:
 
 
 def _check_parts(networks: Sequence[Network], titles: str) -> None:
-    """Check whether files of one part are in one network, and networks side by side say what they are for.
-
-    Raises:
-        RefusedError: if not.
-    """
+    """Check whether files of one part are in one network, and networks side by side say what they are for."""
     seen: dict[str, tuple[int, str]] = {}
     for number, network in enumerate(networks):
         for file in network.files:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.deploying.folders.asked import Data, FolderRequest
-from onnxheadprune.deploying.folders.carrying import Heads, called, carried, heads_in, heads_of, spec_of
+from onnxheadprune.deploying.folders.carrying import Heads, carried, heads_in, spec_of
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.matching import Match, Network
 from onnxheadprune.deploying.folders.result import FileResult
@@ -28,12 +29,9 @@ class Cutting:
     """Settings that hold for every network of one call.
 
     Attributes:
-        export: the folder.
         match: which of its sites belong together.
-        asked: what to do.
         place: where a model is written by its name, None to look ahead.
         names: of data files, by the model's name.
-        progress: told what is being done.
         warn: takes sentences that the user should know.
         tokens: those that are kept, by the name of each model with a vocabulary.
     """
@@ -74,7 +72,7 @@ def cut_network(
     if heads is None:
         wish = None if asked.wish is None else _within(asked.wish, leader, cutting)
         results.append(_cut(leader, replace(asked, wish=wish), data, cutting))
-        heads = heads_of(leader, _removed(results[0].result), cutting.match)
+        heads = _heads_of(leader, _removed(results[0].result), cutting.match)
         chosen = results[0].result.chosen
     elif local := heads_in(leader, heads, cutting.match):
         results.append(_cut(leader, replace(asked, heads=spec_of(local), wish=None), data, cutting))
@@ -89,10 +87,6 @@ def cut_network(
 
 def cut_vocabularies(done: Sequence[FileResult], cutting: Cutting) -> Iterator[FileResult]:
     """Cut the vocabulary of each file that has not lost any units.
-
-    Args:
-        done: files that have, whose vocabulary went with these.
-        cutting: what holds for the whole call.
 
     Raises:
         HeadPruneError: as `prune` does.
@@ -131,6 +125,17 @@ def _removed(result: PruneResult) -> Heads:
     return dict(result.chosen.selection.heads)
 
 
+def _heads_of(file: ModelFile, local: Mapping[int, tuple[int, ...]], match: Match) -> Heads:
+    """The inverse: units that were chosen on one file, by the numbers of the export."""
+    numbers = match.of(file.name)
+    return {numbers[index]: gone for index, gone in local.items() if gone}
+
+
+def _called(gone: Mapping[int, tuple[int, ...]]) -> str:
+    """Return what units of these sites are called: "heads and neurons"."""
+    return " and ".join(kind.UNITS for kind in every_kind() if any(map(kind.owns, gone)))
+
+
 def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
     """The wish within what the client can express: as many KV heads in every layer that has a cache."""
     client = cutting.asked.client
@@ -157,11 +162,11 @@ def _followed(
     if own is None and file.precision == leader.precision:
         raise RefusedError(
             f"the weights that are refitted in {leader.name} are not stored alike in {file.name}, so the two would"
-            f" differ; choose the same {called(local)} with --no-refit"
+            f" differ; choose the same {_called(local)} with --no-refit"
         )
     if own is None:
         cutting.warn(
-            f"{file.name} loses the same {called(local)} and is not refitted: its weights are stored in another"
+            f"{file.name} loses the same {_called(local)} and is not refitted: its weights are stored in another"
             f" precision than those of {leader.name}; convert the refitted {leader.name} again instead"
         )
         return Choice(spec_of(local), effect=effect)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.units import kinds_named
 from onnxheadprune.choosing.kinds import LAYERS
-from onnxheadprune.deploying.folders.export import Export, open_export
+from onnxheadprune.deploying.folders.export import Export, ModelFile, open_export
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, matched
+from onnxheadprune.edit.records import units_record
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.workflow.requests import Choice
 
 
@@ -51,9 +56,6 @@ def looked_at(root: Path, *, follow_links: bool = False) -> tuple[Export, Match,
 def kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
     """The kinds of sites of which some may lose units.
 
-    Args:
-        choice: what goes.
-
     Raises:
         UsageError: if it cannot be read.
     """
@@ -66,11 +68,7 @@ def kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
 
 
 def _some(root: Path, match: Match) -> Match:
-    """The match, if there is anything in it.
-
-    Raises:
-        RefusedError: if not.
-    """
+    """The match, if there is anything in it."""
     if not match.sites:
         titles = " or ".join(kind.TITLE for kind in match.kinds)
         raise RefusedError(
@@ -78,3 +76,95 @@ def _some(root: Path, match: Match) -> Match:
             " activations" + (", or over other units that can go" if len(match.kinds) > 1 else "")
         )
     return match
+
+
+@dataclass(frozen=True, eq=False)
+class FilePair:
+    """A file of a folder, and those of the same name in others.
+
+    Attributes:
+        name: its path in the folder.
+        leads: whether units are chosen on it.
+    """
+
+    name: str
+    leads: bool
+    model: LoadedModel
+    others: tuple[LoadedModel, ...]
+
+    @property
+    def is_same(self) -> bool:
+        """True if all are the same to the last byte, with what lies beside them."""
+        return all(_same(self.model, other) for other in self.others)
+
+
+def paired(
+    model: Path, others: Sequence[Path], *, follow_links: bool = False, leaders: bool = False
+) -> list[FilePair]:
+    """The files of a folder's networks, each with its like in every other folder.
+
+    Args:
+        model: the folder.
+        others: folders that were made of it.
+        follow_links: read files through links that lead out of their folder.
+        leaders: only the file of each network that units are chosen on.
+
+    Raises:
+        RefusedError: if a folder lacks a file of the first one, its files disagree, or have lost different units.
+        HeadPruneError: if one cannot be read.
+    """
+    _, match, _ = looked_at(model, follow_links=follow_links)
+    exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
+    pairs = []
+    for network in match.networks:
+        for file in network.files[:1] if leaders else network.files:
+            for path, export in exports:
+                if all(other.name != file.name for other in export.models):
+                    raise RefusedError(f"{path} has no {file.name}, which {model} has")
+            likes = tuple(export.model(file.name).loaded for _, export in exports)
+            pairs.append(FilePair(file.name, file is network.leader, file.loaded, likes))
+    for _, export in exports:
+        # Files that lost different units do not work together, however exact each is by itself.
+        matched(export)
+        _check_alike(match, export)
+    return pairs
+
+
+def _same(one: LoadedModel, other: LoadedModel) -> bool:
+    ours, theirs = ({place: source.path for place, source in item.sources.items()} for item in (one, other))
+    if ours.keys() != theirs.keys():
+        return False
+    graphs = [item.proto.SerializeToString(deterministic=True) for item in (one, other)]
+    return graphs[0] == graphs[1] and all(
+        filecmp.cmp(path, theirs[place], shallow=False) for place, path in ours.items()
+    )
+
+
+def _check_alike(match: Match, pruned: Export) -> None:
+    """Compares what the files of a folder have lost of the sites that they share.
+
+    Raises:
+        RefusedError: if two files have lost different units of one site.
+        ModelError: if a record cannot be read.
+    """
+    lost = {file.name: _lost_by(file) for file in pruned.models}
+    for item in match.sites:
+        first: tuple[str, tuple[int, ...]] | None = None
+        for name, indices in item.places.items():
+            for index in indices if name in lost else ():
+                gone = lost[name].get(index, ())
+                if first is not None and gone != first[1]:
+                    raise RefusedError(
+                        f"{first[0]} and {name} of {pruned.root} have lost different {item.site.UNITS} of"
+                        f" {item.site.label}, so they do not work together"
+                    )
+                first = first or (name, gone)
+
+
+def _lost_by(file: ModelFile) -> dict[int, tuple[int, ...]]:
+    """The units that a model has lost by its own record, per site index."""
+    found = {entry.index: tuple(sorted(entry.removed)) for entry in file.sites.record}
+    for kind in kinds.KINDS:
+        for entry in units_record(file.loaded.proto, kind.UNITS):
+            found[kind.FROM + entry.number] = tuple(sorted(entry.removed))
+    return found

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.sites.kinds import kind_of
+from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.choosing.kinds import HEADS_ALONE as HEADS_ONLY
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.deploying.folders.asked import Data, FolderRequest, FolderTokens
 from onnxheadprune.deploying.folders.card import CARD, model_card, read_card
-from onnxheadprune.deploying.folders.carrying import Heads, check_caches, heads_in, named_heads
+from onnxheadprune.deploying.folders.carrying import Heads, check_caches, heads_in
 from onnxheadprune.deploying.folders.configs import check_config, patched, read_config
 from onnxheadprune.deploying.folders.deploying import Deploying
 from onnxheadprune.deploying.folders.export import Export, ModelFile
@@ -45,34 +47,10 @@ _UNPRUNED = (
 """Files that hold the same model in another form."""
 
 
-def unchanged(export: Export, cut: Collection[str], rewritten: Collection[str]) -> tuple[str, ...]:
-    """Files that are copied as they are: models that lose nothing with their weights, and all that is no model.
-
-    Args:
-        export: the folder.
-        cut: names of the models that are cut.
-        rewritten: names of other files that follow.
-    """
+def _unchanged(export: Export, cut: Collection[str], rewritten: Collection[str]) -> tuple[str, ...]:
+    """Files that are copied as they are: models that lose nothing with their weights, and all that is no model."""
     kept = [name for file in export.models if file.name not in cut for name in (file.name, *file.weights)]
     return tuple(sorted({*kept, *(name for name in export.others if name not in rewritten)}))
-
-
-def complete(assembly: Assembly, root: Path, copied: Sequence[str], following: Mapping[str, bytes]) -> None:
-    """Puts the rest into the folder.
-
-    Args:
-        assembly: the folder on its way to its place.
-        root: the folder that is read.
-        copied: files that stay as they are.
-        following: the content of files that follow.
-
-    Raises:
-        UsageError: if a file cannot be read or written.
-    """
-    for name in copied:
-        assembly.copy(root / name, name)
-    for name, content in following.items():
-        assembly.write(name, content)
 
 
 def _other_forms(copied: Sequence[str]) -> Iterator[str]:
@@ -192,7 +170,7 @@ def prune_folder(
         deploying.require(gone)
         changes = (*deploying.changes(gone), *tokens.changes)
         following = {**patched(root, changes), **tokens.contents}
-        copied = unchanged(export, {item.name for item in results}, following)
+        copied = _unchanged(export, {item.name for item in results}, following)
         card = read_card(root, copied)
         copied = tuple(name for name in copied if card is None or name != CARD)
         warnings += [
@@ -203,7 +181,10 @@ def prune_folder(
         ]
         if assembly is not None:
             progress("copying the rest", 0, 0)
-            complete(assembly, root, copied, following)
+            for name in copied:
+                assembly.copy(root / name, name)
+            for name, content in following.items():
+                assembly.write(name, content)
         finished = tuple(_in_place(item, target) for item in results)
         title = None if asked.client is None else asked.client.name
         told = tuple(dict.fromkeys(warnings))
@@ -250,13 +231,24 @@ def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
         return {}
     if choice.heads is None:
         raise UsageError("name the heads to remove, or give an amount")
-    heads = named_heads(choice.heads, match, str(export.root))
+    heads = _named_heads(choice.heads, match, str(export.root))
     if not heads:
         raise RefusedError("no heads were named, so there is nothing to remove")
     for network in match.networks:
         for file in network.files:
             heads_in(file, heads, match)
     return heads
+
+
+def _named_heads(spec: HeadSpec, match: Match, folder: str) -> Heads:
+    """Units that a user named, by the numbers and names that sites have in the export.
+
+    Raises:
+        UsageError: if there is no such site or head.
+        RefusedError: if they cannot go together, from any of the files.
+    """
+    chosen = resolve_units(spec, match.as_sites(folder))
+    return {index: heads for index, heads in chosen.items() if heads}
 
 
 def _tokens(export: Export, asked: FolderRequest) -> FolderTokens:
@@ -347,7 +339,6 @@ def _is_measured(wish: Wish) -> bool:
 
 
 def _in_place(item: FileResult, target: Path | None) -> FileResult:
-    """The result with the name that the file has now."""
     if target is None:
         return item
     return replace(item, result=replace(item.result, output=str(target / item.name)))

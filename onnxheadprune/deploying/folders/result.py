@@ -29,7 +29,6 @@ class FileResult:
     Attributes:
         name: its path in the folder.
         leads: whether heads were chosen on it.
-        result: what `prune` gives for one model.
     """
 
     name: str

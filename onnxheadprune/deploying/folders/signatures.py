@@ -48,11 +48,7 @@ def signs_of(site: Site, model: LoadedModel) -> Signs | None:
 
 
 def likeness(signs: Sequence[Signs]) -> npt.NDArray[np.float32]:
-    """Share of equal signs for each pair; 0 for pairs that have too few in common.
-
-    Args:
-        signs: all of the same length.
-    """
+    """Share of equal signs for each pair; 0 for pairs that have too few in common."""
     stacked = np.stack(signs)
     known = np.abs(stacked)
     common, agreed = known @ known.T, stacked @ stacked.T

@@ -28,21 +28,12 @@ Path = tuple[str, ...]
 
 
 def is_config(name: str) -> bool:
-    """Whether a file of a folder is such a configuration.
-
-    Args:
-        name: its path, with slashes.
-    """
+    """Whether a file of a folder is such a configuration."""
     return PurePosixPath(name).name in CONFIGS
 
 
 def named_ids(document: Any, rows: int) -> set[int]:
-    """Token ids that a configuration names and that must be kept.
-
-    Args:
-        document: its content.
-        rows: how many tokens the model has.
-    """
+    """Token ids that a configuration names and that must be kept."""
     found: set[int] = set()
     for path, value in _fields(document):
         if NAMED.fullmatch(path[-1]):

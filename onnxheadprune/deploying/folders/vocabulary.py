@@ -53,10 +53,6 @@ OTHER_FORMS = (
 def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
     """Decide which tokens the models of a folder keep.
 
-    Args:
-        export: the folder.
-        asked: what to do.
-
     Raises:
         UsageError: if the tokens cannot be chosen, or the tokenizer is not that of the models.
         RefusedError: if no model has a vocabulary.
@@ -143,11 +139,7 @@ def _leader(export: Export, tokens: Tokens) -> tuple[ModelFile, Vocabulary]:
 
 
 def _require_readable(export: Export, tokenizers: Mapping[str, TokenizerFile]) -> None:
-    """Check that what the folder says of its tokenizer can follow.
-
-    Raises:
-        UsageError: if not.
-    """
+    """Check that what the folder says of its tokenizer can follow."""
     first, *others = tokenizers.values() or (None,)
     if first is None:
         stale = [name for name in export.others if name.endswith(OTHER_FORMS)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,20 +10,21 @@ from typing import Any, TypeAlias
 from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.data.sources import kind_of_data, samples_for, with_own_tokenizer
+from onnxheadprune.deploying.jobs.keys import ValidateKeys
 from onnxheadprune.deploying.jobs.reading import Job
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.settings.cutting import Recovering
-from onnxheadprune.settings.inputs import RANDOM, DataFormat, Running, Samples
+from onnxheadprune.runtime.quantizing import decided
+from onnxheadprune.settings.cutting import Recovering, Scoring
+from onnxheadprune.settings.inputs import RANDOM, TEXT_FORMATS, DataFormat, Running, Samples
 from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.from_settings import (
     budget_of,
     choice_of,
     measure_of,
-    quantizing_of,
     request_of,
 )
 from onnxheadprune.workflow.quantize import QuantizeRequest
@@ -104,12 +105,6 @@ def scores_file(job: Job, made: Path) -> Path | None:
 def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path) -> Request:
     """The request of the step prune.
 
-    Args:
-        job: the job.
-        data: calibration data.
-        scores: a file of scores to select by, None without.
-        output: where the model is written.
-
     Raises:
         UsageError: if the scores cannot be read, or a key makes no sense beside the others.
     """
@@ -143,8 +138,8 @@ def quantizing(job: Job, data: DataSource | None, output: Path) -> QuantizeReque
         UsageError: if a setting makes no sense.
     """
     assert job.keys.quantize is not None
-    how = quantizing_of(job.keys.quantize)
-    how.checked()
+    how = job.keys.quantize
+    decided(how)
     run = Run(job.keys.provider, job.keys.seed, data)
     return QuantizeRequest(how, run, Writing(output, job.keys.prune.external_data))
 
@@ -178,10 +173,6 @@ def measuring(job: Job) -> BenchRequest:
 
 def require_askable(job: Job, output: Path) -> None:
     """Check whether all requests can be made: what a late step would be refused for is said before the first one.
-
-    Args:
-        job: the job.
-        output: its folder.
 
     Raises:
         UsageError: if a value has no sense, or a function or a file of scores cannot be read.
@@ -217,3 +208,75 @@ class Given:
 
     read: Reader
     record: Mapping[str, object]
+
+
+VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
+BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx", "*embed*.onnx")
+"""What text and data may be completed by, beside the model: `data/beside.py`."""
+SHELF = "onnx"
+"""A folder of models whose vocabulary may lie above it."""
+
+
+def reads_of(job: Job, step: str) -> dict[str, str]:
+    """Paths from where this process is, and "module:function", by the keys that name them."""
+    keys = job.keys
+    score, recover = keys.score or Scoring(), keys.recover or Recovering()
+    validate = keys.validate or ValidateKeys()
+    heads, calibration = heads_file(job), _data(job, running_of(job), "data.path")
+    named: Mapping[str, Mapping[str, str | None]] = {
+        "score": {"score.drift": _function(score.drift), **calibration},
+        "prune": {
+            "prune.heads": None if heads is None else str(heads),
+            "prune.vocab": _path(job, keys.prune.vocab),
+            "prune.scores": _path(job, keys.prune.scores),
+            "prune.drift": _function(keys.prune.drift),
+            **calibration,
+        },
+        "recover": {"recover.drift": _function(recover.drift), **calibration},
+        "quantize": calibration,
+        "validate": {
+            **_data(job, validation_inputs(job), "validate.data"),
+            "validate.metric": _function(validate.metric),
+            "validate.drift": _function(validate.drift),
+        },
+    }
+    return {key: value for key, value in named.get(step, {}).items() if value is not None}
+
+
+def _data(job: Job, running: Running | None, key: str) -> dict[str, str | None]:
+    """Data under its key, and what completes it."""
+    if running is None or running.data is None or running.data == RANDOM:
+        return {}
+    found: dict[str, str | None] = {key: running.data}
+    tokenizer = running.tokenizer
+    if tokenizer is not None and tokenizer.is_dir():
+        found |= _files("data.tokenizer", tokenizer, VOCABULARY)
+    elif tokenizer is not None:
+        found["data.tokenizer"] = str(tokenizer)
+    kind = kind_if_told(running)
+    if kind == "images":
+        return found
+    own = VOCABULARY if kind in TEXT_FORMATS and tokenizer is None else ()
+    model = job.at(job.keys.model)
+    # A folder of models holds what completes text and data, and all of it is read as the model.
+    folders = [] if model.is_dir() else [model.parent]
+    if folders and model.parent.name == SHELF:
+        folders.append(model.parent.parent)
+    for folder in folders:
+        beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
+        found |= {name: path for name, path in beside.items() if Path(path) != model}
+    return found
+
+
+def _files(what: str, folder: Path, patterns: Iterable[str]) -> dict[str, str]:
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    return {f"{what}: {path.name}": str(path) for path in paths}
+
+
+def _path(job: Job, path: Path | None) -> str | None:
+    return None if path is None else str(job.at(path))
+
+
+def _function(spec: str | None) -> str | None:
+    """Return what is no function is the name of a measure, and read from nowhere."""
+    return spec if spec is not None and is_function(spec) else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Drift, Recovering, Scoring
 from onnxheadprune.settings.inputs import (
@@ -18,8 +19,13 @@ from onnxheadprune.settings.inputs import (
 )
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding
 from onnxheadprune.settings.rules import excludes, requires
-from onnxheadprune.settings.setting import Count, NotNegative, Positive, Setting, Shares, Text
+from onnxheadprune.settings.setting import Count, NotNegative, Positive, Setting, Shares, Text, declared
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+IDENTIFIER = "urn:onnxheadprune:job:1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +157,42 @@ class JobKeys:
 
 
 SECTIONS: dict[str, type[Any]] = {
-    "data": DataKeys,
-    "score": Scoring,
-    "prune": PruneKeys,
-    "recover": Recovering,
-    "quantize": Rounding,
-    "validate": ValidateKeys,
-    "bench": Benching,
-    "gate": GateKeys,
+    name: item.kind
+    for name, item in declared(JobKeys).items()
+    if isinstance(item.kind, type) and is_dataclass(item.kind)
 }
+"""The sections by the keys that hold them."""
+
+
+@functools.cache
+def adapter() -> TypeAdapter[JobKeys]:
+    """Reads a job into its types."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(JobKeys)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a job. A key that is left out has no value: null is none."""
+    from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+
+    class Plain(GenerateJsonSchema):
+        """Without titles, which repeat the names of keys, and without null."""
+
+        def nullable_schema(self, schema: Any) -> JsonSchemaValue:
+            return self.generate_inner(schema["schema"])
+
+        def default_schema(self, schema: Any) -> JsonSchemaValue:
+            made = super().default_schema(schema)
+            return {name: value for name, value in made.items() if (name, value) != ("default", None)}
+
+        def field_title_should_be_set(self, schema: Any) -> bool:
+            return False
+
+        def dataclass_schema(self, schema: Any) -> JsonSchemaValue:
+            made = super().dataclass_schema(schema)
+            made.pop("title", None)
+            return made
+
+    made = adapter().json_schema(schema_generator=Plain)
+    return {"$schema": Plain.schema_dialect, "$id": IDENTIFIER, "title": "A job of onnxheadprune", **made}

@@ -17,14 +17,7 @@ from onnxheadprune.workflow.sizes import file_bytes
 
 
 def gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, final: Path) -> list[Gate]:
-    """Every limit that a job sets.
-
-    Args:
-        asked: the limits.
-        results: of the steps, by name.
-        model: the original.
-        final: what came out of it.
-    """
+    """Every limit that a job sets."""
     limits: dict[str, float] = {name: limit for name, limit in asdict(asked).items() if limit is not None}
     validations = of_each(results["validate"]) if "validate" in results else []
     found = [

@@ -11,7 +11,7 @@ from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.sources import read_data
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders.asked import FolderRequest
-from onnxheadprune.deploying.folders.pairing import FilePair, paired
+from onnxheadprune.deploying.folders.opening import FilePair, paired
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.deploying.jobs.asked import Document, Given, documented, validating, validation_inputs
 from onnxheadprune.deploying.jobs.reading import Job
@@ -51,12 +51,6 @@ def require_folder_job(job: Job, model: Path) -> None:
 def pruned(job: Job, given: Given, request: Request, progress: Progress) -> Document:
     """The result of `prune` on a folder.
 
-    Args:
-        job: names the folder and the runtime.
-        given: how data is read, and how the run can be repeated, which the model card says.
-        request: what is asked for, and where the new folder goes.
-        progress: told what is being done.
-
     Raises:
         HeadPruneError: as `prune_folder` does.
     """
@@ -69,12 +63,6 @@ def pruned(job: Job, given: Given, request: Request, progress: Progress) -> Docu
 
 def validated(job: Job, models: tuple[Path, Path], known: str, progress: Progress) -> Document:
     """The results of `validate`, one for each file that was cut.
-
-    Args:
-        job: names the data; files that it is not for are judged on random inputs.
-        models: the folder and the one that was made of it.
-        known: what the data is, and what has seen it before.
-        progress: told what is being done.
 
     Raises:
         ValidationFailedError: if a file is not shown to be exact.
@@ -94,11 +82,6 @@ def validated(job: Job, models: tuple[Path, Path], known: str, progress: Progres
 
 def measured(models: tuple[Path, Path], request: BenchRequest, progress: Progress) -> Document:
     """The results of `bench`, one for the leading file of each network that was cut.
-
-    Args:
-        models: the folder and the one that was made of it.
-        request: what is asked for.
-        progress: told what is being done.
 
     Raises:
         HeadPruneError: if a file cannot be read or run.

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, get_args, get_type_hints
 
 from pydantic import ValidationError
 
-from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys
-from onnxheadprune.deploying.jobs.schema import adapter
+from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys, adapter
 from onnxheadprune.deploying.jobs.source import MOST_BYTES, Key, Source, Value, read_yaml
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import read_text
@@ -31,8 +30,6 @@ class Job:
     """A job as it is carried out.
 
     Attributes:
-        path: its file.
-        keys: what it says.
         document: the same as plain values, with what the command line has set.
         source: where each key is written.
     """
@@ -132,11 +129,7 @@ def _rules() -> list[tuple[str, Rule]]:
 
 
 def _require_values(value: Value, key: Key, source: Source) -> None:
-    """Check whether every key has a value: an empty section is easily taken for a step with its defaults.
-
-    Raises:
-        UsageError: if one has none.
-    """
+    """Check whether every key has a value: an empty section is easily taken for a step with its defaults."""
     if value is None or value == "":
         raise UsageError(
             f"{source.where(key)}: {'.'.join(key)} has no value; leave the key out, or write {{}} for a step with its"
@@ -148,7 +141,6 @@ def _require_values(value: Value, key: Key, source: Source) -> None:
 
 
 def _set(document: dict[str, Value], setting: str, source: Source) -> None:
-    """Puts one value in its place."""
     dotted, equals, text = setting.partition("=")
     key = tuple(dotted.split("."))
     if not equals or not all(key):

@@ -21,7 +21,6 @@ class StepOutcome:
     """The outcome of a step.
 
     Attributes:
-        name: of the step.
         status: "done" now; "unchanged" since an earlier run did it; "failed"; or "not reached", behind one that failed.
         seconds: how long it took when it was done.
         files: SHA-256 of what it made, by name.
@@ -48,9 +47,6 @@ class JobResult:
     """The verdict on a job.
 
     Attributes:
-        name: of the job.
-        job: its file.
-        folder: where everything is.
         model: the model that came out, None if none did.
         steps: in their order.
         gates: the limits; none where a step failed.

@@ -40,11 +40,6 @@ def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
     A step is done if an earlier run has finished it with the same settings, the same bytes of everything that it reads,
     the same results of the steps it goes behind and the same versions, and what it made is as it was.
 
-    Args:
-        job: the job.
-        given: how its data is read, and how the run can be repeated.
-        progress: told what is being done.
-
     Returns:
         The verdict; a step that failed is part of it.
 
@@ -132,11 +127,7 @@ def _require_inputs(shop: Workshop) -> None:
 
 
 def _furnished(shop: Workshop) -> State:
-    """The state of the job's folder, which is there and whose files are the job's.
-
-    Raises:
-        UsageError: if not.
-    """
+    """The state of the job's folder, which is there and whose files are the job's."""
     folder = shop.folder
     check_makings([Making("the output", folder, kind="folder")], list)
     try:
@@ -236,10 +227,8 @@ class _Run:
         return StepOutcome(step.name, "done", entry.seconds, entry.files)
 
     def _told(self, what: str, done: int, of: int) -> None:
-        """Report progress with the place in the job."""
         self.progress(f"{self._place}: {what}", done, of)
 
     def _keep(self, step: Step) -> None:
-        """Reads what a step has written, for the limits and the report."""
         path = self.shop.folder / f"{step.name}.json"
         self.results[step.name] = parse_json(read_text(path, "the result", MOST_RESULT))

@@ -53,7 +53,6 @@ class Source:
 
     Attributes:
         name: how errors call the text.
-        value: what it says.
         lines: where each key is, from 1 on.
         elsewhere: keys whose values come from elsewhere, and how errors call that.
     """
@@ -80,10 +79,6 @@ class Source:
 def read_yaml(text: str, name: str) -> Source:
     """Reads a text.
 
-    Args:
-        text: YAML.
-        name: how to call it in errors.
-
     Raises:
         UsageError: if it is no YAML, or more than a job may hold.
     """
@@ -103,11 +98,7 @@ def read_yaml(text: str, name: str) -> Source:
 
 
 def _require_plain(text: str, name: str) -> None:
-    """Check whether a text is plain data of a size that is read; asked before anything is made of it.
-
-    Raises:
-        UsageError: if not.
-    """
+    """Check whether a text is plain data of a size that is read; asked before anything is made of it."""
     depth = count = 0
     for event in yaml.parse(text, Loader=_Loader):
         where = name if event.start_mark is None else f"{name}, line {event.start_mark.line + 1}"

@@ -40,7 +40,6 @@ class State:
     """The steps of a job's folder.
 
     Attributes:
-        folder: the folder.
         owned: names of files in it that jobs have made, or have begun to make.
         entries: by the name of the step.
     """
@@ -188,11 +187,7 @@ def digests_of(named: Mapping[str, str]) -> Digests:
 
 
 def _digest(path: Path, what: str) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
+    """SHA-256 of a file."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

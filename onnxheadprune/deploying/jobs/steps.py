@@ -27,6 +27,7 @@ from onnxheadprune.deploying.jobs.asked import (
     measuring,
     pruning,
     quantizing,
+    reads_of,
     recovering,
     running_of,
     scores_file,
@@ -34,9 +35,8 @@ from onnxheadprune.deploying.jobs.asked import (
     validating,
     validation_inputs,
 )
+from onnxheadprune.deploying.jobs.keys import adapter
 from onnxheadprune.deploying.jobs.reading import Job
-from onnxheadprune.deploying.jobs.reads import reads_of
-from onnxheadprune.deploying.jobs.schema import adapter
 from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.documents import finite
 from onnxheadprune.model.load import LoadedModel, open_structure
@@ -96,12 +96,7 @@ def _here() -> list[object]:
 
 @dataclass(frozen=True)
 class Workshop:
-    """The context that all steps of a job share.
-
-    Attributes:
-        job: the job.
-        given: what it takes from whoever starts it.
-    """
+    """The context that all steps of a job share."""
 
     job: Job
     given: Given

@@ -20,15 +20,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Scale:
-    """An axis from `low` to `high` over pixels `start` to `end`.
-
-    Attributes:
-        low: the smallest value.
-        high: the largest value.
-        start: its pixel.
-        end: its pixel.
-        logarithmic: equal factors are equally far apart; `low` is above zero then.
-    """
+    """An axis from `low` to `high` over pixels `start` to `end`."""
 
     low: float
     high: float
@@ -59,14 +51,7 @@ class Scale:
 
 
 def scale_over(values: Sequence[float], start: float, end: float, *, zero: bool = True) -> Scale:
-    """An axis that holds all values with a little room.
-
-    Args:
-        values: one or more.
-        start: the pixel of the smallest.
-        end: the pixel of the largest.
-        zero: begin at zero, so that lengths compare.
-    """
+    """An axis that holds all values with a little room."""
     low, high = (0.0 if zero else min(values)), max(values)
     if high <= low:
         low, high = (low, low + 1.0) if zero else (high - (abs(high) / 10 or 1.0), high)
@@ -75,13 +60,7 @@ def scale_over(values: Sequence[float], start: float, end: float, *, zero: bool 
 
 
 def scale_of_times(values: Sequence[float], start: float, end: float) -> Scale:
-    """An axis for positive numbers: from zero, or logarithmic where they lie so far apart that the small would vanish.
-
-    Args:
-        values: one or more.
-        start: the pixel of the smallest.
-        end: the pixel of the largest.
-    """
+    """An axis for positive numbers: from zero, or logarithmic where the small ones would vanish."""
     if min(values) > 0 and max(values) > WIDE_SPAN * min(values):
         return Scale(min(values) / 1.3, max(values) * 1.3, start, end, logarithmic=True)
     return scale_over(values, start, end)
@@ -93,8 +72,3 @@ def _round_step(step: float) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
-
-
-def polyline(points: Sequence[tuple[float, float]]) -> str:
-    """Points as SVG wants them."""
-    return " ".join(f"{x:g},{y:g}" for x, y in points)

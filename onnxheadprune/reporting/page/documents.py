@@ -36,7 +36,6 @@ class Shipped:
     """The files of a result that are deployed.
 
     Attributes:
-        name: of the model.
         before: bytes of the original's files.
         after: bytes of its files.
         quantized: whether it was made of the proven model by quantization.

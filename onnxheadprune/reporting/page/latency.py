@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from onnxheadprune.benchmarking.result import GridPoint
 from onnxheadprune.model.spelling import short_names
 from onnxheadprune.reporting.layout import size
 from onnxheadprune.reporting.page.charts import Tick, scale_of_times
@@ -19,8 +20,6 @@ class Interval:
     """One model at one size.
 
     Attributes:
-        model: its position among the models.
-        y: where it is drawn.
         low: pixel of the interval's left end.
         mid: pixel of the median.
         high: pixel of the right end.
@@ -62,16 +61,11 @@ class Latency:
     """The chart, the table, and how it was measured.
 
     Attributes:
-        names: short names of the models.
         sizes: groups of the chart.
         ticks: of its axis, in milliseconds.
         logarithmic: whether equal factors are equally far apart on it.
         height: of the chart in pixels.
-        rows: of the table.
         verdicts: a sentence per compared model.
-        method: how it was measured.
-        where: on what.
-        notes: what to know.
         memory: peak memory per model, where it was measured.
     """
 
@@ -89,11 +83,7 @@ class Latency:
 
 
 def latency_of(document: Document) -> Latency:
-    """Return what `bench` has measured.
-
-    Args:
-        document: its result.
-    """
+    """Return what `bench` has measured."""
     names = short_names([facts["name"] for facts in document["models"]])
     points: list[Any] = []
     for cell in document["cells"]:
@@ -110,9 +100,9 @@ def latency_of(document: Document) -> Latency:
             low, mid, high = (1000 * cell["latency_seconds"][name] for name in ("low", "p50", "high"))
             words = f"{names[cell['model']]}: {mid:.3g} ms, 95 % interval {low:.3g} to {high:.3g} ms"
             intervals.append(Interval(cell["model"], y, scale.at(low), scale.at(mid), scale.at(high), words))
-            rows.append(_row(point_label(point), names, cell))
+            rows.append(_row(GridPoint(**point).label, names, cell))
             y += ROW
-        sizes.append(Size(point_label(point), title, tuple(intervals)))
+        sizes.append(Size(GridPoint(**point).label, title, tuple(intervals)))
         y += ROW / 2
     verdicts = tuple(_verdict(document, names, index) for index in range(1, len(names)))
     return Latency(
@@ -128,13 +118,6 @@ def latency_of(document: Document) -> Latency:
         tuple(document["notes"]),
         tuple(_memory(names, document)),
     )
-
-
-def point_label(point: Document) -> str:
-    """The size of inputs in words: "batch 8, length 128"."""
-    words = {"batch": "batch", "seq": "length", "past": "past", "extent": "extent"}
-    named = [f"{word} {point[key]}" for key, word in words.items() if point.get(key) is not None]
-    return ", ".join([*named, *(f"{name} {dim}" for name, dim in (point.get("dims") or {}).items())])
 
 
 def _row(label: str, names: tuple[str, ...], cell: Document) -> Row:
@@ -178,11 +161,7 @@ def _memory(names: tuple[str, ...], document: Document) -> list[str]:
 
 
 def latency_method(document: Document) -> str:
-    """Return how latencies were measured, in a sentence.
-
-    Args:
-        document: the result of `bench`.
-    """
+    """Return how latencies were measured, in a sentence."""
     used = document["settings"]
     runs = min(cell["latency_seconds"]["runs"] for cell in document["cells"])
     return (

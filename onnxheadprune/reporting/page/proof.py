@@ -25,15 +25,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Proof:
-    """The verdict on a result, and the effects of the cut.
-
-    Attributes:
-        exact: the answer to the question whether it is exact.
-        reason: of the verdict.
-        covers: what was compared, a sentence each.
-        open_points: what was not, or what to know.
-        cases: the runs.
-    """
+    """The verdict on a result, and the effects of the cut."""
 
     exact: Answer
     reason: str
@@ -122,12 +114,7 @@ class Effect:
 
 
 def effects_of(validation: Document | None, choice: Document | None) -> list[Effect]:
-    """Return what the cut does to outputs: drift, agreement, accuracy, a metric.
-
-    Args:
-        validation: as `Validation.to_dict` gives it.
-        choice: as `Chosen.to_dict` gives it.
-    """
+    """Return what the cut does to outputs: drift, agreement, accuracy, a metric."""
     measured = validation or {}
     # What is deployed is what counts: of a quantized model its own figures.
     return [*_validated(measured.get("deployed", measured)), *_chosen(choice or {})]

@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from onnxheadprune.reporting.curve import curve_facts
 from onnxheadprune.reporting.layout import many
-from onnxheadprune.reporting.page.documents import Document
-from onnxheadprune.reporting.page.latency import latency_method, point_label
-from onnxheadprune.workflow.curve import recovery_words
+from onnxheadprune.reporting.page.documents import Document, Documents
+from onnxheadprune.reporting.page.latency import latency_method
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Setting:
-    """The conditions under which the figures of one result were measured.
-
-    Attributes:
-        title: what they are of.
-        facts: data, environment, versions.
-        commands: command lines that repeat it.
-    """
+    """The conditions under which the figures of one result were measured."""
 
     title: str
     facts: tuple[Fact, ...]
@@ -36,20 +30,19 @@ class Setting:
 
 
 def setting_of_cut(document: Document) -> Setting:
-    """Return how a cut came about.
-
-    Args:
-        document: the result of `prune` or `fuse`.
-    """
+    """Return how a cut came about."""
     return Setting("The cut", (*_of_cut(document), *_of_run(document)), tuple(_commands_of_cut(document)))
 
 
-def setting_of_benchmark(document: Document) -> Setting:
-    """Return how latencies were measured.
+def settings_of(documents: Documents) -> Iterator[Setting]:
+    """Yield how every result but the cuts was measured."""
+    yield from map(_of_validation, documents.validations)
+    yield from map(_of_benchmark, documents.benchmarks)
+    yield from map(_of_curve, documents.curves)
+    yield from map(_of_combination, documents.combinations)
 
-    Args:
-        document: the result of `bench`.
-    """
+
+def _of_benchmark(document: Document) -> Setting:
     used, machine = document["settings"], document["machine"]
     facts = [Fact("models", ", ".join(facts["name"] for facts in document["models"]))]
     facts.append(Fact("ran on", f"{document['provider']['name']}: {document['provider']['reason']}"))
@@ -60,48 +53,19 @@ def setting_of_benchmark(document: Document) -> Setting:
     return _setting("The latency", "the same measurement", facts, document)
 
 
-def setting_of_validation(document: Document) -> Setting:
-    """Return how a model was validated.
-
-    Args:
-        document: the result of `validate`.
-    """
+def _of_validation(document: Document) -> Setting:
     facts = [Fact("original", document["original"]), Fact("pruned", document["pruned"])]
     facts.append(Fact("ran on", f"{document['provider']['name']}: {document['provider']['reason']}"))
     facts.append(Fact("random inputs", f"seed {document['seed']}"))
     return _setting("The validation", "the same validation", facts, document)
 
 
-def setting_of_curve(document: Document) -> Setting:
-    """Return how a sweep was measured.
-
-    Args:
-        document: its result.
-    """
-    where = document.get("measured_on", "held-out data")
-    facts = [
-        Fact("model", document["model"]),
-        Fact("drift", f"{document['drift_unit']}, on {where}"),
-        Fact("accuracy", f"on {where}, where it has labels"),
-    ]
-    recovered = recovery_words(document["points"])
-    if recovered is not None:
-        facts.append(Fact("recovered", recovered))
-    speed = next((point["speed"] for point in document["points"] if point.get("speed")), None)
-    if speed is not None:
-        sizes = "; ".join(point_label(item["point"]) for item in speed["at"])
-        facts.append(
-            Fact("speed", f"the least over {sizes}, on {speed['provider']}, without refitted weights")
-        )
+def _of_curve(document: Document) -> Setting:
+    facts = [Fact("model", document["model"]), *(Fact(*item) for item in curve_facts(document))]
     return _setting("The sweep", "the same sweep", facts, document)
 
 
-def setting_of_combination(document: Document) -> Setting:
-    """Return how pruned and quantized models were compared.
-
-    Args:
-        document: the result of `combine`.
-    """
+def _of_combination(document: Document) -> Setting:
     how = document["quantization"]
     facts = [
         Fact("original", document["original"]),
@@ -137,7 +101,6 @@ def _of_cut(document: Document) -> Iterator[Fact]:
 
 
 def _of_run(document: Document) -> Iterator[Fact]:
-    """Versions, machine and date, which every result has."""
     run = document.get("run") or {}
     found = run.get("versions") or document.get("versions")
     found = found or (document.get("validation") or {}).get("versions") or {}
@@ -156,7 +119,6 @@ def _of_run(document: Document) -> Iterator[Fact]:
 
 
 def _again(name: str, document: Document) -> Iterator[Fact]:
-    """The command line that was run."""
     run = document.get("run")
     if run:
         place = f" (in {run['folder']})" if run.get("folder") else ""

@@ -11,41 +11,25 @@ from onnxheadprune.model.spelling import short_names
 from onnxheadprune.reporting.combination import Comparison, comparison_of
 from onnxheadprune.reporting.layout import count, many
 from onnxheadprune.reporting.page.curve import CurveChart, curve_chart
-from onnxheadprune.reporting.page.difference import DifferenceList, difference_list
 from onnxheadprune.reporting.page.documents import Document, Documents, Shipped
-from onnxheadprune.reporting.page.glance import Quantity, blocks, quantities
-from onnxheadprune.reporting.page.heads import HeadMap, head_map
 from onnxheadprune.reporting.page.latency import Latency, latency_of
 from onnxheadprune.reporting.page.proof import Effect, Proof, effects_of, proof_of
-from onnxheadprune.reporting.page.setting import (
-    Setting,
-    setting_of_benchmark,
-    setting_of_combination,
-    setting_of_curve,
-    setting_of_cut,
-    setting_of_validation,
+from onnxheadprune.reporting.page.removed import (
+    DifferenceList,
+    HeadMap,
+    Quantity,
+    blocks,
+    difference_list,
+    head_map,
+    quantities,
 )
+from onnxheadprune.reporting.page.setting import Setting, setting_of_cut, settings_of
 from onnxheadprune.validation.headline import Headline, headline_of
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One cut in full.
-
-    Attributes:
-        name: of the file that was written, or would be.
-        summary: what was done, in a sentence.
-        headline: is it exact, good enough, accepted?
-        proof: what it rests on that it is exact.
-        quantities: before and after.
-        heads: the map.
-        blocks: what is left of each site of another kind, where one lost units, by what these are called.
-        effects: what became of the outputs.
-        differences: of the two models.
-        setting: how it was measured, and how to repeat it.
-        plan: the edits as sentences.
-        contract: changed inputs and outputs, a sentence each.
-    """
+    """One cut in full."""
 
     name: str
     summary: str
@@ -63,20 +47,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Story:
-    """All of a page.
-
-    Attributes:
-        title: of the page.
-        headline: is it exact, good enough, accepted? None where nothing was cut or validated.
-        cuts: in the order in which they were given.
-        names: of the cuts, short.
-        latencies: of each `bench`.
-        curves: of each sweep.
-        validations: verdicts of `validate` on files, beside those of the cuts.
-        limits: of a pipeline, each with whether it was kept.
-        combinations: pruned and quantized models side by side, of each `combine`.
-        settings: how everything was measured, and how to repeat it.
-    """
+    """All of a page."""
 
     title: str
     headline: Headline | None
@@ -91,11 +62,7 @@ class Story:
 
 
 def story_of(documents: Documents) -> Story:
-    """Return what there is to tell.
-
-    Args:
-        documents: results of commands.
-    """
+    """Return what there is to tell."""
     cuts = tuple(_cut_of(document, documents) for document in documents.cuts)
     validations = tuple(
         (
@@ -110,13 +77,7 @@ def story_of(documents: Documents) -> Story:
     curves = tuple(curve_chart(item) for item in documents.curves)
     limits = tuple((Gate(**item).sentence, bool(item["passed"])) for item in documents.limits)
     combinations = tuple(comparison_of(item) for item in documents.combinations)
-    settings = (
-        *(cut.setting for cut in cuts if len(cuts) == 1),
-        *map(setting_of_validation, documents.validations),
-        *map(setting_of_benchmark, documents.benchmarks),
-        *map(setting_of_curve, documents.curves),
-        *map(setting_of_combination, documents.combinations),
-    )
+    settings = (*(cut.setting for cut in cuts if len(cuts) == 1), *settings_of(documents))
     return Story(
         _title(documents, cuts, curves),
         _headline(documents),
@@ -172,12 +133,6 @@ def _title(documents: Documents, cuts: tuple[Cut, ...], curves: tuple[CurveChart
 
 
 def _cut_of(document: Document, documents: Documents) -> Cut:
-    """One cut in full.
-
-    Args:
-        document: the result of `prune` or `fuse`, or the plan of a dry run.
-        documents: all of the page; of a job they say what was made of the cut.
-    """
     shipped = documents.shipped
     plan = document["plan"]
     gone = sum(len(cut["removed"]) for cut in plan["cuts"])

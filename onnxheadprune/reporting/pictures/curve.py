@@ -112,7 +112,6 @@ def plot_curve(curve: Curve, x: Against | None = None) -> Picture:
 
 
 def _plain(label: str, curve: Curve, value: Callable[[CurvePoint], float | None]) -> Quantity:
-    """A quantity without intervals."""
     nothing = tuple(None for _ in curve.points)
     return Quantity(
         label, tuple(value(point) for point in curve.points), nothing, tuple(False for _ in nothing)
@@ -151,7 +150,6 @@ def _along(curve: Curve, x: Against) -> Quantity:
 
 
 def _draw(axes: Axes, along: Quantity, quantity: Quantity, colour: str, marker: str) -> None:
-    """One panel: a line through the cuts in their order, a marker per cut."""
     known = [index for index, value in enumerate(quantity.values) if value is not None]
     xs = [along.values[index] or 0.0 for index in known]
     ys = [quantity.values[index] or 0.0 for index in known]

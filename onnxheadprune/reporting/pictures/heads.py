@@ -39,7 +39,6 @@ def plot_heads(found: HeadScores | PruneResult) -> Picture:
 
 
 def _cuts(found: PruneResult) -> tuple[Scores, Removed]:
-    """Scores and removed heads per site of a cut."""
     if found.chosen is not None:
         scores, removed = heat_of(found.chosen, found.plan)
         if any(value is not None for values in scores.values() for value in values):
@@ -111,7 +110,6 @@ def heads_picture(
 
 
 def _worth(axes: Axes, grid: Grid, label: str) -> None:
-    """Colours of heads, and their scale beside the map."""
     rows, columns = grid.shape
     norm = _norm(grid)
     floor = norm.vmin if isinstance(norm, LogNorm) and norm.vmin is not None else -np.inf

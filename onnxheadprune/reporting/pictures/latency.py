@@ -31,9 +31,6 @@ def plot_latency(result: Benchmark) -> Picture:
     """Median latencies with 95 % intervals: a group of rows per size, a row per model.
 
     The axis begins at zero, or is logarithmic where one latency is more than ten times another.
-
-    Args:
-        result: the benchmark.
     """
     points, count = result.points, len(result.models)
     names = short_names([facts.name for facts in result.models])
@@ -74,7 +71,6 @@ def plot_latency(result: Benchmark) -> Picture:
 
 
 def _scale(axes: Axes, result: Benchmark) -> None:
-    """Give the axis of latencies its scale."""
     ends = [1000 * end for cell in result.cells for end in (cell.latency.low, cell.latency.high)]
     medians = [cell.latency.p50 for cell in result.cells]
     if max(medians) > SPAN * min(medians):

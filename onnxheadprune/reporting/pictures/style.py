@@ -89,26 +89,14 @@ class Picture(Figure):
 
 
 def picture(width: float, height: float) -> Picture:
-    """An empty picture.
-
-    Args:
-        width: in inches.
-        height: in inches.
-    """
+    """An empty picture."""
     made = Picture(figsize=(width, height), layout="constrained")
     made.set_layout_engine("constrained", w_pad=MARGIN, h_pad=MARGIN)
     return made
 
 
 def around(figure: Figure, axes: Axes, width: float, height: float) -> None:
-    """Gives one panel its size, and the figure that of the panel with all that is written around it.
-
-    Args:
-        figure: with nothing but this panel.
-        axes: the panel.
-        width: in inches.
-        height: in inches.
-    """
+    """Gives one panel its size, and the figure that of the panel with all that is written around it."""
     figure.set_layout_engine("none")
     # In a large figure first, where nothing is cut off that is to be measured.
     figure.set_size_inches(4 * width + 20, 4 * height + 20)
@@ -126,19 +114,12 @@ def around(figure: Figure, axes: Axes, width: float, height: float) -> None:
 
 
 def _place(figure: Figure, axes: Axes, left: float, below: float, width: float, height: float) -> None:
-    """Puts a panel somewhere, in inches."""
     across, up = figure.get_size_inches()
     axes.set_position((left / across, below / up, width / across, height / up))
 
 
 def factors(axes: Axes, low: float, high: float) -> None:
-    """Makes equal factors equally far apart on the horizontal axis, with numbers as people write them.
-
-    Args:
-        axes: a panel.
-        low: its smallest value.
-        high: its largest.
-    """
+    """Makes equal factors equally far apart on the horizontal axis, with numbers as people write them."""
     axes.set_xscale("log")
     axes.set_xlim(low / 1.25, high * 1.25)
     # One number per power of ten says too little of one or two of them, and three say too much of many.
@@ -154,12 +135,7 @@ def spelled(value: float, _: float | None = None) -> str:
 
 
 def legend_below(figure: Figure, entries: list[tuple[Any, str]]) -> None:
-    """A legend under the panels, in as many columns as fit; labels are shortened where not even one does.
-
-    Args:
-        figure: with all of its panels.
-        entries: what is drawn, and its label.
-    """
+    """A legend under the panels, in as many columns as fit; labels are shortened where not even one does."""
     handles = [handle for handle, _ in entries]
     full = [escaped(label) for _, label in entries]
     room = figure.bbox.width * 0.97

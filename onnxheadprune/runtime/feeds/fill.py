@@ -79,14 +79,7 @@ class Style:
 
 
 def fill(item: Input, shape: tuple[int, ...], style: Style, generator: np.random.Generator) -> Array:
-    """An array of `shape` and of the input's type.
-
-    Args:
-        item: the input.
-        shape: its concrete shape.
-        style: how to fill it.
-        generator: where random numbers come from.
-    """
+    """An array of `shape` and of the input's type."""
     return _values(item, shape, style, generator).astype(item.dtype)
 
 

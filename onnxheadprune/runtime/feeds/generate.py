@@ -238,10 +238,6 @@ class FeedMaker:
 
         The reading that was found is kept for further cases.
 
-        Args:
-            case: what is wanted.
-            run: runs the original model.
-
         Returns:
             The feed and the outputs, or the first error if no feed runs.
         """
@@ -278,10 +274,6 @@ def first_that_runs(
     candidates: Iterator[tuple[Feed, Feed]], run: Callable[[Feed], Outputs]
 ) -> tuple[Feed, Outputs] | InferenceError:
     """The first feed that a model runs on, of its two styles the one with finite outputs.
-
-    Args:
-        candidates: feeds, the best first.
-        run: runs the original model.
 
     Returns:
         The feed and the outputs, or if no feed runs an error: a missing kernel if one was met, else the first.

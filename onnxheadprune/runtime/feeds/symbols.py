@@ -67,11 +67,7 @@ def read_dim(text: str) -> Expression:
 
 
 def _names(node: ast.expr) -> tuple[str, ...]:
-    """Names in an expression, in order of appearance.
-
-    Raises:
-        ValueError: if it is more than arithmetic.
-    """
+    """Names in an expression, in order of appearance."""
     match node:
         case ast.Name(id=name):
             return (name,)

@@ -14,8 +14,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.benchmarking.concrete import concrete_view
-from onnxheadprune.benchmarking.flops import Flops, count_flops
+from onnxheadprune.benchmarking.flops import Flops, concrete_view, count_flops
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.tolerances import tolerance_for

@@ -1,4 +1,4 @@
-"""`bench --csv`: one line per model and grid point."""
+"""The files of `bench`: a table to paste into an issue or a README, and one line per model and grid point as CSV."""
 
 from __future__ import annotations
 
@@ -7,7 +7,42 @@ import io
 from pathlib import Path
 
 from onnxheadprune.benchmarking.result import Benchmark, Cell
+from onnxheadprune.model.spelling import in_markdown, short_names
 from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.reporting.layout import markdown_table, size
+
+
+def write_markdown(result: Benchmark, path: Path) -> None:
+    """Writes the latencies as Markdown, with where they were measured and what qualifies them below.
+
+    Raises:
+        UsageError: if the file cannot be written.
+    """
+    names = short_names([facts.name for facts in result.models])
+    columns = ("sizes", "model", "file", "median [ms]", "95 % interval [ms]", "speed-up", "verdict")
+    rows = [_cells(result, cell, names[cell.model]) for cell in result.cells]
+    machine = result.machine
+    where = (
+        f"{result.provider.label}, onnxruntime {result.versions['onnxruntime']}, {machine['processor']},"
+        f" {machine['cores']} cores"
+    )
+    lines = [*markdown_table(columns, rows, (*columns[2:4], "speed-up")), "", in_markdown(where), ""]
+    notes = [f"* {in_markdown(note)}" for note in result.notes]
+    write_text(path, "\n".join([*lines, *notes, *([""] if notes else [])]))
+
+
+def _cells(result: Benchmark, cell: Cell, name: str) -> tuple[str, ...]:
+    latency, comparison = cell.latency, cell.comparison
+    return (
+        cell.point.label,
+        name,
+        size(result.models[cell.model].file_bytes),
+        f"{1000 * latency.p50:.3g}",
+        f"{1000 * latency.low:.3g} .. {1000 * latency.high:.3g}",
+        "" if comparison is None else f"{comparison.speedup:.2f}",
+        "" if comparison is None else comparison.verdict,
+    )
+
 
 COLUMNS = (
     "model",

@@ -1,0 +1,81 @@
+"""Programs that load encoders: sentence-transformers, text-embeddings-inference and FastEmbed. Each takes any cut.
+
+sentence-transformers (`SentenceTransformer(folder, backend="onnx")`) exports a folder in which it finds no file of the
+expected name anew from the weights of PyTorch, which nobody pruned, with no more than a line in its log. Hugging Face's
+text-embeddings-inference was read in its sources, not run. FastEmbed (`TextEmbedding.add_custom_model`) downloads the
+files that it is told of: the model, and weights beside it as `additional_files`.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from onnxheadprune.deploying.clients.contract import Client, ConfigChange, Deployment
+from onnxheadprune.deploying.clients.layers import even_heads, layers_follow
+from onnxheadprune.errors import RefusedError
+
+EXPECTED = ("model.onnx", "onnx/model.onnx")
+"""Where a model is looked for; text-embeddings-inference loads the first one."""
+TEI_TITLE = "text-embeddings-inference"
+
+
+def _require_encoder(folder: Deployment) -> tuple[str, ...]:
+    """What a user of sentence-transformers should know.
+
+    Raises:
+        RefusedError: if there is nothing that it loads.
+    """
+    if folder.holds(*EXPECTED):
+        return ()
+    names = [file.name for file in folder.files if not file.has_cache]
+    if not names:
+        raise RefusedError(
+            "sentence-transformers loads encoders, and every model of this folder takes a cache"
+        )
+    sentence = (
+        "there is no model.onnx or onnx/model.onnx, without which sentence-transformers exports the unpruned weights"
+        f' again: load it with model_kwargs={{"file_name": "{names[0]}"}}'
+    )
+    return (sentence,)
+
+
+def _require_float(folder: Deployment) -> tuple[str, ...]:
+    """What a user of text-embeddings-inference should know.
+
+    Raises:
+        RefusedError: if the file that it loads is not there, or not in float32.
+    """
+    taken = next((file for name in EXPECTED for file in folder.files if file.name == name), None)
+    if taken is None:
+        raise RefusedError(f"{TEI_TITLE} loads model.onnx or onnx/model.onnx, and neither is there")
+    if not taken.is_float:
+        raise RefusedError(f"{TEI_TITLE} loads {taken.name} in float32, and its weights are in another type")
+    if folder.holds(EXPECTED[0]) and folder.holds(EXPECTED[1]):
+        return (f"{TEI_TITLE} loads {EXPECTED[0]}, and not {EXPECTED[1]} beside it",)
+    return ()
+
+
+def _tei_changes(cut: Deployment) -> tuple[ConfigChange, ...]:
+    """The number of layers where caches go; those that stay must be alike.
+
+    Raises:
+        RefusedError: if they are not, or config.json has no number of layers.
+    """
+    if cut.cut_caches:
+        even_heads(cut, TEI_TITLE)
+    return layers_follow(cut, TEI_TITLE)
+
+
+def _name_weights(folder: Deployment) -> tuple[str, ...]:
+    """Return how the model is named to FastEmbed where weights lie beside it."""
+    paths = [PurePosixPath(file.name) for file in folder.files if file.data_files]
+    return tuple(
+        f"name the weights beside {path} to add_custom_model:"
+        f' additional_files=["{path.with_name(f"{path.name}_data")}"]'
+        for path in paths
+    )
+
+
+SENTENCE_TRANSFORMERS = Client("sentence-transformers", "sentence-transformers", check=_require_encoder)
+TEI = Client("tei", TEI_TITLE, even_caches=True, check=_require_float, changes=_tei_changes)
+FASTEMBED = Client("fastembed", "FastEmbed", check=_name_weights, data_name="{}_data")

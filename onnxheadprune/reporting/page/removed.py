@@ -1,0 +1,250 @@
+"""What a cut has removed: sizes before and after, the map of heads, and the differences of the two models."""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxheadprune.attention.sites.kinds import called
+from onnxheadprune.edit.site_cuts import block_cuts, totals
+from onnxheadprune.reporting.layout import change, count, many, size
+from onnxheadprune.reporting.page.documents import Document, Shipped
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One line: before, after, and the part that is left as a bar.
+
+    Attributes:
+        change: in words ("-24.3 %").
+        left: percent of it that is left, None where that says nothing.
+        note: how it was counted; empty where it is plain.
+    """
+
+    name: str
+    before: str
+    after: str
+    change: str
+    left: float | None = None
+    note: str = ""
+
+
+def quantities(document: Document, shipped: Shipped | None = None) -> list[Quantity]:
+    """Return what a cut changes in size.
+
+    Args:
+        document: the result of `prune` or `fuse`.
+        shipped: the model that a job made of it, whose files count.
+    """
+    return list(_quantities(document, shipped))
+
+
+def blocks(document: Document) -> dict[str, list[Quantity]]:
+    """Return what is left of each site of other kinds than heads that was cut, by what its units are called."""
+    found: dict[str, list[Quantity]] = {}
+    for cut in block_cuts(document["plan"]):
+        quantity = _counted(f"{cut.key} {cut.name}", cut.left + len(cut.removed), cut.left)
+        found.setdefault(cut.units, []).append(quantity)
+    return found
+
+
+def _quantities(document: Document, shipped: Shipped | None) -> Iterator[Quantity]:
+    cuts = document["plan"]["cuts"]
+    before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in cuts)
+    after, others = sum(cut["heads_left"] for cut in cuts), totals(block_cuts(document["plan"]))
+    if after < before or not others:
+        yield _counted("attention heads", before, after)
+    for units, gone, left in others:
+        yield _counted(units, left + gone, left)
+    if document.get("before") and document.get("after"):
+        there, here = document["before"], document["after"]
+        yield _counted("stored elements", there["elements"], here["elements"], note="weights and constants")
+        if not document.get("file_bytes"):
+            yield _bytes("weights", there["bytes"], here["bytes"])
+    files = document.get("file_bytes")
+    if shipped is not None:
+        yield _bytes("file", shipped.before, shipped.after, f"{shipped.name}, with the files of its weights")
+    elif files:
+        yield _bytes("file", files["before"], files["after"], "with the files of its weights")
+    done = document.get("operations")
+    if done:
+        part = "" if done["complete"] else "; some could not be counted"
+        shapes = ", ".join(f"{name} {'x'.join(map(str, dims))}" for name, dims in done["shapes"].items())
+        yield Quantity(
+            "operations of a run",
+            _operations(done["before"]),
+            _operations(done["after"]),
+            change(done["before"], done["after"]),
+            _left(done["before"], done["after"]),
+            f"products only, at {shapes}{part}",
+        )
+
+
+def _counted(name: str, before: int, after: int, note: str = "") -> Quantity:
+    return Quantity(name, count(before), count(after), change(before, after), _left(before, after), note)
+
+
+def _bytes(name: str, before: int, after: int, note: str = "") -> Quantity:
+    return Quantity(name, size(before), size(after), change(before, after), _left(before, after), note)
+
+
+def _left(before: int, after: int) -> float | None:
+    return 100 * after / before if before and after <= before else None
+
+
+def _operations(number: int) -> str:
+    amount = float(number)
+    for unit in ("", "thousand", "million", "billion"):
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}".strip()
+        amount /= 1000
+    return f"{amount:,.3g} trillion"
+
+
+SHADES = 5
+
+
+@dataclass(frozen=True)
+class _Head:
+    """One head.
+
+    Attributes:
+        state: "gone", "gone-before", "stays" or "must-stay".
+        shade: how much it is worth by rank, 0 (little) to 4; None where it was not measured.
+    """
+
+    index: int
+    state: str
+    shade: int | None
+    words: str
+
+
+@dataclass(frozen=True)
+class _Site:
+    """One row."""
+
+    called: str
+    name: str
+    heads: tuple[_Head, ...]
+    left: str
+
+
+@dataclass(frozen=True)
+class HeadMap:
+    """All sites.
+
+    Attributes:
+        basis: how the heads were chosen; empty where they were named.
+        scored: whether any head has a score.
+    """
+
+    sites: tuple[_Site, ...]
+    columns: int
+    basis: str
+    scored: bool
+
+
+def head_map(document: Document) -> HeadMap:
+    """The map of a cut."""
+    choice = document.get("choice")
+    scores = {} if not choice else choice["selection"]["scores"]
+    basis = "" if not choice else choice["selection"]["basis"]
+    known = sorted(value for values in scores.values() for value in values if value is not None)
+    sites = []
+    cuts = document["plan"]["cuts"]
+    if not any(cut["removed"] or cut["removed_before"] for cut in cuts) and not known:
+        # A page of neurons has no map of heads that all stay.
+        cuts = []
+    for cut in cuts:
+        values: Sequence[float | None] = scores.get(str(cut["index"]), ())
+        heads = tuple(
+            _head(head, cut["removed"], cut["removed_before"], _at(values, head), known, basis)
+            for head in range(cut["num_heads"])
+        )
+        left = f"{cut['heads_left']} of {cut['num_heads']}"
+        sites.append(_Site(called(cut["index"]), cut["name"], heads, left))
+    return HeadMap(tuple(sites), max((len(site.heads) for site in sites), default=0), basis, bool(known))
+
+
+def _at(values: Sequence[float | None], head: int) -> float | None:
+    return values[head] if head < len(values) else None
+
+
+def _head(
+    head: int,
+    removed: Sequence[int],
+    before: Sequence[int],
+    value: float | None,
+    known: Sequence[float],
+    basis: str,
+) -> _Head:
+    worth, shade = "", None
+    if value is not None:
+        rank = bisect.bisect_left(known, value)
+        shade = min(rank * SHADES // max(len(known), 1), SHADES - 1)
+        worth = f"; score {value:.3g}, number {rank + 1} of {len(known)} from the least"
+    if head in before:
+        return _Head(head, "gone-before", None, "removed by an earlier cut")
+    if head in removed:
+        why = f"chosen by {basis}" if basis else "named by the user"
+        return _Head(head, "gone", shade, f"removed: {why}{worth}")
+    if basis and value is None:
+        return _Head(head, "must-stay", None, "always kept: protected, a minimum, or the last of its site")
+    return _Head(head, "stays", shade, f"kept{worth}")
+
+
+ELSEWHERE = "outside of sites"
+MOST = 3000
+"""Rows that are listed: beyond, a page is no longer read but searched in the JSON."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The changes of one site."""
+
+    name: str
+    rows: tuple[dict[str, Any], ...]
+    summary: str
+
+
+@dataclass(frozen=True)
+class DifferenceList:
+    """All groups."""
+
+    groups: tuple[_Group, ...]
+    shown: int
+    total: int
+
+
+def difference_list(document: Document) -> DifferenceList:
+    """Return what tells the two models apart."""
+    rows = document.get("differences") or []
+    order = [cut["name"] for cut in document["plan"]["cuts"]]
+    by_site: dict[str, list[dict[str, Any]]] = {}
+    for item in rows[:MOST]:
+        by_site.setdefault(item["site"] or ELSEWHERE, []).append(item)
+    position = {name: index for index, name in enumerate(order)}
+    names = sorted(by_site, key=lambda name: (name == ELSEWHERE, position.get(name, len(order)), name))
+    groups = tuple(_Group(name, tuple(by_site[name]), _summary(by_site[name])) for name in names)
+    return DifferenceList(groups, min(len(rows), MOST), len(rows))
+
+
+_WORDS = {
+    "narrowed": "tensor narrowed",
+    "refitted": "tensor refitted",
+    "tensor removed": "tensor removed",
+    "tensor added": "tensor added",
+    "attribute": "attribute changed",
+    "input": "input rewired",
+    "node removed": "node removed",
+    "node added": "node added",
+}
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    counts = Counter(item["what"] for item in rows)
+    named = ((number, *_WORDS.get(what, what).split(" ", 1)) for what, number in counts.items())
+    return ", ".join(f"{many(number, noun)} {verb}" for number, noun, verb in named)
