@@ -156,6 +156,15 @@ OWN = {
         "float[2, 4, 6] k, float[2, 6, 4] v",
         f"{QUERIES} s = MatMul (q, k) p = Softmax (s) {CONTEXT}",
     ),
+    "maps that pick stored values by a distance": (
+        "float[4, 3] rel_k, float[3, 4] rel_v, int64[1] eight = {8}, int64[4] whole = {2, 2, 3, 3}",
+        (
+            f"{QUERIES} {KEYS} {VALUES} a = MatMul (q, k) r = MatMul (q, rel_k) s = Add (a, r) p = Softmax (s)"
+            " z = ReduceSum <keepdims = 0> (x) n = Sub (z, z) i = Cast <to = 7> (n) pads = Expand (i, eight)"
+            " w = Pad (p, pads) g = Reshape (w, whole) e = MatMul (g, rel_v) d = MatMul (p, v) c = Add (d, e)"
+            " t = Transpose <perm = [0, 2, 1, 3]> (c) j = Reshape (t, joined) o = MatMul (j, wo)"
+        ),
+    ),
     "maps that are mixed": (
         "float[2, 2] before, float[2, 2] after",
         (

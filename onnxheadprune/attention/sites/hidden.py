@@ -13,14 +13,14 @@ from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.obstacles import reduction_ahead, returns
 from onnxheadprune.attention.sites.origins import Cause, Origins, Stop
-from onnxheadprune.attention.sites.products import is_product, is_weight
+from onnxheadprune.attention.sites.products import is_product, is_weight, upstream
 from onnxheadprune.attention.sites.streams import Streams, below, is_grouped, is_layer
 from onnxheadprune.attention.sites.unit import NearMiss
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.facts import OBSERVES
+from onnxheadprune.model.graph.facts import OBSERVES, WEIGHS
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 
@@ -176,6 +176,11 @@ def _layer_behind(value: Value, streams: Streams) -> bool:
     def above(current: Value) -> list[Value]:
         node = current.producer
         if node is None or node in OBSERVES or is_fused_core(node) or is_layer(node):
+            return []
+        if node in WEIGHS and any(
+            is_product(other) is not None for other in upstream(current, MAX_BEHIND, is_layer)
+        ):
+            # Scores may have terms that linear layers compute alone: queries times stored keys of relative positions.
             return []
         return [] if streams.joins(node) or _is_in_stream(current, streams) else node.computed
 
