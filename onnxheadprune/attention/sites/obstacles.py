@@ -231,12 +231,17 @@ def _cascade(block: Block) -> Refusal | None:
             if core.node.scope is projection.node.scope and _is_upstream(projection.node, core.node):
                 return _refusal(projection, core.node)
     for reader in block.projections if len(block.projections) > 1 else ():
-        beside = [producer for value in _beside(reader, block) if (producer := value.producer) is not None]
+        beside = list(_beside(reader, block))
         for projection in block.projections:
             if projection.node.scope is not reader.node.scope or projection is reader:
                 continue
-            if any(_is_upstream(projection.node, node) for node in beside):
-                return _refusal(projection, block.cores[0].node)
+            for joint, node in beside:
+                if _is_upstream(projection.node, node):
+                    sentence = (
+                        f"{joint.label} joins the context of each head with what {projection.node.label} computes"
+                        " of all heads"
+                    )
+                    return Refusal(Reason.COUPLED, joint.label, joint.out.name, sentence)
     return None
 
 
@@ -266,12 +271,12 @@ def _is_upstream(node: Node, of: Node) -> bool:
     return node in reachable([of], above)
 
 
-def _beside(reader: Projection, block: Block) -> Iterator[Value]:
-    """Yield what meets the context, element by element, on its way to a projection."""
+def _beside(reader: Projection, block: Block) -> Iterator[tuple[Node, Node]]:
+    """Yield where a value meets the context, element by element, on its way to a projection, and what computes it."""
     way = _way(reader, block)
-    for node in way:
-        if node in ELEMENTWISE:
-            yield from (value for value in node.sources if value.producer not in way)
+    for node in sorted(way, key=lambda item: item.index):
+        beside = [producer for producer in node.producers if producer not in way]
+        yield from ((node, producer) for producer in (beside if node in ELEMENTWISE else ()))
 
 
 def _way(reader: Projection, block: Block) -> frozenset[Node]:
