@@ -43,7 +43,8 @@ class State:
         seconds: that it took so far.
         planned: steps that fit into the budget when they began.
         samples: that steps took, each as often as it was taken.
-        learned: the mean loss of the last round on what its steps learned from.
+        learned: the loss in the end on some samples that steps learn from.
+        unlearned: the same at the start.
         left_out: samples that were not for the model, by the reason.
     """
 
@@ -62,6 +63,7 @@ class State:
     planned: int = 1
     samples: int = 0
     learned: float = 0.0
+    unlearned: float = 0.0
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -145,6 +147,7 @@ class Checkpoint:
             "planned": state.planned,
             "samples": state.samples,
             "learned": state.learned,
+            "unlearned": state.unlearned,
             "left_out": dict(state.left_out),
             "arrays": {name: len(arrays) for name, arrays in state.arrays.items()},
         }
@@ -178,5 +181,6 @@ def _state(document: Mapping[str, object]) -> State:
         planned=int(content["planned"]),
         samples=int(content["samples"]),
         learned=float(content["learned"]),
+        unlearned=float(content["unlearned"]),
         left_out={str(why): int(count) for why, count in content["left_out"].items()},
     )

@@ -92,6 +92,8 @@ HELD_OUT = 0.05
 """Part of the samples that neither the refit nor a step sees. More would be missed by both."""
 MOST_JUDGES = 256
 """Samples that judge a training at most: what they scatter is less than what trainings differ in."""
+MOST_SHOWN = 64
+"""Samples of those that steps learn from on which it is looked how much better these become than others."""
 JUDGES = 16
 """Samples that judge a training where a part of the data is fewer, as long as that takes no more than a fifth."""
 
@@ -174,10 +176,13 @@ def recover(
     student, teacher = made.student, made.teacher
     _require_variety(teacher, held)
     checkpoint = Checkpoint(how.checkpoint, _key(subject, learn, provider, how))
-    apart = [{**feed, **teacher.targets(feed)} for feed in held.feeds]
+    apart, shown = (
+        [{**feed, **teacher.targets(feed)} for feed in part.feeds]
+        for part in (held, learn.subset(min(held.count, MOST_SHOWN)))
+    )
     batches = Batches(learn, neighbours_of(subject.original, learn.inputs))
     training = Training(
-        student, teacher, batches, apart, Plan.starting(how.budget, how.seed, progress), checkpoint
+        student, teacher, batches, apart, shown, Plan.starting(how.budget, how.seed, progress), checkpoint
     )
     training.run(how.resume)
     state = training.state
@@ -202,6 +207,7 @@ def recover(
         student.precision,
         used=state.samples,
         learned=state.learned,
+        unlearned=state.unlearned,
         repeated=batches.is_again(max(state.epoch - 1, 0)),
         left_out=dict(batches.left_out),
         unit=learn.unit,

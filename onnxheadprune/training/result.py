@@ -12,7 +12,7 @@ from onnxheadprune.runtime import Array
 from onnxheadprune.training.budget import Budget
 
 Help: TypeAlias = Literal["more data", "more time", "neither"]
-APART = 0.05
+APART = 0.1
 """Part of a loss that two of them must be apart to say something."""
 
 
@@ -76,7 +76,9 @@ class Recovery:
     used: int = field(default=0)
     """Samples that steps took, each as often as it was taken."""
     learned: float = field(default=0.0)
-    """The mean loss of the last round on what its steps learned from."""
+    """The loss of what was taken on some samples that steps learned from."""
+    unlearned: float = field(default=0.0)
+    """The same at the start."""
     unit: str = field(default="sample")
     """What the user calls a sample."""
     planned: Budget | None = field(default=None)
@@ -100,8 +102,11 @@ class Recovery:
 
     @property
     def would_help(self) -> Help:
-        """The means that would bring outputs nearer, by the losses on learned and on held-out data."""
-        if self.repeated and self.learned < self.curve[-1].loss * (1 - APART):
+        """The means that would bring outputs nearer, by how far losses fell on samples learned from and on others.
+
+        Losses at the start make up for samples that are harder than others.
+        """
+        if self.repeated and self.learned * self.before < self.after * self.unlearned * (1 - APART):
             return "more data"
         return "more time" if self.after < self.before * (1 - APART) else "neither"
 
@@ -122,7 +127,7 @@ class Recovery:
         """A sentence on what would help most, with the losses that say so."""
         match self.would_help:
             case "more data":
-                losses = f"{self.learned:.3g} on those it learned from, {self.curve[-1].loss:.3g} on others"
+                losses = f"{self.learned:.3g} on those it learned from, {self.after:.3g} on others"
                 return f"more {self.unit}s: the loss is {losses}"
             case "more time":
                 return f"more time: the loss fell from {self.before:.3g} to {self.after:.3g}, on all {self.unit}s alike"

@@ -65,6 +65,7 @@ class Training:
         teacher: what it learns from.
         batches: what an epoch runs on.
         held: batches that no step sees, with the inputs of the loss.
+        shown: some that steps learn from, alike.
         plan: how it goes.
         checkpoint: where its state is kept.
         best: the parameters with the least held-out loss.
@@ -75,6 +76,7 @@ class Training:
     teacher: Teacher
     batches: Batches
     held: Sequence[Feed]
+    shown: Sequence[Feed]
     plan: Plan
     checkpoint: Checkpoint
     best: list[Master] = field(default_factory=list)
@@ -108,11 +110,13 @@ class Training:
                 raise
             self.stopped = INTERRUPTED
         self.student.take(self.best)
+        self.state.learned = self._loss_on(self.shown)
         self.state.seconds = self._seconds()
 
     def _begin(self) -> None:
         self.best = self.student.copy()
         self.state.curve.append(Measured(0, self.held_loss()))
+        self.state.unlearned = self._loss_on(self.shown)
         first = next(self.batches.round(0, np.random.default_rng([self.plan.seed, 1])))
         self.student.choose({**first, **self.teacher.targets(first)})
         if self.plan.rate is None:
@@ -175,7 +179,6 @@ class Training:
         state = self.state
         random = np.random.default_rng([self.plan.seed, 2, state.epoch])
         pull = self._pull if self.batches.is_again(state.epoch) else None
-        losses = []
         for feed in self._taught(self.batches.round(state.epoch, random)):
             progress = self._progress()
             if progress >= 1:
@@ -189,11 +192,9 @@ class Training:
                 return
             if pull is not None:
                 pull.add(STRENGTH * share / state.planned, state.step)
-            losses.append(loss)
             self._show(loss)
         if pull is not None:
             pull.settle()
-        state.learned = float(np.mean(losses)) if losses else state.learned
         state.epoch += 1
         self._measure()
         if self.checkpoint.path is not None:
@@ -218,8 +219,11 @@ class Training:
 
     def held_loss(self) -> float:
         """The mean loss on data that no step has seen; infinite where it is no number."""
-        sizes = [len(next(iter(feed.values()))) for feed in self.held]
-        losses = [self.student.loss(feed) for feed in self.held]
+        return self._loss_on(self.held)
+
+    def _loss_on(self, feeds: Sequence[Feed]) -> float:
+        sizes = [len(next(iter(feed.values()))) for feed in feeds]
+        losses = [self.student.loss(feed) for feed in feeds]
         found = float(np.average(losses, weights=sizes))
         return found if math.isfinite(found) else math.inf
 

@@ -182,6 +182,7 @@ def training(given: Lesson) -> Training:
         given.made.teacher,
         Batches(given.data),
         [],
+        [],
         Plan(Budget(epochs=1)),
         Checkpoint(None, ""),
     )
