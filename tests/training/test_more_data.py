@@ -328,7 +328,7 @@ def test_a_training_says_what_it_used_and_what_would_help() -> None:
         == replace(fell, learned=0.5).would_help
         == "more time"
     )
-    flat = replace(fell, curve=(Measured(0, 0.51), Measured(9, 0.5)), learned=0.5)
+    flat = replace(fell, curve=(Measured(0, 0.51), Measured(9, 0.5)), learned=0.5, unlearned=0.51)
     assert flat.would_help == "neither"
     for item, words in (
         (replace(fell, learned=0.3), "more samples: "),
