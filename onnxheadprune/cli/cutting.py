@@ -68,12 +68,15 @@ def stages_of(request: Request) -> Iterator[Stage]:
     elif refits:
         yield Stage("compensating", ("compensating",), weight=4)
     if has_data and not searching and (wish is not None or refits):
-        yield Stage("measuring drift", ("measuring drift",))
+        yield Stage("measuring drift", ("measuring drift",), weight=0.7)
     if choice.recover is not None:
-        training = ("recovering", "looking for a learning rate")
-        yield Stage("recovering", training, weight=20, seconds=choice.recover.seconds or choice.recover.call)
+        budget, training = choice.recover, ("recovering", "looking for a learning rate")
+        weight = 1 + (budget.epochs or 0)
+        yield Stage("recovering", training, weight, seconds=budget.seconds, call=budget.call)
+        if wish is not None and not searching:
+            yield Stage("comparing with the refit", ("measuring drift",), weight=2)
     if request.proving.validate:
-        yield Stage("validating", ("validating",), weight=3)
+        yield Stage("validating", ("validating",), weight=0.7)
     elif request.writing.output is not None:
         yield Stage("writing", ("writing",))
 

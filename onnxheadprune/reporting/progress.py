@@ -24,6 +24,8 @@ LINE_SECONDS = 10.0
 """A line of a log at most this often, but for a new stage."""
 KNOWN = 0.02
 """Part of a call that must be done before its end is estimated."""
+SURE = 0.25
+"""Part of a stage from which its own pace tells its end."""
 ALMOST = 0.95
 """Part of a stage that may be done at most as long as it does not say so."""
 
@@ -37,12 +39,14 @@ class Stage:
         names: what its messages begin with; those of the first name count its work.
         weight: how long it usually takes, beside the other stages of a call.
         seconds: how long it takes where that is asked for; None where the weight says.
+        call: how long the whole call takes where that is asked for.
     """
 
     label: str
     names: tuple[str, ...]
     weight: float = 1.0
     seconds: float | None = None
+    call: float | None = None
 
 
 class Course:
@@ -100,6 +104,9 @@ class Course:
         """Seconds that all of the call may still take; None where nothing is known of that yet."""
         if self._position < 0:
             return None
+        asked = next((stage.call for stage in self._stages if stage.call is not None), None)
+        if asked is not None:
+            return max(asked - (self._clock() - self._start), 0.0)
         now, (*done, current) = self._clock() - self._stage_start, self._stages[: self._position + 1]
         coming = self._stages[self._position + 1 :]
         fixed = sum(stage.seconds or 0.0 for stage in coming)
@@ -109,7 +116,7 @@ class Course:
             rate = self._spent / worked if worked else None
             rest = max(current.seconds - now, 0.0)
             return None if rate is None and weighed else rest + fixed + weighed * (rate or 0.0)
-        share = self._share
+        share, counted = self._share, self._share
         if not share and worked and self._spent:
             # It does not count its work: as long as its weight says, and then a little longer.
             share = min(now * worked / (self._spent * current.weight), ALMOST)
@@ -117,7 +124,11 @@ class Course:
         if worked < KNOWN * (worked + weighed + current.weight) or not worked:
             return None
         rate = (self._spent + now) / worked
-        return (1 - share) * current.weight * rate + fixed + weighed * rate
+        rest = (1 - share) * current.weight * rate
+        if counted:
+            # The pace of a stage tells its end the better the more of it is done.
+            rest += min(counted / SURE, 1.0) * (now * (1 - counted) / counted - rest)
+        return rest + fixed + weighed * rate
 
     def fraction(self) -> float | None:
         """The part of the call that is done, None where that is not known."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,18 +14,6 @@ from tests.toys_report import benchmark_document, curve_document, cut_document
 
 pytestmark = pytest.mark.browser
 WIDTHS = (360, 800, 1400)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    driver = pytest.importorskip("playwright.sync_api")
-    with driver.sync_playwright() as started:
-        path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        if path is None:
-            pytest.skip("no Chromium on this machine")
-        made = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield made
-        made.close()
 
 
 def written(folder: Path, *documents: Any) -> str:

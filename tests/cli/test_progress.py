@@ -16,7 +16,8 @@ import pytest
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.cli.cutting import stages_of
 from onnxheadprune.reporting.console import Console
-from onnxheadprune.reporting.progress import LINE_SECONDS, QUIET_SECONDS, Lines, Stage, progress_on
+from onnxheadprune.reporting.progress import LINE_SECONDS, QUIET_SECONDS, Course, Lines, Stage, progress_on
+from onnxheadprune.training.budget import Budget
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Request, Run
 from tests import toys, toys_scores
@@ -111,6 +112,68 @@ def test_the_time_left_is_that_of_the_whole_call() -> None:
             if step > 4:
                 assert left is not None and abs(clock.now + left - end) < 6
             clock.now += 1
+
+
+RECORDED = {
+    "two epochs, which were not better than the refit": (
+        Budget(epochs=2),
+        (
+            "reading contexts 4.4 0, measuring what cuts cost 31.6 6, compensating 31.5 18, measuring drift 10.1 0,"
+            " looking for a learning rate 1 0, recovering 40.1 62, measuring drift 3.6 0, compensating 29.6 18,"
+            " measuring drift 10.5 0, validating 4.3 0"
+        ),
+    ),
+    "25 epochs": (
+        Budget(epochs=25),
+        (
+            "reading contexts 4.4 0, measuring what cuts cost 33.9 6, compensating 66.8 18, measuring drift 14.5 0,"
+            " looking for a learning rate 11.4 0, recovering 416.6 775, measuring drift 1.1 0, validating 4.6 0"
+        ),
+    ),
+    "six minutes of ten thousand lines": (
+        Budget(seconds=373),
+        (
+            "reading contexts 3.5 0, measuring what cuts cost 19.4 6, compensating 110.3 18, measuring drift 24.8 0,"
+            " looking for a learning rate 16.2 0, recovering 356.9 646, measuring drift 4 0, validating 9.4 0"
+        ),
+    ),
+    "a model of TinyLlama's size": (
+        None,
+        (
+            "reading contexts 136 22, measuring what cuts cost 220 22, compensating 837 35, measuring drift 41 0,"
+            " validating 148 0"
+        ),
+    ),
+    "a time for the whole call": (
+        Budget(call=240),
+        (
+            "reading contexts 4.4 0, measuring what cuts cost 31.6 6, compensating 34 18, measuring drift 10 0,"
+            " recovering 140 300, measuring drift 8 0, validating 6 0"
+        ),
+    ),
+}
+"""Stages of calls, with processor seconds and counts; all but the last were measured."""
+
+
+@pytest.mark.parametrize(("budget", "works"), RECORDED.values(), ids=RECORDED)
+def test_the_time_left_is_right_within_a_factor_of_two(budget: Budget | None, works: str) -> None:
+    """At a quarter, half and three quarters of calls whose stages were measured: the weights are those of no call."""
+    request = Request(Choice(wish=Wish(ratio=0.5), recover=budget), run=Run("cpu", 0, "lines.txt"))
+    clock = Clock()
+    parts = [stage.rsplit(" ", 2) for stage in works.split(", ")]
+    stages = [(what, float(seconds), int(of)) for what, seconds, of in parts]
+    course, total = Course(tuple(stages_of(request)), clock), sum(seconds for _, seconds, _ in stages)
+    marks, start = [total * part for part in (0.25, 0.5, 0.75)], clock.now
+    for what, seconds, of in stages:
+        began = clock.now
+        for step in range(100):
+            clock.now = began + seconds * step / 100
+            course.at(what, step * of // 100, of)
+            if marks and clock.now - start >= marks[0]:
+                truly, left = total - marks.pop(0), course.left()
+                assert left is not None and truly / 2 <= left <= truly * 2, (what, truly, left)
+        clock.now = began + seconds
+    assert not marks
 
 
 def test_a_stage_that_is_passed_over_or_comes_twice() -> None:
