@@ -68,18 +68,13 @@ def routed_masks(model: ModelProto, site: Site, gone: Sequence[int]) -> Iterator
     Raises:
         RefusedError: if scores are no real numbers.
     """
-    from onnxheadprune.attention.sites.routing_mask import masked_scores, never
+    from onnxheadprune.attention.sites.routing_mask import gates_of
 
-    for node, index, alive in masked_scores(site, gone):
-        value = node.inputs[index]
-        assert value is not None
-        dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
-        name = f"{value.name}/onnxheadprune_routed{node.index}_{index}"
-        out = numpy_helper.from_array(np.asarray(never(value.elem_type), dtype), f"{name}_never")
-        _store(model, node, numpy_helper.from_array(alive, f"{name}_alive"))
-        _store(model, node, out)
-        created = nodes.choose(node.ref, f"{name}_alive", value.name, out.name, name)
-        yield Insert(node, index, nodes.as_protos(created, node.scope.opset), name)
+    for gate in gates_of(site):
+        out, created = gate.closing()
+        _store(model, gate.node, numpy_helper.from_array(gate.alive(gone), gate.mask))
+        _store(model, gate.node, out)
+        yield Insert(gate.node, gate.index, created, gate.name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,8 @@ class Limits:
 
     Attributes:
         min_heads: heads that every site keeps at least.
-        multiple_of: what the number of heads of a site, or of neurons of a block, that is kept must be a multiple of:
-            {"heads": 1, "neurons": 8} unless specified otherwise.
+        multiple_of: what the number of units that a site keeps must be a multiple of:
+            {"heads": 1, "neurons": 8, "experts": 1} unless specified otherwise.
         uniform: every site loses the same share of its heads.
         whole_groups: KV heads go with all of their query heads, where a site has several: how many are left of the one
             says how many of the other.
@@ -39,9 +39,10 @@ class Limits:
     def __post_init__(self) -> None:
         check(Selecting, min_heads=self.min_heads, multiple_of=self.multiple_of)
 
-    def multiple(self, units: Kind) -> int:
+    def multiple(self, units: str) -> int:
         """Return what the number of units of a kind that a site keeps is a multiple of."""
-        return self.multiple_of.get(units, MULTIPLES[units])
+        limits = {**MULTIPLES, **self.multiple_of}
+        return next((count for kind, count in limits.items() if kind == units), 1)
 
 
 def options(site: Site, path: Sequence[Step], limits: Limits) -> list[Step]:
@@ -52,15 +53,17 @@ def options(site: Site, path: Sequence[Step], limits: Limits) -> list[Step]:
         if not step.removed
         or (
             site.num_units - len(step.removed) >= max(limits.min_heads, 0)
-            and (site.num_units - len(step.removed)) % limits.multiple("heads") == 0
+            and (site.num_units - len(step.removed)) % limits.multiple(site.UNITS) == 0
             and (not limits.whole_groups or _takes_whole_groups(site, step.removed))
         )
     ]
 
 
 def _takes_whole_groups(site: Site, removed: Heads) -> bool:
-    return len(site.groups) == 1 or all(
-        set(group) <= removed or not set(group) & removed for group in site.groups
+    return (
+        len(site.groups) == 1
+        or site.ALL_GROUPS_STAY
+        or all(set(group) <= removed or not set(group) & removed for group in site.groups)
     )
 
 
@@ -107,8 +110,8 @@ def _uniform(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: 
     return _required(choice, wanted)
 
 
-def keep_per_site(sites: Sequence[AttentionSite], paths: Paths, keep: int, limits: Limits) -> Choice:
-    """Every site down to `keep` heads, or as near above as its KV groups allow.
+def keep_per_site(sites: Sequence[Site], paths: Paths, keep: int, limits: Limits) -> Choice:
+    """Every site down to `keep` units, or as near above as its KV groups allow.
 
     Raises:
         RefusedError: if no site has more.
@@ -118,17 +121,17 @@ def keep_per_site(sites: Sequence[AttentionSite], paths: Paths, keep: int, limit
         fitting = [
             step
             for step in options(site, paths[site.index], limits)
-            if site.num_heads - len(step.removed) >= min(keep, site.num_heads)
+            if site.num_units - len(step.removed) >= min(keep, site.num_units)
         ]
         choice[site.index] = max(fitting, key=lambda step: (len(step.removed), -step.error)).removed
-    return _required(choice, sum(max(site.num_heads - keep, 0) for site in sites))
+    return _required(choice, sum(max(site.num_units - keep, 0) for site in sites))
 
 
 def _required(choice: Choice, wanted: int) -> Choice:
     chosen = {index: heads for index, heads in choice.items() if heads}
     if wanted > 0 and not chosen:
         raise RefusedError(
-            f"{wanted} heads are fewer than the first cut of any site takes (KV heads are removed with their query"
+            f"{wanted} units are fewer than the first cut of any site takes (KV heads are removed with their query"
             " heads; multiples and minimums apply); ask for more, or loosen the limits"
         )
     return chosen

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.choosing.activations.chain import Chain, Cut, measuring
+from onnxheadprune.choosing.activations.chain import Chain, Cut, cut_at, measuring
 from onnxheadprune.choosing.activations.linear import Linear, linear_of
 from onnxheadprune.choosing.activations.moments import Moments, Ridge
 from onnxheadprune.choosing.activations.parts import Parts
@@ -59,9 +59,7 @@ def _cuts(site: Site, steps: Sequence[Step], moments: Sequence[Moments]) -> list
         if linear is not None and not linear.matrix.shared:
             for refit, more in zip(refits, _refits(projection, linear, moment, steps), strict=True):
                 refit |= more
-    return [
-        Cut(site.index, tuple(sorted(step.removed)), refit) for step, refit in zip(steps, refits, strict=True)
-    ]
+    return [cut_at(site, step.removed, refit) for step, refit in zip(steps, refits, strict=True)]
 
 
 def measured_paths(
@@ -93,7 +91,7 @@ def measured_paths(
     cuts = [cut for some in made for cut in some]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
     chain = Chain(
-        Parts(view, evidence.provider, len(data)), sites, [view.main.values[name] for name in outputs]
+        Parts(view, evidence.provider, len(data), sites), sites, [view.main.values[name] for name in outputs]
     )
 
     def passed(blocks: int) -> None:

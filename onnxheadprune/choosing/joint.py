@@ -1,7 +1,8 @@
-"""Heads, neurons and whole sublayers under one budget: the share of the prunable blocks' operations that goes.
+"""Units of several kinds under one budget: the share of the prunable blocks' operations that goes, or of their bytes.
 
-Every site has a path of steps, each with what it costs (the drift of the outputs, measured) and what it saves
-(operations). The cheapest combination that saves enough is a knapsack with one choice per site, solved exactly on a
+Every site has a path of steps, each with what it costs (the drift of the outputs, measured) and what it saves:
+operations, or bytes where experts may be removed, of which each token goes through as many as before. The
+cheapest combination that saves enough is a knapsack with one choice per site, solved exactly on a
 grid of budgets.
 """
 
@@ -16,16 +17,18 @@ import numpy as np
 
 from onnxheadprune.attention.analysis import Analysis
 from onnxheadprune.attention.sites.site import AttentionSite, Site, Sites
+from onnxheadprune.attention.sites.unit import BYTES, OPERATIONS
 from onnxheadprune.choosing.activations.contexts import context_moments, seen
 from onnxheadprune.choosing.activations.enough import INSTEAD, measurable, with_enough
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.allocate import Choice, Paths, options
+from onnxheadprune.choosing.allocate import Choice, Limits, Paths, keep_per_site, options
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Work, effort, positions_per_sample, to_look_at
 from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.kinds import LAYERS
 from onnxheadprune.choosing.ordering import scores_for
 from onnxheadprune.choosing.savings import Savings, evenly
+from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.moves import (
     Heads,
     Step,
@@ -36,7 +39,7 @@ from onnxheadprune.choosing.scoring.moves import (
     ways_of,
 )
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
-from onnxheadprune.choosing.scoring.score import scored_kinds
+from onnxheadprune.choosing.scoring.score import default_method, scored_kinds
 from onnxheadprune.choosing.scoring.scores import HeadScores, equal_scores, is_protected
 from onnxheadprune.choosing.scoring.wide import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.space import Asked, Selection, and_left_out, foresee, worth
@@ -55,8 +58,9 @@ FINE = 50
 """Into how many pieces the knapsack divides a part."""
 UNBOUNDED = 1e9
 """A length beside which a linear layer costs nothing: what can go is a share between those at 0 and here."""
-OPERATIONS = "over the operations that are saved"
+OVER_SAVED = "over the {} that are saved"
 """What costs are weighed against."""
+WHY_BYTES = " (experts save memory: a token goes through as many as before)"
 
 
 def joint_space(
@@ -88,6 +92,7 @@ def joint_space(
         only = next((site.only_named for site in every if site.removable and site.only_named), None)
         why = "" if only is None else f"; {only}: name them"
         raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
+    counted = BYTES if any(site.SAVES == BYTES for site in sites) else OPERATIONS
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
@@ -96,9 +101,15 @@ def joint_space(
     def spaced(costs: Paths, length: float, basis: str, constant: Mapping[str, str]) -> JointSpace:
         # What cannot be measured, or no sample has run, stays as it is.
         every = {site.index: costs.get(site.index, ()) for site in sites}
-        savings = {site.index: evenly(site.num_units, site.flops_per_unit(length)) for site in sites}
+        savings = {
+            site.index: evenly(
+                site.num_units,
+                site.bytes / site.num_units if counted == BYTES else site.flops_per_unit(length),
+            )
+            for site in sites
+        }
         whole = sum(savings[site.index].of(site.num_units) for site in sites)
-        return JointSpace(sites, every, savings, whole, basis, requirements.limits.uniform, constant, left)
+        return JointSpace(sites, every, savings, whole, basis, counted, requirements.limits, constant, left)
 
     if left:
         alike = equal_scores(open_)
@@ -116,29 +127,42 @@ def joint_space(
         moments = context_moments(analysis.view, open_, looked, evidence.provider, progress, left)
         reached = with_enough(seen(open_, moments, data.source), moments, looked, left)
         found = algebra_workers(widest).each(
-            or_reason(lambda site: _paths(site, moments[site.index], kept[site.index], requirements, scores)),
+            or_reason(
+                lambda site: _paths(
+                    site,
+                    moments[site.index],
+                    kept[site.index],
+                    requirements,
+                    scores if site.ROUTED or _is_ordered(requirements) else None,
+                )
+            ),
             reached,
         )
         ways, reached = readable(reached, found, left)
         length = positions_per_sample(moments, looked)
         how = effort(work, reached, ways, data.count, length)
         measured = measured_paths(analysis.view, reached, ways, moments, evidence, how, progress)
-    basis = f"measured drift after refit, {OPERATIONS}"
+    why = WHY_BYTES if counted == BYTES else ""
+    basis = f"measured drift after refit, {OVER_SAVED.format(counted)}{why}"
     if scores is not None:
-        basis = f"scores ({scores.method}) within blocks, {basis}"
+        within = "blocks" if _is_ordered(requirements) else f"{scores.sites[0].kind.BLOCK}s"
+        basis = f"scores ({scores.method}) within {within}, {basis}"
     return spaced(measured, length, basis, {} if scores is None else scores.constant)
 
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds."""
     kinds: tuple[type[Site], ...] = (AttentionSite, *sites.others)
-    return tuple(
+    found = [
         site
         for kind in kinds
         if kind.UNITS in units or (LAYERS in units and kind.LAYER)
         for site in sites.of(kind.UNITS)
         if site.removable and site.only_named is None
-    )
+    ]
+    # What goes with a unit of another site is no choice of its own.
+    inner = {one for site in found for one in site.inner(found)}
+    return tuple(site for site in found if site not in inner)
 
 
 def _scores(
@@ -149,16 +173,33 @@ def _scores(
     left: dict[str, str],
     progress: Progress,
 ) -> HeadScores | None:
-    """The scores that order the units within their sites, None where a refit's errors do.
+    """The scores that order the units within their sites; where a refit's errors do, None or none of the site.
 
     Raises:
         UsageError: if there are some, and no units that they could order.
     """
-    if requirements.method is None and requirements.scores is None:
+    if _is_ordered(requirements):
+        ordered = scored_kinds(requirements.units, requirements.method)
+        some = [site for site in sites if site.UNITS in ordered]
+        return scores_for(analysis, some, requirements, evidence, left, progress)
+    routed = [site for site in sites if site.ROUTED]
+    if not routed:
         return None
-    ordered = scored_kinds(requirements.units)
-    some = [site for site in sites if site.UNITS in ordered]
-    return scores_for(analysis, some, requirements, evidence, left, progress)
+    working = Working(progress=progress)
+    return scores_of(
+        analysis.name,
+        analysis.view,
+        routed,
+        default_method({site.UNITS for site in routed}),
+        evidence,
+        working,
+        left,
+    )
+
+
+def _is_ordered(requirements: Requirements) -> bool:
+    """Return whether units of all kinds go in the order of scores."""
+    return requirements.method is not None or requirements.scores is not None
 
 
 def _paths(
@@ -173,7 +214,7 @@ def _paths(
     if site.UNITS not in requirements.units:
         pass
     elif site.WIDE:
-        multiple = requirements.limits.multiple("neurons")
+        multiple = requirements.limits.multiple(site.UNITS)
         if scores is None:
             found = [wide_path(site, moments, multiple, kept)]
         else:
@@ -203,10 +244,11 @@ class JointSpace:
     Attributes:
         sites: sites that may lose units.
         paths: steps per site index, with costs that add up across sites.
-        savings: per site index, by how many units go: multiply-adds x 2 per token, or shares of the latency.
+        savings: per site index, by how many units go: multiply-adds x 2 per token, bytes, or shares of the latency.
         whole: what all of the budget is, in the unit of `savings`.
         basis: what the costs are.
-        uniform: every site loses the same share.
+        counted: what ratios are shares of.
+        limits: what cuts respect.
         constant: see `Selection`.
         left_out: see `Selection`.
     """
@@ -218,7 +260,8 @@ class JointSpace:
     savings: Mapping[int, Savings]
     whole: float
     basis: str
-    uniform: bool = False
+    counted: str = OPERATIONS
+    limits: Limits = field(default_factory=Limits)
     constant: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -228,12 +271,12 @@ class JointSpace:
         return PARTS
 
     @property
-    def counted(self) -> str:
-        """What ratios are shares of."""
-        return "operations"
+    def uniform(self) -> bool:
+        """True if every site loses the same share."""
+        return self.limits.uniform
 
     def share_of(self, selection: Selection) -> float:
-        """The share of the blocks' operations that a cut saves."""
+        """The share of the blocks' operations or bytes that a cut saves."""
         saved = sum(self.savings[index].of(len(units)) for index, units in selection.heads.items())
         return saved / self.whole
 
@@ -263,7 +306,7 @@ class JointSpace:
         return self._selection(self._even(count) if self.uniform else self._cheapest(count))
 
     def ratio(self, share: float) -> Selection:
-        """The cheapest way to save a share of the operations of all blocks.
+        """The cheapest way to save a share of the operations, or bytes, of all blocks.
 
         Raises:
             UsageError: if it is no share.
@@ -277,20 +320,24 @@ class JointSpace:
 
     def _too_much(self, count: int) -> RefusedError:
         return RefusedError(
-            f"{count / PARTS:.1%} of the blocks' operations were asked for, but only"
+            f"{count / PARTS:.1%} of the blocks' {self.counted} were asked for, but only"
             f" {self._all // FINE / PARTS:.1%} can go (protected units, minimums and blocks that cannot lose"
             f" units are kept){and_left_out(self.left_out)}"
         )
 
     def keeping(self, count: int) -> Selection:
-        """Never possible: blocks of several kinds have no number of units in common.
+        """Every site down to so many units.
 
         Raises:
-            UsageError: always.
+            UsageError: if there are several kinds, which have no number of units in common.
+            RefusedError: if nothing can be removed.
         """
-        raise UsageError(
-            f"--keep {count} counts heads; with other units say --ratio, --target-speedup or --max-drift"
-        )
+        if len({site.UNITS for site in self.sites}) > 1:
+            raise UsageError(
+                f"--keep {count} counts units of one kind; with several say --ratio, --target-speedup or --max-drift"
+            )
+        check(Cut, keep=count)
+        return self._selection(keep_per_site(self.sites, self.paths, count, self.limits))
 
     def _steps(self, site: Site) -> Sequence[Step]:
         return self.paths[site.index]

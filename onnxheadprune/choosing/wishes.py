@@ -50,7 +50,7 @@ class Requirements:
         if self.method is not None and self.method not in METHODS:
             raise UsageError(f"there is no scoring method {self.method!r}; there are {', '.join(METHODS)}")
         if self.method is not None or self.scores is not None:
-            scored_kinds(self.units)
+            scored_kinds(self.units, self.method)
 
     @property
     def measures(self) -> bool:

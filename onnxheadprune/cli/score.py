@@ -11,14 +11,14 @@ from onnxheadprune.cli.deploying import is_folder, read_data, subject_of
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.folders import leader_of
 from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.settings.cutting import Method, Scoring, Unit, unit_kinds
+from onnxheadprune.settings.cutting import Scoring, Unit, unit_kinds
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import OUTPUT, SELECTION, Setting
 from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
 
-@command(rules={"data": excludes("method=weight"), "seed": requires("data=random")})
+@command(rules={"data": excludes("method=weight method=random"), "seed": requires("data=random")})
 def score(
     model: Model,
     scoring: Scoring,
@@ -26,7 +26,8 @@ def score(
     units: Annotated[
         tuple[Unit, ...],
         Setting(
-            'What is scored: "heads", "neurons" of feed-forward blocks, or both with a comma between.',
+            'What is scored: "heads", "neurons" of feed-forward blocks, "experts" of mixtures, or several with commas'
+            " between.",
             metavar="KINDS",
             parse=unit_kinds,
             section=SELECTION,
@@ -49,7 +50,7 @@ def score(
     follow_links: FollowLinks = False,
     as_json: Json = False,
 ) -> int:
-    """Score the heads of MODEL, and its neurons: on your data, or by the weights alone.
+    """Score the heads of MODEL, its neurons and experts: on your data, or by the weights alone.
 
     Of a folder as exporters write it the most precise file is scored.
 
@@ -57,7 +58,7 @@ def score(
     """
     from onnxheadprune.choosing.kinds import HEADS
     from onnxheadprune.choosing.scoring.executors import open_executor
-    from onnxheadprune.choosing.scoring.score import score
+    from onnxheadprune.choosing.scoring.score import default_method, score
     from onnxheadprune.choosing.scoring.score_files import write_scores
     from onnxheadprune.data.sources import with_own_tokenizer
     from onnxheadprune.reporting.choice import score_rows
@@ -81,7 +82,7 @@ def score(
         leader_of(model, follow_links) if is_folder(model) else subject_of(model, follow_links=follow_links)
     )
     data = read_data(subject, samples)
-    method: Method = scoring.method or ("weight" if data is None else "reconstruction")
+    method = scoring.method or default_method(units, measured=data is not None)
     partial = None if output is None or method != "ablation" else score_path(output)
     with open_executor(scoring.jobs, scoring.dask) as executor, progress_on(err()) as progress:
         scores = score(

@@ -34,7 +34,7 @@ def sweep(
         ),
     ] = None,
     x: Annotated[
-        Literal["heads", "operations", "parameters", "speedup"] | None,
+        Literal["heads", "operations", "bytes", "parameters", "speedup"] | None,
         Setting(
             "The horizontal axis of the plot: heads or operations removed, parameters left, or measured speed [default:"
             " what the ratios are of: heads, with other {units} operations].",

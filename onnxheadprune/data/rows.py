@@ -16,17 +16,19 @@ def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Arra
     """Return which positions are no padding, as a mask input of their shape tells; None where none does.
 
     Args:
-        shape: of the positions.
+        shape: of the positions, also where they lie one behind the other.
         feed: what the model was run on.
         inputs: the graph inputs.
     """
     masks = (
         feed[item.name]
         for item in inputs
-        if item.role is Role.MASK and feed[item.name].shape == shape and item.dtype.kind in "iu"
+        if item.role is Role.MASK
+        and (feed[item.name].shape == shape or shape == (feed[item.name].size,))
+        and item.dtype.kind in "iu"
     )
     mask = next(masks, None)
-    return None if mask is None else mask != 0
+    return None if mask is None else mask.reshape(shape) != 0
 
 
 def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[Input]) -> Array:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Group = TypeVar("Group")
 MEASURED = "measured"
 """The method that measures cuts on the data; without data it goes by the weights."""
-NO_DATA = (MEASURED, "weight")
+NO_DATA = (MEASURED, "weight", "random")
 """Methods that work without data."""
 
 

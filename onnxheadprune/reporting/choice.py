@@ -128,9 +128,10 @@ def _skipped(compensation: Compensation) -> dict[str, list[str]]:
 
 
 def heat_of(chosen: Chosen, plan: PrunePlan) -> tuple[Scores, Removed]:
-    """Return what every head is worth, and which ones go, per site."""
-    names = {cut.index: f"{cut.called} {cut.name}" for cut in plan.cuts}
-    scores = {names[index]: values for index, values in chosen.selection.scores.items() if index in names}
+    """Return what every unit of sites with few of them is worth, and which ones go, per site."""
+    cuts = {cut.index: f"{cut.called} {cut.name}" for cut in plan.cuts}
+    names = {index: cuts.get(index, called(index)) for index in chosen.selection.scores}
+    scores = {names[index]: values for index, values in chosen.selection.scores.items()}
     removed = {names[index]: units for index, units in chosen.selection.heads.items() if index in names}
     return scores, removed
 
@@ -157,7 +158,8 @@ def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
 
 
 def _heads(sites: Sequence[SiteScores]) -> RenderableType:
-    made = table("#", "site", "heads", "least", "most", numeric=("heads",), wraps=("least", "most"))
+    units = " and ".join(dict.fromkeys(site.kind.UNITS for site in sites))
+    made = table("#", "site", units, "least", "most", numeric=(units,), wraps=("least", "most"))
     for site in sites:
         order = sorted((value, head) for head, value in enumerate(site.scores) if value is not None)
         made.add_row(

@@ -35,8 +35,8 @@ def curve_table(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tupl
     A size of inputs at which no difference in speed was measurable has an "=".
     """
     counted, sizes = document["ratio_of"], speed_sizes(document)
-    by_operations, several = counted == "operations", len(sizes) > 1
-    columns = ("asked", *(["operations"] if by_operations else []), "removed", "drift", "accuracy", "speed")
+    by_share, several = counted != "heads", len(sizes) > 1
+    columns = ("asked", *([counted] if by_share else []), "removed", "drift", "accuracy", "speed")
     rows = []
     for position, point in enumerate(document["points"]):
         accuracy, speedup, speed = point["accuracy"], point["speedup"], point["speed"]
@@ -44,7 +44,7 @@ def curve_table(document: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tupl
         rows.append(
             (
                 f"{point['ratio']:.0%}",
-                *([f"-{curve_share(document, point):.1%}"] if by_operations else []),
+                *([f"-{curve_share(document, point):.1%}"] if by_share else []),
                 gone_words(counted, document["heads"], point["removed"], point["units"]),
                 f"{point['drift']:.3g}",
                 "" if accuracy is None else spelled(accuracy),
@@ -74,8 +74,8 @@ def speed_sizes(document: Mapping[str, Any]) -> list[str]:
 
 def curve_facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What the columns of a curve are, each with its name."""
-    if document["ratio_of"] == "operations":
-        yield "asked", "shares of the operations of all attention and feed-forward blocks"
+    if document["ratio_of"] != "heads":
+        yield "asked", f"shares of the {document['ratio_of']} of all blocks that can lose units"
     yield "drift", f"{document['drift_unit']} on {document['measured_on']}"
     if any(point["accuracy"] is not None for point in document["points"]):
         yield "accuracy", f"on {document['measured_on']}"

@@ -81,13 +81,15 @@ def _choice(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:
 def _heading(plan: PrunePlan) -> RenderableType:
     gone = sum(len(cut.removed) for cut in plan.cuts)
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
-    others = "".join(f", removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others())
-    what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
+    others = [f"removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others()]
+    heads = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
+    # A model of other units alone has no heads to speak of.
+    what = ", ".join([heads, *others] if before or not others else others)
     left = "" if plan.exit is None else f", exit {', '.join(map(str, plan.exit.numbers))} permanent"
     if plan.vocabulary is not None:
         tokens = plan.vocabulary.tokens.rows
         left += f", removing {count(tokens - plan.vocabulary.left)} of {many(tokens, 'token')}"
-    return heading(f"{plan.model}: {what}{others}{left}")
+    return heading(f"{plan.model}: {what}{left}")
 
 
 def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:

@@ -31,14 +31,23 @@ TOKENS = "vocab vocab_size"
 """Settings that specify the tokens to keep."""
 
 Method: TypeAlias = Literal[
-    "weight", "activation", "fluctuation", "reconstruction", "ablation", "fisher", "taylor"
+    "weight",
+    "activation",
+    "fluctuation",
+    "reconstruction",
+    "ablation",
+    "fisher",
+    "taylor",
+    "reap",
+    "frequency",
+    "random",
 ]
-Unit: TypeAlias = Literal["heads", "neurons", "layers"]
-Kind: TypeAlias = Literal["heads", "neurons"]
+Unit: TypeAlias = Literal["heads", "neurons", "experts", "layers"]
+Kind: TypeAlias = Literal["heads", "neurons", "experts"]
 Fuse: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
-MULTIPLES: Mapping[Kind, int] = {"heads": 1, "neurons": 8}
+MULTIPLES: Mapping[Kind, int] = {"heads": 1, "neurons": 8, "experts": 1}
 """What the number of units that are kept is a multiple of, unless specified otherwise."""
 SELECTED: tuple[Unit, ...] = get_args(Unit)
 """Kinds of units that may be selected among."""
@@ -60,6 +69,10 @@ def unit_kinds(text: str) -> tuple[str, ...]:
     return tuple(kind for kind in SELECTED if kind in named)
 
 
+METHODS = (
+    "weight, activation, fluctuation, reconstruction, ablation, fisher, taylor or random; of experts reap, frequency,"
+    " activation, ablation or random"
+)
 ABLATION = requires("method=ablation")
 DRIFT_HELP = (
     "What drift is measured in: kl (divergence of distributions, nats per position), cosine (1 - cosine), auto (kl for"
@@ -78,8 +91,9 @@ Drift = Annotated[
 Units = Annotated[
     Annotated[tuple[Unit, ...], Bounds(min_length=1)],
     Setting(
-        'What may be removed: "heads", "neurons" and "layers" (attention or feed-forward blocks as a whole) with'
-        ' commas between, or "all". With more than heads, {ratio} is the share of the operations of these blocks.',
+        'What may be removed: "heads", "neurons", "experts" and "layers" (attention or feed-forward blocks as a whole)'
+        ' with commas between, or "all". With more than heads, {ratio} is the share of the operations of these blocks;'
+        " with experts, which save memory, of their bytes.",
         metavar="KINDS",
         parse=unit_kinds,
         rules=(requires(AMOUNT), requires("data")),
@@ -140,8 +154,9 @@ class Selecting:
     method: Annotated[
         Method | None,
         Setting(
-            "Score units by this method on the data, as `score` does, and select by these scores.",
-            rules=(requires(AMOUNT), requires("data method=weight")),
+            f"Score units by this method on the data, as `score` does, and select by these scores: {METHODS}.",
+            metavar="M",
+            rules=(requires(AMOUNT), requires("data method=weight method=random")),
         ),
     ] = None
     protect: Annotated[
@@ -165,12 +180,16 @@ class Selecting:
     multiple_of: Annotated[
         Mapping[Kind, Count],
         Setting(
-            "The number of heads that a site keeps, or of neurons that a feed-forward block keeps, is a multiple of N"
-            " [default: heads=1,neurons=8].",
+            "The number of heads that a site keeps, of neurons that a feed-forward block keeps, or of experts that a"
+            " mixture keeps, is a multiple of N [default: heads=1,neurons=8,experts=1].",
             metavar="UNIT=N,UNIT=N",
             parse=_multiples,
             also="round-to neurons-multiple-of",
-            rules=(requires(AMOUNT), requires("units", value="neurons")),
+            rules=(
+                requires(AMOUNT),
+                requires("units", value="neurons"),
+                requires("units", value="experts"),
+            ),
         ),
     ] = field(default_factory=dict)
     uniform: Annotated[
@@ -272,7 +291,8 @@ class Cut(Selecting):
     ratio: Annotated[
         Share | None,
         Setting(
-            "Share of all heads to remove, 0.25 or 25%; of operations, where more than heads may be removed.",
+            "Share of all heads to remove, 0.25 or 25%; of operations, where more than heads may be removed; of bytes,"
+            " where experts may be.",
             metavar="R",
             also="sparsity amount pruning-ratio prune-ratio fraction percent",
             rules=(excludes("keep target_speedup max_drift"),),
@@ -280,7 +300,11 @@ class Cut(Selecting):
     ] = None
     keep: Annotated[
         Count | None,
-        Setting("Heads that every site keeps.", metavar="N", rules=(excludes("target_speedup max_drift"),)),
+        Setting(
+            "Heads, or experts, that every site keeps.",
+            metavar="N",
+            rules=(excludes("target_speedup max_drift"),),
+        ),
     ] = None
     target_speedup: Annotated[
         Annotated[float, Bounds(gt=1, lt=100)] | None,
@@ -337,7 +361,11 @@ class Scoring:
     SECTION: ClassVar[str] = SELECTION
 
     method: Annotated[
-        Method | None, Setting("How units are scored [default: reconstruction, without data weight].")
+        Method | None,
+        Setting(
+            f"How units are scored: {METHODS} [default: reconstruction, of experts reap, without data weight].",
+            metavar="M",
+        ),
     ] = None
     drift: Annotated[
         Text | None,

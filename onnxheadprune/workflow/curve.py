@@ -22,7 +22,7 @@ class CurvePoint:
     """One cut.
 
     Attributes:
-        ratio: share that was asked for, of all heads, or of the operations of all blocks; see `Curve.counted`.
+        ratio: share that was asked for, of all heads, or of the operations or bytes of all blocks; see `Curve.counted`.
         removed: heads and other units that went.
         heads: which, as a spec.
         drift: on held-out data.
@@ -85,7 +85,7 @@ class Curve:
         points: the cuts, the empty one first.
         knee: position of the point where further cuts begin to cost much more.
         elements: what the stored tensors of the original hold, None where that was not counted.
-        counted: what ratios are shares of: all "heads", or the "operations" of all blocks that can lose units.
+        counted: what ratios are shares of: all "heads", or "operations" or "bytes" of all blocks that can lose units.
         measured_on: what drift and accuracy were measured on, and what has not seen it.
     """
 

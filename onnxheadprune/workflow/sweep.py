@@ -129,7 +129,7 @@ def sweep_ratios(
     Args:
         cutter: the model and its data.
         requirements: scores, limits and protected heads, and how speed is measured.
-        ratios: shares of all heads; with other units, of the operations of all blocks.
+        ratios: shares of all heads; with other units, of the operations of all blocks, or of their bytes.
         executor: where to work on the points; None does so here. Points would disturb each other's clocks, so
             latencies are measured here before, those of several points side by side.
         at_once: points that the executor works on at a time: they share the time of a call.

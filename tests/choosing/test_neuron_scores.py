@@ -13,11 +13,12 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.ablation import GROUPS, require_main
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.score_files import read_scores, scores_from_dict, write_scores
-from onnxheadprune.choosing.scoring.scores import METHODS, HeadScores
+from onnxheadprune.choosing.scoring.scores import DATA_FREE, METHODS, HeadScores
 from onnxheadprune.choosing.scoring.wide import wide_path, wide_path_by_worth
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import UsageError
@@ -32,7 +33,7 @@ CPU_ONLY = ("--provider", "cpu")
 
 
 def scored(model: Any, method: Any, **options: Any) -> HeadScores:
-    data = None if method == "weight" else toys_scores.ids()
+    data = None if method in DATA_FREE else toys_scores.ids()
     return score(model, method=method, data=data, provider=HERE, units=BOTH, **options)
 
 
@@ -179,7 +180,11 @@ QUICK = ("weight", "fisher")
 
 
 @pytest.mark.parametrize(
-    "method", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in METHODS if name not in QUICK)]
+    "method",
+    [
+        *QUICK,
+        *(pytest.param(name, marks=pytest.mark.long) for name in NeuronSite.METHODS if name not in QUICK),
+    ],
 )
 def test_a_choice_of_heads_and_neurons_by_every_method_is_exact(method: Any, place: Path) -> None:
     wish = ohp.Wish(ratio=0.4, units=BOTH, method=method, limits=ohp.Limits(multiple_of={"neurons": 2}))

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.choosing.scoring.score_files import read_scores
-from onnxheadprune.choosing.scoring.scores import METHODS
+from onnxheadprune.choosing.scoring.scores import DATA_FREE
 from tests.calibration_files import pictures, tokenizer
 from tests.choosing.conftest import is_picture, said
 from tests.conftest import Outcome
@@ -20,12 +21,12 @@ CPU = ("--provider", "cpu")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", AttentionSite.METHODS)
 def test_score_writes_scores_and_a_picture(
     method: str, command: Command, toy: Path, data: Path, tmp_path: Path
 ) -> None:
     out, picture = tmp_path / "scores.json", tmp_path / "heat.svg"
-    options = [] if method == "weight" else ["--data", data]
+    options = [] if method in DATA_FREE else ["--data", data]
     outcome = command("score", toy, "--method", method, *options, "-o", out, "--heatmap", picture, *CPU)
     assert outcome.exit_code == 0, outcome.stderr
     assert f"heads scored by {method}" in outcome.stdout and "low to high score" in outcome.stdout

@@ -12,6 +12,7 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError, UsageError, Wish, prune, score
+from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.choosing.scoring.scores import SHARES
 from onnxheadprune.data.calibration import Feeds
 from onnxheadprune.runtime.progress import NOTE
@@ -91,7 +92,7 @@ def test_blocks_that_cannot_be_scored_drop_out_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("units", [{}, {"units": BOTH}], ids=["heads", "both"])
-@pytest.mark.parametrize("method", [None, *SHARES])
+@pytest.mark.parametrize("method", [None, *(name for name in SHARES if name in NeuronSite.METHODS)])
 def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
     units: dict[str, Any], method: Any
 ) -> None:

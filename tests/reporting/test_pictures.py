@@ -120,7 +120,7 @@ def test_a_curve_refuses_what_was_not_measured() -> None:
     bare = replace(curve_result(), elements=None)
     with pytest.raises(UsageError, match="sweep again"):
         plot_curve(bare, "parameters")
-    with pytest.raises(UsageError, match="heads, operations, parameters, speedup"):
+    with pytest.raises(UsageError, match="heads, operations, bytes, parameters, speedup"):
         plot_curve(bare, "size")  # type: ignore[arg-type]
 
 

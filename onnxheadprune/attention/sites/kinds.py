@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.attention.sites.unit import SPAN, Site
+from onnxheadprune.attention.sites.unit import BYTES, SPAN, Site
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing import Routing
@@ -29,7 +29,7 @@ MLP = "mlp"
 
 PICKED = "its units are those of experts that a router chooses, and data says nothing of these"
 NO_ACTIVATION = "its units are the ranks of a product of two matrices, with no activation in between"
-ROUTED = "experts are removed by name: which of them matter depends on the tokens that a router sends there"
+UNSEEN = "no value of the graph tells which experts are chosen"
 ALONE = "a sublayer has no units to choose among"
 
 
@@ -113,8 +113,9 @@ class MixtureSite(Site):
     FIELD = "mixtures"
     UNNAMED = "mixture"
     WIDE = False
-    CHOSEN = False
     ROUTED = True
+    METHODS = ("reap", "frequency", "activation", "ablation", "random")
+    SAVES = BYTES
     ALL_GROUPS_STAY = True
     COUNTED_BY = ("num_local_experts", "num_experts", "n_routed_experts")
     FOUND_BY = "onnxheadprune.attention.sites.mixtures"
@@ -122,9 +123,9 @@ class MixtureSite(Site):
     routing: Routing
 
     @property
-    def only_named(self) -> str:
-        """Why no choice by data takes its experts."""
-        return ROUTED
+    def only_named(self) -> str | None:
+        """Why no choice by data takes its experts, None if data shows which ones tokens are sent to."""
+        return None if self.routing.picks else UNSEEN
 
     def answers(self, units: Iterable[int]) -> dict[Node, Answer]:
         """Return what operators answer in which scores of experts meet."""
@@ -137,6 +138,14 @@ class MixtureSite(Site):
     def uneven(self) -> str:
         """Return what is wrong with groups that lose different numbers of experts."""
         return f"leave the {len(self.groups)} groups of its router with different numbers of experts, or with none"
+
+    def inner(self, sites: Iterable[Site]) -> tuple[Site, ...]:
+        """The sites among some that lie inside experts which are networks of their own."""
+        return tuple(
+            site
+            for site in sites
+            if site is not self and self.routing.holds(item.node for item in site.projections)
+        )
 
     @property
     def details(self) -> dict[str, int]:

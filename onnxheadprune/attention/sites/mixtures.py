@@ -45,6 +45,11 @@ class RoutedProjection(Projection):
 
     routing: Routing
 
+    @property
+    def context(self) -> tuple[Value, tuple[int, ...]]:
+        """The scores, and the axis of experts."""
+        return self.node.out, (self.routing.axis,)
+
     def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:
         """The demands of every node along whose input experts lie."""
         gone = tuple(units)

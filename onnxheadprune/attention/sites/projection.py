@@ -43,6 +43,14 @@ class Projection:
         return sum(len(channels) for channels in self.channels) < math.prod(self.sizes)
 
     @property
+    def context(self) -> tuple[Value, tuple[int, ...]]:
+        """The value that carries the units, and its axes along which they lie."""
+        index, axes = self.activation
+        value = self.node.inputs[index]
+        assert value is not None
+        return value, axes
+
+    @property
     def operand(self) -> Value | None:
         """The weight, None where there is none."""
         return None if self.weight is None else self.node.inputs[self.weight[0]]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +12,12 @@ import numpy.typing as npt
 from onnxheadprune.attention.sites.expert_numbers import Renumbered, Single
 from onnxheadprune.attention.sites.routing_parts import End
 from onnxheadprune.edit.edits import Edit, SetInput
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.model.graph.view import Node, Value
 
 Mask = npt.NDArray[np.bool_]
 
@@ -28,12 +31,29 @@ class Meeting:
         index: of the input.
         live: see `Scores`.
         chooses: whether scores are compared there, so that minus infinity keeps an expert out.
+        moved: whether an expert that the router gives minus infinity may have a higher score there than others.
     """
 
     node: Node
     index: int
     live: Live
     chooses: bool = False
+    moved: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Picks:
+    """A value by which each token has its experts.
+
+    Attributes:
+        value: numbers of the chosen, or scores.
+        axis: along which they lie.
+        highest: how many of the highest scores are chosen; 0 where the value has the numbers.
+    """
+
+    value: Value
+    axis: int
+    highest: int = 0
 
 
 @dataclass(eq=False)
@@ -49,6 +69,7 @@ class Routing:
         renumbered: stored numbers that name all experts.
         singles: stored numbers that name one.
         ends: where experts that are networks of their own are added up.
+        picks: what tells which are chosen for a token.
         chosen: how many are chosen for a token.
         least: how many must be left of all, and per set of positions that one choice is made from.
         picked: stored weights or operators that have an axis of experts.
@@ -63,6 +84,7 @@ class Routing:
     renumbered: list[Renumbered] = field(default_factory=list)
     singles: list[Single] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
+    picks: list[Picks] = field(default_factory=list)
     chosen: int = 0
     least: list[tuple[Live, int, int]] = field(default_factory=list)
     picked: list[Node] = field(default_factory=list)
@@ -88,6 +110,19 @@ class Routing:
             for use in node.out.consumers:
                 if use.node not in without:
                     yield SetInput(use.node.ref, use.input_index, left.name)
+
+    @cached_property
+    def _networks(self) -> Sweep:
+        """What is needed without any of the experts that are networks of their own."""
+        return sweep([Seed(end.node, index, DEAD, "") for end in self.ends for index in end.indices])
+
+    def outer(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Axes of tokens in the router's output, which has this shape."""
+        return tuple(size for axis, size in enumerate(shape) if axis != self.axis)
+
+    def holds(self, nodes: Iterable[Node]) -> bool:
+        """Return whether some nodes all belong to experts that are networks of their own."""
+        return bool(self.ends) and all(self._networks.kept.get(node.out, FULL).is_dead for node in nodes)
 
     def answers(self, gone: Sequence[int]) -> dict[Node, Answer]:
         """Return what the nodes answer that no rule lets scores pass.

@@ -6,46 +6,107 @@ that a sigmoid or a correction has moved since. Nothing of it is taken from what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.kinds import MixtureSite
+from onnxheadprune.attention.sites.routing import Routing
 from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.edit import nodes
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
 NEVER, NEVER_HALF = -1e30, -3e4
 """Scores that no expert is chosen by: their exponential is zero, and a product with zero is a number still."""
 
 
-def masked_scores(site: Site, gone: Sequence[int]) -> Iterator[tuple[Node, int, npt.NDArray[np.bool_]]]:
-    """Yield each input that is masked, and which of its scores stay, of size 1 along axes without experts.
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """An input with scores of experts, of which a mask keeps some away from its node.
+
+    Attributes:
+        node: the node.
+        index: of the input.
+        live: labels of its axes with experts, as `Meeting` has them.
+        routing: of the mixture.
+        moved: see `Meeting`.
+    """
+
+    node: Node
+    index: int
+    live: Live
+    routing: Routing
+    moved: bool = False
+
+    @property
+    def value(self) -> Value:
+        """The scores."""
+        value = self.node.inputs[self.index]
+        assert value is not None
+        return value
+
+    @property
+    def name(self) -> str:
+        """The name of the masked scores."""
+        return f"{self.value.name}/onnxheadprune_routed{self.node.index}_{self.index}"
+
+    @property
+    def mask(self) -> str:
+        """The name of the mask."""
+        return f"{self.name}_alive"
+
+    def alive(self, gone: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """The mask without some experts, of size 1 along axes without experts."""
+        return self.routing.left(self.live, gone).spread(len(self.value.shape or ()))
+
+    def closing(self) -> tuple[TensorProto, list[NodeProto]]:
+        """The score of an expert that is out, and the nodes that put it in place of others where the mask is false."""
+        dtype = helper.tensor_dtype_to_np_dtype(self.value.elem_type)
+        out = numpy_helper.from_array(np.asarray(never(self.value.elem_type), dtype), f"{self.name}_never")
+        created = nodes.choose(self.node.ref, self.mask, self.value.name, out.name, self.name)
+        return out, nodes.as_protos(created, self.node.scope.opset)
+
+
+def gates_of(site: Site) -> list[Gate]:
+    """The inputs by which a router's choice can be kept from experts, none for sites without a router.
 
     Raises:
         RefusedError: if a choice is made by scores that are not real numbers.
     """
-    assert isinstance(site, MixtureSite)
+    if not isinstance(site, MixtureSite):
+        return []
     routing = site.routing
-    choices = {(item.node, item.index): item.live for item in routing.meetings if item.chooses}
-    router = routing.router.out
-    numbers = np.ones(routing.experts, np.bool_)
-    numbers[list(gone)] = False
-    for use in router.consumers:
-        key = use.node, use.input_index
-        if key not in choices and router.elem_type in FLOATS and not looks_only(use):
-            yield *key, Live.over((routing.axis,), numbers).spread(len(router.shape or ()))
-    for (node, index), live in choices.items():
-        value = node.inputs[index]
-        assert value is not None
-        if value.elem_type not in FLOATS:
+    choices = {(item.node, item.index): item for item in routing.meetings if item.chooses}
+    router, numbered = routing.router.out, Live.numbered(routing.axis, routing.experts)
+    found = [
+        Gate(use.node, use.input_index, numbered, routing)
+        for use in router.consumers
+        if (use.node, use.input_index) not in choices and router.elem_type in FLOATS and not looks_only(use)
+    ]
+    for (node, index), item in choices.items():
+        found.append(Gate(node, index, item.live, routing, item.moved))
+        if found[-1].value.elem_type not in FLOATS:
             raise RefusedError(f"{node.label} chooses experts by scores that are not real numbers")
-        yield node, index, routing.left(live, gone).spread(len(value.shape or ()))
+    return found
+
+
+def routed_by(site: Site) -> Routing:
+    """The router of a site whose units it keeps out."""
+    assert isinstance(site, MixtureSite)
+    return site.routing
+
+
+def closed(site: Site, gone: Iterable[int]) -> dict[str, npt.NDArray[np.bool_]]:
+    """The masks that keep some units from being chosen, by name; none for sites without a router."""
+    units = tuple(gone)
+    return {gate.mask: gate.alive(units) for gate in gates_of(site)} if units else {}
 
 
 def never(elem_type: int) -> float:

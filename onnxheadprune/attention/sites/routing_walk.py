@@ -14,7 +14,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.attention.sites.expert_numbers import compared, compared_with_one, one_hot
-from onnxheadprune.attention.sites.routing import Meeting, Routing
+from onnxheadprune.attention.sites.routing import Meeting, Picks, Routing
 from onnxheadprune.attention.sites.routing_parts import End, Part, onward, picked_apart
 from onnxheadprune.attention.sites.routing_scores import (
     MATRIX,
@@ -152,8 +152,8 @@ class _Walk:
     def _refused(self, node: Node, why: str) -> Refusal:
         return Refusal(Reason.INEXPRESSIBLE, node.label, node.out.name, f"{node.label} {why}")
 
-    def _meet(self, node: Node, index: int, live: Live, chooses: bool = False) -> None:
-        self.found.meetings.append(Meeting(node, index, live, chooses))
+    def _meet(self, node: Node, index: int, live: Live, chooses: bool = False, moved: bool = False) -> None:
+        self.found.meetings.append(Meeting(node, index, live, chooses, moved))
 
     def _along(self, node: Node, index: int, scores: Scores) -> bool:
         shape = node.shape(0)
@@ -168,7 +168,7 @@ class _Walk:
             return self._refused(node, "chooses the lowest scores")
         if chosen is None:
             return self._refused(node, "chooses a number of experts that is computed when the model runs")
-        self._meet(node, 0, scores.live, chooses=True)
+        self._meet(node, 0, scores.live, chooses=True, moved=scores.out is None)
         self.found.least.append((scores.live, axis, chosen))
         numbers = node.outputs[-1]
         if numbers is None or not numbers.is_read:
@@ -176,6 +176,7 @@ class _Walk:
         if len(scores.live.axes) > 1 or not in_order(scores.live, self.found.experts):
             return self._refused(node, "numbers experts within groups")
         self.found.chosen += chosen
+        self.found.picks.append(Picks(numbers, axis))
         self._number(numbers)
         return None
 
@@ -188,7 +189,7 @@ class _Walk:
             return self._carry(node, {0: scores})
         if not mixed.issuperset(scores.live.axes):
             return self._refused(node, "compares the scores of experts of one group")
-        self._meet(node, 0, scores.live, chooses=True)
+        self._meet(node, 0, scores.live, chooses=True, moved=scores.out is None)
         self._pass(node, scores.live, {0: scores.live})
         self._score(node.out, Scores(scores.live, NOTHING if node in SOFTMAXES else None))
         return None
@@ -209,7 +210,7 @@ class _Walk:
             return self._refused(
                 node, "reduces the scores of all experts to a number that each has a part in"
             )
-        self._meet(node, 0, scores.live, chooses=largest)
+        self._meet(node, 0, scores.live, chooses=largest, moved=scores.out is None)
         return None
 
     def _product(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
@@ -256,10 +257,13 @@ class _Walk:
         if any((node.shape(index) or [None])[EXPERTS] != self.found.experts for index in stored):
             return self._refused(node, "has inputs that are not stored by expert")
         for index, scores in scored.items():
-            self._meet(node, index, scores.live, chooses=True)
+            self._meet(node, index, scores.live, chooses=True, moved=scores.out is None)
         live = Live.numbered(EXPERTS, self.found.experts)
         for index in stored:
             self._meet(node, index, live)
+        chosen_by = node.inputs[layout.read[1]]
+        assert chosen_by is not None
+        self.found.picks.append(Picks(chosen_by, last, layout.chosen))
         self.found.chosen += layout.chosen
         self.found.least.append((live, EXPERTS, layout.chosen))
         self.found.picked.append(node)

@@ -19,6 +19,8 @@ from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.one_line import one_line
 
+OPERATIONS, BYTES = "operations", "bytes"
+"""What a cut can save."""
 SPAN = 1_000_000
 """How many indices each kind of site has for itself, so that no cut of one kind shifts another."""
 
@@ -81,6 +83,19 @@ class Site:
     """Whether a router keeps units out of what is computed, so that its scores silence them, not zeros in a context."""
     CHOSEN: ClassVar[bool] = True
     """Whether units of this kind may be selected by data or scores; otherwise they are removed only by name."""
+    METHODS: ClassVar[tuple[str, ...]] = (
+        "reconstruction",
+        "weight",
+        "activation",
+        "fluctuation",
+        "ablation",
+        "fisher",
+        "taylor",
+        "random",
+    )
+    """The methods by which units can be scored, the default one first."""
+    SAVES: ClassVar[str] = OPERATIONS
+    """What a cut is for: "operations" or "bytes"."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
     """Whether no group can go as a whole while others stay."""
     COUNTED_BY: ClassVar[tuple[str, ...]] = ()
@@ -299,6 +314,10 @@ class Site:
     def why_too_few(self, units: Sequence[int]) -> str | None:
         """Return why `units` (present indices) cannot be removed together, None if they can."""
         return None
+
+    def inner(self, sites: Iterable[Site]) -> tuple[Site, ...]:
+        """The sites among some that lie inside its units, and are removed with these."""
+        return ()
 
     def uneven(self) -> str:
         """Return what is wrong with groups that lose different numbers of units."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.kept import Kept, Room
 from onnxheadprune.choosing.activations.linear import linear_of
-from onnxheadprune.choosing.activations.parts import Parts, run_feed
+from onnxheadprune.choosing.activations.parts import NOTHING, Parts, run_feed
 from onnxheadprune.choosing.activations.silence import context_of, silenced
 from onnxheadprune.data.drift import EffectMeter, Measured
 from onnxheadprune.model.graph.view import Node, Value
@@ -48,6 +48,22 @@ class Cut:
 
 
 NO_CUT = Cut(-1, ())
+
+
+def cut_at(site: Site, units: Iterable[int], weights: Mapping[str, Array] = NOTHING) -> Cut:
+    """A site without some units: silent in its contexts, or kept from the choice of its router.
+
+    Args:
+        site: the site.
+        units: present units.
+        weights: new contents of tensors that its projections read, by name.
+    """
+    gone = tuple(sorted(units))
+    if not site.ROUTED:
+        return Cut(site.index, gone, weights)
+    from onnxheadprune.attention.sites.routing_mask import closed
+
+    return Cut(site.index, (), {**weights, **closed(site, gone)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +107,8 @@ class Chain:
             readers = tuple(use.node for value in contexts for use in value.consumers)
             stages.append(Stage((*contexts, *made), readers, contexts))
             # What reads the site's weights belongs to its block.
-            self._readers[site.index] = tuple(_readers_of_weights(site))
-            made = tuple(node.out for node in self._readers[site.index])
+            self._readers[site.index] = tuple(changed_by_cut(site))
+            made = tuple(next(filter(None, node.outputs)) for node in self._readers[site.index])
         self._places = Boundaries(parts.view, stages, outputs)
         self._altered = [self._places.changed_by(stage) for stage in stages]
         self._order = {site.index: place for place, site in enumerate(self.sites)}
@@ -270,8 +286,13 @@ def measuring(
     return look
 
 
-def _readers_of_weights(site: Site) -> Iterator[Node]:
-    """The nodes that compute with what a refit of a site's projections may change."""
+def changed_by_cut(site: Site) -> Iterator[Node]:
+    """The nodes that compute with what a cut of a site may change beside its contexts."""
+    if site.ROUTED:
+        from onnxheadprune.attention.sites.routing_mask import gates_of
+
+        yield from (gate.node for gate in gates_of(site))
+        return
     for projection in site.projections:
         yield projection.node
         linear = linear_of(projection)

@@ -65,7 +65,7 @@ def context_moments(
         if not running.reaches(at, projection.node):
             return None
         value = context_of(projection)
-        x = token_rows(values[value.name], projection.activation[1], data.feeds[at], data.inputs)
+        x = token_rows(values[value.name], projection.context[1], data.feeds[at], data.inputs)
         return finite(x, value), None, None
 
     reasons: dict[str, str] = {}

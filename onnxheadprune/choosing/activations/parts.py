@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.extract import read_by, stored_anew
 from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError
 from onnxheadprune.model.constants import stored_tensor
@@ -15,6 +17,9 @@ from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.workers import MOST, workers_on
+
+if TYPE_CHECKING:
+    from onnxheadprune.attention.sites.routing_mask import Gate
 
 NOTHING: Mapping[str, Array] = MappingProxyType({})
 NO_TYPES: Mapping[str, int] = MappingProxyType({})
@@ -29,10 +34,20 @@ class Parts:
         workers: who runs them, several feeds at a time; each session takes the cores of one worker.
     """
 
-    def __init__(self, view: GraphView, provider: Provider, feeds: int = MOST) -> None:
-        """Makes nothing yet."""
+    def __init__(
+        self, view: GraphView, provider: Provider, feeds: int = MOST, sites: Iterable[Site] = ()
+    ) -> None:
+        """Makes nothing yet.
+
+        Args:
+            view: an annotated view of the model.
+            provider: where the sessions run.
+            feeds: that they will run on.
+            sites: of which routers may be kept from choosing some units, by masks that count as stored tensors.
+        """
         self.view, self.workers = view, workers_on(provider, feeds)
         self.provider = replace(provider, threads=self.workers.threads)
+        self._gates = {gate.mask: gate for site in sites for gate in _gates(site)}
 
     def session(
         self,
@@ -62,11 +77,11 @@ class Parts:
         if not names:
             return None
         try:
-            return self._session(part(self.view, {**given, **fixed}, names, stored, opened))
+            return self._session(self._part({**given, **fixed}, names, stored, opened))
         except InferenceError:
             if not given:
                 raise
-        return self._session(part(self.view, fixed, names, stored, opened))
+        return self._session(self._part(fixed, names, stored, opened))
 
     def between(self, values: Mapping[str, Array], given: Iterable[str], end: Value) -> Session:
         """A session from some values to another.
@@ -81,6 +96,17 @@ class Parts:
         """
         types = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in given}
         return self._session(part(self.view, types, [end.name]))
+
+    def _part(
+        self,
+        given: Mapping[str, int],
+        names: Sequence[str],
+        stored: Mapping[str, Array],
+        opened: Collection[str],
+    ) -> ModelProto:
+        small = part(self.view, given, names, stored, opened)
+        masked = [gate for name, gate in self._gates.items() if name in stored or name in opened]
+        return _gated(small, masked, stored) if masked else small
 
     def _session(self, small: ModelProto) -> Session:
         loaded = LoadedModel(small, "the model", self.view.sources)
@@ -179,6 +205,40 @@ def part(
         if tensor is not None and node.out.name in stored:
             tensor.CopyFrom(stored_anew(tensor, stored[node.out.name]))
     small.graph.output.extend(_output(values[name]) for name in names)
+    return small
+
+
+def _gates(site: Site) -> Sequence[Gate]:
+    """The inputs of a site by which its router's choice can be masked."""
+    if not site.ROUTED:
+        return ()
+    from onnxheadprune.attention.sites.routing_mask import gates_of
+
+    return gates_of(site)
+
+
+def _gated(small: ModelProto, gates: Iterable[Gate], stored: Mapping[str, Array]) -> ModelProto:
+    """A part in which routers choose by masked scores.
+
+    Args:
+        small: the part; it changes.
+        gates: the inputs that are masked, where their nodes are in this part.
+        stored: the masks, by name; others become inputs.
+    """
+    for gate in gates:
+        made = next(value.name for value in gate.node.outputs if value is not None)
+        at = next((at for at, node in enumerate(small.graph.node) if made in node.output), None)
+        if at is None:
+            continue
+        if gate.mask in stored:
+            small.graph.initializer.append(numpy_helper.from_array(stored[gate.mask], gate.mask))
+        else:
+            small.graph.input.append(helper.make_tensor_value_info(gate.mask, TensorProto.BOOL, None))
+        out, created = gate.closing()
+        small.graph.initializer.append(out)
+        small.graph.node[at].input[gate.index] = gate.name
+        for new in reversed(created):
+            small.graph.node.insert(at, new)
     return small
 
 

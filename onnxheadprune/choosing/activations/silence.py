@@ -17,8 +17,7 @@ from onnxheadprune.runtime import Array
 
 def context_of(projection: Projection) -> Value:
     """The context that a projection sums over, before it is quantized."""
-    value = projection.node.inputs[projection.activation[0]]
-    assert value is not None
+    value, _ = projection.context
     while value.elem_type not in FLOATS and value.producer is not None:
         if value.producer not in QUANTIZERS or value.producer.inputs[0] is None:
             break
@@ -31,9 +30,9 @@ def context_of(projection: Projection) -> Value:
 
 
 def silenced(site: Site, values: Mapping[str, Array], heads: Collection[int]) -> dict[str, Array]:
-    """The contexts of a site, by name, with zeros where some of its heads are."""
-    found = {}
-    for projection in site.projections:
+    """The contexts of a site, by name, with zeros where some of its heads are; none where a router leaves units out."""
+    found: dict[str, Array] = {}
+    for projection in () if site.ROUTED else site.projections:
         name = context_of(projection).name
         value = values[name]
         mask = projection.spread(projection.live_without(heads), value.ndim)

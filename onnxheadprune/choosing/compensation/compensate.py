@@ -22,6 +22,7 @@ import numpy as np
 from onnxheadprune.attention.levels import Grid
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
+from onnxheadprune.choosing.activations.chain import changed_by_cut, cut_at
 from onnxheadprune.choosing.activations.enough import missing
 from onnxheadprune.choosing.activations.kept import Room, Shelf
 from onnxheadprune.choosing.activations.linear import Linear, linear_of
@@ -90,7 +91,9 @@ def compensate(
     shared = {node for node, count in readers.items() if count > 1}
     wide = _widest(todo)
     data = as_much_as_pays(data, max(map(_unknowns, todo), default=0), _weights_of(todo), how.most)
-    work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads), how.most)
+    routed = [(site, tuple(heads.get(site.index, ()))) for site in sites if site.ROUTED]
+    parts = Parts(view, provider, sites=sites)
+    work = _Work(parts, todo, shared, data, _silent_maps(sites, heads), routed, how.most)
     if work.too_few is not None:
         progress(
             f"{NOTE}{missing(*work.too_few, data)}; a stronger ridge is used there, or biases alone are adjusted",
@@ -113,12 +116,12 @@ class _Work:
 
     def __init__(
         self,
-        view: GraphView,
+        parts: Parts,
         todo: Sequence[Task],
         shared: Collection[int],
         data: Calibration,
-        provider: Provider,
         silent: Sequence[Linear],
+        routed: Sequence[tuple[Site, tuple[int, ...]]],
         most: float,
     ) -> None:
         learn, held = data.split()
@@ -132,18 +135,23 @@ class _Work:
         self.stages = {task: at for at, task in enumerate(self.makers)}
         stages = [_stage(task, makers) for task, makers in self.makers.items()]
         if stages:
-            # Sites that go as a whole are silent from the start.
-            first = tuple(item.node for item in silent)
+            # Sites that go as a whole are silent from the start, and routers choose among what stays.
+            first = (
+                *(item.node for item in silent),
+                *(node for site, gone in routed if gone for node in changed_by_cut(site)),
+            )
             stages[0] = replace(stages[0], changes=(*first, *stages[0].changes))
-        boundaries = Boundaries(view, stages)
+        boundaries = Boundaries(parts.view, stages)
         self.stored: MutableMapping[str, Array] = Shelf(Room(IN_MEMORY))
         self.silenced: MutableMapping[str, Array] = ChainMap(Shelf(Room(IN_MEMORY)), self.stored)
         """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
         for item in silent:
             zeros = np.zeros((item.matrix.rows, item.matrix.columns))
             self.silenced[item.matrix.stored.name] = item.matrix.written(zeros)
+        for site, gone in routed:
+            self.silenced.update(cut_at(site, gone).weights)
         nodes = [task.linear.node for task in self.makers if task.linear is not None]
-        self.pair = Pair(Parts(view, provider), boundaries, nodes, (learn, held), self.silenced)
+        self.pair = Pair(parts, boundaries, nodes, (learn, held), self.silenced)
         self.refits: list[Refit] = []
 
     def refit(self, task: Task) -> None:

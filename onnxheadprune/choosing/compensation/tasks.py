@@ -99,7 +99,7 @@ def tasks(
     gone = emptied(view, sites, heads)
     for site in sites:
         units = set(heads.get(site.index, ()))
-        for projection in site.projections if units else ():
+        for projection in site.projections if units and not site.ROUTED else ():
             if projection.node in gone.maps:
                 continue
             kept = np.flatnonzero(projection.live_without(units).reshape(-1))
@@ -107,7 +107,13 @@ def tasks(
             found[projection.node.index] = Task(
                 projection.node.label, linear_of(projection), site, projection, left, tuple(kept.tolist())
             )
-    first = min((*found, *(node.index for node in gone.maps)), default=None)
+    routers = (
+        projection.node.index
+        for site in sites
+        if site.ROUTED and heads.get(site.index)
+        for projection in site.projections
+    )
+    first = min((*found, *routers, *(node.index for node in gone.maps)), default=None)
     if which == "own" or first is None:
         return [found[index] for index in sorted(found)]
     for node in view.main.nodes:

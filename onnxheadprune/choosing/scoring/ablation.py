@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.choosing.activations.chain import Chain, Cut, measuring
+from onnxheadprune.choosing.activations.chain import Chain, cut_at, measuring
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.simple import fluctuation_scores
@@ -53,13 +53,15 @@ def ablation_scores(
     """
     main = require_main(view)
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
-    chain = Chain(Parts(view, provider, len(data)), [site], [view.main.values[name] for name in outputs])
+    chain = Chain(
+        Parts(view, provider, len(data), [site]), [site], [view.main.values[name] for name in outputs]
+    )
     each = np.ones(site.num_units)
     groups: list[tuple[int, ...]] = [(head,) for head in range(site.num_units)]
     if site.WIDE:
         each = fluctuation_scores(site, context_moments(view, [site], data, provider)[site.index])
         groups = _groups(site, each)
-    cuts = [Cut(site.index, group) for group in groups]
+    cuts = [cut_at(site, group) for group in groups]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
     for cut, found in chain.outcomes(cuts, data.feeds, data.source, measuring(meters, data.feeds)):
         meters[cut].take(found)

@@ -18,10 +18,12 @@ from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.scoring.ablation import ablation_scores, require_main
 from onnxheadprune.choosing.scoring.executors import run_all
+from onnxheadprune.choosing.scoring.experts import expert_scores
 from onnxheadprune.choosing.scoring.partial import Partial, partial_key
 from onnxheadprune.choosing.scoring.reconstruction import reconstruction_scores
 from onnxheadprune.choosing.scoring.scores import (
     FISHER,
+    RANDOM,
     SHARES,
     TAYLOR,
     WITHOUT_DATA,
@@ -98,6 +100,9 @@ _UNITS = {
     "activation": "share of the site's activity",
     "fluctuation": "share of the site's variance",
     "reconstruction": "share of the site's variance lost after refit",
+    "reap": "share of the site's activity, weighted by the router",
+    "frequency": "share of the site's choices",
+    "random": "share of the site by chance",
 }
 
 
@@ -147,10 +152,15 @@ def scores_of(
         RefusedError: if the method cannot see into a site.
     """
     how = working or Working()
+    if method == RANDOM:
+        drawn = [np.random.default_rng(site.index).random(site.num_units) for site in sites]
+        return _scores(model, sites, method, _UNITS[method], [each / each.sum() for each in drawn])
     if method == WITHOUT_DATA:
         return _scores(model, sites, method, _UNITS[method], [weight_scores(site) for site in sites])
     if evidence is None:
-        raise UsageError(f"the method {method} needs calibration data; without any, use the method weight")
+        raise UsageError(
+            f"the method {method} needs calibration data; without any, use the method weight, or for experts random"
+        )
     data = evidence.data
     moments: Mapping[int, Sequence[Moments]] = {}
     if left is not None or method in SHARES:
@@ -163,8 +173,14 @@ def scores_of(
         made = _scores(model, sites, method, found.unit, [found.scores[site.index] for site in sites])
         made = replace(made, constant=found.constant)
     else:
-        values = [_from_moments(method, site, moments[site.index]) for site in sites]
-        made = _scores(model, sites, method, _UNITS[method], values)
+        values = {
+            site.index: _from_moments(method, site, moments[site.index]) for site in sites if not site.ROUTED
+        }
+        routed = [site for site in sites if site.ROUTED]
+        if routed:
+            values |= expert_scores(view, routed, method, evidence, how.progress, left)
+        sites = [site for site in sites if site.index in values]
+        made = _scores(model, sites, method, _UNITS[method], [values[site.index] for site in sites])
     return replace(made, data=data.fingerprint, samples=data.count, source=data.source)
 
 

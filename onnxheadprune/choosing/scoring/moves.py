@@ -46,7 +46,7 @@ def cheapest(options: Sequence[Move], cost: Callable[[Move], float]) -> tuple[Mo
 
 def ways_of(site: Site) -> tuple[tuple[str, ...], ...]:
     """The ways to offer a choice between: a greedy path takes the cheapest step, and hides smaller ones behind it."""
-    grouped = len(site.groups) > 1 and len(site.groups[0]) > 1
+    grouped = len(site.groups) > 1 and len(site.groups[0]) > 1 and not site.ALL_GROUPS_STAY
     return (BOTH, (GROUPS,), (QUERIES,)) if grouped else (BOTH,)
 
 
@@ -132,7 +132,7 @@ def moves(
     """Sets of present heads that may go next, so that every KV head that stays keeps equally many.
 
     A head of plain attention; in grouped-query attention a KV head with its query heads, or one query head
-    of every KV head that is left. Never the last head, and no protected one.
+    of every KV head that is left. Never the last head, no protected one, and none that leaves too few to choose from.
 
     Args:
         site: the site.
@@ -141,7 +141,11 @@ def moves(
         worth: of each present head; of every KV head the least worthy query head goes first.
         ways: `GROUPS`, `QUERIES` or both; where there are no groups, heads go one by one.
     """
-    found = _moves(site, removed, protected, worth, ways)
+    found = [
+        move
+        for move in _moves(site, removed, protected, worth, ways)
+        if site.why_too_few(tuple(removed | move)) is None
+    ]
     if all(len(unit) == 1 for unit in site.units):
         return found
     # Heads that a projection packs together go together, where that leaves the KV groups even.
@@ -166,7 +170,7 @@ def _moves(
     whole = [frozenset(group) for group in groups] if len(groups) > 1 else []
     if len(groups) > 1 and len(groups[0]) == 1:
         return [move for move in whole if not move & protected] if GROUPS in ways or not grouped else []
-    if grouped and GROUPS not in ways:
+    if grouped and (GROUPS not in ways or site.ALL_GROUPS_STAY):
         whole = []
     thin = bool(groups) and len(groups[0]) > 1 and (QUERIES in ways or not grouped)
     thinner = _one_of_each(groups, protected, worth) if thin else []

@@ -13,7 +13,14 @@ from onnxheadprune.attention.sites.site import Site, Sites
 from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.kinds import HEADS, HEADS_ALONE, scorable, wishable
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
-from onnxheadprune.choosing.scoring.scores import FISHER, METHODS, TAYLOR, WITHOUT_DATA, HeadScores
+from onnxheadprune.choosing.scoring.scores import (
+    DATA_FREE,
+    FISHER,
+    METHODS,
+    TAYLOR,
+    WITHOUT_DATA,
+    HeadScores,
+)
 from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Measure
 from onnxheadprune.data.sources import Data, data_for
@@ -28,7 +35,7 @@ from onnxheadprune.settings.cutting import Method
 def score(
     model: ModelLike,
     *,
-    method: Method = "reconstruction",
+    method: Method | None = None,
     data: Data | None = None,
     provider: str | Provider = AUTO,
     effect: Measure | None = None,
@@ -37,13 +44,14 @@ def score(
     progress: Progress = silent,
     units: Collection[str] = HEADS_ALONE,
 ) -> HeadScores:
-    """Scores of all heads, or neurons; the larger, the more the unit is worth.
+    """Scores of all heads, neurons or experts; the larger, the more the unit is worth.
 
     Args:
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
-        method: "weight" needs no data. "activation", "fluctuation" and "reconstruction" need one pass over
-            the data, "fisher" and "taylor" one pass forth and back, "ablation" about half a pass per head, or per
-            group of neurons.
+        method: "weight" and "random" need no data. "activation", "fluctuation" and "reconstruction" need one pass over
+            the data, "fisher" and "taylor" one pass forth and back, "ablation" about half a pass per head or expert, or
+            per group of neurons. "reap" and "frequency" are for experts, one pass each; "weight", "fluctuation",
+            "reconstruction", "fisher" and "taylor" are not. None takes "reconstruction", of experts "reap".
         data: calibration data; see `Inputs` for the forms.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         effect: for "ablation": what to measure in place of divergence or cosine, called with the outputs
@@ -51,7 +59,8 @@ def score(
         executor: where to ablate sites; any `concurrent.futures.Executor`.
         partial: a file to keep finished sites in, so that an interrupted ablation goes on where it stopped.
         progress: told what is being done, how much is done, and of how much.
-        units: what is scored: "heads", "neurons" of the feed-forward blocks that can lose some, or both.
+        units: what is scored: "heads", "neurons" of the feed-forward blocks that can lose some, "experts" of mixtures,
+            or several of these.
 
     Raises:
         UsageError: if there is no data where the method needs it, the data does not fit, or units have no scores.
@@ -59,18 +68,19 @@ def score(
         ModelError: if the model cannot be read.
         ProviderError: if the asked-for provider does not run here.
     """
-    if method not in METHODS:
+    if method is not None and method not in METHODS:
         raise UsageError(f"there is no scoring method {method!r}; there are {', '.join(METHODS)}")
     if callable(effect) and method in (FISHER, TAYLOR):
         raise UsageError(
             f"a measure of your own has no gradient that {method} could take; use ablation for it"
         )
-    kinds = scored_kinds(units)
+    kinds = scored_kinds(units, method)
+    method = method or default_method(units)
     loaded = open_structure(model)
     view = view_of(loaded)
     sites = sites_of(view, model_name(model))
     _require(sites, kinds)
-    if method == WITHOUT_DATA or data is None:
+    if method in DATA_FREE or data is None:
         return scores_of(sites.model, view, _of_kinds(sites, kinds), method, None)
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     calibration = calibration_data(data_for(loaded, data, where), view)
@@ -85,11 +95,15 @@ def score(
     return scores_of(sites.model, view, _of_kinds(sites, kinds), method, evidence, working)
 
 
-def scored_kinds(units: Collection[str]) -> frozenset[str]:
+def scored_kinds(units: Collection[str], method: Method | None = None) -> frozenset[str]:
     """The kinds of units that have scores among some kinds.
 
+    Args:
+        units: the kinds.
+        method: by which all of them are scored; None for any.
+
     Raises:
-        UsageError: if there are none, or no such kind.
+        UsageError: if there are none, there is no such kind, or one has no scores by this method.
     """
     known = wishable()
     if not set(units) <= set(known):
@@ -98,7 +112,27 @@ def scored_kinds(units: Collection[str]) -> frozenset[str]:
     if not found:
         ordered = " and the ".join(f"{kind.UNITS} of a {kind.BLOCK}" for kind in every_kind())
         raise UsageError(f"scores order the {ordered}; layers are removed as a whole, so they have none")
+    for kind in every_kind():
+        if method is not None and kind.UNITS in found and method not in kind.METHODS:
+            raise UsageError(f"{method} does not score {kind.UNITS}; {', '.join(kind.METHODS)} do")
     return found
+
+
+def default_method(units: Collection[str], *, measured: bool = True) -> Method:
+    """The method that scores units of all of some kinds, unless another one is asked for.
+
+    Args:
+        units: the kinds.
+        measured: whether there is data.
+
+    Raises:
+        UsageError: if there is no such kind, or none that has scores.
+    """
+    named = scored_kinds(units)
+    first, *others = (kind for kind in every_kind() if kind.UNITS in named)
+    common = [method for method in first.METHODS if all(method in kind.METHODS for kind in others)]
+    best = WITHOUT_DATA if not measured and WITHOUT_DATA in common else common[0]
+    return next(method for method in METHODS if method == best)
 
 
 def _require(sites: Sites, kinds: frozenset[str]) -> None:
@@ -110,7 +144,7 @@ def _require(sites: Sites, kinds: frozenset[str]) -> None:
     if not len(sites) and kinds == HEADS_ALONE:
         raise RefusedError("no attention site was found in this model, so there are no heads to score")
     if not _of_kinds(sites, kinds):
-        raise RefusedError("no site and no feed-forward block of this model has units to score")
+        raise RefusedError("no site of this model has units of these kinds to score")
 
 
 def _of_kinds(sites: Sites, kinds: frozenset[str]) -> tuple[Site, ...]:

@@ -18,10 +18,20 @@ from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.settings.cutting import Method
 
 METHODS: tuple[Method, ...] = get_args(Method)
-SHARES: tuple[Method, ...] = ("weight", "activation", "fluctuation", "reconstruction")
+SHARES: tuple[Method, ...] = (
+    "weight",
+    "activation",
+    "fluctuation",
+    "reconstruction",
+    "reap",
+    "frequency",
+    "random",
+)
 """Those whose scores are shares of a site, which order its units and do not compare across sites."""
-WITHOUT_DATA = "weight"
-"""The one that needs no data."""
+WITHOUT_DATA: Method = "weight"
+"""The one that needs no data, and knows of the model."""
+RANDOM: Method = "random"
+DATA_FREE = (WITHOUT_DATA, RANDOM)
 FISHER: Method = "fisher"
 TAYLOR: Method = "taylor"
 
@@ -114,7 +124,7 @@ class HeadScores:
 
     @property
     def heads(self) -> tuple[SiteScores, ...]:
-        """Those of attention sites: of sites with few units, each of which is worth a look."""
+        """Those of sites with few units, each of which is worth a look: heads, experts."""
         return tuple(site for site in self.sites if not site.kind.WIDE)
 
     @property
@@ -144,8 +154,8 @@ class HeadScores:
             # Ranks, so that a few huge scores do not hide the rest.
             ranks = [None if value is None else bisect_left(known, value) / last for value in site.scores]
             told = [
-                "gone" if value is None else f"head {head}: {value:.3g}"
-                for head, value in enumerate(site.scores)
+                "gone" if value is None else f"{site.kind.UNIT} {unit}: {value:.3g}"
+                for unit, value in enumerate(site.scores)
             ]
             return squares(ranks, words=told)
 

@@ -137,13 +137,17 @@ def _called(gone: Mapping[int, tuple[int, ...]]) -> str:
 
 
 def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
-    """The wish within what the client can express: as many KV heads in every layer that has a cache."""
+    """The wish within what the client can express: as many KV heads in every layer with a cache, or experts in each."""
     client = cutting.asked.client
+    if client is None:
+        return wish
     kept = cutting.asked.request.contract.cache == "keep"
-    if client is None or not client.even_caches or kept or not any(site.free for site in leader.sites):
+    even = client.even_caches and not kept and any(site.free for site in leader.sites)
+    counted = (kind for kind in every_kind() if kind.COUNTED_BY and kind.UNITS in wish.units)
+    if not even and not any(leader.sites.of(kind.UNITS) for kind in counted):
         return wish
     limits = wish.limits or Limits()
-    return replace(wish, limits=replace(limits, uniform=True, whole_groups=True))
+    return replace(wish, limits=replace(limits, uniform=True, whole_groups=limits.whole_groups or even))
 
 
 def _followed(

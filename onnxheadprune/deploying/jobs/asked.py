@@ -182,7 +182,7 @@ def require_askable(job: Job, output: Path) -> None:
     pruning(job, None, None if keys.prune.scores is None else job.at(keys.prune.scores), output)
     if keys.score is not None:
         measure_of(keys.score.drift)
-        scored_kinds(keys.prune.units)
+        scored_kinds(keys.prune.units, keys.score.method)
     if keys.recover is not None:
         recovering(job, None, output, resume=False)
     if keys.quantize is not None:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.scoring.executors import open_executor
-from onnxheadprune.choosing.scoring.score import score, scored_kinds
+from onnxheadprune.choosing.scoring.score import default_method, score, scored_kinds
 from onnxheadprune.choosing.scoring.score_files import write_scores
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.respelled import renumbered
@@ -181,7 +181,8 @@ class Workshop:
         assert keys is not None
         running = running_of(self.job)
         data = None if running.data is None else running
-        method = keys.method or ("weight" if data is None else "reconstruction")
+        units = self.job.keys.prune.units
+        method = keys.method or default_method(units, measured=data is not None)
         partial = self.folder / PARTIAL if method == "ablation" else None
         with open_executor(keys.jobs, keys.dask) as executor:
             scores = score(
@@ -193,7 +194,7 @@ class Workshop:
                 executor=executor,
                 partial=partial,
                 progress=progress,
-                units=scored_kinds(self.job.keys.prune.units),
+                units=scored_kinds(units),
             )
         write_scores(scores, self.folder / "score.json")
 

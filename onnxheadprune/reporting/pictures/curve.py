@@ -29,8 +29,8 @@ from onnxheadprune.reporting.pictures.style import (
 )
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 
-Against: TypeAlias = Literal["heads", "operations", "parameters", "speedup"]
-COUNTED = ("heads", "operations")
+Against: TypeAlias = Literal["heads", "operations", "bytes", "parameters", "speedup"]
+COUNTED: tuple[Against, ...] = ("heads", "operations", "bytes")
 """What ratios may be shares of."""
 PANEL_HEIGHT = 1.75
 LEAST_SPAN = 0.02
@@ -67,14 +67,15 @@ def plot_curve(curve: Curve, x: Against | None = None) -> Picture:
 
     Args:
         curve: what a sweep found.
-        x: the axis: the share of heads or of operations that are gone, the share of parameters that are left, or the
-            measured speed. None is the share that ratios were of, "heads" or "operations". The speed has 95 %
+        x: the axis: the share of heads, operations or bytes that are gone, the share of parameters that are left, or
+            the measured speed. None is what ratios were of: "heads", "operations" or "bytes". The speed has 95 %
             intervals, and is hollow where no difference could be measured.
 
     Raises:
         UsageError: if `x` is none of these, or was not measured.
     """
-    x = x or ("operations" if curve.counted == "operations" else "heads")
+    counted: Against = next(item for item in COUNTED if item == curve.counted)
+    x = x or counted
     if x not in get_args(Against):
         raise UsageError(f"a curve is drawn against {', '.join(get_args(Against))}, not {x!r}")
     if x in COUNTED and x != curve.counted:
@@ -212,7 +213,7 @@ def _mark_knee(panels: Sequence[Axes], curve: Curve, along: Quantity) -> Annotat
 def _knee_words(curve: Curve, point: CurvePoint) -> str:
     if curve.counted == "heads":
         return f"{point.removed} of {curve.heads} heads"
-    return f"{100 * curve.share(point):.0f} % of operations"
+    return f"{100 * curve.share(point):.0f} % of {curve.counted}"
 
 
 def _number(
@@ -247,6 +248,5 @@ def _number(
 def _gone(curve: Curve, point: CurvePoint) -> str:
     """A number beside a point; the first one says of what."""
     number = f"{point.removed}" if curve.counted == "heads" else f"{100 * curve.share(point):.0f} %"
-    return (
-        number if point.removed else f"0 {'heads' if curve.counted == 'heads' else '% of operations'} removed"
-    )
+    of = "heads" if curve.counted == "heads" else f"% of {curve.counted}"
+    return number if point.removed else f"0 {of} removed"

@@ -18,7 +18,7 @@ import numpy as np
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.choosing.joint import OPERATIONS, JointSpace
+from onnxheadprune.choosing.joint import OVER_SAVED, JointSpace
 from onnxheadprune.choosing.savings import Savings
 from onnxheadprune.choosing.scoring.moves import Step
 from onnxheadprune.choosing.space import Selection
@@ -86,7 +86,7 @@ def with_times(
     savings = {site.index: _curve(times[site.index], space, site) for site in space.sites}
     # All that can be saved is the budget: what little of it was measured on a busy machine is divided as finely.
     whole = sum(curve.saved[-1] for curve in savings.values()) or 1.0
-    basis = space.basis.replace(OPERATIONS, "over the time that is saved")
+    basis = space.basis.replace(OVER_SAVED.format(space.counted), OVER_SAVED.format("time"))
     return replace(space, savings=savings, whole=whole, basis=basis)
 
 

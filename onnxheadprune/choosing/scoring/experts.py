@@ -1,0 +1,317 @@
+"""Scores of experts: how often a router chooses each for the data's tokens, and what it then adds.
+
+A mixture is measured as it is run, in whatever form it is written: where the scores of all experts but one are minus
+infinity, and that of the one is high, its router weight is 1, and what the mixture outputs is the output of that
+expert. So one pass gives each token's chosen experts and the output of the mixture; one more for each of the chosen
+gives their outputs, since a token is a position of its own; and the router weights are the factors by which these sum
+up to that of the mixture.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper
+
+from onnxheadprune.attention.sites.routing import Picks, Routing
+from onnxheadprune.attention.sites.routing_mask import Gate, gates_of, never, routed_by
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.choosing.activations.chain import Chain
+from onnxheadprune.choosing.activations.parts import Parts, run_feed
+from onnxheadprune.choosing.activations.running import Running
+from onnxheadprune.choosing.evidence import Evidence
+from onnxheadprune.data.rows import counted
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.model.graph.facts import ADDS
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.runtime import Array, Session
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.settings.cutting import Method
+
+ALONE, ALONE_HALF = 20.0, 10.0
+"""The score of an expert that is chosen alone: a softmax or a sigmoid makes it 1, and its exponential is finite."""
+PLACES = 6
+"""Values behind the experts of a mixture among which its output is looked for."""
+TINY = 1e-12
+Scores = npt.NDArray[np.float64]
+
+
+def expert_scores(
+    view: GraphView,
+    sites: Sequence[Site],
+    method: Method,
+    evidence: Evidence,
+    progress: Progress = silent,
+    left: dict[str, str] | None = None,
+) -> dict[int, Scores]:
+    """Scores of the experts of some mixtures, as shares of each mixture, by the index of its site.
+
+    Args:
+        view: an annotated view of the model.
+        sites: the mixtures.
+        method: "frequency", the tokens that an expert is chosen for; "activation", the mean norm of its output for
+            these (2606.15716); "reap", the mean of that norm times the router weight, of which the weights of a token's
+            experts sum up to 1 (2510.13999).
+        evidence: data, and where it runs.
+        progress: told after each mixture.
+        left: gets the reason for each mixture that cannot be scored, by label.
+
+    Raises:
+        RefusedError: without `left`, if a mixture cannot be scored; with it, if none can.
+    """
+    parts = Parts(view, evidence.provider, sites=sites)
+    data = evidence.data
+    running = Running(parts, [site.projections[0].node for site in sites], data.feeds, data.source)
+    found: dict[int, Scores] = {}
+    reasons: dict[str, str] = {}
+    for number, (site, contexts) in enumerate(Chain(parts, sites).contexts(data.feeds, data.source), 1):
+        routing = routed_by(site)
+        try:
+            reader = _Reader(parts, routing, gates_of(site), method, data.source)
+            tally = _Tally(site.num_units)
+            for at, values in enumerate(contexts):
+                if running.reaches(at, routing.router):
+                    outer = routing.outer(values[routing.router.out.name].shape)
+                    tally.add(reader.read(values), counted(outer, data.feeds[at], data.inputs))
+            found[site.index] = tally.scores(method)
+        except RefusedError as error:
+            if left is None:
+                raise
+            reasons[site.label] = str(error)
+        progress("reading what experts add", number, len(sites))
+    if not found:
+        raise RefusedError(next(iter(reasons.values())))
+    if left is not None:
+        left |= reasons
+    return found
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The experts of some tokens.
+
+    Attributes:
+        chosen: numbers of each token's experts, [tokens, chosen].
+        norms: of the output of each of these, in the same shape; None where nobody asks.
+        weights: of the router for each of these.
+    """
+
+    chosen: npt.NDArray[np.int64]
+    norms: Scores | None = None
+    weights: Scores | None = None
+
+
+class _Tally:
+    """Sums over the tokens of each expert."""
+
+    def __init__(self, experts: int) -> None:
+        self._tokens, self._norms, self._weighted = (np.zeros(experts) for _ in range(3))
+
+    def add(self, found: _Tokens, counts: Array | None) -> None:
+        """Adds tokens, but for padding."""
+        rows = np.ones(len(found.chosen), np.bool_) if counts is None else counts.reshape(-1)
+        chosen = found.chosen[rows]
+        np.add.at(self._tokens, chosen, 1.0)
+        if found.norms is not None and found.weights is not None:
+            np.add.at(self._norms, chosen, found.norms[rows])
+            np.add.at(self._weighted, chosen, (found.norms * found.weights)[rows])
+
+    def scores(self, method: Method) -> Scores:
+        """Shares of the mixture; nothing for an expert that no token is sent to."""
+        each = {"frequency": self._tokens, "activation": self._norms, "reap": self._weighted}[method]
+        if method != "frequency":
+            each = each / np.maximum(self._tokens, 1.0)
+        total: Scores = each / (each.sum() or 1.0)
+        return total
+
+
+class _Reader:
+    """Reads the experts of tokens from values in front of a mixture."""
+
+    def __init__(
+        self, parts: Parts, routing: Routing, gates: Sequence[Gate], method: Method, source: str
+    ) -> None:
+        if method != "frequency" and len(routing.picks) != 1:
+            raise RefusedError(
+                f"{routing.router.label} chooses experts in {len(routing.picks)} steps, each with a weight of its own,"
+                f" so that {method} cannot tell them apart; score by frequency or ablation"
+            )
+        self._parts, self._routing, self._source = parts, routing, source
+        # Where scores are those of the router, or zero for what it gives minus infinity, these alone keep others out.
+        self._gates, self._looks = [gate for gate in gates if gate.moved], method != "frequency"
+        self._places = list(itertools.islice(_places(routing), PLACES)) if self._looks else []
+        self._output: Value | None = None
+        self._sessions: dict[tuple[str | None, ...], Session | None] = {}
+
+    def read(self, values: Mapping[str, Array]) -> _Tokens:
+        """Reads one feed.
+
+        Args:
+            values: scores of the router, and all that the mixture reads.
+        """
+        routing = self._routing
+        picks = [item.value.name for item in routing.picks]
+        scored = [gate.value.name for gate in self._gates] if self._looks else []
+        own = {**values, **self._run(values, [*picks, *scored, *(value.name for value in self._places)])}
+        chosen = np.concatenate(
+            [_numbers(item, own[name]) for item, name in zip(routing.picks, picks, strict=True)], axis=1
+        )
+        if not self._looks:
+            return _Tokens(chosen)
+        whole = self._whole(own, len(chosen))
+        shapes = {name: own[name].shape for name in scored}
+        outputs = np.stack([self._alone(values, experts, shapes) for experts in chosen.T], axis=1)
+        return _Tokens(chosen, np.linalg.norm(outputs, axis=2), _weights(outputs, whole))
+
+    def _whole(self, values: Mapping[str, Array], tokens: int) -> Scores:
+        """The output of the mixture, [tokens, features]."""
+        if self._output is None:
+            fitting = (value for value in self._places if _rows_of(values[value.name]) == tokens)
+            self._output = next(fitting, None)
+        if self._output is None:
+            raise RefusedError(
+                f"the experts that {self._routing.router.label} chooses have no output of their own in the graph,"
+                " with a row for each token; score by frequency or ablation"
+            )
+        self._places = [self._output]
+        return _as_rows(values[self._output.name], tokens)
+
+    def _alone(
+        self,
+        values: Mapping[str, Array],
+        experts: npt.NDArray[np.int64],
+        shapes: Mapping[str, tuple[int, ...]],
+    ) -> Scores:
+        """The output of one expert for each token, [tokens, features].
+
+        Args:
+            values: what the mixture reads.
+            experts: the expert of each token.
+            shapes: of scores that are masked, by name.
+        """
+        assert self._output is not None
+        routing, name = self._routing, self._routing.router.out.name
+        router, is_own = values[name], np.arange(routing.experts) == experts[:, None]
+        half = helper.np_dtype_to_tensor_dtype(router.dtype) == TensorProto.FLOAT16
+        low = never(TensorProto.FLOAT16 if half else TensorProto.FLOAT)
+        forced = np.where(is_own, ALONE_HALF if half else ALONE, low).astype(router.dtype)
+        moved = np.moveaxis(router, routing.axis, -1).shape
+        forced = np.moveaxis(forced.reshape(moved), -1, routing.axis)
+        masks = {gate.mask: _mask(gate, is_own, shapes[gate.value.name]) for gate in self._gates}
+        found = self._run({**values, name: forced, **masks}, [self._output.name], tuple(masks))
+        return _as_rows(found[self._output.name], len(experts))
+
+    def _run(
+        self, values: Mapping[str, Array], wanted: Sequence[str], opened: Sequence[str] = ()
+    ) -> Mapping[str, Array]:
+        """Some values of the mixture, from what it reads and the scores of its router."""
+        inner, router = self._parts.view.main.values, self._routing.router.out.name
+        types = {
+            name: helper.np_dtype_to_tensor_dtype(array.dtype)
+            for name, array in values.items()
+            if name in inner and not inner[name].is_graph_input
+        }
+        fixed = {router: types.pop(router)}
+        key = (*wanted, None, *opened)
+        if key not in self._sessions:
+            self._sessions[key] = self._parts.session(types, wanted, fixed=fixed, opened=opened)
+        session = self._sessions[key]
+        return {} if session is None else run_feed(session, values, self._source)
+
+
+def _numbers(picks: Picks, array: Array) -> npt.NDArray[np.int64]:
+    """Numbers of the experts of each token, [tokens, chosen]."""
+    rows = np.moveaxis(array, picks.axis, -1) if picks.axis < array.ndim else array[..., None]
+    rows = rows.reshape(-1, rows.shape[-1])
+    if picks.highest:
+        rows = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, : picks.highest]
+    return rows.astype(np.int64)
+
+
+def _rows_of(array: Array) -> int:
+    return array.size // max(array.shape[-1], 1) if array.ndim > 1 else 0
+
+
+def _as_rows(array: Array, tokens: int) -> Scores:
+    return array.reshape(tokens, -1).astype(np.float64)
+
+
+def _mask(gate: Gate, is_own: npt.NDArray[np.bool_], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """The mask of a gate with another expert for each token.
+
+    Args:
+        gate: the gate.
+        is_own: for each token its only expert, [tokens, experts].
+        shape: of the scores that are masked.
+    """
+    labels, axes = gate.live.array, gate.live.axes
+    every = np.concatenate([is_own, np.ones((len(is_own), 1), np.bool_)], axis=1)
+    alive = every[:, np.minimum(labels - 1, is_own.shape[1])]
+    others = [axis for axis in range(len(shape)) if axis not in axes]
+    spread = alive.reshape(*(shape[axis] for axis in others), *labels.shape)
+    return np.asarray(spread.transpose(np.argsort([*others, *axes])))
+
+
+def _weights(outputs: Scores, whole: Scores) -> Scores:
+    """The factors by which outputs of experts sum up to that of the mixture, divided by their sum, [tokens, chosen].
+
+    Args:
+        outputs: of the experts of each token, [tokens, chosen, features].
+        whole: [tokens, features].
+    """
+    gram = np.einsum("tif,tjf->tij", outputs, outputs)
+    count = gram.shape[1]
+    size = np.trace(gram, axis1=1, axis2=2)[:, None, None] + TINY
+    products = np.einsum("tif,tf->ti", outputs, whole)
+    factors = np.linalg.solve(gram / size + TINY * np.eye(count), products[..., None] / size)[..., 0]
+    sums = factors.sum(axis=1, keepdims=True)
+    return np.where(np.abs(sums) > TINY, factors / np.where(sums == 0, 1.0, sums), 1 / count)
+
+
+def _places(routing: Routing) -> Iterator[Value]:
+    """Yield values that all that the router has a part in goes through, behind its experts, nearest first.
+
+    One of them is the output of the mixture; before that, experts may lie beside each other. What is added to
+    anything else ends the search.
+    """
+    ends = {end.node for end in routing.ends}
+    met = (item.node for item in routing.meetings)
+    last = max(node.index for node in (*met, *ends, *routing.through, *routing.picked))
+    waiting: dict[Value, set[Node]] = {}
+    reached, heap = set[Value](), list[tuple[int, Node]]()
+
+    def reach(value: Value) -> None:
+        readers = {use.node for use in value.consumers if not looks_only(use)}
+        reached.add(value)
+        if readers:
+            waiting[value] = readers
+        for node in readers:
+            heapq.heappush(heap, (node.index, node))
+
+    reach(routing.router.out)
+    done = set[Node]()
+    while heap:
+        node = heapq.heappop(heap)[1]
+        if node in done:
+            continue
+        done.add(node)
+        foreign = any(value and value not in reached and not value.is_constant for value in node.inputs)
+        if node.scope.parent is not None or (
+            node in ADDS and foreign and node.index > last and node not in ends
+        ):
+            return
+        for value in {value for value in node.inputs if value in waiting}:
+            waiting[value].discard(node)
+            if not waiting[value]:
+                del waiting[value]
+        for made in node.outputs:
+            if made is not None:
+                reach(made)
+        if node.index >= last and len(waiting) == 1 and waiting.keys() <= {*node.outputs}:
+            yield next(iter(waiting))
