@@ -75,7 +75,9 @@ WEIGHTS = """float[6, 8] q, float[6, 8] k, float[6, 8] v, float[6, 4] k2, float[
 
 FAR = ", ".join(str(row - column + 4) for row in range(5) for column in range(5))
 OF_TOKENS = f"""float[5, 6] latents, float[5, 2, 5] positions, float[5, 5] mixing, float[5, 2] narrow,
-  float[2, 5, 2] samples, float[9, 4] table, int64[5, 5] far = {{{FAR}}},
+  float[2, 5, 2] samples, float[9, 4] table, float[6, 6] lift,
+  int64[5] five = {{0, 0, 2, 2, 2}}, int64[4] tall = {{0, 2, 10, 2}}, int64[4] apart4 = {{0, 4, 5, 2}},
+  int64[5, 5] far = {{{FAR}}},
   float[10, 6] classes, float[40, 6] classes4, int64[1] i0 = {{0}}, int64[1] i5 = {{5}}, int64[3] apart3 = {{0, 4, 2}},
   int64[2] flat = {{0, 40}}, int64[3] eights = {{0, 8, 5}}"""
 
@@ -195,6 +197,20 @@ def test_heads_with_weights_of_their_own_are_told_apart(own: str, kind: str) -> 
     for gone in CUTS:
         if KINDS[kind].kv_num_heads != 2 or len(gone) > 1:
             check_cut(model, FEED, gone)
+
+
+def test_a_layer_whose_shape_is_read_makes_no_scores() -> None:
+    """Queries of a group lie in a row, behind two linear layers; scores are divided by the root of their size."""
+    nodes = """h = MatMul(x, lift)  qf = MatMul(h, q)  q5 = Reshape(qf, five)
+      qt = Transpose<perm = [0, 2, 3, 1, 4]>(q5)
+      qr = Reshape(qt, tall)  kf = MatMul(x, k2)  k4 = Reshape(kf, two)  kh = Transpose<perm = [0, 2, 3, 1]>(k4)
+      vf = MatMul(x, v2)  v4 = Reshape(vf, two)  vh = Transpose<perm = [0, 2, 1, 3]>(v4)  dot = MatMul(qr, kh)
+      size = Shape<start = 3>(qr)  sized = Cast<to = 1>(size)  root = Sqrt(sized)  scores = Div(dot, root)
+      maps = Softmax<axis = -1>(scores)  c = MatMul(maps, vh)  r = Reshape(c, apart4)"""
+    model = _of_tokens(f"{nodes} {MERGED}", "5, 6")
+    (site,) = inspect(model)
+    assert (site.num_heads, site.kv_num_heads, site.removable) == (H, 2, True)
+    check_cut(model, FEED, [0, 2])
 
 
 def test_tokens_of_one_head_are_no_heads() -> None:
