@@ -134,7 +134,7 @@ def test_a_subgraph_that_sees_all_heads_is_a_near_miss() -> None:
 
 def test_maps_that_leave_the_model_are_narrowed_with_consent() -> None:
     model = with_maps()
-    with pytest.raises(RefusedError, match="--allow-io-change"):
+    with pytest.raises(RefusedError, match="allow_io_change=True narrows that output"):
         plan_pruning(model, {0: GONE})
     planning = analyse(model, {0: GONE}, "maps", Contract(allow_io_change=True))
     assert set(planning.io.live) == {"maps"}
