@@ -224,7 +224,7 @@ def test_too_little_data_is_refused(feeds: list[dict[str, Any]]) -> None:
 
 
 def test_without_data_nothing_is_learned() -> None:
-    with pytest.raises(UsageError, match="a recovery learns from data"):
+    with pytest.raises(UsageError, match="a recovery needs data"):
         recovered(data=None)
 
 
