@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -291,26 +291,7 @@ Edit: TypeAlias = (
     | SetMetadata
 )
 
-_KINDS: dict[str, Any] = {
-    edit.kind: edit
-    for edit in (
-        SliceTensor,
-        AddConstant,
-        SetInput,
-        SetOutput,
-        DropInputs,
-        SetAttribute,
-        SetDim,
-        InsertNode,
-        EdgeGather,
-        DropNode,
-        DropTensor,
-        DropBranchOutput,
-        DropIo,
-        Rename,
-        SetMetadata,
-    )
-}
+_KINDS: dict[str, Any] = {edit.kind: edit for edit in get_args(Edit)}
 
 
 def scope_of(ref: str) -> str:

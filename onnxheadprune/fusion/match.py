@@ -13,7 +13,6 @@ from onnx import TensorProto
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.fusion.layout import Axis, Layout, flat
 from onnxheadprune.fusion.roles import Operand, core_roles, score_operands
-from onnxheadprune.fusion.scalars import scalar_of
 from onnxheadprune.fusion.scores import Bias, read_scores
 from onnxheadprune.fusion.walk import layout_above
 from onnxheadprune.liveness.refusal import Reason, Refusal
@@ -24,6 +23,7 @@ from onnxheadprune.model.graph.facts import (
     SOFTMAXES,
     TESTS_NAN,
 )
+from onnxheadprune.model.graph.scalars import scalar_of
 from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node, Value
 

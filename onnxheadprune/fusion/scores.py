@@ -11,12 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.fusion.layout import Axis, Layout
 from onnxheadprune.fusion.roles import cannot, float_product
-from onnxheadprune.fusion.scalars import scalar_of
 from onnxheadprune.fusion.walk import SCALES, layout_above
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
@@ -25,69 +24,12 @@ from onnxheadprune.model.graph.facts import (
     CASTS,
     CHOOSES_ELEMENTS,
     EXPANDS,
-    FILLS,
-    FLATTENS,
-    GATHERS,
-    GATHERS_ELEMENTS,
-    GATHERS_ROWS,
     MULTIPLIES,
-    SLICES,
     SUBTRACTS,
-    TILES,
-    VIEWS,
 )
-from onnxheadprune.model.graph.tables import ARITHMETIC
+from onnxheadprune.model.graph.scalars import scalar_of, uniform
 from onnxheadprune.model.graph.types import type_of
-from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Node, Value
-
-MAX_DEPTH = 32
-NOTHING_NEW = VIEWS | FLATTENS | EXPANDS | TILES | SLICES | GATHERS | GATHERS_ROWS | GATHERS_ELEMENTS
-"""Operators whose result holds nothing that the first input does not."""
-
-
-def uniform(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
-    """The number that a value holds everywhere, whatever the inputs are; None if it may hold several."""
-    if value is None or depth == 0:
-        return None
-    if value.tensor is not None:
-        return _stored(value)
-    node = value.producer
-    if node is None or node.domain:
-        return None
-    if node in NOTHING_NEW:
-        return uniform(node.input(0), depth - 1)
-    if node in CASTS:
-        return _cast(node, depth)
-    if node in FILLS:
-        fill = node.attribute("value")
-        return 0.0 if fill is None else float(numpy_helper.to_array(fill).reshape(-1)[0])
-    if node in CHOOSES_ELEMENTS:
-        condition = uniform(node.input(0), depth - 1)
-        return None if condition is None else uniform(node.input(1 if condition else 2), depth - 1)
-    return _combined(node, depth)
-
-
-def _stored(value: Value) -> float | None:
-    tensor = value.tensor
-    if tensor is None or int(np.prod(tensor.dims, dtype=np.int64)) > MAX_LITERAL_ELEMENTS:
-        return None
-    literal = value.literal()
-    if literal is None or not literal.size or literal.dtype.kind not in "biuf":
-        return None
-    first = literal.reshape(-1)[0]
-    return float(first) if bool((literal == first).all()) else None
-
-
-def _cast(node: Node, depth: int) -> float | None:
-    """A cast between types of numbers keeps zero and one, which is all that masks need."""
-    inner = uniform(node.input(0), depth - 1)
-    return inner if inner in (0.0, 1.0) else None
-
-
-def _combined(node: Node, depth: int) -> float | None:
-    function = ARITHMETIC.of(node)
-    return None if function is None else function(node, [uniform(value, depth - 1) for value in node.inputs])
-
+from onnxheadprune.model.graph.view import Node, Value
 
 TERMS = ADDS | SUBTRACTS | ADDS_ALL
 MAX_STEPS = 48

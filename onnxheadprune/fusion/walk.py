@@ -13,7 +13,6 @@ from onnxheadprune.fusion.layout import (
     unexpanded,
     untransposed,
 )
-from onnxheadprune.fusion.scalars import scalar_of
 from onnxheadprune.model.graph.facts import (
     CASTS,
     DIVIDES,
@@ -26,6 +25,7 @@ from onnxheadprune.model.graph.facts import (
     REREADS,
     TRANSPOSES,
 )
+from onnxheadprune.model.graph.scalars import scalar_of
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_STEPS = 24

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.tables import Table
 from onnxheadprune.model.graph.view import Node
 
@@ -111,12 +111,6 @@ def is_fused(node: Node) -> bool:
     return LAYOUTS.of(node) is not None
 
 
-def number(shape: Shape | None, axis: int) -> int | None:
-    """The size of an axis, None where there is no such axis or its size is no number."""
-    dim: Dim | None = None if shape is None or axis >= len(shape) else shape[axis]
-    return dim if isinstance(dim, int) else None
-
-
 def given(node: Node, indices: Iterable[int], axis: int) -> dict[int, int]:
     """Those of some outputs that the node has, with their head axis."""
     return {i: axis for i in indices if i < len(node.outputs) and node.outputs[i] is not None}
@@ -124,4 +118,4 @@ def given(node: Node, indices: Iterable[int], axis: int) -> dict[int, int]:
 
 def per_head(node: Node, index: int, axis: int, heads: int) -> dict[int, HeadAxis]:
     """A bias or mask that has one position per query head on an axis, or a broadcast one (then nothing)."""
-    return {index: queries(axis, 1)} if heads > 1 and number(node.shape(index), axis) == heads else {}
+    return {index: queries(axis, 1)} if heads > 1 and known_size(node.shape(index), axis) == heads else {}

@@ -15,7 +15,6 @@ from onnxheadprune.liveness.fused import (
     key_values,
     layout_of,
     layout_reader,
-    number,
     per_head,
     queries,
 )
@@ -23,7 +22,7 @@ from onnxheadprune.liveness.live import FULL, Array, Live, unite
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.dims import Shape, known_size
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node, Value
@@ -56,11 +55,11 @@ def _standard_layout(node: Node) -> FusedLayout | None:
     if query is None or key is None or value is None:
         return None
     four = len(query) == 4
-    heads = number(query, 1) if four else node.attribute("q_num_heads")
-    kv = number(key, 1) if four else node.attribute("kv_num_heads")
+    heads = known_size(query, 1) if four else node.attribute("q_num_heads")
+    kv = known_size(key, 1) if four else node.attribute("kv_num_heads")
     # The last axis has one head, or all of them side by side.
     last = 3 if four else 2
-    head_size, v_size = number(query, last), number(value, last)
+    head_size, v_size = known_size(query, last), known_size(value, last)
     if not heads or not kv or heads % kv or v_size is None:
         return None
     if not four:

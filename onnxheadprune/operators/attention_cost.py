@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.tables import cost_function, roles_of
 from onnxheadprune.model.graph.view import Node
 
@@ -15,9 +16,7 @@ _TOTAL_LENGTH = 6
 
 
 def _size(node: Node, index: int, axis: int) -> int | None:
-    shape = node.shape(index)
-    dim = shape[axis] if shape is not None and axis < len(shape) else None
-    return dim if isinstance(dim, int) else None
+    return known_size(node.shape(index), axis)
 
 
 def _core(node: Node, batch: int, queries: int, keys: int) -> int | None:

@@ -10,12 +10,11 @@ from onnxheadprune.liveness.fused import (
     given,
     key_values,
     layout_reader,
-    number,
     per_head,
     queries,
 )
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.dims import Shape, known_size
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention import buffered
@@ -47,7 +46,7 @@ def _context_shape(node: Node) -> Shape | None:
 def _layout(node: Node) -> FusedLayout | None:
     """`com.microsoft` GroupQueryAttention and SparseAttention; without a key input Q, K and V are packed."""
     heads, kv = node.attribute("num_heads", 0), node.attribute("kv_num_heads", 0)
-    width = number(node.shape(0), 2)
+    width = known_size(node.shape(0), 2)
     if not heads or not kv or width is None:
         return None
     packed = node.input(1) is None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.liveness.fused import FusedLayout, Heads, given, key_values, layout_reader, number, queries
+from onnxheadprune.liveness.fused import FusedLayout, Heads, given, key_values, layout_reader, queries
 from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
@@ -41,7 +42,7 @@ def _shape(node: Node) -> Shapes:
 def _layout(node: Node) -> FusedLayout | None:
     """LinearAttention: a state per KV head, decayed and updated by gates of its own."""
     heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
-    widths = [number(node.shape(index), 2) for index in range(3)]
+    widths = [known_size(node.shape(index), 2) for index in range(3)]
     query, _, value = widths
     if not heads or not kv or heads % kv or query is None or value is None or None in widths:
         return None
@@ -53,7 +54,7 @@ def _layout(node: Node) -> FusedLayout | None:
     for index, units in ((4, (1, size)), (5, (1,))):
         if node.input(index) is None:
             continue
-        width = number(node.shape(index), 2)
+        width = known_size(node.shape(index), 2)
         if width is None or width not in (1, *(kv * unit for unit in units)):
             return None
         if width > 1:

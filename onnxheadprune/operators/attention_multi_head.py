@@ -8,12 +8,11 @@ from onnxheadprune.liveness.fused import (
     Heads,
     given,
     layout_reader,
-    number,
     per_head,
     queries,
 )
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.dims import Shape, known_size
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention import buffered
@@ -97,7 +96,7 @@ def _layout(node: Node) -> FusedLayout | None:
     heads, query = node.attribute("num_heads", 0), node.shape(0)
     flat = node.op_type == "PackedMultiHeadAttention"
     out_axis = 1 if flat else 2
-    out_width = number(node.out.shape, out_axis)
+    out_width = known_size(node.out.shape, out_axis)
     biases, scores, past = _EXTRAS[node.op_type]
     if not heads or query is None:
         return None
@@ -110,7 +109,7 @@ def _layout(node: Node) -> FusedLayout | None:
         if shape is None:
             return None
         if len(shape) == out_axis + 1:
-            width = number(shape, out_axis)
+            width = known_size(shape, out_axis)
             if width is None or width % heads:
                 return None
             sizes[index] = width // heads
@@ -118,7 +117,7 @@ def _layout(node: Node) -> FusedLayout | None:
         else:
             # [B, S, H, 3, D] packs, [B, H, S, D] is a cache.
             inputs[index] = queries(1 if flat or len(shape) == 4 else 2, 1)
-            sizes[index] = number(shape, len(shape) - 1) or 0
+            sizes[index] = known_size(shape, len(shape) - 1) or 0
     v_size = sizes.get(2) or sizes.get(1) or sizes[0]
     if out_width is not None:
         v_size = out_width // heads
@@ -128,7 +127,7 @@ def _layout(node: Node) -> FusedLayout | None:
         if out_width is None or rest or q_size <= 0:
             return None
         sizes[0], inputs[0] = q_size, queries(out_axis, q_size, q_size, v_size)
-    bias = number(node.shape(biases), 0)
+    bias = known_size(node.shape(biases), 0)
     if bias is not None:
         inputs[biases] = queries(0, sizes[0], sizes[0], v_size)
         if bias != heads * (2 * sizes[0] + v_size):

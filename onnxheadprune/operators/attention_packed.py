@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from onnxheadprune.liveness.fused import FusedLayout, Heads, given, layout_reader, number, per_head, queries
+from onnxheadprune.liveness.fused import FusedLayout, Heads, given, layout_reader, per_head, queries
 from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
@@ -47,7 +48,7 @@ def _shape(node: Node) -> Shapes:
 def _layout(node: Node) -> FusedLayout | None:
     """`com.microsoft` Attention, QAttention, PackedAttention: one weight holds Q, K and V side by side."""
     heads = node.attribute("num_heads", 0)
-    total = number(node.shape(1), 1)
+    total = known_size(node.shape(1), 1)
     if not heads or total is None:
         return None
     widths = node.attribute("qkv_hidden_sizes") or [total // 3] * 3
@@ -56,7 +57,9 @@ def _layout(node: Node) -> FusedLayout | None:
     sizes = [width // heads for width in widths]
     inputs = {1: queries(1, *sizes), 2: queries(0, *sizes)}
     if node.op_type == "QAttention":
-        inputs |= {index: queries(0, *sizes) for index in (4, 7) if (number(node.shape(index), 0) or 1) > 1}
+        inputs |= {
+            index: queries(0, *sizes) for index in (4, 7) if (known_size(node.shape(index), 0) or 1) > 1
+        }
         inputs |= per_head(node, 8, 2, heads)
     elif node.op_type == "Attention":
         inputs |= per_head(node, 4, 2, heads)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from onnxheadprune.attention.sites.routing_scores import NOTHING, PICKS, UNCHANGED, Scores, filled_with
+from onnxheadprune.attention.sites.routing_scores import NOTHING, PICKS, UNCHANGED, Scores
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import MASKS
@@ -33,6 +33,7 @@ from onnxheadprune.model.graph.facts import (
     SUMS,
     WRITES_INTO,
 )
+from onnxheadprune.model.graph.scalars import uniform
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -137,7 +138,7 @@ def _added(node: Node, expert: int, indices: set[int]) -> Part | End | None:
 
 def _chooses_nothing(node: Node, indices: set[int]) -> bool:
     """Return whether an element that is chosen by zeros, or among zeros, is zero."""
-    nothing = [index in indices or filled_with(node.input(index)) == NOTHING for index in (1, 2)]
+    nothing = [index in indices or uniform(node.input(index)) == NOTHING for index in (1, 2)]
     return nothing[1] if 0 in indices else all(nothing)
 
 
@@ -155,7 +156,7 @@ def _of_rows(node: Node, expert: int, parts: Mapping[int, Part]) -> Part | End |
         if kept is None or indices != {1, 2}:
             return None
         added = all(use.node in ADDS for use in node.out.consumers)
-        if filled_with(kept) == NOTHING and added:
+        if uniform(kept) == NOTHING and added:
             return Part(expert)
         return End(expert, node, (1, 2), kept)
     if node in PICKS:

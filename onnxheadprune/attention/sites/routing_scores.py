@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.carriers import carried
@@ -19,7 +19,6 @@ from onnxheadprune.model.graph.facts import (
     CASTS,
     DIVIDES,
     EXPANDS,
-    FILLS,
     FLATTENS,
     GATHERS,
     GATHERS_ELEMENTS,
@@ -34,7 +33,7 @@ from onnxheadprune.model.graph.facts import (
     VANISHES,
     VIEWS,
 )
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.view import Node
 
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 MOVES = VIEWS | FLATTENS | CASTS | EXPANDS | TILES | SLICES | SPLITS | JOINS
@@ -107,27 +106,3 @@ def out_behind(node: Node, scored: Mapping[int, Scores]) -> float | None:
     if node in ADDS | SUBTRACTS:
         return number if first == 0 and number == NEVER else None
     return number if node in UNCHANGED else None
-
-
-def filled_with(value: Value | None) -> float | None:
-    """The number that a value holds everywhere."""
-    for _ in range(4):
-        if value is None:
-            return None
-        literal = value.literal() if value.is_constant else None
-        if literal is not None:
-            return (
-                float(literal.reshape(-1)[0])
-                if literal.size and np.all(literal == literal.reshape(-1)[0])
-                else None
-            )
-        node = value.producer
-        if node is None:
-            return None
-        if node in FILLS:
-            fill = node.attribute("value")
-            return 0.0 if fill is None else float(numpy_helper.to_array(fill).reshape(-1)[0])
-        if node not in EXPANDS | CARRIERS:
-            return None
-        value = node.input(0)
-    return None

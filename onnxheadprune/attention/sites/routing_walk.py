@@ -24,7 +24,6 @@ from onnxheadprune.attention.sites.routing_scores import (
     Scores,
     axis_of,
     behind,
-    filled_with,
     in_order,
     is_moved,
     out_behind,
@@ -45,6 +44,7 @@ from onnxheadprune.model.graph.facts import (
     WEIGHS,
     WRITES_INTO,
 )
+from onnxheadprune.model.graph.scalars import uniform
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -316,6 +316,6 @@ class _Walk:
         if not fits or (scored and scored[0].live != live):
             return self._refused(node, "writes by the numbers of experts into something else than experts")
         self._pass(node, live, {0: live})
-        out = scored[0].out if scored else filled_with(node.input(0))
+        out = scored[0].out if scored else uniform(node.input(0))
         self._score(node.out, Scores(live, out))
         return None

@@ -250,3 +250,11 @@ def divisor(dim: Dim) -> int:
     if isinstance(dim, int):
         return dim
     return math.gcd(*(factor for _, factor in dim.terms))
+
+
+def known_size(shape: Shape | None, axis: int) -> int | None:
+    """The size of an axis, None where there is no such axis or its size is no number."""
+    if shape is None or not -len(shape) <= axis < len(shape):
+        return None
+    dim = shape[axis]
+    return dim if isinstance(dim, int) else None

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.fused import Heads, layout_of
+from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.facts import (
     ADDS,
     CASTS,
@@ -198,7 +199,4 @@ def _cached(use: Use, axis: int, rank: int) -> int | None:
 
 
 def _dim(value: Value | None, axis: int) -> int | None:
-    if value is None or value.shape is None or not -len(value.shape) <= axis < len(value.shape):
-        return None
-    dim = value.shape[axis]
-    return dim if isinstance(dim, int) else None
+    return None if value is None else known_size(value.shape, axis)
