@@ -146,18 +146,6 @@ def _merge(known: Iterable[int], more: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted({*known, *more}))
 
 
-def resolve_heads(spec: HeadSpec, sites: Sequence[Site]) -> dict[int, tuple[int, ...]]:
-    """A spec as `{site index: heads}` for a model's sites; heads are indices of the original model.
-
-    Raises:
-        UsageError: if a site or head does not exist, or was removed before.
-        RefusedError: if a site cannot lose heads, or the set is not legal for its KV groups.
-    """
-    if not sites:
-        raise RefusedError("no attention site was found in this model, so there are no heads to remove")
-    return resolved(parse_heads(spec), sites)
-
-
 def resolved(parsed: Mapping[str, Iterable[int]], sites: Sequence[Site]) -> dict[int, tuple[int, ...]]:
     """Units (of the original) per site index, which exist and may go together.
 
@@ -166,7 +154,8 @@ def resolved(parsed: Mapping[str, Iterable[int]], sites: Sequence[Site]) -> dict
         sites: the sites of one kind.
 
     Raises:
-        HeadPruneError: as `resolve_heads` does.
+        UsageError: if a site or unit does not exist, or was removed before.
+        RefusedError: if a site cannot lose units, or the set is not legal.
     """
     chosen: dict[int, set[int]] = {}
     for key, units in parsed.items():

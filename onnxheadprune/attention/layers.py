@@ -80,7 +80,12 @@ class Layer:
 
 
 def _numbered_layers(sites: Sequence[Site]) -> list[Layer]:
-    """Return the layers that the names of sites tell, stack by stack; nothing where they tell none."""
+    """Return the layers that the names of sites tell, stack by stack; nothing where they tell none.
+
+    A module path may hold several numbers: T5 calls a sublayer `encoder.block.3.layer.1`, Swin a layer
+    `layers.2.blocks.5`, and a `Sequential` numbers whatever it holds. A number counts layers where what it numbers
+    holds an attention and something beside it; of several such numbers the innermost does.
+    """
     counting = _counting(sites)
     stacks: dict[Stack, dict[int, list[tuple[_Place, Site]]]] = defaultdict(lambda: defaultdict(list))
     for site in sites:

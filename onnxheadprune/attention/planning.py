@@ -162,7 +162,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         cuts,
         _planned_edits(view, edits),
         (*(io_sentence(changes) for changes in interface), *map(renamed_sentence, renamed)),
-        elements_removed(view, edits),
+        _elements_removed(view, edits),
         _left_out(sites) if names_all(heads) else (),
         tuple(change for changes in interface for change in changes),
         blocks,
@@ -276,7 +276,7 @@ def _is_free(site: AttentionSite, gone: Sequence[int], walk: Sweep) -> bool:
     return left == Fraction(site.num_heads - len(gone), site.num_heads)
 
 
-def elements_removed(view: GraphView, edits: Iterable[Edit]) -> int:
+def _elements_removed(view: GraphView, edits: Iterable[Edit]) -> int:
     """Elements that are cut off stored tensors, and those of tensors that vanish as a whole.
 
     Seen from every tensor that results: of a weight that layers share and cut differently, each copy loses its own.

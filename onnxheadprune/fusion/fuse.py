@@ -63,7 +63,7 @@ def fuse(model: ModelProto, mode: FuseMode, name: str = "model") -> tuple[ModelP
         ModelError: if the model is not well formed.
     """
     before = opset_of(model)
-    source = raised(model, name) if mode == "onnx" and before < ATTENTION_OPSET else model
+    source = _raised(model, name) if mode == "onnx" and before < ATTENTION_OPSET else model
     view = view_of(source)
     sites = sites_of(view, name)
     work = _Work(view, sites, mode)
@@ -186,7 +186,7 @@ ATTENTION_OPSET = 23
 ATTENTION_IR = 11
 
 
-def raised(model: ModelProto, name: str) -> ModelProto:
+def _raised(model: ModelProto, name: str) -> ModelProto:
     """The model at the first opset that has `Attention`.
 
     Raises:

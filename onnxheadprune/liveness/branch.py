@@ -42,6 +42,9 @@ PASSING = IDENTITIES | DROPOUTS | CASTS
 class Remnant:
     """A value of which only a constant is left.
 
+    It is the projection's bias, the same for every token: a constant along one axis, or zero. Nodes that only move it,
+    scale it or add a constant to it leave a constant again.
+
     Attributes:
         value: the value.
         name: of the constant vector, None for zero.

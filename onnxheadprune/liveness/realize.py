@@ -105,7 +105,7 @@ class _Realizer:
                     f"a branch of {node.label} outputs more of {value.name} than can be narrowed"
                 )
             if inner.holds_tensor:
-                self.out.add(SliceTensor(body.ref, inner.name, select(live, inner), inner.name), sites)
+                self.out.add(SliceTensor(body.ref, inner.name, _select(live, inner), inner.name), sites)
             else:
                 from onnxheadprune.liveness.gathers import output_gather
 
@@ -147,7 +147,7 @@ class _Realizer:
             in_place = not whole and number == 0
             target = value.name if in_place else f"{value.name}/{MARK}_{number}"
             sites = frozenset().union(*(self.sweep.asked.get(use.node, NOBODY) for use, _ in uses))
-            self.out.add(SliceTensor(value.scope.ref, value.name, select(live, value), target), sites)
+            self.out.add(SliceTensor(value.scope.ref, value.name, _select(live, value), target), sites)
             for use, _ in uses:
                 self.available[(use.node.index, use.input_index)] = live
                 if not in_place:
@@ -222,7 +222,7 @@ class _Realizer:
                 yield scope.ref
 
 
-def select(live: Live, value: Value) -> Selection:
+def _select(live: Live, value: Value) -> Selection:
     """The live part of a stored tensor."""
     kept = live.dense_shape()
     assert kept is not None and value.shape is not None

@@ -33,6 +33,9 @@ def _relaxed(
 ) -> Found | None:
     """The views from `node` on that can take all of `have`; None if some reader behind them cannot pick from that.
 
+    Queries, keys and values are often views of one packed value (`Transpose`, then `Gather` number 1 of 3). Asked for
+    precisely, each view would need a gather of its own, although the picking node can move its indices instead.
+
     Args:
         node: a visited node that asks for less than its first input keeps.
         have: what the input keeps.

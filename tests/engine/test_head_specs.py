@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxheadprune.attention.heads import MAX_LISTED, parse_heads, resolve_heads
+from onnxheadprune.attention.heads import MAX_LISTED, parse_heads, resolved
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError, UsageError
@@ -30,8 +30,8 @@ def test_a_name_that_two_sites_have() -> None:
     sites = [replace(site, index=index, name=name) for index, name in enumerate(names)]
     both = r"attn\.0 \(encoder.layer.0.attention\), attn\.1 \(decoder.layer.0.attention\)"
     with pytest.raises(UsageError, match=f"'layer.0' is ambiguous: {both}; use the full"):
-        resolve_heads("layer.0:1", sites)
-    assert resolve_heads("decoder.layer.0:1", sites) == {1: (1,)}
+        resolved(parse_heads("layer.0:1"), sites)
+    assert resolved(parse_heads("decoder.layer.0:1"), sites) == {1: (1,)}
 
 
 @pytest.mark.parametrize("gone", [(0,), (1,), (3,)])

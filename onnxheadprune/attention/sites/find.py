@@ -42,6 +42,11 @@ def _with_history(
 ) -> list[Found]:
     """Original numbers, names and units of sites of one kind, from the record of earlier pruning.
 
+    A site is recognised by the names of what its projections give, which no cut changes, and its units must be as many
+    as the record leaves it. Where names say nothing (older records, and models that another tool has rewritten: a
+    quantizer calls what its products give otherwise), sites and entries of the record are matched by their order, if
+    they are as many and as wide as each other. That is one law for all kinds of units.
+
     Args:
         sites: as they are found, numbered in graph order.
         record: what earlier pruning wrote, nothing for a model that lost no units of this kind.

@@ -5,17 +5,51 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from onnx import helper
 
-from onnxheadprune.edit.edits import Edit, SetDim
-from onnxheadprune.liveness.averages import averaged, why_no_sum
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetDim, SetOutput
 from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.model.graph.facts import AVERAGES, SUMS
+from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.tensors import FLOATS
+
+
+def _averaged(node: Node, mask: npt.NDArray[np.bool_]) -> list[Edit]:
+    """Edits that give a mean over what is left the divisor that it had; none for a sum.
+
+    Args:
+        node: a reduction.
+        mask: what is left of what it reduces, and of other axes.
+    """
+    share = Fraction(int(np.count_nonzero(mask)), mask.size)
+    if node not in AVERAGES or share in (0, 1):
+        return []
+    scope, out = node.scope, node.out
+    raw, factor = f"{out.name}/{MARK}_of_those_left", f"{out.name}/{MARK}_share"
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(type_of(node.out))).name
+    after = f"{scope.ref}[{node.position + 1}]"
+    return [
+        AddConstant(scope.ref, factor, (float(share),), scalar=True, dtype=dtype),
+        SetOutput(node.ref, 0, raw),
+        nodes.multiply(after, raw, factor, out.name),
+    ]
+
+
+def _why_no_sum(node: Node) -> str | None:
+    """Return why nothing that a reduction reads can go exactly, None if it can."""
+    if node in SUMS or (node in AVERAGES and type_of(node.out) in FLOATS):
+        return None
+    return f"{node.label} reduces all of them to one, in which a zero still counts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +140,7 @@ class Projection:
         """Edits on the projection itself: the width of packed weights, the divisor of a mean, a declared output."""
         mask = self.live_without(units)
         if self.weight is None:
-            return averaged(self.node, mask)
+            return _averaged(self.node, mask)
         if is_packed(self.node):
             return input_edits(self.node, mask.reshape(-1))
         return list(self._declared(mask))
@@ -131,7 +165,7 @@ class Projection:
     def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
         """Return why some of these sets of units cannot be cut off the weight, None if each can."""
         if self.weight is None:
-            return why_no_sum(self.node)
+            return _why_no_sum(self.node)
         if not is_packed(self.node):
             return None
         masks = (self.live_without(unit).reshape(-1) for unit in sets)

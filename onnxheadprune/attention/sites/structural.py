@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import permutations
 
+import numpy as np
+
 from onnxheadprune.attention.sites.blended import blended, reduced_heads
-from onnxheadprune.attention.sites.chains import in_a_row
 from onnxheadprune.attention.sites.core import Core
-from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group
+from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group, head_shape
 from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import (
@@ -29,14 +31,64 @@ from onnxheadprune.attention.sites.site import AttentionSite, united
 from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.trace import Tracer, coupling
 from onnxheadprune.attention.sites.unit import handed_out
+from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import contraction_of
-from onnxheadprune.liveness.domain import Masks
+from onnxheadprune.liveness.domain import POSITIONS, Masks
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import reachable
+
+
+def _in_a_row(candidates: Iterable[Candidate], tracer: Tracer) -> list[Candidate]:
+    """Add to each candidate the earlier cores whose contexts its own cores weigh head by head.
+
+    Agent attention gathers tokens by one product and hands them out by another. Where both contexts have a projection,
+    and the heads of both are aligned, a head is a head of both: silenced in one alone it would still speak through the
+    other.
+    """
+    found = list(candidates)
+    projected = {core.node: core for item in found for core in item.cores}
+    return [replace(item, cores=tuple(_with_earlier(item.cores, projected, tracer))) for item in found]
+
+
+def _with_earlier(cores: Iterable[Core], projected: Mapping[Node, Core], tracer: Tracer) -> Iterator[Core]:
+    waiting = list(cores)
+    seen = {core.node for core in waiting}
+    while waiting:
+        core = waiting.pop(0)
+        yield core
+        for earlier in _weighed(core, tracer):
+            known = projected.get(earlier.node)
+            if known is not None and earlier.node not in seen and known.head_axes == earlier.head_axes:
+                seen.add(earlier.node)
+                waiting.append(earlier)
+
+
+def _weighed(core: Core, tracer: Tracer) -> Iterator[Core]:
+    """The cores whose contexts are the values of a core, with the labels that it has itself, if heads are aligned."""
+    product, shape = is_product(core.node), core.node.out.shape
+    if product is None or shape is None or not core.head_axes or len(core.feature_axes) != 1:
+        return
+    width, (values, *others) = (
+        shape[core.feature_axes[0]],
+        product.owners(product.out_axes[core.feature_axes[0]]),
+    )
+    source = core.node.input(values)
+    if not isinstance(width, int) or others or source is None:
+        return
+    heads = head_shape(core)
+    labels = np.arange(1, math.prod(heads) * width + 1).reshape(*heads, width)
+    answer = ask(core.node, [Live.over((*core.head_axes, *core.feature_axes), labels)], POSITIONS)
+    if isinstance(answer, Refusal) or values not in answer.inputs:
+        return
+    for earlier in tracer.follow(source, answer.inputs[values]).cores:
+        owners = [{(label - 1) // width for label in labels} for labels in earlier.heads]
+        if owners == [{head} for head in range(len(core.heads))]:
+            yield replace(earlier, heads=core.heads)
 
 
 def find_structural(
@@ -114,7 +166,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
             behind = _attention_behind(trace.blocked)
             if behind is not None:
                 refused.append(Refused(node, behind, refusal))
-    return in_a_row([*candidates, *reduced.values()], tracer), frozenset(mixers), refused
+    return _in_a_row([*candidates, *reduced.values()], tracer), frozenset(mixers), refused
 
 
 def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:

@@ -11,23 +11,28 @@ Its data propagation has no bound: a shape that is joined with itself thirty tim
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Container, Iterable
 from itertools import chain
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
+import onnx
+from onnx import (
+    GraphProto,
+    ModelProto,
+    TensorProto,
+    TypeProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+    shape_inference,
+)
 
 from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.declared import (
-    contradictions,
-    declared_shapes,
-    forget_shapes,
-    shape_of,
-    strip,
-)
-from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.declared import contradictions, declared_shapes, forget_shapes, shape_of, strip
+from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import as_elements, fold
 from onnxheadprune.model.graph.facts import (
     CHOOSES,
@@ -40,10 +45,93 @@ from onnxheadprune.model.graph.facts import (
     SUMS_PRODUCTS,
     WEIGHS,
 )
-from onnxheadprune.model.graph.one_node import adopt_shapes, adopt_type
-from onnxheadprune.model.graph.schemas import follows_elements
+from onnxheadprune.model.graph.schemas import follows_elements, schema_of
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope, Value
+
+_GIVEN = ("to", "dtype")
+"""Attributes that name the type of an output which no input has."""
+
+
+def _adopt_type(node: Node) -> None:
+    """Gives the outputs of a standard operator the element types that its schema tells."""
+    for value, source in zip(node.outputs, _sources(node.op_type, node.opset), strict=False):
+        if value is None or value.elem_type:
+            continue
+        if isinstance(source, str):
+            value.elem_type = TensorProto.DataType.Value(source)
+        elif source is not None:
+            given = node.input(source)
+            value.elem_type = 0 if given is None else given.elem_type
+        else:
+            value.elem_type = next((node.attribute(name) for name in _GIVEN if node.attribute(name)), 0)
+
+
+@functools.cache
+def _sources(op_type: str, opset: int) -> tuple[int | str | None, ...]:
+    """Per output the input whose type it has, or the one type that it may have; None where neither is so."""
+    schema = schema_of(op_type, opset)
+    if schema is None:
+        return ()
+    allowed = {item.type_param_str: list(item.allowed_type_strs) for item in schema.type_constraints}
+    found: list[int | str | None] = []
+    for output in schema.outputs:
+        types = allowed.get(output.type_str, [output.type_str])
+        same = [index for index, item in enumerate(schema.inputs) if item.type_str == output.type_str]
+        if len(types) == 1 and types[0].startswith("tensor("):
+            found.append(types[0].removeprefix("tensor(").removesuffix(")").upper())
+        else:
+            found.append(same[0] if same else None)
+    return tuple(found)
+
+
+def _adopt_shapes(node: Node) -> None:
+    """Gives the outputs of a standard operator what onnx infers from the node and its inputs alone.
+
+    For graphs that are too large to be inferred as a whole: `onnx.shape_inference` copies a graph several times. Here
+    onnx is asked only where no function of ours tells a shape.
+    """
+    inputs = [value for value in node.inputs if value is not None]
+    if node.bodies or not all(value.elem_type for value in inputs):
+        return
+    known = {str(dim): dim for value in inputs for dim in value.shape or ()}
+    literals = {value.name: value.literal() for value in inputs}
+    try:
+        answer = shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(node.op_type, node.opset, ""),
+            node.proto,
+            {value.name: _type_of(value) for value in inputs},
+            {name: numpy_helper.from_array(item) for name, item in literals.items() if item is not None},
+            opset_imports=[helper.make_opsetid("", node.opset)],
+        )
+    except Exception:  # as for whole graphs: the values stay unknown, which is no less exact
+        return
+    for value in node.outputs:
+        told = None if value is None else answer.get(value.name)
+        if value is None or told is None or told.WhichOneof("value") != "tensor_type":
+            continue
+        value.elem_type = value.elem_type or told.tensor_type.elem_type
+        if told.tensor_type.HasField("shape"):
+            value.shape = _shape(value, told, known)
+
+
+def _type_of(value: Value) -> TypeProto:
+    shape = (
+        None if value.shape is None else [dim if isinstance(dim, int) else str(dim) for dim in value.shape]
+    )
+    return helper.make_tensor_type_proto(value.elem_type, shape)
+
+
+def _shape(value: Value, told: TypeProto, known: dict[str, Dim]) -> Shape:
+    """The told shape, in which names of dimensions are the polynomials that they spell."""
+    made: list[Dim] = []
+    for axis, dim in enumerate(told.tensor_type.shape.dim):
+        if dim.WhichOneof("value") == "dim_value":
+            made.append(dim.dim_value)
+        else:
+            made.append(known.get(dim.dim_param) or dims.symbol(f"{value.name}.{axis}"))
+    return tuple(made)
+
 
 MAX_FOLLOWED = 2**20
 """Elements of all values together; a hundred bytes each."""
@@ -145,9 +233,9 @@ def _annotate(view: GraphView, inferred: ModelProto) -> None:
                 value.elements = None if literal is None else as_elements(literal)
     for node in view.nodes:
         if not whole and not node.domain:
-            adopt_type(node)
+            _adopt_type(node)
             if SHAPES.of(node) is None and not is_constant(node):
-                adopt_shapes(node)
+                _adopt_shapes(node)
         _annotate_node(node)
 
 
