@@ -21,7 +21,7 @@ from onnxheadprune.attention.steps import (
     sizes,
     sources_of,
 )
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.observers import is_shared
 from onnxheadprune.model.graph.facts import DEQUANTIZES
 from onnxheadprune.model.graph.view import Use, Value
 from onnxheadprune.model.tensors import FLOATS
@@ -213,7 +213,7 @@ def matrix_of(
     elif stored.tensor.data_type in FLOATS or any(step.node in DEQUANTIZES | COMPUTING for step in steps):
         return None
     order = (*contracted, *sorted(rest))
-    shared = _is_shared(stored) or any(_is_shared(step.node.out) for step in steps)
+    shared = is_shared(stored) or any(is_shared(step.node.out) for step in steps)
     return Matrix(stored, steps, order, tuple(free), sizes(value), shared, levels)
 
 
@@ -243,7 +243,3 @@ def _loses_numbers(stored: Value, steps: Sequence[Use]) -> bool:
             return True
         value = node.out
     return False
-
-
-def _is_shared(value: Value) -> bool:
-    return value.is_graph_output or sum(not looks_only(use) for use in value.consumers) > 1

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnxheadprune.attention.levels import Grid, Levels, numbers_of
 from onnxheadprune.liveness.blocks import GROUP_INDEX, SCALES, WEIGHT, ZERO_POINTS, block_size, is_packed
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.observers import is_shared
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
@@ -55,7 +55,7 @@ class PackedMatrix:
     @property
     def shared(self) -> bool:
         """True if something else reads the weights too."""
-        return self.stored.is_graph_output or sum(not looks_only(use) for use in self.stored.consumers) > 1
+        return is_shared(self.stored)
 
     @property
     def rows(self) -> int:

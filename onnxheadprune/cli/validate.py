@@ -60,10 +60,10 @@ def validate(
     from onnxheadprune.reporting.layout import row
     from onnxheadprune.reporting.validation import gate_rows, validation_report
     from onnxheadprune.validation.claim import require_recorded
-    from onnxheadprune.validation.gates import drift_gate
     from onnxheadprune.validation.headline import headline_of
     from onnxheadprune.validation.proof import prove
     from onnxheadprune.validation.request import ValidationRequest
+    from onnxheadprune.validation.result import drift_gate
     from onnxheadprune.workflow.from_settings import measure_of
 
     effect = measure_of(drift)

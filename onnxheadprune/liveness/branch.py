@@ -16,7 +16,7 @@ from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixtures import mixture_of
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.observers import content_uses, looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.model.graph.facts import (
@@ -270,7 +270,7 @@ def _sorted_out(left: Mapping[Value, Remnant]) -> Branches:
     joints: list[tuple[Use, Remnant]] = []
     ends: list[Remnant] = []
     for remnant in left.values():
-        uses = [use for use in remnant.value.consumers if not looks_only(use) and not _made(use.node, left)]
+        uses = [use for use in content_uses(remnant.value) if not _made(use.node, left)]
         met = [use for use in uses if _joins(use, left)]
         joints += [(use, remnant) for use in met]
         if len(met) < len(uses) or remnant.value.is_graph_output:

@@ -14,7 +14,7 @@ from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.carriers import carried, leads_out, only_passed_on, outlet, passes_on
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.observers import content_uses, looks_only
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.swept import Sweep
@@ -110,7 +110,7 @@ def settle(result: Sweep, free: frozenset[Value]) -> None:
 def _leave_unread(result: Sweep, value: Value) -> None:
     """A stored tensor is cut to what its readers ask for: that is all but heads where they can pick from it."""
     kept = result.kept[value]
-    edges = {use: result.edge(use) for use in value.consumers if not looks_only(use)}
+    edges = {use: result.edge(use) for use in content_uses(value)}
     asked = reduce(or_, edges.values(), DEAD)
     if kept == asked.as_mask().dense_closure():
         return

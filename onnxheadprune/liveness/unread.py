@@ -9,7 +9,7 @@ from __future__ import annotations
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.observers import content_uses, looks_only
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.model.graph.facts import CASTS, GATHERS, GATHERS_ROWS, SLICES, TAKES_CHUNKS, VIEWS
@@ -65,7 +65,7 @@ def _is_shared_view(value: Value) -> bool:
         if node is None or node not in LOOKED_THROUGH or node.inputs[0] is None:
             return False
         value = node.inputs[0]
-        if sum(not looks_only(use) for use in value.consumers) > 1:
+        if len(content_uses(value)) > 1:
             return True
     return False
 

@@ -9,9 +9,8 @@ from functools import partial
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Letters, Product, contraction_of
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.mixing import coupled
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, coupled, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import broadcast
 from onnxheadprune.model.graph.dims import Shape, Symbolic
 from onnxheadprune.model.graph.facts import (

@@ -9,9 +9,17 @@ import numpy as np
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.mixing import beside, coupled, mixing, rank_of
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import Answer, refuse, rule, unknown_shape
+from onnxheadprune.liveness.registry import (
+    Answer,
+    beside,
+    coupled,
+    mixing,
+    rank_of,
+    refuse,
+    rule,
+    unknown_shape,
+)
 from onnxheadprune.model.graph.facts import (
     ADDS_AND_NORMALIZES,
     DIVIDES_BY_NORM,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.mixing import beside
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, beside, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.facts import PADS

@@ -8,9 +8,8 @@ from onnxheadprune.edit.edits import DropInputs, Edit
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.mixing import coupled, mixing
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, coupled, inexpressible, mixing, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import broadcast
 from onnxheadprune.model.graph.dims import Dim

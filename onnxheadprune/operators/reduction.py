@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.liveness.choices import Choice, choice_reader
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
@@ -18,7 +17,15 @@ from onnxheadprune.model.graph.facts import (
     SUMS,
     SUMS_MAGNITUDES,
 )
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
+from onnxheadprune.model.graph.tables import (
+    Choice,
+    Roles,
+    Shapes,
+    choice_reader,
+    declare,
+    number_function,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 
 REDUCTIONS = (

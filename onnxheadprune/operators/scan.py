@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.liveness.choices import Choice, choice_reader
 from onnxheadprune.liveness.live import Live, together
-from onnxheadprune.liveness.mixing import beside, coupled, mixing
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import (
+    Answer,
+    beside,
+    coupled,
+    inexpressible,
+    mixing,
+    rule,
+    unknown_shape,
+)
 from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.facts import ACCUMULATES
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
+from onnxheadprune.model.graph.tables import Choice, Roles, Shapes, choice_reader, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
 declare("CumSum", kinds=(ACCUMULATES,), roles=Roles(places=(1,)))

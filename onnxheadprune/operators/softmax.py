@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.mixing import mixing, rank_of
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, mixing, rank_of, rule, unknown_shape
 from onnxheadprune.model.graph.facts import SOFTMAXES, WEIGHS
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, Html, card, line, table, word
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import accuracy, many, measure, short_names
@@ -17,6 +18,7 @@ from onnxheadprune.validation.likeness import Likeness
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.metric import MetricResult
+
 
 Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]
 Settings: TypeAlias = Literal["exact", "deployed", "on the CPU", "against the CPU"]
@@ -379,3 +381,15 @@ def spell(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Shapes by name, the first few."""
     listed = [f"{name} {list(shape)}" for name, shape in shapes.items()]
     return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
+
+
+def drift_gate(drift: Drift | None, limit: float) -> Gate:
+    """The drift of a pruned model from the unmasked original, as `prune --max-drift` measures it.
+
+    Args:
+        drift: what `validate` measured, on the user's data if there was any.
+        limit: the largest drift that passes.
+    """
+    if drift is None or drift.value is None:
+        return Gate("max_drift", "no output", limit, None, False, None if drift is None else drift.measure)
+    return Gate("max_drift", drift.output, limit, drift.value, drift.value <= limit, drift.measure)

@@ -87,7 +87,7 @@ def _add():
 
 EACH_ALONE = """
 import gc, importlib, pkgutil, re, sys
-from onnxheadprune.liveness import choices, contraction, fused, mixtures, registry
+from onnxheadprune.liveness import contraction, fused, mixtures, registry
 from onnxheadprune.edit import gradients
 from onnxheadprune.model.graph.facts import GRADIENTS, OPERATORS, Kind
 from onnxheadprune.model.graph.tables import Table

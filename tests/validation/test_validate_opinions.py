@@ -15,7 +15,7 @@ from onnxheadprune import runtime as runtime_module
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session
 from onnxheadprune.runtime import session as session_module
 from onnxheadprune.validation import deployed, runs, second_mask
-from onnxheadprune.validation.gates import drift_gate
+from onnxheadprune.validation.result import drift_gate
 from tests import toys
 from tests.conftest import Outcome
 from tests.corruptions import one_corrupted_weight, stale_reshape, wrong_head_in_the_record

@@ -16,7 +16,7 @@ from onnxheadprune.liveness.asking import has_law
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.observers import content_uses
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
     ADDS,
@@ -105,7 +105,7 @@ def _is_part(node: Node, claimed: set[Node]) -> bool:
     """Whether a product is nothing but an operand of cores of sites, as linear attention's summary of keys is."""
 
     def below(value: Value) -> list[Node]:
-        return [use.node for use in value.consumers if not looks_only(use)]
+        return [use.node for use in content_uses(value)]
 
     def ahead(value: Value) -> list[Value]:
         return [output for other in below(value) if other not in claimed for output in other.results]
@@ -225,7 +225,7 @@ def _hidden_below(node: Node, fixed: Callable[[Node], bool]) -> Refusal | None:
     seen = set(values)
     passed: set[Node] = set()
     for _ in range(MAX_HOPS):
-        below = [use.node for value in values for use in value.consumers if not looks_only(use)]
+        below = [use.node for value in values for use in content_uses(value)]
         passed.update(below)
         for other in below:
             layer = weight_contraction(other) is not None

@@ -26,12 +26,12 @@ from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.sites.unit import Findings, Site
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.choices import choice_of
 from onnxheadprune.liveness.live import DEAD
 from onnxheadprune.liveness.mixtures import mixture_of
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.model.graph.tables import choice_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 

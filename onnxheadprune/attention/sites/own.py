@@ -24,7 +24,7 @@ from onnxheadprune.liveness.asking import ask_about, has_law
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.observers import content_uses
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import (
@@ -124,7 +124,7 @@ class _Search:
 
     def _dies(self, value: Value, live: Live) -> bool:
         """Return whether nobody needs the labelled positions once the heads are gone."""
-        needs = [self.trial.edge(use) for use in value.consumers if not looks_only(use)]
+        needs = [self.trial.edge(use) for use in content_uses(value)]
         return not value.is_graph_output and all((need & self._gone(live)).is_dead for need in needs)
 
     def _gone(self, live: Live) -> Live:

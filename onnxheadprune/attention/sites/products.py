@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import permutations
 
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.observers import content_uses
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.facts import (
     CARRIERS,
@@ -66,7 +66,7 @@ def _weighted_sum(node: Node) -> Contraction | None:
     left, right, out = node.shape(0), node.shape(1), node.out.shape
     if node.domain or node not in MULTIPLIES or left is None or right is None or out is None:
         return None
-    after = [use.node for use in node.out.consumers if not looks_only(use)]
+    after = [use.node for use in content_uses(node.out)]
     if len(after) != 1 or after[0] not in SUMS or node.out.is_graph_output:
         return None
     terms = tuple((index, _letters(shape, out)) for index, shape in enumerate((left, right)))

@@ -28,7 +28,6 @@ from onnxheadprune.attention.sites.routing_scores import (
     is_moved,
     out_behind,
 )
-from onnxheadprune.liveness.choices import Choice, choice_of
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixtures import EXPERTS, mixture_of
@@ -45,7 +44,7 @@ from onnxheadprune.model.graph.facts import (
     WRITES_INTO,
 )
 from onnxheadprune.model.graph.scalars import uniform
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.tables import Choice, choice_of, roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
 

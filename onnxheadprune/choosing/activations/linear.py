@@ -11,7 +11,7 @@ from onnxheadprune.attention.packed import packed_matrix
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.observers import content_uses, contents_of
 from onnxheadprune.model.graph.facts import (
     ACTIVATES_PRODUCTS,
     ADDS,
@@ -27,6 +27,7 @@ from onnxheadprune.model.graph.facts import (
 )
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.tensors import FLOATS
 
 
@@ -78,7 +79,7 @@ def _whole_product(node: Node, source: int, weight: int) -> _WholeProduct | None
 
 def _only_use(value: Value) -> Use | None:
     """The one consumer of a value, None where there are others, or callers read it."""
-    uses = [use for use in value.consumers if not looks_only(use)]
+    uses = content_uses(value)
     return uses[0] if len(uses) == 1 and not value.is_graph_output else None
 
 
@@ -226,20 +227,19 @@ def feeders(value: Value) -> tuple[Linear, ...]:
     Paths that lead elsewhere (to graph inputs, lookups, weights that cannot be rewritten, shapes) are not told of.
     """
     found: dict[int, Linear] = {}
-    seen: set[Value] = set()
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if value in seen or value.is_constant or value.producer is None:
-            continue
-        seen.add(value)
-        linear = linear_at(value.producer)
-        if linear is not None:
-            found[linear.node.index] = linear
-        else:
-            uses = [Use(value.producer, index) for index in range(len(value.producer.inputs))]
-            sources = [value.producer.inputs[use.input_index] for use in uses if not looks_only(use)]
-            waiting += [item for item in sources if item is not None]
+
+    def above(item: Value) -> list[Value]:
+        node = item.producer
+        if node is None or item.is_constant:
+            return []
+        linear = linear_at(node)
+        if linear is None:
+            return contents_of(node)
+        found[node.index] = linear
+        return []
+
+    for _ in reachable([value], above):
+        pass
     return tuple(found[index] for index in sorted(found))
 
 

@@ -16,8 +16,8 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Flow
 from onnxheadprune.choosing.activations.linear import Linear, linear_at, linear_of
 from onnxheadprune.edit.side_by_side import counts_where
-from onnxheadprune.liveness.observers import looks_only
-from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.liveness.observers import contents_of
+from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,10 +143,7 @@ def _before(value: Value, joints: Mapping[Node, Linear]) -> Linear | None:
         elif linear_at(node) is not None:
             return None
         else:
-            uses = [Use(node, index) for index in range(len(node.inputs))]
-            waiting += [
-                item for use in uses if not looks_only(use) and (item := node.inputs[use.input_index])
-            ]
+            waiting += contents_of(node)
     return found.pop() if len(found) == 1 else None
 
 

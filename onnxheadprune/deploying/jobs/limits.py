@@ -11,8 +11,7 @@ from onnxheadprune.deploying.jobs.asked import Document
 from onnxheadprune.deploying.jobs.keys import GateKeys
 from onnxheadprune.deploying.jobs.result import of_each
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.validation.gates import drift_gate
-from onnxheadprune.validation.result import Drift
+from onnxheadprune.validation.result import Drift, drift_gate
 from onnxheadprune.workflow.sizes import file_bytes
 
 
