@@ -100,16 +100,13 @@ def regular_file(path: str | os.PathLike[str], what: str) -> Path:
     return Path(path)
 
 
-def read_text(
-    path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT, *, beginning: bool = False
-) -> str:
+def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) -> str:
     """A UTF-8 file.
 
     Args:
         path: where it is.
         what: how to call it in errors.
         limit: bytes that it may have.
-        beginning: of a larger file the lines that fit, in place of an error.
 
     Raises:
         UsageError: if it is none, or larger.
@@ -118,8 +115,6 @@ def read_text(
     try:
         with file.open("rb") as stream:
             content = stream.read(limit + 1)
-        if len(content) > limit and beginning:
-            content = content[: content.rfind(b"\n", 0, limit) + 1]
         if len(content) > limit:
             raise UsageError(
                 f"{what} {path} is larger than {limit:,} bytes, the most that is read of such a file"

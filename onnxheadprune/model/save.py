@@ -89,7 +89,6 @@ def save_model(
     output: str | os.PathLike[str],
     *,
     external: bool | None = None,
-    renewed: bool = False,
 ) -> None:
     """Writes a model atomically: what is not complete has no name.
 
@@ -98,7 +97,6 @@ def save_model(
         output: where to.
         external: put the weights into a file beside the output; False keeps them inside, None leaves each
             where it is, and decides by size what comes from memory (protobuf takes at most 2 GiB).
-        renewed: one call writes this model again and again.
 
     Raises:
         UsageError: if it cannot be written; nothing is left behind and an older file stays as it was.
@@ -107,7 +105,7 @@ def save_model(
     loaded = LoadedModel.of(model, "the model")
     target = check_target(output)
     with stage_model(loaded, target, _POLICIES[external]) as stage, sentences(target):
-        stage.commit(renewed=renewed)
+        stage.commit()
 
 
 def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named: str | None = None) -> Stage:

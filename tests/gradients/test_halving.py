@@ -62,7 +62,7 @@ def test_types_fit_and_only_products_are_narrow(gradient: Gradient) -> None:
     products = [node for node in inferred.graph.node if node.op_type in ("MatMul", "Gemm")]
     narrow = [node for node in products if types[node.output[0]] == TensorProto.FLOAT16]
     # Those of the graph, two ways back of each (but none to x), and not the two of the sum that is written as one.
-    assert len(narrow) == made.products == 5 and len(products) == 7
+    assert len(narrow) == 5 and len(products) == 7
     others = {name for node in inferred.graph.node if node not in products for name in node.output}
     casts = {node.output[0] for node in inferred.graph.node if node.op_type == "Cast"}
     assert all(types.get(name) != TensorProto.FLOAT16 for name in others - casts)

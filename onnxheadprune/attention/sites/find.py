@@ -185,17 +185,16 @@ def inspect(model: ModelLike) -> Sites:
     return replace(sites_of(view_of(loaded), model_name(model)), elements=stored_size(loaded.proto).elements)
 
 
-def view_of(model: ModelProto | LoadedModel, name: str = "the model") -> GraphView:
+def view_of(model: ModelProto | LoadedModel) -> GraphView:
     """Return an annotated view.
 
     Args:
         model: the model; what is loaded brings its name and the files that its tensors refer to.
-        name: what errors call a model in memory.
 
     Raises:
         ModelError: if the graph is not well formed, or not valid.
     """
-    loaded = LoadedModel.of(model, name)
+    loaded = LoadedModel.of(model, "the model")
     with paused(), analysing(loaded.proto, loaded.name):
         try:
             view = GraphView(loaded.proto, loaded.sources)

@@ -118,14 +118,11 @@ class Moments:
         return made
 
     def centred(self) -> Centred:
-        """Covariances and means."""
+        """Return the covariances."""
         total = self.total or 1.0
         x_mean, y_mean = self.x_sum / total, self.y_sum / total
         return Centred(
-            self.gram / total - np.outer(x_mean, x_mean),
-            self.cross / total - np.outer(x_mean, y_mean),
-            x_mean,
-            y_mean,
+            self.gram / total - np.outer(x_mean, x_mean), self.cross / total - np.outer(x_mean, y_mean)
         )
 
     def towards(self, weight: Matrix64, rows: npt.NDArray[np.int_]) -> Centred:
@@ -133,7 +130,7 @@ class Moments:
         total = self.total or 1.0
         mean = self.x_sum / total
         covariance = self.gram / total - np.outer(mean, mean)
-        return Centred(covariance[np.ix_(rows, rows)], covariance[rows] @ weight, mean[rows], mean @ weight)
+        return Centred(covariance[np.ix_(rows, rows)], covariance[rows] @ weight)
 
     def variance(self) -> float:
         """Weighted variance of the targets, summed over them."""
@@ -252,12 +249,10 @@ def _joined(parts: Sequence[Array | None]) -> Array | None:
 
 @dataclass(frozen=True, eq=False)
 class Centred:
-    """Covariance of features [n, n], their covariance with targets [n, k], and the means."""
+    """The covariance of features [n, n], and their covariance with targets [n, k]."""
 
     covariance: Matrix64
     cross: Matrix64
-    x_mean: Matrix64
-    y_mean: Matrix64
 
 
 LEAST_PULL, PULLS = 1e-8, 8

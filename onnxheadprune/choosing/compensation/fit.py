@@ -181,7 +181,7 @@ def _problem(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Ridge
         return Ridge(moments.centred(), weight)
     # Without a bias the mean has to go through the weights as well.
     total = moments.total or 1.0
-    raw = Centred(moments.gram / total, moments.cross / total, moments.x_sum * 0, moments.y_sum * 0)
+    raw = Centred(moments.gram / total, moments.cross / total)
     return Ridge(raw, weight)
 
 

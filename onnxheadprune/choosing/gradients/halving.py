@@ -32,13 +32,11 @@ class Halved:
         model: as that of the gradient, which has one more input and one more output.
         scale: name of the input that the way back starts with, a scalar.
         sound: name of the output that is 0 where all gradients are finite, else NaN.
-        products: how many are in float16.
     """
 
     model: ModelProto
     scale: str
     sound: str
-    products: int
 
 
 def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
@@ -54,12 +52,10 @@ def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
     writer = Writer(view.main.opset, names_of(made.graph), "half")
     alone = _made_of(view, apart)
     nodes: list[NodeProto] = []
-    products = 0
     for node in view.main.nodes:
         before = len(writer.nodes)
         proto = NodeProto.FromString(node.proto.SerializeToString())
         if _is_product(node) and alone.isdisjoint(proto.input):
-            products += 1
             for index, value in enumerate(node.inputs):
                 if value is not None:
                     proto.input[index] = writer.term(value).cast(TensorProto.FLOAT16).name
@@ -71,7 +67,7 @@ def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
     _replace_nodes(made, nodes)
     sound = _unscaled(made, gradient, writer)
     made.graph.initializer.extend(writer.constants)
-    return Halved(made, gradient.seed, sound, products)
+    return Halved(made, gradient.seed, sound)
 
 
 def _is_product(node: Node) -> bool:

@@ -57,14 +57,12 @@ class Layout:
         prefix: of the tokens.
         inside: what is spliced into the model, by the index in the token.
         outside: what goes into the data file, in order.
-        alignment: of the data file.
     """
 
     model: ModelProto
     prefix: bytes
     inside: tuple[Placed, ...]
     outside: tuple[Placed, ...]
-    alignment: int
 
     @property
     def data_size(self) -> int:
@@ -126,7 +124,7 @@ def lay_out(
         elif was_outside(tensor):
             hold(tensor, tensor.raw_data)
         forget(tensor)
-    return Layout(copy, prefix, tuple(spliced), tuple(placed), alignment), inside
+    return Layout(copy, prefix, tuple(spliced), tuple(placed)), inside
 
 
 def _size(stored: Stored) -> int:

@@ -131,12 +131,11 @@ class Stage:
         drafts = (self.draft, self.data)
         return sum(os.fstat(draft.handle).st_size for draft in drafts if draft is not None)
 
-    def commit(self, backup: Path | None = None, *, renewed: bool = False) -> None:
+    def commit(self, backup: Path | None = None) -> None:
         """Gives the files their names: the data first, then, in one step, the model.
 
         Args:
             backup: a new name for the model that is replaced.
-            renewed: one call writes this model again and again.
 
         Raises:
             OSError: if that is not possible; nothing has changed then.
@@ -149,26 +148,26 @@ class Stage:
                 self._complete()
             # From here on nothing takes time: the shorter, the less a kill can leave.
             with uninterrupted():
-                self._name_all(linked, backup, renewed=renewed)
+                self._name_all(linked, backup)
         if backup is not None:
             with contextlib.suppress(OSError), locked(backup.parent):
                 sweep_hidden(backup)
 
-    def _name_all(self, linked: Path | None, backup: Path | None, *, renewed: bool) -> None:
+    def _name_all(self, linked: Path | None, backup: Path | None) -> None:
         """Names the data, then the model, then takes away what the model that was replaced left.
 
         Raises:
             OSError: if that is not possible; nothing has changed then.
         """
         self._require_unread(backup)
-        require_unwritten(self.target, renewed=renewed)
+        require_unwritten(self.target)
         if linked is not None and self.data is not None:
             self.data.link(linked)
         if self.data is not None:
             # Weights that were there already are this call's as well, since its model refers to them.
             note_written(self.target.with_name(self.location).lstat())
         try:
-            self._name_model(backup, renewed=renewed)
+            self._name_model(backup)
         except BaseException:
             if linked is not None and not self._may_be_named():
                 linked.unlink(missing_ok=True)
@@ -196,15 +195,15 @@ class Stage:
         if backup is not None and identity_of(found) not in read:
             raise OSError(errno.EBUSY, "it was changed while it was in use", str(self.target))
 
-    def _name_model(self, backup: Path | None, *, renewed: bool) -> None:
+    def _name_model(self, backup: Path | None) -> None:
         if backup is None:
-            self.draft.put(self.target, renewed=renewed)
+            self.draft.put(self.target)
             return
         before = self.target.lstat()
         ours = self._keep(backup)
         try:
             sync_folder(backup.parent)
-            self.draft.put(self.target, renewed=renewed)
+            self.draft.put(self.target)
         except BaseException:
             # The backup may be the only original. It goes only where the original is certainly in its place.
             with contextlib.suppress(OSError):
