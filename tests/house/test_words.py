@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "onnxheadprune"
 RIDDLES = ("How", "Whether", "What", "When", "Where", "Which", "Who", "Whose", "Why")
-MOST_RIDDLES = 240
+MOST_RIDDLES = 206
 """Docstrings that begin with one of these words (of 1,021 at first); the number may only fall."""
 MOST = {
     r"beyond belief": 1,
@@ -20,9 +20,9 @@ MOST = {
     r"\bgoing whole\b": 0,
     r"\bhangs? on\b": 3,
     r"\bhonest": 3,
-    r"\b(?:is|are) to go\b": 12,
-    r"\bmap with weights\b": 2,
-    r"\bnot at hand\b": 1,
+    r"\b(?:is|are) to go\b": 7,
+    r"\bmap with weights\b": 1,
+    r"\bnot at hand\b": 0,
     r"\bnumbered anew\b": 1,
     r"\bspelled out\b": 10,
     r"\bcannot be spelled\b": 1,
