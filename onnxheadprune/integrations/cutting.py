@@ -12,7 +12,7 @@ from onnxheadprune.deploying.folders.asked import FolderRequest, reader_of
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Method
+from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared, share
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
@@ -46,7 +46,17 @@ class PassKeys:
         ),
     ] = "heads"
     method: Annotated[
-        Literal["measured", Method],
+        Literal[
+            "measured",
+            "reconstruction",
+            "weight",
+            "activation",
+            "fluctuation",
+            "ablation",
+            "fisher",
+            "taylor",
+            "random",
+        ],
         Setting("How heads are selected; without data, measured goes by the weights."),
     ] = "measured"
     runtime: Runtime = None

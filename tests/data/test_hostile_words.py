@@ -19,7 +19,7 @@ from tests.conftest import Command
 @pytest.mark.parametrize("option", ["--heads", "--neurons"])
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [('{"0": [1], "0": [2]}', "'0' is there twice"), ("{bad", "is not JSON"), ('{"0": [1]', "is not JSON")],
+    [('{"0": [1], "0": [2]}', "'0' is given twice"), ("{bad", "is not JSON"), ('{"0": [1]', "is not JSON")],
 )
 def test_a_spec_that_is_no_json(
     option: str, text: str, sentence: str, tmp_path: Path, command: Command
@@ -41,7 +41,7 @@ def test_scores_of_a_site_that_is_there_twice(tmp_path: Path, command: Command) 
     scores.write_text('{"0": [1, 2, 3, 4], "0": [4, 3, 2, 1]}')
     result = command("prune", model, "--ratio", "0.25", "--scores", scores, "-o", tmp_path / "o.onnx")
     assert result.exit_code == 2
-    assert "'0' is there twice" in result.stderr
+    assert "'0' is given twice" in result.stderr
 
 
 def tokenizer(path: Path, **changes: Any) -> Path:

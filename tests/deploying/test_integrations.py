@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 from onnxheadprune import UsageError, inspect, validate
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.integrations import olive
 from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, cut, settings_of
 from onnxheadprune.settings.setting import declared
@@ -128,4 +129,5 @@ def test_the_page_shows_settings_that_exist() -> None:
     assert set(prune) <= {*PARAMETERS, "data_config"}
     for name in (*declared(PassKeys), "data_config"):
         assert f"`{name}`" in page, f"the page says nothing of {name}"
+    assert set(PARAMETERS["method"].words) == {"measured", *AttentionSite.METHODS}
     assert all(method in page for method in PARAMETERS["method"].words)

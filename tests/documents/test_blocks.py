@@ -24,6 +24,7 @@ from tests.documents.running import PROGRAM, WIDTH, Reader, is_like, lines_of
 NOT_RUN = {
     "installs packages": 2,
     "stands for a folder of yours": 2,
+    "stands for files of yours": 1,
     "needs TensorRT": 1,
     "needs a GPU": 1,
     "needs an export of the client": 5,

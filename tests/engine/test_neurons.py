@@ -96,7 +96,7 @@ def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) 
         (
             ("--ratio", "0.5", "--units", "channels", "--data", "random"),
             2,
-            "units are heads, neurons, layers or all, not channels",
+            "units are heads, neurons, experts, layers or all, not channels",
         ),
         (("--neurons", "0:1", "--ratio", "0.5"), 2, "mutually exclusive"),
     ],

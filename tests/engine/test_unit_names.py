@@ -42,8 +42,9 @@ def kinds() -> list[type[Site]]:
 
 
 def with_options() -> list[type[Site]]:
-    """The kinds whose units an option of its own names."""
-    return [kind for kind in kinds() if kind.CHOSEN]
+    """The kinds of which the small decoder has units, and an option to name them."""
+    found = inspect(toys_layers.decoder())
+    return [kind for kind in kinds() if kind.CHOSEN and found.of(kind.UNITS)]
 
 
 def test_names_are_told_apart_by_kind() -> None:

@@ -230,7 +230,7 @@ def test_metrics_that_do_not_fit(name: str, words: str) -> None:
 
 def test_a_metric_needs_data() -> None:
     model = toys.attention()
-    with pytest.raises(UsageError, match="--data"):
+    with pytest.raises(UsageError, match="data="):
         validate(model, pruned(model), provider="cpu", metric=mean_of_y)
 
 
