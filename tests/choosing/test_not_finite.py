@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import ModelProto
 
 from onnxheadprune import UsageError, Wish, prune, score
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.data.calibration import Feeds
-from onnxheadprune.settings.cutting import Method
 from tests import toys, toys_scores
 
 BOTH = frozenset({"heads", "neurons"})
@@ -74,7 +74,7 @@ def data(*, bad: int = 1) -> Feeds:
     [{"ratio": 0.25}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}],
     ids=("share", "drift", "share of both"),
 )
-@pytest.mark.parametrize("method", [None, *get_args(Method)])
+@pytest.mark.parametrize("method", [None, *AttentionSite.METHODS])
 def test_the_site_drops_out_with_its_reason(way: dict[str, Any], method: Any) -> None:
     model = overflowing()
     wish = Wish(**way, method=method)

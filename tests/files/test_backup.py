@@ -132,7 +132,7 @@ def test_a_model_that_was_replaced_meanwhile_stays(tmp_path: Path, monkeypatch: 
         write(self)
 
     monkeypatch.setattr(stage.Stage, "write", meanwhile)
-    with pytest.raises(HeadPruneError, match="modified while being read"):
+    with pytest.raises(HeadPruneError, match="modified after it was read"):
         prune(model, "0:1", model, backup=model.with_name("kept.onnx"), validate=False)
     assert model.read_bytes() == newer
     assert [path.name for path in model.parent.iterdir()] == [model.name]
@@ -146,8 +146,8 @@ def test_a_failure_after_the_model_was_named_leaves_its_backup(
     original, kept = complete(model), model.with_name("kept.onnx")
     put = folder_module.Draft.put
 
-    def interrupted(self: Any, target: Path, *, renewed: bool) -> None:
-        put(self, target, renewed=renewed)
+    def interrupted(self: Any, target: Path) -> None:
+        put(self, target)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(folder_module.Draft, "put", interrupted)

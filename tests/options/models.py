@@ -11,6 +11,7 @@ import onnx
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import prune
+from onnxheadprune.workflow.curve import Curve
 from tests import toys, toys_exits, toys_scores
 from tests.calibration_files import pictures, tokenizer
 
@@ -52,8 +53,8 @@ def write_models(folder: Path) -> Path:
         (folder / f"export-{name}").mkdir()
         onnx.save(model, folder / f"export-{name}" / "model.onnx")
     _linked(folder)
-    curve = {"model": "toy.onnx", "heads": 4, "drift_unit": "kl", "points": [], "knee": None}
-    (folder / "curve.json").write_text(json.dumps(curve), encoding="utf-8")
+    curve = Curve("toy.onnx", heads=4, unit="kl", points=(), knee=None)
+    (folder / "curve.json").write_text(json.dumps(curve.to_dict()), encoding="utf-8")
     (folder / "mine_for_options.py").write_text(FUNCTIONS, encoding="utf-8")
     (folder / "keep.txt").write_text("0-13\n", encoding="utf-8")
     (folder / "lines.txt").write_text("w1 w2 w3 w4\nw5 w6\nw7 w8 w9\nw3 w4\n", encoding="utf-8")

@@ -61,7 +61,7 @@ def test_it_equals_the_original_on_the_tokens_that_are_kept(
     for table in shown.document["plan"]["vocabulary"]["tables"]:
         (tensor,) = (item for item in onnx.load(out).graph.initializer if item.name == table)
         whole = next(item for item in model.graph.initializer if item.name == table)
-        assert TOKENS in whole.dims and TOKENS not in tensor.dims
+        assert list(whole.dims) != list(tensor.dims) and TOKENS not in tensor.dims
     assert command("validate", path, out, "--provider", "cpu").exit_code == 0
 
 

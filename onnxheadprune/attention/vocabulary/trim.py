@@ -154,7 +154,9 @@ def _hidden_logits(view: GraphView, vocabulary: Vocabulary) -> str | None:
     others = [size for info in view.model.graph.input for size in values[info.name].shape or ()]
     for table in vocabulary.tables:
         sizes = list(table.shape or ())
-        sizes.remove(vocabulary.rows)
+        # A second table may have fewer rows.
+        if vocabulary.rows in sizes:
+            sizes.remove(vocabulary.rows)
         others += sizes
     if vocabulary.rows in others:
         return None

@@ -193,7 +193,7 @@ class Stage:
         if backup is None and (found.st_dev, found.st_ino) in [item[:2] for item in read]:
             raise OSError(errno.EEXIST, "it is a file that was read", str(self.target))
         if backup is not None and identity_of(found) not in read:
-            raise OSError(errno.EBUSY, "it was changed while it was in use", str(self.target))
+            raise OSError(errno.EBUSY, "it was modified after it was read", str(self.target))
 
     def _name_model(self, backup: Path | None) -> None:
         if backup is None:
