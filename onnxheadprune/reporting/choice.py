@@ -20,8 +20,8 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     if chosen is None:
         return
     yield row("chosen by", chosen.selection.basis)
-    for reason, names in by_reason(chosen.selection.constant).items():
-        yield bullet(f"held constant: {first_of(names)}: {reason}", "yellow")
+    for reason, names in _by_reason(chosen.selection.constant).items():
+        yield bullet(f"held constant: {_first_of(names)}: {reason}", "yellow")
     yield from _left_alone(chosen)
     counted = "unit" if plan.others() else "head"
     for trial in chosen.trials:
@@ -42,10 +42,10 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
         yield row("refitted", f"{many(len(done), 'linear layer')} on {many(compensation.samples, 'sample')}")
         yield from _stand_ins(compensation)
         for reason, nodes in _skipped(compensation).items():
-            yield bullet(f"not {first_of(nodes)}: {reason}", "yellow")
+            yield bullet(f"not {_first_of(nodes)}: {reason}", "yellow")
         limited = {item.node: item.limited for item in compensation.refits if item.limited is not None}
-        for reason, nodes in by_reason(limited).items():
-            yield bullet(f"{first_of(nodes)}: {reason}", "yellow")
+        for reason, nodes in _by_reason(limited).items():
+            yield bullet(f"{_first_of(nodes)}: {reason}", "yellow")
     yield from _recovery(chosen)
     if chosen.drift is not None:
         yield row("selection", f"drift {chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")
@@ -57,8 +57,8 @@ def _left_alone(chosen: Chosen) -> Iterator[RenderableType]:
     """The sites that nothing is known of, with the reasons."""
     if chosen.selection.left_out:
         yield row("left alone", "these could not be measured and are left unchanged:", "yellow")
-    for reason, names in by_reason(chosen.selection.left_out).items():
-        yield bullet(f"{first_of(names)}: {reason}", "yellow")
+    for reason, names in _by_reason(chosen.selection.left_out).items():
+        yield bullet(f"{_first_of(names)}: {reason}", "yellow")
     if chosen.unreached:
         yield row("left alone", "no sample of the data runs these, so they are left unchanged:", "yellow")
         for site in chosen.unreached:
@@ -87,8 +87,8 @@ def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
     yield bullet(f"{worth}, {taken}", "" if found.best else "yellow")
     if found.stopped is not None:
         yield bullet(f"ended early: {found.stopped}", "yellow")
-    for reason, names in by_reason(found.constant).items():
-        yield bullet(f"not {first_of(names)}: {reason}", "yellow")
+    for reason, names in _by_reason(found.constant).items():
+        yield bullet(f"not {_first_of(names)}: {reason}", "yellow")
 
 
 def _refit_of(chosen: Chosen) -> str:
@@ -98,12 +98,12 @@ def _refit_of(chosen: Chosen) -> str:
     return f", refitted on {many(chosen.compensation.samples, 'sample')}"
 
 
-def first_of(names: Sequence[str]) -> str:
+def _first_of(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def by_reason(constant: Mapping[str, str]) -> dict[str, list[str]]:
+def _by_reason(constant: Mapping[str, str]) -> dict[str, list[str]]:
     """The names of what is held constant, by the reason."""
     found: dict[str, list[str]] = {}
     for name, reason in constant.items():
@@ -153,8 +153,8 @@ def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
     yield row("unit", scores.unit)
     if scores.data is not None:
         yield row("data", f"{many(scores.samples or 0, 'sample')} of {scores.source} ({scores.data[:12]})")
-    for reason, names in by_reason(scores.constant).items():
-        yield row("constant", f"{first_of(names)}: {reason}", "yellow")
+    for reason, names in _by_reason(scores.constant).items():
+        yield row("constant", f"{_first_of(names)}: {reason}", "yellow")
 
 
 def _heads(sites: Sequence[SiteScores]) -> RenderableType:

@@ -40,9 +40,9 @@ GUESTS = ("olive",)
 FORBIDDEN = ("torch", "transformers", "tests", "sample_models", "benchmarks")
 MOST_ARROWS = 127
 """Pairs of rooms of which one imports the other; the number may only fall."""
-MOST_DOORS = 285
+MOST_DOORS = 266
 """Modules that other rooms import; the number may only fall, until each room has a few front doors."""
-MOST_FILES, MOST_LINES, MOST_FUNCTIONS = 570, 83_500, 1_230
+MOST_FILES, MOST_LINES, MOST_FUNCTIONS = 534, 82_301, 1_184
 """Of the package, with its public functions outside of classes; each may only fall."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -89,7 +89,7 @@ def is_function(spec: str) -> bool:
     return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
 
 
-def heads_file(job: Job) -> Path | None:
+def _heads_file(job: Job) -> Path | None:
     """The JSON file that names the heads, None where they are named in the job or not at all."""
     heads = job.keys.prune.heads
     return job.at(heads) if isinstance(heads, str) and heads.endswith(".json") else None
@@ -108,7 +108,7 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
     Raises:
         UsageError: if the scores cannot be read, or a key makes no sense beside the others.
     """
-    keys, named = job.keys.prune, heads_file(job)
+    keys, named = job.keys.prune, _heads_file(job)
     listed = None if keys.vocab is None else job.at(keys.vocab)
     cut = replace(keys, scores=scores, heads=keys.heads if named is None else str(named), vocab=listed)
     return request_of(
@@ -222,7 +222,7 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
     keys = job.keys
     score, recover = keys.score or Scoring(), keys.recover or Recovering()
     validate = keys.validate or ValidateKeys()
-    heads, calibration = heads_file(job), _data(job, running_of(job), "data.path")
+    heads, calibration = _heads_file(job), _data(job, running_of(job), "data.path")
     named: Mapping[str, Mapping[str, str | None]] = {
         "score": {"score.drift": _function(score.drift), **calibration},
         "prune": {
