@@ -58,7 +58,7 @@ FINE = 50
 """Into how many pieces the knapsack divides a part."""
 UNBOUNDED = 1e9
 """A length beside which a linear layer costs nothing: what can go is a share between those at 0 and here."""
-OVER_SAVED = "over the {} that are saved"
+OVER_SAVED = "over the {} saved"
 """What costs are weighed against."""
 WHY_BYTES = " (experts save memory: a token goes through as many as before)"
 

@@ -215,7 +215,7 @@ def test_a_speed_up_is_bought_with_measured_time(tmp_path: Path) -> None:
         progress=lambda what, done, total: told.append(f"{what} {done}/{total}"),
     )
     assert made.chosen is not None and made.chosen.speed is not None
-    assert made.chosen.selection.basis == "measured drift after refit, over the time that is saved"
+    assert made.chosen.selection.basis == "measured drift after refit, over the time saved"
     # Two shapes of sites, four widths of each.
     assert "timing sites of one shape at one width 8/8" in told
     assert made.chosen.speed.reaches(1.05)

@@ -99,7 +99,9 @@ def test_a_block_that_differs_is_refused_and_heads_still_go(
     assert "ffn.1 (layer1) of model.onnx is not in model_fp16.onnx" in outcome.stderr
     assert not (tmp_path / "out").exists()
     shown = command("inspect", folder)
-    assert shown.exit_code == 0 and "heads alone can go from all files" in " ".join(shown.stdout.split())
+    assert shown.exit_code == 0 and "heads alone can be removed from all files" in " ".join(
+        shown.stdout.split()
+    )
     assert "is not in model_fp16.onnx" in str(command("inspect", folder, "--json").document["disagreement"])
     assert command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1").exit_code == 0
 

@@ -164,7 +164,7 @@ def test_a_wish_weighs_it_against_heads_and_neurons(model: Path) -> None:
     made = ohp.prune(model, wish=wish, data=data, provider="cpu", refit=False)
     assert made.validation is not None and made.validation.verdict == "passed" and made.chosen is not None
     assert made.plan.cuts_something and "measured drift" in made.chosen.selection.basis
-    with pytest.raises(UsageError, match="units are heads, neurons, channels, layers, not pairs"):
+    with pytest.raises(UsageError, match="units are heads, neurons, experts, channels, layers, not pairs"):
         Wish(ratio=0.3, units=frozenset({"pairs"}))
 
 
