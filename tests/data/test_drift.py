@@ -241,7 +241,7 @@ def test_prune_and_validate_give_one_number_as_a_library() -> None:
 
 def test_a_drift_without_a_head_that_can_go_is_refused() -> None:
     cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(24), HERE)
-    with pytest.raises(RefusedError, match="no head can go"):
+    with pytest.raises(RefusedError, match="no head can be removed"):
         choose(cutter, Wish(max_drift=1.0, protect="0 1"))
 
 

@@ -300,7 +300,7 @@ def test_references_without_their_files(decoder: Path) -> None:
     light = open_structure(decoder).proto
     with pytest.raises(ModelError, match="not in memory"):
         prune(light, "*:2-3")
-    with pytest.raises(ModelError, match="not at hand"):
+    with pytest.raises(ModelError, match="are not loaded; pass the model as a path"):
         Session(light, Provider(CPU, "test"))
 
 
