@@ -1,4 +1,4 @@
-"""What a plan, and then the pruned model, says of each site: its cut now, and all that it lost before."""
+"""The cut of each site in a plan and in the record of the pruned model: this cut, and those before it."""
 
 from __future__ import annotations
 

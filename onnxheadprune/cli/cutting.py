@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Showing:
-    """What is shown of a run."""
+    """Settings for the output of a run."""
 
     report: Path | None
     heatmap: Path | None

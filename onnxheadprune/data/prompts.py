@@ -143,7 +143,7 @@ class Prompts:
         return None
 
     def misfit(self, pair: Pair) -> str | None:
-        """What is wrong with a text that `check` would refuse, None of one that fits: "of more than 512 tokens"."""
+        """Return the reason why `check` would refuse a text ("of more than 512 tokens"), None if it fits."""
         known = ((self._source, pair.source), (self._target, [*self._first, *pair.target]))
         if any(
             item is not None and item.rows is not None and max(tokens) >= item.rows for item, tokens in known

@@ -39,7 +39,7 @@ class UnitsCut(ABC):
     @property
     @abstractmethod
     def units(self) -> str:
-        """What the units are called."""
+        """The name of the units, in the plural."""
 
     @property
     @abstractmethod
@@ -72,7 +72,7 @@ class SiteCut(UnitsCut):
 
     @property
     def units(self) -> str:
-        """What the units are called."""
+        """The name of the units, in the plural."""
         return "heads"
 
     @property
@@ -136,7 +136,7 @@ class BlockCut(UnitsCut):
 
     @property
     def units(self) -> str:
-        """What the units are called."""
+        """The name of the units, in the plural."""
         return self.kind[0]
 
     @property

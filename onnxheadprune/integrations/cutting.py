@@ -145,7 +145,7 @@ def _share(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a cut has removed.
+    """The outcome of a cut.
 
     Attributes:
         heads: per number of a site, in indices of the original model.

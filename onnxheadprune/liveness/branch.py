@@ -174,7 +174,7 @@ def _axis_behind(node: Node, remnant: Remnant) -> int | None:
 
 
 def _with_constant(use: Use, remnant: Remnant) -> Remnant | None:
-    """What is left behind a bias or a layer scale: constants that vary along the same axis, their last one, alone."""
+    """Return the remnant behind a bias or a layer scale: constants that vary along that axis alone, their last one."""
     node, other = use.node, use.node.inputs[1 - use.input_index]
     on = replace(remnant, value=node.out)
     if other is None or not other.is_constant or other.shape is None:

@@ -97,7 +97,7 @@ def coupled(node: Node) -> Refusal:
 
 
 def beside(live: Live, mixed: Collection[int]) -> Live | None:
-    """What is live beside the axes that an operator needs whole; None if it lies along those alone, as merged heads do.
+    """Return the live set without the axes that an operator needs whole; None if it has no others, as merged heads.
 
     A later Slice of the same axis (attention sinks, the largest of TopK) asks for a part of it, which says
     nothing about heads. Labels are not masks: those of one position cannot stand for another's.

@@ -141,7 +141,7 @@ SHOWN = 4
 
 
 def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
-    """What was measured; of each site the heads that are worth least and most, of each block how its neurons spread."""
+    """Rows for scores: the method, each site's least and most important heads, the spread of each block's neurons."""
     yield heading(f"{scores.model}: {scores.kinds} scored by {scores.method}")
     if scores.heads:
         yield ""

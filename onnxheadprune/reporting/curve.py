@@ -73,7 +73,7 @@ def speed_sizes(document: Mapping[str, Any]) -> list[str]:
 
 
 def curve_facts(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the columns of a curve are, each with its name."""
+    """Yield the meaning of each column of a curve, with its name."""
     if document["ratio_of"] != "heads":
         yield "asked", f"shares of the {document['ratio_of']} of all blocks that can lose units"
     yield "drift", f"{document['drift_unit']} on {document['measured_on']}"

@@ -83,7 +83,7 @@ def _moved(name: str, was: int, now: int, spelled: Callable[[int], str]) -> _Num
 
 
 def _judged(validation: Document, file: str | None) -> Iterator[_Numbers]:
-    """What a validation has measured; of a folder with the name of the file."""
+    """Yield the measurements of a validation; of a folder with the name of the file."""
     of = "" if file is None else f" of {file}"
     found, metric, drift = (validation.get(name) for name in ("accuracy", "metric", "drift"))
     if found is not None:

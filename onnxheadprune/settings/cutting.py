@@ -48,7 +48,7 @@ Fuse: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
 MULTIPLES: Mapping[Kind, int] = {"heads": 1, "neurons": 8, "experts": 1}
-"""What the number of units that are kept is a multiple of, unless specified otherwise."""
+"""The default multiples of which the number of kept units is one."""
 SELECTED: tuple[Unit, ...] = get_args(Unit)
 """Kinds of units that may be selected among."""
 

@@ -84,7 +84,7 @@ class Recovery:
     planned: Budget | None = field(default=None)
     """What was asked for."""
     repeated: bool = field(default=False)
-    """Whether steps took samples again, since all had been seen."""
+    """True if samples were repeated because all had been used."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Samples of the data that are not for the model, by the reason."""
     rejected: str | None = field(default=None)

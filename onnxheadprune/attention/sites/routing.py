@@ -113,7 +113,7 @@ class Routing:
 
     @cached_property
     def _networks(self) -> Sweep:
-        """What is needed without any of the experts that are networks of their own."""
+        """The sweep in which all experts that are networks of their own are removed."""
         return sweep([Seed(end.node, index, DEAD, "") for end in self.ends for index in end.indices])
 
     def outer(self, shape: Sequence[int]) -> tuple[int, ...]:

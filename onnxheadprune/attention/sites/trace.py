@@ -31,7 +31,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 
 def _classify(node: Node, product: Contraction, live: Live) -> Trace:
-    """Which axes of a product enumerate heads, which lie within one, and which are only tokens."""
+    """Divide the axes of a product into those of heads, those within a head, and those of tokens."""
     live = _without_positions(node, product, live)
     batch = [axis for axis in live.axes if product.out_axes[axis] in product.batch]
     free = [axis for axis in live.axes if axis not in batch]
@@ -52,7 +52,7 @@ def _classify(node: Node, product: Contraction, live: Live) -> Trace:
 
 
 def _are_alike(classes: Sequence[int] | None) -> bool:
-    """Whether all positions of an axis are known to read the same weights."""
+    """Return True if all positions of an axis are known to read the same weights."""
     return classes is not None and len(set(classes)) == 1
 
 
@@ -80,7 +80,7 @@ def _feature(node: Node, product: Contraction, live: Live, free: Sequence[int]) 
     single = _single_feature(node, product)
     if single is None or product.owners(product.out_axes[single]) in owners:
         return free[0] if free else None
-    # Rows of the map are what is told apart beside heads of one channel, unless weights tell them apart.
+    # Beside heads of one channel each, the free axes are rows of an attention map, unless their weights differ.
     tokens = all(_are_alike(told_apart(node, axis, live.period(axis))) for axis in free)
     return single if tokens else free[0]
 
@@ -123,7 +123,7 @@ def _sharing(
 
 
 def _stride(live: Live, axis: int) -> int:
-    """How far apart neighbours along `axis` are on the traced axis."""
+    """The largest distance on the traced axis between neighbors along `axis`."""
     labels = np.moveaxis(live.array, live.axes.index(axis), 0).astype(np.int64)
     # All neighbours, not the first two: a group's queries in a row share one label as long as their head lasts.
     return int(np.abs(np.diff(labels, axis=0)).max())

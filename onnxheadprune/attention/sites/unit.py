@@ -20,7 +20,7 @@ from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.one_line import one_line
 
 OPERATIONS, BYTES = "operations", "bytes"
-"""What a cut can save."""
+"""The resources that a cut can save."""
 SPAN = 1_000_000
 """How many indices each kind of site has for itself, so that no cut of one kind shifts another."""
 
@@ -95,7 +95,7 @@ class Site:
     )
     """The methods by which units can be scored, the default one first."""
     SAVES: ClassVar[str] = OPERATIONS
-    """What a cut is for: "operations" or "bytes"."""
+    """The resource that a cut of this kind saves, and of which ratios are shares: "operations" or "bytes"."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
     """Whether no group can go as a whole while others stay."""
     COUNTED_BY: ClassVar[tuple[str, ...]] = ()

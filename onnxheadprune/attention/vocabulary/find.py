@@ -70,13 +70,13 @@ class Lookup:
 
     @property
     def is_table(self) -> bool:
-        """Whether a row holds several numbers."""
+        """True if each row holds several numbers."""
         value = self.node.input(self.table)
         return value is not None and (value.rank or 0) > 1
 
     @property
     def rows(self) -> int | None:
-        """How many rows the table has, None where that is not known."""
+        """The number of rows of the table, None if unknown."""
         return _size(self.node.input(self.table), self.axis)
 
     @property
@@ -87,12 +87,12 @@ class Lookup:
 
     @property
     def shares_scales(self) -> bool:
-        """Whether the table is quantized in blocks of several tokens."""
+        """True if the table is quantized in blocks of several tokens."""
         return any(rows not in (self.rows, 1) for rows in self._parameters.values())
 
     @property
     def _parameters(self) -> dict[int, int | None]:
-        """How many rows the scales and zero points have, by the index of the input."""
+        """The numbers of rows of the scales and zero points, by the index of the input."""
         roles = roles_of(self.node)
         given = [index for index in (roles.weight_scale, roles.weight_zero) if index is not None]
         return {

@@ -49,9 +49,9 @@ def score(
     Args:
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         method: "weight" and "random" need no data. "activation", "fluctuation" and "reconstruction" need one pass over
-            the data, "fisher" and "taylor" one pass forth and back, "ablation" about half a pass per head or expert, or
-            per group of neurons. "reap" and "frequency" are for experts, one pass each; "weight", "fluctuation",
-            "reconstruction", "fisher" and "taylor" are not. None takes "reconstruction", of experts "reap".
+            the data, "fisher" and "taylor" one forward and backward, "ablation" about half a pass per head or expert,
+            or per group of neurons. "frequency" (one pass) and "reap" (one more per chosen expert) score experts alone;
+            "weight", "fluctuation", "reconstruction", "fisher" and "taylor" do not. None: "reconstruction" or "reap".
         data: calibration data; see `Inputs` for the forms.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         effect: for "ablation": what to measure in place of divergence or cosine, called with the outputs

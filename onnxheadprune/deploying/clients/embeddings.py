@@ -20,7 +20,7 @@ TEI_TITLE = "text-embeddings-inference"
 
 
 def _require_encoder(folder: Deployment) -> tuple[str, ...]:
-    """What a user of sentence-transformers should know.
+    """Return notes for users of sentence-transformers.
 
     Raises:
         RefusedError: if there is nothing that it loads.
@@ -40,7 +40,7 @@ def _require_encoder(folder: Deployment) -> tuple[str, ...]:
 
 
 def _require_float(folder: Deployment) -> tuple[str, ...]:
-    """What a user of text-embeddings-inference should know.
+    """Return notes for users of text-embeddings-inference.
 
     Raises:
         RefusedError: if the file that it loads is not there, or not in float32.

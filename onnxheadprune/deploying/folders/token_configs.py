@@ -28,7 +28,7 @@ Path = tuple[str, ...]
 
 
 def is_config(name: str) -> bool:
-    """Whether a file of a folder is such a configuration."""
+    """Return True if a file of a folder is such a configuration."""
     return PurePosixPath(name).name in CONFIGS
 
 

@@ -212,7 +212,7 @@ class Given:
 
 VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
 BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx", "*embed*.onnx")
-"""What text and data may be completed by, beside the model: `data/beside.py`."""
+"""Files beside the model that complete text and data (`data/beside.py`)."""
 SHELF = "onnx"
 """A folder of models whose vocabulary may lie above it."""
 

@@ -1,4 +1,4 @@
-"""What a cut has removed: sizes before and after, the map of heads, and the differences of the two models."""
+"""The section on a cut: sizes before and after, the map of heads, and the differences of the two models."""
 
 from __future__ import annotations
 

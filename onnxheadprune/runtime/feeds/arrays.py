@@ -26,7 +26,7 @@ from onnxheadprune.runtime.feeds.fill import Array
 MAX_UNPACKED = 2**28
 """Bytes that any archive may unpack to."""
 MAX_RATIO = 32
-"""How many times its own size a larger archive may unpack to; token ids shrink some ten times."""
+"""The largest compression ratio of an archive beyond that size; token ids reach about ten."""
 MAX_ARRAYS = 4096
 WHOLE = 2**24
 """Bytes of an archive that is read whole."""

@@ -28,7 +28,7 @@ class _State(NamedTuple):
 
 
 class _Matching:
-    """What tokens match in a text, by the text."""
+    """The tokens that match at the start of a text."""
 
     def __init__(self, texts: Collection[str]) -> None:
         self.some = frozenset(texts) - {""}
@@ -39,7 +39,7 @@ class _Matching:
         return next((text[:size] for size in range(len(text), 0, -1) if text[:size] in self.some), "")
 
     def beyond(self, text: str) -> Iterator[str]:
-        """What those that begin with a text have behind it."""
+        """Yield the rest of each token that begins with a text."""
         later = self.ordered[bisect_right(self.ordered, text) :]
         return (found[len(text) :] for found in takewhile(lambda item: item.startswith(text), later))
 
