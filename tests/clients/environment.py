@@ -24,7 +24,7 @@ OPTIMUM = (
     "transformers<4.58",
     "torch>=2.6,<2.14",
     "sentence-transformers>=5,<6",
-    "onnxruntime>=1.27",
+    "onnxruntime>=1.28",
 )
 """Optimum's exporter knows transformers up to 4.57."""
 RESULT = "result: "
