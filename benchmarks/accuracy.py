@@ -1,14 +1,14 @@
 """What cuts cost a real encoder: all-MiniLM-L6-v2, with and without compensation, and beside onnxsim.
 
     python benchmarks/accuracy.py MODEL TOKENIZER [--more] [--recover 20] [--rivals/--no-rivals] [-o results.json]
-    python benchmarks/accuracy.py MODEL TOKENIZER --ratio 0.5 --sentences 16384 --time 5m [--picture curve.svg]
+    python benchmarks/accuracy.py MODEL TOKENIZER --ratio 0.5 --sentences 16384 --time 5m
 
 MODEL and tokenizer.json come from sample_models/export_minilm.py. The sentences are docstrings of the standard
 library and of NumPy, SciPy and scikit-learn, shuffled with a seed: 512 to calibrate on, 1,500 others to judge by the
 mean cosine to the original's mean-pooled embedding, the overlap of the ten nearest neighbours, and the rank
 correlation of all pairwise similarities. With `--time` each row is one call with a time of its own, on so many
 sentences (`--sentences`, more than once for several); those beyond the first ten thousand are from other installed
-packages, and none of them is one of the judge's. `--picture` draws quality over minutes and sentences.
+packages, and none of them is one of the judge's. quality_picture.py draws what docs/benchmarks.md has of it.
 """
 
 from __future__ import annotations
@@ -235,21 +235,6 @@ def timed(
         judge.rows[-1] |= {"sentences": count, "steps": trained.steps, "would_help": trained.would_help}
 
 
-def draw_times(rows: Sequence[dict[str, Any]], picture: Path) -> None:
-    """The ten nearest neighbours that stay over the minutes of a call, a curve for each number of sentences."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4.0))
-    for count in sorted({row["sentences"] for row in rows}):
-        points = sorted((row["seconds"] / 60, row["overlap"]) for row in rows if row["sentences"] == count)
-        axes.plot(*zip(*points, strict=True), marker="o", label=f"{count:,} sentences")
-    axes.set_xlabel("minutes of the whole call")
-    axes.set_ylabel("ten nearest neighbours that stay")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(picture, bbox_inches="tight")
-
-
 def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool) -> None:
     """Onnxsim on the same model, fused as it needs it by ONNX Runtime's own transformer optimizer."""
     import onnxsim
@@ -291,7 +276,6 @@ def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool)
 @click.option(
     "--sentences", "counts", multiple=True, type=int, default=(CALIBRATION,), help="Of those calls."
 )
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw the calls of the last ratio.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 def main(
     model: Path,
@@ -303,7 +287,6 @@ def main(
     recover: tuple[str, ...],
     times: tuple[str, ...],
     counts: tuple[int, ...],
-    picture: Path | None,
     output: Path | None,
 ) -> None:
     """Prints a Markdown table: cosine / overlap / rank correlation, and the seconds it took."""
@@ -322,8 +305,6 @@ def main(
     click.echo("\n| way | heads removed | cosine / overlap / rank | time |\n|---|---|---|---|")
     for ratio, count, budget in itertools.product(ratios, counts, times):
         timed(judge, model, (tokenizer, count), ohp.Wish(ratio=ratio), budget, ratio)
-    if picture is not None:
-        draw_times([row for row in judge.rows if row["ratio"] == ratios[-1]], picture)
     for ratio in () if times else ratios:
         ours(judge, model, calibration, ratio, "no refit", refit=False)
         ours(judge, model, calibration, ratio, "refit")

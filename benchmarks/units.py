@@ -2,7 +2,6 @@
 
     python benchmarks/units.py MODEL TOKENIZER --speed 2 --way joint --sentences 16384 --time 10m
     python benchmarks/units.py MODEL TOKENIZER [--speed 1.4 --speed 2] [--way joint] [--recover 10] [-o results.json]
-        [--picture curve.svg]
 
 The files, the sentences and the judge are those of accuracy.py. A speed of 2 means half of the multiply-adds of the
 attention and feed-forward blocks at the length of the calibration sentences. `uniform` takes the same share of every
@@ -18,7 +17,6 @@ import tempfile
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -82,23 +80,6 @@ def units_of(way: str, share: float, sites: ohp.Sites) -> dict[str, list[int]]:
     return found
 
 
-def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """What each way keeps of the nearest neighbours, over how many times fewer operations."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6.4, 4.0))
-    for way in WAYS:
-        own = [row for row in rows if row["way"].split(",")[0] == way and "trained" not in row["way"]]
-        points = [(1 / (1 - row["ratio"]), row["overlap"]) for row in own]
-        if points:
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=way)
-    axes.set_xlabel("times fewer operations in attention and feed-forward blocks")
-    axes.set_ylabel("ten nearest neighbours that stay")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    figure.savefig(path, bbox_inches="tight")
-
-
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.argument("tokenizer", type=click.Path(path_type=Path, exists=True))
@@ -108,7 +89,6 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 @click.option("--time", metavar="T", help="Only whole calls of the ways that take so long.")
 @click.option("--sentences", "count", type=int, default=CALIBRATION, help="Of those calls.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw the curves.")
 def main(
     model: Path,
     tokenizer: Path,
@@ -118,7 +98,6 @@ def main(
     time: str | None,
     count: int,
     output: Path | None,
-    picture: Path | None,
 ) -> None:
     """Prints a Markdown table: cosine / overlap / rank correlation, and the seconds it took."""
     sentences, proto = corpus(), onnx.load(model)
@@ -164,8 +143,6 @@ def main(
                     judge.judge(f"{way}, {speed:g}x{trained}", share, made.model, since)
     if output is not None:
         output.write_text(json.dumps(judge.rows, indent=1) + "\n", encoding="utf-8")
-    if picture is not None:
-        draw(judge.rows, picture)
 
 
 if __name__ == "__main__":

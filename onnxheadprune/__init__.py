@@ -11,11 +11,10 @@ Names are loaded when they are first used, so importing the package is cheap.
 
 from __future__ import annotations
 
-import functools
 import importlib
-from collections.abc import Callable
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
+
+from onnxheadprune import errors
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.planning import plan_pruning
@@ -253,29 +252,16 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    if isinstance(found, FunctionType):
-        found = globals()[name] = _called_from_python(found)
-    return found
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-def _called_from_python(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function whose errors name keywords; commands, which import it from its module, show options."""
+def _in_python(sentence: str) -> str:
+    from onnxheadprune.settings.words import in_python
 
-    @functools.wraps(function)
-    def call(*args: Any, **keywords: Any) -> Any:
-        from onnxheadprune.errors import HeadPruneError
+    return in_python(sentence) if "--" in sentence else sentence
 
-        try:
-            return function(*args, **keywords)
-        except HeadPruneError as error:
-            from onnxheadprune.settings.words import in_python
 
-            error.args = (in_python(str(error)), *error.args[1:])
-            raise
-
-    call.__module__ = __name__  # where pickle finds it
-    return call
+errors.spelling = _in_python
 
 
 def __dir__() -> list[str]:

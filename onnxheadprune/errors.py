@@ -6,13 +6,37 @@ command could not do what was asked; anything else that escapes is a bug.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
+
+spelling: Callable[[str], str] = str
+"""How errors and results, which are written with options, name settings to the caller; the package sets it."""
+
+
+def spelled(sentence: str) -> str:
+    """A sentence as the caller spells settings: as options in a command, as keywords in Python."""
+    return spelling(sentence)
+
+
+@contextlib.contextmanager
+def options_named() -> Iterator[None]:
+    """Name options within, as commands do."""
+    global spelling
+    before, spelling = spelling, str
+    try:
+        yield
+    finally:
+        spelling = before
 
 
 class HeadPruneError(Exception):
     """Base of everything this package raises on purpose."""
 
     exit_code: ClassVar[int] = 3
+
+    def __str__(self) -> str:
+        return spelled(super().__str__())
 
 
 class UsageError(HeadPruneError):

@@ -37,7 +37,7 @@ from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetMetadata, Sl
 from onnxheadprune.edit.fresh_names import with_fresh_names
 from onnxheadprune.edit.plan import LeftOutNode, PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.edit.records import CACHES_KEY, caches_record, caches_text
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, spelled
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.sweep import sweep
@@ -167,7 +167,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         tuple(change for changes in interface for change in changes),
         blocks,
         renamed,
-        notes=(*([caches.idle] if caches.idle else []), *_held(sites.losing(present), contract)),
+        notes=(*([spelled(caches.idle)] if caches.idle else []), *_held(sites.losing(present), contract)),
     )
     return Planning(plan, view, sites, present, io)
 

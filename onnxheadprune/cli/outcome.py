@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import click
 
 from onnxheadprune.cli.streams import steadfast
-from onnxheadprune.errors import HeadPruneError, ValidationFailedError, is_interrupt
+from onnxheadprune.errors import HeadPruneError, ValidationFailedError, is_interrupt, options_named
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.headline import Headline
@@ -34,6 +34,7 @@ MOST_LETTERS = 4000
 """Of one error; longer ones quote names of a model, which may have millions."""
 
 
+@options_named()
 def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
     """Runs a command line; every exception becomes a message and an exit code."""
     if not sys.warnoptions:

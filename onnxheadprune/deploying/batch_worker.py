@@ -13,7 +13,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from onnxheadprune.errors import HeadPruneError, ModelError, UsageError, ValidationFailedError
+from onnxheadprune.errors import HeadPruneError, ModelError, UsageError, ValidationFailedError, options_named
 from onnxheadprune.model.storage.leftovers import bears_our_mark
 from onnxheadprune.workflow.requests import Request
 
@@ -153,6 +153,7 @@ def _serve(pipe: Connection) -> None:
             pipe.send(_done(pipe.recv()))
 
 
+@options_named()
 def _done(job: Job) -> Outcome:
     try:
         if job.proof is not None and _proven(job):

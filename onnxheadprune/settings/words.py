@@ -88,7 +88,7 @@ def _keyword(found: re.Match[str], known: Mapping[str, Declared]) -> str:
     name = found["name"].replace("-", "_") if item is None else item.name
     behind = f" {value}" if value else ""
     words = PROVIDERS if name == "provider" else () if item is None else item.words
-    if found["no"]:
+    if found["no"] or (item is not None and f"/--{found['name']}" in item.setting.flags):
         written = f"{name}=False{behind}"
     elif value in words:
         written = f'{name}="{value}"'

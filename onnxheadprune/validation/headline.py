@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
+from onnxheadprune.errors import spelled
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, PLAIN, Html, line
 from onnxheadprune.model.spelling import accuracy, many, share
 
@@ -97,7 +98,7 @@ def headline_of(
     gates: Sequence[Gate] = (),
     *,
     failed: str | None = None,
-    data: str = "--data",
+    data: str | None = None,
     quantized: bool = False,
 ) -> Headline:
     """Return the headline of a result.
@@ -107,14 +108,16 @@ def headline_of(
             model was quantized after its proof; None where the proof was skipped.
         gates: limits that were set.
         failed: the step that failed and why; None if none did.
-        data: the option or key that names data to measure on.
+        data: the key that names data to measure on, where that is not the caller's --data.
         quantized: whether the proven model was quantized afterwards.
     """
     exact = max((_exact(item, quantized) for item in validations or [None]), key=_severity)
     measured = [item for item in validations if item is not None]
     if quantized:
         measured = [item["deployed"] | {"file": item.get("file")} for item in measured if "deployed" in item]
-    return Headline(_result(exact, gates, failed), exact, _good_enough(measured, gates, data))
+    return Headline(
+        _result(exact, gates, failed), exact, _good_enough(measured, gates, data or spelled("--data"))
+    )
 
 
 def _severity(answer: Answer) -> int:

@@ -15,7 +15,7 @@ from onnxheadprune.data.drift import Measure
 from onnxheadprune.edit.exit_records import EXITS_KEY
 from onnxheadprune.edit.extract import Restored
 from onnxheadprune.edit.records import VOCABULARY_KEY, RefitRecord
-from onnxheadprune.errors import ModelError
+from onnxheadprune.errors import ModelError, spelled
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, model_name, open_structure
 from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
@@ -202,7 +202,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         original=names[0],
         pruned=names[1],
         verdict=verdict,
-        reason=reason,
+        reason=spelled(reason),
         problems=tuple(problems),
         notes=(*notes, *found.notes),
         heads=plan.removed,

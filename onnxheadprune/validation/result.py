@@ -361,12 +361,6 @@ class Validation:
 
 def too_far(cases: Sequence[CaseResult], moved: float | None) -> Iterator[str]:
     """A sentence for each case in which outputs differ by more than is allowed."""
-    """What differs by more than is allowed.
-
-    Args:
-        cases: what was run.
-        moved: how far rounding alone moves the masked reference, None where that was not measured.
-    """
     alone = "" if moved is None else f"; rounding alone moves the masked reference by up to {moved:.1e}"
     for case in cases:
         if not case.passed and case.worst_output:

@@ -25,7 +25,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.result import PruneResult
-from onnxheadprune.workflow.sizes import file_bytes, size_in_file
+from onnxheadprune.workflow.sizes import file_bytes
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.exits.leave import Leaving
@@ -154,7 +154,7 @@ def carried_through(
             plan=plan,
             validation=verdict,
             output=None if places.output is None else str(places.output),
-            before=size_in_file(original),
+            before=stored_size(original.as_stored),
             after=stored_size(pruned.proto),
             fusion=fusion,
             chosen=chosen,

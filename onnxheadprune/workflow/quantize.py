@@ -24,7 +24,7 @@ from onnxheadprune.edit.records import (
     quantized_text,
     refit_record,
 )
-from onnxheadprune.errors import InferenceError, RefusedError
+from onnxheadprune.errors import InferenceError, RefusedError, spelled
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.save import check_target, commit, stage_model
@@ -207,7 +207,7 @@ def quantized_through(
         drift, unit, known = distance.drift, distance.unit, distance.measured_on
     written = None if target is None else str(target)
     sizes = stored_size(loaded.proto), stored_size(made)
-    notes = _notes(request.how, how)
+    notes = tuple(map(spelled, _notes(request.how, how)))
     found = QuantizeResult(made, loaded.name, how, written, *sizes, matrices, drift, unit, known, notes)
     if target is None:
         ready(found)
@@ -270,5 +270,5 @@ def _notes(asked: Rounding, used: Rounding) -> tuple[str, ...]:
         return ()
     if used.reduce_range:
         reason = "since this processor's product of uint8 by int8 saturates"
-        return (f"weights use seven of their eight bits, {reason}; say --full-range for one that does not",)
-    return ("weights use all eight bits; say --reduce-range for x86 processors without VNNI, which saturate",)
+        return (f"weights use seven of their eight bits, {reason}; --full-range is for one that does not",)
+    return ("weights use all eight bits; --reduce-range is for x86 processors without VNNI, which saturate",)

@@ -11,6 +11,7 @@ from onnx import ModelProto
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.exit_records import layers_record
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.errors import spelled
 from onnxheadprune.model.load import LoadedModel, load_model
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import share
@@ -87,7 +88,7 @@ class PruneResult:
         grown = size_warnings(self.before, self.after)
         if not grown and self.file_bytes is not None:
             grown = file_warnings(*self.file_bytes)
-        blind = (BLIND,) if self.chosen is not None and self.chosen.selection.is_blind else ()
+        blind = (spelled(BLIND),) if self.chosen is not None and self.chosen.selection.is_blind else ()
         return (*blind, *grown, *self._heavy_layer())
 
     def _heavy_layer(self) -> tuple[str, ...]:

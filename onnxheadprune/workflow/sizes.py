@@ -9,11 +9,6 @@ from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 
 
-def size_in_file(model: LoadedModel) -> StoredSize:
-    """Return what the tensors of a model hold, as its file has them: a function counts once, not once per call."""
-    return stored_size(model.as_stored)
-
-
 def file_bytes(model: LoadedModel) -> int | None:
     """What the file of a model and those with its weights take; None for a model that was not read from a file."""
     if model.path is None:
@@ -29,7 +24,7 @@ def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredS
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    return size_in_file(loaded), stored_size(carried_out(plan, planned_on(plan, loaded)))
+    return stored_size(loaded.as_stored), stored_size(carried_out(plan, planned_on(plan, loaded)))
 
 
 def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:

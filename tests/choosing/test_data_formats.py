@@ -61,7 +61,7 @@ def test_folders(kind: DataFormat, tmp_path: Path) -> None:
     assert format_of(tmp_path) == kind
     for other in ("1.npz", "deep/1.png"):
         WRITERS["npz" if other.endswith("npz") else "images"](tmp_path / other)
-    with pytest.raises(UsageError, match="choose with --data-format npz or --data-format images"):
+    with pytest.raises(UsageError, match='choose with data_format="npz" or data_format="images"'):
         format_of(tmp_path)
 
 

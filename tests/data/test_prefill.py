@@ -132,7 +132,7 @@ def test_texts_that_are_too_long_for_the_positions(text: Path) -> None:
     rows = [toy.info(name, [BATCH, LENGTH], I64) for name in ("input_ids", "attention_mask", "position_ids")]
     inputs = graph_inputs(view_of(toy.model(rows, [toy.info("y", [None] * 3)])))
     with pytest.raises(
-        UsageError, match=r"a text has 3 tokens, and the model knows 2 positions.*--max-length 2"
+        UsageError, match=r"a text has 3 tokens, and the model knows 2 positions.*max_length=2"
     ):
         text_feeds(text, text.parent, inputs)
     assert text_feeds(text, text.parent, inputs, max_length=2)

@@ -72,7 +72,7 @@ def test_genai_counts_in_a_file_of_its_own() -> None:
 @pytest.mark.parametrize("config", [{}, {"num_hidden_layers": 5}, {"num_hidden_layers": 0}])
 def test_a_number_that_is_not_that_of_the_caches_is_refused(client: str, config: dict[str, Any]) -> None:
     genai = {"model": {"decoder": config}}
-    with pytest.raises(RefusedError, match="leave --cache renumber out"):
+    with pytest.raises(RefusedError, match='leave cache="renumber" out'):
         client_named(client).changes(lost(config, False, True, False, genai=genai))
 
 

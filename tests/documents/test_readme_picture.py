@@ -1,17 +1,21 @@
-"""The README's picture: it shows the figures beside it, and is read on white and on a dark page."""
+"""The README's pictures: they show the figures beside them, and are read on white and on a dark page."""
 
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.readme_picture import ACCURACY, GOES, INK, MODEL, PICTURE, SPEED, STAYS, draw
 from onnxheadprune import inspect
+from tests.conftest import ROOT
 from tests.pictures import contrast, faults, texts
 
 FIGURES: dict[str, Any] = json.loads(PICTURE.with_suffix(".json").read_text(encoding="utf-8"))
+QUALITY = PICTURE.with_name("quality.svg")
 DARK = "#0d1117"
 """The darkest page of a code host."""
 
@@ -38,7 +42,25 @@ def test_it_is_read_on_every_page(page: str) -> None:
     assert contrast(GOES, page) >= 2.4, "hollow squares of heads that are gone may be fainter"
 
 
-def test_it_loads_nothing_and_stays_small() -> None:
-    content = PICTURE.read_text(encoding="utf-8")
+@pytest.fixture
+def quality(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What `benchmarks/quality_picture.py` defines, which imports its neighbors as scripts do."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return runpy.run_path(str(ROOT / "benchmarks" / "quality_picture.py"))
+
+
+@pytest.mark.long
+def test_the_plot_of_quality_shows_the_document(quality: dict[str, Any]) -> None:
+    calls = list(quality["calls"]())
+    assert faults(quality["draw"](calls)) == []
+    assert {call.sentences for call in calls} == {512, quality["LARGE"]}
+    assert f"<dc:description>{quality['described'](calls)}</dc:description>" in QUALITY.read_text(
+        encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize("picture", [PICTURE, QUALITY])
+def test_it_loads_nothing_and_stays_small(picture: Path) -> None:
+    content = picture.read_text(encoding="utf-8")
     assert "<image" not in content and 'href="http' not in content and len(content) < 150_000
     assert "<title>" in content or "<dc:title>" in content

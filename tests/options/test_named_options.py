@@ -8,8 +8,10 @@ import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+import onnx
 import pytest
 
 import onnxheadprune as ohp
@@ -17,7 +19,8 @@ from onnxheadprune.cli import group
 from onnxheadprune.cli import main as run
 from onnxheadprune.settings.words import OPTION as SPELLED
 from onnxheadprune.settings.words import in_python
-from tests.conftest import ROOT
+from tests import toys
+from tests.conftest import ROOT, Command
 
 FOREIGN = {
     "runtime/host.py": {"--query-gpu", "--format"},
@@ -108,3 +111,36 @@ def test_an_error_in_python_names_keywords_and_on_the_command_line_options(
     assert run(["prune", str(model), "--heads", "0:1", "--refit", "-o", "x.onnx"]) == 2
     assert "--refit requires --data" in capsys.readouterr().err
     assert pickle.loads(pickle.dumps(ohp.prune)) is ohp.prune
+
+
+def said(value: object) -> Iterator[str]:
+    """All texts of a JSON document."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        yield from (
+            text for item in (value.values() if isinstance(value, dict) else value) for text in said(item)
+        )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("keywords", "options"),
+    [
+        ({"heads": "0:0", "cache": "renumber"}, "prune --heads 0:0 --cache renumber"),
+        ({"wish": ohp.Wish(ratio=0.25)}, "prune --ratio 0.25"),
+        ({"to": "int8-dynamic"}, "quantize --to int8-dynamic"),
+    ],
+)
+def test_a_result_in_python_names_keywords_and_on_the_command_line_options(
+    keywords: dict[str, Any], options: str, command: Command, tmp_path: Path
+) -> None:
+    model, name = tmp_path / "toy.onnx", options.partition(" ")[0]
+    onnx.save(toys.attention(), model)
+    result = getattr(ohp, name)(model, **keywords)
+    document = command(*options.split(), model, "-o", tmp_path / "out.onnx", "--json").document
+    texts_of_command = (text for text in said(document) if not text.startswith("onnxheadprune"))
+    written = {text for text in texts_of_command if OPTION.search(text)}
+    read = {*said(result.to_dict()), *([result._repr_html_()] if name == "prune" else [])}
+    assert written and {in_python(text) for text in written} <= read
+    assert not [text for text in read if OPTION.search(text)]

@@ -121,7 +121,7 @@ def test_noise_under_fresh_digests_is_not_proven_and_shows_on_data(
     original, model = made[0], copy_of(made[1])
     add_noise(model, "layer0.attn.out.weight", 3.0)
     reseal(original, model)
-    assert "not proven without --data" in check(original, model).reason
+    assert "not proven without data=" in check(original, model).reason
     found = check(original, model, DATA)
     assert found.verdict == "inconclusive" and "they do harm" in found.reason
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from mkdocs.structure.pages import Page
 
-PAGES = ("supported-graphs.md", "supported-exporters.md", "clients.md")
+PAGES = ("supported-graphs.md", "supported-exporters.md")
 LONG = 40
 """Rows from which a table is closed at first."""
 TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)

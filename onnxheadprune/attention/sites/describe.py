@@ -350,8 +350,3 @@ def _written_on(value: Value, live: Live, labels: Labels) -> Iterator[tuple[Valu
                 left = use.node.out, answer.inputs.get(0, live)
                 yield left
                 waiting.append(left)
-
-
-def first_group(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """The heads of the first KV group: the smallest whole thing that can go."""
-    return next(iter(groups))

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.blended import blended, reduced_heads
 from onnxheadprune.attention.sites.core import Core
-from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group, head_shape
+from onnxheadprune.attention.sites.describe import Anatomy, anatomy, head_shape
 from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import (
@@ -276,7 +276,7 @@ def _kind(heads: int, kv_heads: int) -> str:
 
 def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:
     """A site with what a trial removal tells: whether its heads can go, and what all of them weigh."""
-    removed = united(first_group(parts.groups), site.units)
+    removed = united(next(iter(parts.groups)), site.units)
     if len(removed) == block.num_heads:
         removed = site.units[0]
     trial = _trial(site, removed)

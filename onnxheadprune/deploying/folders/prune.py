@@ -25,7 +25,7 @@ from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, Network
 from onnxheadprune.deploying.folders.network import Cutting, cut_network, cut_vocabularies, data_of_leaders
 from onnxheadprune.deploying.folders.opening import kinds_asked, opened
 from onnxheadprune.deploying.folders.result import FileResult, FolderResult
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError, UsageError, spelled
 from onnxheadprune.model.storage.assembly import Assembly, check_folder
 from onnxheadprune.model.storage.names import ITSELF, check_data_name, folded
 from onnxheadprune.model.storage.written import one_call
@@ -187,7 +187,7 @@ def prune_folder(
                 assembly.write(name, content)
         finished = tuple(_in_place(item, target) for item in results)
         title = None if asked.client is None else asked.client.name
-        told = tuple(dict.fromkeys(warnings))
+        told = tuple(map(spelled, dict.fromkeys(warnings)))
         written = None if target is None else str(target)
         has_card = card is not None
         found = FolderResult(
