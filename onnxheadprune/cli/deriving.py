@@ -83,7 +83,8 @@ class Share(Parsed):
         """The number, within its bounds."""
         number = super().convert(value, param, ctx)
         if not self.bounds.admit(number):
-            self.fail(f"{value} is not {self.bounds}", param, ctx)
+            percent = f"; write {value}% for percent" if 1 < number < 100 else ""
+            self.fail(f"{value} is not {self.bounds}{percent}", param, ctx)
         return number
 
 

@@ -82,7 +82,7 @@ GUIDES = {
             "Compare a pruned model with the masked original.",
             (
                 "validate model.onnx pruned.onnx",
-                "validate model.onnx pruned.onnx --data data.npz --max-drift 20",
+                "validate model.onnx pruned.onnx --data data.npz --max-drift 0.02",
                 'validate model.onnx pruned.onnx --heads "0:1" --json',
             ),
             "data tokenizer metric max_drift min_speedup provider as_json",

@@ -103,9 +103,10 @@ def _require_folder_settings(target: Target, cut: Cut, heatmap: Path | None, res
 
 def _require_removal(choice: Choice, fuse: str) -> None:
     if all(item is None for item in (choice.heads, choice.wish, choice.exit, choice.tokens)):
+        alone = "" if fuse == "none" else f"; to fuse only, use onnxheadprune fuse MODEL --mode {fuse}"
         raise click.UsageError(
             "specify what to remove with --heads, --neurons, --experts, --layers, --exit or --vocab, or how much with"
-            f" --ratio; to fuse only, use onnxheadprune fuse MODEL --mode {fuse}",
+            f" --ratio{alone}",
             click.get_current_context(),
         )
 

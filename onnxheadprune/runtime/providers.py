@@ -70,6 +70,7 @@ def advice(name: str, obstacle: str = "", *, driver: bool | None = None, plain_b
 
 AUTO = "auto"
 _ALIASES = {
+    "gpu": ("CUDA",),
     "directml": ("Dml",),
     "trt": ("Tensorrt",),
     "rtx": ("NvTensorRTRTX",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnxheadprune.choosing.activations.linear import Linear, linear_at
@@ -67,8 +66,3 @@ def _stream(node: Node) -> Value:
         if len(readers) == 1 and roles_of(readers[0]).learned and not node.out.is_graph_output:
             return readers[0].out
     return node.out
-
-
-def outer_shape(state: Hidden, shape: tuple[int, ...]) -> Iterator[int]:
-    """Sizes of a state with 1 in the place of its features."""
-    return (1 if axis in state.axes else size for axis, size in enumerate(shape))

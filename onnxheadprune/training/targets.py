@@ -14,7 +14,7 @@ from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.training import losses
-from onnxheadprune.training.hidden import Hidden, outer_shape
+from onnxheadprune.training.hidden import Hidden
 from onnxheadprune.training.losses import Part
 
 LEAST_VARIANCE = 0.1
@@ -172,4 +172,4 @@ def _weights(target: Array, state: Hidden, mask: Array | None) -> Array:
     known = _shares(variance.shape, mask)
     mean = float((variance * known).sum())
     floored = np.maximum(variance, LEAST_VARIANCE * mean + 1e-20)
-    return np.asarray((known / floored / count).reshape(tuple(outer_shape(state, target.shape))))
+    return np.expand_dims(known / floored / count, features)

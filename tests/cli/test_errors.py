@@ -243,6 +243,19 @@ def test_a_head_that_is_gone_already(refused: Refused, command: Command, toy: Pa
     assert sentence == "head 1 of attn.0 (attn) was removed before"
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ratio", "50"], "50 is not greater than 0 and less than 1; write 50% for percent"),
+        (["--ratio", "1.5%%"], "'1.5%%' is not a share like 0.25 or 25%"),
+        ([], "or how much with --ratio; see onnxheadprune prune --help"),
+        (["--fuse", "onnx"], "to fuse only, use onnxheadprune fuse MODEL --mode onnx; see"),
+    ],
+)
+def test_amounts(refused: Refused, toy: Path, options: list[str], message: str) -> None:
+    assert message in refused(2, "prune", toy, *options)
+
+
 def test_validate_what_was_not_pruned(refused: Refused, toy: Path) -> None:
     assert "has no record of removed heads" in refused(2, "validate", toy, toy)
 

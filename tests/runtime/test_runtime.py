@@ -112,6 +112,7 @@ def test_cuda_that_does_not_run_is_an_error(pretend: Pretend) -> None:
         ("tensorrt", "TensorrtExecutionProvider"),
         ("trt", "TensorrtExecutionProvider"),
         ("directml", "DmlExecutionProvider"),
+        ("gpu", "CUDAExecutionProvider"),
         ("coreml", "CoreMLExecutionProvider"),
         ("migraphx", "MIGraphXExecutionProvider"),
         ("rocm", "MIGraphXExecutionProvider"),
