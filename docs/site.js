@@ -17,10 +17,19 @@ document$.subscribe(() => {
   });
 });
 
-// What the theme leaves out for assistive technology: the name of the search, and a focus for what scrolls.
+// What the theme leaves out for assistive technology: names of the search and of sections, and a focus for what scrolls.
 document$.subscribe(() => {
+  for (const section of document.querySelectorAll("nav.md-nav[aria-labelledby]")) {
+    section.setAttribute("aria-label", section.querySelector(".md-nav__title").textContent.trim());
+    section.removeAttribute("aria-labelledby");
+  }
   document.querySelector(".md-search[role=dialog]")?.setAttribute("aria-label", "Search");
   for (const region of document.querySelectorAll(".md-typeset__scrollwrap, div.output, math[display=block]")) {
     if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
   }
 });
+
+// Each block of code has a button in a landmark without a name, added when the block is first seen.
+new MutationObserver(() => {
+  for (const buttons of document.querySelectorAll("nav.md-code__nav:not([role])")) buttons.setAttribute("role", "none");
+}).observe(document, { childList: true, subtree: true });

@@ -35,7 +35,7 @@ _KINDS = {
 def table(group: type[Any]) -> str:
     """A table of the settings of a dataclass in Markdown."""
     rows = ("| " + " | ".join(row) + " |" for row in _rows(group))
-    return "\n".join(["| key | value | default | |", "|---|---|---|---|", *rows])
+    return "\n".join(["| key | value | default | description |", "|---|---|---|---|", *rows])
 
 
 def documented(*groups: type[Any]) -> Callable[[Function], Function]:

@@ -70,6 +70,15 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     ] == []
 
 
+def test_every_column_of_a_table_has_a_name(site: Path) -> None:
+    pages = [
+        page
+        for page in site.rglob("*.html")
+        if re.search(r"<th[^>]*></th>", page.read_text(encoding="utf-8"))
+    ]
+    assert [page.parent.name for page in pages] == []
+
+
 def test_links_to_nothing_are_noticed(copy: Path) -> None:
     links = ("nowhere.md", "proof.md#no-heading", "../tools/nothing", "commands/prune.md#no-option")
     page = copy / "docs" / "glossary.md"
