@@ -24,7 +24,7 @@ document$.subscribe(() => {
     section.removeAttribute("aria-labelledby");
   }
   document.querySelector(".md-search[role=dialog]")?.setAttribute("aria-label", "Search");
-  for (const region of document.querySelectorAll(".md-typeset__scrollwrap, div.output, math[display=block]")) {
+  for (const region of document.querySelectorAll(".md-typeset__scrollwrap, .md-typeset p:has(> img), div.output, math[display=block]")) {
     if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
   }
 });

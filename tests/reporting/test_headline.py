@@ -79,7 +79,7 @@ def test_only_what_is_exact_and_good_enough_and_accepted_is_green(
     if rejected or (ruined and not judged):
         assert found.state == "bad"
     if not measured and not judged:
-        assert found.good_enough.sentence.startswith("not measured: give --data")
+        assert found.good_enough.sentence.startswith("not measured: give data=")
 
 
 @pytest.mark.parametrize(
