@@ -18,7 +18,7 @@ PLACE = re.compile(r"^( *)\{settings\}\n", re.MULTILINE)
 OPTION = re.compile(
     r"(?:onnxheadprune|pip install)\b[^;,`]*"  # a command line
     r"|(?:\b(?P<function>prune|score) )?(?<![\w-])--(?P<no>no-)?(?P<name>[a-z]+(?:-[a-z]+)*)"
-    r"(?:[ =](?P<value>[a-z0-9]+)\b)?"
+    r"(?:[ =](?P<value>[a-z0-9]+)\b| (?=\"))?"
 )
 """An option in a message, with the word behind it, which may be its value."""
 PROVIDERS = ("auto", "cpu", "cuda")
