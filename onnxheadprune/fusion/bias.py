@@ -188,7 +188,9 @@ def _floored(emitter: Emitter, tensor: Tensor, axes: ScoreAxes) -> Tensor:
     if not axes.lowest_is_masked or axes.elem_type not in _LOWEST:
         return tensor
     dtype = dtype_name(axes.elem_type)
-    floor = emitter.number(float(np.nextafter(np.dtype(dtype).type(_LOWEST[axes.elem_type]), 0)), dtype)
+    # Both in an array of that type: before NumPy 2 a Python number next to a scalar made float64 of it.
+    lowest, zero = np.array([_LOWEST[axes.elem_type], 0], dtype)
+    floor = emitter.number(float(np.nextafter(lowest, zero)), dtype)
     return Tensor(emitter.larger(tensor.name, floor, "floor"), tensor.layout)
 
 
