@@ -176,12 +176,14 @@ class Toy:
         body: how they are applied.
         more: nodes that are added.
         outputs: declared beside `out`.
+        last: the nodes that compute `out`.
     """
 
     routing: str = "softmax"
     body: str = "picked"
     more: str = ""
     outputs: str = ""
+    last: str = "  out = Add (x, y)\n"
 
     def tensors(self) -> dict[str, Array]:
         """Stored tensors by name, random but always the same."""
@@ -197,6 +199,9 @@ class Toy:
             "up_bias": normal(EXPERTS, WIDTH),
             "down": normal(EXPERTS, WIDTH, HIDDEN),
             "down_bias": normal(EXPERTS, HIDDEN),
+            "shared_up": normal(HIDDEN, WIDTH),
+            "shared_down": normal(WIDTH, HIDDEN),
+            "shared_gate": normal(HIDDEN, 1),
         }
 
     def model(self) -> ModelProto:
@@ -216,9 +221,7 @@ mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.out
 >
 {{
   r = MatMul (x, router)
-{ROUTINGS[self.routing]}{BODIES[self.body]}{self.more}
-  out = Add (x, y)
-}}""")
+{ROUTINGS[self.routing]}{BODIES[self.body]}{self.more}{self.last}}}""")
         stored = self.tensors()
         each = ("up", "up_bias", "down", "down_bias")
         stored |= {f"{name}{number}": stored[name][number] for name in each for number in range(EXPERTS)}

@@ -75,7 +75,7 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
     several = (kind.UNITS,) if any(site.original_num_units > 1 for site in found) else ()
     units = f", {many(total, kind.UNIT)}{option}" if several else ""
     yield Text(f"\n{many(len(found), kind.TITLE)}{units}", style="bold")
-    details = tuple(found[0].details)
+    details = tuple(dict.fromkeys(name for site in found for name in site.details))
     numeric = *several, *details, "params"
     sorts = ("kind",) if any(site.kind for site in found) else ()
     made = table("#", kind.BLOCK, *sorts, *numeric, "removable", numeric=numeric)
@@ -83,8 +83,9 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
         number = f"{count(site.num_units)}"
         if site.removed:
             number += f" of {count(site.original_num_units)}"
-        cells = (site.kind for _ in sorts), (number for _ in several), map(count, site.details.values())
-        made.add_row(site.called(site.number), site.name, *chain(*cells), count(site.params), removable(site))
+        known = (site.details.get(name, "-") for name in details)
+        cells = chain((site.kind for _ in sorts), (number for _ in several), known)
+        made.add_row(site.called(site.number), site.name, *cells, count(site.params), removable(site))
     yield made
     for site in found:
         if site.reason is not None:

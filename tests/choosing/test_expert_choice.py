@@ -29,6 +29,8 @@ Command = Callable[..., Outcome]
 HERE = Provider(CPU, "test")
 ONLY = frozenset({"experts"})
 FEEDS = [{"x": toys_experts.tokens(seed)} for seed in range(4)]
+FAR = 0.2
+"""The share of a score by which others may be lower and still have a part in its weight."""
 Routed = tuple[Sequence[int], Array, Sequence[Array]]
 """A token's experts, the weights of the router and the outputs of these."""
 
@@ -252,26 +254,67 @@ def test_methods_are_those_of_the_kind() -> None:
         assert found.shape == (EXPERTS,) and (found >= 0).all()
 
 
-ONE_BY_ONE = """
+_ONE_BY_ONE = """
   v1, i1 = TopK <axis = -1> (r, one)
-  out_of_it = Sub (v1, large)
-  others = ScatterElements <axis = 1> (r, i1, out_of_it)
+  none_left = Sub (v1, large)
+  others = ScatterElements <axis = 1> (r, i1, none_left)
   v2, i2 = TopK <axis = -1> (others, one)
   i = Concat <axis = 1> (i1, i2)
   v = Concat <axis = 1> (v1, v2)
-  w = Softmax <axis = -1> (v)
 """
+_OWN_WEIGHT = """
+  size# = Abs (<scores>)
+  most# = Max (size#, v#)
+  gap# = Sub (v#, <scores>)
+  share# = Div (gap#, most#)
+  is_far# = Greater (share#, far)
+  near# = Where (is_far#, never, <scores>)
+  p# = Softmax <axis = -1> (near#)
+  w# = GatherElements <axis = 1> (p#, i#)
+"""
+STEPS = {
+    "weights in common": "  w = Softmax <axis = -1> (v)\n",
+    "weights of their own": _OWN_WEIGHT.replace("#", "1").replace("<scores>", "r")
+    + _OWN_WEIGHT.replace("#", "2").replace("<scores>", "others")
+    + "  w = Concat <axis = 1> (w1, w2)\n",
+    "the more the lower": "  less = Neg (v)\n  w = Softmax <axis = -1> (less)\n",
+}
+"""Weights of two experts that are chosen one by one: GShard and NLLB-MoE, the sparse mixer of Phi-MoE, and nobody's."""
 
 
-def test_what_cannot_be_told_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where experts are chosen one by one, no score of one alone leaves the second choice without a weight."""
-    monkeypatch.setitem(toys_experts.ROUTINGS, "one by one", ONE_BY_ONE)
-    model = Toy("one by one").model()
-    model.graph.initializer.append(numpy_helper.from_array(np.float32([1e4]), "large"))
-    counted = scored(model, "frequency")
-    np.testing.assert_allclose(counted, scored(TOYS["chosen softmax, picked"].model(), "frequency"))
-    with pytest.raises(RefusedError, match="in 2 steps, each with a weight of its own"):
-        scored(model, "reap")
+def _weights(steps: str, scores: Array) -> Array:
+    """The weights of the two experts with the highest of a token's scores."""
+    first, second = -np.sort(-scores)[:2]
+    if steps != "weights of their own":
+        shares = np.exp(np.array([first, second]) * (-1 if steps == "the more the lower" else 1))
+        return np.asarray(shares / shares.sum())
+    found = []
+    for best, rest in ((first, scores), (second, scores[scores < first])):
+        near = (best - rest) / np.maximum(np.abs(rest), best) <= FAR
+        found.append(1 / np.exp(rest[near] - best).sum())
+    return np.array(found)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_experts_that_are_chosen_one_by_one(steps: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(toys_experts.ROUTINGS, steps, _ONE_BY_ONE + STEPS[steps])
+    model = Toy(steps).model()
+    for name, number in {"large": 1e35, "far": FAR, "never": -1e35}.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.float32([number]), name))
+    rows = np.concatenate([feed["x"] for feed in FEEDS])
+    weights = [_weights(steps, scores) for scores in rows @ Toy().tensors()["router"].astype(np.float64)]
+    tokens = [
+        (chosen, own, outputs) for own, (chosen, _, outputs) in zip(weights, routed(Toy(), rows), strict=True)
+    ]
+    for method, values in defined(iter(tokens), EXPERTS).items():
+        if method == "frequency" or steps != "the more the lower":
+            np.testing.assert_allclose(scored(model, method), values, rtol=1e-3, err_msg=method)
+        else:
+            with pytest.raises(RefusedError, match="in 2 steps, whose weights depend on each other"):
+                scored(model, method)
+
+
+def test_units_of_several_kinds_are_not_counted_together() -> None:
     data = [{"a/x": feed["x"]} for feed in FEEDS]
     with pytest.raises(UsageError, match="counts units of one kind"):
         chosen(twice(TOYS["picked"]), data, keep=4, units=frozenset({"experts", "neurons"}))

@@ -102,6 +102,7 @@ class MixtureSite(Site):
 
     Attributes:
         routing: the way of its scores.
+        shared: keys of the feed-forward blocks that every token goes through beside its experts.
     """
 
     UNIT = "expert"
@@ -121,6 +122,7 @@ class MixtureSite(Site):
     FOUND_BY = "onnxheadprune.attention.sites.mixtures"
 
     routing: Routing
+    shared: tuple[str, ...] = ()
 
     @property
     def only_named(self) -> str | None:
@@ -148,14 +150,26 @@ class MixtureSite(Site):
         )
 
     @property
-    def details(self) -> dict[str, int]:
-        """The number of experts chosen per token, and the size of one in bytes."""
-        return {"chosen": self.routing.chosen, "bytes each": self.bytes // self.num_units}
+    def elsewhere(self) -> str:
+        """Where the experts are that no router chooses."""
+        keys = " and ".join(self.shared)
+        return keys and f"; the shared expert is a feed-forward block, {keys}: use --neurons or --layers"
+
+    @property
+    def details(self) -> dict[str, str]:
+        """The number of experts chosen per token, the shared experts, and the size of a routed one in bytes."""
+        shared = {"shared": " ".join(self.shared)} if self.shared else {}
+        return {
+            "chosen": f"{self.routing.chosen:,}",
+            **shared,
+            "bytes each": f"{self.bytes // self.num_units:,}",
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The mixture as JSON-ready data (a part of the contract of `inspect --json`)."""
         return super().to_dict() | {
             "chosen_per_token": self.routing.chosen,
+            "shared_experts": list(self.shared),
             "groups": len(self.groups),
             "bytes_per_expert": self.bytes // self.num_units,
         }

@@ -7,6 +7,7 @@ walk upstream to the linear layer that scores each expert in a column of its own
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,7 @@ from onnxheadprune.attention.sites.routing import Routing
 from onnxheadprune.attention.sites.routing_scores import MATRIX
 from onnxheadprune.attention.sites.routing_walk import routing_of
 from onnxheadprune.attention.sites.stored import weights_of
-from onnxheadprune.attention.sites.streams import Streams
+from onnxheadprune.attention.sites.streams import MAX_BELOW, SUMS_VALUES, Streams, is_layer, near
 from onnxheadprune.attention.sites.unit import Findings, Site
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
@@ -33,6 +34,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.tables import choice_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import reachable
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,8 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
         why = "" if before is None else f"{before.label} has lost {before.UNITS} before; remove experts first"
         sites.append(_refused(site, why) if why else site)
     sites.sort(key=lambda site: site.routing.router.index)
+    blocks = [site for site in known if site.CHOSEN and site.is_branch and not site.CORED]
+    sites = [replace(site, shared=_shared(site.routing.router, blocks)) for site in sites]
     names = named_apart([(site.projections, site.routing.picked) for site in sites], MixtureSite.UNNAMED)
     return Findings(
         [
@@ -195,6 +199,36 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
     elements, size, _ = weights_of(trial)
     share = site.num_units / len(gone)
     return replace(site, params=round(elements * share), bytes=round(size * share))
+
+
+def _shared(router: Node, blocks: Iterable[Site]) -> tuple[str, ...]:
+    """The keys of the blocks that each token goes through beside the experts that are chosen for it.
+
+    They read what the router reads, and their outputs are added to those of the experts; no score weighs them.
+    """
+    stream = near(router.computed[0])
+
+    @functools.cache
+    def is_routed(value: Value) -> bool:
+        return any(item is router.out for item in reachable([value], since))
+
+    def since(value: Value) -> Iterable[Value]:
+        node = value.producer
+        return () if node is None or node.index <= router.index else node.computed
+
+    def added(value: Value) -> Iterator[Value]:
+        """What is computed from a value, up to a sum with what the experts give."""
+        for node in (use.node for use in value.consumers if not is_routed(value) and not is_layer(use.node)):
+            yield from (made for made in node.results if node in SUMS_VALUES or not is_routed(made))
+
+    def is_beside(block: Site) -> bool:
+        ends = [projection.node for projection in block.projections]
+        read = [value for node in (*block.cores, *ends) for value in node.computed]
+        reads_stream = any(not stream.isdisjoint(near(value)) for core in block.cores for value in core.computed)
+        behind = reachable([node.out for node in ends], added, MAX_BELOW) if reads_stream else ()
+        return not any(map(is_routed, read)) and any(map(is_routed, behind))
+
+    return tuple(block.key for block in blocks if is_beside(block))
 
 
 def _refused(site: MixtureSite, why: str) -> MixtureSite:

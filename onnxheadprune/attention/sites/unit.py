@@ -307,9 +307,14 @@ class Site:
         return {}
 
     @property
-    def details(self) -> Mapping[str, int]:
-        """Further numbers for the table of sites."""
+    def details(self) -> Mapping[str, str]:
+        """Further columns of the table of sites."""
         return {}
+
+    @property
+    def elsewhere(self) -> str:
+        """What to add where a unit is named that does not exist."""
+        return ""
 
     def why_too_few(self, units: Sequence[int]) -> str | None:
         """Return why `units` (present indices) cannot be removed together, None if they can."""

@@ -36,6 +36,8 @@ from onnxheadprune.settings.cutting import Method
 
 ALONE, ALONE_HALF = 20.0, 10.0
 """The score of an expert that is chosen alone: a softmax or a sigmoid makes it 1, and its exponential is finite."""
+RARELY, SAME = 0.5, 1e-2
+"""A share of minus infinity that is above it, and the difference between outputs that are the same."""
 PLACES = 6
 """Values behind the experts of a mixture among which its output is looked for."""
 TINY = 1e-12
@@ -137,16 +139,13 @@ class _Reader:
     def __init__(
         self, parts: Parts, routing: Routing, gates: Sequence[Gate], method: Method, source: str
     ) -> None:
-        if method != "frequency" and len(routing.picks) != 1:
-            raise RefusedError(
-                f"{routing.router.label} chooses experts in {len(routing.picks)} steps, each with a weight of its own,"
-                f" so that {method} cannot tell them apart; score by frequency or ablation"
-            )
         self._parts, self._routing, self._source = parts, routing, source
         # Where scores are those of the router, or zero for what it gives minus infinity, these alone keep others out.
         self._gates, self._looks = [gate for gate in gates if gate.moved], method != "frequency"
         self._places = list(itertools.islice(_places(routing), PLACES)) if self._looks else []
         self._output: Value | None = None
+        self._method, self._together = method, len(routing.picks) > 1
+        self._is_sure = not self._together
         self._sessions: dict[tuple[str | None, ...], Session | None] = {}
 
     def read(self, values: Mapping[str, Array]) -> _Tokens:
@@ -166,7 +165,7 @@ class _Reader:
             return _Tokens(chosen)
         whole = self._whole(own, len(chosen))
         shapes = {name: own[name].shape for name in scored}
-        outputs = np.stack([self._alone(values, experts, shapes) for experts in chosen.T], axis=1)
+        outputs = np.stack(self._outputs(values, chosen, shapes), axis=1)
         return _Tokens(chosen, np.linalg.norm(outputs, axis=2), _weights(outputs, whole))
 
     def _whole(self, values: Mapping[str, Array], tokens: int) -> Scores:
@@ -182,28 +181,61 @@ class _Reader:
         self._places = [self._output]
         return _as_rows(values[self._output.name], tokens)
 
-    def _alone(
+    def _outputs(
+        self, values: Mapping[str, Array], chosen: npt.NDArray[np.int64], shapes: Mapping[str, tuple[int, ...]]
+    ) -> list[Scores]:
+        """The outputs of the experts of each token, each [tokens, features].
+
+        A router that chooses one by one always chooses several. Either those with low scores then weigh nothing, or
+        each weighs 1; then leaving out one of them at a time, for one that is not chosen, tells them apart.
+        """
+
+        def of(*experts: npt.NDArray[np.int64], rest: float = 0.0) -> Scores:
+            return self._only(values, np.stack(experts, axis=1), shapes, rest)
+
+        every = [*chosen.T]
+        if not self._is_sure:
+            (first, second, *_), routing = every, self._routing
+            self._together = not _alike(of(first), of(first, second, rest=RARELY))
+            one_by_one = len(every) == len(routing.picks) < routing.experts
+            if self._together and not (one_by_one and _alike(of(first, second), of(second, first))):
+                raise RefusedError(
+                    f"{routing.router.label} chooses experts in {len(routing.picks)} steps, whose weights depend on"
+                    f" each other, so that {self._method} cannot tell them apart; score by frequency or ablation"
+                )
+            self._is_sure = True
+        if not self._together:
+            return [of(one) for one in every]
+        more = [*every, _spare(chosen, self._routing.experts)]
+        sums = [of(*more[:left], *more[left + 1 :]) for left in range(len(more))]
+        return [sum(sums) / len(every) - one for one in sums[:-1]]
+
+    def _only(
         self,
         values: Mapping[str, Array],
         experts: npt.NDArray[np.int64],
         shapes: Mapping[str, tuple[int, ...]],
+        rest: float,
     ) -> Scores:
-        """The output of one expert for each token, [tokens, features].
+        """The output of the mixture where each token has no other experts, [tokens, features].
 
         Args:
             values: what the mixture reads.
-            experts: the expert of each token.
+            experts: of each token, the highest score first, [tokens, experts].
             shapes: of scores that are masked, by name.
+            rest: the score of all but the first as a share of minus infinity; 0 for half of the score before.
         """
         assert self._output is not None
         routing, name = self._routing, self._routing.router.out.name
-        router, is_own = values[name], np.arange(routing.experts) == experts[:, None]
+        router, is_own = values[name], experts[..., None] == np.arange(routing.experts)
         half = helper.np_dtype_to_tensor_dtype(router.dtype) == TensorProto.FLOAT16
         low = never(TensorProto.FLOAT16 if half else TensorProto.FLOAT)
-        forced = np.where(is_own, ALONE_HALF if half else ALONE, low).astype(router.dtype)
+        levels = (ALONE_HALF if half else ALONE) / 2.0 ** np.arange(experts.shape[1])
+        levels[1:] = rest * low if rest else levels[1:]
+        forced = np.where(is_own.any(1), levels @ is_own, low).astype(router.dtype)
         moved = np.moveaxis(router, routing.axis, -1).shape
         forced = np.moveaxis(forced.reshape(moved), -1, routing.axis)
-        masks = {gate.mask: _mask(gate, is_own, shapes[gate.value.name]) for gate in self._gates}
+        masks = {gate.mask: _mask(gate, is_own.any(1), shapes[gate.value.name]) for gate in self._gates}
         found = self._run({**values, name: forced, **masks}, [self._output.name], tuple(masks))
         return _as_rows(found[self._output.name], len(experts))
 
@@ -234,6 +266,16 @@ def _numbers(picks: Picks, array: Array) -> npt.NDArray[np.int64]:
     return rows.astype(np.int64)
 
 
+def _spare(chosen: npt.NDArray[np.int64], experts: int) -> npt.NDArray[np.int64]:
+    """An expert of each token that is not chosen for it, [tokens]."""
+    is_free = (chosen[..., None] != np.arange(experts)).all(axis=1)
+    return np.argmax(is_free, axis=1)
+
+
+def _alike(one: Scores, other: Scores) -> bool:
+    return bool(np.linalg.norm(one - other) <= SAME * np.linalg.norm(one))
+
+
 def _rows_of(array: Array) -> int:
     return array.size // max(array.shape[-1], 1) if array.ndim > 1 else 0
 
@@ -247,7 +289,7 @@ def _mask(gate: Gate, is_own: npt.NDArray[np.bool_], shape: Sequence[int]) -> np
 
     Args:
         gate: the gate.
-        is_own: for each token its only expert, [tokens, experts].
+        is_own: the only experts of each token, [tokens, experts].
         shape: of the scores that are masked.
     """
     labels, axes = gate.live.array, gate.live.axes
