@@ -1,6 +1,6 @@
 """Held-out perplexity of a mixture of experts that loses half of them, by each way to choose these.
 
-    python benchmarks/experts.py [--model mixture.onnx] [--steps 600] [-o results.json]
+    python benchmarks/experts.py [--model mixture.onnx] [--steps 1800] [-o results.json]
 
 Trains a decoder on characters with 8 experts in each of 4 layers, 2 of them chosen for each token, and exports it
 (--model keeps it, and takes it from there the next time). Experts are chosen and weights refitted on text of the
@@ -40,7 +40,7 @@ from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.wishes import Wish
 
 EXPERTS, CHOSEN, WIDTH = 8, 2, 128
-BATCH, CONTEXT, LEARNING_RATE, BALANCE = 16, 96, 3e-3, 0.01
+BATCH, CONTEXT, LEARNING_RATE, BALANCE = 16, 96, 3e-3, 0.001
 SEEDS = 5
 METHODS = ("reap", "frequency", "activation", "ablation")
 ONLY_EXPERTS = frozenset({"experts"})
@@ -160,7 +160,7 @@ def drawn(path: Path, data: Mapping[str, Any], test: Windows, refit: bool) -> di
 
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), help="Where the trained model is kept.")
-@click.option("--steps", default=600, show_default=True, help="Of the training.")
+@click.option("--steps", default=1800, show_default=True, help="Of the training.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write the figures.")
 def main(model: Path | None, steps: int, output: Path | None) -> None:
     """Print one JSON document with a row for each way to choose."""

@@ -26,6 +26,12 @@ ROUTINGS = {
   v, i = TopK <axis = -1> (r, two)
   w = Softmax <axis = -1> (v)
 """,
+    "one more": """
+  more_v, more_i = TopK <axis = -1> (r, three)
+  v = Slice (more_v, first, two, middle)
+  i = Slice (more_i, first, two, middle)
+  w = Softmax <axis = -1> (v)
+""",
     "sigmoid in groups": """
   p = Sigmoid (r)
   moved = Add (p, correction)
@@ -46,7 +52,10 @@ ROUTINGS = {
   w = GatherElements <axis = 1> (p, i)
 """,
 }
-"""From scores `r` [tokens, EXPERTS] to numbers `i` and weights `w` of the chosen, [tokens, CHOSEN]."""
+"""From scores `r` [tokens, EXPERTS] to numbers `i` and weights `w` of the chosen, [tokens, CHOSEN].
+
+Noisy gates choose one more than they use.
+"""
 _SUMMED = """
   share = Unsqueeze (w, last)
   weighed = Mul (given, share)
@@ -210,7 +219,8 @@ class Toy:
 <ir_version: 9, opset_import: ["" : 18]>
 mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.outputs})
 <
-  int64[1] one = {{1}}, int64[1] two = {{{CHOSEN}}}, int64[1] first = {{0}}, int64[1] middle = {{1}},
+  int64[1] one = {{1}}, int64[1] two = {{{CHOSEN}}}, int64[1] three = {{{CHOSEN + 1}}},
+  int64[1] first = {{0}}, int64[1] middle = {{1}},
   int64[1] inner = {{2}}, int64[1] last = {{-1}}, int64[2] row_axes = {{1, 2}}, int64 depth = {{{EXPERTS}}},
   float[2] off_on = {{0, 1}}, int64[{EXPERTS}] numbers = {{{",".join(map(str, range(EXPERTS)))}}},
   int64[3] by_group = {{-1, {GROUPS}, {EXPERTS // GROUPS}}}, int64[2] by_expert = {{-1, {EXPERTS}}},
@@ -274,6 +284,6 @@ def tokens(seed: int = 1) -> Array:
 TOYS = {body: Toy(body=body) for body in BODIES}
 TOYS |= {
     f"{routing}, {body}": Toy(routing, body)
-    for routing in ("chosen softmax", "sigmoid in groups")
+    for routing in ("chosen softmax", "one more", "sigmoid in groups")
     for body in ("picked", "scattered")
 }

@@ -71,11 +71,7 @@ class NeuronAxis:
         ]
 
     def live(self, alive: Mask) -> Live:
-        """Return which elements are live.
-
-        Args:
-            alive: which neurons are, [experts, width].
-        """
+        """The elements of neurons that are alive, [experts, width]."""
         positions = alive[:, self.order.positions(alive.shape[1])]
         whole = np.pad(positions, ((0, 0), (0, -positions.shape[1] % self.packed)))
         elements = whole.reshape(len(alive), -1, self.packed)

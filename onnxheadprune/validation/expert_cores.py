@@ -28,8 +28,6 @@ def silenced_inside(model: ModelProto, site: Site, neurons: Sequence[int]) -> li
 
     Args:
         model: a copy of the viewed model, in which no node has moved yet.
-        site: the mixture, or whatever else has its cores inside an operator.
-        neurons: those that are silent.
 
     Returns:
         Nodes that go to the beginning of graphs, once all others are placed; None where the map is not stored.
@@ -48,8 +46,6 @@ def with_other_weights(model: ModelProto, site: Site, gone: Sequence[int]) -> li
 
     Args:
         model: a copy of the viewed model, in which no node has moved yet.
-        site: the mixture, whose router keeps some units out.
-        gone: these.
 
     Returns:
         Nodes that go to the beginning of graphs, once all others are placed; None where no weight is a number.

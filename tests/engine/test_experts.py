@@ -68,7 +68,8 @@ _SHARED = """
 BESIDE = {
     "added to the experts": (_SHARED, "  both = Add (y, shared_out)\n  out = Add (x, both)\n", True),
     "with a gate of its own": (
-        _SHARED + "  g = MatMul (x, shared_gate)\n  open_gate = Sigmoid (g)\n  gated = Mul (open_gate, shared_out)\n",
+        _SHARED
+        + "  g = MatMul (x, shared_gate)\n  open_gate = Sigmoid (g)\n  gated = Mul (open_gate, shared_out)\n",
         "  both = Add (y, gated)\n  out = Add (x, both)\n",
         True,
     ),
@@ -101,7 +102,9 @@ def test_a_shared_expert_is_a_block_that_is_added_unweighed(
     assert mixture.to_dict()["shared_experts"] == own * is_shared and len(own) == 1
     asked = command("prune", path, "-o", tmp_path / "no.onnx", "--experts", "0:6")
     assert asked.exit_code == 2 and "moe.0 (mixture) has no expert 6: its experts are 0-5" in asked.stderr
-    assert (f"the shared expert is a feed-forward block, {own[0]}: use --neurons" in asked.stderr) == is_shared
+    assert (
+        f"the shared expert is a feed-forward block, {own[0]}: use --neurons" in asked.stderr
+    ) == is_shared
 
 
 @pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)

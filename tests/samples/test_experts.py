@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -63,6 +63,7 @@ MODELS: dict[str, tuple[str, Mapping[str, Any], Sequence[Sequence[int]]]] = {
     "granite-moe": ("GraniteMoe", {"num_local_experts": 6}, ([2, 4], [1, 2, 3])),
     "deepseek-v3": ("DeepseekV3", SHARED | LATENT | GROUPS, ([0, 3, 4, 6],)),
     "glm4-moe": ("Glm4Moe", SHARED | {"n_routed_experts": 6, "n_group": 1, "topk_group": 1}, ([1, 2, 4],)),
+    "phi-moe": ("Phimoe", {"num_local_experts": 6}, ([1, 2], [0, 3, 5])),
     "jamba": ("Jamba", JAMBA | {"num_experts": 6, "use_mamba_kernels": False}, ([5], [0, 1])),
 }
 """Per model its class, its configuration, and the experts that each mixture loses."""
@@ -167,3 +168,59 @@ def test_it_is_pytorch_with_the_router_masked(name: str, dynamo: bool, tmp_path:
     assert not masked.waiting
     np.testing.assert_allclose(run(made.model, feed)["logits"], want, atol=1e-4)
     assert np.abs(want - whole).max() > 1e-3
+
+
+class _Seen(NamedTuple):
+    """What a mixture does with each token: its experts, their weights and the norms of their outputs."""
+
+    chosen: Any
+    weights: Any
+    norms: Any
+
+
+def _seen(model: Any, ids: Any) -> list[_Seen]:
+    """What the router and the experts of each mixture give in PyTorch, each expert by itself."""
+    found, ones = [], torch.ones((ids.numel(), 1))
+
+    def note(experts: Any, given: Any) -> None:
+        tokens, chosen, weights = given[:3]
+        tokens, chosen, weights = (item.reshape(ids.numel(), -1) for item in (tokens, chosen, weights))
+        outputs = [experts.forward(tokens, one, ones) for one in chosen.split(1, dim=1)]
+        found.append(_Seen(chosen, weights, torch.stack([item.norm(dim=-1) for item in outputs], dim=1)))
+
+    hooks = [
+        module.register_forward_pre_hook(note)
+        for module in model.modules()
+        if type(module).__name__.endswith("Experts")
+    ]
+    with torch.no_grad():
+        _Logits(model)(ids, torch.ones_like(ids))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _defined(seen: _Seen, experts: int) -> dict[str, Any]:
+    """Scores by their definitions, as shares of the mixture."""
+    weights = seen.weights / seen.weights.sum(dim=1, keepdim=True)
+    count, norms, weighted = (
+        torch.zeros(experts).index_add(0, seen.chosen.flatten(), each.flatten().float())
+        for each in (torch.ones_like(weights), seen.norms, weights * seen.norms)
+    )
+    some = count.clamp(min=1)
+    found = {"frequency": count, "activation": norms / some, "reap": weighted / some}
+    return {method: values / values.sum() for method, values in found.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_are_pytorchs(name: str, tmp_path: Path) -> None:
+    model, path = _built(name), tmp_path / "model.onnx"
+    _exported(model, path, False)
+    ids = torch.randint(1, 40, (12, 7))
+    data = {"input_ids": ids.numpy(), "attention_mask": np.ones((12, 7), np.int64)}
+    seen = _seen(model, ids)
+    for method in ("reap", "frequency", "activation"):
+        found = ohp.score(path, method=method, data=data, units=frozenset({"experts"})).sites
+        for site, mixture in zip(found, seen, strict=True):
+            want = _defined(mixture, len(site.scores))[method]
+            np.testing.assert_allclose(site.scores, want, rtol=2e-3, atol=1e-5, err_msg=method)

@@ -32,12 +32,7 @@ class Renumbered:
     depth: int | None
 
     def edits(self, left: int, experts: int) -> Iterator[Edit]:
-        """Yield the edits that renumber the experts that are left.
-
-        Args:
-            left: experts that stay.
-            experts: all that there are.
-        """
+        """Yield the edits that renumber the experts that are left."""
         stored = self.node.literal(self.index)
         assert stored is not None
         name = f"{self.node.out.name}/{MARK}_experts"
@@ -76,13 +71,7 @@ class Single:
 
 
 def compared_with_one(node: Node, index: int, experts: int) -> Single | None:
-    """A comparison of numbers of experts with the number of one, None for other nodes.
-
-    Args:
-        node: the node.
-        index: of its input with the numbers of a choice.
-        experts: how many there are.
-    """
+    """A comparison of numbers of experts with the number of one, None for other nodes."""
     stored = node.literal(1 - index) if node in EQUALS else None
     if stored is None or stored.size != 1 or stored.dtype.kind not in "iu":
         return None
@@ -103,13 +92,7 @@ def one_hot(node: Node, experts: int) -> Renumbered | None:
 
 
 def compared(node: Node, index: int, experts: int) -> Renumbered | None:
-    """A comparison of numbers of experts with all of them in a row, None for other nodes.
-
-    Args:
-        node: the node.
-        index: of its input with the numbers of a choice.
-        experts: how many there are.
-    """
+    """A comparison of numbers of experts with all of them in a row, None for other nodes."""
     shape, source = node.out.shape, node.shape(index)
     if node not in EQUALS or shape is None or source is None:
         return None

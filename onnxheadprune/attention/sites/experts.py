@@ -38,12 +38,7 @@ class ExpertProjection(Projection):
     def spread(
         self, mask: np.ndarray[Any, np.dtype[np.bool_]], rank: int
     ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """A mask over the stored input that silences neurons.
-
-        Args:
-            mask: which neurons stay, [experts, width].
-            rank: axes of the input.
-        """
+        """A mask over the stored input that silences neurons but those that stay, [experts, width]."""
         return self.layout.inputs[self.activation[0]].spread(mask, rank)
 
     def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:

@@ -195,7 +195,9 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
     if not matrices and not routing.picked:
         return None
     if not matrices:
-        return _refused(site, f"the experts that {label} chooses are computed when the model runs")
+        stored = any(item.node in routing.picked and item.is_stored for item in routing.meetings)
+        why = "read by something else, too" if stored else "computed when the model runs"
+        return _refused(site, f"the experts that {label} chooses are {why}")
     elements, size, _ = weights_of(trial)
     share = site.num_units / len(gone)
     return replace(site, params=round(elements * share), bytes=round(size * share))
@@ -206,7 +208,7 @@ def _shared(router: Node, blocks: Iterable[Site]) -> tuple[str, ...]:
 
     They read what the router reads, and their outputs are added to those of the experts; no score weighs them.
     """
-    stream = near(router.computed[0])
+    stream = frozenset(near(router.computed[0]))
 
     @functools.cache
     def is_routed(value: Value) -> bool:
@@ -224,7 +226,9 @@ def _shared(router: Node, blocks: Iterable[Site]) -> tuple[str, ...]:
     def is_beside(block: Site) -> bool:
         ends = [projection.node for projection in block.projections]
         read = [value for node in (*block.cores, *ends) for value in node.computed]
-        reads_stream = any(not stream.isdisjoint(near(value)) for core in block.cores for value in core.computed)
+        reads_stream = any(
+            not stream.isdisjoint(near(value)) for core in block.cores for value in core.computed
+        )
         behind = reachable([node.out for node in ends], added, MAX_BELOW) if reads_stream else ()
         return not any(map(is_routed, read)) and any(map(is_routed, behind))
 

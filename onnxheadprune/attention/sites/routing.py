@@ -40,6 +40,12 @@ class Meeting:
     chooses: bool = False
     moved: bool = False
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the input is stored."""
+        value = self.node.inputs[self.index]
+        return value is not None and value.is_constant
+
 
 @dataclass(frozen=True, eq=False)
 class Picks:
@@ -97,11 +103,7 @@ class Routing:
         return mask
 
     def bypasses(self, gone: Sequence[int]) -> Iterator[Edit]:
-        """Yield edits by which what is added up comes without some experts.
-
-        Args:
-            gone: experts that are removed.
-        """
+        """Yield edits by which what is added up comes without some experts."""
         without = {end.node: end.kept for end in self.ends if end.expert in gone}
         for node in without:
             left = node.out
@@ -125,11 +127,7 @@ class Routing:
         return bool(self.ends) and all(self._networks.kept.get(node.out, FULL).is_dead for node in nodes)
 
     def answers(self, gone: Sequence[int]) -> dict[Node, Answer]:
-        """Return what the nodes answer that no rule lets scores pass.
-
-        Args:
-            gone: experts that are removed.
-        """
+        """Return what the nodes answer that no rule lets scores pass."""
         return {
             node: Answer(
                 {index: self.left(source, gone) for index, source in inputs.items()},
@@ -139,12 +137,10 @@ class Routing:
         }
 
     def why_too_few(self, gone: Sequence[int]) -> str | None:
-        """Return why a choice would have too few experts to choose from.
-
-        Args:
-            gone: experts that are removed.
-        """
-        for live, axis, count in self.least:
+        """Return why a choice would have too few experts to choose from."""
+        # A choice that follows another one finds its experts taken.
+        every = (Live.numbered(0, self.experts), 0, self.chosen)
+        for live, axis, count in (*self.least, every):
             alive = self.alive(gone, int(live.array.max()))[live.array]
             left = int(np.count_nonzero(alive, axis=live.axes.index(axis)).min())
             if left < count:

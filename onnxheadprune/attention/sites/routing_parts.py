@@ -91,12 +91,7 @@ def picked_apart(node: Node, scores: Scores) -> dict[Value, int] | None:
 
 
 def onward(node: Node, parts: Mapping[int, Part]) -> Part | End | None:
-    """Follow an expert's values through a node; None where the output is not known.
-
-    Args:
-        node: the node.
-        parts: what it reads of the expert, by input index.
-    """
+    """Follow an expert's values, by input index, through a node; None where the output is not known."""
     experts = {part.expert for part in parts.values()}
     if len(experts) > 1:
         return None

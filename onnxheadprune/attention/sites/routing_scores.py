@@ -97,7 +97,8 @@ def out_behind(node: Node, scored: Mapping[int, Scores]) -> float | None:
     """The output of a node at an expert that is out."""
     known = [item.out for item in scored.values()]
     if len(known) > 1:
-        return NOTHING if node in MULTIPLIES and NOTHING in known else None
+        is_nothing = NOTHING in known if node in MULTIPLIES else node in ADDS and {*known} == {NOTHING}
+        return NOTHING if is_nothing else None
     first, number = next(iter(scored)), known[0]
     if node in VANISHES:
         return NOTHING if number == NEVER else None

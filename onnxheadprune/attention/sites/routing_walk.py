@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from onnxheadprune.attention.sites.expert_numbers import compared, compared_with_one, one_hot
 from onnxheadprune.attention.sites.routing import Meeting, Picks, Routing
@@ -37,6 +38,7 @@ from onnxheadprune.model.graph.facts import (
     DECIDED_BY_LARGEST,
     GATHERS_ROWS,
     REDUCES,
+    SLICES,
     SOFTMAXES,
     SUMS,
     SUMS_MAGNITUDES,
@@ -49,13 +51,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 
 def routing_of(router: Node, axis: int, experts: int) -> Routing:
-    """Follow the scores that a linear layer computes.
-
-    Args:
-        router: the linear layer.
-        axis: of its output that has a position per expert.
-        experts: its length.
-    """
+    """Follow the scores that a linear layer computes along an axis of its output."""
     return _Walk(Routing(router, axis, experts)).run(Live.numbered(axis, experts))
 
 
@@ -271,6 +267,7 @@ class _Walk:
     def _named(self, node: Node, scored: Mapping[int, Scores], named: Sequence[int]) -> Refusal | None:
         """A node that reads numbers of experts."""
         if not scored and is_moved(node, named):
+            self._narrow(node)
             for value in node.outputs:
                 self._number(value)
             return None
@@ -292,6 +289,16 @@ class _Walk:
         self._pass(node, hot.live, {})
         self._score(node.out, Scores(hot.live, hot.out))
         return None
+
+    def _narrow(self, node: Node) -> None:
+        """Count only those of the chosen that a slice leaves, where nothing else reads the others."""
+        for place, item in enumerate(self.found.picks):
+            if node not in SLICES or item.value is not node.inputs[0] or len(item.value.consumers) > 1:
+                continue
+            before, after = (value.shape and value.shape[item.axis] for value in (item.value, node.out))
+            if isinstance(before, int) and isinstance(after, int):
+                self.found.picks[place] = replace(item, value=node.out)
+                self.found.chosen -= before - after
 
     def _picked(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
         """Numbers that pick from an axis of experts: of stored weights, or of scores."""

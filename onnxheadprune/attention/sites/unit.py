@@ -231,11 +231,7 @@ class Site:
         return sets, list(zip(*sets, strict=True))
 
     def flops_per_unit(self, length: float) -> float:
-        """Multiply-adds x 2 per token of one unit.
-
-        Args:
-            length: positions of a sequence.
-        """
+        """Multiply-adds x 2 per token of one unit, in sequences of a length."""
         return self.flops_per_token / self.num_units
 
     def to_dict(self) -> dict[str, Any]:

@@ -51,13 +51,7 @@ NO_CUT = Cut(-1, ())
 
 
 def cut_at(site: Site, units: Iterable[int], weights: Mapping[str, Array] = NOTHING) -> Cut:
-    """A site without some units: silent in its contexts, or kept from the choice of its router.
-
-    Args:
-        site: the site.
-        units: present units.
-        weights: new contents of tensors that its projections read, by name.
-    """
+    """A site without some units: silent in its contexts, or kept from the choice of its router."""
     gone = tuple(sorted(units))
     if not site.ROUTED:
         return Cut(site.index, gone, weights)
@@ -119,15 +113,7 @@ class Chain:
     def contexts(
         self, feeds: Sequence[Feed], source: str
     ) -> Iterator[tuple[Site, Iterator[Mapping[str, Array]]]]:
-        """For each site its contexts, feed by feed, among other values. Each site's are asked for before the next.
-
-        Args:
-            feeds: what to run on.
-            source: how to call the feeds in errors.
-
-        Raises:
-            UsageError: if the model does not run on the feeds.
-        """
+        """For each site its contexts, feed by feed, among other values. Each site's are asked for before the next."""
         kept = Kept(Room(IN_MEMORY))
         for place, site in enumerate(self.sites):
             kept = self._moved(place, kept, feeds, (), source)

@@ -19,17 +19,7 @@ class Running:
     """The inputs that reach each node."""
 
     def __init__(self, parts: Parts, nodes: Iterable[Node], feeds: Sequence[Feed], source: str) -> None:
-        """Reads the conditions of some nodes for all feeds; nothing is run where they have none.
-
-        Args:
-            parts: makes sessions of the model's parts.
-            nodes: what will be asked about.
-            feeds: what the model runs on.
-            source: how to call the feeds in errors.
-
-        Raises:
-            UsageError: if the model does not run on the feeds.
-        """
+        """Reads the conditions of some nodes for all feeds; nothing is run where they have none."""
         names = sorted({name for node in nodes for name, _ in counts_where(node)})
         self._answers: list[dict[str, bool]] = []
         if not names:
@@ -40,12 +30,7 @@ class Running:
             self._answers.append({name: bool(values[name].reshape(-1)[0]) for name in names})
 
     def reaches(self, feed: int, node: Node) -> bool:
-        """Return whether a node runs on a feed.
-
-        Args:
-            feed: its position.
-            node: one that was named before.
-        """
+        """Return whether a node that was named before runs on a feed."""
         return all(self._answers[feed][name] == answer for name, answer in counts_where(node))
 
     def is_reached(self, node: Node, feeds: Iterable[int]) -> bool:
@@ -54,17 +39,7 @@ class Running:
 
 
 def unreached(parts: Parts, sites: Sequence[Site], feeds: Sequence[Feed], source: str) -> tuple[Site, ...]:
-    """The sites that none of some feeds reaches.
-
-    Args:
-        parts: makes sessions of the model's parts.
-        sites: which ones to ask about.
-        feeds: what the model runs on.
-        source: how to call the feeds in errors.
-
-    Raises:
-        UsageError: if the model does not run on the feeds.
-    """
+    """The sites that none of some feeds reaches."""
     nodes = [item.node for site in sites for item in site.projections]
     running, all_feeds = Running(parts, nodes, feeds, source), range(len(feeds))
     return tuple(

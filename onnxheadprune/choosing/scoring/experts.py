@@ -116,7 +116,7 @@ class _Tally:
         self._tokens, self._norms, self._weighted = (np.zeros(experts) for _ in range(3))
 
     def add(self, found: _Tokens, counts: Array | None) -> None:
-        """Adds tokens, but for padding."""
+        """Add tokens, but for padding."""
         rows = np.ones(len(found.chosen), np.bool_) if counts is None else counts.reshape(-1)
         chosen = found.chosen[rows]
         np.add.at(self._tokens, chosen, 1.0)
@@ -149,11 +149,7 @@ class _Reader:
         self._sessions: dict[tuple[str | None, ...], Session | None] = {}
 
     def read(self, values: Mapping[str, Array]) -> _Tokens:
-        """Reads one feed.
-
-        Args:
-            values: scores of the router, and all that the mixture reads.
-        """
+        """The experts of the tokens of one feed, from the scores of the router and all that the mixture reads."""
         routing = self._routing
         picks = [item.value.name for item in routing.picks]
         scored = [gate.value.name for gate in self._gates] if self._looks else []
@@ -182,7 +178,10 @@ class _Reader:
         return _as_rows(values[self._output.name], tokens)
 
     def _outputs(
-        self, values: Mapping[str, Array], chosen: npt.NDArray[np.int64], shapes: Mapping[str, tuple[int, ...]]
+        self,
+        values: Mapping[str, Array],
+        chosen: npt.NDArray[np.int64],
+        shapes: Mapping[str, tuple[int, ...]],
     ) -> list[Scores]:
         """The outputs of the experts of each token, each [tokens, features].
 
@@ -269,7 +268,7 @@ def _numbers(picks: Picks, array: Array) -> npt.NDArray[np.int64]:
 def _spare(chosen: npt.NDArray[np.int64], experts: int) -> npt.NDArray[np.int64]:
     """An expert of each token that is not chosen for it, [tokens]."""
     is_free = (chosen[..., None] != np.arange(experts)).all(axis=1)
-    return np.argmax(is_free, axis=1)
+    return np.asarray(np.argmax(is_free, axis=1))
 
 
 def _alike(one: Scores, other: Scores) -> bool:

@@ -19,8 +19,7 @@ from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.compared import require_same_spelling
-from onnxheadprune.workflow.vocabulary.counting import counted
-from onnxheadprune.workflow.vocabulary.keep import MAX_LIST, Counts, kept_ids
+from onnxheadprune.workflow.vocabulary.keep import MAX_LIST, Counts, counted, kept_ids
 from onnxheadprune.workflow.vocabulary.otherwise import Respelling
 from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
 from onnxheadprune.workflow.vocabulary.tokenizer import (

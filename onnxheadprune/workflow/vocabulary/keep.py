@@ -13,8 +13,12 @@ from typing import Any, SupportsIndex, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.attention.vocabulary.find import Vocabulary
+from onnxheadprune.data.respelled import tokens_in
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.runtime.feeds.inputs import Input
+from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 
@@ -272,3 +276,23 @@ def _of_json(path: Path, content: str) -> list[Entry]:
     ):
         raise UsageError(f"{path} is neither a list of tokens or ids nor a mapping from tokens to counts")
     return [(token if isinstance(token, str) else _one(token), count) for token, count in entries]
+
+
+def counted(samples: Iterable[Sample], inputs: tuple[Input, ...], vocabulary: Vocabulary) -> Counts:
+    """Return how often each token occurs in data.
+
+    Args:
+        samples: the data.
+        inputs: the graph inputs.
+        vocabulary: of the model.
+
+    Raises:
+        UsageError: if the data has ids that the model does not have.
+    """
+    counts = np.zeros(vocabulary.rows, np.int64)
+    for sample in samples:
+        for ids in tokens_in(sample, inputs, vocabulary.inputs):
+            if ids.size and not 0 <= ids.min() <= ids.max() < vocabulary.rows:
+                raise UsageError(f"the data has a token id outside of the model's 0 to {vocabulary.rows - 1}")
+            counts += np.bincount(ids, minlength=vocabulary.rows)
+    return counts

@@ -17,8 +17,7 @@ from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.workflow.requests import Request
-from onnxheadprune.workflow.vocabulary.counting import counted
-from onnxheadprune.workflow.vocabulary.keep import kept_ids
+from onnxheadprune.workflow.vocabulary.keep import counted, kept_ids
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, tokenizer_path
 
 
