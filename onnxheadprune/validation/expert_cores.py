@@ -24,10 +24,7 @@ Insert = tuple[GraphProto, NodeProto]
 
 
 def silenced_inside(model: ModelProto, site: Site, neurons: Sequence[int]) -> list[Insert] | None:
-    """Lets a mixture read its first map with zeros in the rows of neurons.
-
-    Args:
-        model: a copy of the viewed model, in which no node has moved yet.
+    """Let a mixture read its first map with zeros in the rows of neurons, in a copy in which no node has moved yet.
 
     Returns:
         Nodes that go to the beginning of graphs, once all others are placed; None where the map is not stored.
@@ -42,10 +39,7 @@ def silenced_inside(model: ModelProto, site: Site, neurons: Sequence[int]) -> li
 
 
 def with_other_weights(model: ModelProto, site: Site, gone: Sequence[int]) -> list[Insert] | None:
-    """Lets a mixture read other numbers in place of all that a cut takes off, on which nothing may depend any more.
-
-    Args:
-        model: a copy of the viewed model, in which no node has moved yet.
+    """Let a mixture read other numbers in place of all that a cut takes off, in a copy in which no node has moved yet.
 
     Returns:
         Nodes that go to the beginning of graphs, once all others are placed; None where no weight is a number.

@@ -1,7 +1,7 @@
 """Experts removed from exported mixtures of transformers, against PyTorch with the router masked.
 
 The oracle knows nothing of graphs: in PyTorch each router's scores of removed experts are minus infinity where they are
-compared, in `softmax` and `topk`, while its own layer runs.
+compared, in `softmax`, `topk` and `max`, while its own layer runs.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class _Masked(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Passes on what is called."""
-        if self.out and func.__name__ in ("topk", "softmax"):
+        if self.out and func.__name__ in ("topk", "softmax", "max"):
             scores = args[0]
             size = scores.shape[-1] * (scores.shape[-2] if scores.dim() == 3 else 1)
             if size == self.experts:

@@ -151,7 +151,7 @@ class MixtureSite(Site):
 
     @property
     def elsewhere(self) -> str:
-        """Where the experts are that no router chooses."""
+        """The end of an error about an expert that does not exist: the block of the shared one."""
         keys = " and ".join(self.shared)
         return keys and f"; the shared expert is a feed-forward block, {keys}: use --neurons or --layers"
 

@@ -219,7 +219,7 @@ def _shared(router: Node, blocks: Iterable[Site]) -> tuple[str, ...]:
         return () if node is None or node.index <= router.index else node.computed
 
     def added(value: Value) -> Iterator[Value]:
-        """What is computed from a value, up to a sum with what the experts give."""
+        """Values computed from one, up to a sum with the output of the experts."""
         for node in (use.node for use in value.consumers if not is_routed(value) and not is_layer(use.node)):
             yield from (made for made in node.results if node in SUMS_VALUES or not is_routed(made))
 

@@ -42,7 +42,7 @@ class Meeting:
 
     @property
     def is_stored(self) -> bool:
-        """Whether the input is stored."""
+        """True if the input is stored."""
         value = self.node.inputs[self.index]
         return value is not None and value.is_constant
 

@@ -309,7 +309,7 @@ class Site:
 
     @property
     def elsewhere(self) -> str:
-        """What to add where a unit is named that does not exist."""
+        """The end of an error about a unit that does not exist."""
         return ""
 
     def why_too_few(self, units: Sequence[int]) -> str | None:

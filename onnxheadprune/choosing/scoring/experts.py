@@ -284,13 +284,7 @@ def _as_rows(array: Array, tokens: int) -> Scores:
 
 
 def _mask(gate: Gate, is_own: npt.NDArray[np.bool_], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
-    """The mask of a gate with another expert for each token.
-
-    Args:
-        gate: the gate.
-        is_own: the only experts of each token, [tokens, experts].
-        shape: of the scores that are masked.
-    """
+    """The mask of a gate, from the only experts of each token, [tokens, experts], and the shape of its scores."""
     labels, axes = gate.live.array, gate.live.axes
     every = np.concatenate([is_own, np.ones((len(is_own), 1), np.bool_)], axis=1)
     alive = every[:, np.minimum(labels - 1, is_own.shape[1])]
@@ -300,12 +294,7 @@ def _mask(gate: Gate, is_own: npt.NDArray[np.bool_], shape: Sequence[int]) -> np
 
 
 def _weights(outputs: Scores, whole: Scores) -> Scores:
-    """The factors by which outputs of experts sum up to that of the mixture, divided by their sum, [tokens, chosen].
-
-    Args:
-        outputs: of the experts of each token, [tokens, chosen, features].
-        whole: [tokens, features].
-    """
+    """The factors by which outputs of experts sum up to that of the mixture, divided by their sum, [tokens, chosen]."""
     gram = np.einsum("tif,tjf->tij", outputs, outputs)
     count = gram.shape[1]
     size = np.trace(gram, axis1=1, axis2=2)[:, None, None] + TINY
