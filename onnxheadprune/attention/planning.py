@@ -146,7 +146,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         raise RefusedError(uneven)
     caches = caches_of(view, sites, present, contract)
     swept, edits = swept_edits(view, sites, present, contract, caches)
-    cuts = head_cuts(sites, chosen, present)
+    cuts = head_cuts(view, sites, chosen, present)
     blocks = block_cuts(view, sites, chosen, _shifted(sites, chosen, swept))
     edits |= dict.fromkeys(site_records(cuts, blocks, view, sites), frozenset())
     edits |= dict.fromkeys(layers_kept(sites, going_whole(sites, present)), frozenset())

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import SetMetadata
-from onnxheadprune.edit.records import (
-    REMOVED_KEY,
-    RecordedSite,
-    RecordedUnits,
-    pruning_text,
-    units_key,
-    units_record,
-    units_text,
-)
+from onnxheadprune.edit.records import HEADS, RecordedUnits, units_key, units_record, units_text
 from onnxheadprune.edit.site_cuts import BlockCut, SiteCut, UnitsCut
 from onnxheadprune.model.graph.view import GraphView
 
-Entry = TypeVar("Entry", bound=RecordedUnits)
-
 
 def head_cuts(
-    sites: Sites, chosen: Mapping[int, tuple[int, ...]], present: Mapping[int, tuple[int, ...]]
+    view: GraphView,
+    sites: Sites,
+    chosen: Mapping[int, tuple[int, ...]],
+    present: Mapping[int, tuple[int, ...]],
 ) -> tuple[SiteCut, ...]:
     """The cuts of all attention sites.
 
     Args:
-        sites: of the model.
+        view: the model.
+        sites: its sites.
         chosen: the units that are removed per site index, as indices of the original.
         present: the same as present indices.
     """
@@ -42,7 +36,7 @@ def head_cuts(
             kv_removed=sum(1 for group in site.groups if gone.issuperset(group)),
         )
         cuts.append(cut)
-    earlier = _gone_before(sites.record, sites)
+    earlier = _gone_before(units_record(view.model, HEADS), sites)
     cuts += [SiteCut(**_cut_before(entry), kv_num_heads=entry.kv_num_heads) for entry in earlier]
     return tuple(sorted(cuts, key=lambda cut: cut.number))
 
@@ -86,7 +80,7 @@ def _cut(site: Site, chosen: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:
     }
 
 
-def _gone_before(record: Iterable[Entry], sites: Iterable[Site]) -> Iterator[Entry]:
+def _gone_before(record: Iterable[RecordedUnits], sites: Iterable[Site]) -> Iterator[RecordedUnits]:
     """Yield the entries of sites that are in the graph no longer: an earlier cut removed them as a whole."""
     known = {site.number for site in sites}
     return (entry for entry in record if entry.number not in known)
@@ -106,25 +100,22 @@ def site_records(
     cuts: Sequence[SiteCut], blocks: Sequence[BlockCut], view: GraphView, sites: Sites
 ) -> Iterator[SetMetadata]:
     """Yield what the pruned model says of its sites: this cut and all before it, sites known by their first names."""
-    names = _names(sites, sites.record)
-    heads = [RecordedSite(**_entry(cut, names), kv_num_heads=cut.kv_num_heads) for cut in cuts]
-    yield SetMetadata(REMOVED_KEY, pruning_text(heads))
-    for units in dict.fromkeys(cut.units for cut in blocks):
-        names = _names(sites.of(units), units_record(view.model, units))
-        entries = [RecordedUnits(**_entry(cut, names)) for cut in blocks if cut.units == units]
+    every: tuple[UnitsCut, ...] = (*cuts, *blocks)
+    for units in dict.fromkeys((HEADS, *(cut.units for cut in blocks))):
+        names = {site.number: site.projection_names for site in sites.of(units)}
+        names |= {
+            entry.number: entry.projections for entry in units_record(view.model, units) if entry.projections
+        }
+        entries = [_entry(cut, names.get(cut.number, ())) for cut in every if cut.units == units]
         yield SetMetadata(units_key(units), units_text(entries, units))
 
 
-def _names(sites: Iterable[Site], record: Iterable[RecordedUnits]) -> dict[int, tuple[str, ...]]:
-    names = {site.number: site.projection_names for site in sites}
-    return names | {entry.number: entry.projections for entry in record if entry.projections}
-
-
-def _entry(cut: UnitsCut, names: Mapping[int, tuple[str, ...]]) -> dict[str, Any]:
-    return {
-        "number": cut.number,
-        "name": cut.name,
-        "num_units": cut.num_units,
-        "removed": tuple(sorted({*cut.removed, *cut.removed_before})),
-        "projections": names.get(cut.number, ()),
-    }
+def _entry(cut: UnitsCut, projections: tuple[str, ...]) -> RecordedUnits:
+    return RecordedUnits(
+        cut.number,
+        cut.name,
+        cut.num_units,
+        tuple(sorted({*cut.removed, *cut.removed_before})),
+        projections,
+        cut.kv_num_heads if isinstance(cut, SiteCut) else 0,
+    )

@@ -33,7 +33,7 @@ def layers_record(model: ModelProto) -> Mapping[str, tuple[str, ...]] | None:
         The record; nothing for a model that has lost none of them as a whole, None for a record of version 1.
 
     Raises:
-        ModelError: as `read_records` does.
+        ModelError: as `units_record` does.
     """
     found = read_entry(model, LAYERS_KEY, LAYERS_VERSION, _layers)
     return {} if found is None else found[0]
@@ -83,7 +83,7 @@ def exits_record(model: ModelProto) -> tuple[RecordedExit, ...]:
     """The early exits of the original, nothing for a model in which none was made permanent.
 
     Raises:
-        ModelError: as `read_records` does.
+        ModelError: as `units_record` does.
     """
     return read_entry(model, EXITS_KEY, EXITS_VERSION, _exits) or ()
 

@@ -32,7 +32,10 @@ from onnxheadprune.edit.record_fields import (
 from onnxheadprune.model.documents import parse_json
 
 VALIDATION_KEY = "onnxheadprune.validation"
+HEADS = "heads"
+"""What the units of attention sites are called."""
 REMOVED_KEY = "onnxheadprune.removed"
+"""Of the record of heads."""
 REMOVED_VERSION = 2
 """1 does not say by what a site is recognised."""
 UNITS_VERSION = 1
@@ -67,6 +70,7 @@ class RecordedUnits:
         removed: the units that are gone.
         projections: names of what its projections give, by which it is recognised: no cut changes them. Empty in
             records of heads of version 1.
+        kv_num_heads: key/value heads in the original; 0 of other units than heads.
     """
 
     number: int
@@ -74,32 +78,17 @@ class RecordedUnits:
     num_units: int
     removed: tuple[int, ...]
     projections: tuple[str, ...]
+    kv_num_heads: int = 0
 
     @property
     def left(self) -> int:
         """Units that remain."""
         return self.num_units - len(self.removed)
 
-
-@dataclass(frozen=True)
-class RecordedSite(RecordedUnits):
-    """What is written about one attention site, whose units are heads.
-
-    Attributes:
-        kv_num_heads: key/value heads in the original.
-    """
-
-    kv_num_heads: int
-
-    @property
-    def index(self) -> int:
-        """Its position among the attention sites of the original."""
-        return self.number
-
-    @property
-    def num_heads(self) -> int:
-        """Query heads in the original."""
-        return self.num_units
+    def counted(self, units: str) -> str:
+        """The number of units in the original: "4 heads and 2 KV heads"."""
+        shared = f" and {self.kv_num_heads} KV heads" if self.kv_num_heads else ""
+        return f"{self.num_units} {units}{shared}"
 
 
 @dataclass(frozen=True)
@@ -141,44 +130,9 @@ class QuantizedRecord:
     refit: RefitRecord | None = None
 
 
-@dataclass(frozen=True)
-class Records:
-    """All that a model says was done to it.
-
-    Attributes:
-        removed: the sites of the original, with the heads that each has lost; empty where none was pruned.
-        refit: the refitted tensors, None without.
-        fused: indices of the sites that this tool has fused.
-        caches: indices of the sites that went with their caches, so that those of others have other names.
-    """
-
-    removed: tuple[RecordedSite, ...]
-    refit: RefitRecord | None
-    fused: tuple[int, ...]
-    caches: tuple[int, ...] = ()
-
-
-def read_records(model: ModelProto) -> Records:
-    """All records of a model, but for those of other units than heads: see `units_record`.
-
-    Raises:
-        ModelError: if one cannot be read, or a newer version of this tool wrote it.
-    """
-    return Records(pruning_record(model), refit_record(model), fused_record(model), caches_record(model))
-
-
-def pruning_record(model: ModelProto) -> tuple[RecordedSite, ...]:
-    """The sites of the original with the heads that they have lost, nothing for a model that was not pruned.
-
-    Raises:
-        ModelError: as `read_records` does.
-    """
-    return read_entry(model, REMOVED_KEY, REMOVED_VERSION, _removed) or ()
-
-
 def units_key(units: str) -> str:
     """The name of the metadata entry of `units_record`."""
-    return f"onnxheadprune.{units}"
+    return REMOVED_KEY if units == HEADS else f"onnxheadprune.{units}"
 
 
 def units_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
@@ -189,8 +143,10 @@ def units_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
         units: what the kind calls its units, as in "neurons".
 
     Raises:
-        ModelError: as `read_records` does.
+        ModelError: if the record cannot be read, or a newer version of this tool wrote it.
     """
+    if units == HEADS:
+        return read_entry(model, REMOVED_KEY, REMOVED_VERSION, _sites) or ()
 
     def block(content: object) -> RecordedUnits:
         with Fields(content) as fields:
@@ -213,7 +169,7 @@ def refit_record(model: ModelProto) -> RefitRecord | None:
     """The refitted tensors, None for a model without.
 
     Raises:
-        ModelError: as `read_records` does.
+        ModelError: as `units_record` does.
     """
     return read_entry(model, COMPENSATED_KEY, COMPENSATED_VERSION, _refit)
 
@@ -222,7 +178,7 @@ def fused_record(model: ModelProto) -> tuple[int, ...]:
     """Indices of the sites that this tool has fused.
 
     Raises:
-        ModelError: as `read_records` does.
+        ModelError: as `units_record` does.
     """
     return read_entry(model, FUSED_KEY, FUSED_VERSION, _fused) or ()
 
@@ -231,7 +187,7 @@ def caches_record(model: ModelProto) -> tuple[int, ...]:
     """Indices of the sites of the original that went with their caches.
 
     Raises:
-        ModelError: as `read_records` does.
+        ModelError: as `units_record` does.
     """
     return read_entry(model, CACHES_KEY, CACHES_VERSION, _caches) or ()
 
@@ -241,35 +197,23 @@ def caches_text(sites: Iterable[int]) -> str:
     return json.dumps({"version": CACHES_VERSION, "sites": sorted(set(sites))})
 
 
-def pruning_text(sites: Sequence[RecordedSite]) -> str:
-    """The metadata entry of `pruning_record`."""
-    entries = [
-        {
-            "index": site.index,
-            "name": site.name,
-            "num_heads": site.num_heads,
-            "kv_num_heads": site.kv_num_heads,
-            "removed": sorted(site.removed),
-            "projections": list(site.projections),
-        }
-        for site in sites
-    ]
-    return json.dumps({"version": REMOVED_VERSION, "sites": entries})
-
-
-def units_text(blocks: Sequence[RecordedUnits], units: str) -> str:
+def units_text(entries: Sequence[RecordedUnits], units: str) -> str:
     """The metadata entry of `units_record`."""
-    entries = [
+    heads = units == HEADS
+    content = [
         {
-            "number": block.number,
-            "name": block.name,
-            f"num_{units}": block.num_units,
-            "removed": spelled(block.removed),
-            "projections": list(block.projections),
+            "index" if heads else "number": entry.number,
+            "name": entry.name,
+            f"num_{units}": entry.num_units,
+            **({"kv_num_heads": entry.kv_num_heads} if heads else {}),
+            "removed": sorted(entry.removed) if heads else spelled(entry.removed),
+            "projections": list(entry.projections),
         }
-        for block in blocks
+        for entry in entries
     ]
-    return json.dumps({"version": UNITS_VERSION, "blocks": entries})
+    if heads:
+        return json.dumps({"version": REMOVED_VERSION, "sites": content})
+    return json.dumps({"version": UNITS_VERSION, "blocks": content})
 
 
 def refit_text(record: RefitRecord) -> str:
@@ -298,7 +242,7 @@ def quantized_record(model: ModelProto) -> QuantizedRecord | None:
     """Return how the model was quantized, None for one that this tool did not quantize.
 
     Raises:
-        ModelError: as `read_records` does.
+        ModelError: as `units_record` does.
     """
     return read_entry(model, QUANTIZED_KEY, QUANTIZED_VERSION, _quantized)
 
@@ -331,20 +275,20 @@ def _setting(_: str, value: object) -> bool | int:
     return value if isinstance(value, bool) else whole(0, MAX_COUNT)(value)
 
 
-def _removed(fields: Fields, version: int) -> tuple[RecordedSite, ...]:
-    def named(fields: Fields) -> bool:
-        return version > 1 or "projections" in fields
+def _sites(fields: Fields, version: int) -> tuple[RecordedUnits, ...]:
+    """The attention sites, whose record is older than that of other units."""
 
-    def site(content: object) -> RecordedSite:
+    def site(content: object) -> RecordedUnits:
         with Fields(content) as fields:
             heads = fields.take("num_heads", whole(1, MAX_UNITS))
-            return RecordedSite(
-                number=fields.take("index", whole(0, MAX_UNITS)),
-                name=fields.take("name", text),
-                num_units=heads,
-                removed=fields.take("removed", several(whole(0, heads - 1))),
-                projections=fields.take("projections", names) if named(fields) else (),
-                kv_num_heads=fields.take("kv_num_heads", whole(1, heads)),
+            named = version > 1 or "projections" in fields
+            return RecordedUnits(
+                fields.take("index", whole(0, MAX_UNITS)),
+                fields.take("name", text),
+                heads,
+                fields.take("removed", several(whole(0, heads - 1))),
+                fields.take("projections", names) if named else (),
+                fields.take("kv_num_heads", whole(1, heads)),
             )
 
     return fields.take("sites", several(site, lambda entry: entry.number))

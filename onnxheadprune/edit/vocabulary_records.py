@@ -107,7 +107,7 @@ def vocabulary_record(model: ModelProto) -> RecordedVocabulary | None:
     """The tokens of the original that are left, None for a model that has lost none.
 
     Raises:
-        ModelError: as `read_records` does.
+        ModelError: as `units_record` does.
     """
     return read_entry(model, VOCABULARY_KEY, VOCABULARY_VERSION, _read)
 

@@ -17,18 +17,19 @@ from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.layers import layers, parts_named
 from onnxheadprune.attention.planning import Planning, planned
 from onnxheadprune.attention.sites.find import recognised
-from onnxheadprune.attention.sites.kinds import called
+from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.edit.exit_records import layers_record
 from onnxheadprune.edit.records import (
+    HEADS,
     REMOVED_KEY,
-    RecordedSite,
-    Records,
+    RecordedUnits,
     RefitRecord,
     caches_record,
-    read_records,
+    fused_record,
+    refit_record,
     units_record,
 )
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
@@ -85,24 +86,28 @@ def read_claim(
         UsageError: if the two do not belong together, or nothing was removed.
         RefusedError: if the heads cannot be removed at all.
     """
-    theirs = read_records(pruned)
-    if not theirs.caches:
+    theirs_went, theirs_fused = caches_record(pruned), fused_record(pruned)
+    if not theirs_went:
         _check_same_names(original, pruned, names, AS_BEFORE)
     analysis = analysis_of(original, names[0])
-    gone = [entry for entry in analysis.sites.record if not entry.left]
-    pairs = _paired(theirs.removed, analysis.sites)
-    went = set(theirs.caches) - set(caches_record(original))
-    ours = {site.index for site in analysis.sites} | {entry.index for entry in gone}
+    records = {kind: units_record(pruned, kind.UNITS) for kind in every_kind()}
+    pairs = _paired(records[AttentionSite], analysis.sites)
+    ours = {site.index for site in analysis.sites} | {entry.number for entry in units_record(original, HEADS)}
+    went = set(theirs_went) - set(caches_record(original))
     renumbered = frozenset(_ours(went, "the cache of", pairs, ours, names))
-    fused = tuple(sorted(_ours(theirs.fused, "a fusion of", pairs, ours, names)))
-    spec = heads
-    if spec is None:
-        spec = _recorded(theirs, _claimed_units(pruned, analysis, names), gone, pairs, names)
-    if not spec and not theirs.fused and not left:
+    fused = tuple(sorted(_ours(theirs_fused, "a fusion of", pairs, ours, names)))
+    if heads is None and not any(records.values()):
+        raise UsageError(
+            f"{names[1]} has no record of removed heads (metadata {REMOVED_KEY}); name them with --heads"
+        )
+    recorded: dict[str, list[int]] = {}
+    for kind, record in records.items():
+        recorded |= _recorded(kind, record, analysis, names)
+    spec = recorded if heads is None else heads
+    if not spec and not fused and not left:
         raise UsageError(
             f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
         )
-    _check_same_sites(theirs.removed, gone, pairs, names)
     _check_same_layers(pruned, analysis.sites, names)
     first: Claim | None = None
     refused: RefusedError | None = None
@@ -121,7 +126,7 @@ def read_claim(
         _check_same_names(original, pruned, names, planning.io)
         problems = [*_order_problems(original, pruned, planning.io, names[1])]
         problems += _io_problems(planning, pruned, names[1])
-        claim = Claim(planning, fused, theirs.refit, tuple(problems), contract)
+        claim = Claim(planning, fused, refit_record(pruned), tuple(problems), contract)
         if not problems:
             return claim
         first = first or claim
@@ -157,7 +162,7 @@ def require_recorded(original: ModelLike, pruned: ModelLike, heads: HeadSpec) ->
 def _ours(
     indices: Iterable[int],
     what: str,
-    pairs: Mapping[int, AttentionSite],
+    pairs: Mapping[int, Site],
     ours: Collection[int],
     names: tuple[str, str],
 ) -> set[int]:
@@ -171,77 +176,53 @@ def _ours(
     return found
 
 
-def _paired(record: Sequence[RecordedSite], sites: Sites) -> dict[int, AttentionSite]:
-    """The original's site that each entry of the pruned model's record speaks of, by the entry's index."""
-    named = {entry.index: site for site, entry in _named(record, sites)}
-    numbered = {site.index: site for site in sites if site not in named.values()}
+def _paired(record: Sequence[RecordedUnits], sites: Sequence[Site]) -> dict[int, Site]:
+    """The original's site that each entry of the pruned model's record speaks of, by the entry's number."""
+    known = recognised(sites, record)
+    named = {known[site.index].number: site for site in sites if site.index in known}
+    numbered = {site.number: site for site in sites if site.index not in known}
     return named | {
-        entry.index: numbered[entry.index]
+        entry.number: numbered[entry.number]
         for entry in record
-        if entry.index not in named and entry.index in numbered
+        if entry.number not in named and entry.number in numbered
     }
 
 
-def _named(record: Sequence[RecordedSite], sites: Sites) -> Iterator[tuple[AttentionSite, RecordedSite]]:
-    known = recognised(sites.sites, record)
-    return ((site, known[site.index]) for site in sites if site.index in known)
-
-
 def _recorded(
-    records: Records,
-    others: Mapping[str, list[int]],
-    gone: Sequence[RecordedSite],
-    pairs: Mapping[int, AttentionSite],
-    names: tuple[str, str],
+    kind: type[Site], record: Sequence[RecordedUnits], analysis: Analysis, names: tuple[str, str]
 ) -> dict[str, list[int]]:
-    """Units per site of the original that the pruned model's record has and the original's has not.
+    """Units of one kind that the pruned model's record lists as removed and the original still has, per site.
 
-    `others` are those of other kinds than heads.
+    Raises:
+        UsageError: if the record does not speak of the original's sites.
+        ModelError: if the original's cannot be read.
     """
-    if not records.removed and not others:
-        raise UsageError(
-            f"{names[1]} has no record of removed heads (metadata {REMOVED_KEY}); name them with --heads"
-        )
-    whole = {entry.index: entry.removed for entry in gone}
+    if not record:
+        return {}
+    # Sites that the original has lost, as a whole or with an expert, are in its record alone.
+    gone = {entry.number: entry for entry in units_record(analysis.view.model, kind.UNITS)}
+    pairs = _paired(record, analysis.sites.of(kind.UNITS))
     spec: dict[str, list[int]] = {}
-    for entry in records.removed:
-        site = pairs.get(entry.index)
-        earlier = set(whole.get(entry.index, ()) if site is None else site.removed)
-        if not earlier <= set(entry.removed):
-            raise UsageError(
-                f"{names[0]} lacks heads of {called(entry.index)} that {names[1]} still has; are the two swapped?"
-            )
-        heads = sorted(set(entry.removed) - earlier)
-        if heads:
-            spec[str(entry.index if site is None else site.index)] = heads
-    return {**spec, **others}
-
-
-def _check_same_sites(
-    record: Sequence[RecordedSite],
-    gone: Sequence[RecordedSite],
-    pairs: Mapping[int, AttentionSite],
-    names: tuple[str, str],
-) -> None:
-    """Check whether the pruned model's record speaks of the original's sites."""
-    missing = {entry.index for entry in gone}
     for entry in record:
-        site = pairs.get(entry.index)
-        if site is None and entry.index in missing:
-            continue
-        theirs = _counts(entry.num_heads, entry.kv_num_heads)
-        ours = "" if site is None else _counts(site.original_num_heads, site.original_kv_num_heads)
-        if ours == theirs:
-            continue
-        there = f"has {ours}" if ours else "is missing"
-        raise UsageError(
-            f"the record of {names[1]} speaks of {called(entry.index)} ({entry.name}) with {theirs}, which {there} in"
-            f" {names[0]}; the two do not belong together"
-        )
-
-
-def _counts(heads: int, kv_heads: int) -> str:
-    return f"{heads} heads and {kv_heads} KV heads"
+        site = pairs.get(entry.number)
+        before = gone.get(entry.number) if site is None else site.recorded()
+        theirs = entry.counted(kind.UNITS)
+        ours = "" if before is None else before.counted(kind.UNITS)
+        if before is None or ours != theirs:
+            there = f"has {ours}" if ours else "is missing"
+            raise UsageError(
+                f"the record of {names[1]} speaks of {kind.called(entry.number)} ({entry.name}) with {theirs}, which"
+                f" {there} in {names[0]}; the two do not belong together"
+            )
+        if not set(before.removed) <= set(entry.removed):
+            raise UsageError(
+                f"{names[0]} lacks {kind.UNITS} of {kind.called(entry.number)} that {names[1]} still has; are the two"
+                " swapped?"
+            )
+        units = sorted(set(entry.removed) - set(before.removed))
+        if units:
+            spec[f"{kind.KEY}{before.number}"] = units
+    return spec
 
 
 def _check_same_layers(pruned: ModelProto, sites: Sites, names: tuple[str, str]) -> None:
@@ -332,47 +313,3 @@ def _inputs(model: ModelProto) -> dict[str, ValueInfoProto]:
 
 def _outputs(model: ModelProto) -> dict[str, ValueInfoProto]:
     return {info.name: info for info in model.graph.output}
-
-
-def _claimed_units(pruned: ModelProto, analysis: Analysis, names: tuple[str, str]) -> dict[str, list[int]]:
-    """Units per site of the original that the pruned model's records have and the original's have not.
-
-    Raises:
-        UsageError: if a record does not speak of the original's sites.
-        ModelError: if one cannot be read.
-    """
-    spec: dict[str, list[int]] = {}
-    for kind in analysis.sites.others:
-        spec |= _claimed(kind, pruned, analysis, names)
-    return spec
-
-
-def _claimed(
-    kind: type[Site], pruned: ModelProto, analysis: Analysis, names: tuple[str, str]
-) -> dict[str, list[int]]:
-    record = units_record(pruned, kind.UNITS)
-    if not record:
-        return {}
-    # Sites that the original has lost, as a whole or with an expert, are in its record alone.
-    gone = {entry.number: entry.removed for entry in units_record(analysis.view.model, kind.UNITS)}
-    sites = {name: site for site in analysis.sites.of(kind.UNITS) for name in site.projection_names}
-    spec: dict[str, list[int]] = {}
-    for entry in record:
-        site = next((sites[name] for name in entry.projections if name in sites), None)
-        if site is None and gone.get(entry.number) == entry.removed:
-            continue
-        called = kind.called(entry.number)
-        if site is None or site.original_num_units != entry.num_units:
-            there = "is missing" if site is None else f"has {site.original_num_units} {kind.UNITS}"
-            raise UsageError(
-                f"the record of {names[1]} speaks of {called} ({entry.name}) with {entry.num_units} {kind.UNITS},"
-                f" which {there} in {names[0]}; the two do not belong together"
-            )
-        if not set(site.removed) <= set(entry.removed):
-            raise UsageError(
-                f"{names[0]} lacks {kind.UNITS} of {called} that {names[1]} still has; are the two swapped?"
-            )
-        units = sorted(set(entry.removed) - set(site.removed))
-        if units:
-            spec[site.key] = units
-    return spec

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.attention.sites.kinds import KINDS
-from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import RecordedUnits, fused_record, pruning_record, units_record
+from onnxheadprune.edit.records import fused_record, units_record
 from onnxheadprune.errors import HeadPruneError, RefusedError
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import LoadedModel
@@ -77,10 +75,9 @@ def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator
     """
     if set(fused_record(pruned)) != set(fused_record(planned)):
         yield f"the record of {name} lists other sites as fused than its graph shows"
-    theirs, ours = _sites(pruned), _sites(planned)
-    for kind, entries in theirs.items():
-        known = {entry.number: entry for entry in ours[kind]}
-        for entry in entries:
+    for kind in every_kind():
+        known = {entry.number: entry for entry in units_record(planned, kind.UNITS)}
+        for entry in units_record(pruned, kind.UNITS):
             wanted = known.get(entry.number)
             if wanted is not None and not entry.projections:
                 # The first version did not write by what a site is recognised.
@@ -90,12 +87,6 @@ def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator
                     f"the record of {name} describes {kind.called(entry.number)} otherwise than the cut that was"
                     " looked at"
                 )
-
-
-def _sites(model: ModelProto) -> dict[type[Site], tuple[RecordedUnits, ...]]:
-    """Return what the records of a model say of its sites, by their kind."""
-    others = {kind: units_record(model, kind.UNITS) for kind in KINDS}
-    return {AttentionSite: pruning_record(model), **others}
 
 
 def _shapes(model: ModelProto) -> Inferred:

@@ -29,20 +29,18 @@ from onnxheadprune.edit.records import (
     CACHES_KEY,
     COMPENSATED_KEY,
     FUSED_KEY,
+    HEADS,
     QUANTIZED_KEY,
     REMOVED_KEY,
     VALIDATION_KEY,
     VOCABULARY_KEY,
     QuantizedRecord,
-    RecordedSite,
     RecordedUnits,
     RefitRecord,
     caches_record,
     caches_text,
     fused_record,
     fused_text,
-    pruning_record,
-    pruning_text,
     quantized_record,
     quantized_text,
     refit_record,
@@ -56,8 +54,8 @@ from tests import toys, toys_layers
 
 UNITS = KINDS[0].UNITS
 SITES = (
-    RecordedSite(0, "encoder.0", 4, (1, 3), ("a", "b"), 2),
-    RecordedSite(1, "encoder.1", 4, (), ("c",), 4),
+    RecordedUnits(0, "encoder.0", 4, (1, 3), ("a", "b"), 2),
+    RecordedUnits(1, "encoder.1", 4, (), ("c",), 4),
 )
 BLOCKS = (RecordedUnits(0, "mlp.0", 8, (0, 1, 2, 5), ("d",)), RecordedUnits(1, "mlp.1", 8, (), ("e",)))
 REFIT = RefitRecord(("a", "b"), "0123", 64, {"a": "0123456789abcdef", "b": "0" * 16}, steps=3)
@@ -65,7 +63,7 @@ EXITS = (RecordedExit(1, "if", None, "taken"), RecordedExit(2, "loop", 3, "behin
 TOKENS = RecordedVocabulary(20, (0, 1, 5, 19), ("ids",))
 LAYERS = {"layer.0": ("0", "ffn.0"), "layer.1": ("1",)}
 RECORDS: dict[str, tuple[str, object, Callable[[ModelProto], object]]] = {
-    REMOVED_KEY: (pruning_text(SITES), SITES, pruning_record),
+    REMOVED_KEY: (units_text(SITES, HEADS), SITES, partial(units_record, units=HEADS)),
     **{
         units_key(kind.UNITS): (
             units_text(BLOCKS, kind.UNITS),

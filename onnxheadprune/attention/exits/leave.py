@@ -17,15 +17,7 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.exit_records import EXITS_KEY, ExitState, RecordedExit, exits_text
 from onnxheadprune.edit.leaving import Left, decided
 from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
-from onnxheadprune.edit.records import (
-    REMOVED_KEY,
-    RecordedSite,
-    RecordedUnits,
-    pruning_text,
-    units_key,
-    units_record,
-    units_text,
-)
+from onnxheadprune.edit.records import HEADS, RecordedUnits, units_key, units_record, units_text
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.view import Node, Value
@@ -113,11 +105,10 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
         raise RefusedError(f"exits {listed} of {loaded.name} cannot be taken together") from error
     left = decided(analysis.view, found.known, found.choices, found.turns)
     made = left.model
-    apply.set_metadata(made, REMOVED_KEY, pruning_text(_recorded(analysis, left, found)))
-    for kind in analysis.sites.others:
-        entries = _recorded_units(kind, analysis, left, found)
-        if any(not entry.left for entry in entries):
-            apply.set_metadata(made, units_key(kind.UNITS), units_text(entries, kind.UNITS))
+    for units in (HEADS, *(kind.UNITS for kind in analysis.sites.others)):
+        entries = _recorded(units, analysis, left, found)
+        if units == HEADS or any(not entry.left for entry in entries):
+            apply.set_metadata(made, units_key(units), units_text(entries, units))
     lost = [site for site in analysis.sites.every if not _names(site, left, found)]
     for entry in layers_kept(analysis.sites, lost):
         apply.set_metadata(made, entry.key, entry.value)
@@ -174,37 +165,18 @@ def _made(model: ModelProto) -> set[str]:
     return {name for node in nodes_in(model.graph.node) for name in node.output}
 
 
-def _recorded(analysis: Analysis, left: Left, found: Settled) -> list[RecordedSite]:
-    """The record of all attention sites of the original; those behind the exit count as gone as a whole."""
+def _recorded(units: str, analysis: Analysis, left: Left, found: Settled) -> list[RecordedUnits]:
+    """The record of all sites of one kind in the original; those behind the exit count as gone as a whole."""
     # What is gone is not recognised by a name that now means something else.
     made = _made(left.model)
-    sites = [entry for entry in analysis.sites.record if not entry.left]
-    for site in analysis.sites:
-        names = _names(site, left, found)
-        removed = site.removed if names else tuple(range(site.original_num_heads))
-        kept = names or tuple(name for name in site.projection_names if name not in made)
-        sites.append(
-            RecordedSite(
-                number=site.index,
-                name=site.name,
-                num_units=site.original_num_heads,
-                removed=removed,
-                projections=kept,
-                kv_num_heads=site.original_kv_num_heads,
-            )
-        )
-    return sorted(sites, key=lambda entry: entry.index)
-
-
-def _recorded_units(kind: type[Site], analysis: Analysis, left: Left, found: Settled) -> list[RecordedUnits]:
-    """The same of the sites of another kind."""
-    made = _made(left.model)
-    entries = [entry for entry in units_record(analysis.view.model, kind.UNITS) if not entry.left]
-    for site in analysis.sites.of(kind.UNITS):
-        names = _names(site, left, found)
-        removed = site.removed if names else tuple(range(site.original_num_units))
-        kept = names or tuple(name for name in site.projection_names if name not in made)
-        entries.append(RecordedUnits(site.number, site.name, site.original_num_units, removed, kept))
+    entries = [entry for entry in units_record(analysis.view.model, units) if not entry.left]
+    for site in analysis.sites.of(units):
+        names, entry = _names(site, left, found), site.recorded()
+        if names:
+            entries.append(replace(entry, projections=names))
+        else:
+            kept = tuple(name for name in entry.projections if name not in made)
+            entries.append(replace(entry, removed=tuple(range(entry.num_units)), projections=kept))
     return sorted(entries, key=lambda entry: entry.number)
 
 

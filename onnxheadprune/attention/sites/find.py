@@ -15,14 +15,7 @@ from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.attention.sites.unit import Findings, Site
 from onnxheadprune.edit.exit_records import layers_record
-from onnxheadprune.edit.records import (
-    REMOVED_KEY,
-    RecordedSite,
-    RecordedUnits,
-    pruning_record,
-    units_key,
-    units_record,
-)
+from onnxheadprune.edit.records import RecordedUnits, units_key, units_record
 from onnxheadprune.errors import HeadPruneError, ModelError
 from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.restated import restated
@@ -34,11 +27,10 @@ from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import annotated
 
 Found = TypeVar("Found", bound=Site)
-Entry = TypeVar("Entry", bound=RecordedUnits)
 
 
 def _with_history(
-    sites: Sequence[Found], record: Sequence[RecordedUnits], key: str, *, complete: bool = False
+    sites: Sequence[Found], record: Sequence[RecordedUnits], units: str, *, complete: bool = False
 ) -> list[Found]:
     """Original numbers, names and units of sites of one kind, from the record of earlier pruning.
 
@@ -50,7 +42,7 @@ def _with_history(
     Args:
         sites: as they are found, numbered in graph order.
         record: what earlier pruning wrote, nothing for a model that lost no units of this kind.
-        key: of that in the metadata.
+        units: as their kind calls them.
         complete: whether every site that the record leaves units must be there, and one without a name is refused
             rather than new, as it is with heads. A feed-forward block may be hidden by what rewrote the model.
 
@@ -69,7 +61,7 @@ def _with_history(
     if [entry.left for entry in rest] == [site.num_units for site in others]:
         matches |= {site.index: entry for site, entry in zip(others, rest, strict=True)}
         rest, others = [], []
-    told = f"the record of an earlier pruning ({key} in the metadata)"
+    told = f"the record of an earlier pruning ({units_key(units)} in the metadata)"
     if complete and (rest or (others and not all(entry.projections for entry in record))):
         raise ModelError(
             f"{told} does not fit the {many(len(sites), 'site')} of this model; was it changed since?"
@@ -85,41 +77,27 @@ def _with_history(
                 f"{told} says that {entry.name} has {entry.left} {site.UNITS}, and it has {site.num_units}; was the"
                 " model changed since?"
             )
-        found.append(_original(site, entry))
+        found.append(site.with_record(entry))
     return sorted(found, key=lambda site: site.number)
 
 
-def recognised(sites: Sequence[Site], entries: Sequence[Entry]) -> dict[int, Entry]:
+def recognised(sites: Sequence[Site], entries: Sequence[RecordedUnits]) -> dict[int, RecordedUnits]:
     """The entries of a record by the index of the site that each speaks of, as far as names tell.
 
     Args:
         sites: of one kind, of the model or of its original.
         entries: of the record. One that names projections of two sites, or is named by two, speaks of none.
     """
-    owners: dict[str, Entry] = {}
+    owners: dict[str, RecordedUnits] = {}
     for entry in entries:
         owners |= dict.fromkeys(entry.projections, entry)
-    found: dict[int, Entry] = {}
+    found: dict[int, RecordedUnits] = {}
     for site in sites:
         named = {owners[name].number: owners[name] for name in site.projection_names if name in owners}
         if len(named) == 1:
             found[site.index] = next(iter(named.values()))
     times = Counter(entry.number for entry in found.values())
     return {index: entry for index, entry in found.items() if times[entry.number] == 1}
-
-
-def _original(site: Found, entry: RecordedUnits) -> Found:
-    """A site as the record knows it."""
-    known = replace(
-        site,
-        index=site.FROM + entry.number,
-        name=entry.name,
-        removed=entry.removed,
-        original_num_units=entry.num_units,
-    )
-    if isinstance(known, AttentionSite) and isinstance(entry, RecordedSite):
-        return replace(known, original_kv_num_heads=entry.kv_num_heads)
-    return known
 
 
 TRIED = ((1, 16), (2, 12), (1, 64))
@@ -210,16 +188,15 @@ def sites_of(view: GraphView, name: str) -> Sites:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
     with paused(), analysing(view.model, name):
-        record = pruning_record(view.model)
+        record = units_record(view.model, AttentionSite.UNITS)
         named = frozenset(name for entry in record for name in entry.projections)
         found, left_out = find_structural(view, named, _FixedSizes(view.model).tells_heads)
-        sites = tuple(_with_history(found, record, REMOVED_KEY, complete=True))
+        sites = tuple(_with_history(found, record, AttentionSite.UNITS, complete=True))
     return Sites(
         name,
         sites,
         left_out.near_misses,
         left_out.no_heads,
-        record,
         others=_others(view, name, sites),
         layered=layers_record(view.model),
         ignored_declarations=tuple(map(str, view.contradicted)),
@@ -259,4 +236,4 @@ def _units_of(
     with analysing(view.model, name):
         record = units_record(view.model, kind.UNITS)
         found = kind.found(view, (*attention, *(site for find in before for site in find().sites)))
-        return Findings(_with_history(found.sites, record, units_key(kind.UNITS)), found.near_misses)
+        return Findings(_with_history(found.sites, record, kind.UNITS), found.near_misses)

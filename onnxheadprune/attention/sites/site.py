@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
-from onnxheadprune.edit.records import RecordedSite
+from onnxheadprune.edit.records import HEADS, RecordedUnits
 from onnxheadprune.model.notebook import BAD, GOOD, Html, card, table, word
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import count, file_name, many
@@ -34,7 +34,7 @@ class AttentionSite(Site):
     """
 
     UNIT = "head"
-    UNITS = "heads"
+    UNITS = HEADS
     BLOCK = "site"
     SHARED = "kv_head"
     TITLE = "attention site"
@@ -84,6 +84,14 @@ class AttentionSite(Site):
         counts = f"{self.original_num_heads} heads ({self.original_kv_num_heads} of keys and values)"
         return f"{counts} of size {self.v_head_size}{self.told_before}"
 
+    def recorded(self) -> RecordedUnits:
+        """Return what a record says of the site."""
+        return replace(super().recorded(), kv_num_heads=self.original_kv_num_heads)
+
+    def with_record(self, entry: RecordedUnits) -> Self:
+        """Return the site with its number, name and heads in the original, as a record has them."""
+        return replace(super().with_record(entry), original_kv_num_heads=entry.kv_num_heads)
+
     def flops_per_unit(self, length: float) -> float:
         """Multiply-adds x 2 per token of one head, with its scores and its context.
 
@@ -121,7 +129,6 @@ class Sites(Sequence[AttentionSite]):
         sites: what `[]`, `len` and iteration give.
         near_misses: attention with heads that cannot be told apart or cut, with the reasons.
         no_heads: attention in which no axis can enumerate heads.
-        record: what earlier pruning wrote about the sites of the original, nothing for a model that was not pruned.
         elements: elements of all stored tensors of the model, None where they were not counted.
         others: finds the sites of each other kind, which few ask for.
         places: where each site is, by its index, as the number of a stretch of the model and a place in that; without,
@@ -135,7 +142,6 @@ class Sites(Sequence[AttentionSite]):
     sites: tuple[AttentionSite, ...]
     near_misses: tuple[NearMiss, ...] = field(default_factory=tuple)
     no_heads: tuple[NearMiss, ...] = field(default_factory=tuple)
-    record: tuple[RecordedSite, ...] = ()
     elements: int | None = None
     others: Mapping[type[Site], Callable[[], Findings]] = field(
         default_factory=dict, compare=False, repr=False

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
 from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.edit.records import RecordedUnits
 from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.liveness.live import DEAD, Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
@@ -192,6 +193,22 @@ class Site:
         """The original model's index of each present unit."""
         gone = set(self.removed)
         return tuple(unit for unit in range(self.original_num_units) if unit not in gone)
+
+    def recorded(self) -> RecordedUnits:
+        """Return what a record says of the site."""
+        return RecordedUnits(
+            self.number, self.name, self.original_num_units, self.removed, self.projection_names
+        )
+
+    def with_record(self, entry: RecordedUnits) -> Self:
+        """Return the site with its number, name and units in the original, as a record has them."""
+        return replace(
+            self,
+            index=self.FROM + entry.number,
+            name=entry.name,
+            removed=entry.removed,
+            original_num_units=entry.num_units,
+        )
 
     @property
     def only_named(self) -> str | None:

@@ -163,8 +163,8 @@ def _check_alike(match: Match, pruned: Export) -> None:
 
 def _lost_by(file: ModelFile) -> dict[int, tuple[int, ...]]:
     """The units that a model has lost by its own record, per site index."""
-    found = {entry.index: tuple(sorted(entry.removed)) for entry in file.sites.record}
-    for kind in kinds.KINDS:
-        for entry in units_record(file.loaded.proto, kind.UNITS):
-            found[kind.FROM + entry.number] = tuple(sorted(entry.removed))
-    return found
+    return {
+        kind.FROM + entry.number: tuple(sorted(entry.removed))
+        for kind in kinds.every_kind()
+        for entry in units_record(file.loaded.proto, kind.UNITS)
+    }
