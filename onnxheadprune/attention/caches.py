@@ -75,10 +75,6 @@ class CacheCut:
     def closing(self, view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
         """The edits that take the inputs away and rename the others, once everything else is known.
 
-        Args:
-            view: an annotated view of the model.
-            edits: all other edits, with what dies of them.
-
         Raises:
             RefusedError: if something still reads what is to go, or a new name is taken.
         """
@@ -135,11 +131,7 @@ def cache_cut(
 
 
 def _why_idle(whole: Sequence[Site]) -> str:
-    """Return why there is no cache to drop.
-
-    Args:
-        whole: the attention sites that go as a whole.
-    """
+    """Return why there is no cache to drop."""
     if not whole:
         return "--cache renumber has no effect: no whole attention is removed"
     if not any(site.free for site in whole):
@@ -165,12 +157,7 @@ class _Family:
 
 
 def _renamed(view: GraphView, gone: Sequence[Collection[Value]]) -> dict[str, str]:
-    """New names of the inputs and outputs that are numbered together with those that go.
-
-    Args:
-        view: an annotated view of the model.
-        gone: the inputs and outputs that go, site by site.
-    """
+    """New names of the inputs and outputs that are numbered together with those that go."""
     names = [
         value.name
         for value in view.main.values.values()

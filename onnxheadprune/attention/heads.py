@@ -277,13 +277,7 @@ def _nearest_whole(
 def _nearest_even(
     groups: Sequence[Sequence[int]], units: Sequence[set[int]], gone: set[int]
 ) -> list[set[int]]:
-    """The smallest set that contains `gone` and the largest in it, if every group loses equally many, and none all.
-
-    Args:
-        groups: units by group, all of one size.
-        units: those that only go together, each in one group.
-        gone: what was asked for.
-    """
+    """The smallest set that contains `gone` and the largest in it, if every group loses equally many, and none all."""
     owner = {unit: number for number, group in enumerate(groups) for unit in group}
     own: list[list[set[int]]] = [[] for _ in groups]
     for unit in units:

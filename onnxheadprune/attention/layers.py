@@ -239,12 +239,7 @@ def layers(sites: Sites) -> dict[str, Layer]:
 
 
 def layers_kept(sites: Sites, removed: Iterable[Site]) -> list[SetMetadata]:
-    """Return the record of the layers of the original; nothing if it is there, or no layer loses a site.
-
-    Args:
-        sites: of the model.
-        removed: those that are removed as a whole.
-    """
+    """Return the record of the layers of the original; nothing if it is there, or no layer loses a site."""
     whole = set(removed)
     if not whole or sites.layered or sites.layered is None:
         return []

@@ -54,12 +54,7 @@ def _unfolded(view: GraphView, sites: Sites) -> Analysis | None:
 
 
 def others(view: GraphView, sites: Sites) -> Iterator[Analysis]:
-    """The models that refits of a model may have been made on, beside itself.
-
-    Args:
-        view: an annotated view of the model.
-        sites: its sites.
-    """
+    """The models that refits of a model may have been made on, beside itself."""
     yield from branches(view, sites)
     found = _unfolded(view, sites)
     if found is not None:

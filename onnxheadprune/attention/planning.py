@@ -124,11 +124,6 @@ def analyse(
 def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) -> Planning:
     """Return what removing heads changes in a model that is analysed already.
 
-    Args:
-        analysis: of the model.
-        heads: a head spec.
-        contract: what may happen to inputs and outputs.
-
     Raises:
         HeadPruneError: as `plan_pruning` does.
     """
@@ -281,10 +276,6 @@ def _elements_removed(view: GraphView, edits: Iterable[Edit]) -> int:
 
     Seen from every tensor that results: of a weight that layers share and cut differently, each copy loses its own.
     Target shapes, bounds and single numbers are no weights.
-
-    Args:
-        view: the model as it was analysed.
-        edits: what happens to it.
     """
     edits = list(edits)
     scopes = {scope.ref: scope for scope in view.scopes}

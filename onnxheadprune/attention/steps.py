@@ -78,13 +78,7 @@ def _is_affine(node: Node, index: int) -> bool:
 
 
 def forward(node: Node, index: int, value: Array) -> Array:
-    """Return what a node makes of the numbers of its input.
-
-    Args:
-        node: see `sources_of`.
-        index: of the input.
-        value: its numbers.
-    """
+    """Return what a node makes of the numbers of its input."""
     levels = levels_of(node, index, value.shape)
     return moved(node, value) if levels is None else levels.numbers(value)
 
@@ -109,13 +103,7 @@ def backward(node: Node, index: int, value: Array) -> Array:
 
 
 def levels_of(node: Node, index: int, dims: tuple[int, ...]) -> Levels | None:
-    """Return what a node takes the elements of an input for, None where it only moves them.
-
-    Args:
-        node: see `sources_of`.
-        index: of the input.
-        dims: shape of that input.
-    """
+    """Return what a node takes the elements of an input for, None where it only moves them."""
     if node in DEQUANTIZES:
         scale, zero = (_spread(node, side, dims) for side in (node.input(1), node.input(2)))
         return Levels(np.ones(()) if scale is None else scale, np.zeros(()) if zero is None else zero)

@@ -89,13 +89,6 @@ def effort(
     """Return how many cuts are measured, and on how many samples: a third of a pass over the data, or `MOST_WORK`.
 
     More points come before more samples: where a path bends matters more than what a measurement scatters.
-
-    Args:
-        work: of the model.
-        sites: the sites.
-        paths: of each site, by index.
-        samples: that there are.
-        positions: per sample.
     """
     bound = max(MOST_WORK, work.whole * positions * samples / 3)
     most = min(samples, samples_to_measure(len(sites)))
@@ -108,13 +101,7 @@ def effort(
 
 
 def to_look_at(data: Calibration, work: Work, widest: int) -> Calibration:
-    """As much of the data as tells what heads carry: some hundred samples, or as many as the widest projection wants.
-
-    Args:
-        data: what there is.
-        work: of the model.
-        widest: inputs of the widest projection.
-    """
+    """As much of the data as tells what heads carry: some hundred samples, or as many as the widest projection wants."""
     positions = data.positions
     if positions is None:
         return data.subset(SAMPLES_TO_LOOK_AT)

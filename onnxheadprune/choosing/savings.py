@@ -25,10 +25,5 @@ class Savings:
 
 
 def evenly(units: int, each: float) -> Savings:
-    """A curve on which every unit saves the same.
-
-    Args:
-        units: of the site.
-        each: what one saves.
-    """
+    """A curve on which every unit saves the same."""
     return Savings((0, units), (0.0, units * each))

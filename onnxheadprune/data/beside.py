@@ -102,10 +102,6 @@ class Beside:
     def states(self, feed: Feed, wanted: Input) -> Array:
         """Return what the encoder makes of its inputs.
 
-        Args:
-            feed: the inputs of the encoder.
-            wanted: the input of the model that it is for.
-
         Raises:
             UsageError: if there is no encoder.
         """
@@ -151,10 +147,6 @@ ALONE = Beside()
 
 def beside(model: Path | None, provider: Provider) -> Beside:
     """Return what lies beside a model.
-
-    Args:
-        model: its file; a model without one has nothing beside it.
-        provider: where other models run.
 
     Raises:
         UsageError: if a configuration is there and cannot be read.

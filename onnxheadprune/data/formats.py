@@ -36,9 +36,6 @@ _TABLES = (".csv", ".tsv")
 def format_of(path: str | os.PathLike[str]) -> DataFormat | None:
     """The kind of data; None where there is no such file, as of "module:function".
 
-    Args:
-        path: a file or a folder.
-
     Raises:
         UsageError: if the content does not tell.
     """

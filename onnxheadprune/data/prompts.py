@@ -181,11 +181,7 @@ class Prompts:
         yield group
 
     def feed(self, group: Sequence[Pair]) -> Feed:
-        """One feed.
-
-        Args:
-            group: of `groups`.
-        """
+        """One feed."""
         ids, mask = _padded([sample.source for sample in group])
         target = np.zeros_like(ids)
         if self.has_target:

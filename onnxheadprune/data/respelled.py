@@ -54,13 +54,7 @@ def tokens_in(
 def respelled(
     samples: list[Sample], inputs: tuple[Input, ...], made: Trimming
 ) -> tuple[Spelling, list[Sample]]:
-    """Return how much of the data is spelled as before, and the samples of which all is, under new ids.
-
-    Args:
-        samples: the data, of the original's ids.
-        inputs: the graph inputs.
-        made: the model with the tokens that are kept.
-    """
+    """Return how much of the data is spelled as before, and the samples of which all is, under new ids."""
     names, rows = made.vocabulary.inputs, made.vocabulary.rows
     new = np.full(rows, -1, np.int64)
     new[made.kept] = np.arange(len(made.kept))
@@ -95,11 +89,6 @@ def lines_of(data: DataSource) -> DataSource:
 def renumbered(data: DataSource, original: LoadedModel, made: Trimming) -> DataSource:
     """Data of a model for the one with fewer tokens: the samples whose tokens are all kept, under new ids.
 
-    Args:
-        data: for the original.
-        original: the model that it is for.
-        made: the model with the tokens that are kept.
-
     Raises:
         UsageError: if no sample is left.
     """
@@ -111,12 +100,7 @@ def renumbered(data: DataSource, original: LoadedModel, made: Trimming) -> DataS
 
 
 def as_data(samples: list[Sample], like: DataSource) -> DataSource:
-    """Samples as a source of data.
-
-    Args:
-        samples: some of the data, or what became of them.
-        like: the data.
-    """
+    """Samples as a source of data."""
     if any(sample.labels is not None for sample in samples):
         return samples
     unit, source = (like.unit, like.source) if isinstance(like, Feeds) else ("sample", GIVEN)

@@ -55,13 +55,7 @@ def one_by_one(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
 
 
 def takes_one(sample: Sample, inputs: Sequence[Input], run: Run) -> bool:
-    """Return whether a model runs on one sample only, or gives anything else for two of them than two results.
-
-    Args:
-        sample: a feed of the user's.
-        inputs: the graph inputs.
-        run: runs the model.
-    """
+    """Return whether a model runs on one sample only, or gives anything else for two of them than two results."""
     if not free_axes(sample, inputs) or rows_of(sample.feed, inputs) < 2:
         return False
     alone, both = (_first_shape(run, part_of(sample, inputs, range(rows)).feed) for rows in (1, 2))

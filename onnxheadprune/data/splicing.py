@@ -71,12 +71,7 @@ class Sequences:
         ]
 
     def feeds(self, rows: Sequence[Row], size: int) -> list[Feed]:
-        """Sequences of similar length side by side, so that little of a feed is padding; without a mask none is.
-
-        Args:
-            rows: the sequences.
-            size: the most in one feed.
-        """
+        """Sequences of similar length side by side, so that little of a feed is padding; without a mask none is."""
         ordered = sorted(rows, key=_length)
         groups = [ordered] if self.mask else [list(group) for _, group in groupby(ordered, _length)]
         return [

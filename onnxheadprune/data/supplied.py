@@ -27,11 +27,6 @@ def needs_others(names: Iterable[str]) -> bool:
 def supplied(source: DataSource, inputs: Sequence[Input], beside: Beside) -> DataSource:
     """Data in which a decoder finds its inputs, where it is data for the models of the folder together.
 
-    Args:
-        source: what `feeds.load_data` takes.
-        inputs: the graph inputs of the model.
-        beside: what lies beside it.
-
     Returns:
         The data itself for a model that reads neither states of an encoder nor embedded tokens.
 

@@ -105,11 +105,7 @@ class _Making:
     windows: Windows | None = None
 
     def drawn(self, *, divided: bool = False) -> tuple[list[Pair | None], list[int]]:
-        """The lines that are held in memory, spread evenly over the file, and the blocks of the others.
-
-        Args:
-            divided: long ones are not cut off.
-        """
+        """The lines that are held in memory, spread evenly over the file, and the blocks of the others."""
         order = spread(self.texts.blocks)
         found: dict[int, list[Pair | None]] = {}
         count = tokens = 0

@@ -95,12 +95,6 @@ def windows_for(texts: Sequence[Tokens], alone: Windows, prompts: Prompts, logit
 
     Texts are joined where that leaves windows enough, each of two texts or more. Positions beyond those of the longest
     text are tried: what a table of them, or a cache, cannot take no window has.
-
-    Args:
-        texts: a sample of them.
-        alone: windows of single texts.
-        prompts: makes feeds.
-        logits: runs the model.
     """
     total = sum(map(len, texts)) + len(alone.between) * (len(texts) - 1)
     most = max(map(len, texts))
@@ -136,13 +130,7 @@ def _reads_forwards(window: Tokens, texts: Sequence[Tokens], prompts: Prompts, l
 
 
 def _longest(runs: Callable[[int], bool], known: int, wanted: int) -> int:
-    """The largest length up to the one that is wanted on which a model runs.
-
-    Args:
-        runs: whether it runs on a length.
-        known: a length on which it does.
-        wanted: tokens of a window.
-    """
+    """The largest length up to the one that is wanted on which a model runs."""
     if runs(wanted):
         return wanted
     while known + 1 < wanted:

@@ -25,10 +25,6 @@ def free_name(scope: Scope, wanted: str) -> str:
     For whoever makes new values out of values of the graph, some of which an earlier cut has made: one that had the
     name of its own source would read itself.
 
-    Args:
-        scope: where the new value goes.
-        wanted: its name, if that is free.
-
     Returns:
         `wanted`, or `wanted` and a number.
     """
@@ -46,10 +42,6 @@ def with_fresh_names(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> d
     """Edits under names that the model does not use yet (a second pruning makes the same names).
 
     Constants are named after their numbers, so that equal ones are one edit.
-
-    Args:
-        view: the model.
-        edits: on it, each with the sites behind it.
     """
     taken = {name for scope in view.scopes for name in scope.values}
     redefined = {

@@ -181,10 +181,6 @@ def _drawn(place: tuple[str, int], source: str, size: float, seed: int, output: 
 def as_protos(edit: InsertNode, opset: int) -> list[NodeProto]:
     """The new node as it is stored; in an opset that lacks the operator, older ones that give the same.
 
-    Args:
-        edit: the node.
-        opset: the version of the standard operators that the model uses.
-
     Raises:
         RefusedError: if no older operators give the same.
     """

@@ -146,12 +146,7 @@ def optional(read: Reader[Read]) -> Reader[Read | None]:
 def several(
     read: Reader[Read], key: Callable[[Read], object] = lambda item: item
 ) -> Reader[tuple[Read, ...]]:
-    """A list whose elements differ.
-
-    Args:
-        read: takes an element.
-        key: by which no two elements may be alike.
-    """
+    """A list whose elements differ."""
 
     def read_all(value: object) -> tuple[Read, ...]:
         if not isinstance(value, list):

@@ -26,11 +26,6 @@ def has_law(node: Node) -> bool:
 def ask(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
     """Return what of a node's inputs is live, if this is live of its outputs.
 
-    Args:
-        node: the node.
-        lives: one live set per output.
-        domain: what they stand for.
-
     Returns:
         The checked answer of the operator's law. A refusal if there is no law, if the law refuses, if it cannot take
         these live sets, or if its answer does not fit the node.

@@ -92,12 +92,7 @@ def _source_of(node: Node) -> Value | None:
 
 
 def settle(result: Sweep, free: frozenset[Value]) -> None:
-    """Completes the result of a mask sweep.
-
-    Args:
-        result: what the sweep found; every reached value is in `kept`.
-        free: graph inputs and outputs that may be narrowed.
-    """
+    """Completes the result of a mask sweep."""
     for value in result.reached:
         if value.holds_tensor:
             _leave_unread(result, value)

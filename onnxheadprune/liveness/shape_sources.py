@@ -173,13 +173,7 @@ class ShapeSources:
     """Other sources for shapes of values that are computed for nothing else."""
 
     def __init__(self, view: GraphView, kept: Mapping[Value, Live], readers: Readers) -> None:
-        """Prepare the search.
-
-        Args:
-            view: an annotated view of the model.
-            kept: what a cut leaves of values.
-            readers: who reads what, which changes as edits are made.
-        """
+        """Prepare the search."""
         self._view = view
         self._readers = readers
         self._sizes = Sizes(view, kept, readers.stays)

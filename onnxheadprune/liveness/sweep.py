@@ -278,10 +278,6 @@ def _is_view(node: Node) -> bool:
 def _covering(node: Node, live: Live) -> Answer | None:
     """The answer of a Reshape that keeps the smallest block of its input that covers what was asked for.
 
-    Args:
-        node: a node whose law could not follow `live`.
-        live: the mask that its output was asked for.
-
     Returns:
         None for other operators, where the block is all of the input, or where it is no block of the output.
     """

@@ -41,13 +41,7 @@ def card(title: str, *parts: Html | None) -> str:
 
 
 def line(label: str, text: str, colour: str = PLAIN) -> Html:
-    """A labelled sentence.
-
-    Args:
-        label: in bold.
-        text: the sentence.
-        colour: of the sentence, one of this module's.
-    """
+    """A labelled sentence."""
     return Html(f"<div><b>{_text(label)}</b> {word(text, colour).text}</div>")
 
 
@@ -57,13 +51,7 @@ def word(text: str, colour: str = PLAIN) -> Html:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], numeric: Collection[str] = ()) -> Html:
-    """Rows under names; of many the first are shown, and how many there are.
-
-    Args:
-        columns: their names.
-        rows: one cell per column each.
-        numeric: names of columns that stand to the right.
-    """
+    """Rows under names; of many the first are shown, and how many there are."""
     every = list(rows)
     if not every:
         return Html("")

@@ -153,10 +153,6 @@ def staged_model(stage: Stage) -> LoadedModel:
 def sealed_bytes(stage: Stage, metadata: tuple[str, str] | None = None) -> int:
     """Completes the staged files, but for their names; how many bytes they take.
 
-    Args:
-        stage: what is written.
-        metadata: one more entry of the model's metadata.
-
     Raises:
         UsageError: if they cannot be written.
     """
@@ -167,10 +163,6 @@ def sealed_bytes(stage: Stage, metadata: tuple[str, str] | None = None) -> int:
 
 def commit(stage: Stage, backup: Path | None = None) -> None:
     """Gives the staged files their names, all or none.
-
-    Args:
-        stage: what is written.
-        backup: a new name for the model that is replaced.
 
     Raises:
         UsageError: if that is not possible; nothing has changed then.

@@ -72,12 +72,6 @@ class BoundSession:
     ) -> None:
         """Loads a model file.
 
-        Args:
-            path: the model; weights beside it are found by ONNX Runtime.
-            provider: where to run.
-            options: how to open it.
-            name: what to call the model in errors.
-
         Raises:
             InferenceError: if ONNX Runtime does not load the model.
             ProviderError: if the session fell back to another provider.

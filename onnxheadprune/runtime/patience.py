@@ -32,10 +32,6 @@ def may_never_end(model: ModelProto) -> bool:
 def waited_for(run: Callable[[Any], Result], options: Any) -> Result:
     """Return what a run gives, or raises; the run is stopped when it takes too long or the wait is interrupted.
 
-    Args:
-        run: runs a model with the options.
-        options: `RunOptions` of its own, by which it can be stopped.
-
     Raises:
         NeverEndsError: if it takes too long.
     """

@@ -26,11 +26,7 @@ time, one of 1,536 twice."""
 
 
 def algebra_threads(rows: int) -> AbstractContextManager[object]:
-    """Linear algebra on the cores of one worker, or on one where matrices are small; never on more than was set up.
-
-    Args:
-        rows: of the largest square matrix.
-    """
+    """Linear algebra on the cores of one worker, or on one where matrices are small; never on more than was set up."""
     set_up = [item["num_threads"] for item in _controller().info() if item["user_api"] == "blas"]
     limits = min([algebra_workers(rows).threads or 1, *set_up])
     limited: AbstractContextManager[object] = _controller().limit(limits=limits, user_api="blas")
@@ -38,11 +34,7 @@ def algebra_threads(rows: int) -> AbstractContextManager[object]:
 
 
 def algebra_workers(rows: int) -> Workers:
-    """Return who shares several pieces of linear algebra.
-
-    Args:
-        rows: of the largest square matrix.
-    """
+    """Return who shares several pieces of linear algebra."""
     return sharing() if rows >= WORTH_THREADS else replace(sharing(), threads=1)
 
 

@@ -86,11 +86,7 @@ class Adam:
         self._session = ResidentSession(session, inputs, outputs)
 
     def step(self, rate: float) -> None:
-        """One step.
-
-        Args:
-            rate: the learning rate.
-        """
+        """One step."""
         self.steps += 1
         first, second = ((1 - beta) / (1 - beta**self.steps) for beta in BETAS)
         shrunk = math.sqrt(second)

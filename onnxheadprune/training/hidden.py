@@ -30,9 +30,6 @@ def hidden_states(view: GraphView) -> tuple[Hidden, ...]:
     """The stream after each addition, in graph order.
 
     Where a normalisation alone reads the sum, as in BERT, its output is the stream.
-
-    Args:
-        view: an annotated view of a model.
     """
     found: dict[Value, Hidden] = {}
     for node in view.main.nodes:

@@ -84,12 +84,7 @@ class Part:
 
 
 def with_loss(student: ModelProto, parts: Sequence[Part]) -> ModelProto:
-    """The model with the sum of the parts as its only output.
-
-    Args:
-        student: a model; its float types may be any.
-        parts: of the loss.
-    """
+    """The model with the sum of the parts as its only output."""
     made = ModelProto()
     made.CopyFrom(student)
     del made.graph.output[:]

@@ -40,12 +40,7 @@ class Neighbours:
         self._tables = {name: _Table(table) for name, table in tables.items()}
 
     def exchanged(self, rows: Sequence[Row], random: np.random.Generator) -> list[Row]:
-        """Sequences in which some tokens are others, but never the first or the last one, which may be special.
-
-        Args:
-            rows: the sequences.
-            random: decides which.
-        """
+        """Sequences in which some tokens are others, but never the first or the last one, which may be special."""
         found = [dict(row) for row in rows]
         for name, table in self._tables.items():
             chosen = [_chosen(len(row[name]), random) for row in found]
@@ -61,12 +56,7 @@ class Neighbours:
 
 
 def neighbours_of(view: GraphView, inputs: Sequence[Input]) -> Neighbours | None:
-    """The tables that token ids index, None where there is none with rows enough.
-
-    Args:
-        view: an annotated view of the model.
-        inputs: its inputs.
-    """
+    """The tables that token ids index, None where there is none with rows enough."""
     found = {}
     for item in inputs:
         if item.role is not Role.IDS or (item.rows or 0) < ROWS_EACH:

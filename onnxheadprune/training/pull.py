@@ -27,12 +27,7 @@ class Pull:
     """Weights, and where they are drawn to."""
 
     def __init__(self, parameters: Sequence[Resident], provider: Provider) -> None:
-        """Takes the weights as they are now for the start.
-
-        Args:
-            parameters: what is trained, changed in place.
-            provider: of the tensors.
-        """
+        """Takes the weights as they are now for the start."""
         starts = [Resident(item.copy(), provider) for item in parameters]
         states = {"parameter": parameters, "start": starts}
         inputs = {f"{name}.{at}": item for name, items in states.items() for at, item in enumerate(items)}
@@ -42,12 +37,7 @@ class Pull:
         self._due = 0.0
 
     def add(self, share: float, step: int) -> None:
-        """Adds to the pull that is due, which is made good now and then.
-
-        Args:
-            share: of the way back, for one step.
-            step: its number.
-        """
+        """Adds to the pull that is due, which is made good now and then."""
         self._due += share
         if step % EVERY == 0:
             self.settle()

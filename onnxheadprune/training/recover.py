@@ -60,11 +60,6 @@ class Ready:
 def ready(subject: Subject, learn: Calibration, provider: Provider) -> Ready:
     """Makes the gradients, and loads all sessions.
 
-    Args:
-        subject: the cut.
-        learn: data for the steps.
-        provider: where to run.
-
     Raises:
         RefusedError: if no gradient of the main output reaches a weight.
     """

@@ -89,11 +89,7 @@ class Slopes:
         self._session = ResidentSession(session, tensors.inputs, tensors.gradients)
 
     def at(self, feed: Feed) -> Slope:
-        """Loss and gradients of a batch. Gradients that are not finite halve the loss scale.
-
-        Args:
-            feed: with the inputs of the loss.
-        """
+        """Loss and gradients of a batch. Gradients that are not finite halve the loss scale."""
         if not self.candidate.scale:
             loss = float(self._session.run(feed)[LOSS])
             return Slope(loss, math.isfinite(loss))

@@ -70,10 +70,6 @@ def comparable(reference: Outputs, original: Outputs) -> bool:
     """Return whether numbers can be compared: there are some, and NaN and infinities do not hang on the heads.
 
     Tokens that are ruled out have minus infinity, and rows that attend to nothing are no numbers, whoever attends.
-
-    Args:
-        reference: what the original gives without the heads.
-        original: what it gives with them.
     """
     if _all_finite(reference) and _all_finite(original):
         return True

@@ -125,14 +125,7 @@ class Likeness:
 def likeness(
     planned: ModelProto, pruned: ModelProto, same_tensor: SameTensor, inferred: Inferred
 ) -> Likeness:
-    """Compares two graphs of the same inputs and outputs.
-
-    Args:
-        planned: the original with the plan carried out.
-        pruned: the model to judge; local functions inlined in both.
-        same_tensor: compares stored tensors.
-        inferred: the shapes that the planned graph gives its values.
-    """
+    """Compares two graphs of the same inputs and outputs."""
     walk = _Walk(planned, pruned, same_tensor)
     walk.run()
     walk.find_leftovers()

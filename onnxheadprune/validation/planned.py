@@ -66,13 +66,7 @@ def _candidates(original: LoadedModel, plan: PrunePlan, name: str, fused: bool) 
 
 
 def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator[str]:
-    """Yield where the pruned model's records, which later cuts go by, say something else than belongs to the plan.
-
-    Args:
-        planned: with the records that belong to the plan.
-        pruned: the model to judge.
-        name: how to call it.
-    """
+    """Yield where the pruned model's records, which later cuts go by, say something else than belongs to the plan."""
     if set(fused_record(pruned)) != set(fused_record(planned)):
         yield f"the record of {name} lists other sites as fused than its graph shows"
     for kind in every_kind():

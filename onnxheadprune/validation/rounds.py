@@ -36,12 +36,7 @@ class Runner:
     """A model that is loaded when it first runs, and can run a round of feeds ahead."""
 
     def __init__(self, make: Callable[[], Session], fit: Callable[[Feed], Feed] = dict) -> None:
-        """Loads nothing yet.
-
-        Args:
-            make: loads the model.
-            fit: what the model takes in place of a feed.
-        """
+        """Loads nothing yet."""
         self._make, self._fit = make, fit
         self._found: dict[int, Outputs | InferenceError] = {}
 

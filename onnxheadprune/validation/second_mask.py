@@ -29,11 +29,7 @@ class SecondMask:
     """
 
     def __init__(self, models: Models) -> None:
-        """Makes the silenced model.
-
-        Args:
-            models: what is compared; the heads that go are planned there.
-        """
+        """Makes the silenced model."""
         self.models, self.planning, self.tolerance = models, models.planning, models.tolerance
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -60,14 +56,7 @@ class SecondMask:
             self.runner = None
 
     def look(self, feed: Feed, masked: Outputs, names: tuple[str, ...], inputs: tuple[Input, ...]) -> None:
-        """Compares both masks on one feed.
-
-        Args:
-            feed: the inputs.
-            masked: what the masked reference gave.
-            names: the outputs that are judged.
-            inputs: what the inputs are.
-        """
+        """Compares both masks on one feed."""
         if self.runner is None or self.problems:
             return
         try:

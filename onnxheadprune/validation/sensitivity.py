@@ -46,14 +46,7 @@ class Sensitivity:
     """
 
     def __init__(self, masked: LoadedModel, planning: Planning, tolerance: Tolerance, session: Open) -> None:
-        """Measures nothing yet.
-
-        Args:
-            masked: the masked reference.
-            planning: of the cut.
-            tolerance: says how large noise is.
-            session: opens a model where the others run, at exact settings.
-        """
+        """Measures nothing yet."""
         self.largest: float | None = None
         self._masked, self._planning, self._tolerance, self._open = masked, planning, tolerance, session
         self._sessions: tuple[Session, Session] | None = None

@@ -68,16 +68,7 @@ def judge(
     words: Words,
     view: GraphView,
 ) -> tuple[Verdict, str]:
-    """The verdict and its reason.
-
-    Args:
-        problems: what is wrong, one sentence each.
-        found: what the runs showed.
-        tolerance: what is allowed.
-        provider: where it ran.
-        words: what the reason speaks of.
-        view: of the original.
-    """
+    """The verdict and its reason."""
     if problems:
         return "failed", problems[0]
     if found.unsteady:
@@ -148,13 +139,7 @@ def _spoilt(view: GraphView) -> Value | None:
 
 
 def by_numbers(alike: Likeness, found: Findings, view: GraphView) -> str:
-    """Return what a verdict rests on where the graph is not the planned one.
-
-    Args:
-        alike: how far the graph is the planned one.
-        found: what the runs showed.
-        view: of the original.
-    """
+    """Return what a verdict rests on where the graph is not the planned one."""
     what = f"its graph is not the planned one ({alike.same} of {alike.nodes} nodes are the same)"
     if alike.declared == alike.count:
         what = "its declarations are not the planned ones"

@@ -26,13 +26,7 @@ class Weights:
     """The stored tensors that a pruned model should hold."""
 
     def __init__(self, original: LoadedModel, pruned: LoadedModel, plan: PrunePlan) -> None:
-        """Reads names only.
-
-        Args:
-            original: the model before the cut.
-            pruned: the model after it.
-            plan: what the cut should have been, made for `original`.
-        """
+        """Reads names only."""
         self.original, self.pruned = original, pruned
         self._ours: dict[str, list[TensorProto]] = defaultdict(list)
         for name, tensor in _tensors(original.proto.graph):
@@ -42,13 +36,7 @@ class Weights:
         self._written = {edit.name for edit in edits if isinstance(edit, AddConstant)}
 
     def same(self, name: str, planned: TensorProto, actual: TensorProto) -> bool:
-        """Return whether a tensor of the pruned model is the planned one, whatever it is called.
-
-        Args:
-            name: of the planned tensor.
-            planned: the tensor in the original with the plan carried out.
-            actual: the tensor in the pruned model.
-        """
+        """Return whether a tensor of the pruned model is the planned one, whatever it is called."""
         if _kind(planned) != _kind(actual):
             return False
         wanted = [planned] if name not in self._slices else self._expected(name)

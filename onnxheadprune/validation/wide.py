@@ -84,11 +84,6 @@ def _numbers_of(view: GraphView, planned: ModelProto, pruned: ModelProto) -> _Nu
     Whoever hides something behind a batch, a length or a value has to store that number, or one from which it follows.
     So numbers that only the pruned graph holds are tried as each of these and in pairs, beside small sizes, which need
     no number of their own.
-
-    Args:
-        view: of the original.
-        planned: the original with the plan carried out.
-        pruned: the model to judge.
     """
     held = _held(pruned)
     own = held - _held(planned)

@@ -99,12 +99,7 @@ def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
 
 
 def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
-    """Return what was chosen on the model with all branches side by side, for the one that runs one of them at a time.
-
-    Args:
-        chosen: units and refitted weights.
-        cutter: the model that they were chosen on, and its data.
-    """
+    """Return what was chosen on the model with all branches side by side, for the one that runs one of them at a time."""
     assert cutter.learn is not None
     data = cutter.learn
     left = unreached(Parts(cutter.view, cutter.provider), cutter.sites.every, data.feeds, data.source)
@@ -113,11 +108,6 @@ def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
 
 def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
     """What was chosen on the model for the first tokens, for the merged one, in which sites have the same numbers.
-
-    Args:
-        chosen: heads and refitted weights.
-        sites: those of the model for the first tokens.
-        model: the merged decoder.
 
     Raises:
         RefusedError: if the branch for later tokens would not read the new numbers, or blocks have other numbers there.

@@ -151,14 +151,7 @@ class Curve:
 
 
 def gone_words(counted: str, heads: int, removed: int, units: Mapping[str, int]) -> str:
-    """Return what a cut takes, in words.
-
-    Args:
-        counted: what ratios are shares of; see `Curve.counted`.
-        heads: heads of all sites.
-        removed: units that went, of all kinds.
-        units: how many units of each kind went.
-    """
+    """Return what a cut takes, in words."""
     if counted == "heads":
         return f"{removed} of {heads}"
     return ", ".join(many(number, name.removesuffix("s")) for name, number in units.items()) or "nothing"

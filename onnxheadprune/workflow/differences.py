@@ -57,14 +57,7 @@ class Difference:
 def differences(
     original: ModelProto, pruned: ModelProto, plan: PrunePlan, refitted: Collection[str] = ()
 ) -> tuple[Difference, ...]:
-    """Every difference, those of tensors first.
-
-    Args:
-        original: the model as it was.
-        pruned: the model that was made of it.
-        plan: tells which site asked for what.
-        refitted: tensors that have other numbers than in the original.
-    """
+    """Every difference, those of tensors first."""
     there, here = _Names(original), _Names(pruned)
     sites = _sites(original, plan)
     found = [*_tensors(there, here, refitted), *_nodes(there, here)]

@@ -21,12 +21,6 @@ def choice_of(
 ) -> Choice:
     """Return what to remove, and how the remaining weights are adjusted.
 
-    Args:
-        cut: the settings; paths in it are those of this process.
-        recover: how long to train after that.
-        time: of the whole call, in its place.
-        resume: continue an interrupted training.
-
     Raises:
         UsageError: if scores, a measure or a spec cannot be read.
     """
@@ -95,10 +89,6 @@ def measure_of(drift: str | None) -> Measure | None:
 
 def budget_of(budget: float | str | None, time: str | None = None) -> Budget | None:
     """Return how long to train.
-
-    Args:
-        budget: epochs or a time.
-        time: of the whole call, which replaces it.
 
     Raises:
         UsageError: if it is neither a number of epochs nor a time.

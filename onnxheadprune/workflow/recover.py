@@ -66,11 +66,6 @@ def recover(
 def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> Request:
     """Return what `prune` would be asked for to make a pruned model, and to train it then.
 
-    Args:
-        model: the original.
-        pruned: what was made of it.
-        request: how to train, where to run and to write.
-
     Raises:
         UsageError: if the models do not belong together.
         ValidationFailedError: if `pruned` is no exact cut of `model`.

@@ -85,10 +85,6 @@ def _sources(condition: Value, answer: bool) -> Iterator[tuple[Value, bool]]:
 def settled(view: GraphView, decisions: Iterable[Decision]) -> Settled:
     """Return what follows from decisions.
 
-    Args:
-        view: an annotated view of the model.
-        decisions: what is held.
-
     Raises:
         ContradictionError: if they cannot all hold.
     """

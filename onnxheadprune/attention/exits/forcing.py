@@ -21,12 +21,7 @@ NAME = f"{MARK}_forced"
 
 
 def forced(view: GraphView, decisions: Iterable[Decision]) -> ModelProto:
-    """A copy of a model in which conditions are held at an answer, whatever is computed.
-
-    Args:
-        view: an annotated view of the model.
-        decisions: what is held, of this view.
-    """
+    """A copy of a model in which conditions are held at an answer, whatever is computed."""
     decisions = tuple(decisions)
     made = ModelProto()
     made.CopyFrom(view.model)

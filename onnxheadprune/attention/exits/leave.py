@@ -56,11 +56,7 @@ class Leaving:
         return any(change.role == "input" for change in self.interface)
 
     def on(self, plan: PrunePlan) -> PrunePlan:
-        """A plan that was made for the model with the exits, as one for the model without them.
-
-        Args:
-            plan: for `model`.
-        """
+        """A plan that was made for the model with the exits, as one for the model without them."""
         return replace(
             plan,
             exit=self.cut,

@@ -32,24 +32,13 @@ from onnxheadprune.model.graph.view import Node, Value
 
 
 def reduced_heads(trace: Trace, tracer: Tracer) -> Iterator[Candidate]:
-    """The reductions over heads on the way of a trace that does not tell heads apart.
-
-    Args:
-        trace: from what a linear layer sums over.
-        tracer: of the model.
-    """
+    """The reductions over heads on the way of a trace that does not tell heads apart."""
     for node, live in trace.reduced if trace.is_alike else ():
         yield from _over_heads(node, live, tracer)
 
 
 def _over_heads(node: Node, live: Live, tracer: Tracer) -> Iterator[Candidate]:
-    """Yield a reduction as the projection of the heads that it adds up; nothing if it reduces something else.
-
-    Args:
-        node: the reduction.
-        live: labels of what it computes, one for each channel.
-        tracer: of the model.
-    """
+    """Yield a reduction as the projection of the heads that it adds up; nothing if it reduces something else."""
     value, shape = node.inputs[0], node.shape(0)
     answer = ask_about(node.out, live, POSITIONS)
     if value is None or shape is None or isinstance(answer, Refusal):
@@ -78,11 +67,7 @@ class Blended(NamedTuple):
 
 
 def blended(block: Block) -> Blended | None:
-    """Return the heads that a block of one context has, None if it has one head.
-
-    Args:
-        block: a block in which no axis enumerates heads.
-    """
+    """Return the heads that a block of one context has, None if it has one head."""
     cores = [core.node for core in block.cores]
     if any(is_fused_core(core) or is_product(core) is None for core in cores):
         return None

@@ -15,15 +15,7 @@ from onnxheadprune.model.graph.view import Node, Value
 def block_kind(
     makers: Sequence[Node], ends: Sequence[Node], between: Iterable[Node], bends: bool, streams: Streams
 ) -> str:
-    """The kind of a block.
-
-    Args:
-        makers: the layers that make the neurons.
-        ends: the layers that sum them up.
-        between: what lies between these.
-        bends: whether that holds an activation or a gate.
-        streams: the residual streams of the model.
-    """
+    """The kind of a block."""
     layers = [*makers, *ends]
     convolves = any(CONVOLUTIONS.of(node) is not None for node in layers)
     windows = convolves and any(_spans_positions(node) for node in (*layers, *between))

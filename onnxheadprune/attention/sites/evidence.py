@@ -112,11 +112,6 @@ def are_channels(node: Node, axis: int, size: int) -> bool:
     """Return whether linear layers compute the positions of an axis from common inputs, as they compute heads.
 
     Tokens come with the inputs of these layers, or they are stored queries, which no layer computes.
-
-    Args:
-        node: a product.
-        axis: an axis of its output.
-        size: positions along it.
     """
     walk = _walk_of(node, axis, size)
     if walk is None or any(live.axes for live in _read_by_layers(walk)):

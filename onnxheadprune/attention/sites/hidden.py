@@ -69,12 +69,7 @@ def unread(node: Node, streams: Streams) -> Iterator[Hidden]:
 
 
 def statistics(made: Origins, trial: Sweep) -> Refusal | None:
-    """A normalisation of neurons that is spelled out: a reduction over them comes back to each.
-
-    Args:
-        made: what makes the neurons.
-        trial: what is needed without some of them.
-    """
+    """A normalisation of neurons that is spelled out: a reduction over them comes back to each."""
     for value, live in made.path:
         for use in _whole(value, trial):
             found = reduction_ahead(use.node, live, 3)
@@ -88,13 +83,7 @@ def statistics(made: Origins, trial: Sweep) -> Refusal | None:
 
 
 def is_shared(made: Origins, trial: Sweep, streams: Streams) -> bool:
-    """Return whether neurons are no block's own: channels of a residual stream, or of a head.
-
-    Args:
-        made: what makes the neurons.
-        trial: what is needed without some of them.
-        streams: the residual streams of the model.
-    """
+    """Return whether neurons are no block's own: channels of a residual stream, or of a head."""
     values = [value for value, _ in made.path]
     others = [use for value in values for use in _whole(value, trial)]
     return any(streams.leads_on(use.node) or feeds_attention(use.node) for use in others)

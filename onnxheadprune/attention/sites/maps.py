@@ -39,12 +39,7 @@ def _stored(value: Value) -> bool:
 def weight_contraction(
     node: Node, weighs: Callable[[Value], bool] = _stored
 ) -> tuple[Contraction, int, int] | None:
-    """A product of one activation and one weight, with their input indices.
-
-    Args:
-        node: any node.
-        weighs: what counts as a weight.
-    """
+    """A product of one activation and one weight, with their input indices."""
     found = contraction_of(node)
     if found is None or len(found.terms) != 2:
         return None

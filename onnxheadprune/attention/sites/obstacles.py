@@ -91,10 +91,6 @@ def held_caches(site: Site, trial: Sweep) -> Refusal | None:
     """Find the reader that needs all heads of one cache of a site while another cache could be narrowed.
 
     Keys and values of a head leave together, or not at all: callers have one number for both.
-
-    Args:
-        site: the site.
-        trial: a mask sweep that removes some heads.
     """
     left: dict[frozenset[int], dict[Value, frozenset[int]]] = {}
     for value, live in site.lying.items():

@@ -45,13 +45,7 @@ MAX_UPSTREAM = 2**12
 
 
 def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
-    """Return what else than heads is in the channels of a projection, None if nothing is.
-
-    Args:
-        block: the site's block.
-        trial: a mask sweep that removes some heads.
-        removed: those heads.
-    """
+    """Return what else than heads is in the channels of a projection, None if nothing is."""
     cores = frozenset(core.node for core in block.cores)
     for projection in block.projections:
         value = projection.node.inputs[projection.activation[0]]

@@ -178,11 +178,6 @@ def upstream(start: Value | None, most: int, ends: Callable[[Node], bool]) -> It
     """Nodes above a value, nearest first: a mask is computed by hundreds, what is looked for is a few steps away.
 
     What a value is computed from is looked at, not what only its shape is read of.
-
-    Args:
-        start: the value.
-        most: nodes that are looked at.
-        ends: whether the inputs of a node are left out.
     """
     first = [] if start is None or start.producer is None else [start.producer]
     return reachable(first, lambda node: [] if ends(node) or node in OBSERVES else node.producers, most)

@@ -79,10 +79,6 @@ def are_heads(cores: Sequence[Core], size: int) -> bool:
     """Return whether the positions of an axis that leads to cores are heads, not tokens or samples.
 
     Either each has a core of its own, or weights upstream of the cores tell them apart.
-
-    Args:
-        cores: what the positions lead to, with the labels of each.
-        size: how many positions.
     """
     reached = [labels for core in cores for labels in core.heads if labels]
     if len(set(reached)) < 2:

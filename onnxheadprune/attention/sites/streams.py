@@ -54,12 +54,7 @@ class Streams:
         )
 
     def returning(self, ends: Iterable[Node], begins: Iterable[Value]) -> Node | None:
-        """The residual sum that what some layers compute goes into, None if there is none.
-
-        Args:
-            ends: the last layers of a branch.
-            begins: what the first ones read.
-        """
+        """The residual sum that what some layers compute goes into, None if there is none."""
         origin: set[Value] | None = None
         for node in below(ends, as_factors=False):
             added = addends(node)

@@ -47,11 +47,6 @@ class Boundaries:
     def __init__(self, view: GraphView, stages: Sequence[Stage], outputs: Sequence[Value] = ()) -> None:
         """Finds the places.
 
-        Args:
-            view: an annotated view of the model.
-            stages: in the order in which they are worked on.
-            outputs: values that are wanted behind all stages.
-
         Raises:
             RefusedError: if a value lives in the body of a control-flow operator.
         """

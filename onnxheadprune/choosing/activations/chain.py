@@ -83,11 +83,6 @@ class Chain:
     def __init__(self, parts: Parts, sites: Sequence[Site], outputs: Sequence[Value] = ()) -> None:
         """Cuts the model in front of every site's projections.
 
-        Args:
-            parts: makes sessions of its parts.
-            sites: where to cut.
-            outputs: values that it gives at the end.
-
         Raises:
             RefusedError: if a context lives in the body of a control-flow operator, or is never a float.
         """

@@ -29,13 +29,6 @@ def measurable(
 ) -> tuple[tuple[AnySite, ...], dict[str, str]]:
     """The sites that can be measured on some data, asked before the first pass over it.
 
-    Args:
-        view: an annotated view of the model.
-        sites: those that may lose units.
-        data: what they are to be measured on.
-        provider: where to run.
-        instead: what is possible with less data.
-
     Returns:
         The sites, and for the labels of the others why not.
 

@@ -52,11 +52,6 @@ def _whole_product(node: Node, source: int, weight: int) -> _WholeProduct | None
     Dynamic quantization writes `Mul(Cast(MatMulInteger(x, W)), Mul(scale of x, scale of W))`, static quantization
     `DequantizeLinear(QLinearMatMul(...))`, and fused operators do all of it. Each is `y = x W` of floats, W stored in
     levels.
-
-    Args:
-        node: the product.
-        source: input index of the activation.
-        weight: input index of the weight.
     """
     roles = roles_of(node)
     operand, x = node.input(weight), node.input(source)

@@ -86,11 +86,6 @@ class Parts:
     def between(self, values: Mapping[str, Array], given: Iterable[str], end: Value) -> Session:
         """A session from some values to another.
 
-        Args:
-            values: the given ones among others, by name.
-            given: names of those that become inputs.
-            end: the value that it gives.
-
         Raises:
             InferenceError: if ONNX Runtime does not load it.
         """

@@ -100,13 +100,7 @@ class Pair:
     def values(
         self, target: Target, makers: Sequence[Linear], heads: tuple[Sequence[int], ...]
     ) -> Values | None:
-        """The map that makes the values of some heads, where it can change by itself.
-
-        Args:
-            target: of the projection that reads their contexts.
-            makers: maps that may make them.
-            heads: channels per head that stays.
-        """
+        """The map that makes the values of some heads, where it can change by itself."""
         linear = target.linear
         return values_of(
             self.walk,

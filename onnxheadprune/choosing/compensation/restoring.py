@@ -40,12 +40,6 @@ def restored(
     Only weights and biases of maps that a refit of this cut may change are taken from the file, whatever it says; of a
     model that was trained, weights, biases and normalisations.
 
-    Args:
-        original: the model before the cut.
-        pruned: the compensated model.
-        planning: what the cut should have been, made for `original`.
-        record: what `pruned` says was refitted.
-
     Returns:
         What is not as in the original; and what is wrong with the record.
 
@@ -115,11 +109,7 @@ class _One:
     edit: SliceTensor | None
 
     def restored(self, whole: Array) -> tuple[TensorProto, dict[str, Source]]:
-        """The tensor in the original's shape, and what it refers to.
-
-        Args:
-            whole: its numbers.
-        """
+        """The tensor in the original's shape, and what it refers to."""
         tensor, model = self.cut
         if not is_outside(tensor):
             return numpy_helper.from_array(whole, tensor.name), {}

@@ -191,12 +191,7 @@ class Target:
 
 
 def links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
-    """Return what lies between the additions of a run, None where it is neither nothing nor a normalisation.
-
-    Args:
-        run: what is dropped.
-        feeds: the pruned model on some data.
-    """
+    """Return what lies between the additions of a run, None where it is neither nothing nor a normalisation."""
     found: list[Link] = []
     for before, after in zip((run.front, *run.gone[:-1]), run.gone, strict=True):
         other = after.other

@@ -68,12 +68,7 @@ class Values:
         self._columns: Ints = np.zeros((0, 0), int)
 
     def fits(self, heads: Sequence[Sequence[int]], here: Mapping[str, Array]) -> bool:
-        """Return whether the map makes the values of all these heads, and each head treats its channels alike.
-
-        Args:
-            heads: channels of the context per head.
-            here: what `read` gives for some feed.
-        """
+        """Return whether the map makes the values of all these heads, and each head treats its channels alike."""
         self._heads = np.array(heads)
         value, source = here[self.linear.out.name], here[self.linear.source.name]
         if value.shape[:-1] != source.shape[:-1]:
@@ -145,12 +140,7 @@ class Values:
 
 
 def value_maps(task: Task, shared: Collection[int]) -> tuple[Linear, ...]:
-    """The maps that may make the values of a site that loses heads, likely ones first.
-
-    Args:
-        task: the refit of the site's projection, or of another map.
-        shared: nodes of maps that other sites read too.
-    """
+    """The maps that may make the values of a site that loses heads, likely ones first."""
     site, linear = task.site, task.linear
     if site is None or not site.CORED or linear is None or len(site.projections) != 1:
         return ()

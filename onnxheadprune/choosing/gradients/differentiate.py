@@ -40,10 +40,6 @@ def _with_masters(model: ModelProto, parameters: Sequence[str]) -> tuple[ModelPr
 
     Float16 and bfloat16 become float32 everywhere, since a gradient in half precision underflows. A quantized weight
     is quantized from its float32 master in the graph.
-
-    Args:
-        model: with the parameters as inputs in their own type.
-        parameters: their names.
     """
     types = {info.name: info.type.tensor_type.elem_type for info in model.graph.input}
     made = _requantized(model, [name for name in parameters if types[name] not in FLOATS])
@@ -92,13 +88,7 @@ def _is_plain(node: Node) -> bool:
 
 
 def _quantize(node: Node, elem_type: int, writer: Writer) -> None:
-    """Puts the quantizer of a master before the node that reads it.
-
-    Args:
-        node: the DequantizeLinear.
-        elem_type: what it reads.
-        writer: for the quantizer.
-    """
+    """Puts the quantizer of a master before the node that reads it."""
     master, scale, zero = node.proto.input[0], node.input(1), node.input(2)
     assert scale is not None
     if elem_type == TensorProto.INT32:

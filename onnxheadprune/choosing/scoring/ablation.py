@@ -40,13 +40,6 @@ def ablation_scores(
     the model before the site runs once for all units. Neurons are ranked by their fluctuation, and silenced in
     groups of neighbours; each has the part of the group's effect that it has in the group's fluctuation.
 
-    Args:
-        view: an annotated view of the model.
-        site: the site.
-        data: what to run it on.
-        provider: where to run.
-        effect: the user's measure; it gets all outputs.
-
     Raises:
         RefusedError: if the site lives in a body, or the model has no float output.
         UsageError: if the data does not run.

@@ -79,11 +79,6 @@ def readable(
 ) -> tuple[dict[int, Paths], tuple[AnySite, ...]]:
     """The paths per site index, and the sites that have some.
 
-    Args:
-        sites: all of them.
-        found: what `or_reason` gave for each.
-        left: gets the reason for each of the others, by label.
-
     Raises:
         RefusedError: if no site has a path.
     """

@@ -121,10 +121,6 @@ def scored_kinds(units: Collection[str], method: Method | None = None) -> frozen
 def default_method(units: Collection[str], *, measured: bool = True) -> Method:
     """The method that scores units of all of some kinds, unless another one is asked for.
 
-    Args:
-        units: the kinds.
-        measured: whether there is data.
-
     Raises:
         UsageError: if there is no such kind, or none that has scores.
     """

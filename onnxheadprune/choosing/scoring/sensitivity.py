@@ -100,12 +100,7 @@ class Probing:
         return _probe(vectors, known, output.shape)
 
     def likeliest(self, output: Array, counts: Array) -> Probe:
-        """The gradient of the log-likelihood of what the model itself says: of the likeliest class of each position.
-
-        Args:
-            output: of the original; logits or probabilities.
-            counts: see `random`.
-        """
+        """The gradient of the log-likelihood of what the model itself says: of the likeliest class of each position."""
         rows, known = self._rows(output, counts)
         likely = self._probabilities(rows)
         return _probe(self._slope(likely, likely.argmax(axis=-1)), known, output.shape)

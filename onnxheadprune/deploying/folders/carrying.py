@@ -95,12 +95,6 @@ def carried(numbers: NewNumbers, steps: int, leader: ModelFile, other: ModelFile
 
     What makes keys and values that the other file takes over as they are, those of an encoder, need not be there.
 
-    Args:
-        numbers: new contents of the leader's tensors, refitted or trained.
-        steps: of training that they took.
-        leader: the file that they were found on.
-        other: the file that is to have them.
-
     Raises:
         ModelError: if weights cannot be read.
     """

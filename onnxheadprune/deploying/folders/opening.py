@@ -25,11 +25,6 @@ def opened(
 ) -> tuple[Export, Match]:
     """The models of a folder, and which of their sites are the same.
 
-    Args:
-        root: the folder.
-        follow_links: read files through links that lead out of it.
-        kinds: the kinds of sites in which its files must agree.
-
     Raises:
         UsageError: if there is no model in it.
         ModelError: if one cannot be read.

@@ -46,14 +46,7 @@ def named_ids(document: Any, rows: int) -> set[int]:
 def changes(
     name: str, document: Any, new: Mapping[int, int], counts: Mapping[int, int]
 ) -> list[ConfigChange]:
-    """The fields of a configuration that follow.
-
-    Args:
-        name: of its file.
-        document: its content.
-        new: the new id of each token that is kept.
-        counts: what numbers of tokens become.
-    """
+    """The fields of a configuration that follow."""
     made = []
     for path, value in _fields(document):
         after = _after(path[-1], value, new, counts)

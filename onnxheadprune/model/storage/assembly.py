@@ -89,9 +89,6 @@ class Assembly:
     def place(self, name: str) -> Path:
         """Return where a file of the folder is to be written; the folders above it are made.
 
-        Args:
-            name: its path in the folder, with slashes.
-
         Raises:
             UsageError: if something has been written there, or its folder cannot be made.
         """

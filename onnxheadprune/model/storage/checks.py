@@ -24,11 +24,6 @@ _TWO_PER_ELEMENT = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 def check_tensors(tensors: Iterable[Stored], name: str, sources: Sources) -> None:
     """Checks every stored tensor, and completes the references to files.
 
-    Args:
-        tensors: those of the structure.
-        name: how to call the model in errors.
-        sources: the files that its tensors refer to.
-
     Raises:
         ModelError: for the first tensor that is not sound.
     """

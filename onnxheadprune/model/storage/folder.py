@@ -150,10 +150,6 @@ class Draft:
     def put(self, target: Path, *, renewed: bool = False) -> None:
         """Gives the complete file its name, which may be that of a file that is there. To be called under the lock.
 
-        Args:
-            target: the name.
-            renewed: one call writes this file again and again.
-
         Raises:
             OSError: if that is not possible, something other than a file is there by now, or this call has written it.
         """

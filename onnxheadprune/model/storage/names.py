@@ -66,10 +66,6 @@ def _readable(target: Path) -> str:
 def named_data(target: Path, pattern: str) -> str:
     """The name of a model's data file as somebody asks for it.
 
-    Args:
-        target: the model.
-        pattern: a name, with `{}` in the place of the model's.
-
     Raises:
         UsageError: if it leads to another folder, or names nothing.
     """

@@ -79,12 +79,6 @@ def identity_of(found: os.stat_result) -> tuple[int, ...]:
 def inside(folder: Path, location: str, model: str, *, follow_links: bool = False) -> Source:
     """The file that `location` names, if it is a regular file in the model's folder or below.
 
-    Args:
-        folder: of the model.
-        location: what the model says.
-        model: how to call the model in errors.
-        follow_links: whether links may lead out of the folder.
-
     Raises:
         ModelError: if it leads out of the folder, also by a link, or is no regular file.
     """

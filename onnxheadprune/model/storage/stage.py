@@ -102,9 +102,6 @@ class Stage:
     def seal(self, metadata: tuple[str, str] | None = None) -> None:
         """Completes the files, so that nothing is left but to give them their names, and their size is known.
 
-        Args:
-            metadata: one more entry of the model's metadata.
-
         Raises:
             OSError: if they cannot be written.
         """
@@ -133,9 +130,6 @@ class Stage:
 
     def commit(self, backup: Path | None = None) -> None:
         """Gives the files their names: the data first, then, in one step, the model.
-
-        Args:
-            backup: a new name for the model that is replaced.
 
         Raises:
             OSError: if that is not possible; nothing has changed then.

@@ -54,15 +54,7 @@ class Stored:
     def __init__(
         self, file: _Opened, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], source: str
     ) -> None:
-        """Takes the place of the numbers.
-
-        Args:
-            file: with the numbers.
-            offset: of the first number; they lie in C order.
-            shape: of the array.
-            dtype: of a number.
-            source: the name of the file, for errors.
-        """
+        """Takes the place of the numbers."""
         self.shape, self.ndim = shape, len(shape)
         self._file, self._offset, self._dtype, self._source = file, offset, dtype, source
 

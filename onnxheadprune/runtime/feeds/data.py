@@ -158,12 +158,7 @@ def _of_feed(feed: object, position: int, source: str) -> Sample:
 
 
 def sample_of(arrays: Mapping[str, Any], source: str) -> Sample:
-    """One feed, nothing of it checked.
-
-    Args:
-        arrays: by the names of inputs.
-        source: where they are from.
-    """
+    """One feed, nothing of it checked."""
     with users_code(f"the data of {source}", "cannot be made arrays"):
         values = {str(name): np.asarray(value) for name, value in arrays.items()}
     return Sample(values, values.get(LABELS), source)

@@ -114,13 +114,7 @@ def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.ran
 
 
 def length_of(item: Input, past: int, total: int) -> int:
-    """Return what an input that holds a length has to say.
-
-    Args:
-        item: the input.
-        past: tokens in the cache.
-        total: those and the tokens of the sequence.
-    """
+    """Return what an input that holds a length has to say."""
     lowered = item.name.lower()
     if "past" in lowered:
         return past

@@ -77,10 +77,6 @@ def following(item: Input, inputs: Sequence[Input], mask: Mask, length: int) -> 
 def completed(feed: Mapping[str, Array], inputs: Sequence[Input]) -> Feed:
     """A feed of a decoder with what follows from its tokens, where that was left out.
 
-    Args:
-        feed: what is there; other entries stay.
-        inputs: the graph inputs.
-
     Raises:
         UsageError: if the sizes of a cache are known to nobody.
     """

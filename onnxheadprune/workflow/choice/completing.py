@@ -38,13 +38,7 @@ def named(cutter: Cutter, heads: HeadSpec) -> Chosen:
 
 
 def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
-    """A selection with its compensation, its recovery, its plan and its drift.
-
-    Args:
-        cutter: the model and its data.
-        selection: the heads.
-        among: selections that share the time for recoveries.
-    """
+    """A selection with its compensation, its recovery, its plan and its drift."""
     began, how = time.monotonic(), cutter.trying.recovering
     chosen = _refitted(cutter, selection)
     if how is None:

@@ -121,12 +121,7 @@ class Cutter:
             self.learn, self.held = split_for_recovery(self.data)
 
     def search_space(self, requirements: Requirements, asked: Asked | None = None) -> Space:
-        """The paths that choices follow.
-
-        Args:
-            requirements: what choices go by and respect.
-            asked: see `search_space`.
-        """
+        """The paths that choices follow."""
         # A recovery is judged on a part that no step has seen; the choice of what goes is the same without one.
         data = self.learn if self.must_hold_out else self.data
         evidence = None if data is None else Evidence(data, self.provider, self.trying.effect)
@@ -226,12 +221,7 @@ class Cutter:
         return self.session(self.model, "the original model")
 
     def session(self, model: LoadedModel, name: str) -> Session:
-        """A whole model, ready to run in its turn.
-
-        Args:
-            model: the original, or a cut of it.
-            name: how to call it in errors.
-        """
+        """A whole model, ready to run in its turn."""
         self.turns.rest()
         return Session(model, self.provider, name=name).taking(self.turns)
 

@@ -51,11 +51,6 @@ def by_latency(cutter: Cutter, space: JointSpace, sizes: BenchSettings) -> Joint
 
     Itself where every site is to lose the same share, which leaves nothing to weigh, and where there are more shapes
     of sites than are worth timing.
-
-    Args:
-        cutter: the model.
-        space: paths, with operations as what they save.
-        sizes: of the inputs that time is measured with.
     """
     shapes = _shapes(space)
     if space.uniform or len(shapes) > MOST_SHAPES:
@@ -72,13 +67,7 @@ def by_latency(cutter: Cutter, space: JointSpace, sizes: BenchSettings) -> Joint
 def with_times(
     space: JointSpace, widths: Sequence[tuple[Sequence[Site], Width]], measured: Sequence[SpeedUp]
 ) -> JointSpace:
-    """The space with measured time in the place of operations, whatever that time is.
-
-    Args:
-        space: paths, with operations as what they save.
-        widths: sites of one shape, cut to one width.
-        measured: the speed-up of each.
-    """
+    """The space with measured time in the place of operations, whatever that time is."""
     times = defaultdict[int, list[tuple[float, float]]](lambda: [(0.0, 0.0)])
     for (sites, width), speed in zip(widths, measured, strict=True):
         for site in sites:
