@@ -101,7 +101,7 @@ def effort(
 
 
 def to_look_at(data: Calibration, work: Work, widest: int) -> Calibration:
-    """As much of the data as tells what heads carry: some hundred samples, or as many as the widest projection wants."""
+    """As much of the data as tells what heads carry: some hundred samples, or what the widest projection needs."""
     positions = data.positions
     if positions is None:
         return data.subset(SAMPLES_TO_LOOK_AT)

@@ -99,7 +99,7 @@ def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
 
 
 def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
-    """Return what was chosen on the model with all branches side by side, for the one that runs one of them at a time."""
+    """What was chosen on the model with all branches side by side, for the one that runs one of them at a time."""
     assert cutter.learn is not None
     data = cutter.learn
     left = unreached(Parts(cutter.view, cutter.provider), cutter.sites.every, data.feeds, data.source)

@@ -102,7 +102,7 @@ class Projection:
     def spread(
         self, mask: np.ndarray[Any, np.dtype[np.bool_]], rank: int
     ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """A mask over the contracted axes, with an axis for each axis of what is read: of size 1 where it says nothing."""
+        """A mask over the contracted axes, with an axis for each axis of what is read, of size 1 if not contracted."""
         axes = self.activation[1]
         sizes = dict(zip(axes, self.sizes, strict=True))
         return mask.transpose(np.argsort(axes)).reshape([sizes.get(axis, 1) for axis in range(rank)])
