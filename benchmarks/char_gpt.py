@@ -25,7 +25,7 @@ import onnx
 import onnxruntime
 
 from onnxheadprune import inspect, prune
-from onnxheadprune.choosing.kinds import HEADS_ALONE
+from onnxheadprune.attention.sites.kinds import HEADS_ALONE
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import METHODS, HeadScores
 from onnxheadprune.choosing.wishes import Wish

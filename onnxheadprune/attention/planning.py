@@ -43,7 +43,6 @@ from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.constants import is_constant
-from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
@@ -127,7 +126,7 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
     Raises:
         HeadPruneError: as `plan_pruning` does.
     """
-    with paused(), analysing(analysis.model, analysis.name):
+    with analysing(analysis.model, analysis.name):
         return _planned(analysis, heads, contract)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.choosing.scoring.moves import Heads, Step
@@ -154,3 +156,25 @@ def heads_for_ratio(total: int, ratio: float) -> int:
     if not wanted:
         raise UsageError(f"{ratio:g} of {total} heads is less than one head; ask for more")
     return wanted
+
+
+@dataclass(frozen=True)
+class Savings:
+    """The savings of a site that loses units: operations, which rise evenly, or time, measured at a few widths.
+
+    Attributes:
+        units: how many are gone at each point; rising, 0 first.
+        saved: what that saves; never falling, 0 first.
+    """
+
+    units: tuple[float, ...]
+    saved: tuple[float, ...]
+
+    def of(self, count: int) -> float:
+        """Return what `count` units less save."""
+        return float(np.interp(count, self.units, self.saved))
+
+
+def evenly(units: int, each: float) -> Savings:
+    """A curve on which every unit saves the same."""
+    return Savings((0, units), (0.0, units * each))

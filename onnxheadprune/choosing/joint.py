@@ -16,18 +16,17 @@ from typing import ClassVar
 import numpy as np
 
 from onnxheadprune.attention.analysis import Analysis
+from onnxheadprune.attention.sites.kinds import LAYERS
 from onnxheadprune.attention.sites.site import AttentionSite, Site, Sites
 from onnxheadprune.attention.sites.unit import BYTES, OPERATIONS
 from onnxheadprune.choosing.activations.contexts import context_moments, seen
 from onnxheadprune.choosing.activations.enough import INSTEAD, measurable, with_enough
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.allocate import Choice, Limits, Paths, keep_per_site, options
+from onnxheadprune.choosing.allocate import Choice, Limits, Paths, Savings, evenly, keep_per_site, options
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Work, effort, positions_per_sample, to_look_at
 from onnxheadprune.choosing.evidence import Evidence
-from onnxheadprune.choosing.kinds import LAYERS
 from onnxheadprune.choosing.ordering import scores_for
-from onnxheadprune.choosing.savings import Savings, evenly
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.moves import (
     Heads,

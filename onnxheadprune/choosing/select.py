@@ -8,6 +8,7 @@ from math import prod
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.observed import observed
+from onnxheadprune.attention.sites.kinds import HEADS_ALONE
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.choosing.activations.contexts import context_moments, seen
 from onnxheadprune.choosing.activations.enough import INSTEAD, measurable, with_enough
@@ -16,7 +17,6 @@ from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Work, effort, positions_per_sample, to_look_at
 from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.joint import can_go_whole, joint_space
-from onnxheadprune.choosing.kinds import HEADS_ALONE
 from onnxheadprune.choosing.ordering import scores_for
 from onnxheadprune.choosing.scoring.moves import (
     Heads,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from onnxheadprune.attention.sites.kinds import HEADS_ALONE, wishable
 from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.choosing.allocate import Limits
-from onnxheadprune.choosing.kinds import HEADS_ALONE, wishable
 from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.choosing.scoring.scores import METHODS, SHARES, HeadScores
 from onnxheadprune.errors import UsageError

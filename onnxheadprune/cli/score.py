@@ -56,11 +56,11 @@ def score(
 
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
-    from onnxheadprune.choosing.kinds import HEADS
     from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.choosing.scoring.score import default_method, score
     from onnxheadprune.choosing.scoring.score_files import write_scores
     from onnxheadprune.data.sources import with_own_tokenizer
+    from onnxheadprune.edit.records import HEADS
     from onnxheadprune.reporting.choice import score_rows
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.figure import check_picture, save_figure

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 from onnx import ModelProto
 
@@ -30,6 +30,7 @@ from onnxheadprune.edit.record_fields import (
     whole,
 )
 from onnxheadprune.model.documents import parse_json
+from onnxheadprune.settings.measuring import To
 
 VALIDATION_KEY = "onnxheadprune.validation"
 HEADS = "heads"
@@ -53,8 +54,6 @@ VOCABULARY_KEY = "onnxheadprune.vocabulary"
 QUANTIZED_KEY = "onnxheadprune.quantized"
 QUANTIZED_VERSION = 1
 
-To: TypeAlias = Literal["int8-dynamic", "int8-qdq", "int4"]
-"""A way to quantize."""
 DIGEST = 16
 """Hexadecimal digits of a digest."""
 

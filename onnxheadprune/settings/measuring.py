@@ -10,6 +10,7 @@ from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import BENCHMARK, QUANTIZATION, Bounds, Count, Positive, Setting, Text
 
 To: TypeAlias = Literal["int8-dynamic", "int8-qdq", "int4"]
+"""A way to quantize."""
 Sizes = Annotated[tuple[Count, ...], Bounds(min_length=1)]
 Metric = Annotated[
     Text | None,

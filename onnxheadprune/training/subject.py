@@ -12,9 +12,9 @@ from onnxheadprune.choosing.gradients.differentiate import FIRST_OPSET, Gradient
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.fusion.fuse import converted_to
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.model.graph.restated import converted_to
 from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array

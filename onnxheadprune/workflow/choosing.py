@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxheadprune.attention.analysis import analysis_of
-from onnxheadprune.attention.branched import first_tokens
-from onnxheadprune.attention.observed import observed
+from onnxheadprune.attention.observed import first_tokens, observed
 from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
@@ -99,7 +98,7 @@ def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
 
 
 def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
-    """What was chosen on the model with all branches side by side, for the one that runs one of them at a time."""
+    """The choice made on the model with all branches side by side, for the one that runs one of them at a time."""
     assert cutter.learn is not None
     data = cutter.learn
     left = unreached(Parts(cutter.view, cutter.provider), cutter.sites.every, data.feeds, data.source)

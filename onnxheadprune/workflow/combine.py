@@ -14,7 +14,7 @@ from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.sources import Data, data_for
-from onnxheadprune.edit.records import To, quantized_record
+from onnxheadprune.edit.records import quantized_record
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
@@ -24,7 +24,7 @@ from onnxheadprune.model.storage.claims import Reading, named_files
 from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.settings.measuring import Rounding, Timing
+from onnxheadprune.settings.measuring import Rounding, Timing, To
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits, claimed_vocabulary
 from onnxheadprune.workflow.apart import Distance, Looking, Reference

@@ -19,7 +19,6 @@ from onnxheadprune.edit.records import (
     QUANTIZED_KEY,
     VALIDATION_KEY,
     QuantizedRecord,
-    To,
     quantized_record,
     quantized_text,
     refit_record,
@@ -39,7 +38,7 @@ from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import decided, quantized
-from onnxheadprune.settings.measuring import Rounding
+from onnxheadprune.settings.measuring import Rounding, To
 from onnxheadprune.workflow.apart import Looking, Reference
 from onnxheadprune.workflow.requests import Run, Writing
 

@@ -16,10 +16,10 @@ import onnxheadprune as ohp
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
 from onnxheadprune.benchmarking.statistics import Ratio, judge
 from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.allocate import Savings, evenly
 from onnxheadprune.choosing.joint import FINE, PARTS, JointSpace
-from onnxheadprune.choosing.savings import Savings, evenly
 from onnxheadprune.choosing.scoring.moves import Step
-from onnxheadprune.choosing.scoring.surgeon import Surgeon
+from onnxheadprune.choosing.scoring.reconstruction import Surgeon
 from onnxheadprune.choosing.scoring.wide import wide_path
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime import CPU, Provider

@@ -15,11 +15,11 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.moves import path_by_worth
+from onnxheadprune.choosing.scoring.reconstruction import DAMPING
 from onnxheadprune.choosing.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.score_files import read_scores, scores_from_dict, write_scores
 from onnxheadprune.choosing.scoring.scores import METHODS, is_protected
-from onnxheadprune.choosing.scoring.surgeon import DAMPING
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import UsageError

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from onnxheadprune.attention.branched import branch, branches, first_tokens
+from onnxheadprune.attention.observed import branch, branches, first_tokens
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.data.beside import Beside, beside, tokenizer_of
 from onnxheadprune.data.lines import Reading

@@ -17,7 +17,6 @@ from onnxheadprune.attention.sites.unit import Findings, Site
 from onnxheadprune.edit.exit_records import layers_record
 from onnxheadprune.edit.records import RecordedUnits, units_key, units_record
 from onnxheadprune.errors import HeadPruneError, ModelError
-from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.restated import restated
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
@@ -173,7 +172,7 @@ def view_of(model: ModelProto | LoadedModel) -> GraphView:
         ModelError: if the graph is not well formed, or not valid.
     """
     loaded = LoadedModel.of(model, "the model")
-    with paused(), analysing(loaded.proto, loaded.name):
+    with analysing(loaded.proto, loaded.name):
         try:
             view = GraphView(loaded.proto, loaded.sources)
         except ValueError as error:
@@ -187,7 +186,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
     Raises:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
-    with paused(), analysing(view.model, name):
+    with analysing(view.model, name):
         record = units_record(view.model, AttentionSite.UNITS)
         named = frozenset(name for entry in record for name in entry.projections)
         found, left_out = find_structural(view, named, _FixedSizes(view.model).tells_heads)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import BYTES, SPAN, Site
+from onnxheadprune.edit.records import HEADS
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing import Routing
@@ -31,6 +32,10 @@ PICKED = "its units are those of experts that a router chooses, and data says no
 NO_ACTIVATION = "its units are the ranks of a product of two matrices, with no activation in between"
 UNSEEN = "no value of the graph tells which experts are chosen"
 ALONE = "a sublayer has no units to choose among"
+HEADS_ALONE = frozenset({HEADS})
+"""The kinds that a target names if it does not specify any."""
+LAYERS = "layers"
+"""What a target calls sublayers as a whole."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -182,6 +187,16 @@ KINDS: list[type[Site]] = [NeuronSite, SublayerSite, MixtureSite]
 def every_kind() -> tuple[type[Site], ...]:
     """Heads, and the kinds beside them."""
     return (AttentionSite, *KINDS)
+
+
+def scorable() -> tuple[str, ...]:
+    """Return what has scores: units of all kinds, which sublayers as a whole are not."""
+    return tuple(kind.UNITS for kind in every_kind() if kind.CHOSEN)
+
+
+def wishable() -> tuple[str, ...]:
+    """Return what a target may name."""
+    return (*scorable(), LAYERS)
 
 
 def key_of(index: int) -> str:

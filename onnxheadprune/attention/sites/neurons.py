@@ -11,10 +11,9 @@ the node that stops it (`hidden.py`), or neither, because an attention or a resi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from onnxheadprune.attention.sites.block_kinds import block_kind
 from onnxheadprune.attention.sites.experts import mixture_site
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
 from onnxheadprune.attention.sites.hidden import (
@@ -26,8 +25,8 @@ from onnxheadprune.attention.sites.hidden import (
     statistics,
     unread,
 )
-from onnxheadprune.attention.sites.kinds import NeuronSite
-from onnxheadprune.attention.sites.maps import Summed, summed
+from onnxheadprune.attention.sites.kinds import CONVOLUTION, FEED_FORWARD, LOW_RANK, MLP, NeuronSite
+from onnxheadprune.attention.sites.maps import Summed, summed, weight_contraction
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import is_weight
@@ -36,13 +35,13 @@ from onnxheadprune.attention.sites.scores import AttentionAxes, weighs_stored_va
 from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
-from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 
 @dataclass(eq=False)
@@ -179,7 +178,7 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
     site = NeuronSite(
         index=NeuronSite.FROM,
         name="",
-        kind=block_kind(tuple(block.makers), ends, between, block.made.bends, streams),
+        kind=_block_kind(tuple(block.makers), ends, between, block.made.bends, streams),
         num_units=count,
         groups=tuple((unit,) for unit in range(count)),
         projections=tuple(block.projections),
@@ -217,3 +216,31 @@ def _mixed(block: _Block, trial: Sweep, whole: Sequence[Node]) -> Refusal | None
 def _read_elsewhere(whole: Sequence[Node], made: Origins, trial: Sweep) -> Refusal | None:
     """A linear layer that makes a neuron also for others."""
     return other_reader(made, trial) if whole else None
+
+
+def _block_kind(
+    makers: Sequence[Node], ends: Sequence[Node], between: Iterable[Node], bends: bool, streams: Streams
+) -> str:
+    """The kind of a block."""
+    layers = [*makers, *ends]
+    convolves = any(CONVOLUTIONS.of(node) is not None for node in layers)
+    windows = convolves and any(_spans_positions(node) for node in (*layers, *between))
+    if bends and not windows and streams.returning(ends, _read(makers)) is not None:
+        return FEED_FORWARD
+    if convolves:
+        return CONVOLUTION
+    return MLP if bends else LOW_RANK
+
+
+def _spans_positions(node: Node) -> bool:
+    """Return whether a node is a convolution with a window of more than one position."""
+    kernel = CONVOLUTIONS.of(node)
+    shape = None if kernel is None else node.shape(kernel.weight)
+    return shape is not None and any(size != 1 for size in shape[2:])
+
+
+def _read(makers: Iterable[Node]) -> list[Value]:
+    """Return what some linear layers read."""
+    found = [(node, weight_contraction(node, is_weight)) for node in makers]
+    read = [node.inputs[weighed[1]] for node, weighed in found if weighed is not None]
+    return [value for value in read if value is not None]

@@ -19,8 +19,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.kept import Kept, Room
 from onnxheadprune.choosing.activations.linear import linear_of
-from onnxheadprune.choosing.activations.parts import NOTHING, Parts, run_feed
-from onnxheadprune.choosing.activations.silence import context_of, silenced
+from onnxheadprune.choosing.activations.parts import NOTHING, Parts, context_of, run_feed, silenced
 from onnxheadprune.data.drift import EffectMeter, Measured
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Array, Session

@@ -15,9 +15,8 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain
 from onnxheadprune.choosing.activations.linear import linear_of
 from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError, Rows, gather
-from onnxheadprune.choosing.activations.parts import Parts
+from onnxheadprune.choosing.activations.parts import Parts, context_of
 from onnxheadprune.choosing.activations.running import Running
-from onnxheadprune.choosing.activations.silence import context_of
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.rows import token_rows
 from onnxheadprune.errors import RefusedError

@@ -9,8 +9,7 @@ from typing import TypeVar
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.activations.parts import require_main
-from onnxheadprune.choosing.activations.silence import context_of
+from onnxheadprune.choosing.activations.parts import context_of, require_main
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.view import GraphView

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.extract import read_by, stored_anew
 from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError
 from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.graph.facts import QUANTIZERS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.workers import MOST, workers_on
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing_mask import Gate
+
 
 NOTHING: Mapping[str, Array] = MappingProxyType({})
 NO_TYPES: Mapping[str, int] = MappingProxyType({})
@@ -261,3 +265,28 @@ def types_of(view: GraphView, wanted: Sequence[Value]) -> dict[str, int]:
     except InferenceError:
         return {}
     return session.output_types()
+
+
+def context_of(projection: Projection) -> Value:
+    """The context that a projection sums over, before it is quantized."""
+    value, _ = projection.context
+    while value.elem_type not in FLOATS and value.producer is not None:
+        if value.producer not in QUANTIZERS or value.producer.inputs[0] is None:
+            break
+        value = value.producer.inputs[0]
+    if value.elem_type not in (*FLOATS, TensorProto.UNDEFINED):
+        raise RefusedError(
+            f"the context of {projection.node.label} is never a float, so its heads cannot be scored on data"
+        )
+    return value
+
+
+def silenced(site: Site, values: Mapping[str, Array], heads: Collection[int]) -> dict[str, Array]:
+    """The contexts of a site, by name, with zeros where some of its heads are; none where a router leaves units out."""
+    found: dict[str, Array] = {}
+    for projection in () if site.ROUTED else site.projections:
+        name = context_of(projection).name
+        value = values[name]
+        mask = projection.spread(projection.live_without(heads), value.ndim)
+        found[name] = value * mask.astype(value.dtype)
+    return found

@@ -26,8 +26,8 @@ from onnxheadprune.edit.extract import needed_nodes, read_by
 from onnxheadprune.edit.gradients import GRADIENTS, Constant, Step, UnknownShapeError
 from onnxheadprune.edit.terms import Attribute, Term, Writer
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.fusion.fuse import converted_to
 from onnxheadprune.model.graph.facts import DEQUANTIZES, TRANSPOSES
+from onnxheadprune.model.graph.restated import converted_to
 from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.load import prepared

@@ -14,8 +14,7 @@ from onnx import ModelProto, TensorProto, helper, parser
 
 from onnxheadprune.attention.masking import with_variables
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.choosing.activations.parts import require_main, run_feed
-from onnxheadprune.choosing.activations.silence import context_of
+from onnxheadprune.choosing.activations.parts import context_of, require_main, run_feed
 from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.view import GraphView

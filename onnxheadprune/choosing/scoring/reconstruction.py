@@ -1,6 +1,7 @@
 """The error that is left after the best refit: optimal brain surgeon on groups of channels, from Gram matrices.
 
-Hassibi and Stork 1993 for the algebra; SlimGPT (Ling et al. 2024) for heads as groups.
+Hassibi and Stork 1993 for the algebra; OSSCAR (Meng et al. 2024) for neurons, SlimGPT (Ling et al. 2024) for heads as
+groups.
 """
 
 from __future__ import annotations
@@ -15,7 +16,51 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.scoring.moves import BOTH, Heads, Move, Step, cheapest, moves
-from onnxheadprune.choosing.scoring.surgeon import Surgeon
+
+Matrix64 = npt.NDArray[np.float64]
+DAMPING = 1e-2
+"""Added to the covariance, relative to its mean diagonal: what few data say about weak directions is noise."""
+
+
+class Surgeon:
+    """Optimal brain surgeon on a projection: groups of channels go, and the rest is refitted each time.
+
+    Nothing is changed in place, so a shallow copy goes on by itself.
+    """
+
+    def __init__(self, covariance: Matrix64, weights: Matrix64) -> None:
+        size = len(covariance)
+        damping = DAMPING * float(np.trace(covariance)) / max(size, 1) + 1e-30
+        self._inverse = np.linalg.inv(covariance + damping * np.eye(size))
+        self._weights = weights.copy()
+        self.left = np.arange(size)
+        """The channels that are still there."""
+        self.variance = float(np.sum(weights * (covariance @ weights)))
+        self._damping = damping
+        self._all = weights
+
+    def error(self, channels: Sequence[int]) -> float:
+        """Return what the output loses if these channels go too."""
+        at = np.searchsorted(self.left, channels)
+        block = self._weights[at]
+        lost = float(np.sum(block * np.linalg.solve(self._inverse[np.ix_(at, at)], block)))
+        # The damping also punishes the mere length of the weights that go; that part is no error.
+        return max(lost - self._damping * float(np.square(self._all[list(channels)]).sum()), 0.0)
+
+    def errors(self) -> Matrix64:
+        """Return what the output loses if one more channel goes, for each that is left."""
+        lost = np.square(self._weights).sum(axis=1) / np.diag(self._inverse)
+        bare = self._damping * np.square(self._all[self.left]).sum(axis=1)
+        return np.asarray(np.maximum(lost - bare, 0.0), dtype=np.float64)
+
+    def remove(self, channels: Sequence[int]) -> None:
+        """Takes channels away for good; the weights of the others take over what they can."""
+        at = np.searchsorted(self.left, channels)
+        rest = np.setdiff1d(np.arange(len(self.left)), at)
+        gain = np.linalg.solve(self._inverse[np.ix_(at, at)], self._inverse[np.ix_(at, rest)]).T
+        self._weights = self._weights[rest] - gain @ self._weights[at]
+        self._inverse = self._inverse[np.ix_(rest, rest)] - gain @ self._inverse[np.ix_(at, rest)]
+        self.left = self.left[rest]
 
 
 def path(

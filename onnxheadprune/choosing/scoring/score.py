@@ -8,10 +8,9 @@ from concurrent.futures import Executor
 
 from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.kinds import every_kind
+from onnxheadprune.attention.sites.kinds import HEADS_ALONE, every_kind, scorable, wishable
 from onnxheadprune.attention.sites.site import Site, Sites
 from onnxheadprune.choosing.evidence import Evidence
-from onnxheadprune.choosing.kinds import HEADS, HEADS_ALONE, scorable, wishable
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.scores import (
     DATA_FREE,
@@ -24,6 +23,7 @@ from onnxheadprune.choosing.scoring.scores import (
 from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Measure
 from onnxheadprune.data.sources import Data, data_for
+from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider

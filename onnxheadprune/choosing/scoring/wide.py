@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.scoring.moves import Step
-from onnxheadprune.choosing.scoring.surgeon import Surgeon
+from onnxheadprune.choosing.scoring.reconstruction import Surgeon
 
 STEPS = 64
 """Steps from all units to few."""

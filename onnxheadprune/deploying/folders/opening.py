@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxheadprune.attention.sites import kinds
-from onnxheadprune.attention.sites.kinds import every_kind
+from onnxheadprune.attention.sites.kinds import LAYERS, every_kind
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.units import kinds_named
-from onnxheadprune.choosing.kinds import LAYERS
 from onnxheadprune.deploying.folders.export import Export, ModelFile, open_export
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, matched
 from onnxheadprune.edit.records import units_record

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.sites.kinds import HEADS_ALONE as HEADS_ONLY
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.units import resolve_units
-from onnxheadprune.choosing.kinds import HEADS_ALONE as HEADS_ONLY
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.deploying.folders.asked import Data, FolderRequest, FolderTokens
 from onnxheadprune.deploying.folders.card import CARD, model_card, read_card

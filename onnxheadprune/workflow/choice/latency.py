@@ -18,8 +18,8 @@ import numpy as np
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
+from onnxheadprune.choosing.allocate import Savings
 from onnxheadprune.choosing.joint import OVER_SAVED, JointSpace
-from onnxheadprune.choosing.savings import Savings
 from onnxheadprune.choosing.scoring.moves import Step
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.choosing.speed import speedups
