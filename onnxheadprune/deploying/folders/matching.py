@@ -55,7 +55,7 @@ def _groups_of(held: Sequence[Holder]) -> list[list[Place]]:
         for site in holder.sites:
             place = holder.name, site.index
             places.join([place])
-            signs = signs_of(site, holder.file.loaded) if len(held) > 1 else None
+            signs = signs_of(site) if len(held) > 1 else None
             if signs is None:
                 blind.append(place)
             else:
