@@ -56,11 +56,11 @@ def score(
 
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
+    from onnxheadprune.attention.sites.kinds import HEADS_ALONE
     from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.choosing.scoring.score import default_method, score
     from onnxheadprune.choosing.scoring.score_files import write_scores
     from onnxheadprune.data.sources import with_own_tokenizer
-    from onnxheadprune.edit.records import HEADS
     from onnxheadprune.reporting.choice import score_rows
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.figure import check_picture, save_figure
@@ -75,7 +75,7 @@ def score(
     if output is not None:
         _check_folder(output)
     effect = measure_of(scoring.drift)
-    if heatmap is not None and HEADS not in units:
+    if heatmap is not None and not set(units) >= HEADS_ALONE:
         raise click.UsageError("--heatmap is a plot of heads; score them too", click.get_current_context())
     samples = with_own_tokenizer(model, running)
     subject = (
