@@ -38,11 +38,11 @@ TOP = ("__init__", "__main__")
 GUESTS = ("olive",)
 """What only `integrations` may import: nothing needs it, and nothing in the package imports that room."""
 FORBIDDEN = ("torch", "transformers", "tests", "sample_models", "benchmarks")
-MOST_ARROWS = 127
+MOST_ARROWS = 126
 """Pairs of rooms of which one imports the other; the number may only fall."""
-MOST_DOORS = 266
+MOST_DOORS = 262
 """Modules that other rooms import; the number may only fall, until each room has a few front doors."""
-MOST_FILES, MOST_LINES, MOST_FUNCTIONS = 534, 82_301, 1_184
+MOST_FILES, MOST_LINES, MOST_FUNCTIONS = 527, 81_400, 1_178
 """Of the package, with its public functions outside of classes; each may only fall."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
