@@ -27,11 +27,11 @@ from accuracy import corpus
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.choosing.scoring.scores import METHODS, Method
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.data.text import text_feeds
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.providers import resolve_provider
@@ -79,7 +79,7 @@ def encoder(model: Path, tokenizer: Path, count: int) -> Subject:
 def drift(subject: Subject, pruned: onnx.ModelProto) -> float:
     """How far the main output moves on the data to judge by."""
     original, provider = onnx.load(subject.model), resolve_provider("cpu")
-    meter = EffectMeter(require_main(view_of(original)), subject.judge.inputs)
+    meter = EffectMeter(require_main_output(view_of(original)), subject.judge.inputs)
     before, after = (Session(model, provider, optimize=True) for model in (original, pruned))
     for feed in subject.judge.feeds:
         meter.add(before.run(feed), after.run(feed), feed)

@@ -20,9 +20,9 @@ from targets import Row
 
 from onnxheadprune import HeadPruneError, prune
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.liveness.interface import AS_BEFORE
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import CPU, CUDA, Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
@@ -56,7 +56,7 @@ def subject_of(
     given = {info.name for info in view.main.proto.input}
     data = calibration_data([{n: a for n, a in feed.items() if n in given} for feed in feeds], view)
     pruned = hydrated(made.pruned.proto, made.pruned.sources)
-    return Subject(view, require_main(view), pruned, made.plan, AS_BEFORE, {}), data
+    return Subject(view, require_main_output(view), pruned, made.plan, AS_BEFORE, {}), data
 
 
 def tensors_of(made: Ready, provider: Provider) -> Tensors:

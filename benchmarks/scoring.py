@@ -19,10 +19,10 @@ import onnxruntime
 from onnxheadprune import score
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.data.text import text_feeds
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
@@ -40,7 +40,7 @@ def one_pass_per_head(view: GraphView, data: Calibration) -> list[float]:
         for head in range(site.num_heads):
             masked = masked_reference(view, sites, {site.index: [head]})
             session = Session(masked, provider, name="masked", optimize=True)
-            meter = EffectMeter(require_main(view), data.inputs)
+            meter = EffectMeter(require_main_output(view), data.inputs)
             for outputs, feed in zip(before, data.feeds, strict=True):
                 meter.add(outputs, session.run(feed), feed)
             scores.append(meter.mean())

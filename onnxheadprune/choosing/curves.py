@@ -19,9 +19,9 @@ from onnxheadprune.choosing.activations.moments import Moments, Ridge
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.effort import Effort
 from onnxheadprune.choosing.evidence import Evidence
-from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.choosing.scoring.moves import Step, merged
 from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.progress import Progress, silent
@@ -82,7 +82,7 @@ def measured_paths(
         how: how many steps of each path are measured, and on how many samples.
         progress: told after each block.
     """
-    main, data, effect = require_main(view), evidence.data.subset(how.samples), evidence.effect
+    main, data, effect = require_main_output(view), evidence.data.subset(how.samples), evidence.effect
     # A measure of the user's sees all outputs.
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
     points = [(site, some) for site in sites for some in _measured(paths[site.index], how.points)]

@@ -8,10 +8,10 @@ from typing import Any
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.parts import run_feed
-from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Measure
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.narrowing import narrowed
@@ -108,7 +108,7 @@ class Reference:
             RefusedError: if there is no float output to measure.
         """
         view = view_of(self.model)
-        main = require_main(view, io.changed)
+        main = require_main_output(view, io.changed)
         meter = EffectMeter(main, self.data.inputs, looking.effect)
         hits = AccuracyMeter(main.name)
         metric = None if looking.metric is None else MetricMeter(looking.metric)

@@ -14,7 +14,6 @@ import numpy as np
 from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.choosing.allocate import Limits
-from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.choosing.scoring.executors import run_all
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import Selection
@@ -25,6 +24,7 @@ from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
@@ -163,7 +163,7 @@ def sweep_ratios(
         )
         for point, selection, speed in zip(points, selections, speeds, strict=True)
     ]
-    unit = EffectMeter(require_main(cutter.view), data.inputs, cutter.trying.effect).name
+    unit = EffectMeter(require_main_output(cutter.view), data.inputs, cutter.trying.effect).name
     bend = knee([point.drift for point in points], ratios)
     heads = sum(site.num_heads for site in cutter.sites)
     elements = _elements(cutter.model)
@@ -257,7 +257,7 @@ def _accuracy(cutter: Cutter, model: LoadedModel, io: Interface) -> float | None
     labelled = [sample for sample in cutter.held.samples if sample.labels is not None]
     if not labelled:
         return None
-    main = require_main(cutter.view).name
+    main = require_main_output(cutter.view).name
     session = Session(model, cutter.provider, name="the pruned model", optimize=True)
     hits = count = 0
     for sample in labelled:

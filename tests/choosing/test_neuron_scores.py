@@ -15,13 +15,14 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
-from onnxheadprune.choosing.scoring.ablation import GROUPS, require_main
+from onnxheadprune.choosing.scoring.ablation import GROUPS
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.score_files import read_scores, scores_from_dict, write_scores
 from onnxheadprune.choosing.scoring.scores import DATA_FREE, METHODS, HeadScores
 from onnxheadprune.choosing.scoring.wide import wide_path, wide_path_by_worth
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores
 from tests.conftest import Outcome
@@ -74,7 +75,7 @@ def test_ablation_shares_out_the_effect_of_a_group_which_is_the_brute_force() ->
     view, sites, data = toys_scores.parts(model)
     scores, fluctuation = scored(model, "ablation"), scored(model, "fluctuation")
     assert scores.unit == "kl"
-    main, original = require_main(view), Session(model, HERE)
+    main, original = require_main_output(view), Session(model, HERE)
     for site in sites.neurons:
         values, ranks = np.array(scores.of(site)), np.argsort(fluctuation.of(site), kind="stable")
         groups = np.array_split(ranks, GROUPS)

@@ -5,8 +5,6 @@ Michel et al. 2019 (Are Sixteen Heads Really Better than One?), measured on the 
 
 from __future__ import annotations
 
-from collections.abc import Container
-
 import numpy as np
 import numpy.typing as npt
 
@@ -17,8 +15,7 @@ from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.simple import fluctuation_scores
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Measure
-from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.graph.main_output import MainOutput, main_output
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider
 
@@ -44,7 +41,7 @@ def ablation_scores(
         RefusedError: if the site lives in a body, or the model has no float output.
         UsageError: if the data does not run.
     """
-    main = require_main(view)
+    main = require_main_output(view)
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
     chain = Chain(
         Parts(view, provider, len(data), [site]), [site], [view.main.values[name] for name in outputs]
@@ -71,15 +68,3 @@ def _groups(site: Site, worth: Scores) -> list[tuple[int, ...]]:
     together = sorted(site.units, key=lambda unit: (worth[list(unit)].mean(), unit))
     parts = np.array_split(np.arange(len(together)), min(GROUPS, len(together)))
     return [tuple(one for at in part for one in together[at]) for part in parts]
-
-
-def require_main(view: GraphView, narrowed: Container[str] = ()) -> MainOutput:
-    """The output that effects are measured on; none of those that a cut narrows.
-
-    Raises:
-        RefusedError: if there is none.
-    """
-    main = main_output(view, narrowed)
-    if main is None:
-        raise RefusedError("the model has no float output to measure the effect of a head on")
-    return main

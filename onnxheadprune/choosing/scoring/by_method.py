@@ -16,7 +16,7 @@ from onnxheadprune.choosing.activations.contexts import context_moments, seen
 from onnxheadprune.choosing.activations.enough import measurable, with_enough
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.evidence import Evidence
-from onnxheadprune.choosing.scoring.ablation import ablation_scores, require_main
+from onnxheadprune.choosing.scoring.ablation import ablation_scores
 from onnxheadprune.choosing.scoring.executors import run_all
 from onnxheadprune.choosing.scoring.experts import expert_scores
 from onnxheadprune.choosing.scoring.partial import Partial, partial_key
@@ -36,6 +36,7 @@ from onnxheadprune.choosing.scoring.wide import wide_reconstruction_scores
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Measure
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.travelling import Sent, arrived, sent
@@ -166,7 +167,7 @@ def scores_of(
     if left is not None or method in SHARES:
         sites, moments = _measured(view, sites, method, evidence, how.progress, left)
     if method == "ablation":
-        meter = EffectMeter(require_main(view), data.inputs, evidence.effect)
+        meter = EffectMeter(require_main_output(view), data.inputs, evidence.effect)
         made = _scores(model, sites, method, meter.name, _ablated(view, sites, evidence, how))
     elif method in (FISHER, TAYLOR):
         found = sensitivities(view, sites, method, evidence, how.progress)

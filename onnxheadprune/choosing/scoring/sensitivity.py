@@ -39,12 +39,11 @@ import numpy.typing as npt
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.choosing.evidence import Evidence
-from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.choosing.scoring.derivatives import MaskGradients
 from onnxheadprune.choosing.scoring.scores import FISHER, TAYLOR
 from onnxheadprune.data.drift import KL, MEASURES, measured_in
 from onnxheadprune.data.rows import counted
-from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.model.graph.main_output import MainOutput, require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Session
@@ -189,7 +188,7 @@ def sensitivities(
         RefusedError: if no gradient of the main output reaches a site.
         UsageError: if the model does not run on the data.
     """
-    main, data = require_main(view), evidence.data
+    main, data = require_main_output(view), evidence.data
     probing = Probing(main, None if callable(evidence.effect) else evidence.effect)
     gradients = MaskGradients(view, sites, main.name, evidence.provider)
     original = Session(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import (
     ADDS,
     CASTS,
@@ -58,6 +59,18 @@ def main_output(view: GraphView, narrowed: Container[str]) -> MainOutput | None:
         if _looks_like_logits(value):
             return MainOutput(value.name, True, _is_softmax(value))
     return MainOutput(results[0].name, False) if results else None
+
+
+def require_main_output(view: GraphView, narrowed: Container[str] = ()) -> MainOutput:
+    """The output that effects are measured on; none of those that a cut narrows.
+
+    Raises:
+        RefusedError: if there is none.
+    """
+    main = main_output(view, narrowed)
+    if main is None:
+        raise RefusedError("the model has no float output to measure the effect of a head on")
+    return main
 
 
 def _looks_like_logits(value: Value) -> bool:

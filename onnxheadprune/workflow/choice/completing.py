@@ -11,9 +11,9 @@ from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.choosing.compensation.result import Compensation, Refit
 from onnxheadprune.choosing.effort import some
-from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.feeds.samples import Sample
@@ -161,7 +161,7 @@ def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
     cut = cutter.cut(chosen)
     subject = Subject(
         cutter.view,
-        require_main(cutter.view, chosen.io.changed),
+        require_main_output(cutter.view, chosen.io.changed),
         hydrated(cut.proto, cut.sources),
         chosen.plan,
         chosen.io,
@@ -174,7 +174,7 @@ def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMe
     """Return how far the outputs move: measured as `validate` does, with the same main output and exact settings."""
     assert cutter.data is not None
     meter = EffectMeter(
-        require_main(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.trying.effect
+        require_main_output(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.trying.effect
     )
     pruned = cutter.session(cutter.cut(chosen), "the pruned model")
     for sample in samples:

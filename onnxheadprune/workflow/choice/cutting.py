@@ -16,7 +16,6 @@ from onnxheadprune.choosing.compensation.result import Compensation
 from onnxheadprune.choosing.compensation.tasks import Which
 from onnxheadprune.choosing.effort import Work, work_per_second
 from onnxheadprune.choosing.evidence import Evidence
-from onnxheadprune.choosing.scoring.ablation import require_main
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import Asked, Selection, Space
 from onnxheadprune.choosing.wishes import Requirements
@@ -27,6 +26,7 @@ from onnxheadprune.edit import apply
 from onnxheadprune.errors import UsageError
 from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.fusion.result import FuseMode
+from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LARGE, LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
@@ -117,7 +117,7 @@ class Cutter:
         if trying.recovering is not None:
             if self.data is None:
                 raise UsageError("a recovery needs data; give it with --data")
-            require_recoverable(self.view, require_main(self.view), self.data, trying.recovering)
+            require_recoverable(self.view, require_main_output(self.view), self.data, trying.recovering)
             self.learn, self.held = split_for_recovery(self.data)
 
     def search_space(self, requirements: Requirements, asked: Asked | None = None) -> Space:
