@@ -44,7 +44,8 @@ def _without_data(tensor: TensorProto) -> TensorProto:
 
 
 def _is_large(tensor: TensorProto) -> bool:
-    return math.prod(tensor.dims) > MAX_LITERAL_ELEMENTS
+    elements: int = math.prod(tensor.dims)
+    return elements > MAX_LITERAL_ELEMENTS
 
 
 def _open(info: ValueInfoProto) -> ValueInfoProto:
