@@ -68,6 +68,8 @@ def _letters(core: Core, product: Contraction) -> dict[str, Axis] | None:
     """The atoms along each axis of the core's output."""
     shape = core.node.out.shape
     assert shape is not None
+    if core.runs:
+        return None
     letters: dict[str, Axis] = {}
     several = len(core.head_axes) > 1
     for axis, letter in enumerate(product.out_axes):

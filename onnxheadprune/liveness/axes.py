@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -133,10 +134,84 @@ def reshape_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
         >>> reshape_back(Live.over((1,), np.array([1, 2, 0, 4])), (dims.multiply(batch, 4), 7), (batch, 4, 7))
         Live(axes=(0,), array=array([1, 2, 0, 4]))
 
-        Two symbols that have nothing to do with each other say nothing:
+        In `heads * batch` all samples of one head follow each other: each entry stands for a run of them:
 
-        >>> reshape_back(Live.over((1,), np.array([1, 2, 0, 4])), (dims.symbol("rows"), 7), (batch, 4, 7)) is None
-        True
+        >>> heads = reshape_back(Live.over((0,), np.array([1, 2, 0, 4])), (dims.multiply(batch, 4), 7), (4, batch, 7))
+        >>> heads, str(heads.run(0))
+        (Live(axes=(0,), array=array([1, 2, 0, 4])), 'batch')
+    """
+    found = None if live.runs else _reshaped(live, in_shape, out_shape)
+    return _in_runs(live, in_shape, out_shape) if found is None else found
+
+
+def _in_runs(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
+    """The same, where entries stand for runs of symbolic length: an axis of runs is seen as two, how many and how long.
+
+    Examples:
+        >>> tokens = dims.symbol("tokens")
+        >>> rows = Live.over((0,), np.array([1, 0, 3]), ((0, tokens),))
+        >>> _in_runs(rows, (3, tokens, 8), (dims.multiply(tokens, 3), 8))
+        Live(axes=(0,), array=array([1, 0, 3]))
+    """
+    cuts = [_cut_across(out_shape, dims.product(in_shape[axis + 1 :])) for axis in range(len(in_shape))]
+    whole = {axis: run for cut in cuts for axis, run in cut.items() if axis not in live.axes}
+    apart = _apart(out_shape, whole | dict(live.runs))
+    if apart is None:
+        return None
+    outer, owners = apart
+    plain = Live.over([owners.index(axis) for axis in live.axes], live.array)
+    runs: dict[int, Dim] = {}
+    for axis in plain.axes:
+        runs |= _cut_across(in_shape, dims.product(outer[axis + 1 :]))
+    apart = _apart(in_shape, runs) if runs or whole or live.runs else None
+    back = None if apart is None else _reshaped(plain, apart[0], outer)
+    if apart is None or back is None:
+        return None
+    places = [apart[1][axis] for axis in back.axes]
+    if len(set(places)) != len(places):
+        return None
+    slow = [place for place, axis in zip(places, back.axes, strict=True) if apart[1].index(place) == axis]
+    return Live.over(places, back.array, tuple((place, runs[place]) for place in slow if place in runs))
+
+
+def _apart(shape: Shape, runs: Mapping[int, Dim]) -> tuple[Shape, list[int]] | None:
+    """The shape with each axis of runs as two axes, and for each of its axes the one that it comes from.
+
+    >>> _apart((7, 12), {1: 3})
+    ((7, 4, 3), [0, 1, 1])
+    """
+    found: list[tuple[Dim, int]] = []
+    for axis, dim in enumerate(shape):
+        run = runs.get(axis, 1)
+        many = dims.divide(dim, run) if axis in runs else dim
+        if many is None:
+            return None
+        found += [(many, axis), (run, axis)] if axis in runs else [(dim, axis)]
+    return tuple(dim for dim, _ in found), [axis for _, axis in found]
+
+
+def _cut_across(shape: Shape, behind: Dim) -> dict[int, Dim]:
+    """The axis that is cut in two where `behind` elements are left of a shape, and the length behind the cut.
+
+    >>> tokens = dims.symbol("tokens")
+    >>> _cut_across((2, dims.multiply(tokens, 3), 8), dims.multiply(tokens, 8)) == {1: tokens}
+    True
+    """
+    for axis in reversed(range(len(shape))):
+        rest = dims.divide(behind, shape[axis])
+        if rest is None:
+            many = dims.divide(shape[axis], behind)
+            return {} if many is None or isinstance(behind, int) else {axis: behind}
+        behind = rest
+    return {}
+
+
+def _reshaped(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
+    """The same, without runs: two symbols that have nothing to do with each other say nothing.
+
+    >>> batch, rows = dims.symbol("batch"), dims.symbol("rows")
+    >>> _reshaped(Live.over((1,), np.array([1, 2, 0, 4])), (rows, 7), (batch, 4, 7)) is None
+    True
     """
     array, axes = live.array, list(live.axes)
     new_axes: list[int] = []
@@ -167,13 +242,6 @@ def reshape_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
 
 def _widen(array: Array, position: int, mine: list[int], shape: Shape, stop: int) -> tuple[Array, int] | None:
     """Spells out every axis from the first live one to the end of its group.
-
-    Args:
-        array: an array over the live axes.
-        position: which of its dimensions is the first live axis of the group.
-        mine: the live axes of the group.
-        shape: the shape that they are axes of.
-        stop: where the group ends.
 
     Returns:
         The array, and how many of its dimensions the group has now. None where a size is not known.
@@ -253,7 +321,7 @@ def broadcast_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None
         if axis < offset or in_shape[axis - offset] == 1:
             continue
         dim, period = in_shape[axis - offset], live.period(axis)
-        if dim != out_shape[axis] and (isinstance(dim, int) or dims.divisor(dim) % period):
+        if dim != out_shape[axis] and (isinstance(dim, int) or live.runs or dims.divisor(dim) % period):
             return None
         if isinstance(dim, int) and dim != period:
             return None

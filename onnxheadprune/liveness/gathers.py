@@ -14,7 +14,7 @@ from onnxheadprune.edit.edits import MARK, AddConstant, EdgeGather, Edit, SetInp
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.picking import ranks_within
-from onnxheadprune.model.graph.dims import Shape, Symbolic
+from onnxheadprune.model.graph.dims import Shape, Symbolic, multiply
 from onnxheadprune.model.graph.facts import MAKES_CHUNKS
 from onnxheadprune.model.graph.view import Scope, Use, Value
 
@@ -122,13 +122,7 @@ def _narrowing(place: _Place, value: Value, source: str, have: Live, wanted: Liv
 
 
 def _together(shape: Shape, axes: Sequence[int], unknown: Sequence[int]) -> list[int]:
-    """An order of axes in which some lie side by side, one of unknown size in front of them.
-
-    Args:
-        shape: of a value.
-        axes: those that are picked from.
-        unknown: the one of these that has no fixed size, if there is one.
-    """
+    """An order of axes in which some lie side by side, one of unknown size in front of them."""
     known = [axis for axis in axes if axis not in unknown]
     if not any(isinstance(shape[axis], Symbolic) for axis in range(axes[0] + 1, axes[-1] + 1)):
         return list(range(len(shape)))
@@ -159,7 +153,8 @@ def _per_axis(place: _Place, source: str, have: Live, wanted: Live) -> tuple[lis
 def _flattened(place: _Place, of: Shape, source: str, have: Live, wanted: Live) -> tuple[list[Edit], str]:
     """Reshape the involved axes into (repetitions, period), pick, and reshape back; only the first may be unknown.
 
-    A size that is known is written: none can be inferred beside an axis without positions.
+    Entries that are runs of positions make it (period, run). A size that is known is written: none can be inferred
+    beside an axis without positions.
     """
     scope, before, rank, name = place.scope.ref, place.before, len(of), place.name
     axes = sorted({*wanted.axes, *have.axes})
@@ -175,6 +170,12 @@ def _flattened(place: _Place, of: Shape, source: str, have: Live, wanted: Live) 
         if isinstance(dim, Symbolic):
             dim = max(have.period(axis), wanted.period(axis))
         sizes.append(dim)
+    kinds = {live.runs for live in (have, wanted) if live.axes}
+    runs = any(kinds)
+    if runs and (len(kinds) > 1 or [multiply(sizes[0], wanted.run(first))] != [of[axis] for axis in span]):
+        raise RefusedError(
+            f"axis {first} of {source} has no fixed size, so that nothing can be picked from it"
+        )
     asked = wanted.aligned(span, sizes) != 0
     kept = have.aligned(span, sizes) != 0
     ranks = (np.cumsum(kept.reshape(-1)) - 1)[asked.reshape(-1)]
@@ -194,11 +195,12 @@ def _flattened(place: _Place, of: Shape, source: str, have: Live, wanted: Live) 
     target, result = f"{name}_target", f"{name}_narrowed"
     edits.append(nodes.shape_of(before, source, shape))
     head, tail = cut_shape("head", 0, first), cut_shape("tail", last, rank)
-    whole = constant("period", -1 if inferred else 1, int(kept.sum()))
+    repeated = -1 if inferred else 1
+    whole = constant("period", *((int(kept.sum()), repeated) if runs else (repeated, int(kept.sum()))))
     edits.append(nodes.concat(before, (head, whole, tail), flat))
     edits.append(nodes.reshape(before, source, flat, rows))
     indices = constant("indices", *(int(rank) for rank in ranks))
-    edits.append(nodes.gather(before, rows, indices, first + 1, picked))
+    edits.append(nodes.gather(before, rows, indices, first + (not runs), picked))
     sizes_left = constant("sizes", -1 if inferred else counts[0], *counts[1:])
     edits.append(nodes.concat(before, (head, sizes_left, tail), target))
     edits.append(nodes.reshape(before, picked, target, result))

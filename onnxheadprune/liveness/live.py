@@ -5,7 +5,8 @@ not be boolean: site detection sends *labels* through the same rules (which colu
 this, which heads read this), and labels of positions that fall together are united with a bitwise or.
 
 * An axis along which the array does not vary is left out, so a fully live value has no axes at all.
-* On an axis whose size is symbolic (`batch * 12`) the array covers one period and repeats.
+* On an axis whose size is symbolic (`batch * 12`) the array covers one period and repeats. Where heads are the slower
+  part (`12 * batch`, one head of all samples after the other) each entry stands for a *run* of `batch` positions.
 * Over several axes the array need not be a product (query heads kept in each KV group may differ); it
   must then be *dense*: compactable into a smaller rectangular tensor.
 """
@@ -14,10 +15,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ import numpy.typing as npt
 from onnxheadprune.model.graph.dims import Dim, divide, divisor, multiply
 
 Array = npt.NDArray[Any]
+Runs: TypeAlias = tuple[tuple[int, Dim], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +36,15 @@ class Live:
     Attributes:
         axes: strictly increasing axis numbers.
         array: one dimension per axis of `axes`; zero is dead.
+        runs: of the axes whose entries each stand for several positions in a row, how many; a symbolic length.
     """
 
     axes: tuple[int, ...]
     array: Array
+    runs: Runs = field(default=(), repr=False)
 
     @classmethod
-    def over(cls, axes: Sequence[int], array: Array) -> Live:
+    def over(cls, axes: Sequence[int], array: Array, runs: Runs = ()) -> Live:
         """A canonical `Live`: axes sorted, axes without variation dropped."""
         if not array.size:
             # An axis without positions: there is nothing that could be needed.
@@ -50,12 +54,13 @@ class Live:
             if not _varies(array, position):
                 array = array.take(0, axis=position)
                 del kept[position]
-        return cls(tuple(kept), np.asarray(array))
+        return cls(tuple(kept), np.asarray(array), tuple(sorted(item for item in runs if item[0] in kept)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Live):
             return NotImplemented
-        return self.axes == other.axes and np.array_equal(self.array, other.array)
+        same = self.axes == other.axes and self.runs == other.runs
+        return same and np.array_equal(self.array, other.array)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -96,7 +101,7 @@ class Live:
 
     def as_mask(self) -> Live:
         """The same liveness without labels."""
-        return self if self.is_mask else Live.over(self.axes, self.mask)
+        return self if self.is_mask else Live.over(self.axes, self.mask, self.runs)
 
     def only(self, axes: Iterable[int]) -> Live:
         """Projected onto `axes`: a position is live if it is so anywhere along the other axes.
@@ -112,7 +117,7 @@ class Live:
             if left[position] not in keep:
                 array = unite(array, position)
                 del left[position]
-        return Live.over(left, array)
+        return Live.over(left, array, self.runs)
 
     def renumbered(self, mapping: dict[int, int]) -> Live:
         """The same array with each axis `a` called `mapping[a]`."""
@@ -121,7 +126,7 @@ class Live:
             return self
         # The array varies along each of its axes, whatever they are called.
         kept, array = _sorted(axes, self.array)
-        return Live(tuple(kept), array)
+        return Live(tuple(kept), array, tuple(sorted((mapping[axis], run) for axis, run in self.runs)))
 
     def aligned(self, axes: Sequence[int], sizes: Sequence[int]) -> Array:
         """The array broadcast and tiled to `sizes` over `axes` (a superset of its own, sorted)."""
@@ -136,20 +141,28 @@ class Live:
 
     def __or__(self, other: Live) -> Live:
         """Return what is live in either."""
-        axes, mine, theirs = self._paired(other)
+        axes, mine, theirs, runs = self._paired(other)
         # Sets of labels are Python integers, and numpy gives the number itself where there are no axes.
         either = np.asarray(mine | theirs, dtype=np.result_type(mine, theirs))
-        return Live.over(axes, either)
+        return Live.over(axes, either, runs)
 
     def __and__(self, other: Live) -> Live:
         """Return what is live in both, without labels."""
-        axes, mine, theirs = self._paired(other)
-        return Live.over(axes, np.asarray((mine != 0) & (theirs != 0)))
+        axes, mine, theirs, runs = self._paired(other)
+        return Live.over(axes, np.asarray((mine != 0) & (theirs != 0)), runs)
 
-    def _paired(self, other: Live) -> tuple[list[int], Array, Array]:
-        axes = sorted({*self.axes, *other.axes})
-        sizes = [math.lcm(*(live.period(axis) for live in (self, other))) for axis in axes]
-        return axes, self.aligned(axes, sizes), other.aligned(axes, sizes)
+    def _paired(self, other: Live) -> tuple[list[int], Array, Array, Runs]:
+        """Return both over the same axes; one that they count in other runs is needed wherever either says so."""
+        unlike = {axis for axis in self.axes if axis in other.axes and self.run(axis) != other.run(axis)}
+        pair = [live.only(set(live.axes) - unlike) for live in (self, other)]
+        axes = sorted({*pair[0].axes, *pair[1].axes})
+        sizes = [math.lcm(*(live.period(axis) for live in pair)) for axis in axes]
+        mine, theirs = (live.aligned(axes, sizes) for live in pair)
+        return axes, mine, theirs, tuple({*pair[0].runs, *pair[1].runs})
+
+    def run(self, axis: int) -> Dim:
+        """Positions along `axis` that one entry stands for."""
+        return dict(self.runs).get(axis, 1)
 
     def period(self, axis: int) -> int:
         """Number of entries along `axis` (1 where the array does not vary)."""
@@ -183,7 +196,7 @@ class Live:
         for position in range(mask.ndim):
             others = tuple(i for i in range(mask.ndim) if i != position)
             closed &= np.any(mask, axis=others, keepdims=True)
-        return Live.over(self.axes, closed)
+        return Live.over(self.axes, closed, self.runs)
 
     def dense_shape(self) -> tuple[int, ...] | None:
         """Sizes per axis after compaction, None if the live part is not rectangular.
@@ -277,14 +290,16 @@ def fits(live: Live, shape: Sequence[Dim] | None) -> bool:
     >>> from onnxheadprune.model.graph.dims import symbol
     >>> fits(heads, (2, multiply(symbol("batch"), 4)))
     True
+    >>> fits(Live.over((0,), heads.array, ((0, symbol("batch")),)), (multiply(symbol("batch"), 4), 2))
+    True
     """
     if shape is None:
         return not live.axes
     for axis in live.axes:
         if axis >= len(shape):
             return False
-        dim, period = shape[axis], live.period(axis)
-        if dim != period if isinstance(dim, int) else divisor(dim) % period:
+        dim, period = divide(shape[axis], live.run(axis)), live.period(axis)
+        if dim is None or (dim != period if isinstance(dim, int) else divisor(dim) % period):
             return False
     return True
 

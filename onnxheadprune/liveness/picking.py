@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from onnxheadprune.liveness.live import Array, Live
+from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.view import Node
 
+NO_RUNS: Mapping[int, Dim] = MappingProxyType({})
 
-def place(live: Live, picked: Mapping[int, tuple[Array, int]]) -> Live:
+
+def place(live: Live, picked: Mapping[int, tuple[Array, int]], runs: Mapping[int, Dim] = NO_RUNS) -> Live:
     """The mask of a tensor from the mask of what was picked from it.
 
     Args:
         live: what is live of what was picked.
         picked: per axis the indices that were picked from it, and its size.
+        runs: of the axes where these count runs of positions, how many each of them has.
 
     Examples:
         Number 4, 2 and 0 of five were picked, and the last of these is dead.
@@ -44,7 +49,7 @@ def place(live: Live, picked: Mapping[int, tuple[Array, int]]) -> Live:
             # Where positions repeat, all that is picked from one is needed of it.
             np.bitwise_or.at(placed, tuple(index), array)
         array = placed
-    return Live.over(axes, array)
+    return Live.over(axes, array, (*live.runs, *(item for item in runs.items() if item not in live.runs)))
 
 
 def ranks_within(wanted: Live, have: Live, axis: int) -> Array:

@@ -48,20 +48,23 @@ Rule: TypeAlias = Callable[[Node, Sequence[Live]], Answer | Refusal]
 
 @dataclass(frozen=True)
 class RuleEntry:
-    """A registered rule; `ragged` rules also take masks that are no outer product of axes."""
+    """A registered rule; `ragged` rules also take masks that are no outer product of axes, others also `Live.runs`."""
 
     function: Rule
     ragged: bool
+    runs: bool
 
 
 RULES: Table[RuleEntry] = Table("liveness rules")
 
 
-def rule(*op_types: str, domain: str = "", ragged: bool = False) -> Callable[[Rule], Rule]:
+def rule(
+    *op_types: str, domain: str = "", ragged: bool = False, runs: bool = False
+) -> Callable[[Rule], Rule]:
     """Registers a rule for operators of one domain; a second registration is an error."""
 
     def register(function: Rule) -> Rule:
-        RULES.add(op_types, domain, RuleEntry(function, ragged))
+        RULES.add(op_types, domain, RuleEntry(function, ragged, runs))
         return function
 
     return register

@@ -26,7 +26,7 @@ from onnxheadprune.edit.edits import (
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.freezing import reads_own_shape
-from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.live import FULL, Live, Runs
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.graph.dims import Symbolic
 from onnxheadprune.model.graph.facts import (
@@ -67,7 +67,7 @@ class Repeats:
     """
 
     kept: Mapping[Value, Live]
-    known: dict[tuple[str, Value, tuple[int, ...], bytes], tuple[str, list[Edit]] | None] = field(
+    known: dict[tuple[str, Value, tuple[int, ...], Runs, bytes], tuple[str, list[Edit]] | None] = field(
         default_factory=dict
     )
 
@@ -76,7 +76,7 @@ class Repeats:
 
         None where that would cost more than a gather, or cannot be followed. Ask in the order of the readers.
         """
-        key = (before.scope.ref, value, wanted.axes, wanted.array.tobytes())
+        key = (before.scope.ref, value, wanted.axes, wanted.runs, wanted.array.tobytes())
         if key not in self.known:
             # A gather over a symbolic axis reshapes twice: eight nodes, and every element is written once more.
             symbolic = any(isinstance((value.shape or ())[axis], Symbolic) for axis in wanted.axes)

@@ -35,12 +35,6 @@ def _relaxed(
 
     Queries, keys and values are often views of one packed value (`Transpose`, then `Gather` number 1 of 3). Asked for
     precisely, each view would need a gather of its own, although the picking node can move its indices instead.
-
-    Args:
-        node: a visited node that asks for less than its first input keeps.
-        have: what the input keeps.
-        picking: the answer of a use that picks for itself, None for any other.
-        hops: how many views are looked through.
     """
     if hops == 0 or node not in LOOKED_THROUGH or node.out.is_graph_output:
         return None

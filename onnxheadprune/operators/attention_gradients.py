@@ -244,13 +244,7 @@ def _multi_head_parts(step: Step) -> list[Term | None] | Constant:
 
 
 def _padding_bias(step: Step, index: int, elem_type: int) -> Term | Constant | None:
-    """Return what a mask of ONNX Runtime's operators adds to the scores: `mask_filter_value` where it is 0.
-
-    Args:
-        step: the node.
-        index: its input: [B, T], or [B, S, T].
-        elem_type: of the scores.
-    """
+    """Return what a mask of ONNX Runtime's operators adds to the scores: `mask_filter_value` where it is 0."""
     mask = step.given(index)
     if mask is None:
         return None

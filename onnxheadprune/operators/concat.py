@@ -57,7 +57,7 @@ def _part(node: Node, index: int) -> Elements | None:
     return boxed([None] * count, (count,)) if isinstance(count, int) and count <= MAX_ELEMENTS else None
 
 
-@rule("Concat", ragged=True)
+@rule("Concat", ragged=True, runs=True)
 def _concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Each input is its part of the output; an input of which nothing is live is dropped."""
     live, out_shape = lives[0], node.out.shape
@@ -75,12 +75,12 @@ def _concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         size = value.shape[axis]
         piece = live
         if axis in live.axes:
-            if not isinstance(size, int):
+            count = dims.divide(size, live.run(axis))
+            if not isinstance(count, int) or start + count > live.period(axis):
                 return inexpressible(node)
-            array = live.aligned(live.axes, live.array.shape)
-            position = live.axes.index(axis)
-            piece = Live.over(live.axes, array.take(range(start, start + size), axis=position))
-            start += size
+            array = live.array.take(range(start, start + count), axis=live.axes.index(axis))
+            piece = Live.over(live.axes, array, live.runs)
+            start += count
         if size == 0 and out_shape[axis] != 0:
             # It adds nothing, and need not follow what becomes of the others.
             piece = Live((), np.zeros((), live.array.dtype))
@@ -110,7 +110,7 @@ def _copies(node: Node, live: Live, axis: int) -> Live | None:
     if not all(value is not None and _are_twins(first, value) for value in node.inputs):
         return None
     row = np.arange(live.period(axis)) < shape[-1]
-    return Live.over(live.axes, live.mask.any(axis=-1, keepdims=True) & row)
+    return Live.over(live.axes, live.mask.any(axis=-1, keepdims=True) & row, live.runs)
 
 
 def _are_twins(first: Value, second: Value) -> bool:

@@ -105,7 +105,7 @@ def _same_shape(node: Node) -> Shapes:
     return [node.shape(0)]
 
 
-@rule(*UNARY, *BROADCASTING, ragged=True)
+@rule(*UNARY, *BROADCASTING, ragged=True, runs=True)
 def _elementwise(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Each input follows its broadcast against the output; scalars and other size-1 axes stay whole."""
     out_shape = node.out.shape
@@ -122,19 +122,19 @@ def _elementwise(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer(inputs)
 
 
-@rule(*MICROSOFT, domain="com.microsoft", ragged=True)
+@rule(*MICROSOFT, domain="com.microsoft", ragged=True, runs=True)
 def _fused_activation(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Activations of ONNX Runtime, some with a bias along the last axis."""
     return _elementwise(node, lives)
 
 
-@rule("CastLike", ragged=True)
+@rule("CastLike", ragged=True, runs=True)
 def _cast_like(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The second input only lends its type."""
     return Answer({0: lives[0]})
 
 
-@rule("Dropout")
+@rule("Dropout", runs=True)
 def _dropout(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """At inference the identity; ratio and training_mode are scalars."""
     live = together(lives)

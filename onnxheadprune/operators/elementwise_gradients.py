@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import reduce
 
 import numpy as np
@@ -11,11 +12,66 @@ from onnx import TensorProto
 from onnxheadprune.edit.gradients import Constant, Partials, Step, decomposition, gradient
 from onnxheadprune.edit.terms import Term
 
+SLOPES: dict[str, Callable[[Step], Term]] = {
+    "Identity": lambda step: step.grad,
+    "Neg": lambda step: -step.grad,
+    "Sqrt": lambda step: step.grad * 0.5 / step.output(),
+    "Reciprocal": lambda step: -(step.grad * (step.output() * step.output())),
+    "Exp": lambda step: step.grad * step.output(),
+    "Log": lambda step: step.grad / step.input(0),
+    "Abs": lambda step: step.grad * step.input(0).op("Sign"),
+    "Sin": lambda step: step.grad * step.input(0).op("Cos"),
+    "Cos": lambda step: -(step.grad * step.input(0).op("Sin")),
+    "Erf": lambda step: step.grad * (_bell(step.input(0), 1.0) * (2 / math.sqrt(math.pi))),
+    "Tanh": lambda step: step.grad - step.grad * (step.output() * step.output()),
+    "Sigmoid": lambda step: step.grad * (step.output() - step.output() * step.output()),
+    "Softplus": lambda step: step.grad * step.input(0).op("Sigmoid"),
+    "Relu": lambda step: step.output().test("Greater", 0.0).where(step.grad, 0.0),
+    "LeakyRelu": lambda step: _bent(step, float(step.node.attribute("alpha", 0.01))),
+    "Elu": lambda step: _bent(step, step.output() + float(step.node.attribute("alpha", 1.0))),
+    "HardSigmoid": lambda step: _between(step.output(), 0.0, 1.0).where(
+        step.grad * step.node.attribute("alpha", 0.2), 0.0
+    ),
+    "Gelu": lambda step: step.grad * _normal_slope(step.input(0), step.node.attribute("approximate", "none")),
+    "Swish": lambda step: step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.0))),
+}
+"""Gradients by the operator, of those with one operand."""
+MICROSOFT_SLOPES: dict[str, Callable[[Step], Term]] = {
+    "Gelu": lambda step: step.grad * _gelu_slope(step.input(0)),
+    "QuickGelu": lambda step: (
+        step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.702)))
+    ),
+}
+"""The same, of operators of ONNX Runtime."""
 
-@gradient("Identity")
-def _identity_gradient(step: Step) -> Partials:
-    """The same."""
-    return {0: step.grad}
+
+def _of_one_operand(slope: Callable[[Step], Term]) -> Callable[[Step], Partials]:
+    return lambda step: {0: slope(step)}
+
+
+for _domain, _slopes in (("", SLOPES), ("com.microsoft", MICROSOFT_SLOPES)):
+    for _operator, _slope in _slopes.items():
+        gradient(_operator, domain=_domain)(_of_one_operand(_slope))
+
+
+def _bent(step: Step, slope: Term | float) -> Term:
+    """The gradient of what is positive as it is, else times a slope."""
+    return step.input(0).test("Greater", 0.0).where(step.grad, step.grad * slope)
+
+
+@gradient("Softsign")
+def _softsign_gradient(step: Step) -> Partials:
+    """d(x / (1 + |x|)) = dx / (1 + |x|) ** 2."""
+    below = step.input(0).op("Abs") + 1.0
+    return {0: step.grad / (below * below)}
+
+
+@gradient("Mish")
+def _mish_gradient(step: Step) -> Partials:
+    """Y = x tanh(softplus(x))."""
+    x = step.input(0)
+    t = x.op("Softplus").op("Tanh")
+    return {0: step.grad * (t + x * x.op("Sigmoid") * (1.0 - t * t))}
 
 
 @gradient("Dropout")
@@ -113,101 +169,6 @@ def _clip_gradient(step: Step) -> Partials:
     return {0: grad, 1: held, 2: held}
 
 
-@gradient("Neg")
-def _negation_gradient(step: Step) -> Partials:
-    """d(-x) = -dx."""
-    return {0: -step.grad}
-
-
-@gradient("Sqrt")
-def _root_gradient(step: Step) -> Partials:
-    """D sqrt(x) = dx / (2 sqrt(x))."""
-    return {0: step.grad * 0.5 / step.output()}
-
-
-@gradient("Reciprocal")
-def _reciprocal_gradient(step: Step) -> Partials:
-    """d(1 / x) = -dx / x ** 2."""
-    y = step.output()
-    return {0: -(step.grad * (y * y))}
-
-
-@gradient("Exp")
-def _exponential_gradient(step: Step) -> Partials:
-    """Its own derivative."""
-    return {0: step.grad * step.output()}
-
-
-@gradient("Log")
-def _logarithm_gradient(step: Step) -> Partials:
-    """D log(x) = dx / x."""
-    return {0: step.grad / step.input(0)}
-
-
-@gradient("Abs")
-def _absolute_gradient(step: Step) -> Partials:
-    """The sign; nothing at 0."""
-    return {0: step.grad * step.input(0).op("Sign")}
-
-
-@gradient("Sin")
-def _sine_gradient(step: Step) -> Partials:
-    """The cosine."""
-    return {0: step.grad * step.input(0).op("Cos")}
-
-
-@gradient("Cos")
-def _cosine_gradient(step: Step) -> Partials:
-    """The negative sine."""
-    return {0: -(step.grad * step.input(0).op("Sin"))}
-
-
-@gradient("Erf")
-def _erf_gradient(step: Step) -> Partials:
-    """D erf(x) = 2 / sqrt(pi) exp(-x ** 2) dx."""
-    return {0: step.grad * (_bell(step.input(0), 1.0) * (2 / math.sqrt(math.pi)))}
-
-
-@gradient("Tanh")
-def _tanh_gradient(step: Step) -> Partials:
-    """D tanh(x) = (1 - tanh(x) ** 2) dx."""
-    y = step.output()
-    return {0: step.grad - step.grad * (y * y)}
-
-
-@gradient("Sigmoid")
-def _sigmoid_gradient(step: Step) -> Partials:
-    """D s(x) = s(x) (1 - s(x)) dx."""
-    y = step.output()
-    return {0: step.grad * (y - y * y)}
-
-
-@gradient("Softplus")
-def _softplus_gradient(step: Step) -> Partials:
-    """Its derivative is the sigmoid."""
-    return {0: step.grad * step.input(0).op("Sigmoid")}
-
-
-@gradient("Softsign")
-def _softsign_gradient(step: Step) -> Partials:
-    """d(x / (1 + |x|)) = dx / (1 + |x|) ** 2."""
-    below = step.input(0).op("Abs") + 1.0
-    return {0: step.grad / (below * below)}
-
-
-@gradient("Relu")
-def _relu_gradient(step: Step) -> Partials:
-    """To what is positive."""
-    return {0: step.output().test("Greater", 0.0).where(step.grad, 0.0)}
-
-
-@gradient("LeakyRelu")
-def _leaky_relu_gradient(step: Step) -> Partials:
-    """To what is positive, and a share to the rest."""
-    share = step.grad * float(step.node.attribute("alpha", 0.01))
-    return {0: step.input(0).test("Greater", 0.0).where(step.grad, share)}
-
-
 @gradient("PRelu")
 def _parametric_relu_gradient(step: Step) -> Partials:
     """The same; the slope counts where it is used."""
@@ -219,19 +180,6 @@ def _parametric_relu_gradient(step: Step) -> Partials:
     }
 
 
-@gradient("Elu")
-def _elu_gradient(step: Step) -> Partials:
-    """d(a (exp(x) - 1)) = (y + a) dx for what is negative."""
-    bent = step.grad * (step.output() + float(step.node.attribute("alpha", 1.0)))
-    return {0: step.input(0).test("Greater", 0.0).where(step.grad, bent)}
-
-
-@gradient("HardSigmoid")
-def _hard_sigmoid_gradient(step: Step) -> Partials:
-    """A constant slope between 0 and 1."""
-    return {0: _between(step.output(), 0.0, 1.0).where(step.grad * step.node.attribute("alpha", 0.2), 0.0)}
-
-
 @gradient("HardSwish")
 def _hard_swish_gradient(step: Step) -> Partials:
     """X (x + 3) / 6 between -3 and 3, x above, nothing below."""
@@ -239,40 +187,6 @@ def _hard_swish_gradient(step: Step) -> Partials:
     inner = step.grad * (x / 3.0 + 0.5)
     above = x.test("GreaterOrEqual", 3.0).where(step.grad, 0.0)
     return {0: _between(x, -3.0, 3.0).where(inner, above)}
-
-
-@gradient("Mish")
-def _mish_gradient(step: Step) -> Partials:
-    """Y = x tanh(softplus(x))."""
-    x = step.input(0)
-    t = x.op("Softplus").op("Tanh")
-    return {0: step.grad * (t + x * x.op("Sigmoid") * (1.0 - t * t))}
-
-
-@gradient("Gelu")
-def _gelu_gradient(step: Step) -> Partials:
-    """Y = x P(x), with the normal distribution or its approximation by a tanh."""
-    x = step.input(0)
-    tanh = step.node.attribute("approximate", "none") == "tanh"
-    return {0: step.grad * (_tanh_gelu_slope(x) if tanh else _gelu_slope(x))}
-
-
-@gradient("Gelu", domain="com.microsoft")
-def _microsoft_gelu_gradient(step: Step) -> Partials:
-    """ONNX Runtime's spelling of the exact one."""
-    return {0: step.grad * _gelu_slope(step.input(0))}
-
-
-@gradient("QuickGelu", domain="com.microsoft")
-def _quick_gelu_gradient(step: Step) -> Partials:
-    """Y = x s(a x) with the sigmoid s."""
-    return {0: step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.702)))}
-
-
-@gradient("Swish")
-def _swish_gradient(step: Step) -> Partials:
-    """The standard's name for the same."""
-    return {0: step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.0)))}
 
 
 @decomposition("FastGelu", domain="com.microsoft")
@@ -292,6 +206,10 @@ def _bias_gelu_parts(step: Step) -> list[Term | None]:
 def _swish_slope(x: Term, alpha: float) -> Term:
     s = (x * alpha).op("Sigmoid")
     return s + x * alpha * (s - s * s)
+
+
+def _normal_slope(x: Term, approximate: str) -> Term:
+    return _tanh_gelu_slope(x) if approximate == "tanh" else _gelu_slope(x)
 
 
 def _gelu_slope(x: Term) -> Term:

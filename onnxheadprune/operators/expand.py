@@ -34,7 +34,7 @@ def _expand_shape(node: Node) -> Shapes:
     return [broadcast([shape, wanted])]
 
 
-@rule("Expand", ragged=True)
+@rule("Expand", ragged=True, runs=True)
 def _expand(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A broadcast against a target shape: repeated axes just repeat less often."""
     live, in_shape, out_shape = lives[0], node.shape(0), node.out.shape
@@ -99,14 +99,7 @@ def _tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 def _repetitions(once: Live, kept: Live, axis: int, factor: int) -> tuple[Live, Live, int]:
-    """Return what one repetition needs, what all of them then have, and how many are needed.
-
-    Args:
-        once: what is live, up to this axis told for one repetition.
-        kept: what the output keeps, up to this axis.
-        axis: the repeated axis.
-        factor: how often it is repeated.
-    """
+    """Return what one repetition needs, what all of them then have, and how many are needed."""
     if axis not in once.axes or axis not in kept.axes:
         return once, kept, factor
     rows = [_in_rows(live, axis, factor) for live in (once, kept)]

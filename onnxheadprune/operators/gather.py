@@ -58,7 +58,7 @@ def _gather_numbers(node: Node) -> Elements | None:
     return np.asarray(data[index], dtype=object) if index.ndim else boxed([data[int(index)]], ())
 
 
-@rule("Gather", ragged=True)
+@rule("Gather", ragged=True, runs=True)
 def _gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Literal indices are followed one by one; computed ones leave the gathered axis whole."""
     data, index_shape, live = node.shape(0), node.shape(1), lives[0]
@@ -86,7 +86,7 @@ def _by_numbers(node: Node, live: Live, axis: int, width: int, literal: Array, d
     mapping = {a: a if a < axis else a - width + 1 for a in live.axes if a not in on_index}
     chosen = literal.reshape(-1).astype(np.int64) % dim
     if width == 0:
-        mapped = Live.over([mapping[a] for a in live.axes], live.array)
+        mapped = live.renumbered(mapping)
         back = place(mapped, {axis: (chosen, dim)})
         survivors = chosen
     else:

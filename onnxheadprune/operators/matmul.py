@@ -212,7 +212,7 @@ def _product_cost(node: Node) -> int | None:
     return 2 * math.prod(sizes.values())
 
 
-@rule("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum", ragged=True)
+@rule("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum", ragged=True, runs=True)
 def _contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The summed letter never appears in the output, so it stays whole in both operands."""
     found = contraction_of(node)
@@ -230,7 +230,7 @@ def _contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer(inputs)
 
 
-@rule(*MICROSOFT, "FusedGemm", "QGemm", domain="com.microsoft", ragged=True)
+@rule(*MICROSOFT, "FusedGemm", "QGemm", domain="com.microsoft", ragged=True, runs=True)
 def _fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's variants with transposes, a scale or quantization folded in."""
     answer = _contraction(node, lives)

@@ -121,7 +121,7 @@ def _skip_shape(node: Node) -> Shapes:
     return [node.shape(0), None, None, node.shape(0)][: len(node.outputs)]
 
 
-@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", ragged=True)
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", ragged=True, runs=True)
 def _layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes every axis from `axis` on; scale and bias run along those, or are broadcast to the whole input.
 
@@ -148,13 +148,13 @@ def _layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer(inputs, kept=(live, *lives[1:]))
 
 
-@rule("SimplifiedLayerNormalization", domain="com.microsoft", ragged=True)
+@rule("SimplifiedLayerNormalization", domain="com.microsoft", ragged=True, runs=True)
 def _microsoft_layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's spelling of RMSNormalization."""
     return _layer_normalization(node, lives)
 
 
-@rule("LpNormalization", ragged=True)
+@rule("LpNormalization", ragged=True, runs=True)
 def _lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes one axis."""
     rank = rank_of(node)

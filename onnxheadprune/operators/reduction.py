@@ -74,7 +74,7 @@ def _reduce_product(node: Node) -> Elements | None:
     return boxed([total], (1,) if node.attribute("keepdims", 1) and data.ndim else ())
 
 
-@rule(*REDUCTIONS)
+@rule(*REDUCTIONS, runs=True)
 def _reduce(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Live axes of the output are never the reduced ones, but a reduced axis must not be narrowed."""
     shape = node.shape(0)

@@ -58,7 +58,7 @@ def _reshape_numbers(node: Node) -> Elements | None:
         return None
 
 
-@rule("Reshape", ragged=True)
+@rule("Reshape", ragged=True, runs=True)
 def _reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Live indices are flattened and split anew inside each group of axes; the target gets literals."""
     live, in_shape, out_shape = lives[0], node.shape(0), node.out.shape
@@ -106,7 +106,7 @@ def _flatten_shape(node: Node) -> Shapes:
     return [(dims.product(shape[:axis]), dims.product(shape[axis:]))]
 
 
-@rule("Flatten", ragged=True)
+@rule("Flatten", ragged=True, runs=True)
 def _flatten(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A Reshape whose target is computed by the operator itself."""
     in_shape = node.shape(0)

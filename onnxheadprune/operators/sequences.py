@@ -16,6 +16,8 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.picking import dtype_of, place, rows
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim, Symbolic
 from onnxheadprune.model.graph.facts import MAKES_CHUNKS, TAKES_CHUNKS
 from onnxheadprune.model.graph.tables import Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
@@ -33,11 +35,13 @@ class _Chunks:
         axis: the axis that is divided.
         sizes: how long each chunk is on it.
         dropped: whether chunks of size 1 lose the axis.
+        run: of what length `sizes` are multiples, where chunks are as long as a dimension that is not known.
     """
 
     axis: int
     sizes: tuple[int, ...]
     dropped: bool
+    run: Dim = 1
 
     def numbered(self, axis: int) -> int:
         """The number that an axis of the input has in the sequence, whose first axis numbers the chunks."""
@@ -56,7 +60,9 @@ class _Chunks:
             if self.axis + 1 in axes:
                 padded = axes.index(self.axis + 1)
                 array = array.take(range(self.sizes[index]), axis=padded)
-        return Live.over([back[axis] for axis in axes], array)
+        return Live.over(
+            [back[axis] for axis in axes], array, tuple((back[axis], run) for axis, run in live.runs)
+        )
 
 
 def _chunks_of(node: Node | None) -> _Chunks | None:
@@ -65,9 +71,11 @@ def _chunks_of(node: Node | None) -> _Chunks | None:
     if node is None or not shape:
         return None
     axis = node.attribute("axis", 0) % len(shape)
-    whole = shape[axis]
+    whole, size = shape[axis], node.input(1)
     if not isinstance(whole, int):
-        return None
+        known = None if size is None or size.elements is None or size.elements.ndim else size.elements.item()
+        count = dims.divide(whole, known) if isinstance(known, Symbolic) else None
+        return _Chunks(axis, (1,) * count, False, known or 1) if isinstance(count, int) else None
     if node.input(1) is None:
         return _Chunks(axis, (1,) * whole, not node.attribute("keepdims", 1))
     literal = node.literal(1)
@@ -85,21 +93,23 @@ def _sequence_shape(node: Node) -> Shapes:
     chunks, shape = _chunks_of(node), node.shape(0)
     if chunks is None or shape is None or not chunks.sizes:
         return [None]
-    inside = () if chunks.dropped else (max(chunks.sizes),)
+    inside = () if chunks.dropped else (dims.multiply(chunks.run, max(chunks.sizes)),)
     return [(len(chunks.sizes), *shape[: chunks.axis], *inside, *shape[chunks.axis + 1 :])]
 
 
-@rule("SplitToSequence", ragged=True)
+@rule("SplitToSequence", ragged=True, runs=True)
 def _split_to_sequence(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The chunks' masks side by side are the mask of the input; chunks without live positions leave the sequence."""
     chunks = _chunks_of(node)
     if chunks is None or node.out.shape is None:
         return unknown_shape(node)
+    if chunks.run != 1 and chunks.axis + 1 in lives[0].axes:
+        return inexpressible(node)
     pieces = [chunks.piece(lives[0], index) for index in range(len(chunks.sizes))]
     alive = [piece for piece in pieces if not piece.is_dead]
     if len({rows(piece, chunks.axis) for piece in alive}) > 1:
         return inexpressible(node)
-    joined = join(pieces, chunks.sizes, chunks.axis)
+    joined = join(pieces, chunks.sizes, chunks.axis, chunks.run)
     if alive and joined.is_dead:
         return inexpressible(node)
     if any(piece.dense_shape() is None for piece in alive):
@@ -111,7 +121,7 @@ def _split_to_sequence(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     ]
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        if node.input(1) is None or counts == list(chunks.sizes):
+        if node.input(1) is None or chunks.run != 1 or counts == list(chunks.sizes):
             return []
         name = f"{node.out.name}/{MARK}_chunks"
         constant = AddConstant(node.scope.ref, name, tuple(counts), dtype=dtype_of(node, 1))
@@ -145,24 +155,24 @@ def _at_shape(node: Node) -> Shapes:
         return [None]
     inside = list(shape[1:])
     if not chunks.dropped:
-        inside[chunks.axis] = sizes.pop()
+        inside[chunks.axis] = dims.multiply(chunks.run, sizes.pop())
     return [tuple(inside)]
 
 
-@rule("SequenceAt", ragged=True)
+@rule("SequenceAt", ragged=True, runs=True)
 def _sequence_at(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """One chunk is one index of the leading axis; a position that is computed may be any of them."""
     shape, chunks = node.shape(0), _chunks_of(_source(node))
     if shape is None or chunks is None or node.out.shape is None:
         return unknown_shape(node)
-    inside = Live.over([axis + 1 for axis in lives[0].axes], lives[0].array)
+    inside = lives[0].renumbered({axis: axis + 1 for axis in lives[0].axes})
     count = len(chunks.sizes)
     position = _position(node, count)
     if position is None:
         # The number is not known, so that no chunk may leave the sequence.
         return Answer({0: inside}, selects=frozenset({0}), accepts=lambda have: have == inside.as_mask())
     picked = {0: (np.array([position]), count)}
-    if chunks.axis + 1 in inside.axes and not chunks.dropped:
+    if chunks.axis + 1 in inside.axes and not chunks.dropped and chunks.run == 1:
         # The padding of a chunk that is shorter than others.
         picked[chunks.axis + 1] = (np.arange(chunks.sizes[position]), max(chunks.sizes))
     back, others = place(inside, picked), place(FULL, {0: picked[0]})

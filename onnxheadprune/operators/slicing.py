@@ -6,19 +6,20 @@ more or is renumbered, its bounds move instead of a gather being inserted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
+from onnxheadprune.liveness.literals import scaled
 from onnxheadprune.liveness.live import FULL, Array, Live
 from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import named
-from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.dims import Dim, Symbolic
 from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SLICES
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
@@ -33,16 +34,16 @@ TO_THE_END = 2**31 - 1
 
 @dataclass(frozen=True)
 class Stretch:
-    """The stretch that a Slice takes of one axis, `start:end:step`; None for a number that is not known."""
+    """The stretch that a Slice takes of one axis, `start:end:step`; None for a bound that is not known."""
 
-    start: int | None
-    end: int | None
-    step: int | None
+    start: Dim | None
+    end: Dim | None
+    step: Dim | None
 
     @property
     def is_whole(self) -> bool:
         """True if it takes the axis as it is, however long that is."""
-        return self.start == 0 and self.end is not None and self.end >= TO_THE_END and self.step == 1
+        return self.start == 0 and isinstance(self.end, int) and self.end >= TO_THE_END and self.step == 1
 
     def positions(self, size: int) -> range | None:
         """The indices that it takes of an axis of a known size, None where a bound is not known.
@@ -52,7 +53,7 @@ class Stretch:
         >>> Stretch(-1, -9, -2).positions(4)
         range(3, -1, -2)
         """
-        if self.start is None or self.end is None or self.step is None:
+        if not (isinstance(self.start, int) and isinstance(self.end, int) and isinstance(self.step, int)):
             return None
         # Backwards, an end before the first index takes the first one too.
         beyond = self.step < 0 and self.end < -size
@@ -73,11 +74,29 @@ class Stretch:
             return None
         if self.is_whole:
             return dim
+        if isinstance(self.start, Symbolic) or isinstance(self.end, Symbolic):
+            length = dims.subtract(self.stop(dim), self.start)
+            within = (self.start, length, dims.subtract(dim, self.stop(dim)))
+            return length if all(map(dims.never_negative, within)) else None
         if self.end >= TO_THE_END:
             return dims.subtract(dim, self.start) if self.start >= 0 else -self.start
         if self.start >= 0 and self.end < 0:
             return dims.subtract(dims.add(dim, self.end), self.start)
         return None
+
+    def stop(self, dim: Dim) -> Dim:
+        """Return the end of what it takes of an axis of size `dim`."""
+        assert self.end is not None
+        return dim if isinstance(self.end, int) and self.end >= TO_THE_END else self.end
+
+    def in_runs(self, dim: Dim, run: Dim) -> tuple[range, int] | None:
+        """Return which runs it takes of an axis of size `dim`, and how many there are; None if it takes parts."""
+        if self.start is None or self.end is None or self.step != 1:
+            return None
+        start, end, whole = (dims.divide(bound, run) for bound in (self.start, self.stop(dim), dim))
+        if not (isinstance(start, int) and isinstance(end, int) and isinstance(whole, int)):
+            return None
+        return range(start, end), whole
 
 
 def _stretches(node: Node, rank: int) -> dict[int, Stretch] | None:
@@ -89,8 +108,8 @@ def _stretches(node: Node, rank: int) -> dict[int, Stretch] | None:
         if node.input(3) is not None or listed is None:
             return None
         axes = list(range(len(listed)))
-    unknown: list[int | None] = [None] * len(axes)
-    steps: list[int | None] | None = [1] * len(axes)
+    unknown: list[Dim | None] = [None] * len(axes)
+    steps: list[Dim | None] | None = [1] * len(axes)
     if node.input(4) is not None:
         steps = _numbers(node, "steps", 4)
     columns = [unknown if numbers is None else numbers for numbers in (starts, ends, steps)]
@@ -103,15 +122,15 @@ def _stretches(node: Node, rank: int) -> dict[int, Stretch] | None:
     return taken
 
 
-def _numbers(node: Node, attribute: str, index: int) -> list[int | None] | None:
-    """An integer list that older opsets keep in an attribute; None for each number that is not known."""
+def _numbers(node: Node, attribute: str, index: int) -> list[Dim | None] | None:
+    """A list of numbers that older opsets keep in an attribute; None for each that is not known."""
     listed = node.attribute(attribute)
     if listed is not None:
         return [int(item) for item in listed]
     value = node.input(index)
     if value is None or value.elements is None:
         return None
-    return [item if isinstance(item, int) else None for item in value.elements.reshape(-1)]
+    return list(value.elements.reshape(-1))
 
 
 @shape_function("Slice")
@@ -140,7 +159,7 @@ def _slice_numbers(node: Node) -> Elements | None:
     return np.asarray(data, dtype=object)
 
 
-@rule("Slice", ragged=True)
+@rule("Slice", ragged=True, runs=True)
 def _slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Only what lies within the bounds is read."""
     live, shape = lives[0], node.shape(0)
@@ -148,18 +167,26 @@ def _slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if shape is None or taken is None:
         return unknown_shape(node)
     picked: dict[int, tuple[Array, int]] = {}
+    runs: dict[int, Dim] = {}
     for axis, stretch in taken.items():
         size = shape[axis]
+        run = live.run(axis) if axis in live.axes else stretch.length(size)
+        if isinstance(size, Symbolic) and isinstance(run, Symbolic) and not stretch.is_whole:
+            whole_runs = stretch.in_runs(size, run)
+            if whole_runs is not None:
+                picked[axis] = (np.array(whole_runs[0], dtype=np.int64), whole_runs[1])
+                runs[axis] = run
+                continue
         positions = stretch.positions(size) if isinstance(size, int) else None
         if isinstance(size, int) and positions is not None and positions.step > 0:
             picked[axis] = (np.array(positions, dtype=np.int64), size)
         elif axis in live.axes and not stretch.is_whole:
             return inexpressible(node)
-    read = place(live, picked)
+    read = place(live, picked, runs)
     moving = tuple(axis for axis in picked if taken[axis].step != 1 or axis in read.axes)
-    if any(axis in read.axes for axis in moving) and not _can_move(node):
+    if any(axis in read.axes for axis in moving if axis not in runs) and not _can_move(node):
         return inexpressible(node)
-    cut = _Cut(node, len(shape), read, place(FULL, picked), moving)
+    cut = _Cut(node, len(shape), read, place(FULL, picked, runs), moving)
     return Answer({0: read}, cut.rewrite, selects=frozenset({0}), accepts=cut.accepts)
 
 
@@ -197,17 +224,36 @@ class _Cut:
         """The edits that move the bounds to where `read` lies in what the input finally keeps."""
         have = kept[0]
         bounds: dict[int, tuple[int, int]] = {}
+        runs: dict[int, tuple[Array, Array]] = {}
         for axis in self.moving:
             if axis in have.axes:
                 ranks = ranks_within(self.read, have, axis)
                 bounds[axis] = (int(ranks[0]), int(ranks[0]) + len(ranks))
-        return _moved(self.node, self.rank, bounds)
+                if self.read.run(axis) != 1:
+                    before = np.flatnonzero(self.within.only([axis]).mask)
+                    runs[axis] = before[[0, -1]] + [0, 1], np.array(bounds.pop(axis))
+        return [*_moved(self.node, self.rank, bounds), *_scaled_bounds(self.node, self.rank, runs)]
 
 
 def _can_move(node: Node) -> bool:
     """Return whether all bounds are literals: a list with a computed number in it cannot be written anew."""
     steps = node.input(4) is None or node.int_list("steps", 4) is not None
     return steps and None not in (node.int_list("starts", 1), node.int_list("ends", 2))
+
+
+def _scaled_bounds(node: Node, rank: int, runs: Mapping[int, tuple[Array, Array]]) -> Iterator[Edit]:
+    """Yield edits that give some axes other bounds `(start, end)`, which are multiples of an unknown length."""
+    axes = node.int_list("axes", 3) or list(range(rank))
+    for index, which in ((1, 0), (2, 1)):
+        pairs = [runs.get(axis % rank, ((0, 0), (0, 0))) for axis in axes]
+        # A start of 0 stays where it is.
+        before = [int(old[which]) or 1 for old, _ in pairs]
+        now = [int(new[which]) if old[which] else 1 for old, new in pairs]
+        source = node.inputs[index]
+        if before != now and source is not None:
+            name = f"{node.out.name}/{MARK}_bound{index}"
+            yield from scaled(node.ref, node.scope.ref, source.name, name, before, now)
+            yield SetInput(node.ref, index, name)
 
 
 def _moved(node: Node, rank: int, bounds: Mapping[int, tuple[int, int]]) -> Sequence[Edit]:

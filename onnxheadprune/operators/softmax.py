@@ -22,7 +22,7 @@ def _softmax_shape(node: Node) -> Shapes:
     return [node.shape(0)]
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax", ragged=True)
+@rule("Softmax", "LogSoftmax", "Hardmax", ragged=True, runs=True)
 def _softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """One axis since opset 13, every axis from `axis` on before."""
     rank = rank_of(node)

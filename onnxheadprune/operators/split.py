@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetDim, SetInput
+from onnxheadprune.liveness.literals import scaled
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.picking import rows
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SPLITS
@@ -23,17 +26,30 @@ declare("Split", kinds=(SPLITS,), roles=Roles(places=(1,)))
 @shape_function("Split")
 def _split_shape(node: Node) -> Shapes:
     shape = node.shape(0)
-    sizes = node.int_list("split", 1)
     if shape is None or not shape:
         return [None] * len(node.outputs)
     axis = node.attribute("axis", 0) % len(shape)
+    sizes = _stated_sizes(node)
     if sizes is None:
         count, whole = len(node.outputs), shape[axis]
-        if not isinstance(whole, int):
+        equal = dims.divide(whole, count)
+        if equal is not None:
+            sizes = [equal] * count
+        elif isinstance(whole, int):
+            chunk = -(-whole // count)
+            sizes = [min(chunk, whole - chunk * index) for index in range(count)]
+        else:
             return [None] * count
-        chunk = -(-whole // count)
-        sizes = [min(chunk, whole - chunk * index) for index in range(count)]
-    return [(*shape[:axis], size, *shape[axis + 1 :]) for size in sizes]
+    return [(*shape[:axis], named(size, node, axis), *shape[axis + 1 :]) for size in sizes]
+
+
+def _stated_sizes(node: Node) -> Sequence[Dim | None] | None:
+    """The sizes that a node states, None for each that is not known; None where it states none."""
+    literal = node.int_list("split", 1)
+    if literal is not None or node.input(1) is None:
+        return literal
+    elements = elements_of(node, 1)
+    return [None] * len(node.outputs) if elements is None else list(elements.reshape(-1))
 
 
 @number_functions("Split")
@@ -47,14 +63,14 @@ def _split_numbers(node: Node) -> list[Elements | None]:
     return list(np.split(data, stops[:-1]))
 
 
-@rule("Split", ragged=True)
+@rule("Split", ragged=True, runs=True)
 def split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The outputs' masks side by side are the input's mask; the sizes of the pieces follow."""
     shape = node.shape(0)
     if shape is None:
         return unknown_shape(node)
     axis = node.attribute("axis", 0) % len(shape)
-    sizes = _piece_sizes(node, axis)
+    run, sizes = _piece_sizes(node, lives, axis)
     if sizes is None:
         first = lives[0]
         agree = all(live == first for live in lives) and axis not in first.axes
@@ -63,14 +79,20 @@ def split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     alive = [live for live in lives if not live.is_dead]
     if len({rows(live, axis) for live in alive}) > 1 or any(live.dense_shape() is None for live in alive):
         return inexpressible(node)
-    joined = join(lives, sizes, axis)
+    joined = join(lives, sizes, axis, run)
     if alive and joined.is_dead:
         # Pieces without elements have a shape that must follow.
         return inexpressible(node)
     counts = [_count(live, size, axis) for live, size in zip(lives, sizes, strict=True)]
+    if run != 1 and counts != sizes and node.input(1) is None:
+        # Only equal pieces are spelled without sizes.
+        return inexpressible(node)
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        return [] if counts == sizes else [*_new_sizes(node, counts), *_empty(node, counts, axis)]
+        if counts == sizes:
+            return []
+        stated = _new_sizes(node, counts) if run == 1 else _scaled_sizes(node, sizes, counts)
+        return [*stated, *_empty(node, counts, axis)]
 
     return Answer({0: joined}, rewrite, kept=tuple(lives))
 
@@ -88,25 +110,31 @@ def _with_unread(node: Node, lives: Sequence[Live], axis: int) -> Sequence[Live]
     return [read[0] if alone else live for live, alone in zip(lives, unread, strict=True)]
 
 
-def _piece_sizes(node: Node, axis: int) -> list[int] | None:
+def _piece_sizes(node: Node, lives: Sequence[Live], axis: int) -> tuple[Dim, list[int] | None]:
+    """Return a length (1, or an unknown one) and how many times as long each piece is; None where none serves."""
     sizes: list[Dim] = []
     for output in node.outputs:
         if output is None or output.shape is None:
-            return None
+            return 1, None
         sizes.append(output.shape[axis])
-    numbers = [size for size in sizes if isinstance(size, int)]
-    return numbers if len(numbers) == len(sizes) else None
+    run: Dim = 1
+    if any(not isinstance(size, int) for size in sizes):
+        runs = [live.run(axis) for live in lives if axis in live.axes]
+        run = runs[0] if runs else sizes[0]
+    numbers = [number for size in sizes if isinstance(number := dims.divide(size, run), int)]
+    return run, numbers if len(numbers) == len(sizes) else None
 
 
-def join(lives: Sequence[Live], sizes: Sequence[int], axis: int) -> Live:
-    """Masks of pieces of `axis`, of the given sizes, as one mask of the whole."""
+def join(lives: Sequence[Live], sizes: Sequence[int], axis: int, run: Dim = 1) -> Live:
+    """Masks of pieces of `axis`, of the given sizes in runs of a length, as one mask of the whole."""
     axes = sorted({axis}.union(*(live.axes for live in lives)))
     periods = [int(np.lcm.reduce([live.period(other) for live in lives])) for other in axes]
     blocks = []
     for live, size in zip(lives, sizes, strict=True):
         periods[axes.index(axis)] = size
         blocks.append(live.aligned(axes, periods))
-    return Live.over(axes, np.concatenate(blocks, axis=axes.index(axis)))
+    runs = {run for live in lives for run in live.runs} | ({(axis, run)} if run != 1 else set())
+    return Live.over(axes, np.concatenate(blocks, axis=axes.index(axis)), tuple(runs))
 
 
 def _count(live: Live, size: int, axis: int) -> int:
@@ -122,6 +150,14 @@ def _empty(node: Node, counts: Sequence[int], axis: int) -> Sequence[Edit]:
         for output, count in zip(node.outputs, counts, strict=True)
         if count == 0 and output is not None
     ]
+
+
+def _scaled_sizes(node: Node, sizes: Sequence[int], counts: Sequence[int]) -> Sequence[Edit]:
+    """Edits that make pieces shorter whose sizes are computed."""
+    name = f"{node.out.name}/{MARK}_split"
+    source = node.inputs[1]
+    assert source is not None
+    return [*scaled(node.ref, node.scope.ref, source.name, name, sizes, counts), SetInput(node.ref, 1, name)]
 
 
 def _new_sizes(node: Node, counts: Sequence[int]) -> Sequence[Edit]:

@@ -31,7 +31,7 @@ def _transpose_numbers(node: Node) -> Elements | None:
     return None if data is None else data.transpose(node.attribute("perm"))
 
 
-@rule("Transpose", ragged=True)
+@rule("Transpose", ragged=True, runs=True)
 def _transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Axes move; a mask that is no product of axes keeps its meaning only if their order stays."""
     live, shape = lives[0], node.shape(0)
@@ -66,7 +66,7 @@ def _unsqueeze_numbers(node: Node) -> Elements | None:
     return data.reshape(1) if data is not None and data.ndim == 0 else None
 
 
-@rule("Unsqueeze", ragged=True)
+@rule("Unsqueeze", ragged=True, runs=True)
 def _unsqueeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Inserted axes have size 1 and are never live."""
     shape = node.shape(0)
@@ -95,7 +95,7 @@ def _squeeze_numbers(node: Node) -> Elements | None:
     return data.reshape(()) if data is not None and data.shape == (1,) else None
 
 
-@rule("Squeeze", ragged=True)
+@rule("Squeeze", ragged=True, runs=True)
 def _squeeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Dropped axes have size 1."""
     shape = node.shape(0)

@@ -210,7 +210,7 @@ def _mask(core: Core, gone: set[int]) -> Array | None:
     alive = [not labels & gone for labels in core.heads]
     mixed = any(labels & gone and not labels <= gone for labels in core.heads)
     shape = core.node.out.shape
-    if mixed or shape is None or not _can_mask(core.node):
+    if mixed or shape is None or core.runs or not _can_mask(core.node):
         return None
     dims = [shape[axis] for axis in core.head_axes]
     known = [dim for dim in dims if isinstance(dim, int)]

@@ -44,7 +44,7 @@ def _weighted(net: Net, q: Any, k: Any, v: Any) -> Any:
     return net.op("MatMul", net.op("Softmax", net.op("MatMul", q, k), axis=-1), v)
 
 
-def _in_a_row(net: Net, letters: str) -> Any:
+def _in_a_row(net: Net, letters: str, target: Any = None) -> Any:
     x = net.input("x", (B, S, WIDTH), letters)
 
     def heads(name: str, count: int, *order: int) -> Any:
@@ -53,36 +53,32 @@ def _in_a_row(net: Net, letters: str) -> Any:
 
     q = net.op("Reshape", heads("q", H, 0, 2, 1, 3), net.ints(0, GROUPS, -1, D))
     context = _weighted(net, q, heads("k", GROUPS, 0, 2, 3, 1), heads("v", GROUPS, 0, 2, 1, 3))
-    apart = net.op("Transpose", net.op("Reshape", context, net.ints(0, H, -1, D)), perm=[0, 2, 1, 3])
+    apart = net.op(
+        "Transpose", net.op("Reshape", context, target or net.ints(0, H, -1, D)), perm=[0, 2, 1, 3]
+    )
     merged = net.op("Reshape", apart, net.ints(0, 0, H * D))
     return net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
 
 
-def test_queries_of_a_group_stand_in_a_row() -> None:
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_queries_of_a_group_stand_in_a_row(symbolic: bool) -> None:
     """[B, K, G*S, D]: neighbours along the queries belong to one head, so that is the slower axis, not the features."""
-    net = Net(STATIC)
-    _exact(net, _in_a_row(net, "b--"), "gqa", GROUPS, [0, 2], [2, 3])
-
-
-def test_rows_of_unknown_length_are_explained() -> None:
-    net = Net(replace(STATIC, symbolic=True))
-    sites = inspect(net.export([_in_a_row(net, "bs-")]))
-    assert not len(sites)
-    assert [miss.reason.sentence.split(" in ")[0] for miss in sites.near_misses] == [
-        "the context's axes are folded with one of unknown length"
-    ]
+    net = Net(replace(STATIC, symbolic=symbolic))
+    _exact(net, _in_a_row(net, "bs-"), "gqa", GROUPS, [0, 2], [2, 3])
 
 
 @pytest.mark.parametrize("computed", [False, True], ids=["of inputs", "of data"])
 def test_whether_fixed_sizes_help_is_tried(computed: bool) -> None:
-    """They do not where the model reads a shape as data: neither is what that makes of rows known then."""
+    """Rows are as long as another input, or as a shape says that the model reads: only the first is known then."""
     net = Net(replace(STATIC, symbolic=True))
-    model = net.export([_in_a_row(net, "bs-")])
-    targets = {tensor.name: tensor for tensor in model.graph.initializer}
-    for name in {node.input[1] for node in model.graph.node if node.op_type == "Reshape"} if computed else ():
-        if onnx.numpy_helper.to_array(targets[name]).tolist() == [0, H, -1, D]:
-            model.graph.initializer.remove(targets[name])
-            model.graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [4]))
+    other = net.op("Shape", net.input("other", (1, S), "-p"), start=1, end=2)
+    length = net.op("Concat", net.ints(0, H), other, net.ints(D), axis=0)
+    model = net.export([_in_a_row(net, "bs-", length)])
+    if computed:
+        (concat,) = (node for node in model.graph.node if node.op_type == "Concat")
+        model.graph.node.remove(concat)
+        info = onnx.helper.make_tensor_value_info(concat.output[0], onnx.TensorProto.INT64, [4])
+        model.graph.input.append(info)
     misses = inspect(model).near_misses
     helps = ["in an export with fixed sizes they can" in str(miss.reason) for miss in misses]
     for dim in (axis for info in model.graph.input for axis in info.type.tensor_type.shape.dim):

@@ -128,7 +128,7 @@ def test_unknown_operator_before_the_projection_hides_the_heads() -> None:
 
 
 def test_heads_along_a_symbolic_axis_are_not_taken_for_one_head() -> None:
-    """`[heads * batch, S, D]` with the heads outside: pieces of the batch axis become columns."""
+    """`[heads * batch, S, D]` with the heads outside: pieces as long as another axis become columns."""
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "b--")
     flat = [net.op("MatMul", x, net.weight(name, WIDTH, H * D)) for name in "qkv"]
@@ -142,8 +142,8 @@ def test_heads_along_a_symbolic_axis_are_not_taken_for_one_head() -> None:
     )
     weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
     context = net.op("MatMul", weights, v)
-    batch = net.op("Shape", x, end=1)
-    bounds = [net.op("Mul", batch, net.ints(h)) for h in range(H + 1)]
+    other = net.input("other", (B,), "p")
+    bounds = [net.op("Mul", net.op("Shape", other, end=1), net.ints(h)) for h in range(H + 1)]
     pieces = [net.op("Slice", context, bounds[h], bounds[h + 1], net.ints(0)) for h in range(H)]
     merged = net.op("Concat", *pieces, axis=-1)
     sites = inspect(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))]))

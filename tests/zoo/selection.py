@@ -21,11 +21,6 @@ REPRESENTATIVES = (
     "whisper-decoder",
 )
 """Cases that every variant is made of; the others come as two plain exports."""
-KNOWN_GAPS = {
-    "gqa-tall": "query heads folded into the rows of a product by a symbolic sequence length",
-    "hand-head-split": "heads concatenated along a symbolic batch axis, head-major",
-}
-"""Cases whose heads are not found yet. They are reported as such, never pruned wrongly."""
 
 
 def selected(cases: list[Case]) -> list[tuple[str, str]]:

@@ -22,15 +22,12 @@ BUILT_SHARE = 0.8
 
 
 def test_pruned_is_silenced(store: Store, graph: tuple[str, str]) -> None:
-    from tests.zoo.selection import KNOWN_GAPS
     from tests.zoo.store import NotBuiltError
 
     try:
         row = store.row(*graph)
     except NotBuiltError as problem:
         pytest.skip(str(problem))
-    if row.case in KNOWN_GAPS and row.outcome is not Outcome.WRONG:
-        pytest.xfail(KNOWN_GAPS[row.case])
     if row.outcome is Outcome.UNEXPECTED:
         # Not found, or refused without need: a gap that is reported. What must never be is a wrong model.
         pytest.xfail(str(row))

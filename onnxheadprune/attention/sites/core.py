@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from onnxheadprune.attention.sites.within import Classes
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import Array, Live, Runs
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.graph.view import Node
 
@@ -25,6 +25,7 @@ class Core:
         head_axes: axes of the core's output that enumerate heads.
         feature_axes: axes of the core's output that lie within a head.
         tokens: how many positions of a head are told apart that are no features: tokens that are summed over too.
+        runs: of the head axes along which a head is a run of positions, how many these are.
     """
 
     node: Node
@@ -32,6 +33,17 @@ class Core:
     head_axes: tuple[int, ...]
     feature_axes: tuple[int, ...]
     tokens: int = 1
+    runs: Runs = ()
+
+    @property
+    def axes(self) -> tuple[tuple[int, ...], tuple[int, ...], Runs]:
+        """The axes of its output that tell heads apart, and those within a head."""
+        return self.head_axes, self.feature_axes, self.runs
+
+    def labelled(self, labels: Array) -> Live:
+        """Return labels of the head axes, and of the first feature axis if they have one more, as a live set."""
+        axes = (*self.head_axes, *self.feature_axes[: labels.ndim - len(self.head_axes)])
+        return Live.over(axes, labels, self.runs)
 
 
 def is_alike(cores: Iterable[Core]) -> bool:

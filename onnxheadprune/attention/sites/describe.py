@@ -215,7 +215,7 @@ def _owners(block: Block, core: Core) -> list[int]:
 def _head_bits(core: Core, owner: Sequence[int]) -> Live:
     """The bit of the head at every head position of the core's output."""
     bits = np.array([bits_of([head]) for head in owner], dtype=object)
-    return Live.over(core.head_axes, bits.reshape(head_shape(core)))
+    return core.labelled(bits.reshape(head_shape(core)))
 
 
 def head_shape(core: Core) -> tuple[int, ...]:

@@ -83,7 +83,7 @@ def tokens_of(live: Live, axes: Sequence[int]) -> int:
     return math.prod(int(np.count_nonzero(live.only([axis]).array)) for axis in axes)
 
 
-def told_apart(node: Node, axis: int, size: int, stacked: bool = False) -> list[int] | None:
+def told_apart(node: Node, axis: int, size: int, run: Dim = 1, stacked: bool = False) -> list[int] | None:
     """Which positions of an axis of a product have weights of their own, upstream of it.
 
     The output channels of linear layers tell them apart. Other stored tensors do not: tokens are rows of stored
@@ -93,6 +93,7 @@ def told_apart(node: Node, axis: int, size: int, stacked: bool = False) -> list[
         node: a product.
         axis: an axis of its output.
         size: positions along it, or the length of its period.
+        run: how many of them in a row are one: then `size` counts runs.
         stacked: whether a layer that computes some positions and no others tells those apart: its output is stacked
             with that of other layers. Rows are not told apart by that, for texts and images that attend to each other
             have layers of their own, too.
@@ -101,19 +102,19 @@ def told_apart(node: Node, axis: int, size: int, stacked: bool = False) -> list[
         For each position the number of its class: positions that read the same weights are in one class. None where
         that cannot be seen, because an operator on the way has no rule or a shape is unknown.
     """
-    walk = _walk_of(node, axis, size)
+    walk = _walk_of(node, axis, size, run)
     if walk is None:
         return None
     read = [*_read_channels(walk, node), *(_read_whole(walk, node) if stacked else ())]
     return _classes(read, walk, size)
 
 
-def are_channels(node: Node, axis: int, size: int) -> bool:
+def are_channels(node: Node, axis: int, size: int, run: Dim = 1) -> bool:
     """Return whether linear layers compute the positions of an axis from common inputs, as they compute heads.
 
     Tokens come with the inputs of these layers, or they are stored queries, which no layer computes.
     """
-    walk = _walk_of(node, axis, size)
+    walk = _walk_of(node, axis, size, run)
     if walk is None or any(live.axes for live in _read_by_layers(walk)):
         return False
     return len(set(_classes([*_read_channels(walk, node), *_read_whole(walk, node)], walk, size) or ())) > 1
@@ -143,14 +144,14 @@ def _is_all_stored(layer: Node) -> bool:
     return all(value is None or is_weight(value) for value in layer.inputs)
 
 
-def _walk_of(node: Node, axis: int, size: int) -> Sweep | None:
+def _walk_of(node: Node, axis: int, size: int, run: Dim = 1) -> Sweep | None:
     """Trace what a product reads per position of an axis, one bit each; None without a propagation rule."""
     found = core_product(node)
     if found is None or size > MAX_TOLD_APART:
         return None
     everyone = (1 << size) - 1
     bits = np.array([1 << position for position in range(size)], dtype=object)
-    answer = ask(node, [Live.over((axis,), bits)], Labels(everyone))
+    answer = ask(node, [Live.over((axis,), bits, ((axis, run),) if run != 1 else ())], Labels(everyone))
     if isinstance(answer, Refusal):
         return None
     seeds = [Seed(node, index, live, "") for index, live in answer.inputs.items() if index in found.indices]

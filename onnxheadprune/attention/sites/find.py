@@ -36,14 +36,8 @@ def _with_history(
     A site is recognised by the names of what its projections give, which no cut changes, and its units must be as many
     as the record leaves it. Where names say nothing (older records, and models that another tool has rewritten: a
     quantizer calls what its products give otherwise), sites and entries of the record are matched by their order, if
-    they are as many and as wide as each other. That is one law for all kinds of units.
-
-    Args:
-        sites: as they are found, numbered in graph order.
-        record: what earlier pruning wrote, nothing for a model that lost no units of this kind.
-        units: as their kind calls them.
-        complete: whether every site that the record leaves units must be there, and one without a name is refused
-            rather than new, as it is with heads. A feed-forward block may be hidden by what rewrote the model.
+    they are as many and as wide as each other. Where `complete`, every site that the record leaves units must be there;
+    a feed-forward block may be hidden by what rewrote the model.
 
     Returns:
         The sites in order of their number in the original. Sites that the record does not know, because the version
@@ -221,13 +215,6 @@ def _units_of(
     before: Sequence[Callable[[], Findings]] = (),
 ) -> Findings:
     """The sites of one kind of an annotated view, with the record of earlier pruning applied, and near misses.
-
-    Args:
-        kind: the kind.
-        view: the view.
-        name: how to call the model in errors.
-        attention: its attention sites.
-        before: what finds the sites of the kinds that are listed before.
 
     Raises:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.

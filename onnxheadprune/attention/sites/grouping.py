@@ -128,15 +128,15 @@ def _along_heads(candidates: list[Candidate]) -> list[Candidate]:
     A contraction over the tokens (Linformer's projections of a fixed-length sequence) may lead to the same
     core along another axis. It sums over no heads of that core.
     """
-    views: dict[int, tuple[int, tuple[int, ...], tuple[int, ...]]] = {}
+    views: dict[int, Core] = {}
     for candidate in candidates:
         for core in candidate.cores:
-            seen = (len(core.heads), core.head_axes, core.feature_axes)
-            views[core.node.index] = max(views.get(core.node.index, seen), seen)
+            known = views.get(core.node.index, core)
+            views[core.node.index] = max(known, core, key=lambda item: (len(item.heads), *item.axes[:2]))
     return [
         candidate
         for candidate in candidates
-        if all(views[core.node.index][1:] == (core.head_axes, core.feature_axes) for core in candidate.cores)
+        if all(views[core.node.index].axes == core.axes for core in candidate.cores)
     ]
 
 

@@ -13,9 +13,7 @@ from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import NearMiss
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.asking import has_law
-from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
-from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import content_uses
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
@@ -27,8 +25,6 @@ from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
 
 RELAYS = RESHAPES | TRANSPOSES
-MAX_AXIS = 2**20
-"""Positions of an axis that are told apart; more are no heads."""
 MAX_HOPS = 12
 MAX_PARTS = 128
 """Values between a product and the core that reads it; an inverse of a matrix is computed by a hundred nodes."""
@@ -148,13 +144,7 @@ def _folded_miss(block: Block, fixed: Callable[[Node], bool]) -> NearMiss:
 
 
 def _why_no_site(node: Node, stopped: Refusal | None, fixed: Callable[[Node], bool]) -> Refusal:
-    """The first thing that hides the heads of a product, from what it reads down to the next contraction.
-
-    Args:
-        node: the product.
-        stopped: what stopped the trace from a contraction below, if any was traced so far.
-        fixed: whether the heads of a product are found once the inputs have fixed sizes.
-    """
+    """The first thing that hides the heads of a product, from what it reads down to the next contraction."""
     if is_attention_operator(node):
         unknown = why_unknown(node)
         if unknown is not None:
@@ -166,13 +156,6 @@ def _why_no_site(node: Node, stopped: Refusal | None, fixed: Callable[[Node], bo
             node.out.name,
             f"the shapes that {node.op_type} multiplies are not known",
         )
-    folding = _folding_reshape(node)
-    if folding is not None:
-        sentence = (
-            f"the context's axes are folded with one of unknown length in {folding.label}, so its heads cannot"
-            f" be told apart; {_advice(node, fixed)}"
-        )
-        return Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence)
     return (
         stopped
         or _hidden_below(node, fixed)
@@ -191,14 +174,7 @@ def _never(core: Node) -> bool:
 def _stopped_above(
     layer: Node, passed: Set[Node], core: Node, fixed: Callable[[Node], bool]
 ) -> Refusal | None:
-    """What stops heads on their way from a linear layer up to the context that it reads, None if nothing is found.
-
-    Args:
-        layer: any contraction.
-        passed: the nodes between the context and the layer.
-        core: the product that makes the context.
-        fixed: whether the heads of a product are found once the inputs have fixed sizes.
-    """
+    """What stops heads on their way from a linear layer up to the context that it reads, None if nothing is found."""
     read = summed(layer, afterwards=True)
     if read is None:
         return None
@@ -248,22 +224,4 @@ def _hidden_below(node: Node, fixed: Callable[[Node], bool]) -> Refusal | None:
         )
         values = [value for value in onward if value is not None and value not in seen]
         seen.update(values)
-    return None
-
-
-def _folding_reshape(node: Node, hops: int = 3) -> Node | None:
-    """A Reshape of a product behind which the positions of some axis cannot be followed."""
-    for use in node.out.consumers if hops else ():
-        follower = use.node
-        if follower in RESHAPES and use.input_index == 0:
-            shape, out_shape = follower.shape(0), follower.out.shape
-            for axis, dim in enumerate(out_shape or ()):
-                if not isinstance(dim, int) or not 1 < dim <= MAX_AXIS or shape is None:
-                    continue
-                if reshape_back(Live.numbered(axis, dim), shape, out_shape or ()) is None:
-                    return follower
-        if follower in RELAYS and use.input_index == 0:
-            found = _folding_reshape(follower, hops - 1)
-            if found is not None:
-                return found
     return None

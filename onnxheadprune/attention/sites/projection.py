@@ -25,12 +25,7 @@ from onnxheadprune.model.tensors import FLOATS
 
 
 def _averaged(node: Node, mask: npt.NDArray[np.bool_]) -> list[Edit]:
-    """Edits that give a mean over what is left the divisor that it had; none for a sum.
-
-    Args:
-        node: a reduction.
-        mask: what is left of what it reduces, and of other axes.
-    """
+    """Edits that give a mean over what is left the divisor that it had; none for a sum."""
     share = Fraction(int(np.count_nonzero(mask)), mask.size)
     if node not in AVERAGES or share in (0, 1):
         return []

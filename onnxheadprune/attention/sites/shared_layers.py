@@ -95,14 +95,14 @@ def _tells_apart(core: Core) -> bool:
     if shape is None or product is None:
         return False
     for axis in _varying(core, shape):
-        size = divisor(shape[axis])
+        size, run = divisor(shape[axis]), dict(core.runs).get(axis, 1)
         if not 1 < size <= MAX_TOLD_APART:
             continue
         in_batch = product.out_axes[axis] in product.batch
-        if in_batch and len(set(told_apart(core.node, axis, size) or ())) > 1:
+        if in_batch and len(set(told_apart(core.node, axis, size, run) or ())) > 1:
             return True
         # Stacked outputs of several layers are heads if they read the same; tokens and registers do not.
-        if (in_batch or _lies_along_maps(core, product, axis)) and are_channels(core.node, axis, size):
+        if (in_batch or _lies_along_maps(core, product, axis)) and are_channels(core.node, axis, size, run):
             return True
     return False
 

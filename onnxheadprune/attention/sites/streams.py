@@ -158,13 +158,7 @@ def _behind_layers(value: Value) -> Iterator[Value]:
 def _upstream(
     values: Iterable[Value], most: int, ends: Callable[[Node], bool] | None = None
 ) -> Iterator[Value]:
-    """Some values and what they are computed from, nearest first.
-
-    Args:
-        values: where to begin.
-        most: how many to look at.
-        ends: of a node, whether not to look behind it; None for no end.
-    """
+    """Some values and what they are computed from, nearest first."""
 
     def above(value: Value) -> Iterable[Value]:
         node = value.producer

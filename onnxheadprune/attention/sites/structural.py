@@ -34,7 +34,6 @@ from onnxheadprune.attention.sites.unit import handed_out
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import POSITIONS, Masks
-from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
@@ -82,7 +81,7 @@ def _weighed(core: Core, tracer: Tracer) -> Iterator[Core]:
         return
     heads = head_shape(core)
     labels = np.arange(1, math.prod(heads) * width + 1).reshape(*heads, width)
-    answer = ask(core.node, [Live.over((*core.head_axes, *core.feature_axes), labels)], POSITIONS)
+    answer = ask(core.node, [core.labelled(labels)], POSITIONS)
     if isinstance(answer, Refusal) or values not in answer.inputs:
         return
     for earlier in tracer.follow(source, answer.inputs[values]).cores:
@@ -241,15 +240,7 @@ def _site(index: int, name: str, block: Block, parts: Anatomy) -> AttentionSite:
 def _judged(
     site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[Node], blended: Refusal | None
 ) -> AttentionSite:
-    """The site, with the reason why no single head can be removed, if there is one.
-
-    Args:
-        site: the site.
-        block: its block.
-        parts: what is upstream of its cores.
-        mixers: linear layers that mix heads.
-        blended: why its heads have no contexts of their own, if they have none.
-    """
+    """The site, with the reason why no single head can be removed, if there is one."""
     if blended is not None:
         elements, size, flops = weights_of(_trial(site, tuple(range(block.num_heads))))
         own = _is_own(site, block)
@@ -310,13 +301,7 @@ def _is_own(site: AttentionSite, block: Block) -> bool:
 
 
 def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = None) -> Sweep:
-    """What is live without some heads.
-
-    Args:
-        site: the site.
-        heads: those heads.
-        through: a node that mixes heads, taken as if it passed them on.
-    """
+    """What is live without some heads."""
     handed = handed_out([site], {site.index: heads})
     masks = Masks(site.UNITS)
     return sweep(list(site.seeds(heads)), site.movable | site.maps, masks, through=through, handed=handed)

@@ -75,13 +75,7 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
 
 
 def _end(node: Node, streams: Streams, others: Collection[Node]) -> Projection | None:
-    """Return the last layer of a residual branch, with all that it sums over as one unit; None for other nodes.
-
-    Args:
-        node: any node.
-        streams: the residual streams of the model.
-        others: the last layers of other branches. A branch that holds some of these is a stack of layers.
-    """
+    """Return the last layer of a residual branch, with all that it sums over as one unit; None for other nodes."""
     read = summed(node, is_weight)
     total = None if read is None else streams.returning([node], [read.value])
     if read is None or total is None or not _is_term(node, total) or feeds_attention(total):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from onnxheadprune.attention.sites.within import Classes, within_heads
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.live import Array, Live
+from onnxheadprune.liveness.live import Array, Live, Runs
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import JOINS, REDUCES
 from onnxheadprune.model.graph.view import Node, Value
@@ -41,14 +41,15 @@ def _classify(node: Node, product: Contraction, live: Live) -> Trace:
     # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S].
     own = product.owners(product.out_axes[feature])
     rows = [axis for axis in free if product.owners(product.out_axes[axis]) != own]
-    weights = {axis: told_apart(node, axis, live.period(axis)) for axis in rows}
+    weights = {axis: told_apart(node, axis, live.period(axis), live.run(axis)) for axis in rows}
     tokens = [axis for axis in rows if _are_alike(weights[axis])]
     folded = [axis for axis in rows if axis not in tokens]
     head_axes = (*batch, *folded)
     classes = {head_axes.index(axis): known for axis in folded if (known := weights[axis]) is not None}
     heads = _sharing(_head_sets(live, head_axes), [live.period(axis) for axis in head_axes], classes)
     features = tuple(axis for axis in free if axis not in rows) or (feature,)
-    return Trace((Core(node, heads, head_axes, features, tokens_of(live, tokens)),))
+    runs = tuple((axis, run) for axis, run in live.runs if axis in head_axes)
+    return Trace((Core(node, heads, head_axes, features, tokens_of(live, tokens), runs),))
 
 
 def _are_alike(classes: Sequence[int] | None) -> bool:
@@ -67,7 +68,9 @@ def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
     seen = without_blind(live, batch)
     if any(axis in seen.axes for axis in batch):
         return seen
-    classes = {axis: told_apart(node, axis, live.period(axis), stacked=True) for axis in batch}
+    classes = {
+        axis: told_apart(node, axis, live.period(axis), live.run(axis), stacked=True) for axis in batch
+    }
     picked = [axis for axis in batch if len(set(classes[axis] or ())) > 1]
     return live.only([axis for axis in live.axes if axis not in batch or axis in picked])
 
@@ -81,7 +84,7 @@ def _feature(node: Node, product: Contraction, live: Live, free: Sequence[int]) 
     if single is None or product.owners(product.out_axes[single]) in owners:
         return free[0] if free else None
     # Beside heads of one channel each, the free axes are rows of an attention map, unless their weights differ.
-    tokens = all(_are_alike(told_apart(node, axis, live.period(axis))) for axis in free)
+    tokens = all(_are_alike(told_apart(node, axis, live.period(axis), live.run(axis))) for axis in free)
     return single if tokens else free[0]
 
 
@@ -105,13 +108,7 @@ def _single_feature(node: Node, product: Contraction) -> int | None:
 def _sharing(
     heads: Sequence[frozenset[int]], sizes: Sequence[int], classes: Mapping[int, Sequence[int]]
 ) -> Heads:
-    """Label sets of head positions, united over positions that read the same weights.
-
-    Args:
-        heads: one set per position of the head axes, row-major.
-        sizes: lengths of the head axes.
-        classes: per head axis (its place among them) the class of each of its positions.
-    """
+    """Label sets of head positions, united over positions that read the same weights."""
     united: dict[tuple[int, ...], frozenset[int]] = {}
     keys = [
         tuple(classes[axis][at] if axis in classes else at for axis, at in enumerate(position))
@@ -142,6 +139,9 @@ HEADS = Labels(units=AttentionSite.UNITS)
 """Labels that number the positions of heads."""
 
 
+Key: TypeAlias = tuple[Value, tuple[int, ...], Runs, bytes]
+
+
 class Step(NamedTuple):
     """The next values of labels; each of them may stand for several of those downstream."""
 
@@ -155,7 +155,7 @@ class Tracer:
 
     def __init__(self) -> None:
         self._shared = SharedLayers(self.trace)
-        self._known: dict[tuple[Value, tuple[int, ...], bytes], Trace] = {}
+        self._known: dict[Key, Trace] = {}
 
     def trace(self, value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Trace:
         """Return what produced the positions of `axes` (of the given sizes) of `value`."""
@@ -192,8 +192,8 @@ class Tracer:
         return self._known[_key(start, live)]
 
 
-def _key(value: Value, live: Live) -> tuple[Value, tuple[int, ...], bytes]:
-    return value, live.axes, live.array.tobytes()
+def _key(value: Value, live: Live) -> Key:
+    return value, live.axes, live.runs, live.array.tobytes()
 
 
 def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[Step]]:

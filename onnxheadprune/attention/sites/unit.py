@@ -391,9 +391,10 @@ def handed_out(sites: Iterable[Site], gone: Mapping[int, tuple[int, ...]]) -> di
         dead = sum(1 << unit for unit in gone.get(site.index, ()))
         for value, live in site.lying.items():
             if not live.is_mask:
-                alive = Live.over(live.axes, np.asarray((live.array & ~dead) != 0, np.bool_))
+                alive = Live.over(live.axes, np.asarray((live.array & ~dead) != 0, np.bool_), live.runs)
                 needed[value] = needed.get(value, DEAD) | alive
                 owned[value] = owned.get(value, DEAD) | live.as_mask()
     return {
-        value: alive | Live.over(owned[value].axes, ~owned[value].mask) for value, alive in needed.items()
+        value: alive | Live.over(owned[value].axes, ~owned[value].mask, owned[value].runs)
+        for value, alive in needed.items()
     }

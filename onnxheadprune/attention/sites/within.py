@@ -82,7 +82,7 @@ def _lies_along(found: Contraction, labelled: Set[str], index: int, shared: Cont
 def _label_sets(node: Node, index: int, live: Live) -> Live:
     """What the law makes of labels that are sets: label `n` is bit `n - 1`, no label is the empty set."""
     bits = np.array([_bit(int(label)) for label in live.array.reshape(-1)], dtype=object)
-    answer = ask(node, [Live.over(live.axes, bits.reshape(live.array.shape))], Labels())
+    answer = ask(node, [Live.over(live.axes, bits.reshape(live.array.shape), live.runs)], Labels())
     found = FULL if isinstance(answer, Refusal) else answer.inputs.get(index, FULL)
     # What lies in the weights alone says of all of the other operand that everybody reads it.
     return Live((), np.asarray(np.bitwise_or.reduce(bits), dtype=object)) if found.is_mask else found

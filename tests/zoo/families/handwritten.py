@@ -313,7 +313,6 @@ def cases() -> list[Case]:
             "hand-head-split",
             FAMILY,
             HeadSplit,
-            expect="refused",
             note="Split, then Concat on the batch axis",
         ),
         stacked(
