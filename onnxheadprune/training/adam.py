@@ -13,16 +13,15 @@ M = m / (1 - beta_1) and V = v / (1 - beta_2),
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto
 
-from onnxheadprune.runtime import Array, Provider, Session
-from onnxheadprune.runtime.resident import Resident, ResidentSession, home_of
-from onnxheadprune.training.text import nodes_of
+from onnxheadprune.runtime import Array, Provider
+from onnxheadprune.runtime.resident import Resident
+from onnxheadprune.training.in_place import in_place, model_of
 
 BETAS = (0.9, 0.99)
 """The second one forgets faster than usual: a recovery has few steps."""
@@ -42,7 +41,7 @@ way = Mul(direction, size)
 new_parameter = Sub(parameter, way)
 """
 """For one tensor. A state is read by one node alone, and what replaces it is made of that node's output."""
-SHARED = ("beta_1", "beta_2", "size", "floor")
+SHARED: Mapping[str, float | None] = {"beta_1": BETAS[0], "beta_2": BETAS[1], "size": None, "floor": None}
 """Numbers that all tensors share; the last two are those of a step."""
 
 
@@ -69,21 +68,7 @@ class Adam:
         self.squares = [Resident(np.zeros(item.shape, np.float32), provider) for item in parameters]
         self.steps = 0
         states = dict(zip(STATES, (parameters, self.means, self.squares), strict=True))
-        inputs = {
-            f"{name}.{number}": item
-            for name, items in {**states, "gradient": gradients}.items()
-            for number, item in enumerate(items)
-        }
-        outputs = {
-            f"new_{name}.{number}": item
-            for name, items in states.items()
-            for number, item in enumerate(items)
-        }
-        # As it is written: what a node reads, and when, must not be rearranged.
-        session = Session(
-            step_of([item.shape for item in parameters]), home_of(provider), name="the optimizer"
-        )
-        self._session = ResidentSession(session, inputs, outputs)
+        self._session = in_place(STEP, {**states, "gradient": gradients}, STATES, SHARED, provider)
 
     def step(self, rate: float) -> None:
         """One step."""
@@ -106,29 +91,8 @@ class Adam:
 
 
 def step_of(shapes: Sequence[tuple[int, ...]]) -> ModelProto:
-    """One step as a model: states and gradients of each tensor to its new states.
-
-    Args:
-        shapes: of the tensors, all in float32.
-    """
-    graph = helper.make_graph([], "step", [], [])
-    for number, shape in enumerate(shapes):
-        graph.node.extend(nodes_of(STEP, partial(_spelled, number)))
-        given = (*STATES, "gradient")
-        graph.input.extend(_declared(f"{name}.{number}", shape) for name in given)
-        graph.output.extend(_declared(f"new_{name}.{number}", shape) for name in STATES)
-    graph.input.extend(_declared(name, ()) for name in SHARED[2:])
-    for name, beta in zip(SHARED[:2], BETAS, strict=True):
-        graph.initializer.append(numpy_helper.from_array(_number(beta), name))
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-
-
-def _spelled(number: int, name: str) -> str:
-    return name if name in SHARED else f"{name}.{number}"
-
-
-def _declared(name: str, shape: tuple[int, ...]) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+    """One step as a model: states and gradients of each tensor, all in float32, to its new states."""
+    return model_of(STEP, shapes, (*STATES, "gradient"), STATES, SHARED)
 
 
 def _number(value: float) -> npt.NDArray[np.float32]:
