@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -132,22 +133,10 @@ class Checkpoint:
         if self.path is None:
             return
         document = {
+            **vars(state),
             "key": self.key,
-            "epoch": state.epoch,
-            "step": state.step,
-            "taken": state.taken,
-            "precision": state.precision,
-            "scale": state.scale,
-            "rate": state.rate,
             "trials": list(state.trials.items()),
-            "best": state.best,
             "curve": [[item.step, item.loss] for item in state.curve],
-            "searched": state.searched,
-            "seconds": state.seconds,
-            "planned": state.planned,
-            "samples": state.samples,
-            "learned": state.learned,
-            "unlearned": state.unlearned,
             "left_out": dict(state.left_out),
             "arrays": {name: len(arrays) for name, arrays in state.arrays.items()},
         }
@@ -164,23 +153,16 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
 
-def _state(document: Mapping[str, object]) -> State:
-    content = json.loads(json.dumps(document))
+def _state(document: Mapping[str, Any]) -> State:
+    start = vars(State())
+    numbers: dict[str, Any] = {
+        name: type(value)(document[name])
+        for name, value in start.items()
+        if isinstance(value, int | float | str)
+    }
     return State(
-        int(content["epoch"]),
-        int(content["step"]),
-        int(content["taken"]),
-        str(content["precision"]),
-        float(content["scale"]),
-        float(content["rate"]),
-        {float(rate): float(loss) for rate, loss in content["trials"]},
-        int(content["best"]),
-        [Measured(int(step), float(loss)) for step, loss in content["curve"]],
-        searched=float(content["searched"]),
-        seconds=float(content["seconds"]),
-        planned=int(content["planned"]),
-        samples=int(content["samples"]),
-        learned=float(content["learned"]),
-        unlearned=float(content["unlearned"]),
-        left_out={str(why): int(count) for why, count in content["left_out"].items()},
+        **numbers,
+        trials={float(rate): float(loss) for rate, loss in document["trials"]},
+        curve=[Measured(int(step), float(loss)) for step, loss in document["curve"]],
+        left_out={str(why): int(count) for why, count in document["left_out"].items()},
     )
