@@ -9,7 +9,6 @@ from onnx import ModelProto, helper
 
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import apply
@@ -31,6 +30,7 @@ from onnxheadprune.fusion.forms import (
 from onnxheadprune.fusion.match import match
 from onnxheadprune.fusion.result import FuseMode, Fusion, SiteFusion
 from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.fused import is_fused
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.graph.restated import converted_to
 from onnxheadprune.model.graph.schemas import opset_of
@@ -113,7 +113,7 @@ class _Work:
 
     def _fit(self, site: AttentionSite, near: set[int]) -> None:
         found: list[Fit] = []
-        if all(is_fused_core(node) for node in site.cores):
+        if all(is_fused(node) for node in site.cores):
             return
         for node in site.cores:
             item = self._fit_core(site, node, site.index in near)

@@ -17,11 +17,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
 
 from onnxheadprune.runtime import Array, Provider
 from onnxheadprune.runtime.resident import Resident
-from onnxheadprune.training.in_place import in_place, model_of
+from onnxheadprune.training.in_place import in_place
 
 BETAS = (0.9, 0.99)
 """The second one forgets faster than usual: a recovery has few steps."""
@@ -88,11 +87,6 @@ class Adam:
         for item, array in zip((*self.means, *self.squares), moments, strict=True):
             item.take(array)
         self.steps = steps
-
-
-def step_of(shapes: Sequence[tuple[int, ...]]) -> ModelProto:
-    """One step as a model: states and gradients of each tensor, all in float32, to its new states."""
-    return model_of(STEP, shapes, (*STATES, "gradient"), STATES, SHARED)
 
 
 def _number(value: float) -> npt.NDArray[np.float32]:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.resident import Resident
-from onnxheadprune.training.adam import BETAS, EPSILON, STATES, Adam, step_of
+from onnxheadprune.training.adam import BETAS, EPSILON, SHARED, STATES, STEP, Adam
+from onnxheadprune.training.in_place import model_of
 
 PROVIDER = Provider(CPU, "test")
 SHAPES = ((3, 4096), (7,), ())
@@ -66,7 +67,7 @@ def test_steps_are_those_of_the_paper() -> None:
 
 def test_writing_in_place_is_writing_elsewhere() -> None:
     """A state is overwritten while the step runs: nothing of it may be read afterwards."""
-    session = Session(step_of(SHAPES), PROVIDER)
+    session = Session(model_of(STEP, SHAPES, (*STATES, "gradient"), STATES, SHARED), PROVIDER)
     states = {
         f"{name}.{number}": array if name == "parameter" else np.zeros_like(array)
         for name in STATES

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 from onnxheadprune.attention.sites.census import sums_to_one
 from onnxheadprune.attention.sites.core import Core, Trace
-from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import Block, Candidate
 from onnxheadprune.attention.sites.maps import MAX_CONTRACTED
 from onnxheadprune.attention.sites.products import MAX_UPSTREAM, is_contraction, is_product, upstream
@@ -25,6 +24,7 @@ from onnxheadprune.attention.sites.shared_layers import are_heads
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.domain import POSITIONS
+from onnxheadprune.liveness.fused import is_fused
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, REDUCES
@@ -69,7 +69,7 @@ class Blended(NamedTuple):
 def blended(block: Block) -> Blended | None:
     """Return the heads that a block of one context has, None if it has one head."""
     cores = [core.node for core in block.cores]
-    if any(is_fused_core(core) or is_product(core) is None for core in cores):
+    if any(is_fused(core) or is_product(core) is None for core in cores):
         return None
     if len(cores) > 1:
         added = _added_one_by_one(block, cores)

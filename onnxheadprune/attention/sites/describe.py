@@ -11,7 +11,7 @@ from functools import reduce
 import numpy as np
 
 from onnxheadprune.attention.sites.core import Core
-from onnxheadprune.attention.sites.fused import fused_anatomy, is_fused_core
+from onnxheadprune.attention.sites.fused import fused_anatomy
 from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
@@ -20,7 +20,7 @@ from onnxheadprune.attention.sites.sharing import Sharing, bits_of, join_shared,
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.carriers import MAX_HOPS, carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
@@ -58,7 +58,7 @@ def anatomy(block: Block) -> Anatomy | Refusal:
     """Walks from the cores of a block up both operands. A refusal if what a core reads cannot be told apart."""
     survey = _Survey(block)
     for core in block.cores:
-        if is_fused_core(core.node):
+        if is_fused(core.node):
             survey.read_fused(core)
         else:
             survey.read_product(core)

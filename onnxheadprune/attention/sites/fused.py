@@ -37,11 +37,6 @@ class FusedAnatomy:
     maps: frozenset[Value] = frozenset()
 
 
-def is_fused_core(node: Node) -> bool:
-    """Return whether the node is a fused attention operator."""
-    return is_fused(node)
-
-
 def is_attention_operator(node: Node) -> bool:
     """Return whether the operator is a fused attention by its name, known here or not."""
     return is_fused(node) or node.op_type.endswith("Attention")

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from onnxheadprune.attention.sites.core import Core, is_alike
-from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
@@ -187,7 +186,7 @@ def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
     """The head positions of several products that read the same slice of the same attention weights."""
     readers: dict[Hashable, list[Core]] = {}
     for core in cores:
-        weights = _weights_made(core.node) if is_fused_core(core.node) else _weights_read(core)
+        weights = _weights_made(core.node) if is_fused(core.node) else _weights_read(core)
         if weights is not None:
             readers.setdefault(weights, []).append(core)
     return [

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.obstacles import reduction_ahead, returns
 from onnxheadprune.attention.sites.origins import Cause, Origins, Stop
@@ -17,6 +16,7 @@ from onnxheadprune.attention.sites.products import is_product, is_weight, upstre
 from onnxheadprune.attention.sites.streams import Streams, below, is_grouped, is_layer
 from onnxheadprune.attention.sites.unit import NearMiss
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
+from onnxheadprune.liveness.fused import is_fused
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
@@ -164,7 +164,7 @@ def _layer_behind(value: Value, streams: Streams) -> bool:
 
     def above(current: Value) -> list[Value]:
         node = current.producer
-        if node is None or node in OBSERVES or is_fused_core(node) or is_layer(node):
+        if node is None or node in OBSERVES or is_fused(node) or is_layer(node):
             return []
         if node in WEIGHS and any(
             is_product(other) is not None for other in upstream(current, MAX_BEHIND, is_layer)
@@ -174,5 +174,5 @@ def _layer_behind(value: Value, streams: Streams) -> bool:
         return [] if streams.joins(node) or _is_in_stream(current, streams) else node.computed
 
     makers = (item.producer for item in reachable([value], above, MAX_BEHIND))
-    layers = (node for node in makers if node is not None and not is_fused_core(node) and is_layer(node))
+    layers = (node for node in makers if node is not None and not is_fused(node) and is_layer(node))
     return any(weight_contraction(node, is_weight) is not None or is_grouped(node) for node in layers)

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.own import is_picked
@@ -26,6 +25,7 @@ from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.fused import is_fused
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
@@ -146,7 +146,7 @@ class _Search:
         node, found = value.producer, self.found
         if node is None:
             return Stop(value, Cause.SOURCE)
-        if is_fused_core(node) or is_product(node) is not None or weighs_stored_values(node):
+        if is_fused(node) or is_product(node) is not None or weighs_stored_values(node):
             return Stop(value, Cause.ATTENTION)
         made = self._made_by_weights(node, live)
         if made is not None:

@@ -17,12 +17,12 @@ from functools import cached_property
 import numpy as np
 
 from onnxheadprune.attention.sites.evidence import without_blind
-from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.attention.sites.products import is_product, is_weight
 from onnxheadprune.liveness.asking import ask_about, has_law
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import POSITIONS
+from onnxheadprune.liveness.fused import is_fused
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import content_uses
 from onnxheadprune.liveness.refusal import Reason, Refusal
@@ -172,7 +172,7 @@ def _makers(cores: Iterable[Node]) -> frozenset[Value]:
 
 def _operands(node: Node) -> list[Value]:
     """Inputs of a node; none of a fused operator that has the weights in itself."""
-    packed = is_fused_core(node) and (first := node.input(1)) is not None and is_weight(first)
+    packed = is_fused(node) and (first := node.input(1)) is not None and is_weight(first)
     return [] if packed else node.sources
 
 
@@ -182,7 +182,7 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
     Returns:
         None where the node makes them: weights, a product, or an operator of which nobody knows more.
     """
-    if not has_law(node) or is_fused_core(node) or is_product(node) is not None:
+    if not has_law(node) or is_fused(node) or is_product(node) is not None:
         return None
     answer = ask_about(value, live, POSITIONS)
     if isinstance(answer, Refusal):

@@ -13,7 +13,6 @@ from functools import cached_property
 import numpy as np
 
 from onnxheadprune.attention.sites.census import attention_products, sums_to_one
-from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.products import core_product, is_product, is_weight
 from onnxheadprune.attention.sites.projection import Projection
@@ -22,7 +21,7 @@ from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
@@ -46,7 +45,7 @@ def lies_along_heads(value: Value, live: Live) -> bool:
     node = value.producer
     if node is None:
         return False
-    if is_fused_core(node):
+    if is_fused(node):
         layout = layout_of(node)
         return layout is None or any(axis in layout.out_axes for axis in live.axes)
     found = is_product(node)

@@ -15,10 +15,10 @@ import numpy as np
 
 from onnxheadprune.attention.sites.core import Core, Trace
 from onnxheadprune.attention.sites.evidence import MAX_TOLD_APART, are_channels, told_apart
-from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.maps import MAX_CONTRACTED, Summed, summed
 from onnxheadprune.attention.sites.products import core_product, is_product, makes_maps, upstream
 from onnxheadprune.liveness.contraction import Contraction
+from onnxheadprune.liveness.fused import is_fused
 from onnxheadprune.model.graph.dims import Shape, divisor
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -72,7 +72,7 @@ class SharedLayers:
 
 
 def _is_core(node: Node) -> bool:
-    return is_fused_core(node) or is_product(node) is not None
+    return is_fused(node) or is_product(node) is not None
 
 
 def are_heads(cores: Sequence[Core], size: int) -> bool:
@@ -89,7 +89,7 @@ def are_heads(cores: Sequence[Core], size: int) -> bool:
 
 
 def _tells_apart(core: Core) -> bool:
-    if is_fused_core(core.node):
+    if is_fused(core.node):
         return True
     shape, product = core.node.out.shape, core_product(core.node)
     if shape is None or product is None:

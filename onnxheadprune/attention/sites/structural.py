@@ -13,7 +13,6 @@ from onnxheadprune.attention.sites.blended import blended, reduced_heads
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, head_shape
 from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
-from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import (
     Block,
     Candidate,
@@ -34,6 +33,7 @@ from onnxheadprune.attention.sites.unit import handed_out
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import POSITIONS, Masks
+from onnxheadprune.liveness.fused import is_fused
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
@@ -179,7 +179,7 @@ def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
         return [producer for producer in producers if not is_residual(producer)]
 
     walk = reachable(blocked, above, 64)
-    return next((node for node in walk if is_product(node) is not None or is_fused_core(node)), None)
+    return next((node for node in walk if is_product(node) is not None or is_fused(node)), None)
 
 
 def _attends(core: Core) -> bool:
@@ -188,7 +188,7 @@ def _attends(core: Core) -> bool:
     Where channels attend to channels the weights own the channels; a softmax tells that they are weights.
     """
     node = core.node
-    if is_fused_core(node):
+    if is_fused(node):
         return True
     found = is_product(node)
     if found is None:

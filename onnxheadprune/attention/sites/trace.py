@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.core import Core, Heads, Trace
 from onnxheadprune.attention.sites.evidence import tokens_of, told_apart, without_blind
-from onnxheadprune.attention.sites.fused import is_fused_core, split_fused
+from onnxheadprune.attention.sites.fused import split_fused
 from onnxheadprune.attention.sites.maps import summed
 from onnxheadprune.attention.sites.products import is_product, is_weight, makes_maps, stored_map
 from onnxheadprune.attention.sites.shared_layers import SharedLayers
@@ -24,6 +24,7 @@ from onnxheadprune.attention.sites.within import Classes, within_heads
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.fused import is_fused
 from onnxheadprune.liveness.live import Array, Live, Runs
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.facts import JOINS, REDUCES
@@ -201,7 +202,7 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[S
     node = value.producer
     if node is None or value.is_constant:
         return Trace(), []
-    if is_fused_core(node):
+    if is_fused(node):
         split = split_fused(node, value.output_index, live)
         return (Trace(), []) if split is None else (Trace((Core(node, *split),)), [])
     product = is_product(node)
