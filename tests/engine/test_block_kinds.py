@@ -118,6 +118,27 @@ def test_a_block_is_of_a_kind(body: str, kind: str) -> None:
     assert blocks[0].to_dict()["kind"] == kind
 
 
+SCALED = {"scaled": "w = Mul (e, beta)", "multiplied": "w = MatMul (beta, e)"}
+MIXED = {
+    "summed": "apart = Unsqueeze (h, second) p = Mul (apart, mix) r = ReduceSum <keepdims = 0> (p, third)",
+    "multiplied": "c = MatMul (x, to_mix) maps = Reshape (c, four) k = Softmax (maps) r = MatMul (k, h)",
+}
+
+
+@pytest.mark.parametrize("mixed", MIXED.values(), ids=MIXED)
+@pytest.mark.parametrize("scaled", SCALED.values(), ids=SCALED)
+def test_hyper_connections_take_a_branch_back(scaled: str, mixed: str) -> None:
+    """A network that is added to each of four mixed streams, each time scaled: no gate, but a residual branch."""
+    weights = """float[8, 12] up, float[12, 8] down, float[4, 1] alpha, float[4, 1] beta, float[4, 4, 1] mix,
+      float[8, 16] to_mix, int64[1] second = {2}, int64[1] third = {3}, int64[4] four = {0, 0, 4, 4}"""
+    body = (
+        "one = Unsqueeze (x, second) h = Mul (one, alpha) n = ReduceSum <keepdims = 0> (h, second)"
+        " u = MatMul (n, up) a = Relu (u) d = MatMul (a, down) e = Unsqueeze (d, second)"
+        f" {scaled} {mixed} s = Add (w, r) y = ReduceSum <keepdims = 0> (s, second)"
+    )
+    assert [block.kind for block in _blocks(_model(body, weights=weights))] == ["feed-forward"]
+
+
 def test_no_choice_takes_ranks(command: Command, tmp_path: Path) -> None:
     """They are there to be named; a choice by data takes neurons."""
     body = "u = MatMul (x, up) h = Relu (u) d = MatMul (h, down) z = Add (d, x)"

@@ -7,11 +7,12 @@ beside each other (a bias that is computed, two linear layers that are added) is
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import chain
+from itertools import chain, zip_longest
 
 from onnx import TensorProto
 
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of, operand_indices
+from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
 from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, ADDS_AND_NORMALIZES, MULTIPLIES, OBSERVES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
@@ -71,8 +72,27 @@ class Streams:
 
 
 def near(value: Value) -> Collection[Value]:
-    """A value, and what it is made of with neither a contraction nor a sum of two values in between."""
-    return frozenset(_upstream([value], MAX_NEAR, _is_end))
+    """A value, and what it is made of with neither a layer nor a sum of two values in between.
+
+    Streams may be mixed by a product that keeps their channels apart, as in hyper-connections.
+    """
+
+    def above(item: Value) -> Iterable[Value]:
+        node = item.producer
+        mixed = None if node is None else is_product(node)
+        if node is None or (mixed is None and _is_end(node)):
+            return ()
+        return _read(node) if mixed is None else _with_channels(node, mixed)
+
+    return frozenset(reachable([value], above, MAX_NEAR))
+
+
+def _with_channels(node: Node, product: Contraction) -> Iterator[Value]:
+    """Yield the operand of a product that has the last axis of what it makes, and no other operand has."""
+    owners = product.owners(product.out_axes[-1]) if product.out_axes else ()
+    value = node.input(owners[0]) if len(owners) == 1 else None
+    if value is not None and not value.is_constant:
+        yield value
 
 
 def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
@@ -95,19 +115,34 @@ def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
 
 
 def _spreads(use: Use) -> bool:
-    """Return whether a node multiplies each number of what it reads with many numbers of another value."""
-    shape, made = use.node.shape(use.input_index), use.node.out.shape
-    if use.node not in MULTIPLIES or shape is None or made is None:
+    """Return whether a node multiplies each number of what it reads with many numbers of another value.
+
+    A factor that all channels have in common makes no gate of it: hyper-connections scale a branch for every stream.
+    """
+    node, shape, made = use.node, use.node.shape(use.input_index), use.node.out.shape
+    others = [node.shape(index) for index in range(len(node.inputs)) if index != use.input_index]
+    if node not in MULTIPLIES or shape is None or made is None or len(others) != 1 or others[0] is None:
         return False
-    pairs = zip(reversed(shape), reversed(made), strict=False)
-    return any(dim == 1 and size != 1 for dim, size in pairs)
+    axes = list(zip_longest(*(reversed(dims) for dims in (shape, others[0])), fillvalue=1))
+    return any(own == 1 != other for own, other in axes) and all(
+        own == 1 or other != 1 for own, other in axes
+    )
 
 
 def is_layer(node: Node) -> bool:
     """Return whether a node is a contraction; a depthwise convolution, which keeps channels apart, is none."""
     if not operand_indices(node):
         return False
-    return node.out.shape is None or contraction_of(node) is not None or is_grouped(node)
+    found = contraction_of(node)
+    if found is not None and not found.contracted - _of_size_one(node, found):
+        return False
+    return node.out.shape is None or found is not None or is_grouped(node)
+
+
+def _of_size_one(node: Node, product: Contraction) -> set[str | None]:
+    """The letters of axes of size 1 of a product: a sum over them adds nothing up."""
+    pairs = ((node.shape(index) or (), product.axes_of(index)) for index in product.indices)
+    return {letter for shape, axes in pairs for dim, letter in zip(shape, axes, strict=False) if dim == 1}
 
 
 def is_grouped(node: Node) -> bool:
