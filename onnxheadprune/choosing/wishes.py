@@ -83,9 +83,6 @@ class Wish(Requirements):
     def __post_init__(self) -> None:
         ways = (self.ratio, self.keep, self.target_speedup, self.max_drift)
         if sum(way is not None for way in ways) != 1:
-            raise UsageError(
-                "say in one way how many heads are to go: by a ratio, by what every site keeps, by a speed-up or by a"
-                " drift"
-            )
+            raise UsageError("specify exactly one of --ratio, --keep, --target-speedup and --max-drift")
         super().__post_init__()
         check(Cut, **{name: getattr(self, name) for name in AMOUNT.split()})

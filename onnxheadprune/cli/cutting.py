@@ -64,9 +64,9 @@ def stages_of(request: Request) -> Iterator[Stage]:
         scoring = ("measuring what cuts cost", "reading", "ablating", "timing")
         yield Stage("measuring what cuts cost", scoring, weight=2)
     if searching:
-        yield Stage("trying cuts", ("measuring: ", "measuring", "compensating"), weight=12)
+        yield Stage("trying cuts", ("measuring: ", "measuring", "refitting"), weight=12)
     elif refits:
-        yield Stage("compensating", ("compensating",), weight=4)
+        yield Stage("refitting", ("refitting",), weight=4)
     if has_data and not searching and (wish is not None or refits):
         yield Stage("measuring drift", ("measuring drift",), weight=0.7)
     if choice.recover is not None:

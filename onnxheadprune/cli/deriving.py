@@ -288,6 +288,7 @@ def _type(item: Declared) -> click.ParamType[Any]:
         high = bounds.le if bounds.lt is None else bounds.lt
         ranged: Any = click.IntRange if kind is int else click.FloatRange
         made = ranged(low, high, min_open=bounds.gt is not None, max_open=bounds.lt is not None)
+        made.name = "whole number" if kind is int else "number"
         return cast("click.ParamType[Any]", made)
     return click.STRING
 

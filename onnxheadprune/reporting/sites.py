@@ -53,7 +53,7 @@ def _prospects(sites: Sites) -> Iterator[RenderableType]:
     held = sum(site.params for site in removable)
     if sites.elements and held <= sites.elements:
         part = share(held / sites.elements)
-        yield row("can go", f"{part} of the {count(sites.elements)} stored elements belong to these heads")
+        yield row("removable", f"{part} of the {count(sites.elements)} stored elements belong to these heads")
     spare = sum(site.num_heads - len(site.removed) for site in removable)
     if spare > 1:
         model = shlex.quote(sites.model)

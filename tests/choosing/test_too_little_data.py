@@ -140,7 +140,7 @@ def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
     notes = [at for at, what in enumerate(told) if what.startswith(NOTE)]
     assert len(notes) == bool(limited)
     if limited:
-        first = next(at for at, what in enumerate(told) if what.startswith("compensating"))
+        first = next(at for at, what in enumerate(told) if what.startswith("refitting"))
         assert notes[0] < first and "more line" in told[notes[0]]
     for item in found.compensation.refits:
         assert item.after <= item.before * (1 + 1e-9)

@@ -249,6 +249,7 @@ def test_a_head_that_is_gone_already(refused: Refused, command: Command, toy: Pa
         (["--ratio", "50"], "50 is not greater than 0 and less than 1; write 50% for percent"),
         (["--ratio", "1.5%%"], "'1.5%%' is not a share like 0.25 or 25%"),
         ([], "or how much with --ratio; see onnxheadprune prune --help"),
+        (["--ratio", "0.5", "--keep", "x"], "'x' is not a valid whole number"),
         (["--fuse", "onnx"], "to fuse only, use onnxheadprune fuse MODEL --mode onnx; see"),
     ],
 )
@@ -264,7 +265,10 @@ def test_validate_what_was_not_pruned(refused: Refused, toy: Path) -> None:
 def test_wrong_data(refused: Refused, toy: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.npz"
     np.savez(data, wrong=np.zeros(3, dtype=np.float32))
+    labels = tmp_path / "labels.npz"
+    np.savez(labels, wrong=np.zeros((3, 2)), labels=np.zeros(3))
     for given, message in {
+        labels: f"{labels} lacks the input x (float32 [batch, sequence, 12]); it holds labels [3], wrong [3, 2]",
         data: f"{data} lacks the input x (float32 [batch, sequence, 12]); it holds wrong [3]",
         tmp_path / "missing.npz": f"the data {tmp_path / 'missing.npz'} does not exist",
     }.items():

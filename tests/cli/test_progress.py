@@ -52,13 +52,13 @@ def test_long_work_says_stages_and_no_time_that_is_not_known() -> None:
     for step in range(1, 31):
         clock.now += 2
         told.tell("measuring", step, 40)
-    told.tell("compensating", 0, 0)
+    told.tell("refitting", 0, 0)
     found = text.getvalue().splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in found)
     # What follows is not known, so neither is the end.
     assert found[0].endswith("measuring: 3 of 40")
     assert len(found) == 1 + (60 - 6) // LINE_SECONDS + 1
-    assert found[-1].endswith(" compensating")
+    assert found[-1].endswith(" refitting")
 
 
 def test_minutes_are_minutes() -> None:
@@ -82,7 +82,7 @@ def test_a_log_gets_lines_and_a_terminal_a_bar() -> None:
 
 STAGES = (
     Stage("measuring what cuts cost", ("measuring what",), weight=2),
-    Stage("compensating", ("compensating",), weight=4),
+    Stage("refitting", ("refitting",), weight=4),
     Stage("recovering", ("recovering", "looking for"), seconds=600),
     Stage("validating", ("validating",), weight=3),
 )
@@ -92,7 +92,7 @@ def test_the_time_left_is_that_of_the_whole_call() -> None:
     """Where stages take what they usually take, the end is right from early on; a stage alone is never told of."""
     told, clock, text = lines(*STAGES)
     end = clock.now + 20 + 40 + 600 + 30
-    works = [("measuring what cuts cost", 20), ("compensating, map by map", 40), ("recovering: step", 600)]
+    works = [("measuring what cuts cost", 20), ("refitting, layer by layer", 40), ("recovering: step", 600)]
     for what, seconds in works:
         for step in range(seconds + 1):
             told.tell(what, step, seconds)
@@ -100,9 +100,7 @@ def test_the_time_left_is_that_of_the_whole_call() -> None:
     told.tell("validating", 0, 0)
     found = text.getvalue().splitlines()
     assert found[0].split(" ", 1)[1].startswith("1 of 4, measuring what cuts cost: 5 of 20, about ")
-    assert any(
-        "2 of 4, compensating" in line and line.endswith("then recovering, validating") for line in found
-    )
+    assert any("2 of 4, refitting" in line and line.endswith("then recovering, validating") for line in found)
     assert all(re.search(r" \d of 4, .*about .* left in all", line) for line in found)
     told, clock, text = lines(*STAGES)
     for what, seconds in works:
@@ -118,36 +116,36 @@ RECORDED = {
     "two epochs, which were not better than the refit": (
         Budget(epochs=2),
         (
-            "reading contexts 4.4 0, measuring what cuts cost 31.6 6, compensating 31.5 18, measuring drift 10.1 0,"
-            " looking for a learning rate 1 0, recovering 40.1 62, measuring drift 3.6 0, compensating 29.6 18,"
+            "reading contexts 4.4 0, measuring what cuts cost 31.6 6, refitting 31.5 18, measuring drift 10.1 0,"
+            " looking for a learning rate 1 0, recovering 40.1 62, measuring drift 3.6 0, refitting 29.6 18,"
             " measuring drift 10.5 0, validating 4.3 0"
         ),
     ),
     "25 epochs": (
         Budget(epochs=25),
         (
-            "reading contexts 4.4 0, measuring what cuts cost 33.9 6, compensating 66.8 18, measuring drift 14.5 0,"
+            "reading contexts 4.4 0, measuring what cuts cost 33.9 6, refitting 66.8 18, measuring drift 14.5 0,"
             " looking for a learning rate 11.4 0, recovering 416.6 775, measuring drift 1.1 0, validating 4.6 0"
         ),
     ),
     "six minutes of ten thousand lines": (
         Budget(seconds=373),
         (
-            "reading contexts 3.5 0, measuring what cuts cost 19.4 6, compensating 110.3 18, measuring drift 24.8 0,"
+            "reading contexts 3.5 0, measuring what cuts cost 19.4 6, refitting 110.3 18, measuring drift 24.8 0,"
             " looking for a learning rate 16.2 0, recovering 356.9 646, measuring drift 4 0, validating 9.4 0"
         ),
     ),
     "a model of TinyLlama's size": (
         None,
         (
-            "reading contexts 136 22, measuring what cuts cost 220 22, compensating 837 35, measuring drift 41 0,"
+            "reading contexts 136 22, measuring what cuts cost 220 22, refitting 837 35, measuring drift 41 0,"
             " validating 148 0"
         ),
     ),
     "a time for the whole call": (
         Budget(call=240),
         (
-            "reading contexts 4.4 0, measuring what cuts cost 31.6 6, compensating 34 18, measuring drift 10 0,"
+            "reading contexts 4.4 0, measuring what cuts cost 31.6 6, refitting 34 18, measuring drift 10 0,"
             " recovering 140 300, measuring drift 8 0, validating 6 0"
         ),
     ),
@@ -180,7 +178,7 @@ def test_a_stage_that_is_passed_over_or_comes_twice() -> None:
     told, clock, text = lines(*STAGES)
     told.tell("reading the model", 0, 0)
     clock.now += QUIET_SECONDS
-    told.tell("compensating", 1, 4)
+    told.tell("refitting", 1, 4)
     clock.now += LINE_SECONDS
     told.tell("measuring what cuts cost", 1, 4)
     clock.now += LINE_SECONDS
@@ -193,7 +191,7 @@ def test_no_bar_is_full_where_nothing_is_known() -> None:
     text = io.StringIO()
     with progress_on(Console(file=text, force_terminal=True, width=100), STAGES) as tell:
         tell("reading the model", 0, 0)
-        tell("compensating", 0, 0)
+        tell("refitting", 0, 0)
     assert "0/?" not in text.getvalue() and "then recovering, validating" in text.getvalue()
 
 

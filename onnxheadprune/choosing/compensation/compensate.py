@@ -106,7 +106,7 @@ def compensate(
             if wide >= LARGE:
                 # Moments are large and freed in pieces: what the heap keeps of them would add up.
                 give_back()
-            progress("compensating, map by map", number, len(todo))
+            progress("refitting, layer by layer", number, len(todo))
     levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
     return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, quantized=levels)
 

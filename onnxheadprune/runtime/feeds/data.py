@@ -197,7 +197,8 @@ class Batched:
             raise UsageError(f"the arrays of {source} have different numbers of samples: {listed}")
         self._count = next(iter(counts.values()), 0)
         labels = self._arrays.get(LABELS)
-        if labels is not None and (labels.ndim == 0 or labels.shape[0] != self._count):
+        has_inputs = any(item.name in self._arrays for item in inputs)
+        if has_inputs and labels is not None and (labels.ndim == 0 or labels.shape[0] != self._count):
             raise UsageError(
                 f"{source} holds {self._count} samples, but {LABELS} has shape {list(labels.shape)}"
             )
