@@ -157,17 +157,18 @@ def _holds_layers(sites: Sequence[Site], depth: int) -> bool:
         sites: in graph order.
         depth: parts of the module path in front of the number.
     """
-    ends = [place for place, site in enumerate(sites) if site.LAYER != "begin"]
-    last = max((place for place, site in enumerate(sites) if site.LAYER == "begin"), default=0)
-    first = next((place for place, site in enumerate(sites) if site.LAYER == "begin"), 0)
-    if not any(first < place < last for place in ends):
-        return False
+    runs = [list(run) for begins, run in groupby(sites, lambda site: site.LAYER == "begin") if begins]
     inner = [
-        [(place.stack, place.number) for place in _places(site) if len(place.stack) > depth][-1:]
-        for site in sites
-        if site.LAYER == "begin"
+        [
+            tuple((place.stack, place.number) for place in _places(site) if len(place.stack) > depth)[-1:]
+            for site in run
+        ]
+        for run in runs
     ]
-    return all(inner) and len({tuple(own) for own in inner}) == len(inner)
+    # A decoder's layer has two attentions in a row, under one number.
+    own = [set(numbers) for numbers in inner]
+    apart = sum(map(len, own)) == len(set().union(*own))
+    return len(runs) > 1 and apart and all(number for numbers in inner for number in numbers)
 
 
 def _is_repeated(numbered: Mapping[tuple[Stack, int], Iterable[Site]]) -> bool:

@@ -71,6 +71,17 @@ def test_a_layer_that_others_went_from_keeps_its_number(pattern: str) -> None:
     assert list(keys(names[2:])) == ["1"]
 
 
+def test_the_number_in_the_name_of_a_whole_model_is_no_layer() -> None:
+    """SpeechT5: its convolutions are in no layer, its decoder's layers have two attentions each."""
+    stem = ["c speecht5.encoder.prenet.conv_layers"]
+    encoder = two("speecht5.encoder.layers.@.attention speecht5.encoder.layers.@.feed_forward")
+    decoder = two("speecht5.decoder.layers.@.self_attn speecht5.decoder.layers.@.feed_forward")
+    cross = [f"a speecht5.decoder.layers.{number}.encoder_attn" for number in "01"]
+    names = [*stem, *encoder, decoder[0], cross[0], *decoder[1:3], cross[1], decoder[3]]
+    assert [len(found) for found in keys(names).values()] == [2, 2, 3, 3]
+    assert list(keys(names)) == ["encoder.0", "encoder.1", "decoder.0", "decoder.1"]
+
+
 def test_all_residual_branches_of_a_layer_are_in_it() -> None:
     """Blocks in front of the attention, several attentions, layers without any (Conformer, TimeSformer, LFM2)."""
     names = [
