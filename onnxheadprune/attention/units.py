@@ -177,11 +177,7 @@ def _named_layers(text: str) -> Iterator[str]:
 
 
 def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
-    """The sites that a key names of which everything goes.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """The sites that a key names of which everything goes."""
     if key.startswith(LAYERS):
         own, known = key.removeprefix(LAYERS), layers(sites)
         if own not in known:

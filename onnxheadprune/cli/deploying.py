@@ -58,10 +58,11 @@ class DataReader:
         """The data for one model."""
         return read_data(model, self.running, in_folder=True)
 
+    def files(self, model: Path) -> dict[str, str]:
+        """What is read for it: the data, the tokenizer, and what completes them beside the model."""
+        from onnxheadprune.data.sources import files_read
 
-def is_folder(path: Path) -> bool:
-    """Return whether a model is given as a folder."""
-    return path.is_dir()
+        return files_read(model, self.running)
 
 
 def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from onnxheadprune.cli.deploying import is_folder
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.folders import inspect_export
 from onnxheadprune.cli.outcome import emit_json
@@ -16,7 +15,7 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     The vocabulary and early exits are listed, too. MODEL may be a folder as exporters write it: its sites are numbered
     as `prune` takes them.
     """
-    if is_folder(model):
+    if model.is_dir():
         return inspect_export(model, follow_links=follow_links, as_json=as_json)
     from dataclasses import replace
 

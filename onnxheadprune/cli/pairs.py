@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxheadprune.cli.deploying import is_folder, read_data, subject_of
+from onnxheadprune.cli.deploying import read_data, subject_of
 from onnxheadprune.settings.inputs import Running
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
         RefusedError: if a folder lacks a file of the first one, or its files disagree.
     """
     given = [model, *others]
-    if not any(map(is_folder, given)):
+    if not any(map(Path.is_dir, given)):
         subjects = [subject_of(path, follow_links=follow_links) for path in given]
         return [Pair(None, subjects[0], tuple(subjects[1:]))]
-    if not all(map(is_folder, given)):
+    if not all(map(Path.is_dir, given)):
         raise click.UsageError(
             "compare models with models, or folders with folders", click.get_current_context()
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from onnxheadprune.cli.cutting import Showing, carry_out
-from onnxheadprune.cli.deploying import is_folder, read_data, subject_of
+from onnxheadprune.cli.deploying import read_data, subject_of
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume, Time
 from onnxheadprune.settings.inputs import Running
@@ -62,7 +62,7 @@ def prune(
     context, showing, in_folder = (
         click.get_current_context(),
         Showing(report, heatmap, as_json),
-        is_folder(model),
+        model.is_dir(),
     )
     if in_folder:
         _require_folder_settings(target, cut, heatmap, resume)

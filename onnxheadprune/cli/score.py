@@ -7,7 +7,7 @@ from typing import Annotated
 
 import click
 
-from onnxheadprune.cli.deploying import is_folder, read_data, subject_of
+from onnxheadprune.cli.deploying import read_data, subject_of
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.folders import leader_of
 from onnxheadprune.cli.presenting import Presentation
@@ -79,7 +79,7 @@ def score(
         raise click.UsageError("--heatmap is a plot of heads; score them too", click.get_current_context())
     samples = with_own_tokenizer(model, running)
     subject = (
-        leader_of(model, follow_links) if is_folder(model) else subject_of(model, follow_links=follow_links)
+        leader_of(model, follow_links) if model.is_dir() else subject_of(model, follow_links=follow_links)
     )
     data = read_data(subject, samples)
     method = scoring.method or default_method(units, measured=data is not None)

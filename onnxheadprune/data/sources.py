@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, overload
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 Data: TypeAlias = "DataSource | Inputs"
 """The forms of data that functions take: a path, arrays, feeds, or a path with how it becomes inputs."""
+VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
+BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx*", "*embed*.onnx*")
+"""Files beside a model that complete text and data."""
 
 
 def kind_of_data(inputs: Inputs) -> DataFormat | None:
@@ -31,6 +35,49 @@ def kind_of_data(inputs: Inputs) -> DataFormat | None:
     from onnxheadprune.data import formats
 
     return inputs.data_format or formats.format_of(inputs.data)
+
+
+def kind_if_told(inputs: Inputs) -> DataFormat | None:
+    """The kind of data, None also where its content does not tell: whoever reads it says so."""
+    try:
+        return kind_of_data(inputs)
+    except UsageError:
+        return None
+
+
+def files_read(
+    model: Path, running: Running, what: str = "the data", by: str = "the tokenizer"
+) -> dict[str, str]:
+    """The data of a model by what it is called, and the files that complete it (`beside`): paths and "module:function".
+
+    Args:
+        model: a file, or a folder, which holds what completes data itself.
+        running: the data, and how it becomes inputs.
+        what: how the user named the data.
+        by: how the user named the tokenizer.
+    """
+    if running.data is None or running.data == RANDOM:
+        return {}
+    found, tokenizer = {what: running.data}, running.tokenizer
+    if tokenizer is not None and tokenizer.is_dir():
+        found |= _files(by, tokenizer, VOCABULARY)
+    elif tokenizer is not None:
+        found[by] = str(tokenizer)
+    kind = kind_if_told(running)
+    if kind == "images" or model.is_dir():
+        return found
+    from onnxheadprune.data.beside import home_of
+
+    own = VOCABULARY if kind in TEXT_FORMATS and tokenizer is None else ()
+    for folder in home_of(model.parent.absolute()):
+        beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
+        found |= {name: path for name, path in beside.items() if Path(path) != model.absolute()}
+    return found
+
+
+def _files(what: str, folder: Path, patterns: Iterable[str]) -> dict[str, str]:
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    return {f"{what}: {path.name}": str(path) for path in paths}
 
 
 def samples_for(kind: DataFormat | None) -> tuple[str, ...]:

@@ -88,11 +88,7 @@ class _Supply:
         return feed
 
     def _require_target(self, sample: Sample, encoder: Maker) -> None:
-        """Check whether tokens of the decoder are told from those of the encoder.
-
-        Raises:
-            UsageError: if not.
-        """
+        """Check whether tokens of the decoder are told from those of the encoder."""
         shared = self.ids is not None and any(item.name == self.ids.name for item in encoder.inputs)
         if self.ids is not None and shared and self.ids.name != TARGET_IDS and TARGET_IDS not in sample.feed:
             raise UsageError(

@@ -14,10 +14,11 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from onnxheadprune import __version__
@@ -28,11 +29,11 @@ from onnxheadprune.deploying.batch_worker import (
     Proof,
     Reader,
     Worker,
-    digest_of_file,
+    digests_of,
     timed,
 )
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.documents import parse_json, read_text, regular_file
+from onnxheadprune.model.documents import parse_json, read_text
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.training.budget import Budget
@@ -120,8 +121,9 @@ def prune_batch(
 ) -> BatchResult:
     """Prunes every `*.onnx` of a folder and the folders below it.
 
-    A model that an earlier run pruned for the same request, proved exact, and whose input and output still
-    have the bytes they had then, is skipped.
+    A model that an earlier run pruned for the same request, proved exact, and whose output and everything that was
+    read for it (the model, data, files that these name or that complete them) still have the bytes they had then, is
+    skipped.
 
     Args:
         folder: with the models.
@@ -138,9 +140,7 @@ def prune_batch(
     """
     source, target = Path(folder), Path(output)
     models = _models(source, target)
-    listed = None if request.choice.tokens is None else request.choice.tokens.keep
-    named = {"the data": request.run.data, "the heads": request.choice.heads, "the tokens": listed}
-    others = [reading for what, value in named.items() for reading in named_files(what, value)]
+    others = [reading for what, value in _named(request).items() for reading in named_files(what, value)]
     _check_outputs(source, target, models, others)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -245,18 +245,19 @@ def _on_cluster(executor: Executor, jobs: Sequence[Job], settle: Callable[[int, 
 
 def _rooted(job: Job) -> Job:
     """The job with paths that do not hang on the working directory, which a worker has of its own."""
-    run, choice = job.request.run, job.request.choice
-    if isinstance(run.data, (str, os.PathLike)) and Path(run.data).exists():
-        run = dataclasses.replace(run, data=Path(run.data).absolute())
-    if isinstance(choice.heads, (str, os.PathLike)) and Path(choice.heads).exists():
-        choice = dataclasses.replace(choice, heads=Path(choice.heads).absolute())
-    tokens = choice.tokens
-    if tokens is not None and isinstance(tokens.keep, (str, os.PathLike)):
-        tokens = dataclasses.replace(tokens, keep=Path(tokens.keep).absolute())
-        choice = dataclasses.replace(choice, tokens=tokens)
-    request = dataclasses.replace(job.request, run=run, choice=choice)
+    run, choice, tokens = job.request.run, job.request.choice, job.request.choice.tokens
+    kept = None if tokens is None else dataclasses.replace(tokens, keep=_absolute(tokens.keep))
+    choice = dataclasses.replace(choice, heads=_absolute(choice.heads), tokens=kept)
+    request = dataclasses.replace(
+        job.request, run=dataclasses.replace(run, data=_absolute(run.data)), choice=choice
+    )
     model, output = (str(Path(path).absolute()) for path in (job.model, job.output))
     return dataclasses.replace(job, model=model, request=request, output=output)
+
+
+def _absolute(value: Any) -> Any:
+    """The whole path of a file; what names none is as it was."""
+    return Path(value).absolute() if isinstance(value, (str, os.PathLike)) and Path(value).exists() else value
 
 
 def _models(source: Path, target: Path) -> list[str]:
@@ -284,11 +285,7 @@ def _is_below(path: Path, folder: Path) -> bool:
 
 
 def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Sequence[Reading]) -> None:
-    """Check whether no output is an input or another output. What is wrong with one place alone, its own verdict says.
-
-    Raises:
-        UsageError: if one is.
-    """
+    """Check that no output is an input or another output. What is wrong with one place alone, its verdict says."""
     # Models are read by other processes only. Weights need no look into them: what this tool did not make is
     # not replaced by a worker.
     inputs = [*(Reading("the model", source / name) for name in models), *others]
@@ -299,26 +296,40 @@ def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Se
     check_distinct([*(Making("the output", target / name) for name in models), record], lambda: inputs)
 
 
-def _listed(units: Iterable[int] | str) -> list[int] | str:
-    """Units in order; "*" is all of them."""
-    return units if isinstance(units, str) else sorted(map(int, units))
+def _named(request: Request) -> dict[str, object]:
+    """What may name files that a request reads, by what it is called, but for what data is completed by."""
+    choice = request.choice
+    return {
+        "the data": request.run.data,
+        "the heads": choice.heads,
+        "the tokens": None if choice.tokens is None else choice.tokens.keep,
+        "the measure": _content(choice.effect),
+    }
 
 
 def _digest(request: Request, read: Reader | None) -> str:
-    """A digest of what is asked for, and of the version that does it."""
-    heads = request.choice.heads
-    spec: object = heads
-    if isinstance(heads, (str, os.PathLike)) and os.fspath(heads).endswith(".json") and Path(heads).is_file():
-        spec = read_text(heads, "the head spec file")
-    elif isinstance(heads, Mapping):
-        spec = sorted((str(site), _listed(units)) for site, units in heads.items())
-    rest = dataclasses.replace(request, choice=dataclasses.replace(request.choice, heads=None))
-    keep = None if request.choice.tokens is None else request.choice.tokens.keep
-    tokens = None
-    if isinstance(keep, (str, os.PathLike)):
-        tokens = digest_of_file(regular_file(keep, "the list of tokens"))
-    asked = [FORMAT, __version__, spec, repr(rest), repr(read), tokens]
-    return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
+    """A digest of what is asked for, of the files that it names, and of the version that does it."""
+    asked = [FORMAT, __version__, _content(request), _content(read), digests_of(_named(request))]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def _content(value: object) -> object:
+    """All that a value holds, JSON-ready: what `repr` shows is cut off to be read by people."""
+    if dataclasses.is_dataclass(value):
+        held = (field.name for field in dataclasses.fields(value) if field.compare)
+        return {name: _content(getattr(value, name)) for name in held}
+    if isinstance(value, Mapping):
+        return {str(key): _content(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    if isinstance(value, (list, tuple)):
+        return [_content(item) for item in value]
+    if isinstance(value, FunctionType):
+        return f"{value.__module__}:{value.__qualname__}"
+    if isinstance(value, (str, int, float, type(None))):
+        return value
+    array = getattr(value, "tobytes", None)
+    return repr(value) if array is None else hashlib.sha256(array()).hexdigest()
 
 
 class _Book:

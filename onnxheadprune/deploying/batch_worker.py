@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from onnxheadprune.errors import HeadPruneError, ModelError, UsageError, ValidationFailedError, options_named
+from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, options_named
+from onnxheadprune.model.documents import regular_file
+from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.leftovers import bears_our_mark
 from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
     # A worker has to start fast, and numpy is only needed once there is a model.
     from onnxheadprune.runtime.feeds.samples import DataSource
@@ -26,11 +28,18 @@ if TYPE_CHECKING:
     from onnxheadprune.validation.result import Drift
 
 BUG = 70
-Reader: TypeAlias = "Callable[[Path], DataSource | None]"
-"""Reads the data for one model, in the process that prunes it."""
-
 Digests: TypeAlias = dict[str, str]
 """SHA-256 of files by their names."""
+
+
+class Reader(Protocol):
+    """Reads the data for one model, in the process that prunes it."""
+
+    def __call__(self, model: Path) -> DataSource | None:
+        """Return the data for one model."""
+
+    def files(self, model: Path) -> Mapping[str, str]:
+        """Return what it reads for the model: paths and "module:function", by what these are called."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ class Proof:
     """What a run proved of a model.
 
     Attributes:
-        input: digests of the model's files.
+        input: digests of the model's files, and of all else that was read for it.
         output: digests of the pruned model's files.
     """
 
@@ -181,7 +190,7 @@ def _pruned(job: Job) -> Outcome:
         raise UsageError(
             f"{output} is there and was not made by this tool, so it is not replaced; move it away"
         )
-    before = digests(job.model)
+    before = _read_by(job)
     request = replace(job.request, writing=replace(job.request.writing, output=job.output))
     if job.read is not None:
         request = replace(request, run=replace(request.run, data=job.read(Path(job.model))))
@@ -190,7 +199,7 @@ def _pruned(job: Job) -> Outcome:
     if verdict is None:
         return Outcome("done", 0, "not validated", headline=result.headline)
     proof = None
-    if verdict.passed and before == digests(job.model):
+    if verdict.passed and before == _read_by(job):
         proof = Proof(before, digests(job.output), verdict.reason)
     return Outcome("done", 0, verdict.reason, drift=verdict.drift, proof=proof, headline=result.headline)
 
@@ -201,9 +210,14 @@ def _proven(job: Job) -> bool:
     if not Path(job.output).is_file():
         return False
     try:
-        return job.proof.input == digests(job.model) and job.proof.output == digests(job.output)
+        return job.proof.input == _read_by(job) and job.proof.output == digests(job.output)
     except HeadPruneError:
         return False
+
+
+def _read_by(job: Job) -> Digests:
+    """SHA-256 of everything that is read for a model."""
+    return digests(job.model) | ({} if job.read is None else digests_of(job.read.files(Path(job.model))))
 
 
 def digests(model: str) -> Digests:
@@ -215,14 +229,38 @@ def digests(model: str) -> Digests:
     from onnxheadprune.model.load import open_structure
 
     loaded = open_structure(model)
-    paths = [Path(model), *loaded.data_files]
+    return {path.name: file_digest(path, "the model") for path in (Path(model), *loaded.data_files)}
+
+
+def digests_of(named: Mapping[str, object]) -> Digests:
+    """SHA-256 of files by their names.
+
+    Args:
+        named: what users call them ("data.path"), and a file, a folder, or "module:function", for which the file of the
+            module stands; what names none of these counts for nothing.
+
+    Raises:
+        UsageError: if one cannot be read.
+    """
+    found: Digests = {}
+    for what, value in named.items():
+        for reading in named_files(what, value):
+            root = reading.path
+            files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
+            for path in files:
+                name = path.relative_to(root) if path != root else path.name
+                found[f"{what}:{name}"] = file_digest(path, what)
+    return found
+
+
+def file_digest(path: Path, what: str) -> str:
+    """SHA-256 of a file that somebody named.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
     try:
-        return {path.name: digest_of_file(path) for path in paths}
+        with regular_file(path, what).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
-
-
-def digest_of_file(path: Path) -> str:
-    """Return the SHA-256 of the content of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from error

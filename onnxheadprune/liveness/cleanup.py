@@ -175,11 +175,7 @@ class _Cleanup:
                 self._release(self._key(scope, name), self.edits[edit])
 
     def _require_sizes(self) -> None:
-        """Check that no new node reads the shape of a value that is computed for nothing else.
-
-        Raises:
-            RefusedError: if there is one.
-        """
+        """Check that no new node reads the shape of a value that is computed for nothing else."""
         for edit, sites in self.edits.items() if self.shape_sources is not None else ():
             if edit in self.unmade or not isinstance(edit, InsertNode) or edit not in OBSERVES:
                 continue

@@ -221,11 +221,7 @@ def _from_memory(source: ModelProto | gs.Graph | onnx_ir.Model) -> LoadedModel:
 
 
 def _read_small(tensors: Iterable[Stored], sources: Sources) -> None:
-    """Puts the small ones into memory, since they may decide about shapes, and sparse ones, as those in the model file.
-
-    Raises:
-        ModelError: if a file cannot be read.
-    """
+    """Read the small ones, since they may decide about shapes, and sparse ones, as those in the model file."""
     with Opened(sources) as opened:
         for stored in tensors:
             if not is_outside(stored.tensor):

@@ -58,7 +58,7 @@ def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, wi
             progress=lambda what, done, of: told.append(what),
         )
     message = str(caught.value)
-    assert "site 1" not in message and f"more {unit}" in message and "of this length are needed" in message
+    assert "site 1" not in message and f"more {unit}" in message and "of this length" in message
     assert "refit=True: a stronger ridge is used then, or biases alone are adjusted" in message
     assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
 

@@ -21,6 +21,7 @@ from onnxheadprune.deploying.batch import RECORD, BatchFile, prune_batch
 from onnxheadprune.deploying.batch_worker import Job, Worker
 from tests import toys
 from tests.asked import asked
+from tests.calibration_files import tokenizer
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.long
@@ -104,6 +105,59 @@ def test_what_is_not_the_same_is_done_again(folder: Path, tmp_path: Path) -> Non
     assert rerun("0:2", seed=1) == "done done skipped"
     (out / RECORD).write_text("{ damaged")
     assert rerun("0:2", seed=1) == "done done done"
+
+
+READ = {
+    "the heads": ("--heads heads.json", "heads.json", '{"0": [2]}'),
+    "the scores": (
+        "--ratio 0.25 --scores scores.csv",
+        "scores.csv",
+        "site,head,score\n0,0,1\n0,1,2\n0,2,3\n0,3,4\n",
+    ),
+    "the data": ("--ratio 0.25 --data lines.txt", "lines.txt", "w7 w3\nw9 w1 w1\n" * 8),
+    "a tokenizer beside": ("--ratio 0.25 --data lines.txt", "models/tokenizer.json", None),
+    "a named tokenizer": ("--ratio 0.25 --data lines.txt --tokenizer own", "own/tokenizer.json", None),
+    "a function": ("--ratio 0.25 --data own_data:batches", "own_data.py", "{code}\nx = 1\n"),
+    "a measure": ("--ratio 0.25 --data lines.txt --drift own_drift:far", "own_drift.py", "{code}\nx = 1\n"),
+}
+"""What a model is pruned by, beside itself: options, the file that changes, and what it holds then."""
+
+
+@pytest.mark.usefixtures("batch_in_process")
+@pytest.mark.parametrize("what", READ)
+def test_whatever_else_is_read_counts(
+    what: str, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for place in ("models", "own"):
+        (tmp_path / place).mkdir()
+        tokenizer(tmp_path / place, toys.VOCABULARY - 3)
+    onnx.save(toys.attention(ids=True), tmp_path / "models" / "m.onnx")
+    (tmp_path / "heads.json").write_text('{"0": [1]}')
+    (tmp_path / "scores.csv").write_text("site,head,score\n0,0,4\n0,1,3\n0,2,2\n0,3,1\n")
+    (tmp_path / "lines.txt").write_text("w1 w2 w3\nw4 w5\n" * 8)
+    (tmp_path / "own_data.py").write_text(
+        "import numpy as np\ndef batches():\n    yield {'input_ids': np.arange(96).reshape(16, 6) % 16}\n"
+    )
+    (tmp_path / "own_drift.py").write_text(
+        "def far(before, after, feed):\n    return float(abs(before['y'] - after['y']).mean())\n"
+    )
+    options, changed, content = READ[what]
+
+    def status() -> str:
+        outcome = command("batch", "models", *options.split(), "-o", "out", "--json")
+        return str(outcome.document["files"][0]["status"])
+
+    assert [status(), status()] == ["done", "skipped"]
+    path = tmp_path / changed
+    code = path.read_text()
+    if content is None:
+        tokenizer(path.parent, toys.VOCABULARY - 4)
+    else:
+        path.write_text(content.replace("{code}", code))
+    assert path.read_text() != code
+    assert [status(), status()] == ["done", "skipped"]
 
 
 @pytest.mark.usefixtures("batch_in_process")

@@ -103,7 +103,8 @@ def _inputs_of(site: Site) -> int:
 def missing(positions: int, inputs: int, data: Calibration) -> str:
     """A sentence on how much data is missing, in the user's unit."""
     more = math.ceil((inputs - positions) * data.count / max(positions, 1))
+    wanted = f"{many(more, f'more {data.unit}')} of this length {'is' if more == 1 else 'are'} needed"
     return (
         f"{many(data.count, data.unit)} with {many(positions, 'position')} are too few for linear layers with"
-        f" {inputs:,} inputs: about {more:,} more {data.unit}{'' if more == 1 else 's'} of this length are needed"
+        f" {inputs:,} inputs: about {wanted}"
     )

@@ -220,11 +220,7 @@ def _measured(
 
 
 def _require_all(short: Mapping[str, str], left: Mapping[str, str] | None) -> None:
-    """Check whether all sites can be scored by what a refit cannot restore, where none may be left out.
-
-    Raises:
-        UsageError: if not.
-    """
+    """Check whether all sites can be scored by what a refit cannot restore, where none may be left out."""
     for label, reason in short.items() if left is None else ():
         raise UsageError(f"{label} cannot be scored by reconstruction: {reason}; {INSTEAD}")
 

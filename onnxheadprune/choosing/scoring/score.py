@@ -132,11 +132,7 @@ def default_method(units: Collection[str], *, measured: bool = True) -> Method:
 
 
 def _require(sites: Sites, kinds: frozenset[str]) -> None:
-    """Check whether there is anything to score.
-
-    Raises:
-        RefusedError: if not.
-    """
+    """Check whether there is anything to score."""
     if not len(sites) and kinds == HEADS_ALONE:
         raise RefusedError("no attention site was found in this model, so there are no heads to score")
     if not _of_kinds(sites, kinds):

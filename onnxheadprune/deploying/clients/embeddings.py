@@ -20,11 +20,7 @@ TEI_TITLE = "text-embeddings-inference"
 
 
 def _require_encoder(folder: Deployment) -> tuple[str, ...]:
-    """Return notes for users of sentence-transformers.
-
-    Raises:
-        RefusedError: if there is nothing that it loads.
-    """
+    """Return notes for users of sentence-transformers."""
     if folder.holds(*EXPECTED):
         return ()
     names = [file.name for file in folder.files if not file.has_cache]

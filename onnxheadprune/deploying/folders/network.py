@@ -178,11 +178,7 @@ def _followed(
 
 
 def _data_of(file: ModelFile, asked: FolderRequest) -> Data:
-    """The data for one file.
-
-    Raises:
-        UsageError: if it does not fit, or cannot be read.
-    """
+    """The data for one file."""
     data = None if asked.read is None else asked.read(file.loaded)
     if data is not None:
         calibration_data(data, file.view)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.choosing.scoring.score import scored_kinds
-from onnxheadprune.data.sources import kind_of_data, samples_for, with_own_tokenizer
+from onnxheadprune.data.sources import files_read, kind_if_told, samples_for, with_own_tokenizer
 from onnxheadprune.deploying.jobs.keys import ValidateKeys
 from onnxheadprune.deploying.jobs.reading import Job
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import decided
 from onnxheadprune.settings.cutting import Recovering, Scoring
-from onnxheadprune.settings.inputs import RANDOM, TEXT_FORMATS, DataFormat, Running, Samples
+from onnxheadprune.settings.inputs import RANDOM, Running, Samples
 from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.from_settings import (
@@ -73,14 +72,6 @@ def validation_inputs(job: Job) -> Running | None:
         job.at(job.keys.model),
     )
     return with_own_tokenizer(model, running) if model.is_dir() else running
-
-
-def kind_if_told(running: Running) -> DataFormat | None:
-    """The kind of data, None also where its content does not tell: whoever reads it says so."""
-    try:
-        return kind_of_data(running)
-    except UsageError:
-        return None
 
 
 def is_function(spec: str) -> bool:
@@ -210,13 +201,6 @@ class Given:
     record: Mapping[str, object]
 
 
-VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
-BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx", "*embed*.onnx")
-"""Files beside the model that complete text and data (`data/beside.py`)."""
-SHELF = "onnx"
-"""A folder of models whose vocabulary may lie above it."""
-
-
 def reads_of(job: Job, step: str) -> dict[str, str]:
     """Paths from where this process is, and "module:function", by the keys that name them."""
     keys = job.keys
@@ -243,34 +227,9 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
     return {key: value for key, value in named.get(step, {}).items() if value is not None}
 
 
-def _data(job: Job, running: Running | None, key: str) -> dict[str, str | None]:
+def _data(job: Job, running: Running | None, key: str) -> dict[str, str]:
     """Data under its key, and what completes it."""
-    if running is None or running.data is None or running.data == RANDOM:
-        return {}
-    found: dict[str, str | None] = {key: running.data}
-    tokenizer = running.tokenizer
-    if tokenizer is not None and tokenizer.is_dir():
-        found |= _files("data.tokenizer", tokenizer, VOCABULARY)
-    elif tokenizer is not None:
-        found["data.tokenizer"] = str(tokenizer)
-    kind = kind_if_told(running)
-    if kind == "images":
-        return found
-    own = VOCABULARY if kind in TEXT_FORMATS and tokenizer is None else ()
-    model = job.at(job.keys.model)
-    # A folder of models holds what completes text and data, and all of it is read as the model.
-    folders = [] if model.is_dir() else [model.parent]
-    if folders and model.parent.name == SHELF:
-        folders.append(model.parent.parent)
-    for folder in folders:
-        beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
-        found |= {name: path for name, path in beside.items() if Path(path) != model}
-    return found
-
-
-def _files(what: str, folder: Path, patterns: Iterable[str]) -> dict[str, str]:
-    paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
-    return {f"{what}: {path.name}": str(path) for path in paths}
+    return {} if running is None else files_read(job.at(job.keys.model), running, key, "data.tokenizer")
 
 
 def _path(job: Job, path: Path | None) -> str | None:

@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from onnxheadprune import __version__
-from onnxheadprune.deploying.batch_worker import Digests, digests
+from onnxheadprune.deploying.batch_worker import Digests, digests, digests_of
 from onnxheadprune.deploying.jobs.asked import Document, Given, is_function, require_askable
 from onnxheadprune.deploying.jobs.limits import disk_bytes, gates_of
 from onnxheadprune.deploying.jobs.of_folders import require_folder_job
 from onnxheadprune.deploying.jobs.reading import Job
 from onnxheadprune.deploying.jobs.result import JobResult, StepOutcome
-from onnxheadprune.deploying.jobs.state import MODEL, STATE, State, digest_of, digests_of
+from onnxheadprune.deploying.jobs.state import MODEL, STATE, State, digest_of
 from onnxheadprune.deploying.jobs.steps import PRUNED_FOLDER, Step, Workshop
 from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.model.documents import kind_of, parse_json, read_text

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from onnxheadprune.deploying.batch_worker import Digests, digests
+from onnxheadprune.deploying.batch_worker import Digests, digests, file_digest
 from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
-from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.folder import write_text
 
 STATE = "onnxheadprune-job.json"
@@ -136,10 +135,11 @@ class State:
         for name in files:
             path = self.folder / name
             if path.is_dir():
-                found |= {inner: _digest(self.folder / inner, "the result") for inner in _inside(path, name)}
+                inside = _inside(path, name)
+                found |= {inner: file_digest(self.folder / inner, "the result") for inner in inside}
                 continue
             # A model may have weights beside it, in a file that is named by what is in it.
-            found |= digests(str(path)) if name.endswith(MODEL) else {name: _digest(path, "the result")}
+            found |= digests(str(path)) if name.endswith(MODEL) else {name: file_digest(path, "the result")}
         return found
 
     def _write(self) -> None:
@@ -164,32 +164,3 @@ def _digests(value: Mapping[str, object] | None) -> Digests | None:
 def digest_of(value: object) -> str:
     """SHA-256 of JSON-ready data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def digests_of(named: Mapping[str, str]) -> Digests:
-    """SHA-256 of files by their names.
-
-    Args:
-        named: what users call them ("data.path"), and a file, a folder, or "module:function", for which the file of the
-            module stands.
-
-    Raises:
-        UsageError: if one cannot be read.
-    """
-    found: Digests = {}
-    for what, value in named.items():
-        for reading in named_files(what, value):
-            root = reading.path
-            files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-            for path in files:
-                found[f"{what}:{path.relative_to(root) if path != root else path.name}"] = _digest(path, what)
-    return found
-
-
-def _digest(path: Path, what: str) -> str:
-    """SHA-256 of a file."""
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from error

@@ -16,14 +16,13 @@ from onnxheadprune.choosing.scoring.score import default_method, score, scored_k
 from onnxheadprune.choosing.scoring.score_files import write_scores
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.respelled import renumbered
-from onnxheadprune.data.sources import read_data, samples_for
+from onnxheadprune.data.sources import kind_if_told, read_data, samples_for
 from onnxheadprune.deploying.jobs import of_folders
 from onnxheadprune.deploying.jobs.asked import (
     Document,
     Given,
     documented,
     is_function,
-    kind_if_told,
     measuring,
     pruning,
     quantizing,

@@ -131,9 +131,6 @@ def _empty_cache(item: Input, rows: int, *, unread: bool) -> tuple[int, ...]:
     """The shape of a cache that holds nothing yet. Beside its length all sizes are written down or follow from weights.
 
     One that is not read may have any sizes.
-
-    Raises:
-        UsageError: if not.
     """
     unknown = [
         axis
