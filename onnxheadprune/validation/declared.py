@@ -227,7 +227,8 @@ def _spelled(declared: TypeProto) -> str:
     if kind != "tensor_type":
         return " ".join(str(declared).split()) or "nothing"
     tensor = declared.tensor_type
-    name = str(TensorProto.DataType.Name(tensor.elem_type)).lower()
+    known = tensor.elem_type in TensorProto.DataType.values()
+    name = str(TensorProto.DataType.Name(tensor.elem_type)).lower() if known else f"type {tensor.elem_type}"
     if not tensor.HasField("shape"):
         return name
     dims = (str(dim.dim_param or ("?" if _is_open(dim) else dim.dim_value)) for dim in tensor.shape.dim)

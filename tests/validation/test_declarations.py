@@ -15,6 +15,7 @@ from onnx import ModelProto, TypeProto, ValueInfoProto, helper, parser
 from onnxheadprune import HeadPruneError, Validation, validate
 from tests import attacks, toys
 from tests.attacks import with_function
+from tests.validation.test_attacks import with_body
 
 NO_PART = {"doc_string", "metadata_props"}
 """Fields that declare nothing."""
@@ -191,6 +192,16 @@ def test_a_shape_inside_that_the_graph_does_not_show_is_a_difference(axis: int) 
     info = next(item for item in inferred.graph.value_info if item.name == "context")
     info.type.tensor_type.shape.dim[axis].dim_value = 5
     assert "context is declared as" in seen(model, inferred)
+
+
+@pytest.mark.parametrize("number", [-1, 99])
+def test_a_type_that_nobody_knows_is_a_difference(number: int) -> None:
+    model = with_body(toys.attention())
+    smaller = attacks.pruned(model)
+    attacks.node(smaller, "If").attribute[0].g.output[0].type.tensor_type.elem_type = number
+    found = validate(model, smaller, provider="cpu")
+    assert found.verdict == "failed"
+    assert any(f"declared as type {number}" in note for note in found.notes), found.notes
 
 
 def test_a_function_that_cannot_be_inlined_is_compared() -> None:
