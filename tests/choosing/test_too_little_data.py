@@ -100,7 +100,9 @@ def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
     model = toys_scores.stack(heads=8, kv_heads=8)
     # The sites of one kind are not alike: 32 inputs, and 16.
     model = prune(model, {1: range(4)}, provider="cpu", validate=False).model
-    with pytest.raises(RefusedError, match=r"can go .*more sample.* of this length (is|are) needed; .*refit=True"):
+    with pytest.raises(
+        RefusedError, match=r"can go .*more sample.* of this length (is|are) needed; .*refit=True"
+    ):
         prune(
             model,
             wish=Wish(ratio=0.9, method=method, **units),
