@@ -88,34 +88,9 @@ def test_another_opset_is_a_difference() -> None:
 # Bodies, functions, files beside the model
 
 
-def with_body(model: ModelProto, bias: float = 0.0) -> ModelProto:
-    """The result goes through an `If` whose branches add a bias, or do not."""
-    branches = []
-    for name, value in (("then_branch", 1.0), ("else_branch", 2.0 + bias)):
-        stored = numpy_helper.from_array(np.array(value, dtype=np.float32), "bias")
-        made = helper.make_node("Add", ["inner", "bias"], ["out"], name=f"{name}_add")
-        info = helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)
-        branches.append(helper.make_graph([made], name, [], [info], [stored]))
-    for item in model.graph.node:
-        item.output[0] = "inner" if item.output[0] == "y" else item.output[0]
-    attacks.add_constant(model, "nine", np.array(9))
-    attacks.add_constant(model, "one_axis", np.array(1))
-    model.graph.node.extend(
-        [
-            helper.make_node("Shape", ["inner"], ["inner_shape"]),
-            helper.make_node("Gather", ["inner_shape", "one_axis"], ["inner_length"]),
-            helper.make_node("Less", ["inner_length", "nine"], ["is_short"]),
-            helper.make_node(
-                "If", ["is_short"], ["y"], name="if", then_branch=branches[0], else_branch=branches[1]
-            ),
-        ]
-    )
-    return model
-
-
 @pytest.mark.long
 def test_an_altered_body_fails() -> None:
-    model = with_body(toys.attention())
+    model = attacks.with_body(toys.attention())
     smaller = attacks.pruned(model)
     found = attacks.verdict(model, smaller)
     assert found.verdict == "passed" and found.likeness is not None and found.likeness.identical

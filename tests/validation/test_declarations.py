@@ -14,8 +14,7 @@ from onnx import ModelProto, TypeProto, ValueInfoProto, helper, parser
 
 from onnxheadprune import HeadPruneError, Validation, validate
 from tests import attacks, toys
-from tests.attacks import with_function
-from tests.validation.test_attacks import with_body
+from tests.attacks import with_body, with_function
 
 NO_PART = {"doc_string", "metadata_props"}
 """Fields that declare nothing."""
