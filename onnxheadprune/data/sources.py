@@ -66,10 +66,11 @@ def files_read(
     kind = kind_if_told(running)
     if kind == "images" or model.is_dir():
         return found
-    from onnxheadprune.data.beside import home_of
+    from onnxheadprune.data.beside import SHELF
 
     own = VOCABULARY if kind in TEXT_FORMATS and tokenizer is None else ()
-    for folder in home_of(model.parent.absolute()):
+    home = model.absolute().parent
+    for folder in (home, home.parent) if home.name == SHELF else (home,):
         beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
         found |= {name: path for name, path in beside.items() if Path(path) != model.absolute()}
     return found

@@ -76,8 +76,10 @@ class Sensitivity:
         self.largest = max(self.largest or 0.0, moved)
         others = [reference, *draws]
         spread = max((_nearest(draw, others, names) for draw in draws), default=0.0)
-        # What is no step, but merely steep, moves floats by a few tolerances, and right cuts by far less.
-        least = plain if self._tolerance.precision == QUANTIZED.precision else POWER * plain
+        # What is no step, but merely steep, moves floats by a few tolerances of exact settings, at which noise is
+        # added, and right cuts by far less.
+        is_stepped = self._tolerance.precision == QUANTIZED.precision
+        least = plain if is_stepped else POWER * self._tolerance.exact
         if moved <= least or _nearest(actual, others, names) > plain + spread:
             return plain
         return plain + min(moved, MOST)

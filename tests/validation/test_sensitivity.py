@@ -18,7 +18,14 @@ from onnx import ModelProto, numpy_helper, parser
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from onnxheadprune import Validation, apply_plan, plan_pruning, validate
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime import Session
+from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import FLOAT32, POWER, QUANTIZED
+from onnxheadprune.validation.compare import worst
+from onnxheadprune.validation.sensitivity import Sensitivity, with_noise
 from tests import toys
 from tests.toys_recovery import LAYER
 
@@ -197,3 +204,33 @@ def test_a_float_model_is_allowed_what_it_always_was(opset: int) -> None:
     assert result.verdict == "failed"
     assert result.sensitivity is not None and 0 < result.sensitivity < POWER * FLOAT32.exact
     assert {case.tolerance for case in result.cases if case.usual} == {FLOAT32.exact}
+
+
+def test_a_steep_float_model_is_allowed_at_every_setting_what_rounding_moves() -> None:
+    """A difference among those of rounding alone is one of rounding, however the models run."""
+    model = toys.attention()
+    last = next(node for node in model.graph.node if "y" in node.output)
+    last.output[0] = "stream"
+    steep = parser.parse_graph(
+        "steep (float[batch, sequence, 12] stream) => (float[batch, sequence, 12] y)"
+        "{ factor = Constant<value_float = 20.0>() far = Mul(stream, factor) y = Sin(far) }"
+    )
+    model.graph.node.extend(steep.node)
+    planning = analyse(model, "0:1", "steep")
+    masked = LoadedModel.of(masked_reference(planning.view, planning.touched, planning.heads), "steep")
+    provider = resolve_provider("cpu")
+
+    def session(loaded: LoadedModel, name: str) -> Session:
+        return Session(loaded, provider, name=name, optimize=False)
+
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 7, 12)).astype(np.float32)}
+    still, noisy = session(masked, "still"), session(with_noise(masked, planning, FLOAT32.noise), "noisy")
+    reference = still.run(feed)
+    far = max(
+        (noisy.run(feed) for _ in range(20)), key=lambda draw: float(abs(draw["y"] - reference["y"]).max())
+    )
+    error = worst(far, reference, ("y",))[1].relative
+    assert FLOAT32.deployed < error < POWER * FLOAT32.deployed
+    for usual in (FLOAT32.exact, FLOAT32.deployed):
+        found = Sensitivity(masked, planning, FLOAT32, session)
+        assert found.allowed(usual, error, feed, far, ["y"]) >= 0.9 * error
