@@ -59,7 +59,7 @@ class DataReader:
         return read_data(model, self.running, in_folder=True)
 
     def files(self, model: Path) -> dict[str, str]:
-        """What is read for it: the data, the tokenizer, and what completes them beside the model."""
+        """Files read for it: the data, the tokenizer, and what completes them beside the model."""
         from onnxheadprune.data.sources import files_read
 
         return files_read(model, self.running)

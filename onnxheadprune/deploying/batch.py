@@ -297,7 +297,7 @@ def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Se
 
 
 def _named(request: Request) -> dict[str, object]:
-    """What may name files that a request reads, by what it is called, but for what data is completed by."""
+    """Values that may name files that a request reads, by what they are called; what completes data is not here."""
     choice = request.choice
     return {
         "the data": request.run.data,
