@@ -43,6 +43,14 @@ def spelled_gelu(net: Net, x: Any) -> Any:
     )
 
 
+def spelled_tanh_gelu(net: Net, x: Any) -> Any:
+    """A value is added to a power of itself, which is no residual stream."""
+    made = up_layer(net, x)
+    cubed = net.op("Mul", net.op("Pow", made, _number(net, 3.0)), _number(net, 0.044715))
+    bent = net.op("Tanh", net.op("Mul", net.op("Add", made, cubed), _number(net, 0.8)))
+    return down_layer(net, net.op("Mul", made, net.op("Add", bent, _number(net, 1.0))))
+
+
 def gated(net: Net, x: Any) -> Any:
     gate = net.op("MatMul", x, net.weight("gate", WIDTH, N))
     return down_layer(net, net.op("Mul", net.op("Mul", gate, net.op("Sigmoid", gate)), up_layer(net, x)))
@@ -88,6 +96,7 @@ def _number(net: Net, number: float) -> Any:
 MAKERS: tuple[Make, ...] = (
     relu,
     spelled_gelu,
+    spelled_tanh_gelu,
     gated,
     gated_in_one_map,
     with_a_convolution,

@@ -6,12 +6,15 @@ The oracle knows nothing of sites: the weights of the last map, with zeros in th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
@@ -82,6 +85,22 @@ def test_the_residual_stream_is_no_hidden_layer() -> None:
         stream = net.op("Add", relu(net, stream), stream)
     found = inspect(net.export([stream])).neurons
     assert [(block.key, block.num_units) for block in found] == [("ffn.0", N), ("ffn.1", N), ("ffn.2", N)]
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("make", MAKERS)
+def test_dynamic_quantization_hides_no_block(make: Make, per_channel: bool, tmp_path: Path) -> None:
+    """The scale of what a layer reads or makes is one number, by which nothing flows around the layer."""
+    net = Net(PLAIN)
+    stream = net.input("x", (B, S, WIDTH), "bs-")
+    for _ in range(2):
+        read = net.op("LayerNormalization", stream, net.weight("norm", WIDTH), axis=-1)
+        stream = net.op("Add", stream, make(net, read))
+    onnx.save(net.export([stream]), tmp_path / "float.onnx")
+    quantize_dynamic(tmp_path / "float.onnx", tmp_path / "int8.onnx", per_channel=per_channel)
+    found = [inspect(tmp_path / f"{name}.onnx") for name in ("float", "int8")]
+    assert [[block.num_units for block in sites.neurons] for sites in found] == [[N, N]] * 2
+    assert not any(sites.of("sublayers") for sites in found)
 
 
 def test_what_is_also_an_output_stays() -> None:

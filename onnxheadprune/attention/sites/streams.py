@@ -207,5 +207,12 @@ def _read(node: Node) -> Iterator[Value]:
     roles = roles_of(node)
     for index, value in enumerate(node.inputs if node not in OBSERVES else ()):
         is_content = index not in roles.places if roles.contents is None else index in roles.contents
-        if is_content and value is not None and not value.is_constant and value.elem_type not in CHOICES:
+        if not is_content or value is None or value.is_constant or value.elem_type in CHOICES:
+            continue
+        if not (node in MULTIPLIES and _is_one_number(value)):
             yield value
+
+
+def _is_one_number(value: Value) -> bool:
+    """Return whether a value is the same for all that it multiplies: the scale of a dynamic quantization."""
+    return value.shape is not None and all(dim == 1 for dim in value.shape)
