@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies, vocabulary_of
 from onnxheadprune.data.respelled import lines_of
-from onnxheadprune.data.vocabulary import SAVE_ONE, TOKENIZER, tokenizer_in
+from onnxheadprune.data.vocabulary import SAVE_ONE, SETTINGS, TOKENIZER, tokenizer_in
 from onnxheadprune.deploying.folders.asked import FolderRequest, FolderTokens
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.token_configs import changes, is_config, named_ids
@@ -47,6 +47,8 @@ OTHER_FORMS = (
     *UNKNOWN_FORMS,
 )
 """Endings of files that hold a tokenizer in another form."""
+PIECES_ALONE = "Bartpho BertGeneration Cpm GPTSw3 M2M100 Marian PLBart Siglip Speech2Text SpeechT5".split()
+"""Tokenizers of transformers that have no tokenizer.json."""
 
 
 def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
@@ -143,8 +145,16 @@ def _require_readable(export: Export, tokenizers: Mapping[str, TokenizerFile]) -
     if first is None:
         stale = [name for name in export.others if name.endswith(OTHER_FORMS)]
         if stale:
+            settings = (name for name in export.others if PurePosixPath(name).name == SETTINGS)
+            kinds = (str(_json(export.root / name).get("tokenizer_class")) for name in settings)
+            alone = next((kind for kind in kinds if kind.removesuffix("Tokenizer") in PIECES_ALONE), None)
+            what_then = (
+                f"transformers writes none for {alone}, so its tokens cannot be removed"
+                if alone
+                else SAVE_ONE
+            )
             raise UsageError(
-                f"{export.root} holds {stale[0]} and no tokenizer.json, which the tokens are read from; {SAVE_ONE}"
+                f"{export.root} holds {stale[0]} and no tokenizer.json, which the tokens are read from; {what_then}"
             )
         return
     for other in others:
