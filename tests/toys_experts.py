@@ -32,6 +32,20 @@ ROUTINGS = {
   i = Slice (more_i, first, two, middle)
   w = Softmax <axis = -1> (v)
 """,
+    "best, then second": """
+  p = Softmax <axis = -1> (r)
+  i1 = ArgMax <axis = 1, keepdims = 0> (r)
+  hot1 = OneHot <axis = -1> (i1, depth, off_on)
+  is_best = Cast <to = 9> (hot1)
+  others = Where (is_best, low, r)
+  i2 = ArgMax <axis = 1, keepdims = 0> (others)
+  hot2 = OneHot <axis = -1> (i2, depth, off_on)
+  first_share = Mul (p, hot1)
+  second_share = Mul (p, hot2)
+  shares = Add (first_share, second_share)
+  total = ReduceSum <keepdims = 1> (shares, last)
+  weights = Div (shares, total)
+""",
     "sigmoid in groups": """
   p = Sigmoid (r)
   moved = Add (p, correction)
@@ -54,7 +68,7 @@ ROUTINGS = {
 }
 """From scores `r` [tokens, EXPERTS] to numbers `i` and weights `w` of the chosen, [tokens, CHOSEN].
 
-Noisy gates choose one more than they use.
+Noisy gates choose one more than they use. GShard and NLLB-MoE choose the best, then the second, as `weights` of all.
 """
 _SUMMED = """
   share = Unsqueeze (w, last)
@@ -165,6 +179,7 @@ BODIES = {
     ),
     "picked": _picked("Gather"),
     "picked rows": _picked("GatherND"),
+    "weighed": _DENSE,
     "scattered": "  nothing_yet = ConstantOfShape (score_shape)\n"
     "  weights = ScatterElements <axis = 1> (nothing_yet, i, w)\n" + _DENSE,
     "one-hot": "  hot = OneHot <axis = -1> (i, depth, off_on)\n  share_of = Unsqueeze (w, last)\n"
@@ -281,7 +296,8 @@ def tokens(seed: int = 1) -> Array:
     return np.random.default_rng(seed).standard_normal((TOKENS, HIDDEN)).astype(np.float32)
 
 
-TOYS = {body: Toy(body=body) for body in BODIES}
+TOYS = {body: Toy(body=body) for body in BODIES if body != "weighed"}
+TOYS["best, then second"] = Toy("best, then second", "weighed")
 TOYS |= {
     f"{routing}, {body}": Toy(routing, body)
     for routing in ("chosen softmax", "one more", "sigmoid in groups")
