@@ -232,6 +232,14 @@ def test_a_refit_knows_which_experts_are_out() -> None:
         made = ohp.prune(model, {"moe.0": [0, 1, 4]}, data=data, refit=refit, provider="cpu")
         assert made.validation is not None and made.validation.passed
         drifts.append(np.mean([_cosine(run(model, feed)["y"], run(made.model, feed)["y"]) for feed in data]))
+        # The router of the mixture behind is a linear layer as well.
+        routers = [
+            numpy_helper.to_array(tensor)
+            for one in (model, made.model)
+            for tensor in one.graph.initializer
+            if tensor.name == "b/router"
+        ]
+        assert np.array_equal(*routers) != refit
     assert drifts[1] < 0.9 * drifts[0]
 
 
