@@ -156,11 +156,11 @@ def _why_no_site(node: Node, stopped: Refusal | None, fixed: Callable[[Node], bo
             node.out.name,
             f"the shapes that {node.op_type} multiplies are not known",
         )
-    return (
-        stopped
-        or _hidden_below(node, fixed)
-        or Refusal(Reason.NO_PROJECTION, node.label, node.out.name, UNPROJECTED)
-    )
+    hidden = _hidden_below(node, fixed)
+    if stopped is not None and (hidden is None or hidden.node != stopped.node):
+        return stopped
+    # Of the same node it also says whether fixed sizes help.
+    return hidden or Refusal(Reason.NO_PROJECTION, node.label, node.out.name, UNPROJECTED)
 
 
 def _advice(core: Node, fixed: Callable[[Node], bool]) -> str:
