@@ -63,7 +63,6 @@ MODELS: dict[str, tuple[str, Mapping[str, Any], Sequence[Sequence[int]]]] = {
     "granite-moe": ("GraniteMoe", {"num_local_experts": 6}, ([2, 4], [1, 2, 3])),
     "deepseek-v3": ("DeepseekV3", SHARED | LATENT | GROUPS, ([0, 3, 4, 6],)),
     "glm4-moe": ("Glm4Moe", SHARED | {"n_routed_experts": 6, "n_group": 1, "topk_group": 1}, ([1, 2, 4],)),
-    "phi-moe": ("Phimoe", {"num_local_experts": 6}, ([1, 2], [0, 3, 5])),
     "jamba": ("Jamba", JAMBA | {"num_experts": 6, "use_mamba_kernels": False}, ([5], [0, 1])),
 }
 """Per model its class, its configuration, and the experts that each mixture loses."""
