@@ -123,7 +123,7 @@ def _freeze_size(size: Node, live: Live) -> Iterator[Edit]:
     kept = int(np.prod([count for count, _ in counts]))
     whole = int(np.prod([period for _, period in counts]))
     yield SetOutput(size.ref, 0, raw)
-    yield from scaled(_after(size), size.scope.ref, raw, size.out.name, [kept], [whole], scalar=True)
+    yield from scaled(_after(size), size.scope.ref, raw, size.out.name, kept, whole)
 
 
 def _after(node: Node) -> str:

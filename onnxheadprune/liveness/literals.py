@@ -197,15 +197,15 @@ def scaled(
     scope: str,
     source: str,
     name: str,
-    periods: Sequence[int],
-    counts: Sequence[int],
-    scalar: bool = False,
+    periods: Sequence[int] | int,
+    counts: Sequence[int] | int,
+    dtype: str = "int64",
 ) -> list[Edit]:
-    """Edits that compute `source // periods * counts` as value `name`."""
+    """Edits that compute `source // periods * counts`, of type `dtype` as `source` is, as value `name`."""
     own = name if MARK in name else source
     return [
-        AddConstant(scope, f"{own}_of", tuple(periods), scalar),
-        AddConstant(scope, f"{own}_live", tuple(counts), scalar),
+        AddConstant.of(scope, f"{own}_of", np.array(periods, dtype)),
+        AddConstant.of(scope, f"{own}_live", np.array(counts, dtype)),
         nodes.divide(before, source, f"{own}_of", f"{own}_whole"),
         nodes.multiply(before, f"{own}_whole", f"{own}_live", name),
     ]

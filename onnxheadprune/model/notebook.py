@@ -57,7 +57,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], numeric: Colle
         return Html("")
     sides = [_RIGHT if column in numeric else _LEFT for column in columns]
     head = "".join(
-        f'<th style="{side}">{_text(name)}</th>' for name, side in zip(columns, sides, strict=True)
+        f'<th style="{side}">{_text(name)}</th>' if name else "<td></td>"
+        for name, side in zip(columns, sides, strict=True)
     )
     lines = []
     for cells in every[:MOST_ROWS]:

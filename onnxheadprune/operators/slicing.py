@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
 from onnxheadprune.liveness.literals import scaled
@@ -195,7 +196,6 @@ class _Cut:
     """A Slice of which a part is asked for.
 
     Attributes:
-        node: the node.
         rank: the number of axes of its input.
         read: what it has to read of its input.
         within: what lies within its bounds in the original.
@@ -243,7 +243,10 @@ def _can_move(node: Node) -> bool:
 
 def _scaled_bounds(node: Node, rank: int, runs: Mapping[int, tuple[Array, Array]]) -> Iterator[Edit]:
     """Yield edits that give some axes other bounds `(start, end)`, which are multiples of an unknown length."""
-    axes = node.int_list("axes", 3) or list(range(rank))
+    listed = _numbers(node, "starts", 1)
+    if not runs or listed is None:
+        return
+    axes = node.int_list("axes", 3) or list(range(len(listed)))
     for index, which in ((1, 0), (2, 1)):
         pairs = [runs.get(axis % rank, ((0, 0), (0, 0))) for axis in axes]
         # A start of 0 stays where it is.
@@ -252,7 +255,8 @@ def _scaled_bounds(node: Node, rank: int, runs: Mapping[int, tuple[Array, Array]
         source = node.inputs[index]
         if before != now and source is not None:
             name = f"{node.out.name}/{MARK}_bound{index}"
-            yield from scaled(node.ref, node.scope.ref, source.name, name, before, now)
+            dtype = "int32" if source.elem_type == TensorProto.INT32 else "int64"
+            yield from scaled(node.ref, node.scope.ref, source.name, name, before, now, dtype=dtype)
             yield SetInput(node.ref, index, name)
 
 

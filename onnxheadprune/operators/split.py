@@ -154,10 +154,13 @@ def _empty(node: Node, counts: Sequence[int], axis: int) -> Sequence[Edit]:
 
 def _scaled_sizes(node: Node, sizes: Sequence[int], counts: Sequence[int]) -> Sequence[Edit]:
     """Edits that make pieces shorter whose sizes are computed."""
-    name = f"{node.out.name}/{MARK}_split"
-    source = node.inputs[1]
+    source, name = node.inputs[1], f"{node.out.name}/{MARK}_split"
     assert source is not None
-    return [*scaled(node.ref, node.scope.ref, source.name, name, sizes, counts), SetInput(node.ref, 1, name)]
+    periods = [size or 1 for size in sizes]  # An empty piece stays one.
+    return [
+        *scaled(node.ref, node.scope.ref, source.name, name, periods, counts),
+        SetInput(node.ref, 1, name),
+    ]
 
 
 def _new_sizes(node: Node, counts: Sequence[int]) -> Sequence[Edit]:

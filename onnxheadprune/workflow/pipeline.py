@@ -239,11 +239,6 @@ def _fused(
 def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, LoadedModel]:
     """The plan, and the model with the plan carried out: refitted weights may lie in other files than the original's.
 
-    Args:
-        subject: the model, with an exit that is for good where one was asked for.
-        request: names the heads where none were chosen.
-        chosen: the heads, and numbers that take the place of the original's.
-
     Raises:
         RefusedError: if the heads cannot be removed exactly, or there is nothing to do.
     """

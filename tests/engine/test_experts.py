@@ -103,7 +103,7 @@ def test_a_shared_expert_is_a_block_that_is_added_unweighed(
     asked = command("prune", path, "-o", tmp_path / "no.onnx", "--experts", "0:6")
     assert asked.exit_code == 2 and "moe.0 (mixture) has no expert 6: its experts are 0-5" in asked.stderr
     assert (
-        f"the shared expert is a feed-forward block, {own[0]}: use --neurons" in asked.stderr
+        f"the shared expert is a feed-forward block, {own[0]}: remove its neurons" in asked.stderr
     ) == is_shared
 
 

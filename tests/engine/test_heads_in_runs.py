@@ -43,6 +43,10 @@ WAYS_OUT = {
     "slices": "b2 = Mul (batch, two) b3 = Mul (batch, three) p1 = Slice (c, zero, batch, zero)"
     " p2 = Slice (c, batch, b2, zero) p3 = Slice (c, b2, b3, zero) p4 = Slice (c, b3, end, zero)"
     f" y = Concat <axis = 2> ({PIECES})",
+    "slices by int32": "nb = Cast <to = 6> (batch) n0 = Cast <to = 6> (zero) n2 = Cast <to = 6> (two)"
+    " n3 = Cast <to = 6> (three) ne = Constant <value_ints = [2147483647]> () ni = Cast <to = 6> (ne)"
+    " b2 = Mul (nb, n2) b3 = Mul (nb, n3) p1 = Slice (c, n0, nb, n0) p2 = Slice (c, nb, b2, n0)"
+    f" p3 = Slice (c, b2, b3, n0) p4 = Slice (c, b3, ni, n0) y = Concat <axis = 2> ({PIECES})",
     "sequence": "bs = Squeeze (batch) seq = SplitToSequence <axis = 0> (c, bs)"
     " p1 = SequenceAt (seq, i0) p2 = SequenceAt (seq, i1) p3 = SequenceAt (seq, i2) p4 = SequenceAt (seq, i3)"
     f" y = Concat <axis = 2> ({PIECES})",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from onnx import ModelProto
 
 import onnxheadprune as ohp
+from onnxheadprune.data.windows import LEAST
 from onnxheadprune.runtime import CPU, Provider, Session
+from tests.calibration_files import tokenizer
 from tests.conftest import SAMPLES
 
 MODEL = SAMPLES / "char_gpt.onnx"
@@ -65,3 +68,18 @@ def test_cutting_three_heads_in_ten_costs_less_if_the_rest_is_refitted(original:
     rise = [perplexity(result.model) / original - 1 for result in (refitted, as_it_is)]
     assert 0 < rise[0] < 0.07
     assert rise[1] > 1.3 * rise[0]
+
+
+@pytest.mark.long
+def test_lines_of_text_are_learned_from_as_windows(tmp_path: Path) -> None:
+    """Lines too short to learn from alone; windows hold all of their characters, each once."""
+    with np.load(CALIBRATION) as file:
+        lines = np.maximum(file["input_ids"], 1).reshape(-1, 8)[:1100]
+    tokenizer(tmp_path, 96)
+    text = tmp_path / "lines.txt"
+    text.write_text("\n".join(" ".join(f"w{token - 1}" for token in line) for line in lines))
+    inputs = ohp.Inputs(data=str(text), tokenizer=tmp_path)
+    made = ohp.prune(MODEL, {0: [1], 2: [0, 3]}, data=inputs, recover=ohp.Budget(epochs=1), provider="cpu")
+    assert made.chosen is not None and (recovery := made.chosen.recovery) is not None
+    assert recovery.samples + recovery.held_out == math.ceil(lines.size / (lines.size // LEAST))
+    assert recovery.best > 0 and recovery.curve[-1].loss < recovery.curve[0].loss

@@ -40,7 +40,7 @@ def overview(commands: dict[str, click.Command], epilog: str) -> str:
     rows = [
         f"| [`{name}`]({name}.md) | {command.get_short_help_str(200)} |" for name, command in commands.items()
     ]
-    table = "\n".join(["| command | |", "|---|---|", *rows])
+    table = "\n".join(["| command | description |", "|---|---|", *rows])
     return f"# Commands\n\n{table}\n\n<p>{_coded(epilog)}</p>\n"
 
 

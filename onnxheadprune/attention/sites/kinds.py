@@ -158,7 +158,7 @@ class MixtureSite(Site):
     def elsewhere(self) -> str:
         """The end of an error about an expert that does not exist: the block of the shared one."""
         keys = " and ".join(self.shared)
-        return keys and f"; the shared expert is a feed-forward block, {keys}: use --neurons or --layers"
+        return keys and f"; the shared expert is a feed-forward block, {keys}: remove its neurons or all"
 
     @property
     def details(self) -> dict[str, str]:

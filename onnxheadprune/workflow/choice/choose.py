@@ -29,11 +29,6 @@ def _largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
     Held-out data tells how the model will do elsewhere, and a later `validate` looks at all of the data: the drift
     on both stays within the limit.
 
-    Args:
-        cutter: the model and its data, a part of it held out.
-        space: cuts to search.
-        limit: the largest drift.
-
     Raises:
         RefusedError: if no cut stays within it.
     """
@@ -119,13 +114,7 @@ def choose(cutter: Cutter, wish: Wish) -> Chosen:
 
 
 def _smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSettings) -> Chosen:
-    """The smallest cut that reaches a speed-up.
-
-    Args:
-        cutter: the model and its data.
-        space: cuts to search.
-        wanted: the speed-up, 1.3 for 1.3 times as fast.
-        sizes: of the inputs that it is measured with.
+    """The smallest cut that reaches a speed-up: 1.3 for 1.3 times as fast.
 
     Raises:
         RefusedError: if the largest cut does not reach it.
