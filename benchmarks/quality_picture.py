@@ -50,7 +50,7 @@ class Call(NamedTuple):
 
 
 def calls() -> Iterator[Call]:
-    """What the document holds."""
+    """Yield the measured calls in the tables of the document."""
     heads, units = section_of(DOCUMENT, "What it reaches"), section_of(DOCUMENT, "Units under one budget")
     timed = [
         (way, cut, quality, clocks) for way, cut, quality, clocks, _ in _rows(heads, "sentences, `--time`")

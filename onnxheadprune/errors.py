@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 spelling: Callable[[str], str] = str
-"""How errors and results, which are written with options, name settings to the caller; the package sets it."""
+"""Renders a message, whose settings are command-line options, for the caller; the package makes keywords of them."""
 
 
 def spelled(sentence: str) -> str:

@@ -98,7 +98,7 @@ def _unfolded(view: GraphView, sites: Sites) -> Analysis | None:
 
 
 def others(view: GraphView, sites: Sites) -> Iterator[Analysis]:
-    """The models that refits of a model may have been made on, beside itself."""
+    """The other forms of a model that a refit may have been computed on."""
     yield from branches(view, sites)
     found = _unfolded(view, sites)
     if found is not None:

@@ -166,14 +166,14 @@ def beside(model: Path | None, provider: Provider) -> Beside:
     )
 
 
-def _home_of(folder: Path) -> Sequence[Path]:
+def home_of(folder: Path) -> Sequence[Path]:
     """Return where what belongs to the models of a folder may lie: there, or in the repository whose shelf it is."""
     return (folder, folder.parent) if folder.name == SHELF else (folder,)
 
 
 def tokenizer_of(model: Path) -> Path | None:
     """The folder beside a model that holds its tokenizer, None without."""
-    return next((place for place in _home_of(model.parent.resolve()) if has_tokenizer(place)), None)
+    return next((place for place in home_of(model.parent.resolve()) if has_tokenizer(place)), None)
 
 
 def has_decoder(model: Path) -> bool:
@@ -200,7 +200,7 @@ def _rest(model: Path) -> str:
 
 def _token(folder: Path, name: str) -> int | None:
     """A token of the configuration beside a model, the first one of several."""
-    for place in _home_of(folder.resolve()):
+    for place in home_of(folder.resolve()):
         for file in CONFIGS:
             path = place / file
             if not path.is_file():

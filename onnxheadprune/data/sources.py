@@ -24,7 +24,7 @@ BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx*", "*embed*.o
 """Files beside a model that complete text and data."""
 
 
-def kind_of_data(inputs: Inputs) -> DataFormat | None:
+def _kind_of_data(inputs: Inputs) -> DataFormat | None:
     """The format of the data, detected from its content where it is not specified; None where it is no file.
 
     Raises:
@@ -40,7 +40,7 @@ def kind_of_data(inputs: Inputs) -> DataFormat | None:
 def kind_if_told(inputs: Inputs) -> DataFormat | None:
     """The kind of data, None also where its content does not tell: whoever reads it says so."""
     try:
-        return kind_of_data(inputs)
+        return _kind_of_data(inputs)
     except UsageError:
         return None
 
@@ -66,11 +66,10 @@ def files_read(
     kind = kind_if_told(running)
     if kind == "images" or model.is_dir():
         return found
-    from onnxheadprune.data.beside import SHELF
+    from onnxheadprune.data.beside import home_of
 
     own = VOCABULARY if kind in TEXT_FORMATS and tokenizer is None else ()
-    home = model.absolute().parent
-    for folder in (home, home.parent) if home.name == SHELF else (home,):
+    for folder in home_of(model.absolute().parent):
         beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
         found |= {name: path for name, path in beside.items() if Path(path) != model.absolute()}
     return found
@@ -90,7 +89,7 @@ def samples_for(kind: DataFormat | None) -> tuple[str, ...]:
 
 def with_own_tokenizer(folder: Path, running: Running) -> Running:
     """The inputs with the tokenizer of a folder, where text is given and no tokenizer."""
-    if running.tokenizer is not None or kind_of_data(running) not in TEXT_FORMATS:
+    if running.tokenizer is not None or _kind_of_data(running) not in TEXT_FORMATS:
         return running
     from onnxheadprune.data.vocabulary import has_tokenizer
 
@@ -168,7 +167,7 @@ def read_data(
     if running.data is None:
         return None
     provider = provider or running.provider
-    kind = kind_of_data(running)
+    kind = _kind_of_data(running)
     _require_effect(running, kind)
     if kind in TEXT_FORMATS:
         return _texts(model, running, kind, provider, in_folder)

@@ -34,7 +34,7 @@ from onnxheadprune.settings.measuring import To
 
 VALIDATION_KEY = "onnxheadprune.validation"
 HEADS = "heads"
-"""What the units of attention sites are called."""
+"""The name of the units of attention sites."""
 REMOVED_KEY = "onnxheadprune.removed"
 """Of the record of heads."""
 REMOVED_VERSION = 2

@@ -1,4 +1,4 @@
-"""Analyses of a model: the cause of one that fails, and no search for garbage in the meantime."""
+"""Analyses of a model: errors with their cause, and Python's garbage collector paused."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def model_of(
     changed: Collection[str],
     shared: Mapping[str, float | None],
 ) -> ModelProto:
-    """What a text says of one tensor as a model of many: `x` is `x.0` in the first of them, and becomes `new_x.0`."""
+    """The model that applies a text to many tensors: `x.0` is the `x` of the first, and `new_x.0` its new value."""
     graph = helper.make_graph([], "in_place", [], [])
     for number, shape in enumerate(shapes):
         graph.node.extend(nodes_of(text, partial(_spelled, shared, number)))

@@ -37,7 +37,7 @@ class Pull:
         self._due = 0.0
 
     def add(self, share: float, step: int) -> None:
-        """Adds to the pull that is due, which is made good now and then."""
+        """Accumulate the pull of a step, and apply the sum every `EVERY` steps."""
         self._due += share
         if step % EVERY == 0:
             self.settle()

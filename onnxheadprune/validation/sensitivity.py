@@ -76,8 +76,8 @@ class Sensitivity:
         self.largest = max(self.largest or 0.0, moved)
         others = [reference, *draws]
         spread = max((_nearest(draw, others, names) for draw in draws), default=0.0)
-        # What is no step, but merely steep, moves floats by a few tolerances of exact settings, at which noise is
-        # added, and right cuts by far less.
+        # Rounding moves a steep float model, which has no steps, by a few of the tolerances of exact settings, with
+        # which noise is added; a right cut moves it by far less.
         is_stepped = self._tolerance.precision == QUANTIZED.precision
         least = plain if is_stepped else POWER * self._tolerance.exact
         if moved <= least or _nearest(actual, others, names) > plain + spread:

@@ -120,7 +120,7 @@ READ = {
     "a function": ("--ratio 0.25 --data own_data:batches", "own_data.py", "{code}\nx = 1\n"),
     "a measure": ("--ratio 0.25 --data lines.txt --drift own_drift:far", "own_drift.py", "{code}\nx = 1\n"),
 }
-"""What a model is pruned by, beside itself: options, the file that changes, and what it holds then."""
+"""Files that a batch reads besides the model: options, the file that changes, and its new content."""
 
 
 @pytest.mark.usefixtures("batch_in_process")

@@ -44,7 +44,7 @@ def test_it_is_read_on_every_page(page: str) -> None:
 
 @pytest.fixture
 def quality(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `benchmarks/quality_picture.py` defines, which imports its neighbors as scripts do."""
+    """The names in `benchmarks/quality_picture.py`, which imports other scripts of its folder."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return runpy.run_path(str(ROOT / "benchmarks" / "quality_picture.py"))
 

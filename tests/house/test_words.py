@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "onnxheadprune"
 RIDDLES = ("How", "Whether", "What", "When", "Where", "Which", "Who", "Whose", "Why")
-MOST_RIDDLES = 180
+MOST_RIDDLES = 177
 """Docstrings that begin with one of these words (of 1,021 at first); the number may only fall."""
 MOST = {
     r"beyond belief": 1,

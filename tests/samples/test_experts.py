@@ -170,7 +170,7 @@ def test_it_is_pytorch_with_the_router_masked(name: str, dynamo: bool, tmp_path:
 
 
 class _Seen(NamedTuple):
-    """What a mixture does with each token: its experts, their weights and the norms of their outputs."""
+    """Per token the chosen experts, their router weights and the norms of their outputs."""
 
     chosen: Any
     weights: Any
@@ -178,7 +178,7 @@ class _Seen(NamedTuple):
 
 
 def _seen(model: Any, ids: Any) -> list[_Seen]:
-    """What the router and the experts of each mixture give in PyTorch, each expert by itself."""
+    """The choices of each mixture in PyTorch, with the output of every expert computed alone."""
     found, ones = [], torch.ones((ids.numel(), 1))
 
     def note(experts: Any, given: Any) -> None:

@@ -68,7 +68,14 @@ def test_nearly_all_float32_graphs_are_exact(
     assert len(exact) >= EXACT_SHARE * len(removable)
 
 
-def test_every_cache_is_decoded_with(store: Store, rows: list[Row]) -> None:
-    cached = [row for row in rows if row.variant == "ts17" and store.cases[row.case].caches]
-    assert cached
+def test_every_cache_is_decoded_with(store: Store, rows: list[Row], request: pytest.FixtureRequest) -> None:
+    """Some parts of the folders have none with a cache; all together have."""
+    from tests.zoo.selection import selected
+
+    def has_cache(case: str, variant: str) -> bool:
+        return variant == "ts17" and bool(store.cases[case].caches)
+
+    assert any(has_cache(*graph) for graph in selected(list(store.cases.values())))
+    cached = [row for row in rows if has_cache(row.case, row.variant)]
+    assert cached or not any(has_cache(*graph) for graph in graphs_of(request.session))
     assert all(row.steps for row in cached), [str(row) for row in cached if not row.steps]

@@ -69,7 +69,7 @@ def unread(node: Node, streams: Streams) -> Iterator[Hidden]:
 
 
 def statistics(made: Origins, trial: Sweep) -> Refusal | None:
-    """A normalisation of neurons that is spelled out: a reduction over them comes back to each."""
+    """A normalization of neurons written in single operators: a reduction over them comes back to each."""
     for value, live in made.path:
         for use in _whole(value, trial):
             found = reduction_ahead(use.node, live, 3)

@@ -33,9 +33,9 @@ NO_ACTIVATION = "its units are the ranks of a product of two matrices, with no a
 UNSEEN = "no value of the graph tells which experts are chosen"
 ALONE = "a sublayer has no units to choose among"
 HEADS_ALONE = frozenset({HEADS})
-"""The kinds that a target names if it does not specify any."""
+"""The default units of a target."""
 LAYERS = "layers"
-"""What a target calls sublayers as a whole."""
+"""In the units of a target: attention and feed-forward blocks as a whole."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

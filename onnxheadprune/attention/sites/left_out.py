@@ -174,7 +174,7 @@ def _never(core: Node) -> bool:
 def _stopped_above(
     layer: Node, passed: Set[Node], core: Node, fixed: Callable[[Node], bool]
 ) -> Refusal | None:
-    """What stops heads on their way from a linear layer up to the context that it reads, None if nothing is found."""
+    """Return why the trace of heads from a linear layer up to the context stops, None if no reason is found."""
     read = summed(layer, afterwards=True)
     if read is None:
         return None

@@ -204,7 +204,7 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
 
 
 def _shared(router: Node, blocks: Iterable[Site]) -> tuple[str, ...]:
-    """The keys of the blocks that each token goes through beside the experts that are chosen for it.
+    """The keys of the feed-forward blocks that are shared experts.
 
     They read what the router reads, and their outputs are added to those of the experts; no score weighs them.
     """

@@ -301,7 +301,7 @@ def _is_own(site: AttentionSite, block: Block) -> bool:
 
 
 def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = None) -> Sweep:
-    """What is live without some heads."""
+    """The sweep in which some heads are removed."""
     handed = handed_out([site], {site.index: heads})
     masks = Masks(site.UNITS)
     return sweep(list(site.seeds(heads)), site.movable | site.maps, masks, through=through, handed=handed)

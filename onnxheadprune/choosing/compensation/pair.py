@@ -100,7 +100,7 @@ class Pair:
     def values(
         self, target: Target, makers: Sequence[Linear], heads: tuple[Sequence[int], ...]
     ) -> Values | None:
-        """The map that makes the values of some heads, where it can change by itself."""
+        """The linear layer that computes the values of some heads, None if it cannot be refitted alone."""
         linear = target.linear
         return values_of(
             self.walk,

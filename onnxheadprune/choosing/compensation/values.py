@@ -157,7 +157,7 @@ def values_of(
     also: Sequence[Value] = (),
     runs_on: Callable[[int], bool] = lambda feed: True,
 ) -> Values | None:
-    """The map that makes the values of some heads, None if none can be changed by itself.
+    """The linear layer that computes the values of some heads, None if none can be refitted alone.
 
     Args:
         walk: stands where the values are not made yet.

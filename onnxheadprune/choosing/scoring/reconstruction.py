@@ -25,7 +25,7 @@ DAMPING = 1e-2
 class Surgeon:
     """Optimal brain surgeon on a projection: groups of channels go, and the rest is refitted each time.
 
-    Nothing is changed in place, so a shallow copy goes on by itself.
+    No array is changed in place, so that a shallow copy is independent.
     """
 
     def __init__(self, covariance: Matrix64, weights: Matrix64) -> None:
@@ -54,7 +54,7 @@ class Surgeon:
         return np.asarray(np.maximum(lost - bare, 0.0), dtype=np.float64)
 
     def remove(self, channels: Sequence[int]) -> None:
-        """Takes channels away for good; the weights of the others take over what they can."""
+        """Remove channels, and refit the weights of the others."""
         at = np.searchsorted(self.left, channels)
         rest = np.setdiff1d(np.arange(len(self.left)), at)
         gain = np.linalg.solve(self._inverse[np.ix_(at, at)], self._inverse[np.ix_(at, rest)]).T
