@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from onnxheadprune.choosing.wishes import Wish
     from onnxheadprune.data.calibration import Calibration
     from onnxheadprune.deploying.folders.api import prune_folder
-    from onnxheadprune.deploying.folders.result import FolderResult
+    from onnxheadprune.deploying.folders.types import FolderResult
     from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
     from onnxheadprune.edit.site_cuts import SiteCut
     from onnxheadprune.errors import (
@@ -144,7 +144,7 @@ __all__ = [
 
 _HOMES = {
     "deploying.folders.api": ("prune_folder",),
-    "deploying.folders.result": ("FolderResult",),
+    "deploying.folders.types": ("FolderResult",),
     "workflow.prune": (
         "apply_plan",
         "prune",

@@ -10,7 +10,7 @@ from onnxheadprune.settings.inputs import RANDOM, Running
 from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
-    from onnxheadprune.deploying.folders.asked import Data, FolderRequest, Reader
+    from onnxheadprune.deploying.folders.types import Data, FolderRequest, Reader
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.workflow.requests import Request
@@ -81,7 +81,7 @@ def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:
 def folder_request(folder: Path, request: Request, given: Deploying, read: Reader | None) -> FolderRequest:
     """Return what is asked for a folder."""
     from onnxheadprune.deploying.clients.all import client_named
-    from onnxheadprune.deploying.folders.asked import FolderRequest
+    from onnxheadprune.deploying.folders.types import FolderRequest
 
     client = None if given.runtime is None else client_named(given.runtime)
     return FolderRequest(request, client, given.data_name, given.follow_links, given.per_layer_config, read)

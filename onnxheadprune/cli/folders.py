@@ -14,7 +14,7 @@ from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
-    from onnxheadprune.deploying.folders.result import FolderResult
+    from onnxheadprune.deploying.folders.types import FolderResult
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.workflow.requests import Request
 
@@ -74,7 +74,7 @@ def inspect_export(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     """
     from onnxheadprune.attention.vocabulary.find import vocabularies
     from onnxheadprune.deploying.folders.opening import looked_at
-    from onnxheadprune.deploying.folders.result import sites_to_dict
+    from onnxheadprune.deploying.folders.types import sites_to_dict
     from onnxheadprune.reporting.console import out
     from onnxheadprune.reporting.folder import export_report
     from onnxheadprune.reporting.vocabulary import vocabulary_report

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from onnxheadprune.deploying.clients.all import client_named
-from onnxheadprune.deploying.folders.asked import FolderRequest, reader_of
 from onnxheadprune.deploying.folders.prune import prune_folder
+from onnxheadprune.deploying.folders.types import FolderRequest, reader_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut
@@ -21,7 +21,7 @@ from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
 
 if TYPE_CHECKING:
-    from onnxheadprune.deploying.folders.asked import Data
+    from onnxheadprune.deploying.folders.types import Data
 
 Group = TypeVar("Group")
 MEASURED = "measured"

@@ -10,7 +10,7 @@ from rich.text import Text
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.deploying.folders.card import CARD
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
-from onnxheadprune.deploying.folders.result import FileResult, FolderResult
+from onnxheadprune.deploying.folders.types import FileResult, FolderResult
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.reporting.choice import choice_rows
 from onnxheadprune.reporting.layout import bullet, change, count, heading, many, row, size, table

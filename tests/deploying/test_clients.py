@@ -16,7 +16,7 @@ from onnxheadprune.choosing.allocate import Limits, allocate
 from onnxheadprune.choosing.scoring.moves import merged, path_by_worth, ways_of
 from onnxheadprune.deploying.clients.all import CLIENTS, client_named
 from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
-from onnxheadprune.deploying.clients.per_layer import described
+from onnxheadprune.deploying.clients.layers import described
 from onnxheadprune.settings.writing import RuntimeName
 from tests import toys, toys_scores
 from tests.conftest import ROOT, Outcome

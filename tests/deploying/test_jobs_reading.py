@@ -17,8 +17,7 @@ from packaging.requirements import Requirement
 
 from onnxheadprune import UsageError
 from onnxheadprune.deploying.jobs.keys import schema
-from onnxheadprune.deploying.jobs.reading import read_job
-from onnxheadprune.deploying.jobs.source import MOST_BYTES, MOST_DEEP, MOST_VALUES, read_yaml
+from onnxheadprune.deploying.jobs.reading import MOST_BYTES, MOST_DEEP, MOST_VALUES, read_job, read_yaml
 from onnxheadprune.errors import installation, options_named
 from tests.conftest import ROOT, Outcome
 from tests.jobs_keys import dotted_keys, sections

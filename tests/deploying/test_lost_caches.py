@@ -13,7 +13,7 @@ import pytest
 from onnxheadprune import RefusedError
 from onnxheadprune.deploying.clients.all import CLIENTS, client_named
 from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
-from onnxheadprune.deploying.clients.per_layer import described
+from onnxheadprune.deploying.clients.layers import described
 from tests import toys_layers
 from tests.conftest import Outcome
 from tests.deploying import exports

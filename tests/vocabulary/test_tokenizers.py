@@ -14,7 +14,7 @@ import pytest
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, models
 
 from onnxheadprune.data.vocabulary import Vocabulary
-from onnxheadprune.deploying.folders.token_configs import changes, named_ids
+from onnxheadprune.deploying.folders.vocabulary import changes, named_ids
 from onnxheadprune.edit.vocabulary_records import vocabulary_record
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.requests import Tokens

@@ -1,13 +1,84 @@
-"""The runtimes by name, and those that load a file and require nothing of a folder."""
+"""The runtimes by name, and those that take any cut: encoders' libraries, OpenVINO and ONNX Runtime itself.
+
+sentence-transformers (`SentenceTransformer(folder, backend="onnx")`) exports a folder in which it finds no file of the
+expected name anew from the weights of PyTorch, which nobody pruned, with no more than a line in its log. Hugging Face's
+text-embeddings-inference was read in its sources, not run. FastEmbed (`TextEmbedding.add_custom_model`) downloads the
+files that it is told of: the model, and weights beside it as `additional_files`.
+"""
 
 from __future__ import annotations
 
-from onnxheadprune.deploying.clients.contract import Client
-from onnxheadprune.deploying.clients.embeddings import FASTEMBED, SENTENCE_TRANSFORMERS, TEI
+from pathlib import PurePosixPath
+
+from onnxheadprune.deploying.clients.contract import Client, ConfigChange, Deployment
 from onnxheadprune.deploying.clients.genai import GENAI
+from onnxheadprune.deploying.clients.layers import even_heads, layers_follow
 from onnxheadprune.deploying.clients.optimum import OPTIMUM
 from onnxheadprune.deploying.clients.transformers_js import TRANSFORMERS_JS
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import RefusedError, UsageError
+
+_EXPECTED = ("model.onnx", "onnx/model.onnx")
+"""Where a model is looked for; text-embeddings-inference loads the first one."""
+_TEI_TITLE = "text-embeddings-inference"
+
+
+def _require_encoder(folder: Deployment) -> tuple[str, ...]:
+    """Return notes for users of sentence-transformers."""
+    if folder.holds(*_EXPECTED):
+        return ()
+    names = [file.name for file in folder.files if not file.has_cache]
+    if not names:
+        raise RefusedError(
+            "sentence-transformers loads encoders, and every model of this folder takes a cache"
+        )
+    sentence = (
+        "there is no model.onnx or onnx/model.onnx, without which sentence-transformers exports the unpruned weights"
+        f' again: load it with model_kwargs={{"file_name": "{names[0]}"}}'
+    )
+    return (sentence,)
+
+
+def _require_float(folder: Deployment) -> tuple[str, ...]:
+    """Return notes for users of text-embeddings-inference.
+
+    Raises:
+        RefusedError: if the file that it loads is not there, or not in float32.
+    """
+    taken = next((file for name in _EXPECTED for file in folder.files if file.name == name), None)
+    if taken is None:
+        raise RefusedError(f"{_TEI_TITLE} loads model.onnx or onnx/model.onnx, and neither is there")
+    if not taken.is_float:
+        raise RefusedError(f"{_TEI_TITLE} loads {taken.name} in float32, and its weights are in another type")
+    if folder.holds(_EXPECTED[0]) and folder.holds(_EXPECTED[1]):
+        return (f"{_TEI_TITLE} loads {_EXPECTED[0]}, and not {_EXPECTED[1]} beside it",)
+    return ()
+
+
+def _tei_changes(cut: Deployment) -> tuple[ConfigChange, ...]:
+    """The number of layers where caches go; those that stay must be alike.
+
+    Raises:
+        RefusedError: if they are not, or config.json has no number of layers.
+    """
+    if cut.cut_caches:
+        even_heads(cut, _TEI_TITLE)
+    return layers_follow(cut, _TEI_TITLE)
+
+
+def _name_weights(folder: Deployment) -> tuple[str, ...]:
+    """Return how the model is named to FastEmbed where weights lie beside it."""
+    paths = [PurePosixPath(file.name) for file in folder.files if file.data_files]
+    return tuple(
+        f"name the weights beside {path} to add_custom_model:"
+        f' additional_files=["{path.with_name(f"{path.name}_data")}"]'
+        for path in paths
+    )
+
+
+_SENTENCE_TRANSFORMERS = Client("sentence-transformers", "sentence-transformers", check=_require_encoder)
+_TEI = Client("tei", _TEI_TITLE, even_caches=True, check=_require_float, changes=_tei_changes)
+_FASTEMBED = Client("fastembed", "FastEmbed", check=_name_weights, data_name="{}_data")
+
 
 ORT = Client("ort", "ONNX Runtime")
 OPENVINO = Client("openvino", "OpenVINO")
@@ -16,7 +87,7 @@ OPENVINO = Client("openvino", "OpenVINO")
 
 CLIENTS = {
     client.name: client
-    for client in (SENTENCE_TRANSFORMERS, OPTIMUM, TRANSFORMERS_JS, GENAI, TEI, FASTEMBED, OPENVINO, ORT)
+    for client in (_SENTENCE_TRANSFORMERS, OPTIMUM, TRANSFORMERS_JS, GENAI, _TEI, _FASTEMBED, OPENVINO, ORT)
 }
 
 

@@ -9,7 +9,7 @@ stay what it is. Everywhere else the heads are counted by what also divides the 
 from __future__ import annotations
 
 from onnxheadprune.deploying.clients.contract import CONFIG, Client, ConfigChange, Deployment, Json
-from onnxheadprune.deploying.clients.layers import even_heads, layers_follow, of_decoder
+from onnxheadprune.deploying.clients.layers import KV_HEADS, even_heads, layers_follow, of_decoder
 from onnxheadprune.errors import RefusedError
 
 TITLE = "Optimum"
@@ -18,7 +18,6 @@ GROUPED = frozenset(
     " qwen3_moe smollm3 stablelm".split()
 )
 """Model types for which optimum-onnx 0.1 reads `num_key_value_heads`."""
-KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 HIDDEN = ("hidden_size", "n_embd", "d_model")
 STACKS = ("encoder_attention_heads", "decoder_attention_heads")

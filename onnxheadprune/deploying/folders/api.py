@@ -15,8 +15,7 @@ from onnxheadprune.data.drift import Measure
 from onnxheadprune.data.sources import Data, running_of
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders import prune as pruning
-from onnxheadprune.deploying.folders.asked import FolderRequest, reader_of
-from onnxheadprune.deploying.folders.result import FolderResult
+from onnxheadprune.deploying.folders.types import FolderRequest, FolderResult, reader_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO

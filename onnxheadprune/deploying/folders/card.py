@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.deploying.folders.result import FolderResult
+from onnxheadprune.deploying.folders.types import FolderResult
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.model.spelling import change, count, in_markdown, many, size
 

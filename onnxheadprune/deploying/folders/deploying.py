@@ -1,8 +1,10 @@
-"""Checks by the runtime of a folder, before a cut and after it."""
+"""The configuration of a folder and its runtime: checked before and after a cut, patched in the fields that follow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from onnxheadprune.attention.heads import original_groups
@@ -11,37 +13,36 @@ from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.deploying.clients.contract import CONFIG, CachedSite, ConfigChange, Deployment, FileFacts
 from onnxheadprune.deploying.clients.genai import CONFIG as GENAI_CONFIG
-from onnxheadprune.deploying.clients.per_layer import described
-from onnxheadprune.deploying.folders.asked import FolderRequest
-from onnxheadprune.deploying.folders.carrying import Heads
-from onnxheadprune.deploying.folders.configs import read_config
+from onnxheadprune.deploying.clients.layers import KV_HEADS, described
+from onnxheadprune.deploying.clients.optimum import HEADS, STACKS
 from onnxheadprune.deploying.folders.export import FLOAT, Export, ModelFile
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
+from onnxheadprune.deploying.folders.network import Heads
+from onnxheadprune.deploying.folders.types import FolderRequest
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+
+INDENT = 2
+
 
 WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
 """Fields that tell how wide feed-forward blocks are."""
 
 
-def _parts(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """The configuration, and those of parts of a model in it, with the names that lead there."""
-    yield (), config
-    yield from (((name,), value) for name, value in config.items() if isinstance(value, dict))
-
-
-def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """The widths that a configuration tells, of parts of a model too."""
-    for _, part in _parts(config):
-        for field in WIDTHS:
-            if type(part.get(field)) is int:
-                yield field, part[field]
-
-
 class Deploying:
     """A folder and its client."""
 
-    def __init__(self, export: Export, match: Match, config: Mapping[str, Any], asked: FolderRequest) -> None:
-        self.export, self.match, self.config, self.asked = export, match, config, asked
-        self.genai = read_config(export.root, export.others, GENAI_CONFIG)
+    def __init__(self, export: Export, match: Match, asked: FolderRequest) -> None:
+        """Read the configuration.
+
+        Raises:
+            UsageError: if it is there and cannot be read.
+            RefusedError: if it is that of another model.
+        """
+        self.export, self.match, self.asked = export, match, asked
+        self.config = self._read(CONFIG)
+        _check_config(self.config, match)
+        self.genai = self._read(GENAI_CONFIG)
         self.warnings: tuple[str, ...] = ()
 
     def require(self, heads: Heads) -> None:
@@ -65,6 +66,23 @@ class Deploying:
         more = described(deployment) if self.asked.per_layer else ()
         every = (*more, *(change for change, _ in self._counted(heads) if change is not None))
         return (*changes, *(change for change in every if change not in changes))
+
+    def patched(self, changes: Iterable[ConfigChange]) -> dict[str, bytes]:
+        """The configuration files that change, with their new contents; every other field stays as it is."""
+        documents: dict[str, dict[str, Any]] = {}
+        for change in changes:
+            document = documents.setdefault(change.file, _parsed(self.export.root / change.file))
+            inner = document
+            for name in change.field[:-1]:
+                inner = inner.setdefault(name, {})
+            inner[change.field[-1]] = change.after
+        return {
+            name: (json.dumps(document, indent=INDENT, ensure_ascii=False) + "\n").encode()
+            for name, document in documents.items()
+        }
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return _parsed(self.export.root / name) if name in self.export.others else {}
 
     def _counted(self, gone: Heads) -> Iterator[tuple[ConfigChange | None, str]]:
         """Yield each field with one number of units for all sites: how it follows a cut, or why it cannot."""
@@ -128,6 +146,61 @@ class Deploying:
         policy = self.asked.request.writing.external_data
         beside = bool(file.loaded.data_files) if policy == "auto" else policy == "always"
         return int(beside)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        found = parse_json(read_text(path, "the configuration"))
+    except NotJsonError as error:
+        raise UsageError(f"the configuration {path} is {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"the configuration {path} is no JSON object")
+    return found
+
+
+def _check_config(config: Mapping[str, Any], match: Match) -> None:
+    """Check whether the configuration can be that of the models: its numbers of heads are those of some site.
+
+    A configuration that says nothing about heads, or leaves that to parts of it, is not judged.
+
+    Raises:
+        RefusedError: if it is that of another model.
+    """
+    sites = match.as_sites(CONFIG).sites
+    if any(isinstance(value, dict) and name.endswith("_config") for name, value in config.items()):
+        return
+    _compare(
+        config, (*HEADS, *STACKS), {n for s in sites for n in (s.num_heads, s.original_num_heads)}, "heads"
+    )
+    cached = [site for site in sites if site.free]
+    if cached:
+        counts = {n for s in cached for n in (s.kv_num_heads, s.original_kv_num_heads)}
+        _compare(config, KV_HEADS, counts, "KV heads")
+
+
+def _compare(config: Mapping[str, Any], names: Iterable[str], found: set[int], what: str) -> None:
+    said = {name: config[name] for name in names if type(config.get(name)) is int}
+    if said and found and found.isdisjoint(said.values()):
+        told = " and ".join(f"{name} {value}" for name, value in said.items())
+        counts = " or ".join(map(str, sorted(found)))
+        raise RefusedError(
+            f"{CONFIG} contradicts the models: it says {told}, and their attention has {counts} {what}; is it that of"
+            " another model?"
+        )
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """The configuration, and those of parts of a model in it, with the names that lead there."""
+    yield (), config
+    yield from (((name,), value) for name, value in config.items() if isinstance(value, dict))
+
+
+def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The widths that a configuration tells, of parts of a model too."""
+    for _, part in _parts(config):
+        for field in WIDTHS:
+            if type(part.get(field)) is int:
+                yield field, part[field]
 
 
 def _cached_sites(

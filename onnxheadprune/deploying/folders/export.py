@@ -13,13 +13,12 @@ from onnx import TensorProto
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.data.beside import SHELF
 from onnxheadprune.errors import HeadPruneError, ModelError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, open_structure, stored_bytes
 from onnxheadprune.model.storage.tensors import tensors_of
 
-SHELF = "onnx"
-"""The subfolder in which model repositories keep their ONNX files; it says nothing about a file."""
 _PRECISION = re.compile(
     r"[-_.](quantized|optimized|fp32|fp16|bf16|float32|float16|int8|uint8|int4|uint4|q4|q4f16|q8|bnb4"
     r"|quint8|qint8|qint4|quint4|avx2|avx512|avx512_vnni|arm64|vnni|o[1-4]|gpu|cpu)$",
@@ -34,7 +33,7 @@ _ROLES = frozenset(
 
 
 def part_of(name: str) -> str:
-    """The part of a model that a file holds: its name without folder `onnx` and without what names a precision.
+    """The part of a model that a file holds: its name without the folder `onnx` and without what names a precision.
 
     >>> part_of("onnx/model_qint8_avx512_vnni.onnx"), part_of("unet/model_fp16.onnx")
     ('model', 'unet/model')

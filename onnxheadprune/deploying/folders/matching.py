@@ -1,4 +1,9 @@
-"""Sites of the files of an export that are the same: matched by their weights, names and structure."""
+"""Sites of the files of an export that are the same: matched by their weights, names and structure.
+
+Weights are compared by the signs of some numbers of the output projection. Signs survive what exporters and quantizers
+do to weights: transposing, rounding, scaling by columns, packing in blocks of four bits. Of two maps that have nothing
+to do with each other about half of them are the same.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +13,36 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+from onnxheadprune.attention.levels import StoredLevels
+from onnxheadprune.attention.matrices import Array, matrix_of
+from onnxheadprune.attention.packed import packed_matrix
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.kinds import called, kind_of
+from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.deploying.folders.export import Export, ModelFile, says_its_part
-from onnxheadprune.deploying.folders.signatures import SAME, Signs, likeness, signs_of
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.blocks import is_packed
+from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.model.graph.tables import roles_of
 
+_Signs = npt.NDArray[np.float32]
+_SAME = 0.7
+"""Share of equal signs from which on two maps are one; refitting changes some."""
+_ENOUGH = 64
+"""Signs that two maps must have in common to be compared."""
+_NUMBERS = 4096
+"""Numbers of a map that are looked at, at most."""
+_COLUMNS = 64
 Place: TypeAlias = tuple[str, int]
 """A file, and the index of a site in it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Holder:
+class _Holder:
     """A file, and those of its sites that are matched."""
 
     file: ModelFile
@@ -30,38 +50,36 @@ class Holder:
 
     @property
     def name(self) -> str:
-        """Of the file."""
         return self.file.name
 
     def site(self, index: int) -> Site:
-        """The site with an index."""
         return next(site for site in self.sites if site.index == index)
 
 
-def _holders(files: Sequence[ModelFile], kinds: Sequence[type[Site]]) -> list[Holder]:
+def _holders(files: Sequence[ModelFile], kinds: Sequence[type[Site]]) -> list[_Holder]:
     """The files that hold sites of some kinds, with these."""
     found = [
-        Holder(file, tuple(site for kind in kinds for site in file.sites.of(kind.UNITS))) for file in files
+        _Holder(file, tuple(site for kind in kinds for site in file.sites.of(kind.UNITS))) for file in files
     ]
     return [holder for holder in found if holder.sites]
 
 
-def _groups_of(held: Sequence[Holder]) -> list[list[Place]]:
+def _groups_of(held: Sequence[_Holder]) -> list[list[Place]]:
     """Sites with the same weights, over all files; those whose weights cannot be read go by structure and name."""
     places: Partition[Place] = Partition()
-    buckets: dict[Hashable, list[tuple[Place, Signs]]] = defaultdict(list)
+    buckets: dict[Hashable, list[tuple[Place, _Signs]]] = defaultdict(list)
     blind: list[Place] = []
     for holder in held:
         for site in holder.sites:
             place = holder.name, site.index
             places.join([place])
-            signs = signs_of(site) if len(held) > 1 else None
+            signs = _signs_of(site) if len(held) > 1 else None
             if signs is None:
                 blind.append(place)
             else:
                 buckets[kind_of(site), site.num_units, len(signs)].append((place, signs))
     for bucket in buckets.values():
-        alike = likeness([signs for _, signs in bucket]) >= SAME
+        alike = _likeness([signs for _, signs in bucket]) >= _SAME
         for left, right in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
             places.join([bucket[left][0], bucket[right][0]])
     for place in blind:
@@ -70,7 +88,56 @@ def _groups_of(held: Sequence[Holder]) -> list[list[Place]]:
     return places.sets()
 
 
-def _namesakes(place: Place, blind: Sequence[Place], held: Sequence[Holder]) -> Iterator[Place]:
+def _signs_of(site: Site) -> _Signs | None:
+    """Signs (-1, 0, 1) of the projection's numbers, the units in order; None where its weights are in no known form."""
+    for projection in site.projections:
+        matrix = _matrix(projection)
+        if matrix is not None and matrix.shape[0] >= 1 + max(map(max, projection.channels)):
+            rows = np.concatenate([np.asarray(channels) for channels in projection.channels])
+            columns = _spread(matrix.shape[1], _COLUMNS)
+            rows = rows[_spread(len(rows), _NUMBERS // len(columns))]
+            signs = np.asarray(np.sign(matrix[np.ix_(rows, columns)]), np.float32).reshape(-1)
+            # Nothing is known of a map that is nearly all zeros.
+            return signs if np.count_nonzero(signs) >= min(_ENOUGH, signs.size) else None
+    return None
+
+
+def _likeness(signs: Sequence[_Signs]) -> npt.NDArray[np.float32]:
+    """Share of equal signs for each pair; 0 for pairs that have too few in common."""
+    stacked = np.stack(signs)
+    known = np.abs(stacked)
+    common, agreed = known @ known.T, stacked @ stacked.T
+    share = (common + agreed) / 2 / np.maximum(common, 1)
+    return np.asarray(np.where(common >= min(_ENOUGH, stacked.shape[1]), share, 0), np.float32)
+
+
+def _spread(size: int, most: int) -> npt.NDArray[np.int64]:
+    """Up to `most` positions, evenly spread."""
+    return np.unique(np.linspace(0, size - 1, min(size, max(most, 1))).astype(np.int64))
+
+
+def _matrix(projection: Projection) -> Array | None:
+    """The weights as [in, out], up to a positive factor per column; None in a form that is not known."""
+    node = projection.node
+    if is_packed(node):
+        packed = packed_matrix(node)
+        return None if packed is None else packed.read()
+    if projection.weight is None:
+        return None
+    index, contracted = projection.weight
+    operand, found = node.inputs[index], contraction_of(node)
+    if operand is None or found is None or index not in found.indices:
+        return None
+    letters = found.axes_of(index)
+    free = [axis for axis, letter in enumerate(letters) if axis not in contracted and letter is not None]
+    zero = None if (place := roles_of(node).weight_zero) is None else node.input(place)
+    # Scales are positive, so they need not be found.
+    levels = StoredLevels((), zero if zero is not None and zero.holds_tensor else None)
+    matrix = matrix_of(operand, contracted, free) or matrix_of(operand, contracted, free, levels)
+    return None if matrix is None else matrix.read()
+
+
+def _namesakes(place: Place, blind: Sequence[Place], held: Sequence[_Holder]) -> Iterator[Place]:
     """Sites with the same name and structure in files of the same part, or in files that are alike throughout."""
     home = next(holder for holder in held if holder.name == place[0])
     own = home.site(place[1])
@@ -85,7 +152,7 @@ def _namesakes(place: Place, blind: Sequence[Place], held: Sequence[Holder]) -> 
                 yield other
 
 
-def _outline(holder: Holder) -> list[tuple[object, ...]]:
+def _outline(holder: _Holder) -> list[tuple[object, ...]]:
     return [(kind_of(site), site.name, *site.shape) for site in holder.sites]
 
 
@@ -240,7 +307,7 @@ def _check_parts(networks: Sequence[Network], titles: str) -> None:
 
 
 def _sites(
-    number: int, network: Network, held: Mapping[str, Holder], groups: Sequence[Sequence[Place]]
+    number: int, network: Network, held: Mapping[str, _Holder], groups: Sequence[Sequence[Place]]
 ) -> list[SharedSite]:
     """The sites of a network, in the order of its leader, those that it does not hold behind them."""
     files = {file.name: rank for rank, file in enumerate(network.files)}
@@ -256,7 +323,7 @@ def _sites(
 
 
 def _of_group(
-    number: int, network: Network, held: Mapping[str, Holder], group: Sequence[Place]
+    number: int, network: Network, held: Mapping[str, _Holder], group: Sequence[Place]
 ) -> list[SharedSite]:
     """One site for each time that the files hold equal weights.
 
@@ -288,7 +355,7 @@ def _of_group(
 
 
 def _shared(
-    number: int, network: Network, held: Mapping[str, Holder], places: Mapping[str, tuple[int, ...]]
+    number: int, network: Network, held: Mapping[str, _Holder], places: Mapping[str, tuple[int, ...]]
 ) -> SharedSite:
     """One site of the export.
 

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxheadprune.attention.sites.kinds import every_kind
+from onnx import TensorProto
+
+from onnxheadprune.attention.sites.kinds import every_kind, key_of
+from onnxheadprune.attention.units import resolve_units
+from onnxheadprune.choosing.activations.linear import feeders
 from onnxheadprune.choosing.allocate import Limits
+from onnxheadprune.choosing.compensation.record import NewNumbers
+from onnxheadprune.choosing.compensation.result import Compensation
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.deploying.folders.asked import Data, FolderRequest
-from onnxheadprune.deploying.folders.carrying import Heads, carried, heads_in, spec_of
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.matching import Match, Network
-from onnxheadprune.deploying.folders.result import FileResult
+from onnxheadprune.deploying.folders.types import Data, FileResult, FolderRequest
 from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
+from onnxheadprune.model.graph.view import Value
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.workflow.choice.chosen import Chosen
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Tokens
 from onnxheadprune.workflow.result import PruneResult
+
+_TENSE = re.compile(r"^(past_key_values?|present_key_values?|past|present)(?=[._])")
+Heads = dict[int, tuple[int, ...]]
+"""Units that go per site, of whatever kind, as indices of the original model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +76,7 @@ def cut_network(
         What became of each file that lost heads, and the heads by the numbers of the export.
 
     Raises:
-        HeadPruneError: as `prune` does.
+        HeadPruneError: as `prune` does, and where caches would not fit from file to file.
     """
     leader, asked = network.leader, cutting.asked.request.choice
     if asked.recover is not None:
@@ -75,14 +89,36 @@ def cut_network(
         heads = _heads_of(leader, _removed(results[0].result), cutting.match)
         chosen = results[0].result.chosen
     elif local := heads_in(leader, heads, cutting.match):
-        results.append(_cut(leader, replace(asked, heads=spec_of(local), wish=None), data, cutting))
+        results.append(_cut(leader, replace(asked, heads=_spec_of(local), wish=None), data, cutting))
         chosen = results[0].result.chosen
     for file in network.files[1:]:
         local = heads_in(file, heads, cutting.match)
         if local:
             choice = _followed(local, chosen, leader, file, cutting)
             results.append(_cut(file, choice, _data_if_it_fits(file, cutting.asked), cutting))
+    _check_caches(network.files, results)
     return results, heads
+
+
+def heads_in(file: ModelFile, heads: Mapping[int, tuple[int, ...]], match: Match) -> Heads:
+    """The same units by the numbers that sites have in one file.
+
+    Raises:
+        RefusedError: if they cannot go together from this file.
+    """
+    numbers = match.of(file.name)
+    local = {index: heads[number] for index, number in numbers.items() if heads.get(number)}
+    if local:
+        try:
+            resolve_units(_spec_of(local), file.sites)
+        except RefusedError as error:
+            raise RefusedError(f"{file.name}: {error}") from error
+    return local
+
+
+def _spec_of(local: Mapping[int, tuple[int, ...]]) -> dict[str, list[int]]:
+    """Units per index of a site in one file, as a spec for that file."""
+    return {key_of(index): list(gone) for index, gone in local.items()}
 
 
 def cut_vocabularies(done: Sequence[FileResult], cutting: Cutting) -> Iterator[FileResult]:
@@ -161,7 +197,7 @@ def _followed(
     effect = cutting.asked.request.choice.effect
     numbers = None if chosen is None else chosen.numbers
     if chosen is None or numbers is None:
-        return Choice(spec_of(local), effect=effect)
+        return Choice(_spec_of(local), effect=effect)
     own = carried(numbers, chosen.steps, leader, file)
     if own is None and file.precision == leader.precision:
         raise RefusedError(
@@ -173,8 +209,104 @@ def _followed(
             f"{file.name} loses the same {_called(local)} and is not refitted: its weights are stored in another"
             f" precision than those of {leader.name}; convert the refitted {leader.name} again instead"
         )
-        return Choice(spec_of(local), effect=effect)
+        return Choice(_spec_of(local), effect=effect)
     return Choice(effect=effect, decided=Chosen(Selection(local, f"carried over from {leader.name}"), own))
+
+
+def carried(numbers: NewNumbers, steps: int, leader: ModelFile, other: ModelFile) -> Compensation | None:
+    """Refitted weights for another file that stores the same tensors, by whatever names; None if it does not.
+
+    What makes keys and values that the other file takes over as they are, those of an encoder, need not be there.
+
+    Raises:
+        ModelError: if weights cannot be read.
+    """
+    ours = {item.name: item for item in leader.loaded.proto.graph.initializer}
+    wanted = {name: _digest(ours[name], leader.loaded) for name in numbers.stored if name in ours}
+    if len(wanted) < len(numbers.stored):
+        return None
+    shapes = {(ours[name].data_type, tuple(ours[name].dims)) for name in wanted}
+    theirs: dict[str, str] = {}
+    for tensor in other.loaded.proto.graph.initializer:
+        if (tensor.data_type, tuple(tensor.dims)) in shapes:
+            theirs.setdefault(_digest(tensor, other.loaded), tensor.name)
+    held = {name for name, digest in wanted.items() if digest in theirs}
+    if not wanted.keys() - held <= _made_once(leader, other) or len(set(wanted.values())) < len(wanted):
+        return None
+    return Compensation(
+        {theirs[wanted[name]]: array for name, array in numbers.stored.items() if name in held},
+        (),
+        numbers.data,
+        numbers.samples,
+        steps=steps,
+    )
+
+
+def _made_once(leader: ModelFile, other: ModelFile) -> set[str]:
+    """Tensors that make the caches that the leader gives and the other file only reads: those of an encoder."""
+    read = _caches(other, given=False).keys() - _caches(other, given=True).keys()
+    made = [value for key, value in _caches(leader, given=True).items() if key in read]
+    found: set[str] = set()
+    for linear in (linear for value in made for linear in feeders(value)):
+        found.add(linear.matrix.stored.name)
+        if linear.bias is not None:
+            found.add(linear.bias.stored.name)
+    return found
+
+
+def _caches(file: ModelFile, *, given: bool) -> dict[str, Value]:
+    """Inputs or outputs that hold keys and values, by their names without what says past or present."""
+    values = (value for site in file.sites for value in site.free)
+    return {_plain(value.name): value for value in values if value.is_graph_output is given}
+
+
+def _digest(tensor: TensorProto, model: LoadedModel) -> str:
+    held = in_memory(tensor, model.sources)
+    held.ClearField("name")
+    held.ClearField("doc_string")
+    held.ClearField("data_location")
+    del held.external_data[:]
+    return hashlib.sha256(held.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> None:
+    """Compares the inputs and outputs of one name, and pasts with presents.
+
+    Raises:
+        RefusedError: if one gets narrower and another of its kind and size does not.
+    """
+    changes: dict[tuple[str, str], dict[int, tuple[object, object]]] = defaultdict(dict)
+    for item in results:
+        for change in item.result.plan.interface:
+            if change.axis is not None:
+                changes[item.name, change.name][change.axis] = change.before, change.after
+    kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    shapes = {}
+    for file in files:
+        for value in file.view.main.values.values():
+            outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
+            if outside and value.shape is not None:
+                kinds[_plain(value.name)].append((file.name, value.name))
+                shapes[file.name, value.name] = value.shape
+    for (file_name, name), axes in changes.items():
+        for other in kinds[_plain(name)]:
+            shape = shapes[other]
+            if len(shape) != len(shapes[file_name, name]):
+                continue
+            for axis, (before, after) in axes.items():
+                theirs = changes.get(other, {}).get(axis)
+                after_there = before if theirs is None else theirs[1]
+                if shape[axis] == before and after_there != after:
+                    raise RefusedError(
+                        f"{name} of {file_name} would have {after} in place of {before} on axis {axis}, and {other[1]}"
+                        f" of {other[0]} would stay as it is, so the files would not work together; --cache keep"
+                        " leaves the caches as they are"
+                    )
+
+
+def _plain(name: str) -> str:
+    """What a cache is called as past ("past_key_values.0.key") and as present ("present.0.key") alike: ".0.key"."""
+    return _TENSE.sub("", name)
 
 
 def _data_of(file: ModelFile, asked: FolderRequest) -> Data:

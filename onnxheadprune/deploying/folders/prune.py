@@ -15,16 +15,20 @@ from onnxheadprune.attention.sites.kinds import HEADS_ALONE as HEADS_ONLY
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.choosing.wishes import Wish
-from onnxheadprune.deploying.folders.asked import Data, FolderRequest, FolderTokens
 from onnxheadprune.deploying.folders.card import CARD, model_card, read_card
-from onnxheadprune.deploying.folders.carrying import Heads, check_caches, heads_in
-from onnxheadprune.deploying.folders.configs import check_config, patched, read_config
 from onnxheadprune.deploying.folders.deploying import Deploying
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, Network
-from onnxheadprune.deploying.folders.network import Cutting, cut_network, cut_vocabularies, data_of_leaders
+from onnxheadprune.deploying.folders.network import (
+    Cutting,
+    Heads,
+    cut_network,
+    cut_vocabularies,
+    data_of_leaders,
+    heads_in,
+)
 from onnxheadprune.deploying.folders.opening import kinds_asked, opened
-from onnxheadprune.deploying.folders.result import FileResult, FolderResult
+from onnxheadprune.deploying.folders.types import Data, FileResult, FolderRequest, FolderResult, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError, spelled
 from onnxheadprune.model.storage.assembly import Assembly, check_folder
 from onnxheadprune.model.storage.names import ITSELF, check_data_name, folded
@@ -151,9 +155,7 @@ def prune_folder(
     # Heads are matched whatever goes: sites have the numbers that they have by them.
     kinds = tuple(dict.fromkeys((*HEADS_ALONE, *kinds_asked(asked.request.choice))))
     export, match = opened(root, follow_links=asked.follow_links, kinds=kinds)
-    config = read_config(root, export.others)
-    check_config(config, match)
-    deploying = Deploying(export, match, config, asked)
+    deploying = Deploying(export, match, asked)
     tokens = _tokens(export, asked)
     heads = _named(export, match, asked)
     deploying.require(heads or {})
@@ -169,7 +171,7 @@ def prune_folder(
         otherwise = _otherwise(results, tokens, asked)
         deploying.require(gone)
         changes = (*deploying.changes(gone), *tokens.changes)
-        following = {**patched(root, changes), **tokens.contents}
+        following = {**deploying.patched(changes), **tokens.contents}
         copied = _unchanged(export, {item.name for item in results}, following)
         card = read_card(root, copied)
         copied = tuple(name for name in copied if card is None or name != CARD)
@@ -205,7 +207,7 @@ def prune_folder(
             otherwise,
         )
         if assembly is not None and card is not None:
-            assembly.write(CARD, model_card(found, card, config, asked.command).encode())
+            assembly.write(CARD, model_card(found, card, deploying.config, asked.command).encode())
         ready(found)
         if assembly is not None:
             assembly.commit()
@@ -298,7 +300,6 @@ def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads
         found, removed = cut_network(
             network, heads, data.get(network.leader.name), cutting, len(networks) - done
         )
-        check_caches(network.files, found)
         results += found
         gone |= removed
     return results, gone

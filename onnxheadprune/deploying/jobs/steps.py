@@ -1,4 +1,4 @@
-"""The steps of a job, each as a value: what it depends on, what it makes, and how it is done."""
+"""The steps of a job as values: what each depends on, what it makes, and how it is done, for a file or a folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.scoring.executors import open_executor
 from onnxheadprune.choosing.scoring.score import default_method, score, scored_kinds
@@ -17,7 +18,10 @@ from onnxheadprune.choosing.scoring.score_files import write_scores
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.respelled import renumbered
 from onnxheadprune.data.sources import kind_if_told, read_data, samples_for
-from onnxheadprune.deploying.jobs import of_folders
+from onnxheadprune.deploying.clients.all import client_named
+from onnxheadprune.deploying.folders.opening import FilePair, paired
+from onnxheadprune.deploying.folders.prune import prune_folder
+from onnxheadprune.deploying.folders.types import FolderRequest
 from onnxheadprune.deploying.jobs.asked import (
     Document,
     Given,
@@ -36,7 +40,7 @@ from onnxheadprune.deploying.jobs.asked import (
 )
 from onnxheadprune.deploying.jobs.keys import adapter
 from onnxheadprune.deploying.jobs.reading import Job
-from onnxheadprune.errors import ValidationFailedError
+from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.model.documents import finite
 from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.model.spelling import file_name
@@ -46,6 +50,7 @@ from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.oracle import prepared
 from onnxheadprune.validation.proof import prove
@@ -56,11 +61,16 @@ from onnxheadprune.workflow.from_settings import measure_of
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import quantized_through
 from onnxheadprune.workflow.recover import recovery_request
+from onnxheadprune.workflow.requests import Request
 
 Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
 PRUNED, RECOVERED, QUANTIZED = "pruned.onnx", "recovered.onnx", "quantized.onnx"
 PRUNED_FOLDER = "pruned"
 PARTIAL = "score.json.partial"
+SINGLE = ("score", "recover", "quantize")
+"""Steps that take one model."""
+FILES = "files"
+"""The list of results of a folder, one for each of its files."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +210,7 @@ class Workshop:
     def _prune(self, progress: Progress, _resumed: bool) -> None:
         if self.model.is_dir():
             request = pruning(self.job, None, scores_file(self.job, self.folder), self.folder / PRUNED_FOLDER)
-            self.keep("prune", of_folders.pruned(self.job, self.given, request, progress))
+            self.keep("prune", _pruned_folder(self.job, self.given, request, progress))
             return
         scores = scores_file(self.job, self.folder / "score.json")
         request = pruning(self.job, self.given.read(self.model), scores, self.folder / PRUNED)
@@ -230,7 +240,7 @@ class Workshop:
         progress("validating", 0, 0)
         if self.model.is_dir():
             models = (self.model, self.folder / self.exact)
-            self.keep("validate", of_folders.validated(self.job, models, _judged_on(self.job), progress))
+            self.keep("validate", _validated_folder(self.job, models, _judged_on(self.job), progress))
             return
         running = validation_inputs(self.job)
         request = validating(self.job, None if running is None else read_data(self.model, running))
@@ -253,7 +263,7 @@ class Workshop:
     def _bench(self, progress: Progress, _resumed: bool) -> None:
         models = (self.model, self.folder / self.final)
         if self.model.is_dir():
-            self.keep("bench", of_folders.measured(models, measuring(self.job), progress))
+            self.keep("bench", _measured_folder(models, measuring(self.job), progress))
             return
         result = run_benchmark(models, measuring(self.job), lambda what: progress(what, 0, 0))
         self.keep("bench", result.to_dict())
@@ -302,3 +312,80 @@ def _deployed_distance(
     reference = Reference(original, calibration_data(data, view), where)
     looking = Looking(request.effect, request.metric)
     return reference.distance(rounded, looking, claim.planning.io)
+
+
+def require_folder_job(job: Job, model: Path) -> None:
+    """Check whether all that a job asks for can be done with its model, be that a folder or a file.
+
+    Raises:
+        UsageError: if not; the sentence names the key and its line.
+    """
+    keys = job.keys
+    if not model.is_dir():
+        if keys.prune.runtime is not None:
+            raise job.refused(f"prune.runtime goes with a folder, and model {model} is a file; leave it out")
+        return
+    if keys.prune.exit is not None:
+        raise job.refused(f"prune.exit is for single models, and model {model} is a folder; leave it out")
+    for name in SINGLE:
+        if getattr(keys, name) is not None:
+            raise job.refused(
+                f"{name} takes a single model, and model {model} is a folder; leave it out, or name one of its files"
+            )
+
+
+def _pruned_folder(job: Job, given: Given, request: Request, progress: Progress) -> Document:
+    """The result of `prune` on a folder.
+
+    Raises:
+        HeadPruneError: as `prune_folder` does.
+    """
+    named = job.keys.prune.runtime
+    client = None if named is None else client_named(named)
+    read, command = None if job.keys.data is None else given.read, given.record.get("command")
+    asked = FolderRequest(request, client, read=read, command=None if command is None else str(command))
+    return documented(lambda ready: prune_folder(job.at(job.keys.model), asked, progress, ready))
+
+
+def _validated_folder(job: Job, models: tuple[Path, Path], known: str, progress: Progress) -> Document:
+    """The results of `validate`, one for each file that was cut.
+
+    Raises:
+        ValidationFailedError: if a file is not shown to be exact.
+        HeadPruneError: if one cannot be read.
+    """
+    pairs, running = paired(models[0], [models[1]]), validation_inputs(job)
+    differing = [pair for pair in pairs if not pair.is_same]
+    found = []
+    for number, pair in enumerate(differing, 1):
+        progress(f"validating {pair.name}", number, len(differing))
+        result = prove(pair.model, pair.others[0], validating(job, _data_of(pair, running)))
+        if not (result.passed or (result.verdict == "inconclusive" and job.keys.prune.accept_inconclusive)):
+            raise ValidationFailedError(f"{pair.name}: validation {result.verdict}: {result.reason}", result)
+        found.append({"file": pair.name, "leads": pair.leads, **result.on(known).to_dict()})
+    return {FILES: found, "same": [pair.name for pair in pairs if pair.is_same]}
+
+
+def _measured_folder(models: tuple[Path, Path], request: BenchRequest, progress: Progress) -> Document:
+    """The results of `bench`, one for the leading file of each network that was cut.
+
+    Raises:
+        HeadPruneError: if a file cannot be read or run.
+    """
+    found = []
+    for pair in paired(models[0], [models[1]], leaders=True):
+        if not pair.is_same:
+            result = run_benchmark((pair.model, pair.others[0]), request, lambda what: progress(what, 0, 0))
+            found.append({"file": pair.name, **result.to_dict()})
+    return {FILES: found}
+
+
+def _data_of(pair: FilePair, running: Running | None) -> DataSource | None:
+    """The data, None where it is not for a file."""
+    if running is None:
+        return None
+    try:
+        data = read_data(pair.model, running, in_folder=True)
+        return None if data is None else calibration_data(data, view_of(pair.model))
+    except UsageError:
+        return None
