@@ -28,10 +28,17 @@ from onnxheadprune.runtime import CPU, CUDA, Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.resident import Resident
-from onnxheadprune.training.adam import BETAS, EPSILON, Adam
-from onnxheadprune.training.precision import candidates_of, decided, distance, in_float16
+from onnxheadprune.training.optimizer import BETAS, EPSILON, Adam
+from onnxheadprune.training.precision import (
+    Candidate,
+    Slopes,
+    Tensors,
+    candidates_of,
+    decided,
+    distance,
+    in_float16,
+)
 from onnxheadprune.training.recover import Ready, ready
-from onnxheadprune.training.slopes import Candidate, Slopes, Tensors
 from onnxheadprune.training.subject import Subject
 
 NEAR = 0.02

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from onnxheadprune.training.in_place import nodes_of
+from onnxheadprune.training.optimizer import nodes_of
 
 PREFIX = "onnxheadprune.recovery."
 LOSS = f"{PREFIX}loss"

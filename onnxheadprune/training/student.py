@@ -17,8 +17,7 @@ from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.resident import Resident, ResidentSession
 from onnxheadprune.training.losses import LOSS
 from onnxheadprune.training.parameters import Master, Parameter
-from onnxheadprune.training.precision import candidates_of, decided
-from onnxheadprune.training.slopes import Slope, Slopes, Tensors
+from onnxheadprune.training.precision import Slope, Slopes, Tensors, candidates_of, decided
 
 
 class Student:

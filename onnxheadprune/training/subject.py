@@ -19,10 +19,9 @@ from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.inputs import Role
-from onnxheadprune.training.hidden import Hidden, hidden_states
 from onnxheadprune.training.losses import LOSS, with_loss
 from onnxheadprune.training.parameters import Parameters, parameters_of, without_constants
-from onnxheadprune.training.targets import Aim
+from onnxheadprune.training.targets import Aim, Hidden, hidden_states
 
 
 @dataclass(frozen=True, eq=False)

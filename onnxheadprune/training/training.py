@@ -14,12 +14,11 @@ import numpy as np
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.workers import Workers
-from onnxheadprune.training.adam import Adam
 from onnxheadprune.training.batches import Batches
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.checkpoint import Checkpoint, State
+from onnxheadprune.training.optimizer import STRENGTH, Adam, Pull
 from onnxheadprune.training.parameters import Master
-from onnxheadprune.training.pull import STRENGTH, Pull
 from onnxheadprune.training.rate import STEPS, bearable, find_rate, share_in_test, share_of_rate
 from onnxheadprune.training.result import Measured
 from onnxheadprune.training.student import Student

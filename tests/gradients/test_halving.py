@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, parser
 from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
 from onnxheadprune.choosing.gradients.halving import halved
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.training.slopes import Candidate
+from onnxheadprune.training.precision import Candidate
 from tests.training.rounding import rounded
 
 PROVIDER = Provider(CPU, "test")

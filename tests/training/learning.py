@@ -19,9 +19,8 @@ from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.runtime import CPU, Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.resident import Resident
-from onnxheadprune.training.precision import FLOAT32, in_float16
+from onnxheadprune.training.precision import FLOAT32, Candidate, Tensors, in_float16
 from onnxheadprune.training.recover import Ready, ready
-from onnxheadprune.training.slopes import Candidate, Tensors
 from onnxheadprune.training.subject import Subject
 from tests import toys, toys_recovery
 from tests.training.rounding import rounded

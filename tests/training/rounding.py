@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from onnxheadprune.training.slopes import Candidate
+from onnxheadprune.training.precision import Candidate
 
 
 def rounded(candidate: Candidate) -> Candidate:

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.resident import Resident
-from onnxheadprune.training.adam import BETAS, EPSILON, SHARED, STATES, STEP, Adam
-from onnxheadprune.training.in_place import model_of
+from onnxheadprune.training.optimizer import BETAS, EPSILON, SHARED, STATES, STEP, Adam, model_of
 
 PROVIDER = Provider(CPU, "test")
 SHAPES = ((3, 4096), (7,), ())

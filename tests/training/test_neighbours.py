@@ -14,7 +14,7 @@ from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.resident import Resident
 from onnxheadprune.training.neighbours import MOST_NUMBERS, ROWS_EACH, Neighbours, neighbours_of
-from onnxheadprune.training.pull import EVERY, Pull
+from onnxheadprune.training.optimizer import EVERY, Pull
 from tests import toys_recovery
 from tests.training.trainings import EPOCHS, Stop, trained
 

@@ -24,7 +24,6 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.training.batches import BATCH, Batches
 from onnxheadprune.training.budget import Budget, parse_budget
-from onnxheadprune.training.hidden import hidden_states
 from onnxheadprune.training.rate import (
     BEARABLE,
     LONG,
@@ -35,6 +34,7 @@ from onnxheadprune.training.rate import (
     find_rate,
     share_of_rate,
 )
+from onnxheadprune.training.targets import hidden_states
 from tests import toys, toys_recovery, toys_scores
 
 

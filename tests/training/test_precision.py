@@ -14,13 +14,21 @@ from onnx import ModelProto, helper
 
 from onnxheadprune.runtime import CUDA, Provider
 from onnxheadprune.runtime.resident import Resident, ResidentSession
-from onnxheadprune.training.adam import Adam
 from onnxheadprune.training.batches import Batches
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.checkpoint import Checkpoint
 from onnxheadprune.training.losses import PREFIX
-from onnxheadprune.training.precision import FARTHEST, candidates_of, decided, distance
-from onnxheadprune.training.slopes import FIRST_SCALE, LEAST_SCALE, Candidate, Slopes
+from onnxheadprune.training.optimizer import Adam
+from onnxheadprune.training.precision import (
+    FARTHEST,
+    FIRST_SCALE,
+    LEAST_SCALE,
+    Candidate,
+    Slopes,
+    candidates_of,
+    decided,
+    distance,
+)
 from onnxheadprune.training.training import Plan, Training
 from tests import toys
 from tests.training.learning import PROVIDER, Lesson, float16_on_cpu, lesson
