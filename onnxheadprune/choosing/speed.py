@@ -16,6 +16,8 @@ from onnxheadprune.runtime import Provider
 
 SECONDS = 4.0
 """Time to measure one cut beside the original, per grid point."""
+POINTS = 4
+"""Sizes of inputs where the user names none, at most: two batches of whole sequences, and of single new tokens."""
 TOGETHER = 8
 """Cuts that are measured beside one original. It runs twice (the A/A run), so ten models take turns in place of 24."""
 TOGETHER_BYTES = 2**28
@@ -25,7 +27,11 @@ Maker = Callable[[], LoadedModel]
 
 
 def speedups(
-    original: LoadedModel, cuts: Sequence[Maker], provider: Provider, sizes: BenchSettings | None = None
+    original: LoadedModel,
+    cuts: Sequence[Maker],
+    provider: Provider,
+    sizes: BenchSettings | None = None,
+    seconds: float = math.inf,
 ) -> Iterator[SpeedUp]:
     """The speed-up of each cut, measured beside the original.
 
@@ -34,6 +40,7 @@ def speedups(
         cuts: functions that make the cuts; large ones are not all held at once.
         provider: where to run.
         sizes: settings of `benchmark`: sizes of the inputs, repeats, a time budget.
+        seconds: for all cuts; fewer than the least blocks of a measurement take are not kept to.
 
     Raises:
         UsageError: if a size does not fit the model.
@@ -42,7 +49,7 @@ def speedups(
     room = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, stored_bytes(original.proto))))
     for first in range(0, len(cuts), room):
         some = [make() for make in cuts[first : first + room]]
-        budget = SECONDS * (2 + len(some)) / 3
+        budget = min(SECONDS * (2 + len(some)) / 3, seconds * len(some) / len(cuts) / POINTS)
         settings: BenchSettings = {"time_budget": budget, "memory": False, **(sizes or {})}
         measured = bench(original, *some, provider=provider, **settings)
         yield from (measured.speedup(index) for index in range(1, len(some) + 1))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -33,14 +30,12 @@ from onnxheadprune.data.single import (
 )
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.liveness.interface import Interface
-from onnxheadprune.model.documents import kind_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds.arrays import read_npz
-from onnxheadprune.runtime.feeds.data import batched, load_data, sample_of
+from onnxheadprune.runtime.feeds.data import load_data, parts_of
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.narrowing import narrowed
@@ -250,21 +245,10 @@ def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, .
     """
     if isinstance(source, Feeds):
         return tuple(load_data(source, inputs)), source.more
-    if isinstance(source, (str, os.PathLike)) and stat.S_ISDIR(kind_of(source) or 0):
-        files = sorted(Path(source).glob("*.npz"))
-
-        def read(number: int) -> list[Sample]:
-            return list(load_data([sample_of(read_npz(files[number]), str(files[number]))], inputs))
-
-        if not files:
-            return tuple(load_data(source, inputs)), None
-        return _sampled(len(files), read, inputs)
-    arrays = batched(source, inputs)
-    if arrays is not None:
-        held = arrays
-        return _sampled(held.batches, lambda number: list(load_data([held.batch(number)], inputs)), inputs)
-    samples = list(load_data(source, inputs))
-    return _sampled(len(samples), lambda number: [samples[number]], inputs)
+    count, read = parts_of(source, inputs)
+    if not count:
+        return tuple(load_data(source, inputs)), None
+    return _sampled(count, lambda number: list(load_data([read(number)], inputs)), inputs)
 
 
 def _sampled(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import overload
 
 from onnxheadprune.data.beside import Beside, Maker
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Array
-from onnxheadprune.runtime.feeds.data import load_data, read_samples, require_all
-from onnxheadprune.runtime.feeds.generate import Feed
+from onnxheadprune.runtime.feeds.data import load_data, parts_of, require_all
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.prefill import EMBEDDED, encoder_states, is_of_encoder
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
@@ -39,7 +39,31 @@ def supplied(source: DataSource, inputs: Sequence[Input], beside: Beside) -> Dat
     if states is None and embedded is None:
         return source
     ids = next((item for item in inputs if item.role is Role.IDS and len(item.dims) == 2), None)
-    return list(_Supply(tuple(inputs), beside, states, embedded, ids).samples(source))
+    return _Supplied(source, _Supply(tuple(inputs), beside, states, embedded, ids))
+
+
+class _Supplied(Sequence[Sample]):
+    """Samples that are completed when they are asked for: states of an encoder are many times their size."""
+
+    def __init__(self, source: DataSource, supply: _Supply) -> None:
+        self._supply = supply
+        self._count, self._read = parts_of(source, supply.known)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Sample]: ...
+
+    def __getitem__(self, number: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(self._count))]
+        if number >= self._count:
+            raise IndexError(number)
+        return self._supply.completed(self._read(number))
 
 
 @dataclass(frozen=True)
@@ -60,16 +84,18 @@ class _Supply:
     embedded: Input | None
     ids: Input | None
 
-    def samples(self, source: DataSource) -> Iterator[Sample]:
+    @property
+    def known(self) -> tuple[Input, ...]:
+        """The inputs of all models that the data may be for."""
         makers = [maker for maker in (self.beside.encoder, self.beside.embedding) if maker is not None]
-        known = {item.name: item for maker in makers for item in maker.inputs}
-        known |= {item.name: item for item in self.inputs}
+        found = {item.name: item for maker in makers for item in maker.inputs}
+        found |= {item.name: item for item in self.inputs}
         if self.ids is not None:
-            known[TARGET_IDS] = replace(self.ids, name=TARGET_IDS)
-        for sample in read_samples(source, tuple(known.values())):
-            yield replace(sample, feed=self._feed(sample))
+            found[TARGET_IDS] = replace(self.ids, name=TARGET_IDS)
+        return tuple(found.values())
 
-    def _feed(self, sample: Sample) -> Feed:
+    def completed(self, sample: Sample) -> Sample:
+        """A sample with what the models beside the decoder make of it."""
         feed = dict(sample.feed)
         encoder, embedding = self.beside.encoder, self.beside.embedding
         if self.embedded is not None and embedding is not None and self.embedded.name not in feed:
@@ -85,7 +111,7 @@ class _Supply:
                     feed[item.name] = sample.feed[plain]
             if self.ids is not None and TARGET_IDS in feed:
                 feed[self.ids.name] = feed[TARGET_IDS]
-        return feed
+        return replace(sample, feed=feed)
 
     def _require_target(self, sample: Sample, encoder: Maker) -> None:
         """Check whether tokens of the decoder are told from those of the encoder."""

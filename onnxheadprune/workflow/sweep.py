@@ -171,6 +171,8 @@ def sweep_ratios(
     return Curve(cutter.model.name, heads, unit, tuple(points), bend, elements, space.counted, where)
 
 
+LATENCIES = 0.1
+"""Part of what is left of the time of a call that measuring latencies takes: trainings need it more."""
 Sized: TypeAlias = tuple[float, Selection]
 """A ratio, and what goes."""
 
@@ -247,7 +249,10 @@ def _timed(cutter: Cutter, selections: Sequence[Selection], sizes: BenchSettings
     different = {repr(selection.spec): selection for selection in selections if selection.count}
     makers = [functools.partial(cutter.timed, selection) for selection in different.values()]
     cutter.progress("measuring latencies", 0, 0)
-    found = dict(zip(different, speedups(cutter.model, makers, cutter.provider, sizes), strict=True))
+    budget = cutter.budget
+    seconds = math.inf if budget is None or budget.call is None else LATENCIES * (budget.left or 0.0)
+    speeds = speedups(cutter.model, makers, cutter.provider, sizes, seconds)
+    found = dict(zip(different, speeds, strict=True))
     return [found.get(repr(selection.spec)) for selection in selections]
 
 

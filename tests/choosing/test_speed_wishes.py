@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from onnxheadprune.choosing import speed as speeding
 from onnxheadprune.choosing.speed import smallest_reaching, speedups
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
+from tests import toys
 from tests.choosing.conftest import is_picture, said
 from tests.clocks import HEADS, heavy, patient
 from tests.conftest import Outcome
@@ -170,6 +173,22 @@ def test_cuts_share_the_clock_of_one_original(monkeypatch: pytest.MonkeyPatch) -
     # Models that are large together are measured one by one.
     monkeypatch.setattr(speeding, "TOGETHER_BYTES", 1)
     assert len(list(speedups(original, makers, HERE))) == 2 and lanes[measure.ROUNDS :] == [3] * 10
+
+
+def test_cuts_are_measured_within_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten cuts, of which eight are measured together: what both groups take at all sizes is within the seconds."""
+    asked: list[float] = []
+
+    def noted(*models: object, time_budget: float, **_: object) -> SimpleNamespace:
+        asked.append(time_budget)
+        return SimpleNamespace(speedup=lambda index: index)
+
+    monkeypatch.setattr(speeding, "bench", noted)
+    original = open_structure(toys.attention())
+    for seconds in (8.0, math.inf):
+        assert len(list(speedups(original, [lambda: original] * 10, HERE, seconds=seconds))) == 10
+    short, usual = sum(asked[:2]) * speeding.POINTS, sum(asked[2:]) * speeding.POINTS
+    assert len(asked) == 4 and math.isclose(short, 8) and usual > 8 * 5
 
 
 # One meaning of speed-up

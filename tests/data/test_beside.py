@@ -15,7 +15,9 @@ from onnx import TensorProto
 from onnxheadprune.attention.observed import branch, branches, first_tokens
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.data.beside import Beside, beside, tokenizer_of
+from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.lines import Reading
+from onnxheadprune.data.more import MOST_SAMPLES
 from onnxheadprune.data.supplied import supplied
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.edit.branches import answered
@@ -202,6 +204,24 @@ def test_data_for_encoder_and_decoder_together(name: str, folder: Path) -> None:
     np.testing.assert_array_equal(feeds[1]["input_ids"], TARGET[32:])
     wanted = run(folder / "encoder_model.onnx", {name: array[32:] for name, array in BOTH.items()})
     np.testing.assert_array_equal(feeds[1]["encoder_hidden_states"], wanted["last_hidden_state"])
+
+
+def test_states_of_much_data_are_made_when_they_are_asked_for(folder: Path) -> None:
+    model, copies = folder / "decoder_model.onnx", (MOST_SAMPLES + 2000) // 40
+    much = {name: np.tile(array, (copies, 1)) for name, array in BOTH.items()}
+    view = view_of(load_model(model))
+    source = supplied(much, graph_inputs(view), beside(model, PROVIDER))
+    data = calibration_data(source, view)
+    assert MOST_SAMPLES <= data.count < MOST_SAMPLES + 64 and data.total == 40 * copies
+    assert data.more is not None
+    feeds = data.more.chunk(0)[0]
+    for feed in (data.feeds[0], feeds[0]):
+        # Of forty samples that repeat, a batch of 32 is told by its first row.
+        rows = np.flatnonzero((feed["input_ids"][0] == TARGET).all(axis=1))[0] + np.arange(32)
+        wanted = run(
+            folder / "encoder_model.onnx", {n: array.take(rows, 0, mode="wrap") for n, array in BOTH.items()}
+        )
+        np.testing.assert_array_equal(feed["encoder_hidden_states"], wanted["last_hidden_state"])
     assert feeds[1]["encoder_attention_mask"].all()
 
 

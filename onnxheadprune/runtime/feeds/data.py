@@ -47,47 +47,36 @@ def load_data(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
     Raises:
         UsageError: if an input is missing, of the wrong type, rank or size, empty or not finite.
     """
-    found = False
-    for sample in read_samples(source, inputs):
-        found = True
-        yield _checked(sample, inputs)
-    if not found:
+    count, read = parts_of(source, inputs)
+    if not count:
         raise UsageError(f"the data {_describe(source)} holds no feed")
+    yield from (_checked(read(number), inputs) for number in range(count))
 
 
 def _describe(source: DataSource) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else "given"
 
 
-def read_samples(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
-    """The samples of `load_data` as they are given: nothing is checked or completed yet.
+def parts_of(source: DataSource, inputs: Sequence[Input]) -> tuple[int, Callable[[int], Sample]]:
+    """The number of parts that data has, and a function that reads one of them, also several times.
 
-    Raises:
-        UsageError: if the data cannot be read.
-    """
-    arrays = batched(source, inputs)
-    if arrays is not None:
-        yield from (arrays.batch(number) for number in range(arrays.batches))
-    elif not isinstance(source, (str, os.PathLike)):
-        yield from _feeds(source, "the data")
-    elif stat.S_ISDIR(kind_of(source) or 0):
-        for path in sorted(Path(source).glob("*.npz")):
-            yield sample_of(read_npz(path), str(path))
-    else:
-        yield from _feeds(_call(str(source)), str(source))
-
-
-def batched(source: DataSource, inputs: Sequence[Input]) -> Batched | None:
-    """The batches of arrays, in memory or in an `.npz` file; None for data that comes as feeds.
+    Nothing is checked or completed yet.
 
     Raises:
         UsageError: if the data cannot be read.
     """
     if isinstance(source, Mapping):
-        return Batched(source, inputs, "the data")
-    if not isinstance(source, (str, os.PathLike)) or stat.S_ISDIR(kind_of(source) or 0):
-        return None
-    return Batched(open_npz(source), inputs, str(source)) if require_data(source) else None
+        arrays = Batched(source, inputs, "the data")
+    elif not isinstance(source, (str, os.PathLike)):
+        return _feeds(source, "the data")
+    elif stat.S_ISDIR(kind_of(source) or 0):
+        files = sorted(Path(source).glob("*.npz"))
+        return len(files), lambda number: sample_of(read_npz(files[number]), str(files[number]))
+    elif not require_data(source):
+        return _feeds(_call(str(source)), str(source))
+    else:
+        arrays = Batched(open_npz(source), inputs, str(source))
+    return arrays.batches, arrays.batch
 
 
 def require_data(source: str | os.PathLike[str]) -> bool:
@@ -128,10 +117,14 @@ def _guarded(function: Callable[[], object], spec: str) -> Iterator[object]:
         yield from feeds
 
 
-def _feeds(feeds: Iterable[object], source: str) -> Iterator[Sample]:
-    """Feeds of a sequence one by one; those of a generator only once it has ended, within bounds."""
+def _feeds(feeds: Iterable[object], source: str) -> tuple[int, Callable[[int], Sample]]:
+    """Feeds of a sequence when they are asked for; those of a generator once it has ended, within bounds."""
+    if isinstance(feeds, Sequence):
+        given = feeds
+        return len(given), lambda position: _of_feed(given[position], position, source)
     samples = (_of_feed(feed, position, source) for position, feed in enumerate(feeds))
-    yield from samples if isinstance(feeds, Sized) else _ended(samples, source)
+    kept = list(samples) if isinstance(feeds, Sized) else _ended(samples, source)
+    return len(kept), kept.__getitem__
 
 
 def _ended(samples: Iterable[Sample], source: str) -> list[Sample]:
