@@ -115,8 +115,9 @@ def _narrowing(place: _Place, value: Value, source: str, have: Live, wanted: Liv
     # What is picked from lies apart: it is brought together, and back afterwards.
     shape = tuple(value.shape[axis] for axis in order)
     turned, back = f"{place.name}_turned", f"{place.name}_back"
-    edits, picked = _flattened(place, shape, turned, _turned(have, order), _turned(wanted, order))
-    returned = tuple(order.index(axis) for axis in range(len(order)))
+    places = {axis: position for position, axis in enumerate(order)}
+    edits, picked = _flattened(place, shape, turned, have.renumbered(places), wanted.renumbered(places))
+    returned = tuple(places[axis] for axis in range(len(order)))
     first = nodes.transpose(place.before, source, tuple(order), turned)
     return [first, *edits, nodes.transpose(place.before, picked, returned, back)], back
 
@@ -128,11 +129,6 @@ def _together(shape: Shape, axes: Sequence[int], unknown: Sequence[int]) -> list
         return list(range(len(shape)))
     between = [axis for axis in range(axes[0], axes[-1] + 1) if axis not in axes]
     return [*range(axes[0]), *between, *unknown, *known, *range(axes[-1] + 1, len(shape))]
-
-
-def _turned(live: Live, order: Sequence[int]) -> Live:
-    """The same for a value whose axes are in another order."""
-    return Live.over([list(order).index(axis) for axis in live.axes], live.array)
 
 
 def _per_axis(place: _Place, source: str, have: Live, wanted: Live) -> tuple[list[Edit], str]:

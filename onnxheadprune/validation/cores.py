@@ -101,7 +101,7 @@ def silenced_cores(planning: Planning) -> Silenced:
     model = ModelProto()
     model.CopyFrom(planning.view.model)
     tracer = Tracer()
-    masks: dict[Node, Array] = {}
+    masks: dict[Node, Live] = {}
     taps: list[Tap] = []
     skipped: list[str] = []
     hidden = False
@@ -169,9 +169,9 @@ def _found_zero(node: Node, index: int) -> str | None:
     return None if zero is None or zero.is_constant else zero.name
 
 
-def _masks(site: Site, heads: Sequence[int], tracer: Tracer) -> dict[Node, Array] | None:
+def _masks(site: Site, heads: Sequence[int], tracer: Tracer) -> dict[Node, Live] | None:
     """Return what stays of the output of each core, over its axes; None where heads are mixed or axes unknown there."""
-    found: dict[Node, Array] = {}
+    found: dict[Node, Live] = {}
     for projection in site.projections:
         index, axes = projection.activation
         value = projection.node.inputs[index]
@@ -188,29 +188,28 @@ def _masks(site: Site, heads: Sequence[int], tracer: Tracer) -> dict[Node, Array
     return found
 
 
-def _masks_behind(site: Site, units: Sequence[int]) -> dict[Node, Array] | None:
+def _masks_behind(site: Site, units: Sequence[int]) -> dict[Node, Live] | None:
     """What stays of the values that a site's projections read, for whoever reads them; None where none can be masked.
 
     A neuron has no core of its own: it is the position that a projection reads.
     """
-    found: dict[Node, Array] = {}
+    found: dict[Node, Live] = {}
     for projection in site.projections:
         value = projection.node.inputs[projection.activation[0]]
-        assert value is not None and value.shape is not None
-        node = value.producer
+        node = None if value is None else value.producer
         if node is None or node.out is not value or not _can_mask(node):
             return None
-        mask = projection.spread(projection.live_without(units), len(value.shape))
+        mask = Live.over(projection.activation[1], projection.live_without(units))
         found[node] = mask & found[node] if node in found else mask
     return found
 
 
-def _mask(core: Core, gone: set[int]) -> Array | None:
-    """Return which positions of a core's output stay, with one axis per axis of it; one period of a symbolic one."""
+def _mask(core: Core, gone: set[int]) -> Live | None:
+    """Return which positions of a core's output stay; None where heads are mixed or axes unknown."""
     alive = [not labels & gone for labels in core.heads]
     mixed = any(labels & gone and not labels <= gone for labels in core.heads)
     shape = core.node.out.shape
-    if mixed or shape is None or core.runs or not _can_mask(core.node):
+    if mixed or shape is None or not _can_mask(core.node):
         return None
     dims = [shape[axis] for axis in core.head_axes]
     known = [dim for dim in dims if isinstance(dim, int)]
@@ -226,9 +225,7 @@ def _mask(core: Core, gone: set[int]) -> Array | None:
         cells = np.repeat(cells, known[0] // len(alive))
     if cells.size != math.prod(sizes):
         return None
-    order = np.argsort(core.head_axes)
-    spread = dict(zip(core.head_axes, sizes, strict=True))
-    return cells.reshape(sizes).transpose(order).reshape([spread.get(axis, 1) for axis in range(len(shape))])
+    return Live.over(core.head_axes, cells.reshape(sizes), core.runs)
 
 
 def _can_mask(node: Node) -> bool:
@@ -241,21 +238,21 @@ def _zero_point(node: Node) -> Value | None:
     return None if index is None else node.input(index)
 
 
-def _insert(model: ModelProto, node: Node, mask: Array) -> None:
+def _insert(model: ModelProto, node: Node, alive: Live) -> None:
     """Puts a mask behind a node, so that whoever reads the node's output reads it masked."""
     graph, name = graph_of(model, node), node.out.name
     raw, stem = f"{name}/onnxheadprune_core", f"{name}/onnxheadprune_silent"
     shape = node.out.shape
     assert shape is not None
+    mask = alive.spread(len(shape))
     counted = node.out.elem_type in (*FLOATS, *COUNTED)
     dtype = helper.tensor_dtype_to_np_dtype(node.out.elem_type) if counted else np.dtype(np.bool_)
     held = stem
     # A generation operator runs its decoders as graphs of their own, which see nothing around them.
     graph.initializer.append(numpy_helper.from_array(mask.astype(dtype), stem))
     created: list[InsertNode] = []
-    symbolic = [axis for axis, size in enumerate(mask.shape) if size > 1 and not isinstance(shape[axis], int)]
-    for axis in symbolic:
-        created += _tiled(graph, raw, stem, mask.shape, axis)
+    for axis in [axis for axis in alive.axes if not isinstance(shape[axis], int)]:
+        created += _tiled(graph, raw, stem, mask.shape, axis, alive.run(axis) != 1)
         held = created[-1].outputs[0]
     if counted:
         created.append(nodes.multiply(node.ref, raw, held, name))
@@ -271,26 +268,33 @@ def _insert(model: ModelProto, node: Node, mask: Array) -> None:
             graph.node.insert(node.position + 1, new)
 
 
-def _tiled(graph: GraphProto, source: str, mask: str, sizes: Sequence[int], axis: int) -> list[InsertNode]:
-    """A mask of one period, repeated along a symbolic axis as often as `source` is long."""
+def _tiled(
+    graph: GraphProto, source: str, mask: str, sizes: Sequence[int], axis: int, in_runs: bool
+) -> list[InsertNode]:
+    """A mask of one period, or each entry of it, repeated along a symbolic axis as often as `source` is long."""
+    place = axis + in_runs
     numbers = {
         "axis": [axis],
         "period": [sizes[axis]],
-        "before": [1] * axis,
-        "after": [1] * (len(sizes) - axis - 1),
+        "apart": [*sizes[:place], 1, *sizes[place:]],
+        "before": [1] * place,
+        "after": [1] * (len(sizes) - place),
+        "joined": [*sizes[:axis], -1, *sizes[axis + 1 :]],
     }
     for name, values in numbers.items():
         tensor = numpy_helper.from_array(np.array(values, dtype=np.int64), f"{mask}/{name}")
         graph.initializer.append(tensor)
-    shape, length, times, repeats, tiled = (
-        f"{mask}/{name}" for name in ("shape", "length", "times", "repeats", "tiled")
+    shape, length, times, repeats, rows, tiled, long = (
+        f"{mask}/{name}" for name in ("shape", "length", "times", "repeats", "rows", "tiled", "long")
     )
     return [
         nodes.shape_of("", source, shape),
         nodes.gather("", shape, f"{mask}/axis", 0, length),
         nodes.divide("", length, f"{mask}/period", times),
         nodes.concat("", (f"{mask}/before", times, f"{mask}/after"), repeats),
-        nodes.tile("", mask, repeats, tiled),
+        nodes.reshape("", mask, f"{mask}/apart", rows),
+        nodes.tile("", rows, repeats, tiled),
+        nodes.reshape("", tiled, f"{mask}/joined", long),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.model.graph.dims import Shape, divisor
+from onnxheadprune.model.graph.dims import Shape, Symbolic, divide, divisor
 
 Array: TypeAlias = npt.NDArray[Any]
 Draw: TypeAlias = Callable[..., Any]
@@ -22,10 +23,11 @@ def compact(array: Array, live: Live) -> Array:
     count = len(live.axes)
     front = np.moveaxis(array, live.axes, range(count))
     mask = live.mask
-    for position in range(count):
+    for position, axis in enumerate(live.axes):
         repeats, rest = divmod(front.shape[position], mask.shape[position])
         assert rest == 0, f"period {mask.shape[position]} on an axis of {front.shape[position]}"
-        mask = np.concatenate([mask] * repeats, axis=position)
+        in_runs = live.run(axis) != 1
+        mask = mask.repeat(repeats, position) if in_runs else np.concatenate([mask] * repeats, axis=position)
     return np.moveaxis(_rows(front, mask), range(count), live.axes)
 
 
@@ -52,6 +54,15 @@ def lives(draw: Draw, shape: Shape) -> Live:
     for size in sizes:
         mask = np.multiply.outer(mask, _subset(draw, size, _count(draw, size)))
     return Live.over(axes, mask)
+
+
+@st.composite
+def lives_in_runs(draw: Draw, shape: Shape) -> Live:
+    """The same, where entries along an axis of unknown length stand for runs of positions."""
+    live = draw(lives(shape))
+    wholes = ((axis, divide(shape[axis], live.period(axis))) for axis in live.axes)
+    runs = [(axis, run) for axis, run in wholes if isinstance(run, Symbolic)]
+    return replace(live, runs=tuple(runs)) if draw(st.integers(0, 4)) else live
 
 
 @st.composite

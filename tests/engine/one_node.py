@@ -7,8 +7,9 @@ The demand is seeded on the Identity nodes; sweep, realization, cleanup and surg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
@@ -26,7 +28,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.view import GraphView, Node
-from tests.engine.masks import Array, Draw, block_lives, compact, lives
+from tests.engine.masks import Array, Draw, block_lives, compact, lives, lives_in_runs
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,12 @@ class _Builder:
         self.initializers: list[TensorProto] = []
         self.feed: dict[str, Array] = {}
 
-    def define(self, name: str, array: Array, storage: str, symbolic: tuple[int, ...] = ()) -> str:
-        if storage == "input":
+    def define(
+        self, name: str, array: Array, storage: str, symbolic: tuple[int, ...] = (), rows: int | None = None
+    ) -> str:
+        if storage == "input" and rows is not None:
+            self._in_runs(name, array, symbolic, rows)
+        elif storage == "input":
             shape = [f"B{size}" if axis in symbolic else size for axis, size in enumerate(array.shape)]
             self.inputs.append(helper.make_tensor_value_info(name, onnx_type(array), shape))
             self.feed[name] = array
@@ -90,14 +96,30 @@ class _Builder:
             self.nodes.append(constant)
         return name
 
-    def model(
-        self, storages: Sequence[str], side: bool, declare: Mapping[str, Array] | None = None
-    ) -> ModelProto:
+    def _in_runs(self, name: str, array: Array, symbolic: tuple[int, ...], axis: int) -> None:
+        """Two rows of unknown length each, one after the other along an axis."""
+        raw = f"{name}_raw"
+        split = (*array.shape[:axis], 2, array.shape[axis] // 2, *array.shape[axis + 1 :])
+        moved = tuple(other + (other > axis) for other in symbolic if other != axis)
+        self.define(raw, array.reshape(split), "input", (*moved, axis + 1))
+        make = helper.make_node
+        self.nodes.append(make("Shape", [raw], [f"{raw}_shape"]))
+        parts = [f"{raw}_part{part}" for part in range(4)]
+        for part, (start, stop) in zip(
+            parts, itertools.pairwise((0, axis, axis + 1, axis + 2, len(split))), strict=True
+        ):
+            places = self.define(f"{part}_places", np.arange(start, stop), "initializer")
+            self.nodes.append(make("Gather", [f"{raw}_shape", places], [part]))
+        self.nodes.append(make("Mul", parts[1:3], [f"{raw}_long"]))
+        self.nodes.append(make("Concat", [parts[0], f"{raw}_long", parts[3]], [f"{raw}_target"], axis=0))
+        self.nodes.append(make("Reshape", [raw, f"{raw}_target"], [name]))
+
+    def model(self, setup: Setup, declare: Mapping[str, Array] | None = None) -> ModelProto:
         case = self.case
         names = []
-        for index, (array, storage) in enumerate(zip(case.inputs, storages, strict=True)):
-            symbolic = case.symbolic.get(index, ())
-            names.append("" if array is None else self.define(f"x{index}", array, storage, symbolic))
+        for index, (array, storage) in enumerate(zip(case.inputs, setup.storages, strict=True)):
+            symbolic, rows = case.symbolic.get(index, ()), setup.rows.get(index)
+            names.append("" if array is None else self.define(f"x{index}", array, storage, symbolic, rows))
         for name, array in case.outer.items():
             self.define(name, array, "input")
         first = next(array for array in (*case.inputs, *case.outer.values()) if array is not None)
@@ -109,7 +131,7 @@ class _Builder:
         typed = dict(zip(outputs, types, strict=True))
         infos = [helper.make_tensor_value_info(f"y{index}", types[index], None) for index in case.bare]
         readers = [(name, typed.pop(name)) for name in outputs if int(name[1:]) not in case.bare]
-        readers += [("x0", onnx_type(first))] if side else []
+        readers += [("x0", onnx_type(first))] if setup.side else []
         for name, elem_type in readers:
             self.nodes.append(helper.make_node("Identity", [name], [f"{name}_read"]))
             infos.append(helper.make_tensor_value_info(f"{name}_read", elem_type, None))
@@ -168,12 +190,14 @@ class Setup:
         side: whether a second node reads input 0.
         declared: whether the model declares the shapes of the node's outputs.
         free: whether graph inputs may be narrowed.
+        rows: per input an axis that is two rows of unknown length, one after the other.
     """
 
     storages: tuple[str, ...]
     side: bool = False
     declared: bool = False
     free: bool = True
+    rows: Mapping[int, int] = field(default_factory=dict)
 
 
 def default_setup(case: Case) -> Setup:
@@ -184,19 +208,19 @@ def default_setup(case: Case) -> Setup:
 
 def build_model(case: Case, setup: Setup) -> ModelProto:
     """The model of a case, without declared output shapes."""
-    return _Builder(case).model(setup.storages, setup.side)
+    return _Builder(case).model(setup)
 
 
 def check(case: Case, setup: Setup, demand: Callable[[Shape], Live]) -> bool:
     """Prunes what `demand` says of the outputs and compares; whether the node's rule passed it on."""
     builder = _Builder(case)
-    model = builder.model(setup.storages, setup.side)
+    model = builder.model(setup)
     before = run(model, builder.feed)
     if setup.declared:
         shapes = {
             name[:-5]: array for name, array in before.items() if name[0] == "y" and name[-5:] == "_read"
         }
-        model = _Builder(case).model(setup.storages, setup.side, shapes)
+        model = _Builder(case).model(setup, shapes)
     view = view_of(model)
     node = next(node for node in view.nodes if node.op_type == case.op_type and node.domain == case.domain)
     demands = _demands(view, demand)
@@ -225,6 +249,34 @@ def check_drawn(case: Case, draw: Draw) -> bool:
     if case.blocks and draw(st.integers(0, 4)):
         return check(case, setup, lambda shape: draw(block_lives(shape, case.blocks)))
     return check(case, setup, lambda shape: draw(lives(shape)))
+
+
+def check_in_runs(case: Case, draw: Draw) -> bool:
+    """`check` with axes of unknown length that is twice another one, and demands that name whole rows of them."""
+    shapes = {
+        index: array.shape
+        for index, array in enumerate(case.inputs)
+        if array is not None and array.size and index not in case.fixed
+    }
+    places = {
+        axis - (len(shape) if behind else 0)
+        for shape in shapes.values()
+        for axis in range(len(shape))
+        for behind in (0, 1)
+    }
+    rows: dict[int, int] = {}
+    if places:
+        place = draw(st.sampled_from(sorted(places)))
+        for index, shape in shapes.items():
+            axis = place % len(shape) if shape and -len(shape) <= place < len(shape) else None
+            if axis is not None and shape[axis] % 2 == 0:
+                rows[index] = axis
+    setup = replace(default_setup(case), declared=False, rows=rows)
+    try:
+        return bool(rows) and check(case, setup, lambda shape: draw(lives_in_runs(shape)))
+    except RefusedError:
+        # Nothing can be picked from an axis of unknown length.
+        return False
 
 
 def _demands(view: GraphView, demand: Callable[[Shape], Live]) -> dict[Node, Live]:

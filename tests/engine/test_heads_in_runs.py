@@ -15,6 +15,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.validation.cores import silenced_cores
 from tests.engine.one_node import run
 from tests.graph_text import model_of
 
@@ -104,6 +105,9 @@ def test_all_samples_of_a_head_stand_in_a_row(into: str, between: tuple[str, str
         assert not planning.plan.edge_gathers
         pruned = apply_plan(planning.plan, model)
         silenced = masked_reference(planning.view, planning.sites, planning.heads)
+        at_cores = silenced_cores(planning)
+        assert not at_cores.skipped
         for batch in (2, 3):
             feed = {"x": np.random.default_rng(batch).normal(size=(batch, 5, 6)).astype(np.float32)}
-            np.testing.assert_allclose(run(pruned, feed)["out"], run(silenced, feed)["out"], atol=1e-5)
+            for other in (silenced, at_cores.model):
+                np.testing.assert_allclose(run(pruned, feed)["out"], run(other, feed)["out"], atol=1e-5)

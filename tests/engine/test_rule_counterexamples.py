@@ -10,7 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.dims import Shape, symbol
 from tests.engine.masks import Array
 from tests.engine.one_node import Case, Setup, check, default_setup
 from tests.engine.strategies import vector
@@ -185,3 +185,12 @@ def test_edge_gather_over_a_period_behind_another_axis() -> None:
     check(case, Setup(("input",), free=False), only(Live.over((0, 1), np.outer(FIRST, SECOND))))
     with pytest.raises(RefusedError, match="no fixed size"):
         check(case, Setup(("input",), free=False), only(Live.over((0, 1), DIAGONAL)))
+
+
+def test_edge_gather_over_runs_behind_another_axis() -> None:
+    """Entries that are runs of positions are not taken for entries that repeat."""
+    case = Case("CumSum", (data(2, 4), np.array(0)), fixed=FIXED1)
+    setup = Setup(("input", "initializer"), free=False, rows={0: 1})
+    wanted = Live.over((0, 1), np.outer(SECOND, SECOND), ((1, symbol("B2")),))
+    with pytest.raises(RefusedError, match="no fixed size"):
+        check(case, setup, only(wanted))

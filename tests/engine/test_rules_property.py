@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from onnxheadprune.liveness.registry import RULES
 from tests.engine.all_strategies import RUNNABLE
-from tests.engine.one_node import check_drawn
+from tests.engine.one_node import check_drawn, check_in_runs
 from tests.engine.strategies import EXEMPT, STRATEGIES, Key
 
 pytestmark = pytest.mark.long
@@ -32,18 +33,22 @@ OPEN_BUGS: dict[Key, str] = {}
 """Ops with a known bug, pinned in test_rule_counterexamples.py; the entry goes with the fix."""
 
 
-def _params() -> list[Any]:
+def _first(key: Key) -> Key:
+    """The first operator with the same rule and strategy."""
+    pair = RULES[key].function, STRATEGIES[key]
+    return next(other for other in RUNNABLE if (RULES[other].function, STRATEGIES[other]) == pair)
+
+
+def _params(keys: Sequence[Key] = RUNNABLE) -> list[Any]:
     params = []
-    for key in RUNNABLE:
+    for key in keys:
         marks = [pytest.mark.xfail(strict=False, reason=OPEN_BUGS[key])] if key in OPEN_BUGS else []
         params.append(pytest.param(key, marks=marks, id=".".join(key).strip(".")))
     return params
 
 
 def _budget(key: Key) -> settings:
-    pair = RULES[key].function, STRATEGIES[key]
-    first = next(other for other in RUNNABLE if (RULES[other].function, STRATEGIES[other]) == pair)
-    return QUICK if key == first else SIBLING
+    return QUICK if key == _first(key) else SIBLING
 
 
 def _check_rule(key: Key, budget: settings) -> None:
@@ -77,6 +82,18 @@ def test_no_strategy_is_left_over() -> None:
 @pytest.mark.parametrize("key", _params())
 def test_rule_commutes_with_gather(key: Key) -> None:
     _check_rule(key, _budget(key))
+
+
+@pytest.mark.parametrize("key", _params([key for key in RUNNABLE if key == _first(key)]))
+def test_rule_commutes_with_gather_in_runs(key: Key) -> None:
+    """Entries along an axis of unknown length stand for rows of it, which a rule may refuse to pass on."""
+
+    @SIBLING
+    @given(st.data())
+    def commutes(data: st.DataObject) -> None:
+        check_in_runs(STRATEGIES[key](data.draw, key[1]), data.draw)
+
+    commutes()
 
 
 @pytest.mark.thorough
