@@ -9,7 +9,7 @@ from datetime import date
 from typing import Any
 
 from onnxheadprune import Benchmark
-from onnxheadprune.benchmarking.statistics import Ratio
+from onnxheadprune.benchmarking.measure import Ratio
 
 WITHIN = 0.03
 REACHED = 0.90

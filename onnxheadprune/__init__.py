@@ -20,14 +20,13 @@ if TYPE_CHECKING:
     from onnxheadprune.attention.planning import plan_pruning
     from onnxheadprune.attention.sites.find import inspect
     from onnxheadprune.attention.sites.site import AttentionSite, NearMiss, Sites
+    from onnxheadprune.benchmarking.measure import Ratio
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
     from onnxheadprune.benchmarking.runner import bench
-    from onnxheadprune.benchmarking.statistics import Ratio
     from onnxheadprune.choosing.allocate import Limits
-    from onnxheadprune.choosing.compensation.result import Compensation, Refit
+    from onnxheadprune.choosing.compensation.record import Compensation, Refit
     from onnxheadprune.choosing.scoring.score import score
-    from onnxheadprune.choosing.scoring.score_files import read_scores, write_scores
-    from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
+    from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores, read_scores, write_scores
     from onnxheadprune.choosing.select import select_heads
     from onnxheadprune.choosing.space import Selection
     from onnxheadprune.choosing.wishes import Wish
@@ -59,7 +58,7 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.combine import Combination, combine
     from onnxheadprune.workflow.curve import Curve, CurvePoint
-    from onnxheadprune.workflow.exits import EarlyExit, EarlyExits, find_exits
+    from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, find_exits
     from onnxheadprune.workflow.prune import apply_plan, prune
     from onnxheadprune.workflow.quantize import QuantizeResult, quantize
     from onnxheadprune.workflow.recover import recover
@@ -149,7 +148,7 @@ _HOMES = {
         "apply_plan",
         "prune",
     ),
-    "workflow.exits": (
+    "workflow.inspection": (
         "EarlyExit",
         "EarlyExits",
         "find_exits",
@@ -186,12 +185,12 @@ _HOMES = {
         "Latency",
         "ModelFacts",
     ),
-    "benchmarking.statistics": ("Ratio",),
+    "benchmarking.measure": ("Ratio",),
     "benchmarking.runner": ("bench",),
     "data.calibration": ("Calibration",),
     "workflow.choice.chosen": ("Chosen",),
     "choosing.wishes": ("Wish",),
-    "choosing.compensation.result": (
+    "choosing.compensation.record": (
         "Compensation",
         "Refit",
     ),
@@ -200,8 +199,6 @@ _HOMES = {
     "choosing.scoring.scores": (
         "HeadScores",
         "SiteScores",
-    ),
-    "choosing.scoring.score_files": (
         "read_scores",
         "write_scores",
     ),

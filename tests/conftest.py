@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from onnxheadprune.benchmarking import measure
-from onnxheadprune.choosing import speed as speeding
 from onnxheadprune.cli import main
 from onnxheadprune.deploying import batch_worker
 from onnxheadprune.reporting import progress
+from onnxheadprune.workflow.choice import latency as speeding
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"

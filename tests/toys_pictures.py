@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxheadprune.benchmarking.flops import Flops
+from onnxheadprune.benchmarking.measure import Ratio, Verdict
 from onnxheadprune.benchmarking.result import (
     Benchmark,
     Cell,
@@ -14,7 +15,6 @@ from onnxheadprune.benchmarking.result import (
     ModelFacts,
     SpeedUp,
 )
-from onnxheadprune.benchmarking.statistics import Ratio, Verdict
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 

@@ -1,4 +1,4 @@
-"""Floating point operations of a graph on concrete shapes, and of the nodes that units run through.
+"""Floating point operations: of a graph on concrete shapes, of the nodes that units run through, of a cut.
 
 A multiply and an add count as two. Counted are contractions: products with weights, convolutions, attention
 (all scores, also those that a mask hides), recurrent layers. Everything element-wise is left out, as in most
@@ -11,6 +11,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
@@ -25,6 +26,7 @@ from onnxheadprune.model.graph.tables import (
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Scope
 from onnxheadprune.runtime.feeds.fill import Array
+from onnxheadprune.runtime.feeds.generate import Feed
 
 
 @dataclass(frozen=True)
@@ -142,3 +144,65 @@ def _inputs(model: ModelProto, feed: Mapping[str, Array]) -> Iterator[ValueInfoP
             yield numpy_helper.from_array(array, info.name)
         else:
             yield helper.make_tensor_value_info(info.name, info.type.tensor_type.elem_type, array.shape)
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Floating point operations of one run, before and after.
+
+    Attributes:
+        before: of the original.
+        after: of the pruned model.
+        shapes: of the inputs, by name.
+        complete: whether all contractions could be counted in both.
+    """
+
+    before: int
+    after: int
+    shapes: Mapping[str, tuple[int, ...]]
+    complete: bool
+
+    @classmethod
+    def of(
+        cls, original: ModelProto, pruned: ModelProto, shapes: Mapping[str, tuple[int, ...]]
+    ) -> Operations | None:
+        """Count both models; None where the original has nothing that is counted.
+
+        Args:
+            original: the model as it was.
+            pruned: the model that was made of it.
+            shapes: of the original's inputs. Inputs of the pruned model that are narrower keep their declared sizes.
+        """
+        before, after = (
+            count_flops(concrete_view(model, _feed(model, shapes))) for model in (original, pruned)
+        )
+        if not before.total:
+            return None
+        return cls(before.total, after.total, shapes, not before.uncounted and not after.uncounted)
+
+    @property
+    def halved(self) -> bool:
+        """True if less than half of the operations are left."""
+        return 2 * self.after < self.before
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        return {"before": self.before, "after": self.after, "shapes": shapes, "complete": self.complete}
+
+
+def _feed(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> Feed:
+    """An array per input that takes no memory: of these shapes, but for sizes that the model itself declares."""
+    feed: Feed = {}
+    for info in model.graph.input:
+        shape = shapes.get(info.name)
+        declared = info.type.tensor_type
+        if shape is None or len(declared.shape.dim) != len(shape):
+            continue
+        sizes = [
+            dim.dim_value if dim.HasField("dim_value") else size
+            for dim, size in zip(declared.shape.dim, shape, strict=True)
+        ]
+        dtype = helper.tensor_dtype_to_np_dtype(declared.elem_type)
+        feed[info.name] = np.broadcast_to(np.zeros((), dtype), sizes)
+    return feed

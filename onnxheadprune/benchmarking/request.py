@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from onnxheadprune.benchmarking.measure import ROUNDS
-from onnxheadprune.benchmarking.statistics import CONFIDENCE
+from onnxheadprune.benchmarking.measure import CONFIDENCE, ROUNDS
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.providers import AUTO

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE, Ratio, Verdict
+from onnxheadprune.benchmarking.measure import NO_DIFFERENCE, Ratio, Verdict
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, PLAIN, Html, card, line, table, word
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import many, short_names

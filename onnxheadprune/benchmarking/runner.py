@@ -10,18 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from onnxheadprune.benchmarking.entry import Entry, differences, enter, require_same_inputs
+from onnxheadprune.benchmarking.entry import (
+    Entry,
+    Runs,
+    differences,
+    enter,
+    feed_for,
+    make_grid,
+    require_same_inputs,
+)
 from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.grid import Runs, feed_for, make_grid
-from onnxheadprune.benchmarking.measure import ROUNDS, Series, measure_round, summary
-from onnxheadprune.benchmarking.request import BenchRequest
-from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
-from onnxheadprune.benchmarking.statistics import (
+from onnxheadprune.benchmarking.measure import (
+    ROUNDS,
+    Series,
     judge,
+    measure_round,
     median_interval,
     noise_floor,
     paired_ratio,
+    summary,
 )
+from onnxheadprune.benchmarking.request import BenchRequest
+from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
 from onnxheadprune.errors import InferenceError, ProviderError, UsageError
 from onnxheadprune.model.load import ModelLike
 from onnxheadprune.runtime import CUDA, Provider, loads_without_crash, versions

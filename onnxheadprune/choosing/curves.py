@@ -18,9 +18,8 @@ from onnxheadprune.choosing.activations.linear import Linear, linear_of
 from onnxheadprune.choosing.activations.moments import Moments, Ridge
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.effort import Effort
-from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.scoring.moves import Step, merged
-from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.data.drift import EffectMeter, Evidence
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array

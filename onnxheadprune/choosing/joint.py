@@ -19,14 +19,17 @@ from onnxheadprune.attention.analysis import Analysis
 from onnxheadprune.attention.sites.kinds import LAYERS
 from onnxheadprune.attention.sites.site import AttentionSite, Site, Sites
 from onnxheadprune.attention.sites.unit import BYTES, OPERATIONS
-from onnxheadprune.choosing.activations.contexts import context_moments, seen
-from onnxheadprune.choosing.activations.enough import INSTEAD, measurable, with_enough
+from onnxheadprune.choosing.activations.contexts import (
+    INSTEAD,
+    context_moments,
+    measurable,
+    seen,
+    with_enough,
+)
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Choice, Limits, Paths, Savings, evenly, keep_per_site, options
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Work, effort, positions_per_sample, to_look_at
-from onnxheadprune.choosing.evidence import Evidence
-from onnxheadprune.choosing.ordering import scores_for
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.moves import (
     Heads,
@@ -38,11 +41,12 @@ from onnxheadprune.choosing.scoring.moves import (
     ways_of,
 )
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
+from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import default_method, scored_kinds
 from onnxheadprune.choosing.scoring.scores import HeadScores, equal_scores, is_protected
-from onnxheadprune.choosing.scoring.wide import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.space import Asked, Selection, and_left_out, foresee, worth
-from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.choosing.wishes import Requirements, scores_for
+from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.branch import bias_of
 from onnxheadprune.liveness.refusal import Refusal

@@ -10,14 +10,17 @@ from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.choosing.activations.contexts import context_moments, seen
-from onnxheadprune.choosing.activations.enough import INSTEAD, measurable, with_enough
+from onnxheadprune.choosing.activations.contexts import (
+    INSTEAD,
+    context_moments,
+    measurable,
+    seen,
+    with_enough,
+)
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Work, effort, positions_per_sample, to_look_at
-from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.joint import can_go_whole, joint_space
-from onnxheadprune.choosing.ordering import scores_for
 from onnxheadprune.choosing.scoring.moves import (
     Heads,
     Step,
@@ -31,9 +34,9 @@ from onnxheadprune.choosing.scoring.reconstruction import paths as reconstructio
 from onnxheadprune.choosing.scoring.scores import HeadScores, equal_scores, is_protected
 from onnxheadprune.choosing.scoring.simple import weight_scores
 from onnxheadprune.choosing.space import WITHOUT_DATA, Asked, SearchSpace, Selection, Space, foresee
-from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.choosing.wishes import Requirements, scores_for
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.data.drift import Measure
+from onnxheadprune.data.drift import Evidence, Measure
 from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, open_structure

@@ -1,16 +1,22 @@
-"""Wishes: how much is to go, and what a choice has to heed."""
+"""Targets: how much to remove, what a choice has to respect, and the scores that it goes by."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from onnxheadprune.attention.analysis import Analysis
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE, wishable
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.choosing.allocate import Limits
+from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.choosing.scoring.scores import METHODS, SHARES, HeadScores
+from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.one_line import one_line
+from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.cutting import AMOUNT, Cut, Method
 from onnxheadprune.settings.setting import check
 
@@ -86,3 +92,31 @@ class Wish(Requirements):
             raise UsageError("specify exactly one of --ratio, --keep, --target-speedup and --max-drift")
         super().__post_init__()
         check(Cut, **{name: getattr(self, name) for name in AMOUNT.split()})
+
+
+def scores_for(
+    analysis: Analysis,
+    sites: Sequence[Site],
+    requirements: Requirements,
+    evidence: Evidence | None,
+    left: dict[str, str],
+    progress: Progress = silent,
+) -> HeadScores | None:
+    """Scores of the units of some sites, None where cuts are measured.
+
+    Args:
+        analysis: of the model.
+        sites: whose units may go.
+        requirements: what the choice goes by.
+        evidence: what a method is tried on.
+        left: gets the reason for each site that a method cannot score on it, by label.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: if the method needs data and there is none.
+        RefusedError: if the method cannot see into a site.
+    """
+    method = requirements.method
+    if method is None:
+        return requirements.scores
+    return scores_of(analysis.name, analysis.view, sites, method, evidence, Working(progress=progress), left)

@@ -46,8 +46,7 @@ def batch(
 
     What an earlier run did and proved, and is still as it was, is skipped.
     """
-    from onnxheadprune.workflow.from_settings import choice_of, request_of
-    from onnxheadprune.workflow.requests import Proving, Run, Writing
+    from onnxheadprune.workflow.requests import Proving, Run, Writing, choice_of, request_of
 
     choice = choice_of(cut, recover=recover, time=time)
     specified = (choice.heads, choice.wish, choice.exit, choice.tokens)

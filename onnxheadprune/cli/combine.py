@@ -54,8 +54,7 @@ def combine(
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.workflow.apart import Looking
     from onnxheadprune.workflow.combine import Combination, CombineRequest, combined_through
-    from onnxheadprune.workflow.from_settings import measure_of
-    from onnxheadprune.workflow.requests import Run, Writing
+    from onnxheadprune.workflow.requests import Run, Writing, measure_of
 
     data = read_data(model, running)
     request = CombineRequest(

@@ -190,7 +190,7 @@ def _plan_ahead(
     from onnxheadprune.attention.planning import plan_pruning, require_something
     from onnxheadprune.reporting.plan import fusion_rows, plan_report
     from onnxheadprune.workflow.fuse import planned_fusion
-    from onnxheadprune.workflow.sizes import planned_size, size_warnings
+    from onnxheadprune.workflow.result import planned_size, size_warnings
 
     plan = plan_pruning(
         model,

@@ -27,8 +27,7 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     from onnxheadprune.reporting.console import err, out, print_error
     from onnxheadprune.reporting.sites import exits_report, layers_report, near_misses, sites_report
     from onnxheadprune.reporting.vocabulary import vocabulary_report
-    from onnxheadprune.workflow.exits import exits_in
-    from onnxheadprune.workflow.layers import summaries
+    from onnxheadprune.workflow.inspection import exits_in, summaries
 
     loaded = open_structure(model, follow_links=follow_links)
     analysis = analysis_of(loaded)

@@ -56,8 +56,7 @@ def prune(
     measured on your data (--data), and the remaining weights are adjusted to match the original's outputs. With
     --recover, or --time for the whole call, they are trained after that.
     """
-    from onnxheadprune.workflow.from_settings import choice_of, request_of
-    from onnxheadprune.workflow.requests import Proving, Run, Writing
+    from onnxheadprune.workflow.requests import Proving, Run, Writing, choice_of, request_of
 
     context, showing, in_folder = (
         click.get_current_context(),

@@ -31,9 +31,8 @@ def quantize(
     from onnxheadprune.reporting.combination import quantize_report
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.progress import progress_on
-    from onnxheadprune.workflow.from_settings import measure_of
     from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, quantized_through
-    from onnxheadprune.workflow.requests import Run, Writing
+    from onnxheadprune.workflow.requests import Run, Writing, measure_of
 
     request = QuantizeRequest(
         rounding,

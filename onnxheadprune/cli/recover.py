@@ -37,9 +37,8 @@ def recover(
     set aside, and the weights that do best on it are taken.
     """
     from onnxheadprune.reporting.console import err
-    from onnxheadprune.workflow.from_settings import budget_of, measure_of
     from onnxheadprune.workflow.recover import recovery_request
-    from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+    from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, budget_of, measure_of
 
     request = Request(
         Choice(

@@ -59,7 +59,7 @@ def score(
     from onnxheadprune.attention.sites.kinds import HEADS_ALONE
     from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.choosing.scoring.score import default_method, score
-    from onnxheadprune.choosing.scoring.score_files import write_scores
+    from onnxheadprune.choosing.scoring.scores import write_scores
     from onnxheadprune.data.sources import with_own_tokenizer
     from onnxheadprune.reporting.choice import score_rows
     from onnxheadprune.reporting.console import err
@@ -67,7 +67,7 @@ def score(
     from onnxheadprune.reporting.heatmap import heat_rows
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
-    from onnxheadprune.workflow.from_settings import measure_of
+    from onnxheadprune.workflow.requests import measure_of
 
     provider = running.provider
     if heatmap is not None:

@@ -61,7 +61,7 @@ def sweep(
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.training.recover import Recovering
     from onnxheadprune.workflow.choice.cutting import Cutter, Trying
-    from onnxheadprune.workflow.from_settings import budget_of, measure_of, requirements_of
+    from onnxheadprune.workflow.requests import budget_of, measure_of, requirements_of
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 
     wanted = parse_sweep(ratios)

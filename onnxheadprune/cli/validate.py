@@ -64,7 +64,7 @@ def validate(
     from onnxheadprune.validation.proof import prove
     from onnxheadprune.validation.request import ValidationRequest
     from onnxheadprune.validation.result import drift_gate
-    from onnxheadprune.workflow.from_settings import measure_of
+    from onnxheadprune.workflow.requests import measure_of
 
     effect = measure_of(drift)
     pairs = pairs_of(model, (pruned,), follow_links=follow_links)

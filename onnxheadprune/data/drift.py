@@ -14,17 +14,21 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from onnxheadprune.data.rows import token_rows
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
-from onnxheadprune.runtime import Array
+from onnxheadprune.runtime import Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
-from onnxheadprune.runtime.feeds.inputs import Input
+from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.foreign import import_function, users_code
+
+if TYPE_CHECKING:
+    from onnxheadprune.data.calibration import Calibration
+
 
 Effect: TypeAlias = Callable[[Mapping[str, Array], Mapping[str, Array], Feed], float]
 """A user's measure: outputs before, outputs after, and the feed; larger is worse."""
@@ -186,3 +190,58 @@ def _angle(before: Array, after: Array) -> Array:
 def _numbers(effects: Array) -> Array:
     """The effects; a model that gives no numbers where the original does is infinitely far away."""
     return np.where(np.isnan(effects), np.inf, effects)
+
+
+def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:
+    """Return which positions are no padding, as a mask input of their shape tells; None where none does.
+
+    Args:
+        shape: of the positions, also where they lie one behind the other.
+        feed: what the model was run on.
+        inputs: the graph inputs.
+    """
+    masks = (
+        feed[item.name]
+        for item in inputs
+        if item.role is Role.MASK
+        and (feed[item.name].shape == shape or shape == (feed[item.name].size,))
+        and item.dtype.kind in "iu"
+    )
+    mask = next(masks, None)
+    return None if mask is None else mask.reshape(shape) != 0
+
+
+def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[Input]) -> Array:
+    """An activation as rows of features, padding left out.
+
+    Args:
+        array: the activation.
+        axes: its axes that hold features, in their order.
+        feed: what the model was run on.
+        inputs: the graph inputs; a mask among them tells which positions are padding.
+
+    Returns:
+        [rows, features] in float32.
+    """
+    others = [axis for axis in range(array.ndim) if axis not in axes]
+    moved = array.transpose(*others, *axes)
+    outer = moved.shape[: len(others)]
+    features = math.prod(moved.shape[len(others) :])
+    rows = moved.reshape(*outer, features).astype(np.float32, copy=False)
+    mask = counted(outer, feed, inputs)
+    return rows.reshape(math.prod(outer), features) if mask is None else rows[mask]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Data, where it runs, and what counts as a difference.
+
+    Attributes:
+        data: calibration data.
+        provider: where to run.
+        effect: the measure of drift; None goes by the kind of output.
+    """
+
+    data: Calibration
+    provider: Provider
+    effect: Measure | None = None

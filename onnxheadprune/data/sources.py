@@ -216,8 +216,7 @@ def _texts(
     from onnxheadprune.data.beside import beside, has_decoder, tokenizer_of
     from onnxheadprune.data.lines import Reading
     from onnxheadprune.data.prompts import takes_target
-    from onnxheadprune.data.text import text_feeds
-    from onnxheadprune.data.windows import logits_of
+    from onnxheadprune.data.text import logits_of, text_feeds
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.feeds.inputs import graph_inputs
 

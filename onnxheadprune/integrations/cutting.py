@@ -16,9 +16,8 @@ from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared, share
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
-from onnxheadprune.workflow.from_settings import choice_of, request_of
 from onnxheadprune.workflow.pipeline import carried_through
-from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
+from onnxheadprune.workflow.requests import Proving, Request, Run, Writing, choice_of, request_of
 
 if TYPE_CHECKING:
     from onnxheadprune.deploying.folders.types import Data

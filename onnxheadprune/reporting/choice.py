@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.console import RenderableType
 
 from onnxheadprune.attention.sites.kinds import called
-from onnxheadprune.choosing.compensation.result import Compensation
+from onnxheadprune.choosing.compensation.record import Compensation
 from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.reporting.heatmap import Removed, Scores, heat_rows

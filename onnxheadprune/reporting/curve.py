@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
+from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
 from onnxheadprune.benchmarking.result import GridPoint
-from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
 from onnxheadprune.model.spelling import accuracy as spelled
 from onnxheadprune.reporting.figure import save_figure
 from onnxheadprune.reporting.layout import heading, row, table

@@ -23,7 +23,7 @@ from onnxheadprune.reporting.layout import (
     table,
 )
 from onnxheadprune.reporting.validation import headline_rows, provider_rows, verdict_rows
-from onnxheadprune.workflow.sizes import size_warnings
+from onnxheadprune.workflow.result import size_warnings
 
 if TYPE_CHECKING:
     from onnxheadprune.data.respelled import Spelling

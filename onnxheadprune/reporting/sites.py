@@ -15,8 +15,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.reporting.layout import count, heading, item, many, row, share, table
 from onnxheadprune.settings.cutting import UNITS
-from onnxheadprune.workflow.exits import EarlyExit, EarlyExits
-from onnxheadprune.workflow.layers import LayerSummary
+from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, LayerSummary
 
 WIDE, BAR = 90, 12
 """Columns of a terminal from which there is room for bars, and of the longest bar."""

@@ -16,7 +16,7 @@ import numpy as np
 from onnxheadprune.choosing.activations.parts import part, require_main
 from onnxheadprune.choosing.compensation.restoring import whole_of
 from onnxheadprune.choosing.gradients.differentiate import Gradient
-from onnxheadprune.choosing.gradients.widening import widened
+from onnxheadprune.choosing.gradients.forward import widened
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE

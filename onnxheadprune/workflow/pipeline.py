@@ -24,8 +24,7 @@ from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
 from onnxheadprune.workflow.requests import Request
-from onnxheadprune.workflow.result import PruneResult
-from onnxheadprune.workflow.sizes import file_bytes
+from onnxheadprune.workflow.result import PruneResult, file_bytes
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.exits.leave import Leaving
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
-    from onnxheadprune.workflow.vocabulary.trimmed import Trimmed
+    from onnxheadprune.workflow.vocabulary.keep import Trimmed
 
 
 NOT_VALIDATED = "skipped (--no-validate)"
@@ -192,7 +191,7 @@ def _trimmed(subject: LoadedModel, request: Request) -> Trimmed | None:
     """
     if request.choice.tokens is None:
         return None
-    from onnxheadprune.workflow.vocabulary.trimmed import trimmed
+    from onnxheadprune.workflow.vocabulary.keep import trimmed
 
     return trimmed(subject, request)
 

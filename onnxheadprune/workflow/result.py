@@ -1,4 +1,4 @@
-"""What `prune` gives: the pruned model, and everything that is known about how it came about."""
+"""What `prune` returns: the pruned model, and all that is known about how it came about."""
 
 from __future__ import annotations
 
@@ -8,28 +8,35 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.gate import Gate
+from onnxheadprune.edit import ranges
 from onnxheadprune.edit.exit_records import layers_record
+from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.errors import spelled
-from onnxheadprune.model.load import LoadedModel, load_model
+from onnxheadprune.model.load import LoadedModel, ModelLike, load_model, open_structure
+from onnxheadprune.model.notebook import DOUBTFUL, Html, card, line, squares, table
 from onnxheadprune.model.one_line import one_line
-from onnxheadprune.model.spelling import share
+from onnxheadprune.model.spelling import change, count, file_name, many, share, size
 from onnxheadprune.model.storage.reading import hydrated
-from onnxheadprune.model.storage.tensors import StoredSize
+from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.validation.headline import Headline, headline_of
-from onnxheadprune.workflow.sizes import file_warnings, size_warnings
+from onnxheadprune.validation.result import Validation
+from onnxheadprune.workflow.choice.chosen import Chosen
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
     import onnx_ir
 
+    from onnxheadprune.benchmarking.flops import Operations
     from onnxheadprune.data.respelled import Spelling
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.differences import Difference
-    from onnxheadprune.workflow.operations import Operations
+
 
 BLIND = "chosen by weights alone, which predicts little of the loss in outputs: give data with --data"
 
@@ -70,10 +77,7 @@ class PruneResult:
     spelling: Spelling | None = None
 
     def _repr_html_(self) -> str:
-        from onnxheadprune.workflow.notebook import cut_html
-
-        sizes = self.before, self.after
-        return cut_html(self.plan, sizes, self.headline, self.validation, self.chosen, self.warnings)
+        return _cut_html(self)
 
     @property
     def headline(self) -> Headline:
@@ -87,7 +91,7 @@ class PruneResult:
             return ()
         grown = size_warnings(self.before, self.after)
         if not grown and self.file_bytes is not None:
-            grown = file_warnings(*self.file_bytes)
+            grown = _file_warnings(*self.file_bytes)
         blind = (spelled(BLIND),) if self.chosen is not None and self.chosen.selection.is_blind else ()
         return (*blind, *grown, *self._heavy_layer())
 
@@ -155,9 +159,9 @@ class PruneResult:
         """Operations of one run, before and after; None where validation ran nothing."""
         if self.original is None or self.validation is None or not self.validation.cases:
             return None
-        from onnxheadprune.workflow.operations import operations
+        from onnxheadprune.benchmarking.flops import Operations
 
-        return operations(self.original.proto, self.pruned.proto, self.validation.cases[0].shapes)
+        return Operations.of(self.original.proto, self.pruned.proto, self.validation.cases[0].shapes)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the model itself."""
@@ -181,3 +185,88 @@ class PruneResult:
             "gates": [gate.to_dict() for gate in self.gates],
             "differences": [item.to_dict() for item in self.differences],
         }
+
+
+def file_bytes(model: LoadedModel) -> int | None:
+    """What the file of a model and those with its weights take; None for a model that was not read from a file."""
+    if model.path is None:
+        return None
+    return sum(file.stat().st_size for file in (model.path, *model.data_files) if file.is_file())
+
+
+def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredSize]:
+    """Return what a model's stored tensors hold before and after a plan; nothing is written.
+
+    Raises:
+        RefusedError: if the plan was made for a model of another structure.
+        ModelError: if the model cannot be read.
+    """
+    loaded = open_structure(model)
+    return stored_size(loaded.as_stored), stored_size(carried_out(plan, planned_on(plan, loaded)))
+
+
+def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:
+    """A sentence if the tensors of a pruned model take more bytes than before."""
+    if after.bytes <= before.bytes:
+        return ()
+    grown = after.bytes - before.bytes
+    sentence = (
+        f"the weights grow by {grown:,} bytes: new indices or copies of shared weights outweigh what is cut"
+    )
+    return (sentence,)
+
+
+def _file_warnings(before: int, after: int) -> tuple[str, ...]:
+    """A sentence if the files of a pruned model take more bytes than before."""
+    if after <= before:
+        return ()
+    return (f"the file grows by {after - before:,} bytes: what the cut adds to the graph outweighs it",)
+
+
+def _cut_html(result: PruneResult) -> str:
+    """Return what was removed, from what to what, and whether that was proven, as a notebook shows it."""
+    plan, before, after, chosen = result.plan, result.before, result.after, result.chosen
+    gone, total = sum(len(cut.removed) for cut in plan.cuts), sum(_present(cut) for cut in plan.cuts)
+    rows = [
+        ("heads", count(total), count(total - gone), change(total, total - gone)),
+        (
+            "stored elements",
+            count(before.elements),
+            count(after.elements),
+            change(before.elements, after.elements),
+        ),
+        ("bytes of weights", size(before.bytes), size(after.bytes), change(before.bytes, after.bytes)),
+    ]
+    title = f"{file_name(plan.model)}: {many(gone, 'head')} of {total} removed"
+    for position, (units, lost, left) in enumerate(plan.others(), 1):
+        title += f", {many(lost, units.removesuffix('s'))}"
+        rows.insert(position, (units, count(lost + left), count(left), change(lost + left, left)))
+    return card(
+        title,
+        *result.headline.lines(),
+        table(("", "before", "after", "change"), rows, ("before", "after", "change")),
+        table(("#", "site", "removed", "heads"), map(_site, plan.cuts)),
+        line("chosen by", chosen.selection.basis) if chosen is not None else None,
+        _drift(chosen),
+        line("validation", "skipped: nothing was compared", DOUBTFUL)
+        if result.validation is None
+        else result.validation.verdict_line(),
+        *(line("warning", sentence, DOUBTFUL) for sentence in result.warnings),
+    )
+
+
+def _present(cut: SiteCut) -> int:
+    """Heads that were there before the cut."""
+    return cut.num_heads - len(cut.removed_before)
+
+
+def _site(cut: SiteCut) -> tuple[str | Html, ...]:
+    gone = {*cut.removed, *cut.removed_before}
+    drawn = squares([None if head in gone else 0.5 for head in range(cut.num_heads)], gone)
+    return cut.called, cut.name, ranges.spelled(cut.removed) or "-", drawn
+
+
+def _drift(chosen: Chosen | None) -> Html | None:
+    if chosen is None or chosen.drift is None:
+        return None
+    return line("selection drift", f"{chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")

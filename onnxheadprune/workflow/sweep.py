@@ -17,7 +17,6 @@ from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.executors import run_all
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import Selection
-from onnxheadprune.choosing.speed import speedups
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter
@@ -41,6 +40,7 @@ from onnxheadprune.training.recover import Recovering
 from onnxheadprune.workflow.choice.chosen import data_words
 from onnxheadprune.workflow.choice.completing import completed
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from onnxheadprune.workflow.choice.latency import speedups
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxheadprune.benchmarking.statistics import (
+from onnxheadprune.benchmarking.measure import (
     LEAST_FLOOR,
     Floats,
     Ratio,

@@ -12,12 +12,11 @@ from onnx import ModelProto, numpy_helper, parser
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.choosing.activations import kept as kept_module
-from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
+from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage, Walk
 from onnxheadprune.choosing.activations.chain import Chain, Cut, Outcome
 from onnxheadprune.choosing.activations.kept import Kept, Room, Shelf
 from onnxheadprune.choosing.activations.linear import linear_at
 from onnxheadprune.choosing.activations.parts import Parts
-from onnxheadprune.choosing.activations.walk import Walk
 from onnxheadprune.choosing.compensation.compensate import compensate
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.model.graph.view import GraphView, Node, Value

@@ -16,7 +16,7 @@ from onnxheadprune import Budget, Limits, RefusedError, UsageError, Wish, prune,
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.observed import observed
 from onnxheadprune.choosing.activations.contexts import context_moments
-from onnxheadprune.choosing.activations.running import Running
+from onnxheadprune.choosing.activations.parts import Running
 from onnxheadprune.choosing.scoring.score import Method
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.edit.exit_records import exits_record

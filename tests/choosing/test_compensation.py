@@ -27,9 +27,9 @@ from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.edit.records import COMPENSATED_KEY, REMOVED_KEY, refit_record
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Array, Provider, Session
-from onnxheadprune.workflow.choice.choose import choose
 from onnxheadprune.workflow.choice.completing import named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from onnxheadprune.workflow.choosing import choose
 from tests import toys, toys_scores
 from tests.conftest import SAMPLES
 

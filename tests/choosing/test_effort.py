@@ -22,8 +22,8 @@ from onnxheadprune.choosing.effort import (
     some,
     to_look_at,
 )
-from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.data.drift import Evidence
 from onnxheadprune.runtime import CPU, Provider
 from tests import toys_scores
 

@@ -13,12 +13,10 @@ from rich.console import Console
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import with_variables
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.choosing.evidence import Evidence
-from onnxheadprune.choosing.scoring.derivatives import MaskGradients
 from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.scoring.sensitivity import Probing, sensitivities
+from onnxheadprune.choosing.scoring.sensitivity import MaskGradients, Probing, sensitivities
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.drift import EffectMeter
+from onnxheadprune.data.drift import EffectMeter, Evidence
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.reporting.choice import choice_rows

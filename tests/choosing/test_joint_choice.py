@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune.benchmarking.measure import Ratio, judge
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
-from onnxheadprune.benchmarking.statistics import Ratio, judge
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Savings, evenly
 from onnxheadprune.choosing.joint import FINE, PARTS, JointSpace
 from onnxheadprune.choosing.scoring.moves import Step
-from onnxheadprune.choosing.scoring.reconstruction import Surgeon
-from onnxheadprune.choosing.scoring.wide import wide_path
+from onnxheadprune.choosing.scoring.reconstruction import Surgeon, wide_path
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.latency import Width, with_times

@@ -15,11 +15,17 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
-from onnxheadprune.choosing.scoring.ablation import GROUPS
+from onnxheadprune.choosing.scoring.by_method import GROUPS
+from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.scoring.score_files import read_scores, scores_from_dict, write_scores
-from onnxheadprune.choosing.scoring.scores import DATA_FREE, METHODS, HeadScores
-from onnxheadprune.choosing.scoring.wide import wide_path, wide_path_by_worth
+from onnxheadprune.choosing.scoring.scores import (
+    DATA_FREE,
+    METHODS,
+    HeadScores,
+    read_scores,
+    scores_from_dict,
+    write_scores,
+)
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import require_main_output

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.choosing.scoring.score_files import read_scores
-from onnxheadprune.choosing.scoring.scores import DATA_FREE
+from onnxheadprune.choosing.scoring.scores import DATA_FREE, read_scores
 from tests.calibration_files import pictures, tokenizer
 from tests.choosing.conftest import is_picture, said
 from tests.conftest import Outcome

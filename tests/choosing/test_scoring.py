@@ -18,8 +18,13 @@ from onnxheadprune.choosing.scoring.moves import path_by_worth
 from onnxheadprune.choosing.scoring.reconstruction import DAMPING
 from onnxheadprune.choosing.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.scoring.score_files import read_scores, scores_from_dict, write_scores
-from onnxheadprune.choosing.scoring.scores import METHODS, is_protected
+from onnxheadprune.choosing.scoring.scores import (
+    METHODS,
+    is_protected,
+    read_scores,
+    scores_from_dict,
+    write_scores,
+)
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import UsageError

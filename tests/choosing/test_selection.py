@@ -18,13 +18,13 @@ from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Limits, allocate, heads_for_ratio, keep_per_site, options
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Effort
-from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.scoring.moves import Step, path_by_worth
 from onnxheadprune.choosing.scoring.reconstruction import path as reconstruction_path
-from onnxheadprune.choosing.scoring.score_files import scores_from_dict
+from onnxheadprune.choosing.scoring.scores import scores_from_dict
 from onnxheadprune.choosing.select import search_space, select_heads
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.choosing.wishes import Requirements, Wish
+from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import CPU, Provider

@@ -19,12 +19,12 @@ from onnx import helper, numpy_helper
 from onnxheadprune import UsageError, Wish, bench, inspect, prune
 from onnxheadprune.benchmarking import measure, runner
 from onnxheadprune.benchmarking.gate import speed_gates
+from onnxheadprune.benchmarking.measure import Ratio, judge
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
-from onnxheadprune.benchmarking.statistics import Ratio, judge
-from onnxheadprune.choosing import speed as speeding
-from onnxheadprune.choosing.speed import smallest_reaching, speedups
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
+from onnxheadprune.workflow.choice import latency as speeding
+from onnxheadprune.workflow.choice.latency import smallest_reaching, speedups
 from tests import toys
 from tests.choosing.conftest import is_picture, said
 from tests.clocks import HEADS, heavy, patient

@@ -13,10 +13,9 @@ from onnx import ModelProto
 from onnxheadprune import prune, validate
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.choosing.compensation.record import sealed
-from onnxheadprune.choosing.compensation.result import Compensation, Refit
-from onnxheadprune.choosing.compensation.runs import Run, emptied, runs
+from onnxheadprune.choosing.compensation.record import Compensation, Refit, sealed
 from onnxheadprune.choosing.compensation.targets import Link, aim, link_of, normalised
+from onnxheadprune.choosing.compensation.tasks import Run, emptied, runs
 from onnxheadprune.edit.records import refit_record
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider

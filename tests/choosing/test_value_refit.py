@@ -12,17 +12,16 @@ from onnx import ModelProto, numpy_helper, parser
 
 from onnxheadprune import prune
 from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
+from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage, Walk
 from onnxheadprune.choosing.activations.linear import feeders, linear_of
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.activations.parts import Parts, part
-from onnxheadprune.choosing.activations.walk import Walk
-from onnxheadprune.choosing.compensation import value_fit
+from onnxheadprune.choosing.compensation import fit
 from onnxheadprune.choosing.compensation.compensate import compensate
+from onnxheadprune.choosing.compensation.fit import Layout, fit_values
 from onnxheadprune.choosing.compensation.tasks import Task
-from onnxheadprune.choosing.compensation.value_fit import Layout, fit_values
 from onnxheadprune.choosing.compensation.values import Context, Values, value_maps, values_of
-from onnxheadprune.data.rows import token_rows
+from onnxheadprune.data.drift import token_rows
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores
 from tests.conftest import SAMPLES
@@ -203,8 +202,8 @@ def moments(x: Any, y: Any) -> Moments:
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_solver_finds_what_least_squares_finds(grouped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_fit, "STEPS", 200)
-    monkeypatch.setattr(value_fit, "STRENGTHS", (1e-9,))
+    monkeypatch.setattr(fit, "STEPS", 200)
+    monkeypatch.setattr(fit, "PULLS", (1e-9,))
     x, y, weight, layout = problem(grouped)
     change = fit_values(moments(x[:3000], y[:3000]), moments(x[3000:], y[3000:]), weight, layout)
     assert change is not None

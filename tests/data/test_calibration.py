@@ -15,8 +15,8 @@ from PIL import Image
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import Calibration, calibration_data
+from onnxheadprune.data.drift import token_rows
 from onnxheadprune.data.images import Preprocessing, image_feeds
-from onnxheadprune.data.rows import token_rows
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model

@@ -20,8 +20,8 @@ from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.validation.result import drift_gate
-from onnxheadprune.workflow.choice.choose import choose
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
+from onnxheadprune.workflow.choosing import choose
 from tests import toys, toys_scores
 from tests.conftest import Outcome
 

@@ -15,7 +15,7 @@ from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.more import Feeds
 from onnxheadprune.data.respelled import lines_of
 from onnxheadprune.data.sources import data_for
-from onnxheadprune.data.windows import LEAST, Windows
+from onnxheadprune.data.text import LEAST, Windows
 from onnxheadprune.settings.inputs import Inputs
 from onnxheadprune.training.batches import BATCH, Batches
 from tests.calibration_files import tokenizer

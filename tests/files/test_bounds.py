@@ -21,7 +21,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect
 from onnxheadprune.attention.heads import parse_heads
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.scoring.score_files import read_scores
+from onnxheadprune.choosing.scoring.scores import read_scores
 from onnxheadprune.data.images import image_feeds
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.graph import dims, infer

@@ -13,8 +13,7 @@ from onnx import ModelProto
 
 from onnxheadprune import bench, prune
 from onnxheadprune.benchmarking.entry import enter
-from onnxheadprune.choosing.compensation.record import refitted
-from onnxheadprune.choosing.compensation.result import Compensation
+from onnxheadprune.choosing.compensation.record import Compensation, refitted
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.model.load import LoadedModel, load_model, open_model, open_structure
 from onnxheadprune.model.replacing import with_contents

@@ -19,8 +19,8 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.spans import is_outside
 from onnxheadprune.model.travelling import arrived, sent
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.workflow.choice.choose import choose
 from onnxheadprune.workflow.choice.cutting import Cutter
+from onnxheadprune.workflow.choosing import choose
 from tests import toys_scores
 
 HERE = Provider(CPU, "test")

@@ -29,7 +29,7 @@ SPOKEN = {
     "choosing/scoring/experts.py": "scores that experts alone have",
     "settings/cutting.py": "the declarations of --neurons, --multiple-of and --units",
     "validation/expert_cores.py": "neurons of experts in one operator, silenced in its weights",
-    "workflow/from_settings.py": "the setting neurons",
+    "workflow/requests.py": "the setting neurons",
 }
 """Files that name a kind beside heads, since users do: options, keys of a job, fields."""
 NAMES = ("UNIT", "UNITS", "BLOCK", "TITLE", "KEY", "FROM", "FIELD")

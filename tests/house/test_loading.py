@@ -71,16 +71,13 @@ OPTIONS = {"settings"} | {
     )
 }
 TABLES = frozenset(f"reporting.{name}" for name in ("console", "layout"))
-CUT = frozenset(
-    f"workflow.{name}"
-    for name in ("checks", "from_settings", "pipeline", "proving", "requests", "result", "sizes")
-)
+CUT = frozenset(f"workflow.{name}" for name in ("checks", "pipeline", "proving", "requests", "result"))
 VERDICT = frozenset(
     {"benchmarking.gate", *(f"validation.{name}" for name in ("declared", "headline", "likeness"))}
     | {"validation.result", "validation.scopes"}
 )
 """What is said of a verdict, also where there is none."""
-PROOF = frozenset({"validation", *(f"data.{name}" for name in ("drift", "rows", "single"))})
+PROOF = frozenset({"validation", *(f"data.{name}" for name in ("drift", "single"))})
 PRUNE = (
     COMMAND_LINE
     | SITES
@@ -133,7 +130,7 @@ CALLS = {
         | SITES
         | OPTIONS
         | TABLES
-        | {"cli.folders", "cli.inspect", "attention.exits", "workflow.exits", "workflow.layers"}
+        | {"cli.folders", "cli.inspect", "attention.exits", "workflow.inspection"}
         | {"attention.vocabulary", "attention.vocabulary.find"}
         | {f"reporting.{name}" for name in ("exits", "layers", "sites", "vocabulary")}
         | {"benchmarking.flops"},
@@ -146,7 +143,7 @@ CALLS = {
         | TABLES
         | VERDICT
         | PROOF
-        | {"workflow.from_settings", "workflow.requests"}
+        | {"workflow.requests"}
         | {"cli.pairs", "cli.validate", "reporting.validation"},
     ),
 }
@@ -225,8 +222,8 @@ def test_the_python_api_of_a_cut_loads_no_more() -> None:
 
 @pytest.mark.long
 def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
-    ours, heavy = loaded_by("import onnxheadprune.workflow.choice.choose")
-    assert {"workflow.choice.choose", "choosing.scoring.score"} <= strangers(ours, PRUNE)
+    ours, heavy = loaded_by("import onnxheadprune.workflow.choosing")
+    assert {"workflow.choosing", "choosing.scoring.score"} <= strangers(ours, PRUNE)
     assert "scipy" in heavy
 
 

@@ -48,11 +48,11 @@ def look(
     monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
     monkeypatch.setattr("onnxheadprune.benchmarking.measure.SLICE", 0.001)
     monkeypatch.setattr("onnxheadprune.benchmarking.measure.WARM_UP", 0.05)
-    monkeypatch.setattr("onnxheadprune.choosing.speed.SECONDS", 0.01)
-    monkeypatch.setattr("onnxheadprune.benchmarking.grid.LENGTHS", (4,))
-    monkeypatch.setattr("onnxheadprune.benchmarking.grid.PASTS", (4,))
-    monkeypatch.setattr("onnxheadprune.benchmarking.grid.BATCHES", (1,))
-    monkeypatch.setattr("onnxheadprune.benchmarking.grid.EXTENTS", (8,))
+    monkeypatch.setattr("onnxheadprune.workflow.choice.latency.SECONDS", 0.01)
+    monkeypatch.setattr("onnxheadprune.benchmarking.entry.LENGTHS", (4,))
+    monkeypatch.setattr("onnxheadprune.benchmarking.entry.PASTS", (4,))
+    monkeypatch.setattr("onnxheadprune.benchmarking.entry.BATCHES", (1,))
+    monkeypatch.setattr("onnxheadprune.benchmarking.entry.EXTENTS", (8,))
     monkeypatch.syspath_prepend(str(shelf))
 
     folder = tmp_path / "work"

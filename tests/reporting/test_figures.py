@@ -10,8 +10,8 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import prune
+from onnxheadprune.benchmarking.measure import Ratio, Verdict
 from onnxheadprune.benchmarking.result import Comparison
-from onnxheadprune.benchmarking.statistics import Ratio, Verdict
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.reporting.layout import change, size
 from tests import toys

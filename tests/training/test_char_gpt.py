@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto
 
 import onnxheadprune as ohp
-from onnxheadprune.data.windows import LEAST
+from onnxheadprune.data.text import LEAST
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests.calibration_files import tokenizer
 from tests.conftest import SAMPLES

@@ -304,7 +304,7 @@ def test_a_curve_is_drawn_of_recovered_models(
     folder: Path, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # How fast the cuts are is not asked here.
-    monkeypatch.setattr("onnxheadprune.choosing.speed.SECONDS", 0.01)
+    monkeypatch.setattr("onnxheadprune.workflow.choice.latency.SECONDS", 0.01)
     monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
     monkeypatch.setattr("onnxheadprune.benchmarking.measure.WARM_UP", 0.05)
     plain, trained = (

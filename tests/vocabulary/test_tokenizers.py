@@ -18,10 +18,9 @@ from onnxheadprune.deploying.folders.vocabulary import changes, named_ids
 from onnxheadprune.edit.vocabulary_records import vocabulary_record
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.requests import Tokens
-from onnxheadprune.workflow.vocabulary.compared import require_same_spelling
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
-from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
-from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
+from onnxheadprune.workflow.vocabulary.otherwise import require_same_spelling
+from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, trimmed_pieces
 from tests.conftest import Outcome
 from tests.vocabulary.graphs import STATES, graph, session
 from tests.vocabulary.tokenizers_made import (

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, models
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.requests import Tokens
-from onnxheadprune.workflow.vocabulary.compared import require_same_spelling
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
+from onnxheadprune.workflow.vocabulary.otherwise import require_same_spelling
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile
 from onnxheadprune.workflow.vocabulary.unknown import hiding
 

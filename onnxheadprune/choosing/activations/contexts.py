@@ -1,7 +1,8 @@
-"""The contexts of all sites: where they are, and their second moments from one pass over the data."""
+"""The contexts of sites: where they are, their second moments on data, and whether the data is enough."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -15,15 +16,15 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain
 from onnxheadprune.choosing.activations.linear import linear_of
 from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError, Rows, gather
-from onnxheadprune.choosing.activations.parts import Parts, context_of
-from onnxheadprune.choosing.activations.running import Running
+from onnxheadprune.choosing.activations.parts import Parts, Running, context_of, require_main
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.rows import token_rows
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.data.drift import token_rows
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.facts import AVERAGES, PACKS_BLOCKS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.progress import Progress, silent
 
@@ -188,3 +189,96 @@ def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
         .astype(np.float64)
     )
     return np.asarray(result[:rows] - result[rows:])
+
+
+INSTEAD = (
+    "with what there is, name what to remove and add --refit: a stronger ridge is used then, or biases alone are"
+    " adjusted"
+)
+
+
+def measurable(
+    view: GraphView, sites: Sequence[AnySite], data: Calibration, provider: Provider, instead: str = INSTEAD
+) -> tuple[tuple[AnySite, ...], dict[str, str]]:
+    """The sites that can be measured on some data, asked before the first pass over it.
+
+    Returns:
+        The sites, and for the labels of the others why not.
+
+    Raises:
+        UsageError: if the data is too little for all of them.
+        RefusedError: if no context can be read.
+    """
+    left: dict[str, str] = {}
+    for site in sites:
+        try:
+            for projection in site.projections:
+                require_main(context_of(projection))
+        except RefusedError as error:
+            left[site.label] = str(error)
+    found = tuple(site for site in sites if site.label not in left)
+    if not found:
+        raise RefusedError(next(iter(left.values())))
+    known = data.count if data.positions is None else data.positions
+    if all(_inputs_of(site) <= known for site in found):
+        return found, left
+    # Some models make other positions of their inputs: patches, windows, latents. One batch tells.
+    one = data.subset(1)
+    moments = context_moments(view, found, one, provider, left=left)
+    found = tuple(site for site in found if site.index in moments)
+    part = one.count if one.positions is None else one.positions
+    counts = {index: round(seen[0].count * known / max(part, 1)) for index, seen in moments.items()}
+    # What this batch does not reach is asked again when all are read.
+    reached = tuple(site for site in found if counts[site.index])
+    enough = _with_enough(reached, counts, data, left, instead) if reached else ()
+    return tuple(site for site in found if site in enough or site not in reached), left
+
+
+def with_enough(
+    sites: Sequence[AnySite],
+    moments: Mapping[int, Sequence[Moments]],
+    data: Calibration,
+    left: dict[str, str],
+    instead: str = INSTEAD,
+) -> tuple[AnySite, ...]:
+    """The sites that have seen enough positions.
+
+    Args:
+        sites: those that were read.
+        moments: per site index.
+        data: what they were taken on.
+        left: gets the reason for each of the others, by label.
+        instead: what is possible with less data.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    counts = {site.index: min(item.count for item in moments[site.index]) for site in sites}
+    return _with_enough(sites, counts, data, left, instead)
+
+
+def _with_enough(
+    sites: Sequence[AnySite], counts: Mapping[int, int], data: Calibration, left: dict[str, str], instead: str
+) -> tuple[AnySite, ...]:
+    short = [site for site in sites if counts[site.index] < _inputs_of(site)]
+    for site in short:
+        left[site.label] = missing(counts[site.index], _inputs_of(site), data)
+    if len(short) == len(sites):
+        nearest = min(sites, key=lambda site: _inputs_of(site) - counts[site.index])
+        raise UsageError(f"{data.source}: {left[nearest.label]}; {instead}")
+    return tuple(site for site in sites if site not in short)
+
+
+def _inputs_of(site: Site) -> int:
+    """Inputs of a site's widest projection: as many positions say something about each of its weights."""
+    return max(math.prod(item.sizes) for item in site.projections)
+
+
+def missing(positions: int, inputs: int, data: Calibration) -> str:
+    """A sentence on how much data is missing, in the user's unit."""
+    more = math.ceil((inputs - positions) * data.count / max(positions, 1))
+    wanted = f"{many(more, f'more {data.unit}')} of this length {'is' if more == 1 else 'are'} needed"
+    return (
+        f"{many(data.count, data.unit)} with {many(positions, 'position')} are too few for linear layers with"
+        f" {inputs:,} inputs: about {wanted}"
+    )

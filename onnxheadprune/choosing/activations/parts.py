@@ -1,4 +1,4 @@
-"""Parts of a model as models of their own: from values that are at hand to values that are wanted."""
+"""Parts of a model as models of their own, from available values to wanted ones, and the inputs that reach a node."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from onnxheadprune.runtime.workers import MOST, workers_on
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing_mask import Gate
-
+from onnxheadprune.edit.side_by_side import counts_where
+from onnxheadprune.runtime.feeds.generate import Feed
 
 NOTHING: Mapping[str, Array] = MappingProxyType({})
 NO_TYPES: Mapping[str, int] = MappingProxyType({})
@@ -290,3 +291,37 @@ def silenced(site: Site, values: Mapping[str, Array], heads: Collection[int]) ->
         mask = projection.spread(projection.live_without(heads), value.ndim)
         found[name] = value * mask.astype(value.dtype)
     return found
+
+
+class Running:
+    """The inputs that reach each node."""
+
+    def __init__(self, parts: Parts, nodes: Iterable[Node], feeds: Sequence[Feed], source: str) -> None:
+        """Reads the conditions of some nodes for all feeds; nothing is run where they have none."""
+        names = sorted({name for node in nodes for name, _ in counts_where(node)})
+        self._answers: list[dict[str, bool]] = []
+        if not names:
+            return
+        session = parts.session({}, names)
+        for feed in feeds:
+            values = feed if session is None else {**feed, **run_feed(session, feed, source)}
+            self._answers.append({name: bool(values[name].reshape(-1)[0]) for name in names})
+
+    def reaches(self, feed: int, node: Node) -> bool:
+        """Return whether a node that was named before runs on a feed."""
+        return all(self._answers[feed][name] == answer for name, answer in counts_where(node))
+
+    def is_reached(self, node: Node, feeds: Iterable[int]) -> bool:
+        """Return whether a node runs on any of some feeds."""
+        return any(self.reaches(feed, node) for feed in feeds)
+
+
+def unreached(parts: Parts, sites: Sequence[Site], feeds: Sequence[Feed], source: str) -> tuple[Site, ...]:
+    """The sites that none of some feeds reaches."""
+    nodes = [item.node for site in sites for item in site.projections]
+    running, all_feeds = Running(parts, nodes, feeds, source), range(len(feeds))
+    return tuple(
+        site
+        for site in sites
+        if not any(running.is_reached(item.node, all_feeds) for item in site.projections)
+    )

@@ -23,17 +23,16 @@ from onnxheadprune.attention.levels import Grid
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.chain import changed_by_cut, cut_at
-from onnxheadprune.choosing.activations.enough import missing
+from onnxheadprune.choosing.activations.contexts import missing
 from onnxheadprune.choosing.activations.kept import Room, Shelf
 from onnxheadprune.choosing.activations.linear import Linear, linear_of
 from onnxheadprune.choosing.activations.moments import LARGE, Moments, NotFiniteError
 from onnxheadprune.choosing.activations.parts import Parts
-from onnxheadprune.choosing.compensation.fit import Fit, fit
+from onnxheadprune.choosing.compensation.fit import Fit, fit, fit_values
 from onnxheadprune.choosing.compensation.pair import Pair
-from onnxheadprune.choosing.compensation.result import Compensation, Refit
+from onnxheadprune.choosing.compensation.record import Compensation, Refit
 from onnxheadprune.choosing.compensation.targets import Target
 from onnxheadprune.choosing.compensation.tasks import Task, Which, attention_maps, tasks
-from onnxheadprune.choosing.compensation.value_fit import fit_values
 from onnxheadprune.choosing.compensation.values import FEATURES, Values, value_maps
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.splicing import MOST_WORK, as_much_as_pays, with_spliced

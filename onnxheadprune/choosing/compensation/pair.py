@@ -7,18 +7,16 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxheadprune.choosing.activations.boundaries import Boundaries
+from onnxheadprune.choosing.activations.boundaries import Boundaries, Walk
 from onnxheadprune.choosing.activations.contexts import finite
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, Rows, gather
-from onnxheadprune.choosing.activations.parts import Parts
-from onnxheadprune.choosing.activations.running import Running
-from onnxheadprune.choosing.activations.walk import Walk
-from onnxheadprune.choosing.compensation.runs import Run
+from onnxheadprune.choosing.activations.parts import Parts, Running
 from onnxheadprune.choosing.compensation.targets import RowsOf, Target, links_of
+from onnxheadprune.choosing.compensation.tasks import Run
 from onnxheadprune.choosing.compensation.values import Context, Values, values_of
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.rows import token_rows
+from onnxheadprune.data.drift import token_rows
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Array
 

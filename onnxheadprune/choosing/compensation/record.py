@@ -1,4 +1,4 @@
-"""The record of a compensated model, and the refitted original that can be read back from it.
+"""The results of a compensation, and the record of them in a model.
 
 A compensated model is the pruned form of a *refitted original*: the original with other numbers in a few
 initializers. Only those numbers are taken from the pruned file; everything else about the cut is planned on
@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.edit.extract import store_constants, store_in_bodies
@@ -24,9 +25,83 @@ from onnxheadprune.edit.records import COMPENSATED_KEY, RefitRecord, refit_recor
 from onnxheadprune.model.bodies import graphs_in
 from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.replacing import Contents, with_contents
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.runtime import Array
+
+
+@one_line("node site before after strength skipped")
+@dataclass(frozen=True)
+class Refit:
+    """The refit of one linear layer.
+
+    Attributes:
+        node: its name.
+        site: index of the site whose projection it is, None for another map.
+        strength: ridge strength, None if only the bias moved or nothing did.
+        before: held-out error of the stream without the refit, as a share of the original's variance there.
+        after: the same with it.
+        skipped: why it was left as it is, None if it was refitted.
+        kept: outputs of a quantized map that keep their weights, since the refit did not pay in the levels there are.
+        stands_in: keys of the sublayers behind it that go and that it stands in for.
+        limited: why it was refitted with a strong ridge or in its bias alone, None where any ridge was tried.
+    """
+
+    node: str
+    site: int | None
+    strength: float | None
+    before: float
+    after: float
+    skipped: str | None = None
+    kept: int = 0
+    stands_in: tuple[str, ...] = ()
+    limited: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "node": self.node,
+            "site": None if self.site is None else key_of(self.site),
+            "strength": self.strength,
+            "before": self.before,
+            "after": self.after,
+            "skipped": self.skipped,
+            "kept_outputs": self.kept,
+            "stands_in": list(self.stands_in),
+            "limited": self.limited,
+        }
+
+
+@one_line("refits data samples steps")
+@dataclass(frozen=True, eq=False)
+class Compensation:
+    """New contents of initializers of the original, and how they came about.
+
+    Attributes:
+        stored: contents by initializer name, in the original's shapes and types.
+        refits: what was done, in graph order.
+        data: fingerprint of the calibration data.
+        samples: how many samples that were.
+        steps: of training behind the contents, if they were read from a model that was trained.
+        quantized: whether some of the refitted weights are stored in levels.
+    """
+
+    stored: Mapping[str, Array]
+    refits: tuple[Refit, ...]
+    data: str
+    samples: int
+    steps: int = 0
+    quantized: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, without the numbers themselves."""
+        return {
+            "data": self.data,
+            "samples": self.samples,
+            "tensors": sorted(self.stored),
+            "refits": [item.to_dict() for item in self.refits],
+        }
 
 
 class NewNumbers(Protocol):

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.choosing.activations.linear import Linear
-from onnxheadprune.choosing.compensation.runs import Run
+from onnxheadprune.choosing.compensation.tasks import Run
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.runtime import Array
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxheadprune.choosing.activations.boundaries import Reader, Walk
 from onnxheadprune.choosing.activations.linear import Linear, feeders
-from onnxheadprune.choosing.activations.walk import Reader, Walk
+from onnxheadprune.choosing.compensation.fit import Ints, Layout
 from onnxheadprune.choosing.compensation.tasks import Task, is_free
-from onnxheadprune.choosing.compensation.value_fit import Ints, Layout
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.rows import token_rows
+from onnxheadprune.data.drift import token_rows
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.runtime import Array, Session

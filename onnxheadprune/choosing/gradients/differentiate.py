@@ -15,13 +15,14 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.choosing.gradients.forward import (
+    HALVES,
     active_values,
     forward_part,
     names_of,
     parts_of,
     taken_apart,
+    widened,
 )
-from onnxheadprune.choosing.gradients.widening import HALVES, widened
 from onnxheadprune.edit.extract import needed_nodes, read_by
 from onnxheadprune.edit.gradients import GRADIENTS, Constant, Step, UnknownShapeError
 from onnxheadprune.edit.terms import Attribute, Term, Writer

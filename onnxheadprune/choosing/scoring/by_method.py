@@ -1,4 +1,7 @@
-"""Scores of the units of some sites by one of the methods."""
+"""Scores of the units of some sites by one of the methods.
+
+Ablation is Michel et al. 2019 (Are Sixteen Heads Really Better than One?), measured on the outputs in place of a loss.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,14 @@ import numpy.typing as npt
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Site, Sites
-from onnxheadprune.choosing.activations.contexts import context_moments, seen
-from onnxheadprune.choosing.activations.enough import measurable, with_enough
+from onnxheadprune.choosing.activations.chain import Chain, cut_at, measuring
+from onnxheadprune.choosing.activations.contexts import context_moments, measurable, seen, with_enough
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.evidence import Evidence
-from onnxheadprune.choosing.scoring.ablation import ablation_scores
+from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.executors import run_all
 from onnxheadprune.choosing.scoring.experts import expert_scores
 from onnxheadprune.choosing.scoring.partial import Partial, partial_key
-from onnxheadprune.choosing.scoring.reconstruction import reconstruction_scores
+from onnxheadprune.choosing.scoring.reconstruction import reconstruction_scores, wide_reconstruction_scores
 from onnxheadprune.choosing.scoring.scores import (
     FISHER,
     RANDOM,
@@ -32,9 +34,8 @@ from onnxheadprune.choosing.scoring.scores import (
 )
 from onnxheadprune.choosing.scoring.sensitivity import sensitivities
 from onnxheadprune.choosing.scoring.simple import activation_scores, fluctuation_scores, weight_scores
-from onnxheadprune.choosing.scoring.wide import wide_reconstruction_scores
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.drift import EffectMeter, Measure
+from onnxheadprune.data.drift import EffectMeter, Evidence, Measure
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
@@ -273,3 +274,54 @@ def _ablated(view: GraphView, sites: Sequence[Site], evidence: Evidence, how: Wo
         run_all(ablate, [tasks[position] for position in missing], how.executor, done)
     kept.finish()
     return [kept.found[position] for position in range(len(sites))]
+
+
+GROUPS = 16
+"""Parts of a site of many units that are left out together: it costs about what one of so many heads does."""
+Scores = npt.NDArray[np.float64]
+
+
+def ablation_scores(
+    view: GraphView,
+    site: Site,
+    data: Calibration,
+    provider: Provider,
+    effect: Measure | None = None,
+) -> Scores:
+    """Return what silencing each present unit of a site does to the outputs, averaged over the data.
+
+    Kullback-Leibler divergence on logits, one minus the cosine elsewhere, or the user's measure. The part of
+    the model before the site runs once for all units. Neurons are ranked by their fluctuation, and silenced in
+    groups of neighbours; each has the part of the group's effect that it has in the group's fluctuation.
+
+    Raises:
+        RefusedError: if the site lives in a body, or the model has no float output.
+        UsageError: if the data does not run.
+    """
+    main = require_main_output(view)
+    outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
+    chain = Chain(
+        Parts(view, provider, len(data), [site]), [site], [view.main.values[name] for name in outputs]
+    )
+    each = np.ones(site.num_units)
+    groups: list[tuple[int, ...]] = [(head,) for head in range(site.num_units)]
+    if site.WIDE:
+        each = fluctuation_scores(site, context_moments(view, [site], data, provider)[site.index])
+        groups = _groups(site, each)
+    cuts = [cut_at(site, group) for group in groups]
+    meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
+    for cut, found in chain.outcomes(cuts, data.feeds, data.source, measuring(meters, data.feeds)):
+        meters[cut].take(found)
+    scores = np.zeros(site.num_units)
+    for group, meter in zip(groups, meters, strict=True):
+        parts = each[list(group)]
+        total = parts.sum()
+        scores[list(group)] = meter.mean() * (parts / total if total > 0 else 1 / len(group))
+    return scores
+
+
+def _groups(site: Site, worth: Scores) -> list[tuple[int, ...]]:
+    """Units in groups of about equal size, those of like worth together; what can only go together is not parted."""
+    together = sorted(site.units, key=lambda unit: (worth[list(unit)].mean(), unit))
+    parts = np.array_split(np.arange(len(together)), min(GROUPS, len(together)))
+    return [tuple(one for at in part for one in together[at]) for part in parts]

@@ -22,10 +22,8 @@ from onnxheadprune.attention.sites.routing import Picks, Routing
 from onnxheadprune.attention.sites.routing_mask import Gate, gates_of, never, routed_by
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.choosing.activations.chain import Chain
-from onnxheadprune.choosing.activations.parts import Parts, run_feed
-from onnxheadprune.choosing.activations.running import Running
-from onnxheadprune.choosing.evidence import Evidence
-from onnxheadprune.data.rows import counted
+from onnxheadprune.choosing.activations.parts import Parts, Running, run_feed
+from onnxheadprune.data.drift import Evidence, counted
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.facts import ADDS

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.scoring.scores import MAX_SCORES
+from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import parse_json, read_text
 from onnxheadprune.model.load import LoadedModel

@@ -10,7 +10,6 @@ from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE, every_kind, scorable, wishable
 from onnxheadprune.attention.sites.site import Site, Sites
-from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.scores import (
     DATA_FREE,
@@ -21,7 +20,7 @@ from onnxheadprune.choosing.scoring.scores import (
     HeadScores,
 )
 from onnxheadprune.data.calibration import calibration_data, require_variety
-from onnxheadprune.data.drift import Measure
+from onnxheadprune.data.drift import Evidence, Measure
 from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError, UsageError

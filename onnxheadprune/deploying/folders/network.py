@@ -15,8 +15,7 @@ from onnxheadprune.attention.sites.kinds import every_kind, key_of
 from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.choosing.activations.linear import feeders
 from onnxheadprune.choosing.allocate import Limits
-from onnxheadprune.choosing.compensation.record import NewNumbers
-from onnxheadprune.choosing.compensation.result import Compensation
+from onnxheadprune.choosing.compensation.record import Compensation, NewNumbers
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.data.calibration import calibration_data

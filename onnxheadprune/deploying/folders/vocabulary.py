@@ -19,15 +19,14 @@ from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.workflow.requests import Tokens
-from onnxheadprune.workflow.vocabulary.compared import require_same_spelling
 from onnxheadprune.workflow.vocabulary.keep import MAX_LIST, Counts, counted, kept_ids
-from onnxheadprune.workflow.vocabulary.otherwise import Respelling
-from onnxheadprune.workflow.vocabulary.pieces import trimmed_pieces
+from onnxheadprune.workflow.vocabulary.otherwise import Respelling, require_same_spelling
 from onnxheadprune.workflow.vocabulary.tokenizer import (
     TokenizerFile,
     pair_of,
     survives,
     tokenizer_path,
+    trimmed_pieces,
 )
 
 CONFIGS = (

@@ -20,14 +20,18 @@ from onnxheadprune.settings.cutting import Recovering, Scoring
 from onnxheadprune.settings.inputs import RANDOM, Running, Samples
 from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.validation.request import ValidationRequest
-from onnxheadprune.workflow.from_settings import (
+from onnxheadprune.workflow.quantize import QuantizeRequest
+from onnxheadprune.workflow.requests import (
+    Choice,
+    Proving,
+    Request,
+    Run,
+    Writing,
     budget_of,
     choice_of,
     measure_of,
     request_of,
 )
-from onnxheadprune.workflow.quantize import QuantizeRequest
-from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
 Document: TypeAlias = dict[str, Any]
 """A result as JSON-ready data."""

@@ -27,7 +27,7 @@ from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
 from onnxheadprune.validation.result import Drift, drift_gate
-from onnxheadprune.workflow.sizes import file_bytes
+from onnxheadprune.workflow.result import file_bytes
 
 
 def _gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, final: Path) -> list[Gate]:

@@ -14,7 +14,7 @@ from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.scoring.executors import open_executor
 from onnxheadprune.choosing.scoring.score import default_method, score, scored_kinds
-from onnxheadprune.choosing.scoring.score_files import write_scores
+from onnxheadprune.choosing.scoring.scores import write_scores
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.respelled import renumbered
 from onnxheadprune.data.sources import kind_if_told, read_data, samples_for
@@ -57,11 +57,10 @@ from onnxheadprune.validation.proof import prove
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import RANDOM_INPUTS
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
-from onnxheadprune.workflow.from_settings import measure_of
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import quantized_through
 from onnxheadprune.workflow.recover import recovery_request
-from onnxheadprune.workflow.requests import Request
+from onnxheadprune.workflow.requests import Request, measure_of
 
 Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
 PRUNED, RECOVERED, QUANTIZED = "pruned.onnx", "recovered.onnx", "quantized.onnx"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
+from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
 from onnxheadprune.reporting.curve import curve_share, curve_table, speed_sizes
 from onnxheadprune.reporting.page.charts import Tick, scale_over
 from onnxheadprune.reporting.page.documents import Document

@@ -14,7 +14,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
-from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
+from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.spelling import count, escaped, shortened
 from onnxheadprune.reporting.pictures.style import (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.choosing.compensation.result import Compensation
+from onnxheadprune.choosing.compensation.record import Compensation
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface

@@ -9,7 +9,7 @@ from dataclasses import replace
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.choosing.activations.parts import run_feed
-from onnxheadprune.choosing.compensation.result import Compensation, Refit
+from onnxheadprune.choosing.compensation.record import Compensation, Refit
 from onnxheadprune.choosing.effort import some
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.data.drift import EffectMeter

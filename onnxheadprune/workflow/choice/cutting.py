@@ -11,16 +11,14 @@ from onnxheadprune.attention import planning
 from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
-from onnxheadprune.choosing.compensation.record import refitted
-from onnxheadprune.choosing.compensation.result import Compensation
+from onnxheadprune.choosing.compensation.record import Compensation, refitted
 from onnxheadprune.choosing.compensation.tasks import Which
 from onnxheadprune.choosing.effort import Work, work_per_second
-from onnxheadprune.choosing.evidence import Evidence
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import Asked, Selection, Space
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import calibration_data, require_variety
-from onnxheadprune.data.drift import Measure
+from onnxheadprune.data.drift import Evidence, Measure
 from onnxheadprune.data.splicing import MOST_WORK
 from onnxheadprune.edit import apply
 from onnxheadprune.errors import UsageError
