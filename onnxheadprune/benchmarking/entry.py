@@ -13,7 +13,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view, count_flops
+from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
 from onnxheadprune.benchmarking.result import GridPoint, ModelFacts
 from onnxheadprune.edit.records import CACHES_KEY, HEADS, REMOVED_KEY, VALIDATION_KEY, units_record
 from onnxheadprune.errors import InferenceError, ModelError, UsageError
@@ -119,6 +119,35 @@ class Entry:
     maker: FeedMaker
     precision: str
 
+    @classmethod
+    def of(cls, model: ModelLike, spare: Path, seed: int) -> Entry:
+        """Open a model for measuring.
+
+        Args:
+            model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
+            spare: a folder to make and write it to if it has no file.
+            seed: of its feeds.
+
+        Raises:
+            UsageError: if the path does not exist, or an input is no tensor of numbers.
+            ModelError: if it cannot be read.
+        """
+        loaded = open_structure(model)
+        if loaded.path is None:
+            # Written from where its tensors are, so that a model larger than memory can be measured too.
+            spare.mkdir()
+            path = spare / "model.onnx"
+            # ONNX Runtime reads no shapes from files beside a model, so what fits goes into one file.
+            save_model(loaded, path, external=False if stored_bytes(loaded.proto) <= INLINE_LIMIT else None)
+            files = list(spare.iterdir())
+        else:
+            path, files = loaded.path, [loaded.path, *loaded.data_files]
+        size = sum(file.stat().st_size for file in files)
+        view = view_of(loaded)
+        return cls(
+            loaded.name, path, loaded.proto, size, FeedMaker(view, seed), tolerance_for(view).precision
+        )
+
     @cached_property
     def _attention(self) -> frozenset[str] | None:
         return attention_nodes(self.proto)
@@ -140,63 +169,75 @@ class Entry:
 
     def flops(self, feed: Feed) -> Flops:
         """Operations of one run on a feed."""
-        return count_flops(concrete_view(self.proto, feed), self._attention)
+        return Flops.of(concrete_view(self.proto, feed), self._attention)
 
     def facts(self, operators: Mapping[str, int], placement: Mapping[str, int]) -> ModelFacts:
         """Return what does not depend on the grid."""
         params = stored_size(self.proto).elements
         return ModelFacts(self.name, self.file_bytes, params, operators, placement)
 
+    def require_same_inputs(self, other: Entry) -> None:
+        """Check that another model does the same work: what both read has the same names, types and ranks.
 
-def enter(model: ModelLike, spare: Path, seed: int) -> Entry:
-    """Opens a model for measuring.
+        A cut may lack inputs of the original, such as the caches of layers that are gone.
 
-    Args:
-        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
-        spare: a folder to make and write it to if it has no file.
-        seed: of its feeds.
+        Raises:
+            UsageError: if not; latencies of other inputs compare nothing.
+        """
+        ours, theirs = ({item.name: item for item in entry.maker.inputs} for entry in (self, other))
+        for name, item in theirs.items():
+            if name not in ours:
+                raise _other_inputs(self, other, f"{other.name} also reads {name}")
+            before = ours[name]
+            if (before.dtype, len(before.dims)) != (item.dtype, len(item.dims)):
+                raise _other_inputs(
+                    self,
+                    other,
+                    f"{name} is {_spelled(before)} in {self.name} and {_spelled(item)} in {other.name}",
+                )
+        missing = [name for name in ours if name not in theirs and not ours[name].is_cache]
+        if missing and not other.is_cut:
+            raise _other_inputs(self, other, f"{other.name} does not read {missing[0]}")
 
-    Raises:
-        UsageError: if the path does not exist, or an input is no tensor of numbers.
-        ModelError: if it cannot be read.
-    """
-    loaded = open_structure(model)
-    if loaded.path is None:
-        # Written from where its tensors are, so that a model larger than memory can be measured too.
-        spare.mkdir()
-        path = spare / "model.onnx"
-        # ONNX Runtime reads no shapes from files beside a model, so what fits goes into one file.
-        save_model(loaded, path, external=False if stored_bytes(loaded.proto) <= INLINE_LIMIT else None)
-        files = list(spare.iterdir())
-    else:
-        path, files = loaded.path, [loaded.path, *loaded.data_files]
-    size = sum(file.stat().st_size for file in files)
-    view = view_of(loaded)
-    return Entry(loaded.name, path, loaded.proto, size, FeedMaker(view, seed), tolerance_for(view).precision)
+    def grid(self, asked: Timing, runs: Runs) -> tuple[GridPoint, ...]:
+        """The points to measure, each one tried on this model.
 
+        Raises:
+            UsageError: if the model has no such axis, or it is fixed to another size.
+            InferenceError: if the model does not run at a size that the user named, or at none at all.
+        """
+        maker = self.maker
+        _check(asked, maker)
+        dims = dict(asked.dims)
+        points: list[GridPoint] = []
+        # Naming only one of the two asks for only that one.
+        if asked.seq is not None or asked.past is None:
+            points += _family(asked, maker, runs, decode=False, dims=dims)
+        if asked.past is not None or (asked.seq is None and maker.symbols.past):
+            points += _family(asked, maker, runs, decode=True, dims=dims)
+        return tuple(points)
 
-def require_same_inputs(first: Entry, other: Entry) -> None:
-    """Check that two models do the same work: what they read has the same names, types and ranks.
+    def feed(self, point: GridPoint, like: Feed | None = None) -> Feed:
+        """A feed of a point's sizes: ids below the vocabulary, masks of ones, positions and caches that fit together.
 
-    A cut may lack inputs of the original, such as the caches of layers that are gone.
-
-    Raises:
-        UsageError: if not; latencies of other inputs compare nothing.
-    """
-    ours, theirs = ({item.name: item for item in entry.maker.inputs} for entry in (first, other))
-    for name, item in theirs.items():
-        if name not in ours:
-            raise _other_inputs(first, other, f"{other.name} also reads {name}")
-        before = ours[name]
-        if (before.dtype, len(before.dims)) != (item.dtype, len(item.dims)):
-            raise _other_inputs(
-                first,
-                other,
-                f"{name} is {_spelled(before)} in {first.name} and {_spelled(item)} in {other.name}",
-            )
-    missing = [name for name in ours if name not in theirs and not ours[name].is_cache]
-    if missing and not other.is_cut:
-        raise _other_inputs(first, other, f"{other.name} does not read {missing[0]}")
+        Args:
+            point: the sizes.
+            like: another model's feed; arrays of equal name, type and shape are taken from it, but for ids that this
+                model does not have.
+        """
+        maker = self.maker
+        sizes = Sizes(point.batch, point.past or 0, point.seq or 1, point.extent or 1, distinct=False)
+        known = dict.fromkeys(_sequences(maker), point.seq or 1)
+        known |= {name: size for name, size in point.dims.items() if name in _symbols(maker)}
+        feed = maker.sized(sizes, known, flag=bool(point.past))
+        rows = {item.name: item.rows for item in maker.inputs if item.rows is not None}
+        for name, array in (like or {}).items():
+            own = feed.get(name)
+            if name in rows and array.size and array.max() >= rows[name]:
+                continue
+            if own is not None and own.shape == array.shape and own.dtype == array.dtype:
+                feed[name] = array
+        return {name: np.ascontiguousarray(array) for name, array in feed.items()}
 
 
 def _other_inputs(first: Entry, other: Entry, why: str) -> UsageError:
@@ -221,25 +262,7 @@ _SEQUENCE_WORDS = ("seq", "length", "token")
 """In names of dimensions of float inputs: embeddings come in as floats, as images do, and have a sequence."""
 
 Runs = Callable[[GridPoint], InferenceError | None]
-"""Tries the first model at a point."""
-
-
-def make_grid(asked: Timing, maker: FeedMaker, runs: Runs) -> tuple[GridPoint, ...]:
-    """The points to measure, each one tried on the first model.
-
-    Raises:
-        UsageError: if the model has no such axis, or it is fixed to another size.
-        InferenceError: if the model does not run at a size that the user named, or at none at all.
-    """
-    _check(asked, maker)
-    dims = dict(asked.dims)
-    points: list[GridPoint] = []
-    # Naming only one of the two asks for only that one.
-    if asked.seq is not None or asked.past is None:
-        points += _family(asked, maker, runs, decode=False, dims=dims)
-    if asked.past is not None or (asked.seq is None and maker.symbols.past):
-        points += _family(asked, maker, runs, decode=True, dims=dims)
-    return tuple(points)
+"""Tries a model at a point."""
 
 
 def _check(asked: Timing, maker: FeedMaker) -> None:
@@ -303,29 +326,6 @@ def _family(
         return
     assert first is not None
     raise first
-
-
-def feed_for(maker: FeedMaker, point: GridPoint, like: Feed | None = None) -> Feed:
-    """A feed of a point's sizes: ids below the vocabulary, masks of ones, positions and caches that fit together.
-
-    Args:
-        maker: of the model's feeds.
-        point: the sizes.
-        like: another model's feed; arrays of equal name, type and shape are taken from it, but for ids that the model
-            does not have.
-    """
-    sizes = Sizes(point.batch, point.past or 0, point.seq or 1, point.extent or 1, distinct=False)
-    known = dict.fromkeys(_sequences(maker), point.seq or 1)
-    known |= {name: size for name, size in point.dims.items() if name in _symbols(maker)}
-    feed = maker.sized(sizes, known, flag=bool(point.past))
-    rows = {item.name: item.rows for item in maker.inputs if item.rows is not None}
-    for name, array in (like or {}).items():
-        own = feed.get(name)
-        if name in rows and array.size and array.max() >= rows[name]:
-            continue
-        if own is not None and own.shape == array.shape and own.dtype == array.dtype:
-            feed[name] = array
-    return {name: np.ascontiguousarray(array) for name, array in feed.items()}
 
 
 def _sequences(maker: FeedMaker) -> tuple[str, ...]:

@@ -43,6 +43,16 @@ class Flops:
     attention: int | None
     uncounted: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, view: GraphView, attention: Container[str] | None = None) -> Flops:
+        """Count the operations of one run, and those of some nodes, given by their references."""
+        costs = node_flops(view)
+        total = sum(cost for cost in costs.values() if cost is not None)
+        own = None
+        if attention is not None:
+            own = sum(cost or 0 for node, cost in costs.items() if node.ref in attention)
+        return cls(total, own, tuple(node.label for node, cost in costs.items() if cost is None))
+
     @property
     def attention_share(self) -> float | None:
         """The part of all operations that belongs to heads."""
@@ -51,16 +61,6 @@ class Flops:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {**asdict(self), "attention_share": self.attention_share}
-
-
-def count_flops(view: GraphView, attention: Container[str] | None = None) -> Flops:
-    """Counts the operations of one run."""
-    costs = node_flops(view)
-    total = sum(cost for cost in costs.values() if cost is not None)
-    own = (
-        None if attention is None else sum(cost or 0 for node, cost in costs.items() if node.ref in attention)
-    )
-    return Flops(total, own, tuple(node.label for node, cost in costs.items() if cost is None))
 
 
 def node_flops(view: GraphView) -> dict[Node, int | None]:
@@ -173,9 +173,7 @@ class Operations:
             pruned: the model that was made of it.
             shapes: of the original's inputs. Inputs of the pruned model that are narrower keep their declared sizes.
         """
-        before, after = (
-            count_flops(concrete_view(model, _feed(model, shapes))) for model in (original, pruned)
-        )
+        before, after = (Flops.of(concrete_view(model, _feed(model, shapes))) for model in (original, pruned))
         if not before.total:
             return None
         return cls(before.total, after.total, shapes, not before.uncounted and not after.uncounted)

@@ -67,6 +67,15 @@ class Series:
     blocks: list[Floats] = field(default_factory=list)
     settled: bool = True
 
+    def percentiles(self) -> dict[str, Any]:
+        """Percentiles of the runs, and their mean and number."""
+        p50, p90, p99 = (float(item) for item in np.percentile(self.runs, [50, 90, 99]))
+        return {"p50": p50, "p90": p90, "p99": p99, "mean": float(np.mean(self.runs)), "runs": len(self.runs)}
+
+    def interval(self, seed: int = 0) -> tuple[float, float]:
+        """Bootstrap interval of the median latency in seconds."""
+        return _interval(self.blocks, seed)
+
 
 def warm_up(runner: Runner, clock: Callable[[], float] = time.perf_counter) -> tuple[float, bool]:
     """Runs until the median of a window is no shorter than that of the window before.
@@ -147,12 +156,6 @@ def _no_collector() -> Iterator[None]:
             gc.enable()
 
 
-def summary(series: Series) -> dict[str, Any]:
-    """Percentiles of the runs."""
-    p50, p90, p99 = (float(item) for item in np.percentile(series.runs, [50, 90, 99]))
-    return {"p50": p50, "p90": p90, "p99": p99, "mean": float(np.mean(series.runs)), "runs": len(series.runs)}
-
-
 Floats: TypeAlias = npt.NDArray[np.float64]
 Verdict: TypeAlias = Literal["faster", "no measurable difference", "slower"]
 
@@ -178,27 +181,35 @@ class Ratio:
     low: float
     high: float
 
+    @classmethod
+    def paired(cls, model: Sequence[Floats], *references: Sequence[Floats], seed: int = 0) -> Ratio:
+        """The latency ratio with its interval.
+
+        Args:
+            model: seconds per block, one array per round of sessions.
+            references: the same for one or more sessions of the other model, whose geometric mean is the
+                reference; block `i` of all ran one after the other.
+            seed: of the bootstrap.
+        """
+        logs = [
+            np.log(own) - np.mean([np.log(item) for item in others], axis=0)
+            for own, *others in zip(model, *references, strict=True)
+        ]
+        low, high = _interval(logs, seed)
+        value = float(np.median(np.concatenate(logs)))
+        return cls(math.exp(value), math.exp(min(low, value)), math.exp(max(high, value)))
+
+    def judged(self, floor: float) -> Verdict:
+        """Faster or slower only if the interval, widened by the noise floor, does not contain 1."""
+        if math.log(self.high) + floor < 0:
+            return "faster"
+        if math.log(self.low) - floor > 0:
+            return "slower"
+        return NO_DIFFERENCE
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return asdict(self)
-
-
-def paired_ratio(model: Sequence[Floats], *references: Sequence[Floats], seed: int = 0) -> Ratio:
-    """The latency ratio with its interval.
-
-    Args:
-        model: seconds per block, one array per round of sessions.
-        references: the same for one or more sessions of the other model, whose geometric mean is the
-            reference; block `i` of all ran one after the other.
-        seed: of the bootstrap.
-    """
-    logs = [
-        np.log(own) - np.mean([np.log(item) for item in others], axis=0)
-        for own, *others in zip(model, *references, strict=True)
-    ]
-    low, high = _interval(logs, seed)
-    value = float(np.median(np.concatenate(logs)))
-    return Ratio(math.exp(value), math.exp(min(low, value)), math.exp(max(high, value)))
 
 
 def _interval(rounds: Sequence[Floats], seed: int) -> tuple[float, float]:
@@ -235,17 +246,3 @@ def noise_floor(twin: Sequence[Floats], reference: Sequence[Floats]) -> float:
         float(np.median(np.log(own) - np.log(other))) for own, other in zip(twin, reference, strict=True)
     ]
     return max(LEAST_FLOOR, 2 * math.sqrt(float(np.mean(np.square(rounds))) / len(rounds)))
-
-
-def judge(ratio: Ratio, floor: float) -> Verdict:
-    """Faster or slower only if the interval, widened by the noise floor, does not contain 1."""
-    if math.log(ratio.high) + floor < 0:
-        return "faster"
-    if math.log(ratio.low) - floor > 0:
-        return "slower"
-    return NO_DIFFERENCE
-
-
-def median_interval(blocks: Sequence[Floats], seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval of a median latency in seconds, blocks as in `paired_ratio`."""
-    return _interval(blocks, seed)

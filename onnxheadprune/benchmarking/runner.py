@@ -14,21 +14,14 @@ from onnxheadprune.benchmarking.entry import (
     Entry,
     Runs,
     differences,
-    enter,
-    feed_for,
-    make_grid,
-    require_same_inputs,
 )
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.measure import (
     ROUNDS,
+    Ratio,
     Series,
-    judge,
     measure_round,
-    median_interval,
     noise_floor,
-    paired_ratio,
-    summary,
 )
 from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
@@ -136,9 +129,11 @@ def run_benchmark(
         raise UsageError(f"CUDA graphs need the CUDA provider, and this runs on {provider.label}")
     about = machine()
     with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
-        entries = [enter(model, Path(folder, str(index)), request.seed) for index, model in enumerate(models)]
+        entries = [
+            Entry.of(model, Path(folder, str(index)), request.seed) for index, model in enumerate(models)
+        ]
         for entry in entries[1:]:
-            require_same_inputs(entries[0], entry)
+            entries[0].require_same_inputs(entry)
         scouted = _scout(entries, provider, request)
         series = _measure(entries, provider, scouted, request, progress)
         facts = scouted.facts
@@ -149,7 +144,7 @@ def run_benchmark(
                 for index, entry in enumerate(entries)
             )
     cells = tuple(_cells(entries, scouted, series, request.seed))
-    noise = tuple(paired_ratio(series[-1][p].blocks, series[0][p].blocks) for p in range(len(scouted.points)))
+    noise = tuple(Ratio.paired(series[-1][p].blocks, series[0][p].blocks) for p in range(len(scouted.points)))
     used = request.to_dict() | {"cuda_graph": scouted.options.cuda_graph}
     notes = (*scouted.notes, *_notes(about, cells))
     return Benchmark(facts, scouted.points, cells, noise, provider, used, versions(), about, notes)
@@ -164,18 +159,18 @@ def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) 
 
     def runs(point: GridPoint) -> InferenceError | None:
         try:
-            first.bind(feed_for(entries[0].maker, point))
+            first.bind(entries[0].feed(point))
         except InferenceError as error:
             return error
         return None
 
     points = _grid(request, entries, first, runs)
-    own = [feed_for(entries[0].maker, point) for point in points]
+    own = [entries[0].feed(point) for point in points]
     feeds = [own]
     facts = [entries[0].facts(first.operators(), first.placement())]
     for entry in entries[1:]:
         session = BoundSession(entry.path, provider, inspected, name=entry.name)
-        feeds.append([feed_for(entry.maker, p, like=feed) for p, feed in zip(points, own, strict=True)])
+        feeds.append([entry.feed(p, like=feed) for p, feed in zip(points, own, strict=True)])
         for point, feed in zip(points, feeds[-1], strict=True):
             try:
                 session.bind(feed)
@@ -209,14 +204,14 @@ def _grid(
         return bound.outputs()
 
     try:
-        return make_grid(request.timing, maker, runs)
+        return entries[0].grid(request.timing, runs)
     except InferenceError:
         found = maker.first_that_runs(maker.cases[0], run)
         if isinstance(found, InferenceError) or not maker.readings:
             raise
     for entry in entries[1:]:
         entry.maker.readings = maker.readings
-    return make_grid(request.timing, maker, runs)
+    return entries[0].grid(request.timing, runs)
 
 
 def _are_single(points: Sequence[GridPoint]) -> bool:
@@ -294,8 +289,8 @@ def _cells(
             base = base or flops
             comparison = None
             if index:
-                ratio = paired_ratio(own.blocks, reference.blocks, twin[position].blocks, seed=seed)
-                comparison = Comparison(ratio, floor, judge(ratio, floor), _bound(base, flops))
+                ratio = Ratio.paired(own.blocks, reference.blocks, twin[position].blocks, seed=seed)
+                comparison = Comparison(ratio, floor, ratio.judged(floor), _bound(base, flops))
             cells.append(Cell(index, point, _latency(own, point, seed), flops, comparison))
     return cells
 
@@ -306,8 +301,8 @@ def _bound(reference: Flops, flops: Flops) -> float | None:
 
 
 def _latency(series: Series, point: GridPoint, seed: int) -> Latency:
-    low, high = median_interval(series.blocks, seed)
-    found = summary(series)
+    low, high = series.interval(seed)
+    found = series.percentiles()
     return Latency(**found, low=low, high=high, throughput=point.batch / found["p50"], settled=series.settled)
 
 

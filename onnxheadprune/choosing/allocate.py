@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,9 +10,9 @@ import numpy as np
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.choosing.scoring.moves import Heads, Step
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.one_line import one_line
-from onnxheadprune.settings.cutting import MULTIPLES, Cut, Kind, Selecting
+from onnxheadprune.settings.cutting import MULTIPLES, Kind, Selecting
 from onnxheadprune.settings.setting import check
 
 Paths = Mapping[int, Sequence[Step]]
@@ -46,19 +46,17 @@ class Limits:
         limits = {**MULTIPLES, **self.multiple_of}
         return next((count for kind, count in limits.items() if kind == units), 1)
 
+    def options(self, site: Site, path: Sequence[Step]) -> list[Step]:
+        """Return the steps of a path that respect the limits, first the one that removes nothing."""
+        return [step for step in (Step(frozenset(), 0.0), *path) if self._allow(site, step.removed)]
 
-def options(site: Site, path: Sequence[Step], limits: Limits) -> list[Step]:
-    """The steps of a path that respect the limits, first the one that removes nothing."""
-    return [
-        step
-        for step in (Step(frozenset(), 0.0), *path)
-        if not step.removed
-        or (
-            site.num_units - len(step.removed) >= max(limits.min_heads, 0)
-            and (site.num_units - len(step.removed)) % limits.multiple(site.UNITS) == 0
-            and (not limits.whole_groups or _takes_whole_groups(site, step.removed))
+    def _allow(self, site: Site, removed: Heads) -> bool:
+        left = site.num_units - len(removed)
+        return not removed or (
+            left >= max(self.min_heads, 0)
+            and left % self.multiple(site.UNITS) == 0
+            and (not self.whole_groups or _takes_whole_groups(site, removed))
         )
-    ]
 
 
 def _takes_whole_groups(site: Site, removed: Heads) -> bool:
@@ -87,7 +85,7 @@ def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: 
         return _uniform(sites, paths, wanted, limits)
     best: dict[int, tuple[float, tuple[Step, ...]]] = {0: (0.0, ())}
     for site in sites:
-        steps = options(site, paths[site.index], limits)
+        steps = limits.options(site, paths[site.index])
         grown: dict[int, tuple[float, tuple[Step, ...]]] = {}
         for count, (cost, chosen) in best.items():
             for step in steps:
@@ -106,7 +104,7 @@ def _uniform(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: 
     choice = {}
     for site in sites:
         most = share * site.num_heads + 1e-9
-        steps = options(site, paths[site.index], limits)
+        steps = limits.options(site, paths[site.index])
         fitting = [step for step in steps if len(step.removed) <= most]
         choice[site.index] = max(fitting, key=lambda step: (len(step.removed), -step.error)).removed
     return _required(choice, wanted)
@@ -122,7 +120,7 @@ def keep_per_site(sites: Sequence[Site], paths: Paths, keep: int, limits: Limits
     for site in sites:
         fitting = [
             step
-            for step in options(site, paths[site.index], limits)
+            for step in limits.options(site, paths[site.index])
             if site.num_units - len(step.removed) >= min(keep, site.num_units)
         ]
         choice[site.index] = max(fitting, key=lambda step: (len(step.removed), -step.error)).removed
@@ -139,25 +137,6 @@ def _required(choice: Choice, wanted: int) -> Choice:
     return chosen
 
 
-def removable_heads(sites: Iterable[AttentionSite], paths: Paths, limits: Limits) -> int:
-    """The most heads that the limits let go."""
-    steps = (options(site, paths[site.index], limits) for site in sites)
-    return sum(max(len(step.removed) for step in found) for found in steps)
-
-
-def heads_for_ratio(total: int, ratio: float) -> int:
-    """Return how many heads a ratio asks for.
-
-    Raises:
-        UsageError: if it is no share, or less than a head.
-    """
-    check(Cut, ratio=ratio)
-    wanted = round(total * ratio)
-    if not wanted:
-        raise UsageError(f"{ratio:g} of {total} heads is less than one head; ask for more")
-    return wanted
-
-
 @dataclass(frozen=True)
 class Savings:
     """The savings of a site that loses units: operations, which rise evenly, or time, measured at a few widths.
@@ -170,11 +149,11 @@ class Savings:
     units: tuple[float, ...]
     saved: tuple[float, ...]
 
+    @classmethod
+    def evenly(cls, units: int, each: float) -> Savings:
+        """A curve on which every unit saves the same."""
+        return cls((0, units), (0.0, units * each))
+
     def of(self, count: int) -> float:
         """Return what `count` units less save."""
         return float(np.interp(count, self.units, self.saved))
-
-
-def evenly(units: int, each: float) -> Savings:
-    """A curve on which every unit saves the same."""
-    return Savings((0, units), (0.0, units * each))

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.choosing.activations.chain import Chain, Cut, cut_at, measuring
+from onnxheadprune.choosing.activations.chain import Chain, Cut, measuring
 from onnxheadprune.choosing.activations.linear import Linear, linear_of
 from onnxheadprune.choosing.activations.moments import Moments, Ridge
 from onnxheadprune.choosing.activations.parts import Parts
@@ -58,7 +58,7 @@ def _cuts(site: Site, steps: Sequence[Step], moments: Sequence[Moments]) -> list
         if linear is not None and not linear.matrix.shared:
             for refit, more in zip(refits, _refits(projection, linear, moment, steps), strict=True):
                 refit |= more
-    return [cut_at(site, step.removed, refit) for step, refit in zip(steps, refits, strict=True)]
+    return [Cut.of(site, step.removed, refit) for step, refit in zip(steps, refits, strict=True)]
 
 
 def measured_paths(

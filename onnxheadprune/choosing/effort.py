@@ -7,11 +7,8 @@ a billion weights, a few cuts of every site on all samples take days. So work is
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.linear import linear_at
@@ -49,6 +46,28 @@ class Effort:
     points: int
     samples: int
 
+    @classmethod
+    def of(
+        cls,
+        work: Work,
+        sites: Sequence[Site],
+        paths: Mapping[int, Sequence[object]],
+        samples: int,
+        positions: float,
+    ) -> Effort:
+        """Return how many cuts are measured, and on how many samples: a third of a pass over the data, or `MOST_WORK`.
+
+        More points come before more samples: where a path bends matters more than what a measurement scatters.
+        """
+        bound = max(MOST_WORK, work.whole * positions * samples / 3)
+        most = min(samples, _samples_to_measure(len(sites)))
+        least = min(most, LEAST_TO_MEASURE, max(2, math.ceil(LEAST_POSITIONS / max(positions, 1.0))))
+        once = sum(work.behind(site) for site in sites) * positions
+        each = sum(work.behind(site) * len(paths[site.index]) for site in sites) * positions
+        points = next((count for count in range(POINTS, 0, -1) if count * each * least <= bound), 0)
+        cost = points * each or once
+        return cls(points, max(least, min(most, int(bound / max(cost, 1.0)))))
+
 
 class Work:
     """Multiply-adds per position of a model's maps."""
@@ -68,6 +87,23 @@ class Work:
         first = min(item.node.index for item in site.projections)
         return sum(size for index, size in self._maps if index >= first)
 
+    def to_look_at(self, data: Calibration, widest: int) -> Calibration:
+        """As much of the data as tells what heads carry: some hundred samples, or what the widest projection needs."""
+        positions = data.positions
+        if positions is None:
+            return data.subset(SAMPLES_TO_LOOK_AT)
+        bearable = min(MOST_WORK / max(self.whole, 1), SAMPLES_TO_LOOK_AT * positions / data.count)
+        most = max(ROWS_PER_INPUT * widest, bearable)
+        return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
+    def to_run(self, data: Calibration) -> Calibration:
+        """As much of the data as whole models run on where it decides nothing: for a reported figure, a proof."""
+        positions = data.positions
+        if positions is None:
+            return data.subset(SAMPLES_TO_LOOK_AT)
+        most = min(MOST_WORK / max(self.whole, 1) / 4, SAMPLES_TO_LOOK_AT * positions / data.count)
+        return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
 
 def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibration) -> float:
     """The mean length of samples, without padding.
@@ -79,56 +115,7 @@ def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibra
     return max(found[0].count for found in moments.values()) / max(data.count, 1)
 
 
-def effort(
-    work: Work,
-    sites: Sequence[Site],
-    paths: Mapping[int, Sequence[object]],
-    samples: int,
-    positions: float,
-) -> Effort:
-    """Return how many cuts are measured, and on how many samples: a third of a pass over the data, or `MOST_WORK`.
-
-    More points come before more samples: where a path bends matters more than what a measurement scatters.
-    """
-    bound = max(MOST_WORK, work.whole * positions * samples / 3)
-    most = min(samples, samples_to_measure(len(sites)))
-    least = min(most, LEAST_TO_MEASURE, max(2, math.ceil(LEAST_POSITIONS / max(positions, 1.0))))
-    once = sum(work.behind(site) for site in sites) * positions
-    each = sum(work.behind(site) * len(paths[site.index]) for site in sites) * positions
-    points = next((count for count in range(POINTS, 0, -1) if count * each * least <= bound), 0)
-    cost = points * each or once
-    return Effort(points, max(least, min(most, int(bound / max(cost, 1.0)))))
-
-
-def to_look_at(data: Calibration, work: Work, widest: int) -> Calibration:
-    """As much of the data as tells what heads carry: some hundred samples, or what the widest projection needs."""
-    positions = data.positions
-    if positions is None:
-        return data.subset(SAMPLES_TO_LOOK_AT)
-    bearable = min(MOST_WORK / max(work.whole, 1), SAMPLES_TO_LOOK_AT * positions / data.count)
-    most = max(ROWS_PER_INPUT * widest, bearable)
-    return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
-
-
-def some(data: Calibration, work: Work) -> Calibration:
-    """As much of the data as whole models are run on where it decides nothing: for a figure that is told, a proof."""
-    positions = data.positions
-    if positions is None:
-        return data.subset(SAMPLES_TO_LOOK_AT)
-    most = min(MOST_WORK / max(work.whole, 1) / 4, SAMPLES_TO_LOOK_AT * positions / data.count)
-    return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
-
-
-def work_per_second() -> float:
-    """Multiply-adds of this machine in a second, by products of some size on all threads of the algebra."""
-    some = np.ones((1024, 1024), np.float32)
-    began = time.perf_counter()
-    for _ in range(4):
-        some @ some
-    return 4 * 1024**3 / (time.perf_counter() - began)
-
-
-def samples_to_measure(sites: int) -> int:
+def _samples_to_measure(sites: int) -> int:
     """Samples on which the effect of cuts is measured in a model of so many sites."""
     share = (SITES_TO_MEASURE + 1) / (sites + 1)
     return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))

@@ -27,13 +27,14 @@ from onnxheadprune.choosing.activations.contexts import (
     with_enough,
 )
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.allocate import Choice, Limits, Paths, Savings, evenly, keep_per_site, options
+from onnxheadprune.choosing.allocate import Choice, Limits, Paths, Savings, keep_per_site
 from onnxheadprune.choosing.curves import measured_paths
-from onnxheadprune.choosing.effort import Work, effort, positions_per_sample, to_look_at
+from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.moves import (
     Heads,
     Step,
+    can_go_whole,
     merged,
     or_reason,
     path_by_worth,
@@ -43,13 +44,11 @@ from onnxheadprune.choosing.scoring.moves import (
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import default_method, scored_kinds
-from onnxheadprune.choosing.scoring.scores import HeadScores, equal_scores, is_protected
+from onnxheadprune.choosing.scoring.scores import HeadScores, is_protected
 from onnxheadprune.choosing.space import Asked, Selection, and_left_out, foresee, worth
 from onnxheadprune.choosing.wishes import Requirements, scores_for
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.liveness.branch import bias_of
-from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
 from onnxheadprune.settings.cutting import Cut
@@ -105,7 +104,7 @@ def joint_space(
         # What cannot be measured, or no sample has run, stays as it is.
         every = {site.index: costs.get(site.index, ()) for site in sites}
         savings = {
-            site.index: evenly(
+            site.index: Savings.evenly(
                 site.num_units,
                 site.bytes / site.num_units if counted == BYTES else site.flops_per_unit(length),
             )
@@ -115,7 +114,7 @@ def joint_space(
         return JointSpace(sites, every, savings, whole, basis, counted, requirements.limits, constant, left)
 
     if left:
-        alike = equal_scores(open_)
+        alike = HeadScores.equal(open_)
         paths = {
             site.index: merged(_paths(site, (), kept[site.index], requirements, alike)) for site in open_
         }
@@ -126,7 +125,7 @@ def joint_space(
     widest = max(math.prod(item.sizes) for site in open_ for item in site.projections)
     with algebra_threads(widest):
         work = Work(analysis.view)
-        looked = to_look_at(data, work, widest)
+        looked = work.to_look_at(data, widest)
         moments = context_moments(analysis.view, open_, looked, evidence.provider, progress, left)
         reached = with_enough(seen(open_, moments, data.source), moments, looked, left)
         found = algebra_workers(widest).each(
@@ -143,7 +142,7 @@ def joint_space(
         )
         ways, reached = readable(reached, found, left)
         length = positions_per_sample(moments, looked)
-        how = effort(work, reached, ways, data.count, length)
+        how = Effort.of(work, reached, ways, data.count, length)
         measured = measured_paths(analysis.view, reached, ways, moments, evidence, how, progress)
     why = WHY_BYTES if counted == BYTES else ""
     basis = f"measured drift after refit, {OVER_SAVED.format(counted)}{why}"
@@ -228,16 +227,11 @@ def _paths(
             ways = reconstruction_paths(site, moments, ways_of(site), kept)
         else:
             ways = [path_by_worth(site, scores.of(site), kept, ways=way) for way in ways_of(site)]
-        found = [tuple(step for step in options(site, path, limits) if step.removed) for path in ways]
+        found = [tuple(step for step in limits.options(site, path) if step.removed) for path in ways]
     if LAYERS in requirements.units and not kept and can_go_whole(site):
         whole = Step(frozenset(range(site.num_units)), 1.0)
         return [(*path, whole) for path in found] or [(whole,)]
     return found
-
-
-def can_go_whole(site: Site) -> bool:
-    """Return whether nothing but a bias stays of a site without its units."""
-    return not any(isinstance(bias_of(projection.node), Refusal) for projection in site.projections)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,13 @@ from onnxheadprune.choosing.activations.contexts import (
 )
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.curves import measured_paths
-from onnxheadprune.choosing.effort import Work, effort, positions_per_sample, to_look_at
-from onnxheadprune.choosing.joint import can_go_whole, joint_space
+from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
+from onnxheadprune.choosing.joint import joint_space
+from onnxheadprune.choosing.scoring.by_method import weight_scores
 from onnxheadprune.choosing.scoring.moves import (
     Heads,
     Step,
+    can_go_whole,
     merged,
     or_reason,
     path_by_worth,
@@ -31,8 +33,7 @@ from onnxheadprune.choosing.scoring.moves import (
     ways_of,
 )
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
-from onnxheadprune.choosing.scoring.scores import HeadScores, equal_scores, is_protected
-from onnxheadprune.choosing.scoring.simple import weight_scores
+from onnxheadprune.choosing.scoring.scores import HeadScores, is_protected
 from onnxheadprune.choosing.space import WITHOUT_DATA, Asked, SearchSpace, Selection, Space, foresee
 from onnxheadprune.choosing.wishes import Requirements, scores_for
 from onnxheadprune.data.calibration import calibration_data
@@ -157,7 +158,7 @@ def search_space(
         open_, unread = measurable(analysis.view, sites, measuring.data, measuring.provider)
         left |= unread
     if left:
-        alike = _paths_by_worth(Candidates(open_, kept), equal_scores(open_), {})
+        alike = _paths_by_worth(Candidates(open_, kept), HeadScores.equal(open_), {})
         foresee(asked, [spaced({index: merged(ways) for index, ways in alike.items()}, "", {})], INSTEAD)
     scores = scores_for(analysis, open_, requirements, evidence, left, progress)
     candidates = Candidates(tuple(site for site in open_ if site.label not in left), kept)
@@ -199,7 +200,7 @@ def _measured_paths(
     sites = candidates.sites
     widest = max(prod(item.sizes) for site in sites for item in site.projections)
     with algebra_threads(widest):
-        looked = to_look_at(data, work, widest)
+        looked = work.to_look_at(data, widest)
         moments = context_moments(analysis.view, sites, looked, provider, progress, left)
         sites = with_enough(seen(sites, moments, data.source), moments, looked, left)
         if scores is not None:
@@ -213,7 +214,7 @@ def _measured_paths(
 
             each = algebra_workers(widest).each(or_reason(found_for), sites)
             paths, sites = readable(sites, each, left)
-        how = effort(work, sites, paths, data.count, positions_per_sample(moments, looked))
+        how = Effort.of(work, sites, paths, data.count, positions_per_sample(moments, looked))
         return measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
 
 

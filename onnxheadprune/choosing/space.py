@@ -14,12 +14,10 @@ from onnxheadprune.choosing.allocate import (
     Limits,
     Paths,
     allocate,
-    heads_for_ratio,
     keep_per_site,
-    removable_heads,
 )
 from onnxheadprune.choosing.scoring.moves import Step
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.setting import check
@@ -151,7 +149,8 @@ class SearchSpace:
 
     def most(self) -> int:
         """The most heads that can go."""
-        return removable_heads(self.sites, self.paths, self.limits)
+        options = (self.limits.options(site, self.paths[site.index]) for site in self.sites)
+        return sum(max(len(step.removed) for step in found) for found in options)
 
     def has_cut(self, count: int) -> bool:
         """Whether some cut removes so many heads or fewer; groups of KV heads and multiples can forbid small ones."""
@@ -172,10 +171,13 @@ class SearchSpace:
         """The cheapest way to remove a share of all heads.
 
         Raises:
-            UsageError: if it is no share.
+            UsageError: if it is no share, or less than a head.
             RefusedError: if nothing can be removed.
         """
-        wanted = heads_for_ratio(self.total, share)
+        check(Cut, ratio=share)
+        wanted = round(self.total * share)
+        if not wanted:
+            raise UsageError(f"{share:g} of {self.total} heads is less than one head; ask for more")
         if wanted > self.most():
             raise RefusedError(
                 f"{wanted} of {self.total} heads were asked for, but only {self.most()} can go"

@@ -140,7 +140,7 @@ class _Making:
         alone = Windows(
             self.vocabulary.max_length, start, [] if start or end or between is None else [between]
         )
-        return windows_for([line.source for line in lines], alone, self.prompts, logits)
+        return _windows_for([line.source for line in lines], alone, self.prompts, logits)
 
     def samples(self, lines: Sequence[Pair]) -> list[Pair]:
         """Lines as they are, or their windows."""
@@ -250,7 +250,7 @@ def logits_of(model: LoadedModel) -> Logits | None:
     return run
 
 
-def windows_for(texts: Sequence[Tokens], alone: Windows, prompts: Prompts, logits: Logits) -> Windows | None:
+def _windows_for(texts: Sequence[Tokens], alone: Windows, prompts: Prompts, logits: Logits) -> Windows | None:
     """The windows of a model that reads forwards; None for any other, or where each text is a window anyway.
 
     Texts are joined where that leaves windows enough, each of two texts or more. Positions beyond those of the longest

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from onnxheadprune.choosing.activations.parts import part, require_main
-from onnxheadprune.choosing.compensation.restoring import whole_of
+from onnxheadprune.choosing.compensation.record import whole_of
 from onnxheadprune.choosing.gradients.differentiate import Gradient
 from onnxheadprune.choosing.gradients.forward import widened
 from onnxheadprune.data.calibration import Calibration

@@ -282,7 +282,7 @@ def _refits(original: LoadedModel, pruned: LoadedModel, claim: Claim) -> tuple[R
     """Refitted tensors in the original's shapes, and what is wrong with them."""
     if claim.refit is None:
         return Restored(), []
-    from onnxheadprune.choosing.compensation.restoring import restored
+    from onnxheadprune.choosing.compensation.record import restored
 
     return restored(original, pruned, claim.planning, claim.refit)
 

@@ -13,10 +13,8 @@ from onnxheadprune.attention.observed import first_tokens, observed
 from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.request import BenchSettings
-from onnxheadprune.choosing.activations.parts import Parts, unreached
-from onnxheadprune.choosing.effort import some
+from onnxheadprune.choosing.activations.parts import Parts, Running
 from onnxheadprune.choosing.joint import JointSpace
 from onnxheadprune.choosing.space import Selection, Space
 from onnxheadprune.choosing.wishes import Wish
@@ -215,21 +213,10 @@ def chosen_for(
     if cutter.held is None:
         return chosen, None
     # Exactness shows on few samples; more would only take time.
-    part = some(cutter.held, cutter.work).subset(SAMPLES_TO_VALIDATE)
+    part = cutter.work.to_run(cutter.held).subset(SAMPLES_TO_VALIDATE)
     # A proof has half a dozen models side by side, and each of them holds what it computes of a feed.
     part = part.apart() if stored_bytes(model.proto) > LARGE else part
     return chosen, _known(part, chosen, cutter)
-
-
-def kept_limits(wish: Wish, chosen: Chosen) -> tuple[Gate, ...]:
-    """The limits that a choice had to keep, with what it reaches."""
-    if wish.max_drift is not None and chosen.drift is not None:
-        kept = chosen.drift <= wish.max_drift
-        return (Gate("max_drift", "the cut", wish.max_drift, chosen.drift, kept, chosen.unit),)
-    if wish.target_speedup is not None and chosen.speed is not None:
-        least, speed = wish.target_speedup, chosen.speed
-        return (Gate("min_speedup", "the cut", least, speed.value, speed.reaches(least)),)
-    return ()
 
 
 def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
@@ -244,8 +231,16 @@ def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
     """The choice made on the model with all branches side by side, for the one that runs one of them at a time."""
     assert cutter.learn is not None
     data = cutter.learn
-    left = unreached(Parts(cutter.view, cutter.provider), cutter.sites.every, data.feeds, data.source)
-    return replace(chosen, plan=None, io=AS_BEFORE, unreached=tuple(site.label for site in left))
+    sites, parts = cutter.sites.every, Parts(cutter.view, cutter.provider)
+    running = Running(
+        parts, [item.node for site in sites for item in site.projections], data.feeds, data.source
+    )
+    left = [
+        site.label
+        for site in sites
+        if not any(running.is_reached(item.node, range(len(data.feeds))) for item in site.projections)
+    ]
+    return replace(chosen, plan=None, io=AS_BEFORE, unreached=tuple(left))
 
 
 def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:

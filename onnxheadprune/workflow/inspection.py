@@ -15,7 +15,7 @@ from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
 from onnxheadprune.attention.exits.leave import leaving_from
 from onnxheadprune.attention.layers import Layer, layers
 from onnxheadprune.attention.sites.kinds import kind_of
-from onnxheadprune.benchmarking.flops import concrete_view, count_flops, node_flops, nodes_of
+from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops, nodes_of
 from onnxheadprune.edit.inlining import CARRIED_FROM
 from onnxheadprune.edit.leaving import decided
 from onnxheadprune.errors import RefusedError, UsageError
@@ -244,7 +244,7 @@ class _Counting:
         """Of one run, None where not all can be counted."""
         names = {info.name for info in model.graph.input}
         feed = {name: array for name, array in self.feed.items() if name in names}
-        found = count_flops(concrete_view(_with_states(model, feed), feed))
+        found = Flops.of(concrete_view(_with_states(model, feed), feed))
         return None if found.uncounted else found.total
 
 

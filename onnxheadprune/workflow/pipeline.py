@@ -1,9 +1,11 @@
-"""One cut from end to end: read, choose, cut, fuse, prove, write."""
+"""One cut from end to end: read, check, choose, cut, fuse, prove, write."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from onnx import ModelProto
@@ -14,21 +16,29 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VALIDATION_KEY, refit_record
-from onnxheadprune.errors import ValidationFailedError
-from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.save import commit, sealed_bytes, stage_model, staged_model
+from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
+from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, open_structure
+from onnxheadprune.model.save import (
+    check_backup,
+    check_target,
+    commit,
+    sealed_bytes,
+    stage_model,
+    staged_model,
+)
+from onnxheadprune.model.storage.claims import Making, named_files
+from onnxheadprune.model.storage.names import named_data
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.storage.written import one_call
-from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.result import PruneResult, file_bytes
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.exits.leave import Leaving
-    from onnxheadprune.benchmarking.gate import Gate
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.runtime import Provider
     from onnxheadprune.runtime.feeds.samples import DataSource
@@ -123,9 +133,9 @@ def carried_through(
     original = open_structure(model)
     # Before anything is written: the output may take the original's place.
     bytes_before = file_bytes(original)
-    places = free_places(original, request)
-    provider = provider_of(request)
-    require_sound(original)
+    places = _free_places(original, request)
+    provider = _provider_of(request)
+    _require_sound(original)
 
     left = _left(original, request)
     subject = original if left is None else left.model
@@ -143,7 +153,7 @@ def carried_through(
     pruned = made.changed(made.proto, "the pruned model")
     apply.drop_metadata(pruned.proto, VALIDATION_KEY)
 
-    proof = _Proof(original, request, provider, data)
+    proof, wish = _Proof(original, request, provider, data), request.choice.wish
     progress("validating" if request.proving.validate else "writing", 0, 0)
 
     def result(verdict: Validation | None, bytes_after: int | None) -> PruneResult:
@@ -159,7 +169,7 @@ def carried_through(
             chosen=chosen,
             file_bytes=None if bytes_before is None or bytes_after is None else (bytes_before, bytes_after),
             original=original,
-            gates=_kept_limits(request, chosen),
+            gates=() if wish is None or chosen is None else chosen.limits(wish),
             spelling=None if trimmed is None else trimmed.spelling,
         )
 
@@ -210,15 +220,6 @@ def _chosen(
     return chosen_for(subject, request, provider, progress)
 
 
-def _kept_limits(request: Request, chosen: Chosen | None) -> tuple[Gate, ...]:
-    """The limits that a wish sets, with what the choice reaches."""
-    if request.choice.wish is None or chosen is None:
-        return ()
-    from onnxheadprune.workflow.choosing import kept_limits
-
-    return kept_limits(request.choice.wish, chosen)
-
-
 def _fused(
     subject: LoadedModel,
     cut: LoadedModel,
@@ -245,9 +246,7 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
     if chosen is None:
         spec = {} if request.choice.heads is None else request.choice.heads
     else:
-        from onnxheadprune.workflow.choice.cutting import renumbered
-
-        subject, spec = renumbered(subject, chosen), chosen.selection.spec
+        subject, spec = chosen.renumbered(subject), chosen.selection.spec
 
     def planned(proto: ModelProto) -> PrunePlan:
         return analyse(proto, spec, subject.name, request.contract).plan
@@ -273,7 +272,7 @@ def seal_refits(cut: LoadedModel, plan: PrunePlan) -> None:
 
 def _written(
     pruned: LoadedModel,
-    places: Places,
+    places: _Places,
     request: Request,
     proof: _Proof,
     result: Callable[[Validation | None, int], PruneResult],
@@ -296,3 +295,88 @@ def _written(
 
         beside(places.output).unlink(missing_ok=True)
     return found
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where files go.
+
+    Attributes:
+        output: the pruned model, None to write none.
+        backup: the original, where the output takes its place; None where it does not.
+    """
+
+    output: Path | None
+    backup: Path | None
+
+
+def _free_places(model: LoadedModel, request: Request) -> _Places:
+    """Return where the output and the backup go.
+
+    Raises:
+        UsageError: if one cannot be written, or would replace what is read.
+    """
+    writing = request.writing
+    if writing.external_data not in ("auto", "always", "never"):
+        raise UsageError(f"external data is auto, always or never, not {writing.external_data!r}")
+    output = None
+    if writing.output is not None:
+        in_place = writing.backup is not None
+        read = [*named_files("the data", request.run.data), *named_files("the heads", request.choice.heads)]
+        read += named_files(
+            "the list of tokens", None if request.choice.tokens is None else request.choice.tokens.keep
+        )
+        output = check_target(
+            writing.output, model, in_place=in_place, others=read, beside=list(_together(request))
+        )
+    backup = None
+    if writing.backup is not None:
+        backup = check_backup(writing.backup, output, model)
+    return _Places(output, backup)
+
+
+def _together(request: Request) -> Iterator[Making]:
+    """What else is made: the file with weights that has a name of its own, the backup, the checkpoint of a training."""
+    writing = request.writing
+    assert writing.output is not None
+    target = Path(writing.output)
+    if writing.data_name is not None:
+        yield Making("the data file", target.with_name(named_data(target, writing.data_name)), kind="data")
+    if writing.backup is not None:
+        yield Making("the backup", Path(writing.backup), os.fspath(writing.backup), "new", copy_of=target)
+    if request.choice.recover is not None:
+        from onnxheadprune.training.checkpoint import beside, making_of
+
+        yield making_of(beside(target))
+
+
+def _provider_of(request: Request) -> Provider | None:
+    """Return where models are proven and fused forms measured; None where neither is done.
+
+    One that is asked for by name must run here even if it turns out that nothing has to.
+
+    Raises:
+        ProviderError: if it does not.
+    """
+    asked = request.run.provider
+    if request.proving.validate or request.fuse == "auto" or asked.lower() != AUTO:
+        return resolve_provider(asked)
+    return None
+
+
+def _require_sound(model: LoadedModel) -> None:
+    """Check whether a model is good enough to start from.
+
+    ONNX Runtime's optimizer writes models that `onnx.checker` does not know and ONNX Runtime runs; only
+    what fails both is turned away.
+
+    Raises:
+        ModelError: with the checker's reason.
+    """
+    try:
+        check_model(model.proto, model.name)
+    except ModelError as error:
+        try:
+            Session(model, Provider(CPU, "check"), name=model.name)
+        except InferenceError:
+            raise error from None

@@ -6,8 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from onnxheadprune.choosing.compensation.record import Compensation
-from onnxheadprune.choosing.compensation.restoring import restored
+from onnxheadprune.choosing.compensation.record import Compensation, restored
 from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.edit.records import fused_record
 from onnxheadprune.errors import UsageError, ValidationFailedError

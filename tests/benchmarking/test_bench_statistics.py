@@ -9,10 +9,8 @@ from onnxheadprune.benchmarking.measure import (
     LEAST_FLOOR,
     Floats,
     Ratio,
-    judge,
-    median_interval,
+    Series,
     noise_floor,
-    paired_ratio,
 )
 
 pytestmark = pytest.mark.long
@@ -46,7 +44,7 @@ def verdicts(speed: float, jitter: float, luck: float, times: int = 100) -> list
     for seed in range(times):
         generator = np.random.default_rng(seed)
         reference, other, twin = simulated(generator, (1.0, speed, 1.0), jitter, luck)
-        found.append(judge(paired_ratio(other, reference, twin), noise_floor(twin, reference)))
+        found.append(Ratio.paired(other, reference, twin).judged(noise_floor(twin, reference)))
     return found
 
 
@@ -69,7 +67,7 @@ def test_the_interval_holds_the_truth() -> None:
     hits = 0
     for seed in range(100):
         reference, other = simulated(np.random.default_rng(seed), (1.0, 0.8), 0.1, 0.0)
-        ratio = paired_ratio(other, reference)
+        ratio = Ratio.paired(other, reference)
         assert ratio.low <= ratio.value <= ratio.high
         hits += ratio.low <= 0.8 <= ratio.high
     assert hits >= 90
@@ -83,24 +81,24 @@ def test_the_floor_is_what_twins_differ_by() -> None:
 
 
 def test_the_reference_is_the_mean_of_its_sessions() -> None:
-    ratio = paired_ratio([np.full(5, 2.0)], [np.full(5, 1.0)], [np.full(5, 4.0)])
+    ratio = Ratio.paired([np.full(5, 2.0)], [np.full(5, 1.0)], [np.full(5, 4.0)])
     assert ratio.value == pytest.approx(1.0)
 
 
 def test_the_floor_widens_the_interval() -> None:
     ratio = Ratio(0.95, 0.94, 0.96)
-    assert judge(ratio, 0.01) == "faster"
-    assert judge(ratio, 0.05) == "no measurable difference"
-    assert judge(Ratio(1.05, 1.04, 1.06), 0.01) == "slower"
+    assert ratio.judged(0.01) == "faster"
+    assert ratio.judged(0.05) == "no measurable difference"
+    assert Ratio(1.05, 1.04, 1.06).judged(0.01) == "slower"
 
 
 def test_one_block_a_round_is_enough_to_say_something() -> None:
-    ratio = paired_ratio([np.array([1.0])] * 3, [np.array([2.0])] * 3)
+    ratio = Ratio.paired([np.array([1.0])] * 3, [np.array([2.0])] * 3)
     assert ratio == Ratio(0.5, 0.5, 0.5)
 
 
 def test_the_interval_of_a_median_is_around_it() -> None:
     blocks = [np.random.default_rng(0).lognormal(0, 0.1, 50) for _ in range(3)]
-    low, high = median_interval(blocks)
+    low, high = Series(blocks=blocks).interval()
     assert low <= float(np.median(np.concatenate(blocks))) <= high
     assert high - low < 0.2

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from onnxheadprune import prune
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking.flops import attention_nodes, concrete_view, count_flops
+from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
 from onnxheadprune.model.load import open_model
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.symbols import Sizes
@@ -19,7 +19,7 @@ from tests import toys
 
 
 def counted(model: Any, feed: dict[str, Any]) -> int:
-    found = count_flops(concrete_view(model, feed))
+    found = Flops.of(concrete_view(model, feed))
     assert not found.uncounted
     return found.total
 
@@ -95,7 +95,7 @@ def test_attention_block_and_its_share() -> None:
     model = toys.attention()
     batch, length, hidden, width = 2, 5, toys.HIDDEN, toys.HEADS * toys.HEAD_SIZE
     view = concrete_view(model, {"x": floats(batch, length, hidden)})
-    found = count_flops(view, attention_nodes(model))
+    found = Flops.of(view, attention_nodes(model))
     projections = 4 * 2 * batch * length * hidden * width
     core = 2 * 2 * batch * length * length * width
     assert found.total == projections + core
@@ -107,7 +107,7 @@ def test_all_exports_of_one_network_cost_the_same(tiny: Path) -> None:
     for path in sorted(tiny.glob("bert-*.onnx")):
         model = open_model(path).proto
         feed = FeedMaker(view_of(model)).sized(Sizes(2, 0, 8, 1, distinct=False))
-        flops = count_flops(concrete_view(model, feed), attention_nodes(model))
+        flops = Flops.of(concrete_view(model, feed), attention_nodes(model))
         totals.add((flops.total, flops.attention))
     assert len(totals) == 1
 
@@ -129,7 +129,7 @@ def test_the_taken_branch_counts() -> None:
 
 def test_what_is_not_known_is_named() -> None:
     model = one_node("SparseAttention", {"w": (6, 5)}, 2, "com.microsoft")
-    found = count_flops(concrete_view(model, {"x": floats(3, 6)}))
+    found = Flops.of(concrete_view(model, {"x": floats(3, 6)}))
     assert found.uncounted == ("SparseAttention (SparseAttention)",)
 
 
@@ -147,5 +147,5 @@ def test_fusing_changes_no_count(tiny: Path, name: str, mode: Any) -> None:
     model = open_model(tiny / f"{name}.onnx").proto
     fused = prune(model, {}, fuse=mode, validate=False).model
     feed = FeedMaker(view_of(model)).sized(Sizes(2, 0, 8, 1, distinct=False))
-    before, after = (count_flops(concrete_view(item, feed), attention_nodes(item)) for item in (model, fused))
+    before, after = (Flops.of(concrete_view(item, feed), attention_nodes(item)) for item in (model, fused))
     assert (after.total, after.attention) == (before.total, before.attention)

@@ -16,13 +16,9 @@ from onnxheadprune.choosing.effort import (
     POINTS,
     Effort,
     Work,
-    effort,
     positions_per_sample,
-    samples_to_measure,
-    some,
-    to_look_at,
 )
-from onnxheadprune.choosing.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.runtime import CPU, Provider
 from tests import toys_scores
@@ -53,8 +49,8 @@ def test_a_map_counts_once_and_a_late_site_runs_less() -> None:
 def test_a_small_model_is_measured_on_what_there_is() -> None:
     _, sites, _ = toys_scores.parts(toys_scores.stack(layers=3))
     paths = {site.index: [(), ()] for site in sites}
-    assert effort(Sized(1e7), sites.sites, paths, 500, 30.0) == Effort(POINTS, samples_to_measure(3))
-    assert effort(Sized(1e7), sites.sites, paths, 5, 30.0) == Effort(POINTS, 5)
+    assert Effort.of(Sized(1e7), sites.sites, paths, 500, 30.0) == Effort(POINTS, 128)
+    assert Effort.of(Sized(1e7), sites.sites, paths, 5, 30.0) == Effort(POINTS, 5)
 
 
 @pytest.mark.parametrize("weights", [1e7, 1e8, 3e8, 1e9, 3e9, 1e10])
@@ -64,7 +60,7 @@ def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(
 ) -> None:
     _, sites, _ = toys_scores.parts(toys_scores.stack(layers=3))
     paths = {site.index: [(), (), ()] for site in sites}
-    how = effort(Sized(weights), sites.sites, paths, 500, positions)
+    how = Effort.of(Sized(weights), sites.sites, paths, 500, positions)
     cuts = len(sites) * (3 * how.points or 1)
     taken = cuts * weights / 2 * how.samples * positions
     assert 2 <= how.samples <= 128
@@ -77,7 +73,7 @@ def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(
 def test_the_least_that_is_measured_tells_every_site_and_all_of_its_path() -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(20))
     moments = context_moments(view, sites.sites, data, HERE)
-    paths = {site.index: [reconstruction_path(site, moments[site.index])] * 2 for site in sites}
+    paths = {site.index: [reconstruction_paths(site, moments[site.index])[0]] * 2 for site in sites}
     evidence = Evidence(data, HERE)
     whole = measured_paths(view, sites.sites, paths, moments, evidence, Effort(POINTS, 1000))
     least = measured_paths(view, sites.sites, paths, moments, evidence, Effort(0, 1000))
@@ -97,13 +93,13 @@ def test_data_is_looked_at_in_part_only_where_a_pass_is_too_much(monkeypatch: py
     view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(20))
     work, widest = Work(view), 16
     assert data.positions == sum(feed["input_ids"].size for feed in data.feeds)
-    assert to_look_at(data, work, widest) is data and some(data, work) is data
+    assert work.to_look_at(data, widest) is data and work.to_run(data) is data
     monkeypatch.setattr(effort_module, "MOST_WORK", work.whole * data.positions / 2)
-    part, less = to_look_at(data, work, widest), some(data, work)
+    part, less = work.to_look_at(data, widest), work.to_run(data)
     assert data.positions / 3 < (part.positions or 0) < data.positions
     assert 0 < (less.positions or 0) < (part.positions or 0)
     # Never fewer than a least-squares fit needs.
     monkeypatch.setattr(effort_module, "MOST_WORK", 0.0)
-    assert (to_look_at(data, work, widest).positions or 0) >= 4 * widest
+    assert (work.to_look_at(data, widest).positions or 0) >= 4 * widest
     moments = context_moments(view, sites.sites, data, HERE)
     assert positions_per_sample(moments, data) == pytest.approx(np.mean(data.positions / data.count))

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.benchmarking.measure import Ratio, judge
+from onnxheadprune.benchmarking.measure import Ratio
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.allocate import Savings, evenly
+from onnxheadprune.choosing.allocate import Savings
 from onnxheadprune.choosing.joint import FINE, PARTS, JointSpace
 from onnxheadprune.choosing.scoring.moves import Step
 from onnxheadprune.choosing.scoring.reconstruction import Surgeon, wide_path
@@ -37,7 +37,8 @@ def _space(rng: np.random.Generator) -> JointSpace:
         costs = np.cumsum(rng.uniform(0.1, 1, units))
         paths[index] = [Step(frozenset(range(n + 1)), float(costs[n])) for n in range(units)]
     savings = {
-        site.index: evenly(site.num_units, each) for site, each in zip(sites, (3.0, 1.0, 5.0), strict=True)
+        site.index: Savings.evenly(site.num_units, each)
+        for site, each in zip(sites, (3.0, 1.0, 5.0), strict=True)
     }
     whole = sum(savings[site.index].of(site.num_units) for site in sites)
     return JointSpace(tuple(sites), paths, savings, whole, "test")
@@ -65,7 +66,7 @@ def _speed(*ratios: tuple[float, float, float], floor: float) -> SpeedUp:
     cells = []
     for batch, (low, value, high) in enumerate(ratios, 1):
         ratio = Ratio(value, low, high)
-        cells.append((GridPoint(batch), Comparison(ratio, floor, judge(ratio, floor), None)))
+        cells.append((GridPoint(batch), Comparison(ratio, floor, ratio.judged(floor), None)))
     return SpeedUp(tuple(cells), Provider(CPU, "test"))
 
 

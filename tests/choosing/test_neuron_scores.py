@@ -23,7 +23,6 @@ from onnxheadprune.choosing.scoring.scores import (
     METHODS,
     HeadScores,
     read_scores,
-    scores_from_dict,
     write_scores,
 )
 from onnxheadprune.data.drift import EffectMeter
@@ -152,7 +151,7 @@ def test_scores_of_others_name_blocks_too(tmp_path: Path) -> None:
     for column in ("head", "unit"):
         (tmp_path / "s.csv").write_text(f"site,{column},score\n" + "\n".join(rows), encoding="utf-8")
         assert read_scores(tmp_path / "s.csv").of(sites.neurons[1]) == tuple(range(1, 21))
-    mapping = scores_from_dict({"0": [1] * 4, "ffn.0": list(range(20))})
+    mapping = HeadScores.from_dict({"0": [1] * 4, "ffn.0": list(range(20))})
     assert mapping.of(sites.neurons[0]) == tuple(range(20)) and mapping.kinds == "heads and neurons"
 
 

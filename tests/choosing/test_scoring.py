@@ -16,13 +16,13 @@ from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.moves import path_by_worth
 from onnxheadprune.choosing.scoring.reconstruction import DAMPING
-from onnxheadprune.choosing.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import (
     METHODS,
+    HeadScores,
     is_protected,
     read_scores,
-    scores_from_dict,
     write_scores,
 )
 from onnxheadprune.data.calibration import Calibration, calibration_data
@@ -142,7 +142,7 @@ def test_the_path_costs_what_a_direct_refit_costs(form: dict[str, Any]) -> None:
     view, sites, data = toys_scores.parts(model)
     moments = context_moments(view, sites.sites, data, HERE)
     for site in sites:
-        steps = reconstruction_path(site, moments[site.index])
+        steps = reconstruction_paths(site, moments[site.index])[0]
         assert steps and all(is_legal(site.groups, set(step.removed)) for step in steps)
         for step in steps:
             expected = refit_error(site, moments[site.index], step.removed)
@@ -156,7 +156,7 @@ def test_the_first_step_is_the_cheapest_head_of_all() -> None:
     moments = context_moments(view, sites.sites, data, HERE)
     for site in sites:
         errors = [refit_error(site, moments[site.index], frozenset((head,))) for head in range(4)]
-        assert reconstruction_path(site, moments[site.index])[0].removed == {int(np.argmin(errors))}
+        assert reconstruction_paths(site, moments[site.index])[0][0].removed == {int(np.argmin(errors))}
 
 
 def test_reconstruction_scores_keep_the_order_of_the_path_and_protection_is_kept() -> None:
@@ -167,12 +167,12 @@ def test_reconstruction_scores_keep_the_order_of_the_path_and_protection_is_kept
     for site, entry in zip(sites, scores.sites, strict=True):
         done: frozenset[int] = frozenset()
         order = []
-        for step in reconstruction_path(site, moments[site.index]):
+        for step in reconstruction_paths(site, moments[site.index])[0]:
             order += sorted(step.removed - done)
             done = step.removed
         values = [entry.scores[head] for head in order]
         assert values == sorted(values)  # type: ignore[type-var]
-        steps = reconstruction_path(site, moments[site.index], protected=(1, 2))
+        steps = reconstruction_paths(site, moments[site.index], protected=(1, 2))[0]
         assert steps[-1].removed == {0, 3}
 
 
@@ -186,7 +186,7 @@ def test_two_heads_of_which_one_does_all_the_work_of_the_other_cost_nothing() ->
             tensor.raw_data = array.tobytes()
     view, sites, data = toys_scores.parts(model)
     moments = context_moments(view, sites.sites, data, HERE)
-    steps = reconstruction_path(sites[0], moments[0])
+    steps = reconstruction_paths(sites[0], moments[0])[0]
     assert steps[0].removed in ({0}, {1}) and steps[0].error < 1e-2 < steps[1].error
 
 
@@ -241,7 +241,7 @@ def test_scores_of_others(digits: Path, tmp_path: Path) -> None:
     table = "site,head,score,note\n" + "".join(f"1,{head},{head / 2},x\n" for head in range(8))
     (tmp_path / "scores.csv").write_text(table, encoding="utf-8")
     assert read_scores(tmp_path / "scores.csv").of(site) == tuple(head / 2 for head in range(8))
-    assert scores_from_dict({"1": list(range(8))}).of(site) == tuple(range(8))
+    assert HeadScores.from_dict({"1": list(range(8))}).of(site) == tuple(range(8))
 
 
 BAD_FILES = {
@@ -274,7 +274,7 @@ def test_scores_of_another_model_are_refused(digits: Path, tiny: Path) -> None:
     with pytest.raises(UsageError, match=r"no scores for attn\.3"):
         foreign.of(sites[3])
     with pytest.raises(UsageError, match="lack a head"):
-        scores_from_dict({"0": [None, *range(7)]}).of(sites[0])
+        HeadScores.from_dict({"0": [None, *range(7)]}).of(sites[0])
 
 
 def test_protected_heads(digits: Path) -> None:

@@ -15,14 +15,14 @@ from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.allocate import Limits, allocate, heads_for_ratio, keep_per_site, options
+from onnxheadprune.choosing.allocate import Limits, allocate, keep_per_site
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Effort
 from onnxheadprune.choosing.scoring.moves import Step, path_by_worth
-from onnxheadprune.choosing.scoring.reconstruction import path as reconstruction_path
-from onnxheadprune.choosing.scoring.scores import scores_from_dict
+from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
+from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.select import search_space, select_heads
-from onnxheadprune.choosing.space import Selection
+from onnxheadprune.choosing.space import SearchSpace, Selection
 from onnxheadprune.choosing.wishes import Requirements, Wish
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError
@@ -82,7 +82,7 @@ def test_paths_by_reconstruction_are_legal_whatever_the_data(
     moments = Moments(site.num_heads * 4)
     moments.add(random.standard_normal((60, site.num_heads * 4)) * random.random(site.num_heads * 4))
     before, cost = frozenset[int](), 0.0
-    for step in reconstruction_path(site, [moments], kept):
+    for step in reconstruction_paths(site, [moments], protected=kept)[0]:
         assert is_legal(site.groups, set(step.removed))
         assert before < step.removed and not step.removed & kept and step.error >= cost
         before, cost = step.removed, step.error
@@ -108,7 +108,7 @@ def test_the_allocation_is_the_cheapest_of_all(
         site.index: path_by_worth(site, values[: site.num_heads])
         for site, values in zip(sites, worths, strict=True)
     }
-    every = [options(site, paths[site.index], limits) for site in sites]
+    every = [limits.options(site, paths[site.index]) for site in sites]
     tried: dict[int, float] = {}
     for steps in itertools.product(*every):
         count = sum(len(step.removed) for step in steps)
@@ -175,7 +175,7 @@ def test_keeping_so_many_heads_per_site(shape: tuple[int, int], keep: int, limit
 def test_wrong_wishes() -> None:
     for ratio in (0.0, 1.0, -0.5, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="ratio must be greater than 0 and less than 1"):
-            heads_for_ratio(32, ratio)
+            SearchSpace((), 32, {}, "", Limits()).ratio(ratio)
     for settings_ in (
         {"min_heads": -1},
         {"multiple_of": {"heads": 0}},
@@ -220,7 +220,7 @@ def test_a_ratio_on_data_is_legal_and_the_same_every_time(shape: tuple[int, int]
 def test_by_weights_and_by_scores() -> None:
     model = toys_scores.stack()
     assert chosen(model, ratio=0.25).basis == "weights (no data was given)"
-    scores = scores_from_dict({"0": [5, 1, 6, 7], "1": [2, 8, 9, 4]})
+    scores = HeadScores.from_dict({"0": [5, 1, 6, 7], "1": [2, 8, 9, 4]})
     found = chosen(model, ratio=0.4, scores=scores)
     assert found.heads == {0: (1,), 1: (0, 3)} and found.costs == {0: 1, 1: 6}
     assert found.scores == {0: (5, 1, 6, None), 1: (2, 8, None, 4)}
@@ -228,7 +228,7 @@ def test_by_weights_and_by_scores() -> None:
 
 def test_a_small_cut_of_grouped_queries_does_not_hide_behind_a_large_one() -> None:
     model = toys_scores.stack(layers=1, heads=8, kv_heads=2)
-    scores = scores_from_dict({"0": [0, 0, 0, 0, 1, 1, 1, 1]})
+    scores = HeadScores.from_dict({"0": [0, 0, 0, 0, 1, 1, 1, 1]})
     # Per head the first KV head is cheapest, and takes four query heads with it.
     assert chosen(model, ratio=0.5, scores=scores).heads == {0: (0, 1, 2, 3)}
     assert chosen(model, ratio=0.25, scores=scores).heads == {0: (0, 4)}
@@ -239,7 +239,7 @@ def test_a_small_cut_of_grouped_queries_does_not_hide_behind_a_large_one() -> No
 
 def test_protected_heads_and_floors_are_kept() -> None:
     model = toys_scores.stack()
-    scores = scores_from_dict({"0": [0, 1, 2, 3], "1": [10, 11, 12, 13]})
+    scores = HeadScores.from_dict({"0": [0, 1, 2, 3], "1": [10, 11, 12, 13]})
     assert chosen(model, ratio=0.375, scores=scores, protect="0:0").heads == {0: (1, 2, 3)}
     assert chosen(model, ratio=0.375, scores=scores, protect="0").heads == {1: (0, 1, 2)}
     assert chosen(model, ratio=0.25, scores=scores, limits=Limits(min_heads=3)).heads == {0: (0,), 1: (0,)}
@@ -250,7 +250,7 @@ def test_protected_heads_and_floors_are_kept() -> None:
 
 def test_with_floor_0_a_whole_site_goes_when_that_is_cheapest() -> None:
     model = toys_scores.stack()
-    scores = scores_from_dict({"0": [0.0, 0.0, 0.1, 0.1], "1": [10, 11, 12, 13]})
+    scores = HeadScores.from_dict({"0": [0.0, 0.0, 0.1, 0.1], "1": [10, 11, 12, 13]})
     assert chosen(model, ratio=0.5, scores=scores, limits=Limits(min_heads=0)).heads == {0: (0, 1, 2, 3)}
     assert chosen(model, ratio=0.5, scores=scores).heads == {0: (0, 1, 2), 1: (0,)}
     kept = chosen(model, ratio=0.5, scores=scores, limits=Limits(min_heads=0), protect="0:3")
@@ -262,7 +262,7 @@ def test_a_model_that_was_pruned_before_is_spoken_of_in_its_old_heads() -> None:
     from onnxheadprune import prune
 
     model = prune(toys_scores.stack(), "0:1", provider="cpu").model
-    scores = scores_from_dict({"0": [5, None, 0, 7], "1": [2, 8, 9, 4]})
+    scores = HeadScores.from_dict({"0": [5, None, 0, 7], "1": [2, 8, 9, 4]})
     found = chosen(model, ratio=2 / 7, scores=scores)
     assert found.heads == {0: (2,), 1: (0,)} and found.scores[0] == (5, None, 0, None)
     assert chosen(model, ratio=2 / 7, data=toys_scores.ids(20)).count == 2
@@ -285,7 +285,7 @@ ALL = Effort(6, 1000)
 def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(**form), toys_scores.ids(20))
     moments = context_moments(view, sites.sites, data, HERE)
-    paths = {site.index: [reconstruction_path(site, moments[site.index])] for site in sites}
+    paths = {site.index: [reconstruction_paths(site, moments[site.index])[0]] for site in sites}
     measured = measured_paths(view, sites.sites, paths, moments, Evidence(data, HERE), ALL)
     for site in sites:
         (steps,), found = paths[site.index], measured[site.index]
@@ -309,7 +309,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     moments = context_moments(view, sites.sites, data, HERE)
     main = main_output(view, ())
     assert main is not None
-    steps = reconstruction_path(sites[0], moments[0])[:1]
+    steps = reconstruction_paths(sites[0], moments[0])[0][:1]
     (found,) = measured_paths(view, [sites[0]], {0: [steps]}, moments, Evidence(data, HERE), ALL)[0]
     (projection,), (moment,) = sites[0].projections, moments[0]
     linear = linear_of(projection)
@@ -324,7 +324,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
 
 
 def test_the_search_space_answers_wishes_of_any_size() -> None:
-    requirements = Requirements(scores=scores_from_dict({"0": [0, 1, 2, 3], "1": [1, 1, 1, 1]}))
+    requirements = Requirements(scores=HeadScores.from_dict({"0": [0, 1, 2, 3], "1": [1, 1, 1, 1]}))
     base = search_space(analysis_of(toys_scores.stack(), "the model"), requirements)
     assert base.total == 8 and base.most() == 6
     counts = [base.removing(count).count for count in range(1, 9)]
@@ -338,7 +338,7 @@ def test_the_search_space_answers_wishes_of_any_size() -> None:
     [("weight", "scores and method are mutually exclusive"), ("guess", "there is no scoring method 'guess'")],
 )
 def test_scores_and_a_method_contradict_each_other_however_they_come(method: Any, told: str) -> None:
-    scores = scores_from_dict({"0": [0, 1, 2, 3]}) if method == "weight" else None
+    scores = HeadScores.from_dict({"0": [0, 1, 2, 3]}) if method == "weight" else None
     with pytest.raises(UsageError, match=told):
         Requirements(scores=scores, method=method)
     with pytest.raises(UsageError, match=told):

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 from onnxheadprune import UsageError, Wish, bench, inspect, prune
 from onnxheadprune.benchmarking import measure, runner
 from onnxheadprune.benchmarking.gate import speed_gates
-from onnxheadprune.benchmarking.measure import Ratio, judge
+from onnxheadprune.benchmarking.measure import Ratio
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
@@ -198,7 +198,7 @@ def speed(*ratios: tuple[float, float, float], floor: float = 0.01) -> SpeedUp:
     cells = []
     for batch, (low, value, high) in enumerate(ratios, 1):
         ratio = Ratio(value, low, high)
-        cells.append((GridPoint(batch), Comparison(ratio, floor, judge(ratio, floor), None)))
+        cells.append((GridPoint(batch), Comparison(ratio, floor, ratio.judged(floor), None)))
     return SpeedUp(tuple(cells), HERE)
 
 

@@ -14,8 +14,8 @@ from onnxheadprune import prune, validate
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.choosing.compensation.record import Compensation, Refit, sealed
-from onnxheadprune.choosing.compensation.targets import Link, aim, link_of, normalised
-from onnxheadprune.choosing.compensation.tasks import Run, emptied, runs
+from onnxheadprune.choosing.compensation.targets import Link, aim, normalised
+from onnxheadprune.choosing.compensation.tasks import Emptied, Run
 from onnxheadprune.edit.records import refit_record
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
@@ -34,7 +34,7 @@ def found(model: ModelProto, *keys: str) -> list[Run]:
     view = view_of(model)
     sites = sites_of(view, "the model")
     gone = {site.index: range(site.num_units) for site in sites.every if site.key in keys}
-    return runs(view, emptied(view, sites.every, gone))
+    return Emptied.by(view, sites.every, gone).runs(view)
 
 
 def told(run: Run) -> tuple[str, tuple[str, ...]]:
@@ -137,15 +137,15 @@ def test_without_normalisations_only_what_is_left_is_taken_off() -> None:
 def test_what_lies_between_is_told_by_what_it_does() -> None:
     random = np.random.default_rng(0)
     rows, gain, offset = random.standard_normal((50, 6)), random.uniform(0.5, 2, 6), random.standard_normal(6)
-    same = link_of(rows, rows)
+    same = Link.between(rows, rows)
     assert same is not None and same.gain is None
     for centred in (True, False):
         shift = offset if centred else 0
-        link = link_of(rows, normalised(rows, centred) * gain + shift)
+        link = Link.between(rows, normalised(rows, centred) * gain + shift)
         assert link is not None and link.gain is not None and link.centred is centred
         np.testing.assert_allclose(link.gain, gain, rtol=1e-6)
-    assert link_of(rows, np.tanh(rows)) is None
-    assert link_of(rows, rows[:, ::-1]) is None
+    assert Link.between(rows, np.tanh(rows)) is None
+    assert Link.between(rows, rows[:, ::-1]) is None
 
 
 def test_what_is_no_normalisation_leaves_the_map_as_it_is() -> None:

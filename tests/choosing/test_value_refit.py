@@ -20,7 +20,7 @@ from onnxheadprune.choosing.compensation import fit
 from onnxheadprune.choosing.compensation.compensate import compensate
 from onnxheadprune.choosing.compensation.fit import Layout, fit_values
 from onnxheadprune.choosing.compensation.tasks import Task
-from onnxheadprune.choosing.compensation.values import Context, Values, value_maps, values_of
+from onnxheadprune.choosing.compensation.values import Context, Values
 from onnxheadprune.data.drift import token_rows
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores
@@ -101,12 +101,12 @@ def found_in(model: ModelProto, data: Any, heads: tuple[int, ...]) -> tuple[Any,
     assert linear is not None
     channels = [projection.channels[head] for head in heads]
     task = Task("the projection", linear, sites[0], projection, heads)
-    maps = value_maps(task, ())
+    maps = task.value_maps(())
     stage = Stage(tuple(item.source for item in maps), tuple(item.node for item in maps))
     walk = Walk(Parts(view, HERE), Boundaries(view, [stage], [linear.source]), calibration.feeds, {})
     walk.enter(0)
     context = Context(linear.source, linear.axes, tuple(channels))
-    return view, linear, calibration, values_of(walk, maps, context, calibration)
+    return view, linear, calibration, Values.of(walk, maps, context, calibration)
 
 
 FORMS: dict[str, tuple[Any, Any, str, list[int]]] = {

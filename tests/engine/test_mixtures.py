@@ -18,7 +18,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.kinds import NeuronSite
-from onnxheadprune.benchmarking.flops import concrete_view, count_flops
+from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
@@ -187,7 +187,7 @@ def test_numbers_stay_those_of_the_original(tmp_path: Path) -> None:
 
 def test_operations_are_those_of_the_chosen_experts() -> None:
     toy = Toy(activation="swiglu", fused=1)
-    found = count_flops(concrete_view(toy.model(), {"x": tokens()}))
+    found = Flops.of(concrete_view(toy.model(), {"x": tokens()}))
     router, maps = 2 * TOKENS * HIDDEN * EXPERTS, 2 * TOKENS * 2 * 3 * HIDDEN * WIDTH
     assert (found.total, found.uncounted) == (router + maps, ())
     assert _block(toy.model()).flops_per_token == maps // TOKENS

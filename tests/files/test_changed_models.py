@@ -12,7 +12,7 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import bench, prune
-from onnxheadprune.benchmarking.entry import enter
+from onnxheadprune.benchmarking.entry import Entry
 from onnxheadprune.choosing.compensation.record import Compensation, refitted
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.model.load import LoadedModel, load_model, open_model, open_structure
@@ -79,7 +79,7 @@ def test_exact_settings_of_packed_weights_are_no_file(tmp_path: Path) -> None:
 
 def test_a_changed_model_is_what_runs(stored: Path, tmp_path: Path) -> None:
     loaded = open_structure(stored)
-    entry = enter(loaded.changed(shorter(loaded.proto)), tmp_path / "spare", 0)
+    entry = Entry.of(loaded.changed(shorter(loaded.proto)), tmp_path / "spare", 0)
     feed = {"x": np.random.default_rng(0).standard_normal((2, 48, 16)).astype(np.float32)}
     bound = BoundSession(entry.path, HERE).bind(feed)
     bound.run()

@@ -71,7 +71,7 @@ OPTIONS = {"settings"} | {
     )
 }
 TABLES = frozenset(f"reporting.{name}" for name in ("console", "layout"))
-CUT = frozenset(f"workflow.{name}" for name in ("checks", "pipeline", "proving", "requests", "result"))
+CUT = frozenset(f"workflow.{name}" for name in ("pipeline", "proving", "requests", "result"))
 VERDICT = frozenset(
     {"benchmarking.gate", *(f"validation.{name}" for name in ("declared", "headline", "likeness"))}
     | {"validation.result", "validation.scopes"}

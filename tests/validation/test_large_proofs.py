@@ -14,7 +14,7 @@ import pytest
 
 from onnxheadprune import prune, validate
 from onnxheadprune.choosing.compensation.compensate import compensate
-from onnxheadprune.choosing.compensation.restoring import restored
+from onnxheadprune.choosing.compensation.record import restored
 from onnxheadprune.model import load, replacing
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.save import save_model

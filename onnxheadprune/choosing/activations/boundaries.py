@@ -14,10 +14,11 @@ from typing import TypeAlias
 from onnx import TensorProto
 
 from onnxheadprune.choosing.activations.kept import Kept, Room
-from onnxheadprune.choosing.activations.parts import Parts, reads, require_main, run_feed, types_of
+from onnxheadprune.choosing.activations.parts import Parts, part, reads, require_main, run_feed
+from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
-from onnxheadprune.runtime import Array, Session
+from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.feeds.generate import Feed
 
 NEVER = 2**31
@@ -122,7 +123,7 @@ def _usable(
         if value.elem_type == TensorProto.UNDEFINED
     }
     if unknown:
-        known |= types_of(view, tuple(unknown.values()))
+        known |= _types_of(view, tuple(unknown.values()))
     found: list[Mapping[str, int]] = []
     fronts: list[int] = []
     for at, values in enumerate(crossing):
@@ -133,6 +134,24 @@ def _usable(
             found.append(found[-1] if found else {})
             fronts.append(fronts[-1] if fronts else -1)
     return found, fronts
+
+
+def _types_of(view: GraphView, wanted: Sequence[Value]) -> dict[str, int]:
+    """Element types of values that shape inference does not know, asked of ONNX Runtime; 0 of what is no tensor.
+
+    Weights are declared as inputs, so that none has to be read.
+    """
+    heavy = [
+        tensor.name
+        for tensor in view.model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL or len(tensor.raw_data) > 4096
+    ]
+    small = part(view, {}, [value.name for value in wanted], opened=heavy)
+    try:
+        session = Session(small, Provider(CPU, "types"), name="the model")
+    except InferenceError:
+        return {}
+    return session.output_types()
 
 
 class Flow:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.kept import Kept, Room
 from onnxheadprune.choosing.activations.linear import linear_of
-from onnxheadprune.choosing.activations.parts import NOTHING, Parts, context_of, run_feed, silenced
+from onnxheadprune.choosing.activations.parts import NOTHING, Parts, context_of, run_feed
 from onnxheadprune.data.drift import EffectMeter, Measured
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Array, Session
@@ -45,18 +45,18 @@ class Cut:
     heads: tuple[int, ...]
     weights: Mapping[str, Array] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, site: Site, units: Iterable[int], weights: Mapping[str, Array] = NOTHING) -> Cut:
+        """A site without some units: silent in its contexts, or kept from the choice of its router."""
+        gone = tuple(sorted(units))
+        if not site.ROUTED:
+            return cls(site.index, gone, weights)
+        from onnxheadprune.attention.sites.routing_mask import closed
+
+        return cls(site.index, (), {**weights, **closed(site, gone)})
+
 
 NO_CUT = Cut(-1, ())
-
-
-def cut_at(site: Site, units: Iterable[int], weights: Mapping[str, Array] = NOTHING) -> Cut:
-    """A site without some units: silent in its contexts, or kept from the choice of its router."""
-    gone = tuple(sorted(units))
-    if not site.ROUTED:
-        return Cut(site.index, gone, weights)
-    from onnxheadprune.attention.sites.routing_mask import closed
-
-    return Cut(site.index, (), {**weights, **closed(site, gone)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,7 +195,7 @@ class Chain:
         """The values of a cut that differ at the place before: at its own site, the contexts."""
         if self._order[cut.site] < place - 1:
             return kept.of((number, feed))
-        return silenced(self.sites[place - 1], self._contexts(place - 1, values, source), cut.heads)
+        return _silenced(self.sites[place - 1], self._contexts(place - 1, values, source), cut.heads)
 
     def _carried(
         self, place: int, values: Mapping[str, Array], own: dict[str, Array], cut: Cut, source: str
@@ -278,3 +278,14 @@ def changed_by_cut(site: Site) -> Iterator[Node]:
         linear = linear_of(projection)
         if linear is not None and linear.bias is not None:
             yield from (use.node for use in linear.bias.stored.consumers)
+
+
+def _silenced(site: Site, values: Mapping[str, Array], heads: Collection[int]) -> dict[str, Array]:
+    """The contexts of a site, by name, with zeros where some of its heads are; none where a router leaves units out."""
+    found: dict[str, Array] = {}
+    for projection in () if site.ROUTED else site.projections:
+        name = context_of(projection).name
+        value = values[name]
+        mask = projection.spread(projection.live_without(heads), value.ndim)
+        found[name] = value * mask.astype(value.dtype)
+    return found

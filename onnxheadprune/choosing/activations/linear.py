@@ -172,6 +172,18 @@ class Linear:
     is_late: bool = False
     joint: Node | None = None
 
+    @property
+    def is_free(self) -> bool:
+        """True if the weights can change by themselves, and rows and columns are where they are looked for."""
+        last = (len(self.out.shape or ()) - 1,)
+        return not (
+            self.matrix.shared
+            or self.matrix.is_quantized
+            or any(value.scope.parent is not None for value in (self.source, self.out))
+            or self.axes != last
+            or self.out_axes != last
+        )
+
     def read_bias(self) -> Array | None:
         """The bias as numbers, [out]."""
         return None if self.bias is None else self.bias.read().reshape(-1)

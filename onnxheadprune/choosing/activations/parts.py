@@ -18,7 +18,7 @@ from onnxheadprune.model.graph.facts import QUANTIZERS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.tensors import FLOATS
-from onnxheadprune.runtime import CPU, Array, Provider, Session
+from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.workers import MOST, workers_on
 
 if TYPE_CHECKING:
@@ -250,24 +250,6 @@ def _output(value: Value) -> ValueInfoProto:
     return helper.make_tensor_value_info(value.name, value.elem_type, None)
 
 
-def types_of(view: GraphView, wanted: Sequence[Value]) -> dict[str, int]:
-    """Element types of values that shape inference does not know, asked of ONNX Runtime; 0 of what is no tensor.
-
-    Weights are declared as inputs, so that none has to be read.
-    """
-    heavy = [
-        tensor.name
-        for tensor in view.model.graph.initializer
-        if tensor.data_location == TensorProto.EXTERNAL or len(tensor.raw_data) > 4096
-    ]
-    small = part(view, {}, [value.name for value in wanted], opened=heavy)
-    try:
-        session = Session(small, Provider(CPU, "types"), name="the model")
-    except InferenceError:
-        return {}
-    return session.output_types()
-
-
 def context_of(projection: Projection) -> Value:
     """The context that a projection sums over, before it is quantized."""
     value, _ = projection.context
@@ -280,17 +262,6 @@ def context_of(projection: Projection) -> Value:
             f"the context of {projection.node.label} is never a float, so its heads cannot be scored on data"
         )
     return value
-
-
-def silenced(site: Site, values: Mapping[str, Array], heads: Collection[int]) -> dict[str, Array]:
-    """The contexts of a site, by name, with zeros where some of its heads are; none where a router leaves units out."""
-    found: dict[str, Array] = {}
-    for projection in () if site.ROUTED else site.projections:
-        name = context_of(projection).name
-        value = values[name]
-        mask = projection.spread(projection.live_without(heads), value.ndim)
-        found[name] = value * mask.astype(value.dtype)
-    return found
 
 
 class Running:
@@ -314,14 +285,3 @@ class Running:
     def is_reached(self, node: Node, feeds: Iterable[int]) -> bool:
         """Return whether a node runs on any of some feeds."""
         return any(self.reaches(feed, node) for feed in feeds)
-
-
-def unreached(parts: Parts, sites: Sequence[Site], feeds: Sequence[Feed], source: str) -> tuple[Site, ...]:
-    """The sites that none of some feeds reaches."""
-    nodes = [item.node for site in sites for item in site.projections]
-    running, all_feeds = Running(parts, nodes, feeds, source), range(len(feeds))
-    return tuple(
-        site
-        for site in sites
-        if not any(running.is_reached(item.node, all_feeds) for item in site.projections)
-    )

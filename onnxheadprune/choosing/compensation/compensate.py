@@ -22,7 +22,7 @@ import numpy as np
 from onnxheadprune.attention.levels import Grid
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
-from onnxheadprune.choosing.activations.chain import changed_by_cut, cut_at
+from onnxheadprune.choosing.activations.chain import Cut, changed_by_cut
 from onnxheadprune.choosing.activations.contexts import missing
 from onnxheadprune.choosing.activations.kept import Room, Shelf
 from onnxheadprune.choosing.activations.linear import Linear, linear_of
@@ -33,7 +33,7 @@ from onnxheadprune.choosing.compensation.pair import Pair
 from onnxheadprune.choosing.compensation.record import Compensation, Refit
 from onnxheadprune.choosing.compensation.targets import Target
 from onnxheadprune.choosing.compensation.tasks import Task, Which, attention_maps, tasks
-from onnxheadprune.choosing.compensation.values import FEATURES, Values, value_maps
+from onnxheadprune.choosing.compensation.values import FEATURES, Values
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.splicing import MOST_WORK, as_much_as_pays, with_spliced
 from onnxheadprune.model.graph.view import GraphView
@@ -126,7 +126,7 @@ class _Work:
         learn, held = data.split()
         learn = with_spliced(learn, _widest(todo), _weights_of(todo), work=most)
         # New values for a map that feeds the attention of several projections would change the others.
-        self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
+        self.makers = {task: task.value_maps(shared) for task in todo if task.obstacle() is None}
         # Where inputs do not tell, nobody knows before a pass.
         positions, inputs = learn.positions, max(map(_inputs_of, self.makers), default=0)
         self.too_few = None if positions is None or positions >= inputs else (positions, inputs)
@@ -148,7 +148,7 @@ class _Work:
             zeros = np.zeros((item.matrix.rows, item.matrix.columns))
             self.silenced[item.matrix.stored.name] = item.matrix.written(zeros)
         for site, gone in routed:
-            self.silenced.update(cut_at(site, gone).weights)
+            self.silenced.update(Cut.of(site, gone).weights)
         nodes = [task.linear.node for task in self.makers if task.linear is not None]
         self.pair = Pair(parts, boundaries, nodes, (learn, held), self.silenced)
         self.refits: list[Refit] = []

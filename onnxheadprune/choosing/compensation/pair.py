@@ -12,9 +12,9 @@ from onnxheadprune.choosing.activations.contexts import finite
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, Rows, gather
 from onnxheadprune.choosing.activations.parts import Parts, Running
-from onnxheadprune.choosing.compensation.targets import RowsOf, Target, links_of
+from onnxheadprune.choosing.compensation.targets import RowsOf, Target
 from onnxheadprune.choosing.compensation.tasks import Run
-from onnxheadprune.choosing.compensation.values import Context, Values, values_of
+from onnxheadprune.choosing.compensation.values import Context, Values
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
 from onnxheadprune.model.graph.view import Node, Value
@@ -92,15 +92,14 @@ class Pair:
             count += len(feeds[-1](linear.out))
             if count >= ROWS_OF_LINKS:
                 break
-        links = links_of(run, feeds)
-        return Target(linear) if links is None else Target(linear, run, links)
+        return Target.standing_in(linear, run, feeds)
 
     def values(
         self, target: Target, makers: Sequence[Linear], heads: tuple[Sequence[int], ...]
     ) -> Values | None:
         """The linear layer that computes the values of some heads, None if it cannot be refitted alone."""
         linear = target.linear
-        return values_of(
+        return Values.of(
             self.walk,
             makers,
             Context(linear.source, linear.axes, heads),

@@ -1,8 +1,9 @@
-"""The results of a compensation, and the record of them in a model.
+"""The results of a compensation, their record in a model, and the refitted original that is read back from it.
 
 A compensated model is the pruned form of a *refitted original*: the original with other numbers in a few
 initializers. Only those numbers are taken from the pruned file; everything else about the cut is planned on
-the original again and proven, as for any other cut.
+the original again and proven, as for any other cut. Large ones stay there, or are made whole again whenever they are
+read, so that several models may have them and none is in memory.
 """
 
 from __future__ import annotations
@@ -11,23 +12,34 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from onnxheadprune.attention.observed import others
+from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.kinds import key_of
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.choosing.compensation.tasks import refittable
+from onnxheadprune.choosing.compensation.trainable import trainable
 from onnxheadprune.edit.apply import set_metadata
-from onnxheadprune.edit.edits import SliceTensor
-from onnxheadprune.edit.extract import store_constants, store_in_bodies
+from onnxheadprune.edit.edits import DropTensor, SliceTensor
+from onnxheadprune.edit.extract import Restored, store_constants, store_in_bodies
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import COMPENSATED_KEY, RefitRecord, refit_record, refit_text
 from onnxheadprune.model.bodies import graphs_in
 from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.one_line import one_line
-from onnxheadprune.model.replacing import Contents, with_contents
+from onnxheadprune.model.replacing import Computed, Contents, with_contents
 from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.model.storage.sources import Source
+from onnxheadprune.model.storage.spans import PRIVATE, Span, is_outside, refer, span_of
+from onnxheadprune.model.storage.tensors import bytes_needed
+from onnxheadprune.model.tensors import read_ranges
 from onnxheadprune.runtime import Array
 
 
@@ -154,9 +166,9 @@ def sealed(pruned: LoadedModel, plan: PrunePlan) -> None:
     record = refit_record(pruned.proto)
     if record is None:
         return
-    theirs, targets = tensors_by_name(pruned.proto), _targets(plan)
+    theirs, targets = _tensors_by_name(pruned.proto), _targets(plan)
     digests = {
-        name: digest(array_of(theirs[target], pruned))
+        name: digest(_array_of(theirs[target], pruned))
         for name in record.tensors
         if (target := targets.get(name, name)) in theirs
     }
@@ -173,17 +185,17 @@ def _write(model: ModelProto, record: RefitRecord) -> None:
     set_metadata(model, COMPENSATED_KEY, refit_text(record))
 
 
-def slices_of(plan: PrunePlan) -> Iterator[SliceTensor]:
+def _slices_of(plan: PrunePlan) -> Iterator[SliceTensor]:
     """The cuts of stored tensors."""
     return (item.edit for item in plan.edits if isinstance(item.edit, SliceTensor))
 
 
 def _targets(plan: PrunePlan) -> dict[str, str]:
     """Return what the cut part of each tensor is called."""
-    return {edit.name: edit.target for edit in slices_of(plan)}
+    return {edit.name: edit.target for edit in _slices_of(plan)}
 
 
-def tensors_by_name(model: ModelProto) -> Mapping[str, TensorProto]:
+def _tensors_by_name(model: ModelProto) -> Mapping[str, TensorProto]:
     """Return what a model stores, by name; of the main graph before what bodies store."""
     found: dict[str, TensorProto] = {}
     for graph in graphs_in(model.graph):
@@ -196,10 +208,146 @@ def tensors_by_name(model: ModelProto) -> Mapping[str, TensorProto]:
     return found
 
 
-def array_of(tensor: TensorProto, model: LoadedModel) -> Array:
+def _array_of(tensor: TensorProto, model: LoadedModel) -> Array:
     """The numbers of a tensor of a model.
 
     Raises:
         ModelError: if they cannot be read.
     """
     return numpy_helper.to_array(in_memory(tensor, model.sources))
+
+
+def restored(
+    original: LoadedModel, pruned: LoadedModel, planning: Planning, record: RefitRecord
+) -> tuple[Restored, list[str]]:
+    """The refitted original's tensors, out of a pruned model.
+
+    Only weights and biases of maps that a refit of this cut may change are taken from the file, whatever it says; of a
+    model that was trained, weights, biases and normalisations.
+
+    Returns:
+        What is not as in the original; and what is wrong with the record.
+
+    Raises:
+        ModelError: if a tensor cannot be read.
+    """
+    before_this = refit_record(original.proto)
+    earlier = () if before_this is None else before_this.tensors
+    slices = {edit.name: edit for edit in _slices_of(planning.plan)}
+    dropped = {item.edit.name for item in planning.plan.edits if isinstance(item.edit, DropTensor)}
+    ours, theirs = _tensors_by_name(original.proto), _tensors_by_name(pruned.proto)
+    allowed = _changeable(planning.view, planning.sites, planning.heads, trained=bool(record.steps))
+    for part in others(planning.view, planning.sites):
+        allowed |= _changeable(part.view, part.sites, planning.heads, trained=bool(record.steps))
+    tensors: dict[str, TensorProto] = {}
+    sources: dict[str, Source] = {}
+    problems = []
+    for name in record.tensors:
+        edit = slices.get(name)
+        target = name if edit is None else edit.target
+        if name in dropped and target not in theirs:
+            continue
+        if name in earlier and name not in ours and name not in theirs:
+            # Other tools renamed or quantized what an earlier refit changed, before this cut.
+            continue
+        if name not in ours or target not in theirs:
+            problems.append(f"{pruned.name} says that {name} was refitted, which is not in both models")
+            continue
+        one = _One((ours[name], original), (theirs[target], pruned), edit)
+        array, before = _array_of(*one.cut), _array_of(*one.original)
+        whole = whole_of(array, before, edit)
+        if whole is None or theirs[target].data_type != ours[name].data_type:
+            problems.append(f"the refitted {name} of {pruned.name} does not have the planned shape and type")
+        elif (record.digests or {}).get(name, digest(array)) != digest(array):
+            problems.append(
+                f"the refitted {name} of {pruned.name} is not what was written: the file is damaged"
+            )
+        elif whole.tobytes() == before.tobytes():
+            continue
+        elif record.digests is not None and name not in record.digests:
+            problems.append(
+                f"the record of {pruned.name} has no digest of the refitted {name}; was it changed?"
+            )
+        elif name not in allowed:
+            problems.append(
+                f"{pruned.name} says that {name} was refitted, which no refit of this cut changes; its numbers are"
+                f" not those of {original.name}"
+            )
+        else:
+            tensors[name], needed = one.restored(whole)
+            sources |= needed
+    return Restored(tensors, sources), problems
+
+
+@dataclass(frozen=True, eq=False)
+class _One:
+    """A refitted tensor.
+
+    Attributes:
+        original: as it was, and the model that it is of.
+        cut: as the pruned model has it, and that model.
+        edit: what was cut off, None where it is whole.
+    """
+
+    original: tuple[TensorProto, LoadedModel]
+    cut: tuple[TensorProto, LoadedModel]
+    edit: SliceTensor | None
+
+    def restored(self, whole: Array) -> tuple[TensorProto, dict[str, Source]]:
+        """The tensor in the original's shape, and what it refers to."""
+        tensor, model = self.cut
+        if not is_outside(tensor):
+            return numpy_helper.from_array(whole, tensor.name), {}
+        made = TensorProto()
+        if self.edit is None:
+            made.CopyFrom(tensor)
+            span = span_of(tensor)
+            location = f"{PRIVATE}refitted/{span.location}"
+            refer(made, Span(location, span.offset, span.length))
+            return made, {location: model.sources[span.location]}
+        made.CopyFrom(self.original[0])
+        location = f"{PRIVATE}refitted/{self.original[0].name}"
+        dims = tuple(made.dims)
+        size = bytes_needed(made.data_type, dims)
+        refer(made, Span(location, 0, size))
+        source = Computed(Path(location), size, (), made.name, made.data_type, dims, self._whole)
+        return made, {location: source}
+
+    def _whole(self) -> Array:
+        found = whole_of(_array_of(*self.cut), _array_of(*self.original), self.edit)
+        assert found is not None
+        return found
+
+
+def _changeable(
+    view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], *, trained: bool
+) -> frozenset[str]:
+    """Names of the stored tensors that a refit of a cut may change, or a training after it."""
+    found = refittable(view, sites.concerned(heads), heads)
+    return found | trainable(view).keys() if trained else found
+
+
+def whole_of(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:
+    """The array in the original's shape, what is cut as it was; None if it is not the planned cut of such a one.
+
+    Args:
+        array: of the pruned model.
+        original: the tensor that it is to be a cut of.
+        edit: the cut, None where the tensor is whole.
+    """
+    dims = original.shape
+    if edit is None:
+        return array if array.shape == dims else None
+    selection = edit.selection
+    count = len(selection.axes)
+    expected = list(dims)
+    for axis, size in zip(selection.axes, selection.kept, strict=True):
+        expected[axis] = size
+    if list(array.shape) != expected:
+        return None
+    front = np.moveaxis(original, selection.axes, range(count))
+    flat = front.reshape(-1, *front.shape[count:]).copy()
+    flat[read_ranges(selection.live)] = np.moveaxis(array, selection.axes, range(count)).reshape(
+        -1, *front.shape[count:]
+    )
+    return np.moveaxis(flat.reshape(front.shape), range(count), selection.axes)

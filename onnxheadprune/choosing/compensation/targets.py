@@ -42,6 +42,28 @@ class Link:
     offset: Matrix64
     centred: bool = False
 
+    @classmethod
+    def between(cls, before: Matrix64, after: Matrix64) -> Link | None:
+        """Return what lies between two streams, None if it is something else.
+
+        Args:
+            before: what goes in, [positions, out].
+            after: what comes out.
+        """
+        if before.shape != after.shape or len(before) < 4:
+            return None
+        if _same(before, after):
+            return cls(None, np.zeros(before.shape[1]))
+        for centred in (True, False):
+            rows = normalised(before, centred)
+            means = (rows.mean(axis=0), after.mean(axis=0)) if centred else (0.0, 0.0)
+            apart, behind = rows - means[0], after - means[1]
+            gain = np.sum(apart * behind, axis=0) / np.maximum(np.sum(np.square(apart), axis=0), 1e-30)
+            offset = np.asarray(means[1] - gain * means[0])
+            if _same(rows * gain + offset, after):
+                return cls(gain, offset, centred)
+        return None
+
     def back(self, stream: Matrix64, added: Matrix64) -> Matrix64:
         """What had to come in, so that a stream comes out behind the next addition, but for the scale of each position.
 
@@ -87,28 +109,6 @@ def normalised(rows: Matrix64, centred: bool) -> Matrix64:
     return np.asarray(rows / np.maximum(size, 1e-30))
 
 
-def link_of(before: Matrix64, after: Matrix64) -> Link | None:
-    """Return what lies between two streams, None if it is something else.
-
-    Args:
-        before: what goes in, [positions, out].
-        after: what comes out.
-    """
-    if before.shape != after.shape or len(before) < 4:
-        return None
-    if _same(before, after):
-        return Link(None, np.zeros(before.shape[1]))
-    for centred in (True, False):
-        rows = normalised(before, centred)
-        means = (rows.mean(axis=0), after.mean(axis=0)) if centred else (0.0, 0.0)
-        apart, behind = rows - means[0], after - means[1]
-        gain = np.sum(apart * behind, axis=0) / np.maximum(np.sum(np.square(apart), axis=0), 1e-30)
-        offset = np.asarray(means[1] - gain * means[0])
-        if _same(rows * gain + offset, after):
-            return Link(gain, offset, centred)
-    return None
-
-
 def _same(left: Matrix64, right: Matrix64) -> bool:
     return float(np.square(left - right).sum()) <= SAME * max(float(np.square(right).sum()), 1e-30)
 
@@ -150,6 +150,12 @@ class Target:
     run: Run | None = None
     links: tuple[Link, ...] = ()
 
+    @classmethod
+    def standing_in(cls, linear: Linear, run: Run, feeds: Sequence[RowsOf]) -> Target:
+        """The target of a map for a run behind it; without the run, where what lies between is no normalisation."""
+        links = _links_of(run, feeds)
+        return cls(linear) if links is None else cls(linear, run, links)
+
     @property
     def is_what_it_gave(self) -> bool:
         """True if the map should give what it gave in the original: it adds to no stream."""
@@ -190,7 +196,7 @@ class Target:
         return (stream - beside if len(stream) == len(beside) else stream), _weights(stream)
 
 
-def links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
+def _links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
     """Return what lies between the additions of a run, None where it is neither nothing nor a normalisation."""
     found: list[Link] = []
     for before, after in zip((run.front, *run.gone[:-1]), run.gone, strict=True):
@@ -200,7 +206,7 @@ def links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
         behind = [rows(other).astype(np.float64) for rows in feeds]
         if [item.shape for item in into] != [item.shape for item in behind]:
             return None
-        link = link_of(np.concatenate(into), np.concatenate(behind))
+        link = Link.between(np.concatenate(into), np.concatenate(behind))
         if link is None:
             return None
         found.append(link)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -60,6 +60,13 @@ class Task:
         """Index of the site, None for another map."""
         return None if self.site is None else self.site.index
 
+    def value_maps(self, shared: Collection[int]) -> tuple[Linear, ...]:
+        """The maps that may make the values of the site, likely ones first; but for nodes that others share."""
+        if self.site is None or not self.site.CORED or self.linear is None or len(self.site.projections) != 1:
+            return ()
+        makers = reversed(feeders(self.linear.source))
+        return tuple(item for item in makers if item.node.index not in shared and item.is_free)
+
     def obstacle(self) -> str | None:
         """Return why the map has to stay as it is."""
         if self.linear is None:
@@ -104,7 +111,7 @@ def tasks(
         which: of these maps.
     """
     found: dict[int, Task] = {}
-    gone = emptied(view, sites, heads)
+    gone = Emptied.by(view, sites, heads)
     for site in sites:
         units = set(heads.get(site.index, ()))
         for projection in site.projections if units and not site.ROUTED else ():
@@ -130,7 +137,7 @@ def tasks(
             linear = linear_at(node)
             if linear is not None:
                 found[at] = Task(node.label, linear)
-    for run in runs(view, gone) if which == "all" else ():
+    for run in gone.runs(view) if which == "all" else ():
         at = run.front.node.index
         other = found.get(at)
         found[at] = replace(
@@ -163,20 +170,8 @@ def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Itera
             found.add(task.linear.bias.stored.name)
         if task.site is not None and len(task.site.projections) == 1:
             makers = (item for item in feeders(task.linear.source) if readers[item.node.index] < 2)
-            found.update(item.matrix.stored.name for item in makers if is_free(item))
+            found.update(item.matrix.stored.name for item in makers if item.is_free)
     return frozenset(found)
-
-
-def is_free(linear: Linear) -> bool:
-    """Return whether the weights can change by themselves, and rows and columns are where they are looked for."""
-    last = (len(linear.out.shape or ()) - 1,)
-    return not (
-        linear.matrix.shared
-        or linear.matrix.is_quantized
-        or any(value.scope.parent is not None for value in (linear.source, linear.out))
-        or linear.axes != last
-        or linear.out_axes != last
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,59 +212,62 @@ class Emptied:
     maps: Mapping[Node, Site]
     alive: frozenset[Node] | None
 
+    @classmethod
+    def by(cls, view: GraphView, sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> Emptied:
+        """Return the maps that sum over nothing once some units are gone, and what still matters behind that.
+
+        Args:
+            view: an annotated view of the original.
+            sites: its sites.
+            heads: present units that go, per site index.
+        """
+        maps = {
+            projection.node: site
+            for site in sites
+            if (gone := set(heads.get(site.index, ())))
+            for projection in site.projections
+            if projection.is_emptied_by(gone)
+        }
+        alive = frozenset(Flow(view).upstream(_outputs(view, maps.values()), maps)) if maps else None
+        return cls(maps, alive)
+
     def spares(self, node: Node) -> bool:
         """Return whether a node still matters."""
         return node not in self.maps and (self.alive is None or node in self.alive)
 
-
-def emptied(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> Emptied:
-    """The maps that sum over nothing once some units are gone, and what still matters behind that.
-
-    Args:
-        view: an annotated view of the original.
-        sites: its sites.
-        heads: present units that go, per site index.
-    """
-    maps = {
-        projection.node: site
-        for site in sites
-        if (gone := set(heads.get(site.index, ())))
-        for projection in site.projections
-        if projection.is_emptied_by(gone)
-    }
-    alive = frozenset(Flow(view).upstream(_outputs(view, maps.values()), maps)) if maps else None
-    return Emptied(maps, alive)
-
-
-def runs(view: GraphView, gone: Emptied) -> list[Run]:
-    """The runs that a map in front can stand in for."""
-    writers = _writers(view, gone.maps) if gone.maps else {}
-    joints = {linear.joint: linear for linear in writers.values() if linear.joint is not None}
-    before = {
-        linear: _before(linear.other, joints)
-        for node, linear in writers.items()
-        if node in gone.maps and linear.other is not None
-    }
-    inner = {linear for linear in before.values() if linear is not None}
-    found = []
-    for last in sorted(before, key=lambda linear: linear.node.index):
-        chain: list[Linear] = []
-        at: Linear | None = last
-        while at is not None and at in before:
-            chain.append(at)
-            at = before[at]
-        # What cannot be written as zeros is not silent in the walk.
-        spoilt = any(linear.matrix.shared for linear in chain)
-        if at is not None:
-            # Where a branch decides who runs, what goes must run whenever the front does.
-            spoilt = spoilt or any(counts_where(item.node) != counts_where(at.node) for item in chain)
-        if last in inner or at is None or spoilt or _is_read_between(view, at, last, gone.maps):
-            continue
-        sites = (gone.maps[linear.node] for linear in reversed(chain))
-        found.append(
-            Run(at, tuple(reversed(chain)), tuple(dict.fromkeys(site.called(site.number) for site in sites)))
-        )
-    return found
+    def runs(self, view: GraphView) -> list[Run]:
+        """Return the runs that a map in front can stand in for."""
+        writers = _writers(view, self.maps) if self.maps else {}
+        joints = {linear.joint: linear for linear in writers.values() if linear.joint is not None}
+        before = {
+            linear: _before(linear.other, joints)
+            for node, linear in writers.items()
+            if node in self.maps and linear.other is not None
+        }
+        inner = {linear for linear in before.values() if linear is not None}
+        found = []
+        for last in sorted(before, key=lambda linear: linear.node.index):
+            chain: list[Linear] = []
+            at: Linear | None = last
+            while at is not None and at in before:
+                chain.append(at)
+                at = before[at]
+            # What cannot be written as zeros is not silent in the walk.
+            spoilt = any(linear.matrix.shared for linear in chain)
+            if at is not None:
+                # Where a branch decides who runs, what goes must run whenever the front does.
+                spoilt = spoilt or any(counts_where(item.node) != counts_where(at.node) for item in chain)
+            if last in inner or at is None or spoilt or _is_read_between(view, at, last, self.maps):
+                continue
+            sites = (self.maps[linear.node] for linear in reversed(chain))
+            found.append(
+                Run(
+                    at,
+                    tuple(reversed(chain)),
+                    tuple(dict.fromkeys(site.called(site.number) for site in sites)),
+                )
+            )
+        return found
 
 
 def _writers(view: GraphView, maps: Mapping[Node, Site]) -> dict[Node, Linear]:

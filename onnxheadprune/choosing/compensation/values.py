@@ -7,15 +7,14 @@ linear attention, for fused operators, packed projections and grouped heads alik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.choosing.activations.boundaries import Reader, Walk
-from onnxheadprune.choosing.activations.linear import Linear, feeders
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.compensation.fit import Ints, Layout
-from onnxheadprune.choosing.compensation.tasks import Task, is_free
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
 from onnxheadprune.errors import InferenceError
@@ -66,6 +65,46 @@ class Values:
         self.basis: Array = np.zeros((0, 0))
         self._heads: Ints = np.zeros((0, 0), int)
         self._columns: Ints = np.zeros((0, 0), int)
+
+    @classmethod
+    def of(
+        cls,
+        walk: Walk,
+        maps: Sequence[Linear],
+        context: Context,
+        data: Calibration,
+        also: Sequence[Value] = (),
+        runs_on: Callable[[int], bool] = lambda feed: True,
+    ) -> Values | None:
+        """The linear layer that computes the values of some heads, None if none can be refitted alone.
+
+        Args:
+            walk: stands where the values are not made yet.
+            maps: those that may make them.
+            context: what the site's projection reads, and the heads that stay.
+            data: the first feeds of the walk.
+            also: further values that its `read` is to give.
+            runs_on: whether the map runs on a feed, by its position.
+        """
+        if len({len(channels) for channels in context.heads}) != 1:
+            return None
+        for linear in maps:
+            entering = walk.boundaries.entering(linear.out, context.value)
+            try:
+                read = walk.changed([linear.source, linear.out, context.value, *entering, *also])
+                here = read(0)
+                given = [
+                    name for name in (linear.out.name, *(item.name for item in entering)) if name in here
+                ]
+                after = walk.parts.between(here, given, context.value)
+                found = cls(linear, read, after, context)
+                if found.fits(context.heads, here):
+                    kept = sorted(channel for head in context.heads for channel in head)
+                    return found if found.prepare(data, kept, runs_on) else None
+            except InferenceError:
+                # A part of a model asks more of ONNX Runtime than the whole. Then the values stay as they are.
+                continue
+        return None
 
     def fits(self, heads: Sequence[Sequence[int]], here: Mapping[str, Array]) -> bool:
         """Return whether the map makes the values of all these heads, and each head treats its channels alike."""
@@ -137,53 +176,6 @@ class Values:
             if sum(map(len, found)) >= most:
                 break
         return np.concatenate(found)
-
-
-def value_maps(task: Task, shared: Collection[int]) -> tuple[Linear, ...]:
-    """The maps that may make the values of a site that loses heads, likely ones first."""
-    site, linear = task.site, task.linear
-    if site is None or not site.CORED or linear is None or len(site.projections) != 1:
-        return ()
-    return tuple(
-        item for item in reversed(feeders(linear.source)) if item.node.index not in shared and is_free(item)
-    )
-
-
-def values_of(
-    walk: Walk,
-    maps: Sequence[Linear],
-    context: Context,
-    data: Calibration,
-    also: Sequence[Value] = (),
-    runs_on: Callable[[int], bool] = lambda feed: True,
-) -> Values | None:
-    """The linear layer that computes the values of some heads, None if none can be refitted alone.
-
-    Args:
-        walk: stands where the values are not made yet.
-        maps: those that may make them.
-        context: what the site's projection reads, and the heads that stay.
-        data: the first feeds of the walk.
-        also: further values that its `read` is to give.
-        runs_on: whether the map runs on a feed, by its position.
-    """
-    if len({len(channels) for channels in context.heads}) != 1:
-        return None
-    for linear in maps:
-        entering = walk.boundaries.entering(linear.out, context.value)
-        try:
-            read = walk.changed([linear.source, linear.out, context.value, *entering, *also])
-            here = read(0)
-            given = [name for name in (linear.out.name, *(item.name for item in entering)) if name in here]
-            after = walk.parts.between(here, given, context.value)
-            found = Values(linear, read, after, context)
-            if found.fits(context.heads, here):
-                kept = sorted(channel for head in context.heads for channel in head)
-                return found if found.prepare(data, kept, runs_on) else None
-        except InferenceError:
-            # A part of a model asks more of ONNX Runtime than the whole. Then the values stay as they are.
-            continue
-    return None
 
 
 def _ratios(before: Array, after: Array) -> tuple[Array, bool]:

@@ -15,13 +15,19 @@ import numpy.typing as npt
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Site, Sites
-from onnxheadprune.choosing.activations.chain import Chain, cut_at, measuring
-from onnxheadprune.choosing.activations.contexts import context_moments, measurable, seen, with_enough
+from onnxheadprune.choosing.activations.chain import Chain, Cut, measuring
+from onnxheadprune.choosing.activations.contexts import (
+    context_moments,
+    measurable,
+    projection_matrix,
+    seen,
+    with_enough,
+)
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.executors import run_all
 from onnxheadprune.choosing.scoring.experts import expert_scores
-from onnxheadprune.choosing.scoring.partial import Partial, partial_key
+from onnxheadprune.choosing.scoring.partial import Partial
 from onnxheadprune.choosing.scoring.reconstruction import reconstruction_scores, wide_reconstruction_scores
 from onnxheadprune.choosing.scoring.scores import (
     FISHER,
@@ -33,7 +39,6 @@ from onnxheadprune.choosing.scoring.scores import (
     SiteScores,
 )
 from onnxheadprune.choosing.scoring.sensitivity import sensitivities
-from onnxheadprune.choosing.scoring.simple import activation_scores, fluctuation_scores, weight_scores
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Evidence, Measure
 from onnxheadprune.errors import UsageError
@@ -228,9 +233,9 @@ def _require_all(short: Mapping[str, str], left: Mapping[str, str] | None) -> No
 
 def _from_moments(method: Method, site: Site, moments: Sequence[Moments]) -> Array:
     if method == "activation":
-        return activation_scores(site, moments)
+        return _activation_scores(site, moments)
     if method == "fluctuation":
-        return fluctuation_scores(site, moments)
+        return _fluctuation_scores(site, moments)
     if site.WIDE:
         return wide_reconstruction_scores(site, moments)
     return reconstruction_scores(site, moments)
@@ -255,7 +260,7 @@ def _ablated(view: GraphView, sites: Sequence[Site], evidence: Evidence, how: Wo
     """Ablation scores per site, those of an interrupted run taken from its file."""
     data, provider, effect = evidence.data, evidence.provider, evidence.effect
     loaded = how.model or LoadedModel(view.model, "the model", view.sources)
-    kept = Partial(how.partial, "" if how.partial is None else partial_key(loaded, sites, evidence))
+    kept = Partial.of(how.partial, loaded, sites, evidence)
     missing = [position for position in range(len(sites)) if position not in kept.found]
 
     def done(at: int, result: Array) -> None:
@@ -306,9 +311,9 @@ def ablation_scores(
     each = np.ones(site.num_units)
     groups: list[tuple[int, ...]] = [(head,) for head in range(site.num_units)]
     if site.WIDE:
-        each = fluctuation_scores(site, context_moments(view, [site], data, provider)[site.index])
+        each = _fluctuation_scores(site, context_moments(view, [site], data, provider)[site.index])
         groups = _groups(site, each)
-    cuts = [cut_at(site, group) for group in groups]
+    cuts = [Cut.of(site, group) for group in groups]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
     for cut, found in chain.outcomes(cuts, data.feeds, data.source, measuring(meters, data.feeds)):
         meters[cut].take(found)
@@ -325,3 +330,49 @@ def _groups(site: Site, worth: Scores) -> list[tuple[int, ...]]:
     together = sorted(site.units, key=lambda unit: (worth[list(unit)].mean(), unit))
     parts = np.array_split(np.arange(len(together)), min(GROUPS, len(together)))
     return [tuple(one for at in part for one in together[at]) for part in parts]
+
+
+def weight_scores(site: Site) -> Scores:
+    """Share of a unit's rows in the energy of the map that sums units up: |W_o[h]|² / |W_o|².
+
+    Magnitude pruning (Han et al. 2015) with heads, or neurons, as groups. It needs no data and knows nothing of what
+    flows through the weights; the other methods are better wherever there is data.
+    """
+    total = np.zeros(site.num_units)
+    for projection in site.projections:
+        energy = np.square(projection_matrix(projection)).sum(axis=1)
+        total += [energy[list(channels)].sum() for channels in projection.channels]
+    return _shares(total)
+
+
+def _activation_scores(site: Site, moments: Sequence[Moments]) -> Scores:
+    """Mean of |W_ij| |x_i| over the entries of a unit, as a share of the site's (Wanda, Sun et al. 2024).
+
+    |x_i| is the norm of a context channel over the calibration data.
+    """
+    total = np.zeros(site.num_units)
+    for projection, moment in zip(site.projections, moments, strict=True):
+        norms = np.sqrt(np.diag(moment.gram) / (moment.total or 1.0))
+        each = np.abs(projection_matrix(projection)).sum(axis=1) * norms
+        total += [each[list(channels)].sum() for channels in projection.channels]
+    return _shares(total)
+
+
+def _fluctuation_scores(site: Site, moments: Sequence[Moments]) -> Scores:
+    """Var(x_i) |W_i|² over the channels of a unit, as a share of the site's (FLAP, An et al. 2024).
+
+    What a channel contributes on average, the bias can take over; only its fluctuation is lost.
+    """
+    total = np.zeros(site.num_units)
+    for projection, moment in zip(site.projections, moments, strict=True):
+        variance = np.diag(moment.centred().covariance)
+        each = variance * np.square(projection_matrix(projection)).sum(axis=1)
+        total += [each[list(channels)].sum() for channels in projection.channels]
+    return _shares(total)
+
+
+def _shares(values: Scores) -> Scores:
+    """As shares of the site, so that sites of different scale compare."""
+    total = values.sum()
+    shares: Scores = values / total if total > 0 else np.full(len(values), 1 / max(len(values), 1))
+    return shares

@@ -9,6 +9,8 @@ from typing import TypeAlias, TypeVar
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.sites.unit import Site, united
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.branch import bias_of
+from onnxheadprune.liveness.refusal import Refusal
 
 Heads = frozenset[int]
 Move = frozenset[int]
@@ -115,6 +117,11 @@ def path_by_worth(
         total += cost
         steps.append(Step(gone, total))
     return tuple(steps)
+
+
+def can_go_whole(site: Site) -> bool:
+    """Return whether nothing but a bias stays of a site without its units."""
+    return not any(isinstance(bias_of(projection.node), Refusal) for projection in site.projections)
 
 
 def moves(

@@ -24,21 +24,6 @@ from onnxheadprune.model.storage.reading import in_memory
 Array = npt.NDArray[np.float64]
 
 
-def partial_key(model: LoadedModel, sites: Sequence[Site], evidence: Evidence) -> str:
-    """What finished parts depend on: the model with its weights, the sites, the data, where it runs, the measure."""
-    data, effect = evidence.data, evidence.effect
-    digest = hashlib.sha256()
-    for tensor in model.proto.graph.initializer:
-        digest.update(in_memory(tensor, model.sources).SerializeToString(deterministic=True))
-    for node in model.proto.graph.node:
-        digest.update(node.SerializeToString(deterministic=True))
-    measure = effect or ""
-    if callable(measure):
-        measure = f"{measure.__module__}:{getattr(measure, '__qualname__', repr(measure))}"
-    keys = ",".join(site.key for site in sites)
-    return f"{digest.hexdigest()} {keys} {data.fingerprint} {data.count} {evidence.provider.name} {measure}"
-
-
 MARK = b'{"key": "'
 """How such a file begins."""
 
@@ -51,7 +36,7 @@ class Partial:
 
         Args:
             path: the file; None keeps nothing.
-            key: see `partial_key`.
+            key: what finished parts depend on; see `of`.
 
         Raises:
             UsageError: if the file could not be written later, or holds something else.
@@ -68,6 +53,32 @@ class Partial:
                 self.found = {int(site): np.array(scores) for site, scores in stored["sites"].items()}
         except (UsageError, ValueError, KeyError, TypeError, AttributeError):
             self.found = {}
+
+    @classmethod
+    def of(
+        cls,
+        path: str | os.PathLike[str] | None,
+        model: LoadedModel,
+        sites: Sequence[Site],
+        evidence: Evidence,
+    ) -> Partial:
+        """Finished sites of a model with its weights, by the data, where it runs, and the measure."""
+        if path is None:
+            return cls(None, "")
+        data, effect = evidence.data, evidence.effect
+        digest = hashlib.sha256()
+        for tensor in model.proto.graph.initializer:
+            digest.update(in_memory(tensor, model.sources).SerializeToString(deterministic=True))
+        for node in model.proto.graph.node:
+            digest.update(node.SerializeToString(deterministic=True))
+        measure = effect or ""
+        if callable(measure):
+            measure = f"{measure.__module__}:{getattr(measure, '__qualname__', repr(measure))}"
+        keys = ",".join(site.key for site in sites)
+        return cls(
+            path,
+            f"{digest.hexdigest()} {keys} {data.fingerprint} {data.count} {evidence.provider.name} {measure}",
+        )
 
     def add(self, position: int, scores: Array) -> None:
         """Keeps one site.

@@ -63,30 +63,20 @@ class Surgeon:
         self.left = self.left[rest]
 
 
-def path(
+def paths(
     site: Site,
     moments: Sequence[Moments],
+    ways: Sequence[Sequence[str]] = (BOTH,),
     protected: Iterable[int] = (),
-    ways: Sequence[str] = BOTH,
-) -> tuple[Step, ...]:
-    """The order in which a site best loses its heads, and what each step costs.
+) -> list[tuple[Step, ...]]:
+    """For each of several ways, the order in which a site best loses its heads, and what each step costs.
 
     Args:
         site: the site.
         moments: of the context of each of its projections.
-        protected: present heads that stay.
         ways: in which grouped-query attention may lose heads; see `moves`.
+        protected: present heads that stay.
     """
-    return paths(site, moments, [ways], protected)[0]
-
-
-def paths(
-    site: Site,
-    moments: Sequence[Moments],
-    ways: Sequence[Sequence[str]],
-    protected: Iterable[int] = (),
-) -> list[tuple[Step, ...]]:
-    """The same for several ways."""
     surgeons = [
         Surgeon(moment.centred().covariance, projection_matrix(projection))
         for projection, moment in zip(site.projections, moments, strict=True)
@@ -145,7 +135,7 @@ def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray
     """
     scores = np.full(site.num_units, np.nan)
     before, done, highest = 0.0, frozenset[int](), 0.0
-    for step in path(site, moments):
+    for step in paths(site, moments)[0]:
         fresh = step.removed - done
         highest = max(highest, (step.error - before) / len(fresh))
         scores[list(fresh)] = highest

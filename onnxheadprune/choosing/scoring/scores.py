@@ -107,6 +107,42 @@ class HeadScores:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_index", {site.index: site for site in self.sites})
 
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "the scores") -> HeadScores:
+        """Scores out of the file format, or out of a plain mapping of sites to lists of numbers.
+
+        Raises:
+            UsageError: if they are neither.
+        """
+        if isinstance(data, Mapping) and "sites" not in data:
+            return _from_mapping(data, where)
+        try:
+            if data["format"] != FORMAT:
+                raise UsageError(f"{where} have the format {data['format']}, this version reads {FORMAT}")
+            origin = data.get("data") or {}
+            sites = tuple(
+                SiteScores(_index(item, where), str(item["name"]), _numbers(item["scores"], where))
+                for item in data["sites"]
+            )
+            return cls(
+                str(data["method"]),
+                str(data.get("unit", "imported")),
+                str(data.get("model", "")),
+                sites,
+                origin.get("fingerprint"),
+                int(origin.get("samples") or 0),
+                origin.get("source"),
+                {str(name): str(reason) for name, reason in (data.get("constant") or {}).items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise UsageError(f"{where} are not in the format of `score`: {error!r:.200}") from error
+
+    @classmethod
+    def equal(cls, sites: Sequence[Site]) -> HeadScores:
+        """Scores by which all units of some sites are worth the same."""
+        entries = (SiteScores(site.index, site.name, (1.0,) * site.original_num_units) for site in sites)
+        return cls("none", "", "", tuple(entries))
+
     def of(self, site: Site) -> tuple[float, ...]:
         """Scores of a site's present units, in their order.
 
@@ -202,12 +238,6 @@ class HeadScores:
         }
 
 
-def equal_scores(sites: Sequence[Site]) -> HeadScores:
-    """Scores by which all units of some sites are worth the same."""
-    entries = (SiteScores(site.index, site.name, (1.0,) * site.original_num_units) for site in sites)
-    return HeadScores("none", "", "", tuple(entries))
-
-
 def is_protected(protected: str | None, sites: Sequence[Site]) -> dict[int, frozenset[int]]:
     """Heads that must stay, per site index (indices of the original model), from a head spec.
 
@@ -242,36 +272,6 @@ COLUMNS = ("site", "unit", "score", "method", "means")
 """Of a table that is written. "means" is `HeadScores.unit`; a table of others needs none of the last two."""
 UNITS = ("unit", "head")
 """Columns that number the units of a site."""
-
-
-def scores_from_dict(data: Any, where: str = "the scores") -> HeadScores:
-    """Scores out of the file format, or out of a plain mapping of sites to lists of numbers.
-
-    Raises:
-        UsageError: if they are neither.
-    """
-    if isinstance(data, Mapping) and "sites" not in data:
-        return _from_mapping(data, where)
-    try:
-        if data["format"] != FORMAT:
-            raise UsageError(f"{where} have the format {data['format']}, this version reads {FORMAT}")
-        origin = data.get("data") or {}
-        sites = tuple(
-            SiteScores(_index(item, where), str(item["name"]), _numbers(item["scores"], where))
-            for item in data["sites"]
-        )
-        return HeadScores(
-            str(data["method"]),
-            str(data.get("unit", "imported")),
-            str(data.get("model", "")),
-            sites,
-            origin.get("fingerprint"),
-            int(origin.get("samples") or 0),
-            origin.get("source"),
-            {str(name): str(reason) for name, reason in (data.get("constant") or {}).items()},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise UsageError(f"{where} are not in the format of `score`: {error!r:.200}") from error
 
 
 def _index(item: Mapping[str, Any], where: str) -> int:
@@ -327,7 +327,7 @@ def read_scores(path: str | os.PathLike[str]) -> HeadScores:
     if _is_table(path):
         return _from_csv(text, f"the scores {path}")
     try:
-        return scores_from_dict(parse_json(text, once=True), f"the scores {path}")
+        return HeadScores.from_dict(parse_json(text, once=True), f"the scores {path}")
     except NotJsonError as error:
         raise UsageError(f"the scores {path} are {error}") from error
 

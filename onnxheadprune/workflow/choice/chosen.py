@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.choosing.compensation.record import Compensation
+from onnxheadprune.choosing.compensation.record import Compensation, refitted
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.one_line import one_line
 from onnxheadprune.training.result import Recovery
+
+if TYPE_CHECKING:
+    from onnxheadprune.choosing.wishes import Wish
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,10 @@ class Chosen:
         trained = self.recovery
         return self.compensation if trained is None or trained.rejected is not None else trained
 
+    def renumbered(self, model: LoadedModel) -> LoadedModel:
+        """The original with these numbers; itself where there are none."""
+        return model if self.numbers is None else refitted(model, self.numbers, self.steps)
+
     @property
     def steps(self) -> int:
         """Steps of training behind these numbers."""
@@ -90,6 +99,16 @@ class Chosen:
         """What the drift was measured on, and what has seen that before."""
         trained = self.recovery is not None and self.numbers is self.recovery
         return data_words(self.held_out, refitted=self.numbers is not None, trained=trained)
+
+    def limits(self, wish: Wish) -> tuple[Gate, ...]:
+        """The limits that a target sets to a choice, with what this one reaches."""
+        if wish.max_drift is not None and self.drift is not None:
+            kept = self.drift <= wish.max_drift
+            return (Gate("max_drift", "the cut", wish.max_drift, self.drift, kept, self.unit),)
+        if wish.target_speedup is not None and self.speed is not None:
+            least = wish.target_speedup
+            return (Gate("min_speedup", "the cut", least, self.speed.value, self.speed.reaches(least)),)
+        return ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the plan, which is its own document."""

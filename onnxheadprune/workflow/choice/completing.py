@@ -10,7 +10,6 @@ from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.choosing.compensation.record import Compensation, Refit
-from onnxheadprune.choosing.effort import some
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.model.graph.main_output import require_main_output
@@ -109,7 +108,7 @@ def _measured(cutter: Cutter, chosen: Chosen) -> Chosen:
 def _samples(cutter: Cutter) -> Sequence[Sample]:
     """Return what the drift of a choice is measured on."""
     assert cutter.held is not None
-    return cutter.held.samples if cutter.is_held_out else some(cutter.held, cutter.work).samples
+    return cutter.held.samples if cutter.is_held_out else cutter.work.to_run(cutter.held).samples
 
 
 def _compensated(cutter: Cutter, selection: Selection) -> Compensation:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import copy
 import functools
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from onnxheadprune.attention import planning
 from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
-from onnxheadprune.choosing.compensation.record import Compensation, refitted
+from onnxheadprune.choosing.compensation.record import Compensation
 from onnxheadprune.choosing.compensation.tasks import Which
-from onnxheadprune.choosing.effort import Work, work_per_second
+from onnxheadprune.choosing.effort import Work
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import Asked, Selection, Space
 from onnxheadprune.choosing.wishes import Requirements
@@ -184,13 +187,13 @@ class Cutter:
         left = None if budget is None or budget.call is None else budget.left
         if left is None:
             return MOST_WORK
-        return min(MOST_WORK, left * REFIT_SHARE * work_per_second() / PASSES)
+        return min(MOST_WORK, left * REFIT_SHARE * _work_per_second() / PASSES)
 
     def planned(self, chosen: Chosen) -> Chosen:
         """The plan of a cut, made for the model that is cut: refitted weights are other numbers to plan with."""
         analysis = self.analysis
         if chosen.numbers is not None:
-            subject = renumbered(self.model, chosen)
+            subject = chosen.renumbered(self.model)
             analysis = analysis_of(subject)
         made = planning.planned(analysis, chosen.selection.spec, self.trying.contract)
         return replace(chosen, plan=made.plan, io=made.io)
@@ -198,7 +201,7 @@ class Cutter:
     def cut(self, chosen: Chosen) -> LoadedModel:
         """The model without the chosen heads."""
         assert chosen.plan is not None
-        subject = renumbered(self.model, chosen)
+        subject = chosen.renumbered(self.model)
         return subject.changed(apply.apply_plan(chosen.plan, subject.proto), "the pruned model")
 
     def timed(self, selection: Selection) -> LoadedModel:
@@ -224,8 +227,10 @@ class Cutter:
         return Session(model, self.provider, name=name).taking(self.turns)
 
 
-def renumbered(model: LoadedModel, chosen: Chosen) -> LoadedModel:
-    """The original with the new numbers of a choice; itself where there are none."""
-    if chosen.numbers is None:
-        return model
-    return refitted(model, chosen.numbers, chosen.steps)
+def _work_per_second() -> float:
+    """Multiply-adds of this machine in a second, by products of some size on all threads of the algebra."""
+    some = np.ones((1024, 1024), np.float32)
+    began = time.perf_counter()
+    for _ in range(4):
+        some @ some
+    return 4 * 1024**3 / (time.perf_counter() - began)

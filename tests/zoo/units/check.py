@@ -14,7 +14,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.benchmarking.flops import Flops, concrete_view, count_flops
+from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.tolerances import tolerance_for
@@ -157,7 +157,7 @@ class _Check(Analysed):
         """The operations of one run on the first feed."""
         names = {info.name for info in model.graph.input}
         feed = {name: array for name, array in self.folder.feeds()[0].items() if name in names}
-        return count_flops(concrete_view(model, feed))
+        return Flops.of(concrete_view(model, feed))
 
     def _masked(self, planning: Planning) -> ModelProto:
         return masked_reference(planning.view, planning.touched, planning.heads)
