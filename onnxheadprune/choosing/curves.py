@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.choosing.activations.chain import Chain, Cut, measuring
+from onnxheadprune.choosing.activations.chain import Chain, Cut
 from onnxheadprune.choosing.activations.linear import Linear, linear_of
 from onnxheadprune.choosing.activations.moments import Moments, Ridge
 from onnxheadprune.choosing.activations.parts import Parts
@@ -96,8 +96,7 @@ def measured_paths(
     def passed(blocks: int) -> None:
         progress("measuring what cuts cost, site by site", blocks, len(sites))
 
-    for cut, measured in chain.outcomes(cuts, data.feeds, data.source, measuring(meters, data.feeds), passed):
-        meters[cut].take(measured)
+    chain.measure(cuts, data.feeds, data.source, meters, passed)
     means = iter(meters)
     found: dict[int, list[tuple[Step, ...]]] = {site.index: [] for site in sites}
     known = [(site, some, [next(means).mean() for _ in some]) for site, some in points]

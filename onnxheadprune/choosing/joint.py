@@ -44,9 +44,9 @@ from onnxheadprune.choosing.scoring.moves import (
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import default_method, scored_kinds
-from onnxheadprune.choosing.scoring.scores import HeadScores, is_protected
+from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import Asked, Selection, and_left_out, foresee, worth
-from onnxheadprune.choosing.wishes import Requirements, scores_for
+from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.runtime.progress import Progress, silent
@@ -95,7 +95,7 @@ def joint_space(
         why = "" if only is None else f"; {only}: name them"
         raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
     counted = BYTES if any(site.SAVES == BYTES for site in sites) else OPERATIONS
-    protected = is_protected(requirements.protect, sites)
+    protected = requirements.protected(sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
     open_, left = measurable(analysis.view, sites, data, evidence.provider)
@@ -183,7 +183,7 @@ def _scores(
     if _is_ordered(requirements):
         ordered = scored_kinds(requirements.units, requirements.method)
         some = [site for site in sites if site.UNITS in ordered]
-        return scores_for(analysis, some, requirements, evidence, left, progress)
+        return requirements.scores_for(analysis, some, evidence, left, progress)
     routed = [site for site in sites if site.ROUTED]
     if not routed:
         return None

@@ -33,9 +33,9 @@ from onnxheadprune.choosing.scoring.moves import (
     ways_of,
 )
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
-from onnxheadprune.choosing.scoring.scores import HeadScores, is_protected
+from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import WITHOUT_DATA, Asked, SearchSpace, Selection, Space, foresee
-from onnxheadprune.choosing.wishes import Requirements, scores_for
+from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import Evidence, Measure
 from onnxheadprune.data.sources import Data, data_for
@@ -139,7 +139,7 @@ def search_space(
     if not sites:
         why = f": {analysis.sites[0].reason}" if len(analysis.sites) else "; no attention site was found"
         raise RefusedError(f"no site of {analysis.name} can lose heads{why}")
-    protected = is_protected(requirements.protect, sites)
+    protected = requirements.protected(sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     left: dict[str, str] = {}
     total = sum(site.num_heads for site in analysis.sites)
@@ -160,7 +160,7 @@ def search_space(
     if left:
         alike = _paths_by_worth(Candidates(open_, kept), HeadScores.equal(open_), {})
         foresee(asked, [spaced({index: merged(ways) for index, ways in alike.items()}, "", {})], INSTEAD)
-    scores = scores_for(analysis, open_, requirements, evidence, left, progress)
+    scores = requirements.scores_for(analysis, open_, evidence, left, progress)
     candidates = Candidates(tuple(site for site in open_ if site.label not in left), kept)
     constant = {} if scores is None else scores.constant
     if measuring is None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from onnxheadprune.attention.analysis import Analysis
+from onnxheadprune.attention.heads import listed, parse_heads
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE, wishable
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.request import BenchSettings
@@ -65,6 +66,58 @@ class Requirements:
             return self.method in SHARES
         return self.scores is None or self.scores.are_shares
 
+    def protected(self, sites: Sequence[Site]) -> dict[int, frozenset[int]]:
+        """Heads that must stay, per site index (indices of the original model), by `protect`.
+
+        A bare site ("3" or a name) protects all of its heads.
+
+        Raises:
+            UsageError: if the spec does not fit the model.
+        """
+        found: dict[int, frozenset[int]] = {}
+        for token in (self.protect or "").split():
+            spec = token if ":" in token else None
+            key = token if spec is None else token.rpartition(":")[0]
+            matching = [site for site in sites if key in ("*", site.key, site.name)]
+            if not matching:
+                raise UsageError(f"there is no {key!r} to protect; this model has {listed(sites)}")
+            for site in matching:
+                heads = range(site.original_num_units) if spec is None else parse_heads(spec)[key]
+                if any(head >= site.original_num_units for head in heads):
+                    raise UsageError(
+                        f"{site.label} has {site.original_num_units} {site.UNIT}s, so {token!r} protects none"
+                    )
+                found[site.index] = found.get(site.index, frozenset()) | frozenset(heads)
+        return found
+
+    def scores_for(
+        self,
+        analysis: Analysis,
+        sites: Sequence[Site],
+        evidence: Evidence | None,
+        left: dict[str, str],
+        progress: Progress = silent,
+    ) -> HeadScores | None:
+        """Scores of the units of some sites, None where cuts are measured.
+
+        Args:
+            analysis: of the model.
+            sites: whose units may go.
+            evidence: what a method is tried on.
+            left: gets the reason for each site that a method cannot score on it, by label.
+            progress: told what is being done.
+
+        Raises:
+            UsageError: if the method needs data and there is none.
+            RefusedError: if the method cannot see into a site.
+        """
+        method = self.method
+        if method is None:
+            return self.scores
+        return scores_of(
+            analysis.name, analysis.view, sites, method, evidence, Working(progress=progress), left
+        )
+
 
 @one_line("ratio keep target_speedup max_drift units scores protect method")
 @dataclass(frozen=True, kw_only=True)
@@ -92,31 +145,3 @@ class Wish(Requirements):
             raise UsageError("specify exactly one of --ratio, --keep, --target-speedup and --max-drift")
         super().__post_init__()
         check(Cut, **{name: getattr(self, name) for name in AMOUNT.split()})
-
-
-def scores_for(
-    analysis: Analysis,
-    sites: Sequence[Site],
-    requirements: Requirements,
-    evidence: Evidence | None,
-    left: dict[str, str],
-    progress: Progress = silent,
-) -> HeadScores | None:
-    """Scores of the units of some sites, None where cuts are measured.
-
-    Args:
-        analysis: of the model.
-        sites: whose units may go.
-        requirements: what the choice goes by.
-        evidence: what a method is tried on.
-        left: gets the reason for each site that a method cannot score on it, by label.
-        progress: told what is being done.
-
-    Raises:
-        UsageError: if the method needs data and there is none.
-        RefusedError: if the method cannot see into a site.
-    """
-    method = requirements.method
-    if method is None:
-        return requirements.scores
-    return scores_of(analysis.name, analysis.view, sites, method, evidence, Working(progress=progress), left)

@@ -24,7 +24,7 @@ from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.runtime import Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
-from onnxheadprune.runtime.foreign import import_function, users_code
+from onnxheadprune.runtime.foreign import users_code
 
 if TYPE_CHECKING:
     from onnxheadprune.data.calibration import Calibration
@@ -44,23 +44,6 @@ AT_ONCE = 2**21
 """Numbers that are looked at in double precision at a time: outputs a vocabulary wide would fill memory."""
 _TINY = 1e-30
 _TURN = threading.Lock()
-
-
-def named_measure(spec: str) -> Measure:
-    """The measure that a text names.
-
-    Args:
-        spec: "auto", "kl", "cosine" or "module:function".
-
-    Raises:
-        UsageError: if there is no such measure, or the function cannot be imported.
-    """
-    if spec == AUTO or spec in MEASURES:
-        return spec
-    if ":" not in spec:
-        names = ", ".join(MEASURES)
-        raise UsageError(f"a drift is measured by {AUTO}, {names} or module:function, not {spec!r}")
-    return import_function(spec, "the measure")
 
 
 def measured_in(main: MainOutput, effect: str | None) -> str:

@@ -49,21 +49,21 @@ class Difference:
     after: str
     site: str = ""
 
+    @classmethod
+    def between(
+        cls, original: ModelProto, pruned: ModelProto, plan: PrunePlan, refitted: Collection[str] = ()
+    ) -> tuple[Difference, ...]:
+        """Return every difference between two models, those of tensors first."""
+        there, here = _Names(original), _Names(pruned)
+        sites = _sites(original, plan)
+        found = [*_tensors(there, here, refitted), *_nodes(there, here)]
+        return tuple(
+            cls(item.what, item.name, item.before, item.after, sites.get(key, "")) for key, item in found
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return asdict(self)
-
-
-def differences(
-    original: ModelProto, pruned: ModelProto, plan: PrunePlan, refitted: Collection[str] = ()
-) -> tuple[Difference, ...]:
-    """Every difference, those of tensors first."""
-    there, here = _Names(original), _Names(pruned)
-    sites = _sites(original, plan)
-    found = [*_tensors(there, here, refitted), *_nodes(there, here)]
-    return tuple(
-        Difference(item.what, item.name, item.before, item.after, sites.get(key, "")) for key, item in found
-    )
 
 
 Keyed: TypeAlias = tuple[str, Difference]

@@ -201,9 +201,9 @@ def _trimmed(subject: LoadedModel, request: Request) -> Trimmed | None:
     """
     if request.choice.tokens is None:
         return None
-    from onnxheadprune.workflow.vocabulary.keep import trimmed
+    from onnxheadprune.workflow.vocabulary.keep import Trimmed
 
-    return trimmed(subject, request)
+    return Trimmed.of(subject, request)
 
 
 def _chosen(

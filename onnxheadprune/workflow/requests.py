@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.units import combined
+from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.cutting import AMOUNT
 
 if TYPE_CHECKING:
@@ -207,16 +208,22 @@ def request_of(cut: Cut, choice: Choice, run: Run, proving: Proving, writing: Wr
 
 
 def measure_of(drift: str | None) -> Measure | None:
-    """The measure of drift; None leaves it to the kind of output.
+    """The measure of drift: "auto", "kl", "cosine" or "module:function"; None leaves it to the kind of output.
 
     Raises:
         UsageError: if there is no such measure, or a function cannot be imported.
     """
     if drift is None:
         return None
-    from onnxheadprune.data.drift import named_measure
+    from onnxheadprune.data.drift import AUTO, MEASURES
+    from onnxheadprune.runtime.foreign import import_function
 
-    return named_measure(drift)
+    if drift == AUTO or drift in MEASURES:
+        return drift
+    if ":" not in drift:
+        names = ", ".join(MEASURES)
+        raise UsageError(f"a drift is measured by {AUTO}, {names} or module:function, not {drift!r}")
+    return import_function(drift, "the measure")
 
 
 def budget_of(budget: float | str | None, time: str | None = None) -> Budget | None:

@@ -148,11 +148,11 @@ class PruneResult:
         """What tells the pruned model from the original, name by name."""
         if self.original is None:
             return ()
-        from onnxheadprune.workflow.differences import differences
+        from onnxheadprune.workflow.differences import Difference
 
         compensation = None if self.chosen is None else self.chosen.compensation
         refits = () if compensation is None else tuple(compensation.stored)
-        return differences(self.original.proto, self.pruned.proto, self.plan, refits)
+        return Difference.between(self.original.proto, self.pruned.proto, self.plan, refits)
 
     @functools.cached_property
     def operations(self) -> Operations | None:

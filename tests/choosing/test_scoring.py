@@ -21,10 +21,10 @@ from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import (
     METHODS,
     HeadScores,
-    is_protected,
     read_scores,
     write_scores,
 )
+from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import UsageError
@@ -279,16 +279,16 @@ def test_scores_of_another_model_are_refused(digits: Path, tiny: Path) -> None:
 
 def test_protected_heads(digits: Path) -> None:
     sites = sites_of(view_of(load_model(digits)), "digits")
-    found = is_protected("0:1,2 3 *:7", sites)
+    found = Requirements(protect="0:1,2 3 *:7").protected(sites)
     assert found == {0: {1, 2, 7}, 1: {7}, 2: {7}, 3: set(range(8))}
-    assert is_protected(None, sites) == {}
+    assert Requirements().protected(sites) == {}
     for spec, why in (
         ("9:1", "no '9' to protect"),
         ("nowhere", "no 'nowhere' to protect"),
         ("0:8", "protects none"),
     ):
         with pytest.raises(UsageError, match=why):
-            is_protected(spec, sites)
+            Requirements(protect=spec).protected(sites)
 
 
 def test_the_least_worthy_go_first() -> None:

@@ -159,6 +159,26 @@ class Chain:
             yield from found
         self._sessions.clear()
 
+    def measure(
+        self,
+        cuts: Sequence[Cut],
+        feeds: Sequence[Feed],
+        source: str,
+        meters: Sequence[EffectMeter],
+        passed: Passed = lambda _: None,
+    ) -> None:
+        """Add to the meter of each cut what it does to the outputs.
+
+        Raises:
+            UsageError: if the model does not run on the feeds.
+        """
+
+        def look(item: Outcome) -> tuple[int, Measured]:
+            return item.cut, meters[item.cut].measured(item.before, item.after, feeds[item.feed])
+
+        for cut, measured in self.outcomes(cuts, feeds, source, look, passed):
+            meters[cut].take(measured)
+
     def _moved(self, place: int, kept: Kept, feeds: Sequence[Feed], cuts: Sequence[Cut], source: str) -> Kept:
         """Return what is kept at a place, from what is kept at the one before."""
         wanted = self._names(place)
@@ -253,17 +273,6 @@ class Chain:
 
     def _names(self, place: int) -> list[str]:
         return list(self._places.crossing[place]) if place < len(self.sites) else self.outputs
-
-
-def measuring(
-    meters: Sequence[EffectMeter], feeds: Sequence[Feed]
-) -> Callable[[Outcome], tuple[int, Measured]]:
-    """Looks at outcomes with the meter of their cut, and says which one that is."""
-
-    def look(item: Outcome) -> tuple[int, Measured]:
-        return item.cut, meters[item.cut].measured(item.before, item.after, feeds[item.feed])
-
-    return look
 
 
 def changed_by_cut(site: Site) -> Iterator[Node]:

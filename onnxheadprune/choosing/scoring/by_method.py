@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Site, Sites
-from onnxheadprune.choosing.activations.chain import Chain, Cut, measuring
+from onnxheadprune.choosing.activations.chain import Chain, Cut
 from onnxheadprune.choosing.activations.contexts import (
     context_moments,
     measurable,
@@ -28,7 +28,7 @@ from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.executors import run_all
 from onnxheadprune.choosing.scoring.experts import expert_scores
 from onnxheadprune.choosing.scoring.partial import Partial
-from onnxheadprune.choosing.scoring.reconstruction import reconstruction_scores, wide_reconstruction_scores
+from onnxheadprune.choosing.scoring.reconstruction import reconstruction_scores
 from onnxheadprune.choosing.scoring.scores import (
     FISHER,
     RANDOM,
@@ -236,8 +236,6 @@ def _from_moments(method: Method, site: Site, moments: Sequence[Moments]) -> Arr
         return _activation_scores(site, moments)
     if method == "fluctuation":
         return _fluctuation_scores(site, moments)
-    if site.WIDE:
-        return wide_reconstruction_scores(site, moments)
     return reconstruction_scores(site, moments)
 
 
@@ -315,8 +313,7 @@ def ablation_scores(
         groups = _groups(site, each)
     cuts = [Cut.of(site, group) for group in groups]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
-    for cut, found in chain.outcomes(cuts, data.feeds, data.source, measuring(meters, data.feeds)):
-        meters[cut].take(found)
+    chain.measure(cuts, data.feeds, data.source, meters)
     scores = np.zeros(site.num_units)
     for group, meter in zip(groups, meters, strict=True):
         parts = each[list(group)]

@@ -133,6 +133,8 @@ def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray
     Shares of the output's variance. Heads that go early cost little; scores never fall along the path, so
     a threshold keeps the path's order. The heads that stay longest share what is left.
     """
+    if site.WIDE:
+        return _wide_scores(site, moments)
     scores = np.full(site.num_units, np.nan)
     before, done, highest = 0.0, frozenset[int](), 0.0
     for step in paths(site, moments)[0]:
@@ -195,7 +197,7 @@ def wide_path_by_worth(
     )
 
 
-def wide_reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
+def _wide_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
     """Return how much more of the site's output is lost when a unit goes in its turn, after refit.
 
     Shares of the output's variance; those that go in one step have the same. Scores never fall along the path, and

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, get_args
 
-from onnxheadprune.attention.heads import listed, most_units, parse_heads
+from onnxheadprune.attention.heads import most_units
 from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import called, every_kind, key_of, kind_at
 from onnxheadprune.attention.sites.site import Site
@@ -236,31 +236,6 @@ class HeadScores:
                 for site in self.sites
             ],
         }
-
-
-def is_protected(protected: str | None, sites: Sequence[Site]) -> dict[int, frozenset[int]]:
-    """Heads that must stay, per site index (indices of the original model), from a head spec.
-
-    A bare site ("3" or a name) protects all of its heads.
-
-    Raises:
-        UsageError: if the spec does not fit the model.
-    """
-    found: dict[int, frozenset[int]] = {}
-    for token in (protected or "").split():
-        spec = token if ":" in token else None
-        key = token if spec is None else token.rpartition(":")[0]
-        matching = [site for site in sites if key in ("*", site.key, site.name)]
-        if not matching:
-            raise UsageError(f"there is no {key!r} to protect; this model has {listed(sites)}")
-        for site in matching:
-            heads = range(site.original_num_units) if spec is None else parse_heads(spec)[key]
-            if any(head >= site.original_num_units for head in heads):
-                raise UsageError(
-                    f"{site.label} has {site.original_num_units} {site.UNIT}s, so {token!r} protects none"
-                )
-            found[site.index] = found.get(site.index, frozenset()) | frozenset(heads)
-    return found
 
 
 IMPORTED = "imported"

@@ -43,6 +43,44 @@ class Trimmed:
     request: Request
     spelling: Spelling | None
 
+    @classmethod
+    def of(cls, subject: LoadedModel, request: Request) -> Trimmed:
+        """The model with the tokens that a request keeps.
+
+        Args:
+            subject: the model; with its exit, where one is made permanent.
+            request: what is asked for.
+
+        Raises:
+            HeadPruneError: if the tokens cannot be chosen or removed.
+        """
+        tokens, data = request.choice.tokens, request.run.data
+        assert tokens is not None
+        data = None if data is None else lines_of(data)
+        view = view_of(subject)
+        vocabulary = vocabulary_of(view, subject.name, tokens.inputs, tokens.rows)
+        inputs = tuple(graph_inputs(view))
+        samples = None if data is None else list(load_data(data, inputs))
+        if tokens.rows is None:
+            # A rare token may be in no sample that is held in memory.
+            every = (Sample(feed, None, "") for feed in data.every()) if isinstance(data, Feeds) else samples
+            counts = None if every is None else counted(every, inputs, vocabulary)
+            place = _tokenizer_beside(subject)
+            tokenizer = None if place is None else TokenizerFile(place)
+            kept = kept_ids(tokens, vocabulary.rows, tokenizer, counts, vocabulary.stored)
+        else:
+            # Decided for all files of a folder.
+            kept = [int(place) for place in tokens.keep or ()]  # type: ignore[union-attr]
+        made = trimming(subject, kept, vocabulary.inputs, vocabulary.rows)
+        if samples is None or not vocabulary.inputs:
+            return cls(made, request, None)
+        spelling, left = respelled(samples, inputs, made)
+        assert data is not None
+        run = replace(request.run, data=as_data(left, data) if left else None)
+        if not left and _needs_data(request):
+            raise UsageError("no sample of the data has tokens that are kept only; keep more tokens")
+        return cls(made, replace(request, run=run), spelling)
+
     @property
     def model(self) -> LoadedModel:
         """The model with the tokens that are kept."""
@@ -51,44 +89,6 @@ class Trimmed:
     def on(self, plan: PrunePlan) -> PrunePlan:
         """A plan that was made for this model, as one for the model before."""
         return self.trimming.on(plan)
-
-
-def trimmed(subject: LoadedModel, request: Request) -> Trimmed:
-    """The model with the tokens that a request keeps.
-
-    Args:
-        subject: the model; with its exit, where one is made permanent.
-        request: what is asked for.
-
-    Raises:
-        HeadPruneError: if the tokens cannot be chosen or removed.
-    """
-    tokens, data = request.choice.tokens, request.run.data
-    assert tokens is not None
-    data = None if data is None else lines_of(data)
-    view = view_of(subject)
-    vocabulary = vocabulary_of(view, subject.name, tokens.inputs, tokens.rows)
-    inputs = tuple(graph_inputs(view))
-    samples = None if data is None else list(load_data(data, inputs))
-    if tokens.rows is None:
-        # A rare token may be in no sample that is held in memory.
-        every = (Sample(feed, None, "") for feed in data.every()) if isinstance(data, Feeds) else samples
-        counts = None if every is None else counted(every, inputs, vocabulary)
-        place = _tokenizer_beside(subject)
-        tokenizer = None if place is None else TokenizerFile(place)
-        kept = kept_ids(tokens, vocabulary.rows, tokenizer, counts, vocabulary.stored)
-    else:
-        # Decided for all files of a folder.
-        kept = [int(place) for place in tokens.keep or ()]  # type: ignore[union-attr]
-    made = trimming(subject, kept, vocabulary.inputs, vocabulary.rows)
-    if samples is None or not vocabulary.inputs:
-        return Trimmed(made, request, None)
-    spelling, left = respelled(samples, inputs, made)
-    assert data is not None
-    run = replace(request.run, data=as_data(left, data) if left else None)
-    if not left and _needs_data(request):
-        raise UsageError("no sample of the data has tokens that are kept only; keep more tokens")
-    return Trimmed(made, replace(request, run=run), spelling)
 
 
 def _needs_data(request: Request) -> bool:
