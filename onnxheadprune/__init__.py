@@ -45,7 +45,7 @@ if TYPE_CHECKING:
         ValidationFailedError,
     )
     from onnxheadprune.fusion.result import Fusion, SiteFusion
-    from onnxheadprune.liveness.refusal import Reason, Refusal
+    from onnxheadprune.liveness.registry import Reason, Refusal
     from onnxheadprune.model.storage.tensors import StoredSize
     from onnxheadprune.reporting.pictures import plot_curve, plot_heads, plot_latency
     from onnxheadprune.settings.inputs import Inputs
@@ -226,7 +226,7 @@ _HOMES = {
         "PrunePlan",
     ),
     "edit.site_cuts": ("SiteCut",),
-    "liveness.refusal": (
+    "liveness.registry": (
         "Reason",
         "Refusal",
     ),

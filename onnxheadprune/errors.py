@@ -1,6 +1,6 @@
 """The exceptions of the package: one hierarchy, one exit code each.
 
-A `Refusal` (see `liveness/refusal.py`) is a legal answer and a value. An exception of this module says that a
+A `Refusal` (see `liveness/registry.py`) is a legal answer and a value. An exception of this module says that a
 command could not do what was asked; anything else that escapes is a bug.
 """
 

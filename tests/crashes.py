@@ -16,7 +16,7 @@ import onnx
 
 from onnxheadprune import prune
 from onnxheadprune.cli import main
-from onnxheadprune.model.storage.spans import own_location
+from onnxheadprune.model.storage.tensors import own_location
 from onnxheadprune.model.storage.wire import structure
 
 STEPS = ("write", "copy_file_range", "ftruncate", "fsync", "link", "replace", "lseek", "close", "unlink")

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.spelling import spelled
 
 HeadSpec: TypeAlias = (
     str | Path | Mapping[str, Iterable[int]] | Mapping[str, Iterable[int] | str] | Mapping[int, Iterable[int]]

@@ -22,11 +22,11 @@ from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.sites.whole import going_whole
 from onnxheadprune.edit.edits import SetMetadata
-from onnxheadprune.edit.exit_records import LAYERS_KEY, layers_text
-from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.edit.model_records import LAYERS_KEY, layers_text
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.spelling import spelled
 
 Stack: TypeAlias = tuple[str, ...]
 """The module path that layers have in common, without their numbers: ("encoder", "layers")."""

@@ -19,11 +19,11 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.mixtures import is_mixture, mixture_of
+from onnxheadprune.liveness.layouts import is_mixture, mixture_of
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import type_of
 from onnxheadprune.model.tensors import FLOATS
 
 Mask = npt.NDArray[np.bool_]

@@ -21,7 +21,7 @@ from onnxheadprune.attention.steps import (
     sizes,
     sources_of,
 )
-from onnxheadprune.liveness.observers import is_shared
+from onnxheadprune.liveness.readers import is_shared
 from onnxheadprune.model.graph.facts import DEQUANTIZES
 from onnxheadprune.model.graph.view import Use, Value
 from onnxheadprune.model.tensors import FLOATS

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.exits.layers import inside, layers_of
 from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.edit.branches import BRANCHES, answered, asking
-from onnxheadprune.edit.side_by_side import side_by_side
+from onnxheadprune.edit.side_by_side import BRANCHES, answered, asking, side_by_side
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.facts import CHOOSES

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnxheadprune.attention.levels import Grid, Levels, numbers_of
 from onnxheadprune.liveness.blocks import GROUP_INDEX, SCALES, WEIGHT, ZERO_POINTS, block_size, is_packed
-from onnxheadprune.liveness.observers import is_shared
+from onnxheadprune.liveness.readers import is_shared
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array

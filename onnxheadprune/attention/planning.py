@@ -34,15 +34,15 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.sites.whole import goes_whole, going_whole
 from onnxheadprune.attention.units import names_all, resolve_units
 from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetMetadata, SliceTensor
-from onnxheadprune.edit.fresh_names import with_fresh_names
 from onnxheadprune.edit.plan import LeftOutNode, PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.edit.records import CACHES_KEY, caches_record, caches_text
+from onnxheadprune.edit.renaming import with_fresh_names
 from onnxheadprune.errors import RefusedError, spelled
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.constants import is_constant
+from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing

@@ -24,10 +24,10 @@ from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.spelling import spelled
 
 LAYERS = "layer."
 """What keys of layers begin with."""

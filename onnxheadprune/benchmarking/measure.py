@@ -26,7 +26,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import one_line
 from onnxheadprune.settings.measuring import Timing
 
 ROUNDS = 5

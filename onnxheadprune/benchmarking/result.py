@@ -9,8 +9,7 @@ from typing import Any
 
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE, Ratio, Verdict
-from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, PLAIN, Html, card, line, table, word
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import BAD, DOUBTFUL, GOOD, PLAIN, Html, card, line, one_line, table, word
 from onnxheadprune.model.spelling import many, short_names
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.memory import Footprint

@@ -11,7 +11,7 @@ from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.choosing.scoring.moves import Heads, Step
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import one_line
 from onnxheadprune.settings.cutting import MULTIPLES, Kind, Selecting
 from onnxheadprune.settings.setting import check
 

@@ -18,7 +18,7 @@ from onnxheadprune.choosing.allocate import (
 )
 from onnxheadprune.choosing.scoring.moves import Step
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import one_line
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.setting import check
 

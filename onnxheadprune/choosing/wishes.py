@@ -16,7 +16,7 @@ from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.choosing.scoring.scores import METHODS, SHARES, HeadScores
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import one_line
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.cutting import AMOUNT, Cut, Method
 from onnxheadprune.settings.setting import check

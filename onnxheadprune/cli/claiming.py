@@ -29,7 +29,7 @@ def guarded(command: click.Command) -> click.Command:
 
     @functools.wraps(work)
     def callback(**values: object) -> object:
-        from onnxheadprune.model.storage.written import one_call
+        from onnxheadprune.model.storage.folder import one_call
 
         _check(click.get_current_context())
         with one_call():
@@ -137,7 +137,7 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
 
 def _readings(context: click.Context) -> Iterator[Reading]:
     from onnxheadprune.model.storage.claims import Reading, named_files
-    from onnxheadprune.model.storage.leftovers import locations
+    from onnxheadprune.model.storage.stage import locations
 
     for option in context.command.params:
         if isinstance(option.type, Output):

@@ -30,9 +30,9 @@ from onnxheadprune.data.single import (
 )
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.liveness.interface import Interface
+from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data, parts_of

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, options_named
 from onnxheadprune.model.documents import regular_file
 from onnxheadprune.model.storage.claims import named_files
-from onnxheadprune.model.storage.leftovers import bears_our_mark
+from onnxheadprune.model.storage.stage import bears_our_mark
 from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:

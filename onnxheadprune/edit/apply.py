@@ -50,8 +50,8 @@ from onnxheadprune.edit.renaming import (
 )
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.bodies import graphs_in
-from onnxheadprune.model.graph.schemas import opset_of
-from onnxheadprune.model.storage.spans import defer_cut, is_outside
+from onnxheadprune.model.graph.facts import opset_of
+from onnxheadprune.model.storage.tensors import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut
 
 NO_DEFAULTS_NEEDED = 4

@@ -299,11 +299,6 @@ def scope_of(ref: str) -> str:
     return ref[: ref.rindex("[")]
 
 
-def edit_to_dict(edit: Edit) -> dict[str, Any]:
-    """The edit as JSON-ready data with its `kind`."""
-    return {"edit": edit.kind, **dataclasses.asdict(edit)}
-
-
 def edit_from_dict(data: Mapping[str, Any]) -> Edit:
     """The inverse of `edit_to_dict`.
 

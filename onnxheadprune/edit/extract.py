@@ -17,11 +17,9 @@ from onnx import (
     numpy_helper,
 )
 
-from onnxheadprune.model.bodies import bodies_of
-from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.bodies import bodies_of, stored_tensor
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.model.storage.sources import Sources
+from onnxheadprune.model.storage.reading import Sources, in_memory
 
 Array = npt.NDArray[Any]
 Numbers: TypeAlias = "Array | TensorProto"

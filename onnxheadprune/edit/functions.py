@@ -17,7 +17,8 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import MAIN, DropTensor, SliceTensor
 from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.model.bodies import nodes_in
-from onnxheadprune.model.load import LoadedModel, prepared
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.prepare import prepared
 
 Function: TypeAlias = tuple[str, str]
 _TAG = "onnxheadprune.function"

@@ -13,7 +13,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.graph.schemas import schema_of
+from onnxheadprune.model.graph.facts import schema_of
 
 BOUNDS_ARE_INPUTS = 10
 """The opset since which a Slice takes its bounds as inputs."""

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from onnx import AttributeProto, GraphProto, ModelProto
 
-from onnxheadprune.edit.edits import EdgeGather, Edit, edit_from_dict, edit_to_dict
-from onnxheadprune.edit.ranges import spelled
-from onnxheadprune.edit.site_cuts import BlockCut, SiteCut, block_cuts, by_units, totals
+from onnxheadprune.edit.edits import EdgeGather, Edit, edit_from_dict
+from onnxheadprune.edit.site_cuts import ALWAYS, BlockCut, SiteCut, block_cuts, totals
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import one_line
+from onnxheadprune.model.spelling import spelled
 
 if TYPE_CHECKING:
-    from onnxheadprune.edit.vocabulary_records import VocabularyCut
+    from onnxheadprune.edit.model_records import VocabularyCut
 
 FORMAT = 1
 
@@ -199,7 +200,7 @@ class PrunePlan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, from which `from_dict` makes the plan again."""
-        edits = [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits]
+        edits = [{**_edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits]
         tokens = {} if self.vocabulary is None else {"vocabulary": self.vocabulary.to_dict()}
         return self.summary() | tokens | {"edits": edits}
 
@@ -210,7 +211,7 @@ class PrunePlan:
             "model": self.model,
             "fingerprint": self.fingerprint,
             "cuts": [cut.to_dict() for cut in self.cuts],
-            **by_units(self.blocks),
+            **_by_units(self.blocks),
             "exit": None if self.exit is None else asdict(self.exit),
             "vocabulary": None if self.vocabulary is None else self.vocabulary.summary(),
             "elements_removed": self.elements_removed,
@@ -219,7 +220,7 @@ class PrunePlan:
             "renamed": [asdict(change) for change in self.renamed],
             "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
             "notes": list(self.notes),
-            "edge_gathers": [edit_to_dict(gather) for gather in self.edge_gathers],
+            "edge_gathers": [_edit_to_dict(gather) for gather in self.edge_gathers],
             "edit_counts": self.counts(),
         }
 
@@ -281,7 +282,7 @@ class PrunePlan:
 
 
 def _vocabulary_cut(data: Mapping[str, Any]) -> VocabularyCut:
-    from onnxheadprune.edit.vocabulary_records import VocabularyCut
+    from onnxheadprune.edit.model_records import VocabularyCut
 
     return VocabularyCut.from_dict(data)
 
@@ -301,3 +302,16 @@ def _hash_graph(graph: GraphProto, digest: Any) -> None:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _hash_graph(attribute.g, digest)
+
+
+def _edit_to_dict(edit: Edit) -> dict[str, Any]:
+    """The edit as JSON-ready data with its `kind`."""
+    return {"edit": edit.kind, **dataclasses.asdict(edit)}
+
+
+def _by_units(cuts: Iterable[BlockCut]) -> dict[str, Any]:
+    """What a plan says of sites of other kinds, as JSON-ready data: a list for each kind, and which lists these are."""
+    found: dict[str, list[dict[str, Any]]] = {units: [] for units in ALWAYS}
+    for cut in cuts:
+        found.setdefault(cut.units, []).append(cut.to_dict())
+    return {"kinds": list(found), **found}

@@ -14,7 +14,6 @@ from typing import get_args
 
 from onnx import ModelProto
 
-from onnxheadprune.edit.ranges import read_ranges, spelled
 from onnxheadprune.edit.record_fields import (
     MAX_COUNT,
     Fields,
@@ -30,6 +29,7 @@ from onnxheadprune.edit.record_fields import (
     whole,
 )
 from onnxheadprune.model.documents import parse_json
+from onnxheadprune.model.spelling import read_ranges, spelled
 from onnxheadprune.settings.measuring import To
 
 VALIDATION_KEY = "onnxheadprune.validation"

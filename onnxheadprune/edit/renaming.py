@@ -1,12 +1,14 @@
-"""Rename values of a model, and name the constants of cuts so that names do not depend on the order of cuts.
+"""Rename values of a model, and give new values and constants names that are free and reproducible.
 
-Such a constant is named after its contents, stored once, and sorted by its name.
+Pruning twice makes the same names twice. A constant of a cut is named after its contents, stored once, and sorted by
+its name, so that names do not depend on the order of cuts.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, MutableSequence
+from collections.abc import Container, Iterable, Iterator, Mapping, MutableSequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -14,8 +16,18 @@ import numpy as np
 import numpy.typing as npt
 from onnx import AttributeProto, GraphProto, TensorProto, ValueInfoProto, numpy_helper
 
-from onnxheadprune.edit.edits import MARK, AddConstant
+from onnxheadprune.edit.edits import (
+    MARK,
+    AddConstant,
+    DropNode,
+    Edit,
+    InsertNode,
+    SetInput,
+    SetOutput,
+    SliceTensor,
+)
 from onnxheadprune.model.bodies import graphs_in
+from onnxheadprune.model.graph.view import GraphView, Scope
 
 NUMBERS_IN_A_NAME = 8
 _WHOLE = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
@@ -120,3 +132,72 @@ def remove_named(items: MutableSequence[Any], names: set[str]) -> None:
     for position in reversed(range(len(items))):
         if items[position].name in names:
             del items[position]
+
+
+def free_name(scope: Scope, wanted: str) -> str:
+    """A name for a new value that no value of a scope has yet.
+
+    For whoever makes new values out of values of the graph, some of which an earlier cut has made: one that had the
+    name of its own source would read itself.
+
+    Returns:
+        `wanted`, or `wanted` and a number.
+    """
+    return _numbered(wanted, scope.values)
+
+
+def _numbered(wanted: str, taken: Container[str]) -> str:
+    free, number = wanted, 2
+    while free in taken:
+        free, number = f"{wanted}.{number}", number + 1
+    return free
+
+
+def with_fresh_names(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
+    """Edits under names that the model does not use yet (a second pruning makes the same names).
+
+    Constants are named after their numbers, so that equal ones are one edit.
+    """
+    taken = {name for scope in view.scopes for name in scope.values}
+    redefined = {
+        output.name
+        for edit in edits
+        if isinstance(edit, (DropNode, SetOutput))
+        for output in view.by_ref[edit.node].outputs
+        if output is not None
+    }
+    wanted = {edit.value: edit.value for edit in edits if isinstance(edit, SetOutput)}
+    wanted |= {
+        edit.target: edit.target
+        for edit in edits
+        if isinstance(edit, SliceTensor) and edit.target != edit.name
+    }
+    wanted |= {name: name for edit in edits if isinstance(edit, InsertNode) for name in edit.outputs}
+    taken.update(wanted.keys() & redefined)
+    wanted |= {
+        edit.name: constant_name(edit.name, array_of(edit)) if f"/{MARK}" in edit.name else edit.name
+        for edit in edits
+        if isinstance(edit, AddConstant)
+    }
+    renamed = {name: _numbered(wanted[name], taken) for name in sorted(wanted.keys() - redefined)}
+    found: dict[Edit, frozenset[str]] = {}
+    for edit, sites in edits.items():
+        named = _rename(edit, renamed)
+        found[named] = found.get(named, frozenset()) | sites
+    return found
+
+
+def _rename(edit: Edit, names: Mapping[str, str]) -> Edit:
+    match edit:
+        case SetInput() | SetOutput():
+            return replace(edit, value=names.get(edit.value, edit.value))
+        case AddConstant():
+            return replace(edit, name=names.get(edit.name, edit.name))
+        case SliceTensor():
+            return replace(edit, target=names.get(edit.target, edit.target))
+        case InsertNode():
+            inputs = tuple(names.get(name, name) for name in edit.inputs)
+            outputs = tuple(names.get(name, name) for name in edit.outputs)
+            return replace(edit, inputs=inputs, outputs=outputs)
+        case _:
+            return edit

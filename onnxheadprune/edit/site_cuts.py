@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxheadprune.edit.ranges import read_ranges, spelled
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import one_line
+from onnxheadprune.model.spelling import read_ranges, spelled
 
 ALWAYS = ("neurons",)
 """Kinds whose list is in every plan, be it empty."""
@@ -170,14 +170,6 @@ class BlockCut(UnitsCut):
             kind=(units, str(data.get("site", "block"))),
             key=str(data["key"]),
         )
-
-
-def by_units(cuts: Iterable[BlockCut]) -> dict[str, Any]:
-    """What a plan says of sites of other kinds, as JSON-ready data: a list for each kind, and which lists these are."""
-    found: dict[str, list[dict[str, Any]]] = {units: [] for units in ALWAYS}
-    for cut in cuts:
-        found.setdefault(cut.units, []).append(cut.to_dict())
-    return {"kinds": list(found), **found}
 
 
 def totals(cuts: Iterable[BlockCut]) -> list[tuple[str, int, int]]:

@@ -16,7 +16,7 @@ from onnxheadprune.fusion.match import Match
 from onnxheadprune.fusion.operands import Form, Tap, packed, spread, tap
 from onnxheadprune.fusion.roles import cannot
 from onnxheadprune.fusion.walk import Place, downstream, upstream
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Refusal
 
 Attributes = tuple[tuple[str, Attribute], ...]
 HEAD_SIZE_UNIT = 8

@@ -30,10 +30,10 @@ from onnxheadprune.fusion.forms import (
 from onnxheadprune.fusion.match import match
 from onnxheadprune.fusion.result import FuseMode, Fusion, SiteFusion
 from onnxheadprune.liveness.cleanup import settled
-from onnxheadprune.liveness.fused import is_fused
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.layouts import is_fused
+from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.model.graph.facts import opset_of
 from onnxheadprune.model.graph.restated import converted_to
-from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView, Node
 
 OPERATORS: dict[str, tuple[tuple[Operator, ...], ...]] = {

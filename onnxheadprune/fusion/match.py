@@ -15,7 +15,7 @@ from onnxheadprune.fusion.layout import Axis, Layout, flat
 from onnxheadprune.fusion.roles import Operand, core_roles, score_operands
 from onnxheadprune.fusion.scores import Bias, read_scores
 from onnxheadprune.fusion.walk import layout_above
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
     CASTS,
     CHOOSES_ELEMENTS,
@@ -23,9 +23,8 @@ from onnxheadprune.model.graph.facts import (
     SOFTMAXES,
     TESTS_NAN,
 )
-from onnxheadprune.model.graph.scalars import scalar_of
-from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import scalar_of, type_of
 
 
 @dataclass(frozen=True, eq=False)

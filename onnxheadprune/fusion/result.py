@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.edit.records import fused_text
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import one_line
 
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.fusion.layout import Atom, Axis, Layout, axis_of, flat, size_of
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.facts import MULTIPLIES_FLOATS

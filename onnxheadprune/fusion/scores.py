@@ -17,7 +17,7 @@ from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.fusion.layout import Axis, Layout
 from onnxheadprune.fusion.roles import cannot, float_product
 from onnxheadprune.fusion.walk import SCALES, layout_above
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
     ADDS,
     ADDS_ALL,
@@ -27,9 +27,8 @@ from onnxheadprune.model.graph.facts import (
     MULTIPLIES,
     SUBTRACTS,
 )
-from onnxheadprune.model.graph.scalars import scalar_of, uniform
-from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import scalar_of, type_of, uniform
 
 TERMS = ADDS | SUBTRACTS | ADDS_ALL
 MAX_STEPS = 48

@@ -25,8 +25,8 @@ from onnxheadprune.model.graph.facts import (
     REREADS,
     TRANSPOSES,
 )
-from onnxheadprune.model.graph.scalars import scalar_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import scalar_of
 
 MAX_STEPS = 24
 BUFFER_VIEWS = REREADS | FLATTENS

@@ -1,9 +1,9 @@
-"""The doorway to the laws of operators. Nobody else calls one, and nobody gets an answer that was not checked.
+"""The only caller of propagation rules; an answer is checked before anyone gets it.
 
-A law is a local function, written for one operator. What it says is measured here against what is known of the node: a
-live set has to fit the shape of its value, a mask that is no outer product of axes goes only to laws that take such
-masks, and what an input keeps has to be a tensor again. An answer that does not hold becomes a refusal, so that a
-mistake in a law costs a gather and not a wrong model.
+A rule is a local function, written for one operator. Its answer is compared with what is known of the node: a live set
+has to fit the shape of its value, a mask that is no outer product of axes is passed only to rules that take such masks,
+and what an input keeps has to be a tensor again. An invalid answer becomes a refusal, so that a mistake in a rule costs
+a gather and not a wrong model.
 """
 
 from __future__ import annotations
@@ -12,9 +12,19 @@ from collections.abc import Sequence
 
 from onnxheadprune.liveness.domain import Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
-from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import RULES, Answer, inexpressible, refuse, unknown_shape
-from onnxheadprune.model.graph.facts import MAKES_CHUNKS, SPLITS
+from onnxheadprune.liveness.registry import (
+    RULES,
+    Answer,
+    Reason,
+    Refusal,
+    inexpressible,
+    refuse,
+    unknown_shape,
+)
+from onnxheadprune.model.graph.facts import (
+    MAKES_CHUNKS,
+    SPLITS,
+)
 from onnxheadprune.model.graph.view import Node, Value
 
 

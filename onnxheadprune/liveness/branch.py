@@ -14,11 +14,10 @@ from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.layouts import mixture_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.mixtures import mixture_of
-from onnxheadprune.liveness.observers import content_uses, looks_only
-from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import refuse
+from onnxheadprune.liveness.readers import content_uses, looks_only
+from onnxheadprune.liveness.registry import Reason, Refusal, refuse
 from onnxheadprune.model.graph.facts import (
     ADDS,
     CASTS,

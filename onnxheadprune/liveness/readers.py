@@ -1,4 +1,11 @@
-"""The readers of a value after edits, and whether any of them needs more than its shape."""
+"""Readers of a value: what they need of it, in the original and after edits.
+
+An observer reads only the shape: exports compute scales, masks and target shapes from the shapes of Q, K and V, and
+need not the removed heads, only their number. A carrier passes a value on under other axes or another type, as on the
+way to a cache. Others pick positions, and positions that nobody reads in the original either (tokens that are cut off,
+the rest of a cropped window) have nothing to do with heads: a value is narrowed only where heads were removed.
+`Readers` are the reads that edits leave.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +14,183 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
+
 from onnxheadprune.edit.edits import InsertNode
-from onnxheadprune.liveness.observers import looks_only
-from onnxheadprune.model.graph.facts import CASTS_LIKE, OBSERVES
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.domain import MASKS
+from onnxheadprune.liveness.live import FULL, Live, fits
+from onnxheadprune.liveness.registry import Answer, Refusal
+from onnxheadprune.model.graph.dims import divisor
+from onnxheadprune.model.graph.facts import (
+    CARRIERS,
+    CASTS,
+    CASTS_LIKE,
+    CHOOSES,
+    GATHERS,
+    GATHERS_ROWS,
+    OBSERVES,
+    RESHAPES,
+    SLICES,
+    TAKES_CHUNKS,
+    VIEWS,
+)
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
+
+ONLY_SHOWN = CARRIERS | SLICES
+"""Operators that pass a value on under other axes or another type."""
+
+
+def looks_only(use: Use) -> bool:
+    """Return whether one edge asks for a value's shape or type, never for its contents."""
+    if use.node in CASTS_LIKE and use.input_index == 1:
+        return True
+    return only_observed(use.node) and use.input_index not in roles_of(use.node).places
+
+
+def only_observed(node: Node, depth: int = 6) -> bool:
+    """Return whether a node merely carries a value to shape observers, so that it asks for no contents itself."""
+    if node in OBSERVES:
+        return True
+    if depth == 0 or node.domain or node not in ONLY_SHOWN or node.out.is_graph_output:
+        return False
+    return bool(node.out.consumers) and all(
+        use.input_index == 0 and only_observed(use.node, depth - 1) for use in node.out.consumers
+    )
+
+
+def content_uses(value: Value) -> list[Use]:
+    """Return the uses of a value that need its contents."""
+    return [use for use in value.consumers if not looks_only(use)]
+
+
+def is_shared(value: Value) -> bool:
+    """Return whether several readers need the contents of a value, or callers do."""
+    return value.is_graph_output or len(content_uses(value)) > 1
+
+
+def contents_of(node: Node) -> list[Value]:
+    """Return the inputs whose contents a node needs."""
+    uses = [Use(node, index) for index, value in enumerate(node.inputs) if value is not None]
+    return [
+        value for use in uses if not looks_only(use) and (value := node.inputs[use.input_index]) is not None
+    ]
+
+
+MAX_HOPS = 6
+"""Carriers in a row that are followed."""
+
+
+def passes_on(node: Node) -> bool:
+    """Return whether a node is a carrier, or takes one index of an axis (keys out of a packed cache)."""
+    if node.domain:
+        return False
+    return node in CARRIERS or (node in GATHERS and _picked(node) is not None)
+
+
+def _picked(node: Node) -> int | None:
+    """The one literal index that a Gather takes, None if it takes another number of them."""
+    literal = node.literal(1)
+    return int(literal) if literal is not None and literal.ndim == 0 else None
+
+
+def outlet(value: Value) -> Value | None:
+    """The output of an `If` that a value becomes which one of its branches hands out; None for any other value."""
+    owner = value.scope.owner
+    if not value.is_graph_output or owner is None or owner not in CHOOSES:
+        return None
+    names = [info.name for info in value.scope.proto.output]
+    return owner.outputs[names.index(value.name)] if value.name in names else None
+
+
+def carrier_outputs(value: Value, depth: int = MAX_HOPS) -> list[Value]:
+    """Values that merely pass `value` on: through carriers, or out of the branches of an `If`."""
+    if depth == 0:
+        return []
+    handed_on = [use.node.out for use in value.consumers if passes_on(use.node)]
+    output = outlet(value)
+    if output is not None:
+        handed_on.append(output)
+    return [found for item in handed_on for found in (item, *carrier_outputs(item, depth - 1))]
+
+
+def only_passed_on(node: Node, free: frozenset[Value], depth: int = MAX_HOPS) -> bool:
+    """Return whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
+    if depth == 0 or not passes_on(node) or node in RESHAPES:
+        return False
+    return leads_out(node.out, free, depth - 1)
+
+
+def leads_out(value: Value, free: frozenset[Value], depth: int = MAX_HOPS) -> bool:
+    """Return whether a value is used for nothing but free graph outputs and shape observers."""
+    if value.is_graph_output and value not in free:
+        output = outlet(value)
+        if output is None or not leads_out(output, free, depth - 1):
+            return False
+    elif not value.is_graph_output and not value.consumers:
+        return False
+    return all(looks_only(use) or only_passed_on(use.node, free, depth) for use in value.consumers)
+
+
+def carried(node: Node, live: Live) -> Live | None:
+    """What is left of the output of a carrier whose input keeps `live`, a mask or labels: its law, read forwards."""
+    shape, source = node.out.shape, node.shape(0)
+    if shape is None or source is None:
+        return None
+    if node in RESHAPES:
+        # A reshape read backwards is a reshape.
+        return reshape_back(live, shape, source)
+    mapping = _picked_axes(node, len(source)) if node in GATHERS else _moved_axes(node)
+    if any(axis not in mapping for axis in live.axes):
+        return None
+    through = live.renumbered({axis: mapping[axis] for axis in live.axes})
+    if node in GATHERS:
+        return through
+    if not fits(through, shape):
+        return None
+    answer = ask(node, [through.as_mask()], MASKS)
+    # A Slice of the live axis itself keeps a part of it that this does not tell.
+    if isinstance(answer, Refusal) or answer.inputs[0].only(live.axes).as_mask() != live.as_mask():
+        return None
+    return through
+
+
+def _picked_axes(node: Node, rank: int) -> dict[int, int]:
+    """Return where the axes of the input of a Gather lie that takes one index: all but the one that is picked from."""
+    picked = node.attribute("axis", 0) % rank
+    others = [axis for axis in range(rank) if axis != picked]
+    return {axis: position for position, axis in enumerate(others)}
+
+
+def _moved_axes(node: Node) -> dict[int, int]:
+    """Return where the axes of a carrier's input lie in its output: its law is asked for every other index of each."""
+    mapping: dict[int, int] = {}
+    for axis, dim in enumerate(node.out.shape or ()):
+        size = dim if isinstance(dim, int) else divisor(dim)
+        if size < 2:
+            continue
+        answer = ask(node, [Live.over((axis,), np.arange(size) % 2 == 1)], MASKS)
+        if not isinstance(answer, Refusal) and answer.inputs[0].axes:
+            mapping[answer.inputs[0].axes[0]] = axis
+    return mapping
+
+
+PICKING = SLICES | GATHERS | GATHERS_ROWS | TAKES_CHUNKS
+"""Nodes that pick a part of their input by bounds or indices of their own."""
+LOOKED_THROUGH = VIEWS | CASTS
+
+
+def selecting_answer(use: Use) -> Answer | None:
+    """The answer of a fully live node that picks from this input (a Slice, a Gather), None for any other."""
+    if use.node not in PICKING:
+        return None
+    answer = ask(use.node, (FULL,) * len(use.node.outputs), MASKS)
+    if isinstance(answer, Refusal) or use.input_index not in answer.selects:
+        return None
+    return answer
+
 
 Key: TypeAlias = Value | str
 """A value of the model, or the name of a new one."""

@@ -10,12 +10,12 @@ import numpy as np
 from onnxheadprune.edit.edits import MARK, Edit, SetDim, SetInput, SliceTensor
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.asking import makes_chunks
-from onnxheadprune.liveness.freezing import freeze_observers, reads_own_shape
+from onnxheadprune.liveness.literals import freeze_observers, reads_own_shape
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.readers import selecting_answer
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.repeating import Repeats
 from onnxheadprune.liveness.swept import Sweep, observes
-from onnxheadprune.liveness.unread import selecting_answer
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.tensors import Selection, spell_ranges

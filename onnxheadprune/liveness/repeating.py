@@ -25,9 +25,9 @@ from onnxheadprune.edit.edits import (
 )
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.domain import MASKS
-from onnxheadprune.liveness.freezing import reads_own_shape
+from onnxheadprune.liveness.literals import reads_own_shape
 from onnxheadprune.liveness.live import FULL, Live, Runs
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.model.graph.dims import Symbolic
 from onnxheadprune.model.graph.facts import (
     ADDS,

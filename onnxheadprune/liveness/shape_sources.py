@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput, scope_of
-from onnxheadprune.liveness.freezing import picked_positions
+from onnxheadprune.liveness.literals import picked_positions
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.readers import Asking, Readers
 from onnxheadprune.model.graph.dims import Dim, Shape

@@ -17,12 +17,11 @@ from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.branch import Remnant
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
-from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import refuse
+from onnxheadprune.liveness.registry import Reason, Refusal, refuse
 from onnxheadprune.model.graph.facts import SUMS_INTEGERS
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.graph.walks import type_of
 from onnxheadprune.model.tensors import FLOATS
 
 

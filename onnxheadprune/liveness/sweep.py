@@ -16,18 +16,25 @@ from collections.abc import Mapping, Sequence
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.asking import ask, makes_chunks
 from onnxheadprune.liveness.axes import reshape_back
-from onnxheadprune.liveness.carriers import carried, carrier_outputs, leads_out, only_passed_on, outlet
 from onnxheadprune.liveness.domain import MASKS, Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer
-from onnxheadprune.liveness.settling import settle
-from onnxheadprune.liveness.swept import Seed, Sweep, observes
-from onnxheadprune.liveness.unread import beside_unread, read_of, selecting_answer
+from onnxheadprune.liveness.readers import (
+    LOOKED_THROUGH,
+    carried,
+    carrier_outputs,
+    content_uses,
+    leads_out,
+    looks_only,
+    only_passed_on,
+    outlet,
+    selecting_answer,
+)
+from onnxheadprune.liveness.registry import Answer, Refusal
+from onnxheadprune.liveness.swept import Seed, Sweep, observes, settle
 from onnxheadprune.model.graph.facts import RESHAPES, VIEWS, WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-MAX_VIEWS = 4
+_MAX_VIEWS = 4
 """Views in a row that are looked through for what is picked from them."""
 
 
@@ -201,7 +208,7 @@ class _Sweeper:
             total = self.domain.united(total, self._handed_out(value))
         if not self.domain.cuts or makes_chunks(value):
             return total
-        return beside_unread(value, self.domain.narrowed(total))
+        return _beside_unread(value, self.domain.narrowed(total))
 
     def _handed_out(self, value: Value) -> Live:
         """Return what callers need of a value that others wrote into before.
@@ -209,7 +216,7 @@ class _Sweeper:
         Of a cache of all layers each layer reads its own rows, but the next call reads all of them.
         """
         if value.is_graph_output:
-            return DEAD if read_of(value).is_full else self.handed.get(value, FULL)
+            return DEAD if _read_of(value).is_full else self.handed.get(value, FULL)
         picked = any(selecting_answer(use) is not None for use in value.consumers)
         return FULL if picked and any(item in self.free for item in carrier_outputs(value)) else DEAD
 
@@ -254,7 +261,7 @@ class _Sweeper:
     def _look_through_views(self, value: Value) -> None:
         """Visits views of a value that lead to nothing but picks: these need less than all of it."""
         producer = value.producer
-        if not self.domain.cuts or producer is None or value.is_constant or self.looking == MAX_VIEWS:
+        if not self.domain.cuts or producer is None or value.is_constant or self.looking == _MAX_VIEWS:
             return
         self.looking += 1
         for use in value.consumers:
@@ -295,3 +302,55 @@ def _covering(node: Node, live: Live) -> Answer | None:
     if isinstance(answer, Refusal) or answer.inputs.get(0) != block:
         return None
     return Answer(answer.inputs, answer.rewrite, kept=(through,))
+
+
+def _beside_unread(value: Value, live: Live) -> Live:
+    """`live` without the axes along which it leaves out nothing but what nobody reads in the original.
+
+    Args:
+        value: the value.
+        live: what its readers need of it once heads are gone, in mask form.
+    """
+    if not live.axes or _is_shared_view(value):
+        # Views of a packed value each read a part: what one of them leaves out, another one reads.
+        return live
+    read = _read_of(value)
+    for axis in read.axes:
+        wider = live.only([other for other in live.axes if other != axis])
+        if axis in live.axes and wider & read == live & read and wider.dense_shape() is not None:
+            live = wider
+    return live
+
+
+def _read_of(value: Value) -> Live:
+    """Return what the consumers of a value read in the original."""
+    total: Live = DEAD
+    for use in value.consumers:
+        if looks_only(use):
+            continue
+        picked = _read_through(use)
+        if picked.is_full:
+            return FULL
+        total = total | picked
+    return total
+
+
+def _read_through(use: Use) -> Live:
+    """Return what one consumer reads in the original."""
+    answer = selecting_answer(use)
+    return FULL if answer is None else answer.inputs.get(use.input_index, FULL)
+
+
+def _is_shared_view(value: Value) -> bool:
+    """Return whether a value is a view of one that others read, too."""
+    for _ in range(_MAX_VIEWS):
+        node = value.producer
+        if node is None or node not in LOOKED_THROUGH or node.inputs[0] is None:
+            return False
+        value = node.inputs[0]
+        if len(content_uses(value)) > 1:
+            return True
+    return False
+
+
+_MAX_VIEWS = 8

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 from onnx import ModelProto, helper
 
 from onnxheadprune.errors import ModelError, require_packages
-from onnxheadprune.model.storage.sources import Source, inside
+from onnxheadprune.model.storage.reading import Source, inside
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs

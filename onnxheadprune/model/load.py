@@ -11,21 +11,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import onnx
-import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
-from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.bodies import stored_tensor
 from onnxheadprune.model.documents import require_there
 from onnxheadprune.model.exchange import brought_in, is_other, name_of
-from onnxheadprune.model.graph.calls import check_calls
-from onnxheadprune.model.node_order import in_order
+from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
-from onnxheadprune.model.storage.reading import Opened, hydrated
-from onnxheadprune.model.storage.sources import Source, Sources, inside, open_at_once, source_of
-from onnxheadprune.model.storage.spans import hold, is_outside, own_location, span_of
-from onnxheadprune.model.storage.tensors import BITS, Role, Stored, bytes_needed, tensors_of
+from onnxheadprune.model.storage.reading import (
+    Opened,
+    Source,
+    Sources,
+    hydrated,
+    inside,
+    open_at_once,
+    source_of,
+)
+from onnxheadprune.model.storage.tensors import (
+    BITS,
+    Role,
+    Stored,
+    bytes_needed,
+    hold,
+    is_outside,
+    own_location,
+    span_of,
+    tensors_of,
+)
 from onnxheadprune.model.storage.wire import BIG, WireError, structure
 
 if TYPE_CHECKING:
@@ -235,24 +249,6 @@ def _refers_to(model: ModelProto, location: str) -> int:
     """Number of tensors that refer to a file."""
     outside = (item.tensor for item in tensors_of(model) if is_outside(item.tensor))
     return sum(1 for tensor in outside if span_of(tensor).location == location)
-
-
-def prepared(model: ModelProto) -> ModelProto:
-    """The model itself where its graph can be navigated as it is, else an equal one where it can.
-
-    Local functions are inlined: a head that lives in a function body shared by several layers could not be
-    removed from one of them alone. Nodes are put into topological order.
-
-    Raises:
-        ModelError: if there is no such order, or a function cannot be inlined within bounds.
-    """
-    if model.functions:
-        check_calls(model)
-        try:
-            model = onnx.inliner.inline_local_functions(model)
-        except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
-            raise ModelError(f"a local function cannot be inlined: {_first_line(error)}") from error
-    return in_order(model)
 
 
 def _check_in_memory(model: ModelProto, name: str) -> None:

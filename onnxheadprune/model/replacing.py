@@ -16,17 +16,17 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.folder import write_all
-from onnxheadprune.model.storage.sources import Source
-from onnxheadprune.model.storage.spans import (
+from onnxheadprune.model.storage.reading import Source
+from onnxheadprune.model.storage.tensors import (
     PRIVATE,
     Span,
+    bytes_needed,
     hold,
     is_outside,
     offset_outside,
     refer,
     span_of,
 )
-from onnxheadprune.model.storage.tensors import bytes_needed
 from onnxheadprune.model.storage.wire import BIG
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -20,9 +20,9 @@ from onnxheadprune.model.load import (
 from onnxheadprune.model.storage.claims import Making, Reading, check_makings, identity
 from onnxheadprune.model.storage.folder import require_room, sentences
 from onnxheadprune.model.storage.layout import ExternalData, lay_out
-from onnxheadprune.model.storage.sources import source_at
-from onnxheadprune.model.storage.spans import own_location
+from onnxheadprune.model.storage.reading import source_at
 from onnxheadprune.model.storage.stage import Stage
+from onnxheadprune.model.storage.tensors import own_location
 
 _POLICIES: dict[bool | None, ExternalData] = {None: "auto", True: "always", False: "never"}
 

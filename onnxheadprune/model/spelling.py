@@ -1,4 +1,4 @@
-"""Names and numbers as people read them, in the terminal, on pages and in notebooks.
+"""Names, numbers and sets of numbers as people read them, in the terminal, on pages and in notebooks.
 
 Names from models and files move no cursor, no colour and no reading direction once they are `escaped`.
 """
@@ -6,7 +6,7 @@ Names from models and files move no cursor, no colour and no reading direction o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 _UNSAFE = re.compile(
@@ -110,3 +110,42 @@ def shortened(text: str, most: int) -> str:
         return text
     end = (most - 1) // 2
     return f"{text[: most - 1 - end]}\u2026{text[len(text) - end :]}"
+
+
+def spelled(numbers: Iterable[int]) -> str:
+    """Numbers in order, runs of them as ranges.
+
+    >>> spelled([3, 0, 1, 2, 7])
+    '0-3,7'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def read_ranges(text: str, most: int) -> tuple[int, ...]:
+    """The numbers that `spelled` wrote.
+
+    Args:
+        text: the ranges; nothing for none.
+        most: the largest number that is credible.
+
+    Raises:
+        ValueError: if it is not what `spelled` writes, or names a larger number.
+    """
+    found: list[int] = []
+    for part in text.split(",") if text else ():
+        first, dash, last = part.partition("-")
+        start, stop = _number(first), _number(last if dash else first)
+        if start is None or stop is None or not start <= stop <= most or (found and start <= found[-1]):
+            raise ValueError(f"{part[:40]!r} is no range of numbers up to {most} behind those before it")
+        found += range(start, stop + 1)
+    return tuple(found)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

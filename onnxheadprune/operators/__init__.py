@@ -1,7 +1,7 @@
 """Operators, one file for each close family: its shape, its numbers, its propagation rule, its cost.
 
 Importing this package reads which file has which operators from their source, for the tables that others ask
-(`model.graph.tables`, `liveness.registry`, `liveness.fused`). A file is imported when one of its operators is first
+(`model.graph.tables`, `liveness.registry`, `liveness.layouts`). A file is imported when one of its operators is first
 looked up: for a model without convolutions nothing of them is loaded. Gradients in files of their own
 (`…_gradients.py`) are loaded by training alone. Views are annotated by `annotated` here, so whoever analyses a model
 has imported this package.

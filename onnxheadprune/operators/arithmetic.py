@@ -1,13 +1,137 @@
-"""Arithmetic of single numbers: scales and masks that a model computes from what it knows."""
+"""Arithmetic of constants: how exporters compute the shapes they reshape to, scales and masks.
+
+`number_function` is asked for whole numbers and dimensions, `arithmetic` for one number per input.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 
-from onnxheadprune.model.graph.elements import INTEGER_TYPES
-from onnxheadprune.model.graph.tables import arithmetic
+import numpy as np
+
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.elements import INTEGER_TYPES, MAX_ELEMENTS, Elements, boxed, elements_of
+from onnxheadprune.model.graph.tables import arithmetic, number_function
 from onnxheadprune.model.graph.view import Node
+
+
+@number_function("Identity")
+def _same(node: Node) -> Elements | None:
+    return elements_of(node, 0)
+
+
+@number_function("Cast")
+def _cast(node: Node) -> Elements | None:
+    data = elements_of(node, 0)
+    return data if node.attribute("to") in INTEGER_TYPES else None
+
+
+def _combine(function: Callable[[Dim, Dim], Dim | None]) -> Callable[[Node], Elements | None]:
+    def combined(node: Node) -> Elements | None:
+        left, right = elements_of(node, 0), elements_of(node, 1)
+        if left is None or right is None or len(node.inputs) != 2:
+            return None
+        try:
+            pairs = np.broadcast(left, right)
+        except ValueError:
+            return None
+        if pairs.size > MAX_ELEMENTS:
+            return None
+        items = [None if a is None or b is None else function(a, b) for a, b in pairs]
+        return boxed(items, pairs.shape)
+
+    return combined
+
+
+def _equal(left: Dim, right: Dim) -> Dim | None:
+    if left == right:
+        return 1
+    if isinstance(left, int) and isinstance(right, int):
+        return 0
+    # A dimension is never negative: the exporters' `where(shape == -1, 1, shape)` is decided by that.
+    number, other = (left, right) if isinstance(left, int) else (right, left)
+    return 0 if isinstance(number, int) and number < 0 and dims.never_negative(other) else None
+
+
+def _larger(left: Dim, right: Dim) -> Dim | None:
+    return _extreme(left, right, max)
+
+
+def _smaller(left: Dim, right: Dim) -> Dim | None:
+    return _extreme(left, right, min)
+
+
+def _extreme(left: Dim, right: Dim, pick: Callable[[int, int], int]) -> Dim | None:
+    """Of equal polynomials either one; a dimension is never negative, a difference of two may be."""
+    if left == right:
+        return left
+    if isinstance(left, int) and isinstance(right, int):
+        return pick(left, right)
+    number, other = (left, right) if isinstance(left, int) else (right, left)
+    if not isinstance(number, int) or number > 0 or not dims.never_negative(other):
+        return None
+    return other if pick(0, 1) else number
+
+
+@number_function("Where")
+def _where(node: Node) -> Elements | None:
+    condition, yes, no = elements_of(node, 0), elements_of(node, 1), elements_of(node, 2)
+    if condition is None or yes is None or no is None:
+        return None
+    try:
+        triples = np.broadcast(condition, yes, no)
+    except ValueError:
+        return None
+    if triples.size > MAX_ELEMENTS:
+        return None
+    chosen: list[Dim | None] = []
+    for known, first, second in triples:
+        if known is None:
+            chosen.append(None)
+        else:
+            chosen.append(first if known else second)
+    return boxed(chosen, triples.shape)
+
+
+def _truncating_divide(left: Dim, right: Dim) -> Dim | None:
+    if isinstance(left, int) and isinstance(right, int) and (left < 0 or right <= 0):
+        return None
+    return dims.floor_divide(left, right)
+
+
+@number_function("Neg")
+def _negative(node: Node) -> Elements | None:
+    data = elements_of(node, 0)
+    if data is None:
+        return None
+    items = [None if item is None else dims.multiply(-1, item) for item in data.reshape(-1)]
+    return boxed(items, data.shape)
+
+
+@number_function("Mod")
+def _modulo(node: Node) -> Elements | None:
+    """Return what is left of a floor division; with `fmod` the sign would be the dividend's."""
+    return None if node.attribute("fmod", 0) else _combine(_remainder)(node)
+
+
+def _remainder(left: Dim, right: Dim) -> Dim | None:
+    if isinstance(left, int) and isinstance(right, int):
+        return left % right if right else None
+    if not isinstance(right, int) or right <= 0:
+        return None
+    return dims.subtract(left, dims.multiply(right, dims.floor_divide(left, right)))
+
+
+number_function("Add")(_combine(dims.add))
+number_function("Sub")(_combine(dims.subtract))
+number_function("Mul")(_combine(dims.multiply))
+number_function("Div")(_combine(_truncating_divide))
+number_function("Equal")(_combine(_equal))
+number_function("Max")(_combine(_larger))
+number_function("Min")(_combine(_smaller))
+
 
 Numbers = Sequence[float | None]
 

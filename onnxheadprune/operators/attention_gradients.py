@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxheadprune.edit.gradients import Constant, Step, UnknownShapeError, decomposition
-from onnxheadprune.edit.terms import Term
+from onnxheadprune.edit.gradients import Constant, Step, Term, UnknownShapeError, decomposition
 
 HIDDEN = -1e38
 """What is added to scores that do not count. Infinity would make NaN of rows without any."""

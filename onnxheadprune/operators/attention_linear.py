@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.liveness.fused import FusedLayout, Heads, given, key_values, layout_reader, queries
+from onnxheadprune.liveness.layouts import FusedLayout, Heads, given, key_values, layout_reader, queries
 from onnxheadprune.liveness.live import Live, together
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function

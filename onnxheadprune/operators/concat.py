@@ -9,11 +9,9 @@ import numpy as np
 from onnxheadprune.edit.edits import DropInputs, Edit
 from onnxheadprune.liveness.live import Live, fits
 from onnxheadprune.liveness.picking import rows
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.broadcasting import simplicity
-from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.dims import Dim, simplicity
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import JOINS
 from onnxheadprune.model.graph.tables import Shapes, declare, number_function, shape_function

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS, Contraction, Kernel, Product
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.facts import (

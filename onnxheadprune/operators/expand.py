@@ -11,13 +11,12 @@ from onnxheadprune.edit.edits import Edit
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.literals import target_literals
 from onnxheadprune.liveness.live import FULL, Array, Live, unite
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.broadcasting import broadcast, named
+from onnxheadprune.model.graph.dims import broadcast
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import EXPANDS, FILLS, TILES
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 declare("Expand", kinds=(EXPANDS,), roles=Roles(places=(1,), target=1))

@@ -1,4 +1,4 @@
-"""Matrix products: a live batch letter narrows both operands, a free letter the operand that has it."""
+"""Matrix products and Einsum: a live batch letter narrows both operands, a free letter the operand that has it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from functools import partial
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Letters, Product, contraction_of
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, coupled, inexpressible, rule, unknown_shape
-from onnxheadprune.model.graph.broadcasting import broadcast
-from onnxheadprune.model.graph.dims import Shape, Symbolic
+from onnxheadprune.liveness.registry import Answer, Refusal, coupled, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph.dims import Dim, Shape, Symbolic, broadcast, broadcast_dim
 from onnxheadprune.model.graph.facts import (
     ACTIVATES_PRODUCTS,
     MULTIPLIES_FLOATS,
@@ -151,8 +149,9 @@ def _matmul_shape(node: Node) -> Shapes:
 
 
 @shape_function("Gemm")
+@shape_function("FusedGemm", "QGemm", domain="com.microsoft")
 def _gemm_shape(node: Node) -> Shapes:
-    left, right = node.shape(0), node.shape(1)
+    left, right = node.shape(0), node.shape(3 if node.op_type == "QGemm" else 1)
     if left is None or right is None or len(left) != 2 or len(right) != 2:
         return [None]
     rows = left[1] if node.attribute("transA", 0) else left[0]
@@ -160,17 +159,9 @@ def _gemm_shape(node: Node) -> Shapes:
 
 
 @shape_function("QLinearMatMul")
-def _quantized_shape(node: Node) -> Shapes:
-    left, right = node.shape(0), node.shape(3)
-    if left is None or right is None or len(left) < 2 or len(right) < 2:
-        return [None]
-    batch = broadcast([left[:-2], right[:-2]])
-    return [None if batch is None else (*batch, left[-2], right[-1])]
-
-
 @shape_function(*MICROSOFT, domain="com.microsoft")
 def _fused_shape(node: Node) -> Shapes:
-    left, right = node.shape(0), node.shape(1)
+    left, right = node.shape(0), node.shape(3 if node.op_type == "QLinearMatMul" else 1)
     if left is None or right is None or len(left) < 2 or len(right) < 2:
         return [None]
     if node.attribute("transBatchA", 0) or node.attribute("transBatchB", 0):
@@ -182,15 +173,6 @@ def _fused_shape(node: Node) -> Shapes:
         right = (*right[:-2], right[-1], right[-2])
     batch = broadcast([left[:-2], right[:-2]])
     return [None if batch is None else (*batch, left[-2], right[-1])]
-
-
-@shape_function("FusedGemm", "QGemm", domain="com.microsoft")
-def _fused_gemm_shape(node: Node) -> Shapes:
-    left, right = node.shape(0), node.shape(1 if node.op_type != "QGemm" else 3)
-    if left is None or right is None or len(left) != 2 or len(right) != 2:
-        return [None]
-    rows = left[1] if node.attribute("transA", 0) else left[0]
-    return [(rows, right[0] if node.attribute("transB", 0) else right[1])]
 
 
 @cost_function("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "Einsum")
@@ -284,10 +266,6 @@ def _gemm_bias(node: Node, live: Live) -> Live | None:
     return broadcast_back(live, shape, out_shape)
 
 
-def _swap(letters: list[str | None]) -> None:
-    letters[-1], letters[-2] = letters[-2], letters[-1]
-
-
 def _rotate_batch(letters: list[str | None]) -> None:
     """`transBatchA/B` of FusedMatMul: the operand is stored as [M, batch..., K] in place of [batch..., M, K]."""
     letters.insert(0, letters.pop(-2))
@@ -311,9 +289,9 @@ def _matmul_letters(node: Node, right_index: int, columns: tuple[int, ...]) -> C
     right_axes = [*_batch_letters(right_batch, left_batch, rank), "k", *columns_letter]
     out_letters = tuple([f"b{i}" for i in range(rank)] + [str(c) for c in rows + columns_letter])
     if "transA" in turned and len(left) > 1:
-        _swap(left_axes)
+        left_axes[-2:] = left_axes[:-3:-1]
     if "transB" in turned and len(right) > 1:
-        _swap(right_axes)
+        right_axes[-2:] = right_axes[:-3:-1]
     if "transBatchA" in turned:
         _rotate_batch(left_axes)
     if "transBatchB" in turned:
@@ -358,3 +336,56 @@ for _op_type, _domain, _right, _vectors in (
 ):
     _read = partial(_gemm_letters, right_index=_right, columns=_vectors)
     PRODUCTS.add((_op_type,), _domain, Product(_read, _right))
+
+
+declare("Einsum", kinds=(SUMS_PRODUCTS, MULTIPLIES_FLOATS))
+
+
+@shape_function("Einsum")
+def _einsum_shape(node: Node) -> Shapes:
+    terms = einsum_terms(node)
+    if terms is None:
+        return [None]
+    *inputs, output = terms
+    sizes: dict[str, Dim] = {}
+    for index, term in enumerate(inputs):
+        shape = node.shape(index)
+        if shape is None or len(shape) != len(term):
+            return [None]
+        for letter, dim in zip(term, shape, strict=True):
+            sizes[letter] = broadcast_dim(sizes.get(letter, 1), dim)
+    return [tuple(sizes[letter] for letter in output)]
+
+
+def _einsum_letters(node: Node) -> Contraction | None:
+    terms = einsum_terms(node)
+    if terms is None or any(len(set(term)) != len(term) for term in terms):
+        return None
+    *inputs, out = terms
+    return Contraction(tuple((index, tuple(term)) for index, term in enumerate(inputs)), tuple(out))
+
+
+PRODUCTS.add(("Einsum",), "", Product(_einsum_letters, None))
+
+
+def einsum_terms(node: Node) -> list[str] | None:
+    """Letters per operand and, last, of the output; an ellipsis is spelled with capital letters."""
+    equation = str(node.attribute("equation", "")).replace(" ", "")
+    inputs, arrow, output = equation.partition("->")
+    terms = inputs.split(",")
+    shapes = [node.shape(index) for index in range(len(terms))]
+    if len(terms) != len(node.inputs) or any(shape is None for shape in shapes):
+        return None
+    spare = [letter for letter in "ZYXWVUTSRQPONMLKJIHGFEDCBA" if letter not in equation]
+    ranks = [
+        len(shape or ()) - len(term.replace("...", "")) for term, shape in zip(terms, shapes, strict=True)
+    ]
+    width = max([rank for rank, term in zip(ranks, terms, strict=True) if "..." in term], default=0)
+    dots = "".join(spare[:width][::-1])
+    terms = [term.replace("...", dots[width - rank :]) for term, rank in zip(terms, ranks, strict=True)]
+    if arrow:
+        output = output.replace("...", dots)
+    else:
+        joined = "".join(terms)
+        output = dots + "".join(sorted(c for c in set(joined) if joined.count(c) == 1 and c not in dots))
+    return [*terms, output]

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxheadprune.edit.gradients import (
+    MICROSOFT,
     Constant,
     Partials,
     Step,
+    Term,
     UnknownShapeError,
     decomposition,
     gradient,
     summed,
 )
-from onnxheadprune.edit.terms import MICROSOFT, Term
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.view import Node
-from onnxheadprune.operators.einsum import einsum_terms
+from onnxheadprune.operators.matmul import einsum_terms
 
 
 @gradient("MatMul")

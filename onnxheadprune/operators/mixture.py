@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxheadprune.liveness.layouts import Mixture, NeuronAxis, Order, mixture_of, mixture_reader
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.mixtures import Mixture, NeuronAxis, Order, mixture_of, mixture_reader
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule
+from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule
 from onnxheadprune.model.graph.tables import (
     Roles,
     Shapes,

@@ -7,8 +7,16 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, gradient, summed
-from onnxheadprune.edit.terms import Term, sized
+from onnxheadprune.edit.gradients import (
+    Constant,
+    Partials,
+    Step,
+    Term,
+    UnknownShapeError,
+    gradient,
+    sized,
+    summed,
+)
 
 
 @gradient("Concat")

@@ -9,9 +9,10 @@ import numpy as np
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import (
     Answer,
+    Reason,
+    Refusal,
     beside,
     coupled,
     mixing,

@@ -1,21 +1,34 @@
-"""Reductions along axes: exact where the live axis is not reduced."""
+"""Softmax, reductions, CumSum, TopK and Trilu: exact where the live axis is not among those they mix."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
+from onnxheadprune.liveness.live import Live, together
+from onnxheadprune.liveness.registry import (
+    Answer,
+    Refusal,
+    beside,
+    coupled,
+    inexpressible,
+    mixing,
+    rank_of,
+    rule,
+    unknown_shape,
+)
 from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.elements import Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import (
+    ACCUMULATES,
     AVERAGES,
     DECIDED_BY_LARGEST,
     KEEPS_ZEROS,
     REDUCES,
+    SOFTMAXES,
     SUMS,
     SUMS_MAGNITUDES,
+    WEIGHS,
 )
 from onnxheadprune.model.graph.tables import (
     Choice,
@@ -23,10 +36,33 @@ from onnxheadprune.model.graph.tables import (
     Shapes,
     choice_reader,
     declare,
+    named,
     number_function,
     shape_function,
 )
 from onnxheadprune.model.graph.view import Node
+
+declare("Softmax", kinds=(SOFTMAXES, WEIGHS))
+declare("LogSoftmax", "Hardmax", kinds=(WEIGHS,))
+declare("BiasSoftmax", domain="com.microsoft", kinds=(WEIGHS,), roles=Roles(alike=(0, 1)))
+
+
+@shape_function("Softmax", "LogSoftmax", "Hardmax")
+@shape_function("BiasSoftmax", domain="com.microsoft")
+def _softmax_shape(node: Node) -> Shapes:
+    return [node.shape(0)]
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax", ragged=True, runs=True)
+def _softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """One axis since opset 13, every axis from `axis` on before."""
+    rank = rank_of(node)
+    if rank is None:
+        return unknown_shape(node)
+    axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % rank
+    mixed = {axis} if node.opset >= 13 else set(range(axis, rank))
+    return mixing(node, lives[0], mixed)
+
 
 REDUCTIONS = (
     "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum"
@@ -111,3 +147,68 @@ def _through(node: Node, live: Live, reduced: set[int], rank: int) -> Answer | R
         list(range(rank)) if node.attribute("keepdims", 1) else [a for a in range(rank) if a not in reduced]
     )
     return Answer({0: live.renumbered({axis: kept[axis] for axis in live.axes})})
+
+
+declare("CumSum", kinds=(ACCUMULATES,), roles=Roles(places=(1,)))
+declare("TopK", "Trilu", roles=Roles(places=(1,)))
+
+
+@shape_function("CumSum", "Trilu")
+def _scan_shape(node: Node) -> Shapes:
+    return [node.shape(0)]
+
+
+@shape_function("TopK")
+def _top_k_shape(node: Node) -> Shapes:
+    """Values and indices, as many as are asked for along one axis."""
+    shape, wanted = node.shape(0), node.input(1)
+    if not shape:
+        return [None, None]
+    counted = None if wanted is None or wanted.elements is None else wanted.elements.reshape(-1)
+    count: Dim | None = node.attribute("k") if counted is None or counted.size != 1 else counted[0]
+    axis = node.attribute("axis", -1) % len(shape)
+    return [(*shape[:axis], named(count, node, axis), *shape[axis + 1 :])] * 2
+
+
+@choice_reader("TopK")
+def _top(node: Node) -> Choice | None:
+    shape, wanted = node.shape(0), node.literal(1)
+    if not shape:
+        return None
+    count = node.attribute("k") if wanted is None else wanted.reshape(-1)[0]
+    axis = node.attribute("axis", -1) % len(shape)
+    return Choice(axis, None if count is None else int(count), bool(node.attribute("largest", 1)))
+
+
+@rule("CumSum")
+def _cumulative_sum(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes one axis, which is an input."""
+    shape, axis = node.shape(0), node.literal(1)
+    if shape is None or axis is None:
+        return unknown_shape(node)
+    return mixing(node, lives[0], {int(axis.reshape(-1)[0]) % len(shape)})
+
+
+@rule("TopK")
+def _top_k(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Sorts one axis; values and indices are narrowed alike."""
+    shape = node.shape(0)
+    if shape is None:
+        return unknown_shape(node)
+    live = beside(together(lives), {node.attribute("axis", -1) % len(shape)})
+    if live is None:
+        return coupled(node)
+    return Answer({0: live}, kept=(live,) * len(lives))
+
+
+@rule("Trilu")
+def _triangle(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Depends on positions along the last two axes."""
+    shape = node.shape(0)
+    if shape is None:
+        return unknown_shape(node)
+    return (
+        inexpressible(node)
+        if any(axis >= len(shape) - 2 for axis in lives[0].axes)
+        else Answer({0: lives[0]})
+    )

@@ -8,8 +8,7 @@ import numpy as np
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.live import Live, unite
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node

@@ -16,14 +16,12 @@ from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetI
 from onnxheadprune.liveness.literals import scaled
 from onnxheadprune.liveness.live import FULL, Array, Live
 from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.dims import Dim, Symbolic
 from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SLICES
-from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function
+from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 declare("Slice", kinds=(SLICES,), roles=Roles(places=(1, 2, 3, 4)))

@@ -11,7 +11,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.deploying.folders.card import CARD
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.deploying.folders.types import FileResult, FolderResult
-from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.model.spelling import spelled
 from onnxheadprune.reporting.choice import choice_rows
 from onnxheadprune.reporting.layout import bullet, change, count, heading, many, row, size, table
 from onnxheadprune.reporting.sites import block_rows, removable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.edit.site_cuts import BlockCut
+from onnxheadprune.model.spelling import spelled
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.reporting.layout import (
     bullet,

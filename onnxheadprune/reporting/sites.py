@@ -12,7 +12,7 @@ from rich.text import Text
 
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.model.spelling import spelled
 from onnxheadprune.reporting.layout import count, heading, item, many, row, share, table
 from onnxheadprune.settings.cutting import UNITS
 from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, LayerSummary

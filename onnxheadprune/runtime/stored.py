@@ -18,10 +18,17 @@ from onnx import ModelProto, TensorProto
 
 from onnxheadprune.model.load import INLINE_LIMIT, LARGE, MAPPED_FROM, LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
-from onnxheadprune.model.storage.reading import hydrated, tensor_bytes
-from onnxheadprune.model.storage.sources import Sources
-from onnxheadprune.model.storage.spans import Span, cuts_of, forget, hold, is_outside, refer, span_of
-from onnxheadprune.model.storage.tensors import tensors_of
+from onnxheadprune.model.storage.reading import Sources, hydrated, tensor_bytes
+from onnxheadprune.model.storage.tensors import (
+    Span,
+    cuts_of,
+    forget,
+    hold,
+    is_outside,
+    refer,
+    span_of,
+    tensors_of,
+)
 from onnxheadprune.model.storage.wire import BIG
 
 FOLDER = "session.model_external_initializers_file_folder_path"

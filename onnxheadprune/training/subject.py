@@ -13,9 +13,9 @@ from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.interface import Interface
+from onnxheadprune.model.graph.facts import opset_of
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.restated import converted_to
-from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.inputs import Role

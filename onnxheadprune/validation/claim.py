@@ -21,7 +21,7 @@ from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.units import resolve_units
-from onnxheadprune.edit.exit_records import layers_record
+from onnxheadprune.edit.model_records import layers_record
 from onnxheadprune.edit.records import (
     HEADS,
     REMOVED_KEY,

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune.attention.masking import graph_of
-from onnxheadprune.edit.exit_records import RecordedExit, exits_record
 from onnxheadprune.edit.extract import Restored, store_constants, stored_anew, with_stored
-from onnxheadprune.edit.vocabulary_records import vocabulary_record
+from onnxheadprune.edit.model_records import RecordedExit, exits_record, vocabulary_record
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
 

@@ -11,8 +11,8 @@ from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.sites.experts import ExpertProjection
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit import nodes
+from onnxheadprune.liveness.layouts import is_mixture
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.mixtures import is_mixture
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.tensors import FLOATS

@@ -11,7 +11,7 @@ from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.errors import spelled
-from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, PLAIN, Html, line
+from onnxheadprune.model.display import BAD, DOUBTFUL, GOOD, PLAIN, Html, line
 from onnxheadprune.model.spelling import accuracy, many, share
 
 State: TypeAlias = Literal["good", "open", "doubtful", "bad"]

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import one_line
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 from onnxheadprune.runtime.feeds.samples import USERS_DATA

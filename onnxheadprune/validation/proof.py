@@ -12,8 +12,8 @@ from onnxheadprune.attention.layers import parts_named
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.data.drift import Measure
-from onnxheadprune.edit.exit_records import EXITS_KEY
 from onnxheadprune.edit.extract import Restored
+from onnxheadprune.edit.model_records import EXITS_KEY
 from onnxheadprune.edit.records import VOCABULARY_KEY, RefitRecord
 from onnxheadprune.errors import ModelError, spelled
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, model_name, open_structure

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, Html, card, line, table, word
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import BAD, DOUBTFUL, GOOD, Html, card, line, one_line, table, word
 from onnxheadprune.model.spelling import accuracy, many, measure, short_names
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import USERS_DATA

@@ -12,8 +12,7 @@ from typing import Any
 
 from onnx import AttributeProto, GraphProto, NodeProto
 
-from onnxheadprune.model.bodies import nodes_in
-from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.bodies import nodes_in, stored_tensor
 from onnxheadprune.model.graph.facts import IDENTITIES
 
 

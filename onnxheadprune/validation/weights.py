@@ -13,11 +13,10 @@ from onnx import GraphProto, TensorProto, numpy_helper
 
 from onnxheadprune.edit.edits import AddConstant, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.model.bodies import graphs_in
-from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.bodies import graphs_in, stored_tensor
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory, same_bytes
-from onnxheadprune.model.storage.spans import is_outside
+from onnxheadprune.model.storage.tensors import is_outside
 from onnxheadprune.model.tensors import cut
 from onnxheadprune.validation.likeness import Likeness
 

@@ -22,8 +22,7 @@ from onnxheadprune.model.graph.facts import GATHERS, SLICES
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.model.storage.spans import is_outside
-from onnxheadprune.model.storage.tensors import tensors_of
+from onnxheadprune.model.storage.tensors import is_outside, tensors_of
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.fill import Padding
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker

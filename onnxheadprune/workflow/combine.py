@@ -17,11 +17,11 @@ from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.edit.records import quantized_record
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
+from onnxheadprune.model.display import one_line
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.storage.claims import Reading, named_files
-from onnxheadprune.model.storage.written import one_call
+from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.settings.measuring import Rounding, Timing, To

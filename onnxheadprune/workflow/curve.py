@@ -10,8 +10,7 @@ from typing import Any
 
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.model.notebook import card, line, table
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import card, line, one_line, table
 from onnxheadprune.model.spelling import accuracy, count, file_name, many
 from onnxheadprune.model.storage.folder import write_text
 

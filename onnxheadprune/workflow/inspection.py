@@ -16,13 +16,12 @@ from onnxheadprune.attention.exits.leave import leaving_from
 from onnxheadprune.attention.layers import Layer, layers
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops, nodes_of
-from onnxheadprune.edit.inlining import CARRIED_FROM
-from onnxheadprune.edit.leaving import decided
+from onnxheadprune.edit.inlining import CARRIED_FROM, decided
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.bodies import bodies_of, has_bodies
+from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.facts import REPEATS
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.soundness import analysing
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker

@@ -27,9 +27,9 @@ from onnxheadprune.model.save import (
     staged_model,
 )
 from onnxheadprune.model.storage.claims import Making, named_files
+from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.names import named_data
 from onnxheadprune.model.storage.tensors import stored_size
-from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent

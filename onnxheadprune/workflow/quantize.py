@@ -24,14 +24,14 @@ from onnxheadprune.edit.records import (
     refit_record,
 )
 from onnxheadprune.errors import InferenceError, RefusedError, spelled
+from onnxheadprune.model.display import one_line
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.claims import named_files
+from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
-from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource

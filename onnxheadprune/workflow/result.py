@@ -10,16 +10,15 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.edit import ranges
-from onnxheadprune.edit.exit_records import layers_record
 from onnxheadprune.edit.functions import carried_out
+from onnxheadprune.edit.model_records import layers_record
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.errors import spelled
+from onnxheadprune.model.display import DOUBTFUL, Html, card, line, one_line, squares, table
 from onnxheadprune.model.load import LoadedModel, ModelLike, load_model, open_structure
-from onnxheadprune.model.notebook import DOUBTFUL, Html, card, line, squares, table
-from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import change, count, file_name, many, share, size
+from onnxheadprune.model.spelling import spelled as spelled_numbers
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.validation.headline import Headline, headline_of
@@ -263,7 +262,7 @@ def _present(cut: SiteCut) -> int:
 def _site(cut: SiteCut) -> tuple[str | Html, ...]:
     gone = {*cut.removed, *cut.removed_before}
     drawn = squares([None if head in gone else 0.5 for head in range(cut.num_heads)], gone)
-    return cut.called, cut.name, ranges.spelled(cut.removed) or "-", drawn
+    return cut.called, cut.name, spelled_numbers(cut.removed) or "-", drawn
 
 
 def _drift(chosen: Chosen | None) -> Html | None:

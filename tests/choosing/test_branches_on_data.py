@@ -19,7 +19,7 @@ from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.parts import Running
 from onnxheadprune.choosing.scoring.score import Method
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.edit.exit_records import exits_record
+from onnxheadprune.edit.model_records import exits_record
 from onnxheadprune.edit.side_by_side import counts_where
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider

@@ -24,7 +24,7 @@ from smaller import CHOSEN, byte_pairs, prune_vocabulary
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
-from onnxheadprune.edit.vocabulary_records import vocabulary_record
+from onnxheadprune.edit.model_records import vocabulary_record
 
 CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
 PROMPT = [2, 11, 12, 13, 14, 15]

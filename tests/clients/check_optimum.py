@@ -32,7 +32,7 @@ from oracle import WholeSequences
 from smaller import CHOSEN, prune_vocabulary, unigram
 from tokenizers import Tokenizer
 
-from onnxheadprune.edit.vocabulary_records import vocabulary_record
+from onnxheadprune.edit.model_records import vocabulary_record
 
 _VERSIONS = f"transformers {version('transformers')}, onnxruntime {onnxruntime.__version__}"
 CLIENT = f"Optimum {version('optimum-onnx')} ({_VERSIONS})"

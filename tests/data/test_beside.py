@@ -20,7 +20,7 @@ from onnxheadprune.data.lines import Reading
 from onnxheadprune.data.more import MOST_SAMPLES
 from onnxheadprune.data.supplied import supplied
 from onnxheadprune.data.text import text_feeds
-from onnxheadprune.edit.branches import answered
+from onnxheadprune.edit.side_by_side import answered
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import Session

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import ModelProto
 
-from onnxheadprune.edit.ranges import read_ranges
+from onnxheadprune.model.spelling import read_ranges
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
 from tests.graph_text import model_of

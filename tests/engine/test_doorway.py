@@ -13,8 +13,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.asking import ask, ask_about, checked
 from onnxheadprune.liveness.domain import MASKS, POSITIONS, Domain, Labels
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import Answer
+from onnxheadprune.liveness.registry import Answer, Reason, Refusal
 from onnxheadprune.liveness.repeating import Repeats
 from onnxheadprune.model.graph.view import GraphView, Node
 from tests.graph_text import model_of

@@ -15,7 +15,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import Budget, apply_plan, combine, find_exits, plan_pruning, prune, recover, validate
-from onnxheadprune.edit.exit_records import EXITS_KEY, exits_record
+from onnxheadprune.edit.model_records import EXITS_KEY, exits_record
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import ModelError, RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.model.bodies import bodies_of

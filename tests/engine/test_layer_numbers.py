@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnxheadprune import apply_plan, inspect, plan_pruning, prune, validate
 from onnxheadprune.attention.layers import layers
-from onnxheadprune.edit.exit_records import LAYERS_KEY, layers_record
+from onnxheadprune.edit.model_records import LAYERS_KEY, layers_record
 from onnxheadprune.errors import ModelError, RefusedError, UsageError
 from tests import toys_exits, toys_scores
 from tests.conftest import ROOT, Outcome

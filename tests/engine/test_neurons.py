@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 import onnxheadprune as ohp
-from onnxheadprune.edit.ranges import read_ranges, spelled
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.spelling import read_ranges, spelled
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]

@@ -15,15 +15,18 @@ from onnx import ModelProto
 
 from onnxheadprune import HeadPruneError, ModelError, prune, validate
 from onnxheadprune.attention.sites.kinds import KINDS
-from onnxheadprune.edit import exit_records, records
-from onnxheadprune.edit.exit_records import (
+from onnxheadprune.edit import model_records, records
+from onnxheadprune.edit.model_records import (
     EXITS_KEY,
     LAYERS_KEY,
     RecordedExit,
+    RecordedVocabulary,
     exits_record,
     exits_text,
     layers_record,
     layers_text,
+    vocabulary_record,
+    vocabulary_text,
 )
 from onnxheadprune.edit.records import (
     CACHES_KEY,
@@ -49,7 +52,6 @@ from onnxheadprune.edit.records import (
     units_record,
     units_text,
 )
-from onnxheadprune.edit.vocabulary_records import RecordedVocabulary, vocabulary_record, vocabulary_text
 from tests import toys, toys_layers
 
 UNITS = KINDS[0].UNITS
@@ -153,7 +155,7 @@ def forgeries(text: str) -> Iterator[tuple[str, str]]:
 def test_all_records_are_here() -> None:
     keys = {
         value
-        for module in (records, exit_records)
+        for module in (records, model_records)
         for name, value in vars(module).items()
         if name.endswith("_KEY")
     }

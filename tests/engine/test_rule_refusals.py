@@ -13,7 +13,7 @@ from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.domain import MASKS, Domain, Labels, Masks
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import UNITS, Reason
+from onnxheadprune.liveness.registry import UNITS, Reason
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
 from tests.engine.masks import Array

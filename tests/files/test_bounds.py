@@ -25,8 +25,8 @@ from onnxheadprune.choosing.scoring.scores import read_scores
 from onnxheadprune.data.images import image_feeds
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.model.graph import dims, infer
-from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.prepare import prepared
 from onnxheadprune.runtime.feeds.arrays import WHOLE, open_npz, read_npz
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
@@ -208,11 +208,11 @@ def test_functions_in_circles_and_very_deep() -> None:
 def test_calls_are_counted_as_they_are_inlined() -> None:
     model = calling(5, 3)
     inlined = onnx.inliner.inline_local_functions(model)
-    from onnxheadprune.model.graph.calls import _Counter, _id
+    from onnxheadprune.model.prepare import _Counter, _id
 
     counter = _Counter({_id(function): function for function in model.functions})
     assert counter.of_nodes(model.graph.node, ()).nodes == len(inlined.graph.node)
-    check_calls(model)
+    assert len(prepared(model).graph.node) == len(inlined.graph.node)
 
 
 # Large graphs

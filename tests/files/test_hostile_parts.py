@@ -19,7 +19,7 @@ from onnxheadprune.benchmarking.runner import bench
 from onnxheadprune.cli import outcome
 from onnxheadprune.model import load
 from onnxheadprune.model.storage import wire
-from onnxheadprune.model.storage.sources import Source
+from onnxheadprune.model.storage.reading import Source
 from onnxheadprune.model.storage.wire import spell_varint
 from onnxheadprune.runtime import patience
 from onnxheadprune.runtime.bound import BoundSession

@@ -20,12 +20,11 @@ from onnxheadprune.errors import ModelError
 from onnxheadprune.model.load import open_model, open_structure
 from onnxheadprune.model.replacing import with_contents
 from onnxheadprune.model.save import save_model
-from onnxheadprune.model.storage import reading, wire, writing
-from onnxheadprune.model.storage.reading import Opened, hydrated, same_bytes, tensor_bytes
-from onnxheadprune.model.storage.sources import source_at
-from onnxheadprune.model.storage.spans import Span, defer_cut, refer
-from onnxheadprune.model.storage.splicing import splice, token
-from onnxheadprune.model.storage.tensors import BITS, tensors_of
+from onnxheadprune.model.storage import layout as layouts
+from onnxheadprune.model.storage import reading, wire
+from onnxheadprune.model.storage.layout import splice, token
+from onnxheadprune.model.storage.reading import Opened, hydrated, same_bytes, source_at, tensor_bytes
+from onnxheadprune.model.storage.tensors import BITS, Span, defer_cut, refer, tensors_of
 from onnxheadprune.model.storage.wire import structure
 from onnxheadprune.model.tensors import Selection, cut, spell_ranges
 from onnxheadprune.runtime import CPU, Provider, Session, stored
@@ -122,7 +121,7 @@ def test_a_failed_validation_of_a_large_model_leaves_nothing(
     seen = []
 
     def spoiled(handle: int, layout: Any, opened: Any) -> None:
-        writing.write_data(handle, layout, opened)
+        layouts.write_data(handle, layout, opened)
         import os
 
         os.pwrite(handle, b"wrong", 4096)

@@ -16,7 +16,7 @@ from onnxheadprune.choosing.scoring.by_method import ablate, site_tasks
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.model.storage.spans import is_outside
+from onnxheadprune.model.storage.tensors import is_outside
 from onnxheadprune.model.travelling import arrived, sent
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.cutting import Cutter

@@ -14,8 +14,7 @@ from onnxheadprune import UsageError
 from onnxheadprune.cli import group
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.assembly import Assembly
-from onnxheadprune.model.storage.folder import write_text
-from onnxheadprune.model.storage.written import one_call
+from onnxheadprune.model.storage.folder import one_call, write_text
 from tests import toys
 from tests.conftest import Outcome
 from tests.deploying import exports

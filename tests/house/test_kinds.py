@@ -21,7 +21,7 @@ SPOKEN = {
     "cli/prune.py": "--neurons, and what the command says of itself",
     "cli/score.py": "the words of --units",
     "edit/site_cuts.py": "the field that every plan has in JSON",
-    "liveness/mixtures.py": "what inputs of one operator that holds experts mean",
+    "liveness/layouts.py": "what inputs of one operator that holds experts mean",
     "liveness/branch.py": "a sentence about experts in one operator",
     "operators/mixture.py": "the operator that holds experts",
     "choosing/joint.py": "why experts are counted in bytes",

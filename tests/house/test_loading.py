@@ -45,17 +45,7 @@ HEAVY = {
 COMMAND_LINE = frozenset({"errors", "cli", "cli.commands", "cli.outcome", "cli.streams"})
 FILE = frozenset({"model", "model.graph", "model.storage", "edit"})
 OPERATORS = frozenset(
-    f"operators.{name}"
-    for name in (
-        "arithmetic",
-        "elementwise",
-        "gather",
-        "matmul",
-        "reshape",
-        "softmax",
-        "transpose",
-        "whole_numbers",
-    )
+    f"operators.{name}" for name in ("arithmetic", "elementwise", "gather", "matmul", "reduction", "views")
 )
 """Those of the toy, and no others."""
 SITES = FILE | OPERATORS | {"liveness", "runtime", "runtime.feeds", "attention", "attention.sites"}
@@ -122,7 +112,7 @@ CALLS = {
         PRUNE - {"cli.prune"}
         | PROOF
         | {"cli.fuse", "reporting.plan", "fusion", "workflow.fuse"}
-        | {f"operators.attention{part}" for part in ("", "_cost", "_multi_head", "_packed")},
+        | {f"operators.attention{part}" for part in ("", "_contrib")},
     ),
     "inspect": Call(
         "inspect {model}",

@@ -14,14 +14,14 @@ import pytest
 
 from onnxheadprune import operators
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.liveness.fused import LAYOUTS
+from onnxheadprune.liveness.layouts import LAYOUTS
 from onnxheadprune.liveness.registry import RULES
 from onnxheadprune.model.graph import facts
 from onnxheadprune.model.graph.facts import CARRIERS, VIEWS, Kind
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.graph.tables import ARITHMETIC, COSTS, NUMBERS, ROLES, SHAPES, Table
-from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.walks import type_of
 from tests import toys
 from tests.graph_text import model_of
 
@@ -32,7 +32,6 @@ OURS = (
     "fusion/emit",
     "fusion/forms",
     "edit/nodes",
-    "edit/terms",
     "edit/gradients",
     "choosing/gradients",
 )
@@ -87,7 +86,7 @@ def _add():
 
 EACH_ALONE = """
 import gc, importlib, pkgutil, re, sys
-from onnxheadprune.liveness import contraction, fused, mixtures, registry
+from onnxheadprune.liveness import contraction, layouts, registry
 from onnxheadprune.edit import gradients
 from onnxheadprune.model.graph.facts import GRADIENTS, OPERATORS, Kind
 from onnxheadprune.model.graph.tables import Table
@@ -134,7 +133,7 @@ def test_an_operator_looked_up_alone_is_known_as_well_as_with_all_others() -> No
 UNFILLED = {
     "annotate": "from onnxheadprune.model.graph.infer import annotate; annotate(view)",
     "rule": "from onnxheadprune.liveness.asking import has_law; has_law(node)",
-    "layout": "from onnxheadprune.liveness.fused import layout_of; layout_of(node)",
+    "layout": "from onnxheadprune.liveness.layouts import layout_of; layout_of(node)",
     "kind": "from onnxheadprune.model.graph.facts import VIEWS; node in VIEWS",
 }
 

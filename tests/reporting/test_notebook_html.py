@@ -12,7 +12,7 @@ import pytest
 import onnxheadprune as ohp
 from onnxheadprune.benchmarking.result import GridPoint
 from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
-from onnxheadprune.model.notebook import MOST_ROWS, table
+from onnxheadprune.model.display import MOST_ROWS, table
 from tests import toys
 from tests.toys_pictures import benchmark_result, curve_result
 

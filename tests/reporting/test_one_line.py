@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto
 
 import onnxheadprune as ohp
-from onnxheadprune.model.one_line import MOST
+from onnxheadprune.model.display import MOST
 from tests import toys
 
 PUBLIC = [getattr(ohp, name) for name in ohp.__all__ if name != "__version__"]

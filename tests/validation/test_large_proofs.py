@@ -19,7 +19,7 @@ from onnxheadprune.model import load, replacing
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage import wire
-from onnxheadprune.model.storage.spans import is_outside
+from onnxheadprune.model.storage.tensors import is_outside
 from onnxheadprune.runtime import CPU, Provider, Session, stored
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.validation.claim import read_claim

@@ -16,7 +16,7 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.attention.vocabulary.trim import trimming
-from onnxheadprune.edit.vocabulary_records import vocabulary_record
+from onnxheadprune.edit.model_records import vocabulary_record
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.workflow.requests import Tokens

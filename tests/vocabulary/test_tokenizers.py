@@ -15,7 +15,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer, models
 
 from onnxheadprune.data.vocabulary import Vocabulary
 from onnxheadprune.deploying.folders.vocabulary import changes, named_ids
-from onnxheadprune.edit.vocabulary_records import vocabulary_record
+from onnxheadprune.edit.model_records import vocabulary_record
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.keep import kept_ids

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.edit.vocabulary_records import vocabulary_record
+from onnxheadprune.edit.model_records import vocabulary_record
 from onnxheadprune.integrations.cutting import cut, settings_of
 from tests import toys_scores
 from tests.conftest import Outcome

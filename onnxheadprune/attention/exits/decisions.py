@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxheadprune.edit.branches import BRANCHES
+from onnxheadprune.edit.side_by_side import BRANCHES
 from onnxheadprune.model.graph.facts import CASTS, CHOOSES, IDENTITIES
 from onnxheadprune.model.graph.tables import ARITHMETIC
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value

@@ -22,8 +22,8 @@ from onnxheadprune.attention.exits.decisions import (
 from onnxheadprune.attention.exits.layers import Layers, inside, layers_of, reached_from, running
 from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.edit.branches import BRANCHES
-from onnxheadprune.edit.exit_records import RecordedExit, exits_record
+from onnxheadprune.edit.model_records import RecordedExit, exits_record
+from onnxheadprune.edit.side_by_side import BRANCHES
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import CHOOSES, IDENTITIES, REPEATS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value

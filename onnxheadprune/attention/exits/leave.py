@@ -14,8 +14,8 @@ from onnxheadprune.attention.exits.layers import running
 from onnxheadprune.attention.layers import layers_kept
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit import apply
-from onnxheadprune.edit.exit_records import EXITS_KEY, ExitState, RecordedExit, exits_text
-from onnxheadprune.edit.leaving import Left, decided
+from onnxheadprune.edit.inlining import Left, decided
+from onnxheadprune.edit.model_records import EXITS_KEY, ExitState, RecordedExit, exits_text
 from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
 from onnxheadprune.edit.records import HEADS, RecordedUnits, units_key, units_record, units_text
 from onnxheadprune.errors import RefusedError

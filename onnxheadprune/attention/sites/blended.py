@@ -24,9 +24,9 @@ from onnxheadprune.attention.sites.shared_layers import are_heads
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.domain import POSITIONS
-from onnxheadprune.liveness.fused import is_fused
+from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, REDUCES
 from onnxheadprune.model.graph.view import Node, Value
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from onnxheadprune.attention.sites.within import Classes
 from onnxheadprune.liveness.live import Array, Live, Runs
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.model.graph.view import Node
 
 Heads: TypeAlias = tuple[frozenset[int], ...]

@@ -18,11 +18,11 @@ from onnxheadprune.attention.sites.products import core_product, is_product
 from onnxheadprune.attention.sites.query_width import query_width
 from onnxheadprune.attention.sites.sharing import Sharing, bits_of, join_shared, weights_read
 from onnxheadprune.liveness.asking import ask
-from onnxheadprune.liveness.carriers import MAX_HOPS, carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.fused import is_fused, layout_of
+from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.readers import MAX_HOPS, carried, carrier_outputs, outlet, passes_on
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.facts import WRITES_INTO

@@ -25,7 +25,7 @@ from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.dims import Dim

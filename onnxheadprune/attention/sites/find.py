@@ -14,7 +14,7 @@ from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.attention.sites.unit import Findings, Site
-from onnxheadprune.edit.exit_records import layers_record
+from onnxheadprune.edit.model_records import layers_record
 from onnxheadprune.edit.records import RecordedUnits, units_key, units_record
 from onnxheadprune.errors import HeadPruneError, ModelError
 from onnxheadprune.model.graph.restated import restated

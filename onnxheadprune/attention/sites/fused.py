@@ -9,10 +9,10 @@ import numpy as np
 
 from onnxheadprune.attention.sites.evidence import tokens_of, without_blind
 from onnxheadprune.attention.sites.generation import comes_or_goes
-from onnxheadprune.liveness.carriers import carrier_outputs
-from onnxheadprune.liveness.fused import is_fused, layout_of
+from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.readers import carrier_outputs
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.view import Node, Value
 
 

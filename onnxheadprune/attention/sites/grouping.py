@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from onnxheadprune.attention.sites.core import Core, is_alike
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.liveness.fused import is_fused, layout_of
+from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value

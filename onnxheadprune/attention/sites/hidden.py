@@ -16,9 +16,9 @@ from onnxheadprune.attention.sites.products import is_product, is_weight, upstre
 from onnxheadprune.attention.sites.streams import Streams, below, is_grouped, is_layer
 from onnxheadprune.attention.sites.unit import NearMiss
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
-from onnxheadprune.liveness.fused import is_fused
-from onnxheadprune.liveness.observers import looks_only
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.layouts import is_fused
+from onnxheadprune.liveness.readers import looks_only
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import OBSERVES, WEIGHS
 from onnxheadprune.model.graph.view import Node, Use, Value

@@ -14,8 +14,8 @@ from onnxheadprune.attention.sites.site import NearMiss
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.asking import has_law
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
-from onnxheadprune.liveness.observers import content_uses
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.readers import content_uses
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
     ADDS,
     RESHAPES,

@@ -27,9 +27,9 @@ from onnxheadprune.attention.sites.streams import MAX_BELOW, SUMS_VALUES, Stream
 from onnxheadprune.attention.sites.unit import Findings, Site
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.layouts import mixture_of
 from onnxheadprune.liveness.live import DEAD
-from onnxheadprune.liveness.mixtures import mixture_of
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.tables import choice_of

@@ -38,7 +38,7 @@ from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.view import GraphView, Node, Value

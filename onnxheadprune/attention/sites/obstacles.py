@@ -18,8 +18,8 @@ from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.observers import looks_only
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.readers import looks_only
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import (
     CARRIERS,

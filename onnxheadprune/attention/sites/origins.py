@@ -25,9 +25,9 @@ from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.fused import is_fused
+from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,
     ACTIVATES_PRODUCTS,

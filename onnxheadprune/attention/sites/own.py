@@ -22,10 +22,10 @@ from onnxheadprune.attention.sites.products import is_product, is_weight
 from onnxheadprune.liveness.asking import ask_about, has_law
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import POSITIONS
-from onnxheadprune.liveness.fused import is_fused
+from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.observers import content_uses
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.readers import content_uses
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import (
     DIVIDES,

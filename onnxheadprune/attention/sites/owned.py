@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.attention.sites.unit import Site, handed_out
-from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.view import Use, Value
+from onnxheadprune.model.spelling import spelled
 
 Numbers = npt.NDArray[np.int64]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from itertools import permutations
 
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
-from onnxheadprune.liveness.observers import content_uses
+from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.facts import (
     CARRIERS,

@@ -19,8 +19,8 @@ from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.facts import AVERAGES, SUMS
-from onnxheadprune.model.graph.types import type_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import type_of
 from onnxheadprune.model.tensors import FLOATS
 
 

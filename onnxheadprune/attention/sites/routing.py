@@ -13,8 +13,7 @@ from onnxheadprune.attention.sites.expert_numbers import Renumbered, Single
 from onnxheadprune.attention.sites.routing_parts import End
 from onnxheadprune.edit.edits import Edit, SetInput
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer
+from onnxheadprune.liveness.registry import Answer, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.view import Node, Value

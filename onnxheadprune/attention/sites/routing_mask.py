@@ -19,7 +19,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.readers import looks_only
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
 

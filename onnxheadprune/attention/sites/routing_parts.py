@@ -15,7 +15,7 @@ from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import DEAD, FULL
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,
     ADDS,
@@ -33,9 +33,9 @@ from onnxheadprune.model.graph.facts import (
     SUMS,
     WRITES_INTO,
 )
-from onnxheadprune.model.graph.scalars import uniform
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import uniform
 
 BY_ELEMENT = ELEMENTWISE | ACTIVATES | NORMALIZES | QUANTIZERS | UNCHANGED
 """Operators that give nothing for no tokens."""

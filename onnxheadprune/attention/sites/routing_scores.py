@@ -9,10 +9,10 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxheadprune.liveness.asking import ask
-from onnxheadprune.liveness.carriers import carried
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.readers import carried
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.model.graph.facts import (
     ADDS,
     CARRIERS,

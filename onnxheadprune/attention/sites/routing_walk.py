@@ -30,10 +30,10 @@ from onnxheadprune.attention.sites.routing_scores import (
     out_behind,
 )
 from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.layouts import EXPERTS, mixture_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.mixtures import EXPERTS, mixture_of
-from onnxheadprune.liveness.observers import looks_only
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.readers import looks_only
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
     DECIDED_BY_LARGEST,
     GATHERS_ROWS,
@@ -45,9 +45,9 @@ from onnxheadprune.model.graph.facts import (
     WEIGHS,
     WRITES_INTO,
 )
-from onnxheadprune.model.graph.scalars import uniform
 from onnxheadprune.model.graph.tables import Choice, choice_of, roles_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.walks import uniform
 
 
 def routing_of(router: Node, axis: int, experts: int) -> Routing:

@@ -21,9 +21,9 @@ from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.fused import is_fused, layout_of
+from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.dims import divisor

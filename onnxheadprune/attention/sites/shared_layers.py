@@ -18,7 +18,7 @@ from onnxheadprune.attention.sites.evidence import MAX_TOLD_APART, are_channels,
 from onnxheadprune.attention.sites.maps import MAX_CONTRACTED, Summed, summed
 from onnxheadprune.attention.sites.products import core_product, is_product, makes_maps, upstream
 from onnxheadprune.liveness.contraction import Contraction
-from onnxheadprune.liveness.fused import is_fused
+from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.model.graph.dims import Shape, divisor
 from onnxheadprune.model.graph.view import Node, Value
 

@@ -10,8 +10,7 @@ from typing import Any, Self
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
 from onnxheadprune.edit.records import HEADS, RecordedUnits
-from onnxheadprune.model.notebook import BAD, GOOD, Html, card, table, word
-from onnxheadprune.model.one_line import one_line
+from onnxheadprune.model.display import BAD, GOOD, Html, card, one_line, table, word
 from onnxheadprune.model.spelling import count, file_name, many
 
 __all__ = ["AttentionSite", "NearMiss", "Projection", "Site", "Sites", "united"]

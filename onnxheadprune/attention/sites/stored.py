@@ -18,7 +18,7 @@ import onnx
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import (
     DEQUANTIZES,

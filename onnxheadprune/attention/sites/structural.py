@@ -33,8 +33,8 @@ from onnxheadprune.attention.sites.unit import handed_out
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import POSITIONS, Masks
-from onnxheadprune.liveness.fused import is_fused
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.layouts import is_fused
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import WEIGHS

@@ -24,9 +24,9 @@ from onnxheadprune.attention.sites.within import Classes, within_heads
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.fused import is_fused
+from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import Array, Live, Runs
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import JOINS, REDUCES
 from onnxheadprune.model.graph.view import Node, Value
 

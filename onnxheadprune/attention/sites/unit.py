@@ -14,11 +14,10 @@ from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.edit.records import RecordedUnits
 from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.liveness.live import DEAD, Live
-from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import Answer
+from onnxheadprune.liveness.registry import Answer, Reason, Refusal
 from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView, Node, Value
-from onnxheadprune.model.one_line import one_line
 
 OPERATIONS, BYTES = "operations", "bytes"
 """The resources that a cut can save."""

@@ -11,7 +11,7 @@ from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import DropInputs, DropNode, Edit, SetInput
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value

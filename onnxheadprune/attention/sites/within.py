@@ -13,7 +13,7 @@ from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.model.graph.view import Node
 
 Classes = Mapping[int, frozenset[int]]

@@ -40,15 +40,15 @@ from onnxheadprune.edit.edits import (
     SetInput,
     SliceTensor,
 )
-from onnxheadprune.edit.fresh_names import with_fresh_names
-from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import VOCABULARY_KEY
-from onnxheadprune.edit.vocabulary_records import (
+from onnxheadprune.edit.model_records import (
     RecordedVocabulary,
     VocabularyCut,
     vocabulary_record,
     vocabulary_text,
 )
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import VOCABULARY_KEY
+from onnxheadprune.edit.renaming import with_fresh_names
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.domain import Masks

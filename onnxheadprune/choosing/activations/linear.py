@@ -11,7 +11,7 @@ from onnxheadprune.attention.packed import packed_matrix
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
-from onnxheadprune.liveness.observers import content_uses, contents_of
+from onnxheadprune.liveness.readers import content_uses, contents_of
 from onnxheadprune.model.graph.facts import (
     ACTIVATES_PRODUCTS,
     ADDS,

@@ -13,7 +13,7 @@ from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.extract import read_by, stored_anew
 from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError
-from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.bodies import stored_tensor
 from onnxheadprune.model.graph.facts import QUANTIZERS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel

@@ -29,16 +29,13 @@ from onnxheadprune.edit.edits import DropTensor, SliceTensor
 from onnxheadprune.edit.extract import Restored, store_constants, store_in_bodies
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import COMPENSATED_KEY, RefitRecord, refit_record, refit_text
-from onnxheadprune.model.bodies import graphs_in
-from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.bodies import graphs_in, stored_tensor
+from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.replacing import Computed, Contents, with_contents
-from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.model.storage.sources import Source
-from onnxheadprune.model.storage.spans import PRIVATE, Span, is_outside, refer, span_of
-from onnxheadprune.model.storage.tensors import bytes_needed
+from onnxheadprune.model.storage.reading import Source, in_memory
+from onnxheadprune.model.storage.tensors import PRIVATE, Span, bytes_needed, is_outside, refer, span_of
 from onnxheadprune.model.tensors import read_ranges
 from onnxheadprune.runtime import Array
 

@@ -21,7 +21,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Flow
 from onnxheadprune.choosing.activations.linear import Linear, feeders, linear_at, linear_of
 from onnxheadprune.edit.side_by_side import counts_where
-from onnxheadprune.liveness.observers import contents_of
+from onnxheadprune.liveness.readers import contents_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 Which: TypeAlias = Literal["own", "behind", "all"]

@@ -24,14 +24,12 @@ from onnxheadprune.choosing.gradients.forward import (
     widened,
 )
 from onnxheadprune.edit.extract import needed_nodes, read_by
-from onnxheadprune.edit.gradients import GRADIENTS, Constant, Step, UnknownShapeError
-from onnxheadprune.edit.terms import Attribute, Term, Writer
+from onnxheadprune.edit.gradients import GRADIENTS, Attribute, Constant, Step, Term, UnknownShapeError, Writer
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.graph.facts import DEQUANTIZES, TRANSPOSES
+from onnxheadprune.model.graph.facts import DEQUANTIZES, TRANSPOSES, opset_of
 from onnxheadprune.model.graph.restated import converted_to
-from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView, Node
-from onnxheadprune.model.load import prepared
+from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.operators import annotated
 

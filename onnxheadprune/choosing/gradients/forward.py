@@ -23,9 +23,10 @@ from onnxheadprune.edit.gradients import (
     GRADIENTS,
     Constant,
     Step,
+    Term,
     UnknownShapeError,
+    Writer,
 )
-from onnxheadprune.edit.terms import Term, Writer
 from onnxheadprune.model.bodies import bodies_of, graphs_in
 from onnxheadprune.model.graph.facts import QUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node

@@ -25,7 +25,7 @@ from onnxheadprune.choosing.activations.chain import Chain
 from onnxheadprune.choosing.activations.parts import Parts, Running, run_feed
 from onnxheadprune.data.drift import Evidence, counted
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.readers import looks_only
 from onnxheadprune.model.graph.facts import ADDS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.runtime import Array, Session

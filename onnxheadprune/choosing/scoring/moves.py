@@ -10,7 +10,7 @@ from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.sites.unit import Site, united
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.branch import bias_of
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Refusal
 
 Heads = frozenset[int]
 Move = frozenset[int]

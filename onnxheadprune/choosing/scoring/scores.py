@@ -19,9 +19,8 @@ from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import called, every_kind, key_of, kind_at
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.display import Html, card, line, one_line, squares, table
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
-from onnxheadprune.model.notebook import Html, card, line, squares, table
-from onnxheadprune.model.one_line import one_line
 from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.settings.cutting import Method

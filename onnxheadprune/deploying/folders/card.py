@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxheadprune.deploying.folders.types import FolderResult
-from onnxheadprune.edit.ranges import spelled
-from onnxheadprune.model.spelling import change, count, in_markdown, many, size
+from onnxheadprune.model.spelling import change, count, in_markdown, many, size, spelled
 
 CARD = "README.md"
 _LARGEST = 2**20

@@ -31,8 +31,8 @@ from onnxheadprune.deploying.folders.opening import kinds_asked, opened
 from onnxheadprune.deploying.folders.types import Data, FileResult, FolderRequest, FolderResult, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError, spelled
 from onnxheadprune.model.storage.assembly import Assembly, check_folder
+from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.names import ITSELF, check_data_name, folded
-from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 
 if TYPE_CHECKING:

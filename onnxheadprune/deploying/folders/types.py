@@ -15,10 +15,9 @@ from onnxheadprune.data.sources import Data as SourceOfData
 from onnxheadprune.data.sources import data_for, read_data, with_own_tokenizer
 from onnxheadprune.deploying.clients.contract import Client, ConfigChange
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
-from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.model.display import one_line
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.one_line import one_line
-from onnxheadprune.model.spelling import count, many
+from onnxheadprune.model.spelling import count, many, spelled
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.validation.headline import Headline, headline_of

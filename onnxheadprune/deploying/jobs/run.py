@@ -22,8 +22,8 @@ from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.model.documents import kind_of, parse_json, read_text
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.claims import Kind, Making, Reading, check_makings, named_files
-from onnxheadprune.model.storage.leftovers import locations
-from onnxheadprune.model.storage.written import one_call
+from onnxheadprune.model.storage.folder import one_call
+from onnxheadprune.model.storage.stage import locations
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
 from onnxheadprune.validation.result import Drift, drift_gate

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -258,3 +258,37 @@ def known_size(shape: Shape | None, axis: int) -> int | None:
         return None
     dim = shape[axis]
     return dim if isinstance(dim, int) else None
+
+
+def simplicity(dim: Dim) -> tuple[bool, bool, int, str]:
+    """A key that sorts dimensions from the simplest on: numbers, names of the model, names that inference made up."""
+    name = str(dim)
+    return (isinstance(dim, Symbolic), "unk__" in name or "." in name, len(name), name)
+
+
+def broadcast_dim(left: Dim, right: Dim) -> Dim:
+    """The broadcast of two dimensions.
+
+    Two different symbols cannot be told apart from a broadcast of 1 at run time; the one that the
+    model itself names is preferred to one that inference made up, then the shorter expression.
+    """
+    if left == 1 or left == right:
+        return right
+    if right == 1 or isinstance(left, int):
+        return left
+    if isinstance(right, int):
+        return right
+    return min(left, right, key=simplicity)
+
+
+def broadcast(shapes: Sequence[Shape | None]) -> Shape | None:
+    """Numpy's broadcast of all `shapes`."""
+    result: Shape = ()
+    for shape in shapes:
+        if shape is None:
+            return None
+        rank = max(len(result), len(shape))
+        left = (1,) * (rank - len(result)) + result
+        right = (1,) * (rank - len(shape)) + shape
+        result = tuple(broadcast_dim(a, b) for a, b in zip(left, right, strict=True))
+    return result

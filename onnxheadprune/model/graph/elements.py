@@ -7,16 +7,17 @@ An element that cannot be followed is None. Numbers that are no integers (a step
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, TypeProto, ValueInfoProto, helper
+from onnx.defs import OpSchema
 
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.facts import COUNTS
-from onnxheadprune.model.graph.schemas import is_function
+from onnxheadprune.model.graph.facts import COUNTS, schema_of
 from onnxheadprune.model.graph.view import Node, Value
 
 Elements: TypeAlias = npt.NDArray[np.object_]
@@ -79,7 +80,7 @@ def fold(node: Node) -> npt.NDArray[np.generic] | None:
     if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs or not _is_small(node):
         return None
     # onnx before 1.23 judges a Range by the loop that defines it, as not deterministic.
-    if node not in COUNTS and not is_function(node.op_type, node.opset):
+    if node not in COUNTS and not _is_function(node.op_type, node.opset):
         return None
     literals: dict[str, npt.NDArray[np.generic]] = {}
     for value in node.inputs:
@@ -120,3 +121,10 @@ def _declared(
     elem_type = next(value.elem_type for value in values if value is not None and value.name == name)
     elem_type = elem_type or helper.np_dtype_to_tensor_dtype(literal.dtype)
     return helper.make_tensor_value_info(name, elem_type, literal.shape)
+
+
+@functools.cache
+def _is_function(op_type: str, opset: int) -> bool:
+    """Return whether an operator gives the same for the same inputs, whatever its attributes are."""
+    told: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
+    return told is not None and bool(told.node_determinism != OpSchema.NodeDeterminism.NonDeterministic)

@@ -1,14 +1,20 @@
-"""Kinds of operators: `node in VIEWS`. `onnxheadprune.operators` specifies which operators are of a kind.
+"""Facts about operators: their kinds, as in `node in VIEWS`, and what onnx's schemas specify.
 
-Kinds that differ by one operator differ on purpose: a view moves no arithmetic, a carrier may also change the type.
-Whoever needs another mixture joins kinds with `|` where it is needed, and says why there.
+`onnxheadprune.operators` declares which operators are of a kind. Kinds that differ by one operator differ on purpose: a
+view moves no arithmetic, a carrier may also change the type. Where another mixture is needed, kinds are joined with `|`
+there, with the reason.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeAlias
+
+import onnx
+from onnx import ModelProto
+from onnx.defs import OpSchema
 
 Key: TypeAlias = tuple[str, str]
 
@@ -197,3 +203,26 @@ VIEWS = REREADS | TRANSPOSES | IDENTITIES
 CARRIERS = VIEWS | CASTS | DEQUANTIZES
 """One element of the output for each of the input, which it alone decides."""
 QUANTIZERS = QUANTIZES | MEASURES_SCALE
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of the standard operators that a model uses."""
+    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+
+
+@functools.cache
+def schema_of(op_type: str, opset: int) -> OpSchema | None:
+    """The schema, None for an operator that the standard does not have."""
+    try:
+        return onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+
+
+@functools.cache
+def is_random(op_type: str, opset: int) -> bool:
+    """Return whether an operator draws numbers. What does so in training alone, as a Dropout, does not here."""
+    schema = schema_of(op_type, opset)
+    if schema is None or "seed" not in schema.attributes:
+        return False
+    return all(item.name != "training_mode" for item in schema.inputs)

@@ -15,6 +15,7 @@ import functools
 import math
 from collections.abc import Callable, Container, Iterable
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import onnx
@@ -29,7 +30,7 @@ from onnx import (
     shape_inference,
 )
 
-from onnxheadprune.model.constants import is_constant
+from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.declared import contradictions, declared_shapes, forget_shapes, shape_of, strip
 from onnxheadprune.model.graph.dims import Dim, Shape
@@ -44,8 +45,8 @@ from onnxheadprune.model.graph.facts import (
     SPLITS,
     SUMS_PRODUCTS,
     WEIGHS,
+    schema_of,
 )
-from onnxheadprune.model.graph.schemas import follows_elements, schema_of
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope, Value
 
@@ -162,7 +163,7 @@ def _count(node: Node, counts: dict[Value, int], longest: int) -> int:
     """At most so many elements of a node's output are followed."""
     if node in OBSERVES:
         return longest
-    if node.domain or not follows_elements(node.op_type, node.opset):
+    if node.domain or not _follows_elements(node.op_type, node.opset):
         return 0
     given = [_known(value, counts) for value in node.sources]
     if not given or 0 in given:
@@ -368,3 +369,10 @@ def _infer_with_onnx(
 def _is_small(tensor: TensorProto) -> bool:
     count = int(np.prod(tensor.dims, dtype=np.int64))
     return count <= MAX_LITERAL_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL
+
+
+@functools.cache
+def _follows_elements(op_type: str, opset: int) -> bool:
+    """Return whether onnx's shape inference follows elements through an operator."""
+    told: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
+    return told is not None and bool(told.has_data_propagation_function)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
-from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.dims import Dim, Shape, symbol
 from onnxheadprune.model.graph.elements import Elements
 from onnxheadprune.model.graph.facts import OPERATORS, Catalog, Kind, Operation
 from onnxheadprune.model.graph.view import Node
@@ -225,3 +225,8 @@ def choice_of(node: Node) -> Choice | None:
     """The choice that a node makes; None for any other node, and where shapes are missing."""
     reader = CHOICES.of(node)
     return None if reader is None else reader(node)
+
+
+def named(dim: Dim | None, node: Node, axis: int) -> Dim:
+    """The dimension; an unknown one gets the name of the output and the axis."""
+    return symbol(f"{node.out.name}.{axis}") if dim is None else dim

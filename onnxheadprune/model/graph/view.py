@@ -23,11 +23,10 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from onnxheadprune.model.constants import constant_tensor, is_constant
+from onnxheadprune.model.bodies import constant_tensor, is_constant
 from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.graph.schemas import is_random
-from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.model.storage.sources import Sources
+from onnxheadprune.model.graph.facts import is_random
+from onnxheadprune.model.storage.reading import Sources, in_memory
 
 _NO_BODIES: Mapping[str, Scope] = MappingProxyType({})
 NO_SOURCES: Sources = MappingProxyType({})

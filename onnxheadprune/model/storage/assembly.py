@@ -16,9 +16,8 @@ from types import TracebackType
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.claims import Making, check_makings, identity
-from onnxheadprune.model.storage.folder import sentences, sync_folder, write_file
+from onnxheadprune.model.storage.folder import note_written, sentences, sync_folder, write_file
 from onnxheadprune.model.storage.names import hidden_name, is_hidden
-from onnxheadprune.model.storage.written import note_written
 
 try:
     import fcntl

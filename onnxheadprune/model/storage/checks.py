@@ -9,9 +9,19 @@ from itertools import chain
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.storage.sources import Sources
-from onnxheadprune.model.storage.spans import PRIVATE, Span, entries_of, is_outside, refer, span_of
-from onnxheadprune.model.storage.tensors import BITS, Role, Stored, bytes_needed
+from onnxheadprune.model.storage.reading import Sources
+from onnxheadprune.model.storage.tensors import (
+    BITS,
+    PRIVATE,
+    Role,
+    Span,
+    Stored,
+    bytes_needed,
+    entries_of,
+    is_outside,
+    refer,
+    span_of,
+)
 from onnxheadprune.model.storage.wire import EXPLICIT
 
 MAX_ELEMENTS = 2**48

@@ -1,16 +1,29 @@
-"""The place of every tensor of an output: inside the model file, or in the file beside it."""
+"""The place of every tensor of an output, inside the model file or beside it, and how it is written there.
+
+The system copies whole tensors from file to file; only cut data passes through this process.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import secrets
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune.model.storage.spans import (
+from onnxheadprune.errors import ModelError
+from onnxheadprune.model.storage.folder import write_all
+from onnxheadprune.model.storage.reading import BLOCK, Opened, Part, parts
+from onnxheadprune.model.storage.tensors import (
     PRIVATE,
+    Role,
     Span,
+    Stored,
+    bytes_needed,
     cuts_of,
     forget,
     hold,
@@ -18,11 +31,9 @@ from onnxheadprune.model.storage.spans import (
     offset_outside,
     refer,
     span_of,
-    was_outside,
+    tensors_of,
 )
-from onnxheadprune.model.storage.splicing import token
-from onnxheadprune.model.storage.tensors import Role, Stored, bytes_needed, tensors_of
-from onnxheadprune.model.storage.wire import BIG
+from onnxheadprune.model.storage.wire import BIG, BYTES, MODEL, PATHS, TENSOR, Reader, fields_of, spell_varint
 
 ExternalData: TypeAlias = Literal["auto", "always", "never"]
 EXTERNAL_THRESHOLD = 1024
@@ -121,7 +132,7 @@ def lay_out(
         elif is_outside(tensor):
             spliced.append(Placed(_copy(tensor), -1, sizes[position]))
             hold(tensor, token(prefix, len(spliced) - 1))
-        elif was_outside(tensor):
+        elif _was_outside(tensor):
             hold(tensor, tensor.raw_data)
         forget(tensor)
     return Layout(copy, prefix, tuple(spliced), tuple(placed)), inside
@@ -140,9 +151,9 @@ def _goes_out(stored: Stored, external: ExternalData, own: str | None) -> bool:
         return False
     if is_outside(tensor):
         location = span_of(tensor).location
-        beside = was_outside(tensor) if location.startswith(PRIVATE) else location != own
+        beside = _was_outside(tensor) if location.startswith(PRIVATE) else location != own
     elif tensor.HasField("raw_data"):
-        beside = was_outside(tensor)
+        beside = _was_outside(tensor)
     else:
         return False
     if external == "auto" or beside:
@@ -173,3 +184,159 @@ def _copy(tensor: TensorProto) -> TensorProto:
     copy = TensorProto()
     copy.CopyFrom(tensor)
     return copy
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in a serialized model where the data of tensor `index` goes."""
+
+    index: int
+
+
+def splice(serialized: bytes, prefix: bytes, sizes: Sequence[int]) -> list[bytes | Slot]:
+    """Replaces raw data that is a token by slots, all lengths around it made right.
+
+    Args:
+        serialized: a `ModelProto` in which the raw data of tensor *i* is `token(prefix, i)`.
+        prefix: random bytes that occur nowhere else in it.
+        sizes: bytes that go into each slot.
+    """
+    marks: list[int] = []
+    position = serialized.find(prefix)
+    while position >= 0:
+        marks.append(position)
+        position = serialized.find(prefix, position + len(prefix))
+    assert len(marks) == len(sizes), "the prefix is not unique"
+    pieces: list[bytes | Slot] = []
+    _Splicer(serialized, prefix, sizes, pieces).message(0, len(serialized), MODEL, marks)
+    return pieces
+
+
+def token(prefix: bytes, index: int) -> bytes:
+    """Stands for the data of tensor `index`; as long as its prefix and eight bytes."""
+    return prefix + index.to_bytes(8, "little")
+
+
+class _Splicer:
+    def __init__(self, data: bytes, prefix: bytes, sizes: Sequence[int], pieces: list[bytes | Slot]) -> None:
+        self.data, self.prefix, self.sizes, self.pieces = data, prefix, sizes, pieces
+
+    def message(self, start: int, end: int, kind: str, marks: Sequence[int]) -> None:
+        kept = start
+        for field, at, payload, stop in self._fields(start, end):
+            inside = marks[bisect_left(marks, at) : bisect_left(marks, stop)]
+            if not inside:
+                continue
+            self.pieces.append(self.data[kept:at])
+            kept = stop
+            head = spell_varint(field << 3 | BYTES)
+            if kind == TENSOR:
+                index = int.from_bytes(self.data[payload + len(self.prefix) : stop], "little")
+                self.pieces += [head + spell_varint(self.sizes[index]), Slot(index)]
+                continue
+            place = len(self.pieces)
+            self.message(payload, stop, PATHS[kind][field], inside)
+            inner = self.pieces[place:]
+            size = sum(self.sizes[item.index] if isinstance(item, Slot) else len(item) for item in inner)
+            self.pieces.insert(place, head + spell_varint(size))
+        self.pieces.append(self.data[kept:end])
+
+    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        return fields_of(_Bytes(self.data), (start, end))
+
+
+class _Bytes(Reader):
+    """The same reading from memory."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(-1, len(data))
+        self.window = data
+
+    def count(self) -> None:
+        """What this tool has made is as large as it is."""
+
+
+_NOT_HERE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
+
+
+def write_data(handle: int, layout: Layout, opened: Opened) -> None:
+    """Writes the data file. Gaps that alignment leaves stay holes.
+
+    Raises:
+        OSError: if it cannot be written.
+        ModelError: if weights cannot be read.
+    """
+    for placed in layout.outside:
+        os.lseek(handle, placed.offset, os.SEEK_SET)
+        _write_tensor(handle, placed, opened)
+    os.ftruncate(handle, layout.data_size)
+
+
+def write_model(handle: int, layout: Layout, opened: Opened) -> None:
+    """Writes the model file, with the data that is inside it.
+
+    Raises:
+        OSError: if it cannot be written.
+        ModelError: if weights cannot be read.
+    """
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.ftruncate(handle, 0)
+    for item in pieces(layout):
+        if isinstance(item, Placed):
+            _write_tensor(handle, item, opened)
+        else:
+            write_all(handle, item)
+
+
+def pieces(layout: Layout) -> Iterable[bytes | Placed]:
+    """The model file as bytes and tensors between them."""
+    serialized = layout.model.SerializeToString(deterministic=True)
+    sizes = [item.length for item in layout.inside]
+    for item in splice(serialized, layout.prefix, sizes):
+        yield item if isinstance(item, bytes) else layout.inside[item.index]
+
+
+def parts_of(placed: Placed, opened: Opened) -> Iterable[Part]:
+    """The data of a placed tensor in order."""
+    if is_outside(placed.recipe):
+        return parts(placed.recipe, opened)
+    return (bytes(placed.recipe.raw_data),)
+
+
+def _write_tensor(handle: int, placed: Placed, opened: Opened) -> None:
+    written = 0
+    for part in parts_of(placed, opened):
+        if isinstance(part, bytes):
+            write_all(handle, part)
+            written += len(part)
+        else:
+            _copy_part(handle, part, opened)
+            written += part.length
+    if written != placed.length:
+        raise ModelError(
+            f"{written} bytes were written of tensor {placed.recipe.name!r} where its shape needs {placed.length}"
+        )
+
+
+def _copy_part(handle: int, span: Span, opened: Opened) -> None:
+    source, offset, left = opened.handle(span.location), span.offset, span.length
+    while left and hasattr(os, "copy_file_range"):
+        try:
+            count = os.copy_file_range(source, handle, min(left, 2**30), offset)
+        except OSError as error:
+            if error.errno in _NOT_HERE:
+                break
+            raise
+        if not count:
+            # Some file systems give up quietly; a real end of the file is noticed by the reading below.
+            break
+        offset, left = offset + count, left - count
+    while left:
+        count = min(left, BLOCK)
+        write_all(handle, opened.read(Span(span.location, offset, count)))
+        offset, left = offset + count, left - count
+
+
+def _was_outside(tensor: TensorProto) -> bool:
+    """Return whether data that is in memory came from a file beside the model."""
+    return offset_outside(tensor) is not None

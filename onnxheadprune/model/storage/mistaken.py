@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.storage.sources import open_at_once
+from onnxheadprune.model.storage.reading import open_at_once
 
 _READ = 2**12
 _ZIP_HEADER, _ZIP_NAME_LENGTH = 30, 26

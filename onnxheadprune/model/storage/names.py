@@ -9,7 +9,7 @@ import unicodedata
 from pathlib import Path, PurePosixPath
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.storage.spans import own_location
+from onnxheadprune.model.storage.tensors import own_location
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """In bytes; what file systems and Linux take."""

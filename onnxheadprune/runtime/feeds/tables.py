@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
-from onnxheadprune.liveness.fused import Heads, layout_of
+from onnxheadprune.liveness.layouts import Heads, layout_of
 from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.facts import (
     ADDS,

@@ -11,8 +11,8 @@ from onnxheadprune.choosing.compensation.record import Compensation, refitted
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
+from onnxheadprune.model.display import one_line
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.one_line import one_line
 from onnxheadprune.training.result import Recovery
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Range, OneHot and NonZero: whole numbers in a row, marked on an axis of their own, and listed."""
+"""Shape, Size, Range, OneHot and NonZero: sizes and positions as whole numbers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,38 @@ import numpy as np
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.facts import COUNTS, FINDS_NONZERO, MARKS_NUMBERS
-from onnxheadprune.model.graph.tables import Shapes, declare, shape_function
+from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.elements import Elements, boxed, shape_range
+from onnxheadprune.model.graph.facts import COUNTS, FINDS_NONZERO, MARKS_NUMBERS, SHOWS_SHAPE, SHOWS_SIZE
+from onnxheadprune.model.graph.tables import Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node, Value
+
+declare("Shape", kinds=(SHOWS_SHAPE,))
+declare("Size", kinds=(SHOWS_SIZE,))
+
+
+@shape_function("Shape")
+def _shape_shape(node: Node) -> Shapes:
+    shape = node.shape(0)
+    return [None if shape is None else (len(shape_range(node, len(shape))),)]
+
+
+@number_function("Shape")
+def _shape_numbers(node: Node) -> Elements | None:
+    shape: Shape | None = node.shape(0)
+    if shape is None:
+        return None
+    picked: list[Dim | None] = [shape[axis] for axis in shape_range(node, len(shape))]
+    return boxed(picked, (len(picked),))
+
+
+@number_function("Size")
+def _size_numbers(node: Node) -> Elements | None:
+    shape = node.shape(0)
+    return None if shape is None else boxed([dims.product(shape)], ())
+
 
 declare("Range", kinds=(COUNTS,))
 declare("OneHot", kinds=(MARKS_NUMBERS,))

@@ -1,0 +1,287 @@
+"""Shapes and layouts of the attention operators in `com.microsoft`.
+
+MultiHeadAttention and its relatives have projected Q, K and V as inputs, in GroupQueryAttention several queries share a
+key, and Attention, QAttention and PackedAttention project Q, K and V themselves.
+"""
+
+from __future__ import annotations
+
+from onnxheadprune.liveness.layouts import (
+    FusedLayout,
+    HeadAxis,
+    Heads,
+    Run,
+    given,
+    key_values,
+    layout_reader,
+    per_head,
+    queries,
+)
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Shape, known_size
+from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, declare, shape_function
+from onnxheadprune.model.graph.view import Node
+from onnxheadprune.operators.attention import buffered
+
+_EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
+    "MultiHeadAttention": (3, 5, (6, 7)),
+    "DecoderMaskedMultiHeadAttention": (10, 4, (5, 6)),
+    "PackedMultiHeadAttention": (3, 6, ()),
+}
+"""Input indices of the bias of the projections, of what is added to the scores, and of past keys and values."""
+LENGTH_OF_PAST = 8
+"""The input that says how much of a past in a larger buffer is used."""
+
+declare(
+    "MultiHeadAttention",
+    domain="com.microsoft",
+    roles=Roles(masks=(4, 5), alike=(0,), past_keys=6, past_values=7, learned=(3,)),
+)
+declare(
+    "DecoderMaskedMultiHeadAttention",
+    domain="com.microsoft",
+    roles=Roles(masks=(3, 4), alike=(0,), past_keys=5, past_values=6, learned=(10,)),
+)
+declare("PackedMultiHeadAttention", domain="com.microsoft", roles=Roles(masks=(6,), alike=(0,), learned=(3,)))
+
+
+@shape_function("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domain="com.microsoft")
+def _shape(node: Node) -> Shapes:
+    """The context, and keys and values with those of the past."""
+    past = ROLES[node.domain, node.op_type]
+    assert past.past_keys is not None and past.past_values is not None
+    return [*_context_shape(node), _present(node, 1, past.past_keys), _present(node, 2, past.past_values)]
+
+
+def _present(node: Node, index: int, past_index: int) -> Shape | None:
+    new, past, heads = node.shape(index), node.shape(past_index), node.attribute("num_heads", 0)
+    if node.op_type != "MultiHeadAttention" or node.input(LENGTH_OF_PAST) is not None:
+        return buffered(node, past_index, index)
+    if new is None or len(new) not in (3, 4) or not heads or (past is not None and len(past) != 4):
+        return None
+    size = new[3] if len(new) == 4 else dims.divide(new[2], heads)
+    length = new[len(new) - 2]
+    return (
+        None if size is None else (new[0], heads, length if past is None else dims.add(past[2], length), size)
+    )
+
+
+def _context_shape(node: Node) -> Shapes:
+    query, key, value = node.shape(0), node.shape(1), node.shape(2)
+    if query is None:
+        return [None]
+    packed = next((shape for shape in (query, key) if shape is not None and len(shape) == 5), None)
+    if packed is not None:
+        return [(query[0], query[1], dims.multiply(packed[2], packed[4]))]
+    if value is None:
+        return [query if node.input(2) is None and node.input(1) is None else None]
+    if len(value) == 4:
+        return [(query[0], query[1], dims.multiply(value[1], value[3]))]
+    return [(query[0], query[1], value[2])]
+
+
+@shape_function("PackedMultiHeadAttention", domain="com.microsoft")
+def _packed_shape(node: Node) -> Shapes:
+    """Tokens of all sequences in one axis; packed Q, K and V are `[T, H, 3, D]`."""
+    query, value = node.shape(0), node.shape(2)
+    if query is None:
+        return [None]
+    if len(query) == 4:
+        return [(query[0], dims.multiply(query[1], query[3]))]
+    return [None if value is None else (query[0], value[1])]
+
+
+@layout_reader(
+    "MultiHeadAttention",
+    "DecoderMaskedMultiHeadAttention",
+    "PackedMultiHeadAttention",
+    domain="com.microsoft",
+)
+def _layout(node: Node) -> FusedLayout | None:
+    heads, query = node.attribute("num_heads", 0), node.shape(0)
+    flat = node.op_type == "PackedMultiHeadAttention"
+    out_axis = 1 if flat else 2
+    out_width = known_size(node.out.shape, out_axis)
+    biases, scores, past = _EXTRAS[node.op_type]
+    if not heads or query is None:
+        return None
+    inputs: dict[int, HeadAxis] = {}
+    sizes: dict[int, int] = {}
+    for index in range(3):
+        shape = node.shape(index)
+        if node.input(index) is None:
+            continue
+        if shape is None:
+            return None
+        if len(shape) == out_axis + 1:
+            width = known_size(shape, out_axis)
+            if width is None or width % heads:
+                return None
+            sizes[index] = width // heads
+            inputs[index] = queries(out_axis, sizes[index])
+        else:
+            # [B, S, H, 3, D] packs, [B, H, S, D] is a cache.
+            inputs[index] = queries(1 if flat or len(shape) == 4 else 2, 1)
+            sizes[index] = known_size(shape, len(shape) - 1) or 0
+    v_size = sizes.get(2) or sizes.get(1) or sizes[0]
+    if out_width is not None:
+        v_size = out_width // heads
+    if node.input(1) is None and len(query) == out_axis + 1:
+        # Queries, keys and values side by side: the output has the width of the values alone.
+        q_size, rest = divmod(heads * sizes[0] - heads * v_size, 2 * heads)
+        if out_width is None or rest or q_size <= 0:
+            return None
+        sizes[0], inputs[0] = q_size, queries(out_axis, q_size, q_size, v_size)
+    bias = known_size(node.shape(biases), 0)
+    if bias is not None:
+        inputs[biases] = queries(0, sizes[0], sizes[0], v_size)
+        if bias != heads * (2 * sizes[0] + v_size):
+            return None
+    inputs |= per_head(node, scores, 1, heads)
+    for index in past:
+        inputs |= per_head(node, index, 1, heads)
+    return FusedLayout(
+        num_heads=heads,
+        kv_num_heads=heads,
+        head_size=sizes[0],
+        v_head_size=v_size,
+        out_axes=(out_axis,),
+        inputs=inputs,
+        caches={} if flat else given(node, (1, 2), 1),
+        attributes={"num_heads": Heads.QUERY},
+        memory=(1, 2, *past),
+        maps={} if flat else given(node, (3,), 1),
+    )
+
+
+declare(
+    "GroupQueryAttention",
+    domain="com.microsoft",
+    roles=Roles(masks=(10,), alike=(0,), past_keys=3, past_values=4),
+)
+declare("SparseAttention", domain="com.microsoft", roles=Roles(alike=(0,), past_keys=3, past_values=4))
+
+
+@shape_function("GroupQueryAttention", "SparseAttention", domain="com.microsoft")
+def _group_query_shape(node: Node) -> Shapes:
+    """The context, and caches of any length: they may be buffers."""
+    return [_unpacked_shape(node), buffered(node, 3, 1), buffered(node, 4, 2)]
+
+
+def _unpacked_shape(node: Node) -> Shape | None:
+    query = node.shape(0)
+    if query is None or node.input(1) is not None:
+        return query
+    heads, kv = node.attribute("num_heads", 0), node.attribute("kv_num_heads", 0)
+    size = dims.divide(query[2], heads + 2 * kv)
+    return None if size is None else (query[0], query[1], dims.multiply(size, heads))
+
+
+@layout_reader("GroupQueryAttention", "SparseAttention", domain="com.microsoft")
+def _group_query_layout(node: Node) -> FusedLayout | None:
+    """`com.microsoft` GroupQueryAttention and SparseAttention; without a key input Q, K and V are packed."""
+    heads, kv = node.attribute("num_heads", 0), node.attribute("kv_num_heads", 0)
+    width = known_size(node.shape(0), 2)
+    if not heads or not kv or width is None:
+        return None
+    packed = node.input(1) is None
+    if heads % kv or "PER_CHANNEL" in (node.attribute("k_quant_type"), node.attribute("v_quant_type")):
+        return None
+    size = width // (heads + 2 * kv) if packed else width // heads
+    if packed:
+        own = Run(Heads.KEY_VALUE, size)
+        inputs = {0: HeadAxis(2, (Run(Heads.QUERY, size), own, own))}
+    else:
+        inputs = {0: queries(2, size), 1: key_values(2, size), 2: key_values(2, size)}
+    inputs |= {index: key_values(1, 1) for index in (3, 4) if node.input(index) is not None}
+    if node.op_type == "GroupQueryAttention":
+        inputs |= per_head(node, 10, 1, heads)
+        inputs |= per_head(node, 11, 0, heads)
+    return FusedLayout(
+        num_heads=heads,
+        kv_num_heads=kv,
+        head_size=size,
+        v_head_size=size,
+        out_axes=(2,),
+        inputs=inputs,
+        caches=given(node, (1, 2), 1),
+        attributes={"num_heads": Heads.QUERY, "kv_num_heads": Heads.KEY_VALUE},
+        memory=(1, 2, 3, 4),
+        maps=given(node, (3,), 1) if node.op_type == "GroupQueryAttention" else {},
+    )
+
+
+declare("Attention", domain="com.microsoft", roles=Roles(masks=(3, 5), alike=(0,), learned=(1, 2)))
+declare("PackedAttention", domain="com.microsoft", roles=Roles(masks=(5,), alike=(0,), learned=(1, 2)))
+declare(
+    "QAttention",
+    domain="com.microsoft",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    roles=Roles(masks=(5,), zero_points={0: 6}, weight_zero=7, integer_weight=1),
+)
+declare(
+    "QOrderedAttention", "QOrderedLongformerAttention", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,)
+)
+
+
+@shape_function("Attention", "QAttention", "PackedAttention", domain="com.microsoft")
+def _projecting_shape(node: Node) -> Shapes:
+    data, weight = node.shape(0), node.shape(1)
+    if data is None or weight is None or not isinstance(weight[1], int):
+        return [None]
+    widths = node.attribute("qkv_hidden_sizes") or [weight[1] // 3] * 3
+    out = (*data[:-1], widths[2])
+    heads = node.attribute("num_heads", 0)
+    if (
+        node.op_type != "Attention"
+        or len(data) != 3
+        or not heads
+        or node.attribute("past_present_share_buffer", 0)
+    ):
+        return [out]
+    past = node.shape(4)
+    if past is not None and len(past) != 5:
+        return [out]
+    length = data[1] if past is None else dims.add(past[3], data[1])
+    return [out, (2, data[0], heads, length, widths[0] // heads)]
+
+
+@layout_reader("Attention", "QAttention", "PackedAttention", domain="com.microsoft")
+def _projecting_layout(node: Node) -> FusedLayout | None:
+    """`com.microsoft` Attention, QAttention, PackedAttention: one weight holds Q, K and V side by side."""
+    heads = node.attribute("num_heads", 0)
+    total = known_size(node.shape(1), 1)
+    if not heads or total is None:
+        return None
+    widths = node.attribute("qkv_hidden_sizes") or [total // 3] * 3
+    if sum(widths) != total or any(width % heads for width in widths):
+        return None
+    sizes = [width // heads for width in widths]
+    inputs = {1: queries(1, *sizes), 2: queries(0, *sizes)}
+    if node.op_type == "QAttention":
+        inputs |= {
+            index: queries(0, *sizes) for index in (4, 7) if (known_size(node.shape(index), 0) or 1) > 1
+        }
+        inputs |= per_head(node, 8, 2, heads)
+    elif node.op_type == "Attention":
+        inputs |= per_head(node, 4, 2, heads)
+        inputs |= per_head(node, 5, 1, heads)
+    else:
+        inputs |= per_head(node, 5, 1, heads)
+    # QKV of the past in one tensor; the packed variants have none.
+    past = {"Attention": 4, "QAttention": 8}.get(node.op_type)
+    out_axis = 1 if node.op_type == "PackedAttention" else 2
+    listed = "qkv_hidden_sizes" if node.attribute("qkv_hidden_sizes") else None
+    return FusedLayout(
+        num_heads=heads,
+        kv_num_heads=heads,
+        head_size=sizes[0],
+        v_head_size=sizes[2],
+        out_axes=(out_axis,),
+        inputs=inputs,
+        caches=given(node, (1,), 2),
+        attributes={"num_heads": Heads.QUERY},
+        widths=listed,
+        memory=() if past is None else (past,),
+    )
