@@ -111,3 +111,48 @@ def test_all_samples_of_a_head_stand_in_a_row(into: str, between: tuple[str, str
             feed = {"x": np.random.default_rng(batch).normal(size=(batch, 5, 6)).astype(np.float32)}
             for other in (silenced, at_cores.model):
                 np.testing.assert_allclose(run(pruned, feed)["out"], run(other, feed)["out"], atol=1e-5)
+
+
+STREAMS = """
+<ir_version: 8, opset_import: ["" : 18]>
+streams (float[batch, tokens, 6] x) => (float[batch, tokens, 5] out)
+<float[6, 16] wq, float[6, 16] wk, float[6, 16] wv, float[6, 16] wk2, float[6, 16] wv2, float[16, 5] wo,
+ float[16, 5] wo2, int64[4] split = {0, 0, 4, 4}, int64[3] flat = {0, 0, -1}, int64[1] zero = {0},
+ int64[1] one = {1}, int64[1] two = {2}, int64[1] end = {9223372036854775807}>
+{
+  t = Shape <start = 1, end = 2> (x)
+  n = Neg (x)
+  both = Concat <axis = 1> (x, n)
+  ql = MatMul (both, wq)
+  q4 = Reshape (ql, split)
+  q1 = Slice (q4, zero, t, one)
+  q2 = Slice (q4, t, end, one)
+  kl1 = MatMul (x, wk) vl1 = MatMul (x, wv) kl2 = MatMul (n, wk2) vl2 = MatMul (n, wv2)
+  kr1 = Reshape (kl1, split) vr1 = Reshape (vl1, split) kr2 = Reshape (kl2, split) vr2 = Reshape (vl2, split)
+  qt1 = Transpose <perm = [0, 2, 1, 3]> (q1) qt2 = Transpose <perm = [0, 2, 1, 3]> (q2)
+  kt1 = Transpose <perm = [0, 2, 3, 1]> (kr1) kt2 = Transpose <perm = [0, 2, 3, 1]> (kr2)
+  vt1 = Transpose <perm = [0, 2, 1, 3]> (vr1) vt2 = Transpose <perm = [0, 2, 1, 3]> (vr2)
+  s1 = MatMul (qt1, kt1) s2 = MatMul (qt2, kt2)
+  w1 = Softmax <axis = -1> (s1) w2 = Softmax <axis = -1> (s2)
+  c1 = MatMul (w1, vt1) c2 = MatMul (w2, vt2)
+  ct1 = Transpose <perm = [0, 2, 1, 3]> (c1) ct2 = Transpose <perm = [0, 2, 1, 3]> (c2)
+  y1 = Reshape (ct1, flat) y2 = Reshape (ct2, flat)
+  o1 = MatMul (y1, wo) o2 = MatMul (y2, wo2)
+  out = Add (o1, o2)
+}
+"""
+"""Two streams of tokens, one after the other, share a layer of queries, as in ProphetNet's decoder."""
+
+
+@pytest.mark.parametrize("gone", [{0: [1]}, {0: [0], 1: [2, 3]}, {0: [0, 1, 2]}, {0: [1], 1: [1]}])
+def test_streams_that_share_queries_lose_heads_of_their_own(gone: dict[int, list[int]]) -> None:
+    model = model_of(STREAMS)
+    assert [(site.num_heads, site.kv_num_heads, site.removable) for site in inspect(model)] == [
+        (4, 4, True)
+    ] * 2
+    planning = analyse(model, gone, "the model")
+    pruned = apply_plan(planning.plan, model)
+    silenced = masked_reference(planning.view, planning.sites, planning.heads)
+    for batch in (2, 3):
+        feed = {"x": np.random.default_rng(batch).normal(size=(batch, 5, 6)).astype(np.float32)}
+        np.testing.assert_allclose(run(pruned, feed)["out"], run(silenced, feed)["out"], atol=1e-5)

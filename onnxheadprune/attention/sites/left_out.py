@@ -16,11 +16,7 @@ from onnxheadprune.liveness.asking import has_law
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
 from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.liveness.registry import Reason, Refusal
-from onnxheadprune.model.graph.facts import (
-    ADDS,
-    RESHAPES,
-    TRANSPOSES,
-)
+from onnxheadprune.model.graph.facts import ADDS, RESHAPES, TRANSPOSES
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
 
