@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from onnxheadprune.settings.measuring import Timing
     from onnxheadprune.training.budget import Budget
     from onnxheadprune.training.result import Recovery
-    from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.proof import validate
+    from onnxheadprune.validation.request import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.combine import Combination, combine
@@ -235,7 +235,7 @@ _HOMES = {
         "NearMiss",
         "Sites",
     ),
-    "validation.metric": ("MetricResult",),
+    "validation.request": ("MetricResult",),
     "validation.result": (
         "Accuracy",
         "CaseResult",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider
 from tests.conftest import SAMPLES

@@ -1,26 +1,30 @@
-"""From units that go to the edits that make the model work without them."""
+"""From removed units to the edits that make the model work without them.
+
+A projection that loses all units is taken off the residual stream with its branch: so is every projection of a site
+that is removed as a whole, and one of single heads that are projected apart.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.attention.caches import CacheCut, cache_cut
-from onnxheadprune.attention.io_changes import Contract
+from onnxheadprune.attention.io_changes import CacheCut, Contract, cache_cut
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site, handed_out
-from onnxheadprune.attention.sites.whole import detached, goes_whole, going_whole, half_dead
-from onnxheadprune.edit.edits import Edit
+from onnxheadprune.edit.edits import DropInputs, DropNode, Edit, SetInput
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.domain import MASKS, Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
+from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 
@@ -38,13 +42,13 @@ def swept_edits(
     """
     swept = _sweep(view, sites, heads, contract)
     edits = _edits(view, sites, heads, swept, caches)
-    if not half_dead(swept, edits):
+    if not _half_dead(swept, edits):
         return swept, edits | caches.closing(view, edits)
     # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
     swept = _sweep(view, sites, heads, contract, emptied=False)
     edits = _edits(view, sites, heads, swept, caches)
     wide = [site for site in going_whole(sites, heads) if any(item.sums_more for item in site.projections)]
-    if wide and half_dead(swept, edits):
+    if wide and _half_dead(swept, edits):
         raise RefusedError(
             f"{wide[0].label} cannot be removed as a whole: the shape of its context is used elsewhere; leave at"
             f" least one {wide[0].UNIT}"
@@ -107,7 +111,7 @@ def _edits(
 ) -> dict[Edit, frozenset[str]]:
     """All edits of a sweep, those on the projections, and what dies with them."""
     edits = dict(realize(view, swept).edits)
-    edits |= detached(sites, heads)
+    edits |= _detached(sites, heads)
     edits |= caches.opening()
     for site in sites.losing(heads):
         left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
@@ -145,3 +149,93 @@ def _sweep(
     masks = Masks(called.pop()) if len(called) == 1 else MASKS
     answers = {node: answer for site in chosen for node, answer in site.answers(heads[site.index]).items()}
     return sweep(seeds, frozenset(free), masks, handed=handed, answers=answers)
+
+
+def goes_whole(site: Site, heads: Mapping[int, tuple[int, ...]]) -> bool:
+    """Return whether a site loses all its units."""
+    return len(heads.get(site.index, ())) == site.num_units
+
+
+def going_whole(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> list[Site]:
+    """The sites that lose all their units."""
+    return [site for site in sites.losing(heads) if goes_whole(site, heads)]
+
+
+def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, frozenset[str]]:
+    """Edits that take the branches of projections without any unit off the residual stream.
+
+    Raises:
+        RefusedError: if what a projection computes without heads cannot be expressed as a constant.
+    """
+    edits: dict[Edit, frozenset[str]] = {}
+    owners: dict[Node, list[Site]] = {}
+    for site in sites.losing(heads):
+        for projection in site.projections:
+            if projection.is_emptied_by(heads[site.index]):
+                owners.setdefault(projection.node, []).append(site)
+    if not owners:
+        return edits
+    from onnxheadprune.liveness.branch import Remnant, bias_of, branches
+    from onnxheadprune.liveness.stand_in import quantized_stand_in, stand_in
+
+    def add(found: Iterable[Edit], projections: Iterable[Node]) -> None:
+        names = frozenset(site.name for node in projections for site in owners[node])
+        for edit in found:
+            edits[edit] = edits.get(edit, frozenset()) | names
+
+    biases = {node: bias_of(node) for node in sorted(owners, key=lambda node: node.index)}
+    found = branches(bias for bias in biases.values() if isinstance(bias, Remnant))
+    for node, bias in biases.items():
+        if isinstance(bias, Refusal):
+            quantized = bias if roles_of(node).scales is None else quantized_stand_in(node)
+            add(_or_refuse(quantized, node, owners, heads), [node])
+    for joint, remnant in found.joints:
+        add(found.rejoined(joint, remnant), remnant.projections)
+    for end in found.ends:
+        made = stand_in(end, list(found.readers(end)))
+        add(_or_refuse(made, end.projections[0], owners, heads), end.projections)
+    return edits
+
+
+def _or_refuse(
+    found: Sequence[Edit] | Refusal,
+    projection: Node,
+    owners: Mapping[Node, Sequence[Site]],
+    heads: Mapping[int, tuple[int, ...]],
+) -> Sequence[Edit]:
+    """The edits for a projection without units.
+
+    Raises:
+        RefusedError: if there are none.
+    """
+    if not isinstance(found, Refusal):
+        return found
+    site = owners[projection][0]
+    if goes_whole(site, heads):
+        raise RefusedError(
+            f"{site.label} cannot be removed as a whole: {found}; leave at least one {site.UNIT}"
+        )
+    raise RefusedError(
+        f"the {site.UNIT}s of {site.label} that {projection.label} projects alone cannot go: {found}"
+    )
+
+
+def _half_dead(sweep: Sweep, edits: Iterable[Edit]) -> list[Value]:
+    """Values that nobody needs and somebody still reads: to look at their shape.
+
+    What computes them must not be narrowed then, or it would not run, or show another shape.
+    """
+    edits = list(edits)
+    dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
+    ignored = {(edit.node, index) for edit in edits if isinstance(edit, DropInputs) for index in edit.indices}
+    ignored |= {(edit.node, edit.index) for edit in edits if isinstance(edit, SetInput)}
+    return [
+        value
+        for value, live in sweep.kept.items()
+        if live.is_dead
+        and not value.holds_tensor
+        and any(
+            use.node.ref not in dropped and (use.node.ref, use.input_index) not in ignored
+            for use in value.consumers
+        )
+    ]

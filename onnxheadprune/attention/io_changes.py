@@ -1,15 +1,32 @@
-"""The changes of a model's inputs and outputs: those that a cut may make, and those that it makes."""
+"""The changes of a model's inputs and outputs: those that a cut may make, and those that it makes.
+
+The cache of attention that is removed as a whole keeps its shape, so that nothing changes for callers. On request its
+inputs and outputs are dropped, and the layer numbers in the names of the others run on without a gap.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from onnxheadprune.edit.plan import IoChange, RenamedIo
-from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.edit.edits import (
+    DropBranchOutput,
+    DropInputs,
+    DropIo,
+    DropNode,
+    Edit,
+    Rename,
+    SetInput,
+)
+from onnxheadprune.edit.plan import RenamedIo
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.view import GraphView, Value
 
 Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
@@ -35,43 +52,229 @@ AS_IT_IS = Contract()
 """No consent is given beyond what every cut needs: caches follow the heads."""
 
 
-def narrowed_io(swept: Sweep) -> dict[str, Live]:
-    """Return what is live of each graph input and output that gets narrower."""
-    return {
-        value.name: live
-        for value, live in swept.narrowed()
-        if value.scope.parent is None
-        and (value.is_graph_input or value.is_graph_output)
-        and not value.holds_tensor
-    }
+_NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,5})(?![0-9])")
+"""A number of a layer: without leading zeros, and not too long to be one."""
+LEAVE = "leave --cache renumber out, and the cache keeps its shape"
 
 
-def io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
-    """Return what becomes of one graph input or output, axis by axis."""
-    value = view.main.values[name]
-    assert value.shape is not None
-    role = "input" if value.is_graph_input else "output"
-    changes = []
-    for axis in live.axes:
-        before = value.shape[axis]
-        after = live.narrow(before, axis)
-        # Rows of layers that keep other heads each stay as many.
-        if after != before:
-            changes.append(IoChange(role, name, axis, _told(before), _told(after)))
-    return tuple(changes)
+@dataclass(frozen=True, eq=False)
+class CacheCut:
+    """The caches that are removed.
+
+    Attributes:
+        sites: indices of the sites whose caches go.
+        gone: their inputs and outputs.
+        renamed: the inputs and outputs of others that get another name, with that name.
+        idle: why nothing goes although it was asked for, a sentence; nothing otherwise.
+    """
+
+    sites: tuple[int, ...] = ()
+    gone: tuple[Value, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    idle: str = ""
+
+    @property
+    def names(self) -> Mapping[str, str | None]:
+        """New names by those in the original, None for those that go."""
+        return {**dict.fromkeys((value.name for value in self.gone), None), **self.renamed}
+
+    def changes(self, view: GraphView) -> tuple[RenamedIo, ...]:
+        """The same as data, in the order of the model's inputs and outputs."""
+        graph, names = view.model.graph, self.names
+        return tuple(
+            RenamedIo(role, info.name, names[info.name])
+            for role, infos in (("input", graph.input), ("output", graph.output))
+            for info in infos
+            if info.name in names
+        )
+
+    def opening(self) -> dict[Edit, frozenset[str]]:
+        """The edits that come first: outputs go, so that what only they need goes with them."""
+        found: dict[Edit, frozenset[str]] = {}
+        for value in self.gone:
+            if value.is_graph_output:
+                found[DropIo(value.scope.ref, value.name, "output")] = frozenset()
+                found |= dict.fromkeys(_in_branches(value), frozenset())
+        return found
+
+    def closing(self, view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
+        """The edits that take the inputs away and rename the others, once everything else is known.
+
+        Raises:
+            RefusedError: if something still reads what is to go, or a new name is taken.
+        """
+        for value in self.gone:
+            _require_unread(value, edits)
+        dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
+        taken = {
+            name
+            for scope in view.scopes
+            for name, value in scope.values.items()
+            if name not in self.renamed
+            and value not in self.gone
+            and (value.producer is None or value.producer.ref not in dropped)
+        }
+        clash = next((name for name in self.renamed.values() if name in taken), None)
+        if clash is not None:
+            raise RefusedError(f"the caches cannot be renumbered: {clash} is something else already; {LEAVE}")
+        inputs = [value for value in self.gone if value.is_graph_input]
+        found: dict[Edit, frozenset[str]] = {
+            DropIo(value.scope.ref, value.name, "input"): frozenset() for value in inputs
+        }
+        main = view.main.ref
+        return found | {Rename(main, name, after): frozenset() for name, after in self.renamed.items()}
 
 
-def _told(size: object) -> int | str:
-    return size if isinstance(size, int) else str(size)
+def cache_cut(
+    view: GraphView, sites: Sites, whole: Sequence[Site], only: frozenset[int] | None = None
+) -> CacheCut:
+    """Return what becomes of the caches when some sites go as a whole.
+
+    Args:
+        view: an annotated view of the model.
+        sites: all of its sites.
+        whole: those that go as a whole.
+        only: indices of the sites among these whose caches go; None for all.
+
+    Raises:
+        RefusedError: if names do not say which layer a cache belongs to, or a layer keeps a part of its cache.
+    """
+    chosen = [site for site in whole if site.free and (only is None or site.index in only)]
+    kept = {value for site in sites.sites if site not in chosen for value in site.free}
+    own = {value for site in chosen for value in site.free} - kept
+    if not own:
+        return CacheCut(idle=_why_idle([site for site in whole if site in sites.sites]))
+    inner = next((value for value in own if value.scope.parent is not None), None)
+    if inner is not None:
+        raise RefusedError(
+            f"the cache {inner.name} lives inside the body of a control-flow operator, where caches are not"
+            f" renumbered; {LEAVE}"
+        )
+    gone = tuple(sorted(own, key=lambda value: value.name))
+    renamed = _renamed(view, [own & site.free for site in chosen])
+    return CacheCut(tuple(site.index for site in chosen), gone, renamed)
 
 
-def io_sentence(changes: Sequence[IoChange]) -> str:
-    """The changes of one input or output in words."""
-    told = [f"{change.before} -> {change.after} on axis {change.axis}" for change in changes]
-    return f"{changes[0].role} {changes[0].name}: {', '.join(told)}"
+def _why_idle(whole: Sequence[Site]) -> str:
+    """Return why there is no cache to drop."""
+    if not whole:
+        return "--cache renumber has no effect: no whole attention is removed"
+    if not any(site.free for site in whole):
+        return "--cache renumber has no effect: the removed attention has no cache"
+    return "--cache renumber has no effect: the cache of the removed attention is still used elsewhere"
 
 
-def renamed_sentence(change: RenamedIo) -> str:
-    """A new name in words."""
-    what = "goes" if change.after is None else f"is called {change.after}"
-    return f"{change.role} {change.name}: {what}"
+@dataclass(frozen=True)
+class _Family:
+    """Names that differ in one number.
+
+    Attributes:
+        before: what stands before the number.
+        behind: what stands behind it.
+    """
+
+    before: str
+    behind: str
+
+    def name(self, number: int) -> str:
+        """The name with a number."""
+        return f"{self.before}{number}{self.behind}"
+
+
+def _renamed(view: GraphView, gone: Sequence[Collection[Value]]) -> dict[str, str]:
+    """New names of the inputs and outputs that are numbered together with those that go."""
+    names = [
+        value.name
+        for value in view.main.values.values()
+        if value.is_graph_output or (value.is_graph_input and not value.is_initializer)
+    ]
+    numbers: dict[_Family, set[int]] = defaultdict(set)
+    for name in names:
+        for family, number in _readings(name):
+            numbers[family].add(number)
+    lost: dict[_Family, set[int]] = defaultdict(set)
+    for values in gone:
+        readings = [item for value in values if (item := _reading(value.name, numbers)) is not None]
+        for family, number in readings:
+            if [other for other, _ in readings].count(family) > 1:
+                raise RefusedError(
+                    f"the caches cannot be renumbered: the number in {family.name(number)} is not that of a layer,"
+                    f" since two caches of one layer differ in it; {LEAVE}"
+                )
+            lost[family].add(number)
+    heads = {family.before for family in lost}
+    together = [family for family in numbers if family.before in heads]
+    away = set().union(*lost.values())
+    found: dict[str, str] = {}
+    for family in together:
+        have = sorted(numbers[family])
+        staying = next((number for number in have if number in away - lost[family]), None)
+        if staying is not None:
+            raise RefusedError(
+                f"the caches cannot be renumbered: {family.name(staying)} belongs to the same layer as a removed"
+                f" cache, and is kept; {LEAVE}"
+            )
+        if have != list(range(have[0], have[0] + len(have))):
+            listed = ", ".join(map(str, have[:8]))
+            raise RefusedError(
+                f"the caches cannot be renumbered: {family.name(have[0])} and those like it are numbered {listed},"
+                f" with gaps that mean something to their callers; {LEAVE}"
+            )
+        left = [number for number in have if number not in away]
+        for after, before in enumerate(left, have[0]):
+            if after != before:
+                found[family.name(before)] = family.name(after)
+    return found
+
+
+def _readings(name: str) -> Iterator[tuple[_Family, int]]:
+    """All ways to read a name as a numbered one."""
+    for found in _NUMBER.finditer(name):
+        yield _Family(name[: found.start()], name[found.end() :]), int(found.group())
+
+
+def _reading(name: str, numbers: Mapping[_Family, set[int]]) -> tuple[_Family, int] | None:
+    """The number in a name that counts layers: the only one, or the only one that others differ in; None without any.
+
+    Raises:
+        RefusedError: if that may be more than one.
+    """
+    readings = list(_readings(name))
+    if len(readings) > 1:
+        readings = [item for item in readings if len(numbers[item[0]]) > 1]
+        if len(readings) != 1:
+            raise RefusedError(
+                f"the caches cannot be renumbered: it does not show which number in the name {name} is that of its"
+                f" layer; {LEAVE}"
+            )
+    return readings[0] if readings else None
+
+
+def _in_branches(value: Value) -> Iterator[DropBranchOutput]:
+    """The edit on a choice between branches that makes an output of the graph, and nothing else reads it."""
+    if value.producer is not None and value.producer in CHOOSES and not value.consumers:
+        yield DropBranchOutput(value.producer.ref, value.output_index)
+
+
+def _require_unread(value: Value, edits: Mapping[Edit, frozenset[str]]) -> None:
+    """Check whether nothing reads a cache that goes.
+
+    Raises:
+        RefusedError: if something does.
+    """
+    dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
+    made = value.producer is not None and value.producer.ref not in dropped
+    if made and not any(edit in edits for edit in _in_branches(value)):
+        assert value.producer is not None
+        raise RefusedError(
+            f"the caches cannot be renumbered: {value.producer.label} still computes {value.name} of the removed"
+            f" attention; {LEAVE}"
+        )
+    reset = {(edit.node, edit.index) for edit in edits if isinstance(edit, SetInput)}
+    reset |= {(edit.node, index) for edit in edits if isinstance(edit, DropInputs) for index in edit.indices}
+    for use in value.consumers:
+        if use.node.ref not in dropped and (use.node.ref, use.input_index) not in reset:
+            raise RefusedError(
+                f"the caches cannot be renumbered: {use.node.label} still reads {value.name} of the removed"
+                f" attention; {LEAVE}"
+            )

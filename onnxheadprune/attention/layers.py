@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import NamedTuple, TypeAlias
 
+from onnxheadprune.attention.cut_edits import going_whole
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.attention.sites.whole import going_whole
 from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.edit.model_records import LAYERS_KEY, layers_text
 from onnxheadprune.errors import RefusedError

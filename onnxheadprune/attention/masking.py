@@ -279,7 +279,7 @@ def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
     Raises:
         RefusedError: if the zero points are not stored.
     """
-    from onnxheadprune.attention.packed import packed_again, unpacked
+    from onnxheadprune.attention.quantized import packed_again, unpacked
 
     layout, bits = mixture_of(node), 8
     assert layout is not None

@@ -1,32 +1,37 @@
-"""The weights of a contraction as a plain matrix: read, and written back in the form they are stored in."""
+"""The weights of a contraction as a plain matrix: read, and written back in the form they are stored in.
+
+Nodes between the stored tensor and the product move elements, or scale and shift each of them: going forward through
+them reads the weights, going backward writes them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper
 
-from onnxheadprune.attention.levels import Grid, Levels, StoredLevels, limits_of
-from onnxheadprune.attention.steps import (
-    COMPUTING,
-    backward,
-    forward,
-    levels_of,
-    loses_numbers,
-    moved,
-    sizes,
-    sources_of,
-)
+from onnxheadprune.attention.quantized import Grid, Levels, StoredLevels, limits_of, numbers_of
 from onnxheadprune.liveness.readers import is_shared
-from onnxheadprune.model.graph.facts import DEQUANTIZES
-from onnxheadprune.model.graph.view import Use, Value
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    CASTS_LIKE,
+    DEQUANTIZES,
+    DIVIDES,
+    FLATTENS,
+    IDENTITIES,
+    MULTIPLIES,
+    REREADS,
+    SUBTRACTS,
+    TRANSPOSES,
+)
+from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import FLOATS
-
-Array = npt.NDArray[Any]
+from onnxheadprune.runtime import Array
 
 STORABLE = (
     *FLOATS,
@@ -148,11 +153,11 @@ class Matrix:
             else:
                 found = Levels(
                     *(
-                        moved(node, np.broadcast_to(side, dims)) if side.size > 1 else side
+                        _moved(node, np.broadcast_to(side, dims)) if side.size > 1 else side
                         for side in (found.scale, found.zero)
                     )
                 )
-            dims = sizes(node.out)
+            dims = _sizes(node.out)
         scale, zero = (
             np.broadcast_to(side, dims) if side.size > 1 else side for side in (found.scale, found.zero)
         )
@@ -179,7 +184,7 @@ class Matrix:
         value: Array = matrix.reshape([self.shape[axis] for axis in self.order])
         value = value.transpose(np.argsort(self.order))
         for node, index in reversed(self.steps):
-            value = backward(node, index, value)
+            value = _backward(node, index, value)
         if self.is_quantized:
             value = np.clip(np.rint(value), *limits_of(tensor.data_type))
         return np.ascontiguousarray(value.astype(helper.tensor_dtype_to_np_dtype(tensor.data_type)))
@@ -214,7 +219,7 @@ def matrix_of(
         return None
     order = (*contracted, *sorted(rest))
     shared = is_shared(stored) or any(is_shared(step.node.out) for step in steps)
-    return Matrix(stored, steps, order, tuple(free), sizes(value), shared, levels)
+    return Matrix(stored, steps, order, tuple(free), _sizes(value), shared, levels)
 
 
 def _ways(value: Value) -> Iterator[tuple[Value, tuple[Use, ...]]]:
@@ -228,7 +233,7 @@ def _ways(value: Value) -> Iterator[tuple[Value, tuple[Use, ...]]]:
                 yield value, steps
             continue
         node = value.producer
-        for index in () if node is None else reversed(sources_of(node)):
+        for index in () if node is None else reversed(_sources_of(node)):
             assert node is not None
             source = node.inputs[index]
             if source is not None and source not in seen:
@@ -237,9 +242,127 @@ def _ways(value: Value) -> Iterator[tuple[Value, tuple[Use, ...]]]:
 
 
 def _loses_numbers(stored: Value, steps: Sequence[Use]) -> bool:
+    """Return whether some elements are multiplied by zero, as by a stored mask: these cannot be written."""
     value = stored
     for node, index in steps:
-        if loses_numbers(node, index, sizes(value)):
+        levels = None if node in DEQUANTIZES else levels_of(node, index, _sizes(value))
+        if levels is not None and not bool((np.isfinite(levels.scale) & (levels.scale != 0)).all()):
             return True
         value = node.out
     return False
+
+
+REREADING = REREADS | FLATTENS
+CASTING = CASTS | CASTS_LIKE
+COMPUTING = ADDS | SUBTRACTS | MULTIPLIES | DIVIDES
+NEVER_WRAPS = (*FLOATS, TensorProto.INT32, TensorProto.INT64)
+"""Types in which sums and products of levels are what they are of numbers."""
+
+
+def _sources_of(node: Node) -> tuple[int, ...]:
+    """Inputs of a node from which weights can come that it hands on element by element, likely ones first."""
+    if node in DEQUANTIZES:
+        return (0,) if all(side is None or side.is_constant for side in node.inputs[1:]) else ()
+    if node.domain:
+        return ()
+    if node in TRANSPOSES | IDENTITIES:
+        return (0,)
+    if node in REREADING:
+        return (0,) if _is_static(node.inputs[0]) and _is_static(node.out) else ()
+    if node in CASTING:
+        return (0,) if _keeps_numbers(node) else ()
+    return tuple(index for index in (0, 1) if _is_affine(node, index)) if node in COMPUTING else ()
+
+
+def _is_static(value: Value | None) -> bool:
+    shape = None if value is None else value.shape
+    return shape is not None and all(isinstance(dim, int) for dim in shape)
+
+
+def _keeps_numbers(node: Node) -> bool:
+    """Return whether a Cast only rounds, as floats do: one to whole numbers cuts off, or wraps."""
+    source = node.inputs[0]
+    return node.out.elem_type in FLOATS or (
+        source is not None and source.elem_type not in FLOATS and node.out.elem_type in NEVER_WRAPS
+    )
+
+
+def _is_affine(node: Node, index: int) -> bool:
+    """Return whether a node does the same to each element of an input, whatever that is."""
+    value, other = node.inputs[index], node.inputs[1 - index]
+    if value is None or other is None or not other.is_constant or value is other:
+        return False
+    if value.shape is None or value.shape != node.out.shape or value.elem_type not in NEVER_WRAPS:
+        return False
+    if node in DIVIDES:
+        return index == 0 and value.elem_type in FLOATS
+    return True
+
+
+def forward(node: Node, index: int, value: Array) -> Array:
+    """Return what a node makes of the numbers of its input."""
+    levels = levels_of(node, index, value.shape)
+    return _moved(node, value) if levels is None else levels.numbers(value)
+
+
+def _moved(node: Node, value: Array) -> Array:
+    """The elements where a node puts them; another array than its input may be handed on, of the same shape."""
+    if node in TRANSPOSES:
+        return value.transpose(_order(node, value.ndim))
+    return value.reshape(_sizes(node.out)) if node in REREADING else value
+
+
+def _backward(node: Node, index: int, value: Array) -> Array:
+    """The numbers of the input of which a node makes some, exactly: what can be stored is not asked."""
+    source = node.inputs[index]
+    assert source is not None
+    if node in TRANSPOSES:
+        return value.transpose(np.argsort(_order(node, value.ndim)))
+    if node in REREADING:
+        return value.reshape(_sizes(source))
+    levels = levels_of(node, index, value.shape)
+    return value if levels is None else levels.exact(value)
+
+
+def levels_of(node: Node, index: int, dims: tuple[int, ...]) -> Levels | None:
+    """Return what a node takes the elements of an input for, None where it only moves them."""
+    if node in DEQUANTIZES:
+        scale, zero = (_spread(node, side, dims) for side in (node.input(1), node.input(2)))
+        return Levels(np.ones(()) if scale is None else scale, np.zeros(()) if zero is None else zero)
+    if node not in COMPUTING:
+        return None
+    other = node.inputs[1 - index]
+    assert other is not None
+    numbers, one, nothing = numbers_of(other).astype(np.float64), np.ones(()), np.zeros(())
+    if node in MULTIPLIES:
+        return Levels(numbers, nothing)
+    if node in DIVIDES:
+        with np.errstate(divide="ignore"):
+            return Levels(1 / numbers, nothing)
+    if node in ADDS:
+        return Levels(one, -numbers)
+    return Levels(one if index == 0 else -one, numbers)
+
+
+def _sizes(value: Value) -> tuple[int, ...]:
+    """The shape of a value whose sizes are all known."""
+    assert value.shape is not None
+    return tuple(int(dim) for dim in value.shape if isinstance(dim, int))
+
+
+def _order(node: Node, rank: int) -> list[int]:
+    return list(node.attribute("perm") or range(rank)[::-1])
+
+
+def _spread(node: Node, side: Value | None, dims: tuple[int, ...]) -> Array | None:
+    """A scale or zero point, so that it broadcasts against levels of some shape."""
+    if side is None:
+        return None
+    numbers = numbers_of(side).astype(np.float64)
+    if numbers.size == 1:
+        return numbers.reshape(())
+    axis = node.attribute("axis", 1) % len(dims)
+    block = node.attribute("block_size", 0)
+    if block:
+        return np.take(np.repeat(numbers, block, axis), range(dims[axis]), axis)
+    return numbers.reshape([-1 if at == axis else 1 for at in range(len(dims))])

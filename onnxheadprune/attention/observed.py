@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxheadprune.attention.analysis import Analysis, analysis_of
-from onnxheadprune.attention.exits.layers import inside, layers_of
+from onnxheadprune.attention.exits.find import inside, layers_of
+from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.edit.side_by_side import BRANCHES, answered, asking, side_by_side
 from onnxheadprune.errors import ModelError

@@ -14,32 +14,23 @@ from fractions import Fraction
 import numpy as np
 from onnx import ModelProto
 
-from onnxheadprune.attention.analysis import Analysis, analysis_of
-from onnxheadprune.attention.cut_edits import caches_of, require_apart, swept_edits
+from onnxheadprune.attention.cut_edits import caches_of, goes_whole, going_whole, require_apart, swept_edits
 from onnxheadprune.attention.heads import HeadSpec
-from onnxheadprune.attention.io_changes import (
-    AS_IT_IS,
-    Cache,
-    Contract,
-    io_changes,
-    io_sentence,
-    narrowed_io,
-    renamed_sentence,
-)
+from onnxheadprune.attention.io_changes import AS_IT_IS, Cache, Contract
 from onnxheadprune.attention.layers import layers_kept
 from onnxheadprune.attention.site_cuts import block_cuts, head_cuts, site_records
+from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.attention.sites.whole import goes_whole, going_whole
 from onnxheadprune.attention.units import names_all, resolve_units
 from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetMetadata, SliceTensor
-from onnxheadprune.edit.plan import LeftOutNode, PlannedEdit, PrunePlan, fingerprint
+from onnxheadprune.edit.plan import IoChange, LeftOutNode, PlannedEdit, PrunePlan, RenamedIo, fingerprint
 from onnxheadprune.edit.records import CACHES_KEY, caches_record, caches_text
 from onnxheadprune.edit.renaming import with_fresh_names
 from onnxheadprune.errors import RefusedError, spelled
 from onnxheadprune.liveness.interface import Interface
-from onnxheadprune.liveness.live import FULL
+from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.bodies import is_constant
@@ -147,15 +138,15 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     if caches.sites:
         went = (*caches_record(view.model), *caches.sites)
         edits[SetMetadata(CACHES_KEY, caches_text(went))] = frozenset()
-    io = Interface(narrowed_io(swept), caches.names)
-    interface = [io_changes(view, name, live) for name, live in sorted(io.live.items())]
+    io = Interface(_narrowed_io(swept), caches.names)
+    interface = [_io_changes(view, name, live) for name, live in sorted(io.live.items())]
     renamed = caches.changes(view)
     plan = PrunePlan(
         analysis.name,
         fingerprint(analysis.model),
         cuts,
         _planned_edits(view, edits),
-        (*(io_sentence(changes) for changes in interface), *map(renamed_sentence, renamed)),
+        (*(_io_sentence(changes) for changes in interface), *map(_renamed_sentence, renamed)),
         _elements_removed(view, edits),
         _left_out(sites) if names_all(heads) else (),
         tuple(change for changes in interface for change in changes),
@@ -164,6 +155,48 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         notes=(*([spelled(caches.idle)] if caches.idle else []), *_held(sites.losing(present), contract)),
     )
     return Planning(plan, view, sites, present, io)
+
+
+def _io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
+    """Return what becomes of one graph input or output, axis by axis."""
+    value = view.main.values[name]
+    assert value.shape is not None
+    role = "input" if value.is_graph_input else "output"
+    changes = []
+    for axis in live.axes:
+        before = value.shape[axis]
+        after = live.narrow(before, axis)
+        # Rows of layers that keep other heads each stay as many.
+        if after != before:
+            changes.append(IoChange(role, name, axis, _told(before), _told(after)))
+    return tuple(changes)
+
+
+def _told(size: object) -> int | str:
+    return size if isinstance(size, int) else str(size)
+
+
+def _io_sentence(changes: Sequence[IoChange]) -> str:
+    """The changes of one input or output in words."""
+    told = [f"{change.before} -> {change.after} on axis {change.axis}" for change in changes]
+    return f"{changes[0].role} {changes[0].name}: {', '.join(told)}"
+
+
+def _renamed_sentence(change: RenamedIo) -> str:
+    """A new name in words."""
+    what = "goes" if change.after is None else f"is called {change.after}"
+    return f"{change.role} {change.name}: {what}"
+
+
+def _narrowed_io(swept: Sweep) -> dict[str, Live]:
+    """Return what is live of each graph input and output that gets narrower."""
+    return {
+        value.name: live
+        for value, live in swept.narrowed()
+        if value.scope.parent is None
+        and (value.is_graph_input or value.is_graph_output)
+        and not value.holds_tensor
+    }
 
 
 def _shifted(sites: Sites, chosen: Mapping[int, Sequence[int]], swept: Sweep) -> set[type[Site]]:

@@ -45,7 +45,7 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
         UsageError: if a site or unit does not exist, or was removed before.
         RefusedError: if a site cannot lose units, or the set is not legal.
     """
-    partly, whole = apart(spec)
+    partly, whole = _apart(spec)
     named: dict[type[Site], dict[str, tuple[int, ...]]] = {}
     for key, gone in partly.items():
         kind, own = _apart_from_kind(key)
@@ -70,7 +70,7 @@ def _apart_from_kind(key: str) -> tuple[type[Site], str]:
 
 def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
     """The kinds of the sites that a spec names."""
-    partly, whole = apart(spec)
+    partly, whole = _apart(spec)
     keys = [*partly, *whole]
     found = {_apart_from_kind(key)[0] for key in keys if not key.startswith(LAYERS)}
     layered = any(key.startswith(LAYERS) for key in keys)
@@ -79,10 +79,10 @@ def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
 
 def names_all(spec: HeadSpec) -> bool:
     """Return whether a spec names heads of all attention sites."""
-    return ALL in apart(spec)[0]
+    return ALL in _apart(spec)[0]
 
 
-def apart(spec: HeadSpec) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+def _apart(spec: HeadSpec) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """The keys of a spec with their units, and the keys of which everything goes."""
     if isinstance(spec, Mapping):
         items = {str(key): units for key, units in spec.items()}
@@ -126,11 +126,11 @@ def combined(heads: HeadSpec | None, others: Mapping[str, str | None], layers: s
     given = {units: text for units, text in others.items() if text is not None}
     if not given and layers is None:
         return heads
-    partly, whole = ({}, []) if heads is None else apart(heads)
+    partly, whole = ({}, []) if heads is None else _apart(heads)
     spec: dict[str, Iterable[int] | str] = {**partly, **dict.fromkeys(whole, ALL)}
     for kind in kinds.KINDS:
         if kind.UNITS in given:
-            partly, whole = apart(_of_kind(kind, given[kind.UNITS]))
+            partly, whole = _apart(_of_kind(kind, given[kind.UNITS]))
             spec |= {**partly, **dict.fromkeys(whole, ALL)}
     for key in () if layers is None else _named_layers(layers):
         spec[key] = ALL

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxheadprune.attention.analysis import Analysis
+from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.attention.sites.kinds import LAYERS
 from onnxheadprune.attention.sites.site import AttentionSite, Site, Sites
 from onnxheadprune.attention.sites.unit import BYTES, OPERATIONS

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.observed import observed
+from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.choosing.activations.contexts import (

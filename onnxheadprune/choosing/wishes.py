@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from onnxheadprune.attention.analysis import Analysis
 from onnxheadprune.attention.heads import listed, parse_heads
+from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE, wishable
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.request import BenchSettings

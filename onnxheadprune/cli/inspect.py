@@ -19,7 +19,7 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
         return inspect_export(model, follow_links=follow_links, as_json=as_json)
     from dataclasses import replace
 
-    from onnxheadprune.attention.analysis import analysis_of
+    from onnxheadprune.attention.sites.find import analysis_of
     from onnxheadprune.attention.vocabulary.find import vocabularies
     from onnxheadprune.errors import RefusedError
     from onnxheadprune.model.load import open_structure

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxheadprune.attention.levels import Array, limits_of
-from onnxheadprune.attention.steps import forward, levels_of
+from onnxheadprune.attention.matrices import forward, levels_of
+from onnxheadprune.attention.quantized import limits_of
 from onnxheadprune.choosing.compensation.trainable import Trainable, trainable
 from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
@@ -23,6 +23,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import DEQUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.runtime import Array
 
 Master = npt.NDArray[np.float32]
 

@@ -11,12 +11,11 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto, ValueInfoProto
 
-from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.layers import layers, parts_named
 from onnxheadprune.attention.planning import Planning, planned
-from onnxheadprune.attention.sites.find import recognised
+from onnxheadprune.attention.sites.find import Analysis, analysis_of, recognised
 from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site

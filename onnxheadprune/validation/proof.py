@@ -24,12 +24,11 @@ from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences, undocumented
-from onnxheadprune.validation.planned import find_likeness, record_notes
+from onnxheadprune.validation.planned import find_likeness, record_notes, weight_problems
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import RefitDrift, Validation, Verdict
 from onnxheadprune.validation.runs import NOTHING_RAN, run_all
 from onnxheadprune.validation.verdict import by_numbers, judge, words_for
-from onnxheadprune.validation.weights import weight_problems
 
 WORSE = 2.0
 """A refit that takes the outputs this many times as far from the original as none at all did no good."""
@@ -72,8 +71,8 @@ def _with_refits(
 if TYPE_CHECKING:
     from onnxheadprune.attention.vocabulary.trim import Trimming
     from onnxheadprune.data.sources import Data
-    from onnxheadprune.validation.metric import Metric, MetricMeter
     from onnxheadprune.validation.oracle import Prepared
+    from onnxheadprune.validation.request import Metric, MetricMeter
     from onnxheadprune.validation.wide import Wide
 
 
@@ -123,7 +122,7 @@ def validate(
 
 
 def _meter(metric: Metric) -> MetricMeter:
-    from onnxheadprune.validation.metric import MetricMeter
+    from onnxheadprune.validation.request import MetricMeter
 
     return MetricMeter(metric)
 

@@ -16,7 +16,7 @@ from onnxheadprune.validation.headline import headline_of
 from onnxheadprune.validation.likeness import Likeness
 
 if TYPE_CHECKING:
-    from onnxheadprune.validation.metric import MetricResult
+    from onnxheadprune.validation.request import MetricResult
 
 
 Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]

@@ -35,7 +35,7 @@ from onnxheadprune.validation.rounds import Ran, Runner, rounds
 from onnxheadprune.validation.second_mask import SecondMask
 
 if TYPE_CHECKING:
-    from onnxheadprune.validation.metric import MetricMeter, MetricResult
+    from onnxheadprune.validation.request import MetricMeter, MetricResult
     from onnxheadprune.validation.wide import Wide
 
 

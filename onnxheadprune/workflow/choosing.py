@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.observed import first_tokens, observed
+from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site

@@ -26,7 +26,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.settings.measuring import Rounding, Timing, To
 from onnxheadprune.validation.claim import Claim, read_claim
-from onnxheadprune.validation.claimed_exits import claimed_exits, claimed_vocabulary
+from onnxheadprune.validation.oracle import claimed_exits, claimed_vocabulary
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, held_out, quantized_through

@@ -9,11 +9,11 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.exits.decisions import settled
 from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
 from onnxheadprune.attention.exits.leave import leaving_from
 from onnxheadprune.attention.layers import Layer, layers
+from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops, nodes_of
 from onnxheadprune.edit.inlining import CARRIED_FROM, decided

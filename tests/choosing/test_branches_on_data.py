@@ -13,8 +13,8 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import Budget, Limits, RefusedError, UsageError, Wish, prune, score, select_heads, validate
-from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.observed import observed
+from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.parts import Running
 from onnxheadprune.choosing.scoring.score import Method

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.levels import Grid, Levels
+from onnxheadprune.attention.quantized import Grid, Levels
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.linear import linear_at
 from onnxheadprune.choosing.activations.moments import Moments

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.heads import is_legal
+from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Limits, allocate, keep_per_site

@@ -319,7 +319,7 @@ def test_a_bug_asks_for_a_report(command: Command, toy: Path, monkeypatch: pytes
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr("onnxheadprune.attention.analysis.analysis_of", broken)
+    monkeypatch.setattr("onnxheadprune.attention.sites.find.analysis_of", broken)
     result = command("inspect", toy)
     assert result.exit_code == 70
     assert result.stdout == ""
@@ -336,7 +336,7 @@ def test_an_interrupt_while_modules_load(
         except KeyboardInterrupt as error:
             raise ImportError("the module is not complete") from error
 
-    monkeypatch.setattr("onnxheadprune.attention.analysis.analysis_of", half_loaded)
+    monkeypatch.setattr("onnxheadprune.attention.sites.find.analysis_of", half_loaded)
     result = command("inspect", toy)
     assert (result.exit_code, result.stderr) == (130, "error: interrupted\n")
 

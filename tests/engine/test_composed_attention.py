@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import planned
+from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.live import FULL

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from onnx import ModelProto
 
 from onnxheadprune import Wish, prune
-from onnxheadprune.attention.levels import numbers_of
 from onnxheadprune.attention.matrices import matrix_of
+from onnxheadprune.attention.quantized import numbers_of
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.errors import RefusedError

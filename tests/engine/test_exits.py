@@ -219,14 +219,14 @@ def test_the_wrong_exit_is_seen() -> None:
 @pytest.mark.long
 def test_a_reference_that_is_forced_elsewhere_fails_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the cut must equal is made by other code than the cut: where the two disagree, nothing is written."""
-    from onnxheadprune.attention.exits import forcing
+    from onnxheadprune.attention.exits import decisions as made
 
-    right = forcing.forced
+    right = made.forced
 
     def wrong(view: object, decisions: tuple[object, ...]) -> ModelProto:
-        return right(view, forcing.otherwise(decisions))  # type: ignore[arg-type]
+        return right(view, made.otherwise(decisions))  # type: ignore[arg-type]
 
-    monkeypatch.setattr(forcing, "forced", wrong)
+    monkeypatch.setattr(made, "forced", wrong)
     with pytest.raises(ValidationFailedError, match="differs"):
         prune(toys_exits.nested(), exit=1)
 

@@ -9,8 +9,8 @@ import pytest
 from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxheadprune import HeadPruneError, apply_plan, inspect, plan_pruning, validate
-from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.model.bodies import bodies_of
 from tests import toys_parallel

@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import HeadPruneError, apply_plan, plan_pruning, validate
-from onnxheadprune.attention.analysis import analysis_of
+from onnxheadprune.attention.sites.find import analysis_of
 from tests import toys_layers, toys_scores
 from tests.graph_text import model_of
 from tests.toys_all import EACH, MODELS

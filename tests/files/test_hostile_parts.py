@@ -248,7 +248,7 @@ def test_what_was_in_memory_is_gone_before_its_lack_is_told(
                 if size < 64:
                     raise
 
-    monkeypatch.setattr("onnxheadprune.attention.analysis.sites_of", fills)
+    monkeypatch.setattr("onnxheadprune.attention.sites.find.sites_of", fills)
     path = tmp_path / "m.onnx"
     onnx.save(toys.attention(), path)
     result = bounded("inspect", path, memory=200_000_000)

@@ -10,9 +10,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune import prune, validate
-from onnxheadprune.attention import analysis
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
+from onnxheadprune.attention.sites import find
 from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
@@ -262,7 +262,7 @@ def test_validation_fails_where_a_site_is_wrong(monkeypatch: pytest.MonkeyPatch)
     wrong = named_site(model, 1, HIDDEN).sites
     assert not [site for site in inspect(model) if site.num_heads > 1]
     site = dataclasses.replace(wrong[0], original_num_units=1, original_kv_num_heads=1, units=((0,),))
-    monkeypatch.setattr(analysis, "sites_of", lambda view, name: relocated(site, view))
+    monkeypatch.setattr(find, "sites_of", lambda view, name: relocated(site, view))
     planning = analyse(model, {0: [0]}, "the model")
     found = validate(model, apply_plan(planning.plan, model), provider="cpu")
     assert found.verdict == "failed" and "not the heads' own" in found.reason

@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.errors import RefusedError
 
 if TYPE_CHECKING:

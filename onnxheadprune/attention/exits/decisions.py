@@ -1,12 +1,20 @@
-"""Conditions that are fixed, and the consequences: which branches run, which other conditions are known."""
+"""Conditions that are fixed: which branches run then, which other conditions are known, and the original forced so.
+
+The forced original is what a model with a permanent exit is compared with. All branches and turns stay in its graph;
+only what conditions read is replaced. So it shares no code with what takes branches out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx import TensorProto
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from onnxheadprune.attention.masking import graph_of
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import MARK
 from onnxheadprune.edit.side_by_side import BRANCHES
 from onnxheadprune.model.graph.facts import CASTS, CHOOSES, IDENTITIES
 from onnxheadprune.model.graph.tables import ARITHMETIC
@@ -14,6 +22,7 @@ from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 
 GOING_IN, GOING_OUT = 1, 0
 """The input of a Loop's body that says whether the last turn wanted another one; the output that says it of this."""
+FORCED = f"{MARK}_forced"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +59,7 @@ class ContradictionError(Exception):
     """Two decisions hold one condition at different answers."""
 
 
-def held(decisions: Iterable[Decision]) -> dict[Value, bool]:
+def _held(decisions: Iterable[Decision]) -> dict[Value, bool]:
     """The values that decisions hold: conditions, and what they are the same as or the opposite of.
 
     Raises:
@@ -89,7 +98,7 @@ def settled(view: GraphView, decisions: Iterable[Decision]) -> Settled:
         ContradictionError: if they cannot all hold.
     """
     decisions = tuple(decisions)
-    known = held(decisions)
+    known = _held(decisions)
     turns = {item.node: item.turns for item in decisions if item.turns is not None}
     for node in turns:
         going = going_in(node)
@@ -139,11 +148,6 @@ def going_in(node: Node) -> Value | None:
     return body.values.get(body.proto.input[GOING_IN].name)
 
 
-def going_out(node: Node) -> Value | None:
-    """Return the condition that the body of a Loop computes for the next iteration."""
-    return given_by(node.bodies.values(), GOING_OUT)[0]
-
-
 def _computed(node: Node, numbers: list[bool | None]) -> bool | None:
     """Return what a node makes of conditions, None where that is not known or no condition."""
     if all(number is None for number in numbers):
@@ -162,3 +166,55 @@ def _computed(node: Node, numbers: list[bool | None]) -> bool | None:
 
 
 _LOGIC = (TensorProto.BOOL, TensorProto.UNDEFINED)
+
+
+def forced(view: GraphView, decisions: Iterable[Decision]) -> ModelProto:
+    """A copy of a model in which conditions are held at an answer, whatever is computed."""
+    decisions = tuple(decisions)
+    made = ModelProto()
+    made.CopyFrom(view.model)
+    for position, (value, answer) in enumerate(_held(decisions).items()):
+        array = np.full((1,) if value.shape == (1,) else (), answer)
+        made.graph.initializer.append(numpy_helper.from_array(array, f"{FORCED}{position}"))
+        _hold(made, value, f"{FORCED}{position}")
+    for position, decision in enumerate(decisions):
+        if decision.turns is not None:
+            _end_after(made, decision.node, decision.turns, f"{FORCED}_turns{position}")
+    return made
+
+
+def otherwise(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
+    """The same but for the last one, which is decided the other way: one turn more, for a Loop."""
+    *before, last = decisions
+    if last.turns is not None:
+        return (*before, Decision(last.node, turns=last.turns + 1))
+    return (*before, Decision(last.node, answer=not last.answer))
+
+
+def _hold(model: ModelProto, value: Value, name: str) -> None:
+    """Lets all readers of a value read a constant in its place."""
+    for use in value.consumers:
+        _proto(model, use.node).input[use.input_index] = name
+    node = value.producer
+    if node is None or not value.is_graph_output:
+        return
+    # What a graph or a body gives out keeps its name; what was computed gets another one.
+    _proto(model, node).output[value.output_index] = f"{value.name}/{FORCED}"
+    graph_of(model, node).node.append(nodes.as_proto(nodes.same("", name, value.name)))
+
+
+def _end_after(model: ModelProto, node: Node, turns: int, name: str) -> None:
+    """Lets the body of a Loop go on until it has run often enough, however it decides."""
+    loop = _proto(model, node)
+    loop.input[1] = ""
+    (attribute,) = (item for item in loop.attribute if item.name in node.bodies)
+    body = attribute.g
+    last = numpy_helper.from_array(np.array(turns - 1, dtype=np.int64), f"{name}_last")
+    model.graph.initializer.append(last)
+    body.node.extend(nodes.as_protos(nodes.less("", body.input[0].name, last.name, name), node.opset))
+    body.output[GOING_OUT].name = name
+
+
+def _proto(model: ModelProto, node: Node) -> NodeProto:
+    found: NodeProto = graph_of(model, node).node[node.position]
+    return found

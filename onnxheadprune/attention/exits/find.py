@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxheadprune.attention.exits.decisions import (
+    GOING_OUT,
     ContradictionError,
     Decision,
+    Settled,
+    given_by,
     going_in,
-    going_out,
     settled,
 )
-from onnxheadprune.attention.exits.layers import Layers, inside, layers_of, reached_from, running
 from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.model_records import RecordedExit, exits_record
 from onnxheadprune.edit.side_by_side import BRANCHES
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import CHOOSES, IDENTITIES, REPEATS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.spelling import many
 
 MOST_LISTED = 256
@@ -161,7 +164,7 @@ class _Search:
         self.view = view
         self.kinds = [layers_of(sites.of(kind.UNITS)) for kind in every_kind() if kind.LAYER]
         self.positions = {node: position for position, node in enumerate(candidates)}
-        self.behind = reached_from(view, candidates)
+        self.behind = _reached_from(view, candidates)
         self.onward: dict[Node, Decision] = {}
         self.found: list[Exit] = []
         self.refused: list[RefusedExit] = []
@@ -203,7 +206,7 @@ class _Search:
     def _look_at_loop(self, node: Node, before: tuple[Decision, ...]) -> None:
         (body,) = node.bodies.values()
         layers = next((kind for kind in self.kinds if inside(kind, body)), None)
-        going = going_out(node)
+        going = _going_out(node)
         if layers is None or going is None or going.scope is not body or _is_always(going, going_in(node)):
             return
         if not self._is_last(layers, before, Decision(node, turns=1)):
@@ -243,6 +246,11 @@ class _Search:
         return not any(node in left and self._depends(node, leaves.node) for node in layers)
 
 
+def _going_out(node: Node) -> Value | None:
+    """Return the condition that the body of a Loop computes for the next iteration."""
+    return given_by(node.bodies.values(), GOING_OUT)[0]
+
+
 def _owners(node: Node) -> list[tuple[Node, Scope]]:
     """The nodes whose bodies a node lies in, outermost first, each with that body."""
     return list(node.scope.owners)[::-1]
@@ -280,3 +288,76 @@ def _why_not_fixed(node: Node, going: Value) -> str | None:
 
 
 __all__ = ["Exit", "Exits", "RefusedExit", "exits_of"]
+
+
+Layers = tuple[Node, ...]
+"""The projections of all sites of one kind: a layer runs where they run."""
+
+
+def layers_of(sites: Iterable[Site]) -> Layers:
+    """The nodes that stand for the layers of these sites."""
+    return tuple(projection.node for site in sites for projection in site.projections)
+
+
+def inside(layers: Layers, body: Scope) -> int:
+    """Return how many of the layers lie in a body, or in bodies inside of it."""
+    return sum(1 for node in layers if body in node.scope.around)
+
+
+def running(view: GraphView, settled: Settled) -> set[Node]:
+    """The nodes that the outputs of a model need, where some conditions are known.
+
+    Args:
+        view: an annotated view of the model.
+        settled: what is known; of an If whose condition is known only one body runs.
+    """
+
+    def needed(value: Value | None) -> Iterator[Value | None]:
+        node = None if value is None or value in settled.known else value.producer
+        if value is None or node is None:
+            return
+        chosen = settled.choices.get(node)
+        if chosen is not None:
+            yield from given_by([chosen], value.output_index)
+            return
+        yield from node.inputs
+        for body in node.bodies.values():
+            yield from (body.lookup(info.name) for info in body.proto.output)
+
+    outputs = [view.main.lookup(info.name) for info in view.main.proto.output]
+    values = (value for value in reachable(outputs, needed) if value not in settled.known)
+    return {value.producer for value in values if value is not None and value.producer is not None}
+
+
+def _reached_from(view: GraphView, starts: Sequence[Node]) -> Mapping[Node, int]:
+    """Return which of some nodes each node depends on, as bits: bit `i` for `starts[i]`.
+
+    A node depends on what it reads and on what its bodies read, and whatever is in a body on what its owner reads.
+    """
+    bits = {node: 1 << position for position, node in enumerate(starts)}
+    values: dict[Value, int] = {}
+    found: dict[Node, int] = {}
+
+    def walk(scope: Scope, outside: int) -> int:
+        """Notes all nodes of a scope; what its outputs and its nodes depend on together."""
+        together = outside
+        for value in scope.values.values():
+            if value.is_graph_input:
+                values[value] = outside
+        for node in scope.nodes:
+            read = 0
+            for item in node.inputs:
+                read |= values.get(item, 0) if item is not None else 0
+            made = read
+            for body in node.bodies.values():
+                made |= walk(body, read)
+            found[node] = made
+            made |= bits.get(node, 0)
+            for output in node.outputs:
+                if output is not None:
+                    values[output] = made
+            together |= made
+        return together
+
+    walk(view.main, 0)
+    return found

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto, ValueInfoProto
 
-from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.exits.decisions import ContradictionError, Decision, Settled, settled
-from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
-from onnxheadprune.attention.exits.layers import running
+from onnxheadprune.attention.exits.find import Exit, Exits, exits_of, running
 from onnxheadprune.attention.layers import layers_kept
+from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.inlining import Left, decided

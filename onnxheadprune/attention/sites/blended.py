@@ -14,12 +14,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from onnxheadprune.attention.sites.census import sums_to_one
-from onnxheadprune.attention.sites.core import Core, Trace
+from onnxheadprune.attention.sites.core import Core, Trace, score_products
 from onnxheadprune.attention.sites.grouping import Block, Candidate
-from onnxheadprune.attention.sites.maps import MAX_CONTRACTED
-from onnxheadprune.attention.sites.products import MAX_UPSTREAM, is_contraction, is_product, upstream
-from onnxheadprune.attention.sites.query_width import score_products
+from onnxheadprune.attention.sites.left_out import sums_to_one
+from onnxheadprune.attention.sites.products import (
+    MAX_CONTRACTED,
+    MAX_UPSTREAM,
+    is_contraction,
+    is_product,
+    upstream,
+)
 from onnxheadprune.attention.sites.shared_layers import are_heads
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.asking import ask_about

@@ -1,18 +1,22 @@
-"""The results of tracing: the products that heads are made in, and the nodes that kept labels from getting there."""
+"""Cores, the products that heads are made in, and traces: the cores that labels reach, and the nodes that stop them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from onnxheadprune.attention.sites.within import Classes
+from onnxheadprune.attention.sites.products import is_contraction, is_product, upstream
+from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Array, Live, Runs
 from onnxheadprune.liveness.registry import Refusal
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.view import Node, Value
 
 Heads: TypeAlias = tuple[frozenset[int], ...]
 """For each position of the head axes, the labels found there."""
+Classes = Mapping[int, frozenset[int]]
+"""For each new label the old ones that it stands for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,3 +102,72 @@ class Trace:
             for core in self.cores
         )
         return replace(self, cores=cores)
+
+
+MAX_UPSTREAM = 512
+"""Nodes between a core and the weights above it."""
+MAX_VIEWS = 16
+
+
+def query_width(core: Core) -> int | None:
+    """The width of a query head; None where there are no queries and keys, or where weights mix maps."""
+    found = is_product(core.node)
+    if found is None:
+        return None  # stored maps have neither queries nor keys
+    values = found.owners(found.out_axes[core.feature_axes[0]])[0]
+    scores = score_products(core)
+    if scores:
+        return _contracted_size(scores[0])
+    # Queries read a summary of keys and values: the core itself sums over them.
+    return _contracted_size(core.node) if _first_products(core.node, values) else None
+
+
+def score_products(core: Core) -> list[Node]:
+    """The products of queries and keys that a core weighs its values by; none for fused operators."""
+    found = is_product(core.node)
+    if found is None:
+        return []
+    values = found.owners(found.out_axes[core.feature_axes[0]])[0]
+    return [node for index in found.indices if index != values for node in _first_products(core.node, index)]
+
+
+def _first_products(node: Node, index: int) -> list[Node]:
+    """Products upstream of an operand, nearest first, that read no other ones; what lies behind weights is not seen."""
+    above = upstream(node.inputs[index], MAX_UPSTREAM, _is_weighted)
+    products = [item for item in above if is_product(item) is not None]
+    return [item for item in products if not _reads_products(item)]
+
+
+def _is_weighted(node: Node) -> bool:
+    """Return whether a node is a linear layer: a contraction with weights."""
+    return is_contraction(node) and is_product(node) is None
+
+
+def _reads_products(node: Node) -> bool:
+    """Return whether a product multiplies what other products made, as an inverse of a matrix does."""
+    found = is_product(node)
+    return found is not None and any(_product_behind(node.inputs[index]) for index in found.indices)
+
+
+def _product_behind(value: Value | None) -> bool:
+    for _ in range(MAX_VIEWS):
+        node = None if value is None else value.producer
+        if node is None or not node.inputs:
+            return False
+        if contraction_of(node) is not None:
+            return is_product(node) is not None
+        value = node.inputs[0]
+    return False
+
+
+def _contracted_size(node: Node) -> int | None:
+    found = contraction_of(node)
+    if found is None:
+        return None
+    first = found.indices[0]
+    shape = node.shape(first)
+    if shape is None:
+        return None
+    sizes = [shape[axis] for axis, letter in enumerate(found.axes_of(first)) if letter in found.contracted]
+    numbers = [size for size in sizes if isinstance(size, int)]
+    return math.prod(numbers) if len(numbers) == len(sizes) else None

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.products import (
     MAX_UPSTREAM,
     core_product,
@@ -20,6 +19,7 @@ from onnxheadprune.attention.sites.products import (
     is_weight,
     reaches,
     upstream,
+    weight_contraction,
 )
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of

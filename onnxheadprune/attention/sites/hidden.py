@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.obstacles import reduction_ahead, returns
 from onnxheadprune.attention.sites.origins import Cause, Origins, Stop
-from onnxheadprune.attention.sites.products import is_product, is_weight, upstream
+from onnxheadprune.attention.sites.products import is_product, is_weight, upstream, weight_contraction
 from onnxheadprune.attention.sites.streams import Streams, below, is_grouped, is_layer
 from onnxheadprune.attention.sites.unit import NearMiss
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices

@@ -1,27 +1,144 @@
-"""Attention that is no site: near misses with their reasons, and what has no heads to tell."""
+"""Attention that is no site: near misses with their reasons, and what has no heads to tell.
+
+Heads are found by structure alone. So that nothing that looks like attention is left out in silence, all nodes that
+multiply attention weights with values are listed here; some are none (a router, a soft argmax).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from onnxheadprune.attention.sites.census import attention_products, has_heads_to_tell
-from onnxheadprune.attention.sites.fused import is_attention_operator, why_unknown
 from onnxheadprune.attention.sites.grouping import Block
-from onnxheadprune.attention.sites.maps import summed, weight_contraction
-from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.attention.sites.products import is_product, is_weight, summed, weight_contraction
 from onnxheadprune.attention.sites.site import NearMiss
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.asking import has_law
-from onnxheadprune.liveness.contraction import contraction_of, operand_indices
+from onnxheadprune.liveness.contraction import Contraction, contraction_of, operand_indices
+from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.liveness.registry import Reason, Refusal
-from onnxheadprune.model.graph.facts import ADDS, RESHAPES, TRANSPOSES
+from onnxheadprune.model.graph.dims import Dim, divisor
+from onnxheadprune.model.graph.facts import (
+    ACTIVATES,
+    ADDS,
+    DIVIDES,
+    DIVIDES_BY_NORM,
+    MULTIPLIES,
+    RAISES,
+    RESHAPES,
+    SUMS,
+    SUMS_MAGNITUDES,
+    TRANSPOSES,
+    WEIGHS,
+)
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
 
+MAPS_SCORES = ACTIVATES | RAISES | DIVIDES_BY_NORM
+"""Operators that make weights of scores if these are products of queries and keys."""
+SUMS_WEIGHTS = SUMS | SUMS_MAGNITUDES
+MAX_HOPS = 24
+"""Nodes between a map, or scores, and what reads them; behind more of them lies something else."""
+
+
+def attention_products(view: GraphView) -> list[Node]:
+    """The products of attention weights and values in all scopes, in graph order; fused operators are some.
+
+    One pass over the nodes, which come in topological order: how far away is the nearest map, with no contraction
+    in between?
+    """
+    found = []
+    scored: dict[Node, int] = {}
+    mapped: dict[Node, int] = {}
+    for node in view.needed:
+        indices = operand_indices(node)
+        product = is_product(node) if indices or node in MULTIPLIES else None
+        fused = _is_attention_operator(node)
+        if fused or _weighs_values(node, indices, product, mapped):
+            found.append(node)
+        if product is not None:
+            scored[node] = 0
+        elif not indices and not fused and scored:
+            _carry(node, scored)
+        if _is_map(node, scored):
+            mapped[node] = 0
+        elif not indices and not fused and mapped:
+            _carry(node, mapped)
+    return found
+
+
+def _carry(node: Node, distances: dict[Node, int]) -> None:
+    """Notes how far a node is from the nearest of those that are noted with 0, unless that is too far."""
+    nearest = min((_distance(value, distances) for value in node.inputs), default=MAX_HOPS)
+    if nearest + 1 < MAX_HOPS:
+        distances[node] = nearest + 1
+
+
+def _distance(value: Value | None, distances: dict[Node, int]) -> int:
+    """Return how far away the nearest node of a kind is, `MAX_HOPS` where there is none."""
+    producer = None if value is None or value.is_constant else value.producer
+    return MAX_HOPS if producer is None else distances.get(producer, MAX_HOPS)
+
+
+def _weighs_values(
+    node: Node, indices: tuple[int, ...], product: Contraction | None, mapped: dict[Node, int]
+) -> bool:
+    if not indices:
+        # Weights and values may also be multiplied one by one, and summed up by the next node.
+        return product is not None
+    sources = [
+        value for index in indices if (value := node.input(index)) is not None and not is_weight(value)
+    ]
+    return len(sources) > 1 and any(_distance(value, mapped) < MAX_HOPS for value in sources)
+
+
+def _is_map(node: Node, scored: dict[Node, int]) -> bool:
+    """Return whether a node turns scores into weights."""
+    if node in MAPS_SCORES:
+        return _distance(node.input(0), scored) < MAX_HOPS
+    return sums_to_one(node)
+
+
+def sums_to_one(node: Node) -> bool:
+    """Return whether a node makes weights: a softmax, one that is spelled out, or any other division by the sum."""
+    return node in WEIGHS or (node in DIVIDES and _is_sum_of(node.input(1), node.input(0)))
+
+
+def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:
+    """Return whether a value is the sum over another one, perhaps kept away from zero or spread again."""
+    producer = None if value is None else value.producer
+    if producer is None or not hops:
+        return False
+    if producer in SUMS_WEIGHTS:
+        return producer.input(0) is of
+    computed = producer.computed
+    return bool(computed) and _is_sum_of(computed[0], of, hops - 1)
+
+
+def _has_heads_to_tell(node: Node, found: Contraction | None) -> bool:
+    """Return whether an axis of a product's output may enumerate heads.
+
+    Args:
+        node: the product.
+        found: it as a contraction, None for fused operators and unknown shapes: heads are in their attributes,
+            or not known.
+    """
+    if found is None or node.out.shape is None:
+        return True
+    return any(
+        _may_enumerate(node.out.shape[axis])
+        for axis, letter in enumerate(found.out_axes)
+        if letter in found.batch
+    )
+
+
+def _may_enumerate(dim: Dim) -> bool:
+    return divisor(dim) > 1
+
+
 RELAYS = RESHAPES | TRANSPOSES
-MAX_HOPS = 12
+MAX_BELOW = 12
 MAX_PARTS = 128
 """Values between a product and the core that reads it; an inverse of a matrix is computed by a hundred nodes."""
 UNPROJECTED = "a context whose heads no output projection sums up: there are no weights to cut"
@@ -82,7 +199,7 @@ def left_out(
     for node in attention_products(view):
         if node in claimed or node in misses or _is_part(node, claimed):
             continue
-        if not has_heads_to_tell(node, contraction_of(node) or is_product(node)):
+        if not _has_heads_to_tell(node, contraction_of(node) or is_product(node)):
             pools_all = "it pools with one map for all channels, so there are no heads to tell apart"
             no_axis = "no axis of its output can enumerate heads: it has one map for all channels"
             without.append(_miss(node, pools_all if node in one_head else no_axis))
@@ -141,8 +258,8 @@ def _folded_miss(block: Block, fixed: Callable[[Node], bool]) -> NearMiss:
 
 def _why_no_site(node: Node, stopped: Refusal | None, fixed: Callable[[Node], bool]) -> Refusal:
     """The first thing that hides the heads of a product, from what it reads down to the next contraction."""
-    if is_attention_operator(node):
-        unknown = why_unknown(node)
+    if _is_attention_operator(node):
+        unknown = _why_unknown(node)
         if unknown is not None:
             return unknown
     elif is_product(node) is None:
@@ -157,6 +274,34 @@ def _why_no_site(node: Node, stopped: Refusal | None, fixed: Callable[[Node], bo
         return stopped
     # Of the same node it also says whether fixed sizes help.
     return hidden or Refusal(Reason.NO_PROJECTION, node.label, node.out.name, UNPROJECTED)
+
+
+def _is_attention_operator(node: Node) -> bool:
+    """Return whether the operator is a fused attention by its name, known here or not."""
+    return is_fused(node) or node.op_type.endswith("Attention")
+
+
+def _why_unknown(node: Node) -> Refusal | None:
+    """Return why the heads of a fused attention cannot be told, None if they can."""
+    if not is_fused(node):
+        sentence = (
+            f"{node.domain or 'ai.onnx'}.{node.op_type} is not supported: where its heads lie is not known"
+        )
+        return Refusal(Reason.NO_RULE, node.label, node.out.name, sentence)
+    if layout_of(node) is not None:
+        return None
+    if node.bodies:
+        sentence = (
+            f"a subgraph of {node.op_type} ({', '.join(node.bodies)}) sees all heads at once and may mix them"
+        )
+        return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
+    unknown = [
+        value.name for index in range(3) if (value := node.input(index)) is not None and value.shape is None
+    ]
+    sentence = f"the shapes that {node.op_type} reads are not known ({', '.join(unknown)})"
+    if not unknown:
+        sentence = f"the widths that {node.op_type} reads and the head counts in its attributes do not fit each other"
+    return Refusal(Reason.UNKNOWN_SHAPE, node.label, node.out.name, sentence)
 
 
 def _advice(core: Node, fixed: Callable[[Node], bool]) -> str:
@@ -196,7 +341,7 @@ def _hidden_below(node: Node, fixed: Callable[[Node], bool]) -> Refusal | None:
     values: list[Value] = [node.out]
     seen = set(values)
     passed: set[Node] = set()
-    for _ in range(MAX_HOPS):
+    for _ in range(MAX_BELOW):
         below = [use.node for value in values for use in content_uses(value)]
         passed.update(below)
         for other in below:

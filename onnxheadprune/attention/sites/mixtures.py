@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxheadprune.attention.sites.kinds import MixtureSite
-from onnxheadprune.attention.sites.maps import weight_contraction
-from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import origins
-from onnxheadprune.attention.sites.products import is_weight
-from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.products import is_weight, weight_contraction
+from onnxheadprune.attention.sites.projection import Projection, named_apart
 from onnxheadprune.attention.sites.routing import Routing
-from onnxheadprune.attention.sites.routing_scores import MATRIX
+from onnxheadprune.attention.sites.routing_values import MATRIX
 from onnxheadprune.attention.sites.routing_walk import routing_of
 from onnxheadprune.attention.sites.stored import weights_of
 from onnxheadprune.attention.sites.streams import MAX_BELOW, SUMS_VALUES, Streams, is_layer, near

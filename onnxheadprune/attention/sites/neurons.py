@@ -26,14 +26,11 @@ from onnxheadprune.attention.sites.hidden import (
     unread,
 )
 from onnxheadprune.attention.sites.kinds import CONVOLUTION, FEED_FORWARD, LOW_RANK, MLP, NeuronSite
-from onnxheadprune.attention.sites.maps import Summed, summed, weight_contraction
-from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import Origins, origins
-from onnxheadprune.attention.sites.products import is_weight
-from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.scores import AttentionAxes, weighs_stored_values
+from onnxheadprune.attention.sites.products import Summed, is_weight, summed, weight_contraction
+from onnxheadprune.attention.sites.projection import Projection, named_apart
 from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
-from onnxheadprune.attention.sites.streams import Streams
+from onnxheadprune.attention.sites.streams import AttentionAxes, Streams, weighs_stored_values
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Masks

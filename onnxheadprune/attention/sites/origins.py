@@ -17,11 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from onnxheadprune.attention.sites.kinds import NeuronSite
-from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.own import is_picked
-from onnxheadprune.attention.sites.products import is_product, is_weight
-from onnxheadprune.attention.sites.scores import lies_along_heads, weighs_stored_values
-from onnxheadprune.attention.sites.streams import Streams
+from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
+from onnxheadprune.attention.sites.streams import Streams, lies_along_heads, weighs_stored_values
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import Labels

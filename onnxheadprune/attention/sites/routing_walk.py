@@ -14,20 +14,29 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from onnxheadprune.attention.sites.expert_numbers import compared, compared_with_one, one_hot
-from onnxheadprune.attention.sites.routing import Meeting, Picks, Routing
-from onnxheadprune.attention.sites.routing_parts import End, Part, onward, picked_apart
-from onnxheadprune.attention.sites.routing_scores import (
+from onnxheadprune.attention.sites.routing import (
+    Meeting,
+    Picks,
+    Routing,
+    compared,
+    compared_with_one,
+    one_hot,
+)
+from onnxheadprune.attention.sites.routing_values import (
     MATRIX,
     NEVER,
     NOTHING,
     PICKS,
+    End,
+    Part,
     Scores,
     axis_of,
     behind,
     in_order,
     is_moved,
+    onward,
     out_behind,
+    picked_apart,
 )
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.layouts import EXPERTS, mixture_of

@@ -1,22 +1,164 @@
-"""Residual streams: what a layer computes is added to a value that the layer was computed from.
+"""Axes that no feed-forward block owns: those of residual streams, and those of attentions.
 
-Layers read channels of such a stream and write to them, so no layer owns them. A sum of two values that are computed
-beside each other (a bias that is computed, two linear layers that are added) is none.
+In a residual stream, what a layer computes is added to a value that the layer was computed from. Layers read channels
+of such a stream and write to them, so no layer owns them. A sum of two values that are computed beside each other (a
+bias that is computed, two linear layers that are added) is none.
+
+Queries that are stored are multiplied with keys as weights are, maps of heads are mixed by weights, and a stored
+matrix may turn queries and keys into features. So for what lies between two linear layers it matters whose channels
+these are, which the labels tell that find the heads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cached_property
 from itertools import chain, zip_longest
 
+import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.attention.sites.left_out import attention_products, sums_to_one
+from onnxheadprune.attention.sites.products import core_product, is_product, is_weight, weight_contraction
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.trace import Tracer
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
-from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, ADDS_AND_NORMALIZES, MULTIPLIES, OBSERVES
+from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.layouts import is_fused, layout_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.model.graph.dims import divisor
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    ADDS_ALL,
+    ADDS_AND_NORMALIZES,
+    CARRIERS,
+    DROPOUTS,
+    MULTIPLIES,
+    NORMALIZES,
+    OBSERVES,
+)
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import Node, Use, Value
-from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.model.graph.walks import back_through, reachable
+
+FIRST, OTHERS = 1, 2
+"""Bits of the first position of an axis that may enumerate heads, and of all others."""
+HANDS_ON = CARRIERS | DROPOUTS
+MAX_VIEWS = 8
+"""Nodes between weights and the values that they weigh."""
+MAX_WEIGHED = 128
+"""Nodes between scores and what they weigh."""
+
+
+def lies_along_heads(value: Value, live: Live) -> bool:
+    """Return whether labels of what a product of attention makes differ along an axis that may enumerate heads."""
+    node = value.producer
+    if node is None:
+        return False
+    if is_fused(node):
+        layout = layout_of(node)
+        return layout is None or any(axis in layout.out_axes for axis in live.axes)
+    found = is_product(node)
+    return found is None or any(found.out_axes[axis] in found.batch for axis in live.axes)
+
+
+def weighs_stored_values(node: Node) -> bool:
+    """Return whether a node sums up stored values, which each head has of its own, by weights that are computed."""
+    found = weight_contraction(node, is_weight)
+    if found is None or not found[0].batch:
+        return False
+    return any(map(sums_to_one, back_through(node.inputs[found[1]], HANDS_ON, MAX_VIEWS)))
+
+
+class AttentionAxes:
+    """Axes that the attentions of one model own beside their heads."""
+
+    def __init__(self, view: GraphView, sites: Iterable[Site], streams: Streams) -> None:
+        self._view, self._streams = view, streams
+        self._cores = [core for site in sites for core in site.cores]
+        self._tracer = Tracer()
+
+    def of_heads(self, projection: Projection) -> frozenset[int]:
+        """The labels of channels that a linear layer reads of contexts; they count from 1."""
+        value = projection.node.inputs[projection.activation[0]]
+        assert value is not None
+        trace = self._tracer.trace(value, projection.activation[1], projection.sizes)
+        return frozenset(label for core in trace.cores for labels in core.heads for label in labels)
+
+    def makes_scores(self, node: Node) -> bool:
+        """Return whether what a linear layer computes becomes weights, by which the next product sums up values.
+
+        Other layers may mix the maps of heads in between.
+        """
+
+        def ahead(item: tuple[Node, bool]) -> list[tuple[Node, bool]]:
+            current, is_map = item
+            readers = filter(self._may_hold_scores, current.readers)
+            return [(reader, is_map or sums_to_one(reader)) for reader in readers]
+
+        walk = reachable([(node, False)], ahead, MAX_WEIGHED)
+        return any(self._weighs_values(reader) for item, is_map in walk if is_map for reader in item.readers)
+
+    def _weighs_values(self, node: Node) -> bool:
+        return node in self._products or is_product(node) is not None or weighs_stored_values(node)
+
+    def _may_hold_scores(self, node: Node) -> bool:
+        """Return whether scores are still scores behind a node."""
+        return is_product(node) is None and node not in NORMALIZES and not self._streams.joins(node)
+
+    def keeps_heads(self, node: Node) -> bool:
+        """Return whether a linear layer treats all heads alike, between an attention and what makes its heads."""
+        return node in self._within
+
+    @cached_property
+    def _products(self) -> frozenset[Node]:
+        return frozenset([*self._cores, *attention_products(self._view)])
+
+    @cached_property
+    def _within(self) -> frozenset[Node]:
+        """Linear layers that pass heads on to an attention, and do not make them."""
+        walks = [
+            sweep(seeds, domain=Labels(FIRST | OTHERS))
+            for core in self._products
+            for seeds in _head_seeds(core)
+        ]
+        return frozenset(node for walk in walks for node in _passing(walk))
+
+
+def _passing(walk: Sweep) -> Iterable[Node]:
+    """Linear layers that labels pass; none if they lie along samples or tokens, which no linear layer makes."""
+    layers = [
+        (node, found) for node in walk.asked if (found := weight_contraction(node, is_weight)) is not None
+    ]
+    labelled = {
+        (node, index)
+        for node, (_, *indices) in layers
+        for index in indices
+        if (live := walk.edges.get((node.index, index))) is not None and live.axes
+    }
+    if any((node, found[2]) in labelled and (node, found[1]) not in labelled for node, found in layers):
+        yield from (node for node, found in layers if (node, found[1]) in labelled)
+
+
+def _head_seeds(core: Node) -> Iterable[list[Seed]]:
+    """Yield what a product asks of its operands for one position of an axis that may hold heads, and for the rest."""
+    product, shape = core_product(core), core.out.shape
+    if product is None or shape is None:
+        return
+    for axis, letter in enumerate(product.out_axes):
+        count = divisor(shape[axis])
+        if letter not in product.batch or count < 2:
+            continue
+        bits = np.array([FIRST] + [OTHERS] * (count - 1), dtype=object)
+        answer = ask(core, [Live.over((axis,), bits)], Labels(FIRST | OTHERS))
+        if not isinstance(answer, Refusal):
+            yield [Seed(core, index, live, "") for index, live in answer.inputs.items()]
+
 
 PLAIN_SUMS = ADDS | ADDS_ALL
 SUMS_VALUES = PLAIN_SUMS | ADDS_AND_NORMALIZES

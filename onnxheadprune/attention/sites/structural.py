@@ -21,11 +21,17 @@ from onnxheadprune.attention.sites.grouping import (
     merge_branches,
 )
 from onnxheadprune.attention.sites.left_out import LeftOut, Refused, left_out, shared_by_heads
-from onnxheadprune.attention.sites.maps import is_residual, summed, weight_contraction
-from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.obstacles import held_caches, obstacle, read_elsewhere
 from onnxheadprune.attention.sites.own import foreign
-from onnxheadprune.attention.sites.products import is_of_contents, is_product, reaches
+from onnxheadprune.attention.sites.products import (
+    is_of_contents,
+    is_product,
+    is_residual,
+    reaches,
+    summed,
+    weight_contraction,
+)
+from onnxheadprune.attention.sites.projection import named_apart
 from onnxheadprune.attention.sites.site import AttentionSite, united
 from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.trace import Tracer, coupling

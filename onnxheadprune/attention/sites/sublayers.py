@@ -12,11 +12,9 @@ from dataclasses import replace
 
 from onnxheadprune.attention.sites.hidden import feeds_attention
 from onnxheadprune.attention.sites.kinds import SublayerSite
-from onnxheadprune.attention.sites.maps import Summed, summed
-from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.origins import BENDS
-from onnxheadprune.attention.sites.products import is_weight
-from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.products import Summed, is_weight, summed
+from onnxheadprune.attention.sites.projection import Projection, named_apart
 from onnxheadprune.attention.sites.stored import weights_of
 from onnxheadprune.attention.sites.streams import CHOICES, MAX_BEHIND, Streams, addends, near
 from onnxheadprune.attention.sites.unit import Findings, Site

@@ -13,18 +13,15 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from onnxheadprune.attention.sites.core import Core, Heads, Trace
+from onnxheadprune.attention.sites.core import Classes, Core, Heads, Trace
 from onnxheadprune.attention.sites.evidence import tokens_of, told_apart, without_blind
-from onnxheadprune.attention.sites.fused import split_fused
-from onnxheadprune.attention.sites.maps import summed
-from onnxheadprune.attention.sites.products import is_product, is_weight, makes_maps, stored_map
-from onnxheadprune.attention.sites.shared_layers import SharedLayers
+from onnxheadprune.attention.sites.products import is_product, is_weight, makes_maps, stored_map, summed
+from onnxheadprune.attention.sites.shared_layers import SharedLayers, within_heads
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.attention.sites.within import Classes, within_heads
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.layouts import is_fused
+from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Array, Live, Runs
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import JOINS, REDUCES
@@ -203,7 +200,7 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[S
     if node is None or value.is_constant:
         return Trace(), []
     if is_fused(node):
-        split = split_fused(node, value.output_index, live)
+        split = _split_fused(node, value.output_index, live)
         return (Trace(), []) if split is None else (Trace((Core(node, *split),)), [])
     product = is_product(node)
     if product is not None:
@@ -227,6 +224,35 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[S
     reduced = ((node, live),) if node in REDUCES else ()
     own = Trace(mixes_heads=_is_map_by_stored(node, live), reduced=reduced, shared=bool(through))
     return own, upstream or through
+
+
+class FusedHeads(NamedTuple):
+    """Labels on the context of a fused node: per head, the axes of heads and of features, and the tokens told apart."""
+
+    heads: tuple[frozenset[int], ...]
+    head_axes: tuple[int, ...]
+    feature_axes: tuple[int, ...]
+    tokens: int
+
+
+def _split_fused(node: Node, output_index: int, live: Live) -> FusedHeads | None:
+    """Return what labels on the context of a fused node say, None where its layout is unknown."""
+    layout = layout_of(node)
+    if layout is None or output_index != 0:
+        return None
+    # What else the labels differ along are tokens: the operator says where its heads are.
+    live = without_blind(live, [axis for axis in live.axes if axis not in layout.out_axes])
+    sizes = [layout.num_heads, layout.v_head_size]
+    if len(layout.out_axes) == 1:
+        sizes = [layout.num_heads * layout.v_head_size]
+    axes = sorted({*live.axes, *layout.out_axes})
+    known = dict(zip(layout.out_axes, sizes, strict=True))
+    array = live.aligned(axes, [known.get(axis, live.period(axis)) for axis in axes])
+    places = [axes.index(axis) for axis in layout.out_axes]
+    rows = np.moveaxis(array, places, range(len(places))).reshape(layout.num_heads, -1)
+    heads = tuple(frozenset(int(label) for label in row if label) for row in rows)
+    tokens = tokens_of(live, [axis for axis in live.axes if axis not in layout.out_axes])
+    return FusedHeads(heads, layout.out_axes[:1], layout.out_axes[1:], tokens)
 
 
 def _refused(value: Value, live: Live, refusal: Refusal, shared: SharedLayers) -> tuple[Trace, list[Step]]:

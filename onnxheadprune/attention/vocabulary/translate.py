@@ -39,7 +39,7 @@ def kept_ids(dtype: np.dtype[np.generic]) -> str:
     return f"{KEPT}_{dtype.name}"
 
 
-def picked(name: str, axis: int) -> InsertNode:
+def _picked(name: str, axis: int) -> InsertNode:
     """The node that picks the logits of the tokens that are kept.
 
     Args:
@@ -53,7 +53,7 @@ Pick: TypeAlias = Callable[[str, int], InsertNode]
 
 
 def translated(
-    view: GraphView, vocabulary: Vocabulary, kept: npt.NDArray[np.int64], pick: Pick = picked
+    view: GraphView, vocabulary: Vocabulary, kept: npt.NDArray[np.int64], pick: Pick = _picked
 ) -> ModelProto:
     """A copy of a model that takes new ids, and whose logits are those of the tokens that are kept.
 

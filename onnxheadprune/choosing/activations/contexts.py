@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.levels import numbers_of
+from onnxheadprune.attention.quantized import numbers_of
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnxheadprune.attention.levels import StoredLevels
-from onnxheadprune.attention.matrices import Array, Matrix, Weights, matrix_of
-from onnxheadprune.attention.packed import packed_matrix
+from onnxheadprune.attention.matrices import Matrix, Weights, matrix_of
+from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
@@ -29,6 +28,7 @@ from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.runtime import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxheadprune.attention.levels import Grid
+from onnxheadprune.attention.quantized import Grid
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.chain import Cut, changed_by_cut

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.levels import Grid
+from onnxheadprune.attention.quantized import Grid
 from onnxheadprune.choosing.activations.moments import Centred, Matrix64, Moments, Ridge
 from onnxheadprune.runtime.workers import algebra_workers
 

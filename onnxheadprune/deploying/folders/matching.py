@@ -15,9 +15,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.levels import StoredLevels
-from onnxheadprune.attention.matrices import Array, matrix_of
-from onnxheadprune.attention.packed import packed_matrix
+from onnxheadprune.attention.matrices import matrix_of
+from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.kinds import called, kind_of
 from onnxheadprune.attention.sites.projection import Projection
@@ -28,6 +27,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.runtime import Array
 
 _Signs = npt.NDArray[np.float32]
 _SAME = 0.7

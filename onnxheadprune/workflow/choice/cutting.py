@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxheadprune.attention import planning
-from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.io_changes import Contract
+from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
 from onnxheadprune.choosing.compensation.record import Compensation
 from onnxheadprune.choosing.compensation.tasks import Which
