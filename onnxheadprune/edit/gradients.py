@@ -255,11 +255,6 @@ class Term:
         return self.writer.number(0, self.elem_type).expand(self.shape())
 
 
-def sized(term: Term, axis: int, known: Dim | None) -> Term:
-    """One entry of a term's shape, a list of one int64; stored where it is a number."""
-    return term.writer.integers([known]) if isinstance(known, int) else term.dim(axis)
-
-
 @dataclass(frozen=True)
 class Constant:
     """The reason why an input is held constant.

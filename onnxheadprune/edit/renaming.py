@@ -39,16 +39,16 @@ def array_of(edit: AddConstant) -> npt.NDArray[np.generic]:
     return array.reshape(()) if edit.scalar else array
 
 
-def constant_name(name: str, array: npt.NDArray[np.generic]) -> str:
+def _constant_name(name: str, array: npt.NDArray[np.generic]) -> str:
     """The name of a constant of a cut: what it replaces, and what it holds.
 
     Args:
         name: any name in the place of the same value, that of an earlier cut's constant included.
         array: what it holds.
 
-    >>> constant_name("split/onnxheadprune_made", np.array([0, 0, 2, 4]))
+    >>> _constant_name("split/onnxheadprune_made", np.array([0, 0, 2, 4]))
     'split/onnxheadprune_0_0_2_4'
-    >>> constant_name("split/onnxheadprune_0_0_3_4", np.array(True))
+    >>> _constant_name("split/onnxheadprune_0_0_3_4", np.array(True))
     'split/onnxheadprune_bool_scalar_1'
     """
     words = [] if array.dtype == np.int64 else [str(array.dtype)]
@@ -69,7 +69,7 @@ def settle_constants(graph: GraphProto) -> None:
         name: after
         for name, tensor in made.items()
         if _is_readable(tensor) and name not in fixed
-        if (after := constant_name(name, numpy_helper.to_array(tensor))) != name
+        if (after := _constant_name(name, numpy_helper.to_array(tensor))) != name
     }
     if names:
         _rename_constants(graph, made, names)
@@ -175,7 +175,7 @@ def with_fresh_names(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> d
     wanted |= {name: name for edit in edits if isinstance(edit, InsertNode) for name in edit.outputs}
     taken.update(wanted.keys() & redefined)
     wanted |= {
-        edit.name: constant_name(edit.name, array_of(edit)) if f"/{MARK}" in edit.name else edit.name
+        edit.name: _constant_name(edit.name, array_of(edit)) if f"/{MARK}" in edit.name else edit.name
         for edit in edits
         if isinstance(edit, AddConstant)
     }

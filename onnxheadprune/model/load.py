@@ -27,7 +27,6 @@ from onnxheadprune.model.storage.reading import (
     hydrated,
     inside,
     open_at_once,
-    source_of,
 )
 from onnxheadprune.model.storage.tensors import (
     BITS,
@@ -328,7 +327,7 @@ def parse_structure(path: Path) -> Parsed:
 
 def _structure_of(path: Path) -> tuple[bytes, int, Source]:
     with os.fdopen(open_at_once(path), "rb") as stream:
-        return *structure(stream.fileno(), own_location(path)), source_of(stream.fileno(), path)
+        return *structure(stream.fileno(), own_location(path)), Source.at(path, os.fstat(stream.fileno()))
 
 
 def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:

@@ -20,7 +20,7 @@ from onnxheadprune.model.load import (
 from onnxheadprune.model.storage.claims import Making, Reading, check_makings, identity
 from onnxheadprune.model.storage.folder import require_room, sentences
 from onnxheadprune.model.storage.layout import ExternalData, lay_out
-from onnxheadprune.model.storage.reading import source_at
+from onnxheadprune.model.storage.reading import Source
 from onnxheadprune.model.storage.stage import Stage
 from onnxheadprune.model.storage.tensors import own_location
 
@@ -146,7 +146,7 @@ def staged_model(stage: Stage) -> LoadedModel:
     parsed = parse_structure(stage.draft.path)
     known = {parsed.own: parsed.source}
     if stage.data is not None:
-        known[stage.location] = source_at(stage.data.path)
+        known[stage.location] = Source.at(stage.data.path)
     return structure_of(parsed.model, "the pruned model", stage.draft.path, known, stage.target.parent)
 
 

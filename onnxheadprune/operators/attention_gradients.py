@@ -68,7 +68,7 @@ def _hidden_unless(allowed: Term, elem_type: int) -> Term:
     return allowed.where(number(0.0, elem_type), HIDDEN)
 
 
-def positions(length: Term) -> Term:
+def _positions(length: Term) -> Term:
     """0, 1, ... up to a length, given as a list of one."""
     integer = length.writer.number
     return integer(0, TensorProto.INT64).op("Range", length.squeeze([0]), integer(1, TensorProto.INT64))
@@ -76,9 +76,9 @@ def positions(length: Term) -> Term:
 
 def _window(query: Term, key: Term, past: Term | None, width: int = 0) -> Term:
     """Return which keys [T] lie at or before each query [S], and at most `width` before, if that is given: [S, T]."""
-    rows = positions(query.dim(2)).unsqueeze([1])
+    rows = _positions(query.dim(2)).unsqueeze([1])
     rows = rows if past is None else rows + past.dim(2)
-    columns = positions(key.dim(2)).unsqueeze([0])
+    columns = _positions(key.dim(2)).unsqueeze([0])
     allowed = rows.test("GreaterOrEqual", columns)
     if width > 0:
         allowed = allowed.op("And", (rows - columns).test("Less", width))
@@ -292,7 +292,7 @@ def _packed_parts(step: Step) -> list[Term | None] | Constant:
 def _length_bias(step: Step, key: Term) -> Term:
     """A mask that lists how many tokens of each sequence count, [B]."""
     lengths = step.input(3).cast(TensorProto.INT64).unsqueeze([1, 2, 3])
-    seen = positions(key.dim(2)).test("Less", lengths)
+    seen = _positions(key.dim(2)).test("Less", lengths)
     filtered = float(step.node.attribute("mask_filter_value", -10000.0))
     return seen.where(step.writer.number(0.0, key.elem_type), filtered)
 
@@ -316,12 +316,12 @@ def _group_query_parts(step: Step) -> list[Term | None] | Constant:
     if attribute("do_rotary", 0):
         ids = step.given(9)
         if ids is None:
-            ids = positions(query.dim(2)) if past is None else positions(query.dim(2)) + past.dim(2)
+            ids = _positions(query.dim(2)) if past is None else _positions(query.dim(2)) + past.dim(2)
             ids = ids.unsqueeze([0])
         rotation = Rotation(step.input(7), step.input(8), ids, bool(attribute("rotary_interleaved", 0)))
         query, key = _rotated(query, rotation), _rotated(key, rotation)
     key, value = _with_past(past, key), _with_past(step.given(4), value)
-    allowed = positions(key.dim(2)).test(
+    allowed = _positions(key.dim(2)).test(
         "LessOrEqual", step.input(5).cast(TensorProto.INT64).reshape([-1, 1, 1, 1])
     )
     if attribute("causal", 1):

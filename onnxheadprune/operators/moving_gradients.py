@@ -7,16 +7,8 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.edit.gradients import (
-    Constant,
-    Partials,
-    Step,
-    Term,
-    UnknownShapeError,
-    gradient,
-    sized,
-    summed,
-)
+from onnxheadprune.edit.gradients import Constant, Partials, Step, Term, UnknownShapeError, gradient, summed
+from onnxheadprune.model.graph.dims import Dim
 
 
 @gradient("Concat")
@@ -31,7 +23,7 @@ def _concat_gradient(step: Step) -> Partials:
         sizes = step.writer.integers(known)
     else:
         sizes = step.writer.joined(
-            [sized(step.input(index), axis % len(shape), shape[axis]) for index, shape in enumerate(shapes)]
+            [_sized(step.input(index), axis % len(shape), shape[axis]) for index, shape in enumerate(shapes)]
         )
     names = step.writer.node("Split", [step.grad.name, sizes.name], count, attributes={"axis": axis})
     return {index: replace(step.grad, name=name) for index, name in enumerate(names)}
@@ -64,9 +56,9 @@ def _gather_gradient(step: Step) -> Partials:
     data, indices, writer = step.input(0), step.input(1), step.writer
     shape, picked = step.shape(0), len(step.shape(1))
     rank, axis = len(shape), step.node.attribute("axis", 0) % len(shape)
-    size = sized(data, axis, shape[axis])
+    size = _sized(data, axis, shape[axis])
     between = [*range(axis, axis + picked), *range(axis), *range(axis + picked, rank - 1 + picked)]
-    others = [sized(data, other, shape[other]) for other in range(rank) if other != axis]
+    others = [_sized(data, other, shape[other]) for other in range(rank) if other != axis]
     width = writer.integers([1])
     for other in others:
         width = width * other
@@ -181,7 +173,7 @@ def _slice_gradient(step: Step) -> Partials:
         raise UnknownShapeError("its axes are computed")
     for position, axis in enumerate(int(axis) % len(shape) for axis in axes.reshape(-1)):
         every = 1 if steps is None else int(steps.reshape(-1)[position])
-        size, taken = sized(step.input(0), axis, shape[axis]), grad.dim(axis)
+        size, taken = _sized(step.input(0), axis, shape[axis]), grad.dim(axis)
         start = step.input(1).cast(TensorProto.INT64).op("Gather", writer.integers([position]), axis=0)
         start = start.test("Less", 0).where(start + size, start)
         start = start.op("Max", 0).op("Min", size if every > 0 else size - 1)
@@ -236,3 +228,8 @@ def _transpose_gradient(step: Step) -> Partials:
 def _squeeze_gradient(step: Step) -> Partials:
     """The same elements under the axes that they had."""
     return {0: step.grad.reshape(step.input(0).shape())}
+
+
+def _sized(term: Term, axis: int, known: Dim | None) -> Term:
+    """One entry of a term's shape, a list of one int64; stored where it is a number."""
+    return term.writer.integers([known]) if isinstance(known, int) else term.dim(axis)

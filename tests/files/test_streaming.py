@@ -20,10 +20,9 @@ from onnxheadprune.errors import ModelError
 from onnxheadprune.model.load import open_model, open_structure
 from onnxheadprune.model.replacing import with_contents
 from onnxheadprune.model.save import save_model
-from onnxheadprune.model.storage import layout as layouts
 from onnxheadprune.model.storage import reading, wire
-from onnxheadprune.model.storage.layout import splice, token
-from onnxheadprune.model.storage.reading import Opened, hydrated, same_bytes, source_at, tensor_bytes
+from onnxheadprune.model.storage.layout import Layout, splice, token
+from onnxheadprune.model.storage.reading import Opened, Source, hydrated, same_bytes, tensor_bytes
 from onnxheadprune.model.storage.tensors import BITS, Span, defer_cut, refer, tensors_of
 from onnxheadprune.model.storage.wire import structure
 from onnxheadprune.model.tensors import Selection, cut, spell_ranges
@@ -120,14 +119,16 @@ def test_a_failed_validation_of_a_large_model_leaves_nothing(
     monkeypatch.setattr("onnxheadprune.model.save.MAPPED_FROM", 1000)
     seen = []
 
-    def spoiled(handle: int, layout: Any, opened: Any) -> None:
-        layouts.write_data(handle, layout, opened)
+    write_data = Layout.write_data
+
+    def spoiled(layout: Layout, handle: int, opened: Any) -> None:
+        write_data(layout, handle, opened)
         import os
 
         os.pwrite(handle, b"wrong", 4096)
         seen.extend(tmp_path.iterdir())
 
-    monkeypatch.setattr("onnxheadprune.model.storage.stage.write_data", spoiled)
+    monkeypatch.setattr(Layout, "write_data", spoiled)
     with pytest.raises(ValidationFailedError, match="neither those of"):
         prune(decoder, "*:2-3", tmp_path / "o.onnx", provider="cpu")
     assert not list(tmp_path.iterdir())
@@ -180,7 +181,7 @@ def test_parts_make_the_cut(
             for item in cuts:
                 cut(whole, item)
                 defer_cut(outside, item)
-            sources = {"w": source_at(path)}
+            sources = {"w": Source.at(path)}
             assert tuple(outside.dims) == tuple(whole.dims)
             assert tensor_bytes(outside, sources) == whole.raw_data
             assert same_bytes(outside, sources, whole, {})
@@ -196,7 +197,7 @@ def test_same_bytes_sees_differences(tmp_path: Path) -> None:
         path.write_bytes(data)
         outside = TensorProto(name="w", data_type=tensor.data_type, dims=tensor.dims)
         refer(outside, Span("w", 0, len(data)))
-        assert same_bytes(outside, {"w": source_at(path)}, tensor, {}) == (spoil is None)
+        assert same_bytes(outside, {"w": Source.at(path)}, tensor, {}) == (spoil is None)
 
 
 def test_copies_without_the_help_of_the_system(

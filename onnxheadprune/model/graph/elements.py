@@ -3,12 +3,17 @@
 Exporters compute target shapes at run time (`Shape -> Gather -> Concat -> Reshape`). Following these
 few operators symbolically tells which element of a target shape is the batch size, which a literal.
 An element that cannot be followed is None. Numbers that are no integers (a step of `ceil(height / 2)`) are folded.
+
+The data propagation of onnx has no bound: a shape that is joined with itself thirty times fills any memory.
+`follows_few` counts the elements before onnx follows them.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,8 +22,8 @@ from onnx import TensorProto, TypeProto, ValueInfoProto, helper
 from onnx.defs import OpSchema
 
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.facts import COUNTS, schema_of
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.facts import COUNTS, GATHERS, JOINS, OBSERVES, schema_of
+from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Value
 
 Elements: TypeAlias = npt.NDArray[np.object_]
 MAX_ELEMENTS = 64
@@ -128,3 +133,56 @@ def _is_function(op_type: str, opset: int) -> bool:
     """Return whether an operator gives the same for the same inputs, whatever its attributes are."""
     told: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
     return told is not None and bool(told.node_determinism != OpSchema.NodeDeterminism.NonDeterministic)
+
+
+MAX_FOLLOWED = 2**20
+"""Elements of all values together; a hundred bytes each."""
+
+
+def follows_few(view: GraphView) -> bool:
+    """Return whether the elements of all shapes and literals, followed as far as they go, stay few."""
+    longest = max((len(info.type.tensor_type.shape.dim) for info in _infos(view)), default=0)
+    counts: dict[Value, int] = {}
+    total = 0
+    for node in view.nodes:
+        count = _count(node, counts, max(64, longest))
+        total += count
+        if total > MAX_FOLLOWED:
+            return False
+        for output in node.outputs if count else ():
+            if output is not None:
+                counts[output] = count
+    return True
+
+
+def _infos(view: GraphView) -> Iterable[ValueInfoProto]:
+    graph = view.main.proto
+    return chain(graph.input, graph.value_info, graph.output)
+
+
+def _count(node: Node, counts: dict[Value, int], longest: int) -> int:
+    """At most so many elements of a node's output are followed."""
+    if node in OBSERVES:
+        return longest
+    if node.domain or not _follows_elements(node.op_type, node.opset):
+        return 0
+    given = [_followed(value, counts) for value in node.sources]
+    if not given or 0 in given:
+        return 0
+    if node in JOINS:
+        return sum(given)
+    return given[-1] if node in GATHERS else max(given)
+
+
+def _followed(value: Value, counts: dict[Value, int]) -> int:
+    if value.tensor is None:
+        return counts.get(value, 0)
+    size = math.prod(value.tensor.dims)
+    return size if size <= MAX_LITERAL_ELEMENTS else 0
+
+
+@functools.cache
+def _follows_elements(op_type: str, opset: int) -> bool:
+    """Return whether onnx's shape inference follows elements through an operator."""
+    told: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
+    return told is not None and bool(told.has_data_propagation_function)

@@ -4,22 +4,19 @@
 compute. Shapes of the operators around attention are therefore computed here, on polynomials
 (`dims.py`), and onnx answers for the rest.
 
-How many elements onnx would follow through a graph, counted before it does.
-
-Its data propagation has no bound: a shape that is joined with itself thirty times fills any memory.
+A declared shape of what a node outputs may be out of date; one that contradicts the operator is ignored.
 """
 
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterator, Mapping
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import (
+    AttributeProto,
     GraphProto,
     ModelProto,
     TensorProto,
@@ -32,23 +29,19 @@ from onnx import (
 
 from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.declared import contradictions, declared_shapes, forget_shapes, shape_of, strip
 from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.model.graph.elements import as_elements, fold
+from onnxheadprune.model.graph.elements import as_elements, fold, follows_few
 from onnxheadprune.model.graph.facts import (
     CHOOSES,
     DEQUANTIZES,
-    GATHERS,
-    JOINS,
     NORMALIZES,
-    OBSERVES,
     SPLITS,
     SUMS_PRODUCTS,
     WEIGHS,
     schema_of,
 )
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
-from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope, Value
+from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Contradiction, GraphView, Node, Scope, Value
 
 _GIVEN = ("to", "dtype")
 """Attributes that name the type of an output which no input has."""
@@ -134,52 +127,6 @@ def _shape(value: Value, told: TypeProto, known: dict[str, Dim]) -> Shape:
     return tuple(made)
 
 
-MAX_FOLLOWED = 2**20
-"""Elements of all values together; a hundred bytes each."""
-
-
-def _follows_few(view: GraphView) -> bool:
-    """Return whether the elements of all shapes and literals, followed as far as they go, stay few."""
-    longest = max((len(info.type.tensor_type.shape.dim) for info in _declared(view)), default=0)
-    counts: dict[Value, int] = {}
-    total = 0
-    for node in view.nodes:
-        count = _count(node, counts, max(64, longest))
-        total += count
-        if total > MAX_FOLLOWED:
-            return False
-        for output in node.outputs if count else ():
-            if output is not None:
-                counts[output] = count
-    return True
-
-
-def _declared(view: GraphView) -> Iterable[ValueInfoProto]:
-    graph = view.main.proto
-    return chain(graph.input, graph.value_info, graph.output)
-
-
-def _count(node: Node, counts: dict[Value, int], longest: int) -> int:
-    """At most so many elements of a node's output are followed."""
-    if node in OBSERVES:
-        return longest
-    if node.domain or not _follows_elements(node.op_type, node.opset):
-        return 0
-    given = [_known(value, counts) for value in node.sources]
-    if not given or 0 in given:
-        return 0
-    if node in JOINS:
-        return sum(given)
-    return given[-1] if node in GATHERS else max(given)
-
-
-def _known(value: Value, counts: dict[Value, int]) -> int:
-    if value.tensor is None:
-        return counts.get(value, 0)
-    size = math.prod(value.tensor.dims)
-    return size if size <= MAX_LITERAL_ELEMENTS else 0
-
-
 COMPUTES_NO_SHAPE = SUMS_PRODUCTS | WEIGHS | NORMALIZES | DEQUANTIZES | SPLITS
 """Operators that never compute shapes, or whose numbers are followed already: folding would be a waste."""
 
@@ -194,7 +141,7 @@ def annotate(view: GraphView) -> GraphView:
     Raises:
         LookupError: if the tables of operators are empty.
     """
-    declared = declared_shapes(view)
+    declared = _declared_shapes(view)
     inferred = _inferred(view, declared) if len(view.nodes) <= MAX_WHOLE else view.model
     _annotate(view, inferred)
     while _ignore(view, declared):
@@ -215,12 +162,12 @@ def _inferred(view: GraphView, declared: dict[Value, Shape]) -> ModelProto:
 
 def _ignore(view: GraphView, declared: dict[Value, Shape]) -> bool:
     """Sets declarations aside that the annotated shapes contradict; whether there are any."""
-    found = contradictions(declared)
+    found = _contradictions(declared)
     for item in found:
         del declared[item.value]
     view.contradicted += found
     if found:
-        forget_shapes(view)
+        _forget_shapes(view)
     return bool(found)
 
 
@@ -314,7 +261,7 @@ def _adopt(scope: Scope, graph: GraphProto, ignored: Container[tuple[str, str]] 
         if value is None or value.tensor is not None:
             continue
         value.elem_type = info.type.tensor_type.elem_type or value.elem_type
-        shape = shape_of(info)
+        shape = _declared_shape(info)
         if shape is not None and (scope.ref, info.name) not in ignored:
             value.shape = shape
     for node in scope.nodes:
@@ -356,9 +303,9 @@ def _infer_with_onnx(
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
     aside = _ignored(view)
-    strip(graph, ignored or (lambda *place: place in aside))
+    _strip(graph, ignored or (lambda *place: place in aside))
     try:
-        return shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=_follows_few(view))
+        return shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=follows_few(view))
     except Exception as error:
         if strict:
             raise shape_inference.InferenceError(str(error)) from error
@@ -371,8 +318,68 @@ def _is_small(tensor: TensorProto) -> bool:
     return count <= MAX_LITERAL_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL
 
 
-@functools.cache
-def _follows_elements(op_type: str, opset: int) -> bool:
-    """Return whether onnx's shape inference follows elements through an operator."""
-    told: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
-    return told is not None and bool(told.has_data_propagation_function)
+def _declared_shapes(view: GraphView) -> dict[Value, Shape]:
+    """Return what is declared of the outputs of nodes."""
+    return {value: shape for scope in view.scopes for value, shape in _declarations(scope)}
+
+
+def _declarations(scope: Scope) -> Iterator[tuple[Value, Shape]]:
+    for info in chain(scope.proto.value_info, scope.proto.output):
+        value, shape = scope.values.get(info.name), _declared_shape(info)
+        if value is not None and value.producer is not None and value.tensor is None and shape is not None:
+            yield value, shape
+
+
+def _contradictions(declared: Mapping[Value, Shape]) -> list[Contradiction]:
+    """Those declarations that differ from the annotated shapes in rank or in a number."""
+    return [
+        Contradiction(value, shape, value.shape)
+        for value, shape in declared.items()
+        if value.shape is not None and _differ(shape, value.shape)
+    ]
+
+
+def _differ(declared: Shape, found: Shape) -> bool:
+    if len(declared) != len(found):
+        return True
+    pairs = zip(declared, found, strict=True)
+    return any(isinstance(left, int) and isinstance(right, int) and left != right for left, right in pairs)
+
+
+def _forget_shapes(view: GraphView) -> None:
+    """Takes back what was annotated to the outputs of nodes."""
+    for value in view.values():
+        if value.producer is not None and value.tensor is None:
+            value.shape = value.elements = value.folded = None
+
+
+def _strip(graph: GraphProto, ignored: Callable[[str, str], bool], ref: str = "main") -> None:
+    """Removes ignored declarations from a graph and its bodies, in place.
+
+    Args:
+        graph: the graph.
+        ignored: asked with the reference of a scope and the name of a value.
+        ref: the reference of the graph's scope.
+    """
+    for info in chain(graph.value_info, graph.output):
+        if _declared_shape(info) is not None and ignored(ref, info.name):
+            info.type.tensor_type.ClearField("shape")
+    for position, node in enumerate(graph.node):
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _strip(attribute.g, ignored, f"{ref}[{position}].{attribute.name}")
+
+
+def _declared_shape(info: ValueInfoProto) -> Shape | None:
+    """The declared shape, with a symbol of its own for each size that has no name."""
+    tensor = info.type.tensor_type
+    if info.type.WhichOneof("value") != "tensor_type" or not tensor.HasField("shape"):
+        return None
+    shape: list[Dim] = []
+    for axis, dim in enumerate(tensor.shape.dim):
+        kind = dim.WhichOneof("value")
+        if kind == "dim_value":
+            shape.append(dim.dim_value)
+        else:
+            shape.append(dims.spelled(dim.dim_param) if dim.dim_param else dims.symbol(f"{info.name}.{axis}"))
+    return tuple(shape)

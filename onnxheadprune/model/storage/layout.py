@@ -57,6 +57,12 @@ class Placed:
     offset: int
     length: int
 
+    def parts(self, opened: Opened) -> Iterable[Part]:
+        """The data in order."""
+        if is_outside(self.recipe):
+            return parts(self.recipe, opened)
+        return (bytes(self.recipe.raw_data),)
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -87,6 +93,40 @@ class Layout:
                 span = span_of(stored.tensor)
                 assert span.location == old
                 refer(stored.tensor, Span(new, span.offset, span.length))
+
+    def write_data(self, handle: int, opened: Opened) -> None:
+        """Writes the data file. Gaps that alignment leaves stay holes.
+
+        Raises:
+            OSError: if it cannot be written.
+            ModelError: if weights cannot be read.
+        """
+        for placed in self.outside:
+            os.lseek(handle, placed.offset, os.SEEK_SET)
+            _write_tensor(handle, placed, opened)
+        os.ftruncate(handle, self.data_size)
+
+    def write_model(self, handle: int, opened: Opened) -> None:
+        """Writes the model file, with the data that is inside it.
+
+        Raises:
+            OSError: if it cannot be written.
+            ModelError: if weights cannot be read.
+        """
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.ftruncate(handle, 0)
+        for item in self.pieces():
+            if isinstance(item, Placed):
+                _write_tensor(handle, item, opened)
+            else:
+                write_all(handle, item)
+
+    def pieces(self) -> Iterable[bytes | Placed]:
+        """The model file as bytes and tensors between them."""
+        serialized = self.model.SerializeToString(deterministic=True)
+        sizes = [item.length for item in self.inside]
+        for item in splice(serialized, self.prefix, sizes):
+            yield item if isinstance(item, bytes) else self.inside[item.index]
 
 
 def lay_out(
@@ -259,53 +299,9 @@ class _Bytes(Reader):
 _NOT_HERE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
 
-def write_data(handle: int, layout: Layout, opened: Opened) -> None:
-    """Writes the data file. Gaps that alignment leaves stay holes.
-
-    Raises:
-        OSError: if it cannot be written.
-        ModelError: if weights cannot be read.
-    """
-    for placed in layout.outside:
-        os.lseek(handle, placed.offset, os.SEEK_SET)
-        _write_tensor(handle, placed, opened)
-    os.ftruncate(handle, layout.data_size)
-
-
-def write_model(handle: int, layout: Layout, opened: Opened) -> None:
-    """Writes the model file, with the data that is inside it.
-
-    Raises:
-        OSError: if it cannot be written.
-        ModelError: if weights cannot be read.
-    """
-    os.lseek(handle, 0, os.SEEK_SET)
-    os.ftruncate(handle, 0)
-    for item in pieces(layout):
-        if isinstance(item, Placed):
-            _write_tensor(handle, item, opened)
-        else:
-            write_all(handle, item)
-
-
-def pieces(layout: Layout) -> Iterable[bytes | Placed]:
-    """The model file as bytes and tensors between them."""
-    serialized = layout.model.SerializeToString(deterministic=True)
-    sizes = [item.length for item in layout.inside]
-    for item in splice(serialized, layout.prefix, sizes):
-        yield item if isinstance(item, bytes) else layout.inside[item.index]
-
-
-def parts_of(placed: Placed, opened: Opened) -> Iterable[Part]:
-    """The data of a placed tensor in order."""
-    if is_outside(placed.recipe):
-        return parts(placed.recipe, opened)
-    return (bytes(placed.recipe.raw_data),)
-
-
 def _write_tensor(handle: int, placed: Placed, opened: Opened) -> None:
     written = 0
-    for part in parts_of(placed, opened):
+    for part in placed.parts(opened):
         if isinstance(part, bytes):
             write_all(handle, part)
             written += len(part)

@@ -47,6 +47,16 @@ class Source:
     size: int
     identity: tuple[int, ...]
 
+    @classmethod
+    def at(cls, path: Path, found: os.stat_result | None = None) -> Source:
+        """A file as it is now, or as `found` of its open handle.
+
+        Raises:
+            OSError: if there is none.
+        """
+        found = path.stat() if found is None else found
+        return Source(path, found.st_size, identity_of(found))
+
     def open(self) -> int:
         """A handle for reading.
 
@@ -74,22 +84,6 @@ def open_at_once(path: Path) -> int:
         OSError: if it cannot be opened.
     """
     return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
-
-
-def source_at(path: Path) -> Source:
-    """A file as it is now.
-
-    Raises:
-        OSError: if there is none.
-    """
-    found = path.stat()
-    return Source(path, found.st_size, identity_of(found))
-
-
-def source_of(handle: int, path: Path) -> Source:
-    """The file behind an open handle."""
-    found = os.fstat(handle)
-    return Source(path, found.st_size, identity_of(found))
 
 
 def identity_of(found: os.stat_result) -> tuple[int, ...]:
@@ -128,7 +122,7 @@ def inside(folder: Path, location: str, model: str, *, follow_links: bool = Fals
         )
     if not stat.S_ISREG(found.st_mode):
         raise ModelError(f"{model} keeps weights in {shown}, which is not a regular file")
-    return source_at(resolved)
+    return Source.at(resolved)
 
 
 Part: TypeAlias = bytes | Span
@@ -141,16 +135,6 @@ MANY_RUNS = 64
 """More runs of bytes than this are picked column by column."""
 WORTH_A_COPY = 2**15
 """Runs of bytes from this length on are copied by the system, shorter ones pass through memory."""
-
-
-def read(sources: Sources, span: Span) -> bytes:
-    """Bytes of a file.
-
-    Raises:
-        ModelError: if they cannot be read.
-    """
-    with Opened(sources) as opened:
-        return opened.read(span)
 
 
 class Opened:

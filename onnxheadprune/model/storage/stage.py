@@ -33,7 +33,7 @@ from onnxheadprune.model.storage.folder import (
     write_all,
     written_files,
 )
-from onnxheadprune.model.storage.layout import Layout, Placed, parts_of, pieces, write_data, write_model
+from onnxheadprune.model.storage.layout import Layout, Placed
 from onnxheadprune.model.storage.names import data_name, is_data_name
 from onnxheadprune.model.storage.reading import BLOCK, Opened, Sources, identity_of
 from onnxheadprune.model.storage.tensors import is_outside, own_location, span_of, tensors_of
@@ -78,7 +78,7 @@ class Stage:
             if layout.outside:
                 self.data = Draft(target.parent, target.name, like=target)
                 with Opened(sources) as opened:
-                    write_data(self.data.handle, layout, opened)
+                    layout.write_data(self.data.handle, opened)
         except BaseException:
             self.close()
             raise
@@ -101,7 +101,7 @@ class Stage:
         """Writes the model file, so that it can be read before it is committed."""
         if not self._written:
             with Opened(self.sources) as opened:
-                write_model(self.draft.handle, self.layout, opened)
+                self.layout.write_model(self.draft.handle, opened)
             self._written = True
 
     def show(self) -> None:
@@ -186,7 +186,7 @@ class Stage:
         sync_folder(self.target.parent)
         with contextlib.suppress(OSError):
             read = {source.identity[:2] for source in self.sources.values()}
-            sweep_up(self.target, read | written_files())
+            _sweep_up(self.target, read | written_files())
 
     def _require_unread(self, backup: Path | None) -> None:
         """Nothing that was read is replaced, but the model in place; and that only as it was read.
@@ -298,9 +298,9 @@ class Stage:
         """
         digest = hashlib.sha256()
         with Opened(self.sources) as opened:
-            for piece in pieces(self.layout):
+            for piece in self.layout.pieces():
                 if isinstance(piece, Placed):
-                    for part in parts_of(piece, opened):
+                    for part in piece.parts(opened):
                         digest.update(part if isinstance(part, bytes) else opened.read(part))
                 else:
                     digest.update(piece)
@@ -331,7 +331,7 @@ def uninterrupted() -> Iterator[None]:
         before(signal.SIGINT, held[0])
 
 
-def sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
+def _sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
     """Removes what killed runs and replaced models left: data files of `target` that no model here refers to.
 
     Only to be called under the lock. Where there is any doubt, a file stays: if a file of the folder cannot
