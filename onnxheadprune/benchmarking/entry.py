@@ -29,6 +29,16 @@ from onnxheadprune.runtime.tolerances import tolerance_for
 from onnxheadprune.settings.measuring import Timing
 
 CACHE_LAYOUT = ("ReorderInput", "ReorderOutput")
+BATCHES = (1, 8)
+LENGTHS = (128, 64, 32, 16, 8, 4)
+"""Lengths to try where the user names none: position tables of small models are short."""
+PASTS = (128, 64, 16, 4)
+EXTENTS = (224, 256, 128, 64, 32, 16, 384, 512, 1024, 3000, 16000)
+"""Sides of images and lengths of sound to try where the user names none, the usual ones first."""
+_SEQUENCE_WORDS = ("seq", "length", "token")
+"""In names of dimensions of float inputs: embeddings come in as floats, as images do, and have a sequence."""
+Runs = Callable[[GridPoint], InferenceError | None]
+"""Tries a model at a point."""
 
 
 class _Named(NamedTuple):
@@ -248,21 +258,6 @@ def _other_inputs(first: Entry, other: Entry, why: str) -> UsageError:
 
 def _spelled(item: Input) -> str:
     return f"{item.dtype} of rank {len(item.dims)}"
-
-
-BATCHES = (1, 8)
-LENGTHS = (128, 64, 32, 16, 8, 4)
-"""Lengths to try where the user names none: position tables of small models are short."""
-PASTS = (128, 64, 16, 4)
-EXTENTS = (224, 256, 128, 64, 32, 16, 384, 512, 1024, 3000, 16000)
-"""Sides of images and lengths of sound to try where the user names none, the usual ones first."""
-
-
-_SEQUENCE_WORDS = ("seq", "length", "token")
-"""In names of dimensions of float inputs: embeddings come in as floats, as images do, and have a sequence."""
-
-Runs = Callable[[GridPoint], InferenceError | None]
-"""Tries a model at a point."""
 
 
 def _check(asked: Timing, maker: FeedMaker) -> None:

@@ -28,6 +28,9 @@ from onnxheadprune.model.graph.view import GraphView, Node, Scope
 from onnxheadprune.runtime.feeds.fill import Array
 from onnxheadprune.runtime.feeds.generate import Feed
 
+FEW = 64
+"""Inputs of up to this many whole numbers or flags (lengths, `use_cache_branch`) become constants."""
+
 
 @dataclass(frozen=True)
 class Flops:
@@ -123,10 +126,6 @@ def nodes_of(sites: Iterable[Site]) -> frozenset[str]:
         found |= {projection.node.ref for projection in site.projections}
         found |= {core.ref for core in site.cores}
     return frozenset(found)
-
-
-FEW = 64
-"""Inputs of up to this many whole numbers or flags (lengths, `use_cache_branch`) become constants."""
 
 
 def concrete_view(model: ModelProto, feed: Mapping[str, Array]) -> GraphView:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnxheadprune.model.spelling import accuracy
-
-if TYPE_CHECKING:
-    from onnxheadprune.benchmarking.result import Benchmark
-
 
 _SENTENCES = {
     "max_drift": "drift of {subject} is {value}{measure}, at most {limit} was asked for",
@@ -73,12 +69,3 @@ class Gate:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return asdict(self)
-
-
-def speed_gates(result: Benchmark, least: float) -> list[Gate]:
-    """One gate per compared model: its speed-up over the grid (`SpeedUp`) must reach `least`."""
-    gates = []
-    for index in range(1, len(result.models)):
-        found = result.speedup(index)
-        gates.append(Gate("min_speedup", result.models[index].name, least, found.value, found.reaches(least)))
-    return gates

@@ -1,4 +1,4 @@
-"""Timing, and from latencies to a verdict.
+"""The request of a benchmark, its timing, and from latencies to a verdict.
 
 Latency on a busy machine drifts by more than a cut saves, and two sessions of one model differ by a few per
 cent that no repetition averages away: where their memory lies, which threads serve them. So three things guard
@@ -18,15 +18,18 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import one_line
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.settings.measuring import Timing
 
 ROUNDS = 5
@@ -44,6 +47,70 @@ SLOW, SLOW_WINDOW = 0.1, 1
 SETTLED = 0.03
 WARM_UP = 2.0
 """Seconds after which a warm-up ends in any case."""
+Floats: TypeAlias = npt.NDArray[np.float64]
+Verdict: TypeAlias = Literal["faster", "no measurable difference", "slower"]
+NO_DIFFERENCE: Final = "no measurable difference"
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+LEAST_FLOOR = 0.01
+"""Differences below 1 % are not told apart, however quiet the machine was: code alignment alone makes them."""
+
+
+class BenchSettings(TypedDict, total=False):
+    """Settings of `benchmark` by name, where somebody else says where it runs; see there."""
+
+    batch: Sequence[int] | None
+    seq: Sequence[int] | None
+    past: Sequence[int] | None
+    dims: Mapping[str, int] | None
+    repeats: int | None
+    time_budget: float
+    seed: int
+    threads: int | None
+    cuda_graph: bool
+    memory: bool
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """All that one benchmark is asked for, but for the models.
+
+    Attributes:
+        timing: what, for how long, on how many threads.
+        provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
+        seed: of the inputs, the order of measurement and the bootstrap.
+        cuda_graph: capture and replay CUDA graphs, where every model and shape allows it.
+        memory: also measure the peak of memory, in a process of its own.
+
+    Raises:
+        UsageError: if a value makes no sense.
+    """
+
+    timing: Timing = field(default_factory=Timing)
+    provider: str | Provider = AUTO
+    seed: int = 0
+    cuda_graph: bool = False
+    memory: bool = True
+
+    def __post_init__(self) -> None:
+        if self.timing.repeats is not None and self.timing.repeats < ROUNDS:
+            raise UsageError(f"repeats are at least {ROUNDS}: one block in each of {ROUNDS} rounds")
+        if self.timing.time_budget <= 0:
+            raise UsageError("a time budget is a number of seconds above 0")
+        if self.seed < 0:
+            raise UsageError(f"a seed is a number from 0 up, not {self.seed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data of how it is measured; sizes and provider have fields of their own in the document."""
+        return {
+            "rounds": ROUNDS,
+            "repeats": self.timing.repeats,
+            "time_budget_seconds": self.timing.time_budget,
+            "seed": self.seed,
+            "threads": self.timing.threads,
+            "cuda_graph": self.cuda_graph,
+            "confidence": CONFIDENCE,
+        }
 
 
 class Runner(Protocol):
@@ -154,16 +221,6 @@ def _no_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-Floats: TypeAlias = npt.NDArray[np.float64]
-Verdict: TypeAlias = Literal["faster", "no measurable difference", "slower"]
-
-NO_DIFFERENCE: Final = "no measurable difference"
-RESAMPLES = 1000
-CONFIDENCE = 0.95
-LEAST_FLOOR = 0.01
-"""Differences below 1 % are not told apart, however quiet the machine was: code alignment alone makes them."""
 
 
 @one_line()

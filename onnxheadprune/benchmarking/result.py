@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxheadprune.benchmarking.flops import Flops
+from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE, Ratio, Verdict
 from onnxheadprune.model.display import BAD, DOUBTFUL, GOOD, PLAIN, Html, card, line, one_line, table, word
 from onnxheadprune.model.spelling import many, short_names
@@ -179,7 +180,6 @@ class SpeedUp:
         return bool(open_) and all(item.most >= least for _, item in self.cells)
 
     def __str__(self) -> str:
-        """Return what was found at each grid point."""
         return "; ".join(f"{point.label}: {_words(item)}" for point, item in self.cells)
 
     def to_dict(self) -> dict[str, Any]:
@@ -332,6 +332,16 @@ class Benchmark:
     def verdict(self, model: int) -> str:
         """Return what holds at every grid point, "mixed" where they differ."""
         return self.speedup(model).verdict
+
+    def gates(self, least: float) -> list[Gate]:
+        """Return one gate per compared model: its speed-up over the grid must reach `least`."""
+        gates = []
+        for index in range(1, len(self.models)):
+            found = self.speedup(index)
+            gates.append(
+                Gate("min_speedup", self.models[index].name, least, found.value, found.reaches(least))
+            )
+        return gates
 
     def speedup(self, model: int) -> SpeedUp:
         """One model against the first over the grid."""

@@ -18,12 +18,12 @@ from onnxheadprune.benchmarking.entry import (
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.measure import (
     ROUNDS,
+    BenchRequest,
     Ratio,
     Series,
     measure_round,
     noise_floor,
 )
-from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
 from onnxheadprune.errors import InferenceError, ProviderError, UsageError
 from onnxheadprune.model.load import ModelLike

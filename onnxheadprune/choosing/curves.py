@@ -1,24 +1,29 @@
-"""Measured drift of every site along its path: what makes errors of different sites comparable.
+"""Measured drift of every site along its path, which makes errors of different sites comparable, and its extent.
 
 How much an error in one layer's attention matters depends on everything behind it. So each site alone is cut
 at a few points of its path, its projection refitted from the Gram matrix, and the effect on the model's
 outputs is measured: all of that in one pass over the model (`activations.chain`).
+
+In a small model that takes no time; in one of a billion weights, a few cuts of every site on all samples take days. So
+work is counted before it is done: enough to tell sites apart, and no more than can be waited for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain, Cut
-from onnxheadprune.choosing.activations.linear import Linear, linear_of
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, Ridge
 from onnxheadprune.choosing.activations.parts import Parts
-from onnxheadprune.choosing.effort import Effort
 from onnxheadprune.choosing.scoring.moves import Step, merged
+from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Evidence
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
@@ -26,39 +31,112 @@ from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.workers import algebra_workers
 
+MOST_WORK = 1e13
+"""Multiply-adds that one part of a choice may take in any case: some minutes on two cores."""
+POINTS = 6
+"""Steps of a path to measure, at most; the others are interpolated along their error."""
+SAMPLES_TO_LOOK_AT = 512
+"""Samples on which it is looked what units carry, and how far outputs drift, where fewer do not tell less."""
+SAMPLES_TO_MEASURE = 128
+"""Samples on which the effect of cuts is measured; Gram matrices see more of them."""
+SITES_TO_MEASURE = 6
+"""Sites up to which all of them are used. A cut runs on through all blocks behind it, so in a deeper model each is
+measured on fewer samples, and a site costs the same everywhere."""
+LEAST_TO_MEASURE = 16
+"""Samples that are used in any case, or fewer that have `LEAST_POSITIONS`."""
+LEAST_POSITIONS = 1024
+ROWS_PER_INPUT = 6
+"""Positions per input of a projection that tell in any case what its heads carry."""
 STRENGTH = 3e-2
 """Ridge of the refits that are only measured, not kept."""
 NO_NUMBER = 1e30
 """What a cut costs whose outputs are not finite."""
 
 
-def _refits(
-    projection: Projection, linear: Linear, moment: Moments, steps: Sequence[Step]
-) -> Iterator[dict[str, Array]]:
-    """For each step new weights for the heads that are left, so that the output stays near what it was."""
-    weight, bias = linear.matrix.read(), linear.read_bias()
-    mean = moment.x_sum / (moment.total or 1.0)
-    for step in steps:
-        rows = np.flatnonzero(projection.live_without(step.removed).reshape(-1))
-        new = np.zeros_like(weight)
-        if len(rows):
-            new[rows] = Ridge(moment.towards(weight, rows), weight[rows]).solved(STRENGTH)
-        refit = {linear.matrix.stored.name: linear.matrix.written(new)}
-        if bias is not None and linear.bias is not None:
-            refit[linear.bias.stored.name] = linear.written_bias(bias + mean @ (weight - new))
-        yield refit
+@dataclass(frozen=True)
+class Effort:
+    """The extent of a measurement.
+
+    Attributes:
+        points: steps of each path; 0 for a single step of a single path of each site.
+        samples: on which they are.
+    """
+
+    points: int
+    samples: int
+
+    @classmethod
+    def of(
+        cls,
+        work: Work,
+        sites: Sequence[Site],
+        paths: Mapping[int, Sequence[object]],
+        samples: int,
+        positions: float,
+    ) -> Effort:
+        """Return how many cuts are measured, and on how many samples: a third of a pass over the data, or `MOST_WORK`.
+
+        More points come before more samples: where a path bends matters more than what a measurement scatters.
+        """
+        bound = max(MOST_WORK, work.whole * positions * samples / 3)
+        most = min(samples, _samples_to_measure(len(sites)))
+        least = min(most, LEAST_TO_MEASURE, max(2, math.ceil(LEAST_POSITIONS / max(positions, 1.0))))
+        once = sum(work.behind(site) for site in sites) * positions
+        each = sum(work.behind(site) * len(paths[site.index]) for site in sites) * positions
+        points = next((count for count in range(POINTS, 0, -1) if count * each * least <= bound), 0)
+        cost = points * each or once
+        return cls(points, max(least, min(most, int(bound / max(cost, 1.0)))))
 
 
-def _cuts(site: Site, steps: Sequence[Step], moments: Sequence[Moments]) -> list[Cut]:
-    """The cuts of some steps, what is left refitted."""
-    refits: list[dict[str, Array]] = [{} for _ in steps]
-    for projection, moment in zip(site.projections, moments, strict=True):
-        linear = linear_of(projection)
-        # Weights that something else reads too are not refitted later, so not here either.
-        if linear is not None and not linear.matrix.shared:
-            for refit, more in zip(refits, _refits(projection, linear, moment, steps), strict=True):
-                refit |= more
-    return [Cut.of(site, step.removed, refit) for step, refit in zip(steps, refits, strict=True)]
+class Work:
+    """Multiply-adds per position of a model's maps."""
+
+    def __init__(self, view: GraphView) -> None:
+        found = ((node.index, Linear.at(node)) for node in view.main.nodes)
+        self._maps = [(index, math.prod(item.matrix.shape)) for index, item in found if item is not None]
+
+    @property
+    def whole(self) -> int:
+        """Of all maps."""
+        return sum(size for _, size in self._maps)
+
+    def behind(self, site: Site) -> int:
+        """Of those that a cut of a site runs: its projections, and all that comes later."""
+        first = min(item.node.index for item in site.projections)
+        return sum(size for index, size in self._maps if index >= first)
+
+    def to_look_at(self, data: Calibration, widest: int) -> Calibration:
+        """As much of the data as tells what heads carry: some hundred samples, or what the widest projection needs."""
+        positions = data.positions
+        if positions is None:
+            return data.subset(SAMPLES_TO_LOOK_AT)
+        bearable = min(MOST_WORK / max(self.whole, 1), SAMPLES_TO_LOOK_AT * positions / data.count)
+        most = max(ROWS_PER_INPUT * widest, bearable)
+        return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
+    def to_run(self, data: Calibration) -> Calibration:
+        """As much of the data as whole models run on where it decides nothing: for a reported figure, a proof."""
+        positions = data.positions
+        if positions is None:
+            return data.subset(SAMPLES_TO_LOOK_AT)
+        most = min(MOST_WORK / max(self.whole, 1) / 4, SAMPLES_TO_LOOK_AT * positions / data.count)
+        return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
+
+def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibration) -> float:
+    """The mean length of samples, without padding.
+
+    Args:
+        moments: of what projections read, per site index.
+        data: what they were taken on.
+    """
+    return max(found[0].count for found in moments.values()) / max(data.count, 1)
+
+
+def _samples_to_measure(sites: int) -> int:
+    """Samples on which the effect of cuts is measured in a model of so many sites."""
+    share = (SITES_TO_MEASURE + 1) / (sites + 1)
+    return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))
 
 
 def measured_paths(
@@ -105,6 +183,35 @@ def measured_paths(
         alike = paths[site.index] if not how.points else [paths[site.index][len(found[site.index])]]
         found[site.index] += [_smooth(path, some, drifts) for path in alike]
     return {index: merged(steps) for index, steps in found.items()}
+
+
+def _cuts(site: Site, steps: Sequence[Step], moments: Sequence[Moments]) -> list[Cut]:
+    """The cuts of some steps, what is left refitted."""
+    refits: list[dict[str, Array]] = [{} for _ in steps]
+    for projection, moment in zip(site.projections, moments, strict=True):
+        linear = Linear.of(projection)
+        # Weights that something else reads too are not refitted later, so not here either.
+        if linear is not None and not linear.matrix.shared:
+            for refit, more in zip(refits, _refits(projection, linear, moment, steps), strict=True):
+                refit |= more
+    return [Cut.of(site, step.removed, refit) for step, refit in zip(steps, refits, strict=True)]
+
+
+def _refits(
+    projection: Projection, linear: Linear, moment: Moments, steps: Sequence[Step]
+) -> Iterator[dict[str, Array]]:
+    """For each step new weights for the heads that are left, so that the output stays near what it was."""
+    weight, bias = linear.matrix.read(), linear.read_bias()
+    mean = moment.x_sum / (moment.total or 1.0)
+    for step in steps:
+        rows = np.flatnonzero(projection.live_without(step.removed).reshape(-1))
+        new = np.zeros_like(weight)
+        if len(rows):
+            new[rows] = Ridge(moment.towards(weight, rows), weight[rows]).solved(STRENGTH)
+        refit = {linear.matrix.stored.name: linear.matrix.written(new)}
+        if bias is not None and linear.bias is not None:
+            refit[linear.bias.stored.name] = linear.written_bias(bias + mean @ (weight - new))
+        yield refit
 
 
 def _measured(paths: Sequence[Sequence[Step]], points: int) -> list[list[Step]]:

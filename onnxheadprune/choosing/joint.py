@@ -28,8 +28,7 @@ from onnxheadprune.choosing.activations.contexts import (
 )
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Choice, Limits, Paths, Savings, keep_per_site
-from onnxheadprune.choosing.curves import measured_paths
-from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
+from onnxheadprune.choosing.curves import Effort, Work, measured_paths, positions_per_sample
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.moves import (
     Heads,

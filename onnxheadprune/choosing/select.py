@@ -18,8 +18,7 @@ from onnxheadprune.choosing.activations.contexts import (
     with_enough,
 )
 from onnxheadprune.choosing.allocate import Limits
-from onnxheadprune.choosing.curves import measured_paths
-from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
+from onnxheadprune.choosing.curves import Effort, Work, measured_paths, positions_per_sample
 from onnxheadprune.choosing.joint import joint_space
 from onnxheadprune.choosing.scoring.by_method import weight_scores
 from onnxheadprune.choosing.scoring.moves import (

@@ -9,7 +9,7 @@ from onnxheadprune.attention.heads import listed, parse_heads
 from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE, wishable
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.score import scored_kinds

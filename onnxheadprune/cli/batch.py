@@ -46,9 +46,9 @@ def batch(
 
     What an earlier run did and proved, and is still as it was, is skipped.
     """
-    from onnxheadprune.workflow.requests import Proving, Run, Writing, choice_of, request_of
+    from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
-    choice = choice_of(cut, recover=recover, time=time)
+    choice = Choice.of(cut, recover=recover, time=time)
     specified = (choice.heads, choice.wish, choice.exit, choice.tokens)
     if all(item is None for item in specified) and cut.fuse == "none":
         raise click.UsageError(
@@ -56,7 +56,7 @@ def batch(
             click.get_current_context(),
         )
     assert output is not None
-    request = request_of(
+    request = Request.of(
         cut,
         choice,
         Run(running.provider, running.seed, running.data),

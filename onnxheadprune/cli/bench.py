@@ -61,8 +61,7 @@ def bench(
     A second session of MODEL runs along as the noise floor. Sizes that are not named are chosen so that the
     model runs. Of folders as exporters write them the file of each network is measured that heads are chosen on.
     """
-    from onnxheadprune.benchmarking.gate import speed_gates
-    from onnxheadprune.benchmarking.request import BenchRequest
+    from onnxheadprune.benchmarking.measure import BenchRequest
     from onnxheadprune.benchmarking.runner import run_benchmark
     from onnxheadprune.reporting.benchmark import benchmark_report
     from onnxheadprune.reporting.benchmark_files import write_csv, write_markdown
@@ -89,7 +88,7 @@ def bench(
     for pair in pairs:
         with err().status("looking at the models") as status:
             result = run_benchmark((pair.model, *pair.others), request, status.update)
-        gates = [] if min_speedup is None else speed_gates(result, min_speedup)
+        gates = [] if min_speedup is None else result.gates(min_speedup)
         passed = passed and all(gate.passed for gate in gates)
         told = {"gates": [gate.to_dict() for gate in gates], "run": run_record()}
         documents.append(result.to_dict() | told)

@@ -27,12 +27,12 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     from onnxheadprune.reporting.console import err, out, print_error
     from onnxheadprune.reporting.sites import exits_report, layers_report, near_misses, sites_report
     from onnxheadprune.reporting.vocabulary import vocabulary_report
-    from onnxheadprune.workflow.inspection import exits_in, summaries
+    from onnxheadprune.workflow.inspection import EarlyExits, LayerSummary
 
     loaded = open_structure(model, follow_links=follow_links)
     analysis = analysis_of(loaded)
     sites = replace(analysis.sites, elements=stored_size(loaded.proto).elements)
-    exits, layers = exits_in(loaded, analysis), summaries(analysis)
+    exits, layers = EarlyExits.of(loaded, analysis), LayerSummary.every(analysis)
     tokens = [item.to_dict(stored_size(loaded.proto).bytes) for item in vocabularies(analysis.view)]
     rows = [*exits_report(exits), *vocabulary_report(tokens)]
     if as_json:

@@ -56,7 +56,7 @@ def prune(
     measured on your data (--data), and the remaining weights are adjusted to match the original's outputs. With
     --recover, or --time for the whole call, they are trained after that.
     """
-    from onnxheadprune.workflow.requests import Proving, Run, Writing, choice_of, request_of
+    from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
     context, showing, in_folder = (
         click.get_current_context(),
@@ -68,11 +68,11 @@ def prune(
     elif deploying.runtime is not None or deploying.per_layer_config:
         flag = "--per-layer-config" if deploying.runtime is None else "--runtime"
         raise click.UsageError(f"{flag} requires a folder, whose configuration it updates", context)
-    choice = choice_of(cut, recover=recover, time=time, resume=resume)
+    choice = Choice.of(cut, recover=recover, time=time, resume=resume)
     _require_removal(choice, cut.fuse)
     place = model if target.in_place else target.output
     subject = subject_of(model, follow_links=deploying.follow_links and not in_folder)
-    request = request_of(
+    request = Request.of(
         cut,
         choice,
         Run(running.provider, running.seed, None if in_folder else read_data(subject, running)),

@@ -86,14 +86,13 @@ def validate(
         gates = [] if max_drift is None else [drift_gate(result.drift, max_drift)]
         document = result.to_dict()
         if min_speedup is not None and result.passed:
-            from onnxheadprune.benchmarking.gate import speed_gates
-            from onnxheadprune.benchmarking.request import BenchRequest
+            from onnxheadprune.benchmarking.measure import BenchRequest
             from onnxheadprune.benchmarking.runner import run_benchmark
 
             bench = BenchRequest(timing, result.provider, running.seed, memory=False)
             with err().status("measuring") as status:
                 measured = run_benchmark((pair.model, other), bench, status.update)
-            gates += speed_gates(measured, min_speedup)
+            gates += measured.gates(min_speedup)
             document["benchmark"] = measured.to_dict()
         good = result.passed and all(gate.passed for gate in gates)
         accepted = accepted and good

@@ -36,7 +36,6 @@ class Maker:
     """
 
     def __init__(self, path: Path, provider: Provider) -> None:
-        """Reads nothing yet."""
         self.path, self.provider = path, provider
 
     @property

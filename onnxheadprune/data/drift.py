@@ -46,22 +46,19 @@ _TINY = 1e-30
 _TURN = threading.Lock()
 
 
-def measured_in(main: MainOutput, effect: str | None) -> str:
-    """The name in `MEASURES` of what is measured on an output.
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Data, where it runs, and what counts as a difference.
 
-    Args:
-        main: the output.
-        effect: a name; None or "auto" goes by the kind of output.
-
-    Raises:
-        UsageError: if there is no measure of that name.
+    Attributes:
+        data: calibration data.
+        provider: where to run.
+        effect: the measure of drift; None goes by the kind of output.
     """
-    if effect is None or effect == AUTO:
-        return KL if main.is_logits else COSINE
-    if effect not in MEASURES:
-        names = ", ".join(MEASURES)
-        raise UsageError(f"a drift is measured by {AUTO}, {names} or module:function, not {effect!r}")
-    return effect
+
+    data: Calibration
+    provider: Provider
+    effect: Measure | None = None
 
 
 class EffectMeter:
@@ -113,7 +110,6 @@ class EffectMeter:
         return float(each.sum()), len(each)
 
     def _effects(self, before: Array, after: Array) -> Array:
-        """Of each row that counts."""
         left, right = before.astype(np.float64), after.astype(np.float64)
         return self._divergence(left, right) if self.effect == KL else _angle(left, right)
 
@@ -152,6 +148,24 @@ class EffectMeter:
         return np.asarray(result)
 
 
+def measured_in(main: MainOutput, effect: str | None) -> str:
+    """The name in `MEASURES` of what is measured on an output.
+
+    Args:
+        main: the output.
+        effect: a name; None or "auto" goes by the kind of output.
+
+    Raises:
+        UsageError: if there is no measure of that name.
+    """
+    if effect is None or effect == AUTO:
+        return KL if main.is_logits else COSINE
+    if effect not in MEASURES:
+        names = ", ".join(MEASURES)
+        raise UsageError(f"a drift is measured by {AUTO}, {names} or module:function, not {effect!r}")
+    return effect
+
+
 def _parts(shape: tuple[int, ...]) -> list[slice]:
     """Rows of a matrix, some at a time."""
     step = max(1, AT_ONCE // max(shape[-1], 1))
@@ -175,25 +189,6 @@ def _numbers(effects: Array) -> Array:
     return np.where(np.isnan(effects), np.inf, effects)
 
 
-def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:
-    """Return which positions are no padding, as a mask input of their shape tells; None where none does.
-
-    Args:
-        shape: of the positions, also where they lie one behind the other.
-        feed: what the model was run on.
-        inputs: the graph inputs.
-    """
-    masks = (
-        feed[item.name]
-        for item in inputs
-        if item.role is Role.MASK
-        and (feed[item.name].shape == shape or shape == (feed[item.name].size,))
-        and item.dtype.kind in "iu"
-    )
-    mask = next(masks, None)
-    return None if mask is None else mask.reshape(shape) != 0
-
-
 def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[Input]) -> Array:
     """An activation as rows of features, padding left out.
 
@@ -215,16 +210,20 @@ def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[I
     return rows.reshape(math.prod(outer), features) if mask is None else rows[mask]
 
 
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """Data, where it runs, and what counts as a difference.
+def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:
+    """Return which positions are no padding, as a mask input of their shape tells; None where none does.
 
-    Attributes:
-        data: calibration data.
-        provider: where to run.
-        effect: the measure of drift; None goes by the kind of output.
+    Args:
+        shape: of the positions, also where they lie one behind the other.
+        feed: what the model was run on.
+        inputs: the graph inputs.
     """
-
-    data: Calibration
-    provider: Provider
-    effect: Measure | None = None
+    masks = (
+        feed[item.name]
+        for item in inputs
+        if item.role is Role.MASK
+        and (feed[item.name].shape == shape or shape == (feed[item.name].size,))
+        and item.dtype.kind in "iu"
+    )
+    mask = next(masks, None)
+    return None if mask is None else mask.reshape(shape) != 0

@@ -143,7 +143,6 @@ class Texts:
         return [text for text in rows if text.source]
 
     def __iter__(self) -> Iterator[Text]:
-        """All samples in order."""
         return (text for number in range(self.blocks) for text in self.block(number))
 
 

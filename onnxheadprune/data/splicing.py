@@ -56,6 +56,47 @@ class Sequences:
     length: int | None
     empty: Mapping[str, Array]
 
+    @classmethod
+    def of(cls, data: Calibration) -> Sequences | None:
+        """The token sequences of data, None where it is something else.
+
+        All inputs must be integers [samples, tokens] of one shape, or empty, with a free number of samples; a mask
+        among them holds 0 and 1.
+        """
+        masks = [item for item in data.inputs if item.role is Role.MASK]
+        positions = tuple(item for item in data.inputs if item.role is Role.POSITIONS)
+        along = [item for item in data.inputs if item.role is Role.IDS]
+        rest = [item for item in data.inputs if item not in (*masks, *positions, *along)]
+        tokens = (*masks, *positions, *along)
+        if (
+            len(masks) > 1
+            or not along
+            or any(item.dtype.kind == "f" or len(item.dims) != 2 for item in tokens)
+        ):
+            return None
+        if any(not item.dims or isinstance(item.dims[0], int) for item in data.inputs):
+            return None
+        lengths = {item.dims[1] for item in tokens if isinstance(item.dims[1], int)}
+        empty = {item.name: feed[item.name][:1] for feed in data.feeds[:1] for item in rest}
+        if len(lengths) > 1 or any(array.size for array in empty.values()):
+            return None
+        mask, rows, padding = (masks[0] if masks else None), list[Row](), {item.name: 0 for item in along}
+        for feed in data.feeds:
+            there = np.ones(feed[along[0].name].shape, bool) if mask is None else feed[mask.name] != 0
+            if not _are_tokens(feed, there, tokens, positions) or any(feed[name].size for name in empty):
+                return None
+            for item in along:
+                if not there.all():
+                    padding[item.name] = int(feed[item.name][~there][0])
+            for position, known in enumerate(there):
+                if known.any():
+                    rows.append(
+                        {item.name: feed[item.name][position][known].astype(np.int64) for item in along}
+                    )
+        if len(rows) < 2:
+            return None
+        return cls(tuple(rows), mask, positions, padding, data.inputs, next(iter(lengths), None), empty)
+
     def spliced(self, random: np.random.Generator) -> list[Row]:
         """As many new sequences, each of the head of one and the tail of another, cut at the same share of both.
 
@@ -109,41 +150,6 @@ class Sequences:
         return {item.name: made[item.name].astype(item.dtype) for item in self.inputs}
 
 
-def sequences_of(data: Calibration) -> Sequences | None:
-    """The token sequences of data, None where it is something else.
-
-    All inputs must be integers [samples, tokens] of one shape, or empty, with a free number of samples; a mask among
-    them holds 0 and 1.
-    """
-    masks = [item for item in data.inputs if item.role is Role.MASK]
-    positions = tuple(item for item in data.inputs if item.role is Role.POSITIONS)
-    along = [item for item in data.inputs if item.role is Role.IDS]
-    rest = [item for item in data.inputs if item not in (*masks, *positions, *along)]
-    tokens = (*masks, *positions, *along)
-    if len(masks) > 1 or not along or any(item.dtype.kind == "f" or len(item.dims) != 2 for item in tokens):
-        return None
-    if any(not item.dims or isinstance(item.dims[0], int) for item in data.inputs):
-        return None
-    lengths = {item.dims[1] for item in tokens if isinstance(item.dims[1], int)}
-    empty = {item.name: feed[item.name][:1] for feed in data.feeds[:1] for item in rest}
-    if len(lengths) > 1 or any(array.size for array in empty.values()):
-        return None
-    mask, rows, padding = (masks[0] if masks else None), list[Row](), {item.name: 0 for item in along}
-    for feed in data.feeds:
-        there = np.ones(feed[along[0].name].shape, bool) if mask is None else feed[mask.name] != 0
-        if not _are_tokens(feed, there, tokens, positions) or any(feed[name].size for name in empty):
-            return None
-        for item in along:
-            if not there.all():
-                padding[item.name] = int(feed[item.name][~there][0])
-        for position, known in enumerate(there):
-            if known.any():
-                rows.append({item.name: feed[item.name][position][known].astype(np.int64) for item in along})
-    if len(rows) < 2:
-        return None
-    return Sequences(tuple(rows), mask, positions, padding, data.inputs, next(iter(lengths), None), empty)
-
-
 def as_much_as_pays(data: Calibration, unknowns: int, weights: int, work: float = MOST_WORK) -> Calibration:
     """As much of the data as a least-squares fit gains by: itself where that is all of it.
 
@@ -174,7 +180,7 @@ def with_spliced(
         seed: of the choice of partners and places.
         work: multiply-adds of all maps on all positions, up to which sequences are added.
     """
-    found = sequences_of(data)
+    found = Sequences.of(data)
     if found is None:
         return data
     positions = sum(map(_length, found.rows))

@@ -35,6 +35,12 @@ STEP = 16
 """Samples of a feed that a step of a training takes."""
 DEFAULT_LENGTH = 128
 NO_TOKEN = "without a token"
+Logits = Callable[[Feed], Array | None]
+"""The logits of a feed, [samples, tokens, vocabulary]; None where the model does not run on it."""
+LEAST = 512
+"""Windows that a text has at least, if its lines are joined: as many as a choice looks at."""
+CHANGED = 1e-4
+"""Difference of logits, as a share of the largest one, that is not rounding."""
 
 
 def text_feeds(
@@ -180,14 +186,6 @@ class _Making:
         paired = any(text.target is not None for text in texts)
         targets = self.vocabulary.tokens([text.target or "" for text in texts]) if paired else sources
         return [Pair(*pair) if all(pair) else None for pair in zip(sources, targets, strict=True)]
-
-
-Logits = Callable[[Feed], Array | None]
-"""The logits of a feed, [samples, tokens, vocabulary]; None where the model does not run on it."""
-LEAST = 512
-"""Windows that a text has at least, if its lines are joined: as many as a choice looks at."""
-CHANGED = 1e-4
-"""Difference of logits, as a share of the largest one, that is not rounding."""
 
 
 @dataclass(frozen=True)

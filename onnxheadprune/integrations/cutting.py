@@ -17,7 +17,7 @@ from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared, share
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 from onnxheadprune.workflow.pipeline import carried_through
-from onnxheadprune.workflow.requests import Proving, Request, Run, Writing, choice_of, request_of
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
 if TYPE_CHECKING:
     from onnxheadprune.deploying.folders.types import Data
@@ -181,12 +181,12 @@ def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
 
 
 def _request(settings: Settings, data: Data, output: Path) -> Request:
-    choice, own, running = choice_of(settings.cut), settings.own, settings.running
+    choice, own, running = Choice.of(settings.cut), settings.own, settings.running
     wish = choice.wish
     if wish is not None and own.units == "groups":
         limits = replace(wish.limits, uniform=True, whole_groups=True)
         choice = replace(choice, wish=replace(wish, limits=limits))
-    return request_of(
+    return Request.of(
         settings.cut,
         choice,
         Run(running.provider, running.seed, data),

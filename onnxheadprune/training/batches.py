@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.more import CHUNK, NOTHING, LeftOut
-from onnxheadprune.data.splicing import sequences_of
+from onnxheadprune.data.splicing import Sequences
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input
@@ -45,7 +45,7 @@ class Batches:
         self._chunks = 0 if data.more is None else data.more.chunks
         self.rounds = self._chunks + len(self._parts)
         self.count = sum(_count(part) for part in self._parts)
-        self.kind = PLAIN if sequences_of(self._parts[0]) is None else "spliced sequences"
+        self.kind = PLAIN if Sequences.of(self._parts[0]) is None else "spliced sequences"
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="onnxheadprune")
         self._ahead: dict[int, Future[tuple[Calibration, LeftOut]]] = {}
         self.left_out = Counter(data.left_out)
@@ -63,7 +63,7 @@ class Batches:
         """
         part, left_out = self._part(number % self.rounds)
         self.left_out.update({} if self.is_again(number) else left_out)
-        sequences = sequences_of(part)
+        sequences = Sequences.of(part)
         if sequences is None:
             yield from _mixed(part, random)
             return
@@ -99,7 +99,7 @@ def _parts(data: Calibration) -> list[Calibration]:
 
 def _count(part: Calibration) -> int:
     """Feeds of a round."""
-    sequences = sequences_of(part)
+    sequences = Sequences.of(part)
     if sequences is not None:
         return sequences.count(BATCH)
     fixed, groups = _groups(part)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.choosing.activations.linear import Linear, linear_at
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.facts import ADDS, ADDS_AND_NORMALIZES, DROPOUTS, IDENTITIES
@@ -44,7 +44,7 @@ def hidden_states(view: GraphView) -> tuple[Hidden, ...]:
     """
     found: dict[Value, Hidden] = {}
     for node in view.main.nodes:
-        linear = linear_at(node)
+        linear = Linear.at(node)
         joint = None if linear is None or linear.other is None else _joint(linear, linear.other)
         if linear is not None and joint is not None and len(joint.shape or ()) == len(linear.out.shape or ()):
             found.setdefault(joint, Hidden(joint, linear.out_axes))

@@ -13,7 +13,7 @@ from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.activations.parts import Parts, Running
 from onnxheadprune.choosing.joint import JointSpace
 from onnxheadprune.choosing.space import Selection, Space
@@ -37,6 +37,152 @@ from onnxheadprune.workflow.requests import Request
 
 ROUNDING = 1e-3
 """Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
+SAMPLES_TO_VALIDATE = 128
+"""Samples of calibration data that a compensated model is proven on, beside the random feeds."""
+
+
+def chosen_for(
+    model: LoadedModel, request: Request, provider: Provider | None, progress: Progress
+) -> tuple[Chosen, DataSource | None]:
+    """The heads of a wish, and refitted weights of them or of heads that are named.
+
+    Args:
+        model: the original.
+        request: what is asked for.
+        provider: where to run; None resolves the one that is asked for when it is needed.
+        progress: told what is being done.
+
+    Returns:
+        What was chosen, and the data to validate on, None without any.
+
+    Raises:
+        UsageError: if heads are named and wished for.
+    """
+    choice, data = request.choice, request.run.data
+    if choice.heads and choice.wish is not None:
+        raise UsageError("name the heads or give an amount, not both")
+    where = provider or resolve_provider(request.run.provider)
+    first = None if data is None else first_tokens(model)
+    beside = None if data is None or first is not None else observed(model)
+    if beside is not None and choice.wish is not None and choice.wish.target_speedup is not None:
+        raise RefusedError(
+            f"how fast {model.name} is depends on the branches that its inputs take, so no cut is searched for by its"
+            " speed; make an exit permanent with --exit, or use --ratio"
+        )
+    cutter = Cutter(first or beside or model, data, where, _trying(request), progress)
+    chosen = named(cutter, choice.heads or {}) if choice.wish is None else choose(cutter, choice.wish)
+    if first is not None:
+        chosen = _for_all_tokens(chosen, cutter.sites, model)
+    if beside is not None:
+        chosen = _for_branches(chosen, cutter)
+    if cutter.held is None:
+        return chosen, None
+    # Exactness shows on few samples; more would only take time.
+    part = cutter.work.to_run(cutter.held).subset(SAMPLES_TO_VALIDATE)
+    # A proof has half a dozen models side by side, and each of them holds what it computes of a feed.
+    part = part.apart() if stored_bytes(model.proto) > LARGE else part
+    return chosen, _known(part, chosen, cutter)
+
+
+def _trying(request: Request) -> Trying:
+    """Return how cuts are made on the way to a choice: as the one that is written."""
+    choice = request.choice
+    return Trying(
+        refit=choice.refit,
+        effect=choice.effect,
+        contract=request.contract,
+        fuse=request.fuse,
+        recovering=_recovering(request),
+        given=choice.given,
+    )
+
+
+def _recovering(request: Request) -> Recovering | None:
+    """Return how a training is made; its state is kept where it is the only one."""
+    choice, output = request.choice, request.writing.output
+    if choice.recover is None:
+        return None
+    trains_many = choice.wish is not None and choice.wish.max_drift is not None
+    state = None if output is None or trains_many else beside(output)
+    return Recovering(choice.recover, request.run.seed, state, choice.resume)
+
+
+def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
+    """Data to validate on, which says what of the given data it is, and what has seen it before."""
+    assert cutter.data is not None
+    of = f"{part.count:,} of {many(cutter.data.total, cutter.data.unit)}"
+    trained = chosen.recovery is not None and chosen.numbers is chosen.recovery
+    return replace(part, role=f"{chosen.measured_on} ({of})", unseen=trained and chosen.held_out)
+
+
+def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
+    """The choice made on the model with all branches side by side, for the one that runs one of them at a time."""
+    assert cutter.learn is not None
+    data = cutter.learn
+    sites, parts = cutter.sites.every, Parts(cutter.view, cutter.provider)
+    running = Running(
+        parts, [item.node for site in sites for item in site.projections], data.feeds, data.source
+    )
+    left = [
+        site.label
+        for site in sites
+        if not any(running.is_reached(item.node, range(len(data.feeds))) for item in site.projections)
+    ]
+    return replace(chosen, plan=None, io=AS_BEFORE, unreached=tuple(left))
+
+
+def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
+    """What was chosen on the model for the first tokens, for the merged one, in which sites have the same numbers.
+
+    Raises:
+        RefusedError: if the branch for later tokens would not read the new numbers, or blocks have other numbers there.
+    """
+    others = kinds_of(chosen.selection.heads)
+    whole = analysis_of(model).sites if others else sites
+    for kind in others:
+        if _outlines(kind, whole) != _outlines(kind, sites):
+            raise RefusedError(
+                f"the {kind.TITLE}s of {model.name} are not the same in both branches, so no {kind.UNITS} are chosen"
+                " on data; choose heads alone, or cut the decoders that are not merged"
+            )
+    shared = {tensor.name for tensor in model.proto.graph.initializer}
+    own = set() if chosen.numbers is None else set(chosen.numbers.stored) - shared
+    if own:
+        raise RefusedError(
+            f"{model.name} stores {', '.join(sorted(own)[:3])} apart for its first tokens, so refitted weights would"
+            " not reach the others; choose the same heads with --no-refit"
+        )
+    return replace(chosen, plan=None, io=AS_BEFORE)
+
+
+def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
+    return [(site.index, site.name, site.num_units) for site in sites.of(kind.UNITS)]
+
+
+def choose(cutter: Cutter, wish: Wish) -> Chosen:
+    """Heads for a wish, with refitted weights where that is wanted.
+
+    Args:
+        cutter: the model and its data.
+        wish: how many heads are to go, and what the choice goes by.
+
+    Raises:
+        UsageError: if the wish needs data and there is none.
+        RefusedError: if it cannot be met.
+    """
+    if wish.max_drift is not None:
+        cutter.hold_out("a drift is measured on data")
+        return _largest_near(cutter, cutter.search_space(wish), wish.max_drift)
+    if wish.target_speedup is not None:
+        space = cutter.search_space(wish)
+        if isinstance(space, JointSpace):
+            space = by_latency(cutter, space, wish.sizes)
+        return _smallest_fast(cutter, space, wish.target_speedup, wish.sizes)
+
+    def asked(space: Space) -> Selection:
+        return space.ratio(wish.ratio) if wish.ratio is not None else space.keeping(wish.keep or 0)
+
+    return completed(cutter, asked(cutter.search_space(wish, asked)))
 
 
 def _largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
@@ -103,32 +249,6 @@ def _smallest(most: int, holds: Callable[[int], bool]) -> int:
     return high
 
 
-def choose(cutter: Cutter, wish: Wish) -> Chosen:
-    """Heads for a wish, with refitted weights where that is wanted.
-
-    Args:
-        cutter: the model and its data.
-        wish: how many heads are to go, and what the choice goes by.
-
-    Raises:
-        UsageError: if the wish needs data and there is none.
-        RefusedError: if it cannot be met.
-    """
-    if wish.max_drift is not None:
-        cutter.hold_out("a drift is measured on data")
-        return _largest_near(cutter, cutter.search_space(wish), wish.max_drift)
-    if wish.target_speedup is not None:
-        space = cutter.search_space(wish)
-        if isinstance(space, JointSpace):
-            space = by_latency(cutter, space, wish.sizes)
-        return _smallest_fast(cutter, space, wish.target_speedup, wish.sizes)
-
-    def asked(space: Space) -> Selection:
-        return space.ratio(wish.ratio) if wish.ratio is not None else space.keeping(wish.keep or 0)
-
-    return completed(cutter, asked(cutter.search_space(wish, asked)))
-
-
 def _smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSettings) -> Chosen:
     """The smallest cut that reaches a speed-up: 1.3 for 1.3 times as fast.
 
@@ -170,125 +290,3 @@ def _smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSett
     selection = space.removing(smallest_reaching(most, wanted, speed_of))
     speed = trial(selection).speed
     return replace(completed(cutter, selection), trials=tuple(measured.values()), speed=speed)
-
-
-SAMPLES_TO_VALIDATE = 128
-"""Samples of calibration data that a compensated model is proven on, beside the random feeds."""
-
-
-def chosen_for(
-    model: LoadedModel, request: Request, provider: Provider | None, progress: Progress
-) -> tuple[Chosen, DataSource | None]:
-    """The heads of a wish, and refitted weights of them or of heads that are named.
-
-    Args:
-        model: the original.
-        request: what is asked for.
-        provider: where to run; None resolves the one that is asked for when it is needed.
-        progress: told what is being done.
-
-    Returns:
-        What was chosen, and the data to validate on, None without any.
-
-    Raises:
-        UsageError: if heads are named and wished for.
-    """
-    choice, data = request.choice, request.run.data
-    if choice.heads and choice.wish is not None:
-        raise UsageError("name the heads or give an amount, not both")
-    where = provider or resolve_provider(request.run.provider)
-    first = None if data is None else first_tokens(model)
-    beside = None if data is None or first is not None else observed(model)
-    if beside is not None and choice.wish is not None and choice.wish.target_speedup is not None:
-        raise RefusedError(
-            f"how fast {model.name} is depends on the branches that its inputs take, so no cut is searched for by its"
-            " speed; make an exit permanent with --exit, or use --ratio"
-        )
-    cutter = Cutter(first or beside or model, data, where, _trying(request), progress)
-    chosen = named(cutter, choice.heads or {}) if choice.wish is None else choose(cutter, choice.wish)
-    if first is not None:
-        chosen = _for_all_tokens(chosen, cutter.sites, model)
-    if beside is not None:
-        chosen = _for_branches(chosen, cutter)
-    if cutter.held is None:
-        return chosen, None
-    # Exactness shows on few samples; more would only take time.
-    part = cutter.work.to_run(cutter.held).subset(SAMPLES_TO_VALIDATE)
-    # A proof has half a dozen models side by side, and each of them holds what it computes of a feed.
-    part = part.apart() if stored_bytes(model.proto) > LARGE else part
-    return chosen, _known(part, chosen, cutter)
-
-
-def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
-    """Data to validate on, which says what of the given data it is, and what has seen it before."""
-    assert cutter.data is not None
-    of = f"{part.count:,} of {many(cutter.data.total, cutter.data.unit)}"
-    trained = chosen.recovery is not None and chosen.numbers is chosen.recovery
-    return replace(part, role=f"{chosen.measured_on} ({of})", unseen=trained and chosen.held_out)
-
-
-def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
-    """The choice made on the model with all branches side by side, for the one that runs one of them at a time."""
-    assert cutter.learn is not None
-    data = cutter.learn
-    sites, parts = cutter.sites.every, Parts(cutter.view, cutter.provider)
-    running = Running(
-        parts, [item.node for site in sites for item in site.projections], data.feeds, data.source
-    )
-    left = [
-        site.label
-        for site in sites
-        if not any(running.is_reached(item.node, range(len(data.feeds))) for item in site.projections)
-    ]
-    return replace(chosen, plan=None, io=AS_BEFORE, unreached=tuple(left))
-
-
-def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
-    """What was chosen on the model for the first tokens, for the merged one, in which sites have the same numbers.
-
-    Raises:
-        RefusedError: if the branch for later tokens would not read the new numbers, or blocks have other numbers there.
-    """
-    others = kinds_of(chosen.selection.heads)
-    whole = analysis_of(model).sites if others else sites
-    for kind in others:
-        if _outlines(kind, whole) != _outlines(kind, sites):
-            raise RefusedError(
-                f"the {kind.TITLE}s of {model.name} are not the same in both branches, so no {kind.UNITS} are chosen"
-                " on data; choose heads alone, or cut the decoders that are not merged"
-            )
-    shared = {tensor.name for tensor in model.proto.graph.initializer}
-    own = set() if chosen.numbers is None else set(chosen.numbers.stored) - shared
-    if own:
-        raise RefusedError(
-            f"{model.name} stores {', '.join(sorted(own)[:3])} apart for its first tokens, so refitted weights would"
-            " not reach the others; choose the same heads with --no-refit"
-        )
-    return replace(chosen, plan=None, io=AS_BEFORE)
-
-
-def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
-    return [(site.index, site.name, site.num_units) for site in sites.of(kind.UNITS)]
-
-
-def _trying(request: Request) -> Trying:
-    """Return how cuts are made on the way to a choice: as the one that is written."""
-    choice = request.choice
-    return Trying(
-        refit=choice.refit,
-        effect=choice.effect,
-        contract=request.contract,
-        fuse=request.fuse,
-        recovering=_recovering(request),
-        given=choice.given,
-    )
-
-
-def _recovering(request: Request) -> Recovering | None:
-    """Return how a training is made; its state is kept where it is the only one."""
-    choice, output = request.choice, request.writing.output
-    if choice.recover is None:
-        return None
-    trains_many = choice.wish is not None and choice.wish.max_drift is not None
-    state = None if output is None or trains_many else beside(output)
-    return Recovering(choice.recover, request.run.seed, state, choice.resume)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking.request import BenchRequest
+from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.data.calibration import Calibration, calibration_data

@@ -57,24 +57,24 @@ class LayerSummary:
     params_share: float
     operations_share: float | None
 
+    @classmethod
+    def every(cls, analysis: Analysis) -> tuple[LayerSummary, ...]:
+        """Return the layers of a model, stack by stack; none where only a record of an earlier version has them."""
+        try:
+            found = layers(analysis.sites)
+        except RefusedError:
+            return ()
+        elements = stored_size(analysis.model).elements
+        costs = _costs(analysis) if found else {}
+        every = {title: None for layer in found.values() for title in _titles(layer)}
+        return tuple(
+            _summary(layer, [title for title in every if title not in _titles(layer)], elements, costs)
+            for layer in found.values()
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready data: an entry of "layers" in `inspect --json`."""
         return asdict(self)
-
-
-def summaries(analysis: Analysis) -> tuple[LayerSummary, ...]:
-    """Return the layers of a model, stack by stack; nothing where only a record of an earlier version tells them."""
-    try:
-        found = layers(analysis.sites)
-    except RefusedError:
-        return ()
-    elements = stored_size(analysis.model).elements
-    costs = _costs(analysis) if found else {}
-    every = {title: None for layer in found.values() for title in _titles(layer)}
-    return tuple(
-        _summary(layer, [title for title in every if title not in _titles(layer)], elements, costs)
-        for layer in found.values()
-    )
 
 
 def _titles(layer: Layer) -> list[str]:
@@ -163,6 +163,20 @@ class EarlyExits:
     refused: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
 
+    @classmethod
+    def of(cls, loaded: LoadedModel, analysis: Analysis) -> EarlyExits:
+        """The early exits of a model that was analysed."""
+        if not has_bodies(loaded.proto):
+            return cls((), {}, {})
+        with analysing(loaded.proto, loaded.name):
+            exits = exits_of(analysis.view, analysis.sites)
+        refused = {item.node: item.reason for item in exits.refused}
+        if not exits.exits:
+            return cls((), refused, {})
+        counting = _Counting(loaded, analysis, exits)
+        found = tuple(counting.described(item) for item in exits.exits)
+        return cls(found, refused, {name: value.shape for name, value in counting.feed.items()})
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data: what `inspect --json` has under "early_exits"."""
         return {
@@ -188,21 +202,7 @@ def find_exits(model: ModelLike) -> EarlyExits:
     loaded = open_structure(model)
     if not has_bodies(loaded.proto):
         return EarlyExits((), {}, {})
-    return exits_in(loaded, analysis_of(loaded))
-
-
-def exits_in(loaded: LoadedModel, analysis: Analysis) -> EarlyExits:
-    """The early exits of a model that was analysed."""
-    if not has_bodies(loaded.proto):
-        return EarlyExits((), {}, {})
-    with analysing(loaded.proto, loaded.name):
-        exits = exits_of(analysis.view, analysis.sites)
-    refused = {item.node: item.reason for item in exits.refused}
-    if not exits.exits:
-        return EarlyExits((), refused, {})
-    counting = _Counting(loaded, analysis, exits)
-    found = tuple(counting.described(item) for item in exits.exits)
-    return EarlyExits(found, refused, {name: value.shape for name, value in counting.feed.items()})
+    return EarlyExits.of(loaded, analysis_of(loaded))
 
 
 class _Counting:

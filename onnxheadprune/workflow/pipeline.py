@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 
 NOT_VALIDATED = "skipped (--no-validate)"
+Ready: TypeAlias = Callable[[PruneResult], None]
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,6 @@ def _is_unseen(data: DataSource) -> bool:
 def _validation_note(verdict: Validation | None) -> tuple[str, str]:
     """The metadata entry that tells of a proof, and that there was none."""
     return VALIDATION_KEY, NOT_VALIDATED if verdict is None else verdict.stamp()
-
-
-Ready: TypeAlias = Callable[[PruneResult], None]
 
 
 @one_call()

@@ -27,7 +27,7 @@ from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Target
 from onnxheadprune.workflow.pipeline import carried_through, seal_refits
-from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Tokens, Writing
 from onnxheadprune.workflow.result import PruneResult
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def prune(  # noqa: D417 the decorator documents the settings
             recover,
             resume,
             exit=exit,
-            tokens=tokens_of(vocab, vocab_size, token_ids),
+            tokens=Tokens.of(vocab, vocab_size, token_ids),
         ),
         Contract(cache, allow_io_change),
         fuse,

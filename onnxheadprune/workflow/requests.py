@@ -42,14 +42,17 @@ class Tokens:
     inputs: tuple[str, ...] = ()
     rows: int | None = None
 
-
-def tokens_of(
-    vocab: str | os.PathLike[str] | Sequence[int] | None, vocab_size: int | None, token_ids: str | None
-) -> Tokens | None:
-    """Return which tokens are kept, by the settings of these names; None where all are."""
-    if vocab is None and vocab_size is None:
-        return None
-    return Tokens(vocab, vocab_size, () if token_ids is None else (token_ids,))
+    @classmethod
+    def of(
+        cls,
+        vocab: str | os.PathLike[str] | Sequence[int] | None,
+        vocab_size: int | None,
+        token_ids: str | None,
+    ) -> Tokens | None:
+        """Return which tokens are kept, by the settings of these names; None where all are."""
+        if vocab is None and vocab_size is None:
+            return None
+        return cls(vocab, vocab_size, () if token_ids is None else (token_ids,))
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,26 @@ class Choice:
     decided: Chosen | None = None
     exit: int | None = None
     tokens: Tokens | None = None
+
+    @classmethod
+    def of(
+        cls, cut: Cut, *, recover: str | None = None, time: str | None = None, resume: bool = False
+    ) -> Choice:
+        """Return what to remove, and how the remaining weights are adjusted.
+
+        Raises:
+            UsageError: if scores, a measure or a spec cannot be read.
+        """
+        return cls(
+            combined(cut.heads, {"neurons": cut.neurons, "experts": cut.experts}, cut.layers),
+            _wish_of(cut),
+            cut.refit,
+            measure_of(cut.drift),
+            budget_of(recover, time),
+            resume,
+            exit=cut.exit,
+            tokens=Tokens.of(cut.vocab, cut.vocab_size, cut.token_ids),
+        )
 
 
 @dataclass(frozen=True)
@@ -148,25 +171,10 @@ class Request:
     proving: Proving = field(default_factory=Proving)
     writing: Writing = field(default_factory=Writing)
 
-
-def choice_of(
-    cut: Cut, *, recover: str | None = None, time: str | None = None, resume: bool = False
-) -> Choice:
-    """Return what to remove, and how the remaining weights are adjusted.
-
-    Raises:
-        UsageError: if scores, a measure or a spec cannot be read.
-    """
-    return Choice(
-        combined(cut.heads, {"neurons": cut.neurons, "experts": cut.experts}, cut.layers),
-        _wish_of(cut),
-        cut.refit,
-        measure_of(cut.drift),
-        budget_of(recover, time),
-        resume,
-        exit=cut.exit,
-        tokens=tokens_of(cut.vocab, cut.vocab_size, cut.token_ids),
-    )
+    @classmethod
+    def of(cls, cut: Cut, choice: Choice, run: Run, proving: Proving, writing: Writing) -> Request:
+        """Return what one `prune` is asked for; `choice` is that of the cut, and may say more."""
+        return cls(choice, Contract(cut.cache, cut.allow_io_change), cut.fuse, run, proving, writing)
 
 
 def _wish_of(cut: Cut) -> Wish | None:
@@ -200,11 +208,6 @@ def requirements_of(selecting: Selecting) -> Requirements:
         units=frozenset(selecting.units),
         method=selecting.method,
     )
-
-
-def request_of(cut: Cut, choice: Choice, run: Run, proving: Proving, writing: Writing) -> Request:
-    """Return what one `prune` is asked for; `choice` is that of the cut, and may say more."""
-    return Request(choice, Contract(cut.cache, cut.allow_io_change), cut.fuse, run, proving, writing)
 
 
 def measure_of(drift: str | None) -> Measure | None:

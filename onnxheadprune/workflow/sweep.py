@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.executors import run_all

@@ -15,7 +15,6 @@ import pytest
 
 from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, bench, prune
 from onnxheadprune.benchmarking import entry, measure, runner
-from onnxheadprune.benchmarking.gate import speed_gates
 from onnxheadprune.benchmarking.measure import Series, measure_round, warm_up
 from onnxheadprune.reporting.figure import save_figure
 from onnxheadprune.reporting.pictures.latency import plot_latency
@@ -170,8 +169,8 @@ def test_a_much_smaller_model_is_faster() -> None:
     result = bench(heavy, light, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False, threads=1)
     assert result.verdict(1) == "faster"
     assert result.guaranteed(1) > 1.2
-    assert [gate.passed for gate in speed_gates(result, 1.5)] == [True]
-    assert [gate.passed for gate in speed_gates(result, 100)] == [False]
+    assert [gate.passed for gate in result.gates(1.5)] == [True]
+    assert [gate.passed for gate in result.gates(100)] == [False]
     slower = bench(light, heavy, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False, threads=1)
     assert slower.verdict(1) == "slower"
 

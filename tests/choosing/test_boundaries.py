@@ -15,7 +15,7 @@ from onnxheadprune.choosing.activations import kept as kept_module
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage, Walk
 from onnxheadprune.choosing.activations.chain import Chain, Cut, Outcome
 from onnxheadprune.choosing.activations.kept import Kept, Room, Shelf
-from onnxheadprune.choosing.activations.linear import linear_at
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.compensation.compensate import compensate
 from onnxheadprune.edit.extract import with_stored
@@ -202,7 +202,7 @@ def test_nodes_in_front_of_a_stage_run_once() -> None:
                 ran += len(small.graph.node)
                 return super()._session(small)
 
-        linears = [linear_at(node) for node in view.main.nodes if node.op_type == "MatMul"]
+        linears = [Linear.at(node) for node in view.main.nodes if node.op_type == "MatMul"]
         stages = [Stage((item.source,), (item.node,), (item.source,)) for item in linears if item is not None]
         walk = Walk(Counting(view, HERE), Boundaries(view, stages), calibration.feeds, {})
         for stage in range(len(stages)):

@@ -13,7 +13,7 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
-from onnxheadprune.choosing.activations.linear import Linear, linear_at
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Centred, Moments, Ridge
 from onnxheadprune.choosing.compensation import pair
 from onnxheadprune.choosing.compensation.compensate import compensate
@@ -56,7 +56,7 @@ def linear(form: str) -> tuple[ModelProto, Linear]:
         arrays["s"] = np.float32([0.01, 0.02, 0.5, 0.1] if many else 0.02)
         arrays["z"] = np.int8([3, 0, -5, 1] if many else 7)
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items())
-    (found,) = filter(None, map(linear_at, view_of(model).main.nodes))
+    (found,) = filter(None, map(Linear.at, view_of(model).main.nodes))
     return model, found
 
 

@@ -7,15 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from onnxheadprune.choosing import effort as effort_module
+from onnxheadprune.choosing import curves as effort_module
 from onnxheadprune.choosing.activations.contexts import context_moments
-from onnxheadprune.choosing.curves import measured_paths
-from onnxheadprune.choosing.effort import (
+from onnxheadprune.choosing.curves import (
     LEAST_TO_MEASURE,
     MOST_WORK,
     POINTS,
     Effort,
     Work,
+    measured_paths,
     positions_per_sample,
 )
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.quantized import Grid, Levels
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.activations.linear import linear_at
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.compensation.fit import fit, on_grid
 from onnxheadprune.model.load import LoadedModel
@@ -99,7 +99,7 @@ def made(form: str) -> Any:
 @pytest.mark.parametrize("form", FORMS)
 def test_a_map_is_what_it_computes(form: str) -> None:
     model = made(form)
-    found = [item for node in view_of(model).main.nodes if (item := linear_at(node)) is not None]
+    found = [item for node in view_of(model).main.nodes if (item := Linear.at(node)) is not None]
     assert len(found) == 1, [node.op_type for node in model.graph.node]
     (linear,) = found
     x = RANDOM.standard_normal((40, K)).astype(np.float32)
@@ -117,7 +117,7 @@ def test_a_map_is_what_it_computes(form: str) -> None:
 
 @pytest.mark.parametrize("form", ["MatMulInteger", "MatMulNBits with zero points"])
 def test_what_is_written_reads_as_the_nearest_levels(form: str) -> None:
-    linear = next(item for node in view_of(made(form)).main.nodes if (item := linear_at(node)) is not None)
+    linear = next(item for node in view_of(made(form)).main.nodes if (item := Linear.at(node)) is not None)
     before, grid = linear.matrix.read(), linear.matrix.grid()
     assert grid is not None
     wanted = before + RANDOM.standard_normal(before.shape) * 0.02
@@ -174,7 +174,7 @@ def test_a_bias_that_comes_late_or_is_shared_is_counted() -> None:
     for name in "wvbcg":
         array = RANDOM.standard_normal((4, 4)).astype(np.float32) if name in "wv" else bias
         model.graph.initializer.append(numpy_helper.from_array(array, name))
-    late, shared = (item for node in view_of(model).main.nodes if (item := linear_at(node)) is not None)
+    late, shared = (item for node in view_of(model).main.nodes if (item := Linear.at(node)) is not None)
     assert late.is_late and late.other is not None and late.out.name == "a"
     np.testing.assert_allclose(late.read_offset(), -bias)
     np.testing.assert_allclose(late.read_bias(), bias)

@@ -16,8 +16,7 @@ from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Limits, allocate, keep_per_site
-from onnxheadprune.choosing.curves import measured_paths
-from onnxheadprune.choosing.effort import Effort
+from onnxheadprune.choosing.curves import Effort, measured_paths
 from onnxheadprune.choosing.scoring.moves import Step, path_by_worth
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.scores import HeadScores
@@ -299,7 +298,7 @@ def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
 
 
 def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
-    from onnxheadprune.choosing.activations.linear import linear_of
+    from onnxheadprune.choosing.activations.linear import Linear
     from onnxheadprune.choosing.curves import _refits
     from onnxheadprune.data.drift import EffectMeter
     from onnxheadprune.edit.extract import with_stored
@@ -312,7 +311,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     steps = reconstruction_paths(sites[0], moments[0])[0][:1]
     (found,) = measured_paths(view, [sites[0]], {0: [steps]}, moments, Evidence(data, HERE), ALL)[0]
     (projection,), (moment,) = sites[0].projections, moments[0]
-    linear = linear_of(projection)
+    linear = Linear.of(projection)
     assert linear is not None
     (refit,) = _refits(projection, linear, moment, steps)
     changed = Session(with_stored(view.model, refit), HERE)

@@ -18,7 +18,6 @@ from onnx import helper, numpy_helper
 
 from onnxheadprune import UsageError, Wish, bench, inspect, prune
 from onnxheadprune.benchmarking import measure, runner
-from onnxheadprune.benchmarking.gate import speed_gates
 from onnxheadprune.benchmarking.measure import Ratio
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
 from onnxheadprune.model.load import open_structure
@@ -216,7 +215,7 @@ def test_noise_reaches_no_wish() -> None:
 def test_bench_wishes_and_limits_name_one_number() -> None:
     result = bench(heavy(), heavy(4), heavy(), **SHORT)
     for index in (1, 2):
-        gate = speed_gates(result, 1.5)[index - 1]
+        gate = result.gates(1.5)[index - 1]
         assert gate.value == result.speedup(index).value == result.guaranteed(index)
         assert result.to_dict()["guaranteed"][str(index)] == gate.value
         assert gate.passed == result.speedup(index).reaches(1.5)

@@ -13,7 +13,7 @@ from onnx import ModelProto, numpy_helper, parser
 from onnxheadprune import prune
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage, Walk
-from onnxheadprune.choosing.activations.linear import feeders, linear_of
+from onnxheadprune.choosing.activations.linear import Linear, feeders
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.activations.parts import Parts, part
 from onnxheadprune.choosing.compensation import fit
@@ -97,7 +97,7 @@ def feeds(count: int = 12, width: int = 12) -> list[dict[str, Any]]:
 def found_in(model: ModelProto, data: Any, heads: tuple[int, ...]) -> tuple[Any, Any, Any, Values | None]:
     view, sites, calibration = toys_scores.parts(model, data)
     projection = sites[0].projections[0]
-    linear = linear_of(projection)
+    linear = Linear.of(projection)
     assert linear is not None
     channels = [projection.channels[head] for head in heads]
     task = Task("the projection", linear, sites[0], projection, heads)

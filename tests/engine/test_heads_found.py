@@ -15,7 +15,7 @@ from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.choosing.activations.linear import linear_of
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN, STATIC
@@ -166,7 +166,7 @@ def test_maps_per_head_are_added_up(spelled: str) -> None:
     pruned = apply_plan(analyse(model, {0: [1]}, "declared").plan, model)
     onnx.checker.check_model(pruned, full_check=True)
     # A refit knows maps of one matrix.
-    assert linear_of(inspect(model)[0].projections[0]) is None
+    assert Linear.of(inspect(model)[0].projections[0]) is None
 
 
 def _block(net: Net, x: Any, length: Any = None, after: Callable[[Any], Any] = lambda merged: merged) -> Any:

@@ -17,7 +17,7 @@ from onnxheadprune.data.splicing import (
     ENOUGH,
     MOST_COPIES,
     MOST_WORK,
-    sequences_of,
+    Sequences,
     with_spliced,
 )
 from onnxheadprune.errors import UsageError
@@ -77,7 +77,7 @@ def test_left_padding_and_other_positions_are_told_apart() -> None:
     for feed in feeds:
         for name in feed:
             feed[name] = np.stack([np.roll(row, np.sum(row == 0)) for row in feed[name]])
-    found = sequences_of(calibration_data(feeds, view_of(toys_recovery.encoder())))
+    found = Sequences.of(calibration_data(feeds, view_of(toys_recovery.encoder())))
     assert found is not None and all(row["input_ids"][0] == toys_recovery.FIRST for row in found.rows)
 
 
@@ -112,7 +112,7 @@ def test_sequences_keep_what_is_empty_and_no_cache_that_is_filled() -> None:
 
     feeds = list(Batches(with_cache(0)).round(1, np.random.default_rng(0)))
     assert all(feed[cache.name].shape == (len(feed["input_ids"]), 2, 0, 4) for feed in feeds)
-    assert sequences_of(with_cache(1)) is None
+    assert Sequences.of(with_cache(1)) is None
 
 
 @pytest.mark.parametrize("rows", [8, 20])

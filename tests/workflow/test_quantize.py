@@ -17,7 +17,7 @@ from rich.console import Console
 from onnxheadprune import RefusedError, UsageError, Wish, combine, inspect, prune, quantize, validate
 from onnxheadprune.attention.quantized import packed_again, packed_matrix, unpacked
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.activations.linear import linear_at
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.records import QUANTIZED_KEY, VALIDATION_KEY, quantized_record
 from onnxheadprune.reporting.combination import combine_report
 from onnxheadprune.runtime import quantizing
@@ -47,7 +47,7 @@ def rounded(request: pytest.FixtureRequest, toy: Path) -> onnx.ModelProto:
 
 
 def maps(model: onnx.ModelProto) -> list[Any]:
-    return [linear for node in view_of(model).main.nodes if (linear := linear_at(node)) is not None]
+    return [linear for node in view_of(model).main.nodes if (linear := Linear.at(node)) is not None]
 
 
 def test_a_quantized_model_is_written_with_a_record(toy: Path, tmp_path: Path) -> None:

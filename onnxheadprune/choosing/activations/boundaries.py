@@ -23,6 +23,8 @@ from onnxheadprune.runtime.feeds.generate import Feed
 
 NEVER = 2**31
 """The entry of a node that lies in front of no stage."""
+Reader: TypeAlias = Callable[[int], dict[str, Array]]
+"""Gives values for a feed, by name: the wanted ones, those that cross to the stage, and the feed itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,10 +192,6 @@ class Flow:
             return [reader for value in node.results for reader in self.users(value) if reader not in known]
 
         return reachable([node for node in nodes if node not in known], readers)
-
-
-Reader: TypeAlias = Callable[[int], dict[str, Array]]
-"""Gives values for a feed, by name: the wanted ones, those that cross to the stage, and the feed itself."""
 
 
 class Walk:

@@ -18,7 +18,7 @@ from onnx import helper
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.kept import Kept, Room
-from onnxheadprune.choosing.activations.linear import linear_of
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.parts import NOTHING, Parts, context_of, run_feed
 from onnxheadprune.data.drift import EffectMeter, Measured
 from onnxheadprune.model.graph.view import Node, Value
@@ -220,7 +220,6 @@ class Chain:
     def _carried(
         self, place: int, values: Mapping[str, Array], own: dict[str, Array], cut: Cut, source: str
     ) -> dict[str, Array]:
-        """The values of a cut that differ at a place."""
         names = [name for name in self._names(place) if name in self._altered[self._order[cut.site]]]
         found = self._run(place, {**values, **own, **cut.weights}, names, cut, tuple(own), source)
         return {name: found[name] for name in names}
@@ -284,7 +283,7 @@ def changed_by_cut(site: Site) -> Iterator[Node]:
         return
     for projection in site.projections:
         yield projection.node
-        linear = linear_of(projection)
+        linear = Linear.of(projection)
         if linear is not None and linear.bias is not None:
             yield from (use.node for use in linear.bias.stored.consumers)
 

@@ -14,7 +14,7 @@ from onnxheadprune.attention.quantized import numbers_of
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain
-from onnxheadprune.choosing.activations.linear import linear_of
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError, Rows, gather
 from onnxheadprune.choosing.activations.parts import Parts, Running, context_of, require_main
 from onnxheadprune.data.calibration import Calibration
@@ -29,6 +29,10 @@ from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.progress import Progress, silent
 
 AnySite = TypeVar("AnySite", bound=Site)
+INSTEAD = (
+    "with what there is, name what to remove and add --refit: a stronger ridge is used then, or biases alone are"
+    " adjusted"
+)
 
 
 def context_moments(
@@ -125,7 +129,7 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     Raises:
         RefusedError: if they are in no form that is understood.
     """
-    linear = linear_of(projection)
+    linear = Linear.of(projection)
     if linear is not None:
         return linear.matrix.read()
     node = projection.node
@@ -189,12 +193,6 @@ def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
         .astype(np.float64)
     )
     return np.asarray(result[:rows] - result[rows:])
-
-
-INSTEAD = (
-    "with what there is, name what to remove and add --refit: a stronger ridge is used then, or biases alone are"
-    " adjusted"
-)
 
 
 def measurable(

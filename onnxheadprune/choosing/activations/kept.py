@@ -60,7 +60,6 @@ class Shelf(MutableMapping[str, Array]):
     """Arrays by name, in memory up to a bound and beyond it in a file."""
 
     def __init__(self, room: Room) -> None:
-        """An empty shelf."""
         self._kept = Kept(room)
         self._names: dict[str, None] = {}
 
@@ -81,7 +80,6 @@ class Shelf(MutableMapping[str, Array]):
         self._names[name] = None
 
     def __delitem__(self, name: str) -> None:
-        """Forgets an array."""
         del self._names[name]
         self._kept.drop(name)
 
@@ -90,7 +88,6 @@ class Shelf(MutableMapping[str, Array]):
         return iter(self._names)
 
     def __len__(self) -> int:
-        """Return how many there are."""
         return len(self._names)
 
 
@@ -106,7 +103,6 @@ class Kept:
         """Held by who moves in the file."""
 
     def __contains__(self, key: Hashable) -> bool:
-        """Return whether something was kept for a key."""
         return key in self._found
 
     def in_memory(self, key: Hashable) -> bool:

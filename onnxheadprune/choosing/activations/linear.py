@@ -172,6 +172,33 @@ class Linear:
     is_late: bool = False
     joint: Node | None = None
 
+    @classmethod
+    def of(cls, projection: Projection) -> Linear | None:
+        """A site's output projection as a linear map, None where its weights are in no form to rewrite."""
+        if projection.weight is None:
+            return None
+        return _linear(projection.node, *projection.activation, *projection.weight)
+
+    @classmethod
+    def at(cls, node: Node) -> Linear | None:
+        """A node as a linear map with stored weights, None if it is none or they are in no form to rewrite."""
+        found = contraction_of(node)
+        if found is None or len(found.terms) != 2:
+            return None
+        terms = [(index, axes) for index, axes in found.terms]
+        for (source, left), (weight, right) in (terms, terms[::-1]):
+            operand = node.inputs[weight]
+            if operand is not None and operand.is_constant:
+                letters = sorted(found.contracted, key=lambda letter: left.index(letter))
+                return _linear(
+                    node,
+                    source,
+                    tuple(left.index(letter) for letter in letters),
+                    weight,
+                    tuple(right.index(letter) for letter in letters),
+                )
+        return None
+
     @property
     def is_free(self) -> bool:
         """True if the weights can change by themselves, and rows and columns are where they are looked for."""
@@ -201,33 +228,6 @@ class Linear:
         return self.bias.written(bias.reshape(1, -1))
 
 
-def linear_of(projection: Projection) -> Linear | None:
-    """A site's output projection as a linear map, None where its weights are in no form to rewrite."""
-    if projection.weight is None:
-        return None
-    return _linear(projection.node, *projection.activation, *projection.weight)
-
-
-def linear_at(node: Node) -> Linear | None:
-    """A node as a linear map with stored weights, None if it is none or they are in no form to rewrite."""
-    found = contraction_of(node)
-    if found is None or len(found.terms) != 2:
-        return None
-    terms = [(index, axes) for index, axes in found.terms]
-    for (source, left), (weight, right) in (terms, terms[::-1]):
-        operand = node.inputs[weight]
-        if operand is not None and operand.is_constant:
-            letters = sorted(found.contracted, key=lambda letter: left.index(letter))
-            return _linear(
-                node,
-                source,
-                tuple(left.index(letter) for letter in letters),
-                weight,
-                tuple(right.index(letter) for letter in letters),
-            )
-    return None
-
-
 def feeders(value: Value) -> tuple[Linear, ...]:
     """The linear maps that a value is made of with no other one in between, in graph order.
 
@@ -239,7 +239,7 @@ def feeders(value: Value) -> tuple[Linear, ...]:
         node = item.producer
         if node is None or item.is_constant:
             return []
-        linear = linear_at(node)
+        linear = Linear.at(node)
         if linear is None:
             return contents_of(node)
         found[node.index] = linear

@@ -25,7 +25,7 @@ from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.chain import Cut, changed_by_cut
 from onnxheadprune.choosing.activations.contexts import missing
 from onnxheadprune.choosing.activations.kept import Room, Shelf
-from onnxheadprune.choosing.activations.linear import Linear, linear_of
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import LARGE, Moments, NotFiniteError
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.compensation.fit import Fit, fit, fit_values
@@ -256,7 +256,6 @@ class _Work:
 
 
 def _widest(todo: Sequence[Task]) -> int:
-    """Inputs of the widest map."""
     return max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
 
 
@@ -275,14 +274,13 @@ def _inputs_of(task: Task) -> int:
 
 
 def _weights_of(todo: Sequence[Task]) -> int:
-    """Weights of all maps."""
     return sum(math.prod(task.linear.matrix.shape) for task in todo if task.linear is not None)
 
 
 def _silent_maps(sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> list[Linear]:
     """The projections of sites that lose all their units, where their weights can be written."""
     gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_units]
-    found = (linear_of(projection) for site in gone for projection in site.projections)
+    found = (Linear.of(projection) for site in gone for projection in site.projections)
     return [item for item in found if item is not None and not item.matrix.shared]
 
 

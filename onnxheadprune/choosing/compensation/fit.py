@@ -26,6 +26,17 @@ STRONG = STRENGTHS[4:]
 the bias alone, and none."""
 LARGE = 2048
 """Inputs from which on every other strength is tried: each takes seconds then."""
+DAMPING = 1e-2
+"""Added to the covariance, relative to its mean diagonal."""
+BLOCK = 64
+"""Rows that are rounded before the rest is told."""
+Ints = npt.NDArray[np.int_]
+STEPS = 4
+"""Steps of the solver; with its preconditioner three are as good as twenty."""
+PULLS = (0.03, 0.1, 0.3, 1.0, 3.0)
+"""Pulls to choose from, relative to the mean variance of the features."""
+FLOOR = 1e-3
+"""Least size of a column's effect, relative to the mean, for which it is scaled up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,12 +204,6 @@ def _shift(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Matrix6
     return None if bias is None else (moments.y_sum - moments.x_sum @ weight) / total
 
 
-DAMPING = 1e-2
-"""Added to the covariance, relative to its mean diagonal."""
-BLOCK = 64
-"""Rows that are rounded before the rest is told."""
-
-
 def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -> Matrix64:
     """Weights that can be stored, near to given ones in what they make of the data.
 
@@ -228,15 +233,6 @@ def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -
             left[row + 1 : stop] -= np.outer(factor[row, row + 1 : stop], errors[row - start])
         left[stop:] -= factor[start:stop, stop:].T @ errors
     return found
-
-
-Ints = npt.NDArray[np.int_]
-STEPS = 4
-"""Steps of the solver; with its preconditioner three are as good as twenty."""
-PULLS = (0.03, 0.1, 0.3, 1.0, 3.0)
-"""Pulls to choose from, relative to the mean variance of the features."""
-FLOOR = 1e-3
-"""Least size of a column's effect, relative to the mean, for which it is scaled up."""
 
 
 @dataclass(frozen=True, eq=False)

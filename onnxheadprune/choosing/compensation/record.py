@@ -183,7 +183,6 @@ def _write(model: ModelProto, record: RefitRecord) -> None:
 
 
 def _slices_of(plan: PrunePlan) -> Iterator[SliceTensor]:
-    """The cuts of stored tensors."""
     return (item.edit for item in plan.edits if isinstance(item.edit, SliceTensor))
 
 

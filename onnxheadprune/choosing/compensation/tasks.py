@@ -19,7 +19,7 @@ import numpy as np
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Flow
-from onnxheadprune.choosing.activations.linear import Linear, feeders, linear_at, linear_of
+from onnxheadprune.choosing.activations.linear import Linear, feeders
 from onnxheadprune.edit.side_by_side import counts_where
 from onnxheadprune.liveness.readers import contents_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
@@ -120,7 +120,7 @@ def tasks(
             kept = np.flatnonzero(projection.live_without(units).reshape(-1))
             left = tuple(unit for unit in range(site.num_units) if unit not in units)
             found[projection.node.index] = Task(
-                projection.node.label, linear_of(projection), site, projection, left, tuple(kept.tolist())
+                projection.node.label, Linear.of(projection), site, projection, left, tuple(kept.tolist())
             )
     routers = (
         projection.node.index
@@ -134,7 +134,7 @@ def tasks(
     for node in view.main.nodes:
         at = node.index
         if at > first and at not in found and at not in attention and gone.spares(node):
-            linear = linear_at(node)
+            linear = Linear.at(node)
             if linear is not None:
                 found[at] = Task(node.label, linear)
     for run in gone.runs(view) if which == "all" else ():
@@ -160,7 +160,7 @@ def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Itera
     todo = tasks(view, sites, heads, readers)
     # A site may have been refitted before it went as a whole, and its projection's bias stays.
     gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_units]
-    todo += [Task(item.node.label, linear_of(item)) for site in gone for item in site.projections]
+    todo += [Task(item.node.label, Linear.of(item)) for site in gone for item in site.projections]
     found: set[str] = set()
     for task in todo:
         if task.linear is None or task.obstacle() is not None:
@@ -172,32 +172,6 @@ def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Itera
             makers = (item for item in feeders(task.linear.source) if readers[item.node.index] < 2)
             found.update(item.matrix.stored.name for item in makers if item.is_free)
     return frozenset(found)
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """Sublayers that go one behind the other.
-
-    Attributes:
-        front: the map that stays and is the last in front to add to the stream.
-        gone: the last maps of the sublayers that go, in the order in which they add to the stream.
-        keys: how a spec names the sites of these.
-    """
-
-    front: Linear
-    gone: tuple[Linear, ...]
-    keys: tuple[str, ...]
-
-    @property
-    def passed(self) -> tuple[Value, ...]:
-        """What tells how the stream goes from the front through the run once that is gone."""
-        others = (linear.other for linear in (self.front, *self.gone))
-        return (self.front.out, *(other for other in others if other is not None))
-
-    @property
-    def values(self) -> tuple[Value, ...]:
-        """The same, and what tells how the stream was behind the run."""
-        return (*self.passed, self.gone[-1].out)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,12 +244,38 @@ class Emptied:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Sublayers that go one behind the other.
+
+    Attributes:
+        front: the map that stays and is the last in front to add to the stream.
+        gone: the last maps of the sublayers that go, in the order in which they add to the stream.
+        keys: how a spec names the sites of these.
+    """
+
+    front: Linear
+    gone: tuple[Linear, ...]
+    keys: tuple[str, ...]
+
+    @property
+    def passed(self) -> tuple[Value, ...]:
+        """What tells how the stream goes from the front through the run once that is gone."""
+        others = (linear.other for linear in (self.front, *self.gone))
+        return (self.front.out, *(other for other in others if other is not None))
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """The same, and what tells how the stream was behind the run."""
+        return (*self.passed, self.gone[-1].out)
+
+
 def _writers(view: GraphView, maps: Mapping[Node, Site]) -> dict[Node, Linear]:
     """The maps that add to a stream, each by an addition of its own."""
     projections = {item.node: item for site in maps.values() for item in site.projections}
     found: dict[Node, Linear] = {}
     for node in view.main.nodes:
-        linear = linear_of(projections[node]) if node in projections else linear_at(node)
+        linear = Linear.of(projections[node]) if node in projections else Linear.at(node)
         if linear is not None and linear.joint is not None:
             found[node] = linear
     joints = Counter(linear.joint for linear in found.values())
@@ -297,7 +297,7 @@ def _before(value: Value, joints: Mapping[Node, Linear]) -> Linear | None:
             return None
         if node in joints:
             found.add(joints[node])
-        elif linear_at(node) is not None:
+        elif Linear.at(node) is not None:
             return None
         else:
             waiting += contents_of(node)

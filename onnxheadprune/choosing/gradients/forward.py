@@ -33,6 +33,10 @@ from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.operators import annotated
 
+HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_TYPES = ("to", "dtype")
+"""Attributes that name the type of an output."""
+
 
 def forward_part(model: ModelProto, loss: str, parameters: Iterable[str]) -> ModelProto:
     """A model of what `loss` needs; parameters are inputs in their own type.
@@ -170,11 +174,6 @@ def _with_outputs(proto: NodeProto, outputs: Iterable[str]) -> NodeProto:
     del made.output[:]
     made.output.extend(outputs)
     return made
-
-
-HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-_TYPES = ("to", "dtype")
-"""Attributes that name the type of an output."""
 
 
 def widened(model: ModelProto, masters: frozenset[str]) -> ModelProto:

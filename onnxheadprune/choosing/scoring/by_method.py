@@ -38,7 +38,7 @@ from onnxheadprune.choosing.scoring.scores import (
     HeadScores,
     SiteScores,
 )
-from onnxheadprune.choosing.scoring.sensitivity import sensitivities
+from onnxheadprune.choosing.scoring.sensitivity import Sensitivity
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Evidence, Measure
 from onnxheadprune.errors import UsageError
@@ -50,58 +50,8 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.cutting import Method
 
-
-@dataclass(frozen=True, eq=False)
-class _SiteTask:
-    """Ablate the units of one site.
-
-    Attributes:
-        model: the model; a process that sees several sites of one model reads it once.
-        site: index of the site.
-        data: what to run on.
-        provider: where.
-        effect: the user's measure.
-    """
-
-    model: Sent
-    site: int
-    data: Calibration
-    provider: Provider
-    effect: Measure | None = None
-
-
-def site_tasks(
-    model: LoadedModel, sites: Sequence[Site], data: Calibration, provider: Provider, effect: Measure | None
-) -> list[_SiteTask]:
-    """A task per site.
-
-    Raises:
-        RefusedError: if the model is too large to be sent around, and has no file.
-    """
-    travelling = sent(model)
-    return [_SiteTask(travelling, site.index, data, provider, effect) for site in sites]
-
-
-def ablate(task: _SiteTask) -> npt.NDArray[np.float64]:
-    """The scores of the task's site."""
-    view, sites = _read(task.model)
-    return ablation_scores(view, sites.at(task.site), task.data, task.provider, task.effect)
-
-
 _CACHE: dict[str, tuple[GraphView, Sites]] = {}
-
-
-def _read(model: Sent) -> tuple[GraphView, Sites]:
-    if model.digest not in _CACHE:
-        _CACHE.clear()
-        loaded = arrived(model)
-        view = view_of(loaded)
-        _CACHE[model.digest] = view, sites_of(view, "the model")
-    return _CACHE[model.digest]
-
-
 Array = npt.NDArray[np.float64]
-
 _UNITS = {
     "weight": "share of the site's weights",
     "activation": "share of the site's activity",
@@ -111,9 +61,9 @@ _UNITS = {
     "frequency": "share of the site's choices",
     "random": "share of the site by chance",
 }
-
-
 INSTEAD = "the methods activation and fluctuation need no more than there is"
+GROUPS = 16
+"""Parts of a site of many units that are left out together: it costs about what one of so many heads does."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +126,7 @@ def scores_of(
         meter = EffectMeter(require_main_output(view), data.inputs, evidence.effect)
         made = _scores(model, sites, method, meter.name, _ablated(view, sites, evidence, how))
     elif method in (FISHER, TAYLOR):
-        found = sensitivities(view, sites, method, evidence, how.progress)
+        found = Sensitivity.of(view, sites, method, evidence, how.progress)
         made = _scores(model, sites, method, found.unit, [found.scores[site.index] for site in sites])
         made = replace(made, constant=found.constant)
     else:
@@ -254,6 +204,52 @@ def _by_original(site: Site, values: Array) -> tuple[float | None, ...]:
     return tuple(scores)
 
 
+def weight_scores(site: Site) -> Array:
+    """Share of a unit's rows in the energy of the map that sums units up: |W_o[h]|² / |W_o|².
+
+    Magnitude pruning (Han et al. 2015) with heads, or neurons, as groups. It needs no data and knows nothing of what
+    flows through the weights; the other methods are better wherever there is data.
+    """
+    total = np.zeros(site.num_units)
+    for projection in site.projections:
+        energy = np.square(projection_matrix(projection)).sum(axis=1)
+        total += [energy[list(channels)].sum() for channels in projection.channels]
+    return _shares(total)
+
+
+def _activation_scores(site: Site, moments: Sequence[Moments]) -> Array:
+    """Mean of |W_ij| |x_i| over the entries of a unit, as a share of the site's (Wanda, Sun et al. 2024).
+
+    |x_i| is the norm of a context channel over the calibration data.
+    """
+    total = np.zeros(site.num_units)
+    for projection, moment in zip(site.projections, moments, strict=True):
+        norms = np.sqrt(np.diag(moment.gram) / (moment.total or 1.0))
+        each = np.abs(projection_matrix(projection)).sum(axis=1) * norms
+        total += [each[list(channels)].sum() for channels in projection.channels]
+    return _shares(total)
+
+
+def _fluctuation_scores(site: Site, moments: Sequence[Moments]) -> Array:
+    """Var(x_i) |W_i|² over the channels of a unit, as a share of the site's (FLAP, An et al. 2024).
+
+    What a channel contributes on average, the bias can take over; only its fluctuation is lost.
+    """
+    total = np.zeros(site.num_units)
+    for projection, moment in zip(site.projections, moments, strict=True):
+        variance = np.diag(moment.centred().covariance)
+        each = variance * np.square(projection_matrix(projection)).sum(axis=1)
+        total += [each[list(channels)].sum() for channels in projection.channels]
+    return _shares(total)
+
+
+def _shares(values: Array) -> Array:
+    """As shares of the site, so that sites of different scale compare."""
+    total = values.sum()
+    shares: Array = values / total if total > 0 else np.full(len(values), 1 / max(len(values), 1))
+    return shares
+
+
 def _ablated(view: GraphView, sites: Sequence[Site], evidence: Evidence, how: Working) -> list[Array]:
     """Ablation scores per site, those of an interrupted run taken from its file."""
     data, provider, effect = evidence.data, evidence.provider, evidence.effect
@@ -279,18 +275,13 @@ def _ablated(view: GraphView, sites: Sequence[Site], evidence: Evidence, how: Wo
     return [kept.found[position] for position in range(len(sites))]
 
 
-GROUPS = 16
-"""Parts of a site of many units that are left out together: it costs about what one of so many heads does."""
-Scores = npt.NDArray[np.float64]
-
-
 def ablation_scores(
     view: GraphView,
     site: Site,
     data: Calibration,
     provider: Provider,
     effect: Measure | None = None,
-) -> Scores:
+) -> Array:
     """Return what silencing each present unit of a site does to the outputs, averaged over the data.
 
     Kullback-Leibler divergence on logits, one minus the cosine elsewhere, or the user's measure. The part of
@@ -322,54 +313,54 @@ def ablation_scores(
     return scores
 
 
-def _groups(site: Site, worth: Scores) -> list[tuple[int, ...]]:
+def _groups(site: Site, worth: Array) -> list[tuple[int, ...]]:
     """Units in groups of about equal size, those of like worth together; what can only go together is not parted."""
     together = sorted(site.units, key=lambda unit: (worth[list(unit)].mean(), unit))
     parts = np.array_split(np.arange(len(together)), min(GROUPS, len(together)))
     return [tuple(one for at in part for one in together[at]) for part in parts]
 
 
-def weight_scores(site: Site) -> Scores:
-    """Share of a unit's rows in the energy of the map that sums units up: |W_o[h]|² / |W_o|².
+@dataclass(frozen=True, eq=False)
+class _SiteTask:
+    """Ablate the units of one site.
 
-    Magnitude pruning (Han et al. 2015) with heads, or neurons, as groups. It needs no data and knows nothing of what
-    flows through the weights; the other methods are better wherever there is data.
+    Attributes:
+        model: the model; a process that sees several sites of one model reads it once.
+        site: index of the site.
+        data: what to run on.
+        provider: where.
+        effect: the user's measure.
     """
-    total = np.zeros(site.num_units)
-    for projection in site.projections:
-        energy = np.square(projection_matrix(projection)).sum(axis=1)
-        total += [energy[list(channels)].sum() for channels in projection.channels]
-    return _shares(total)
+
+    model: Sent
+    site: int
+    data: Calibration
+    provider: Provider
+    effect: Measure | None = None
 
 
-def _activation_scores(site: Site, moments: Sequence[Moments]) -> Scores:
-    """Mean of |W_ij| |x_i| over the entries of a unit, as a share of the site's (Wanda, Sun et al. 2024).
+def site_tasks(
+    model: LoadedModel, sites: Sequence[Site], data: Calibration, provider: Provider, effect: Measure | None
+) -> list[_SiteTask]:
+    """A task per site.
 
-    |x_i| is the norm of a context channel over the calibration data.
+    Raises:
+        RefusedError: if the model is too large to be sent around, and has no file.
     """
-    total = np.zeros(site.num_units)
-    for projection, moment in zip(site.projections, moments, strict=True):
-        norms = np.sqrt(np.diag(moment.gram) / (moment.total or 1.0))
-        each = np.abs(projection_matrix(projection)).sum(axis=1) * norms
-        total += [each[list(channels)].sum() for channels in projection.channels]
-    return _shares(total)
+    travelling = sent(model)
+    return [_SiteTask(travelling, site.index, data, provider, effect) for site in sites]
 
 
-def _fluctuation_scores(site: Site, moments: Sequence[Moments]) -> Scores:
-    """Var(x_i) |W_i|² over the channels of a unit, as a share of the site's (FLAP, An et al. 2024).
-
-    What a channel contributes on average, the bias can take over; only its fluctuation is lost.
-    """
-    total = np.zeros(site.num_units)
-    for projection, moment in zip(site.projections, moments, strict=True):
-        variance = np.diag(moment.centred().covariance)
-        each = variance * np.square(projection_matrix(projection)).sum(axis=1)
-        total += [each[list(channels)].sum() for channels in projection.channels]
-    return _shares(total)
+def ablate(task: _SiteTask) -> Array:
+    """The scores of the task's site."""
+    view, sites = _read(task.model)
+    return ablation_scores(view, sites.at(task.site), task.data, task.provider, task.effect)
 
 
-def _shares(values: Scores) -> Scores:
-    """As shares of the site, so that sites of different scale compare."""
-    total = values.sum()
-    shares: Scores = values / total if total > 0 else np.full(len(values), 1 / max(len(values), 1))
-    return shares
+def _read(model: Sent) -> tuple[GraphView, Sites]:
+    if model.digest not in _CACHE:
+        _CACHE.clear()
+        loaded = arrived(model)
+        view = view_of(loaded)
+        _CACHE[model.digest] = view, sites_of(view, "the model")
+    return _CACHE[model.digest]

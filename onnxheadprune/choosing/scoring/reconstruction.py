@@ -20,6 +20,8 @@ from onnxheadprune.choosing.scoring.moves import BOTH, Heads, Move, Step, cheape
 Matrix64 = npt.NDArray[np.float64]
 DAMPING = 1e-2
 """Added to the covariance, relative to its mean diagonal: what few data say about weak directions is noise."""
+STEPS = 64
+"""Steps from all units to few."""
 
 
 class Surgeon:
@@ -146,10 +148,6 @@ def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray
     if last:
         scores[last] = max(highest, (1.0 - before) / len(last))
     return scores
-
-
-STEPS = 64
-"""Steps from all units to few."""
 
 
 def wide_path(

@@ -15,8 +15,7 @@ from pathlib import PurePath
 from typing import Any, get_args
 
 from onnxheadprune.attention.heads import most_units
-from onnxheadprune.attention.sites import kinds
-from onnxheadprune.attention.sites.kinds import called, every_kind, key_of, kind_at
+from onnxheadprune.attention.sites.kinds import KINDS, called, every_kind, key_of, kind_at, kind_of_key
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import Html, card, line, one_line, squares, table
@@ -48,6 +47,15 @@ FORMAT = 1
 """Of the file."""
 MAX_SCORES = 2**26
 """Bytes of a file of scores; those of half a million units take half of it."""
+IMPORTED = "imported"
+DIGITS = 4
+"""Of the number of a site."""
+MOST_UNITS = 2**24
+"""Of all sites of a table; a few rows could name more than there is memory for."""
+COLUMNS = ("site", "unit", "score", "method", "means")
+"""Of a table that is written. "means" is `HeadScores.unit`; a table of others needs none of the last two."""
+UNITS = ("unit", "head")
+"""Columns that number the units of a site."""
 
 
 @one_line("index name scores")
@@ -237,15 +245,14 @@ class HeadScores:
         }
 
 
-IMPORTED = "imported"
-DIGITS = 4
-"""Of the number of a site."""
-MOST_UNITS = 2**24
-"""Of all sites of a table; a few rows could name more than there is memory for."""
-COLUMNS = ("site", "unit", "score", "method", "means")
-"""Of a table that is written. "means" is `HeadScores.unit`; a table of others needs none of the last two."""
-UNITS = ("unit", "head")
-"""Columns that number the units of a site."""
+def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
+    sites = []
+    for key, numbers in data.items():
+        index = _index_of(str(key), where)
+        if not isinstance(numbers, Sequence) or isinstance(numbers, str):
+            raise UsageError(f'{where} must be a mapping like {{"0": [0.5, 1.25]}} from sites to scores')
+        sites.append(SiteScores(index, "", _numbers(numbers, where)))
+    return HeadScores(IMPORTED, IMPORTED, "", tuple(sites))
 
 
 def _index(item: Mapping[str, Any], where: str) -> int:
@@ -260,25 +267,15 @@ def _index_of(key: str, where: str) -> int:
     Raises:
         UsageError: if it is no key.
     """
-    kind = kinds.kind_of_key(key)
+    kind = kind_of_key(key)
     number = key.removeprefix("" if kind is None else kind.KEY)
     if not (number.isascii() and number.isdecimal() and len(number) <= DIGITS):
-        other = kinds.KINDS[0]
+        other = KINDS[0]
         raise UsageError(
             f'{where} must name sites by number, as in {{"0": [0.5, 1.25]}}, or as in "{other.KEY}0" for the'
             f" {other.UNITS} of a {other.BLOCK}, not {key[:60]!r}; they must be a mapping from these to scores"
         )
     return int(number) + (0 if kind is None else kind.FROM)
-
-
-def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
-    sites = []
-    for key, numbers in data.items():
-        index = _index_of(str(key), where)
-        if not isinstance(numbers, Sequence) or isinstance(numbers, str):
-            raise UsageError(f'{where} must be a mapping like {{"0": [0.5, 1.25]}} from sites to scores')
-        sites.append(SiteScores(index, "", _numbers(numbers, where)))
-    return HeadScores(IMPORTED, IMPORTED, "", tuple(sites))
 
 
 def _numbers(values: Iterable[Any], where: str) -> tuple[float | None, ...]:
@@ -306,6 +303,41 @@ def read_scores(path: str | os.PathLike[str]) -> HeadScores:
         raise UsageError(f"the scores {path} are {error}") from error
 
 
+def _from_csv(text: str, where: str) -> HeadScores:
+    try:
+        return _from_rows(csv.DictReader(text.splitlines()), where)
+    except csv.Error as error:
+        raise UsageError(f"{where} are no CSV file: {error}") from error
+
+
+def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
+    column = next((name for name in UNITS if name in (rows.fieldnames or ())), None)
+    if column is None or not {"site", "score"} <= set(rows.fieldnames or ()):
+        raise UsageError(f"{where} need the columns site, head and score; unit may stand for head")
+    found: dict[str, dict[int, float]] = {}
+    told: dict[tuple[str, str], None] = {}
+    for number, row in enumerate(rows, 2):
+        try:
+            site, unit = row["site"].strip(), int(row[column])
+            if not 0 <= unit <= most_units(site):
+                raise ValueError(f"there is no {(kind_of_key(site) or every_kind()[0]).UNIT} {unit}")
+            found.setdefault(site, {})[unit] = float(row["score"])
+        except (TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"{where} are damaged in line {number}: {error!s:.200}") from error
+        told[(row.get("method") or IMPORTED, row.get("means") or IMPORTED)] = None
+    if sum(max(units) + 1 for units in found.values()) > MOST_UNITS:
+        raise UsageError(f"{where} number more than {MOST_UNITS:,} units, of which most have no score")
+    if len(told) > 1:
+        raise UsageError(
+            f"{where} mix scores of several methods, which cannot be compared; make a file of each"
+        )
+    read = _from_mapping(
+        {site: [units.get(unit) for unit in range(max(units) + 1)] for site, units in found.items()}, where
+    )
+    method, means = next(iter(told), (IMPORTED, IMPORTED))
+    return replace(read, method=method, unit=means)
+
+
 def write_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:
     """Writes a table where the file is called `.csv`, else JSON; what was there before stays until all is written.
 
@@ -331,40 +363,3 @@ def _as_csv(scores: HeadScores) -> str:
             if value is not None:
                 table.writerow((site.key, unit, repr(value), scores.method, scores.unit))
     return text.getvalue()
-
-
-def _from_csv(text: str, where: str) -> HeadScores:
-    try:
-        return _from_rows(csv.DictReader(text.splitlines()), where)
-    except csv.Error as error:
-        raise UsageError(f"{where} are no CSV file: {error}") from error
-
-
-def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
-    column = next((name for name in UNITS if name in (rows.fieldnames or ())), None)
-    if column is None or not {"site", "score"} <= set(rows.fieldnames or ()):
-        raise UsageError(f"{where} need the columns site, head and score; unit may stand for head")
-    found: dict[str, dict[int, float]] = {}
-    told: dict[tuple[str, str], None] = {}
-    for number, row in enumerate(rows, 2):
-        try:
-            site, unit = row["site"].strip(), int(row[column])
-            if not 0 <= unit <= most_units(site):
-                raise ValueError(
-                    f"there is no {(kinds.kind_of_key(site) or kinds.every_kind()[0]).UNIT} {unit}"
-                )
-            found.setdefault(site, {})[unit] = float(row["score"])
-        except (TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"{where} are damaged in line {number}: {error!s:.200}") from error
-        told[(row.get("method") or IMPORTED, row.get("means") or IMPORTED)] = None
-    if sum(max(units) + 1 for units in found.values()) > MOST_UNITS:
-        raise UsageError(f"{where} number more than {MOST_UNITS:,} units, of which most have no score")
-    if len(told) > 1:
-        raise UsageError(
-            f"{where} mix scores of several methods, which cannot be compared; make a file of each"
-        )
-    read = _from_mapping(
-        {site: [units.get(unit) for unit in range(max(units) + 1)] for site, units in found.items()}, where
-    )
-    method, means = next(iter(told), (IMPORTED, IMPORTED))
-    return replace(read, method=method, unit=means)

@@ -24,7 +24,7 @@ from onnxheadprune.settings.inputs import Inputs, Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Deploying
 from onnxheadprune.training.budget import Budget
-from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing, tokens_of
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Tokens, Writing
 
 MOST_WRITTEN = 500
 """Characters of an argument that a model card repeats."""
@@ -82,7 +82,7 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder; prune takes a single model")
     request = Request(
-        Choice(heads, wish, refit, effect, recover, tokens=tokens_of(vocab, vocab_size, token_ids)),
+        Choice(heads, wish, refit, effect, recover, tokens=Tokens.of(vocab, vocab_size, token_ids)),
         Contract(cache, allow_io_change),
         run=Run(provider, seed),
         proving=Proving(validate, accept_inconclusive, "accept_inconclusive=True"),

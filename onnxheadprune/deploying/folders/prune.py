@@ -271,9 +271,9 @@ def _otherwise(results: Sequence[FileResult], tokens: FolderTokens, asked: Folde
     if data is None:
         return None
     from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.workflow.vocabulary.otherwise import otherwise
+    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
-    return otherwise(trimmed, tokens.respelling, data, resolve_provider(asked.request.run.provider))
+    return Otherwise.of(trimmed, tokens.respelling, data, resolve_provider(asked.request.run.provider))
 
 
 def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads]:

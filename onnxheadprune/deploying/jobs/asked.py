@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from onnxheadprune.benchmarking.request import BenchRequest
+from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.choosing.scoring.score import scored_kinds
 from onnxheadprune.data.sources import files_read, kind_if_told, samples_for, with_own_tokenizer
 from onnxheadprune.deploying.jobs.keys import ValidateKeys
@@ -27,9 +27,7 @@ from onnxheadprune.workflow.requests import (
     Run,
     Writing,
     budget_of,
-    choice_of,
     measure_of,
-    request_of,
 )
 
 Document: TypeAlias = dict[str, Any]
@@ -105,9 +103,9 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
     keys, named = job.keys.prune, _heads_file(job)
     listed = None if keys.vocab is None else job.at(keys.vocab)
     cut = replace(keys, scores=scores, heads=keys.heads if named is None else str(named), vocab=listed)
-    return request_of(
+    return Request.of(
         cut,
-        choice_of(cut),
+        Choice.of(cut),
         Run(job.keys.provider, job.keys.seed, data),
         Proving(accept_inconclusive=keys.accept_inconclusive, acceptance=ACCEPTANCE),
         Writing(output, keys.external_data),

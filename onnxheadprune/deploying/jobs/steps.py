@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking.request import BenchRequest
+from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.scoring.executors import open_executor
 from onnxheadprune.choosing.scoring.score import default_method, score, scored_kinds

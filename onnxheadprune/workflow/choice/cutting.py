@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
 from onnxheadprune.choosing.compensation.record import Compensation
 from onnxheadprune.choosing.compensation.tasks import Which
-from onnxheadprune.choosing.effort import Work
+from onnxheadprune.choosing.curves import Work
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import Asked, Selection, Space
 from onnxheadprune.choosing.wishes import Requirements

@@ -19,7 +19,7 @@ from functools import partial
 import numpy as np
 
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.benchmarking.runner import bench
 from onnxheadprune.choosing.allocate import Savings
@@ -40,6 +40,13 @@ TOGETHER_BYTES = 2**28
 """Weights that models measured together may have: each has a session of its own."""
 
 Maker = Callable[[], LoadedModel]
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Widths to measure, as shares of the largest cut of a site."""
+MOST_SHAPES = 8
+"""Shapes of sites up to which a table is made: each is timed at four widths."""
+LEAST = 3e-2
+"""Part of a site's operations that count as time in any case. Of two cuts that are equally fast the smaller wins, and
+where a busy machine hides what a cut saves, operations tell: noise removes no option."""
 
 
 def speedups(
@@ -96,15 +103,6 @@ def smallest_reaching(most: int, wanted: float, speed_of: Callable[[int], float 
         else:
             low, below = count, below if speed is None else 1 / speed
     return high
-
-
-SHARES = (0.25, 0.5, 0.75, 1.0)
-"""Widths to measure, as shares of the largest cut of a site."""
-MOST_SHAPES = 8
-"""Shapes of sites up to which a table is made: each is timed at four widths."""
-LEAST = 3e-2
-"""Part of a site's operations that count as time in any case. Of two cuts that are equally fast the smaller wins, and
-where a busy machine hides what a cut saves, operations tell: noise removes no option."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,82 +28,6 @@ from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.workflow.requests import Request, Tokens
 from onnxheadprune.workflow.vocabulary.tokenizer import TokenizerFile, tokenizer_path
 
-
-@dataclass(frozen=True, eq=False)
-class Trimmed:
-    """A model with fewer tokens, as a run goes on with it.
-
-    Attributes:
-        trimming: the model, and what was done.
-        request: what is asked for, with data under new ids.
-        spelling: of the data, None without.
-    """
-
-    trimming: Trimming
-    request: Request
-    spelling: Spelling | None
-
-    @classmethod
-    def of(cls, subject: LoadedModel, request: Request) -> Trimmed:
-        """The model with the tokens that a request keeps.
-
-        Args:
-            subject: the model; with its exit, where one is made permanent.
-            request: what is asked for.
-
-        Raises:
-            HeadPruneError: if the tokens cannot be chosen or removed.
-        """
-        tokens, data = request.choice.tokens, request.run.data
-        assert tokens is not None
-        data = None if data is None else lines_of(data)
-        view = view_of(subject)
-        vocabulary = vocabulary_of(view, subject.name, tokens.inputs, tokens.rows)
-        inputs = tuple(graph_inputs(view))
-        samples = None if data is None else list(load_data(data, inputs))
-        if tokens.rows is None:
-            # A rare token may be in no sample that is held in memory.
-            every = (Sample(feed, None, "") for feed in data.every()) if isinstance(data, Feeds) else samples
-            counts = None if every is None else counted(every, inputs, vocabulary)
-            place = _tokenizer_beside(subject)
-            tokenizer = None if place is None else TokenizerFile(place)
-            kept = kept_ids(tokens, vocabulary.rows, tokenizer, counts, vocabulary.stored)
-        else:
-            # Decided for all files of a folder.
-            kept = [int(place) for place in tokens.keep or ()]  # type: ignore[union-attr]
-        made = trimming(subject, kept, vocabulary.inputs, vocabulary.rows)
-        if samples is None or not vocabulary.inputs:
-            return cls(made, request, None)
-        spelling, left = respelled(samples, inputs, made)
-        assert data is not None
-        run = replace(request.run, data=as_data(left, data) if left else None)
-        if not left and _needs_data(request):
-            raise UsageError("no sample of the data has tokens that are kept only; keep more tokens")
-        return cls(made, replace(request, run=run), spelling)
-
-    @property
-    def model(self) -> LoadedModel:
-        """The model with the tokens that are kept."""
-        return self.trimming.model
-
-    def on(self, plan: PrunePlan) -> PrunePlan:
-        """A plan that was made for this model, as one for the model before."""
-        return self.trimming.on(plan)
-
-
-def _needs_data(request: Request) -> bool:
-    choice = request.choice
-    return choice.wish is not None or bool(choice.refit) or choice.recover is not None
-
-
-def _tokenizer_beside(model: LoadedModel) -> Path | None:
-    """The tokenizer beside a model, or in the folder above."""
-    if model.path is None:
-        return None
-    places = (tokenizer_path(place) for place in (model.path.parent, model.path.parent.parent))
-    return next(filter(None, places), None)
-
-
 MAX_LIST = 2**27
 STEM = 5
 """Characters that forms of a word share. On MiniLM's vocabulary and English prose 5 lose fewer tokens than 4 or 6."""
@@ -114,53 +38,6 @@ MOST = 10**15
 Counts = npt.NDArray[np.int64]
 Entry: TypeAlias = tuple[str | range, int | None]
 """A token, or ids, with how often each occurs, None where that is not said."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """The content of a list of tokens.
-
-    Attributes:
-        entries: tokens or ids.
-        source: what it is called in errors.
-    """
-
-    entries: Sequence[Entry]
-    source: str
-
-    def ids(self, rows: int, tokenizer: TokenizerFile | None) -> dict[int, int | None]:
-        """The ids of the tokens, with their counts.
-
-        Args:
-            rows: how many tokens the model has.
-            tokenizer: of the model, None without.
-
-        Raises:
-            UsageError: if there is no such token, or one has two counts.
-        """
-        found: dict[int, int | None] = {}
-        for entry, count in self.entries:
-            for place in self._places(entry, rows, tokenizer):
-                if found.setdefault(place, count) != count:
-                    token = place if isinstance(entry, range) else repr(entry)
-                    raise UsageError(
-                        f"{self.source} lists {token!s:.80} with two counts, {found[place]} and {count}"
-                    )
-        return found
-
-    def _places(self, entry: str | range, rows: int, tokenizer: TokenizerFile | None) -> Sequence[int]:
-        if isinstance(entry, str):
-            if tokenizer is None:
-                raise UsageError(
-                    f"{self.source} lists tokens, and there is no tokenizer beside the model; list ids instead"
-                )
-            if entry not in tokenizer.ids:
-                raise UsageError(f"{self.source} lists {entry!r:.80}, which {tokenizer.place} does not have")
-            return (tokenizer.ids[entry],)
-        if not 0 <= entry[0] <= entry[-1] < rows:
-            outside = entry[0] if entry[0] < 0 else max(entry[0], rows)
-            raise UsageError(f"{self.source} lists the id {outside}, and the model's ids are 0 to {rows - 1}")
-        return entry
 
 
 def kept_ids(
@@ -298,6 +175,53 @@ def _require_special(
         raise UsageError(f"{source} loses special tokens: {listed}{more}; list them too")
 
 
+@dataclass(frozen=True)
+class Listed:
+    """The content of a list of tokens.
+
+    Attributes:
+        entries: tokens or ids.
+        source: what it is called in errors.
+    """
+
+    entries: Sequence[Entry]
+    source: str
+
+    def ids(self, rows: int, tokenizer: TokenizerFile | None) -> dict[int, int | None]:
+        """The ids of the tokens, with their counts.
+
+        Args:
+            rows: how many tokens the model has.
+            tokenizer: of the model, None without.
+
+        Raises:
+            UsageError: if there is no such token, or one has two counts.
+        """
+        found: dict[int, int | None] = {}
+        for entry, count in self.entries:
+            for place in self._places(entry, rows, tokenizer):
+                if found.setdefault(place, count) != count:
+                    token = place if isinstance(entry, range) else repr(entry)
+                    raise UsageError(
+                        f"{self.source} lists {token!s:.80} with two counts, {found[place]} and {count}"
+                    )
+        return found
+
+    def _places(self, entry: str | range, rows: int, tokenizer: TokenizerFile | None) -> Sequence[int]:
+        if isinstance(entry, str):
+            if tokenizer is None:
+                raise UsageError(
+                    f"{self.source} lists tokens, and there is no tokenizer beside the model; list ids instead"
+                )
+            if entry not in tokenizer.ids:
+                raise UsageError(f"{self.source} lists {entry!r:.80}, which {tokenizer.place} does not have")
+            return (tokenizer.ids[entry],)
+        if not 0 <= entry[0] <= entry[-1] < rows:
+            outside = entry[0] if entry[0] < 0 else max(entry[0], rows)
+            raise UsageError(f"{self.source} lists the id {outside}, and the model's ids are 0 to {rows - 1}")
+        return entry
+
+
 def _listed(keep: str | os.PathLike[str] | Sequence[int]) -> Listed:
     if not isinstance(keep, (str, os.PathLike)):
         return Listed([(_one(item), None) for item in keep], "the list of tokens")
@@ -378,3 +302,78 @@ def counted(samples: Iterable[Sample], inputs: tuple[Input, ...], vocabulary: Vo
                 raise UsageError(f"the data has a token id outside of the model's 0 to {vocabulary.rows - 1}")
             counts += np.bincount(ids, minlength=vocabulary.rows)
     return counts
+
+
+@dataclass(frozen=True, eq=False)
+class Trimmed:
+    """A model with fewer tokens, as a run goes on with it.
+
+    Attributes:
+        trimming: the model, and what was done.
+        request: what is asked for, with data under new ids.
+        spelling: of the data, None without.
+    """
+
+    trimming: Trimming
+    request: Request
+    spelling: Spelling | None
+
+    @classmethod
+    def of(cls, subject: LoadedModel, request: Request) -> Trimmed:
+        """The model with the tokens that a request keeps.
+
+        Args:
+            subject: the model; with its exit, where one is made permanent.
+            request: what is asked for.
+
+        Raises:
+            HeadPruneError: if the tokens cannot be chosen or removed.
+        """
+        tokens, data = request.choice.tokens, request.run.data
+        assert tokens is not None
+        data = None if data is None else lines_of(data)
+        view = view_of(subject)
+        vocabulary = vocabulary_of(view, subject.name, tokens.inputs, tokens.rows)
+        inputs = tuple(graph_inputs(view))
+        samples = None if data is None else list(load_data(data, inputs))
+        if tokens.rows is None:
+            # A rare token may be in no sample that is held in memory.
+            every = (Sample(feed, None, "") for feed in data.every()) if isinstance(data, Feeds) else samples
+            counts = None if every is None else counted(every, inputs, vocabulary)
+            place = _tokenizer_beside(subject)
+            tokenizer = None if place is None else TokenizerFile(place)
+            kept = kept_ids(tokens, vocabulary.rows, tokenizer, counts, vocabulary.stored)
+        else:
+            # Decided for all files of a folder.
+            kept = [int(place) for place in tokens.keep or ()]  # type: ignore[union-attr]
+        made = trimming(subject, kept, vocabulary.inputs, vocabulary.rows)
+        if samples is None or not vocabulary.inputs:
+            return cls(made, request, None)
+        spelling, left = respelled(samples, inputs, made)
+        assert data is not None
+        run = replace(request.run, data=as_data(left, data) if left else None)
+        if not left and _needs_data(request):
+            raise UsageError("no sample of the data has tokens that are kept only; keep more tokens")
+        return cls(made, replace(request, run=run), spelling)
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model with the tokens that are kept."""
+        return self.trimming.model
+
+    def on(self, plan: PrunePlan) -> PrunePlan:
+        """A plan that was made for this model, as one for the model before."""
+        return self.trimming.on(plan)
+
+
+def _needs_data(request: Request) -> bool:
+    choice = request.choice
+    return choice.wish is not None or bool(choice.refit) or choice.recover is not None
+
+
+def _tokenizer_beside(model: LoadedModel) -> Path | None:
+    """The tokenizer beside a model, or in the folder above."""
+    if model.path is None:
+        return None
+    places = (tokenizer_path(place) for place in (model.path.parent, model.path.parent.parent))
+    return next(filter(None, places), None)

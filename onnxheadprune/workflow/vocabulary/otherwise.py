@@ -30,6 +30,8 @@ TEXTS = 2000
 """Of each kind."""
 LONGEST = 8
 """Tokens of a text."""
+MOST = 64
+"""Texts that both models read."""
 
 
 def require_same_spelling(old: TokenizerFile, document: Mapping[str, Any], kept: Sequence[int]) -> int:
@@ -83,10 +85,6 @@ def _spellable(old: TokenizerFile, kept: Sequence[int]) -> Iterator[str]:
         yield "".join(old.bare(text_of([number])).strip() for number in some)
 
 
-MOST = 64
-"""Texts that both models read."""
-
-
 @dataclass(frozen=True)
 class Respelling:
     """A tokenizer before and after.
@@ -116,58 +114,58 @@ class Otherwise:
     worst: float = 1.0
     reason: str = ""
 
+    @classmethod
+    def of(
+        cls, result: PruneResult, respelling: Respelling, data: DataSource, provider: Provider
+    ) -> Otherwise | None:
+        """Compare both models, each with its own tokenizer, on texts of the data that are spelled otherwise.
+
+        An output per token is averaged over the text, since a text has other tokens than before.
+
+        Args:
+            result: of a model that has lost tokens.
+            respelling: its tokenizers.
+            data: for the model before.
+            provider: where both run.
+
+        Returns:
+            None where all of the data is spelled as before.
+        """
+        assert result.plan.vocabulary is not None and result.original is not None
+        texts = list(_texts(result, respelling, data))
+        if not texts:
+            return None
+        view = view_of(result.original)
+        output = main_output(view, ())
+        if output is None or output.name in result.plan.vocabulary.outputs:
+            return cls(reason="logits of other tokens, at other places, have nothing to be compared with")
+        try:
+            prompts = Prompts(tuple(graph_inputs(view)), ALONE)
+        except UsageError as error:
+            return cls(reason=str(error))
+        before, after = (Session(model, provider) for model in (result.original, result.pruned))
+        cosines = []
+        for old, new in texts:
+            if prompts.misfit(Pair(new, new)) is not None:
+                # It has more tokens than before, and the model knows no more positions.
+                continue
+            try:
+                ours, theirs = (
+                    _pooled(session.run(prompts.feed([Pair(ids, ids)]))[output.name])
+                    for session, ids in ((before, old), (after, new))
+                )
+            except InferenceError as error:
+                return cls(reason=str(error))
+            cosines.append(float(ours @ theirs / max(np.linalg.norm(ours) * np.linalg.norm(theirs), 1e-12)))
+        if not cosines:
+            return cls(reason="they are longer than the model's positions")
+        return cls(len(cosines), float(np.mean(cosines)), min(cosines))
+
     def to_dict(self) -> dict[str, object]:
         """JSON-ready data."""
         if self.reason:
             return {"texts": 0, "reason": self.reason}
         return {"texts": self.texts, "mean_cosine": self.cosine, "worst_cosine": self.worst}
-
-
-def otherwise(
-    result: PruneResult, respelling: Respelling, data: DataSource, provider: Provider
-) -> Otherwise | None:
-    """Compare both models, each with its own tokenizer, on texts of the data that are spelled otherwise.
-
-    An output per token is averaged over the text, since a text has other tokens than before.
-
-    Args:
-        result: of a model that has lost tokens.
-        respelling: its tokenizers.
-        data: for the model before.
-        provider: where both run.
-
-    Returns:
-        None where all of the data is spelled as before.
-    """
-    assert result.plan.vocabulary is not None and result.original is not None
-    texts = list(_texts(result, respelling, data))
-    if not texts:
-        return None
-    view = view_of(result.original)
-    output = main_output(view, ())
-    if output is None or output.name in result.plan.vocabulary.outputs:
-        return Otherwise(reason="logits of other tokens, at other places, have nothing to be compared with")
-    try:
-        prompts = Prompts(tuple(graph_inputs(view)), ALONE)
-    except UsageError as error:
-        return Otherwise(reason=str(error))
-    before, after = (Session(model, provider) for model in (result.original, result.pruned))
-    cosines = []
-    for old, new in texts:
-        if prompts.misfit(Pair(new, new)) is not None:
-            # It has more tokens than before, and the model knows no more positions.
-            continue
-        try:
-            ours, theirs = (
-                _pooled(session.run(prompts.feed([Pair(ids, ids)]))[output.name])
-                for session, ids in ((before, old), (after, new))
-            )
-        except InferenceError as error:
-            return Otherwise(reason=str(error))
-        cosines.append(float(ours @ theirs / max(np.linalg.norm(ours) * np.linalg.norm(theirs), 1e-12)))
-    if not cosines:
-        return Otherwise(reason="they are longer than the model's positions")
-    return Otherwise(len(cosines), float(np.mean(cosines)), min(cosines))
 
 
 def _texts(

@@ -33,6 +33,9 @@ SUFFIXES = ("</w>", "@@")
 KINDS = ("WordPiece", "Unigram", "BPE", "WordLevel")
 OLDER = (WORD_PIECES, BYTE_PAIRS[0])
 """Names of files with a vocabulary in folders without a tokenizer.json."""
+PIECE = 1 << 3 | 2
+"""Tag of a piece in the model, and of the text in a piece."""
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
 def tokenizer_path(folder: Path) -> Path | None:
@@ -177,7 +180,6 @@ class TokenizerFile:
 
     @property
     def _prefix(self) -> str:
-        """The prefix of tokens within a word."""
         return str(self.model.get("continuing_subword_prefix") or "")
 
     def made_of(self, place: int) -> set[int]:
@@ -291,11 +293,6 @@ def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
             for token, item in made["special_tokens"].items()
         }
     return made
-
-
-PIECE = 1 << 3 | 2
-"""Tag of a piece in the model, and of the text in a piece."""
-VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 
 def trimmed_pieces(content: bytes, gone: Collection[str]) -> bytes:
