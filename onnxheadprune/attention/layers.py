@@ -22,7 +22,7 @@ from onnxheadprune.attention.cut_edits import going_whole
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import SetMetadata
-from onnxheadprune.edit.model_records import LAYERS_KEY, layers_text
+from onnxheadprune.edit.model_records import LAYERS_ENTRY, LAYERS_KEY
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.model.graph.walks import reachable
@@ -248,7 +248,7 @@ def layers_kept(sites: Sites, removed: Iterable[Site]) -> list[SetMetadata]:
     if all(whole.isdisjoint(layer.sites) for layer in found.values()):
         return []
     keys = {key: [site.key for site in layer.sites] for key, layer in found.items()}
-    return [SetMetadata(LAYERS_KEY, layers_text(keys))]
+    return [SetMetadata(LAYERS_KEY, LAYERS_ENTRY.text(keys))]
 
 
 def parts_named(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> tuple[str, ...]:

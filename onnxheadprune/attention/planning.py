@@ -26,7 +26,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.units import names_all, resolve_units
 from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetMetadata, SliceTensor
 from onnxheadprune.edit.plan import IoChange, LeftOutNode, PlannedEdit, PrunePlan, RenamedIo, fingerprint
-from onnxheadprune.edit.records import CACHES_KEY, caches_record, caches_text
+from onnxheadprune.edit.records import CACHES_ENTRY, CACHES_KEY
 from onnxheadprune.edit.renaming import with_fresh_names
 from onnxheadprune.errors import RefusedError, spelled
 from onnxheadprune.liveness.interface import Interface
@@ -136,8 +136,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     edits |= dict.fromkeys(site_records(cuts, blocks, view, sites), frozenset())
     edits |= dict.fromkeys(layers_kept(sites, going_whole(sites, present)), frozenset())
     if caches.sites:
-        went = (*caches_record(view.model), *caches.sites)
-        edits[SetMetadata(CACHES_KEY, caches_text(went))] = frozenset()
+        went = (*CACHES_ENTRY.read(view.model), *caches.sites)
+        edits[SetMetadata(CACHES_KEY, CACHES_ENTRY.text(went))] = frozenset()
     io = Interface(_narrowed_io(swept), caches.names)
     interface = [_io_changes(view, name, live) for name, live in sorted(io.live.items())]
     renamed = caches.changes(view)

@@ -8,7 +8,7 @@ from typing import Any
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import SetMetadata
-from onnxheadprune.edit.records import HEADS, RecordedUnits, units_key, units_record, units_text
+from onnxheadprune.edit.records import HEADS, RecordedUnits, units_entry
 from onnxheadprune.edit.site_cuts import BlockCut, SiteCut, UnitsCut
 from onnxheadprune.model.graph.view import GraphView
 
@@ -36,7 +36,7 @@ def head_cuts(
             kv_removed=sum(1 for group in site.groups if gone.issuperset(group)),
         )
         cuts.append(cut)
-    earlier = _gone_before(units_record(view.model, HEADS), sites)
+    earlier = _gone_before(units_entry(HEADS).read(view.model), sites)
     cuts += [SiteCut(**_cut_before(entry), kv_num_heads=entry.kv_num_heads) for entry in earlier]
     return tuple(sorted(cuts, key=lambda cut: cut.number))
 
@@ -57,7 +57,7 @@ def block_cuts(
     """
     found: list[BlockCut] = []
     for kind in sites.others:
-        record, names = units_record(view.model, kind.UNITS), (kind.UNITS, kind.TITLE)
+        record, names = units_entry(kind.UNITS).read(view.model), (kind.UNITS, kind.TITLE)
         if not record and kind not in shifted and not any(map(kind.owns, chosen)):
             continue
         some = sites.of(kind.UNITS)
@@ -104,10 +104,12 @@ def site_records(
     for units in dict.fromkeys((HEADS, *(cut.units for cut in blocks))):
         names = {site.number: site.projection_names for site in sites.of(units)}
         names |= {
-            entry.number: entry.projections for entry in units_record(view.model, units) if entry.projections
+            entry.number: entry.projections
+            for entry in units_entry(units).read(view.model)
+            if entry.projections
         }
         entries = [_entry(cut, names.get(cut.number, ())) for cut in every if cut.units == units]
-        yield SetMetadata(units_key(units), units_text(entries, units))
+        yield SetMetadata(units_entry(units).key, units_entry(units).text(entries))
 
 
 def _entry(cut: UnitsCut, projections: tuple[str, ...]) -> RecordedUnits:

@@ -15,7 +15,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
 from onnxheadprune.benchmarking.result import GridPoint, ModelFacts
-from onnxheadprune.edit.records import CACHES_KEY, HEADS, REMOVED_KEY, VALIDATION_KEY, units_record
+from onnxheadprune.edit.records import CACHES_KEY, HEADS, REMOVED_KEY, VALIDATION_KEY, units_entry
 from onnxheadprune.errors import InferenceError, ModelError, UsageError
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
@@ -166,7 +166,7 @@ class Entry:
     def sites_gone(self) -> int:
         """Sites that earlier pruning removed as a whole."""
         try:
-            return sum(1 for cut in units_record(self.proto, HEADS) if not cut.left)
+            return sum(1 for cut in units_entry(HEADS).read(self.proto) if not cut.left)
         except ModelError:
             return 0
 

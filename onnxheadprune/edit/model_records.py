@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxheadprune.edit.record_fields import (
     MAX_COUNT,
+    Entry,
     Fields,
     mapping,
     name,
     names,
     one_of,
     optional,
-    read_entry,
     several,
     text,
     whole,
@@ -32,33 +30,28 @@ LAYERS_VERSION = 2
 """1 numbered layers by what ended them, whatever their names said; such numbers mean nothing today."""
 
 
-def layers_record(model: ModelProto) -> Mapping[str, tuple[str, ...]] | None:
-    """Return the keys of the sites of each layer of the original, by the key of the layer.
-
-    Returns:
-        The record; nothing for a model that has lost none of them as a whole, None for a record of version 1.
-
-    Raises:
-        ModelError: as `units_record` does.
-    """
-    found = read_entry(model, LAYERS_KEY, LAYERS_VERSION, _layers)
-    return {} if found is None else found[0]
-
-
-def layers_text(layers: Mapping[str, Sequence[str]]) -> str:
-    """Return the metadata entry of `layers_record`."""
-    return json.dumps({"version": LAYERS_VERSION, "layers": {key: list(own) for key, own in layers.items()}})
-
-
-def _layers(fields: Fields, version: int) -> tuple[Mapping[str, tuple[str, ...]] | None]:
+def _layers(fields: Fields, version: int) -> Mapping[str, tuple[str, ...]] | None:
     if version == 1:
         fields.take("layers", several(several(name)))
-        return (None,)
+        return None
     layers = fields.take("layers", mapping(lambda _, keys: several(name)(keys)))
     several(name)([key for keys in layers.values() for key in keys])
     if not all(layers.values()):
         raise ValueError("a layer has no sites")
-    return (layers,)
+    return layers
+
+
+def _layers_fields(layers: Mapping[str, Sequence[str]]) -> Mapping[str, object]:
+    return {"layers": {key: list(own) for key, own in layers.items()}}
+
+
+LAYERS_ENTRY: Entry[Mapping[str, tuple[str, ...]] | None, Mapping[str, Sequence[str]]] = Entry(
+    LAYERS_KEY, LAYERS_VERSION, {}, _layers, _layers_fields
+)
+"""The keys of the sites of each layer of the original, by the key of the layer.
+
+Nothing for a model that has lost none of them as a whole, None for a record of version 1.
+"""
 
 
 EXITS_KEY = "onnxheadprune.exits"
@@ -85,23 +78,6 @@ class RecordedExit:
     state: ExitState
 
 
-def exits_record(model: ModelProto) -> tuple[RecordedExit, ...]:
-    """The early exits of the original, nothing for a model in which none was made permanent.
-
-    Raises:
-        ModelError: as `units_record` does.
-    """
-    return read_entry(model, EXITS_KEY, EXITS_VERSION, _exits) or ()
-
-
-def exits_text(exits: Sequence[RecordedExit]) -> str:
-    """The metadata entry of `exits_record`."""
-    entries = [
-        {"number": item.number, "node": item.node, "turns": item.turns, "state": item.state} for item in exits
-    ]
-    return json.dumps({"version": EXITS_VERSION, "exits": entries})
-
-
 def _exits(fields: Fields, _: int) -> tuple[RecordedExit, ...]:
     return fields.take("exits", several(_exit, lambda entry: entry.number))
 
@@ -114,6 +90,19 @@ def _exit(content: object) -> RecordedExit:
             fields.take("turns", optional(whole(0, MAX_COUNT))),
             fields.take("state", one_of(EXIT_STATES)),
         )
+
+
+def _exits_fields(exits: Sequence[RecordedExit]) -> Mapping[str, object]:
+    entries = [
+        {"number": item.number, "node": item.node, "turns": item.turns, "state": item.state} for item in exits
+    ]
+    return {"exits": entries}
+
+
+EXITS_ENTRY: Entry[tuple[RecordedExit, ...], Sequence[RecordedExit]] = Entry(
+    EXITS_KEY, EXITS_VERSION, (), _exits, _exits_fields
+)
+"""The early exits of the original, nothing for a model in which none was made permanent."""
 
 
 VOCABULARY_VERSION = 1
@@ -204,20 +193,6 @@ class VocabularyCut:
         )
 
 
-def vocabulary_record(model: ModelProto) -> RecordedVocabulary | None:
-    """The tokens of the original that are left, None for a model that has lost none.
-
-    Raises:
-        ModelError: as `units_record` does.
-    """
-    return read_entry(model, VOCABULARY_KEY, VOCABULARY_VERSION, _read)
-
-
-def vocabulary_text(record: RecordedVocabulary) -> str:
-    """The metadata entry of `vocabulary_record`."""
-    return json.dumps({"version": VOCABULARY_VERSION, **record.to_dict()})
-
-
 def _read(fields: Fields, _: int) -> RecordedVocabulary:
     rows = fields.take("rows", whole(1, MAX_ROWS))
 
@@ -239,3 +214,9 @@ def _read(fields: Fields, _: int) -> RecordedVocabulary:
         return found
 
     return RecordedVocabulary(rows, fields.take("kept", kept), fields.take("inputs", inputs))
+
+
+VOCABULARY_ENTRY: Entry[RecordedVocabulary | None, RecordedVocabulary] = Entry(
+    VOCABULARY_KEY, VOCABULARY_VERSION, None, _read, RecordedVocabulary.to_dict
+)
+"""The tokens of the original that are left."""

@@ -1,15 +1,17 @@
 """Metadata entries of this tool, read strictly.
 
 Anybody can write one, so nothing in it is converted: a field has the type that this tool writes, lies within its bounds
-and is there once. What is not so is a `ValueError` with a sentence, of which `read_entry` makes a `ModelError` that
+and is there once. What is not so is a `ValueError` with a sentence, of which `Entry.read` makes a `ModelError` that
 names the entry.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from onnx import ModelProto
 
@@ -17,6 +19,7 @@ from onnxheadprune.errors import ModelError
 from onnxheadprune.model.documents import parse_json
 
 Read = TypeVar("Read")
+Written = TypeVar("Written")
 Reader: TypeAlias = Callable[[Any], Read]
 
 MAX_COUNT = 2**31
@@ -26,36 +29,57 @@ MAX_TEXT = 2**20
 _SHOWN = 60
 
 
-def read_entry(model: ModelProto, key: str, newest: int, take: Callable[[Fields, int], Read]) -> Read | None:
-    """The content of a metadata entry, None where there is none.
+@dataclass(frozen=True)
+class Entry(Generic[Read, Written]):
+    """An entry in the metadata of models: its name, and how it is read and written.
 
-    Args:
-        model: the model.
-        key: of the entry.
+    Attributes:
+        key: the name.
         newest: the newest version that is understood here; an entry without one is of version 1.
+        absent: the record of a model without the entry.
         take: makes the record of the entry's fields and its version.
-
-    Raises:
-        ModelError: if it cannot be read, is there twice, or is of a version that is unknown here.
+        fields: the fields of what is recorded, with the version if it is not the newest.
     """
-    entries = [item.value for item in model.metadata_props if item.key == key]
-    if not entries:
-        return None
-    unreadable = f"the metadata entry {key} cannot be read"
-    if len(entries) > 1:
-        raise ModelError(f"{unreadable}: it is there {len(entries)} times")
-    try:
-        content = parse_json(entries[0], once=True)
-        with Fields(content) as fields:
-            version = fields.take("version", _plain) if "version" in fields else 1
-            if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= newest:
-                raise ModelError(
-                    f"the metadata entry {key} is of version {shown(version)}, and this version of onnxheadprune"
-                    f" reads up to {newest}; use the version that wrote the model, or a newer one"
-                )
-            return take(fields, version)
-    except ValueError as error:
-        raise ModelError(f"{unreadable}: {error}") from error
+
+    key: str
+    newest: int
+    absent: Read
+    take: Callable[[Fields, int], Read]
+    fields: Callable[[Written], Mapping[str, object]]
+
+    def text(self, record: Written) -> str:
+        """The entry as it is stored."""
+        return json.dumps({"version": self.newest, **self.fields(record)})
+
+    def read(self, model: ModelProto) -> Read:
+        """The record of a model.
+
+        Raises:
+            ModelError: if it cannot be read, is there twice, or is of a version that is unknown here.
+        """
+        entries = [item.value for item in model.metadata_props if item.key == self.key]
+        if not entries:
+            return self.absent
+        unreadable = f"the metadata entry {self.key} cannot be read"
+        if len(entries) > 1:
+            raise ModelError(f"{unreadable}: it is there {len(entries)} times")
+        try:
+            content = parse_json(entries[0], once=True)
+            with Fields(content) as fields:
+                version = fields.take("version", _plain) if "version" in fields else 1
+                if (
+                    isinstance(version, bool)
+                    or not isinstance(version, int)
+                    or not 1 <= version <= self.newest
+                ):
+                    raise ModelError(
+                        f"the metadata entry {self.key} is of version {shown(version)}, and this version of"
+                        f" onnxheadprune reads up to {self.newest}; use the version that wrote the model, or a newer"
+                        " one"
+                    )
+                return self.take(fields, version)
+        except ValueError as error:
+            raise ModelError(f"{unreadable}: {error}") from error
 
 
 def _plain(value: object) -> object:

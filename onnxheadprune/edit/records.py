@@ -7,28 +7,24 @@ read as one of today's; one of a newer version is refused by name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
-from onnx import ModelProto
-
 from onnxheadprune.edit.record_fields import (
     MAX_COUNT,
+    Entry,
     Fields,
     mapping,
     name,
     names,
     one_of,
     optional,
-    read_entry,
     several,
     shown,
     text,
     whole,
 )
-from onnxheadprune.model.documents import parse_json
 from onnxheadprune.model.spelling import read_ranges, spelled
 from onnxheadprune.settings.measuring import To
 
@@ -50,7 +46,7 @@ FUSED_VERSION = 1
 CACHES_KEY = "onnxheadprune.caches"
 CACHES_VERSION = 1
 VOCABULARY_KEY = "onnxheadprune.vocabulary"
-"""Read in `vocabulary_records`."""
+"""Read in `model_records`."""
 QUANTIZED_KEY = "onnxheadprune.quantized"
 QUANTIZED_VERSION = 1
 
@@ -129,23 +125,14 @@ class QuantizedRecord:
     refit: RefitRecord | None = None
 
 
-def units_key(units: str) -> str:
-    """The name of the metadata entry of `units_record`."""
-    return REMOVED_KEY if units == HEADS else f"onnxheadprune.{units}"
-
-
-def units_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
-    """The sites of one kind in the original with the units that they have lost, nothing for a model that lost none.
+def units_entry(units: str) -> Entry[tuple[RecordedUnits, ...], Sequence[RecordedUnits]]:
+    """The entry of the sites of one kind in the original with the units that they have lost.
 
     Args:
-        model: the model.
         units: what the kind calls its units, as in "neurons".
-
-    Raises:
-        ModelError: if the record cannot be read, or a newer version of this tool wrote it.
     """
     if units == HEADS:
-        return read_entry(model, REMOVED_KEY, REMOVED_VERSION, _sites) or ()
+        return _HEADS_ENTRY
 
     def block(content: object) -> RecordedUnits:
         with Fields(content) as fields:
@@ -161,117 +148,20 @@ def units_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
     def taken(fields: Fields, _: int) -> tuple[RecordedUnits, ...]:
         return fields.take("blocks", several(block, lambda entry: entry.number))
 
-    return read_entry(model, units_key(units), UNITS_VERSION, taken) or ()
+    def written(entries: Sequence[RecordedUnits]) -> Mapping[str, object]:
+        blocks = [
+            {
+                "number": entry.number,
+                "name": entry.name,
+                f"num_{units}": entry.num_units,
+                "removed": spelled(entry.removed),
+                "projections": list(entry.projections),
+            }
+            for entry in entries
+        ]
+        return {"blocks": blocks}
 
-
-def refit_record(model: ModelProto) -> RefitRecord | None:
-    """The refitted tensors, None for a model without.
-
-    Raises:
-        ModelError: as `units_record` does.
-    """
-    return read_entry(model, COMPENSATED_KEY, COMPENSATED_VERSION, _refit)
-
-
-def fused_record(model: ModelProto) -> tuple[int, ...]:
-    """Indices of the sites that this tool has fused.
-
-    Raises:
-        ModelError: as `units_record` does.
-    """
-    return read_entry(model, FUSED_KEY, FUSED_VERSION, _fused) or ()
-
-
-def caches_record(model: ModelProto) -> tuple[int, ...]:
-    """Indices of the sites of the original that went with their caches.
-
-    Raises:
-        ModelError: as `units_record` does.
-    """
-    return read_entry(model, CACHES_KEY, CACHES_VERSION, _caches) or ()
-
-
-def caches_text(sites: Iterable[int]) -> str:
-    """The metadata entry of `caches_record`."""
-    return json.dumps({"version": CACHES_VERSION, "sites": sorted(set(sites))})
-
-
-def units_text(entries: Sequence[RecordedUnits], units: str) -> str:
-    """The metadata entry of `units_record`."""
-    heads = units == HEADS
-    content = [
-        {
-            "index" if heads else "number": entry.number,
-            "name": entry.name,
-            f"num_{units}": entry.num_units,
-            **({"kv_num_heads": entry.kv_num_heads} if heads else {}),
-            "removed": sorted(entry.removed) if heads else spelled(entry.removed),
-            "projections": list(entry.projections),
-        }
-        for entry in entries
-    ]
-    if heads:
-        return json.dumps({"version": REMOVED_VERSION, "sites": content})
-    return json.dumps({"version": UNITS_VERSION, "blocks": content})
-
-
-def refit_text(record: RefitRecord) -> str:
-    """The metadata entry of `refit_record`."""
-    untrained = 1 if record.digests is None else COMPENSATED_VERSION - 1
-    content: dict[str, object] = {
-        "version": COMPENSATED_VERSION if record.steps else untrained,
-        "tensors": list(record.tensors),
-        "data": record.data,
-        "samples": record.samples,
-    }
-    if record.digests is not None:
-        content["digests"] = dict(sorted(record.digests.items()))
-    if record.steps:
-        content["steps"] = record.steps
-    return json.dumps(content)
-
-
-def fused_text(operators: Mapping[int, str]) -> str:
-    """The metadata entry of `fused_record`."""
-    sites = [{"index": index, "operator": operator} for index, operator in operators.items()]
-    return json.dumps({"version": FUSED_VERSION, "sites": sites})
-
-
-def quantized_record(model: ModelProto) -> QuantizedRecord | None:
-    """Return how the model was quantized, None for one that this tool did not quantize.
-
-    Raises:
-        ModelError: as `units_record` does.
-    """
-    return read_entry(model, QUANTIZED_KEY, QUANTIZED_VERSION, _quantized)
-
-
-def quantized_text(record: QuantizedRecord) -> str:
-    """The metadata entry of `quantized_record`."""
-    refit = None if record.refit is None else parse_json(refit_text(record.refit))
-    content = {
-        "version": QUANTIZED_VERSION,
-        "to": record.to,
-        "settings": dict(record.settings),
-        "data": record.data,
-        "samples": record.samples,
-        "refit": refit,
-    }
-    return json.dumps(content)
-
-
-def _quantized(fields: Fields, _: int) -> QuantizedRecord:
-    return QuantizedRecord(
-        fields.take("to", one_of(get_args(To))),
-        fields.take("settings", mapping(_setting)),
-        fields.take("data", optional(text)),
-        fields.take("samples", whole(0, MAX_COUNT)),
-        fields.take("refit", optional(_refit_before)),
-    )
-
-
-def _setting(_: str, value: object) -> bool | int:
-    return value if isinstance(value, bool) else whole(0, MAX_COUNT)(value)
+    return Entry(f"onnxheadprune.{units}", UNITS_VERSION, (), taken, written)
 
 
 def _sites(fields: Fields, version: int) -> tuple[RecordedUnits, ...]:
@@ -291,6 +181,26 @@ def _sites(fields: Fields, version: int) -> tuple[RecordedUnits, ...]:
             )
 
     return fields.take("sites", several(site, lambda entry: entry.number))
+
+
+def _sites_fields(entries: Sequence[RecordedUnits]) -> Mapping[str, object]:
+    sites = [
+        {
+            "index": entry.number,
+            "name": entry.name,
+            "num_heads": entry.num_units,
+            "kv_num_heads": entry.kv_num_heads,
+            "removed": sorted(entry.removed),
+            "projections": list(entry.projections),
+        }
+        for entry in entries
+    ]
+    return {"sites": sites}
+
+
+_HEADS_ENTRY: Entry[tuple[RecordedUnits, ...], Sequence[RecordedUnits]] = Entry(
+    REMOVED_KEY, REMOVED_VERSION, (), _sites, _sites_fields
+)
 
 
 def _refit(fields: Fields, version: int) -> RefitRecord:
@@ -318,8 +228,65 @@ def _refit_before(content: object) -> RefitRecord:
         return _refit(fields, fields.take("version", whole(1, COMPENSATED_VERSION)))
 
 
+def _refit_fields(record: RefitRecord) -> Mapping[str, object]:
+    untrained = 1 if record.digests is None else COMPENSATED_VERSION - 1
+    content: dict[str, object] = {
+        "version": COMPENSATED_VERSION if record.steps else untrained,
+        "tensors": list(record.tensors),
+        "data": record.data,
+        "samples": record.samples,
+    }
+    if record.digests is not None:
+        content["digests"] = dict(sorted(record.digests.items()))
+    if record.steps:
+        content["steps"] = record.steps
+    return content
+
+
+REFIT_ENTRY: Entry[RefitRecord | None, RefitRecord] = Entry(
+    COMPENSATED_KEY, COMPENSATED_VERSION, None, _refit, _refit_fields
+)
+"""The refitted tensors."""
+
+
+def _quantized(fields: Fields, _: int) -> QuantizedRecord:
+    return QuantizedRecord(
+        fields.take("to", one_of(get_args(To))),
+        fields.take("settings", mapping(_setting)),
+        fields.take("data", optional(text)),
+        fields.take("samples", whole(0, MAX_COUNT)),
+        fields.take("refit", optional(_refit_before)),
+    )
+
+
+def _setting(_: str, value: object) -> bool | int:
+    return value if isinstance(value, bool) else whole(0, MAX_COUNT)(value)
+
+
+def _quantized_fields(record: QuantizedRecord) -> Mapping[str, object]:
+    return {
+        "to": record.to,
+        "settings": dict(record.settings),
+        "data": record.data,
+        "samples": record.samples,
+        "refit": None if record.refit is None else _refit_fields(record.refit),
+    }
+
+
+QUANTIZED_ENTRY: Entry[QuantizedRecord | None, QuantizedRecord] = Entry(
+    QUANTIZED_KEY, QUANTIZED_VERSION, None, _quantized, _quantized_fields
+)
+"""How this tool quantized the model."""
+
+
 def _caches(fields: Fields, _: int) -> tuple[int, ...]:
     return fields.take("sites", several(whole(0, MAX_UNITS)))
+
+
+CACHES_ENTRY: Entry[tuple[int, ...], Iterable[int]] = Entry(
+    CACHES_KEY, CACHES_VERSION, (), _caches, lambda sites: {"sites": sorted(set(sites))}
+)
+"""Indices of the sites of the original that were removed with their caches."""
 
 
 def _fused(fields: Fields, _: int) -> tuple[int, ...]:
@@ -329,3 +296,13 @@ def _fused(fields: Fields, _: int) -> tuple[int, ...]:
             return fields.take("index", whole(0, MAX_UNITS))
 
     return fields.take("sites", several(site))
+
+
+def _fused_fields(operators: Mapping[int, str]) -> Mapping[str, object]:
+    return {"sites": [{"index": index, "operator": operator} for index, operator in operators.items()]}
+
+
+FUSED_ENTRY: Entry[tuple[int, ...], Mapping[int, str]] = Entry(
+    FUSED_KEY, FUSED_VERSION, (), _fused, _fused_fields
+)
+"""Indices of the sites that this tool has fused; written with the operator of each."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.attention.sites.kinds import called
-from onnxheadprune.edit.records import fused_text
+from onnxheadprune.edit.records import FUSED_ENTRY
 from onnxheadprune.model.display import one_line
 
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
@@ -116,7 +116,7 @@ class Fusion:
 
     def record(self) -> str:
         """Return what goes into the model's metadata."""
-        return fused_text({site.index: site.operator for site in self.sites if site.operator})
+        return FUSED_ENTRY.text({site.index: site.operator for site in self.sites if site.operator})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

@@ -20,16 +20,16 @@ from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.units import resolve_units
-from onnxheadprune.edit.model_records import layers_record
+from onnxheadprune.edit.model_records import LAYERS_ENTRY
 from onnxheadprune.edit.records import (
+    CACHES_ENTRY,
+    FUSED_ENTRY,
     HEADS,
+    REFIT_ENTRY,
     REMOVED_KEY,
     RecordedUnits,
     RefitRecord,
-    caches_record,
-    fused_record,
-    refit_record,
-    units_record,
+    units_entry,
 )
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
@@ -85,14 +85,16 @@ def read_claim(
         UsageError: if the two do not belong together, or nothing was removed.
         RefusedError: if the heads cannot be removed at all.
     """
-    theirs_went, theirs_fused = caches_record(pruned), fused_record(pruned)
+    theirs_went, theirs_fused = CACHES_ENTRY.read(pruned), FUSED_ENTRY.read(pruned)
     if not theirs_went:
         _check_same_names(original, pruned, names, AS_BEFORE)
     analysis = analysis_of(original, names[0])
-    records = {kind: units_record(pruned, kind.UNITS) for kind in every_kind()}
+    records = {kind: units_entry(kind.UNITS).read(pruned) for kind in every_kind()}
     pairs = _paired(records[AttentionSite], analysis.sites)
-    ours = {site.index for site in analysis.sites} | {entry.number for entry in units_record(original, HEADS)}
-    went = set(theirs_went) - set(caches_record(original))
+    ours = {site.index for site in analysis.sites} | {
+        entry.number for entry in units_entry(HEADS).read(original)
+    }
+    went = set(theirs_went) - set(CACHES_ENTRY.read(original))
     renumbered = frozenset(_ours(went, "the cache of", pairs, ours, names))
     fused = tuple(sorted(_ours(theirs_fused, "a fusion of", pairs, ours, names)))
     if heads is None and not any(records.values()):
@@ -125,7 +127,7 @@ def read_claim(
         _check_same_names(original, pruned, names, planning.io)
         problems = [*_order_problems(original, pruned, planning.io, names[1])]
         problems += _io_problems(planning, pruned, names[1])
-        claim = Claim(planning, fused, refit_record(pruned), tuple(problems), contract)
+        claim = Claim(planning, fused, REFIT_ENTRY.read(pruned), tuple(problems), contract)
         if not problems:
             return claim
         first = first or claim
@@ -199,7 +201,7 @@ def _recorded(
     if not record:
         return {}
     # Sites that the original has lost, as a whole or with an expert, are in its record alone.
-    gone = {entry.number: entry for entry in units_record(analysis.view.model, kind.UNITS)}
+    gone = {entry.number: entry for entry in units_entry(kind.UNITS).read(analysis.view.model)}
     pairs = _paired(record, analysis.sites.of(kind.UNITS))
     spec: dict[str, list[int]] = {}
     for entry in record:
@@ -226,7 +228,7 @@ def _recorded(
 
 def _check_same_layers(pruned: ModelProto, sites: Sites, names: tuple[str, str]) -> None:
     """Check whether the pruned model's record counts the original's layers."""
-    theirs = layers_record(pruned)
+    theirs = LAYERS_ENTRY.read(pruned)
     if not theirs or sites.layered is None:
         return
     ours = sites.layered or {key: tuple(site.key for site in own.sites) for key, own in layers(sites).items()}

@@ -18,7 +18,7 @@ from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.extract import Restored, store_constants, stored_anew, with_stored
-from onnxheadprune.edit.model_records import RecordedExit, exits_record, vocabulary_record
+from onnxheadprune.edit.model_records import EXITS_ENTRY, VOCABULARY_ENTRY, RecordedExit
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
@@ -39,7 +39,7 @@ def claimed_vocabulary(original: LoadedModel, pruned: LoadedModel) -> Trimming |
         UsageError: if the two do not belong together.
         RefusedError: if the original has no such vocabulary.
     """
-    theirs, ours = vocabulary_record(pruned.proto), vocabulary_record(original.proto)
+    theirs, ours = VOCABULARY_ENTRY.read(pruned.proto), VOCABULARY_ENTRY.read(original.proto)
     if theirs == ours:
         return None
     if theirs is None:
@@ -66,8 +66,8 @@ def claimed_exits(original: LoadedModel, pruned: LoadedModel) -> Leaving | None:
         UsageError: if the two do not belong together.
         RefusedError: if the original has no such exits.
     """
-    record = exits_record(pruned.proto)
-    theirs, ours = _taken(record), _taken(exits_record(original.proto))
+    record = EXITS_ENTRY.read(pruned.proto)
+    theirs, ours = _taken(record), _taken(EXITS_ENTRY.read(original.proto))
     if not set(ours) <= set(theirs):
         raise UsageError(
             f"exit {ours[0]} is permanent in {original.name} and not in {pruned.name}; are the two swapped?"
@@ -75,7 +75,7 @@ def claimed_exits(original: LoadedModel, pruned: LoadedModel) -> Leaving | None:
     numbers = [number for number in theirs if number not in ours]
     left = _left(original, numbers) if numbers else None
     # What is said of the exits that were not taken numbers those that may be taken later.
-    if record and record != exits_record((original if left is None else left.model).proto):
+    if record and record != EXITS_ENTRY.read((original if left is None else left.model).proto):
         raise UsageError(
             f"the record of {pruned.name} speaks of other exits than {original.name} has; the two do not belong"
             " together"

@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import fused_record, units_record
+from onnxheadprune.edit.records import FUSED_ENTRY, units_entry
 from onnxheadprune.errors import HeadPruneError, RefusedError
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import LoadedModel
@@ -80,11 +80,11 @@ def _candidates(original: LoadedModel, plan: PrunePlan, name: str, fused: bool) 
 
 def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator[str]:
     """Yield where the pruned model's records, which later cuts go by, say something else than belongs to the plan."""
-    if set(fused_record(pruned)) != set(fused_record(planned)):
+    if set(FUSED_ENTRY.read(pruned)) != set(FUSED_ENTRY.read(planned)):
         yield f"the record of {name} lists other sites as fused than its graph shows"
     for kind in every_kind():
-        known = {entry.number: entry for entry in units_record(planned, kind.UNITS)}
-        for entry in units_record(pruned, kind.UNITS):
+        known = {entry.number: entry for entry in units_entry(kind.UNITS).read(planned)}
+        for entry in units_entry(kind.UNITS).read(pruned):
             wanted = known.get(entry.number)
             if wanted is not None and not entry.projections:
                 # The first version did not write by what a site is recognised.

@@ -14,7 +14,7 @@ from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.sources import Data, data_for
-from onnxheadprune.edit.records import quantized_record
+from onnxheadprune.edit.records import QUANTIZED_ENTRY
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.display import one_line
@@ -188,7 +188,7 @@ def combined_through(
     original, cut = open_structure(model), open_structure(pruned)
     target = _target(original, cut, request)
     for loaded in (original, cut):
-        if quantized_record(loaded.proto) is not None:
+        if QUANTIZED_ENTRY.read(loaded.proto) is not None:
             raise UsageError(f"{loaded.name} is quantized already; give the models in floats")
     if request.run.data is None:
         raise UsageError("drift is measured on data; give it with --data")

@@ -15,7 +15,7 @@ from onnxheadprune.attention.planning import analyse, require_something
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import VALIDATION_KEY, refit_record
+from onnxheadprune.edit.records import REFIT_ENTRY, VALIDATION_KEY
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, open_structure
 from onnxheadprune.model.save import (
@@ -262,7 +262,7 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
 
 def seal_refits(cut: LoadedModel, plan: PrunePlan) -> None:
     """Write the digests of refitted tensors into the record of a pruned model, if it has one."""
-    if refit_record(cut.proto) is not None:
+    if REFIT_ENTRY.read(cut.proto) is not None:
         from onnxheadprune.choosing.compensation.record import sealed
 
         sealed(cut, plan)

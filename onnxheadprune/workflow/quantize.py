@@ -16,12 +16,11 @@ from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.edit.apply import drop_metadata, set_metadata
 from onnxheadprune.edit.records import (
     COMPENSATED_KEY,
+    QUANTIZED_ENTRY,
     QUANTIZED_KEY,
+    REFIT_ENTRY,
     VALIDATION_KEY,
     QuantizedRecord,
-    quantized_record,
-    quantized_text,
-    refit_record,
 )
 from onnxheadprune.errors import InferenceError, RefusedError, spelled
 from onnxheadprune.model.display import one_line
@@ -174,7 +173,7 @@ def quantized_through(
     loaded, writing = open_structure(model), request.writing
     others = [*named_files("the data", request.run.data)]
     target = None if writing.output is None else check_target(writing.output, loaded, others=others)
-    earlier = quantized_record(loaded.proto)
+    earlier = QUANTIZED_ENTRY.read(loaded.proto)
     if earlier is not None:
         raise RefusedError(
             f"{loaded.name} is quantized to {earlier.to} already; quantize the model in floats"
@@ -259,8 +258,8 @@ def _write_record(before: ModelProto, made: ModelProto, how: Rounding, data: Cal
         else {"per_channel": how.per_channel, "reduce_range": bool(how.reduce_range)}
     )
     fingerprint, count = (None, 0) if data is None else (data.fingerprint, data.count)
-    record = QuantizedRecord(how.to, settings, fingerprint, count, refit_record(before))
-    set_metadata(made, QUANTIZED_KEY, quantized_text(record))
+    record = QuantizedRecord(how.to, settings, fingerprint, count, REFIT_ENTRY.read(before))
+    set_metadata(made, QUANTIZED_KEY, QUANTIZED_ENTRY.text(record))
 
 
 def _notes(asked: Rounding, used: Rounding) -> tuple[str, ...]:

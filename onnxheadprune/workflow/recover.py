@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxheadprune.choosing.compensation.record import Compensation, restored
 from onnxheadprune.data.sources import Data, data_for
-from onnxheadprune.edit.records import fused_record
+from onnxheadprune.edit.records import FUSED_ENTRY
 from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
@@ -111,7 +111,7 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
 
 def _fused(made: LoadedModel) -> FuseMode:
     """The kind of fused operators that this tool gave a model."""
-    if not fused_record(made.proto):
+    if not FUSED_ENTRY.read(made.proto):
         return "none"
     own = any("microsoft" in node.domain for node in made.proto.graph.node)
     return "contrib" if own else "onnx"

@@ -11,7 +11,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.functions import carried_out
-from onnxheadprune.edit.model_records import layers_record
+from onnxheadprune.edit.model_records import LAYERS_ENTRY
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.errors import spelled
@@ -97,7 +97,7 @@ class PruneResult:
     def _heavy_layer(self) -> tuple[str, ...]:
         """Return a warning where a single layer that was removed held more than half of all operations."""
         whole = set(self.plan.removed_whole)
-        layers = layers_record(self.pruned.proto) or {}
+        layers = LAYERS_ENTRY.read(self.pruned.proto) or {}
         name = next((f"layer.{key}" for key, own in layers.items() if whole and whole <= set(own)), None)
         if name is None and len(whole) == 1:
             (name,) = self.plan.called_whole

@@ -19,7 +19,7 @@ from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.parts import Running
 from onnxheadprune.choosing.scoring.score import Method
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.edit.model_records import exits_record
+from onnxheadprune.edit.model_records import EXITS_ENTRY
 from onnxheadprune.edit.side_by_side import counts_where
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
@@ -108,7 +108,7 @@ def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
     refitted = set(result.validation.refitted)
     assert refitted - inner if form != "weights outside" else refitted <= inner
     assert validate(model, result.model, data=feeds).passed
-    assert not exits_record(result.model)
+    assert not EXITS_ENTRY.read(result.model)
 
 
 @pytest.mark.long

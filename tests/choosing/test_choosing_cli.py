@@ -13,7 +13,7 @@ import pytest
 
 from onnxheadprune import inspect
 from onnxheadprune.attention.heads import is_legal
-from onnxheadprune.edit.records import refit_record
+from onnxheadprune.edit.records import REFIT_ENTRY
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
 from tests.choosing.conftest import is_picture, said
@@ -37,7 +37,7 @@ def test_a_ratio_chooses_refits_proves_and_tells(
     for part in ("measured drift after refit", " linear layers on 192 samples", "(kl)", "passed"):
         assert part in " ".join(outcome.stdout.split())
     assert sum(site.num_heads for site in inspect(out)) == 4
-    assert refit_record(onnx.load(out)) is not None and is_picture(picture)
+    assert REFIT_ENTRY.read(onnx.load(out)) is not None and is_picture(picture)
     assert command("validate", toy, out, *CPU).exit_code == 0
 
 
@@ -62,7 +62,7 @@ def test_without_data_the_weights_decide_and_nothing_is_refitted(
     document = command("prune", toy, "--ratio", 0.25, "-o", out, "--json", *CPU).document
     assert document["choice"]["selection"]["basis"] == "weights (no data was given)"
     assert document["choice"]["compensation"] is None and document["choice"]["drift"] is None
-    assert document["validation"]["verdict"] == "passed" and refit_record(onnx.load(out)) is None
+    assert document["validation"]["verdict"] == "passed" and REFIT_ENTRY.read(onnx.load(out)) is None
 
 
 def test_no_compensate_leaves_the_weights(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_no_compensate_leaves_the_weights(command: Command, toy: Path, data: Pat
     options = ("--data", data, "-o", out, "--json", "--no-refit", *CPU)
     document = command("prune", toy, "--ratio", 0.25, *options).document
     assert document["choice"]["compensation"] is None and document["choice"]["drift"] > 0
-    assert refit_record(onnx.load(out)) is None
+    assert REFIT_ENTRY.read(onnx.load(out)) is None
 
 
 def test_named_heads_are_refitted_when_asked_for(

@@ -24,7 +24,7 @@ from onnxheadprune.choosing.compensation.fit import fit
 from onnxheadprune.choosing.compensation.pair import Pair
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.edit.extract import with_stored
-from onnxheadprune.edit.records import COMPENSATED_KEY, REMOVED_KEY, refit_record
+from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY, REMOVED_KEY
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.workflow.choice.completing import named
@@ -166,7 +166,7 @@ def test_a_map_without_a_bias_gets_none() -> None:
 def test_the_written_file_says_what_it_is_and_validates(refitted: Any, digits: Path) -> None:
     assert refitted.validation.verdict == "passed"
     written = onnx.load(refitted.output)
-    record = refit_record(written)
+    record = REFIT_ENTRY.read(written)
     assert record is not None and record.samples == 256
     assert record.data == refitted.chosen.compensation.data and len(record.data) == 64
     assert set(record.tensors) == set(refitted.chosen.compensation.stored)
@@ -252,7 +252,7 @@ def test_a_record_that_cannot_be_read(compensated: tuple[ModelProto, ModelProto]
             entry.value = '{"tensors": 1}'
     with pytest.raises(ModelError, match="cannot be read"):
         validate(compensated[0], model, provider="cpu")
-    assert refit_record(compensated[0]) is None
+    assert REFIT_ENTRY.read(compensated[0]) is None
 
 
 @pytest.mark.long
@@ -284,7 +284,7 @@ def test_a_compensated_model_can_be_pruned_again_under_other_names(tmp_path: Pat
     """Its record speaks of tensors that were there when it was refitted; the second cut claims nothing of them."""
     once = prune(toys_scores.stack(), "0:1", data=toys_scores.ids(24), refit=True, provider="cpu")
     renamed = onnx.compose.add_prefix(once.model, "a_")
-    assert refit_record(renamed) is not None
+    assert REFIT_ENTRY.read(renamed) is not None
     twice = prune(renamed, "1:2", tmp_path / "twice.onnx", provider="cpu")
     assert twice.validation is not None and twice.validation.passed and not twice.validation.refitted
     # What only the pruned file says is a claim of its own.

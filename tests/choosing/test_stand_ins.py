@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.choosing.compensation.record import Compensation, Refit, sealed
 from onnxheadprune.choosing.compensation.targets import Link, aim, normalised
 from onnxheadprune.choosing.compensation.tasks import Emptied, Run
-from onnxheadprune.edit.records import refit_record
+from onnxheadprune.edit.records import REFIT_ENTRY
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.completing import named
@@ -172,7 +172,7 @@ def test_a_cut_with_a_stand_in_is_proven_and_names_its_tensors(norms: Any) -> No
     result = prune(model, LAYER, data=DATA, refit=True, provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
     (front,) = standing(result.chosen.compensation)
-    record = refit_record(result.model)
+    record = REFIT_ENTRY.read(result.model)
     assert record is not None and "layer0.ffn.out.weight" in record.tensors
     assert len(result.model.graph.node) < len(model.graph.node)
     assert result.to_dict()["choice"]["compensation"]["refits"][0]["stands_in"] == list(front.stands_in)

@@ -24,7 +24,7 @@ from smaller import CHOSEN, byte_pairs, prune_vocabulary
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
-from onnxheadprune.edit.model_records import vocabulary_record
+from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
 
 CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
 PROMPT = [2, 11, 12, 13, 14, 15]
@@ -138,7 +138,7 @@ def _check_vocabulary(place: Path) -> None:
     prompt = old.encode(CHOSEN[1]).ids
     wanted = _generated(place / "fp32", prompt)
     smaller = prune_vocabulary(place / "fp32", old, "genai", *wanted)
-    record = vocabulary_record(onnx.load(smaller.after / "model.onnx", load_external_data=False))
+    record = VOCABULARY_ENTRY.read(onnx.load(smaller.after / "model.onnx", load_external_data=False))
     assert record is not None and len(record.kept) < record.rows
     new = Tokenizer.from_file(str(smaller.after / "tokenizer.json"))
     found = _generated(smaller.after, new.encode(CHOSEN[1]).ids)

@@ -32,7 +32,7 @@ from oracle import WholeSequences
 from smaller import CHOSEN, prune_vocabulary, unigram
 from tokenizers import Tokenizer
 
-from onnxheadprune.edit.model_records import vocabulary_record
+from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
 
 _VERSIONS = f"transformers {version('transformers')}, onnxruntime {onnxruntime.__version__}"
 CLIENT = f"Optimum {version('optimum-onnx')} ({_VERSIONS})"
@@ -233,7 +233,7 @@ def _check_vocabulary(place: Path) -> None:
     wanted = {line: generated(place / "onnx", old, line) for line in CHOSEN}
     more = {number for sequence in wanted.values() for number in sequence}
     smaller = prune_vocabulary(place / "onnx", old, "optimum", *more)
-    record = vocabulary_record(onnx.load(smaller.after / "encoder_model.onnx"))
+    record = VOCABULARY_ENTRY.read(onnx.load(smaller.after / "encoder_model.onnx"))
     assert record is not None
     new = Tokenizer.from_file(str(smaller.after / "tokenizer.json"))
     for line, sequence in wanted.items():

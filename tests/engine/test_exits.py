@@ -15,7 +15,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import Budget, apply_plan, combine, find_exits, plan_pruning, prune, recover, validate
-from onnxheadprune.edit.model_records import EXITS_KEY, exits_record
+from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import ModelError, RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.model.bodies import bodies_of
@@ -83,7 +83,7 @@ def test_what_is_behind_is_gone_and_numbers_stay() -> None:
     assert (result.plan.exit.sites, result.plan.exit.heads, result.plan.exit.of) == (2, 8, 2)
     again = prune(result.model, {"0": [0]})
     assert again.plan.removed == {0: (0,)}
-    states = {entry.number: entry.state for entry in exits_record(again.model)}
+    states = {entry.number: entry.state for entry in EXITS_ENTRY.read(again.model)}
     assert states == {1: "taken", 2: "behind"}
     both = validate(toys_exits.nested(), again.model)
     assert both.passed and both.exits == (1,) and both.heads == {0: (0,)}

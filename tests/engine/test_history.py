@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import apply_plan, inspect, plan_pruning, validate
-from onnxheadprune.edit.records import HEADS, REMOVED_KEY, units_key, units_record, units_text
+from onnxheadprune.edit.records import HEADS, REMOVED_KEY, units_entry
 from onnxheadprune.errors import ModelError
 from tests import toys_scores
 from tests.conftest import ROOT
@@ -50,12 +50,12 @@ def backwards(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_a_record_names_what_its_projections_give(models: tuple[ModelProto, ModelProto]) -> None:
-    record = units_record(models[1], HEADS)
+    record = units_entry(HEADS).read(models[1])
     names = [output for node in models[0].graph.node for output in node.output]
     assert [entry.removed for entry in record] == [(), (0, 2)]
     assert all(len(entry.projections) == 1 and entry.projections[0] in names for entry in record)
     entry = next(item for item in models[1].metadata_props if item.key == REMOVED_KEY)
-    assert units_text(record, HEADS) == entry.value
+    assert units_entry(HEADS).text(record) == entry.value
 
 
 @pytest.mark.long
@@ -68,7 +68,7 @@ def test_a_site_that_the_record_does_not_know_shifts_no_index(models: tuple[Mode
     found = validate(original, old, provider="cpu")
     assert found.verdict == "passed" and found.heads == {1: (0, 2)}
     again = apply_plan(plan_pruning(old, {0: [1], 1: [3]}), old)
-    assert [entry.removed for entry in units_record(again, HEADS)] == [(0, 1, 2), (3,)]
+    assert [entry.removed for entry in units_entry(HEADS).read(again)] == [(0, 1, 2), (3,)]
     assert validate(original, again, provider="cpu").heads == {0: (3,), 1: (0, 1, 2)}
 
 
@@ -85,7 +85,7 @@ def test_records_without_names_go_by_order(models: tuple[ModelProto, ModelProto]
     assert [site.removed for site in inspect(old)] == [(), (0, 2)]
     assert validate(original, old, provider="cpu").verdict == "passed"
     again = apply_plan(plan_pruning(old, {0: [1]}), old)
-    assert [bool(entry.projections) for entry in units_record(again, HEADS)] == [True, True]
+    assert [bool(entry.projections) for entry in units_entry(HEADS).read(again)] == [True, True]
     with pytest.raises(ModelError, match="does not fit the 2 sites of this model"):
         inspect(rewritten(old, without_the_first, version=1))
 
@@ -109,7 +109,7 @@ def renamed(model: ModelProto, change: Change) -> ModelProto:
     """A copy whose record of neurons says something else."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    entry = next(item for item in copy.metadata_props if item.key == units_key("neurons"))
+    entry = next(item for item in copy.metadata_props if item.key == units_entry("neurons").key)
     entry.value = json.dumps({"version": 1, "blocks": change(json.loads(entry.value)["blocks"])})
     return copy
 

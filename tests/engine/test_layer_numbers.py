@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from onnxheadprune import apply_plan, inspect, plan_pruning, prune, validate
 from onnxheadprune.attention.layers import layers
-from onnxheadprune.edit.model_records import LAYERS_KEY, layers_record
+from onnxheadprune.edit.model_records import LAYERS_ENTRY, LAYERS_KEY
 from onnxheadprune.errors import ModelError, RefusedError, UsageError
 from tests import toys_exits, toys_scores
 from tests.conftest import ROOT, Outcome
@@ -68,7 +68,7 @@ def test_a_layer_behind_one_that_went_has_the_same_number(shorter: ModelProto) -
     assert [list(t.dims) for t in at_once.graph.initializer] == [
         list(t.dims) for t in result.model.graph.initializer
     ]
-    assert layers_record(at_once) == layers_record(result.model) == layers_record(shorter)
+    assert LAYERS_ENTRY.read(at_once) == LAYERS_ENTRY.read(result.model) == LAYERS_ENTRY.read(shorter)
     assert validate(DIGITS, result.model, provider="cpu").verdict == "passed"
 
 
@@ -100,7 +100,7 @@ def test_a_layer_without_attention_or_network_says_so(
 
 @pytest.mark.parametrize("spec", [{"0": [1]}, {"ffn.1": range(64)}])
 def test_where_no_site_is_removed_as_a_whole_there_is_no_record(spec: Mapping[str, Any]) -> None:
-    assert layers_record(cut(DIGITS, spec)) == {}
+    assert LAYERS_ENTRY.read(cut(DIGITS, spec)) == {}
 
 
 def with_record(model: ModelProto, record: str) -> ModelProto:

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -17,40 +16,31 @@ from onnxheadprune import HeadPruneError, ModelError, prune, validate
 from onnxheadprune.attention.sites.kinds import KINDS
 from onnxheadprune.edit import model_records, records
 from onnxheadprune.edit.model_records import (
+    EXITS_ENTRY,
     EXITS_KEY,
+    LAYERS_ENTRY,
     LAYERS_KEY,
+    VOCABULARY_ENTRY,
     RecordedExit,
     RecordedVocabulary,
-    exits_record,
-    exits_text,
-    layers_record,
-    layers_text,
-    vocabulary_record,
-    vocabulary_text,
 )
 from onnxheadprune.edit.records import (
+    CACHES_ENTRY,
     CACHES_KEY,
     COMPENSATED_KEY,
+    FUSED_ENTRY,
     FUSED_KEY,
     HEADS,
+    QUANTIZED_ENTRY,
     QUANTIZED_KEY,
+    REFIT_ENTRY,
     REMOVED_KEY,
     VALIDATION_KEY,
     VOCABULARY_KEY,
     QuantizedRecord,
     RecordedUnits,
     RefitRecord,
-    caches_record,
-    caches_text,
-    fused_record,
-    fused_text,
-    quantized_record,
-    quantized_text,
-    refit_record,
-    refit_text,
-    units_key,
-    units_record,
-    units_text,
+    units_entry,
 )
 from tests import toys, toys_layers
 
@@ -65,26 +55,26 @@ EXITS = (RecordedExit(1, "if", None, "taken"), RecordedExit(2, "loop", 3, "behin
 TOKENS = RecordedVocabulary(20, (0, 1, 5, 19), ("ids",))
 LAYERS = {"layer.0": ("0", "ffn.0"), "layer.1": ("1",)}
 RECORDS: dict[str, tuple[str, object, Callable[[ModelProto], object]]] = {
-    REMOVED_KEY: (units_text(SITES, HEADS), SITES, partial(units_record, units=HEADS)),
+    REMOVED_KEY: (units_entry(HEADS).text(SITES), SITES, units_entry(HEADS).read),
     **{
-        units_key(kind.UNITS): (
-            units_text(BLOCKS, kind.UNITS),
+        units_entry(kind.UNITS).key: (
+            units_entry(kind.UNITS).text(BLOCKS),
             BLOCKS,
-            partial(units_record, units=kind.UNITS),
+            units_entry(kind.UNITS).read,
         )
         for kind in KINDS
     },
-    COMPENSATED_KEY: (refit_text(REFIT), REFIT, refit_record),
-    FUSED_KEY: (fused_text({0: "Attention", 2: "MultiHeadAttention"}), (0, 2), fused_record),
-    CACHES_KEY: (caches_text((0, 2)), (0, 2), caches_record),
+    COMPENSATED_KEY: (REFIT_ENTRY.text(REFIT), REFIT, REFIT_ENTRY.read),
+    FUSED_KEY: (FUSED_ENTRY.text({0: "Attention", 2: "MultiHeadAttention"}), (0, 2), FUSED_ENTRY.read),
+    CACHES_KEY: (CACHES_ENTRY.text((0, 2)), (0, 2), CACHES_ENTRY.read),
     QUANTIZED_KEY: (
-        quantized_text(record := QuantizedRecord("int8-qdq", {"per_channel": True}, "01", 5, REFIT)),
+        QUANTIZED_ENTRY.text(record := QuantizedRecord("int8-qdq", {"per_channel": True}, "01", 5, REFIT)),
         record,
-        quantized_record,
+        QUANTIZED_ENTRY.read,
     ),
-    LAYERS_KEY: (layers_text(LAYERS), LAYERS, layers_record),
-    EXITS_KEY: (exits_text(EXITS), EXITS, exits_record),
-    VOCABULARY_KEY: (vocabulary_text(TOKENS), TOKENS, vocabulary_record),
+    LAYERS_KEY: (LAYERS_ENTRY.text(LAYERS), LAYERS, LAYERS_ENTRY.read),
+    EXITS_KEY: (EXITS_ENTRY.text(EXITS), EXITS, EXITS_ENTRY.read),
+    VOCABULARY_KEY: (VOCABULARY_ENTRY.text(TOKENS), TOKENS, VOCABULARY_ENTRY.read),
 }
 MAY_BE_NONE = {"data of onnxheadprune.quantized", "refit", "turns"}
 LONG = "9" * 5000
@@ -159,7 +149,7 @@ def test_all_records_are_here() -> None:
         for name, value in vars(module).items()
         if name.endswith("_KEY")
     }
-    assert keys | {units_key(kind.UNITS) for kind in KINDS} == RECORDS.keys() | {VALIDATION_KEY}
+    assert keys | {units_entry(kind.UNITS).key for kind in KINDS} == RECORDS.keys() | {VALIDATION_KEY}
 
 
 @pytest.mark.parametrize("key", RECORDS)
@@ -221,7 +211,7 @@ UNPROVEN = {"operator"}
 def test_what_a_record_says_is_compared_with_the_original() -> None:
     model, smaller = cut_in_every_way()
     texts = {item.key: item.value for item in smaller.metadata_props if item.key in RECORDS}
-    assert texts.keys() == {REMOVED_KEY, units_key(UNITS), FUSED_KEY, CACHES_KEY, LAYERS_KEY}
+    assert texts.keys() == {REMOVED_KEY, units_entry(UNITS).key, FUSED_KEY, CACHES_KEY, LAYERS_KEY}
     assert says(model, smaller) == ""
     believed = []
     for key, text in texts.items():

@@ -24,7 +24,7 @@ from onnxheadprune import (
 )
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.edit.records import CACHES_KEY, caches_record
+from onnxheadprune.edit.records import CACHES_ENTRY, CACHES_KEY
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_layers
 from tests.conftest import Outcome
@@ -155,13 +155,13 @@ def test_the_length_is_read_off_a_cache_that_gets_narrower_elsewhere() -> None:
 def test_a_second_cut_goes_on_and_every_pair_is_proven() -> None:
     model = toys_layers.decoder(4, cache=True)
     first = cut(model)
-    assert caches_record(first) == (1,)
+    assert CACHES_ENTRY.read(first) == (1,)
     second = cut(first, {"2": "*"})
-    assert caches_record(second) == (1, 2) and names(second)[0] == ["input_ids", *caches(range(2))]
+    assert CACHES_ENTRY.read(second) == (1, 2) and names(second)[0] == ["input_ids", *caches(range(2))]
     for before, after in ((model, first), (first, second), (model, second)):
         assert validate(before, after, provider="cpu").verdict == "passed"
     plain = prune(first, {"3": [0]}, provider="cpu").model
-    assert caches_record(plain) == (1,) and validate(model, plain, provider="cpu").verdict == "passed"
+    assert CACHES_ENTRY.read(plain) == (1,) and validate(model, plain, provider="cpu").verdict == "passed"
 
 
 @pytest.mark.long
@@ -169,7 +169,7 @@ def test_a_cache_that_an_earlier_cut_left_stays() -> None:
     model = toys_layers.decoder(4, cache=True)
     kept = prune(model, ATTENTION, provider="cpu").model
     second = cut(kept, {"3": "*"})
-    assert names(second)[0] == ["input_ids", *caches(range(3))] and caches_record(second) == (3,)
+    assert names(second)[0] == ["input_ids", *caches(range(3))] and CACHES_ENTRY.read(second) == (3,)
     assert validate(model, second, provider="cpu").verdict == "passed"
 
 

@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxheadprune import Budget, PruneResult, RefusedError, UsageError, prune, recover, validate
 from onnxheadprune.choosing.compensation.record import digest
 from onnxheadprune.edit.apply import set_metadata
-from onnxheadprune.edit.records import COMPENSATED_KEY, refit_record
+from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY
 from onnxheadprune.fusion.fuse import fuse
 from tests import toys, toys_nbits, toys_recovery, toys_scores
 from tests.conftest import Outcome
@@ -268,7 +268,7 @@ def test_a_pruned_model_is_recovered_afterwards(folder: Path, command: Callable[
     made = onnx.load("out.onnx")
     assert drift(made) < 0.8 * drift(onnx.load("pruned.onnx"))
     again = recover("model.onnx", "out.onnx", data=SENTENCES, budget=Budget(epochs=2), provider="cpu")
-    before, after = refit_record(made), refit_record(again.model)
+    before, after = REFIT_ENTRY.read(made), REFIT_ENTRY.read(again.model)
     assert before is not None and after is not None and after.steps >= before.steps > 0
 
 

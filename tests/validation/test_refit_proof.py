@@ -13,7 +13,7 @@ from onnx import ModelProto, numpy_helper
 from onnxheadprune import ModelError, Validation, prune, validate
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.choosing.compensation.record import sealed
-from onnxheadprune.edit.records import COMPENSATED_KEY, FUSED_KEY, REMOVED_KEY, refit_record
+from onnxheadprune.edit.records import COMPENSATED_KEY, FUSED_KEY, REFIT_ENTRY, REMOVED_KEY
 from onnxheadprune.model.load import open_structure
 from tests import attacks, toys, toys_scores
 
@@ -61,7 +61,7 @@ def test_the_first_line_names_the_refitted_tensors_and_what_they_do(
     made: tuple[ModelProto, ModelProto],
 ) -> None:
     original, model = made
-    record = refit_record(model)
+    record = REFIT_ENTRY.read(model)
     assert record is not None and set(record.digests) == set(record.tensors)
     count = len(record.tensors)
     without = check(original, model)
@@ -198,7 +198,7 @@ def test_digests_are_of_what_is_written() -> None:
     original = toys_scores.stack()
     first = prune(original, "0:1", data=DATA, refit=True, provider="cpu").model
     second = prune(first, "0:2", provider="cpu").model
-    before, after = refit_record(first), refit_record(second)
+    before, after = REFIT_ENTRY.read(first), REFIT_ENTRY.read(second)
     assert before is not None and after is not None
     name = "layer0.attn.out.weight"
     assert before.tensors == after.tensors and before.digests[name] != after.digests[name]

@@ -16,7 +16,7 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.vocabulary.find import vocabularies
 from onnxheadprune.attention.vocabulary.trim import trimming
-from onnxheadprune.edit.model_records import vocabulary_record
+from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.workflow.requests import Tokens
@@ -154,7 +154,7 @@ def test_a_choice_by_data_sees_new_ids(command: Command, tmp_path: Path) -> None
     # The same call with a number: twelve tokens and the one in five samples are what the data has.
     again = command("prune", path, "-o", tmp_path / "n.onnx", "--vocab-size", "13", *data)
     assert again.exit_code == 0, again.stderr
-    assert vocabulary_record(onnx.load(tmp_path / "n.onnx")).kept == (*range(12), 17)
+    assert VOCABULARY_ENTRY.read(onnx.load(tmp_path / "n.onnx")).kept == (*range(12), 17)
     assert again.document["spelling"]["unchanged_share"] == 1
 
 
@@ -168,7 +168,7 @@ def test_tokens_are_removed_once_more(command: Command, tmp_path: Path) -> None:
         command("prune", once, "-o", twice, "--vocab", kept_file(tmp_path, np.array([1, 2, 5]))).exit_code
         == 0
     )
-    assert vocabulary_record(onnx.load(twice)).kept == (1, 3, 10)
+    assert VOCABULARY_ENTRY.read(onnx.load(twice)).kept == (1, 3, 10)
     for original in (path, once):
         assert command("validate", original, twice).exit_code == 0
     other = trimming(open_structure(path), [0, 2, 3]).model.proto

@@ -15,7 +15,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer, models
 
 from onnxheadprune.data.vocabulary import Vocabulary
 from onnxheadprune.deploying.folders.vocabulary import changes, named_ids
-from onnxheadprune.edit.model_records import vocabulary_record
+from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
@@ -339,7 +339,7 @@ def test_a_folder_without_tokenizer_json(command: Command, tmp_path: Path, form:
     shown = command("prune", folder, "-o", out, "--vocab", tmp_path / "keep.json", "--provider", "cpu")
     assert shown.exit_code == 0, shown.stderr
     assert form in shown.stdout and not (out / "tokenizer.json").exists()
-    record = vocabulary_record(onnx.load(out / "model.onnx"))
+    record = VOCABULARY_ENTRY.read(onnx.load(out / "model.onnx"))
     assert record is not None
     old, new = (Vocabulary(place, 64) for place in (folder, out))
     sessions = [session(place / "model.onnx") for place in (folder, out)]

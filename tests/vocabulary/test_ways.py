@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.edit.model_records import vocabulary_record
+from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
 from onnxheadprune.integrations.cutting import cut, settings_of
 from tests import toys_scores
 from tests.conftest import Outcome
@@ -64,7 +64,7 @@ def by_olive(_command: Command, place: Path) -> Path:
 @pytest.mark.parametrize("way", [by_job, pytest.param(by_batch, marks=pytest.mark.long), by_olive])
 def test_every_way_removes_them(command: Command, place: Path, way: Callable[[Command, Path], Path]) -> None:
     made = onnx.load(way(command, place))
-    record = vocabulary_record(made)
+    record = VOCABULARY_ENTRY.read(made)
     assert record is not None and record.kept == KEPT
     assert "onnxheadprune.removed" in {entry.key for entry in made.metadata_props}
 

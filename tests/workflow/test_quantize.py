@@ -18,7 +18,7 @@ from onnxheadprune import RefusedError, UsageError, Wish, combine, inspect, prun
 from onnxheadprune.attention.quantized import packed_again, packed_matrix, unpacked
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.linear import Linear
-from onnxheadprune.edit.records import QUANTIZED_KEY, VALIDATION_KEY, quantized_record
+from onnxheadprune.edit.records import QUANTIZED_ENTRY, QUANTIZED_KEY, VALIDATION_KEY
 from onnxheadprune.reporting.combination import combine_report
 from onnxheadprune.runtime import quantizing
 from onnxheadprune.settings.measuring import Timing
@@ -53,7 +53,7 @@ def maps(model: onnx.ModelProto) -> list[Any]:
 def test_a_quantized_model_is_written_with_a_record(toy: Path, tmp_path: Path) -> None:
     result = quantize(toy, tmp_path / "q.onnx", to="int8-dynamic", data=DATA, provider="cpu")
     written = onnx.load(tmp_path / "q.onnx")
-    record = quantized_record(written)
+    record = QUANTIZED_ENTRY.read(written)
     assert record is not None and record.to == "int8-dynamic" and record.settings["per_channel"] is True
     assert result.after.bytes < result.before.bytes and result.matrices[1] == result.matrices[0] > 0
     assert result.drift is not None and 0 < result.drift < 0.1
@@ -111,7 +111,7 @@ def test_nothing_is_quantized_twice_or_where_nothing_is_stored(rounded: onnx.Mod
 def test_the_record_of_a_cut_is_kept_and_later_cuts_count_from_it(toy: Path) -> None:
     cut = prune(toy, {0: [1]}, data=DATA, refit=True, provider="cpu")
     both = quantize(cut.model, to="int8-dynamic").model
-    record = quantized_record(both)
+    record = QUANTIZED_ENTRY.read(both)
     assert VALIDATION_KEY not in keys(both) and record is not None and record.refit is not None
     assert inspect(both)[0].removed == (1,)
     again = prune(both, {0: [2]}, provider="cpu")

@@ -24,7 +24,7 @@ from onnxheadprune.attention.exits.decisions import (
 from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.edit.model_records import RecordedExit, exits_record
+from onnxheadprune.edit.model_records import EXITS_ENTRY, RecordedExit
 from onnxheadprune.edit.side_by_side import BRANCHES
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import CHOOSES, IDENTITIES, REPEATS
@@ -129,7 +129,7 @@ def exits_of(view: GraphView, sites: Sites) -> Exits:
     Raises:
         ModelError: if the record of an earlier exit cannot be read.
     """
-    record = exits_record(view.model)
+    record = EXITS_ENTRY.read(view.model)
     candidates = sorted((node for node in view.nodes if node in CHOOSES or node in REPEATS), key=_place)
     if not candidates:
         return Exits(sites.model, (), record=record)

@@ -14,9 +14,9 @@ from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.inlining import Left, decided
-from onnxheadprune.edit.model_records import EXITS_KEY, ExitState, RecordedExit, exits_text
+from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY, ExitState, RecordedExit
 from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
-from onnxheadprune.edit.records import HEADS, RecordedUnits, units_key, units_record, units_text
+from onnxheadprune.edit.records import HEADS, RecordedUnits, units_entry
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.view import Node, Value
@@ -103,11 +103,11 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
     for units in (HEADS, *(kind.UNITS for kind in analysis.sites.others)):
         entries = _recorded(units, analysis, left, found)
         if units == HEADS or any(not entry.left for entry in entries):
-            apply.set_metadata(made, units_key(units), units_text(entries, units))
+            apply.set_metadata(made, units_entry(units).key, units_entry(units).text(entries))
     lost = [site for site in analysis.sites.every if not _names(site, left, found)]
     for entry in layers_kept(analysis.sites, lost):
         apply.set_metadata(made, entry.key, entry.value)
-    apply.set_metadata(made, EXITS_KEY, exits_text(_states(exits, taken, analysis, found)))
+    apply.set_metadata(made, EXITS_KEY, EXITS_ENTRY.text(_states(exits, taken, analysis, found)))
     gone = [site for site in analysis.sites if not _names(site, left, found)]
     cut = ExitCut(
         tuple(numbers),
@@ -164,7 +164,7 @@ def _recorded(units: str, analysis: Analysis, left: Left, found: Settled) -> lis
     """The record of all sites of one kind in the original; those behind the exit count as gone as a whole."""
     # What is gone is not recognised by a name that now means something else.
     made = _made(left.model)
-    entries = [entry for entry in units_record(analysis.view.model, units) if not entry.left]
+    entries = [entry for entry in units_entry(units).read(analysis.view.model) if not entry.left]
     for site in analysis.sites.of(units):
         names, entry = _names(site, left, found), site.recorded()
         if names:

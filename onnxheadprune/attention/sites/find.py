@@ -14,8 +14,8 @@ from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.attention.sites.unit import Findings, Site
-from onnxheadprune.edit.model_records import layers_record
-from onnxheadprune.edit.records import RecordedUnits, units_key, units_record
+from onnxheadprune.edit.model_records import LAYERS_ENTRY
+from onnxheadprune.edit.records import RecordedUnits, units_entry
 from onnxheadprune.errors import HeadPruneError, ModelError
 from onnxheadprune.model.graph.restated import restated
 from onnxheadprune.model.graph.view import GraphView, Node
@@ -54,7 +54,7 @@ def _with_history(
     if [entry.left for entry in rest] == [site.num_units for site in others]:
         matches |= {site.index: entry for site, entry in zip(others, rest, strict=True)}
         rest, others = [], []
-    told = f"the record of an earlier pruning ({units_key(units)} in the metadata)"
+    told = f"the record of an earlier pruning ({units_entry(units).key} in the metadata)"
     if complete and (rest or (others and not all(entry.projections for entry in record))):
         raise ModelError(
             f"{told} does not fit the {many(len(sites), 'site')} of this model; was it changed since?"
@@ -181,7 +181,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
     with analysing(view.model, name):
-        record = units_record(view.model, AttentionSite.UNITS)
+        record = units_entry(AttentionSite.UNITS).read(view.model)
         named = frozenset(name for entry in record for name in entry.projections)
         found, left_out = find_structural(view, named, _FixedSizes(view.model).tells_heads)
         sites = tuple(_with_history(found, record, AttentionSite.UNITS, complete=True))
@@ -191,7 +191,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
         left_out.near_misses,
         left_out.no_heads,
         others=_others(view, name, sites),
-        layered=layers_record(view.model),
+        layered=LAYERS_ENTRY.read(view.model),
         ignored_declarations=tuple(map(str, view.contradicted)),
     )
 
@@ -220,7 +220,7 @@ def _units_of(
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
     with analysing(view.model, name):
-        record = units_record(view.model, kind.UNITS)
+        record = units_entry(kind.UNITS).read(view.model)
         found = kind.found(view, (*attention, *(site for find in before for site in find().sites)))
         return Findings(_with_history(found.sites, record, kind.UNITS), found.near_misses)
 

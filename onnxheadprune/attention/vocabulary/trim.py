@@ -40,12 +40,7 @@ from onnxheadprune.edit.edits import (
     SetInput,
     SliceTensor,
 )
-from onnxheadprune.edit.model_records import (
-    RecordedVocabulary,
-    VocabularyCut,
-    vocabulary_record,
-    vocabulary_text,
-)
+from onnxheadprune.edit.model_records import VOCABULARY_ENTRY, RecordedVocabulary, VocabularyCut
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VOCABULARY_KEY
 from onnxheadprune.edit.renaming import with_fresh_names
@@ -194,11 +189,11 @@ def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept:
     proto = translated(view, vocabulary, kept, lambda name, _: nodes.same(MAIN, all_logits(name), name))
     edits = _edits(view_of(loaded.changed(proto)), vocabulary, kept)
     made = apply.apply_edits(edits, proto)
-    before = vocabulary_record(loaded.proto)
+    before = VOCABULARY_ENTRY.read(loaded.proto)
     local = record = RecordedVocabulary(vocabulary.rows, tuple(kept.tolist()), vocabulary.inputs)
     if before is not None:
         record = replace(local, rows=before.rows, kept=tuple(before.kept[token] for token in local.kept))
-    apply.set_metadata(made, VOCABULARY_KEY, vocabulary_text(record))
+    apply.set_metadata(made, VOCABULARY_KEY, VOCABULARY_ENTRY.text(record))
     elements = stored_size(loaded.proto).elements - stored_size(made).elements
     left = {stored.tensor.name: tuple(stored.tensor.dims) for stored in tensors_of(made)}
     smaller = (value.name for value in vocabulary.tables if left.get(value.name) != value.shape)

@@ -28,7 +28,7 @@ from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.edits import DropTensor, SliceTensor
 from onnxheadprune.edit.extract import Restored, store_constants, store_in_bodies
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import COMPENSATED_KEY, RefitRecord, refit_record, refit_text
+from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY, RefitRecord
 from onnxheadprune.model.bodies import graphs_in, stored_tensor
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView
@@ -135,7 +135,7 @@ def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> Loaded
     proto = changed.proto
     store_constants(proto.graph, numbers.stored)
     store_in_bodies(proto.graph, numbers.stored)
-    earlier = refit_record(loaded.proto)
+    earlier = REFIT_ENTRY.read(loaded.proto)
     names = {*numbers.stored, *(earlier.tensors if earlier else ())}
     steps += earlier.steps if earlier else 0
     _write(proto, RefitRecord(tuple(sorted(names)), numbers.data, numbers.samples, steps=steps))
@@ -160,7 +160,7 @@ def sealed(pruned: LoadedModel, plan: PrunePlan) -> None:
         pruned: the refitted model with the plan carried out; only its record changes.
         plan: what was carried out.
     """
-    record = refit_record(pruned.proto)
+    record = REFIT_ENTRY.read(pruned.proto)
     if record is None:
         return
     theirs, targets = _tensors_by_name(pruned.proto), _targets(plan)
@@ -179,7 +179,7 @@ def digest(array: Array) -> str:
 
 
 def _write(model: ModelProto, record: RefitRecord) -> None:
-    set_metadata(model, COMPENSATED_KEY, refit_text(record))
+    set_metadata(model, COMPENSATED_KEY, REFIT_ENTRY.text(record))
 
 
 def _slices_of(plan: PrunePlan) -> Iterator[SliceTensor]:
@@ -227,7 +227,7 @@ def restored(
     Raises:
         ModelError: if a tensor cannot be read.
     """
-    before_this = refit_record(original.proto)
+    before_this = REFIT_ENTRY.read(original.proto)
     earlier = () if before_this is None else before_this.tensors
     slices = {edit.name: edit for edit in _slices_of(planning.plan)}
     dropped = {item.edit.name for item in planning.plan.edits if isinstance(item.edit, DropTensor)}

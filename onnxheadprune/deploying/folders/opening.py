@@ -13,7 +13,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.units import kinds_named
 from onnxheadprune.deploying.folders.export import Export, ModelFile, open_export
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, matched
-from onnxheadprune.edit.records import units_record
+from onnxheadprune.edit.records import units_entry
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.workflow.requests import Choice
@@ -160,5 +160,5 @@ def _lost_by(file: ModelFile) -> dict[int, tuple[int, ...]]:
     return {
         kind.FROM + entry.number: tuple(sorted(entry.removed))
         for kind in kinds.every_kind()
-        for entry in units_record(file.loaded.proto, kind.UNITS)
+        for entry in units_entry(kind.UNITS).read(file.loaded.proto)
     }
