@@ -166,9 +166,7 @@ def as_much_as_pays(data: Calibration, unknowns: int, weights: int, work: float 
     return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
 
 
-def with_spliced(
-    data: Calibration, unknowns: int, weights: int, seed: int = 0, work: float = MOST_WORK
-) -> Calibration:
+def with_spliced(data: Calibration, unknowns: int, weights: int, work: float = MOST_WORK) -> Calibration:
     """The data and spliced sequences of it.
 
     Itself where it holds no sequences, or enough of them, or far too few, or where more would be too much work.
@@ -177,7 +175,6 @@ def with_spliced(
         data: what there is.
         unknowns: of the largest of the least-squares fits that it is for.
         weights: of all the maps that are fitted, in all.
-        seed: of the choice of partners and places.
         work: multiply-adds of all maps on all positions, up to which sequences are added.
     """
     found = Sequences.of(data)
@@ -188,7 +185,7 @@ def with_spliced(
     copies = min(enough - 1, bearable - 1, MOST_COPIES)
     if copies < 1 or positions < unknowns:
         return data
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     size = max(1, round(data.count / len(data.samples)))
     rows = [row for _ in range(copies) for row in found.spliced(random)]
     made = tuple(Sample(feed, None, "spliced sequences") for feed in found.feeds(rows, size))

@@ -39,7 +39,7 @@ class Distance:
     """The distance of a model from another one.
 
     Attributes:
-        drift: mean over the data; see `choosing.activations.drift`.
+        drift: mean over the data; see `data.drift`.
         unit: of the drift.
         accuracy: by the data's labels, None without.
         metric: the user's own measure, None without.
