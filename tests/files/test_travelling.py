@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import score
-from onnxheadprune.choosing.scoring.by_method import ablate, site_tasks
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
@@ -24,6 +25,20 @@ from onnxheadprune.workflow.choosing import choose
 from tests import toys_scores
 
 HERE = Provider(CPU, "test")
+
+
+class Travelling(Executor):
+    """Runs tasks here, as a worker does that gets them by a pipe."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Any] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.tasks += args
+        function, sent_along = pickle.loads(pickle.dumps((fn, args)))
+        done: Future[Any] = Future()
+        done.set_result(function(*sent_along, **kwargs))
+        return done
 
 
 @pytest.fixture
@@ -68,12 +83,12 @@ def test_ablation_by_path_gives_the_same_scores(
     monkeypatch.setattr(
         "onnxheadprune.choosing.scoring.by_method.sent", lambda model: sent(model, whole_up_to=0)
     )
-    _, sites, data = toys_scores.parts(model)
-    tasks = site_tasks(open_structure(path), sites.sites, data, HERE, None)
-    assert tasks[0].model.path is not None
+    data, workers = toys_scores.parts(model)[2], Travelling()
     scores = score(model, method="ablation", data=data, provider=HERE)
-    for task, site in zip(tasks, scores.sites, strict=True):
-        np.testing.assert_array_equal(ablate(task), site.scores)
+    by_path = score(path, method="ablation", data=data, provider=HERE, executor=workers)
+    assert len(workers.tasks) == len(scores.sites) and workers.tasks[0].model.path is not None
+    for there, site in zip(by_path.sites, scores.sites, strict=True):
+        np.testing.assert_array_equal(there.scores, site.scores)
 
 
 @pytest.mark.long

@@ -269,8 +269,8 @@ def _ablated(view: GraphView, sites: Sequence[Site], evidence: Evidence, how: Wo
             done,
         )
     else:
-        tasks = site_tasks(loaded, sites, data, provider, effect)
-        run_all(ablate, [tasks[position] for position in missing], how.executor, done)
+        tasks = _site_tasks(loaded, sites, data, provider, effect)
+        run_all(_ablate, [tasks[position] for position in missing], how.executor, done)
     kept.finish()
     return [kept.found[position] for position in range(len(sites))]
 
@@ -339,7 +339,7 @@ class _SiteTask:
     effect: Measure | None = None
 
 
-def site_tasks(
+def _site_tasks(
     model: LoadedModel, sites: Sequence[Site], data: Calibration, provider: Provider, effect: Measure | None
 ) -> list[_SiteTask]:
     """A task per site.
@@ -351,7 +351,7 @@ def site_tasks(
     return [_SiteTask(travelling, site.index, data, provider, effect) for site in sites]
 
 
-def ablate(task: _SiteTask) -> Array:
+def _ablate(task: _SiteTask) -> Array:
     """The scores of the task's site."""
     view, sites = _read(task.model)
     return ablation_scores(view, sites.at(task.site), task.data, task.provider, task.effect)
