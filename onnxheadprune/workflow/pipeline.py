@@ -40,8 +40,6 @@ from onnxheadprune.workflow.result import PruneResult, file_bytes
 if TYPE_CHECKING:
     from onnxheadprune.attention.exits.leave import Leaving
     from onnxheadprune.fusion.result import Fusion
-    from onnxheadprune.runtime import Provider
-    from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.vocabulary.keep import Trimmed

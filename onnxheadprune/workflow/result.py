@@ -22,8 +22,6 @@ from onnxheadprune.model.spelling import spelled as spelled_numbers
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.validation.headline import Headline, headline_of
-from onnxheadprune.validation.result import Validation
-from onnxheadprune.workflow.choice.chosen import Chosen
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
