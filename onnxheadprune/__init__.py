@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion, SiteFusion
     from onnxheadprune.liveness.registry import Reason, Refusal
     from onnxheadprune.model.storage.tensors import StoredSize
-    from onnxheadprune.reporting.pictures import plot_curve, plot_heads, plot_latency
+    from onnxheadprune.reporting.pictures.curve import plot_curve
+    from onnxheadprune.reporting.pictures.heads import plot_heads
+    from onnxheadprune.reporting.pictures.latency import plot_latency
     from onnxheadprune.settings.inputs import Inputs
     from onnxheadprune.settings.measuring import Timing
     from onnxheadprune.training.budget import Budget
@@ -167,11 +169,9 @@ _HOMES = {
         "CurvePoint",
     ),
     "workflow.sweep": ("sweep",),
-    "reporting.pictures": (
-        "plot_curve",
-        "plot_heads",
-        "plot_latency",
-    ),
+    "reporting.pictures.curve": ("plot_curve",),
+    "reporting.pictures.heads": ("plot_heads",),
+    "reporting.pictures.latency": ("plot_latency",),
     "workflow.result": ("PruneResult",),
     "attention.planning": ("plan_pruning",),
     "attention.sites.find": ("inspect",),

@@ -30,7 +30,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import one_line
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.providers import AUTO
-from onnxheadprune.settings.measuring import Timing
+from onnxheadprune.settings.measuring import Benching, Timing
 
 ROUNDS = 5
 """How often all sessions are opened anew: what one session has by luck, the next one has not."""
@@ -71,31 +71,25 @@ class BenchSettings(TypedDict, total=False):
     memory: bool
 
 
-@dataclass(frozen=True)
-class BenchRequest:
+@dataclass(frozen=True, kw_only=True)
+class BenchRequest(Benching):
     """All that one benchmark is asked for, but for the models.
 
     Attributes:
-        timing: what, for how long, on how many threads.
         provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
         seed: of the inputs, the order of measurement and the bootstrap.
-        cuda_graph: capture and replay CUDA graphs, where every model and shape allows it.
-        memory: also measure the peak of memory, in a process of its own.
 
     Raises:
         UsageError: if a value makes no sense.
     """
 
-    timing: Timing = field(default_factory=Timing)
     provider: str | Provider = AUTO
     seed: int = 0
-    cuda_graph: bool = False
-    memory: bool = True
 
     def __post_init__(self) -> None:
-        if self.timing.repeats is not None and self.timing.repeats < ROUNDS:
+        if self.repeats is not None and self.repeats < ROUNDS:
             raise UsageError(f"repeats are at least {ROUNDS}: one block in each of {ROUNDS} rounds")
-        if self.timing.time_budget <= 0:
+        if self.time_budget <= 0:
             raise UsageError("a time budget is a number of seconds above 0")
         if self.seed < 0:
             raise UsageError(f"a seed is a number from 0 up, not {self.seed}")
@@ -104,10 +98,10 @@ class BenchRequest:
         """JSON-ready data of how it is measured; sizes and provider have fields of their own in the document."""
         return {
             "rounds": ROUNDS,
-            "repeats": self.timing.repeats,
-            "time_budget_seconds": self.timing.time_budget,
+            "repeats": self.repeats,
+            "time_budget_seconds": self.time_budget,
             "seed": self.seed,
-            "threads": self.timing.threads,
+            "threads": self.threads,
             "cuda_graph": self.cuda_graph,
             "confidence": CONFIDENCE,
         }

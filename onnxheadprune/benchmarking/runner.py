@@ -107,7 +107,7 @@ def bench(
         time_budget=time_budget,
         threads=threads,
     )
-    request = BenchRequest(timing, provider, seed, cuda_graph, memory)
+    request = BenchRequest(**vars(timing), provider=provider, seed=seed, cuda_graph=cuda_graph, memory=memory)
     return run_benchmark((model, *others), request, progress or (lambda _: None))
 
 
@@ -153,7 +153,7 @@ def run_benchmark(
 def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) -> Scouted:
     """One inspected session per model: the grid, the optimized graphs, and whether every model runs everywhere."""
     _check_loads(entries, provider)
-    options = BoundOptions(threads=request.timing.threads)
+    options = BoundOptions(threads=request.threads)
     inspected = replace(options, inspect=True)
     first = BoundSession(entries[0].path, provider, inspected, name=entries[0].name)
 
@@ -183,7 +183,7 @@ def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) 
         facts.append(replace(found, differences=why))
     every = tuple(tuple(item) for item in feeds)
     notes: tuple[str, ...] = ()
-    if request.timing.batch is None and entries[0].maker.symbols.batch and _are_single(points):
+    if request.batch is None and entries[0].maker.symbols.batch and _are_single(points):
         notes = (f"{entries[0].name} takes one sample at a time, whatever its inputs declare",)
     notes += (entries[0].maker.note,) if entries[0].maker.note else ()
     if request.cuda_graph:
@@ -204,14 +204,14 @@ def _grid(
         return bound.outputs()
 
     try:
-        return entries[0].grid(request.timing, runs)
+        return entries[0].grid(request, runs)
     except InferenceError:
         found = maker.first_that_runs(maker.cases[0], run)
         if isinstance(found, InferenceError) or not maker.readings:
             raise
     for entry in entries[1:]:
         entry.maker.readings = maker.readings
-    return entries[0].grid(request.timing, runs)
+    return entries[0].grid(request, runs)
 
 
 def _are_single(points: Sequence[GridPoint]) -> bool:
@@ -262,7 +262,7 @@ def _measure(
                 sessions[lane].bind(scouted.feeds[model][position], position + 1)
                 for lane, model in enumerate(lanes)
             ]
-            measure_round(runners, [own[position] for own in series], request.timing, generator)
+            measure_round(runners, [own[position] for own in series], request, generator)
     return series
 
 
@@ -270,7 +270,7 @@ def _with_footprint(
     scouted: Scouted, index: int, entry: Entry, provider: Provider, request: BenchRequest
 ) -> ModelFacts:
     largest = max(scouted.feeds[index], key=lambda feed: sum(array.nbytes for array in feed.values()))
-    found = footprint(entry.path, provider, largest, threads=request.timing.threads)
+    found = footprint(entry.path, provider, largest, threads=request.threads)
     return replace(scouted.facts[index], footprint=found)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from onnxheadprune.cli.deploying import DataReader
 from onnxheadprune.cli.deriving import command
+from onnxheadprune.cli.inputs import DataReader
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.settings.cutting import Cut, Recover, Time
 from onnxheadprune.settings.inputs import Dask, Jobs, Running
@@ -93,8 +93,8 @@ def run_batch(
     """
     from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.deploying.batch import prune_batch
-    from onnxheadprune.reporting.batch import batch_report, item_line
     from onnxheadprune.reporting.console import err, out
+    from onnxheadprune.reporting.folder import batch_report, item_line
 
     console = err()
     with open_executor(jobs if dask is not None else 1, dask) as executor:

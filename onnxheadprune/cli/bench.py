@@ -12,8 +12,7 @@ from onnxheadprune.cli.pairs import joined, pairs_of
 from onnxheadprune.cli.presenting import Presentation, run_record
 from onnxheadprune.settings.inputs import SEED_HELP, Provider
 from onnxheadprune.settings.measuring import Benching
-from onnxheadprune.settings.rules import requires
-from onnxheadprune.settings.setting import BENCHMARK, EXECUTION, Natural, Positive, Setting
+from onnxheadprune.settings.setting import BENCHMARK, EXECUTION, Natural, Positive, Setting, requires
 from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
 SLOWER = 1
@@ -63,21 +62,14 @@ def bench(
     """
     from onnxheadprune.benchmarking.measure import BenchRequest
     from onnxheadprune.benchmarking.runner import run_benchmark
-    from onnxheadprune.reporting.benchmark import benchmark_report
-    from onnxheadprune.reporting.benchmark_files import write_csv, write_markdown
+    from onnxheadprune.reporting.benchmark import benchmark_report, write_csv, write_markdown
     from onnxheadprune.reporting.console import err, out
-    from onnxheadprune.reporting.figure import check_picture, save_figure
+    from onnxheadprune.reporting.pictures import check_picture, save_figure
     from onnxheadprune.reporting.validation import gate_rows
 
     if plot is not None:
         check_picture(plot)
-    request = BenchRequest(
-        benching,
-        provider,
-        seed,
-        cuda_graph=benching.cuda_graph,
-        memory=benching.memory,
-    )
+    request = BenchRequest(**vars(benching), provider=provider, seed=seed)
     pairs = pairs_of(model, pruned, follow_links=follow_links, leaders=True)
     if len(pairs) > 1 and any(path is not None for path in (csv_path, markdown, plot)):
         raise click.UsageError(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
+from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.cli.presenting import Presentation, run_record
 from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Metric, Rounding, Timing
-from onnxheadprune.settings.rules import requires
-from onnxheadprune.settings.setting import OUTPUT, Setting
+from onnxheadprune.settings.setting import OUTPUT, Setting, requires
 from onnxheadprune.settings.writing import ExternalData, Json, Model, Pruned, Report
 
 

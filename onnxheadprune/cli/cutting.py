@@ -117,7 +117,7 @@ def _done(
     from onnxheadprune.workflow.pipeline import carried_through
 
     if showing.heatmap is not None:
-        from onnxheadprune.reporting.figure import check_picture
+        from onnxheadprune.reporting.pictures import check_picture
 
         check_picture(showing.heatmap)
     with progress_on(err(), stages_of(request)) as progress:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, cast, get_origin
 import click
 from click.core import ParameterSource
 
-from onnxheadprune.settings.rules import Rule, first_broken
 from onnxheadprune.settings.setting import (
     NAMED,
     SECTIONS,
     Bounds,
     Declared,
+    Rule,
     Shares,
     declared,
+    first_broken,
     parameters,
     share,
 )

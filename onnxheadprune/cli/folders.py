@@ -1,4 +1,4 @@
-"""What the commands do with a folder of models that belong together."""
+"""`prune` of a folder of models that belong together: loaded where MODEL is one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxheadprune.cli.cutting import Showing
-from onnxheadprune.cli.deploying import folder_request, reader_of
-from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.cli.presenting import Presentation, command_line, run_record
+from onnxheadprune.deploying.clients.all import client_named
+from onnxheadprune.deploying.folders.prune import prune_folder
+from onnxheadprune.deploying.folders.types import Data, FolderRequest, FolderResult, Reader
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
-    from onnxheadprune.deploying.folders.types import FolderResult
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.workflow.requests import Request
 
@@ -32,7 +33,6 @@ def prune_export(
     Returns:
         The exit code.
     """
-    from onnxheadprune.deploying.folders.prune import prune_folder
     from onnxheadprune.model.storage.assembly import check_folder
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.folder import folder_report
@@ -46,8 +46,15 @@ def prune_export(
         if told is not None:
             check_folder(told, folder)
         request = replace(request, writing=replace(request.writing, output=None))
-    asked = folder_request(folder, request, deploying, reader_of(folder, running))
-    asked = replace(asked, command=command_line())
+    asked = FolderRequest(
+        request,
+        None if deploying.runtime is None else client_named(deploying.runtime),
+        deploying.data_name,
+        deploying.follow_links,
+        deploying.per_layer_config,
+        _reader_of(folder, running),
+        command_line(),
+    )
     would = {} if ahead is None else {"would_write": str(ahead)}
     presentation = Presentation()
 
@@ -66,52 +73,15 @@ def prune_export(
     return presentation.deliver(result.output)
 
 
-def inspect_export(folder: Path, *, follow_links: bool, as_json: bool) -> int:
-    """Shows the sites of a folder.
+def _reader_of(folder: Path, running: Running) -> Reader | None:
+    """Reads the data that the options name for one model of a folder, whose own tokenizer is taken for text."""
+    if running.data is None:
+        return None
+    from onnxheadprune.data.sources import with_own_tokenizer
 
-    Returns:
-        The exit code.
-    """
-    from onnxheadprune.attention.vocabulary.find import vocabularies
-    from onnxheadprune.deploying.folders.opening import looked_at
-    from onnxheadprune.deploying.folders.types import sites_to_dict
-    from onnxheadprune.reporting.console import out
-    from onnxheadprune.reporting.folder import export_report
-    from onnxheadprune.reporting.vocabulary import vocabulary_report
+    running = with_own_tokenizer(folder, running)
 
-    export, match, why = looked_at(folder, follow_links=follow_links)
-    tokens = {
-        file.name: [item.to_dict(file.size) for item in vocabularies(file.view)] for file in export.models
-    }
-    if as_json:
-        files = [
-            {"file": file.name, "part": file.part, **file.sites.to_dict(), "vocabularies": tokens[file.name]}
-            for file in export.models
-        ]
-        networks = [
-            {"leader": network.leader.name, "files": [file.name for file in network.files]}
-            for network in match.networks
-        ]
-        found = {"networks": networks, **sites_to_dict(match), "files": files, "disagreement": why}
-        emit_json({"folder": str(folder), **found})
-    else:
-        found_first = next((item for item in tokens.values() if item), [])
-        out().print(*export_report(str(folder), match, why), *vocabulary_report(found_first), sep="\n")
-    return 0
+    def read(model: LoadedModel) -> Data:
+        return read_data(model, running, in_folder=True)
 
-
-def leader_of(folder: Path, follow_links: bool) -> LoadedModel:
-    """The file of a folder that heads are chosen on.
-
-    Raises:
-        UsageError: if it holds several networks.
-        HeadPruneError: if it cannot be read.
-    """
-    from onnxheadprune.deploying.folders.opening import opened
-    from onnxheadprune.errors import UsageError
-
-    _, match = opened(folder, follow_links=follow_links)
-    if len(match.networks) > 1:
-        names = ", ".join(network.leader.name for network in match.networks)
-        raise UsageError(f"{folder} holds {len(match.networks)} networks; name the file of one: {names}")
-    return match.networks[0].leader.loaded
+    return read

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from onnxheadprune.cli.cutting import Showing, carry_out
-from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
+from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.setting import CHANGES, Setting
 from onnxheadprune.settings.writing import Checking, DryRun, Json, Model, Report, Target

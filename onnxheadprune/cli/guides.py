@@ -215,6 +215,5 @@ def _records_of(command: click.Command, context: click.Context) -> Collection[tu
 
 
 def _sentence(text: str) -> str:
-    """The first sentence of the first paragraph."""
     first = " ".join(text.partition("\n\n")[0].split())
     return f"{first.partition('. ')[0].rstrip('.')}."

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.cli.folders import inspect_export
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
@@ -16,7 +17,7 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     as `prune` takes them.
     """
     if model.is_dir():
-        return inspect_export(model, follow_links=follow_links, as_json=as_json)
+        return _inspect_folder(model, follow_links=follow_links, as_json=as_json)
     from dataclasses import replace
 
     from onnxheadprune.attention.sites.find import analysis_of
@@ -25,8 +26,13 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.model.storage.tensors import stored_size
     from onnxheadprune.reporting.console import err, out, print_error
-    from onnxheadprune.reporting.sites import exits_report, layers_report, near_misses, sites_report
-    from onnxheadprune.reporting.vocabulary import vocabulary_report
+    from onnxheadprune.reporting.sites import (
+        exits_report,
+        layers_report,
+        near_misses,
+        sites_report,
+        vocabulary_report,
+    )
     from onnxheadprune.workflow.inspection import EarlyExits, LayerSummary
 
     loaded = open_structure(model, follow_links=follow_links)
@@ -54,3 +60,37 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
         f" activations, and no feed-forward block{hint}"
     )
     return RefusedError.exit_code
+
+
+def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
+    """Shows the sites of a folder.
+
+    Returns:
+        The exit code.
+    """
+    from onnxheadprune.attention.vocabulary.find import vocabularies
+    from onnxheadprune.deploying.folders.opening import looked_at
+    from onnxheadprune.deploying.folders.types import sites_to_dict
+    from onnxheadprune.reporting.console import out
+    from onnxheadprune.reporting.folder import export_report
+    from onnxheadprune.reporting.sites import vocabulary_report
+
+    export, match, why = looked_at(folder, follow_links=follow_links)
+    tokens = {
+        file.name: [item.to_dict(file.size) for item in vocabularies(file.view)] for file in export.models
+    }
+    if as_json:
+        files = [
+            {"file": file.name, "part": file.part, **file.sites.to_dict(), "vocabularies": tokens[file.name]}
+            for file in export.models
+        ]
+        networks = [
+            {"leader": network.leader.name, "files": [file.name for file in network.files]}
+            for network in match.networks
+        ]
+        found = {"networks": networks, **sites_to_dict(match), "files": files, "disagreement": why}
+        emit_json({"folder": str(folder), **found})
+    else:
+        found_first = next((item for item in tokens.values() if item), [])
+        out().print(*export_report(str(folder), match, why), *vocabulary_report(found_first), sep="\n")
+    return 0

@@ -1,4 +1,8 @@
-"""The end of a command: exit codes, the one line of an error, the JSON of an error."""
+"""The end of a command: exit codes, the one line of an error, the JSON of an error, and whether output was written.
+
+stdout and stderr are taken as they really are: closed, full, piped into a program that left, or ASCII only. Whether a
+report could be printed is no verdict on a model: what a command has to say decides the exit code.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxheadprune.cli.streams import steadfast
 from onnxheadprune.errors import HeadPruneError, ValidationFailedError, is_interrupt, options_named
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.headline import Headline
     from onnxheadprune.validation.result import Validation
+import io
+import os
+from typing import Any, TextIO
 
 NOT_WRITTEN = 74
 INTERRUPTED = 130
@@ -41,7 +47,7 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
         # What onnx or numpy deprecate is the developers' business; tests turn warnings into errors.
         warnings.simplefilter("ignore")
     as_json = "--json" in arguments
-    with steadfast() as streams:
+    with _steadfast() as streams:
         code = _run(group, arguments, as_json)
         sys.stdout.flush()
         if streams.lost is not None:
@@ -60,7 +66,7 @@ class Ended:
     error: BaseException | None = None
 
 
-def ended(group: click.Group, arguments: Sequence[str]) -> Ended:
+def _end_of(group: click.Group, arguments: Sequence[str]) -> Ended:
     """Runs a command line and says how it ended, but prints no error."""
     with _noted_interrupts() as came:
         end = _ended(group, arguments)
@@ -119,7 +125,7 @@ def _ended(group: click.Group, arguments: Sequence[str]) -> Ended:
 
 
 def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
-    end = ended(group, arguments)
+    end = _end_of(group, arguments)
     if end.message is None:
         return end.exit_code
     verbose = not {"-v", "--verbose"}.isdisjoint(arguments)
@@ -176,7 +182,6 @@ def _no_room() -> str:
 
 
 def _bounded(message: str) -> str:
-    """A sentence as it can be read, without the middle of one that is far too long."""
     half = MOST_LETTERS // 2
     return message if len(message) <= MOST_LETTERS else f"{message[:half]} ... {message[-half:]}"
 
@@ -185,3 +190,82 @@ def _with_help(error: click.ClickException) -> str:
     message = error.format_message().rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
     return message if context is None else f"{message}; see {context.command_path} --help"
+
+
+class _Streams:
+    """Standard output and error, and whether they were closed.
+
+    Attributes:
+        lost: why some of stdout was not written, None if all was, or nobody wanted it.
+    """
+
+    lost: str | None = None
+
+
+class _Steadfast:
+    """A text stream that goes on without its file when that cannot be written any more."""
+
+    def __init__(self, stream: TextIO, streams: _Streams | None) -> None:
+        self._stream, self._streams = stream, streams
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":
+            # click would write UTF-8 into it where the terminal has ASCII only.
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            self._give_up(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        # The reader of a pipe left (`| head`): it has all that it wanted.
+        if self._streams is not None and not isinstance(error, BrokenPipeError):
+            self._streams.lost = error.strerror or str(error)
+        with contextlib.suppress(OSError, io.UnsupportedOperation):
+            # What is still in the buffer goes where nobody complains, also when Python exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextlib.contextmanager
+def _steadfast() -> Iterator[_Streams]:
+    """Replaces stdout and stderr by streams that write what they can, in the letters that they have."""
+    _reopen_closed()
+    before, streams = (sys.stdout, sys.stderr), _Streams()
+    wrapped = [(stream, stream.errors) for stream in before if isinstance(stream, io.TextIOWrapper)]
+    for stream, _ in wrapped:
+        stream.reconfigure(errors="backslashreplace")
+    out: Any = _Steadfast(before[0], streams)
+    err: Any = _Steadfast(before[1], None)
+    sys.stdout, sys.stderr = out, err
+    try:
+        yield streams
+    finally:
+        out.flush()
+        err.flush()
+        sys.stdout, sys.stderr = before
+        for stream, errors in wrapped:
+            stream.reconfigure(errors=errors)
+
+
+def _reopen_closed() -> None:
+    """Gives closed standard streams the null device. Else the next file that is opened would be one of them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is given, which is this one.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxheadprune.cli.deploying import read_data, subject_of
+from onnxheadprune.cli.inputs import read_data, subject_of
 from onnxheadprune.settings.inputs import Running
 
 if TYPE_CHECKING:
@@ -37,9 +37,24 @@ class Pair:
         Raises:
             UsageError: if two models alone cannot take it.
         """
-        if self.file is not None and _misfit(self, running) is not None:
+        if self.file is not None and self.misfit(running) is not None:
             return None
         return read_data(self.model, running, in_folder=self.file is not None)
+
+    def misfit(self, running: Running) -> str | None:
+        """Return why data is not for this model of a folder, None where it is."""
+        from onnxheadprune.attention.sites.find import view_of
+        from onnxheadprune.data.calibration import calibration_data
+        from onnxheadprune.errors import UsageError
+        from onnxheadprune.model.load import open_structure
+
+        try:
+            data = read_data(self.model, running, in_folder=True)
+            if data is not None:
+                calibration_data(data, view_of(open_structure(self.model)))
+        except UsageError as error:
+            return str(error)
+        return None
 
 
 def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders: bool = False) -> list[Pair]:
@@ -71,40 +86,6 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
     ]
 
 
-def apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
-    """Pairs whose models differ, and the names of files that a cut of their folder left as they were.
-
-    Args:
-        pairs: two models each. Where all are the same none is left out, and whoever compares them says so.
-    """
-    same = [pair for pair in pairs if pair.is_same]
-    if len(same) == len(pairs):
-        return list(pairs), []
-    return [pair for pair in pairs if pair not in same], [str(pair.file) for pair in same]
-
-
-def require_for_each(pairs: Sequence[Pair], heads: str | None, running: Running) -> None:
-    """Check whether what is said about two models can be said about folders.
-
-    Raises:
-        click.UsageError: if heads are named.
-        UsageError: if the data is for none of the models.
-    """
-    if pairs[0].file is None:
-        return
-    if heads is not None:
-        raise click.UsageError(
-            "--heads is for two models; the files of a folder say themselves what they lost",
-            click.get_current_context(),
-        )
-    if running.data is not None:
-        reasons = [_misfit(pair, running) for pair in pairs]
-        if all(reason is not None for reason in reasons):
-            from onnxheadprune.errors import UsageError
-
-            raise UsageError(f"the data fits none of the models: {reasons[0]}")
-
-
 def joined(pairs: Sequence[Pair], documents: Sequence[dict[str, object]]) -> dict[str, object]:
     """One document out of those of each pair: the only one, or a list of files."""
     if pairs[0].file is None:
@@ -112,19 +93,3 @@ def joined(pairs: Sequence[Pair], documents: Sequence[dict[str, object]]) -> dic
     return {
         "files": [{"file": pair.file, **document} for pair, document in zip(pairs, documents, strict=True)]
     }
-
-
-def _misfit(pair: Pair, running: Running) -> str | None:
-    """Return why data is not for a model of a folder, None where it is."""
-    from onnxheadprune.attention.sites.find import view_of
-    from onnxheadprune.data.calibration import calibration_data
-    from onnxheadprune.errors import UsageError
-    from onnxheadprune.model.load import open_structure
-
-    try:
-        data = read_data(pair.model, running, in_folder=True)
-        if data is not None:
-            calibration_data(data, view_of(open_structure(pair.model)))
-    except UsageError as error:
-        return str(error)
-    return None

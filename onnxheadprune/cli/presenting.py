@@ -68,8 +68,7 @@ class Presentation:
             The exit code: not 0 if a report could not be written.
         """
         from onnxheadprune.errors import UsageError
-        from onnxheadprune.reporting.console import print_error
-        from onnxheadprune.reporting.layout import row
+        from onnxheadprune.reporting.console import print_error, row
 
         lost: list[str] = []
         written = [] if made is None else [made]

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import click
 
 from onnxheadprune.cli.cutting import Showing, carry_out
-from onnxheadprune.cli.deploying import read_data, subject_of
 from onnxheadprune.cli.deriving import command
+from onnxheadprune.cli.inputs import read_data, subject_of
 from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume, Time
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.rules import requires
-from onnxheadprune.settings.setting import Setting
+from onnxheadprune.settings.setting import Setting, requires
 from onnxheadprune.settings.writing import Checking, Deploying, DryRun, Json, Model, Report, Target
 
 if TYPE_CHECKING:

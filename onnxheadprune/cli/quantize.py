@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
+from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.cli.presenting import Presentation, run_record
 from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Rounding
-from onnxheadprune.settings.rules import requires
+from onnxheadprune.settings.setting import requires
 from onnxheadprune.settings.writing import ExternalData, Json, Model, Output
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from onnxheadprune.cli.cutting import Showing, carry_out
-from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
+from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.settings.cutting import Recovering, Resume
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.writing import (

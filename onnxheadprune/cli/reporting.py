@@ -26,8 +26,7 @@ def report(
     cuts are shown side by side.
     """
     from onnxheadprune.model.storage.folder import write_text
-    from onnxheadprune.reporting.console import out
-    from onnxheadprune.reporting.layout import row
+    from onnxheadprune.reporting.console import out, row
     from onnxheadprune.reporting.page import page_of, read_documents
 
     documents = read_documents(results)

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
+from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.cli.presenting import Presentation, run_record
-from onnxheadprune.settings.rules import excludes
-from onnxheadprune.settings.setting import Setting
+from onnxheadprune.settings.setting import Setting, excludes
 
 if TYPE_CHECKING:
     from onnxheadprune.deploying.jobs.reading import Job

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from onnxheadprune.cli.deploying import read_data, subject_of
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.cli.folders import leader_of
+from onnxheadprune.cli.inputs import read_data, subject_of
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.settings.cutting import Scoring, Unit, unit_kinds
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.rules import excludes, requires
-from onnxheadprune.settings.setting import OUTPUT, SELECTION, Setting
+from onnxheadprune.settings.setting import OUTPUT, SELECTION, Setting, excludes, requires
 from onnxheadprune.settings.writing import FollowLinks, Json, Model
+
+if TYPE_CHECKING:
+    from onnxheadprune.model.load import LoadedModel
 
 
 @command(rules={"data": excludes("method=weight method=random"), "seed": requires("data=random")})
@@ -61,10 +62,9 @@ def score(
     from onnxheadprune.choosing.scoring.score import default_method, score
     from onnxheadprune.choosing.scoring.scores import write_scores
     from onnxheadprune.data.sources import with_own_tokenizer
-    from onnxheadprune.reporting.choice import score_rows
+    from onnxheadprune.reporting.choice import heat_rows, score_rows
     from onnxheadprune.reporting.console import err
-    from onnxheadprune.reporting.figure import check_picture, save_figure
-    from onnxheadprune.reporting.heatmap import heat_rows
+    from onnxheadprune.reporting.pictures import check_picture, save_figure
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
     from onnxheadprune.workflow.requests import measure_of
@@ -79,7 +79,7 @@ def score(
         raise click.UsageError("--heatmap is a plot of heads; score them too", click.get_current_context())
     samples = with_own_tokenizer(model, running)
     subject = (
-        leader_of(model, follow_links) if model.is_dir() else subject_of(model, follow_links=follow_links)
+        _leader_of(model, follow_links) if model.is_dir() else subject_of(model, follow_links=follow_links)
     )
     data = read_data(subject, samples)
     method = scoring.method or default_method(units, measured=data is not None)
@@ -111,6 +111,23 @@ def score(
         heat = heat_rows(scores.by_site()) if scores.heads else ()
         presentation.rows(*score_rows(scores), *heat)
     return presentation.deliver()
+
+
+def _leader_of(folder: Path, follow_links: bool) -> LoadedModel:
+    """The file of a folder that heads are chosen on.
+
+    Raises:
+        UsageError: if it holds several networks.
+        HeadPruneError: if it cannot be read.
+    """
+    from onnxheadprune.deploying.folders.opening import opened
+    from onnxheadprune.errors import UsageError
+
+    _, match = opened(folder, follow_links=follow_links)
+    if len(match.networks) > 1:
+        names = ", ".join(network.leader.name for network in match.networks)
+        raise UsageError(f"{folder} holds {len(match.networks)} networks; name the file of one: {names}")
+    return match.networks[0].leader.loaded
 
 
 def _check_folder(output: Path) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from onnxheadprune.cli.deploying import read_data
 from onnxheadprune.cli.deriving import command
+from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.cli.presenting import Presentation, run_record
 from onnxheadprune.settings.cutting import Recover, Selecting, Time
 from onnxheadprune.settings.inputs import Dask, Jobs, Running
-from onnxheadprune.settings.rules import requires
-from onnxheadprune.settings.setting import OUTPUT, Setting
+from onnxheadprune.settings.setting import OUTPUT, Setting, requires
 from onnxheadprune.settings.writing import Json, Model
 
 
@@ -56,7 +55,7 @@ def sweep(
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.curve import curve_files, curve_rows, save_curve
-    from onnxheadprune.reporting.figure import check_picture
+    from onnxheadprune.reporting.pictures import check_picture
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.training.recover import Recovering

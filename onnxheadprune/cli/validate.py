@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
+
+import click
 
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
-from onnxheadprune.cli.pairs import apart_from_same, joined, pairs_of, require_for_each
+from onnxheadprune.cli.pairs import Pair, joined, pairs_of
 from onnxheadprune.cli.presenting import run_record
 from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import Metric, Timing
-from onnxheadprune.settings.rules import requires
-from onnxheadprune.settings.setting import BENCHMARK, NotNegative, Positive, Setting, Text
+from onnxheadprune.settings.setting import BENCHMARK, NotNegative, Positive, Setting, Text, requires
 from onnxheadprune.settings.writing import FollowLinks, Json, Model, Pruned
 
 SIZES = "batch seq past dims repeats time_budget threads"
@@ -56,8 +58,7 @@ def validate(
     against its like, and whether all of them lost the same heads.
     """
     from onnxheadprune.errors import ValidationFailedError
-    from onnxheadprune.reporting.console import err, out
-    from onnxheadprune.reporting.layout import row
+    from onnxheadprune.reporting.console import err, out, row
     from onnxheadprune.reporting.validation import gate_rows, validation_report
     from onnxheadprune.validation.claim import require_recorded
     from onnxheadprune.validation.headline import headline_of
@@ -72,8 +73,8 @@ def validate(
         from onnxheadprune.data.sources import with_own_tokenizer
 
         running = with_own_tokenizer(model, running)
-    require_for_each(pairs, heads, running)
-    pairs, same = apart_from_same(pairs)
+    _require_for_each(pairs, heads, running)
+    pairs, same = _apart_from_same(pairs)
     documents, accepted = [], True
     for pair in pairs:
         (other,) = pair.others
@@ -89,7 +90,7 @@ def validate(
             from onnxheadprune.benchmarking.measure import BenchRequest
             from onnxheadprune.benchmarking.runner import run_benchmark
 
-            bench = BenchRequest(timing, result.provider, running.seed, memory=False)
+            bench = BenchRequest(**vars(timing), provider=result.provider, seed=running.seed, memory=False)
             with err().status("measuring") as status:
                 measured = run_benchmark((pair.model, other), bench, status.update)
             gates += measured.gates(min_speedup)
@@ -108,3 +109,37 @@ def validate(
     elif same:
         out().print(row("the same", f"to the last byte, as nothing was cut there: {', '.join(same)}"))
     return 0 if accepted else ValidationFailedError.exit_code
+
+
+def _apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
+    """Pairs whose models differ, and the names of files that a cut of their folder left as they were.
+
+    Args:
+        pairs: two models each. Where all are the same none is left out, and whoever compares them says so.
+    """
+    same = [pair for pair in pairs if pair.is_same]
+    if len(same) == len(pairs):
+        return list(pairs), []
+    return [pair for pair in pairs if pair not in same], [str(pair.file) for pair in same]
+
+
+def _require_for_each(pairs: Sequence[Pair], heads: str | None, running: Running) -> None:
+    """Check whether what is said about two models can be said about folders.
+
+    Raises:
+        click.UsageError: if heads are named.
+        UsageError: if the data is for none of the models.
+    """
+    if pairs[0].file is None:
+        return
+    if heads is not None:
+        raise click.UsageError(
+            "--heads is for two models; the files of a folder say themselves what they lost",
+            click.get_current_context(),
+        )
+    if running.data is not None:
+        reasons = [pair.misfit(running) for pair in pairs]
+        if all(reason is not None for reason in reasons):
+            from onnxheadprune.errors import UsageError
+
+            raise UsageError(f"the data fits none of the models: {reasons[0]}")

@@ -216,7 +216,6 @@ def _proven(job: Job) -> bool:
 
 
 def _read_by(job: Job) -> Digests:
-    """SHA-256 of everything that is read for a model."""
     return digests(job.model) | ({} if job.read is None else digests_of(job.read.files(Path(job.model))))
 
 

@@ -1,17 +1,22 @@
-"""The report of `bench`."""
+"""The report of `bench`: on a terminal, as a table in Markdown, and as CSV with a line per model and size."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from onnxheadprune.benchmarking.entry import fused
 from onnxheadprune.benchmarking.result import MIXED, Benchmark, Cell, Comparison, ModelFacts
-from onnxheadprune.reporting.layout import bullet, count, many, row, share, size, table
+from onnxheadprune.model.spelling import count, in_markdown, many, share, short_names, size
+from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.reporting.console import bullet, markdown_table, row, table
 from onnxheadprune.reporting.validation import provider_rows
 from onnxheadprune.runtime import CPU, SUFFIX
 
@@ -172,7 +177,6 @@ def _fused_rows(result: Benchmark) -> Iterator[RenderableType]:
 
 
 def _memory_rows(result: Benchmark) -> Iterator[RenderableType]:
-    """Yield what the column of the table is, or why it is empty."""
     told = {facts.footprint.how for facts in result.models if facts.footprint is not None}
     for how in sorted(told):
         yield row("memory", f"{how}, at the largest size")
@@ -199,3 +203,112 @@ def _method(result: Benchmark) -> str:
         f"{used['rounds']} rounds of fresh sessions, models in turn in random blocks, at least {runs} runs each,"
         f" {used['confidence']:.0%} bootstrap intervals{floor}{graphs}"
     )
+
+
+def write_markdown(result: Benchmark, path: Path) -> None:
+    """Writes the latencies as Markdown, with where they were measured and what qualifies them below.
+
+    Raises:
+        UsageError: if the file cannot be written.
+    """
+    names = short_names([facts.name for facts in result.models])
+    columns = ("sizes", "model", "file", "median [ms]", "95 % interval [ms]", "speed-up", "verdict")
+    rows = [_cells(result, cell, names[cell.model]) for cell in result.cells]
+    machine = result.machine
+    where = (
+        f"{result.provider.label}, onnxruntime {result.versions['onnxruntime']}, {machine['processor']},"
+        f" {machine['cores']} cores"
+    )
+    lines = [*markdown_table(columns, rows, (*columns[2:4], "speed-up")), "", in_markdown(where), ""]
+    notes = [f"* {in_markdown(note)}" for note in result.notes]
+    write_text(path, "\n".join([*lines, *notes, *([""] if notes else [])]))
+
+
+def _cells(result: Benchmark, cell: Cell, name: str) -> tuple[str, ...]:
+    latency, comparison = cell.latency, cell.comparison
+    return (
+        cell.point.label,
+        name,
+        size(result.models[cell.model].file_bytes),
+        f"{1000 * latency.p50:.3g}",
+        f"{1000 * latency.low:.3g} .. {1000 * latency.high:.3g}",
+        "" if comparison is None else f"{comparison.speedup:.2f}",
+        "" if comparison is None else comparison.verdict,
+    )
+
+
+_COLUMNS = (
+    "model",
+    "provider",
+    "batch",
+    "seq",
+    "past",
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "median_low_ms",
+    "median_high_ms",
+    "throughput_per_second",
+    "runs",
+    "flops",
+    "attention_share",
+    "peak_memory_bytes",
+    "file_bytes",
+    "params",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "noise_floor",
+    "speedup",
+    "speedup_bound",
+    "verdict",
+    "comparable",
+)
+
+
+def write_csv(result: Benchmark, path: Path) -> None:
+    """Writes the table; empty fields where the first model is compared with nothing.
+
+    Raises:
+        UsageError: if the file cannot be written.
+    """
+    content = io.StringIO(newline="")
+    writer = csv.DictWriter(content, _COLUMNS)
+    writer.writeheader()
+    writer.writerows(_line(result, cell) for cell in result.cells)
+    write_text(path, content.getvalue())
+
+
+def _line(result: Benchmark, cell: Cell) -> dict[str, object]:
+    facts, latency, compared = result.models[cell.model], cell.latency, cell.comparison
+    line: dict[str, object] = {
+        "model": facts.name,
+        "provider": result.provider.name,
+        "batch": cell.point.batch,
+        "seq": cell.point.seq,
+        "past": cell.point.past,
+        "p50_ms": 1000 * latency.p50,
+        "p90_ms": 1000 * latency.p90,
+        "p99_ms": 1000 * latency.p99,
+        "median_low_ms": 1000 * latency.low,
+        "median_high_ms": 1000 * latency.high,
+        "throughput_per_second": latency.throughput,
+        "runs": latency.runs,
+        "flops": cell.flops.total,
+        "attention_share": cell.flops.attention_share,
+        "peak_memory_bytes": None if facts.footprint is None else facts.footprint.peak_bytes,
+        "file_bytes": facts.file_bytes,
+        "params": facts.params,
+        "comparable": facts.comparable,
+    }
+    if compared is not None:
+        line |= {
+            "ratio": compared.ratio.value,
+            "ratio_low": compared.ratio.low,
+            "ratio_high": compared.ratio.high,
+            "noise_floor": compared.floor,
+            "speedup": compared.speedup,
+            "speedup_bound": compared.bound,
+            "verdict": compared.verdict,
+        }
+    return line

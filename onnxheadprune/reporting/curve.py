@@ -11,8 +11,8 @@ from rich.console import RenderableType
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
 from onnxheadprune.benchmarking.result import GridPoint
 from onnxheadprune.model.spelling import accuracy as spelled
-from onnxheadprune.reporting.figure import save_figure
-from onnxheadprune.reporting.layout import heading, row, table
+from onnxheadprune.reporting.console import heading, row, table
+from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.workflow.curve import Curve, gone_words, recovery_words
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.reporting.layout import many, row, table
+from onnxheadprune.model.spelling import many
+from onnxheadprune.reporting.console import row, table
 from onnxheadprune.runtime import SUFFIX
 from onnxheadprune.runtime.doctor import Diagnosis, ProviderCheck
 

@@ -1,8 +1,9 @@
-"""The report of `prune` and `inspect` on a folder."""
+"""The reports on folders: `prune` and `inspect` of an export, and a `batch` of models."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -11,12 +12,15 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.deploying.folders.card import CARD
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.deploying.folders.types import FileResult, FolderResult
-from onnxheadprune.model.spelling import spelled
+from onnxheadprune.model.spelling import change, count, escaped, many, size, spelled
 from onnxheadprune.reporting.choice import choice_rows
-from onnxheadprune.reporting.layout import bullet, change, count, heading, many, row, size, table
+from onnxheadprune.reporting.console import bullet, heading, row, table
 from onnxheadprune.reporting.sites import block_rows, removable
-from onnxheadprune.reporting.validation import headline_rows, provider_rows
+from onnxheadprune.reporting.validation import STYLES, headline_rows, provider_rows
 from onnxheadprune.validation.result import Validation
+
+if TYPE_CHECKING:
+    from onnxheadprune.deploying.batch import BatchFile, BatchResult
 
 _SHOWN = 8
 """Files that are listed by name."""
@@ -46,7 +50,7 @@ def folder_report(result: FolderResult) -> Iterator[RenderableType]:
     if result.runtime is not None and not result.changes:
         yield row("config", f"no update needed for {result.runtime}")
     if result.spelling is not None:
-        from onnxheadprune.reporting.vocabulary import spelling_rows
+        from onnxheadprune.reporting.plan import spelling_rows
 
         yield from spelling_rows(result.spelling, result.otherwise)
     if result.rewritten:
@@ -190,3 +194,36 @@ def _where(number: int, match: Match) -> Iterator[RenderableType]:
                 held.setdefault(files, []).append(item.site.number)
         for files, numbers in held.items():
             yield row(f"{kind.BLOCK}s", f"{kind.KEY}{spelled(numbers)} are in {', '.join(files)}")
+
+
+_BATCH_STYLES = {
+    "done": "green",
+    "skipped": "dim",
+    "refused": "yellow",
+    "failed": "red",
+    "crashed": "red",
+    "bug": "red",
+}
+
+
+def _batch_style(item: BatchFile) -> str:
+    return _BATCH_STYLES[item.status] if item.headline is None else STYLES[item.headline.state]
+
+
+def item_line(item: BatchFile) -> Text:
+    """One line about one model."""
+    line = Text(f"{item.status:8}", style=_batch_style(item))
+    return line.append(f" {escaped(item.file)} ({item.seconds:.1f} s)", style="default")
+
+
+def batch_report(result: BatchResult) -> Iterator[RenderableType]:
+    """A table of all models, and how many ended how."""
+    yield heading(f"{result.folder}: {many(len(result.files), 'model')} into {result.output}")
+    yield ""
+    made = table("model", "verdict", "good enough", "reason", wraps=("good enough", "reason"))
+    for item in result.files:
+        enough = "" if item.headline is None else item.headline.good_enough.sentence
+        made.add_row(item.file, Text(item.status, style=_batch_style(item)), enough, item.reason)
+    yield made
+    yield ""
+    yield row("summary", ", ".join(f"{number} {status}" for status, number in result.counts.items()))

@@ -12,13 +12,13 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.deploying.jobs.asked import Document
-from onnxheadprune.deploying.jobs.result import JobResult, of_each
 from onnxheadprune.deploying.jobs.run import PAGE, SUMMARY, VERDICT
+from onnxheadprune.deploying.jobs.state import JobResult, of_each
 from onnxheadprune.edit.site_cuts import block_cuts, totals
 from onnxheadprune.model.documents import finite
-from onnxheadprune.model.spelling import accuracy, escaped, in_markdown
+from onnxheadprune.model.spelling import accuracy, change, count, escaped, in_markdown, size
 from onnxheadprune.model.storage.folder import write_file, write_text
-from onnxheadprune.reporting.layout import change, count, heading, markdown_table, row, size, table
+from onnxheadprune.reporting.console import heading, markdown_table, row, table
 from onnxheadprune.reporting.page import Documents, Shipped, page_of
 from onnxheadprune.reporting.validation import gate_rows, headline_rows
 

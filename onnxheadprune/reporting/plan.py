@@ -10,18 +10,9 @@ from rich.console import RenderableType
 
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import BlockCut
-from onnxheadprune.model.spelling import spelled
+from onnxheadprune.model.spelling import change, count, many, share, size, spelled
 from onnxheadprune.model.storage.tensors import StoredSize
-from onnxheadprune.reporting.layout import (
-    bullet,
-    change,
-    count,
-    heading,
-    many,
-    row,
-    size,
-    table,
-)
+from onnxheadprune.reporting.console import bullet, heading, row, table
 from onnxheadprune.reporting.validation import headline_rows, provider_rows, verdict_rows
 from onnxheadprune.workflow.result import size_warnings
 
@@ -30,6 +21,7 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.result import PruneResult
+    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 
 _WORDS = {
@@ -65,10 +57,35 @@ def plan_report(
 
 
 def _vocabulary(plan: PrunePlan, spelling: Spelling | None) -> Iterator[RenderableType]:
-    if plan.vocabulary is not None:
-        from onnxheadprune.reporting.vocabulary import vocabulary_rows
+    """Yield how many tokens are left, in which tensors, and how much of the data they spell as before."""
+    if plan.vocabulary is None:
+        return
+    found = plan.vocabulary
+    yield row(
+        "vocabulary",
+        f"{count(found.left)} of {many(found.tokens.rows, 'token')} kept, in {', '.join(found.tables)}; ids are"
+        f" renumbered in {', '.join((*found.tokens.inputs, *found.outputs))}",
+    )
+    yield from spelling_rows(spelling)
 
-        yield from vocabulary_rows(plan, spelling)
+
+def spelling_rows(spelling: Spelling | None, otherwise: Otherwise | None = None) -> Iterator[RenderableType]:
+    """Yield how much of the data is spelled as before, and how far outputs move on the rest of it."""
+    if spelling is not None and spelling.tokens:
+        same = share(spelling.unchanged / spelling.tokens)
+        yield row(
+            "spelling",
+            f"{same} of {many(spelling.tokens, 'token')} of the data are kept; {count(spelling.whole)} of"
+            f" {many(spelling.samples, 'sample')} are spelled as before",
+        )
+    if otherwise is not None and otherwise.reason:
+        yield row("", f"the others are not compared: {otherwise.reason}")
+    elif otherwise is not None:
+        yield row(
+            "",
+            f"on {many(otherwise.texts, 'text')} spelled otherwise, each model with its own tokenizer: mean cosine to"
+            f" the original {otherwise.cosine:.4f}, worst {otherwise.worst:.4f}",
+        )
 
 
 def _choice(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:

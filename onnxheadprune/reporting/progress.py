@@ -10,12 +10,15 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from onnxheadprune.reporting.console import is_asked
 from onnxheadprune.runtime.progress import NOTE
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Tell: TypeAlias = Callable[[str, int, int], None]
 QUIET_SECONDS = 5.0
@@ -149,10 +152,8 @@ def progress_on(console: Console, stages: Iterable[Stage] = ()) -> Iterator[Tell
     if verbose or not console.is_terminal:
         yield Lines(console, stages=tuple(stages), silent=0.0 if verbose else QUIET_SECONDS).tell
         return
-    from onnxheadprune.reporting.bar import Bar
-
     course = Course(tuple(stages))
-    with Bar(lambda: course.to_come, console) as bar:
+    with _bar(lambda: course.to_come, console) as bar:
         task = bar.add_task("", total=None, left="")
         notes: set[str] = set()
 
@@ -171,6 +172,26 @@ def progress_on(console: Console, stages: Iterable[Stage] = ()) -> Iterator[Tell
             )
 
         yield tell
+
+
+def _bar(to_come: Callable[[], str], console: Console) -> Progress:
+    """Return one bar for the call, with a line below it on what is to come."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class Bar(Progress):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield from super().get_renderables()
+            if text := to_come():
+                yield Text(text, style="dim")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    return Bar(*columns, console=console, transient=True)
 
 
 class Lines:

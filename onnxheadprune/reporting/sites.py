@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.model.spelling import spelled
-from onnxheadprune.reporting.layout import count, heading, item, many, row, share, table
+from onnxheadprune.model.spelling import count, many, share, size, spelled
+from onnxheadprune.reporting.console import heading, item, row, table
 from onnxheadprune.settings.cutting import UNITS
 from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, LayerSummary
 
@@ -60,7 +61,6 @@ def _prospects(sites: Sites) -> Iterator[RenderableType]:
 
 
 def _blocks(sites: Sites) -> Iterator[RenderableType]:
-    """The sites of other kinds, whose units can go like heads."""
     for kind in sites.others:
         if found := sites.of(kind.UNITS):
             yield from block_rows(kind, found)
@@ -205,3 +205,23 @@ def exits_report(found: EarlyExits) -> Iterator[RenderableType]:
 def _decider(entry: EarlyExit) -> str:
     turns = "" if entry.turns is None else f", after {many(entry.turns, 'turn')}"
     return f"{entry.condition} at {entry.node}{turns}"
+
+
+def vocabulary_report(found: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    """Table of the tensors with a row or a column per token, by the inputs that hold token ids."""
+    if not found:
+        return
+    yield Text("\nvocabulary (--vocab, --vocab-size)", style="bold")
+    made = table(
+        "token ids", "tensor", "tokens", "size", "of weights", numeric=("tokens", "size", "of weights")
+    )
+    for entry in found:
+        for held in entry["tables"]:
+            made.add_row(
+                ", ".join(entry["inputs"]),
+                held["tensor"],
+                count(entry["rows"]),
+                size(held["bytes"]),
+                share(held["share"]),
+            )
+    yield made

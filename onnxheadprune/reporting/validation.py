@@ -9,7 +9,8 @@ from rich.text import Text
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.model.spelling import accuracy as spelled
-from onnxheadprune.reporting.layout import bullet, heading, many, measure, row, share, table
+from onnxheadprune.model.spelling import many, measure, share
+from onnxheadprune.reporting.console import bullet, heading, row, table
 from onnxheadprune.runtime import Provider
 from onnxheadprune.validation.headline import Headline
 from onnxheadprune.validation.likeness import Likeness

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
 from onnxheadprune.settings.inputs import DASK_HELP
-from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import (
     CHANGES,
     EXECUTION,
@@ -21,6 +20,8 @@ from onnxheadprune.settings.setting import (
     Setting,
     Share,
     Text,
+    excludes,
+    requires,
 )
 
 AMOUNT = "ratio keep target_speedup max_drift"

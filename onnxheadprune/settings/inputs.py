@@ -6,8 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from onnxheadprune.settings.rules import excludes, requires
-from onnxheadprune.settings.setting import EXECUTION, INPUTS, Bounds, Count, Natural, Setting, Text
+from onnxheadprune.settings.setting import (
+    EXECUTION,
+    INPUTS,
+    Bounds,
+    Count,
+    Natural,
+    Setting,
+    Text,
+    excludes,
+    requires,
+)
 
 DataFormat: TypeAlias = Literal["npz", "text", "jsonl", "parquet", "images"]
 TEXT_FORMATS: tuple[DataFormat, ...] = ("text", "jsonl", "parquet")

@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from onnxheadprune.settings.rules import excludes, requires
-from onnxheadprune.settings.setting import BENCHMARK, QUANTIZATION, Bounds, Count, Positive, Setting, Text
+from onnxheadprune.settings.setting import (
+    BENCHMARK,
+    QUANTIZATION,
+    Bounds,
+    Count,
+    Positive,
+    Setting,
+    Text,
+    excludes,
+    requires,
+)
 
 To: TypeAlias = Literal["int8-dynamic", "int8-qdq", "int4"]
 """A way to quantize."""

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
 
-from onnxheadprune.settings.rules import excludes, requires
-from onnxheadprune.settings.setting import CHANGES, DISPLAY, EXECUTION, OUTPUT, Setting
+from onnxheadprune.settings.setting import CHANGES, DISPLAY, EXECUTION, OUTPUT, Setting, excludes, requires
 
 Beside: TypeAlias = Literal["auto", "always", "never"]
 RuntimeName: TypeAlias = Literal[

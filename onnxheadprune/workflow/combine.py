@@ -218,7 +218,9 @@ def combined_through(
     progress("measuring drift", 0, 0)
     reference = Reference(original, held, resolve_provider(request.run.provider))
     corners = tuple(_corner(reference, name, item, claim, request) for name, item in models.items())
-    bench = BenchRequest(request.timing, request.run.provider, request.run.seed, memory=False)
+    bench = BenchRequest(
+        **vars(request.timing), provider=request.run.provider, seed=request.run.seed, memory=False
+    )
     named = [LoadedModel(c.model.proto, c.name, c.model.sources, c.model.inline) for c in corners]
     measured = run_benchmark(named, bench, lambda text: progress(text, 0, 0))
     best, reason = _better(corners, refused)

@@ -23,8 +23,7 @@ from onnxheadprune.model.storage import layout
 from onnxheadprune.settings.cutting import Cut, Fuse
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import To
-from onnxheadprune.settings.rules import requires
-from onnxheadprune.settings.setting import SELECTION, Bounds, Setting, Shares, check, declared
+from onnxheadprune.settings.setting import SELECTION, Bounds, Setting, Shares, check, declared, requires
 from onnxheadprune.settings.words import documented, table
 from onnxheadprune.settings.writing import Beside
 from onnxheadprune.workflow.sweep import parse_sweep

@@ -11,7 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from onnxheadprune.cli.commands import NAMES, Commands
+from onnxheadprune.cli import NAMES, Commands
 from onnxheadprune.settings.inputs import TEXT_FORMATS, DataFormat
 from tests.conftest import Command
 from tests.options.catalogue import DATA, HEADS, MODES, OUT, Mode

@@ -97,13 +97,12 @@ MAKERS = {
     "runtime/stored.py": "weights, in a new folder of the system's temporary folder",
     "runtime/memory.py": "a temporary folder; and the process's own file in /proc",
     "runtime/foreign.py": "os.devnull",
-    "reporting/figure.py": "savefig into memory",
+    "reporting/pictures/__init__.py": "savefig into memory",
     "training/checkpoint.py": "savez into memory",
     "reporting/pictures/style.py": "savefig into memory",
     "cli/guides.py": "text in click's formatter",
-    "cli/outcome.py": "os.devnull",
     "integrations/olive.py": "a package configuration, under a name that nothing has yet",
-    "cli/streams.py": "os.devnull, and the process's own stdout and stderr",
+    "cli/outcome.py": "os.devnull, and the process's own stdout and stderr",
 }
 
 

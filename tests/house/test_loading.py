@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.cli.commands import NAMES
+from onnxheadprune.cli import NAMES
 from tests import toys
 
 HEAVY = {
@@ -42,7 +42,7 @@ HEAVY = {
     "yaml",
 }
 """Libraries that take long to import, of which none of these requests needs any."""
-COMMAND_LINE = frozenset({"errors", "cli", "cli.commands", "cli.outcome", "cli.streams"})
+COMMAND_LINE = frozenset({"errors", "cli", "cli.outcome"})
 FILE = frozenset({"model", "model.graph", "model.storage", "edit"})
 OPERATORS = frozenset(
     f"operators.{name}" for name in ("arithmetic", "elementwise", "gather", "matmul", "reduction", "views")
@@ -55,12 +55,12 @@ OPTIONS = {"settings"} | {
     for name in (
         "claiming",
         "cutting",
-        "deploying",
+        "inputs",
         "deriving",
         "presenting",
     )
 }
-TABLES = frozenset(f"reporting.{name}" for name in ("console", "layout"))
+TABLES = frozenset({"reporting.console"})
 CUT = frozenset(f"workflow.{name}" for name in ("pipeline", "proving", "requests", "result"))
 VERDICT = frozenset(
     {"benchmarking.gate", *(f"validation.{name}" for name in ("declared", "headline", "likeness"))}
@@ -120,9 +120,9 @@ CALLS = {
         | SITES
         | OPTIONS
         | TABLES
-        | {"cli.folders", "cli.inspect", "attention.exits", "workflow.inspection"}
+        | {"cli.inspect", "attention.exits", "workflow.inspection"}
         | {"attention.vocabulary", "attention.vocabulary.find"}
-        | {f"reporting.{name}" for name in ("exits", "layers", "sites", "vocabulary")}
+        | {"reporting.sites"}
         | {"benchmarking.flops"},
     ),
     "validate": Call(

@@ -120,7 +120,7 @@ def test_functions_are_not_hidden_by_modules() -> None:
 
 
 def test_commands_and_functions_of_one_thing_share_the_name() -> None:
-    from onnxheadprune.cli.commands import NAMES
+    from onnxheadprune.cli import NAMES
 
     without = {"batch", "doctor", "fuse", "report", "run"}
     assert set(NAMES) - set(PUBLIC) == without

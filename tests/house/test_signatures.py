@@ -32,7 +32,7 @@ UNTYPED = {
     "cli.deriving._complete": "values of parameters, as click has read them",
     "cli.deriving.DerivedCommand.__init__": "hands on what click's own takes",
     "cli.deriving._type": "the type of a click parameter, which converts to whatever a setting has",
-    "cli.streams._Steadfast.__getattr__": "stands for whatever the stream has",
+    "cli.outcome._Steadfast.__getattr__": "stands for whatever the stream has",
 }
 """Where `Any` says what is known, with the reason."""
 

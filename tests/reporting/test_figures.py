@@ -12,8 +12,8 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxheadprune import prune
 from onnxheadprune.benchmarking.measure import Ratio, Verdict
 from onnxheadprune.benchmarking.result import Comparison
+from onnxheadprune.model.spelling import change, size
 from onnxheadprune.model.storage.tensors import stored_size
-from onnxheadprune.reporting.layout import change, size
 from tests import toys
 from tests.conftest import Outcome
 

@@ -14,10 +14,15 @@ from rich.table import Table
 
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.deploying.batch import BatchFile, BatchResult
-from onnxheadprune.deploying.jobs.result import JobResult, StepOutcome
+from onnxheadprune.deploying.jobs.state import JobResult, StepOutcome
 from onnxheadprune.errors import ModelError
-from onnxheadprune.reporting.batch import batch_report, item_line
-from onnxheadprune.reporting.job import _shipped, job_report, save_junit, save_results
+from onnxheadprune.reporting.folder import batch_report, item_line
+from onnxheadprune.reporting.job import (
+    _shipped,
+    job_report,
+    save_junit,
+    save_results,
+)
 from onnxheadprune.reporting.page import Documents, page_of
 from onnxheadprune.validation.headline import headline_of
 from tests.conftest import SAMPLES, Outcome

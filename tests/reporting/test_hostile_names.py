@@ -14,8 +14,7 @@ from rich.text import Text
 
 from onnxheadprune import inspect
 from onnxheadprune.model.spelling import escaped
-from onnxheadprune.reporting.console import out
-from onnxheadprune.reporting.layout import heading, row, table
+from onnxheadprune.reporting.console import heading, out, row, table
 from tests import toys
 from tests.conftest import Outcome
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from onnxheadprune import UsageError
+from onnxheadprune import UsageError, plot_curve, plot_heads, plot_latency
 from onnxheadprune.benchmarking.result import GridPoint
 from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
-from onnxheadprune.reporting.figure import save_figure
-from onnxheadprune.reporting.pictures import plot_curve, plot_heads, plot_latency
+from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.heads import heads_picture
 from onnxheadprune.reporting.pictures.style import COLOURS, GREY
 from onnxheadprune.workflow.prune import prune

@@ -12,8 +12,7 @@ import pytest
 
 from onnxheadprune.model.spelling import short_names
 from onnxheadprune.reporting.page import Documents, page_of
-from onnxheadprune.reporting.page.charts import scale_of_times, scale_over
-from onnxheadprune.reporting.page.curve import curve_chart
+from onnxheadprune.reporting.page.charts import curve_chart, scale_of_times, scale_over
 from tests.conftest import SAMPLES, Outcome
 from tests.toys_pictures import curve_result
 from tests.toys_report import benchmark_document, curve_document, cut_document

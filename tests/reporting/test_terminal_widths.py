@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from onnxheadprune.reporting.heatmap import heat_rows
-from onnxheadprune.reporting.layout import table
+from onnxheadprune.reporting.choice import heat_rows
+from onnxheadprune.reporting.console import table
 from tests.conftest import SAMPLES, Outcome
 
 Command = Callable[..., Outcome]

@@ -116,7 +116,6 @@ def heads_in(file: ModelFile, heads: Mapping[int, tuple[int, ...]], match: Match
 
 
 def _spec_of(local: Mapping[int, tuple[int, ...]]) -> dict[str, list[int]]:
-    """Units per index of a site in one file, as a spec for that file."""
     return {key_of(index): list(gone) for index, gone in local.items()}
 
 
@@ -155,7 +154,6 @@ def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileR
 
 
 def _removed(result: PruneResult) -> Heads:
-    """The units of all kinds that a wish has removed, per site index."""
     assert result.chosen is not None
     return dict(result.chosen.selection.heads)
 

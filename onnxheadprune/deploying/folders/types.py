@@ -205,6 +205,5 @@ def sites_to_dict(match: Match) -> dict[str, Any]:
 
 
 def _shared_to_dict(item: SharedSite) -> dict[str, Any]:
-    """A site of an export as JSON-ready data: as `inspect` gives a site, and which files hold it."""
     places = {name: list(indices) for name, indices in item.places.items()}
     return item.site.to_dict() | {"network": item.network, "files": places}

@@ -48,7 +48,6 @@ Keys = tuple[str, ...]
 
 
 def _is_config(name: str) -> bool:
-    """Return True if a file of a folder is such a configuration."""
     return PurePosixPath(name).name in CONFIGS
 
 
@@ -350,7 +349,6 @@ class _Following:
 
 
 def _text_of(path: Path, what: str) -> list[str]:
-    """Return the lines of a file, whatever system wrote it."""
     return read_text(path, what, MAX_LIST).replace("\r\n", "\n").split("\n")
 
 

@@ -82,7 +82,6 @@ def is_function(spec: str) -> bool:
 
 
 def _heads_file(job: Job) -> Path | None:
-    """The JSON file that names the heads, None where they are named in the job or not at all."""
     heads = job.keys.prune.heads
     return job.at(heads) if isinstance(heads, str) and heads.endswith(".json") else None
 
@@ -154,13 +153,7 @@ def measuring(job: Job) -> BenchRequest:
     """Return what the step bench asks for."""
     keys = job.keys.bench
     assert keys is not None
-    return BenchRequest(
-        keys,
-        job.keys.provider,
-        job.keys.seed,
-        cuda_graph=keys.cuda_graph,
-        memory=keys.memory,
-    )
+    return BenchRequest(**vars(keys), provider=job.keys.provider, seed=job.keys.seed)
 
 
 def require_askable(job: Job, output: Path) -> None:

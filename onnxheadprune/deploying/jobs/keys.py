@@ -18,8 +18,17 @@ from onnxheadprune.settings.inputs import (
     Seed,
 )
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding
-from onnxheadprune.settings.rules import excludes, requires
-from onnxheadprune.settings.setting import Count, NotNegative, Positive, Setting, Shares, Text, declared
+from onnxheadprune.settings.setting import (
+    Count,
+    NotNegative,
+    Positive,
+    Setting,
+    Shares,
+    Text,
+    declared,
+    excludes,
+    requires,
+)
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 
 if TYPE_CHECKING:

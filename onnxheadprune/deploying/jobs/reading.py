@@ -20,8 +20,7 @@ from pydantic import ValidationError
 from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys, adapter
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import read_text
-from onnxheadprune.settings.rules import Rule, first_broken
-from onnxheadprune.settings.setting import Declared, declared
+from onnxheadprune.settings.setting import Declared, Rule, declared, first_broken
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

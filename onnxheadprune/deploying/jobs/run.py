@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,8 +17,7 @@ from onnxheadprune.deploying.batch_worker import Digests, digests, digests_of
 from onnxheadprune.deploying.jobs.asked import Document, Given, is_function, require_askable
 from onnxheadprune.deploying.jobs.keys import GateKeys
 from onnxheadprune.deploying.jobs.reading import Job
-from onnxheadprune.deploying.jobs.result import JobResult, StepOutcome, of_each
-from onnxheadprune.deploying.jobs.state import MODEL, STATE, State, digest_of
+from onnxheadprune.deploying.jobs.state import MODEL, STATE, JobResult, State, StepOutcome, of_each
 from onnxheadprune.deploying.jobs.steps import PRUNED_FOLDER, Step, Workshop, require_folder_job
 from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.model.documents import kind_of, parse_json, read_text
@@ -284,7 +285,7 @@ class _Run:
             HeadPruneError: if it fails.
         """
         state = self.state
-        key = self.keys[step.name] = digest_of(
+        key = self.keys[step.name] = _digest_of(
             [
                 step.settings,
                 self.model,
@@ -313,3 +314,8 @@ class _Run:
     def _keep(self, step: Step) -> None:
         path = self.shop.folder / f"{step.name}.json"
         self.results[step.name] = parse_json(read_text(path, "the result", MOST_RESULT))
+
+
+def _digest_of(value: object) -> str:
+    """SHA-256 of JSON-ready data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

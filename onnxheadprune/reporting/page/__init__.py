@@ -76,5 +76,4 @@ def _safe(value: object) -> object:
 
 
 def _asset(name: str) -> Markup:
-    """The style or the script, our own text, as it is."""
     return Markup(_TEMPLATES.joinpath(name).read_text(encoding="utf-8"))

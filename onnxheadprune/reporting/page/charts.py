@@ -1,10 +1,18 @@
-"""Geometry of the two charts: where a template draws lines, dots and ticks. Nothing here knows what is shown."""
+"""The charts of a page: latencies with intervals from `bench`, and the curve of a `sweep`, as a template draws them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
+from onnxheadprune.benchmarking.result import GridPoint
+from onnxheadprune.model.spelling import short_names, size
+from onnxheadprune.reporting.curve import curve_share, curve_table, speed_sizes
+from onnxheadprune.reporting.page.documents import Document
 
 WIDE_SPAN = 12
 """Times that the largest value may be the smallest one on a linear axis."""
@@ -72,3 +80,278 @@ def _round_step(step: float) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * 0.999)
+
+
+Value: TypeAlias = tuple[float | None, bool]
+"""What a point has of a quantity, and whether that differs measurably from the original."""
+LEFT, RIGHT, TOP, BOTTOM = 64.0, 700.0, 16.0, 196.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity against the share that is removed.
+
+    Attributes:
+        points: "x,y x,y", as SVG wants it.
+        dots: pixels of each point, its words, and whether a difference was measured there.
+    """
+
+    name: str
+    points: str
+    dots: tuple[tuple[float, float, str, bool], ...]
+    ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class CurveChart:
+    """Small charts one above the other, with one horizontal axis.
+
+    Attributes:
+        knee: its pixel, None without.
+    """
+
+    lines: tuple[Line, ...]
+    ticks: tuple[Tick, ...]
+    along: str
+    knee: float | None
+    knee_words: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    model: str
+
+    @property
+    def hollow(self) -> bool:
+        """True if a point is no measurable difference from the original."""
+        return any(not measured for line in self.lines for *_, measured in line.dots)
+
+
+def curve_chart(document: Document) -> CurveChart:
+    """Return what a sweep has measured."""
+    points, counted = document["points"], document["ratio_of"]
+    shares = [100 * curve_share(document, point) for point in points]
+    horizontal = scale_over(shares or [0.0], LEFT, RIGHT)
+
+    def line(name: str, value: Callable[[Mapping[str, Any]], Value], zero: bool = False) -> Line | None:
+        found = [(share, *value(point)) for share, point in zip(shares, points, strict=True)]
+        known = [(share, number, measured) for share, number, measured in found if number is not None]
+        if len(known) < 2:
+            return None
+        vertical = scale_over([number for _, number, _ in known], BOTTOM, TOP, zero=zero)
+        dots = tuple(
+            (
+                horizontal.at(share),
+                vertical.at(number),
+                f"{share:.0f} % of {counted}: {name} {number:.3g}",
+                measured,
+            )
+            for share, number, measured in known
+        )
+        return Line(name, " ".join(f"{x:g},{y:g}" for x, y, *_ in dots), dots, tuple(vertical.ticks(4)))
+
+    sizes = speed_sizes(document)
+    lines = (
+        line(f"drift ({document['drift_unit']})", lambda point: (point["drift"], True), zero=True),
+        line("accuracy (%)", _percent),
+        *(line(f"times as fast, {size}", partial(_speedup, size=index)) for index, size in enumerate(sizes)),
+    )
+    knee = document["knee"]
+    at = None if knee is None else horizontal.at(shares[knee])
+    words = "" if knee is None else f"knee: {_knee_words(document, points[knee], counted)}"
+    columns, rows = curve_table(document)
+    return CurveChart(
+        tuple(item for item in lines if item is not None),
+        tuple(horizontal.ticks(8)),
+        "attention heads removed" if counted == "heads" else f"{counted} of all blocks removed",
+        at,
+        words,
+        columns,
+        tuple(rows),
+        document["model"],
+    )
+
+
+def _speedup(point: Mapping[str, Any], size: int) -> Value:
+    """Return how much faster a cut is at one size, and whether that is a measurable difference."""
+    if not point["speed"]:
+        # The original itself needs no measurement.
+        return (None if point["removed"] else 1.0), True
+    cell = point["speed"]["at"][size]
+    return cell["speedup"], cell["verdict"] != NO_DIFFERENCE
+
+
+def _percent(point: Mapping[str, Any]) -> Value:
+    accuracy = point["accuracy"]
+    return None if accuracy is None else 100 * accuracy, True
+
+
+def _knee_words(document: Document, point: Mapping[str, Any], counted: str) -> str:
+    if counted == "heads":
+        return f"{point['removed']} of {document['heads']} heads"
+    return f"{100 * curve_share(document, point):.0f} % of {counted}"
+
+
+BEGIN, END, ROW, ABOVE = 16.0, 704.0, 22.0, 30.0
+"""Pixels of the chart: where values begin and end, height of a row, and of what is above the first one."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One model at one size.
+
+    Attributes:
+        low: pixel of the interval's left end.
+        mid: pixel of the median.
+        high: pixel of the right end.
+        words: the same as text ("1.52 ms, 95 % interval 1.50 to 1.55").
+    """
+
+    model: int
+    y: float
+    low: float
+    mid: float
+    high: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """The intervals of all models at one size of the inputs."""
+
+    label: str
+    y: float
+    intervals: tuple[Interval, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    size: str
+    model: str
+    median: str
+    interval: str
+    speedup: str
+    speedup_interval: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The chart, the table, and how it was measured.
+
+    Attributes:
+        sizes: groups of the chart.
+        ticks: of its axis, in milliseconds.
+        logarithmic: whether equal factors are equally far apart on it.
+        height: of the chart in pixels.
+        verdicts: a sentence per compared model.
+        memory: peak memory per model, where it was measured.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[Size, ...]
+    ticks: tuple[Tick, ...]
+    logarithmic: bool
+    height: float
+    rows: tuple[Row, ...]
+    verdicts: tuple[str, ...]
+    method: str
+    where: str
+    notes: tuple[str, ...]
+    memory: tuple[str, ...]
+
+
+def latency_of(document: Document) -> Latency:
+    """Return what `bench` has measured."""
+    names = short_names([facts["name"] for facts in document["models"]])
+    points: list[Any] = []
+    for cell in document["cells"]:
+        if cell["point"] not in points:
+            points.append(cell["point"])
+    ends = [1000 * cell["latency_seconds"][end] for cell in document["cells"] for end in ("low", "high")]
+    scale = scale_of_times(ends, BEGIN, END)
+    sizes, rows, y = [], [], ABOVE
+    for point in points:
+        cells = [cell for cell in document["cells"] if cell["point"] == point]
+        title, y = y, y + ROW
+        intervals = []
+        for cell in cells:
+            low, mid, high = (1000 * cell["latency_seconds"][name] for name in ("low", "p50", "high"))
+            words = f"{names[cell['model']]}: {mid:.3g} ms, 95 % interval {low:.3g} to {high:.3g} ms"
+            intervals.append(Interval(cell["model"], y, scale.at(low), scale.at(mid), scale.at(high), words))
+            rows.append(_row(GridPoint(**point).label, names, cell))
+            y += ROW
+        sizes.append(Size(GridPoint(**point).label, title, tuple(intervals)))
+        y += ROW / 2
+    verdicts = tuple(_verdict(document, names, index) for index in range(1, len(names)))
+    return Latency(
+        names,
+        tuple(sizes),
+        tuple(scale.ticks()),
+        scale.logarithmic,
+        y + ROW,
+        tuple(rows),
+        verdicts,
+        latency_method(document),
+        _where(document),
+        tuple(document["notes"]),
+        tuple(_memory(names, document)),
+    )
+
+
+def _row(label: str, names: tuple[str, ...], cell: Document) -> Row:
+    found, comparison = cell["latency_seconds"], cell["comparison"]
+    speedup = interval = verdict = ""
+    if comparison:
+        ratio = comparison["ratio"]
+        speedup = f"{comparison['speedup']:.2f}x"
+        interval = f"{1 / ratio['high']:.2f} to {1 / ratio['low']:.2f}"
+        verdict = comparison["verdict"]
+    return Row(
+        label,
+        names[cell["model"]],
+        f"{1000 * found['p50']:.3g}",
+        f"{1000 * found['low']:.3g} to {1000 * found['high']:.3g}",
+        speedup,
+        interval,
+        verdict,
+    )
+
+
+def _verdict(document: Document, names: tuple[str, ...], index: int) -> str:
+    cells = [
+        cell["comparison"] for cell in document["cells"] if cell["model"] == index and cell["comparison"]
+    ]
+    factors = [item["speedup"] for item in cells]
+    spread = ""
+    if factors:
+        low, high = min(factors), max(factors)
+        spread = f" ({low:.2f}x)" if len(factors) == 1 else f" ({low:.2f}x to {high:.2f}x)"
+    return f"{names[index]}: {document['verdicts'].get(str(index), 'not compared')}{spread}"
+
+
+def _memory(names: tuple[str, ...], document: Document) -> list[str]:
+    found = []
+    for name, facts in zip(names, document["models"], strict=True):
+        peak = (facts.get("memory") or {}).get("peak_bytes")
+        if peak is not None:
+            found.append(f"{name}: {size(peak)}")
+    return found
+
+
+def latency_method(document: Document) -> str:
+    """Return how latencies were measured, in a sentence."""
+    used = document["settings"]
+    runs = min(cell["latency_seconds"]["runs"] for cell in document["cells"])
+    return (
+        f"{used['rounds']} rounds of fresh sessions, models in turn in random blocks, at least {runs} runs each;"
+        f" {used['confidence']:.0%} bootstrap intervals of the median; a twin of the original gives the noise floor"
+    )
+
+
+def _where(document: Document) -> str:
+    machine, provider = document["machine"], document["provider"]
+    cards = ", ".join(card["name"] for card in machine["cards"])
+    cores = f"{machine['processor']}, {machine['cores']} cores"
+    runtime = f"onnxruntime {document['versions']['onnxruntime']}"
+    return ", ".join(item for item in (provider["name"], runtime, cores, cards) if item)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnxheadprune.model.spelling import accuracy as spelled
-from onnxheadprune.reporting.layout import many, measure, share
+from onnxheadprune.model.spelling import many, measure, share
 from onnxheadprune.reporting.page.documents import Document
 from onnxheadprune.validation.headline import Answer, headline_of
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.edit.site_cuts import block_cuts, totals
-from onnxheadprune.reporting.layout import change, count, many, size
+from onnxheadprune.model.spelling import change, count, many, size
 from onnxheadprune.reporting.page.documents import Document, Shipped
 
 

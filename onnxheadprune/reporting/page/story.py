@@ -1,18 +1,19 @@
-"""What a page tells, as values: one cut in full, or several results side by side."""
+"""What a page tells, as values: a cut in full or several results side by side, and how each was measured."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.site_cuts import block_cuts, totals
-from onnxheadprune.model.spelling import short_names
+from onnxheadprune.model.spelling import count, many, short_names
 from onnxheadprune.reporting.combination import Comparison, comparison_of
-from onnxheadprune.reporting.layout import count, many
-from onnxheadprune.reporting.page.curve import CurveChart, curve_chart
+from onnxheadprune.reporting.curve import curve_facts
+from onnxheadprune.reporting.page.charts import CurveChart, Latency, curve_chart, latency_method, latency_of
 from onnxheadprune.reporting.page.documents import Document, Documents, Shipped
-from onnxheadprune.reporting.page.latency import Latency, latency_of
 from onnxheadprune.reporting.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.reporting.page.removed import (
     DifferenceList,
@@ -23,7 +24,6 @@ from onnxheadprune.reporting.page.removed import (
     head_map,
     quantities,
 )
-from onnxheadprune.reporting.page.setting import Setting, setting_of_cut, settings_of
 from onnxheadprune.validation.headline import Headline, headline_of
 
 
@@ -77,7 +77,7 @@ def story_of(documents: Documents) -> Story:
     curves = tuple(curve_chart(item) for item in documents.curves)
     limits = tuple((Gate(**item).sentence, bool(item["passed"])) for item in documents.limits)
     combinations = tuple(comparison_of(item) for item in documents.combinations)
-    settings = (*(cut.setting for cut in cuts if len(cuts) == 1), *settings_of(documents))
+    settings = (*(cut.setting for cut in cuts if len(cuts) == 1), *_settings_of(documents))
     return Story(
         _title(documents, cuts, curves),
         _headline(documents),
@@ -108,13 +108,11 @@ def _headline(documents: Documents) -> Headline | None:
 
 
 def _validation(document: Document) -> Document | None:
-    """The validation of a cut, with the file of a folder that it is of."""
     validation = document.get("validation")
     return None if validation is None else {**validation, "file": document.get("file")}
 
 
 def _judged(validation: Document, shipped: Shipped | None) -> str:
-    """The model that the figures of a validation are of."""
     if shipped is not None and "deployed" in validation:
         return f"{shipped.name}, quantized from {PurePath(validation['pruned']).name},"
     return PurePath(validation["pruned"]).name
@@ -161,7 +159,7 @@ def _cut_of(document: Document, documents: Documents) -> Cut:
         # What comes out of a job is judged by its last validation, on data of its own.
         effects_of(documents.validations[-1] if shipped and documents.validations else validation, choice),
         difference_list(document),
-        setting_of_cut(document),
+        _setting_of_cut(document),
         _edits(document),
         tuple(plan["io_changes"]),
     )
@@ -176,3 +174,125 @@ def _edits(document: Document) -> tuple[str, ...]:
         sites = ", ".join(item["sites"])
         found.append(f"{edit_from_dict(fields)}{f' — {sites}' if sites else ''}")
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name and what it is."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The conditions under which the figures of one result were measured."""
+
+    title: str
+    facts: tuple[Fact, ...]
+    commands: tuple[Fact, ...]
+
+
+def _setting_of_cut(document: Document) -> Setting:
+    return Setting("The cut", (*_of_cut(document), *_of_run(document)), tuple(_commands_of_cut(document)))
+
+
+def _settings_of(documents: Documents) -> Iterator[Setting]:
+    """Yield how every result but the cuts was measured."""
+    yield from map(_of_validation, documents.validations)
+    yield from map(_of_benchmark, documents.benchmarks)
+    yield from map(_of_curve, documents.curves)
+    yield from map(_of_combination, documents.combinations)
+
+
+def _of_benchmark(document: Document) -> Setting:
+    used, machine = document["settings"], document["machine"]
+    facts = [Fact("models", ", ".join(facts["name"] for facts in document["models"]))]
+    facts.append(Fact("ran on", f"{document['provider']['name']}: {document['provider']['reason']}"))
+    facts.append(Fact("how", f"{latency_method(document)}; seed {used['seed']}"))
+    load = machine.get("load_average")
+    if load is not None:
+        facts.append(Fact("load of the machine", f"{load:.2f} on {many(machine['cores'], 'core')}"))
+    return _setting("The latency", "the same measurement", facts, document)
+
+
+def _of_validation(document: Document) -> Setting:
+    facts = [Fact("original", document["original"]), Fact("pruned", document["pruned"])]
+    facts.append(Fact("ran on", f"{document['provider']['name']}: {document['provider']['reason']}"))
+    facts.append(Fact("random inputs", f"seed {document['seed']}"))
+    return _setting("The validation", "the same validation", facts, document)
+
+
+def _of_curve(document: Document) -> Setting:
+    facts = [Fact("model", document["model"]), *(Fact(*item) for item in curve_facts(document))]
+    return _setting("The sweep", "the same sweep", facts, document)
+
+
+def _of_combination(document: Document) -> Setting:
+    how = document["quantization"]
+    facts = [
+        Fact("original", document["original"]),
+        Fact("quantized to", how["to"]),
+        Fact("drift, accuracy and metric", document["corners"][0]["measured_on"]),
+    ]
+    return _setting("The comparison", "the same comparison", facts, document)
+
+
+def _setting(title: str, again: str, facts: Iterable[Fact], document: Document) -> Setting:
+    return Setting(title, (*facts, *_of_run(document)), tuple(_again(again, document)))
+
+
+def _of_cut(document: Document) -> Iterator[Fact]:
+    yield Fact("original", document["model"])
+    if document.get("output"):
+        yield Fact("written to", document["output"])
+    choice, validation = (document.get(name) for name in ("choice", "validation"))
+    if choice:
+        yield Fact("chosen by", choice["selection"]["basis"])
+        refit = choice.get("compensation")
+        if refit:
+            done = [item for item in refit["refits"] if item["skipped"] is None]
+            samples = many(refit["samples"], "sample")
+            yield Fact(
+                "refitted", f"{many(len(done), 'linear layer')} on {samples}, data {refit['data'][:12]}"
+            )
+    if validation:
+        yield Fact("validated on", f"{validation['provider']['name']}: {validation['provider']['reason']}")
+        yield Fact("random inputs", f"seed {validation['seed']}")
+    if document["plan"].get("fingerprint"):
+        yield Fact("graph of the original", document["plan"]["fingerprint"])
+
+
+def _of_run(document: Document) -> Iterator[Fact]:
+    run = document.get("run") or {}
+    found = run.get("versions") or document.get("versions")
+    found = found or (document.get("validation") or {}).get("versions") or {}
+    named = [f"{name} {version}" for name, version in found.items() if name != "onnxruntime_package"]
+    if named:
+        yield Fact("versions", ", ".join(named))
+    machine = run.get("machine") or document.get("machine")
+    if machine:
+        cards = "".join(f", {card['name']}" for card in machine["cards"])
+        about = [f"{machine['processor']}, {machine['cores']} cores{cards}"]
+        about += [machine["system"]] if machine.get("system") else []
+        about += [f"Python {machine['python']}"] if machine.get("python") else []
+        yield Fact("machine", ", ".join(about))
+    if run:
+        yield Fact("date", run["date"])
+
+
+def _again(name: str, document: Document) -> Iterator[Fact]:
+    run = document.get("run")
+    if run:
+        place = f" (in {run['folder']})" if run.get("folder") else ""
+        yield Fact(f"{name}{place}", run["command"])
+
+
+def _commands_of_cut(document: Document) -> Iterator[Fact]:
+    """Command lines that repeat the cut, prove it again and measure it."""
+    yield from _again("the same cut", document)
+    output = document.get("output")
+    if output:
+        files = shlex.join((document["model"], output))
+        yield Fact("prove the file again", f"onnxheadprune validate {files}")
+        yield Fact("measure its speed", f"onnxheadprune bench {files}")

@@ -1,7 +1,54 @@
-"""Pictures for papers, slides and notebooks: matplotlib figures in one style, to look at or to save."""
+"""Plots for papers, slides and notebooks: matplotlib figures in one style, and how they are written to files."""
 
-from onnxheadprune.reporting.pictures.curve import Against, plot_curve
-from onnxheadprune.reporting.pictures.heads import plot_heads
-from onnxheadprune.reporting.pictures.latency import plot_latency
+from __future__ import annotations
 
-__all__ = ["Against", "plot_curve", "plot_heads", "plot_latency"]
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxheadprune.errors import UsageError, require_packages
+from onnxheadprune.model.storage.folder import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = (".png", ".svg", ".pdf")
+DOTS = 200
+"""Per inch of a .png."""
+
+
+def check_picture(path: Path) -> None:
+    """Check whether a picture can be written there; asked before long work.
+
+    Raises:
+        UsageError: if matplotlib is not installed, the suffix is unknown or the folder does not exist.
+    """
+    require_packages("a picture", "plots", "matplotlib")
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {path.parent} does not exist")
+
+
+def save_figure(figure: Figure, path: Path, made_by: str = "onnxheadprune") -> None:
+    """Writes a figure.
+
+    Args:
+        figure: what to draw.
+        path: where to; its suffix decides the format.
+        made_by: what a .png says in its head.
+
+    Raises:
+        UsageError: if it is no picture's name, or the file cannot be written.
+    """
+    check_picture(path)
+    # Without dates the same data gives the same bytes.
+    suffix = path.suffix.lower()
+    metadata: dict[str, dict[str, Any]] = {
+        ".png": {"Software": made_by},
+        ".svg": {"Date": None},
+        ".pdf": {"CreationDate": None},
+    }
+    content = io.BytesIO()
+    figure.savefig(content, format=suffix[1:], dpi=DOTS, metadata=metadata[suffix])
+    write_file(path, content.getvalue())

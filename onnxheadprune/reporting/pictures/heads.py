@@ -15,9 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.model.spelling import escaped, shortened
-from onnxheadprune.reporting.choice import heat_of
-from onnxheadprune.reporting.figure import save_figure
-from onnxheadprune.reporting.heatmap import Removed, Scores
+from onnxheadprune.reporting.choice import Removed, Scores, heat_of
+from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.style import DRIFT, SPEED, STYLE, Picture, around, picture, spelled
 from onnxheadprune.workflow.result import PruneResult
 

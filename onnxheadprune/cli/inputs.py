@@ -1,4 +1,4 @@
-"""The model, or folder of models, and the data that a command is given."""
+"""The model and the data that a command is given."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxheadprune.settings.inputs import RANDOM, Running
-from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
-    from onnxheadprune.deploying.folders.types import Data, FolderRequest, Reader
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds.samples import DataSource
-    from onnxheadprune.workflow.requests import Request
 
 
 def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = False) -> DataSource | None:
@@ -76,26 +73,3 @@ def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:
     from onnxheadprune.model.load import open_structure
 
     return open_structure(path, follow_links=True)
-
-
-def folder_request(folder: Path, request: Request, given: Deploying, read: Reader | None) -> FolderRequest:
-    """Return what is asked for a folder."""
-    from onnxheadprune.deploying.clients.all import client_named
-    from onnxheadprune.deploying.folders.types import FolderRequest
-
-    client = None if given.runtime is None else client_named(given.runtime)
-    return FolderRequest(request, client, given.data_name, given.follow_links, given.per_layer_config, read)
-
-
-def reader_of(folder: Path, running: Running) -> Reader | None:
-    """Reads the data that the options name for one model of a folder, whose own tokenizer is taken for text."""
-    if running.data is None:
-        return None
-    from onnxheadprune.data.sources import with_own_tokenizer
-
-    running = with_own_tokenizer(folder, running)
-
-    def read(model: LoadedModel) -> Data:
-        return read_data(model, running, in_folder=True)
-
-    return read
