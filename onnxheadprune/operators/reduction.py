@@ -1,4 +1,4 @@
-"""Softmax, reductions, CumSum, TopK and Trilu: exact where the live axis is not among those they mix."""
+"""Reductions, CumSum, TopK and Trilu: exact where the live axis is not among those they mix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from onnxheadprune.liveness.registry import (
     coupled,
     inexpressible,
     mixing,
-    rank_of,
     rule,
     unknown_shape,
 )
@@ -25,10 +24,8 @@ from onnxheadprune.model.graph.facts import (
     DECIDED_BY_LARGEST,
     KEEPS_ZEROS,
     REDUCES,
-    SOFTMAXES,
     SUMS,
     SUMS_MAGNITUDES,
-    WEIGHS,
 )
 from onnxheadprune.model.graph.tables import (
     Choice,
@@ -41,28 +38,6 @@ from onnxheadprune.model.graph.tables import (
     shape_function,
 )
 from onnxheadprune.model.graph.view import Node
-
-declare("Softmax", kinds=(SOFTMAXES, WEIGHS))
-declare("LogSoftmax", "Hardmax", kinds=(WEIGHS,))
-declare("BiasSoftmax", domain="com.microsoft", kinds=(WEIGHS,), roles=Roles(alike=(0, 1)))
-
-
-@shape_function("Softmax", "LogSoftmax", "Hardmax")
-@shape_function("BiasSoftmax", domain="com.microsoft")
-def _softmax_shape(node: Node) -> Shapes:
-    return [node.shape(0)]
-
-
-@rule("Softmax", "LogSoftmax", "Hardmax", ragged=True, runs=True)
-def _softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """One axis since opset 13, every axis from `axis` on before."""
-    rank = rank_of(node)
-    if rank is None:
-        return unknown_shape(node)
-    axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % rank
-    mixed = {axis} if node.opset >= 13 else set(range(axis, rank))
-    return mixing(node, lives[0], mixed)
-
 
 REDUCTIONS = (
     "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum"

@@ -45,7 +45,7 @@ HEAVY = {
 COMMAND_LINE = frozenset({"errors", "cli", "cli.outcome"})
 FILE = frozenset({"model", "model.graph", "model.storage", "edit"})
 OPERATORS = frozenset(
-    f"operators.{name}" for name in ("arithmetic", "elementwise", "gather", "matmul", "reduction", "views")
+    f"operators.{name}" for name in ("arithmetic", "elementwise", "gather", "matmul", "softmax", "views")
 )
 """Those of the toy, and no others."""
 SITES = FILE | OPERATORS | {"liveness", "runtime", "runtime.feeds", "attention", "attention.sites"}
@@ -78,7 +78,7 @@ PRUNE = (
     | {"cli.prune", "reporting.plan", "reporting.progress", "reporting.validation"}
     | {"choosing.compensation.record"}
 )
-MOST_LINES = 33_300
+MOST_LINES = 33_260
 """Of ours that `prune --heads` loads; the number may only fall."""
 MOST_LINES_OF_HELP = 4_700
 """Of ours that the help of all commands together loads."""
