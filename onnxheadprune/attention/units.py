@@ -11,14 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from onnxheadprune.attention.heads import (
-    ALL,
-    EXAMPLE,
-    HeadSpec,
-    parse_heads,
-    resolved,
-    sites_of_key,
-)
+from onnxheadprune.attention.heads import ALL, EXAMPLE, HeadSpec, parse_heads, resolved, sites_of_key
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import kind_of_key

@@ -44,7 +44,7 @@ def _weighted(net: Net, q: Any, k: Any, v: Any) -> Any:
     return net.op("MatMul", net.op("Softmax", net.op("MatMul", q, k), axis=-1), v)
 
 
-def _in_a_row(net: Net, letters: str, target: Any = None) -> Any:
+def _in_a_row(net: Net, letters: str, target: Any = None, summed: int = 1) -> Any:
     x = net.input("x", (B, S, WIDTH), letters)
 
     def heads(name: str, count: int, *order: int) -> Any:
@@ -52,7 +52,10 @@ def _in_a_row(net: Net, letters: str, target: Any = None) -> Any:
         return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, count, D)), perm=list(order))
 
     q = net.op("Reshape", heads("q", H, 0, 2, 1, 3), net.ints(0, GROUPS, -1, D))
-    context = _weighted(net, q, heads("k", GROUPS, 0, 2, 3, 1), heads("v", GROUPS, 0, 2, 1, 3))
+    context = None
+    for _ in range(summed):
+        more = _weighted(net, q, heads("k", GROUPS, 0, 2, 3, 1), heads("v", GROUPS, 0, 2, 1, 3))
+        context = more if context is None else net.op("Add", context, more)
     apart = net.op(
         "Transpose", net.op("Reshape", context, target or net.ints(0, H, -1, D)), perm=[0, 2, 1, 3]
     )
@@ -89,6 +92,18 @@ def test_whether_fixed_sizes_help_is_tried(computed: bool) -> None:
     assert helps == [not computed]
     assert bool(len(fixed)) is not computed
     assert not any("they can" in str(miss.reason) for miss in fixed.near_misses)
+
+
+@pytest.mark.parametrize("summed", [1, 2, 3])
+def test_contexts_that_are_summed_are_near_misses_for_what_hides_the_sum(summed: int) -> None:
+    """BigBird adds what a block attends to in several pieces."""
+    net = Net(replace(STATIC, symbolic=True))
+    other = net.op("Shape", net.input("other", (1, S), "-p"), start=1, end=2)
+    length = net.op("Concat", net.ints(0, H), other, net.ints(D), axis=0)
+    misses = inspect(net.export([_in_a_row(net, "bs-", length, summed)])).near_misses
+    assert len(misses) == summed
+    assert len({str(miss.reason) for miss in misses}) == 1
+    assert "cannot be followed through" in str(misses[0].reason)
 
 
 def test_heads_of_a_fixed_batch_are_joined_on_its_axis() -> None:

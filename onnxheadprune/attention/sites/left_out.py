@@ -196,7 +196,9 @@ def left_out(
         misses |= dict.fromkeys((core.node for core in block.cores), _folded_miss(block, fixed))
     one_head = {core.node: block for block in pools for core in block.cores}
     without: list[NearMiss] = []
-    for node in attention_products(view):
+    products = list(attention_products(view))
+    contexts = _contexts(view, products)
+    for node in products:
         if node in claimed or node in misses or _is_part(node, claimed):
             continue
         if not _has_heads_to_tell(node, contraction_of(node) or is_product(node)):
@@ -206,8 +208,18 @@ def left_out(
         elif node in one_head:
             misses[node] = NearMiss(node.label, shared_by_heads(one_head[node].projections[0].node, node))
         else:
-            misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node), fixed))
+            misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node), contexts, fixed))
     return LeftOut(tuple(misses.values()), tuple(without))
+
+
+def _contexts(view: GraphView, products: Iterable[Node]) -> set[Value]:
+    """What attention computes, up to the next contraction, sums of it with itself included."""
+    found = {node.out for node in products}
+    for node in view.nodes:
+        if not operand_indices(node) and node.inputs:
+            parts = node.inputs if node in ADDS else node.inputs[:1]
+            found.update(node.results if found.issuperset(parts) else ())
+    return found
 
 
 def _is_part(node: Node, claimed: set[Node]) -> bool:
@@ -256,7 +268,9 @@ def _folded_miss(block: Block, fixed: Callable[[Node], bool]) -> NearMiss:
     return NearMiss(core.label, Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, sentence))
 
 
-def _why_no_site(node: Node, stopped: Refusal | None, fixed: Callable[[Node], bool]) -> Refusal:
+def _why_no_site(
+    node: Node, stopped: Refusal | None, contexts: Set[Value], fixed: Callable[[Node], bool]
+) -> Refusal:
     """The first thing that hides the heads of a product, from what it reads down to the next contraction."""
     if _is_attention_operator(node):
         unknown = _why_unknown(node)
@@ -269,7 +283,7 @@ def _why_no_site(node: Node, stopped: Refusal | None, fixed: Callable[[Node], bo
             node.out.name,
             f"the shapes that {node.op_type} multiplies are not known",
         )
-    hidden = _hidden_below(node, fixed)
+    hidden = _hidden_below(node, contexts, fixed)
     if stopped is not None and (hidden is None or hidden.node != stopped.node):
         return stopped
     # Of the same node it also says whether fixed sizes help.
@@ -336,7 +350,7 @@ def _stopped_above(
     return Refusal(Reason.INEXPRESSIBLE, stop.label, stop.out.name, f"{sentence}; {advice}")
 
 
-def _hidden_below(node: Node, fixed: Callable[[Node], bool]) -> Refusal | None:
+def _hidden_below(node: Node, contexts: Set[Value], fixed: Callable[[Node], bool]) -> Refusal | None:
     """What stands between a context and the contraction that it leads to, if heads cannot be followed through it."""
     values: list[Value] = [node.out]
     seen = set(values)
@@ -360,7 +374,7 @@ def _hidden_below(node: Node, fixed: Callable[[Node], bool]) -> Refusal | None:
         onward: Iterable[Value | None] = (
             output
             for other in below
-            if not operand_indices(other) and other not in ADDS
+            if not operand_indices(other) and (other not in ADDS or contexts.issuperset(other.inputs))
             for output in other.outputs
         )
         values = [value for value in onward if value is not None and value not in seen]

@@ -27,12 +27,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.facts import (
-    DIVIDES,
-    MULTIPLIES,
-    MULTIPLIES_QUANTIZED,
-    OBSERVES,
-)
+from onnxheadprune.model.graph.facts import DIVIDES, MULTIPLIES, MULTIPLIES_QUANTIZED, OBSERVES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import reachable

@@ -13,13 +13,7 @@ from onnxheadprune.attention.sites.blended import blended, reduced_heads
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, head_shape
 from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
-from onnxheadprune.attention.sites.grouping import (
-    Block,
-    Candidate,
-    group,
-    has_folded_heads,
-    merge_branches,
-)
+from onnxheadprune.attention.sites.grouping import Block, Candidate, group, has_folded_heads, merge_branches
 from onnxheadprune.attention.sites.left_out import LeftOut, Refused, left_out, shared_by_heads
 from onnxheadprune.attention.sites.obstacles import held_caches, obstacle, read_elsewhere
 from onnxheadprune.attention.sites.own import foreign
