@@ -14,15 +14,7 @@ from typing import Literal, TypeAlias
 
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.edit.edits import (
-    DropBranchOutput,
-    DropInputs,
-    DropIo,
-    DropNode,
-    Edit,
-    Rename,
-    SetInput,
-)
+from onnxheadprune.edit.edits import DropBranchOutput, DropInputs, DropIo, DropNode, Edit, Rename, SetInput
 from onnxheadprune.edit.plan import RenamedIo
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import CHOOSES

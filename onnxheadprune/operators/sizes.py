@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from onnx import numpy_helper
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import Live
@@ -13,7 +14,14 @@ from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import Elements, boxed, shape_range
-from onnxheadprune.model.graph.facts import COUNTS, FINDS_NONZERO, MARKS_NUMBERS, SHOWS_SHAPE, SHOWS_SIZE
+from onnxheadprune.model.graph.facts import (
+    COUNTS,
+    FILLS,
+    FINDS_NONZERO,
+    MARKS_NUMBERS,
+    SHOWS_SHAPE,
+    SHOWS_SIZE,
+)
 from onnxheadprune.model.graph.tables import Shapes, declare, number_function, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -45,6 +53,17 @@ def _size_numbers(node: Node) -> Elements | None:
 declare("Range", kinds=(COUNTS,))
 declare("OneHot", kinds=(MARKS_NUMBERS,))
 declare("NonZero", kinds=(FINDS_NONZERO,))
+
+
+@shape_function("NonZero")
+def _nonzero_shape(node: Node) -> Shapes:
+    """All positions of a value that is filled with one number other than zero, as TorchScript counts them."""
+    shape, value = node.shape(0), node.inputs[0]
+    fill = None if value is None else value.producer
+    number = None if fill is None or fill not in FILLS else fill.attribute("value")
+    if shape is None or number is None or not numpy_helper.to_array(number).all():
+        return [None]
+    return [(len(shape), dims.product(shape))]
 
 
 @shape_function("Range")

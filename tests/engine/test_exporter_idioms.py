@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from onnxheadprune.attention.sites.find import inspect, view_of
@@ -274,3 +276,38 @@ def test_transposed_convolutions_project(plan: Blueprint) -> None:
     merged = net.op("Reshape", context, net.ints(0, H * D, -1))
     summed = net.op("ConvTranspose", merged, net.weight("o", H * D, WIDTH, 1), net.weight("bias", WIDTH))
     _exact(net, net.op("Add", x, net.op("Transpose", summed, perm=[0, 2, 1])))
+
+
+@pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))
+def test_positions_are_counted_by_what_is_not_zero(plan: Blueprint) -> None:
+    """TorchScript counts by NonZero of ones, and reads strided windows (Longformer's) from one flat list."""
+    net = Net(plan)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    length = net.piece(net.op("Shape", x), 1)
+    batch = net.op("Mul", net.piece(net.op("Shape", x), 0), net.ints(H))
+
+    def folded(name: str, *order: int) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
+        apart = net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=list(order))
+        rows = [net.ints(D), length] if order[3] == 1 else [length, net.ints(D)]
+        return net.op("Reshape", apart, net.op("Concat", batch, *rows, axis=0))
+
+    def counted(size: Any, step: Any, *place: int) -> Any:
+        ones = net.op("ConstantOfShape", size, value=gs.Constant(net.name("one"), np.array([1])))
+        column = net.op("Transpose", net.op("NonZero", ones), perm=[1, 0])
+        numbers = net.op("Squeeze", column, net.ints(1))
+        return net.op("Mul", net.op("Reshape", numbers, net.ints(*place)), step)
+
+    head = net.op("Mul", length, net.ints(D))
+    rows = net.op("Add", counted(batch, head, -1, 1, 1), counted(length, net.ints(D), 1, -1, 1))
+    places = net.op("Add", rows, counted(net.ints(D), net.ints(1), 1, 1, -1))
+    values = net.op("Gather", net.op("Reshape", folded("v", 0, 2, 1, 3), net.ints(-1)), places)
+    weights = _softmax(net, net.op("MatMul", folded("q", 0, 2, 1, 3), folded("k", 0, 2, 3, 1)))
+    target = net.op("Concat", net.ints(-1, H), length, net.ints(D), axis=0)
+    context = net.op("Reshape", net.op("MatMul", weights, values), target)
+    merged = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
+    model = net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))])
+    assert [site.num_heads for site in inspect(model)] == [H]
+    for gone in ([1], [0, 2]):
+        # The numbers of the rows that are read, not what they hold.
+        check_cut(model, net.feed, gone, gathers=1)

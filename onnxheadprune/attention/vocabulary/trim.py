@@ -23,23 +23,9 @@ from onnxheadprune.attention.vocabulary.find import (
     flow_of,
     vocabulary_of,
 )
-from onnxheadprune.attention.vocabulary.translate import (
-    all_logits,
-    kept_ids,
-    original_ids,
-    translated,
-)
+from onnxheadprune.attention.vocabulary.translate import all_logits, kept_ids, original_ids, translated
 from onnxheadprune.edit import apply, nodes
-from onnxheadprune.edit.edits import (
-    MAIN,
-    MARK,
-    AddConstant,
-    DropNode,
-    Edit,
-    Rename,
-    SetInput,
-    SliceTensor,
-)
+from onnxheadprune.edit.edits import MAIN, MARK, AddConstant, DropNode, Edit, Rename, SetInput, SliceTensor
 from onnxheadprune.edit.model_records import VOCABULARY_ENTRY, RecordedVocabulary, VocabularyCut
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VOCABULARY_KEY
