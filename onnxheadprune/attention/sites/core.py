@@ -104,7 +104,7 @@ class Trace:
         return replace(self, cores=cores)
 
 
-MAX_UPSTREAM = 512
+MAX_UPSTREAM = 2**12
 """Nodes between a core and the weights above it."""
 MAX_VIEWS = 16
 

@@ -374,7 +374,7 @@ def _hidden_below(node: Node, contexts: Set[Value], fixed: Callable[[Node], bool
         onward: Iterable[Value | None] = (
             output
             for other in below
-            if not operand_indices(other) and (other not in ADDS or contexts.issuperset(other.inputs))
+            if not operand_indices(other) and (other not in ADDS or contexts >= set(other.inputs))
             for output in other.outputs
         )
         values = [value for value in onward if value is not None and value not in seen]
