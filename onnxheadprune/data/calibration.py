@@ -36,9 +36,8 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.data import load_data, parts_of
-from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
+from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker, narrowed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
-from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 
 HELD_OUT = 0.2

@@ -8,8 +8,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from onnxheadprune.fusion.emit import IMPOSSIBLE, Emitter, Tensor, view_cost
-from onnxheadprune.fusion.layout import Axis, Layout, flat, size_of
 from onnxheadprune.fusion.scores import Bias
+from onnxheadprune.fusion.walk import Axis, Layout, flat, size_of
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.graph.walks import type_of
 

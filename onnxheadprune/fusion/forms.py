@@ -10,12 +10,21 @@ from onnx import TensorProto
 
 from onnxheadprune.edit.edits import Attribute, DropNode
 from onnxheadprune.fusion.bias import ScoreAxes, dtype_name, emit_bias, tells_heads_apart, why_not
-from onnxheadprune.fusion.emit import IMPOSSIBLE, Emitter, Names, Tensor, view_cost
-from onnxheadprune.fusion.layout import Axis, Layout, size_of
+from onnxheadprune.fusion.emit import (
+    IMPOSSIBLE,
+    Emitter,
+    Form,
+    Names,
+    Tap,
+    Tensor,
+    packed,
+    spread,
+    tap,
+    view_cost,
+)
 from onnxheadprune.fusion.match import Match
-from onnxheadprune.fusion.operands import Form, Tap, packed, spread, tap
-from onnxheadprune.fusion.roles import cannot
-from onnxheadprune.fusion.walk import Place, downstream, upstream
+from onnxheadprune.fusion.scores import cannot
+from onnxheadprune.fusion.walk import Axis, Layout, Place, downstream, size_of, upstream
 from onnxheadprune.liveness.registry import Refusal
 
 Attributes = tuple[tuple[str, Attribute], ...]

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from onnx import TensorProto
 
 from onnxheadprune.attention.sites.core import Core
-from onnxheadprune.fusion.layout import Axis, Layout, flat
-from onnxheadprune.fusion.roles import Operand, core_roles, score_operands
-from onnxheadprune.fusion.scores import Bias, read_scores
-from onnxheadprune.fusion.walk import layout_above
+from onnxheadprune.fusion.scores import Bias, Operand, core_roles, read_scores, score_operands
+from onnxheadprune.fusion.walk import Axis, Layout, flat, layout_above
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
     CASTS,

@@ -33,16 +33,16 @@ def runtimes(distributions: Iterable[metadata.Distribution] | None = None) -> di
 
     More than one is a mistake: their files lie in the same folder, and the last one installed wins.
     """
-    found = installed(distributions)
+    found = _installed(distributions)
     return {name: version for name, version in found.items() if _ORT.match(name) and not _NOT_ORT.match(name)}
 
 
 def cuda_libraries(distributions: Iterable[metadata.Distribution] | None = None) -> dict[str, str]:
     """Versions of the pip packages that `onnxruntime.preload_dlls()` looks into, by name."""
-    return {name: version for name, version in installed(distributions).items() if _LIBRARIES.match(name)}
+    return {name: version for name, version in _installed(distributions).items() if _LIBRARIES.match(name)}
 
 
-def installed(distributions: Iterable[metadata.Distribution] | None = None) -> dict[str, str]:
+def _installed(distributions: Iterable[metadata.Distribution] | None = None) -> dict[str, str]:
     """Versions of all installed packages by name."""
     found = {}
     for item in metadata.distributions() if distributions is None else distributions:
@@ -65,7 +65,7 @@ def loaded_libraries() -> dict[str, str]:
     return {match[1]: match[0].strip() for match in paths}
 
 
-def cudnn_version() -> str | None:
+def _cudnn_version() -> str | None:
     """The version of the cuDNN 9 that is found after `preload_dlls()`, None where there is none."""
     try:
         number = int(ctypes.CDLL(_CUDNN).cudnnGetVersion())
@@ -93,7 +93,7 @@ def unmet(
         needs: requirements as a package declares them; None: those of this one.
         versions: installed packages by name; None: those of this environment.
     """
-    there = installed() if versions is None else versions
+    there = _installed() if versions is None else versions
     wanted: dict[str, str] = {}
     for need in _declared() if needs is None else needs:
         found = _REQUIREMENT.match(need)
@@ -204,7 +204,7 @@ def diagnose(*asked: str) -> Diagnosis:
         versions,
         packages,
         built_for,
-        cudnn_version(),
+        _cudnn_version(),
         cuda_libraries(),
         loaded_libraries(),
         driver_cuda,

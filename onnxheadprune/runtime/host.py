@@ -72,7 +72,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def load() -> float | None:
+def _load() -> float | None:
     """Average number of running processes over the last minute, None where the system does not tell."""
     with suppress(OSError, AttributeError):
         return os.getloadavg()[0]
@@ -84,7 +84,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": usable_cores(),
-        "load_average": load(),
+        "load_average": _load(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "cards": [card.to_dict() for card in cards()],

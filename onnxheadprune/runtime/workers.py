@@ -35,7 +35,7 @@ def algebra_threads(rows: int) -> AbstractContextManager[object]:
 
 def algebra_workers(rows: int) -> Workers:
     """Return who shares several pieces of linear algebra."""
-    return sharing() if rows >= WORTH_THREADS else replace(sharing(), threads=1)
+    return _sharing() if rows >= WORTH_THREADS else replace(_sharing(), threads=1)
 
 
 @functools.cache
@@ -92,10 +92,10 @@ def workers_on(provider: Provider, pieces: int = MOST) -> Workers:
         provider: where the sessions run.
         pieces: of work that there are; fewer of them have more cores each.
     """
-    return sharing(pieces) if provider.name == CPU else Workers()
+    return _sharing(pieces) if provider.name == CPU else Workers()
 
 
-def sharing(pieces: int = MOST) -> Workers:
+def _sharing(pieces: int = MOST) -> Workers:
     """Those that all cores are shared among."""
     count = max(min(usable_cores(), MOST, pieces), 1)
     return Workers(count, usable_cores() // count)

@@ -12,8 +12,7 @@ from onnxheadprune.choosing.gradients.differentiate import Gradient
 from onnxheadprune.edit.extract import needed_nodes
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds.generate import Feed
-from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.generate import Feed, narrowed
 from onnxheadprune.runtime.resident import Resident, ResidentSession
 from onnxheadprune.training.losses import LOSS
 from onnxheadprune.training.parameters import Master, Parameter

@@ -9,8 +9,8 @@ masks are one model. A bias behind the core leaves a constant there; that is the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -21,19 +21,11 @@ from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.trace import Tracer
-from onnxheadprune.attention.sites.unit import handed_out
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
-from onnxheadprune.edit.extract import with_stored
-from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.model.graph.facts import MULTIPLIES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.graph.walks import reachable
-from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
 
@@ -296,65 +288,3 @@ def _tiled(
         nodes.tile("", rows, repeats, tiled),
         nodes.reshape("", tiled, f"{mask}/joined", long),
     ]
-
-
-def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedModel:
-    """The silenced model with zeros in the maps that make queries, keys, values and gates of the heads.
-
-    Some networks add a convolution of the values to the context; it belongs to the heads like the context itself. So
-    does a gate, which else would still let through what a normalisation adds to a silent head.
-    """
-    stored: dict[str, Array] = {}
-    for value, alive in _partly_dead(planning):
-        assert value.tensor is not None
-        array = stored.get(value.name)
-        if array is None:
-            array = numpy_helper.to_array(in_memory(value.tensor, silenced.sources))
-        mask = alive.aligned(alive.axes, [array.shape[axis] for axis in alive.axes]) != 0
-        sizes = [array.shape[axis] if axis in alive.axes else 1 for axis in range(array.ndim)]
-        stored[value.name] = np.where(mask.reshape(sizes), array, np.zeros((), array.dtype))
-    return replace(silenced, proto=with_stored(silenced.proto, stored))
-
-
-def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
-    """Weights in front of the cores that nobody needs the whole of once the heads are gone, and what is needed."""
-    for site in planning.touched:
-        if site.CORED:
-            heads = planning.heads[site.index]
-            maps = _weights_before(site)
-            handed = handed_out([site], planning.heads)
-            for value, live in sweep(list(site.seeds(heads)), site.movable, handed=handed).narrowed():
-                if value in maps and value.scope.parent is None:
-                    yield value, live
-
-
-def _weights_before(site: Site) -> set[Value]:
-    """Stored floats of the first maps upstream of a site's cores, and of what their contexts are multiplied with.
-
-    Not those further up: they make the residual stream, and a projection that reads it is not the heads' own.
-    """
-
-    def above(value: Value) -> list[Value]:
-        node = value.producer
-        if node is None:
-            return []
-        weights = [item for item in node.sources if item.is_constant]
-        is_layer = not value.is_constant and contraction_of(node) is not None and weights
-        return weights if is_layer else node.sources
-
-    starts = [value for core in site.cores for value in core.sources]
-    walk = reachable([*starts, *_gates(site)], above)
-    return {value for value in walk if value.tensor is not None and value.elem_type in FLOATS}
-
-
-def _gates(site: Site) -> list[Value]:
-    """Return what is multiplied with the contexts of a site on their way to its projections."""
-    last = {projection.node for projection in site.projections}
-
-    def ahead(node: Node) -> list[Node]:
-        return [other for other in node.readers if other not in last and contraction_of(other) is None]
-
-    way = list(reachable(site.cores, ahead))
-    made = {value for node in way for value in node.outputs}
-    factors = [node for node in way if node in MULTIPLIES and node not in site.cores]
-    return [value for node in factors for value in node.sources if value not in made]

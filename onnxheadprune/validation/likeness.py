@@ -326,11 +326,3 @@ def _given(names: Iterable[str]) -> list[str]:
 
 def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
-
-
-def sentences(found: Likeness) -> Iterator[str]:
-    """Yield what a report says about a graph that is not the planned one."""
-    for difference in found.differences:
-        yield f"not as planned: {difference}"
-    if found.count > len(found.differences):
-        yield f"not as planned: {found.count - len(found.differences)} more places"

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import FUSED_ENTRY, units_entry
 from onnxheadprune.errors import HeadPruneError, RefusedError
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import LoadedModel
@@ -76,24 +73,6 @@ def _candidates(original: LoadedModel, plan: PrunePlan, name: str, fused: bool) 
             yield fuse(cut, mode, name)[0]
         except RefusedError:
             continue
-
-
-def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator[str]:
-    """Yield where the pruned model's records, which later cuts go by, say something else than belongs to the plan."""
-    if set(FUSED_ENTRY.read(pruned)) != set(FUSED_ENTRY.read(planned)):
-        yield f"the record of {name} lists other sites as fused than its graph shows"
-    for kind in every_kind():
-        known = {entry.number: entry for entry in units_entry(kind.UNITS).read(planned)}
-        for entry in units_entry(kind.UNITS).read(pruned):
-            wanted = known.get(entry.number)
-            if wanted is not None and not entry.projections:
-                # The first version did not write by what a site is recognised.
-                wanted = replace(wanted, projections=())
-            if entry != wanted:
-                yield (
-                    f"the record of {name} describes {kind.called(entry.number)} otherwise than the cut that was"
-                    " looked at"
-                )
 
 
 def _shapes(model: ModelProto) -> Inferred:
@@ -160,29 +139,6 @@ class Weights:
         if edit is None:
             return self._ours.get(name, [])
         return [_cut(item, edit, self.original) for item in self._ours[edit.name]]
-
-
-def weight_problems(
-    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str], alike: Likeness
-) -> tuple[int, list[str]]:
-    """Return how many stored tensors were compared bit by bit, and a sentence if some are not as planned.
-
-    Args:
-        original: the model before the cut.
-        pruned: the model after it.
-        plan: what the cut should have been, made for `original`.
-        names: how to call the two.
-        alike: how far the graph is the planned one; its tensors have been compared already.
-    """
-    compared, altered = Weights(original, pruned, plan).altered(alike.tensors)
-    if not altered:
-        return compared, []
-    listed = ", ".join(altered[:3]) + (", ..." if len(altered) > 3 else "")
-    sentence = (
-        f"{len(altered)} stored tensors of {names[1]} are neither those of {names[0]} nor the planned cut of"
-        f" them: {listed}"
-    )
-    return compared, [sentence]
 
 
 def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:

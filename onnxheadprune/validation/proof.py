@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,12 @@ from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.layers import parts_named
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.data.drift import Measure
 from onnxheadprune.edit.extract import Restored
 from onnxheadprune.edit.model_records import EXITS_KEY
-from onnxheadprune.edit.records import VOCABULARY_KEY, RefitRecord
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord, units_entry
 from onnxheadprune.errors import ModelError, spelled
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, model_name, open_structure
 from onnxheadprune.runtime import Provider, versions
@@ -23,8 +26,8 @@ from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.deployed import Models
-from onnxheadprune.validation.likeness import sentences, undocumented
-from onnxheadprune.validation.planned import find_likeness, record_notes, weight_problems
+from onnxheadprune.validation.likeness import Likeness, undocumented
+from onnxheadprune.validation.planned import Weights, find_likeness
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import RefitDrift, Validation, Verdict
 from onnxheadprune.validation.runs import NOTHING_RAN, run_all
@@ -157,7 +160,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     planned, alike = find_likeness(subject, after, plan, names[0], bool(claim.fused))
     compared, altered = weight_problems(subject, after, plan, names, alike)
     tolerance = tolerance_for(planning.view)
-    notes += [*record_notes(planned, after.proto, names[1]), *sentences(alike)]
+    notes += [*_record_notes(planned, after.proto, names[1]), *_sentences(alike)]
     numbers_decide = not (problems or alike.identical)
     wide = _wide(before, planned, after, planning, tolerance) if numbers_decide else None
     # Nothing that runs reads it, and while models run there should be as few in memory as can be.
@@ -227,6 +230,55 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
             *(() if ready is None else ready.without),
         ),
     ).on(known)
+
+
+def weight_problems(
+    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str], alike: Likeness
+) -> tuple[int, list[str]]:
+    """Return how many stored tensors were compared bit by bit, and a sentence if some are not as planned.
+
+    Args:
+        original: the model before the cut.
+        pruned: the model after it.
+        plan: what the cut should have been, made for `original`.
+        names: how to call the two.
+        alike: how far the graph is the planned one; its tensors have been compared already.
+    """
+    compared, altered = Weights(original, pruned, plan).altered(alike.tensors)
+    if not altered:
+        return compared, []
+    listed = ", ".join(altered[:3]) + (", ..." if len(altered) > 3 else "")
+    sentence = (
+        f"{len(altered)} stored tensors of {names[1]} are neither those of {names[0]} nor the planned cut of"
+        f" them: {listed}"
+    )
+    return compared, [sentence]
+
+
+def _record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator[str]:
+    """Yield where the pruned model's records, which later cuts go by, say something else than belongs to the plan."""
+    if set(FUSED_ENTRY.read(pruned)) != set(FUSED_ENTRY.read(planned)):
+        yield f"the record of {name} lists other sites as fused than its graph shows"
+    for kind in every_kind():
+        known = {entry.number: entry for entry in units_entry(kind.UNITS).read(planned)}
+        for entry in units_entry(kind.UNITS).read(pruned):
+            wanted = known.get(entry.number)
+            if wanted is not None and not entry.projections:
+                # The first version did not write by what a site is recognised.
+                wanted = replace(wanted, projections=())
+            if entry != wanted:
+                yield (
+                    f"the record of {name} describes {kind.called(entry.number)} otherwise than the cut that was"
+                    " looked at"
+                )
+
+
+def _sentences(found: Likeness) -> Iterator[str]:
+    """Yield what a report says about a graph that is not the planned one."""
+    for difference in found.differences:
+        yield f"not as planned: {difference}"
+    if found.count > len(found.differences):
+        yield f"not as planned: {found.count - len(found.differences)} more places"
 
 
 def _prepared(original: LoadedModel, pruned: LoadedModel) -> Prepared | None:

@@ -15,8 +15,7 @@ from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Session
 from onnxheadprune.runtime.feeds.fill import Padding
-from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Outputs
-from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Outputs, narrowed
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 from onnxheadprune.validation.compare import (
     AccuracyMeter,

@@ -20,8 +20,7 @@ from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Session
-from onnxheadprune.runtime.feeds.generate import Feed, Outputs
-from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.generate import Feed, Outputs, narrowed
 from onnxheadprune.runtime.tolerances import POWER, QUANTIZED, Tolerance
 from onnxheadprune.validation.compare import worst
 

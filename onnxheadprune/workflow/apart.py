@@ -14,7 +14,7 @@ from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.validation.compare import AccuracyMeter
 from onnxheadprune.validation.request import Metric, MetricMeter, MetricResult

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxheadprune.fusion.emit import IMPOSSIBLE, view_cost, view_steps
-from onnxheadprune.fusion.layout import (
+from onnxheadprune.fusion.walk import (
     Atom,
     Layout,
     axis_of,

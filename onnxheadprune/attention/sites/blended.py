@@ -2,63 +2,29 @@
 
 Contexts of single heads may be added up one by one in front of the projection, and attention maps may be averaged over
 heads before they weigh the values, so that there is only one context. No axis of heads is left then: their number is
-known, and only all of them can be removed. Where a reduction adds heads up, or averages them, before any weights, that
-reduction is their projection, and single heads can be removed where its input has an axis of heads (the interpretable
-attention of the Temporal Fusion Transformer).
+known, and only all of them can be removed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from onnxheadprune.attention.sites.core import Core, Trace, score_products
-from onnxheadprune.attention.sites.grouping import Block, Candidate
+from onnxheadprune.attention.sites.core import Core, score_products
+from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.attention.sites.left_out import sums_to_one
 from onnxheadprune.attention.sites.products import (
-    MAX_CONTRACTED,
     MAX_UPSTREAM,
     is_contraction,
     is_product,
     upstream,
 )
-from onnxheadprune.attention.sites.shared_layers import are_heads
 from onnxheadprune.attention.sites.trace import Tracer
-from onnxheadprune.liveness.asking import ask_about
-from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.layouts import is_fused
-from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, REDUCES
 from onnxheadprune.model.graph.view import Node, Value
-
-
-def reduced_heads(trace: Trace, tracer: Tracer) -> Iterator[Candidate]:
-    """The reductions over heads on the way of a trace that does not tell heads apart."""
-    for node, live in trace.reduced if trace.is_alike else ():
-        yield from _over_heads(node, live, tracer)
-
-
-def _over_heads(node: Node, live: Live, tracer: Tracer) -> Iterator[Candidate]:
-    """Yield a reduction as the projection of the heads that it adds up; nothing if it reduces something else."""
-    value, shape = node.inputs[0], node.shape(0)
-    answer = ask_about(node.out, live, POSITIONS)
-    if value is None or shape is None or isinstance(answer, Refusal):
-        return
-    channels = answer.inputs[0].axes
-    for reduced in node.int_list("axes", 1) or ():
-        # Heads first, wherever they lie: of two axes they are the slower one.
-        axes = (reduced % len(shape), *channels)
-        sizes = [dim for axis in axes if isinstance(dim := shape[axis], int)]
-        heads = shape[reduced]
-        if len(sizes) < len(axes) or math.prod(sizes) > MAX_CONTRACTED or not isinstance(heads, int):
-            continue
-        cores = tracer.trace(value, axes, tuple(sizes)).cores
-        if are_heads(cores, heads):
-            yield Candidate(node, (0, axes), None, tuple(sizes), cores)
-
 
 SUMS_UP = ADDS | ADDS_ALL
 

@@ -11,11 +11,10 @@ from functools import reduce
 import numpy as np
 
 from onnxheadprune.attention.sites.core import Core, query_width
-from onnxheadprune.attention.sites.fused import fused_anatomy
 from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
-from onnxheadprune.attention.sites.sharing import Sharing, bits_of, join_shared, weights_read
+from onnxheadprune.attention.sites.sharing import Sharing, bits_of, fused_anatomy, join_shared, weights_read
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -10,7 +9,7 @@ from typing import Generic, TypeVar
 from onnxheadprune.attention.sites.core import Core, is_alike
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.liveness.layouts import is_fused, layout_of
+from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
@@ -235,34 +234,6 @@ def _channels(candidate: Candidate) -> dict[tuple[int, int], set[int]]:
 def _joined(channels: Mapping[tuple[int, int], set[int]], members: Iterable[tuple[int, int]]) -> set[int]:
     """Those of all members of a head."""
     return set().union(*(channels.get(member, ()) for member in members))
-
-
-def has_folded_heads(block: Block) -> bool:
-    """Return whether one head is all there is, yet it fills more channels than its context has features.
-
-    Then different pieces of the context, along an axis that no label sees, feed different channels: heads
-    that were folded into an axis of symbolic length (`[heads * batch, S, D]`, split into `batch` again).
-    """
-    if block.num_heads > 1 or len(block.cores) != 1:
-        return False
-    core = block.cores[0]
-    features = _features(core)
-    if features is None:
-        return False
-    return any(len(item.channels[0]) > features * core.tokens for item in block.projections)
-
-
-def _features(core: Core) -> int | None:
-    """Features that the context of one head has; None where their number is not known."""
-    layout = layout_of(core.node)
-    if layout is not None:
-        # A fused operator may have heads and features in one axis.
-        return layout.v_head_size
-    shape = core.node.out.shape
-    if shape is None:
-        return None
-    sizes = [dim for axis in core.feature_axes if isinstance(dim := shape[axis], int)]
-    return math.prod(sizes) if len(sizes) == len(core.feature_axes) else None
 
 
 def merge_branches(blocks: list[Block]) -> list[Block]:

@@ -11,7 +11,6 @@ from onnxheadprune.liveness.contraction import Contraction, contraction_of, oper
 from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.facts import (
-    ADDS,
     CARRIERS,
     GATHERS,
     GATHERS_ROWS,
@@ -151,22 +150,6 @@ def makes_maps(node: Node, index: int) -> bool:
     return reaches(node, index, lambda other: is_product(other) is not None)
 
 
-def is_of_contents(node: Node) -> bool:
-    """Return whether a node computes with contents of inputs or by linear layers, unlike codes of positions."""
-    for current in reachable([node], lambda other: [] if other in OBSERVES else _computing(other)):
-        found = contraction_of(current)
-        if found is not None and any(map(is_weight, operands(current, found))):
-            # Stored queries that attend to each other read nothing of an input but its batch (DETR's first layer).
-            return True
-        if current not in OBSERVES and any(value.producer is None for value in current.computed):
-            return True
-    return False
-
-
-def _computing(node: Node) -> list[Node]:
-    return [value.producer for value in node.computed if value.producer is not None]
-
-
 def reaches(node: Node, index: int, found: Callable[[Node], bool]) -> bool:
     """Return whether a node of some kind lies upstream, nearest first, not looking behind contractions."""
     return any(found(other) for other in upstream(node.inputs[index], MAX_UPSTREAM, is_contraction))
@@ -266,8 +249,3 @@ def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
         return None
     found = [dim for axis in axes if isinstance(dim := value.shape[axis], int)]
     return tuple(found) if len(found) == len(axes) and 1 < math.prod(found) <= MAX_CONTRACTED else None
-
-
-def is_residual(node: Node) -> bool:
-    """Adding two computed values: the way back into the residual stream, behind which all layers lie."""
-    return node in ADDS and len(node.computed) > 1

@@ -9,35 +9,37 @@ from itertools import permutations
 
 import numpy as np
 
-from onnxheadprune.attention.sites.blended import blended, reduced_heads
-from onnxheadprune.attention.sites.core import Core
+from onnxheadprune.attention.sites.blended import blended
+from onnxheadprune.attention.sites.core import Core, Trace
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, head_shape
 from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
-from onnxheadprune.attention.sites.grouping import Block, Candidate, group, has_folded_heads, merge_branches
+from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
 from onnxheadprune.attention.sites.left_out import LeftOut, Refused, left_out, shared_by_heads
 from onnxheadprune.attention.sites.obstacles import held_caches, obstacle, read_elsewhere
 from onnxheadprune.attention.sites.own import foreign
 from onnxheadprune.attention.sites.products import (
-    is_of_contents,
+    MAX_CONTRACTED,
     is_product,
-    is_residual,
+    is_weight,
     reaches,
     summed,
     weight_contraction,
 )
 from onnxheadprune.attention.sites.projection import named_apart
+from onnxheadprune.attention.sites.shared_layers import are_heads
 from onnxheadprune.attention.sites.site import AttentionSite, united
 from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
-from onnxheadprune.attention.sites.trace import Tracer, coupling
+from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.attention.sites.unit import handed_out
-from onnxheadprune.liveness.asking import ask
-from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.asking import ask, ask_about
+from onnxheadprune.liveness.contraction import contraction_of, operands
 from onnxheadprune.liveness.domain import POSITIONS, Masks
-from onnxheadprune.liveness.layouts import is_fused
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.layouts import is_fused, layout_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.facts import WEIGHS
+from onnxheadprune.model.graph.facts import ADDS, OBSERVES, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import reachable
 
@@ -102,7 +104,7 @@ def find_structural(
     """
     candidates, mixers, refused = _scan(view)
     grouped = merge_branches(group(candidates))
-    folded = [block for block in grouped if has_folded_heads(block)]
+    folded = [block for block in grouped if _has_folded_heads(block)]
     pools = [
         block
         for block in grouped
@@ -136,6 +138,34 @@ def find_structural(
     return sites, left_out(view, claimed, refused, folded, pools, fixed)
 
 
+def _has_folded_heads(block: Block) -> bool:
+    """Return whether one head is all there is, yet it fills more channels than its context has features.
+
+    Then different pieces of the context, along an axis that no label sees, feed different channels: heads
+    that were folded into an axis of symbolic length (`[heads * batch, S, D]`, split into `batch` again).
+    """
+    if block.num_heads > 1 or len(block.cores) != 1:
+        return False
+    core = block.cores[0]
+    features = _features(core)
+    if features is None:
+        return False
+    return any(len(item.channels[0]) > features * core.tokens for item in block.projections)
+
+
+def _features(core: Core) -> int | None:
+    """Features that the context of one head has; None where their number is not known."""
+    layout = layout_of(core.node)
+    if layout is not None:
+        # A fused operator may have heads and features in one axis.
+        return layout.v_head_size
+    shape = core.node.out.shape
+    if shape is None:
+        return None
+    sizes = [dim for axis in core.feature_axes if isinstance(dim := shape[axis], int)]
+    return math.prod(sizes) if len(sizes) == len(core.feature_axes) else None
+
+
 def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refused]]:
     tracer = Tracer()
     candidates: list[Candidate] = []
@@ -153,19 +183,69 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
             mixers.add(node)
         # A sum over an axis is weaker evidence of heads than weights: streams are added up, too.
         # Every layer that reads the stream leads to the same ones.
-        added = [item for item in reduced_heads(trace, tracer) if all(map(_attends, item.cores))]
+        added = [item for item in _reduced_heads(trace, tracer) if all(map(_attends, item.cores))]
         reduced |= {(item.node, item.activation): item for item in added}
         if trace.cores and trace.is_alike and (trace.shared or tracer.treats_heads_alike(node)):
             cores = (core.node for core in trace.cores)
             refused += [Refused(node, core, shared_by_heads(node, core)) for core in cores]
             continue
-        if trace.cores and all(is_of_contents(core.node) for core in trace.cores):
+        if trace.cores and all(_is_of_contents(core.node) for core in trace.cores):
             candidates.append(Candidate(node, read.activation, read.weight, read.sizes, trace.cores))
-        elif (refusal := coupling(trace) or next(iter(trace.refusals), None)) is not None:
+        elif (refusal := _coupling(trace) or next(iter(trace.refusals), None)) is not None:
             behind = _attention_behind(trace.blocked)
             if behind is not None:
                 refused.append(Refused(node, behind, refusal))
     return _in_a_row([*candidates, *reduced.values()], tracer), frozenset(mixers), refused
+
+
+def _reduced_heads(trace: Trace, tracer: Tracer) -> Iterator[Candidate]:
+    """The reductions over heads on the way of a trace that does not tell heads apart.
+
+    A reduction that adds heads up, or averages them, before any weights is their projection (the interpretable
+    attention of the Temporal Fusion Transformer).
+    """
+    for node, live in trace.reduced if trace.is_alike else ():
+        yield from _over_heads(node, live, tracer)
+
+
+def _over_heads(node: Node, live: Live, tracer: Tracer) -> Iterator[Candidate]:
+    """Yield a reduction as the projection of the heads that it adds up; nothing if it reduces something else."""
+    value, shape = node.inputs[0], node.shape(0)
+    answer = ask_about(node.out, live, POSITIONS)
+    if value is None or shape is None or isinstance(answer, Refusal):
+        return
+    channels = answer.inputs[0].axes
+    for reduced in node.int_list("axes", 1) or ():
+        # Heads first, wherever they lie: of two axes they are the slower one.
+        axes = (reduced % len(shape), *channels)
+        sizes = [dim for axis in axes if isinstance(dim := shape[axis], int)]
+        heads = shape[reduced]
+        if len(sizes) < len(axes) or math.prod(sizes) > MAX_CONTRACTED or not isinstance(heads, int):
+            continue
+        cores = tracer.trace(value, axes, tuple(sizes)).cores
+        if are_heads(cores, heads):
+            yield Candidate(node, (0, axes), None, tuple(sizes), cores)
+
+
+def _coupling(trace: Trace) -> Refusal | None:
+    """The first refusal because of mixed heads."""
+    return next((item for item in trace.refusals if item.reason is Reason.COUPLED), None)
+
+
+def _is_of_contents(node: Node) -> bool:
+    """Return whether a node computes with contents of inputs or by linear layers, unlike codes of positions."""
+    for current in reachable([node], lambda other: [] if other in OBSERVES else _computing(other)):
+        found = contraction_of(current)
+        if found is not None and any(map(is_weight, operands(current, found))):
+            # Stored queries that attend to each other read nothing of an input but its batch (DETR's first layer).
+            return True
+        if current not in OBSERVES and any(value.producer is None for value in current.computed):
+            return True
+    return False
+
+
+def _computing(node: Node) -> list[Node]:
+    return [value.producer for value in node.computed if value.producer is not None]
 
 
 def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
@@ -176,10 +256,15 @@ def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
             return []
         values = node.inputs[:1] if node in blocked else node.inputs
         producers = [value.producer for value in values if value is not None and value.producer is not None]
-        return [producer for producer in producers if not is_residual(producer)]
+        return [producer for producer in producers if not _is_residual(producer)]
 
     walk = reachable(blocked, above, 64)
     return next((node for node in walk if is_product(node) is not None or is_fused(node)), None)
+
+
+def _is_residual(node: Node) -> bool:
+    """Adding two computed values: the way back into the residual stream, behind which all layers lie."""
+    return node in ADDS and len(node.computed) > 1
 
 
 def _attends(core: Core) -> bool:

@@ -332,8 +332,3 @@ def _operand(node: Node, index: int) -> Value:
     value = node.inputs[index]
     assert value is not None
     return value
-
-
-def coupling(trace: Trace) -> Refusal | None:
-    """The first refusal because of mixed heads."""
-    return next((item for item in trace.refusals if item.reason is Reason.COUPLED), None)

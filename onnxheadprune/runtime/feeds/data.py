@@ -71,7 +71,7 @@ def parts_of(source: DataSource, inputs: Sequence[Input]) -> tuple[int, Callable
         return _feeds(source, "the data")
     elif stat.S_ISDIR(kind_of(source) or 0):
         files = sorted(Path(source).glob("*.npz"))
-        return len(files), lambda number: sample_of(read_npz(files[number]), str(files[number]))
+        return len(files), lambda number: _sample_of(read_npz(files[number]), str(files[number]))
     elif not require_data(source):
         return _feeds(_call(str(source)), str(source))
     else:
@@ -147,10 +147,10 @@ def _of_feed(feed: object, position: int, source: str) -> Sample:
         return feed
     if not isinstance(feed, Mapping):
         raise UsageError(f"feed {position} of {source} is no mapping of input names to arrays")
-    return sample_of(feed, f"{source}, feed {position}")
+    return _sample_of(feed, f"{source}, feed {position}")
 
 
-def sample_of(arrays: Mapping[str, Any], source: str) -> Sample:
+def _sample_of(arrays: Mapping[str, Any], source: str) -> Sample:
     """One feed, nothing of it checked."""
     with users_code(f"the data of {source}", "cannot be made arrays"):
         values = {str(name): np.asarray(value) for name, value in arrays.items()}
@@ -176,7 +176,7 @@ class Batched:
             UsageError: if they have different numbers of samples.
         """
         stored = {name: item for name, item in arrays.items() if isinstance(item, Stored)}
-        whole = sample_of({name: item for name, item in arrays.items() if name not in stored}, source)
+        whole = _sample_of({name: item for name, item in arrays.items() if name not in stored}, source)
         self._arrays: Mapping[str, Array | Stored] = {**whole.feed, **stored}
         self._source, axes = source, {item.name: item.batch_axis for item in inputs}
         self._axes = {
@@ -201,7 +201,7 @@ class Batched:
     def batch(self, number: int) -> Sample:
         """One of them; all there is where nothing counts samples."""
         if not self._count:
-            return sample_of({name: _whole(value) for name, value in self._arrays.items()}, self._source)
+            return _sample_of({name: _whole(value) for name, value in self._arrays.items()}, self._source)
         size = self._fixed or BATCH
         start = number * size
         rows = np.arange(start, start + size if self._fixed else min(start + size, self._count))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import enum
 import math
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,7 +16,6 @@ Array: TypeAlias = npt.NDArray[Any]
 UNKNOWN_ROWS = 2
 """Integers whose table is not found stay below this; 0 and 1 are valid almost everywhere."""
 
-_LENGTHS = re.compile(r"_?(seq(uence)?)?_?(len|lens|lengths?|seqlens?)$")
 HOLE_FROM = 6
 """Shorter masks get no hole."""
 TAILS = 3.0
@@ -120,22 +117,6 @@ def length_of(item: Input, past: int, total: int) -> int:
         return past
     # GroupQueryAttention is told the index of the last key.
     return total - 1 if "seqlens_k" in lowered else total
-
-
-def counted_length(item: Input, inputs: Sequence[Input], shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """The size of the sequence that an input of lengths measures, in a model without a cache; None where none is.
-
-    That is the input of the same name ("mel" of "mel_lengths"), else the first one with an open axis behind samples.
-    """
-    stem = _LENGTHS.sub("", item.name.lower())
-    others = sorted(
-        (other for other in inputs if other is not item), key=lambda other: other.name.lower() != stem
-    )
-    for other in others:
-        for axis, dim in enumerate(other.dims):
-            if axis and not isinstance(dim, int) and axis not in other.widths:
-                return shapes[other.name][axis]
-    return None
 
 
 def _magnitudes(shape: tuple[int, ...], generator: np.random.Generator) -> Array:

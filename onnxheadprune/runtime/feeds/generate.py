@@ -1,9 +1,10 @@
-"""Random feeds from the graph alone: several sizes, and larger ones where the model needs them."""
+"""Random feeds from the graph alone, larger ones where the model needs them; feeds narrowed to the pruned model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice, product
 from typing import TypeAlias
@@ -11,12 +12,16 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
+from onnxheadprune.liveness.interface import Interface
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.checks import MAX_RANK
-from onnxheadprune.runtime.feeds.fill import Array, Padding, Reading, Style, counted_length, fill, read_as
+from onnxheadprune.runtime.feeds.fill import Array, Padding, Reading, Style, fill, read_as
 from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
-from onnxheadprune.runtime.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for, roles
+from onnxheadprune.runtime.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for
 from onnxheadprune.runtime.feeds.tables import feature_width
+
+_LENGTHS = re.compile(r"_?(seq(uence)?)?_?(len|lens|lengths?|seqlens?)$")
 
 Feed: TypeAlias = dict[str, Array]
 Outputs: TypeAlias = Mapping[str, Array]
@@ -89,7 +94,7 @@ class FeedMaker:
             if isinstance(dim, Expression)
         ]
         signals = (Role.FLOATS, Role.PIXELS)
-        self._roles: Roles = roles(
+        self._roles: Roles = _roles(
             Place(name, item.name, axis, len(item.dims), item.role in signals, item.role is Role.MASK)
             for item, axis, dim in expressions
             for name in dim.symbols
@@ -226,7 +231,9 @@ class FeedMaker:
             shape, reading = shapes[item.name], self.readings.get(item.name)
             own = style
             if not self._has_cache and (reading is not None or item.role is Role.LENGTHS):
-                own = replace(style, past=0, length=counted_length(item, self.inputs, shapes) or style.length)
+                own = replace(
+                    style, past=0, length=_counted_length(item, self.inputs, shapes) or style.length
+                )
             drawn = fill(item, shape, own, generator)
             feed[item.name] = drawn if reading is None else read_as(item, shape, own, reading)
         return feed
@@ -258,6 +265,57 @@ class FeedMaker:
         """Which inputs are filled otherwise than by type and name; nothing where none is."""
         listed = ", ".join(f"{name} holds {reading.value}" for name, reading in self.readings.items())
         return f"random inputs on which the model runs: {listed}" if listed else ""
+
+
+def _roles(places: Iterable[Place]) -> Roles:
+    """Sorts symbols by name and by where they stand.
+
+    Args:
+        places: every occurrence of a symbol in a graph input. `is_signal` says that the input holds
+            floats or pixels.
+    """
+    seen: dict[str, list[Place]] = {}
+    for place in places:
+        seen.setdefault(place.symbol, []).append(place)
+    sorted_out: dict[str, list[str]] = {role: [] for role in ("batch", "past", "total", "length", "extent")}
+    cached = any(place.in_cache for where in seen.values() for place in where)
+    for name, where in seen.items():
+        sorted_out[_role(name.lower(), where, cached)].append(name)
+    return Roles(**{role: tuple(names) for role, names in sorted_out.items()})
+
+
+def _role(name: str, where: list[Place], cached: bool) -> str:
+    foreign = "encoder" in name and "decoder" not in name
+    # A cache of all layers has the batch behind layers, keys and values: what other inputs say counts.
+    telling = [place for place in where if not place.in_cache] or where
+    if "batch" in name or all(place.axis == 0 and place.rank > 1 for place in telling):
+        return "batch"
+    if ("past" in name and not foreign) or (not foreign and any(place.in_cache for place in where)):
+        return "past"
+    # A mask spans the cache and the sequence; only exporters that name every axis apart say so like this.
+    masks = all(place.is_mask and "encoder" not in place.input.lower() for place in where)
+    if cached and ("total" in name or masks):
+        return "total"
+    masked = all(place.is_signal or place.is_mask for place in where)
+    return "extent" if masked and any(place.is_signal for place in where) else "length"
+
+
+def _counted_length(
+    item: Input, inputs: Sequence[Input], shapes: Mapping[str, tuple[int, ...]]
+) -> int | None:
+    """The size of the sequence that an input of lengths measures, in a model without a cache; None where none is.
+
+    That is the input of the same name ("mel" of "mel_lengths"), else the first one with an open axis behind samples.
+    """
+    stem = _LENGTHS.sub("", item.name.lower())
+    others = sorted(
+        (other for other in inputs if other is not item), key=lambda other: other.name.lower() != stem
+    )
+    for other in others:
+        for axis, dim in enumerate(other.dims):
+            if axis and not isinstance(dim, int) and axis not in other.widths:
+                return shapes[other.name][axis]
+    return None
 
 
 def _combinations(inputs: Sequence[Input]) -> Iterator[dict[str, Reading]]:
@@ -300,3 +358,26 @@ def first_that_runs(
 def is_finite(array: Array) -> bool:
     """Return whether an array holds neither NaN nor an infinity; true for anything that is no float."""
     return array.dtype.kind in "biuSUO" or bool(np.isfinite(array).all())
+
+
+def _narrow(array: Array, live: Live) -> Array:
+    """The live part of a cache array of the original model, in the pruned model's shape."""
+    sizes = [array.shape[axis] for axis in live.axes]
+    mask = live.aligned(live.axes, sizes) != 0
+    kept = Live(live.axes, mask).dense_shape()
+    assert kept is not None
+    count = len(live.axes)
+    front = np.moveaxis(array, live.axes, range(count))
+    rest = front.shape[count:]
+    picked = front.reshape(math.prod(sizes), *rest)[np.flatnonzero(mask)].reshape(*kept, *rest)
+    return np.moveaxis(picked, range(count), live.axes)
+
+
+def narrowed(arrays: Outputs, io: Interface) -> dict[str, Array]:
+    """All arrays of the original that the pruned model has too, in its shapes and under its names."""
+    found = {}
+    for name, value in arrays.items():
+        after = io.after(name)
+        if after is not None:
+            found[after] = _narrow(value, io.live[name]) if name in io.live else value
+    return found

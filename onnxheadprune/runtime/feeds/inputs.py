@@ -1,10 +1,15 @@
-"""Graph inputs: type, dimensions and role."""
+"""Graph inputs: type, dimensions and role.
+
+An input is a mask by what the graph does with its numbers, not by its name. A mask is compared, negated, combined with
+other masks and scaled until it chooses elements, is added to scores as a huge number, or multiplies features. One that
+also says where tokens stand is summed up along the sequence.
+"""
 
 from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +17,33 @@ import numpy as np
 from onnx import TensorProto, TypeProto, helper
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.graph.facts import (
+    ACCUMULATES,
+    ADDS,
+    CASTS_LIKE,
+    CHOOSES_ELEMENTS,
+    CLIPS,
+    COMPARES,
+    DIVIDES,
+    DROPOUTS,
+    EXTREMES,
+    GATHERS_ROWS,
+    JOINS_TRUTHS,
+    MULTIPLIES,
+    NORMALIZES,
+    OBSERVES,
+    PADS,
+    SUBTRACTS,
+    SUMS,
+    SUMS_PRODUCTS,
+    WEIGHS,
+)
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.model.graph.walks import back_through, reachable
 from onnxheadprune.model.tensors import FLOATS
-from onnxheadprune.runtime.feeds.masks import is_mask
 from onnxheadprune.runtime.feeds.symbols import SymbolicDim, read_dim
-from onnxheadprune.runtime.feeds.tables import feature_width, row_bound
+from onnxheadprune.runtime.feeds.tables import MOVES, feature_width, row_bound
 
 _MASK = re.compile(r"mask(?![a-z])")
 _PIXELS = (TensorProto.UINT8, TensorProto.INT8)
@@ -106,7 +133,7 @@ def graph_inputs(view: GraphView) -> tuple[Input, ...]:
         dims = _dims(tensor)
         rows = row_bound(value) if tensor.elem_type not in FLOATS else None
         role = _role(info.name, tensor.elem_type, dims, rows)
-        if role in _UNNAMED and dims and is_mask(value, indexes=rows is not None):
+        if role in _UNNAMED and dims and _is_mask(value, indexes=rows is not None):
             role = Role.MASK
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         free = [axis for axis, dim in enumerate(dims) if axis and not isinstance(dim, int)]
@@ -143,3 +170,174 @@ def _role(name: str, elem_type: int, dims: tuple[SymbolicDim, ...], rows: int | 
     if "length" in lowered or "seqlen" in lowered:
         return Role.LENGTHS
     return Role.PIXELS if elem_type in _PIXELS and rows is None else Role.IDS
+
+
+_MOVES = MOVES | CASTS_LIKE | GATHERS_ROWS | PADS
+_SCALES = MULTIPLIES | DIVIDES
+_SHIFTS = ADDS | SUBTRACTS
+_CALCULATES = _SCALES | _SHIFTS | CLIPS | EXTREMES | CHOOSES_ELEMENTS
+_TRUTHS = COMPARES | JOINS_TRUTHS
+_FEATURES = SUMS_PRODUCTS | NORMALIZES | WEIGHS
+_TO_SCORES = _MOVES | _SCALES | _SHIFTS | EXTREMES | CHOOSES_ELEMENTS | DROPOUTS
+HUGE = 1000
+"""What hides a token is at least so far below its score."""
+MOST_SEEN = 1000
+"""Values that are followed from one input."""
+NEAR = 64
+"""Values between a mask's neighbor and the layer that computed it, or the softmax that reads it."""
+
+
+def _is_mask(value: Value, *, indexes: bool) -> bool:
+    """Return whether an input of at least one axis is a mask.
+
+    Args:
+        value: the input.
+        indexes: whether its numbers also index a table. Token ids do, and are compared with special tokens; of what
+            indexes a table only what is summed up to positions is a mask.
+    """
+    walk = _Walk(value)
+    if indexes:
+        return walk.is_counted
+    return walk.masks and not (value.elem_type in FLOATS and walk.is_read_otherwise)
+
+
+class _Walk:
+    """Everything that follows from an input by what is done with masks.
+
+    Attributes:
+        masks: whether some of it acts as a mask.
+        is_counted: whether the input's own numbers are summed up along an axis.
+        is_read_otherwise: whether its own numbers are read by what masks nothing: layers with weights, functions.
+    """
+
+    def __init__(self, value: Value) -> None:
+        self._input, self._is_float = value, value.elem_type in FLOATS
+        self.masks = self.is_counted = self.is_read_otherwise = False
+        seen = {(value, False)}
+        queue = [(value, False)]
+        while queue and len(seen) < MOST_SEEN:
+            current, tested = queue.pop()
+            for use in current.consumers:
+                found = self._look_at(use, tested) - seen
+                queue += found
+                seen |= found
+
+    def _look_at(self, use: Use, tested: bool) -> set[tuple[Value, bool]]:
+        """Return what to follow from one use, and whether that comes out of a comparison."""
+        node = use.node
+        acts, follows = self._acts_as_mask(use), self._follows(use)
+        self.masks |= acts
+        self.is_counted |= node in ACCUMULATES and not tested
+        self.is_read_otherwise |= not (acts or follows or tested or node in OBSERVES)
+        outputs = node.outputs if follows else ()
+        return {(item, tested or node in _TRUTHS) for item in outputs if item is not None}
+
+    def _acts_as_mask(self, use: Use) -> bool:
+        node, index = use
+        rank = len(node.shape(index) or ())
+        if index in roles_of(node).masks:
+            # One of a single axis lists lengths.
+            return rank > 1 and _is_alike_for_heads(node.input(index))
+        if node in CHOOSES_ELEMENTS:
+            return index == 0
+        if node in SUMS:
+            return index == 0 and rank > 1 and not self._is_float
+        if node in ACCUMULATES:
+            return index == 0 and not self._is_float
+        if node in MULTIPLIES:
+            return self._hides(use)
+        return self._is_float and node in _SHIFTS and self._is_added_to_scores(use)
+
+    def _hides(self, use: Use) -> bool:
+        """Return whether a product scales by a huge number, or takes features from some places."""
+        other = use.node.input(1 - use.input_index)
+        if other is None:
+            return False
+        number = other.literal()
+        if number is not None:
+            return number.size == 1 and abs(float(number.reshape(-1)[0])) >= HUGE
+        if other.is_constant or not _is_computed(other, self._input):
+            return False
+        if not self._is_float:
+            return other.elem_type in FLOATS
+        own, others = self._input.rank, other.rank
+        return (own == 2 and others is not None and others > 2) or _is_among_scores(use.node.out, other)
+
+    def _is_added_to_scores(self, use: Use) -> bool:
+        other, own = use.node.input(1 - use.input_index), use.node.input(use.input_index)
+        if other is None or other.is_constant or not _is_alike_for_heads(own):
+            return False
+        return _leads_to_weights(use.node.out) and _is_computed(other, self._input)
+
+    def _follows(self, use: Use) -> bool:
+        """Return whether what comes out of a node is a mask where one of its inputs is."""
+        node, index = use
+        roles = roles_of(node)
+        if (
+            node.domain
+            or index in roles.places
+            or (roles.contents is not None and index not in roles.contents)
+        ):
+            return False
+        if node in _MOVES or node in JOINS_TRUTHS or _only_permutes(node):
+            return True
+        if node in COMPARES:
+            other = node.literal(1 - index)
+            return other is not None and other.size == 1 and abs(float(other.reshape(-1)[0])) <= 1
+        if node in ACCUMULATES:
+            return not self._is_float
+        if node not in _CALCULATES:
+            return False
+        others = [
+            other for position, other in enumerate(node.inputs) if position != index and other is not None
+        ]
+        return all(other.is_constant or not _is_computed(other, self._input) for other in others)
+
+
+def _only_permutes(node: Node) -> bool:
+    """Return whether a node is an Einsum of one operand, as exporters write a Transpose."""
+    return node in SUMS_PRODUCTS and len(node.inputs) == 1
+
+
+def _is_alike_for_heads(value: Value | None) -> bool:
+    """Return whether what is added to scores is the same for all heads, as no bias of positions is."""
+    shape = None if value is None else value.shape
+    return shape is not None and (len(shape) < 3 or shape[-3] == 1 or not isinstance(shape[-3], int))
+
+
+def _is_among_scores(product: Value, other: Value) -> bool:
+    """Return whether a product lies in front of the softmax of an attention, or behind it."""
+    if _leads_to_weights(product):
+        return True
+    return any(node in WEIGHS for node in back_through(other, _MOVES | DROPOUTS, most=4))
+
+
+def _leads_to_weights(value: Value) -> bool:
+    def readers(node: Node) -> list[Node]:
+        return node.readers if node in _TO_SCORES else []
+
+    first = [use.node for use in value.consumers]
+    return any(node in WEIGHS for node in reachable(first, readers, NEAR))
+
+
+def _is_computed(value: Value, input_: Value) -> bool:
+    """Return whether features go into a value: what layers with weights compute, or another input of floats."""
+
+    def above(item: Value) -> Iterable[Value]:
+        return () if item.producer is None or item.producer in _FEATURES else _contents(item.producer)
+
+    def is_feature(item: Value) -> bool:
+        given = item.is_graph_input and item is not input_ and item.elem_type in FLOATS
+        return given or (item.producer is not None and item.producer in _FEATURES)
+
+    return any(map(is_feature, reachable([value], above, NEAR)))
+
+
+def _contents(node: Node) -> Iterator[Value]:
+    """Yield what a node reads as numbers, not as sizes or places."""
+    if node in OBSERVES:
+        return
+    roles = roles_of(node)
+    for index, value in enumerate(node.inputs):
+        if value is not None and index not in roles.places and index not in roles.rows:
+            yield value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -131,39 +131,6 @@ class Roles:
     total: tuple[str, ...]
     length: tuple[str, ...]
     extent: tuple[str, ...]
-
-
-def roles(places: Iterable[Place]) -> Roles:
-    """Sorts symbols by name and by where they stand.
-
-    Args:
-        places: every occurrence of a symbol in a graph input. `is_signal` says that the input holds
-            floats or pixels.
-    """
-    seen: dict[str, list[Place]] = {}
-    for place in places:
-        seen.setdefault(place.symbol, []).append(place)
-    sorted_out: dict[str, list[str]] = {role: [] for role in ("batch", "past", "total", "length", "extent")}
-    cached = any(place.in_cache for where in seen.values() for place in where)
-    for name, where in seen.items():
-        sorted_out[_role(name.lower(), where, cached)].append(name)
-    return Roles(**{role: tuple(names) for role, names in sorted_out.items()})
-
-
-def _role(name: str, where: list[Place], cached: bool) -> str:
-    foreign = "encoder" in name and "decoder" not in name
-    # A cache of all layers has the batch behind layers, keys and values: what other inputs say counts.
-    telling = [place for place in where if not place.in_cache] or where
-    if "batch" in name or all(place.axis == 0 and place.rank > 1 for place in telling):
-        return "batch"
-    if ("past" in name and not foreign) or (not foreign and any(place.in_cache for place in where)):
-        return "past"
-    # A mask spans the cache and the sequence; only exporters that name every axis apart say so like this.
-    masks = all(place.is_mask and "encoder" not in place.input.lower() for place in where)
-    if cached and ("total" in name or masks):
-        return "total"
-    masked = all(place.is_signal or place.is_mask for place in where)
-    return "extent" if masked and any(place.is_signal for place in where) else "length"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from onnxheadprune.choosing.space import Selection
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.storage.reading import hydrated
-from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.training.recover import Recovering, recover
 from onnxheadprune.training.result import Recovery
