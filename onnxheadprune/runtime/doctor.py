@@ -65,7 +65,7 @@ def loaded_libraries() -> dict[str, str]:
     return {match[1]: match[0].strip() for match in paths}
 
 
-def _cudnn_version() -> str | None:
+def cudnn_version() -> str | None:
     """The version of the cuDNN 9 that is found after `preload_dlls()`, None where there is none."""
     try:
         number = int(ctypes.CDLL(_CUDNN).cudnnGetVersion())
@@ -204,7 +204,7 @@ def diagnose(*asked: str) -> Diagnosis:
         versions,
         packages,
         built_for,
-        _cudnn_version(),
+        cudnn_version(),
         cuda_libraries(),
         loaded_libraries(),
         driver_cuda,
