@@ -19,11 +19,11 @@ import numpy as np
 from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.attention.sites.own import is_picked
 from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
-from onnxheadprune.attention.sites.streams import Streams, weighs_stored_values
+from onnxheadprune.attention.sites.streams import Streams, lies_along_heads, weighs_stored_values
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import Labels
-from onnxheadprune.liveness.layouts import is_fused, layout_of
+from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
@@ -214,19 +214,7 @@ class _Search:
             return False
         behind = origins(source, axes, tuple(sizes[axis] for axis in axes), self.streams)
         ends = {stop.value for stop in behind.stops if stop.cause is Cause.ATTENTION}
-        return any(value in ends and _lies_along_heads(value, labels) for value, labels in behind.path)
-
-
-def _lies_along_heads(value: Value, live: Live) -> bool:
-    """Return whether labels of what a product of attention makes differ along an axis that may enumerate heads."""
-    node = value.producer
-    if node is None:
-        return False
-    if is_fused(node):
-        layout = layout_of(node)
-        return layout is None or any(axis in layout.out_axes for axis in live.axes)
-    found = is_product(node)
-    return found is None or any(found.out_axes[axis] in found.batch for axis in live.axes)
+        return any(value in ends and lies_along_heads(value, labels) for value, labels in behind.path)
 
 
 def _bends(node: Node, upstream: list[tuple[Value, Live]]) -> bool:

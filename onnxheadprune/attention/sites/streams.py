@@ -26,6 +26,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
 from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.sweep import sweep
@@ -52,6 +53,18 @@ MAX_VIEWS = 8
 """Nodes between weights and the values that they weigh."""
 MAX_WEIGHED = 128
 """Nodes between scores and what they weigh."""
+
+
+def lies_along_heads(value: Value, live: Live) -> bool:
+    """Return whether labels of what a product of attention makes differ along an axis that may enumerate heads."""
+    node = value.producer
+    if node is None:
+        return False
+    if is_fused(node):
+        layout = layout_of(node)
+        return layout is None or any(axis in layout.out_axes for axis in live.axes)
+    found = is_product(node)
+    return found is None or any(found.out_axes[axis] in found.batch for axis in live.axes)
 
 
 def weighs_stored_values(node: Node) -> bool:
