@@ -53,15 +53,15 @@ class HeadAxis:
     axis: int
     runs: tuple[Run, ...]
 
+    @classmethod
+    def queries(cls, axis: int, *widths: int) -> HeadAxis:
+        """An axis along which every query head has some positions, in as many runs as there are widths."""
+        return cls(axis, tuple(Run(Heads.QUERY, width) for width in widths))
 
-def queries(axis: int, *widths: int) -> HeadAxis:
-    """An axis along which every query head has some positions, in as many runs as there are widths."""
-    return HeadAxis(axis, tuple(Run(Heads.QUERY, width) for width in widths))
-
-
-def key_values(axis: int, width: int) -> HeadAxis:
-    """An axis along which every key/value head has some positions."""
-    return HeadAxis(axis, (Run(Heads.KEY_VALUE, width),))
+    @classmethod
+    def key_values(cls, axis: int, width: int) -> HeadAxis:
+        """An axis along which every key/value head has some positions."""
+        return cls(axis, (Run(Heads.KEY_VALUE, width),))
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,11 @@ def given(node: Node, indices: Iterable[int], axis: int) -> dict[int, int]:
 
 def per_head(node: Node, index: int, axis: int, heads: int) -> dict[int, HeadAxis]:
     """A bias or mask that has one position per query head on an axis, or a broadcast one (then nothing)."""
-    return {index: queries(axis, 1)} if heads > 1 and known_size(node.shape(index), axis) == heads else {}
+    return (
+        {index: HeadAxis.queries(axis, 1)}
+        if heads > 1 and known_size(node.shape(index), axis) == heads
+        else {}
+    )
 
 
 Mask = npt.NDArray[np.bool_]

@@ -12,11 +12,9 @@ from onnxheadprune.liveness.layouts import (
     HeadAxis,
     Heads,
     given,
-    key_values,
     layout_of,
     layout_reader,
     per_head,
-    queries,
 )
 from onnxheadprune.liveness.live import FULL, Array, Live, unite
 from onnxheadprune.liveness.registry import (
@@ -75,11 +73,15 @@ def _standard_layout(node: Node) -> FusedLayout | None:
         head_size, v_size = head_size // heads, v_size // kv
     axis = 1 if four else 2
     unit, v_unit = (1, 1) if four else (head_size or 0, v_size)
-    inputs = {0: queries(axis, unit), 1: key_values(axis, unit), 2: key_values(axis, v_unit)}
+    inputs = {
+        0: HeadAxis.queries(axis, unit),
+        1: HeadAxis.key_values(axis, unit),
+        2: HeadAxis.key_values(axis, v_unit),
+    }
     mask = node.shape(3)
     if mask is not None and len(mask) >= 3:
         inputs |= per_head(node, 3, len(mask) - 3, heads)
-    inputs |= {index: key_values(1, 1) for index in (4, 5) if node.input(index) is not None}
+    inputs |= {index: HeadAxis.key_values(1, 1) for index in (4, 5) if node.input(index) is not None}
     return FusedLayout(
         num_heads=heads,
         kv_num_heads=kv,
@@ -138,8 +140,8 @@ def _outputs(
 ) -> tuple[Live, ...] | Refusal:
     """What each output keeps: caches and maps lose heads with the context. A refusal if somebody needs more of them."""
     kept: list[Live] = [lives[0], *(FULL for _ in node.outputs[1:])]
-    carried = {index: key_values(axis, 1) for index, axis in layout.caches.items()}
-    carried |= {index: queries(axis, 1) for index, axis in layout.maps.items()}
+    carried = {index: HeadAxis.key_values(axis, 1) for index, axis in layout.caches.items()}
+    carried |= {index: HeadAxis.queries(axis, 1) for index, axis in layout.maps.items()}
     for index, output in enumerate(node.outputs[1:], start=1):
         if output is None or not output.is_read:
             continue

@@ -6,17 +6,7 @@ key, and Attention, QAttention and PackedAttention project Q, K and V themselves
 
 from __future__ import annotations
 
-from onnxheadprune.liveness.layouts import (
-    FusedLayout,
-    HeadAxis,
-    Heads,
-    Run,
-    given,
-    key_values,
-    layout_reader,
-    per_head,
-    queries,
-)
+from onnxheadprune.liveness.layouts import FusedLayout, HeadAxis, Heads, Run, given, layout_reader, per_head
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Shape, known_size
 from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
@@ -119,10 +109,10 @@ def _layout(node: Node) -> FusedLayout | None:
             if width is None or width % heads:
                 return None
             sizes[index] = width // heads
-            inputs[index] = queries(out_axis, sizes[index])
+            inputs[index] = HeadAxis.queries(out_axis, sizes[index])
         else:
             # [B, S, H, 3, D] packs, [B, H, S, D] is a cache.
-            inputs[index] = queries(1 if flat or len(shape) == 4 else 2, 1)
+            inputs[index] = HeadAxis.queries(1 if flat or len(shape) == 4 else 2, 1)
             sizes[index] = known_size(shape, len(shape) - 1) or 0
     v_size = sizes.get(2) or sizes.get(1) or sizes[0]
     if out_width is not None:
@@ -132,10 +122,10 @@ def _layout(node: Node) -> FusedLayout | None:
         q_size, rest = divmod(heads * sizes[0] - heads * v_size, 2 * heads)
         if out_width is None or rest or q_size <= 0:
             return None
-        sizes[0], inputs[0] = q_size, queries(out_axis, q_size, q_size, v_size)
+        sizes[0], inputs[0] = q_size, HeadAxis.queries(out_axis, q_size, q_size, v_size)
     bias = known_size(node.shape(biases), 0)
     if bias is not None:
-        inputs[biases] = queries(0, sizes[0], sizes[0], v_size)
+        inputs[biases] = HeadAxis.queries(0, sizes[0], sizes[0], v_size)
         if bias != heads * (2 * sizes[0] + v_size):
             return None
     inputs |= per_head(node, scores, 1, heads)
@@ -193,8 +183,12 @@ def _group_query_layout(node: Node) -> FusedLayout | None:
         own = Run(Heads.KEY_VALUE, size)
         inputs = {0: HeadAxis(2, (Run(Heads.QUERY, size), own, own))}
     else:
-        inputs = {0: queries(2, size), 1: key_values(2, size), 2: key_values(2, size)}
-    inputs |= {index: key_values(1, 1) for index in (3, 4) if node.input(index) is not None}
+        inputs = {
+            0: HeadAxis.queries(2, size),
+            1: HeadAxis.key_values(2, size),
+            2: HeadAxis.key_values(2, size),
+        }
+    inputs |= {index: HeadAxis.key_values(1, 1) for index in (3, 4) if node.input(index) is not None}
     if node.op_type == "GroupQueryAttention":
         inputs |= per_head(node, 10, 1, heads)
         inputs |= per_head(node, 11, 0, heads)
@@ -258,10 +252,12 @@ def _projecting_layout(node: Node) -> FusedLayout | None:
     if sum(widths) != total or any(width % heads for width in widths):
         return None
     sizes = [width // heads for width in widths]
-    inputs = {1: queries(1, *sizes), 2: queries(0, *sizes)}
+    inputs = {1: HeadAxis.queries(1, *sizes), 2: HeadAxis.queries(0, *sizes)}
     if node.op_type == "QAttention":
         inputs |= {
-            index: queries(0, *sizes) for index in (4, 7) if (known_size(node.shape(index), 0) or 1) > 1
+            index: HeadAxis.queries(0, *sizes)
+            for index in (4, 7)
+            if (known_size(node.shape(index), 0) or 1) > 1
         }
         inputs |= per_head(node, 8, 2, heads)
     elif node.op_type == "Attention":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.liveness.layouts import FusedLayout, Heads, given, key_values, layout_reader, queries
+from onnxheadprune.liveness.layouts import FusedLayout, HeadAxis, Heads, given, layout_reader
 from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
@@ -46,10 +46,14 @@ def _layout(node: Node) -> FusedLayout | None:
     if not heads or not kv or heads % kv or query is None or value is None or None in widths:
         return None
     size, v_size = query // heads, value // kv
-    inputs = {0: queries(2, size), 1: key_values(2, size), 2: key_values(2, v_size)}
+    inputs = {
+        0: HeadAxis.queries(2, size),
+        1: HeadAxis.key_values(2, size),
+        2: HeadAxis.key_values(2, v_size),
+    }
     state_axis = 2 if node.attribute("state_window", 0) else 1
     if node.input(3) is not None:
-        inputs[3] = key_values(state_axis, 1)
+        inputs[3] = HeadAxis.key_values(state_axis, 1)
     for index, units in ((4, (1, size)), (5, (1,))):
         if node.input(index) is None:
             continue
@@ -57,7 +61,7 @@ def _layout(node: Node) -> FusedLayout | None:
         if width is None or width not in (1, *(kv * unit for unit in units)):
             return None
         if width > 1:
-            inputs[index] = key_values(2, width // kv)
+            inputs[index] = HeadAxis.key_values(2, width // kv)
     return FusedLayout(
         num_heads=heads,
         kv_num_heads=kv,
