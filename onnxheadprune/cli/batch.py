@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
 
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.cli.inputs import DataReader
+from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.settings.cutting import Cut, Recover, Time
-from onnxheadprune.settings.inputs import Dask, Jobs, Running
+from onnxheadprune.settings.inputs import RANDOM, Dask, Jobs, Running
 from onnxheadprune.settings.setting import OUTPUT, Setting
 from onnxheadprune.settings.writing import Checking, ExternalData, Json
 
 if TYPE_CHECKING:
+    from onnxheadprune.runtime.feeds.samples import DataSource
     from onnxheadprune.workflow.requests import Request
 
 
@@ -63,7 +65,7 @@ def batch(
         Proving(not checking.no_validate, checking.accept_inconclusive),
         Writing(external_data=external_data),
     )
-    read = None if running.data is None else DataReader.rooted(running)
+    read = None if running.data is None else _DataReader.rooted(running)
     return run_batch(folder, request, output, jobs=jobs, dask=dask, read=read, as_json=as_json)
 
 
@@ -75,7 +77,7 @@ def run_batch(
     jobs: int,
     as_json: bool,
     dask: str | None = None,
-    read: DataReader | None = None,
+    read: _DataReader | None = None,
 ) -> int:
     """Prune a folder of models and report what became of each.
 
@@ -112,3 +114,28 @@ def run_batch(
     else:
         out().print(*batch_report(result), sep="\n")
     return result.exit_code
+
+
+@dataclass(frozen=True)
+class _DataReader:
+    """Reads the data that options name, in whatever process a model is pruned."""
+
+    running: Running
+
+    @classmethod
+    def rooted(cls, running: Running) -> _DataReader:
+        """The same from any working directory."""
+        data, tokenizer = running.data, running.tokenizer
+        if data is not None and data != RANDOM and Path(data).exists():
+            data = str(Path(data).absolute())
+        return cls(replace(running, data=data, tokenizer=None if tokenizer is None else tokenizer.absolute()))
+
+    def __call__(self, model: Path) -> DataSource | None:
+        """The data for one model."""
+        return read_data(model, self.running, in_folder=True)
+
+    def files(self, model: Path) -> dict[str, str]:
+        """Files read for it: the data, the tokenizer, and what completes them beside the model."""
+        from onnxheadprune.data.sources import files_read
+
+        return files_read(model, self.running)

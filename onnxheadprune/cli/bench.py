@@ -62,7 +62,7 @@ def bench(
     """
     from onnxheadprune.benchmarking.measure import BenchRequest
     from onnxheadprune.benchmarking.runner import run_benchmark
-    from onnxheadprune.reporting.benchmark import benchmark_report, write_csv, write_markdown
+    from onnxheadprune.reporting.benchmark import benchmark_report, write_files
     from onnxheadprune.reporting.console import err, out
     from onnxheadprune.reporting.pictures import check_picture, save_figure
     from onnxheadprune.reporting.validation import gate_rows
@@ -87,10 +87,7 @@ def bench(
         if not as_json:
             out().print(*gate_rows(gates), *benchmark_report(result), sep="\n")
         with presentation.prepared():
-            if csv_path is not None:
-                write_csv(result, csv_path)
-            if markdown is not None:
-                write_markdown(result, markdown)
+            write_files(result, csv_path, markdown)
             if plot is not None:
                 # Matplotlib takes longer to load than many a model.
                 from onnxheadprune.reporting.pictures.latency import plot_latency

@@ -82,17 +82,18 @@ def stages_of(request: Request) -> Iterator[Stage]:
 
 
 def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
+    from onnxheadprune.cli.ahead import check_ahead, plan_ahead
     from onnxheadprune.reporting.plan import fusion_rows, plan_report, planned_output
     from onnxheadprune.workflow.requests import Proving, Writing
 
-    _check_ahead(model, request)
+    check_ahead(model, request)
     told = request.writing.output
     ahead = None if told is None else Path(told)
     would: dict[str, object] = {} if ahead is None else {"would_write": str(ahead)}
     presentation, result = Presentation(), None
     choice = request.choice
     if choice.wish is None and not choice.refit and choice.tokens is None:
-        rows, planned = _plan_ahead(model, request)
+        rows, planned = plan_ahead(model, request)
     else:
         request = replace(request, writing=Writing(), proving=Proving(validate=False))
         result = _done(model, request, showing)
@@ -158,55 +159,4 @@ def _save_heatmap(result: PruneResult, path: Path, title: str) -> None:
 
 
 def _with_edits(result: PruneResult) -> dict[str, object]:
-    """The document of a result with every edit of its plan, which a page and a look ahead show."""
     return {**result.to_dict(), "plan": result.plan.to_dict()}
-
-
-def _check_ahead(model: Path | LoadedModel, request: Request) -> None:
-    """Check whether the run that --dry-run looks at could write and run where it is told to.
-
-    Raises:
-        UsageError: if the output or the backup cannot be written.
-        ProviderError: if the provider does not run here.
-    """
-    from onnxheadprune.model.load import open_structure
-    from onnxheadprune.model.save import check_backup, check_target
-    from onnxheadprune.runtime.providers import AUTO, resolve_provider
-
-    target, backup = request.writing.output, request.writing.backup
-    if target is not None:
-        loaded = open_structure(model)
-        place = check_target(target, loaded, in_place=backup is not None)
-        if backup is not None:
-            check_backup(backup, place, loaded)
-    if request.run.provider.lower() != AUTO:
-        resolve_provider(request.run.provider)
-
-
-def _plan_ahead(
-    model: Path | LoadedModel, request: Request
-) -> tuple[list[RenderableType], dict[str, object]]:
-    """The report and the document of a plan that nothing has to be measured for."""
-    from onnxheadprune.attention.planning import plan_pruning, require_something
-    from onnxheadprune.reporting.plan import fusion_rows, plan_report
-    from onnxheadprune.workflow.fuse import planned_fusion
-    from onnxheadprune.workflow.result import planned_size, size_warnings
-
-    plan = plan_pruning(
-        model,
-        {} if request.choice.heads is None else request.choice.heads,
-        exit=request.choice.exit,
-        cache=request.contract.cache,
-        allow_io_change=request.contract.allow_io_change,
-    )
-    fusion = None
-    if request.fuse == "none":
-        require_something(plan)
-    else:
-        fusion = planned_fusion(plan, model, request.fuse)
-    sizes = planned_size(plan, model) if plan.changes_something else None
-    told: dict[str, object] = {} if fusion is None else {"fusion": fusion.to_dict()}
-    if sizes is not None:
-        told |= {"before": sizes[0].to_dict(), "after": sizes[1].to_dict()}
-    told["warnings"] = [] if sizes is None else list(size_warnings(*sizes))
-    return [*plan_report(plan, None, sizes), *fusion_rows(fusion)], plan.to_dict() | told

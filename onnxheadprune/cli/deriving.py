@@ -267,7 +267,6 @@ def _merged(_context: click.Context, _option: click.Parameter, given: Iterable[M
 
 
 def _worded(text: str) -> str:
-    """Help with other settings as they are typed."""
     return NAMED.sub(lambda match: f"--{match[1].replace('_', '-')}", text).replace("`", "")
 
 
@@ -295,7 +294,6 @@ def _type(item: Declared) -> click.ParamType[Any]:
 
 
 def _taken(name: str, item: Declared | type, values: Mapping[str, object]) -> object:
-    """Return what a function gets for one of its parameters: a value, or a group of them."""
     if isinstance(item, Declared):
         return values[name]
     return item(**{key: values[key] for key in declared(item)})

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated
 
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.settings.setting import Setting
 from onnxheadprune.settings.writing import Json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxheadprune.runtime.doctor import Diagnosis, ProviderCheck
 
 
 @command()
@@ -25,7 +31,6 @@ def doctor(
     """Show versions, GPUs and libraries, and try every execution provider of this ONNX Runtime on a small model."""
     from onnxheadprune.errors import ProviderError
     from onnxheadprune.reporting.console import err, out, print_error
-    from onnxheadprune.reporting.doctor import doctor_report
     from onnxheadprune.runtime.doctor import diagnose
     from onnxheadprune.runtime.providers import AUTO
 
@@ -40,3 +45,54 @@ def doctor(
     for check in missing:
         print_error(f"{check.name} does not run here: {check.obstacle}; {check.advice}")
     return ProviderError.exit_code if missing else 0
+
+
+def doctor_report(found: Diagnosis) -> Iterator[RenderableType]:
+    """Versions and cards, then the providers with what they lack."""
+    from onnxheadprune.model.spelling import many
+    from onnxheadprune.reporting.console import row
+
+    yield row("versions", _listed(found.versions))
+    yield row("package", _listed(found.runtime_packages) or "onnxruntime was not installed by pip")
+    yield row("GPUs", _cards(found))
+    yield row("CUDA", _cuda(found))
+    yield row("processor", many(found.cores, "core"))
+    yield ""
+    yield _providers(found.providers)
+    yield ""
+    yield row("auto takes", f"{found.auto.label}: {found.auto.reason}")
+    for warning in found.warnings:
+        yield row("warning", warning, "bold yellow")
+
+
+def _listed(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _cards(found: Diagnosis) -> str:
+    if not found.cards:
+        return "no NVIDIA driver answers (nvidia-smi)"
+    cards = (f"{card.name}" + (f", {card.memory_mib} MiB" if card.memory_mib else "") for card in found.cards)
+    return f"{'; '.join(cards)}; driver {found.cards[0].driver}, for CUDA up to {found.driver_cuda or '?'}"
+
+
+def _cuda(found: Diagnosis) -> str:
+    built = f"built for CUDA {found.built_for_cuda}" if found.built_for_cuda else "built without CUDA"
+    packages = _listed(found.cuda_packages) or "no pip package with CUDA or cuDNN libraries"
+    loaded = ", ".join(found.loaded_libraries.values())
+    cudnn = f"cuDNN {found.cudnn}" if found.cudnn else "no cuDNN found"
+    return f"onnxruntime is {built}; {cudnn}; {packages}" + (f"; loaded {loaded}" if loaded else "")
+
+
+def _providers(checks: tuple[ProviderCheck, ...]) -> RenderableType:
+    from rich.text import Text
+
+    from onnxheadprune.reporting.console import table
+    from onnxheadprune.runtime import SUFFIX
+
+    made = table("provider", "runs", "why not, and what to do", wraps=("why not, and what to do",))
+    for check in checks:
+        mark = Text("yes", "green") if check.runs else Text("no", "red")
+        why = "" if check.obstacle is None else f"{check.obstacle}; {check.advice}"
+        made.add_row(check.name.removesuffix(SUFFIX), mark, why)
+    return made

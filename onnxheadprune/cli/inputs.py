@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,31 +34,6 @@ def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = 
             "warning: calibrating on random inputs; heads look different on real ones", style="yellow"
         )
     return sources.read_data(model, running, in_folder=in_folder)
-
-
-@dataclass(frozen=True)
-class DataReader:
-    """Reads the data that options name, in whatever process a model is pruned."""
-
-    running: Running
-
-    @classmethod
-    def rooted(cls, running: Running) -> DataReader:
-        """The same from any working directory."""
-        data, tokenizer = running.data, running.tokenizer
-        if data is not None and data != RANDOM and Path(data).exists():
-            data = str(Path(data).absolute())
-        return cls(replace(running, data=data, tokenizer=None if tokenizer is None else tokenizer.absolute()))
-
-    def __call__(self, model: Path) -> DataSource | None:
-        """The data for one model."""
-        return read_data(model, self.running, in_folder=True)
-
-    def files(self, model: Path) -> dict[str, str]:
-        """Files read for it: the data, the tokenizer, and what completes them beside the model."""
-        from onnxheadprune.data.sources import files_read
-
-        return files_read(model, self.running)
 
 
 def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:

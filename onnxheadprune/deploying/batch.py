@@ -256,7 +256,6 @@ def _rooted(job: Job) -> Job:
 
 
 def _absolute(value: Any) -> Any:
-    """The whole path of a file; what names none is as it was."""
     return Path(value).absolute() if isinstance(value, (str, os.PathLike)) and Path(value).exists() else value
 
 
@@ -308,7 +307,6 @@ def _named(request: Request) -> dict[str, object]:
 
 
 def _digest(request: Request, read: Reader | None) -> str:
-    """A digest of what is asked for, of the files that it names, and of the version that does it."""
     asked = [FORMAT, __version__, _content(request), _content(read), digests_of(_named(request))]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 

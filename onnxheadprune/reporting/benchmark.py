@@ -145,7 +145,6 @@ def _part(saved: float) -> str:
 
 
 def _spell(verdict: str, cells: Sequence[Comparison]) -> str:
-    """The verdict, or how often each one was found."""
     if verdict != MIXED:
         return verdict
     counts = Counter(item.verdict for item in cells)
@@ -205,12 +204,20 @@ def _method(result: Benchmark) -> str:
     )
 
 
-def write_markdown(result: Benchmark, path: Path) -> None:
-    """Writes the latencies as Markdown, with where they were measured and what qualifies them below.
+def write_files(result: Benchmark, csv_path: Path | None, markdown: Path | None) -> None:
+    """Write the files that are asked for.
 
     Raises:
-        UsageError: if the file cannot be written.
+        UsageError: if one cannot be written.
     """
+    if csv_path is not None:
+        _write_csv(result, csv_path)
+    if markdown is not None:
+        _write_markdown(result, markdown)
+
+
+def _write_markdown(result: Benchmark, path: Path) -> None:
+    """Writes the latencies as Markdown, with where they were measured and what qualifies them below."""
     names = short_names([facts.name for facts in result.models])
     columns = ("sizes", "model", "file", "median [ms]", "95 % interval [ms]", "speed-up", "verdict")
     rows = [_cells(result, cell, names[cell.model]) for cell in result.cells]
@@ -266,12 +273,8 @@ _COLUMNS = (
 )
 
 
-def write_csv(result: Benchmark, path: Path) -> None:
-    """Writes the table; empty fields where the first model is compared with nothing.
-
-    Raises:
-        UsageError: if the file cannot be written.
-    """
+def _write_csv(result: Benchmark, path: Path) -> None:
+    """Writes the table; empty fields where the first model is compared with nothing."""
     content = io.StringIO(newline="")
     writer = csv.DictWriter(content, _COLUMNS)
     writer.writeheader()

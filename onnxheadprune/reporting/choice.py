@@ -95,7 +95,6 @@ def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
 
 
 def _refit_of(chosen: Chosen) -> str:
-    """Return what the refit that is written has learned from."""
     if chosen.compensation is None or not chosen.compensation.samples:
         return ""
     return f", refitted on {many(chosen.compensation.samples, 'sample')}"
@@ -260,7 +259,6 @@ class _HeatMap:
 
 
 def _numbers(start: int, end: int) -> str:
-    """Numbers of heads above a strip: all of them where each has one digit, else every fourth."""
     step = 1 if end <= 10 else _EVERY
     return "".join(str(head).ljust(_CELL * step) for head in range(start, end, step))
 

@@ -50,7 +50,7 @@ def folder_report(result: FolderResult) -> Iterator[RenderableType]:
     if result.runtime is not None and not result.changes:
         yield row("config", f"no update needed for {result.runtime}")
     if result.spelling is not None:
-        from onnxheadprune.reporting.plan import spelling_rows
+        from onnxheadprune.reporting.sites import spelling_rows
 
         yield from spelling_rows(result.spelling, result.otherwise)
     if result.rewritten:

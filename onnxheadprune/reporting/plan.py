@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import BlockCut
-from onnxheadprune.model.spelling import change, count, many, share, size, spelled
+from onnxheadprune.model.spelling import change, count, many, size, spelled
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.reporting.console import bullet, heading, row, table
 from onnxheadprune.reporting.validation import headline_rows, provider_rows, verdict_rows
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.result import PruneResult
-    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 
 _WORDS = {
@@ -57,35 +56,10 @@ def plan_report(
 
 
 def _vocabulary(plan: PrunePlan, spelling: Spelling | None) -> Iterator[RenderableType]:
-    """Yield how many tokens are left, in which tensors, and how much of the data they spell as before."""
-    if plan.vocabulary is None:
-        return
-    found = plan.vocabulary
-    yield row(
-        "vocabulary",
-        f"{count(found.left)} of {many(found.tokens.rows, 'token')} kept, in {', '.join(found.tables)}; ids are"
-        f" renumbered in {', '.join((*found.tokens.inputs, *found.outputs))}",
-    )
-    yield from spelling_rows(spelling)
+    if plan.vocabulary is not None:
+        from onnxheadprune.reporting.sites import vocabulary_rows
 
-
-def spelling_rows(spelling: Spelling | None, otherwise: Otherwise | None = None) -> Iterator[RenderableType]:
-    """Yield how much of the data is spelled as before, and how far outputs move on the rest of it."""
-    if spelling is not None and spelling.tokens:
-        same = share(spelling.unchanged / spelling.tokens)
-        yield row(
-            "spelling",
-            f"{same} of {many(spelling.tokens, 'token')} of the data are kept; {count(spelling.whole)} of"
-            f" {many(spelling.samples, 'sample')} are spelled as before",
-        )
-    if otherwise is not None and otherwise.reason:
-        yield row("", f"the others are not compared: {otherwise.reason}")
-    elif otherwise is not None:
-        yield row(
-            "",
-            f"on {many(otherwise.texts, 'text')} spelled otherwise, each model with its own tokenizer: mean cosine to"
-            f" the original {otherwise.cosine:.4f}, worst {otherwise.worst:.4f}",
-        )
+        yield from vocabulary_rows(plan, spelling)
 
 
 def _choice(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:

@@ -1,4 +1,4 @@
-"""The report of `inspect`: sites, layers and early exits."""
+"""The report of `inspect`: sites, layers, early exits and vocabularies; and what a cut of a vocabulary keeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
@@ -17,6 +17,11 @@ from onnxheadprune.model.spelling import count, many, share, size, spelled
 from onnxheadprune.reporting.console import heading, item, row, table
 from onnxheadprune.settings.cutting import UNITS
 from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, LayerSummary
+
+if TYPE_CHECKING:
+    from onnxheadprune.data.respelled import Spelling
+    from onnxheadprune.edit.plan import PrunePlan
+    from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
 
 WIDE, BAR = 90, 12
 """Columns of a terminal from which there is room for bars, and of the longest bar."""
@@ -225,3 +230,35 @@ def vocabulary_report(found: Sequence[Mapping[str, Any]]) -> Iterator[Renderable
                 share(held["share"]),
             )
     yield made
+
+
+def vocabulary_rows(plan: PrunePlan, spelling: Spelling | None) -> Iterator[RenderableType]:
+    """Yield how many tokens are left, in which tensors, and how much of the data they spell as before."""
+    if plan.vocabulary is None:
+        return
+    found = plan.vocabulary
+    yield row(
+        "vocabulary",
+        f"{count(found.left)} of {many(found.tokens.rows, 'token')} kept, in {', '.join(found.tables)}; ids are"
+        f" renumbered in {', '.join((*found.tokens.inputs, *found.outputs))}",
+    )
+    yield from spelling_rows(spelling)
+
+
+def spelling_rows(spelling: Spelling | None, otherwise: Otherwise | None = None) -> Iterator[RenderableType]:
+    """Yield how much of the data is spelled as before, and how far outputs move on the rest of it."""
+    if spelling is not None and spelling.tokens:
+        same = share(spelling.unchanged / spelling.tokens)
+        yield row(
+            "spelling",
+            f"{same} of {many(spelling.tokens, 'token')} of the data are kept; {count(spelling.whole)} of"
+            f" {many(spelling.samples, 'sample')} are spelled as before",
+        )
+    if otherwise is not None and otherwise.reason:
+        yield row("", f"the others are not compared: {otherwise.reason}")
+    elif otherwise is not None:
+        yield row(
+            "",
+            f"on {many(otherwise.texts, 'text')} spelled otherwise, each model with its own tokenizer: mean cosine to"
+            f" the original {otherwise.cosine:.4f}, worst {otherwise.worst:.4f}",
+        )

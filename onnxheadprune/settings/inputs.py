@@ -83,7 +83,6 @@ Channels = Annotated[tuple[float, ...], Bounds(min_length=1)]
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    """Numbers from "0.485,0.456,0.406"."""
     try:
         return tuple(float(item) for item in text.split(","))
     except ValueError:

@@ -305,7 +305,6 @@ def _default(item: Field[Any]) -> Any:
 
 
 def _section(group: type[Any], name: str) -> str:
-    """The section of the class that first declares a setting."""
     first = next(kind for kind in reversed(group.__mro__) if name in inspect.get_annotations(kind))
     return str(first.__dict__.get("SECTION", DISPLAY))
 
@@ -364,7 +363,6 @@ def _holds(word: str, given: Mapping[str, object]) -> bool:
 
 
 def _spell(word: str, spelled: Mapping[str, str]) -> str:
-    """The word as it is typed: "--fuse auto", "--no-refit"."""
     name, _, value = _parts(word)
     if value == "False":
         return spelled[name].replace("--", "--no-", 1)

@@ -12,14 +12,7 @@ from onnxheadprune.edit.extract import Restored
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime import (
-    CPU,
-    CUDA,
-    Provider,
-    Session,
-    saturates_here,
-    survives_optimization,
-)
+from onnxheadprune.runtime import CPU, CUDA, Provider, Session, saturates_here, survives_optimization
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs, narrowed
 from onnxheadprune.runtime.tolerances import Tolerance
 from onnxheadprune.runtime.turns import Turns

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from onnxheadprune.cli.doctor import doctor_report
 from onnxheadprune.reporting.console import out
-from onnxheadprune.reporting.doctor import doctor_report
 from onnxheadprune.runtime import CPU, CUDA
 from onnxheadprune.runtime import doctor as doctor_module
 from onnxheadprune.runtime import session as session_module

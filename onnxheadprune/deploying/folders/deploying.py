@@ -142,7 +142,6 @@ class Deploying:
         return Deployment(files, self.config, sites, self.export.others, self.genai)
 
     def _data_files(self, file: ModelFile) -> int:
-        """Return how many files with weights lie beside a model that is written: what is cut gets one at most."""
         policy = self.asked.request.writing.external_data
         beside = bool(file.loaded.data_files) if policy == "auto" else policy == "always"
         return int(beside)
@@ -190,7 +189,6 @@ def _compare(config: Mapping[str, Any], names: Iterable[str], found: set[int], w
 
 
 def _parts(config: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """The configuration, and those of parts of a model in it, with the names that lead there."""
     yield (), config
     yield from (((name,), value) for name, value in config.items() if isinstance(value, dict))
 

@@ -112,7 +112,6 @@ def _likeness(signs: Sequence[_Signs]) -> npt.NDArray[np.float32]:
 
 
 def _spread(size: int, most: int) -> npt.NDArray[np.int64]:
-    """Up to `most` positions, evenly spread."""
     return np.unique(np.linspace(0, size - 1, min(size, max(most, 1))).astype(np.int64))
 
 

@@ -159,13 +159,11 @@ def _removed(result: PruneResult) -> Heads:
 
 
 def _heads_of(file: ModelFile, local: Mapping[int, tuple[int, ...]], match: Match) -> Heads:
-    """The inverse: units that were chosen on one file, by the numbers of the export."""
     numbers = match.of(file.name)
     return {numbers[index]: gone for index, gone in local.items() if gone}
 
 
 def _called(gone: Mapping[int, tuple[int, ...]]) -> str:
-    """Return what units of these sites are called: "heads and neurons"."""
     return " and ".join(kind.UNITS for kind in every_kind() if any(map(kind.owns, gone)))
 
 
@@ -252,7 +250,6 @@ def _made_once(leader: ModelFile, other: ModelFile) -> set[str]:
 
 
 def _caches(file: ModelFile, *, given: bool) -> dict[str, Value]:
-    """Inputs or outputs that hold keys and values, by their names without what says past or present."""
     values = (value for site in file.sites for value in site.free)
     return {_plain(value.name): value for value in values if value.is_graph_output is given}
 

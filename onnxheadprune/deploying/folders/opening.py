@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxheadprune.attention.sites import kinds
-from onnxheadprune.attention.sites.kinds import LAYERS, every_kind
+from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.attention.units import kinds_named
 from onnxheadprune.deploying.folders.export import Export, ModelFile, open_export
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, matched
 from onnxheadprune.edit.records import units_entry
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.workflow.requests import Choice
 
 
 def opened(
@@ -45,20 +42,6 @@ def looked_at(root: Path, *, follow_links: bool = False) -> tuple[Export, Match,
     except RefusedError as error:
         match, why = matched(export), str(error)
     return export, _some(root, match), why
-
-
-def kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
-    """The kinds of sites of which some may lose units.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
-    if choice.wish is None:
-        return () if choice.heads is None else kinds_named(choice.heads)
-    units = choice.wish.units
-    return tuple(
-        kind for kind in every_kind() if kind.UNITS in units or (LAYERS in units and bool(kind.LAYER))
-    )
 
 
 def _some(root: Path, match: Match) -> Match:
@@ -159,6 +142,6 @@ def _lost_by(file: ModelFile) -> dict[int, tuple[int, ...]]:
     """The units that a model has lost by its own record, per site index."""
     return {
         kind.FROM + entry.number: tuple(sorted(entry.removed))
-        for kind in kinds.every_kind()
+        for kind in every_kind()
         for entry in units_entry(kind.UNITS).read(file.loaded.proto)
     }

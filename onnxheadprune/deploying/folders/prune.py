@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE as HEADS_ONLY
-from onnxheadprune.attention.sites.kinds import kind_of
-from onnxheadprune.attention.units import resolve_units
+from onnxheadprune.attention.sites.kinds import LAYERS, every_kind, kind_of
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.units import kinds_named, resolve_units
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.deploying.folders.card import CARD, model_card, read_card
 from onnxheadprune.deploying.folders.deploying import Deploying
@@ -27,13 +28,14 @@ from onnxheadprune.deploying.folders.network import (
     data_of_leaders,
     heads_in,
 )
-from onnxheadprune.deploying.folders.opening import kinds_asked, opened
+from onnxheadprune.deploying.folders.opening import opened
 from onnxheadprune.deploying.folders.types import Data, FileResult, FolderRequest, FolderResult, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError, spelled
 from onnxheadprune.model.storage.assembly import Assembly, check_folder
 from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.names import ITSELF, check_data_name, folded
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.workflow.requests import Choice
 
 if TYPE_CHECKING:
     from onnxheadprune.workflow.vocabulary.otherwise import Otherwise
@@ -107,7 +109,6 @@ def _data_names(export: Export, pattern: str | None) -> dict[str, str]:
 
 
 def _taken(export: Export, file: ModelFile) -> set[str]:
-    """Return what the data file of a model must not be called: whatever is in the folder, but for that file itself."""
     weights = {name for other in export.models if other is not file for name in other.weights}
     names = {item.name for item in export.models} | set(export.others) | weights.difference(file.weights)
     folders = {str(above) for name in names for above in PurePosixPath(name).parents}
@@ -153,7 +154,7 @@ def prune_folder(
         check_data_name(asked.data_name)
     progress(f"reading {root}", 0, 0)
     # Heads are matched whatever goes: sites have the numbers that they have by them.
-    kinds = tuple(dict.fromkeys((*HEADS_ALONE, *kinds_asked(asked.request.choice))))
+    kinds = tuple(dict.fromkeys((*HEADS_ALONE, *_kinds_asked(asked.request.choice))))
     export, match = opened(root, follow_links=asked.follow_links, kinds=kinds)
     deploying = Deploying(export, match, asked)
     tokens = _tokens(export, asked)
@@ -312,7 +313,7 @@ def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> I
         RefusedError: if a wish is for none.
     """
     wish = cutting.asked.request.choice.wish
-    kinds = kinds_asked(cutting.asked.request.choice)
+    kinds = _kinds_asked(cutting.asked.request.choice)
     found = 0
     for number, network in enumerate(cutting.match.networks):
         held = {kind_of(item.site) for item in cutting.match.sites if item.network == number}
@@ -324,6 +325,20 @@ def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> I
         yield network
     if not found and heads is None:
         raise RefusedError("no network of the folder has a site that may lose units; name other --units")
+
+
+def _kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
+    """The kinds of sites of which some may lose units.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    if choice.wish is None:
+        return () if choice.heads is None else kinds_named(choice.heads)
+    units = choice.wish.units
+    return tuple(
+        kind for kind in every_kind() if kind.UNITS in units or (LAYERS in units and bool(kind.LAYER))
+    )
 
 
 def _without_data(name: str, why: str, cutting: Cutting) -> str:

@@ -86,13 +86,6 @@ def _heads_file(job: Job) -> Path | None:
     return job.at(heads) if isinstance(heads, str) and heads.endswith(".json") else None
 
 
-def scores_file(job: Job, made: Path) -> Path | None:
-    """The scores that units are selected by: those of the step, or a file of the user's own."""
-    if job.keys.prune.scores is not None:
-        return job.at(job.keys.prune.scores)
-    return None if job.keys.score is None else made
-
-
 def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path) -> Request:
     """The request of the step prune.
 
@@ -222,7 +215,6 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
 
 
 def _data(job: Job, running: Running | None, key: str) -> dict[str, str]:
-    """Data under its key, and what completes it."""
     return {} if running is None else files_read(job.at(job.keys.model), running, key, "data.tokenizer")
 
 

@@ -85,7 +85,6 @@ def _gate(name: str, subject: str, limit: float, value: float | None) -> Gate:
 
 
 def _speedup(result: Document) -> float | None:
-    """The smallest speed-up over the grid, as `bench` judges it."""
     found = result.get("guaranteed", {}).get("1")
     return None if found is None else float(found)
 
@@ -317,5 +316,4 @@ class _Run:
 
 
 def _digest_of(value: object) -> str:
-    """SHA-256 of JSON-ready data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -33,7 +33,6 @@ from onnxheadprune.deploying.jobs.asked import (
     reads_of,
     recovering,
     running_of,
-    scores_file,
     source_of,
     validating,
     validation_inputs,
@@ -208,10 +207,12 @@ class Workshop:
 
     def _prune(self, progress: Progress, _resumed: bool) -> None:
         if self.model.is_dir():
-            request = pruning(self.job, None, scores_file(self.job, self.folder), self.folder / PRUNED_FOLDER)
+            request = pruning(
+                self.job, None, _scores_file(self.job, self.folder), self.folder / PRUNED_FOLDER
+            )
             self.keep("prune", _pruned_folder(self.job, self.given, request, progress))
             return
-        scores = scores_file(self.job, self.folder / "score.json")
+        scores = _scores_file(self.job, self.folder / "score.json")
         request = pruning(self.job, self.given.read(self.model), scores, self.folder / PRUNED)
         self.keep("prune", documented(lambda ready: carried_through(self.model, request, progress, ready)))
 
@@ -266,6 +267,13 @@ class Workshop:
             return
         result = run_benchmark(models, measuring(self.job), lambda what: progress(what, 0, 0))
         self.keep("bench", result.to_dict())
+
+
+def _scores_file(job: Job, made: Path) -> Path | None:
+    """The scores that units are selected by: those of the step, or a file of the user's own."""
+    if job.keys.prune.scores is not None:
+        return job.at(job.keys.prune.scores)
+    return None if job.keys.score is None else made
 
 
 def _judged_on(job: Job) -> str:

@@ -25,7 +25,6 @@ _FIELDS: Mapping[Kind, frozenset[str]] = {
 
 
 def _kind_of(document: Document) -> Kind | None:
-    """Return which command has printed a document; None for none that a page is made from."""
     if isinstance(document.get("plan"), Mapping):
         return "cut"
     return next((kind for kind, fields in _FIELDS.items() if fields <= document.keys()), None)

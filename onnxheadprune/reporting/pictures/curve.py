@@ -246,7 +246,6 @@ def _number(
 
 
 def _gone(curve: Curve, point: CurvePoint) -> str:
-    """A number beside a point; the first one says of what."""
     number = f"{point.removed}" if curve.counted == "heads" else f"{100 * curve.share(point):.0f} %"
     of = "heads" if curve.counted == "heads" else f"% of {curve.counted}"
     return number if point.removed else f"0 {of} removed"

@@ -151,6 +151,5 @@ def legend_below(figure: Figure, entries: list[tuple[Any, str]]) -> None:
 
 
 def _numbered(labels: list[str]) -> list[str]:
-    """The labels, with a number in front where several are the same."""
     same = {label for label in labels if labels.count(label) > 1}
     return [f"{index}: {label}" if label in same else label for index, label in enumerate(labels)]
