@@ -1,7 +1,9 @@
 """What a step of a recovery takes in each precision that a device may have, and whether its numbers are right there.
 
-    python benchmarks/recovery_step.py model.onnx --heads "0:0-5" [--provider cuda] [--batch 16] [--seq 128]
+    python benchmarks/recovery_step.py model.onnx --heads "0:0-5" [--provider cuda] [--batch 16] [--seq 128] [--torch]
 
+With `--torch` whole steps (original, gradients, optimizer) take turns with those of a PyTorch encoder of the same
+widths.
 `cuda.py` shows the same rows for BERT-base. Gradients are compared with those of the CPU provider, steps of the
 optimizer with the formula in float64. A provider without float16 computes it in float32.
 """
@@ -9,16 +11,17 @@ optimizer with the formula in float64. A provider without float16 computes it in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
 import click
 import numpy as np
 import onnx
+from onnx import ModelProto
 from targets import Row
 
-from onnxheadprune import HeadPruneError, prune
+from onnxheadprune import HeadPruneError, inspect, prune
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.liveness.interface import AS_BEFORE
@@ -182,6 +185,90 @@ def _row_of(
     return Row(what, label, figure, "", None)
 
 
+Shape = tuple[int, int, int]
+"""Heads, their size, and neurons of a layer."""
+
+
+def shapes_of(model: Path | ModelProto) -> list[Shape]:
+    """The layers of an encoder."""
+    sites = inspect(model)
+    pairs = zip(sites, sites.neurons, strict=True)
+    return [(site.num_heads, site.v_head_size, block.num_units) for site, block in pairs]
+
+
+def torch_step(whole: Sequence[Shape], pruned: Sequence[Shape], size: tuple[int, int]) -> Callable[[], None]:
+    """A step of PyTorch: an encoder of BERT's kind learns each layer's output from one with all heads.
+
+    Args:
+        whole: the layers of the original, whose heads are as wide together as the stream.
+        pruned: those of what learns.
+        size: samples and tokens of a batch.
+    """
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    hidden = whole[0][0] * whole[0][1]
+
+    class Layer(nn.Module):
+        def __init__(self, heads: int, head: int, inner: int) -> None:
+            super().__init__()
+            width, self.head = heads * head, head
+            self.given = nn.ModuleList(nn.Linear(hidden, width) for _ in range(3))
+            self.out = nn.Linear(width, hidden)
+            self.up, self.down = nn.Linear(hidden, inner), nn.Linear(inner, hidden)
+            self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            shape = (*x.shape[:2], -1, self.head)
+            q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in self.given)
+            context = torch.softmax(q @ k.transpose(-1, -2) / self.head**0.5, -1) @ v
+            x = self.norms[0](x + self.out(context.transpose(1, 2).flatten(2)))
+            return self.norms[1](x + self.down(functional.gelu(self.up(x))))
+
+    def outputs(layers: nn.ModuleList) -> list[torch.Tensor]:
+        found = [given]
+        for layer in layers:
+            found.append(layer(found[-1]))
+        return found[1:]
+
+    given = torch.randn(*size, hidden)
+    original, student = (nn.ModuleList(Layer(*shape) for shape in layers) for layers in (whole, pruned))
+    optimizer = torch.optim.AdamW(student.parameters(), 1e-4, weight_decay=0.0)
+
+    def step() -> None:
+        with torch.no_grad():
+            wanted = outputs(original)
+        loss = sum(((one - other) ** 2).mean() for one, other in zip(outputs(student), wanted, strict=True))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def torch_row(path: Path, heads: str, provider: Provider, size: tuple[int, int], repeats: int) -> Row:
+    """Whole steps here and in PyTorch, in turns."""
+    subject, data = subject_of(path, heads, tokens(*size))
+    made = ready(subject, data, provider)
+    feed, student = data.feeds[0], made.student
+    adam = Adam(student.masters, student.gradients, provider)
+
+    def ours() -> None:
+        student.slope({**feed, **made.teacher.targets(feed)})
+        adam.step(0.0)
+
+    theirs = torch_step(shapes_of(path), shapes_of(subject.pruned), size)
+    seconds: dict[Callable[[], object], list[float]] = {ours: [], theirs: []}
+    for step in [ours, theirs] * (repeats + 2):
+        start = time.process_time()
+        step()
+        seconds[step].append(time.process_time() - start)
+    mine, other = (median(found[2:]) for found in seconds.values())
+    figure = f"{mine:.3f} processor s, PyTorch {other:.3f}: {mine / other:.2f} times"
+    return Row("recovery step beside PyTorch", f"batch {size[0]}, sequence {size[1]}", figure, "", None)
+
+
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.option("--heads", default="0:0", show_default=True, help="What the student lacks.")
@@ -189,9 +276,14 @@ def _row_of(
 @click.option("--batch", default=16, show_default=True, help="Samples of a batch.")
 @click.option("--seq", default=128, show_default=True, help="Tokens of a sample.")
 @click.option("--repeats", default=10, show_default=True, help="Runs that are timed.")
-def main(model: Path, heads: str, provider: str, batch: int, seq: int, repeats: int) -> None:
+@click.option("--torch", "in_torch", is_flag=True, help="Only whole steps, beside PyTorch's.")
+def main(model: Path, heads: str, provider: str, batch: int, seq: int, repeats: int, in_torch: bool) -> None:
     """Print the rows."""
-    for row in recovery_rows(model, heads, resolve_provider(provider), (batch, seq), repeats):
+    where, size = resolve_provider(provider), (batch, seq)
+    if in_torch:
+        click.echo(torch_row(model, heads, where, size, repeats).markdown())
+        return
+    for row in recovery_rows(model, heads, where, size, repeats):
         click.echo(row.markdown())
 
 
