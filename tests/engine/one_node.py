@@ -72,7 +72,9 @@ def onnx_type(array: Array) -> int:
     return int(helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
-class _Builder:
+class Builder:
+    """The model of a case, and what it is fed."""
+
     def __init__(self, case: Case) -> None:
         self.case = case
         self.inputs: list[ValueInfoProto] = []
@@ -208,19 +210,19 @@ def default_setup(case: Case) -> Setup:
 
 def build_model(case: Case, setup: Setup) -> ModelProto:
     """The model of a case, without declared output shapes."""
-    return _Builder(case).model(setup)
+    return Builder(case).model(setup)
 
 
 def check(case: Case, setup: Setup, demand: Callable[[Shape], Live]) -> bool:
     """Prunes what `demand` says of the outputs and compares; whether the node's rule passed it on."""
-    builder = _Builder(case)
+    builder = Builder(case)
     model = builder.model(setup)
     before = run(model, builder.feed)
     if setup.declared:
         shapes = {
             name[:-5]: array for name, array in before.items() if name[0] == "y" and name[-5:] == "_read"
         }
-        model = _Builder(case).model(setup, shapes)
+        model = Builder(case).model(setup, shapes)
     view = view_of(model)
     node = next(node for node in view.nodes if node.op_type == case.op_type and node.domain == case.domain)
     demands = _demands(view, demand)

@@ -29,7 +29,7 @@ from tests.engine import (
     cases_quantized,
     cases_views,
 )
-from tests.engine.one_node import _Builder
+from tests.engine.one_node import Builder, Setup, default_setup
 from tests.engine.strategies import STRATEGIES, Key
 from tests.graph_text import model_of
 
@@ -212,18 +212,15 @@ def test_whatever_follows_from_stored_tensors_is_known(key: Key) -> None:
         case = STRATEGIES[key](data.draw, key[1])
         if case.outer:
             return
-        value = view_of(_Builder(case).model(["initializer"] * len(case.inputs), side=False)).main.values[
-            "y0"
-        ]
+        stored = Builder(case).model(Setup(("initializer",) * len(case.inputs)))
+        value = view_of(stored).main.values["y0"]
         if not value.is_constant:
             assert value.producer is not None and (value.producer.bodies or key[1] in DYNAMIC)
             with pytest.raises(RefusedError, match="depends on the model's inputs"):
                 numbers_of(value)
             return
-        fed = _Builder(case)
-        model = fed.model(
-            ["initializer" if at in case.fixed else "input" for at in range(len(case.inputs))], side=False
-        )
+        fed = Builder(case)
+        model = fed.model(default_setup(case))
         expected = Session(model, Provider(CPU, "test")).run(fed.feed)["y0_read"]
         np.testing.assert_allclose(numbers_of(value), expected, rtol=1e-5, atol=1e-6)
 
