@@ -175,7 +175,7 @@ class PackedMatrix:
 
     @functools.cached_property
     def levels(self) -> Levels:
-        """What levels mean; its arrays are [in, out]."""
+        """The grid of quantized values; its arrays are [in, out]."""
         scales, zeros = self.node.input(SCALES), self.node.input(ZERO_POINTS)
         assert scales is not None
         scale = numbers_of(scales).astype(np.float64).reshape(self.columns, -1)

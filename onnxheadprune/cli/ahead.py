@@ -1,4 +1,4 @@
-"""What --dry-run looks at: whether the run could write and run, and its plan. Loaded where that is asked for."""
+"""Dry runs: check that outputs can be written and the model can run, and plan the cut. Loaded for --dry-run only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_ahead(model: Path | LoadedModel, request: Request) -> None:
-    """Check whether the run that --dry-run looks at could write and run where it is told to.
+    """Check that the outputs of a dry run can be written, and that its provider is available.
 
     Raises:
         UsageError: if the output or the backup cannot be written.

@@ -190,7 +190,7 @@ class _Making:
 
 @dataclass(frozen=True)
 class Windows:
-    """How texts are made windows.
+    """Settings for dividing texts into windows.
 
     Attributes:
         length: tokens of a window, at most.

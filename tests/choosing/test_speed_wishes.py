@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from onnx import helper, numpy_helper
 from onnxheadprune import UsageError, Wish, bench, inspect, prune
 from onnxheadprune.benchmarking import measure, runner
 from onnxheadprune.benchmarking.measure import Ratio
-from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
+from onnxheadprune.benchmarking.result import Benchmark, Comparison, GridPoint, SpeedUp
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice import latency as speeding
@@ -174,20 +173,24 @@ def test_cuts_share_the_clock_of_one_original(monkeypatch: pytest.MonkeyPatch) -
     assert len(list(speedups(original, makers, HERE))) == 2 and lanes[measure.ROUNDS :] == [3] * 10
 
 
+@pytest.mark.usefixtures("short_clocks")
 def test_cuts_are_measured_within_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten cuts, of which eight are measured together: what both groups take at all sizes is within the seconds."""
-    asked: list[float] = []
+    measured: list[Benchmark] = []
+    real = speeding.bench
 
-    def noted(*models: object, time_budget: float, **_: object) -> SimpleNamespace:
-        asked.append(time_budget)
-        return SimpleNamespace(speedup=lambda index: index)
+    def noted(*models: Any, **settings: Any) -> Benchmark:
+        measured.append(real(*models, **settings))
+        return measured[-1]
 
     monkeypatch.setattr(speeding, "bench", noted)
     original = open_structure(toys.attention())
-    for seconds in (8.0, math.inf):
+    for seconds in (0.4, math.inf):
         assert len(list(speedups(original, [lambda: original] * 10, HERE, seconds=seconds))) == 10
+    assert all(len(found.points) <= speeding.POINTS for found in measured)
+    asked = [found.settings["time_budget_seconds"] for found in measured]
     short, usual = sum(asked[:2]) * speeding.POINTS, sum(asked[2:]) * speeding.POINTS
-    assert len(asked) == 4 and math.isclose(short, 8) and usual > 8 * 5
+    assert len(asked) == 4 and math.isclose(short, 0.4) and usual > 0.4 * 5
 
 
 # One meaning of speed-up

@@ -213,7 +213,7 @@ def left_out(
 
 
 def _contexts(view: GraphView, products: Iterable[Node]) -> set[Value]:
-    """What attention computes, up to the next contraction, sums of it with itself included."""
+    """Values computed from the output of attention up to the next contraction, sums of it with itself included."""
     found = {node.out for node in products}
     for node in view.nodes:
         if not operand_indices(node) and node.inputs:

@@ -158,7 +158,7 @@ MAX_POSITIONS = 2**20
 def within_heads(
     node: Node, index: int, live: Live, shared: Container[int] = ()
 ) -> tuple[Live, Classes] | None:
-    """How labels go on where weights mix values within heads, None if that is not what the node does.
+    """Propagate labels through a node that mixes values within heads; None for any other node.
 
     Latent attention lifts each head's context by weights of its own before the output projection: of the
     labelled axes some enumerate heads in both operands, others lie in the weights alone. The summed axis
@@ -213,7 +213,7 @@ def _lies_along(found: Contraction, labelled: Set[str], index: int, shared: Cont
 
 
 def _label_sets(node: Node, index: int, live: Live) -> Live:
-    """What the law makes of labels that are sets: label `n` is bit `n - 1`, no label is the empty set."""
+    """Apply the propagation rule to labels that are sets: label `n` is bit `n - 1`, no label is the empty set."""
     bits = np.array([_bit(int(label)) for label in live.array.reshape(-1)], dtype=object)
     answer = ask(node, [Live.over(live.axes, bits.reshape(live.array.shape), live.runs)], Labels())
     found = FULL if isinstance(answer, Refusal) else answer.inputs.get(index, FULL)

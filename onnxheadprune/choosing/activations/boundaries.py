@@ -230,7 +230,7 @@ class Walk:
         self._original, self._changed, self._ahead = (Kept(self._room) for _ in range(3))
         self._stage = -1
         self._apart = False
-        """Whether the two models differ in front of this stage."""
+        """True if the two models differ before this stage."""
 
     def enter(self, stage: int) -> None:
         """Takes both models to a stage. What is in `stored` by then stays so in front of it.

@@ -29,7 +29,7 @@ LARGE = 2048
 DAMPING = 1e-2
 """Added to the covariance, relative to its mean diagonal."""
 BLOCK = 64
-"""Rows that are rounded before the rest is told."""
+"""Rows that are rounded before the remaining rows are updated."""
 Ints = npt.NDArray[np.int_]
 STEPS = 4
 """Steps of the solver; with its preconditioner three are as good as twenty."""
@@ -251,7 +251,7 @@ class Layout:
 
     @property
     def features(self) -> int:
-        """How many there are of all heads' u."""
+        """The number of features of u, of all heads together."""
         return len(self.channels) * self.directions
 
     def block(self, head: int) -> slice:

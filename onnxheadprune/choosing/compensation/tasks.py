@@ -260,13 +260,13 @@ class Run:
 
     @property
     def passed(self) -> tuple[Value, ...]:
-        """What tells how the stream goes from the front through the run once that is gone."""
+        """The output of the layer in front of the run, and the other operands of the additions."""
         others = (linear.other for linear in (self.front, *self.gone))
         return (self.front.out, *(other for other in others if other is not None))
 
     @property
     def values(self) -> tuple[Value, ...]:
-        """The same, and what tells how the stream was behind the run."""
+        """The same, and the stream behind the run."""
         return (*self.passed, self.gone[-1].out)
 
 

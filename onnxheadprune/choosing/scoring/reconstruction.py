@@ -108,7 +108,7 @@ def _walked(
 
 
 def _alone(site: Site, surgeons: Sequence[Surgeon], removed: Heads) -> list[float] | None:
-    """Return what each head would cost if it went by itself; asked for only where KV heads group them."""
+    """Return the cost of removing each head alone; needed for only where KV heads group them."""
     if all(len(group) == 1 for group in site.groups):
         return None
     return [
@@ -260,7 +260,7 @@ def _owners(site: Site) -> list[np.ndarray]:
 
 
 def _costs(site: Site, surgeons: Sequence[Surgeon], owners: Sequence[np.ndarray]) -> np.ndarray:
-    """Return what each unit would cost if it went by itself, [units]; nothing for those that are gone."""
+    """Return the cost of removing each unit alone, [units]; 0 for removed ones."""
     costs = np.zeros(site.num_units)
     for surgeon, owner in zip(surgeons, owners, strict=True):
         mine = owner[surgeon.left]

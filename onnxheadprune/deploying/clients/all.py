@@ -3,7 +3,7 @@
 sentence-transformers (`SentenceTransformer(folder, backend="onnx")`) exports a folder in which it finds no file of the
 expected name anew from the weights of PyTorch, which nobody pruned, with no more than a line in its log. Hugging Face's
 text-embeddings-inference was read in its sources, not run. FastEmbed (`TextEmbedding.add_custom_model`) downloads the
-files that it is told of: the model, and weights beside it as `additional_files`.
+files that the configuration lists: the model, and external weights as `additional_files`.
 """
 
 from __future__ import annotations

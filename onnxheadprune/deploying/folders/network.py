@@ -299,7 +299,7 @@ def _check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> 
 
 
 def _plain(name: str) -> str:
-    """What a cache is called as past ("past_key_values.0.key") and as present ("present.0.key") alike: ".0.key"."""
+    """Return the suffix that names of past and present caches share: ".0.key" of "past_key_values.0.key"."""
     return _TENSE.sub("", name)
 
 

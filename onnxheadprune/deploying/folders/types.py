@@ -49,7 +49,7 @@ def reader_of(folder: Path, running: Running, feeds: SourceOfData | None = None)
 
 @dataclass(frozen=True)
 class FolderTokens:
-    """What becomes of a folder whose models keep some tokens.
+    """The reduction of the vocabulary of a folder.
 
     Attributes:
         files: what each model with a vocabulary is asked for, by its name.
