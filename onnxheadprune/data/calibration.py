@@ -119,7 +119,7 @@ class Calibration(Iterable[Sample]):
         held = min(max(round(feeds * share), 1), feeds - 1)
         if not held:
             return self, self
-        chosen = {round((position + 0.5) * feeds / held - 0.5) for position in range(held)}
+        chosen = _middles(held, feeds)
         kept = [sample for position, sample in enumerate(self.samples) if position not in chosen]
         apart = [sample for position, sample in enumerate(self.samples) if position in chosen]
         return self._part(kept), self._part(apart)
@@ -132,7 +132,7 @@ class Calibration(Iterable[Sample]):
         """
         if len(self.samples) * held >= self.count:
             return self.split(held / self.count)
-        chosen = {round((position + 0.5) * self.count / held - 0.5) for position in range(held)}
+        chosen = _middles(held, self.count)
         kept: list[Sample] = []
         apart: list[Sample] = []
         first = 0
@@ -151,8 +151,7 @@ class Calibration(Iterable[Sample]):
         if self.count <= most:
             return self
         feeds = max(1, round(len(self.samples) * most / self.count))
-        positions = np.unique(np.linspace(0, len(self.samples) - 1, feeds).round().astype(int))
-        return self._part([self.samples[position] for position in positions])
+        return self._part([self.samples[position] for position in sorted(_middles(feeds, len(self.samples)))])
 
     def apart(self) -> Calibration:
         """The same samples, each in a feed of its own where the batch is free."""
@@ -176,6 +175,11 @@ class Calibration(Iterable[Sample]):
 
     def _part(self, samples: Sequence[Sample]) -> Calibration:
         return replace(self, samples=tuple(samples), joined=None, role="", unseen=False)
+
+
+def _middles(parts: int, count: int) -> set[int]:
+    """The middle of each of some equal parts of a row; its ends, the shortest and the longest text, are no sample."""
+    return {round((part + 0.5) * count / parts - 0.5) for part in range(parts)}
 
 
 def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Calibration:

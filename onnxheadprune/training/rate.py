@@ -29,8 +29,7 @@ def share_of_rate(progress: float) -> float:
 
 
 RATES = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
-FIRST = 1e-4
-"""Where the search begins."""
+"""The search begins in the middle."""
 STEPS = 20
 """Steps with each rate."""
 BEARABLE = 0.15
@@ -81,7 +80,7 @@ def find_rate(
             borne.append(rate)
         return rate in borne
 
-    first = RATES.index(FIRST) if FIRST in RATES else 0
+    first = len(RATES) // 2
     if is_borne(RATES[first]):
         larger = first + 1
         while larger < len(RATES) and is_borne(RATES[larger]):

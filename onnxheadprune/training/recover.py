@@ -176,9 +176,8 @@ def recover(
         for part in (held, learn.subset(min(held.count, MOST_SHOWN)))
     )
     batches = Batches(learn, neighbours_of(subject.original, learn.inputs))
-    training = Training(
-        student, teacher, batches, apart, shown, Plan.starting(how.budget, how.seed, progress), checkpoint
-    )
+    plan = Plan(how.budget, how.seed, progress, how.budget.left)
+    training = Training(student, teacher, batches, apart, shown, plan, checkpoint)
     training.run(how.resume)
     state = training.state
     return Recovery(

@@ -221,7 +221,7 @@ def _weights(target: Array, state: Hidden, mask: Array | None) -> Array:
     """
     features = tuple(state.axes)
     count = int(np.prod([target.shape[axis] for axis in features]))
-    variance = target.var(axis=features, dtype=np.float64)
+    variance = target.var(axis=features)
     known = _shares(variance.shape, mask)
     mean = float((variance * known).sum())
     floored = np.maximum(variance, LEAST_VARIANCE * mean + 1e-20)

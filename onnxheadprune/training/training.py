@@ -14,7 +14,7 @@ import numpy as np
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.workers import Workers
-from onnxheadprune.training.batches import Batches
+from onnxheadprune.training.batches import BATCH, Batches
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.checkpoint import Checkpoint, State
 from onnxheadprune.training.optimizer import STRENGTH, Adam, Pull
@@ -25,8 +25,9 @@ from onnxheadprune.training.student import Student
 from onnxheadprune.training.targets import Teacher
 
 INTERRUPTED = "interrupted"
-AHEAD = Workers(2)
-"""Batches that the teacher works on at a time."""
+LEARNED_BETWEEN = 8
+"""Samples that steps learn from before the held-out loss is measured again, for each that it is measured on: that is a
+fourth of the work of learning from it, so measuring takes some three hundredths of a training."""
 SEARCH = 0.15
 """Part of a budget of seconds after which no more learning rates are tried."""
 
@@ -38,21 +39,14 @@ class Plan:
     Attributes:
         budget: how long.
         seed: of the order of the data.
-        rate: the learning rate, None to look for it.
         progress: told of each step.
         seconds: of a budget of time, what is left of it for the training.
     """
 
     budget: Budget
     seed: int = 0
-    rate: float | None = None
     progress: Progress = silent
     seconds: float | None = None
-
-    @classmethod
-    def starting(cls, budget: Budget, seed: int = 0, progress: Progress = silent) -> Plan:
-        """The plan of a training that begins now."""
-        return cls(budget, seed, None, progress, budget.left)
 
 
 @dataclass
@@ -104,6 +98,8 @@ class Training:
                 self._begin()
             while not self.stopped and self._progress() < 1:
                 self._round()
+            if not self.stopped and self.state.step > self.state.curve[-1].step:
+                self._measure()
         except KeyboardInterrupt:
             if not self.state.curve:
                 raise
@@ -118,11 +114,8 @@ class Training:
         self.state.unlearned = self._loss_on(self.shown)
         first = next(self.batches.round(0, np.random.default_rng([self.plan.seed, 1])))
         self.student.choose({**first, **self.teacher.targets(first)})
-        if self.plan.rate is None:
-            self.state.rate, trials = find_rate(self._tried, self._bearable, self._is_late)
-            self.state.trials = dict(trials)
-        else:
-            self.state.rate = self.plan.rate
+        self.state.rate, trials = find_rate(self._tried, self._bearable, self._is_late)
+        self.state.trials = dict(trials)
         self._restart()
         self.state.searched = self._seconds()
         self.state.planned = self._planned()
@@ -195,19 +188,25 @@ class Training:
         if pull is not None:
             pull.settle()
         state.epoch += 1
-        self._measure()
+        if self._is_due():
+            self._measure()
         if self.checkpoint.path is not None:
             self.checkpoint.write(self._kept())
 
     def _taught(self, feeds: Iterable[Feed]) -> Iterator[Feed]:
-        """The batches with the inputs of the loss; the teacher is ahead of the steps, which leave cores idle."""
-        return AHEAD.each(lambda feed: {**feed, **self.teacher.targets(feed)}, feeds)
+        """The batches with the inputs of the loss; the teacher is two ahead of the steps, which leave cores idle."""
+        return Workers(2).each(lambda feed: {**feed, **self.teacher.targets(feed)}, feeds)
 
     def _step(self, feed: Feed, rate: float) -> float:
         found = self.student.slope(feed)
         if found.usable:
             self.adam.step(rate)
         return found.loss
+
+    def _is_due(self) -> bool:
+        """Return whether steps have learned from enough since the held-out loss was measured."""
+        learned = (self.state.step - self.state.curve[-1].step) * BATCH
+        return learned >= LEARNED_BETWEEN * sum(len(next(iter(feed.values()))) for feed in self.held)
 
     def _measure(self) -> None:
         loss = self.held_loss()

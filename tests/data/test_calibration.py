@@ -101,8 +101,17 @@ def test_samples_apart_are_the_same_samples_with_their_labels() -> None:
 def test_a_subset_has_whole_feeds_and_no_more_than_asked_for() -> None:
     data = made(10)
     assert data.count == 40 and data.subset(40) is data
-    part = data.subset(12)
-    assert part.count == 12 and part.samples[0] is data.samples[0] and part.samples[-1] is data.samples[-1]
+    assert data.subset(12).samples == tuple(data.samples[position] for position in (1, 4, 8))
+
+
+@pytest.mark.parametrize("most", range(1, 100, 7))
+def test_a_part_of_texts_in_the_order_of_their_length_is_about_as_long_as_all_of_them(most: int) -> None:
+    view = view_of(toys_scores.stack())
+    lengths = [2, 3, 4, 5, 6, 7, 8, 9, 10, 60]
+    data = calibration_data([{"input_ids": np.ones((10, length), np.int64)} for length in lengths], view)
+    middle = np.median(lengths)
+    for part in (data.subset(most), *data.split(0.3)[1:], data.split_samples(most)[1]):
+        assert abs(np.median([feed["input_ids"].shape[1] for feed in part.feeds]) - middle) <= 1.5
 
 
 def test_the_fingerprint_is_of_the_numbers_alone(digits: Path, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_pruning_twice_composes_in_original_indices() -> None:
     first = apply_plan(plan_pruning(model, {0: [1]}), model)
     sites = inspect(first)
     assert sites[0].removed == (1,)
-    assert sites[0].original_heads == (0, 2, 3)
+    assert sites[0].original_units == (0, 2, 3)
     twice = apply_plan(plan_pruning(first, {0: [3], 1: [0]}), first)
     for name, array in run(once, feed).items():
         np.testing.assert_array_equal(run(twice, feed)[name], array)

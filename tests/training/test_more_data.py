@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from onnxheadprune.training.budget import parse_budget, parse_time
 from onnxheadprune.training.checkpoint import beside
 from onnxheadprune.training.recover import MOST_JUDGES, Recovering, split_for_recovery
 from onnxheadprune.training.result import Measured
+from onnxheadprune.training.training import LEARNED_BETWEEN
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.requests import Choice, Request
 from onnxheadprune.workflow.sweep import sweep_ratios
@@ -294,6 +296,9 @@ def test_a_training_on_much_data_sees_none_of_it_twice_and_goes_on_to_the_same_b
     found = trained(tmp_path, whole).chosen.recovery
     assert found.samples == COUNT - MOST_JUDGES and found.held_out == MOST_JUDGES
     assert found.used <= 16 * found.steps and found.used < found.samples
+    looks = [item.step for item in found.curve]
+    assert len(looks) > 2 and looks[-1] == found.steps
+    assert all(16 * (later - step) >= LEARNED_BETWEEN * MOST_JUDGES for step, later in pairwise(looks[:-1]))
     document = found.to_dict()
     assert not document["seen_more_than_once"] and document["would_help"] in ("more time", "neither")
     with pytest.raises(MemoryError):

@@ -63,11 +63,6 @@ class AttentionSite(Site):
         return self.original_num_units
 
     @property
-    def original_heads(self) -> tuple[int, ...]:
-        """The original model's index of each present head."""
-        return self.original_units
-
-    @property
     def kv_count(self) -> str:
         """Key/value heads as a table shows them."""
         return str(self.kv_num_heads) if self.kv_known else "?"
