@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from typing import TypeVar
 from threadpoolctl import ThreadpoolController
 
 from onnxheadprune.runtime.host import usable_cores
-from onnxheadprune.runtime.session import CPU, Provider
+from onnxheadprune.runtime.session import CPU, Array, Provider
 
 WORTH_THREADS = 2048
 """Rows of a square matrix from which on several threads are faster than one. With fewer rows they mostly wait for each
@@ -83,6 +83,12 @@ class Workers:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def over(self, work: Callable[[int], object], feeds: Sequence[Mapping[str, Array]]) -> None:
+        """Works on feeds by their positions, the longest first: who has the last one keeps the others waiting."""
+        sizes = [sum(array.size for array in feed.values()) for feed in feeds]
+        for _ in self.each(work, sorted(range(len(feeds)), key=sizes.__getitem__, reverse=True)):
+            pass
 
 
 def workers_on(provider: Provider, pieces: int = MOST) -> Workers:

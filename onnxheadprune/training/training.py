@@ -26,8 +26,8 @@ from onnxheadprune.training.targets import Teacher
 
 INTERRUPTED = "interrupted"
 LEARNED_BETWEEN = 8
-"""Samples that steps learn from before the held-out loss is measured again, for each that it is measured on: that is a
-fourth of the work of learning from it, so measuring takes some three hundredths of a training."""
+"""Samples that steps learn from before the held-out loss is measured again, for each that it is measured on: one
+forward pass where a step takes four, so measuring takes some three hundredths of a training."""
 SEARCH = 0.15
 """Part of a budget of seconds after which no more learning rates are tried."""
 

@@ -281,8 +281,7 @@ class Walk:
             self._original.drop(feed)
             self._changed.drop(feed)
 
-        for _ in self.parts.workers.each(move, range(len(self.feeds))):
-            pass
+        self.parts.workers.over(move, self.feeds)
         self._original.close()
         self._changed.close()
         self._original, self._changed, self._ahead = self._ahead, moved, Kept(self._room)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import numpy as np
 from onnx import helper
 
 from onnxheadprune.attention.sites.site import Site
@@ -198,10 +197,7 @@ class Chain:
                     kept.drop((number, at))
             kept.drop((None, at))
 
-        # The longest first: who has the last one keeps the others waiting.
-        order = sorted(range(len(feeds)), key=lambda at: sum(map(np.size, feeds[at].values())), reverse=True)
-        for _ in self.parts.workers.each(move, order):
-            pass
+        self.parts.workers.over(move, feeds)
         self._sessions.clear()
         return moved
 
