@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 from onnxheadprune.runtime.feeds.inputs import Input
@@ -35,14 +37,14 @@ def free_axes(sample: Sample, inputs: Sequence[Input]) -> dict[str, int]:
 
 def part_of(sample: Sample, inputs: Sequence[Input], rows: Sequence[int]) -> Sample:
     """Some samples of a feed whose batch is free."""
-    axes = free_axes(sample, inputs)
+    axes, chosen = free_axes(sample, inputs), np.array(rows, np.intp)
     feed = {
-        item.name: sample.feed[item.name].take(rows, axis=axes[item.name])
+        item.name: sample.feed[item.name].take(chosen, axis=axes[item.name])
         if item.name in axes
         else sample.feed[item.name]
         for item in inputs
     }
-    return Sample(feed, None if sample.labels is None else sample.labels[list(rows)], sample.source)
+    return Sample(feed, None if sample.labels is None else sample.labels[chosen], sample.source)
 
 
 def one_by_one(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:

@@ -15,8 +15,8 @@ import numpy as np
 
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.more import CHUNK, NOTHING, LeftOut
+from onnxheadprune.data.single import free_axes, part_of, rows_of
 from onnxheadprune.data.splicing import Sequences
-from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.feeds.samples import Sample
@@ -49,6 +49,10 @@ class Batches:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="onnxheadprune")
         self._ahead: dict[int, Future[tuple[Calibration, LeftOut]]] = {}
         self.left_out = Counter(data.left_out)
+
+    def rows(self, feed: Feed) -> int:
+        """Return how many samples a feed holds."""
+        return rows_of(feed, self.data.inputs)
 
     def is_again(self, number: int) -> bool:
         """Return whether the samples of a round have been seen before."""
@@ -103,44 +107,42 @@ def _count(part: Calibration) -> int:
     if sequences is not None:
         return sequences.count(BATCH)
     fixed, groups = _groups(part)
-    return len(fixed) + sum(-(-_rows(group) // BATCH) for group in groups)
+    return len(fixed) + sum(-(-rows_of(group.feed, part.inputs) // BATCH) for group in groups)
 
 
 def _mixed(part: Calibration, random: np.random.Generator) -> Iterator[Feed]:
     """All samples once, in other company every time where the batch is free."""
     feeds, groups = _groups(part)
     for group in groups:
-        order = random.permutation(_rows(group))
+        order = random.permutation(rows_of(group.feed, part.inputs)).tolist()
         feeds += [
-            {name: array[order[start : start + BATCH]] for name, array in group.items()}
+            part_of(group, part.inputs, order[start : start + BATCH]).feed
             for start in range(0, len(order), BATCH)
         ]
     yield from (feeds[position] for position in random.permutation(len(feeds)))
 
 
-def _groups(part: Calibration) -> tuple[list[Feed], list[Feed]]:
+def _groups(part: Calibration) -> tuple[list[Feed], list[Sample]]:
     """Feeds that stay as they are, and samples that can share a feed, joined."""
     fixed: list[Feed] = []
-    alike: dict[object, list[Feed]] = defaultdict(list)
-    for feed in part.feeds:
-        if _is_free(feed, part.inputs):
-            alike[tuple(feed[item.name].shape[1:] for item in part.inputs)].append(feed)
+    alike: dict[object, list[Sample]] = defaultdict(list)
+    for sample in part.samples:
+        if free_axes(sample, part.inputs):
+            # What is left of a feed without its samples is what they have in common.
+            left = part_of(sample, part.inputs, []).feed.values()
+            alike[tuple((array.shape, array.tobytes()) for array in left)].append(sample)
         else:
-            fixed.append(feed)
-    joined = [
-        {item.name: np.concatenate([feed[item.name] for feed in feeds]) for item in part.inputs}
-        for feeds in alike.values()
-    ]
-    return fixed, joined
+            fixed.append(sample.feed)
+    return fixed, [_joined(samples, part.inputs) for samples in alike.values()]
 
 
-def _is_free(feed: Feed, inputs: Sequence[Input]) -> bool:
-    """Return whether samples can be exchanged with those of other feeds."""
-    arrays: list[Array] = [feed[item.name] for item in inputs]
-    if any(not item.dims or isinstance(item.dims[0], int) for item in inputs):
-        return False
-    return len({array.shape[0] for array in arrays}) == 1
-
-
-def _rows(feed: Feed) -> int:
-    return len(next(iter(feed.values())))
+def _joined(samples: Sequence[Sample], inputs: Sequence[Input]) -> Sample:
+    """Samples of feeds that have the rest in common, in one feed."""
+    axes = free_axes(samples[0], inputs)
+    feed = {
+        item.name: np.concatenate([sample.feed[item.name] for sample in samples], axes[item.name])
+        if item.name in axes
+        else samples[0].feed[item.name]
+        for item in inputs
+    }
+    return Sample(feed, None, samples[0].source)

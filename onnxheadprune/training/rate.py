@@ -40,11 +40,6 @@ LONG = 300
 """Steps of a training that is long: what its steps stir up has settled by its end. Shorter ones bear less."""
 
 
-def share_in_test(step: int) -> float:
-    """The share of a rate in step `step` of a test, counted from 0."""
-    return share_of_rate((step + 1) / (STEPS + 1))
-
-
 def bearable(start: float, steps: float) -> float:
     """The largest loss after a test that a training of some steps makes good.
 

@@ -19,7 +19,7 @@ from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.checkpoint import Checkpoint, State
 from onnxheadprune.training.optimizer import STRENGTH, Adam, Pull
 from onnxheadprune.training.parameters import Master
-from onnxheadprune.training.rate import STEPS, bearable, find_rate, share_in_test, share_of_rate
+from onnxheadprune.training.rate import STEPS, bearable, find_rate, share_of_rate
 from onnxheadprune.training.result import Measured
 from onnxheadprune.training.student import Student
 from onnxheadprune.training.targets import Teacher
@@ -144,7 +144,7 @@ class Training:
         for feed in self._taught(islice(rounds, STEPS)):
             if self._is_late():
                 break
-            if not math.isfinite(self._step(feed, rate * share_in_test(step))):
+            if not math.isfinite(self._step(feed, rate * share_of_rate((step + 1) / (STEPS + 1)))):
                 return math.inf
             step += 1
         self._pace = (time.monotonic() - since) / max(step, 1)
@@ -178,7 +178,7 @@ class Training:
             share = share_of_rate(self._within(progress))
             loss = self._step(feed, state.rate * share)
             state.step += 1
-            state.samples += len(next(iter(feed.values())))
+            state.samples += self.batches.rows(feed)
             if not math.isfinite(loss):
                 self.stopped = f"the loss of step {state.step} is {loss}"
                 return
@@ -206,7 +206,7 @@ class Training:
     def _is_due(self) -> bool:
         """Return whether steps have learned from enough since the held-out loss was measured."""
         learned = (self.state.step - self.state.curve[-1].step) * BATCH
-        return learned >= LEARNED_BETWEEN * sum(len(next(iter(feed.values()))) for feed in self.held)
+        return learned >= LEARNED_BETWEEN * sum(map(self.batches.rows, self.held))
 
     def _measure(self) -> None:
         loss = self.held_loss()
@@ -220,7 +220,7 @@ class Training:
         return self._loss_on(self.held)
 
     def _loss_on(self, feeds: Sequence[Feed]) -> float:
-        sizes = [len(next(iter(feed.values()))) for feed in feeds]
+        sizes = [self.batches.rows(feed) for feed in feeds]
         losses = [self.student.loss(feed) for feed in feeds]
         found = float(np.average(losses, weights=sizes))
         return found if math.isfinite(found) else math.inf

@@ -131,22 +131,21 @@ class MetricMeter:
         self._sums = [0.0, 0.0]
         self._samples = 0
 
-    def add(self, feed: Feed, labels: Array | None, original: Outputs, pruned: Outputs) -> None:
-        """Counts one feed.
+    def add(self, feed: Feed, samples: int, labels: Array | None, original: Outputs, pruned: Outputs) -> None:
+        """Counts one feed, of so many samples.
 
         Raises:
             UsageError: if the function fails or gives no number.
         """
         given = dict(feed) if labels is None else {**feed, "labels": labels}
-        count = max((len(value) for value in feed.values() if np.ndim(value)), default=1)
-        self._samples += count
+        self._samples += samples
         if self._whole:
             self._feeds.append(given)
             for kept, outputs in zip(self._outputs, (original, pruned), strict=True):
                 kept.append(dict(outputs))
             return
         for side, outputs in enumerate((original, pruned)):
-            self._sums[side] += count * self._value(dict(outputs), given)
+            self._sums[side] += samples * self._value(dict(outputs), given)
 
     def result(self) -> MetricResult | None:
         """The metric so far, None before any feed.

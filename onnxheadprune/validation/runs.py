@@ -207,7 +207,9 @@ class _Bench:
     def _judge(self, item: Ran, after: Outputs) -> None:
         """What the user's labels and measure say of a feed."""
         if self.metric is not None:
-            self.metric.add(item.feed, item.labels, item.before, after)
+            from onnxheadprune.data.single import rows_of
+
+            self.metric.add(item.feed, rows_of(item.feed, self.inputs), item.labels, item.before, after)
         if item.labels is not None and self.main is not None:
             self.accuracy = self.accuracy or AccuracyMeter(self.main.name)
             self.accuracy.add(item.labels, item.before[self.main.name], after[self.main.name])

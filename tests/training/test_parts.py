@@ -22,6 +22,7 @@ from onnxheadprune.data.splicing import (
 )
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.training.batches import BATCH, Batches
 from onnxheadprune.training.budget import Budget, parse_budget
 from onnxheadprune.training.rate import (
@@ -126,6 +127,33 @@ def test_other_data_is_used_as_it_is(rows: int) -> None:
     seen = sorted(tuple(row) for feed in feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
     assert seen == sorted(tuple(row) for feed in data.feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
     assert with_spliced(data, 10**6, 1) is data
+
+
+def test_samples_change_feeds_along_the_axes_that_count_them() -> None:
+    """What all samples of a feed share stays whole, be it as long as there are samples, and first among the inputs."""
+    rows, random = 4, np.random.default_rng(0)
+    given: dict[Input, Any] = {
+        Input("deterministic", np.dtype(np.bool_), (), Role.FLAG): np.array(True),
+        Input("positions", np.dtype(np.int64), ("sequence",), Role.POSITIONS): np.arange(rows),
+        Input("sizes", np.dtype(np.int64), (1,), Role.LENGTHS): np.array([rows]),
+    }
+    rotary = Input("grid", np.dtype(np.int64), (3, "batch", "sequence"), Role.POSITIONS)
+    x = Input("x", np.dtype(np.float32), ("batch", "sequence", 2), Role.FLOATS)
+    samples = []
+    for number in range(5):
+        grid = np.arange(number * rows, (number + 1) * rows)[None, :, None].repeat(3, 0).repeat(rows, 2)
+        values = random.standard_normal((rows, rows, 2)).astype(np.float32)
+        values[:, 0, 0] = grid[0, :, 0]
+        shared = {item.name: array for item, array in given.items()}
+        samples.append(Sample({**shared, rotary.name: grid, x.name: values}, None, "given"))
+    data = Calibration(tuple(samples), (*given, rotary, x), "", "given")
+    batches = Batches(data)
+    feeds = list(batches.round(0, random))
+    assert [batches.rows(feed) for feed in feeds] in ([16, 4], [4, 16])
+    assert sorted(value for feed in feeds for value in feed["x"][:, 0, 0]) == list(range(20))
+    for feed in feeds:
+        assert (feed["grid"] == feed["x"][None, :, :1, 0]).all()
+        assert all(np.array_equal(feed[item.name], array) for item, array in given.items())
 
 
 def test_data_are_spliced_until_there_are_enough() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import Budget, PruneResult, RefusedError, UsageError, prune, recover, validate
 from onnxheadprune.choosing.compensation.record import digest
@@ -54,6 +54,18 @@ def drift(model: ModelProto) -> float:
 def test_a_recovered_model_is_nearer_on_other_data(result: PruneResult) -> None:
     plain = prune(toys_recovery.encoder(), HEADS, provider="cpu")
     assert drift(result.model) < 0.8 * drift(plain.model)
+
+
+def test_an_input_without_axes_stands_before_the_samples() -> None:
+    model = toys_recovery.encoder()
+    model.graph.input.insert(0, helper.make_tensor_value_info("strength", TensorProto.FLOAT, []))
+    position = next(at for at, node in enumerate(model.graph.node) if node.output[0] == "stream0")
+    model.graph.node[position].output[0] = "normalized"
+    model.graph.node.insert(position + 1, helper.make_node("Mul", ["normalized", "strength"], ["stream0"]))
+    data = [{"strength": np.array(1, np.float32), **feed} for feed in SENTENCES]
+    found = prune(model, HEADS, data=data, recover=Budget(epochs=1), refit=False, provider="cpu")
+    assert found.chosen is not None and found.chosen.recovery is not None
+    assert found.chosen.recovery.used == found.chosen.recovery.samples
 
 
 def test_the_verdict_tells_what_is_taken_and_from_what(result: PruneResult) -> None:

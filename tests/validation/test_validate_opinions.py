@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from onnxheadprune import ProviderError, UsageError, apply_plan, plan_pruning, validate
 from onnxheadprune import runtime as runtime_module
@@ -151,15 +152,24 @@ def mean_of_y(outputs: Any, feed: Any) -> float:
 
 
 def test_a_metric_is_the_mean_over_samples() -> None:
+    """Not over tokens, of which an input that all samples share may have more."""
     model = toys.attention()
+    shared = helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["sequence"])
+    model.graph.input.append(shared)
     smaller = pruned(model)
     random = np.random.default_rng(0)
-    feeds = [{"x": random.standard_normal((count, 3, toys.HIDDEN)).astype(np.float32)} for count in (1, 4)]
+    feeds = [
+        {
+            "x": random.standard_normal((count, 3, toys.HIDDEN)).astype(np.float32),
+            "position_ids": np.arange(3),
+        }
+        for count in (1, 4)
+    ]
     result = validate(model, smaller, provider="cpu", data=feeds, metric=mean_of_y).metric
     assert result is not None
     together = np.concatenate([feed["x"] for feed in feeds])
     for value, candidate in ((result.original, model), (result.pruned, smaller)):
-        expected = Session(candidate, Provider(CPU, "test")).run({"x": together})["y"].mean()
+        expected = Session(candidate, Provider(CPU, "test")).run({**feeds[0], "x": together})["y"].mean()
         assert value == pytest.approx(float(expected), rel=1e-4)
     assert (result.name, result.samples) == ("mean_of_y", 5)
 
