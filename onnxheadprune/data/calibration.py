@@ -104,8 +104,9 @@ class Calibration(Iterable[Sample]):
     @property
     def positions(self) -> int | None:
         """Tokens without padding, None where the inputs do not tell: pictures, sound."""
-        flat = [item for item in self.inputs if len(item.dims) == 2 and item.dtype.kind in "iub"]
-        masks, ids = ([item.name for item in flat if item.role is role] for role in (Role.MASK, Role.IDS))
+        flat = [item for item in self.inputs if len(item.dims) == 2]
+        masks = [item.name for item in flat if item.tells_padding]
+        ids = [item.name for item in flat if item.role is Role.IDS]
         if masks:
             return sum(int(np.count_nonzero(feed[masks[0]])) for feed in self.feeds)
         return sum(feed[ids[0]].size for feed in self.feeds) if ids else None

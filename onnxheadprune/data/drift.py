@@ -23,7 +23,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.runtime import Array, Provider
 from onnxheadprune.runtime.feeds.generate import Feed
-from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.foreign import users_code
 
 if TYPE_CHECKING:
@@ -218,12 +218,6 @@ def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Arra
         feed: what the model was run on.
         inputs: the graph inputs.
     """
-    masks = (
-        feed[item.name]
-        for item in inputs
-        if item.role is Role.MASK
-        and (feed[item.name].shape == shape or shape == (feed[item.name].size,))
-        and item.dtype.kind in "iu"
-    )
-    mask = next(masks, None)
+    masks = (feed[item.name] for item in inputs if item.tells_padding)
+    mask = next((mask for mask in masks if mask.shape == shape or shape == (mask.size,)), None)
     return None if mask is None else mask.reshape(shape) != 0

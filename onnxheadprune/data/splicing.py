@@ -61,7 +61,7 @@ class Sequences:
         """The token sequences of data, None where it is something else.
 
         All inputs must be integers [samples, tokens] of one shape, or empty, with a free number of samples; a mask
-        among them holds 0 and 1.
+        among them holds 0 and 1, and where it is 0 all ids are the same: others are text that a mask of padding marks.
         """
         masks = [item for item in data.inputs if item.role is Role.MASK]
         positions = tuple(item for item in data.inputs if item.role is Role.POSITIONS)
@@ -74,27 +74,28 @@ class Sequences:
             or any(item.dtype.kind == "f" or len(item.dims) != 2 for item in tokens)
         ):
             return None
-        if any(not item.dims or isinstance(item.dims[0], int) for item in data.inputs):
+        if any(item.batch_axis != 0 or isinstance(item.dims[0], int) for item in data.inputs):
             return None
         lengths = {item.dims[1] for item in tokens if isinstance(item.dims[1], int)}
         empty = {item.name: feed[item.name][:1] for feed in data.feeds[:1] for item in rest}
         if len(lengths) > 1 or any(array.size for array in empty.values()):
             return None
-        mask, rows, padding = (masks[0] if masks else None), list[Row](), {item.name: 0 for item in along}
+        mask, rows = (masks[0] if masks else None), list[Row]()
+        hidden: dict[str, set[int]] = {item.name: set() for item in along}
         for feed in data.feeds:
             there = np.ones(feed[along[0].name].shape, bool) if mask is None else feed[mask.name] != 0
             if not _are_tokens(feed, there, tokens, positions) or any(feed[name].size for name in empty):
                 return None
             for item in along:
-                if not there.all():
-                    padding[item.name] = int(feed[item.name][~there][0])
+                hidden[item.name].update(feed[item.name][~there].tolist())
             for position, known in enumerate(there):
                 if known.any():
                     rows.append(
                         {item.name: feed[item.name][position][known].astype(np.int64) for item in along}
                     )
-        if len(rows) < 2:
+        if len(rows) < 2 or any(len(ids) > 1 for ids in hidden.values()):
             return None
+        padding = {name: min(ids, default=0) for name, ids in hidden.items()}
         return cls(tuple(rows), mask, positions, padding, data.inputs, next(iter(lengths), None), empty)
 
     def spliced(self, random: np.random.Generator) -> list[Row]:

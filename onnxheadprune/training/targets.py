@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.parts import run_feed
+from onnxheadprune.data.drift import counted
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.facts import ADDS, ADDS_AND_NORMALIZES, DROPOUTS, IDENTITIES
 from onnxheadprune.model.graph.main_output import MainOutput
@@ -16,7 +17,7 @@ from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds.generate import Feed
-from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.training import losses
 from onnxheadprune.training.losses import Part
 
@@ -128,48 +129,65 @@ class Aim:
             outputs: what the original gives: the main output and the hidden states.
             feed: what it was run on.
         """
-        mask = _mask(feed, self.inputs)
         made: Feed = {}
-        for part, numbers in zip(self.parts, self._numbers(outputs, mask), strict=True):
+        for part, numbers in zip(self.parts, self._numbers(outputs, feed), strict=True):
             made |= {part.spelled(name): np.asarray(array, np.float32) for name, array in numbers.items()}
         return made
 
-    def _numbers(self, outputs: Mapping[str, Array], mask: Array | None) -> list[dict[str, Array]]:
+    def _numbers(self, outputs: Mapping[str, Array], feed: Feed) -> list[dict[str, Array]]:
         main = outputs[self.main.name].astype(np.float32)
-        found = [self._distribution(main, mask) if self.main.is_logits else self._direction(main, mask)]
+        found = [self._distribution(main, feed) if self.main.is_logits else self._direction(main, feed)]
         for number, state in enumerate(self.hidden):
             target = outputs[state.value.name].astype(np.float32)
             share = 1 / len(self.hidden)
             if number == len(self.hidden) - 1:
                 # The last state counts for itself, too.
                 share += 1
-            found.append({"target": target, "weight": share * _weights(target, state, mask)})
+            found.append({"target": target, "weight": share * self._weights(target, state, feed)})
         return found
 
-    def _distribution(self, main: Array, mask: Array | None) -> dict[str, Array]:
+    def _distribution(self, main: Array, feed: Feed) -> dict[str, Array]:
         if self.main.is_probabilities:
             likely = np.maximum(main, 0)
         else:
             likely = np.exp(main - main.max(axis=-1, keepdims=True))
             likely /= likely.sum(axis=-1, keepdims=True)
-        weighted = likely * _shares(main.shape[:-1], mask)[..., None]
+        weighted = likely * self._shares(main.shape[:-1], feed)[..., None]
         entropy = np.asarray(np.sum(weighted * np.log(np.maximum(likely, 1e-30)), dtype=np.float64))
         return {"target": weighted, "one": entropy, "tiny": np.array(1e-30)}
 
-    def _direction(self, main: Array, mask: Array | None) -> dict[str, Array]:
+    def _direction(self, main: Array, feed: Feed) -> dict[str, Array]:
         numbers: dict[str, Array] = {"tiny": np.array(TINY), "one": np.array(1.0)}
-        shares = _shares(main.shape[:-1], mask)
+        shares = self._shares(main.shape[:-1], feed)
         if self.pooled:
-            assert mask is not None
-            weights = mask / np.maximum(mask.sum(axis=1, keepdims=True), 1)
+            weights = shares / np.maximum(shares.sum(axis=1, keepdims=True), TINY)
             numbers["weights"] = weights[:, None]
             main = weights[:, None].astype(np.float32) @ main
-            shares = _shares(main.shape[:-1], None)
+            shares = np.full(main.shape[:-1], 1 / len(main))
         length = np.linalg.norm(main, axis=-1, keepdims=True)
         numbers["target"] = main / np.maximum(length, np.sqrt(TINY))
         numbers["weight"] = shares[..., None]
         numbers["ones"] = np.ones((main.shape[-1], 1))
         return numbers
+
+    def _weights(self, target: Array, state: Hidden, feed: Feed) -> Array:
+        """Per position one over its features, their variance, and the number of positions.
+
+        Otherwise a few positions with huge activations (separators, sinks) decide alone.
+        """
+        features = tuple(state.axes)
+        count = int(np.prod([target.shape[axis] for axis in features]))
+        variance = target.var(axis=features)
+        shares = self._shares(variance.shape, feed)
+        mean = float((variance * shares).sum())
+        floored = np.maximum(variance, LEAST_VARIANCE * mean + 1e-20)
+        return np.expand_dims(shares / floored / count, features)
+
+    def _shares(self, shape: tuple[int, ...], feed: Feed) -> Array:
+        """Equal weights of the positions that are no padding, 1 in sum."""
+        known = counted(shape, feed, self.inputs)
+        known = np.ones(shape) if known is None else known.astype(np.float64)
+        return np.asarray(known / max(known.sum(), 1))
 
 
 class Teacher:
@@ -192,37 +210,3 @@ class Teacher:
                 f"the original computes NaN or infinite values on {self.source}, so there is nothing to learn from"
             )
         return made
-
-
-def _mask(feed: Feed, inputs: Sequence[Input]) -> Array | None:
-    """Return which positions are no padding, [samples, tokens]."""
-    found = [feed[item.name] for item in inputs if item.role is Role.MASK and item.dtype.kind in "iu"]
-    return next((array != 0 for array in found if array.ndim == 2), None)
-
-
-def _shares(shape: tuple[int, ...], mask: Array | None) -> Array:
-    """Equal weights of the positions that are no padding, 1 in sum."""
-    known = np.ones(shape) if mask is None else _fitting(mask, shape)
-    return np.asarray(known / max(known.sum(), 1))
-
-
-def _fitting(mask: Array, shape: tuple[int, ...]) -> Array:
-    """The mask over positions of some shape; where it is not theirs all of them count."""
-    if mask.shape == shape:
-        return mask.astype(np.float64)
-    # Exporters that fold samples and tokens into one axis keep their order.
-    return mask.reshape(shape).astype(np.float64) if shape == (mask.size,) else np.ones(shape)
-
-
-def _weights(target: Array, state: Hidden, mask: Array | None) -> Array:
-    """Per position one over its features, their variance, and the number of positions.
-
-    Otherwise a few positions with huge activations (separators, sinks) decide alone.
-    """
-    features = tuple(state.axes)
-    count = int(np.prod([target.shape[axis] for axis in features]))
-    variance = target.var(axis=features)
-    known = _shares(variance.shape, mask)
-    mean = float((variance * known).sum())
-    floored = np.maximum(variance, LEAST_VARIANCE * mean + 1e-20)
-    return np.expand_dims(known / floored / count, features)

@@ -10,6 +10,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Measure
+from onnxheadprune.data.single import rows_of
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel
@@ -119,6 +120,6 @@ class Reference:
             if sample.labels is not None:
                 hits.add(sample.labels, before[main.name], after[main.name])
             if metric is not None:
-                metric.add(sample.feed, sample.labels, before, after)
+                metric.add(sample.feed, rows_of(sample.feed, self.data.inputs), sample.labels, before, after)
         found = None if metric is None else metric.result()
         return Distance(meter.mean(), meter.name, hits.result(), found).on(self.data.role or USERS_DATA)

@@ -366,12 +366,21 @@ def write(path: Path, **arrays: Any) -> Path:
     return path
 
 
-def test_npz_is_read_in_batches(tmp_path: Path) -> None:
-    x = np.arange(70 * 6, dtype=np.float32).reshape(70, 2, 3)
+@pytest.mark.parametrize(
+    ("model", "axis"),
+    [
+        (IMAGES, 0),
+        (graph_with(("x", F32, ["sequence", "batch", 3])), 1),
+        (graph_with(("x", F32, [2, 3, "batch_size"])), 2),
+        (graph_with(("x", F32, ["samples", "words", "batch * heads"])), 0),
+    ],
+)
+def test_npz_is_read_in_batches(tmp_path: Path, model: ModelProto, axis: int) -> None:
+    x = np.moveaxis(np.arange(70 * 6, dtype=np.float32).reshape(70, 2, 3), 0, axis)
     path = write(tmp_path / "d.npz", x=x, labels=np.arange(70), other=np.zeros(3))
-    samples = list(load_data(path, inputs_of(IMAGES)))
-    assert [len(sample.feed["x"]) for sample in samples] == [32, 32, 6]
-    assert np.array_equal(np.concatenate([sample.feed["x"] for sample in samples]), x)
+    samples = list(load_data(path, inputs_of(model)))
+    assert [sample.feed["x"].shape[axis] for sample in samples] == [32, 32, 6]
+    assert np.array_equal(np.concatenate([sample.feed["x"] for sample in samples], axis), x)
     labels = [sample.labels for sample in samples]
     assert np.array_equal(np.concatenate([item for item in labels if item is not None]), np.arange(70))
     assert all(set(sample.feed) == {"x"} for sample in samples)

@@ -23,6 +23,7 @@ from onnxheadprune.data.splicing import (
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.samples import Sample
+from onnxheadprune.runtime.feeds.symbols import read_dim
 from onnxheadprune.training.batches import BATCH, Batches
 from onnxheadprune.training.budget import Budget, parse_budget
 from onnxheadprune.training.rate import (
@@ -99,7 +100,7 @@ def test_windows_without_a_mask_are_spliced_at_one_place(rows: int) -> None:
 
 def test_sequences_keep_what_is_empty_and_no_cache_that_is_filled() -> None:
     plain, dtype = sentences(), np.dtype(np.float32)
-    cache = Input("past.0.key", dtype, ("batch", 2, "past", 4), Role.FLOATS)
+    cache = Input("past.0.key", dtype, (read_dim("batch"), 2, read_dim("past"), 4), Role.FLOATS)
 
     def with_cache(past: int) -> Calibration:
         samples = tuple(
@@ -132,13 +133,14 @@ def test_other_data_is_used_as_it_is(rows: int) -> None:
 def test_samples_change_feeds_along_the_axes_that_count_them() -> None:
     """What all samples of a feed share stays whole, be it as long as there are samples, and first among the inputs."""
     rows, random = 4, np.random.default_rng(0)
+    samples_axis, tokens = read_dim("samples"), read_dim("sequence")
     given: dict[Input, Any] = {
         Input("deterministic", np.dtype(np.bool_), (), Role.FLAG): np.array(True),
-        Input("positions", np.dtype(np.int64), ("sequence",), Role.POSITIONS): np.arange(rows),
+        Input("positions", np.dtype(np.int64), (tokens,), Role.POSITIONS): np.arange(rows),
         Input("sizes", np.dtype(np.int64), (1,), Role.LENGTHS): np.array([rows]),
     }
-    rotary = Input("grid", np.dtype(np.int64), (3, "batch", "sequence"), Role.POSITIONS)
-    x = Input("x", np.dtype(np.float32), ("batch", "sequence", 2), Role.FLOATS)
+    rotary = Input("grid", np.dtype(np.int64), (3, samples_axis, tokens), Role.POSITIONS)
+    x = Input("x", np.dtype(np.float32), (samples_axis, tokens, 2), Role.FLOATS)
     samples = []
     for number in range(5):
         grid = np.arange(number * rows, (number + 1) * rows)[None, :, None].repeat(3, 0).repeat(rows, 2)
@@ -154,6 +156,28 @@ def test_samples_change_feeds_along_the_axes_that_count_them() -> None:
     for feed in feeds:
         assert (feed["grid"] == feed["x"][None, :, :1, 0]).all()
         assert all(np.array_equal(feed[item.name], array) for item, array in given.items())
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.int64])
+def test_a_mask_of_padding_hides_one_id(dtype: Any) -> None:
+    """PyTorch's are true where there is padding: what they hide is the text."""
+
+    def masked(padding: bool) -> Calibration:
+        data = sentences()
+        name = next(item.name for item in data.inputs if item.role is Role.MASK)
+        inputs = [replace(i, dtype=np.dtype(dtype)) if i.name == name else i for i in data.inputs]
+        samples = [
+            replace(one, feed={**one.feed, name: ((one.feed[name] == 0) == padding).astype(dtype)})
+            for one in data.samples
+        ]
+        return replace(data, samples=tuple(samples), inputs=tuple(inputs))
+
+    plain, found = Sequences.of(sentences()), Sequences.of(masked(False))
+    assert plain is not None and found is not None
+    assert [row["input_ids"].tolist() for row in found.rows] == [
+        row["input_ids"].tolist() for row in plain.rows
+    ]
+    assert Sequences.of(masked(True)) is None
 
 
 def test_data_are_spliced_until_there_are_enough() -> None:

@@ -68,6 +68,15 @@ def test_an_input_without_axes_stands_before_the_samples() -> None:
     assert found.chosen.recovery.used == found.chosen.recovery.samples
 
 
+def test_a_mask_of_booleans_is_learned_with() -> None:
+    model = toys_recovery.encoder()
+    model.graph.input[1].type.tensor_type.elem_type = TensorProto.BOOL
+    data = [{**feed, "attention_mask": feed["attention_mask"] != 0} for feed in SENTENCES]
+    found = prune(model, HEADS, data=data, recover=Budget(epochs=6), refit=False, provider="cpu")
+    assert found.chosen is not None and found.chosen.recovery is not None
+    assert found.chosen.recovery.after < 0.8 * found.chosen.recovery.before
+
+
 def test_the_verdict_tells_what_is_taken_and_from_what(result: PruneResult) -> None:
     assert result.validation is not None and result.validation.passed
     assert "24 tensors, trained in" in result.validation.reason

@@ -93,11 +93,25 @@ class Input:
         return len(self.dims) > 2 and ("past" in lowered or lowered.startswith("cache"))
 
     @property
+    def tells_padding(self) -> bool:
+        """True if it is zero where there is padding; a mask of booleans may as well be true there."""
+        return self.role is Role.MASK and self.dtype.kind in "iu"
+
+    @property
     def batch_axis(self) -> int | None:
-        """The axis that counts samples, None where none does: flags, lengths and positions that all samples share."""
+        """The axis that counts samples, None where none does: flags, lengths and positions that all samples share.
+
+        It is the one named after the batch, as in "[sequence, batch, 64]", else the first.
+        """
         rank = len(self.dims)
         if not rank or self.role is Role.FLAG:
             return None
+        symbols = [
+            None if isinstance(dim, int) or dim.symbols != (dim.text,) else dim.text for dim in self.dims
+        ]
+        named = [axis for axis, text in enumerate(symbols) if text and "batch" in text.lower()]
+        if len(named) == 1:
+            return named[0]
         if self.role is Role.POSITIONS and rank != 2:
             # Positions in time, height and width come one behind the other, [3, batch, sequence].
             return 1 if rank == 3 else None
