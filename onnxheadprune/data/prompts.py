@@ -212,6 +212,8 @@ class Prompts:
                 made[item.name] = following(item, self.inputs, about, about.shape[1])
             else:
                 made[item.name] = np.zeros(about.shape, item.dtype)
+            if len(item.dims) == 2 and item.batch_axis == 1:
+                made[item.name] = np.ascontiguousarray(made[item.name].T)
         return made
 
 

@@ -18,6 +18,7 @@ from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.restated import converted_to
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array
+from onnxheadprune.runtime.feeds.inputs import Role
 from onnxheadprune.training.losses import LOSS, with_loss
 from onnxheadprune.training.parameters import Parameters, parameters_of, without_constants
 from onnxheadprune.training.targets import Aim, Hidden, hidden_states
@@ -85,7 +86,8 @@ def _modern(model: ModelProto) -> ModelProto:
 def _aim(subject: Subject, pruned: GraphView, data: Calibration, with_hidden: bool) -> Aim:
     main = subject.original.main.values[subject.main.name]
     masked = any(item.tells_padding and len(item.dims) == 2 for item in data.inputs)
-    pooled = len(main.shape or ()) == 3 and masked and not subject.main.is_logits
+    turned = any(item.batch_axis and item.role is not Role.POSITIONS for item in data.inputs)
+    pooled = len(main.shape or ()) == 3 and masked and not turned and not subject.main.is_logits
     states = hidden_states(subject.original) if with_hidden else ()
     hidden = [state for state in states if _is_there(state, pruned)]
     return Aim(subject.main, len(main.shape or ()), pooled, hidden, data.inputs)

@@ -21,6 +21,8 @@ from onnxheadprune.data.splicing import (
     with_spliced,
 )
 from onnxheadprune.errors import UsageError
+from onnxheadprune.liveness.interface import AS_BEFORE
+from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.runtime.feeds.symbols import read_dim
@@ -36,6 +38,7 @@ from onnxheadprune.training.rate import (
     find_rate,
     share_of_rate,
 )
+from onnxheadprune.training.subject import Subject, differentiated
 from onnxheadprune.training.targets import hidden_states
 from tests import toys, toys_recovery, toys_scores
 
@@ -215,6 +218,14 @@ def test_hidden_states_are_the_stream_behind_its_normalisations() -> None:
 
 
 # Steps
+
+
+def test_tokens_are_averaged_where_samples_come_first() -> None:
+    view, data = view_of(toys_recovery.encoder()), sentences()
+    turned = replace(data, inputs=tuple(replace(item, dims=item.dims[::-1]) for item in data.inputs))
+    main = MainOutput("last_hidden_state", False)
+    subject = Subject(view, main, toys_recovery.encoder(), None, AS_BEFORE, {})
+    assert [differentiated(subject, one)[1].pooled for one in (data, turned)] == [True, False]
 
 
 def test_the_rate_rises_and_falls() -> None:
