@@ -179,7 +179,7 @@ class Calibration(Iterable[Sample]):
 
 
 def _middles(parts: int, count: int) -> set[int]:
-    """The middle of each of some equal parts of a row; its ends, the shortest and the longest text, are no sample."""
+    """Evenly spaced indices: the middle of each equal part, since data sorted by length has outliers at its ends."""
     return {round((part + 0.5) * count / parts - 0.5) for part in range(parts)}
 
 

@@ -61,7 +61,7 @@ class Sequences:
         """The token sequences of data, None where it is something else.
 
         All inputs must be integers [samples, tokens] of one shape, or empty, with a free number of samples; a mask
-        among them holds 0 and 1, and where it is 0 all ids are the same: others are text that a mask of padding marks.
+        among them holds 0 and 1. All masked positions must hold the same id; different ids mean an inverted mask.
         """
         masks = [item for item in data.inputs if item.role is Role.MASK]
         positions = tuple(item for item in data.inputs if item.role is Role.POSITIONS)

@@ -85,7 +85,7 @@ class Workers:
             pool.shutdown(cancel_futures=True)
 
     def over(self, work: Callable[[int], object], feeds: Sequence[Mapping[str, Array]]) -> None:
-        """Works on feeds by their positions, the longest first: who has the last one keeps the others waiting."""
+        """Process batches by index, the largest first, so that no worker waits long for the last one."""
         sizes = [sum(array.size for array in feed.values()) for feed in feeds]
         for _ in self.each(work, sorted(range(len(feeds)), key=sizes.__getitem__, reverse=True)):
             pass

@@ -51,7 +51,7 @@ class Batches:
         self.left_out = Counter(data.left_out)
 
     def rows(self, feed: Feed) -> int:
-        """Return how many samples a feed holds."""
+        """Return the number of samples in a batch."""
         return rows_of(feed, self.data.inputs)
 
     def is_again(self, number: int) -> bool:
@@ -123,12 +123,12 @@ def _mixed(part: Calibration, random: np.random.Generator) -> Iterator[Feed]:
 
 
 def _groups(part: Calibration) -> tuple[list[Feed], list[Sample]]:
-    """Feeds that stay as they are, and samples that can share a feed, joined."""
+    """Return batches of a fixed size, and the others concatenated as far as their shapes allow."""
     fixed: list[Feed] = []
     alike: dict[object, list[Sample]] = defaultdict(list)
     for sample in part.samples:
         if free_axes(sample, part.inputs):
-            # What is left of a feed without its samples is what they have in common.
+            # Batches can be concatenated if all but their samples is equal: shapes, and inputs without a batch axis.
             left = part_of(sample, part.inputs, []).feed.values()
             alike[tuple((array.shape, array.tobytes()) for array in left)].append(sample)
         else:
@@ -137,12 +137,9 @@ def _groups(part: Calibration) -> tuple[list[Feed], list[Sample]]:
 
 
 def _joined(samples: Sequence[Sample], inputs: Sequence[Input]) -> Sample:
-    """Samples of feeds that have the rest in common, in one feed."""
+    """Concatenate batches along the batch axis of each input."""
     axes = free_axes(samples[0], inputs)
-    feed = {
-        item.name: np.concatenate([sample.feed[item.name] for sample in samples], axes[item.name])
-        if item.name in axes
-        else samples[0].feed[item.name]
-        for item in inputs
+    joined = {
+        name: np.concatenate([sample.feed[name] for sample in samples], axis) for name, axis in axes.items()
     }
-    return Sample(feed, None, samples[0].source)
+    return Sample({**samples[0].feed, **joined}, None, samples[0].source)

@@ -29,7 +29,7 @@ def share_of_rate(progress: float) -> float:
 
 
 RATES = (1.25e-5, 2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4)
-"""The search begins in the middle."""
+"""Learning rates to try, starting in the middle."""
 STEPS = 20
 """Steps with each rate."""
 BEARABLE = 0.15

@@ -26,8 +26,8 @@ from onnxheadprune.training.targets import Teacher
 
 INTERRUPTED = "interrupted"
 LEARNED_BETWEEN = 8
-"""Samples that steps learn from before the held-out loss is measured again, for each that it is measured on: one
-forward pass where a step takes four, so measuring takes some three hundredths of a training."""
+"""Training samples per held-out sample between two measurements of the held-out loss. A training sample costs about
+four forward passes, so measuring takes some 3 % of a training."""
 SEARCH = 0.15
 """Part of a budget of seconds after which no more learning rates are tried."""
 
@@ -194,7 +194,7 @@ class Training:
             self.checkpoint.write(self._kept())
 
     def _taught(self, feeds: Iterable[Feed]) -> Iterator[Feed]:
-        """The batches with the inputs of the loss; the teacher is two ahead of the steps, which leave cores idle."""
+        """Batches with the inputs of the loss. The teacher runs two batches ahead, since steps leave cores idle."""
         return Workers(2).each(lambda feed: {**feed, **self.teacher.targets(feed)}, feeds)
 
     def _step(self, feed: Feed, rate: float) -> float:
@@ -204,7 +204,7 @@ class Training:
         return found.loss
 
     def _is_due(self) -> bool:
-        """Return whether steps have learned from enough since the held-out loss was measured."""
+        """Return whether enough samples were trained on since the last measurement of the held-out loss."""
         learned = (self.state.step - self.state.curve[-1].step) * BATCH
         return learned >= LEARNED_BETWEEN * sum(map(self.batches.rows, self.held))
 

@@ -132,7 +132,7 @@ class MetricMeter:
         self._samples = 0
 
     def add(self, feed: Feed, samples: int, labels: Array | None, original: Outputs, pruned: Outputs) -> None:
-        """Counts one feed, of so many samples.
+        """Add one batch, with its number of samples.
 
         Raises:
             UsageError: if the function fails or gives no number.

@@ -105,7 +105,7 @@ def test_a_subset_has_whole_feeds_and_no_more_than_asked_for() -> None:
 
 
 @pytest.mark.parametrize("most", range(1, 100, 7))
-def test_a_part_of_texts_in_the_order_of_their_length_is_about_as_long_as_all_of_them(most: int) -> None:
+def test_a_subset_of_sorted_texts_has_their_median_length(most: int) -> None:
     view = view_of(toys_scores.stack())
     lengths = [2, 3, 4, 5, 6, 7, 8, 9, 10, 60]
     data = calibration_data([{"input_ids": np.ones((10, length), np.int64)} for length in lengths], view)

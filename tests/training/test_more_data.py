@@ -149,7 +149,7 @@ def test_all_that_is_there_is_seen_once_and_a_sample_of_it_held(form: str, tmp_p
     )
 
 
-def test_text_lies_as_the_model_takes_it(tmp_path: Path) -> None:
+def test_text_is_transposed_for_sequence_first_models(tmp_path: Path) -> None:
     made = (text(tmp_path, "rows.txt", 40, step) for step in (1, -1))
     for plain, turned in zip(*made, strict=True):
         assert {name: array.T.tolist() for name, array in turned.items()} == {

@@ -133,8 +133,8 @@ def test_other_data_is_used_as_it_is(rows: int) -> None:
     assert with_spliced(data, 10**6, 1) is data
 
 
-def test_samples_change_feeds_along_the_axes_that_count_them() -> None:
-    """What all samples of a feed share stays whole, be it as long as there are samples, and first among the inputs."""
+def test_samples_are_shuffled_along_the_batch_axis() -> None:
+    """Inputs without a batch axis are not split, even if they come first or are as long as the batch."""
     rows, random = 4, np.random.default_rng(0)
     samples_axis, tokens = read_dim("samples"), read_dim("sequence")
     given: dict[Input, Any] = {
@@ -162,8 +162,8 @@ def test_samples_change_feeds_along_the_axes_that_count_them() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.int64])
-def test_a_mask_of_padding_hides_one_id(dtype: Any) -> None:
-    """PyTorch's are true where there is padding: what they hide is the text."""
+def test_inverted_masks_are_not_spliced(dtype: Any) -> None:
+    """In PyTorch's key padding masks True marks padding."""
 
     def masked(padding: bool) -> Calibration:
         data = sentences()
@@ -220,7 +220,7 @@ def test_hidden_states_are_the_stream_behind_its_normalisations() -> None:
 # Steps
 
 
-def test_tokens_are_averaged_where_samples_come_first() -> None:
+def test_tokens_are_pooled_only_if_the_batch_is_the_first_axis() -> None:
     view, data = view_of(toys_recovery.encoder()), sentences()
     turned = replace(data, inputs=tuple(replace(item, dims=item.dims[::-1]) for item in data.inputs))
     main = MainOutput("last_hidden_state", False)

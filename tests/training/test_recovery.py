@@ -56,7 +56,7 @@ def test_a_recovered_model_is_nearer_on_other_data(result: PruneResult) -> None:
     assert drift(result.model) < 0.8 * drift(plain.model)
 
 
-def test_an_input_without_axes_stands_before_the_samples() -> None:
+def test_recovery_with_a_scalar_as_the_first_input() -> None:
     model = toys_recovery.encoder()
     model.graph.input.insert(0, helper.make_tensor_value_info("strength", TensorProto.FLOAT, []))
     position = next(at for at, node in enumerate(model.graph.node) if node.output[0] == "stream0")
@@ -68,7 +68,7 @@ def test_an_input_without_axes_stands_before_the_samples() -> None:
     assert found.chosen.recovery.used == found.chosen.recovery.samples
 
 
-def test_a_mask_of_booleans_is_learned_with() -> None:
+def test_recovery_with_a_boolean_mask() -> None:
     model = toys_recovery.encoder()
     model.graph.input[1].type.tensor_type.elem_type = TensorProto.BOOL
     data = [{**feed, "attention_mask": feed["attention_mask"] != 0} for feed in SENTENCES]
@@ -92,7 +92,7 @@ def test_the_document_tells_how_it_went(result: PruneResult) -> None:
     losses = [item["loss"] for item in found["curve"]]
     assert found["held_out_loss"] == {"before": losses[0], "after": min(losses)}
     assert found["steps"] == 18 and not found["constant"]
-    # An epoch of three steps is less than what has to be learned from between two looks.
+    # One epoch has too few samples for another measurement of the held-out loss.
     assert [item["step"] for item in found["curve"]] == [0, 6, 12, 18]
 
 

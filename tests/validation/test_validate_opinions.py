@@ -152,7 +152,7 @@ def mean_of_y(outputs: Any, feed: Any) -> float:
 
 
 def test_a_metric_is_the_mean_over_samples() -> None:
-    """Not over tokens, of which an input that all samples share may have more."""
+    """An input without a batch axis may be longer than the batch."""
     model = toys.attention()
     shared = helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["sequence"])
     model.graph.input.append(shared)

@@ -105,7 +105,7 @@ class FeedMaker:
         self._pinned: dict[str, int] = {}
         for item, axis, dim in expressions:
             width = feature_width(view.main.values[item.name], axis) if axis else None
-            if width is not None and dim.symbols == (dim.text,):
+            if width is not None and dim.is_symbol:
                 self._pinned[dim.text] = width
 
     @property

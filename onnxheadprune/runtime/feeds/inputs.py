@@ -94,22 +94,20 @@ class Input:
 
     @property
     def tells_padding(self) -> bool:
-        """True if it is zero where there is padding; a mask of booleans may as well be true there."""
+        """True if zeros mark padding. Boolean masks are excluded: in some models True marks padding."""
         return self.role is Role.MASK and self.dtype.kind in "iu"
 
     @property
     def batch_axis(self) -> int | None:
-        """The axis that counts samples, None where none does: flags, lengths and positions that all samples share.
+        """The batch axis, None if there is none: flags, lengths and positions that all samples share.
 
-        It is the one named after the batch, as in "[sequence, batch, 64]", else the first.
+        The axis whose name contains "batch", as in "[sequence, batch, 64]"; otherwise the first one.
         """
         rank = len(self.dims)
         if not rank or self.role is Role.FLAG:
             return None
-        symbols = [
-            None if isinstance(dim, int) or dim.symbols != (dim.text,) else dim.text for dim in self.dims
-        ]
-        named = [axis for axis, text in enumerate(symbols) if text and "batch" in text.lower()]
+        names = [dim.text if not isinstance(dim, int) and dim.is_symbol else "" for dim in self.dims]
+        named = [axis for axis, name in enumerate(names) if "batch" in name.lower()]
         if len(named) == 1:
             return named[0]
         if self.role is Role.POSITIONS and rank != 2:

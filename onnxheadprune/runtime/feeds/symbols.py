@@ -45,13 +45,18 @@ class Expression:
     text: str
     symbols: tuple[str, ...]
 
+    @property
+    def is_symbol(self) -> bool:
+        """True for a single name, without arithmetic."""
+        return self.symbols == (self.text,)
+
     def evaluate(self, numbers: Mapping[str, int]) -> int:
         """The dimension for one number per symbol.
 
         Raises:
             ZeroDivisionError: if it divides by zero for these numbers.
         """
-        if self.symbols == (self.text,):
+        if self.is_symbol:
             return numbers[self.text]
         return int(_evaluate(ast.parse(self.text, mode="eval").body, numbers))
 
