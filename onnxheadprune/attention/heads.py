@@ -230,7 +230,7 @@ def _check_legal(site: Site, units: Iterable[int]) -> None:
         raise RefusedError(f"{site.label} cannot lose {site.UNIT}s {_spell(gone)}: {few}")
     if all_go:
         return
-    groups, whole = original_groups(site), _original_units(site)
+    groups, whole = original_groups(site), [set(site.original(unit)) for unit in site.units]
     torn = [unit for unit in whole if unit & gone and not unit <= gone]
     even = is_legal(groups, gone) and not (site.ALL_GROUPS_STAY and any(gone >= {*group} for group in groups))
     if even and not torn:
@@ -251,11 +251,6 @@ def _check_legal(site: Site, units: Iterable[int]) -> None:
             f" {' and '.join(map(_spell, torn[:4]))} only go together"
         )
     raise RefusedError(f"{who} {why}" + (f"; the nearest legal sets are {options}" if options else ""))
-
-
-def _original_units(site: Site) -> list[set[int]]:
-    """Units that only go together, in indices of the original model."""
-    return [set(site.original(unit)) for unit in site.units]
 
 
 def _nearest_whole(

@@ -8,7 +8,7 @@ an axis of size one holds no atom, wherever it stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -174,15 +174,8 @@ class Place:
 
 def upstream(value: Value, layout: Layout) -> list[Place]:
     """The value itself and those it is a view of, nearest first. Stops where something is computed."""
-    place = Place(value, layout, 1.0, {atom.name: (atom,) for axis in layout for atom in axis})
-    found = [place]
-    for _ in range(MAX_STEPS):
-        step = _above(place)
-        if step is None:
-            break
-        place = step
-        found.append(place)
-    return found
+    leaves: dict[str, Axis] = {atom.name: (atom,) for axis in layout for atom in axis}
+    return _along(Place(value, layout, 1.0, leaves), _above)
 
 
 def _above(place: Place) -> Place | None:
@@ -248,14 +241,14 @@ def downstream(value: Value, layout: Layout) -> list[Place]:
 
     Nodes that only look at a shape do not count: what they see can be had from the sizes.
     """
-    place = Place(value, layout, 1.0, {})
+    return _along(Place(value, layout, 1.0, {}), _below)
+
+
+def _along(place: Place, step: Callable[[Place], Place | None]) -> list[Place]:
+    """The place and those that steps lead to from it."""
     found = [place]
-    for _ in range(MAX_STEPS):
-        step = _below(place)
-        if step is None:
-            break
-        place = step
-        found.append(place)
+    while len(found) <= MAX_STEPS and (following := step(found[-1])) is not None:
+        found.append(following)
     return found
 
 

@@ -223,7 +223,8 @@ def _file_warnings(before: int, after: int) -> tuple[str, ...]:
 def _cut_html(result: PruneResult) -> str:
     """Return what was removed, from what to what, and whether that was proven, as a notebook shows it."""
     plan, before, after, chosen = result.plan, result.before, result.after, result.chosen
-    gone, total = sum(len(cut.removed) for cut in plan.cuts), sum(_present(cut) for cut in plan.cuts)
+    gone = sum(len(cut.removed) for cut in plan.cuts)
+    total = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
     rows = [
         ("heads", count(total), count(total - gone), change(total, total - gone)),
         (
@@ -250,11 +251,6 @@ def _cut_html(result: PruneResult) -> str:
         else result.validation.verdict_line(),
         *(line("warning", sentence, DOUBTFUL) for sentence in result.warnings),
     )
-
-
-def _present(cut: SiteCut) -> int:
-    """Heads that were there before the cut."""
-    return cut.num_heads - len(cut.removed_before)
 
 
 def _site(cut: SiteCut) -> tuple[str | Html, ...]:

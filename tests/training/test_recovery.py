@@ -19,12 +19,11 @@ from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY
 from onnxheadprune.fusion.fuse import fuse
 from tests import toys, toys_nbits, toys_recovery, toys_scores
 from tests.conftest import Outcome
+from tests.training.trainings import HEADS, UNSEEN, drift
 
 pytestmark = pytest.mark.long
 
-HEADS = {0: [1, 2], 1: [0]}
 SENTENCES = toys_recovery.sentences()
-UNSEEN = toys_recovery.sentences(seed=77)
 
 
 def recovered(output: Path | None = None, **given: Any) -> PruneResult:
@@ -40,12 +39,6 @@ def recovered(output: Path | None = None, **given: Any) -> PruneResult:
 @pytest.fixture(scope="module")
 def result(tmp_path_factory: pytest.TempPathFactory) -> PruneResult:
     return recovered(tmp_path_factory.mktemp("recovered") / "out.onnx")
-
-
-def drift(model: ModelProto) -> float:
-    found = validate(toys_recovery.encoder(), model, data=UNSEEN, provider="cpu").drift
-    assert found is not None and found.value is not None
-    return found.value
 
 
 # It pays, and it is proven

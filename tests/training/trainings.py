@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
-from onnxheadprune import Budget, Recovery, prune
+from onnxheadprune import Budget, Recovery, prune, validate
+from onnxheadprune.runtime.feeds.generate import Feed
 from tests import toys_recovery
 
 HEADS = {0: [1, 2], 1: [0]}
 EPOCHS = 4
+UNSEEN = toys_recovery.sentences(seed=77)
 
 
 def trained(output: Path | None = None, model: ModelProto | None = None, **given: Any) -> Recovery:
@@ -20,6 +23,13 @@ def trained(output: Path | None = None, model: ModelProto | None = None, **given
     result = prune(model, HEADS, output, data=toys_recovery.sentences(), **{**settings, **given})
     assert result.chosen is not None and result.chosen.recovery is not None
     return result.chosen.recovery
+
+
+def drift(model: ModelProto, data: Sequence[Feed] = UNSEEN) -> float:
+    """How far the outputs are from the encoder's on sentences that no cut has seen."""
+    found = validate(toys_recovery.encoder(), model, data=data, provider="cpu").drift
+    assert found is not None and found.value is not None
+    return found.value
 
 
 class Stop:

@@ -163,7 +163,7 @@ def sealed(pruned: LoadedModel, plan: PrunePlan) -> None:
     record = REFIT_ENTRY.read(pruned.proto)
     if record is None:
         return
-    theirs, targets = _tensors_by_name(pruned.proto), _targets(plan)
+    theirs, targets = _tensors_by_name(pruned.proto), {edit.name: edit.target for edit in _slices_of(plan)}
     digests = {
         name: digest(_array_of(theirs[target], pruned))
         for name in record.tensors
@@ -184,11 +184,6 @@ def _write(model: ModelProto, record: RefitRecord) -> None:
 
 def _slices_of(plan: PrunePlan) -> Iterator[SliceTensor]:
     return (item.edit for item in plan.edits if isinstance(item.edit, SliceTensor))
-
-
-def _targets(plan: PrunePlan) -> dict[str, str]:
-    """Return what the cut part of each tensor is called."""
-    return {edit.name: edit.target for edit in _slices_of(plan)}
 
 
 def _tensors_by_name(model: ModelProto) -> Mapping[str, TensorProto]:

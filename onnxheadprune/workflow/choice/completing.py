@@ -57,8 +57,8 @@ def _recovered(cutter: Cutter, start: Chosen, how: Recovering, refitting: float)
     """A cut after training; without it where that is nearer to the original on data that no step has seen.
 
     What would be written without a recovery learns from all data, and where data is scarce that may be worth more than
-    any step. It has seen the data that judges here, so a training that wins is better indeed. Where the time of the
-    call leaves none for another refit, the first one is what would be written.
+    any step. Then it has seen the data that judges here; see `_at_best`. Where the time of the call leaves none for
+    another refit, the first one is what would be written.
     """
     assert cutter.learn is not None and cutter.held is not None
     began = time.monotonic()
@@ -70,24 +70,40 @@ def _recovered(cutter: Cutter, start: Chosen, how: Recovering, refitting: float)
     if recovery.best:
         made = _measured(cutter, cutter.planned(replace(start, recovery=recovery)))
         assert made.drift is not None and before.drift is not None
-        # So much more data makes a refit nearer by hardly more than its share.
-        if made.drift <= before.drift * (
-            1 - 2 * cutter.held.count / (cutter.learn.count + cutter.held.count)
-        ):
+        if made.drift <= _at_best(cutter, before.drift, 0.0):
             return made
     late = how.budget.call is not None and (how.budget.left or 0.0) < refitting
-    is_final = late or cutter.must_hold_out or cutter.trying.given is not None
-    alone = cutter if is_final else cutter.on_all_data()
-    plain = before if alone is cutter else _measured(alone, _refitted(alone, start.selection))
-    why = "no step made it better on held-out data"
+    plain, why = before, "no step made it better on held-out data"
+    if not (late or cutter.must_hold_out or cutter.trying.given is not None):
+        alone = cutter.on_all_data()
+        plain = _measured(alone, _refitted(alone, start.selection))
     if made is not None:
-        other = plain.drift if alone is cutter else drift(cutter, plain, _samples(cutter)).mean()
-        assert made.drift is not None and other is not None
+        assert made.drift is not None and before.drift is not None
+        without, by = before.drift, "by"
+        if plain is not before:
+            without = _at_best(cutter, without, drift(cutter, plain, _samples(cutter)).mean())
+            by = "by as little as"
         # What is no number is not near.
-        if made.drift <= other:
+        if made.drift <= without:
             return made
-        why = f"on held-out data outputs would drift by {made.drift:.3g} with it, and drift by {other:.3g} without"
+        why = f"on held-out data outputs would drift by {made.drift:.3g} with it, and {by} {without:.3g} without"
     return replace(plain, recovery=replace(recovery, rejected=why))
+
+
+def _at_best(cutter: Cutter, unseen: float, seen: float) -> float:
+    """The least drift of a refit on all data that held-out data can tell of, though that refit has seen it.
+
+    With more data the error of a refit falls towards a limit, by one over the number of samples. The limit is no less
+    than the error on samples that were learned from.
+
+    Args:
+        cutter: holds the samples to learn from and those that are held out.
+        unseen: held-out drift of the refit that has not seen them.
+        seen: held-out drift of the one that has, or less.
+    """
+    assert cutter.learn is not None and cutter.held is not None
+    learned, held = cutter.learn.count, cutter.held.count
+    return (learned * unseen + held * seen) / (learned + held)
 
 
 def _measured(cutter: Cutter, chosen: Chosen) -> Chosen:
