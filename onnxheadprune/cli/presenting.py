@@ -86,14 +86,12 @@ class Presentation:
         if not lost:
             return 0
         what = (
-            "the result was printed" if not written else f"{' and '.join(written)} {_were(written)} written"
+            "the result was printed"
+            if not written
+            else f"{' and '.join(written)} {'was' if len(written) == 1 else 'were'} written"
         )
         print_error(f"{what}, but {'; '.join(lost)}")
         return NOT_WRITTEN
-
-
-def _were(names: list[str]) -> str:
-    return "was" if len(names) == 1 else "were"
 
 
 def run_record() -> dict[str, object]:

@@ -280,7 +280,7 @@ def _output(match: Match, raw: Layout, near: bool) -> Place:
 def _score_axes(found: Fit, query: Tensor, key: Tensor) -> ScoreAxes:
     batch, heads, queries, keys, *_ = found.axes
     match = found.match
-    positions = [_position(form) for form in (found.operator.query, found.operator.key)]
+    positions = [1 if form is packed else 2 for form in (found.operator.query, found.operator.key)]
     return ScoreAxes(
         batch,
         heads,
@@ -292,10 +292,6 @@ def _score_axes(found: Fit, query: Tensor, key: Tensor) -> ScoreAxes:
         match.zero_nan,
         found.operator.domain == "",
     )
-
-
-def _position(form: Form) -> int:
-    return 1 if form is packed else 2
 
 
 def emit(found: Fit, names: Names) -> Emitter:

@@ -165,7 +165,7 @@ def open_structure(source: ModelLike, *, follow_links: bool = False) -> LoadedMo
     if not isinstance(source, (str, os.PathLike)):
         raise UsageError(
             "a model is a path, an onnx.ModelProto, an onnx_graphsurgeon Graph or an onnx_ir Model, not"
-            f" {_kind(source)}; convert it first"
+            f" {type(source).__module__}.{type(source).__name__}; convert it first"
         )
     path = Path(source)
     parsed = parse_structure(path)
@@ -380,10 +380,6 @@ def _checkable(model: ModelProto) -> ModelProto:
             # In a body there is no declaring, and the checker counts the bytes, whatever they are.
             tensor.raw_data = bytes(bytes_needed(tensor.data_type, tuple(tensor.dims)))
     return skeleton
-
-
-def _kind(thing: object) -> str:
-    return f"{type(thing).__module__}.{type(thing).__name__}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -49,17 +49,14 @@ def _repeated(term: Term, times: int) -> Term:
 
 def _attended(query: Term, key: Term, value: Term, scores: Scores) -> Term:
     """Contexts [B, H, S, Dv] of queries [B, H, S, D], keys [B, H, T, D] and values [B, H, T, Dv]."""
-    product = (query * scores.scale if scores.scale else _rooted(query)) @ key.swapped(4)
+    product = (
+        query * scores.scale if scores.scale else (query / query.dim(3).cast(query.elem_type).op("Sqrt"))
+    ) @ key.swapped(4)
     if scores.softcap:
         product = (product / scores.softcap).op("Tanh") * scores.softcap
     for bias in scores.biases:
         product = product + bias
     return product.op("Softmax", axis=-1) @ value
-
-
-def _rooted(query: Term) -> Term:
-    """Queries over the root of the head size."""
-    return query / query.dim(3).cast(query.elem_type).op("Sqrt")
 
 
 def _hidden_unless(allowed: Term, elem_type: int) -> Term:

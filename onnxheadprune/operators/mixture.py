@@ -94,7 +94,10 @@ def _of_numbers(node: Node) -> Mixture | None:
 def _of_levels(node: Node) -> Mixture | None:
     first, scales, bias, last, last_scales, last_bias = range(2, 8)
     values, value_scales, values_bias, zeros, last_zeros, value_zeros = range(8, 14)
-    bits = {index: _bits(node, name) for index, name in ((first, "fc1"), (last, "fc2"), (values, "fc3"))}
+    bits = {
+        index: int(node.attribute(f"{name}_expert_weight_bits", node.attribute("expert_weight_bits", 4)))
+        for index, name in ((first, "fc1"), (last, "fc2"), (values, "fc3"))
+    }
     if not all(bit in (2, 4, 8) for bit in bits.values()):
         return None
     sizes = _sizes(node, first, last, 8 // bits[last])
@@ -172,10 +175,6 @@ def _maps(node: Node, order: Order, values: int) -> int:
 
 def _given(node: Node, inputs: dict[int, NeuronAxis]) -> dict[int, NeuronAxis]:
     return {index: axis for index, axis in inputs.items() if node.input(index) is not None}
-
-
-def _bits(node: Node, name: str) -> int:
-    return int(node.attribute(f"{name}_expert_weight_bits", node.attribute("expert_weight_bits", 4)))
 
 
 def _why_not(node: Node) -> str | None:

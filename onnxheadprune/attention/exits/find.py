@@ -171,7 +171,7 @@ class _Search:
 
     def look(self, node: Node) -> None:
         """Notes what is an exit, in the order in which they are reached."""
-        owners = list(_owners(node))
+        owners = list(node.scope.owners)[::-1]
         if not all(self._goes_on(owner, body) for owner, body in owners):
             return
         earlier = [other for other in self.onward if self._depends(node, other)]
@@ -206,7 +206,7 @@ class _Search:
     def _look_at_loop(self, node: Node, before: tuple[Decision, ...]) -> None:
         (body,) = node.bodies.values()
         layers = next((kind for kind in self.kinds if inside(kind, body)), None)
-        going = _going_out(node)
+        going = given_by(node.bodies.values(), GOING_OUT)[0]
         if layers is None or going is None or going.scope is not body or _is_always(going, going_in(node)):
             return
         if not self._is_last(layers, before, Decision(node, turns=1)):
@@ -244,16 +244,6 @@ class _Search:
         if leaves.node not in reached:
             return False
         return not any(node in left and self._depends(node, leaves.node) for node in layers)
-
-
-def _going_out(node: Node) -> Value | None:
-    """Return the condition that the body of a Loop computes for the next iteration."""
-    return given_by(node.bodies.values(), GOING_OUT)[0]
-
-
-def _owners(node: Node) -> list[tuple[Node, Scope]]:
-    """The nodes whose bodies a node lies in, outermost first, each with that body."""
-    return list(node.scope.owners)[::-1]
 
 
 def _is_always(going: Value, told: Value | None) -> bool:

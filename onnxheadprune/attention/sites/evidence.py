@@ -140,10 +140,6 @@ def _read_by_layers(walk: Sweep) -> Iterator[Live]:
                 yield walk.edges.get((layer.index, index), FULL)
 
 
-def _is_all_stored(layer: Node) -> bool:
-    return all(value is None or is_weight(value) for value in layer.inputs)
-
-
 def _walk_of(node: Node, axis: int, size: int, run: Dim = 1) -> Sweep | None:
     """Trace what a product reads per position of an axis, one bit each; None without a propagation rule."""
     found = core_product(node)
@@ -177,7 +173,7 @@ def _is_channel(layer: Node, index: int, axis: int) -> bool:
     if found is None:
         return axis == 0 and layer.attribute("group", 1) == 1
     # Of two stored operands the first is the data: x @ W.
-    is_data = index == found.indices[0] and _is_all_stored(layer)
+    is_data = index == found.indices[0] and all(value is None or is_weight(value) for value in layer.inputs)
     return not is_data and found.owners(str(found.axes_of(index)[axis])) == (index,)
 
 

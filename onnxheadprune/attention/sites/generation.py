@@ -104,12 +104,11 @@ def _by_cache(
     """The cuts of sites that stand in the same place of several copies of a decoder."""
     found: dict[int, list[tuple[int, ...]]] = {}
     for site in group:
-        places = [_place(value) for value in site.free if value.is_graph_output]
+        places = [
+            [info.name for info in value.scope.proto.output].index(value.name)
+            for value in site.free
+            if value.is_graph_output
+        ]
         if places:
             found.setdefault(min(places), []).append(tuple(heads.get(site.index, ())))
     return list(found.values())
-
-
-def _place(value: Value) -> int:
-    """Return which output of its subgraph a value is."""
-    return [info.name for info in value.scope.proto.output].index(value.name)

@@ -18,7 +18,7 @@ from onnxheadprune.liveness.contraction import Contraction, contraction_of, oper
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.liveness.registry import Reason, Refusal
-from onnxheadprune.model.graph.dims import Dim, divisor
+from onnxheadprune.model.graph.dims import divisor
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,
     ADDS,
@@ -127,14 +127,10 @@ def _has_heads_to_tell(node: Node, found: Contraction | None) -> bool:
     if found is None or node.out.shape is None:
         return True
     return any(
-        _may_enumerate(node.out.shape[axis])
+        divisor(node.out.shape[axis]) > 1
         for axis, letter in enumerate(found.out_axes)
         if letter in found.batch
     )
-
-
-def _may_enumerate(dim: Dim) -> bool:
-    return divisor(dim) > 1
 
 
 RELAYS = RESHAPES | TRANSPOSES

@@ -35,9 +35,7 @@ from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL
-from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 
@@ -187,7 +185,7 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
     removed = united(block.makers.values(), site.units)
     trial = sweep(list(site.seeds(removed)), domain=Masks(site.UNITS), through=block.made.mixer)
     whole = [maker for maker in block.makers if trial.kept.get(maker.out, FULL).is_full]
-    mixed = _mixed(block, trial, whole)
+    mixed = block.made.mixing or (statistics(block.made, trial) if whole else None)
     if len(whole) == len(block.makers):
         if is_shared(block.made, trial, streams):
             return
@@ -198,21 +196,11 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
     scale = count / len(removed)
     yield replace(
         site,
-        reason=mixed or _read_elsewhere(whole, block.made, trial) or why_not_cut(site),
+        reason=mixed or (other_reader(block.made, trial) if whole else None) or why_not_cut(site),
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
-
-
-def _mixed(block: _Block, trial: Sweep, whole: Sequence[Node]) -> Refusal | None:
-    """Return what mixes neurons: an operator, or a normalisation that is spelled out."""
-    return block.made.mixing or (statistics(block.made, trial) if whole else None)
-
-
-def _read_elsewhere(whole: Sequence[Node], made: Origins, trial: Sweep) -> Refusal | None:
-    """A linear layer that makes a neuron also for others."""
-    return other_reader(made, trial) if whole else None
 
 
 def _block_kind(

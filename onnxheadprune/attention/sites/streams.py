@@ -222,7 +222,7 @@ def near(value: Value) -> Collection[Value]:
     def above(item: Value) -> Iterable[Value]:
         node = item.producer
         mixed = None if node is None else is_product(node)
-        if node is None or (mixed is None and _is_end(node)):
+        if node is None or (mixed is None and (is_layer(node) or len(addends(node)) > 1)):
             return ()
         return _read(node) if mixed is None else _with_channels(node, mixed)
 
@@ -292,10 +292,6 @@ def is_grouped(node: Node) -> bool:
     kernel = CONVOLUTIONS.of(node)
     shape = None if kernel is None else node.shape(kernel.weight)
     return shape is not None and node.attribute("group", 1) > 1 and len(shape) > 1 and shape[1] != 1
-
-
-def _is_end(node: Node) -> bool:
-    return is_layer(node) or len(addends(node)) > 1
 
 
 def addends(node: Node) -> list[Value]:

@@ -263,7 +263,7 @@ def _refused(value: Value, live: Live, refusal: Refusal, shared: SharedLayers) -
     if seen.axes != live.axes:
         # Positions that were cut off say nothing; without them the operator may have an answer.
         return _step(value, seen, shared)
-    if refusal.reason is Reason.COUPLED and _keeps_shape(node, value):
+    if refusal.reason is Reason.COUPLED and node.shape(0) is not None and node.shape(0) == value.shape:
         # A normalisation mixes positions but moves none. Whether it mixes heads is for a trial sweep to say.
         source = node.inputs[0]
         return Trace(), [Step(source, live)] if source is not None else []
@@ -305,10 +305,6 @@ def _same_labels(first: Live, second: Live) -> bool:
     for row, live in zip(present, (first, second), strict=True):
         row[live.array] = True
     return bool(np.array_equal(present[0, 1:], present[1, 1:]))
-
-
-def _keeps_shape(node: Node, value: Value) -> bool:
-    return node.shape(0) is not None and node.shape(0) == value.shape
 
 
 def _by_stored_maps(value: Value, live: Live) -> Trace:

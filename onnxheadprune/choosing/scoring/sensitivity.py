@@ -30,7 +30,7 @@ positions is the sum of their squares.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -339,7 +339,7 @@ def _with_loss(model: ModelProto, output: str, elem_type: int) -> ModelProto:
     """The model with the weighted sum over its main output as its only output."""
     rank = next(len(info.type.tensor_type.shape.dim) for info in model.graph.output if info.name == output)
     names = {"output": output, "vectors": VECTORS, "loss": LOSS}
-    for line in _lines(elem_type):
+    for line in _NODES.format(type=elem_type).split("\n")[1:-1]:
         node = parser.parse_node(line)
         for values in (node.input, node.output):
             for index, name in enumerate(values):
@@ -350,7 +350,3 @@ def _with_loss(model: ModelProto, output: str, elem_type: int) -> ModelProto:
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(LOSS, elem_type, []))
     return model
-
-
-def _lines(elem_type: int) -> Iterable[str]:
-    return _NODES.format(type=elem_type).split("\n")[1:-1]

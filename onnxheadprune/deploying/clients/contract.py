@@ -110,14 +110,6 @@ class Deployment:
         return any(file.name in names for file in self.files)
 
 
-def _nothing(_: Deployment) -> tuple[str, ...]:
-    return ()
-
-
-def _no_changes(_: Deployment) -> tuple[ConfigChange, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Client:
     """A program that loads the folder.
@@ -135,6 +127,6 @@ class Client:
     name: str
     title: str
     even_caches: bool = False
-    check: Callable[[Deployment], tuple[str, ...]] = _nothing
-    changes: Callable[[Deployment], tuple[ConfigChange, ...]] = _no_changes
+    check: Callable[[Deployment], tuple[str, ...]] = lambda _: ()
+    changes: Callable[[Deployment], tuple[ConfigChange, ...]] = lambda _: ()
     data_name: str | None = None

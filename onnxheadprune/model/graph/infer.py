@@ -10,7 +10,7 @@ A declared shape of what a node outputs may be out of date; one that contradicts
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator
 from itertools import chain
 
 import numpy as np
@@ -141,7 +141,7 @@ def annotate(view: GraphView) -> GraphView:
     Raises:
         LookupError: if the tables of operators are empty.
     """
-    declared = _declared_shapes(view)
+    declared = {value: shape for scope in view.scopes for value, shape in _declarations(scope)}
     inferred = _inferred(view, declared) if len(view.nodes) <= MAX_WHOLE else view.model
     _annotate(view, inferred)
     while _ignore(view, declared):
@@ -162,7 +162,11 @@ def _inferred(view: GraphView, declared: dict[Value, Shape]) -> ModelProto:
 
 def _ignore(view: GraphView, declared: dict[Value, Shape]) -> bool:
     """Sets declarations aside that the annotated shapes contradict; whether there are any."""
-    found = _contradictions(declared)
+    found = [
+        Contradiction(value, shape, value.shape)
+        for value, shape in declared.items()
+        if value.shape is not None and _differ(shape, value.shape)
+    ]
     for item in found:
         del declared[item.value]
     view.contradicted += found
@@ -318,25 +322,11 @@ def _is_small(tensor: TensorProto) -> bool:
     return count <= MAX_LITERAL_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL
 
 
-def _declared_shapes(view: GraphView) -> dict[Value, Shape]:
-    """Return what is declared of the outputs of nodes."""
-    return {value: shape for scope in view.scopes for value, shape in _declarations(scope)}
-
-
 def _declarations(scope: Scope) -> Iterator[tuple[Value, Shape]]:
     for info in chain(scope.proto.value_info, scope.proto.output):
         value, shape = scope.values.get(info.name), _declared_shape(info)
         if value is not None and value.producer is not None and value.tensor is None and shape is not None:
             yield value, shape
-
-
-def _contradictions(declared: Mapping[Value, Shape]) -> list[Contradiction]:
-    """Those declarations that differ from the annotated shapes in rank or in a number."""
-    return [
-        Contradiction(value, shape, value.shape)
-        for value, shape in declared.items()
-        if value.shape is not None and _differ(shape, value.shape)
-    ]
 
 
 def _differ(declared: Shape, found: Shape) -> bool:

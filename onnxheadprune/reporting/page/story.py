@@ -159,7 +159,7 @@ def _cut_of(document: Document, documents: Documents) -> Cut:
         # What comes out of a job is judged by its last validation, on data of its own.
         effects_of(documents.validations[-1] if shipped and documents.validations else validation, choice),
         difference_list(document),
-        _setting_of_cut(document),
+        Setting("The cut", (*_of_cut(document), *_of_run(document)), tuple(_commands_of_cut(document))),
         _edits(document),
         tuple(plan["io_changes"]),
     )
@@ -191,10 +191,6 @@ class Setting:
     title: str
     facts: tuple[Fact, ...]
     commands: tuple[Fact, ...]
-
-
-def _setting_of_cut(document: Document) -> Setting:
-    return Setting("The cut", (*_of_cut(document), *_of_run(document)), tuple(_commands_of_cut(document)))
 
 
 def _settings_of(documents: Documents) -> Iterator[Setting]:
