@@ -35,16 +35,16 @@ def swept_edits(
     contract: Contract,
     caches: CacheCut,
 ) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
-    """Return what is live without the heads, and the edits that follow, each with the sites behind it.
+    """Return what is live without the heads, and the edits that follow, each with the sites that caused it.
 
     Raises:
-        RefusedError: if a site cannot go as a whole.
+        RefusedError: if a site cannot be removed as a whole.
     """
     swept = _sweep(view, sites, heads, contract)
     edits = _edits(view, sites, heads, swept, caches)
     if not _half_dead(swept, edits):
         return swept, edits | caches.closing(view, edits)
-    # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
+    # A shape of what vanishes is used elsewhere: what computes it stays unchanged, and is only not summed up.
     swept = _sweep(view, sites, heads, contract, emptied=False)
     edits = _edits(view, sites, heads, swept, caches)
     wide = [site for site in going_whole(sites, heads) if any(item.sums_more for item in site.projections)]
@@ -59,7 +59,7 @@ def swept_edits(
 def caches_of(
     view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], contract: Contract
 ) -> CacheCut:
-    """Return what becomes of the caches of sites that go as a whole.
+    """Return what becomes of the caches of sites removed as a whole.
 
     Raises:
         RefusedError: if they cannot go, and were asked to.
@@ -139,7 +139,7 @@ def _sweep(
     free: set[Value] = set()
     handed: Mapping[Value, Live] = {}
     if contract.cache != "keep":
-        # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.
+        # A site removed as a whole leaves its cache as it was: nothing of its model contract changes.
         partly = [site for site in chosen if not goes_whole(site, heads)]
         free.update(*(site.movable for site in partly))
         handed = handed_out(sites, {site.index: heads[site.index] for site in partly})

@@ -120,12 +120,12 @@ class CacheCut:
 def cache_cut(
     view: GraphView, sites: Sites, whole: Sequence[Site], only: frozenset[int] | None = None
 ) -> CacheCut:
-    """Return what becomes of the caches when some sites go as a whole.
+    """Return what becomes of the caches when some sites are removed as a whole.
 
     Args:
         view: an annotated view of the model.
         sites: all of its sites.
-        whole: those that go as a whole.
+        whole: those that are removed as a whole.
         only: indices of the sites among these whose caches go; None for all.
 
     Raises:

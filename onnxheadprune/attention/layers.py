@@ -1,8 +1,8 @@
 """The layers of a model, as its own names number them; where those tell nothing, as its structure shows them.
 
-By structure a layer begins at an attention and ends in front of the next one that follows a feed-forward block: two
+By structure a layer begins at an attention and ends before the next one that follows a feed-forward block: two
 attentions in a row (a decoder's own and that to its encoder) are one layer. What comes before the first attention (a
-stem), behind the last feed-forward block (a head), or lies in a stretch without attention, is in no layer. Of a model
+stem), after the last feed-forward block (a head), or lies in a stretch without attention, is in no layer. Of a model
 without any attention each feed-forward block is a layer.
 
 Before a site of a layer is removed as a whole, the model's metadata specify which sites make which layer, so that
@@ -58,7 +58,7 @@ class Layer:
     """Sites that are one layer of a model.
 
     Attributes:
-        key: its number, behind the name of its stack where a model has several: "3", "encoder.3".
+        key: its number, after the name of its stack where a model has several: "3", "encoder.3".
         name: its module path, "" where names tell none.
         sites: its attention and its other residual branches, in graph order.
     """
@@ -155,7 +155,7 @@ def _holds_layers(sites: Sequence[Site], depth: int) -> bool:
 
     Args:
         sites: in graph order.
-        depth: parts of the module path in front of the number.
+        depth: parts of the module path before the number.
     """
     runs = [list(run) for begins, run in groupby(sites, lambda site: site.LAYER == "begin") if begins]
     inner = [
@@ -177,7 +177,7 @@ def _is_repeated(numbered: Mapping[tuple[Stack, int], Iterable[Site]]) -> bool:
 
 
 def _labels(stacks: Sequence[Stack]) -> dict[Stack, str]:
-    """Return what stands in front of the numbers of each stack: what tells its path from those of the others."""
+    """Return what stands before the numbers of each stack: what tells its path from those of the others."""
     first = stacks[0] if stacks else ()
     shortest = min(map(len, stacks), default=0)
     front = next((n for n in range(shortest) if any(stack[n] != first[n] for stack in stacks)), shortest)
@@ -195,7 +195,7 @@ def _lead_only_to(begins: Iterable[Node], ends: Collection[Node], last: int) -> 
     Args:
         begins: some nodes.
         ends: the others.
-        last: the index of a node behind which nothing else of interest lies.
+        last: the index of a node after which nothing else of interest lies.
     """
     for node in reachable(begins, lambda node: [reader for reader in node.readers if reader not in ends]):
         if any(value.is_graph_output for value in node.results):

@@ -123,7 +123,7 @@ def with_variables(
 
 
 class Insert(NamedTuple):
-    """Nodes in front of a node, and which of its inputs reads their result."""
+    """Nodes before a node, and which of its inputs reads their result."""
 
     node: Node
     input_index: int
@@ -132,7 +132,7 @@ class Insert(NamedTuple):
 
 
 def insert(model: ModelProto, inserts: Iterable[Insert]) -> None:
-    """Puts new nodes in front of those that read them, in place."""
+    """Puts new nodes before those that read them, in place."""
     every = sorted(inserts, key=lambda item: -item.node.index)
     for item in every:
         graph_of(model, item.node).node[item.node.position].input[item.input_index] = item.result
@@ -229,7 +229,7 @@ def _before(place: _Place, created: InsertNode) -> Insert:
 
 
 def _is_scale(node: Node, index: int) -> bool:
-    """Return whether an input of a mixture has the scales of its last map."""
+    """Return whether an input of a mixture has the scales of its last layer."""
     layout = mixture_of(node)
     return layout is not None and index == layout.silent != layout.last
 
@@ -237,7 +237,7 @@ def _is_scale(node: Node, index: int) -> bool:
 def _before_rounding(value: Value) -> tuple[Value, tuple[Node, ...]]:
     """The value that a pair of QuantizeLinear and DequantizeLinear rounds, and the pair; the value itself without one.
 
-    ONNX Runtime fuses a contraction with the DequantizeLinear in front of it. A mask between the two would stop
+    ONNX Runtime fuses a contraction with the DequantizeLinear before it. A mask between the two would stop
     that, and the masked reference would round at other places than the pruned model.
     """
     last = value.producer
@@ -274,7 +274,7 @@ def _zero_point(node: Node) -> str:
 
 
 def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
-    """The bytes that mean zero in the last map of a mixture, a new tensor that fits each row of it.
+    """The bytes that mean zero in the last layer of a mixture, a new tensor that fits each row of it.
 
     Raises:
         RefusedError: if the zero points are not stored.

@@ -64,11 +64,11 @@ class Weights(Protocol):
 
     @property
     def rows(self) -> int:
-        """Inputs of the map."""
+        """Inputs of the layer."""
 
     @property
     def columns(self) -> int:
-        """Outputs of the map."""
+        """Outputs of the layer."""
 
     @property
     def is_quantized(self) -> bool:
@@ -113,12 +113,12 @@ class Matrix:
 
     @property
     def rows(self) -> int:
-        """Inputs of the map."""
+        """Inputs of the layer."""
         return int(np.prod([self.shape[axis] for axis in self.contracted], dtype=np.int64))
 
     @property
     def columns(self) -> int:
-        """Outputs of the map."""
+        """Outputs of the layer."""
         return int(np.prod([self.shape[axis] for axis in self.free], dtype=np.int64))
 
     @property

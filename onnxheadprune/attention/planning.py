@@ -297,7 +297,7 @@ def _where(sites: Sites, condition: Callable[[AttentionSite], bool]) -> Sites:
 
 
 def _is_free(site: AttentionSite, gone: Sequence[int], walk: Sweep) -> bool:
-    """Return whether no reader needs the removed heads: the contexts keep exactly the heads that stay."""
+    """Return whether no reader needs the removed heads: the contexts keep exactly the remaining heads."""
     masks = [walk.kept.get(core.out, FULL).mask for core in site.cores]
     left = sum(Fraction(int(np.count_nonzero(mask)), mask.size) for mask in masks) / len(masks)
     return left == Fraction(site.num_heads - len(gone), site.num_heads)

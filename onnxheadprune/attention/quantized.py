@@ -200,12 +200,12 @@ class PackedMatrix:
 
     @property
     def rows(self) -> int:
-        """Inputs of the map."""
+        """Inputs of the layer."""
         return int(self.node.attribute("K"))
 
     @property
     def columns(self) -> int:
-        """Outputs of the map."""
+        """Outputs of the layer."""
         return int(self.node.attribute("N"))
 
     @property
@@ -232,7 +232,7 @@ class PackedMatrix:
         tensor = self.stored.tensor
         assert tensor is not None
         new = self.levels.nearest(matrix, self.grid().limits).astype(np.uint8)
-        # What fills the last block up belongs to no input, and stays as it was.
+        # What fills the last block up belongs to no input, and stays unchanged.
         whole = unpacked(self.stored.numbers().reshape(self.columns, -1), self.bits)
         whole[:, : self.rows] = new.T
         return np.ascontiguousarray(packed_again(whole, self.bits).reshape(tuple(tensor.dims)))

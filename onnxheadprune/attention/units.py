@@ -31,7 +31,7 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
     """A spec as `{site index: units}` for the sites of all kinds; units are indices of the original model.
 
     Args:
-        spec: see the module; names work as keys, too (behind what the keys of a kind begin with).
+        spec: see the module; names work as keys, too (after what the keys of a kind begin with).
         sites: of the model.
 
     Raises:
@@ -111,7 +111,7 @@ def combined(heads: HeadSpec | None, others: Mapping[str, str | None], layers: s
     Args:
         heads: a head spec.
         others: the same for other kinds, by what they call their units; keys need not begin as the kind has them.
-        layers: layers and sublayers that go as a whole: "3 5-7 attn.9 ffn.4".
+        layers: layers and sublayers that are removed as a whole: "3 5-7 attn.9 ffn.4".
 
     Raises:
         UsageError: if one does not parse.
@@ -153,7 +153,7 @@ def _of_kind(kind: type[Site], given: str) -> HeadSpec:
 
 
 def _named_layers(text: str) -> Iterator[str]:
-    """The keys of what goes as a whole."""
+    """The keys of what is removed as a whole."""
     for token in text.split():
         if token.startswith((HEADS_KEY, LAYERS)) or kind_of_key(token) is not None:
             yield token

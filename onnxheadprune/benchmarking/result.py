@@ -41,7 +41,7 @@ class GridPoint:
 
     @property
     def is_decode(self) -> bool:
-        """True if it is one new token behind a cache."""
+        """True if it is one new token after a cache."""
         return self.seq == 1 and bool(self.past)
 
     @property

@@ -80,7 +80,7 @@ def bench(
         provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
         batch: batch sizes; by default 1 and 8.
         seq: sequence lengths; by default 128, or the longest that runs.
-        past: lengths of the cache behind which one new token is measured.
+        past: lengths of the cache after which one new token is measured.
         dims: sizes of single symbolic dimensions.
         repeats: blocks per grid point; None goes by `time_budget`.
         time_budget: seconds per grid point, for all models together.

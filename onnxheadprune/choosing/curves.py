@@ -1,6 +1,6 @@
 """Measured drift of every site along its path, which makes errors of different sites comparable, and its extent.
 
-How much an error in one layer's attention matters depends on everything behind it. So each site alone is cut
+How much an error in one layer's attention matters depends on everything after it. So each site alone is cut
 at a few points of its path, its projection refitted from the Gram matrix, and the effect on the model's
 outputs is measured: all of that in one pass over the model (`activations.chain`).
 
@@ -40,7 +40,7 @@ SAMPLES_TO_LOOK_AT = 512
 SAMPLES_TO_MEASURE = 128
 """Samples on which the effect of cuts is measured; Gram matrices see more of them."""
 SITES_TO_MEASURE = 6
-"""Sites up to which all of them are used. A cut runs on through all blocks behind it, so in a deeper model each is
+"""Sites up to which all of them are used. A cut runs on through all blocks after it, so in a deeper model each is
 measured on fewer samples, and a site costs the same everywhere."""
 LEAST_TO_MEASURE = 16
 """Samples that are used in any case, or fewer that have `LEAST_POSITIONS`."""
@@ -89,7 +89,7 @@ class Effort:
 
 
 class Work:
-    """Multiply-adds per position of a model's maps."""
+    """Multiply-adds per position of a model's layers."""
 
     def __init__(self, view: GraphView) -> None:
         found = ((node.index, Linear.at(node)) for node in view.main.nodes)
@@ -97,7 +97,7 @@ class Work:
 
     @property
     def whole(self) -> int:
-        """Of all maps."""
+        """Of all layers."""
         return sum(size for _, size in self._maps)
 
     def behind(self, site: Site) -> int:
@@ -157,7 +157,7 @@ def measured_paths(
         moments: per site index, of the context of each of its projections.
         evidence: what drifts are measured on.
         how: how many steps of each path are measured, and on how many samples.
-        progress: told after each block.
+        progress: called after each block.
     """
     main, data, effect = require_main_output(view), evidence.data.subset(how.samples), evidence.effect
     # A measure of the user's sees all outputs.

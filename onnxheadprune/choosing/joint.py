@@ -100,7 +100,7 @@ def joint_space(
     open_, left = measurable(analysis.view, sites, data, evidence.provider)
 
     def spaced(costs: Paths, length: float, basis: str, constant: Mapping[str, str]) -> JointSpace:
-        # What cannot be measured, or no sample has run, stays as it is.
+        # What cannot be measured, or no sample has run, stays unchanged.
         every = {site.index: costs.get(site.index, ()) for site in sites}
         savings = {
             site.index: Savings.evenly(

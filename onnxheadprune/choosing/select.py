@@ -144,7 +144,7 @@ def search_space(
     total = sum(site.num_heads for site in analysis.sites)
 
     def spaced(costs: Mapping[int, tuple[Step, ...]], basis: str, constant: Mapping[str, str]) -> SearchSpace:
-        # What cannot be measured, or no sample has run, stays as it is.
+        # What cannot be measured, or no sample has run, stays unchanged.
         every = {site.index: costs.get(site.index, ()) for site in sites}
         if requirements.limits.min_heads == 0:
             every = {

@@ -30,7 +30,7 @@ class Requirements:
         scores: what heads, or units of all kinds that may go, are worth; None measures it on the data, or without data
             goes by the weights.
         limits: floors, multiples, uniformity.
-        protect: a head spec of heads that stay; a bare site protects all of its heads.
+        protect: a head spec of heads to keep; a bare site protects all of its heads.
         sizes: of the inputs that a speed-up is measured with, where one is: settings of `benchmark`.
         units: the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
             heads a ratio is the share of the operations of the blocks, not of the heads.

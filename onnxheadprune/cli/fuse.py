@@ -32,7 +32,7 @@ def fuse(
 ) -> int:
     """Write the attention of every site of MODEL as one fused operator, prove the result equal, then write it to OUT.
 
-    No head is removed. Sites that cannot be fused exactly stay as they are, with the reason.
+    No head is removed. Sites that cannot be fused exactly stay unchanged, with the reason.
     """
     from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
 

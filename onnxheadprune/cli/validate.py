@@ -112,7 +112,7 @@ def validate(
 
 
 def _apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
-    """Pairs whose models differ, and the names of files that a cut of their folder left as they were.
+    """Pairs whose models differ, and the names of files that a cut of their folder left unchanged.
 
     Args:
         pairs: two models each. Where all are the same none is left out, and whoever compares them says so.

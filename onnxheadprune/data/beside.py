@@ -192,7 +192,7 @@ def _encoders(model: Path) -> Iterator[Path]:
 
 
 def _rest(model: Path) -> str:
-    """Return what a name tells about precision, behind the name of the part."""
+    """Return what a name tells about precision, after the name of the part."""
     found = _DECODER.match(model.stem)
     return "" if found is None else found[2]
 

@@ -187,7 +187,7 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
     """Reads and checks calibration data.
 
     Args:
-        source: what `feeds.load_data` takes; what is read already stays as it is.
+        source: what `feeds.load_data` takes; what is read already stays unchanged.
         view: an annotated view of the model.
         name: how to call the data; None takes the source's own name.
 

@@ -214,7 +214,7 @@ def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Arra
     """Return which positions are no padding, as a mask input of their shape tells; None where none does.
 
     Args:
-        shape: of the positions, also where they lie one behind the other.
+        shape: of the positions, also where they lie one after the other.
         feed: what the model was run on.
         inputs: the graph inputs.
     """

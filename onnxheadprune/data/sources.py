@@ -130,7 +130,7 @@ def data_for(
 
     Args:
         model: what it is for.
-        data: as the user gives it; what was read before stays as it is.
+        data: as the user gives it; what was read before stays unchanged.
         provider: where the models beside it run.
         seed: of random inputs.
 

@@ -31,7 +31,7 @@ LEAST = 8
 MOST_COPIES = 3
 """Spliced sequences for each that there is, at most: they hold no text that is not in the data."""
 MOST_WORK = 2e12
-"""Multiply-adds of all maps on all positions, up to which sequences are added: a minute or two on one core."""
+"""Multiply-adds of all layers on all positions, up to which sequences are added: a minute or two on one core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Sequences:
         padding: per input along the tokens what stands where there are none.
         inputs: all of them.
         length: tokens of every feed, None where that is free.
-        empty: contents of inputs that hold nothing yet, as caches in front of the first token, for one sequence.
+        empty: contents of inputs that hold nothing yet, as caches before the first token, for one sequence.
     """
 
     rows: tuple[Row, ...]
@@ -157,8 +157,8 @@ def as_much_as_pays(data: Calibration, unknowns: int, weights: int, work: float 
     Args:
         data: what there is.
         unknowns: of the largest of the fits that it is for.
-        weights: of all the maps that are fitted, in all.
-        work: multiply-adds of all maps on all positions, up to which more than a few positions per unknown are taken.
+        weights: of all the layers that are fitted, in all.
+        work: multiply-adds of all layers on all positions, up to which more than a few positions per unknown are taken.
     """
     positions = data.positions
     if positions is None:
@@ -175,8 +175,8 @@ def with_spliced(data: Calibration, unknowns: int, weights: int, work: float = M
     Args:
         data: what there is.
         unknowns: of the largest of the least-squares fits that it is for.
-        weights: of all the maps that are fitted, in all.
-        work: multiply-adds of all maps on all positions, up to which sequences are added.
+        weights: of all the layers that are fitted, in all.
+        work: multiply-adds of all layers on all positions, up to which sequences are added.
     """
     found = Sequences.of(data)
     if found is None:

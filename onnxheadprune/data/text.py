@@ -1,7 +1,7 @@
 """Texts as feeds: tokens by the model's own tokenizer, and all that a decoder's client feeds along with them.
 
 Language models are trained on windows: short texts are joined, and long ones divided. A decoder reads forwards: what it
-outputs for a token depends on those in front of it alone. So a window may hold several texts, and all of it counts,
+outputs for a token depends on those before it alone. So a window may hold several texts, and all of it counts,
 where lines cost their padding, or share a feed with lines of their length only.
 """
 
@@ -59,7 +59,7 @@ def text_feeds(
 
     A decoder with caches gets these empty, as for a prompt, and windows of joined and divided lines where there are
     enough of them. One that reads an encoder's states gets those that the encoder beside it makes of the text, and the
-    target shifted right behind the token that it starts with.
+    target shifted right after the token that it starts with.
 
     Args:
         path: a UTF-8 file with one sample a line, JSON lines or Parquet.
@@ -227,7 +227,7 @@ class Windows:
 def logits_of(model: LoadedModel) -> Logits | None:
     """Run a model of language; None for any other.
 
-    It runs on the CPU, which refuses a position that a table has not; others read what lies behind it.
+    It runs on the CPU, which refuses a position that a table has not; others read what lies after it.
 
     Args:
         model: whose main output has an entry per sample, position and token.
@@ -273,7 +273,7 @@ def _windows_for(texts: Sequence[Tokens], alone: Windows, prompts: Prompts, logi
 
 
 def _reads_forwards(window: Tokens, texts: Sequence[Tokens], prompts: Prompts, logits: Logits) -> bool:
-    """Return whether no token changes the logits of those in front of it: measured, unless a cache says so."""
+    """Return whether no token changes the logits of those before it: measured, unless a cache says so."""
     if any(item.is_cache for item in prompts.inputs):
         return True
     other = next((token for text in texts for token in text if token != window[-1]), None)

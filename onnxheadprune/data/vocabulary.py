@@ -83,7 +83,7 @@ class Vocabulary:
         return found
 
     def frame(self, text: str) -> tuple[Tokens, Tokens]:
-        """The special tokens that are put in front of every text and behind it.
+        """The special tokens that are put before every text and after it.
 
         Args:
             text: one that is not empty.
@@ -248,7 +248,7 @@ def _byte_pairs(files: _Files, settings: Mapping[str, object], kind: str) -> Any
 
     def build() -> Any:
         made: Any = ByteLevelBPETokenizer(vocabulary, merges, add_prefix_space=spaced)
-        # Blanks in front of a mask belong to it.
+        # Blanks before a mask belong to it.
         made.add_special_tokens([AddedToken(token, lstrip=token == "<mask>") for token in special])
         if kind not in ("", "GPT2"):
             start, end = _token(settings.get("cls_token", "<s>")), _token(settings.get("sep_token", "</s>"))

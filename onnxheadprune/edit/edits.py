@@ -246,7 +246,7 @@ class DropIo(InScope):
 
 @dataclass(frozen=True)
 class Rename(InScope):
-    """Call a value of the graph otherwise, wherever it is read. All renamings happen at once, behind other edits."""
+    """Call a value of the graph otherwise, wherever it is read. All renamings happen at once, after other edits."""
 
     name: str
     after: str

@@ -273,7 +273,7 @@ class Step:
     Attributes:
         node: the node, with annotated values.
         grads: per output the gradient of the loss, None where the loss does not depend on it.
-        wanted: inputs behind which there is a parameter.
+        wanted: inputs after which there is a parameter.
         writer: where the gradients of the inputs are written.
     """
 

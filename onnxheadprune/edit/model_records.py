@@ -69,7 +69,7 @@ class RecordedExit:
         number: in the order in which exits are reached in the original.
         node: the first output of the If or Loop that decided, by which it is recognised.
         turns: how often a Loop has run its body there, None for an If.
-        state: "taken" for good; "passed" or "behind" the one that was taken; or "left" as it was.
+        state: "taken" for good; "passed" or "after" the one that was taken; or "left" as it was.
     """
 
     number: int
@@ -144,7 +144,7 @@ class RecordedVocabulary:
 
 @dataclass(frozen=True)
 class VocabularyCut:
-    """Tokens that are removed, before anything else but what lies behind an early exit.
+    """Tokens that are removed, before anything else but what lies after an early exit.
 
     Attributes:
         tokens: the tokens that are left, and the inputs that hold them.

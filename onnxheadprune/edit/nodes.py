@@ -113,7 +113,7 @@ def cut_list(
         before: the node that the new one goes before.
         scope: the reference of its graph, for the bounds, and the graph's opset.
         source: the list.
-        bounds: where the part starts, and the first place behind it.
+        bounds: where the part starts, and the first place after it.
         output: what to call the part.
     """
     graph, opset = scope

@@ -83,7 +83,7 @@ class ExitCut:
         numbers: of the exits, in the original.
         conditions: names of the values that decided about them.
         of: exits that the model has.
-        sites: attention sites that are gone with what lies behind.
+        sites: attention sites that are gone with what lies after.
         heads: heads of these.
         elements: elements of stored tensors that are gone.
     """
@@ -117,7 +117,7 @@ class PrunePlan:
         model: name of the model file.
         fingerprint: of the graph structure the plan was made for.
         cuts: every site of the model, also those that lose nothing.
-        edits: what to change, each with the sites behind it.
+        edits: what to change, each with the sites that caused it.
         io_changes: sentences about changed graph inputs and outputs.
         elements_removed: elements that stored tensors lose.
         left_out: if the heads were asked of all sites ("*"): attention that is no site, so that it loses none.
@@ -127,7 +127,7 @@ class PrunePlan:
         exit: the early exits that are made permanent first, None without; `fingerprint` and `edits` are of the model
             that has them.
         notes: what was asked for and has no effect, one sentence each.
-        vocabulary: the tokens that are removed behind that, None without; `edits` are of the model without them.
+        vocabulary: the tokens that are removed after that, None without; `edits` are of the model without them.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""Conditions of merged models, and both bodies of an If beside each other with a choice of elements behind them.
+"""Conditions of merged models, and both bodies of an If beside each other with a choice of elements after them.
 
 Numbers inside a body cannot be read while a model runs. Here everything is in the main graph, and runs whether its
 condition holds or not; each node from a body has the conditions under which it counts (`counts_where`).

@@ -38,7 +38,7 @@ class Names:
 
 
 class Emitter:
-    """Collects the edits that put new nodes in front of one node."""
+    """Collects the edits that put new nodes before one node."""
 
     def __init__(self, before: Node, names: Names) -> None:
         self.before = before

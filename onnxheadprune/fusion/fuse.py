@@ -46,7 +46,7 @@ OPERATORS: dict[str, tuple[tuple[Operator, ...], ...]] = {
 def fuse(model: ModelProto, mode: FuseMode, name: str = "model") -> tuple[ModelProto, Fusion]:
     """A copy of a model whose attention runs in fused operators.
 
-    Sites that cannot be fused exactly stay as they are, with the reason in the result.
+    Sites that cannot be fused exactly stay unchanged, with the reason in the result.
 
     Args:
         model: with its weights in memory; not changed.

@@ -22,9 +22,9 @@ class SiteFusion:
 
     Attributes:
         index, name: of the site.
-        operator: the fused operator it runs in, "" if it was left as it is.
+        operator: the fused operator it runs in, "" if it was left unchanged.
         before: whether it was fused already.
-        reason: why it was left as it is, "" if it was not.
+        reason: why it was left unchanged, "" if it was not.
     """
 
     index: int

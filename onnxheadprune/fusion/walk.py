@@ -145,7 +145,7 @@ def leaves_of(axis: Axis, layout: Layout) -> Axis:
     result: list[Atom] = []
     for atom in axis:
         factors = sorted(name for name in atoms if name.startswith(f"{atom.name}."))
-        # An atom that is gone (repeated by an Expand) stays as it was.
+        # An atom that is gone (repeated by an Expand) stays unchanged.
         result += [atoms[name] for name in factors] or [atoms.get(atom.name, atom)]
     return tuple(result)
 

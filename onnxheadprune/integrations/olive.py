@@ -1,4 +1,4 @@
-"""Microsoft Olive: head pruning as one of its passes, in front of its quantization.
+"""Microsoft Olive: head pruning as one of its passes, before its quantization.
 
 Olive knows passes from a package configuration. This prints its own with `HeadPruning` added, or writes it to a file:
 

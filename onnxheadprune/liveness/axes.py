@@ -191,7 +191,7 @@ def _apart(shape: Shape, runs: Mapping[int, Dim]) -> tuple[Shape, list[int]] | N
 
 
 def _cut_across(shape: Shape, behind: Dim) -> dict[int, Dim]:
-    """The axis that is cut in two where `behind` elements are left of a shape, and the length behind the cut.
+    """The axis that is cut in two where `behind` elements are left of a shape, and the length after the cut.
 
     >>> tokens = dims.symbol("tokens")
     >>> _cut_across((2, dims.multiply(tokens, 3), 8), dims.multiply(tokens, 8)) == {1: tokens}

@@ -158,7 +158,7 @@ def _layer_of_zero(use: Use, remnant: Remnant) -> Remnant | None:
 
 
 def _axis_behind(node: Node, remnant: Remnant) -> int | None:
-    """The axis that the constant runs along behind a Reshape, None if it does not come through whole."""
+    """The axis that the constant runs along after a Reshape, None if it does not come through whole."""
     source, target = remnant.value.shape, node.out.shape
     if source is None or target is None:
         return None
@@ -173,7 +173,7 @@ def _axis_behind(node: Node, remnant: Remnant) -> int | None:
 
 
 def _with_constant(use: Use, remnant: Remnant) -> Remnant | None:
-    """Return the remnant behind a bias or a layer scale: constants that vary along that axis alone, their last one."""
+    """Return the remnant after a bias or a layer scale: constants that vary along that axis alone, their last one."""
     node, other = use.node, use.node.inputs[1 - use.input_index]
     on = replace(remnant, value=node.out)
     if other is None or not other.is_constant or other.shape is None:

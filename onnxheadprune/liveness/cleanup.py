@@ -48,7 +48,7 @@ def settled(
 
     Args:
         view: the model.
-        edits: all edits on it, each with the sites behind it.
+        edits: all edits on it, each with the sites that caused it.
         kept: what they leave of values; None where shapes are asked for as before, of whatever they were.
         going: graph inputs that go, if nobody reads them then.
     """
@@ -96,7 +96,7 @@ class _Cleanup:
     def _changed(
         self, narrowed: Iterable[Value], edits: Mapping[Edit, frozenset[str]]
     ) -> dict[Key, frozenset[str]]:
-        """Return what is gone or narrower after all edits, with the sites behind it."""
+        """Return what is gone or narrower after all edits, with the sites that caused it."""
         found: dict[Key, frozenset[str]] = dict.fromkeys(narrowed, NOBODY)
         for edit, sites in edits.items():
             if isinstance(edit, DropTensor | DropIo) or (

@@ -24,7 +24,7 @@ class Domain(ABC):
 
     Attributes:
         cuts: whether what is not live is cut off. Then readers that no demand has reached need all that they read in
-            the original, and model inputs and outputs stay as they are unless somebody allows otherwise.
+            the original, and model inputs and outputs stay unchanged unless somebody allows otherwise.
         units: what the positions of live sets are called in refusals.
     """
 

@@ -123,7 +123,7 @@ def _narrowing(place: _Place, value: Value, source: str, have: Live, wanted: Liv
 
 
 def _together(shape: Shape, axes: Sequence[int], unknown: Sequence[int]) -> list[int]:
-    """An order of axes in which some lie side by side, one of unknown size in front of them."""
+    """An order of axes in which some lie side by side, one of unknown size before them."""
     known = [axis for axis in axes if axis not in unknown]
     if not any(isinstance(shape[axis], Symbolic) for axis in range(axes[0] + 1, axes[-1] + 1)):
         return list(range(len(shape)))

@@ -210,13 +210,13 @@ class Mixture:
         chosen: experts that a token goes through.
         read: per input index of activations that it reads.
         inputs: per input index the axis that carries neurons.
-        silent: the input in which zeros silence neurons: the last map's weights, or their scales.
-        made: inputs in which zeros silence them where they are made: the first map's weights or scales, and its bias.
+        silent: the input in which zeros silence neurons: the last layer's weights, or their scales.
+        made: inputs in which zeros silence them where they are made: the first layer's weights or scales, and its bias.
             Every activation that these operators know gives zero for zero.
-        last: the weights of the last map.
-        bias: the bias of the last map, None without one.
+        last: the weights of the last layer.
+        bias: the bias of the last layer, None without one.
         zero: the input with the level that means zero, None where a number does.
-        bits: of one level of the last map's weights, None where these are numbers.
+        bits: of one level of the last layer's weights, None where these are numbers.
         maps: products of a token with the weights of one expert.
         why_not: why nothing can be cut, None if it can.
     """

@@ -67,7 +67,7 @@ def ranks_within(wanted: Live, have: Live, axis: int) -> Array:
     axes = sorted({*wanted.axes, *have.axes, axis})
     sizes = [int(np.lcm(wanted.period(a), have.period(a))) for a in axes]
     # Compaction goes from the first axis to the last: rows are what lies before the axis, and an index
-    # of the axis survives if anything behind it does.
+    # of the axis survives if anything after it does.
     rows = int(np.prod(sizes[: axes.index(axis)], dtype=np.int64))
     asked, kept = (
         np.any(live.aligned(axes, sizes).reshape(rows, sizes[axes.index(axis)], -1) != 0, axis=2)

@@ -65,7 +65,7 @@ class _Realizer:
             self._declare(value, live, sites)
             if value.producer is not None and not live.is_dead:
                 self._branches(value, value.producer, live)
-        # After the frozen shapes: a node may stand right behind the Shape whose elements its own literals replace.
+        # After the frozen shapes: a node may stand right after the Shape whose elements its own literals replace.
         for node in sorted(self.sweep.answers, key=lambda node: node.index):
             self._rewrite(node, self.sweep.answers[node])
         return self.out

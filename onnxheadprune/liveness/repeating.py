@@ -1,6 +1,6 @@
 """Computing a value once more, narrower, where that costs no more than gathering from it.
 
-Layers that share weights behind a Cast, a bias that is only spread over the batch, a fill of zeros: what one consumer
+Layers that share weights after a Cast, a bias that is only spread over the batch, a fill of zeros: what one consumer
 needs of such a value follows from stored tensors, which are cut for free.
 """
 

@@ -102,7 +102,7 @@ class _Sweeper:
     def _bounds(self, seeds: Sequence[Seed]) -> dict[tuple[int, int], Live]:
         """The most that a node needs of an input, whatever its law says: what all seeds leave of it.
 
-        A map may sum up what one site loses, and make what another one loses: of its weight rows and columns go.
+        A layer may sum up what one site loses, and make what another one loses: of its weight rows and columns go.
         """
         found: dict[tuple[int, int], Live] = {}
         for seed in seeds if self.domain.cuts else ():
@@ -223,7 +223,7 @@ class _Sweeper:
     def _is_handed_out(self, value: Value) -> bool:
         """Return whether a value is an input or output of the model, itself or through carriers.
 
-        One of which nothing would be left stays as it is.
+        One of which nothing would be left stays unchanged.
         """
         if not self.domain.cuts or not self.free:
             return False

@@ -89,7 +89,7 @@ Found = dict[Node, tuple[Live, Live, Answer]]
 def _relaxed(
     node: Node, have: Live, picking: Callable[[Use], Answer | None], hops: int = MAX_HOPS
 ) -> Found | None:
-    """The views from `node` on that can take all of `have`; None if some reader behind them cannot pick from that.
+    """The views from `node` on that can take all of `have`; None if some reader after them cannot pick from that.
 
     Queries, keys and values are often views of one packed value (`Transpose`, then `Gather` number 1 of 3). Asked for
     precisely, each view would need a gather of its own, although the picking node can move its indices instead.

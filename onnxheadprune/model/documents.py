@@ -64,7 +64,7 @@ def require_there(path: str | os.PathLike[str], what: str = "") -> int:
 
     Args:
         path: where it is.
-        what: how to call it in errors, with a space behind it.
+        what: how to call it in errors, with a space after it.
 
     Raises:
         UsageError: if nothing is there, or the system does not say what.

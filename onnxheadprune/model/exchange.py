@@ -36,7 +36,7 @@ def is_other(source: object) -> TypeGuard[OtherModel]:
 
 
 def name_of(source: OtherModel) -> str:
-    """Return what to call a model in reports."""
+    """Return the name of a model in reports."""
     if _is_onnx_ir(source):
         return source.graph.name or "model"
     graph: gs.Graph = source

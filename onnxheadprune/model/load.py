@@ -270,7 +270,7 @@ def stored_bytes(model: ModelProto) -> int:
 
 
 def model_name(source: ModelLike) -> str:
-    """Return what to call a model in reports."""
+    """Return the name of a model in reports."""
     if isinstance(source, LoadedModel):
         return source.name
     if isinstance(source, ModelProto):

@@ -99,7 +99,7 @@ def save_model(
             where it is, and decides by size what comes from memory (protobuf takes at most 2 GiB).
 
     Raises:
-        UsageError: if it cannot be written; nothing is left behind and an older file stays as it was.
+        UsageError: if it cannot be written; nothing is left behind and an older file stays unchanged.
         ModelError: if weights cannot be read.
     """
     loaded = LoadedModel.of(model, "the model")

@@ -1,4 +1,4 @@
-"""LinearAttention: a state in place of a cache; and its gates, and the convolution in front of it."""
+"""LinearAttention: a state in place of a cache; and its gates, and the convolution before it."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     last = node.attribute("channels_last", 0)
     channels = range(2, len(shape)) if last else range(1, 2)
     sizes = [size for axis in channels if isinstance(size := shape[axis], int)]
-    # A window of states lies in front of the batch.
+    # A window of states lies before the batch.
     front = 1 if node.attribute("state_window", 0) else 0
     places = {axis: axis + front for axis in channels}
     back = {place: axis for axis, place in places.items()}

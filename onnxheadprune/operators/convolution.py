@@ -94,7 +94,7 @@ def _windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim] | None
         elif not up or stride == 1:
             spatial.append(dims.add(dims.floor_divide(dims.subtract(padded, 1), stride), 1))
         elif isinstance(dim, int) and isinstance(padded, int):
-            # A last window that would start behind the data, in its padding, is left out.
+            # A last window that would start after the data, in its padding, is left out.
             spatial.append(min(-(-(padded - 1) // stride), (dim + pads[axis] - 1) // stride) + 1)
         else:
             return None
@@ -242,6 +242,6 @@ def _global_shape(node: Node) -> Shapes:
 
 @rule("AveragePool", "GlobalAveragePool")
 def _average_pool(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Batch and channels (axes 0 and 1) run in parallel; what lies behind them is mixed."""
+    """Batch and channels (axes 0 and 1) run in parallel; what lies after them is mixed."""
     live = lives[0]
     return inexpressible(node) if any(axis > 1 for axis in live.axes) else Answer({0: live})

@@ -153,7 +153,7 @@ def _nd_shape(node: Node) -> Shapes:
 
 @rule("GatherND", ragged=True)
 def _gather_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Batch axes are parallel; axes of the data behind the indexed ones pass through; a list of numbers is a Gather."""
+    """Batch axes are parallel; axes of the data after the indexed ones pass through; a list of numbers is a Gather."""
     data, indices, live = node.shape(0), node.shape(1), lives[0]
     if data is None or indices is None or not isinstance(indices[-1], int):
         return unknown_shape(node)
@@ -194,7 +194,7 @@ def _scatter_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 @rule("ScatterND", ragged=True)
 def _scatter_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Axes of the data behind the indexed ones are axes of the updates too."""
+    """Axes of the data after the indexed ones are axes of the updates too."""
     data, indices, live = node.shape(0), node.shape(1), lives[0]
     if data is None or indices is None or not isinstance(indices[-1], int):
         return unknown_shape(node)

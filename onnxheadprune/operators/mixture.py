@@ -1,8 +1,8 @@
 """MoE and QMoE of ONNX Runtime: a router chooses experts for each token, all in one operator.
 
-Experts are stored side by side: the first map as `[experts, width, hidden]`, the last as `[experts, hidden, width]`.
-SwiGLU has gates and values, in one first map of twice as many rows or in a map each. QMoE stores levels of a few bits
-in bytes, with a scale per row, or per row and block of inputs.
+Experts are stored side by side: the first layer as `[experts, width, hidden]`, the last as `[experts, hidden, width]`.
+SwiGLU has gates and values, in one first layer of twice as many rows or in a layer each. QMoE stores levels of a few
+bits in bytes, with a scale per row, or per row and block of inputs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOKENS, ROUTER = 0, 1
 SELECTION_WEIGHTS = 14
 """Input of QMoE with what experts are weighted by, where that is not what they are chosen by."""
 ORDERS = {1: Order.PAIRS, 2: Order.HALVES}
-"""What `swiglu_fusion` says of a first map that holds gates and values."""
+"""What `swiglu_fusion` says of a first layer that holds gates and values."""
 
 declare("MoE", domain=MICROSOFT, roles=Roles(alike=(0, 1, 2, 3, 4, 5, 6, 7)))
 declare("QMoE", domain=MICROSOFT, roles=Roles(alike=(0, 1, 4, 7, 10, 14)))
@@ -150,7 +150,7 @@ def _sizes(node: Node, first: int, last: int, levels: int) -> tuple[int, int] | 
 
 
 def _order(node: Node, first: int, values: int, width: int) -> Order | None:
-    """Return how gates and values lie in the first map, None where its rows are not as many as its attribute says."""
+    """Return how gates and values lie in the first layer, None where its rows are not as many as its attribute says."""
     shape, other = node.shape(first), node.shape(values)
     if node.input(values) is not None and (other is None or other[1] != width):
         return None
@@ -169,7 +169,7 @@ def _chosen(node: Node, experts: int) -> int:
 
 
 def _maps(node: Node, order: Order, values: int) -> int:
-    """The maps of an expert: the last one, the first one with its gates, and values apart."""
+    """The layers of an expert: the last one, the first one with its gates, and values apart."""
     return 1 + (1 if order is Order.ONCE else 2) + (node.input(values) is not None)
 
 

@@ -124,7 +124,7 @@ def _reshape_gradient(step: Step) -> Partials:
 
 @gradient("CumSum")
 def _cumulative_sum_gradient(step: Step) -> Partials:
-    """Sum from the other end: what comes behind counts."""
+    """Sum from the other end: what comes after counts."""
     reverse, exclusive = (int(step.node.attribute(name, 0)) for name in ("reverse", "exclusive"))
     return {0: step.grad.op("CumSum", step.input(1), reverse=1 - reverse, exclusive=exclusive)}
 
@@ -193,7 +193,7 @@ def _reversed(grad: Term, axis: int) -> Term:
 
 
 def _spread(grad: Term, axis: int, every: int, rank: int) -> Term:
-    """With zeros behind every element along an axis."""
+    """With zeros after every element along an axis."""
     writer = grad.writer
     wide = _padded(
         grad.unsqueeze([axis + 1]), axis + 1, rank + 1, writer.integers([0]), writer.integers([every - 1])

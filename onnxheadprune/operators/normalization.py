@@ -192,7 +192,7 @@ def _instance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refus
 
 @rule("GroupNormalization")
 def _group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Mixes the channels of a group and all behind them: whole groups can go, as heads with a norm of their own."""
+    """Mixes the channels of a group and all after them: whole groups can go, as heads with a norm of their own."""
     live, shape, groups = lives[0], node.shape(0), node.attribute("num_groups", 0)
     if any(axis > 1 for axis in live.axes):
         return coupled(node)

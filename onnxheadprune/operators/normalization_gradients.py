@@ -112,7 +112,7 @@ def _lp_normalization_parts(step: Step) -> list[Term | None]:
 
 @decomposition("InstanceNormalization")
 def _instance_normalization_parts(step: Step) -> list[Term | None]:
-    """Every channel by itself over all that lies behind it."""
+    """Every channel by itself over all that lies after it."""
     rank = len(step.shape(0))
     behind = list(range(2, rank))
     x = step.input(0)
@@ -124,7 +124,7 @@ def _instance_normalization_parts(step: Step) -> list[Term | None]:
 
 @decomposition("GroupNormalization")
 def _group_normalization_parts(step: Step) -> list[Term | None]:
-    """Groups of channels with all that lies behind them; scale and bias per channel, or per group before opset 21."""
+    """Groups of channels with all that lies after them; scale and bias per channel, or per group before opset 21."""
     shape, groups = step.shape(0), int(step.node.attribute("num_groups", 1))
     if not isinstance(shape[1], int):
         raise UnknownShapeError("its number of channels is not known")

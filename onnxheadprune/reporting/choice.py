@@ -120,7 +120,7 @@ def _stand_ins(compensation: Compensation) -> Iterator[RenderableType]:
 
 
 def _skipped(compensation: Compensation) -> dict[str, list[str]]:
-    """The maps that stayed as they were, by reason."""
+    """The layers that stayed unchanged, by reason."""
     found: dict[str, list[str]] = {}
     for item in compensation.refits:
         if item.skipped is not None:
@@ -195,7 +195,7 @@ _SHADES = "░▒▓█"
 _CELL, _EVERY = 2, 4
 """Characters of a head, and heads from one number above the map to the next where there is no room for all."""
 _KEPT, _REMOVED = "dodger_blue1", "dark_orange"
-"""Blue for heads that stay and orange for those that go, as on pages and in pictures."""
+"""Blue for remaining heads and orange for those that go, as on pages and in pictures."""
 
 
 def heat_rows(scores: Scores, removed: Removed | None = None) -> Iterator[RenderableType]:

@@ -182,7 +182,7 @@ def layers_report(layers: Sequence[LayerSummary]) -> Iterator[RenderableType]:
 
 
 def exits_report(found: EarlyExits) -> Iterator[RenderableType]:
-    """Table of the exits with what lies behind each, then Loops that cannot be fixed; nothing without either."""
+    """Table of the exits with what lies after each, then Loops that cannot be fixed; nothing without either."""
     if found.exits:
         yield Text(f"\n{many(len(found.exits), 'early exit')} (--exit)", style="bold")
         made = table(

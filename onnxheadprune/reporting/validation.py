@@ -21,7 +21,7 @@ _LABELS = ("result", "exact", "good enough")
 
 
 def provider_rows(provider: Provider) -> Iterator[RenderableType]:
-    """Yield what keeps a GPU from being used, in front of everything that ran without it."""
+    """Yield what keeps a GPU from being used, before everything that ran without it."""
     if provider.warning is not None:
         yield row("warning", provider.warning, "bold yellow")
 

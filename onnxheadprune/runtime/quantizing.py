@@ -140,7 +140,7 @@ def _static(task: _Task) -> None:
         op_types_to_quantize=products,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        # What a product gives stays float: its range is the widest, and nothing behind it computes in eight bits.
+        # What a product gives stays float: its range is the widest, and nothing after it computes in eight bits.
         extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": products},
         **task.weights,
     )

@@ -84,7 +84,7 @@ PERCENT = r"^[0-9]+(\.[0-9]+)?%$"
 
 
 def share(text: object) -> object:
-    """A share from "50%" or "0.5"; what is no text stays as it is."""
+    """A share from "50%" or "0.5"; what is no text stays unchanged."""
     if not isinstance(text, str):
         return text
     try:

@@ -20,7 +20,7 @@ OPTION = re.compile(
     r"|(?:\b(?P<function>prune|score) )?(?<![\w-])--(?P<no>no-)?(?P<name>[a-z]+(?:-[a-z]+)*)"
     r"(?:[ =](?P<value>[a-z0-9]+)\b| (?=\"))?"
 )
-"""An option in a message, with the word behind it, which may be its value."""
+"""An option in a message, with the word after it, which may be its value."""
 PROVIDERS = ("auto", "cpu", "cuda")
 _KINDS = {
     int: "whole number",

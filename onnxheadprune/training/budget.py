@@ -24,7 +24,7 @@ class Budget:
         epochs: passes over the samples in memory. The same data and seed give the same bytes.
         seconds: until training ends, the search for a learning rate included.
         call: seconds of the whole call, from the making of this budget: what is left when training begins is its time.
-        files: how many of a network's files are proven behind the training.
+        files: how many of a network's files are proven after the training.
         reserved: of these seconds, those for the proofs.
         started: when the call began, by the monotonic clock.
     """

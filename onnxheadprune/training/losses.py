@@ -1,4 +1,4 @@
-"""The losses of a recovery, as nodes behind the student's graph.
+"""The losses of a recovery, as nodes after the student's graph.
 
 The loss of a batch is the sum of
 
@@ -67,7 +67,7 @@ class Part:
     """One part of the loss.
 
     Attributes:
-        name: of its inputs, behind a prefix.
+        name: of its inputs, after a prefix.
         nodes: ONNX text; `student` is the student's value, `target` and the like are inputs.
         student: the value that it is about.
         inputs: names of its inputs, as in the text, with their ranks.

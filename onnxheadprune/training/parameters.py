@@ -1,7 +1,7 @@
 """The numbers that are trained: single-precision masters of what the pruned model stores, and the way back.
 
 A recovery trains the pruned model. What it finds is written into the original's tensors, where the pruned model has a
-part of each; rows of removed heads stay as they were. So what comes out is a cut of a *recovered original*.
+part of each; rows of removed heads stay unchanged. So what comes out is a cut of a *recovered original*.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Parameter:
         name: its name in the pruned model.
         original: its name in the original.
         tensor: as it is stored.
-        levels: the DequantizeLinear behind it, None where it is a float.
+        levels: the DequantizeLinear after it, None where it is a float.
         edit: the cut that made it, None where it is whole.
     """
 
@@ -69,7 +69,7 @@ class Parameters:
 
     Attributes:
         trained: the parameters, in graph order.
-        held: names of tensors of the original that stay as they are, with the reason.
+        held: names of tensors of the original that stay unchanged, with the reason.
     """
 
     trained: Sequence[Parameter]

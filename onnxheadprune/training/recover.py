@@ -47,7 +47,7 @@ class Ready:
         teacher: what it learns from.
         gradient: of the student's loss.
         trained: the parameters of the student.
-        held: names of tensors of the original that stay as they are, with the reason.
+        held: names of tensors of the original that stay unchanged, with the reason.
     """
 
     student: Student

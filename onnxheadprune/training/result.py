@@ -39,7 +39,7 @@ class Recovery:
         samples: that steps could learn from.
         held_out: samples that no step has seen.
         trained: names of the original's tensors that were trained.
-        constant: names of those that stayed as they were, with the reason.
+        constant: names of those that stayed unchanged, with the reason.
         epochs: passes over the data that were made.
         steps: that were made.
         rate: the peak learning rate.

@@ -53,7 +53,7 @@ def hidden_states(view: GraphView) -> tuple[Hidden, ...]:
 
 
 def _joint(linear: Linear, other: Value) -> Value | None:
-    """The stream after the addition of a map's result to what it is added to."""
+    """The stream after the addition of a layer's result to what it is added to."""
     for use in other.consumers:
         if any(_origin(value) is linear.out for value in use.node.inputs if value not in (None, other)):
             return _stream(use.node)

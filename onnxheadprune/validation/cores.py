@@ -3,7 +3,7 @@
 A site names a projection. Masking that projection's input proves a cut of it, and would prove a wrong site too: one
 whose "projection" is a feed-forward layer that reads the attention together with the residual stream. So the heads
 are silenced at their cores as well. If the projection is the heads' own, nothing of them is left in its input, and both
-masks are one model. A bias behind the core leaves a constant there; that is the heads', but depends on no input.
+masks are one model. A bias after the core leaves a constant there; that is the heads', but depends on no input.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _zero_point(node: Node) -> Value | None:
 
 
 def _insert(model: ModelProto, node: Node, alive: Live) -> None:
-    """Puts a mask behind a node, so that whoever reads the node's output reads it masked."""
+    """Puts a mask after a node, so that whoever reads the node's output reads it masked."""
     graph, name = graph_of(model, node), node.out.name
     raw, stem = f"{name}/onnxheadprune_core", f"{name}/onnxheadprune_silent"
     shape = node.out.shape

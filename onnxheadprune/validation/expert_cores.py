@@ -20,14 +20,14 @@ from onnxheadprune.model.tensors import FLOATS
 OTHER = -3
 """The factor of weights on which no output may depend."""
 Insert = tuple[GraphProto, NodeProto]
-"""A node, and the graph that it goes in front of."""
+"""A node, and the graph that it goes before."""
 
 
 def silenced_inside(model: ModelProto, site: Site, neurons: Sequence[int]) -> list[Insert] | None:
-    """Let a mixture read its first map with zeros in the rows of neurons, in a copy in which no node has moved yet.
+    """Let a mixture read its first layer with zeros in the rows of neurons, in a copy in which no node has moved yet.
 
     Returns:
-        Nodes that go to the beginning of graphs, once all others are placed; None where the map is not stored.
+        Nodes that go to the beginning of graphs, once all others are placed; None where the layer is not stored.
     """
     made: list[Insert] = []
     for projection in site.projections:

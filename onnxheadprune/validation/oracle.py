@@ -91,7 +91,7 @@ def _forced_original(
     Args:
         original: the model before the cut, with all of its exits.
         left: the exits, as they were found in it.
-        refits: refitted tensors, under the names that they have behind the exits.
+        refits: refitted tensors, under the names that they have after the exits.
 
     Returns:
         The forced original with the refitted tensors, and the original with the last decision the other way.

@@ -33,7 +33,7 @@ class Made:
     Attributes:
         place: what kind of thing that is.
         scope: the graph it lies in.
-        name: of the value there, behind Identity nodes.
+        name: of the value there, after Identity nodes.
         thing: a NodeProto, TensorProto, SparseTensorProto or ValueInfoProto.
         index: which output of the node, or which input of the graph.
     """

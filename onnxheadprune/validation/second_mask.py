@@ -132,7 +132,7 @@ class SecondMask:
 
 
 def _without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedModel:
-    """The silenced model with zeros in the maps that make queries, keys, values and gates of the heads.
+    """The silenced model with zeros in the layers that make queries, keys, values and gates of the heads.
 
     Some networks add a convolution of the values to the context; it belongs to the heads like the context itself. So
     does a gate, which else would still let through what a normalisation adds to a silent head.
@@ -150,7 +150,7 @@ def _without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedMo
 
 
 def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
-    """Weights in front of the cores that nobody needs the whole of once the heads are gone, and what is needed."""
+    """Weights before the cores that nobody needs the whole of once the heads are gone, and what is needed."""
     for site in planning.touched:
         if site.CORED:
             heads = planning.heads[site.index]
@@ -162,7 +162,7 @@ def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
 
 
 def _weights_before(site: Site) -> set[Value]:
-    """Stored floats of the first maps upstream of a site's cores, and of what their contexts are multiplied with.
+    """Stored floats of the first layers upstream of a site's cores, and of what their contexts are multiplied with.
 
     Not those further up: they make the residual stream, and a projection that reads it is not the heads' own.
     """

@@ -114,7 +114,7 @@ def _sizes_for(numbers: _Numbers, *, has_past: bool) -> Iterator[_Size]:
     yield from (_Size(batch, SHORT) for batch in (*around, *windows))
     if has_past:
         for number in around:
-            # One token behind so many, and so many with the past.
+            # One token after so many, and so many with the past.
             yield from (_Size(1, 1, number), _Size(1, 1, number - 1))
             yield _Size(1, max(number - PAST, 1))
     exactly = sorted(number for number in numbers.turning if 1 < number <= LONGEST)
@@ -124,7 +124,7 @@ def _sizes_for(numbers: _Numbers, *, has_past: bool) -> Iterator[_Size]:
 
 
 def _around(numbers: Iterable[int]) -> list[int]:
-    """The numbers and those behind them that can be sizes."""
+    """The numbers and those after them that can be sizes."""
     return sorted({number + step for number in numbers for step in (0, 1) if 1 < number + step <= LONGEST})
 
 

@@ -165,7 +165,7 @@ def _attributes(node: NodeProto) -> Mapping[str, str]:
 
 
 def _sites(original: ModelProto, plan: PrunePlan) -> dict[str, str]:
-    """The site behind each name that the plan touches."""
+    """The site that caused each name that the plan touches."""
     found: dict[str, str] = {}
     nodes = original.graph.node
     for item in plan.edits:

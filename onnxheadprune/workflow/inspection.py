@@ -39,7 +39,7 @@ class LayerSummary:
     """One layer, as `--layers` takes it.
 
     Attributes:
-        key: its number, behind the name of its stack where a model has several: "3", "encoder.3".
+        key: its number, after the name of its stack where a model has several: "3", "encoder.3".
         name: its module path, "" where names tell none.
         sites: keys of its attention sites and feed-forward blocks ("attn.3", "ffn.3"), in graph order.
         lacks: what other layers of the model hold and this one does not: "feed-forward block".
@@ -124,7 +124,7 @@ class EarlyExit:
         condition: the value that it decides by.
         turns: how often a Loop has run its body there, None for an If.
         endless: it stands for any number of turns from this one on, each with the next number.
-        sites: indices of the attention sites behind it.
+        sites: indices of the attention sites after it.
         heads: heads of these.
         heads_share: of all heads of the model.
         elements: elements of stored tensors that are gone.

@@ -132,7 +132,7 @@ def quantize(
         reduce_range: int8 weights use seven of eight bits; None does so where the processor's product of uint8 by
             int8 saturates.
         block_size: inputs that share a scale, for int4.
-        exclude: names of nodes that stay as they are.
+        exclude: names of nodes that stay unchanged.
         provider: where drift is measured.
         effect: the measure of drift: "kl", "cosine" or your own function; None goes by the kind of output.
         external_data: keep weights beside the output: as the input does, always or never.

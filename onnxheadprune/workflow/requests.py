@@ -69,7 +69,7 @@ class Choice:
         given: new numbers of the original that a training starts from, in the place of a refit.
         decided: heads, and refitted weights, that were chosen elsewhere: on another file of the same network.
         exit: the early exit that is made permanent before anything is chosen or cut, None for none.
-        tokens: the tokens that are kept, None for all. The others are removed behind the exit, before anything else.
+        tokens: the tokens that are kept, None for all. The others are removed after the exit, before anything else.
     """
 
     heads: HeadSpec | None = None

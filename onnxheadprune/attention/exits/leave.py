@@ -33,7 +33,7 @@ class Leaving:
         model: with the exits; in its metadata, what is gone.
         cut: what a plan says about it.
         interface: inputs that are gone and outputs that are constant, each with a sentence.
-        gone: indices of the attention sites behind the exits.
+        gone: indices of the attention sites after the exits.
         moved: per stored tensor that lay in a body, and is in the main graph now, what it was there.
         original: the analysis of the model that it was made of.
         exits: the exits of that.
@@ -70,7 +70,7 @@ def leaving(loaded: LoadedModel, numbers: Sequence[int]) -> Leaving:
 
     Args:
         loaded: the model as it is; it is not changed.
-        numbers: of the exits, at least one; more than one only where they do not stand behind each other.
+        numbers: of the exits, at least one; more than one only where they do not stand after each other.
 
     Raises:
         RefusedError: if there is no such exit.
@@ -161,7 +161,7 @@ def _made(model: ModelProto) -> set[str]:
 
 
 def _recorded(units: str, analysis: Analysis, left: Left, found: Settled) -> list[RecordedUnits]:
-    """The record of all sites of one kind in the original; those behind the exit count as gone as a whole."""
+    """The record of all sites of one kind in the original; those after the exit count as gone as a whole."""
     # What is gone is not recognised by a name that now means something else.
     made = _made(left.model)
     entries = [entry for entry in units_entry(units).read(analysis.view.model) if not entry.left]

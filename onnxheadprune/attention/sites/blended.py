@@ -1,6 +1,6 @@
-"""Heads that are summed before the linear layer behind them.
+"""Heads that are summed before the linear layer after them.
 
-Contexts of single heads may be added up one by one in front of the projection, and attention maps may be averaged over
+Contexts of single heads may be added up one by one before the projection, and attention maps may be averaged over
 heads before they weigh the values, so that there is only one context. No axis of heads is left then: their number is
 known, and only all of them can be removed.
 """

@@ -132,7 +132,7 @@ def score_products(core: Core) -> list[Node]:
 
 
 def _first_products(node: Node, index: int) -> list[Node]:
-    """Products upstream of an operand, nearest first, that read no other ones; what lies behind weights is not seen."""
+    """Products upstream of an operand, nearest first, that read no other ones; what lies after weights is not seen."""
     above = upstream(node.inputs[index], MAX_UPSTREAM, _is_weighted)
     products = [item for item in above if is_product(item) is not None]
     return [item for item in products if not _reads_products(item)]

@@ -268,7 +268,7 @@ def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
 
 
 def _endpoints(walk: Sweep, labels: Labels) -> dict[Value, Live]:
-    """The cache: graph inputs and outputs that carry heads, outputs behind a Cast or an `If` included.
+    """The cache: graph inputs and outputs that carry heads, outputs after a Cast or an `If` included.
 
     A cache has one position per head on some axis. Where the channels of all heads lie in one axis, as a
     projection leaves them, only a pair tells it from any other input or output: a past that becomes a present.
@@ -277,7 +277,7 @@ def _endpoints(walk: Sweep, labels: Labels) -> dict[Value, Live]:
     for value in walk.reached:
         if comes_or_goes(value):
             ends[value].append(walk.kept[value])
-        # Laws have to be asked for the labels behind carriers, and few of these lead anywhere.
+        # Laws have to be asked for the labels after carriers, and few of these lead anywhere.
         if any(map(comes_or_goes, carrier_outputs(value))):
             for end, live in _carried_on(value, walk.kept[value]):
                 if comes_or_goes(end):

@@ -25,7 +25,7 @@ from onnxheadprune.model.graph.view import Node
 
 @dataclass(frozen=True, eq=False)
 class ExpertProjection(Projection):
-    """A mixture of experts as a map that sums up the neurons of all of them.
+    """A mixture of experts as a layer that sums up the neurons of all of them.
 
     What a neuron gives lies inside the operator. In its place stands the stored input in which zeros silence it.
 

@@ -41,7 +41,7 @@ def _with_history(
 
     Returns:
         The sites in order of their number in the original. Sites that the record does not know, because the version
-        that wrote it did not find them, are numbered behind those that it knows.
+        that wrote it did not find them, are numbered after those that it knows.
 
     Raises:
         ModelError: if the record does not fit the sites.

@@ -78,7 +78,7 @@ def _left_alone(owner: Node, group: Sequence[AttentionSite]) -> Value | None:
 
 
 def _shrinks(site: AttentionSite, heads: Mapping[int, Sequence[int]]) -> bool:
-    """Return whether a site's cache gets narrower; that of a site which goes as a whole stays as it was."""
+    """Return whether a site's cache gets narrower; that of a site removed as a whole stays unchanged."""
     return 0 < len(heads.get(site.index, ())) < site.num_heads and _kv_left(site, heads) < site.kv_num_heads
 
 

@@ -25,7 +25,7 @@ from onnxheadprune.model.graph.walks import reachable
 
 MAX_HOPS = 8
 MAX_BEHIND = 256
-"""Values behind the node that stops labels that are looked at in search of a linear layer."""
+"""Values after the node that stops labels that are looked at in search of a linear layer."""
 
 
 class Hidden(NamedTuple):

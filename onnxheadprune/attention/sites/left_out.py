@@ -39,7 +39,7 @@ MAPS_SCORES = ACTIVATES | RAISES | DIVIDES_BY_NORM
 """Operators that make weights of scores if these are products of queries and keys."""
 SUMS_WEIGHTS = SUMS | SUMS_MAGNITUDES
 MAX_HOPS = 24
-"""Nodes between a map, or scores, and what reads them; behind more of them lies something else."""
+"""Nodes between a map, or scores, and what reads them; after more of them lies something else."""
 
 
 def attention_products(view: GraphView) -> list[Node]:
@@ -239,7 +239,7 @@ def _is_part(node: Node, claimed: set[Node]) -> bool:
 
 
 def shared_by_heads(layer: Node, core: Node) -> Refusal:
-    """Why a product with a map per head has no heads to cut: the linear layer behind it is one for all of them."""
+    """Why a product with a map per head has no heads to cut: the linear layer after it is one for all of them."""
     sentence = (
         f"it has a map per head, and {layer.label} has no weights of single heads: it treats all heads alike"
     )

@@ -129,7 +129,7 @@ def _add(found: dict[object, _Block], read: Summed, made: Origins, projection: P
 
 
 def _channels(made: Origins) -> tuple[tuple[int, ...], ...]:
-    """The positions of each neuron: those that share a channel of some map go together."""
+    """The positions of each neuron: those that share a channel of some layer go together."""
     together: Partition[int] = Partition()
     own: set[int] = set()
     for rows in made.makers.values():
@@ -147,7 +147,7 @@ def _channels(made: Origins) -> tuple[tuple[int, ...], ...]:
 def _identity(read: Summed, made: Origins, projection: Projection) -> object:
     """Return what two projections have in common that read the same neurons.
 
-    They read the same channels of the same maps; or they are one map written twice, in both branches of an `If`.
+    They read the same channels of the same layers; or they are one layer written twice, in both branches of an `If`.
     """
     branch = branch_of(read.node)
     if branch is not None:
@@ -181,7 +181,7 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
         units=units_together(block.projections, count),
         original_num_units=count,
     )
-    # One neuron of every map: a map that only makes others would not get narrower.
+    # One neuron of every map: a layer that only makes others would not get narrower.
     removed = united(block.makers.values(), site.units)
     trial = sweep(list(site.seeds(removed)), domain=Masks(site.UNITS), through=block.made.mixer)
     whole = [maker for maker in block.makers if trial.kept.get(maker.out, FULL).is_full]

@@ -129,7 +129,7 @@ def _reader_of_all(caches: Sequence[Value], trial: Sweep) -> Refusal:
 def _holds_heads_back(node: Node, trial: Sweep, without: Callable[[Node], Sweep]) -> bool:
     """Return whether a node that mixes heads keeps something of them alive that would go without it.
 
-    A gate may read the residual stream itself, seen as heads: behind its quantization a gather picks what stays,
+    A gate may read the residual stream itself, seen as heads: after its quantization a gather picks what stays,
     and nothing of the removed heads is left.
     """
     if node.shape(0) is None or node.shape(0) != node.out.shape:

@@ -150,7 +150,7 @@ class _Search:
         if made is not None:
             return made
         if self.streams.joins(node):
-            # What lies behind belongs to all layers.
+            # What lies after belongs to all layers.
             return Stop(value, Cause.STREAM)
         answer = ask_about(value, live, NEURONS)
         if isinstance(answer, Refusal):
@@ -165,7 +165,7 @@ class _Search:
         return upstream + list(answer.bodies.items())
 
     def _mixed(self, value: Value, live: Live, refusal: Refusal) -> list[tuple[Value, Live]] | Stop:
-        """Return where labels go on behind an operator that lets none through: a normalisation moves no position."""
+        """Return where labels go on after an operator that lets none through: a normalisation moves no position."""
         node = value.producer
         assert node is not None
         source = node.input(0)

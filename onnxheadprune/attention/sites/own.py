@@ -3,7 +3,7 @@
 The law: silencing a head where it is made and silencing it at the projection's input are the same model. That some
 other node reads the head is seen by a trial removal (`obstacles.py`). Here is the other half: nothing may be left in
 the head's channels once the head is silent at its core. What is multiplied with it vanishes with it; what is added to
-it stays, unless it is the head's own: a stored vector (a bias behind the core, the bias of a normalisation), which is
+it stays, unless it is the head's own: a stored vector (a bias after the core, the bias of a normalisation), which is
 the same for all inputs, or its queries, keys or values once more (convolved, pooled), which weights of the head make
 and nobody else reads. A residual stream is nobody's own.
 """

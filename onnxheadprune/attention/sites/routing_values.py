@@ -54,7 +54,7 @@ from onnxheadprune.model.graph.walks import uniform
 
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 MOVES = VIEWS | FLATTENS | CASTS | EXPANDS | TILES | SLICES | SPLITS | JOINS
-"""Operators behind which numbers of experts are the same numbers."""
+"""Operators after which numbers of experts are the same numbers."""
 UNCHANGED = CARRIERS | EXPANDS | TILES | SLICES | SPLITS | JOINS
 PICKS = GATHERS | GATHERS_ELEMENTS | GATHERS_ROWS
 MATRIX = 2
@@ -102,7 +102,7 @@ def behind(node: Node, index: int, live: Live) -> Live | None:
 
 
 def is_moved(node: Node, named: Sequence[int]) -> bool:
-    """Return whether numbers of experts are the same numbers behind a node that reads them at some inputs."""
+    """Return whether numbers of experts are the same numbers after a node that reads them at some inputs."""
     if node not in MOVES:
         return node in GATHERS | GATHERS_ELEMENTS and list(named) == [0]
     if node in CASTS and node.out.elem_type not in INTEGERS:

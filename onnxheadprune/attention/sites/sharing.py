@@ -95,7 +95,7 @@ def _leaves(walk: Sweep) -> Iterator[tuple[Value, Live]]:
 
 
 def _behind_weights(walk: Sweep) -> set[Value]:
-    """Activations behind labelled weights: all heads read them, and sharing those couples nothing."""
+    """Activations multiplied by labelled weights: all heads read them, and sharing those couples nothing."""
     behind: set[Value] = set()
 
     def hides(use: Use) -> bool:

@@ -2,7 +2,7 @@
 
 Does a silenced context add nothing to a quantized sum? Only if both sides mean the same number by zero.
 
-A head that is multiplied by zero in front of a quantizer becomes that quantizer's zero point. Whoever reads the
+A head that is multiplied by zero before a quantizer becomes that quantizer's zero point. Whoever reads the
 integers subtracts a zero point too; where that is another one, a silenced head still adds a constant, and cutting
 it would not.
 """

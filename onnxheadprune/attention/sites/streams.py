@@ -108,7 +108,7 @@ class AttentionAxes:
         return node in self._products or is_product(node) is not None or weighs_stored_values(node)
 
     def _may_hold_scores(self, node: Node) -> bool:
-        """Return whether scores are still scores behind a node."""
+        """Return whether scores are still scores after a node."""
         return is_product(node) is None and node not in NORMALIZES and not self._streams.joins(node)
 
     def keeps_heads(self, node: Node) -> bool:

@@ -263,7 +263,7 @@ def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
 
 
 def _is_residual(node: Node) -> bool:
-    """Adding two computed values: the way back into the residual stream, behind which all layers lie."""
+    """Adding two computed values: the way back into the residual stream, after which all layers lie."""
     return node in ADDS and len(node.computed) > 1
 
 

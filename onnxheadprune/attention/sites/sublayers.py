@@ -50,7 +50,7 @@ from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
 
 GATES = BENDS | SIGMOIDS | COMPARES
-"""Operators behind which a layer is no term of a sum, but a gate or a router of others."""
+"""Operators after which a layer is no term of a sum, but a gate or a router of others."""
 CARRIES = (
     ELEMENTWISE | VIEWS | FLATTENS | CASTS | CASTS_LIKE | QUANTIZERS | DEQUANTIZES | DROPOUTS | PADS | JOINS
 )

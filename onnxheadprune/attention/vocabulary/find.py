@@ -45,7 +45,7 @@ MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS |
 KEEPS_LOGITS = (
     ELEMENTWISE | CARRIERS | QUANTIZERS | FLATTENS | SLICES | GATHERS | DROPOUTS | WEIGHS | REDUCES | JOINS
 )
-"""Operators behind the map to logits that keep a number per token."""
+"""Operators after the map to logits that keep a number per token."""
 OTHER_IDS = re.compile(r"position|segment|type|mask|cache|lang|length")
 """Names of inputs that index tables and hold no tokens."""
 TOKENS = re.compile(r"input_ids|token")

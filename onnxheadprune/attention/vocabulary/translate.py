@@ -1,6 +1,6 @@
 """The original as it answers to new token ids: the oracle of a model with a smaller vocabulary.
 
-One Gather in front of it turns new ids into the original's, and one behind it picks the logits of the tokens that are
+One Gather before it turns new ids into the original's, and one after it picks the logits of the tokens that are
 kept. Nothing else is changed, so it has nothing in common with the code that cuts tables.
 """
 

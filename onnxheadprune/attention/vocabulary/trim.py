@@ -205,7 +205,7 @@ def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
     outputs = [_producer(view.main.values[name]) for name in vocabulary.logits]
     for node in outputs:
         if node not in narrowed:
-            # Something mixes all logits, behind which they are picked.
+            # Something mixes all logits, after which they are picked.
             edits |= dict.fromkeys(_picked_behind(node), frozenset({SITE}))
     edits = settled(view, edits, swept.kept)
     for node in narrowed:

@@ -1,6 +1,6 @@
 """The boundaries of a model's blocks, found by dataflow, and two models that walk from one to the next.
 
-Work on a model comes in stages: a map that is refitted, a site that is cut. The nodes in front of a stage are run
+Work on a model comes in stages: a layer that is refitted, a site that is cut. The nodes before a stage are run
 once; what they made and others still read *crosses* to the stage. Nothing is assumed about the graph: a residual
 stream crosses, and so do masks, rotary tables, position biases and the states of an encoder.
 """
@@ -22,7 +22,7 @@ from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.feeds.generate import Feed
 
 NEVER = 2**31
-"""The entry of a node that lies in front of no stage."""
+"""The entry of a node that lies before no stage."""
 Reader: TypeAlias = Callable[[int], dict[str, Array]]
 """Gives values for a feed, by name: the wanted ones, those that cross to the stage, and the feed itself."""
 
@@ -47,7 +47,7 @@ class Boundaries:
 
     Attributes:
         crossing: for each stage, the element types of the values that cross to it, by name. Where one of them is no
-            tensor, those of the stage before, and in front of all stages none: then work starts at the inputs.
+            tensor, those of the stage before, and before all stages none: then work starts at the inputs.
         changed: names of all values that a change in some stage may alter.
     """
 
@@ -69,14 +69,14 @@ class Boundaries:
         self._entry: dict[Node, int] = {}
         for at, stage in enumerate(stages):
             for node in list(self._flow.upstream(stage.starts, self._entry)):
-                # What may still change lies behind the stage in which it does.
+                # What may still change lies after the stage in which it does.
                 self._entry[node] = max(at, until.get(node, -1) + 1)
         self.changed = frozenset(value.name for node in until for value in node.results)
         found = [self._crossing(stages, outputs, at) for at in range(len(stages))]
         self.crossing, self._front = _usable(view, found)
 
     def is_done(self, node: Node, stage: int) -> bool:
-        """Return whether a node lies in front of the place from which the work on a stage starts."""
+        """Return whether a node lies before the place from which the work on a stage starts."""
         return self._front[stage] >= 0 and self._entry.get(node, NEVER) <= self._front[stage]
 
     def starts_alike(self, one: int, other: int) -> bool:
@@ -177,7 +177,7 @@ class Flow:
         return self._users.get(value, ())
 
     def upstream(self, values: Iterable[Value], known: Container[Node] = ()) -> Iterator[Node]:
-        """The nodes that values depend on, but for constant ones and those that are known with all in front of them."""
+        """The nodes that values depend on, but for constant ones and those that are known with all before them."""
 
         def makers(read: Iterable[Value]) -> list[Node]:
             found = [item.producer for item in read if item.producer is not None and not item.is_constant]
@@ -186,7 +186,7 @@ class Flow:
         return reachable(makers(values), lambda node: makers(self._reads[node]))
 
     def downstream(self, nodes: Iterable[Node], known: Container[Node]) -> Iterator[Node]:
-        """Nodes, and all that depend on them, but for those that are known with all behind them."""
+        """Nodes, and all that depend on them, but for those that are known with all after them."""
 
         def readers(node: Node) -> list[Node]:
             return [reader for value in node.results for reader in self.users(value) if reader not in known]
@@ -233,7 +233,7 @@ class Walk:
         """True if the two models differ before this stage."""
 
     def enter(self, stage: int) -> None:
-        """Takes both models to a stage. What is in `stored` by then stays so in front of it.
+        """Takes both models to a stage. What is in `stored` by then stays so before it.
 
         Raises:
             UsageError: if the model does not run on the feeds.

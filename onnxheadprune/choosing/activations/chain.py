@@ -1,6 +1,6 @@
 """The effects of cuts of single sites on a model's outputs, all of them in one pass over its blocks.
 
-Cutting a site changes nothing in front of its projection. So the model is run once, and what a cut changes leaves
+Cutting a site changes nothing before its projection. So the model is run once, and what a cut changes leaves
 it at the site and goes on beside it through the same blocks. All feeds go through one block after the other, so that
 only the weights of one block are in memory.
 """
@@ -77,10 +77,10 @@ class Outcome:
 
 
 class Chain:
-    """A model in blocks, one per site and one behind the last."""
+    """A model in blocks, one per site and one after the last."""
 
     def __init__(self, parts: Parts, sites: Sequence[Site], outputs: Sequence[Value] = ()) -> None:
-        """Cuts the model in front of every site's projections.
+        """Cuts the model before every site's projections.
 
         Raises:
             RefusedError: if a context lives in the body of a control-flow operator, or is never a float.
@@ -244,7 +244,7 @@ class Chain:
         return values if session is None else {**values, **run_feed(session, values, source)}
 
     def _is_over(self, cut: Cut, place: int) -> bool:
-        """Return whether all that reads the weights of a cut lies in front of a place."""
+        """Return whether all that reads the weights of a cut lies before a place."""
         if not cut.weights:
             return True
         readers = self._readers[cut.site]

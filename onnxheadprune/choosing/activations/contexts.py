@@ -52,7 +52,7 @@ def context_moments(
         sites: whose contexts to look at.
         data: what to run it on.
         provider: where to run.
-        progress: told after each site.
+        progress: called after each site.
         left: gets the reason for each site whose contexts are not finite, by label; those have no moments then.
 
     Raises:

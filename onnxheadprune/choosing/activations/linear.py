@@ -79,7 +79,7 @@ def _only_use(value: Value) -> Use | None:
 
 
 def _only_use_of_float(value: Value) -> Use | None:
-    """The one consumer of a value behind the quantizers and dequantizers that merely round it."""
+    """The one consumer of a value after the quantizers and dequantizers that merely round it."""
     use = _only_use(value)
     while use is not None and use.node in QUANTIZES and use.input_index == 0:
         back = _float_behind(use.node.out)
@@ -154,8 +154,8 @@ class Linear:
         out: y as a float, the bias included where there is one.
         out_axes: axes of y that hold its features, in the order of the columns of W.
         bias: the stored bias as [1, out], None without one that can be rewritten.
-        fixed: a bias as [1, out] that stays as it is, since something else reads it too; None without one.
-        is_late: whether the bias is only added behind `out`.
+        fixed: a bias as [1, out] that stays unchanged, since something else reads it too; None without one.
+        is_late: whether the bias is only added after `out`.
         other: what y is added to (the residual stream), None where it is not simply added.
         joint: the node that adds them, None without `other`.
     """
@@ -174,14 +174,14 @@ class Linear:
 
     @classmethod
     def of(cls, projection: Projection) -> Linear | None:
-        """A site's output projection as a linear map, None where its weights are in no form to rewrite."""
+        """A site's output projection as a linear layer, None where its weights are in no form to rewrite."""
         if projection.weight is None:
             return None
         return _linear(projection.node, *projection.activation, *projection.weight)
 
     @classmethod
     def at(cls, node: Node) -> Linear | None:
-        """A node as a linear map with stored weights, None if it is none or they are in no form to rewrite."""
+        """A node as a linear layer with stored weights, None if it is none or they are in no form to rewrite."""
         found = contraction_of(node)
         if found is None or len(found.terms) != 2:
             return None
@@ -229,7 +229,7 @@ class Linear:
 
 
 def feeders(value: Value) -> tuple[Linear, ...]:
-    """The linear maps that a value is made of with no other one in between, in graph order.
+    """The linear layers that a value is made of with no other one in between, in graph order.
 
     Paths that lead elsewhere (to graph inputs, lookups, weights that cannot be rewritten, shapes) are not told of.
     """
@@ -262,7 +262,7 @@ def _linear(
     if node.attribute("alpha", 1.0) != 1.0 or node.attribute("beta", 1.0) != 1.0:
         return None
     if any(found.axes_of(weight)[axis] not in found.contracted for axis in weight_axes):
-        return None  # A map per head, which the next node adds up.
+        return None  # A layer per head, which the next node adds up.
     columns = _columns(found, weight, weight_axes)
     whole = _whole_product(node, source, weight)
     if columns is None or (whole is None and x.elem_type not in FLOATS):
@@ -340,12 +340,12 @@ def _stored_bias(value: Value, levels: StoredLevels | None = None) -> _Bias | No
     matrix = matrix_of(value, (), (0,), levels)
     if matrix is None:
         return None
-    # What is shared stays as it is, but it is there.
+    # What is shared stays unchanged, but it is there.
     return _Bias(fixed=matrix) if matrix.shared else _Bias(matrix)
 
 
 def _late_bias(out: Value, out_axes: tuple[int, ...]) -> _Bias:
-    """The bias that is added to a product behind it, and the value after that."""
+    """The bias that is added to a product after it, and the value after that."""
     use = _only_use_of_float(out)
     if use is None or use.node not in ADDS or use.node.domain:
         return _Bias()

@@ -1,1 +1,1 @@
-"""Making up for removed heads: closed-form refits of what is left."""
+"""Compensation for removed heads: closed-form refits of the remaining weights."""

@@ -1,12 +1,12 @@
-"""Closed-form compensation: what is left takes over the work of the heads that go.
+"""Closed-form compensation: the remaining weights are refitted to replace the removed heads.
 
-The linear maps behind the first cut are refitted in graph order, on the inputs they will really get, by least
+The linear layers after the first cut are refitted in graph order, on the inputs of the pruned model, by least
 squares on Gram matrices, without gradients or training (Kwon et al. 2022 tune one mask value per head this way; here
-it is all weights of the map). Maps that write to the residual stream aim at the original's stream: the output
-projections of the sites that lose heads, together with the values of the heads that stay, and the projections of the
-feed-forward layers. Maps inside a feed-forward layer aim at what they put out in the original.
+it is all weights of the layer). Layers that write to the residual stream aim at the original's stream: the output
+projections of the sites that lose heads, together with the values of the remaining heads, and the projections of the
+feed-forward layers. Layers inside a feed-forward layer aim at their outputs in the original.
 
-The result is the *original* with other numbers in some initializers; the rows of removed heads are as they
+The result is the *original* with new contents of some initializers; the rows of removed heads are as they
 were. Pruning it is as exact as pruning the original, and is proven in the same way.
 """
 
@@ -52,8 +52,8 @@ class Refitting:
     """The settings of a refit.
 
     Attributes:
-        which: which maps are refitted.
-        most: multiply-adds of all maps on all positions, which bound how much data is used.
+        which: which layers are refitted.
+        most: the most multiply-adds of all layers on all positions; bounds the amount of data.
     """
 
     which: Which = "all"
@@ -70,17 +70,17 @@ def compensate(
     how: Refitting = Refitting(),
     progress: Progress = silent,
 ) -> Compensation:
-    """Refits what is left, layer by layer, on already pruned inputs.
+    """Refit the remaining weights, layer by layer, on already pruned inputs.
 
     Args:
         view: an annotated view of the original.
         sites: its attention sites, and those of other kinds that lose units.
-        heads: present units that go, per site index.
-        data: calibration data, of which as much is used as the widest map wants; a part of it is held out to choose
+        heads: present units to remove, per site index.
+        data: calibration data, of which as much is used as the widest layer wants; a part of it is held out to choose
             the ridge with. Of token sequences the rest is spliced into more, as far as it is little for that.
         provider: where to run.
-        how: which maps are refitted, and how much work it may be.
-        progress: told after each map.
+        how: which layers are refitted, and the most work.
+        progress: called after each layer.
 
     Raises:
         UsageError: if the data does not run.
@@ -111,7 +111,7 @@ def compensate(
 
 
 class _Work:
-    """Both models on their way through the maps, and what was found so far."""
+    """The state of a refit that visits layer after layer in both models, and its results so far."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class _Work:
     ) -> None:
         learn, held = data.split()
         learn = with_spliced(learn, _widest(todo), _weights_of(todo), work=most)
-        # New values for a map that feeds the attention of several projections would change the others.
+        # New values for a layer that feeds the attention of several projections would change the others.
         self.makers = {task: task.value_maps(shared) for task in todo if task.obstacle() is None}
         # Where inputs do not tell, nobody knows before a pass.
         positions, inputs = learn.positions, max(map(_inputs_of, self.makers), default=0)
@@ -134,7 +134,7 @@ class _Work:
         self.stages = {task: at for at, task in enumerate(self.makers)}
         stages = [_stage(task, makers) for task, makers in self.makers.items()]
         if stages:
-            # Sites that go as a whole are silent from the start, and routers choose among what stays.
+            # Sites that are removed as a whole are silent from the start, and routers choose among what stays.
             first = (
                 *(item.node for item in silent),
                 *(node for site, gone in routed if gone for node in changed_by_cut(site)),
@@ -169,7 +169,7 @@ class _Work:
         self._leave(task, reason)
 
     def _fitted(self, task: Task, linear: Linear) -> str | None:
-        """Refit a map, or the reason why it stays as it is."""
+        """Refit a layer, or return the reason why it stays unchanged."""
         target = self.pair.target(linear, task.run)
         if target.run is None and task.only_stands_in:
             return f"between it and {_listed(task)}, which goes, lies more than a normalisation"
@@ -181,7 +181,7 @@ class _Work:
         return self._fit(task, target, rows, values, *found)
 
     def _leave(self, task: Task, reason: str | None) -> None:
-        """Notes why a map stays as it is."""
+        """Record why a layer stays unchanged."""
         self.refits.append(Refit(task.name, task.site_index, None, 0.0, 0.0, reason))
 
     def _fit(
@@ -193,7 +193,7 @@ class _Work:
         learned: Moments,
         held: Moments,
     ) -> str | None:
-        """Fit a map to moments, or the reason why it stays as it is."""
+        """Fit a layer to moments, or return the reason why it stays unchanged."""
         linear, run = target.linear, target.run
         weight, count, scale = linear.matrix.read(), len(rows), held.variance() or 1.0
         grid = linear.matrix.grid()
@@ -229,7 +229,7 @@ class _Work:
         return None
 
     def _values(self, task: Task, target: Target) -> Values | None:
-        """The map that makes the values of the heads that stay, where it can change by itself."""
+        """The layer that computes the values of the remaining heads, if it can change alone."""
         if task.projection is None:
             return None
         heads = tuple(task.projection.channels[head] for head in task.heads)
@@ -260,7 +260,7 @@ def _widest(todo: Sequence[Task]) -> int:
 
 
 def _unknowns(task: Task) -> int:
-    """Inputs of a layer, with the features that values may be refitted on."""
+    """The number of inputs of a layer, features for refitting values included."""
     if task.linear is None:
         return 0
     rows = task.linear.matrix.rows
@@ -268,7 +268,7 @@ def _unknowns(task: Task) -> int:
 
 
 def _inputs_of(task: Task) -> int:
-    """Inputs of a layer that are left."""
+    """The number of remaining inputs of a layer."""
     assert task.linear is not None
     return task.linear.matrix.rows if task.kept is None else len(task.kept)
 
@@ -285,7 +285,7 @@ def _silent_maps(sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> l
 
 
 def _stage(task: Task, makers: Sequence[Linear]) -> Stage:
-    """A map's work begins at its inputs, or where values are made that may change with it."""
+    """The values at which work on a layer begins: its inputs, or those of the layer that computes the values."""
     linear = task.linear
     assert linear is not None
     other = () if linear.other is None else (linear.other,)
@@ -304,12 +304,12 @@ def _stage(task: Task, makers: Sequence[Linear]) -> Stage:
 
 
 def _listed(task: Task) -> str:
-    """Return how a sentence names what a map is to stand in for."""
+    """Return the removed sublayers that a layer replaces, for a sentence."""
     return ", ".join(task.run.keys) if task.run is not None else ""
 
 
 def _limited(learned: Moments, inputs: int, first: Fit) -> str | None:
-    """Return why a layer was not refitted with any ridge, None where it was."""
+    """Return why only some ridge strengths were tried for a layer, None if all were."""
     if learned.count >= inputs:
         return None
     done = "biases alone are adjusted" if first.strength is None else "a stronger ridge is used"
@@ -319,7 +319,7 @@ def _limited(learned: Moments, inputs: int, first: Fit) -> str | None:
 def _with_values(
     values: Values, first: Fit, learned: Moments, held: Moments, grid: Grid | None
 ) -> tuple[Array, Fit] | None:
-    """A change of the values and the projection's fit behind it, None if held-out rows gain nothing from it."""
+    """A change of the values and the projection's fit after it, None if held-out rows gain nothing from it."""
     change = fit_values(learned, held, first.weight, values.layout)
     if change is None:
         return None

@@ -1,7 +1,7 @@
-"""Least squares pulled towards the old weights: of one linear layer, and of the values of the heads that stay.
+"""Least squares pulled towards the old weights: of one linear layer, and of the values of the remaining heads.
 
-The pull is chosen on held-out rows. Where weights are stored in levels, what counts is what can be stored: outputs
-whose refit does not pay once it is quantized keep the weights that they have.
+The pull is chosen on held-out rows. Where weights are quantized, the error is measured after rounding: outputs that do
+not improve keep their old weights.
 
 A head's context is A (x V): what the head attends to, times its values. The attention A stays, V may change. With
 u = A x as features, the output of the site is linear in V, and least squares needs no further pass.
@@ -41,15 +41,15 @@ FLOOR = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A refitted map.
+    """A refitted layer.
 
     Attributes:
         weight: [in, out].
-        bias: [out], None where the map has none.
+        bias: [out], None where the layer has none.
         strength: the median ridge that was chosen, None if nothing moved but the bias.
         before: held-out mean square error with the old weights.
         after: the same with the new ones, learned without the held-out rows.
-        lost: outputs whose refit was given up, since it did not pay with the levels that the weights are stored in.
+        lost: outputs that keep their old weights, since rounding to the quantized values made the refit worse.
     """
 
     weight: Matrix64
@@ -62,7 +62,7 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class _Choices:
-    """For each output what is done: 0 nothing, 1 only its bias moves, then every strength.
+    """The choice for each output: 0 unchanged, 1 only its bias changes, then one number per strength.
 
     Attributes:
         weight: the old weights.
@@ -77,7 +77,7 @@ class _Choices:
     chosen: npt.NDArray[np.int_]
 
     def learned(self, moments: Moments) -> tuple[Matrix64, Matrix64 | None]:
-        """Weights and bias that these choices make of some rows."""
+        """Weights and bias by these choices, learned from some rows."""
         new, problem = self.weight.copy(), _problem(moments, self.weight, self.bias)
 
         def solve(choice: int) -> None:
@@ -92,7 +92,7 @@ class _Choices:
         return new, np.where(self.chosen > 0, shifted, self.bias)
 
     def stored(self, moments: Moments, grid: Grid) -> tuple[Matrix64, Matrix64 | None]:
-        """The same on the levels that the weights are stored in."""
+        """The same, rounded to the quantized values."""
         new, offset = self.learned(moments)
         moved = self.chosen > 1
         if moved.any():
@@ -113,16 +113,16 @@ def fit(
 ) -> Fit:
     """The weights near `weight` with the least held-out error.
 
-    Least squares treats every output by itself, so the strength is chosen for each output by itself, on the
+    Least squares treats every output separately, and so the strength is chosen for each output, on the
     held-out rows. The final weights learn from all rows.
 
     Args:
         learned: moments of inputs and targets to learn from.
         held: moments of other rows, to choose the strengths with.
         weight: the old weights, [in, out].
-        bias: the old bias, [out]; None for a map that has none.
+        bias: the old bias, [out]; None for a layer that has none.
         strengths: ridge strengths to try; None for `STRENGTHS`, or `STRONG` where rows are few.
-        grid: what the weights can hold where that is few numbers, None for floats.
+        grid: the values that quantized weights can have, None for floats.
     """
     if strengths is None and learned.count < len(weight):
         strengths = STRONG
@@ -158,7 +158,7 @@ def fit(
 
 
 class _Apart:
-    """Errors on held-out rows, of weights that differ a little from the old ones: what matters is the difference."""
+    """Errors on held-out rows of weights that differ a little from the old ones, computed from the difference."""
 
     def __init__(self, learned: Moments, held: Moments, weight: Matrix64, bias: Matrix64 | None) -> None:
         self._learned, self._held, self._weight, self._bias = learned, held, weight, bias
@@ -168,11 +168,11 @@ class _Apart:
         self._gram = held.gram.astype(np.float32)
 
     def before(self) -> Matrix64:
-        """With the weights and the bias that there are."""
+        """The error with the old weights and bias."""
         return self._with(self._fixed, self._held.x_sum @ self._weight, self._bias)
 
     def after(self, step: npt.NDArray[np.float32] | None) -> Matrix64:
-        """With a step from the weights, [in, out], and the bias that fits it on the rows to learn from.
+        """The error after a step from the weights, [in, out], with the bias that fits on the rows to learn from.
 
         Args:
             step: None for none.
@@ -199,29 +199,29 @@ def _problem(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Ridge
 
 
 def _shift(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Matrix64 | None:
-    """The bias with which the mean is right."""
+    """The bias that makes the mean of the outputs equal that of the targets."""
     total = moments.total or 1.0
     return None if bias is None else (moments.y_sum - moments.x_sum @ weight) / total
 
 
 def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -> Matrix64:
-    """Weights that can be stored, near to given ones in what they make of the data.
+    """Quantized weights whose outputs on the data are near those of the given weights.
 
     Rounding to the nearest level is best for each weight, not for what the layer outputs. Frantar et al. 2023 (GPTQ)
-    round one input after the other and let the inputs that follow, as far as they go together with it on the data,
-    make up for it. Scales and zero points stay what they are.
+    round the weights of one input after the other, and change those of correlated inputs that follow to make up for
+    the error. Scales and zero points stay what they are.
 
     Args:
-        weight: what is wanted, [in, out].
+        weight: the weights to round, [in, out].
         moments: of the inputs.
-        grid: what can be stored.
-        has_bias: whether a bias takes the mean over.
+        grid: the values that can be stored.
+        has_bias: whether a bias corrects the mean.
     """
     covariance = moments.centred().covariance if has_bias else moments.gram / (moments.total or 1.0)
     size = len(covariance)
     damping = DAMPING * float(np.trace(covariance)) / max(size, 1) + 1e-30
     inverse = np.linalg.inv(covariance + damping * np.eye(size))
-    # Row i of the factor says how the rows behind i answer to an error in i, those before being done.
+    # Row i of the factor says how the rows after i answer to an error in i, those before being done.
     factor = np.linalg.cholesky(inverse).T
     left, found = weight.copy(), np.empty_like(weight)
     for start in range(0, size, BLOCK):
@@ -241,7 +241,7 @@ class Layout:
 
     Attributes:
         channels: for each kept head, its channels among the kept ones, [heads, head size].
-        columns: the column of the value weights that each of them is made of, counted among those in use.
+        columns: the column of the value weights that computes each of them, counted among those in use.
         directions: features of u per head.
     """
 
@@ -259,7 +259,7 @@ class Layout:
         return slice(head * self.directions, (head + 1) * self.directions)
 
     def spread(self, change: Matrix64, weight: Matrix64) -> Matrix64:
-        """Return what a change of the values does to the output: weights on all u, [heads x directions, out]."""
+        """The change of the output by a change of the values, as weights on all u: [heads x directions, out]."""
         pairs = zip(self.columns, self.channels, strict=True)
         return np.concatenate([change[:, columns] @ weight[channels] for columns, channels in pairs])
 
@@ -271,7 +271,7 @@ class Layout:
         return found
 
     def scales(self, weight: Matrix64) -> Matrix64:
-        """Symmetric scales of the columns, so that changes of one size move the output by one size."""
+        """Symmetric scales of the columns, so that equally large changes change the output equally."""
         found = np.zeros((int(self.columns.max()) + 1,) * 2)
         for columns, channels in zip(self.columns, self.channels, strict=True):
             found[np.ix_(columns, columns)] += weight[channels] @ weight[channels].T
@@ -291,13 +291,13 @@ class Layout:
 
 
 def fit_values(learned: Moments, held: Moments, weight: Matrix64, layout: Layout) -> Matrix64 | None:
-    """The change of the values with the least held-out error, None if every change makes it worse.
+    """The change of the value weights with the least held-out error, None if every change makes it worse.
 
     Least squares with a pull towards the old values, whose strength is chosen on the held-out rows.
 
     Args:
-        learned: moments of all features, and of what the projection should put out.
-        held: the same of other rows.
+        learned: moments of all features, and of the target outputs of the projection.
+        held: the same for other rows.
         weight: the output projection's rows of the kept channels, [channels, out].
         layout: of the features.
 
@@ -319,7 +319,7 @@ def fit_values(learned: Moments, held: Moments, weight: Matrix64, layout: Layout
 
 
 def _solve(moments: Centred, weight: Matrix64, layout: Layout, strength: float) -> Matrix64:
-    """Conjugate gradients on the normal equations, preconditioned by what each head would do alone.
+    """Conjugate gradients on the normal equations, preconditioned by the solution for each head alone.
 
     The unknowns are scaled so that the pull counts what a change does to the output.
     """

@@ -1,4 +1,4 @@
-"""The original and the pruned model side by side: what each of them has where a map is refitted, as rows."""
+"""The original and the pruned model side by side: the inputs and outputs of each refitted layer, as rows."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ WIDE = 1.5
 
 
 class _OtherPositionsError(Exception):
-    """The pruned model sees other positions than the original."""
+    """The pruned model processes other positions than the original."""
 
 
 class Pair:
-    """Both models on their way through the maps.
+    """Both models, run layer by layer.
 
     Attributes:
-        walk: takes them from one map to the next.
+        walk: runs them from one layer to the next.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Pair:
         data: tuple[Calibration, Calibration],
         changed: Mapping[str, Array],
     ) -> None:
-        """Both stand at the inputs.
+        """Start both models at their inputs.
 
         Args:
             parts: makes sessions of the original's parts.
             boundaries: where it is cut.
-            nodes: of the maps.
+            nodes: of the layers.
             data: to learn from, and held out.
-            changed: contents of stored tensors that differ in the pruned model; it grows on the way.
+            changed: contents of stored tensors that differ in the pruned model; each refit adds to it.
         """
         self._learn, held = data
         feeds = (*self._learn.feeds, *held.feeds)
@@ -65,20 +65,20 @@ class Pair:
 
     @property
     def _data(self) -> tuple[range, range]:
-        """Positions of the feeds to learn from, and of those that are held out."""
+        """Indices of the feeds to learn from, and of the held-out feeds."""
         first = len(self._learn.feeds)
         return range(first), range(first, len(self.walk.feeds))
 
     def runs(self, linear: Linear) -> bool:
-        """Return whether a map runs on a feed of both parts of the data."""
+        """Return whether a layer runs on a feed of both parts of the data."""
         return all(self._running.is_reached(linear.node, part) for part in self._data)
 
     def target(self, linear: Linear, run: Run | None) -> Target:
-        """Return what a map should give: what serves the run behind it, where that can be told.
+        """Return the target of a layer; where possible, the one that replaces the removed run after it.
 
         Args:
-            linear: the map.
-            run: what it is to stand in for, None for nothing.
+            linear: the layer.
+            run: the run that it replaces, None for none.
         """
         if run is None:
             return Target(linear)
@@ -111,16 +111,16 @@ class Pair:
     def moments(
         self, target: Target, rows: Sequence[int], values: Values | None
     ) -> tuple[Moments, Moments] | None:
-        """Inputs of a map as the pruned model has them, and what it should make of them.
+        """Moments of a layer's inputs in the pruned model and of their target outputs.
 
         Args:
-            target: of the map.
+            target: of the layer.
             rows: inputs that count.
-            values: whose features follow the inputs, None for none.
+            values: features to append to the inputs, None for none.
 
         Returns:
-            Moments of the data to learn from, and of what is held out; None if the pruned model sees other positions
-            than the original.
+            Moments of the data to learn from, and of the held-out data; None if the pruned model processes other
+            positions than the original.
         """
         linear = target.linear
         if values is None and len(rows) == linear.matrix.rows and _gives_more_than_it_reads(target):
@@ -133,7 +133,7 @@ class Pair:
         return self._gathered(linear, len(rows) + features, linear.matrix.columns, read)
 
     def forget(self) -> None:
-        """Takes no inputs for known any more, as when maps in front of them have changed."""
+        """Forget all inputs, since layers before them have changed."""
         self._known = None
 
     def _of_inputs(self, linear: Linear) -> tuple[Moments, Moments] | None:
@@ -147,7 +147,7 @@ class Pair:
         return found
 
     def _inputs(self, linear: Linear) -> Read:
-        """Reads inputs of a map in the pruned model and in the original, side by side."""
+        """Read inputs of a layer in the pruned model and in the original, side by side."""
         original, current = self.walk.original([linear.source]), self.walk.changed([linear.source])
 
         def read(at: int) -> list[Rows | None]:
@@ -160,7 +160,7 @@ class Pair:
         return read
 
     def _with_targets(self, target: Target, columns: list[int], values: Values | None) -> Read:
-        """Reads inputs of a map in the pruned model, and what it should make of them."""
+        """Read inputs of a layer in the pruned model, and its target outputs for them."""
         linear = target.linear
         original = self.walk.original(target.there)
         current = self.walk.changed([linear.source, *target.here]) if values is None else values.read
@@ -181,10 +181,10 @@ class Pair:
     def _gathered(
         self, linear: Linear, features: int, targets: int, read: Read
     ) -> tuple[Moments, Moments] | None:
-        """Moments of both parts of the data, None if the two models see other positions.
+        """Moments of both parts of the data, None if the two models process other positions.
 
         Args:
-            linear: a map that runs on the feeds that are read.
+            linear: a layer that runs on these feeds.
             features: of a row.
             targets: of a row.
             read: gives the rows of a feed.
@@ -200,11 +200,11 @@ class Pair:
         return found[0], found[1]
 
     def _reached(self, linear: Linear) -> list[list[int]]:
-        """The feeds of both parts of the data that run a map."""
+        """The feeds of both parts of the data that run a layer."""
         return [[at for at in part if self._running.reaches(at, linear.node)] for part in self._data]
 
     def _reader(self, values: Mapping[str, Array], linear: Linear, at: int) -> RowsOf:
-        """Gives values as rows of a map's outputs."""
+        """Return a function that arranges values as rows of a layer's outputs."""
         return lambda value: self._rows(values, value, linear.out_axes, at)
 
     def _rows(self, outputs: Mapping[str, Array], value: Value, axes: Sequence[int], at: int) -> Array:
@@ -213,9 +213,9 @@ class Pair:
 
 
 def _gives_more_than_it_reads(target: Target) -> bool:
-    """Return whether moments of inputs alone serve a map.
+    """Return whether moments of inputs alone are enough for a layer.
 
-    What it gave in the original is a product of what it read there. So where it is wide, it need not be multiplied
+    Its outputs in the original are products of its inputs there. So outputs wider than inputs need not be computed
     row by row.
     """
     linear = target.linear

@@ -1,9 +1,9 @@
 """The results of a compensation, their record in a model, and the refitted original that is read back from it.
 
-A compensated model is the pruned form of a *refitted original*: the original with other numbers in a few
-initializers. Only those numbers are taken from the pruned file; everything else about the cut is planned on
-the original again and proven, as for any other cut. Large ones stay there, or are made whole again whenever they are
-read, so that several models may have them and none is in memory.
+A compensated model is the pruned form of a *refitted original*: the original with new contents of a few
+initializers. Only those are read from the pruned file; everything else about the cut is planned on
+the original again and proven, as for any other cut. Large ones stay there, or are completed whenever they are
+read, so that several models may share them and none is in memory.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Refit:
 
     Attributes:
         node: its name.
-        site: index of the site whose projection it is, None for another map.
+        site: index of the site whose projection it is, None for another layer.
         strength: ridge strength, None if only the bias moved or nothing did.
         before: held-out error of the stream without the refit, as a share of the original's variance there.
         after: the same with it.
-        skipped: why it was left as it is, None if it was refitted.
-        kept: outputs of a quantized map that keep their weights, since the refit did not pay in the levels there are.
-        stands_in: keys of the sublayers behind it that go and that it stands in for.
-        limited: why it was refitted with a strong ridge or in its bias alone, None where any ridge was tried.
+        skipped: why it was left unchanged, None if it was refitted.
+        kept: outputs of a quantized layer that keep their weights, since rounding made the refit worse.
+        stands_in: keys of the removed sublayers after it that it replaces.
+        limited: why only strong ridges or only its bias were tried, None where all ridges were.
     """
 
     node: str
@@ -85,15 +85,15 @@ class Refit:
 @one_line("refits data samples steps")
 @dataclass(frozen=True, eq=False)
 class Compensation:
-    """New contents of initializers of the original, and how they came about.
+    """New contents of initializers of the original, and how they were computed.
 
     Attributes:
         stored: contents by initializer name, in the original's shapes and types.
-        refits: what was done, in graph order.
+        refits: one per layer, in graph order.
         data: fingerprint of the calibration data.
-        samples: how many samples that were.
-        steps: of training behind the contents, if they were read from a model that was trained.
-        quantized: whether some of the refitted weights are stored in levels.
+        samples: the number of samples.
+        steps: training steps, if the contents were read from a trained model.
+        quantized: whether some of the refitted weights are quantized.
     """
 
     stored: Mapping[str, Array]
@@ -126,11 +126,11 @@ class NewNumbers(Protocol):
 
     @property
     def samples(self) -> int:
-        """How many samples that were."""
+        """The number of samples."""
 
 
 def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> LoadedModel:
-    """The original with refitted weights, which says so in its metadata."""
+    """The original with refitted weights, recorded in its metadata."""
     changed = with_contents(loaded, _contents(loaded.proto, numbers.stored))
     proto = changed.proto
     store_constants(proto.graph, numbers.stored)
@@ -143,7 +143,7 @@ def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> Loaded
 
 
 def _contents(model: ModelProto, stored: Mapping[str, Array]) -> dict[str, Contents]:
-    """New contents of the initializers among them; large ones that are not in memory are read when they are written."""
+    """New contents of those tensors that are initializers; large ones are read when they are written."""
     from onnxheadprune.choosing.activations.kept import Shelf
 
     found: dict[str, Contents] = {}
@@ -154,11 +154,11 @@ def _contents(model: ModelProto, stored: Mapping[str, Array]) -> dict[str, Conte
 
 
 def sealed(pruned: LoadedModel, plan: PrunePlan) -> None:
-    """Writes the digests of the refitted tensors into a pruned model's record, if it has one.
+    """Write the digests of the refitted tensors into a pruned model's record, if it has one.
 
     Args:
-        pruned: the refitted model with the plan carried out; only its record changes.
-        plan: what was carried out.
+        pruned: the refitted model after the plan was applied; only its record changes.
+        plan: the applied plan.
     """
     record = REFIT_ENTRY.read(pruned.proto)
     if record is None:
@@ -187,7 +187,7 @@ def _slices_of(plan: PrunePlan) -> Iterator[SliceTensor]:
 
 
 def _tensors_by_name(model: ModelProto) -> Mapping[str, TensorProto]:
-    """Return what a model stores, by name; of the main graph before what bodies store."""
+    """Return the stored tensors of a model by name; those of the main graph before those of bodies."""
     found: dict[str, TensorProto] = {}
     for graph in graphs_in(model.graph):
         for tensor in graph.initializer:
@@ -213,11 +213,11 @@ def restored(
 ) -> tuple[Restored, list[str]]:
     """The refitted original's tensors, out of a pruned model.
 
-    Only weights and biases of maps that a refit of this cut may change are taken from the file, whatever it says; of a
-    model that was trained, weights, biases and normalisations.
+    Only weights and biases of layers that a refit of this cut may change are taken from the file, whatever it says;
+    of a model that was trained, weights, biases and normalisations.
 
     Returns:
-        What is not as in the original; and what is wrong with the record.
+        The tensors that differ from the original; and the errors of the record.
 
     Raises:
         ModelError: if a tensor cannot be read.
@@ -275,9 +275,9 @@ class _One:
     """A refitted tensor.
 
     Attributes:
-        original: as it was, and the model that it is of.
-        cut: as the pruned model has it, and that model.
-        edit: what was cut off, None where it is whole.
+        original: the tensor in the original, and that model.
+        cut: the tensor in the pruned model, and that model.
+        edit: the cut, None where it is not cut.
     """
 
     original: tuple[TensorProto, LoadedModel]
@@ -285,7 +285,7 @@ class _One:
     edit: SliceTensor | None
 
     def restored(self, whole: Array) -> tuple[TensorProto, dict[str, Source]]:
-        """The tensor in the original's shape, and what it refers to."""
+        """The tensor in the original's shape, and the files that it refers to."""
         tensor, model = self.cut
         if not is_outside(tensor):
             return numpy_helper.from_array(whole, tensor.name), {}
@@ -319,12 +319,12 @@ def _changeable(
 
 
 def whole_of(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:
-    """The array in the original's shape, what is cut as it was; None if it is not the planned cut of such a one.
+    """The array in the original's shape, with the removed parts of the original; None if it is not the planned cut.
 
     Args:
         array: of the pruned model.
-        original: the tensor that it is to be a cut of.
-        edit: the cut, None where the tensor is whole.
+        original: the tensor before the cut.
+        edit: the cut, None where the tensor is not cut.
     """
     dims = original.shape
     if edit is None:

@@ -1,10 +1,11 @@
-"""Targets of refits: the original's stream behind a linear layer, or behind a dropped run that it replaces.
+"""Targets of refits: the original's stream after a linear layer, or after a dropped run that it replaces.
 
-From one addition of a residual stream to the next: nothing lies between them, or a normalisation.
+Between one addition to a residual stream and the next there is nothing, or a normalisation.
 
-Where a normalisation follows every sublayer (post-norm), what a map in front of a dropped run adds passes through all
-normalisations of the run. Each is, up to the scale of a position, a stored gain and offset, and so can be gone through
-backwards. Which gain and offset is read off what goes in and comes out, so it does not matter how it is spelled.
+Where a normalisation follows every sublayer (post-norm), what a layer before a dropped run adds passes through all
+normalisations of the run. Each is, up to the scale of a position, a stored gain and offset, and so can be inverted.
+Gain and offset are computed from inputs and outputs, so it does not matter with which operators the graph expresses
+it.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ class Link:
     """A step of the residual stream: `normalised * gain + offset`, or nothing.
 
     Attributes:
-        gain: per channel, [out]; None where nothing lies between.
+        gain: per channel, [out]; None without a normalisation.
         offset: per channel, [out].
-        centred: whether the mean over the channels is taken off.
+        centred: whether the mean over the channels is subtracted.
     """
 
     gain: Matrix64 | None
@@ -44,11 +45,11 @@ class Link:
 
     @classmethod
     def between(cls, before: Matrix64, after: Matrix64) -> Link | None:
-        """Return what lies between two streams, None if it is something else.
+        """Return the link between two streams, None if it is something else.
 
         Args:
-            before: what goes in, [positions, out].
-            after: what comes out.
+            before: its input, [positions, out].
+            after: its output.
         """
         if before.shape != after.shape or len(before) < 4:
             return None
@@ -65,10 +66,10 @@ class Link:
         return None
 
     def back(self, stream: Matrix64, added: Matrix64) -> Matrix64:
-        """What had to come in, so that a stream comes out behind the next addition, but for the scale of each position.
+        """The input that leads to a stream after the next addition, up to the scale of each position.
 
         Args:
-            stream: what is wanted there, [positions, out]; only its direction where there is a gain.
+            stream: the target there, [positions, out]; only its direction where there is a gain.
             added: what the next addition adds to every position, [out].
 
         Returns:
@@ -87,7 +88,7 @@ class Link:
 
 
 def _without(rows: Matrix64, direction: Matrix64) -> Matrix64:
-    """Rows with as much of a direction taken off as makes their mean zero."""
+    """Rows minus the multiple of a direction that makes their mean zero."""
     share = rows.mean(axis=-1, keepdims=True) / direction.mean()
     return np.asarray(rows - share * direction)
 
@@ -102,7 +103,7 @@ def _scale(moving: Matrix64, fixed: Matrix64) -> Matrix64:
 
 
 def normalised(rows: Matrix64, centred: bool) -> Matrix64:
-    """Rows with a mean square of one, and a mean of zero where it is taken off."""
+    """Rows with a mean square of one, and a mean of zero where it is subtracted."""
     if centred:
         rows = rows - rows.mean(axis=1, keepdims=True)
     size = np.sqrt(np.mean(np.square(rows), axis=1, keepdims=True))
@@ -114,13 +115,13 @@ def _same(left: Matrix64, right: Matrix64) -> bool:
 
 
 def aim(stream: Matrix64, now: Matrix64, links: Sequence[Link], added: Sequence[Matrix64]) -> Matrix64:
-    """Return what the stream behind the front should be, so that it becomes a given one behind the run.
+    """Return the stream after the front that becomes a given stream after the run.
 
     Args:
-        stream: what is wanted behind the run, [positions, out].
-        now: the stream behind the front as it is; where a normalisation leaves scale (and mean) open, they stay.
+        stream: the target after the run, [positions, out].
+        now: the present stream after the front; its scale (and mean) are kept where a normalisation removes them.
         links: between the additions, in their order.
-        added: what is left of each sublayer that goes: the bias of its last map, [out].
+        added: what remains of each removed sublayer: the bias of its last layer, [out].
     """
     for link, bias in zip(reversed(links), reversed(added), strict=True):
         stream = link.back(stream, bias)
@@ -141,9 +142,9 @@ class Target:
     """The target output of a linear layer.
 
     Attributes:
-        linear: the map.
-        run: what it stands in for, None for nothing.
-        links: what lies between the additions of that run.
+        linear: the layer.
+        run: the removed run that it replaces, None for none.
+        links: the links between the additions of that run.
     """
 
     linear: Linear
@@ -152,28 +153,28 @@ class Target:
 
     @classmethod
     def standing_in(cls, linear: Linear, run: Run, feeds: Sequence[RowsOf]) -> Target:
-        """The target of a map for a run behind it; without the run, where what lies between is no normalisation."""
+        """The target of a layer that replaces the run after it; without the run where other operators lie between."""
         links = _links_of(run, feeds)
         return cls(linear) if links is None else cls(linear, run, links)
 
     @property
     def is_what_it_gave(self) -> bool:
-        """True if the map should give what it gave in the original: it adds to no stream."""
+        """True if the target is the layer's output in the original, since it adds to no stream."""
         return self.linear.other is None and self.run is None
 
     @property
     def there(self) -> list[Value]:
-        """What has to be known of the original."""
+        """Values of the original that the target needs."""
         last = self.linear if self.run is None else self.run.gone[-1]
         return [last.out, *_other(last)]
 
     @property
     def here(self) -> list[Value]:
-        """What has to be known of the pruned model."""
+        """Values of the pruned model that the target needs."""
         return [*_other(self.linear), *([] if self.run is None else [self.linear.out])]
 
     def rows(self, there: RowsOf, here: RowsOf) -> tuple[Array, Array | None]:
-        """What the map should give, [positions, out], and the weights of the positions, None to count them alike."""
+        """Target outputs, [positions, out], and the weights of the positions, None for equal weights."""
         found, weights = self._found(there, here)
         offset = self.linear.read_offset()
         return (found if offset is None else found - offset.astype(found.dtype)), weights
@@ -197,7 +198,7 @@ class Target:
 
 
 def _links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
-    """Return what lies between the additions of a run, None where it is neither nothing nor a normalisation."""
+    """Return the links between the additions of a run, None where they are not only normalisations."""
     found: list[Link] = []
     for before, after in zip((run.front, *run.gone[:-1]), run.gone, strict=True):
         other = after.other
@@ -214,20 +215,20 @@ def _links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
 
 
 def _left_of(linear: Linear) -> Matrix64:
-    """Return what a map still gives that sums over nothing, [out]."""
+    """Return the output of a layer without inputs: its bias, [out]."""
     bias = linear.bias or linear.fixed
     return np.zeros(linear.matrix.columns) if bias is None else bias.read().reshape(-1)
 
 
 def _stream(linear: Linear, rows: RowsOf, silent: bool = False) -> Matrix64:
-    """The stream behind the addition of a map; with what is left of the map if it is silent."""
+    """The stream after the addition of a layer; with the layer's bias if it has no inputs left."""
     assert linear.other is not None
     beside = rows(linear.other).astype(np.float64)
     return beside + _left_of(linear) if silent else beside + rows(linear.out) + _late(linear)
 
 
 def _late(linear: Linear) -> Matrix64 | float:
-    """The bias that only the addition brings."""
+    """The bias that is only added together with the stream."""
     return linear.bias.read().reshape(-1) if linear.is_late and linear.bias is not None else 0.0
 
 
@@ -236,7 +237,7 @@ def _other(linear: Linear) -> list[Value]:
 
 
 def _weights(stream: Array) -> Array:
-    """RowsOf of the residual stream count by their inverse variance: the normalisation behind divides by it.
+    """Weights of rows of the residual stream: their inverse variance, by which the next normalisation divides.
 
     Otherwise a few positions with huge activations (separators, sinks) decide alone.
     """

@@ -1,9 +1,9 @@
 """The linear layers that a compensation refits, in order, and the removed sublayers that they stand in for.
 
-In a network with a residual stream every sublayer ends in a map that adds to it. If some of them go, what they added is
-missing from there on, and the last map in front that adds to the same stream is the one that can bring it: nobody but
-the run reads the stream in between (ReplaceMe, Shopkhoev et al. 2025). All of it is found by dataflow: which additions
-the stream passes through, and who reads it on the way.
+In a network with a residual stream every sublayer ends in a layer that adds to it. If some of them go, what they
+added is missing from there on, and the last remaining layer that adds to the same stream can replace it:
+only the run reads the stream in between (ReplaceMe, Shopkhoev et al. 2025). All of it is found by dataflow:
+the additions that the stream passes through, and its other readers.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from onnxheadprune.liveness.readers import contents_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 Which: TypeAlias = Literal["own", "behind", "all"]
-"""Maps to refit: those of the sites that lose units alone; with all others behind the first cut; or with those that
+"""Layers to refit: those of the sites that lose units alone; with all others after the first cut; or with those that
 stand in for what is dropped as a whole too."""
 LARGEST = 2**24
-"""Weights of a map that adds to no stream, above which it stays as it is: a vocabulary times a width."""
+"""Weights of a layer that adds to no stream, above which it stays unchanged: a vocabulary times a width."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One map to refit.
+    """One layer to refit.
 
     Attributes:
         name: of its node.
-        linear: the map, None where its weights are in no form to rewrite.
-        site: the site whose projection it is and that loses units, else None.
+        linear: the layer, None where its weights cannot be rewritten.
+        site: the site that loses units and whose projection it is, else None.
         projection: that projection.
-        heads: present units of the site that stay.
-        kept: rows of the matrix that stay, None for all.
-        run: the dropped sublayers behind it that it is to stand in for, None for none.
-        only_stands_in: whether it would not be refitted otherwise.
+        heads: present units of the site to keep.
+        kept: remaining rows of the matrix, None for all.
+        run: the removed sublayers after it that it replaces, None for none.
+        only_stands_in: whether it is refitted only to replace them.
     """
 
     name: str
@@ -57,18 +57,18 @@ class Task:
 
     @property
     def site_index(self) -> int | None:
-        """Index of the site, None for another map."""
+        """Index of the site, None for another layer."""
         return None if self.site is None else self.site.index
 
     def value_maps(self, shared: Collection[int]) -> tuple[Linear, ...]:
-        """The maps that may make the values of the site, likely ones first; but for nodes that others share."""
+        """The layers that may compute the values of the site, likely ones first, without shared nodes."""
         if self.site is None or not self.site.CORED or self.linear is None or len(self.site.projections) != 1:
             return ()
         makers = reversed(feeders(self.linear.source))
         return tuple(item for item in makers if item.node.index not in shared and item.is_free)
 
     def obstacle(self) -> str | None:
-        """Return why the map has to stay as it is."""
+        """Return why the layer has to stay unchanged."""
         if self.linear is None:
             return "its weights are stored in a form that cannot be rewritten"
         if self.linear.matrix.shared:
@@ -81,7 +81,7 @@ class Task:
 
 
 def attention_maps(sites: Sequence[Site]) -> Counter[int]:
-    """Return how many projections read the attention that each map feeds, by the index of its node."""
+    """Return how many projections read the attention that each layer feeds, by the index of its node."""
     found: Counter[int] = Counter()
     for site in sites:
         for projection in site.projections if site.CORED else ():
@@ -97,18 +97,18 @@ def tasks(
     attention: Container[int],
     which: Which = "all",
 ) -> list[Task]:
-    """The maps to refit in graph order: those behind the first cut, except in sites that go as a whole.
+    """The layers to refit in graph order: those after the first cut, except in sites removed as a whole.
 
-    Projections of the sites that lose units; every other map that is not read by attention (queries, keys and values:
-    their refit to what they gave before has not paid) and that outputs still depend on; and the maps in front of
-    dropped runs of sublayers, to stand in for these.
+    Projections of the sites that lose units; every other layer that is not read by attention (refits of queries, keys
+    and values to their old outputs have not paid off) and that outputs still depend on; and the layers before removed
+    runs of sublayers, to replace these.
 
     Args:
         view: an annotated view of the original.
         sites: its attention sites, and those of other kinds that lose units.
-        heads: present units that go, per site index.
-        attention: nodes of the maps that attention reads.
-        which: of these maps.
+        heads: present units to remove, per site index.
+        attention: nodes of the layers that attention reads.
+        which: of these layers.
     """
     found: dict[int, Task] = {}
     gone = Emptied.by(view, sites, heads)
@@ -149,12 +149,12 @@ def tasks(
 def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> frozenset[str]:
     """Names of all stored tensors that a refit of this cut may change.
 
-    Weights and biases of the maps to refit, and of those that make the values of the heads that stay.
+    Weights and biases of the layers to refit, and of those that compute the values of the remaining heads.
 
     Args:
         view: an annotated view of the original.
         sites: its attention sites, and those of other kinds that lose units.
-        heads: present units that go, per site index.
+        heads: present units to remove, per site index.
     """
     readers = attention_maps(sites)
     todo = tasks(view, sites, heads, readers)
@@ -176,11 +176,11 @@ def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Itera
 
 @dataclass(frozen=True, eq=False)
 class Emptied:
-    """Layers that nobody reads when sites are removed as a whole.
+    """Layers that are unused once sites are removed as a whole.
 
     Attributes:
-        maps: their last maps, which sum over nothing, with the site of each.
-        alive: the nodes that outputs still depend on; None where no site goes as a whole.
+        maps: their last layers, which have no inputs left, with the site of each.
+        alive: the nodes that outputs still depend on; None where no site is removed as a whole.
     """
 
     maps: Mapping[Node, Site]
@@ -188,12 +188,12 @@ class Emptied:
 
     @classmethod
     def by(cls, view: GraphView, sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> Emptied:
-        """Return the maps that sum over nothing once some units are gone, and what still matters behind that.
+        """Return the layers that have no inputs left once some units are removed, and the nodes still in use.
 
         Args:
             view: an annotated view of the original.
             sites: its sites.
-            heads: present units that go, per site index.
+            heads: present units to remove, per site index.
         """
         maps = {
             projection.node: site
@@ -206,11 +206,11 @@ class Emptied:
         return cls(maps, alive)
 
     def spares(self, node: Node) -> bool:
-        """Return whether a node still matters."""
+        """Return whether a node is still in use."""
         return node not in self.maps and (self.alive is None or node in self.alive)
 
     def runs(self, view: GraphView) -> list[Run]:
-        """Return the runs that a map in front can stand in for."""
+        """Return the runs that a layer before them can replace."""
         writers = _writers(view, self.maps) if self.maps else {}
         joints = {linear.joint: linear for linear in writers.values() if linear.joint is not None}
         before = {
@@ -246,12 +246,12 @@ class Emptied:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Sublayers that go one behind the other.
+    """Consecutive removed sublayers.
 
     Attributes:
-        front: the map that stays and is the last in front to add to the stream.
-        gone: the last maps of the sublayers that go, in the order in which they add to the stream.
-        keys: how a spec names the sites of these.
+        front: the last remaining layer before them that adds to the stream.
+        gone: the last layers of the removed sublayers, in the order in which they add to the stream.
+        keys: keys of their sites in a spec.
     """
 
     front: Linear
@@ -260,18 +260,18 @@ class Run:
 
     @property
     def passed(self) -> tuple[Value, ...]:
-        """The output of the layer in front of the run, and the other operands of the additions."""
+        """The output of the layer before the run, and the other operands of the additions."""
         others = (linear.other for linear in (self.front, *self.gone))
         return (self.front.out, *(other for other in others if other is not None))
 
     @property
     def values(self) -> tuple[Value, ...]:
-        """The same, and the stream behind the run."""
+        """The same, and the stream after the run."""
         return (*self.passed, self.gone[-1].out)
 
 
 def _writers(view: GraphView, maps: Mapping[Node, Site]) -> dict[Node, Linear]:
-    """The maps that add to a stream, each by an addition of its own."""
+    """The layers that add to a stream, each by its own addition."""
     projections = {item.node: item for site in maps.values() for item in site.projections}
     found: dict[Node, Linear] = {}
     for node in view.main.nodes:
@@ -283,7 +283,7 @@ def _writers(view: GraphView, maps: Mapping[Node, Site]) -> dict[Node, Linear]:
 
 
 def _before(value: Value, joints: Mapping[Node, Linear]) -> Linear | None:
-    """The one map by whose addition a value of the stream was made, with no other map in between."""
+    """The layer whose addition computed a value of the stream, with no other layer in between."""
     found: set[Linear] = set()
     seen: set[Value] = set()
     waiting = [value]
@@ -305,13 +305,13 @@ def _before(value: Value, joints: Mapping[Node, Linear]) -> Linear | None:
 
 
 def _is_read_between(view: GraphView, front: Linear, last: Linear, maps: Mapping[Node, Site]) -> bool:
-    """Return whether outputs depend on what the front adds by another way than through the stream behind the run."""
+    """Return whether outputs depend on the front's addition other than through the stream after the run."""
     assert last.joint is not None
     stops = {*maps, last.joint}
     return front.node in set(Flow(view).upstream(_outputs(view, maps.values()), stops))
 
 
 def _outputs(view: GraphView, sites: Iterable[Site]) -> list[Value]:
-    """The graph's outputs but for those that belong to sites which go: their caches and maps."""
+    """The graph's outputs except caches and attention maps of removed sites."""
     own = {value for site in sites for value in (*site.free, *site.maps)}
     return [value for value in view.main.values.values() if value.is_graph_output and value not in own]

@@ -23,7 +23,7 @@ KNOWN = (*FLOATS, TensorProto.UNDEFINED)
 
 @dataclass(frozen=True, eq=False)
 class Trainable:
-    """A stored tensor that something learned.
+    """A stored tensor with learned contents.
 
     Attributes:
         stored: the initializer or Constant.
@@ -36,11 +36,11 @@ class Trainable:
 
 
 def trainable(view: GraphView) -> dict[str, Trainable]:
-    """The stored tensors of the main graph that training changes, by name, in graph order.
+    """The trainable stored tensors of the main graph, by name, in graph order.
 
     Operands of products, biases, scales and shifts of normalisations, as far as they act on what is computed from
     embeddings or float inputs: slopes and frequencies that act on positions are no parameters. Tables that ids or
-    positions index stay, also where a product reads them as well.
+    positions index are not trained, even where a product reads them too.
     """
     tables = set(_tables(view))
     active = _active(view, tables)
@@ -56,7 +56,7 @@ def trainable(view: GraphView) -> dict[str, Trainable]:
 
 
 def _tables(view: GraphView) -> Iterator[Value]:
-    """Stored tensors of which integers pick rows."""
+    """Stored tensors whose rows are looked up by integers."""
     for item in graph_inputs(view):
         if item.dtype.kind in "iu":
             yield from tables_behind(view.main.values[item.name])
@@ -118,7 +118,7 @@ def _is_vector(value: Value) -> bool:
 
 
 def _way(value: Value) -> Trainable | None:
-    """The way from a stored tensor to a value, None if something is computed on it."""
+    """The path from a stored tensor to a value, None if the path computes something."""
     steps: list[Node] = []
     while not value.holds_tensor:
         node = value.producer
@@ -130,6 +130,6 @@ def _way(value: Value) -> Trainable | None:
 
 
 def _is_looked_up(way: Trainable) -> bool:
-    """Return whether integers pick rows of the tensor somewhere."""
+    """Return whether rows of the tensor are looked up by integers somewhere."""
     values = [way.stored, *(step.out for step in way.steps)]
     return any(use.node in LOOKUPS and use.input_index == 0 for value in values for use in value.consumers)

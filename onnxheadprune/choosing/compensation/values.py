@@ -1,8 +1,8 @@
-"""The linear map that makes a site's values, recognised by what it does: the context is linear in its result.
+"""The linear layer that computes a site's values, recognised by a test: the context is linear in its outputs.
 
-Nothing is assumed about the attention between the two. The part of the model from the map to the context is run
-on values that are scaled or exchanged, column by column, and whoever passes is a value: this holds for softmax and
-linear attention, for fused operators, packed projections and grouped heads alike.
+Nothing is assumed about the attention between the two. The part of the model from the layer to the context is run
+on values that are scaled or exchanged, column by column, and a layer that passes computes values: this holds for
+softmax and linear attention, for fused operators, packed projections and grouped heads alike.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEATURES = 1024
 SAME = 1e-5
 """Squared relative difference up to which two contexts are the same."""
 ROWS_PER_INPUT = 2
-"""Rows that the main directions of the map's inputs are taken from, per input."""
+"""Rows that the main directions of the layer's inputs are taken from, per input."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Context:
     Attributes:
         value: the context.
         axes: its axes that hold channels.
-        heads: channels per head that stays.
+        heads: channels of each remaining head.
     """
 
     value: Value
@@ -46,18 +46,18 @@ class Context:
 
 
 class Values:
-    """A value map, and what the heads would see of any other values.
+    """A value layer, and features to compute the contexts for any other values.
 
     Attributes:
-        linear: the map.
+        linear: the layer.
         layout: its place among the features.
         used: columns of its weights that the kept heads use.
         basis: main directions of its inputs, [in, directions].
-        read: gives its inputs and all else up to the context, feed by feed.
+        read: yields its inputs and all other values up to the context, feed by feed.
     """
 
     def __init__(self, linear: Linear, read: Reader, after: Session, context: Context) -> None:
-        """A candidate, which `fits` then looks at."""
+        """A candidate, to be tested by `fits`."""
         self.linear, self.read = linear, read
         self._after, self._context, self._axes = after, context.value, context.axes
         self.layout = Layout(np.zeros((0, 0), int), np.zeros((0, 0), int), 0)
@@ -79,12 +79,12 @@ class Values:
         """The linear layer that computes the values of some heads, None if none can be refitted alone.
 
         Args:
-            walk: stands where the values are not made yet.
-            maps: those that may make them.
-            context: what the site's projection reads, and the heads that stay.
+            walk: at a place before the values are computed.
+            maps: layers that may compute them.
+            context: what the site's projection reads, and the remaining heads.
             data: the first feeds of the walk.
-            also: further values that its `read` is to give.
-            runs_on: whether the map runs on a feed, by its position.
+            also: further values that its `read` yields.
+            runs_on: whether the layer runs on a feed, by its position.
         """
         if len({len(channels) for channels in context.heads}) != 1:
             return None
@@ -102,12 +102,12 @@ class Values:
                     kept = sorted(channel for head in context.heads for channel in head)
                     return found if found.prepare(data, kept, runs_on) else None
             except InferenceError:
-                # A part of a model asks more of ONNX Runtime than the whole. Then the values stay as they are.
+                # A part of a model asks more of ONNX Runtime than the whole. Then the values stay unchanged.
                 continue
         return None
 
     def fits(self, heads: Sequence[Sequence[int]], here: Mapping[str, Array]) -> bool:
-        """Return whether the map makes the values of all these heads, and each head treats its channels alike."""
+        """Return whether the layer computes the values of all these heads, each with equal use of its channels."""
         self._heads = np.array(heads)
         value, source = here[self.linear.out.name], here[self.linear.source.name]
         if value.shape[:-1] != source.shape[:-1]:
@@ -133,7 +133,7 @@ class Values:
         return _same(expected, self._rows(here, turned)[:, self._heads])
 
     def prepare(self, data: Calibration, kept: Sequence[int], runs_on: Callable[[int], bool]) -> bool:
-        """Takes the main directions of the map's inputs; whether there is room for any."""
+        """Compute the main directions of the layer's inputs; return whether there is room for any."""
         heads, size = self._heads.shape
         width = self.linear.matrix.rows
         directions = min(FEATURES // heads, width) // size * size
@@ -147,7 +147,7 @@ class Values:
         return True
 
     def features(self, here: Mapping[str, Array], feed: Feed, data: Calibration) -> Array:
-        """Return what each head sees of the main directions of the inputs, [rows, heads x directions]."""
+        """The attention-weighted main directions of the inputs per head, [rows, heads x directions]."""
         value = here[self.linear.out.name]
         inputs = (here[self.linear.source.name] @ self.basis).astype(value.dtype)
         heads, size = self._heads.shape
@@ -179,7 +179,7 @@ class Values:
 
 
 def _ratios(before: Array, after: Array) -> tuple[Array, bool]:
-    """By what each channel was multiplied, and whether it was only multiplied."""
+    """The factor of each channel, and whether it was only multiplied."""
     left, right = before.astype(np.float64), after.astype(np.float64)
     ratio = (left * right).sum(axis=0) / np.maximum((left * left).sum(axis=0), 1e-30)
     return ratio, _same(left * ratio, right)

@@ -194,7 +194,7 @@ class Gradient:
         loss: name of the loss.
         outputs: per parameter the name of its gradient, which has its shape, in float32 (float64 stays).
         constant: per parameter without a gradient the reason; per value that is held constant on the way the node
-            and the reason, even where a parameter behind it has a gradient by other ways.
+            and the reason, even where a parameter after it has a gradient by other ways.
         seed: name of the stored 1 that the way back starts with; nothing else reads it.
     """
 

@@ -41,7 +41,7 @@ _TYPES = ("to", "dtype")
 def forward_part(model: ModelProto, loss: str, parameters: Iterable[str]) -> ModelProto:
     """A model of what `loss` needs; parameters are inputs in their own type.
 
-    Tensors that are no parameters are copied as they are, so references to files stay references.
+    Tensors that are no parameters are copied unchanged, so references to files stay references.
     """
     nodes, needed = needed_nodes(model.graph, [loss])
     part = ModelProto()

@@ -40,7 +40,7 @@ class Halved:
 
 
 def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
-    """The same gradients by products in float16, of the main graph; those in bodies stay as they are.
+    """The same gradients by products in float16, of the main graph; those in bodies stay unchanged.
 
     Args:
         gradient: of a loss without axes, in float32.

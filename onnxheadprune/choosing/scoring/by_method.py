@@ -205,7 +205,7 @@ def _by_original(site: Site, values: Array) -> tuple[float | None, ...]:
 
 
 def weight_scores(site: Site) -> Array:
-    """Share of a unit's rows in the energy of the map that sums units up: |W_o[h]|² / |W_o|².
+    """Share of a unit's rows in the energy of the layer that sums units up: |W_o[h]|² / |W_o|².
 
     Magnitude pruning (Han et al. 2015) with heads, or neurons, as groups. It needs no data and knows nothing of what
     flows through the weights; the other methods are better wherever there is data.

@@ -37,7 +37,7 @@ ALONE, ALONE_HALF = 20.0, 10.0
 RARELY, SAME = 0.5, 1e-2
 """A share of minus infinity that is above it, and the difference between outputs that are the same."""
 PLACES = 6
-"""Values behind the experts of a mixture among which its output is looked for."""
+"""Values after the experts of a mixture among which its output is looked for."""
 TINY = 1e-12
 Scores = npt.NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def expert_scores(
             these (2606.15716); "reap", the mean of that norm times the router weight, of which the weights of a token's
             experts sum up to 1 (2510.13999).
         evidence: data, and where it runs.
-        progress: told after each mixture.
+        progress: called after each mixture.
         left: gets the reason for each mixture that cannot be scored, by label.
 
     Raises:
@@ -132,7 +132,7 @@ class _Tally:
 
 
 class _Reader:
-    """Reads the experts of tokens from values in front of a mixture."""
+    """Reads the experts of tokens from values before a mixture."""
 
     def __init__(
         self, parts: Parts, routing: Routing, gates: Sequence[Gate], method: Method, source: str
@@ -303,7 +303,7 @@ def _weights(outputs: Scores, whole: Scores) -> Scores:
 
 
 def _places(routing: Routing) -> Iterator[Value]:
-    """Yield values that all that the router has a part in goes through, behind its experts, nearest first.
+    """Yield values that all that the router has a part in goes through, after its experts, nearest first.
 
     One of them is the output of the mixture; before that, experts may lie beside each other. What is added to
     anything else ends the search.

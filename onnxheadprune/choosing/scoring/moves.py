@@ -106,7 +106,7 @@ def path_by_worth(
     Args:
         site: the site.
         worth: of each present head; worths add up.
-        protected: present heads that stay.
+        protected: present heads to keep.
         ways: see `moves`.
     """
     gone: Heads = frozenset()
@@ -139,7 +139,7 @@ def moves(
     Args:
         site: the site.
         removed: present heads that are gone already; a legal set.
-        protected: present heads that stay.
+        protected: present heads to keep.
         worth: of each present head; of every KV head the least worthy query head goes first.
         ways: `GROUPS`, `QUERIES` or both; where there are no groups, heads go one by one.
     """

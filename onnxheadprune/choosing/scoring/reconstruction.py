@@ -77,7 +77,7 @@ def paths(
         site: the site.
         moments: of the context of each of its projections.
         ways: in which grouped-query attention may lose heads; see `moves`.
-        protected: present heads that stay.
+        protected: present heads to keep.
     """
     surgeons = [
         Surgeon(moment.centred().covariance, projection_matrix(projection))
@@ -159,7 +159,7 @@ def wide_path(
         site: the site.
         moments: of what each of its projections reads.
         multiple: how many units are left is a multiple of this after each step.
-        protected: present units that stay.
+        protected: present units to keep.
     """
     surgeons = [
         Surgeon(moment.centred().covariance, projection_matrix(projection))
@@ -186,7 +186,7 @@ def wide_path_by_worth(
         site: the site.
         worth: of each present unit.
         multiple: how many units are left is a multiple of this after each step.
-        protected: present units that stay.
+        protected: present units to keep.
     """
     each = np.array(worth)
     return tuple(
@@ -221,7 +221,7 @@ def _taken(
     Args:
         site: the site.
         multiple: see `wide_path`.
-        protected: present units that stay.
+        protected: present units to keep.
         costs: what each unit costs next, asked anew before each step.
     """
     left = [unit for unit in site.units if not set(unit) & set(protected)]

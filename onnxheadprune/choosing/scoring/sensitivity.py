@@ -96,7 +96,7 @@ class Sensitivity:
             method: "fisher" or "taylor".
             evidence: data, where it runs, and the measure of drift; the output's own in the place of a user's, which
                 has no gradient.
-            progress: told after each gradient.
+            progress: called after each gradient.
 
         Raises:
             RefusedError: if no gradient of the main output reaches a site.

@@ -1,9 +1,9 @@
 """The runtimes by name, and those that take any cut: encoders' libraries, OpenVINO and ONNX Runtime itself.
 
-sentence-transformers (`SentenceTransformer(folder, backend="onnx")`) exports a folder in which it finds no file of the
-expected name anew from the weights of PyTorch, which nobody pruned, with no more than a line in its log. Hugging Face's
-text-embeddings-inference was read in its sources, not run. FastEmbed (`TextEmbedding.add_custom_model`) downloads the
-files that the configuration lists: the model, and external weights as `additional_files`.
+sentence-transformers (`SentenceTransformer(folder, backend="onnx")`) exports a folder without a file of the
+expected name again from its PyTorch weights, which are not pruned, and only logs it. Hugging Face's
+text-embeddings-inference is known from its source code, not from a run. FastEmbed (`TextEmbedding.add_custom_model`)
+downloads the files that the configuration lists: the model, and external weights as `additional_files`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _require_float(folder: Deployment) -> tuple[str, ...]:
 
 
 def _tei_changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The number of layers where caches go; those that stay must be alike.
+    """The number of layers where caches are removed; the remaining layers must have equal caches.
 
     Raises:
         RefusedError: if they are not, or config.json has no number of layers.
@@ -66,7 +66,7 @@ def _tei_changes(cut: Deployment) -> tuple[ConfigChange, ...]:
 
 
 def _name_weights(folder: Deployment) -> tuple[str, ...]:
-    """Return how the model is named to FastEmbed where weights lie beside it."""
+    """Return how to declare a model with external weights to FastEmbed."""
     paths = [PurePosixPath(file.name) for file in folder.files if file.data_files]
     return tuple(
         f"name the weights beside {path} to add_custom_model:"
@@ -92,10 +92,10 @@ CLIENTS = {
 
 
 def client_named(name: str) -> Client:
-    """A client by its name.
+    """A runtime by its name.
 
     Raises:
-        UsageError: if there is none of that name.
+        UsageError: if no runtime has that name.
     """
     if name not in CLIENTS:
         raise UsageError(f"there is no runtime {name!r}; known are {', '.join(CLIENTS)}")

@@ -1,4 +1,4 @@
-"""The questions of a cut to a runtime, and of a runtime to a folder, as values."""
+"""What a runtime requires of a folder, and which configuration fields a cut changes, as values."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Json: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ConfigChange:
-    """One field of a configuration file that follows a cut.
+    """One field of a configuration file that a cut changes.
 
     Attributes:
         file: its path in the folder.
-        field: the names that lead to it, from the outermost.
-        before: its value; None where there was none.
-        after: the new one.
+        field: its path of names, outermost first.
+        before: the old value; None where there was none.
+        after: the new value.
     """
 
     file: str
@@ -27,7 +27,7 @@ class ConfigChange:
     after: Any
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; the field is spelled as a JSON pointer."""
+        """JSON-ready data; the field is a JSON pointer."""
         names = [name.replace("~", "~0").replace("/", "~1") for name in self.field]
         return {**asdict(self), "field": "/" + "/".join(names)}
 
@@ -43,11 +43,11 @@ class CachedSite:
         index: its number in the export.
         name: its name in the export.
         before: its KV heads.
-        after: those that are left; as before where the cache keeps its shape.
+        after: the remaining KV heads; as before where the cache keeps its shape.
         head_size: of a key.
-        groups: the query heads of each KV head that is left or goes, in indices of the original model.
-        gone: KV heads that go, as positions in `groups`.
-        leaves: whether its cache goes, inputs and outputs included.
+        groups: the query heads of each remaining or removed KV head, in indices of the original model.
+        gone: removed KV heads, as positions in `groups`.
+        leaves: whether its cache is removed, inputs and outputs included.
     """
 
     index: int
@@ -62,14 +62,14 @@ class CachedSite:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A model of the folder, as far as a client asks.
+    """The properties of a model of the folder that runtimes depend on.
 
     Attributes:
         name: its path in the folder, with slashes.
         is_float: whether its weights are float32.
-        has_cache: whether it takes or gives keys and values.
-        data_files: how many files with weights lie beside it.
-        symbolic: inputs whose number of heads is not a number, of those with keys and values.
+        has_cache: whether it has caches as inputs or outputs.
+        data_files: the number of its external data files.
+        symbolic: cache inputs with a symbolic number of heads.
     """
 
     name: str
@@ -84,8 +84,8 @@ class Deployment:
     """A folder before and after a cut, for a runtime to check.
 
     Attributes:
-        config: what config.json says, empty without one.
-        genai: what genai_config.json says, empty without one.
+        config: the content of config.json, empty without one.
+        genai: the content of genai_config.json, empty without one.
         others: every other file.
     """
 
@@ -97,7 +97,7 @@ class Deployment:
 
     @property
     def lost_caches(self) -> bool:
-        """True if some cache goes, and others are numbered anew."""
+        """True if some cache is removed, and others are renumbered."""
         return any(site.leaves for site in self.sites)
 
     @property
@@ -112,16 +112,16 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Client:
-    """A program that loads the folder.
+    """A runtime that loads the folder.
 
     Attributes:
         name: as `--runtime` takes it.
-        title: as people write it.
-        even_caches: whether it has one number for the KV heads of all layers.
-        check: looks at the folder before anything is cut; gives sentences that its user should know, and raises
-            `RefusedError` where the client could not load the folder.
-        changes: the fields of configuration files that must follow a cut; raises `RefusedError` where none can say it.
-        data_name: how the file with weights beside a model must be called ("{}" is the model's name), None for any.
+        title: its name in messages.
+        even_caches: whether it needs the same number of KV heads in all layers.
+        check: checks the folder before anything is cut; returns notes for its users, and raises
+            `RefusedError` if the runtime could not load the folder.
+        changes: the fields of configuration files to change; raises `RefusedError` if no field can express the cut.
+        data_name: the required name of a model's external data file ("{}" is the model's name), None for any.
     """
 
     name: str

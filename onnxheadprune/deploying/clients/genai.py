@@ -1,8 +1,8 @@
 """onnxruntime-genai.
 
-It takes the shape of every layer's cache from the model, so genai_config.json stays as it is, also where layers keep
-different numbers of KV heads. Only how many caches there are stands in it, as the number of layers. The number of heads
-must be written in the inputs; the size of a head need not be.
+It takes the shape of every layer's cache from the model, so genai_config.json stays unchanged, also where layers keep
+different numbers of KV heads. It contains only the number of caches, as the number of layers. The inputs must declare
+the number of heads; the size of a head may be symbolic.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ CONFIG = "genai_config.json"
 
 
 def _check(folder: Deployment) -> tuple[str, ...]:
-    """Return whether the folder is one of its own.
+    """Check whether the folder is an onnxruntime-genai model.
 
     Raises:
-        RefusedError: if it is not, or a cache that is cut does not say how many heads it has.
+        RefusedError: if it is not, or a cut cache has a symbolic number of heads.
     """
     if CONFIG not in folder.others:
         raise RefusedError(f"onnxruntime-genai loads a folder with {CONFIG}, and there is none")
@@ -33,10 +33,10 @@ def _check(folder: Deployment) -> tuple[str, ...]:
 
 
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The number of layers, where caches go.
+    """The number of layers, where caches are removed.
 
     Raises:
-        RefusedError: if genai_config.json has none, or says something of layers by their numbers.
+        RefusedError: if genai_config.json has none, or refers to layers by their numbers.
     """
     if not cut.lost_caches:
         return ()

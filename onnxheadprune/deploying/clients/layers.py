@@ -1,8 +1,8 @@
-"""Fields of a configuration that count layers or KV heads: what follows where a cut leaves other numbers.
+"""Fields of a configuration that count layers or KV heads, and their values after a cut.
 
-Most runtimes read one number for all layers. `per_layer_config` of transformers 5 says layer by layer how many KV heads
-are left. It is made on request only: once layers differ, transformers 5 raises where a program reads the one number
-that used to hold for all of them, as every program did before. The number of query heads stays what it is: some
+Most runtimes read one number for all layers. `per_layer_config` of transformers 5 has the number of KV heads of each
+layer. It is written on request only: once layers differ, transformers 5 raises where a program reads the one number
+for all layers, as older programs do. The number of query heads is not changed: some
 configurations (Llama's) check it against the hidden size while they are read, and raise if layers differ in it.
 """
 
@@ -28,7 +28,7 @@ LEAVE = "leave --cache renumber out, and the caches keep their shapes"
 
 
 def of_decoder(config: Json) -> tuple[tuple[str, ...], Json]:
-    """The configuration of the decoder, and the names that lead to it."""
+    """The configuration of the decoder, and its path of names."""
     for name in NESTED:
         if isinstance(config.get(name), dict):
             return (name,), config[name]
@@ -36,7 +36,7 @@ def of_decoder(config: Json) -> tuple[tuple[str, ...], Json]:
 
 
 def layers_follow(cut: Deployment, client: str) -> tuple[ConfigChange, ...]:
-    """The fields of config.json that follow where caches go.
+    """The fields of config.json that change where caches are removed.
 
     Raises:
         RefusedError: if the configuration cannot say it.
@@ -50,15 +50,15 @@ def layers_follow(cut: Deployment, client: str) -> tuple[ConfigChange, ...]:
 def counted(
     cut: Deployment, client: str, place: tuple[str, tuple[str, ...], Json]
 ) -> tuple[ConfigChange, ...]:
-    """The number of layers, and a list of what each of them is, without the layers whose caches go.
+    """The number of layers, and the list of layer types, without the layers whose caches are removed.
 
     Args:
         cut: the folder and the cut.
-        client: how to call the client in errors.
-        place: the file, the names that lead to the configuration in it, and that configuration.
+        client: the runtime's name in errors.
+        place: the file, the path of names to the configuration in it, and that configuration.
 
     Raises:
-        RefusedError: if the configuration has no number of layers, or not that of the caches.
+        RefusedError: if the configuration has no number of layers, or another one than caches.
     """
     file, way, config = place
     field = next((name for name in (*DECODER_LAYERS, *LAYERS) if type(config.get(name)) is int), None)
@@ -88,7 +88,7 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
     """The KV heads that every cached layer has after a cut, and the size of one.
 
     Raises:
-        RefusedError: if layers would have different numbers, with the nearest set of heads that has one.
+        RefusedError: if layers would have different numbers, with the nearest set of heads that has equal ones.
     """
     staying = [site for site in cut.sites if not site.leaves]
     counts = {site.after for site in staying}
@@ -111,7 +111,7 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
 
 
 def _nearest(sites: Sequence[CachedSite]) -> str:
-    """A head spec that takes equally many KV heads from every cached layer, as near as possible to what was asked.
+    """A head spec that removes equally many KV heads from every cached layer, as near as possible to the request.
 
     Empty where layers start with different numbers of KV heads.
     """
@@ -133,9 +133,9 @@ _KEEP = "leave --per-layer-config out"
 
 
 def described(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """Return what config.json must say for transformers 5 to know the KV heads of every layer.
+    """Return the fields of config.json that declare the KV heads of every layer to transformers 5.
 
-    Where all layers keep equally many, that is the one number itself.
+    Where all layers keep equally many, the one number for all layers is enough.
 
     Raises:
         RefusedError: if the configuration cannot say it.
@@ -180,7 +180,7 @@ def described(cut: Deployment) -> tuple[ConfigChange, ...]:
 
 
 def _known(said: Any) -> dict[int, dict[str, Any]]:
-    """Return what the configuration says of layers already; numbers may have zeros in front."""
+    """Return the configuration's present entries per layer; their numbers may have leading zeros."""
     if said is None:
         return {}
     try:

@@ -2,8 +2,8 @@
 
 Encoders and classifiers take any cut. A decoder gets its first cache, which is empty, in a shape that is computed from
 config.json: one number of heads for all layers, and as the size of a head the hidden size over the number of query
-heads. Where the configuration has a number of KV heads of its own, that one follows alone: the size of a head must
-stay what it is. Everywhere else the heads are counted by what also divides the hidden size, so both follow together.
+heads. Where the configuration has a separate number of KV heads, only that one changes: the size of a head must
+not change. Elsewhere the same number also divides the hidden size, so both change together.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STACKS = ("encoder_attention_heads", "decoder_attention_heads")
 
 
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The fields that follow a cut of caches: heads, the size of one, and layers.
+    """The fields that a cut of caches changes: heads, the head size, and layers.
 
     Raises:
         RefusedError: if layers would differ, or config.json does not have the fields.
@@ -33,7 +33,7 @@ def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
 
 
 def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The fields that follow where caches get narrower."""
+    """The fields that change where caches get narrower."""
     if not cut.cut_caches:
         return ()
     heads, size = even_heads(cut, TITLE)

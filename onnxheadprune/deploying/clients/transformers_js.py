@@ -1,8 +1,8 @@
 """transformers.js, in a browser or on onnxruntime-node.
 
-It takes the shapes of caches from the model's inputs, so that any cut will do where the number of heads is written
-there; how many there are, it takes from config.json. Models lie in the folder `onnx`, weights beside them are called
-`<file>_data`, and config.json says that (or how many files) there are.
+It takes the shapes of caches from the model's inputs, so any cut works where they declare the number
+of heads; the number of caches is read from config.json. Models lie in the folder `onnx`, their external data is called
+`<file>_data`, and config.json declares it (or the number of its files).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SETTINGS, EXTERNAL = "transformers.js_config", "use_external_data_format"
 
 
 def _check(folder: Deployment) -> tuple[str, ...]:
-    """Return what a user should know.
+    """Return notes for the user.
 
     Raises:
-        RefusedError: if the shape of a cache is not written in the model.
+        RefusedError: if the model does not declare the shape of a cache.
     """
     symbolic = [(file.name, names) for file in folder.files if (names := file.symbolic)]
     if symbolic and folder.cut_caches:
@@ -38,10 +38,10 @@ def _check(folder: Deployment) -> tuple[str, ...]:
 
 
 def _changes(folder: Deployment) -> tuple[ConfigChange, ...]:
-    """What config.json says about weights beside the models, as many files as there are now, one each; and of layers.
+    """The fields of config.json about external data, now one file per model, and about layers.
 
     Raises:
-        RefusedError: if caches go, and config.json has no number of layers.
+        RefusedError: if caches are removed, and config.json has no number of layers.
     """
     return (*_beside(folder), *layers_follow(folder, "transformers.js"))
 

@@ -68,7 +68,7 @@ class Deploying:
         return (*changes, *(change for change in every if change not in changes))
 
     def patched(self, changes: Iterable[ConfigChange]) -> dict[str, bytes]:
-        """The configuration files that change, with their new contents; every other field stays as it is."""
+        """The configuration files that change, with their new contents; every other field stays unchanged."""
         documents: dict[str, dict[str, Any]] = {}
         for change in changes:
             document = documents.setdefault(change.file, _parsed(self.export.root / change.file))
@@ -227,7 +227,7 @@ def _cached_site(item: SharedSite, match: Match) -> AttentionSite | None:
 def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contract: Contract) -> CachedSite:
     groups = original_groups(site)
     dead = tuple(position for position, group in enumerate(groups) if set(group) <= set(gone))
-    # A site that goes as a whole leaves its cache as it was, or takes it along.
+    # A site removed as a whole leaves its cache as it was, or takes it along.
     whole = len(dead) == len(groups)
     same = contract.cache == "keep" or whole or site.held is not None
     before = site.kv_num_heads

@@ -1,8 +1,8 @@
 """Sites of the files of an export that are the same: matched by their weights, names and structure.
 
 Weights are compared by the signs of some numbers of the output projection. Signs survive what exporters and quantizers
-do to weights: transposing, rounding, scaling by columns, packing in blocks of four bits. Of two maps that have nothing
-to do with each other about half of them are the same.
+do to weights: transposing, rounding, scaling by columns, packing in blocks of four bits. Of two layers that have
+nothing to do with each other about half of them are the same.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from onnxheadprune.runtime import Array
 
 _Signs = npt.NDArray[np.float32]
 _SAME = 0.7
-"""Share of equal signs from which on two maps are one; refitting changes some."""
+"""Share of equal signs from which on two layers are one; refitting changes some."""
 _ENOUGH = 64
-"""Signs that two maps must have in common to be compared."""
+"""Signs that two layers must have in common to be compared."""
 _NUMBERS = 4096
-"""Numbers of a map that are looked at, at most."""
+"""Numbers of a layer that are looked at, at most."""
 _COLUMNS = 64
 Place: TypeAlias = tuple[str, int]
 """A file, and the index of a site in it."""
@@ -97,7 +97,7 @@ def _signs_of(site: Site) -> _Signs | None:
             columns = _spread(matrix.shape[1], _COLUMNS)
             rows = rows[_spread(len(rows), _NUMBERS // len(columns))]
             signs = np.asarray(np.sign(matrix[np.ix_(rows, columns)]), np.float32).reshape(-1)
-            # Nothing is known of a map that is nearly all zeros.
+            # Nothing is known of a layer that is nearly all zeros.
             return signs if np.count_nonzero(signs) >= min(_ENOUGH, signs.size) else None
     return None
 
@@ -308,7 +308,7 @@ def _check_parts(networks: Sequence[Network], titles: str) -> None:
 def _sites(
     number: int, network: Network, held: Mapping[str, _Holder], groups: Sequence[Sequence[Place]]
 ) -> list[SharedSite]:
-    """The sites of a network, in the order of its leader, those that it does not hold behind them."""
+    """The sites of a network, in the order of its leader, those that it does not hold after them."""
     files = {file.name: rank for rank, file in enumerate(network.files)}
     found: list[SharedSite] = []
     for group in groups:

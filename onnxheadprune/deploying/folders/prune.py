@@ -54,7 +54,7 @@ _UNPRUNED = (
 
 
 def _unchanged(export: Export, cut: Collection[str], rewritten: Collection[str]) -> tuple[str, ...]:
-    """Files that are copied as they are: models that lose nothing with their weights, and all that is no model."""
+    """Files that are copied unchanged: models that lose nothing with their weights, and all that is no model."""
     kept = [name for file in export.models if file.name not in cut for name in (file.name, *file.weights)]
     return tuple(sorted({*kept, *(name for name in export.others if name not in rewritten)}))
 

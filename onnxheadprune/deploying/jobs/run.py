@@ -119,7 +119,7 @@ def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
     """Does what a job asks for, but for what is done already.
 
     A step is done if an earlier run has finished it with the same settings, the same bytes of everything that it reads,
-    the same results of the steps it goes behind and the same versions, and what it made is as it was.
+    the same results of the steps it goes after and the same versions, and what it made is as it was.
 
     Returns:
         The verdict; a step that failed is part of it.

@@ -172,7 +172,7 @@ class StepOutcome:
     """The outcome of a step.
 
     Attributes:
-        status: "done" now; "unchanged" since an earlier run did it; "failed"; or "not reached", behind one that failed.
+        status: "done" now; "unchanged" since an earlier run did it; "failed"; or "not reached", after one that failed.
         seconds: how long it took when it was done.
         files: SHA-256 of what it made, by name.
     """

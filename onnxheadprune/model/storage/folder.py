@@ -281,7 +281,7 @@ class HeldFile:
         """Writes it.
 
         Raises:
-            UsageError: if it cannot be written; an older file stays as it was.
+            UsageError: if it cannot be written; an older file stays unchanged.
         """
         write_file(self.target, self.data, renewed=self.renewed)
 
@@ -304,7 +304,7 @@ def write_text(target: str | os.PathLike[str], text: str, *, renewed: bool = Fal
     """Makes or replaces a text file in one step; see `write_file`.
 
     Raises:
-        UsageError: if it cannot be written; an older file stays as it was.
+        UsageError: if it cannot be written; an older file stays unchanged.
     """
     # Names of files need not be text; what is none is spelled.
     write_file(Path(target), text.encode(errors="backslashreplace"), renewed=renewed)
@@ -319,7 +319,7 @@ def write_file(target: Path, data: bytes, *, renewed: bool = False) -> None:
         renewed: one call writes this file again and again, as a record of what is done; else it writes it once.
 
     Raises:
-        UsageError: if it cannot be written, or is something else than a file; what was there stays as it was.
+        UsageError: if it cannot be written, or is something else than a file; what was there stays unchanged.
     """
     held = _held.get()
     if held is not None:

@@ -16,7 +16,7 @@ from onnxheadprune.model.storage.reading import open_at_once
 
 _READ = 2**12
 _ZIP_HEADER, _ZIP_NAME_LENGTH = 30, 26
-"""Of the header in front of each entry of an archive: its size, and where it keeps the size of the entry's name."""
+"""Of the header before each entry of an archive: its size, and where it keeps the size of the entry's name."""
 _SAFETENSORS_HEADER = 8
 _EXPORT = "export the model to ONNX first"
 

@@ -77,7 +77,7 @@ def heads_picture(
     Args:
         scores: per site, by head; None for heads that have no score. Without any score the picture says only which
             heads stay and which go.
-        removed: heads that go, per site.
+        removed: removed heads, per site.
         title: above the picture.
         unit: what a score means.
         unscored: what a head without a score is, where others have one.
@@ -141,7 +141,7 @@ def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Remove
         scores: per site, by head.
         path: a .png, .svg or .pdf file.
         title: above the picture.
-        removed: heads that go; they are crossed out.
+        removed: removed heads; they are crossed out.
 
     Raises:
         UsageError: if the file is none of these, or cannot be written.
@@ -167,7 +167,7 @@ def _norm(grid: Grid) -> Normalize:
 
 
 def _cut(scores: Scores, removed: Removed | None, columns: int) -> Grid:
-    """1 for heads that stay, 0 for those that go, NaN beside the last head."""
+    """1 for remaining heads, 0 for those that go, NaN beside the last head."""
     grid = np.full((max(len(scores), 1), columns), np.nan)
     for row, (name, values) in enumerate(scores.items()):
         grid[row, : len(values)] = 1
@@ -177,7 +177,7 @@ def _cut(scores: Scores, removed: Removed | None, columns: int) -> Grid:
 
 
 def _mark(axes: Axes, scores: Scores, removed: Removed) -> bool:
-    """Crosses heads that go, and makes those grey that have no score where others have one.
+    """Crosses removed heads, and makes those grey that have no score where others have one.
 
     Returns:
         Whether there are any of the latter.

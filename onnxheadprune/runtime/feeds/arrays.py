@@ -32,7 +32,7 @@ WHOLE = 2**24
 """Bytes of an archive that is read whole."""
 BLOCK = 2**20
 LOCAL_HEADER = 30
-"""Bytes of a member's header in front of its name, the lengths of name and extra field last."""
+"""Bytes of a member's header before its name, the lengths of name and extra field last."""
 
 
 class _Opened:

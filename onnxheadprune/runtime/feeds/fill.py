@@ -126,7 +126,7 @@ def _magnitudes(shape: tuple[int, ...], generator: np.random.Generator) -> Array
 def _mask(shape: tuple[int, ...], padding: Padding) -> npt.NDArray[np.bool_]:
     """Ones; when padded, row `i` loses `1 + i` places at one end, but never more than half.
 
-    Padding on the left comes with a hole: the place behind the middle is lost too.
+    Padding on the left comes with a hole: the place after the middle is lost too.
     """
     mask = np.ones(shape, dtype=np.bool_)
     if padding is Padding.NONE or len(shape) < 2 or shape[-1] < 2:

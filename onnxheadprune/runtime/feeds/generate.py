@@ -286,7 +286,7 @@ def _roles(places: Iterable[Place]) -> Roles:
 
 def _role(name: str, where: list[Place], cached: bool) -> str:
     foreign = "encoder" in name and "decoder" not in name
-    # A cache of all layers has the batch behind layers, keys and values: what other inputs say counts.
+    # A cache of all layers has the batch after layers, keys and values: what other inputs say counts.
     telling = [place for place in where if not place.in_cache] or where
     if "batch" in name or all(place.axis == 0 and place.rank > 1 for place in telling):
         return "batch"
@@ -305,7 +305,7 @@ def _counted_length(
 ) -> int | None:
     """The size of the sequence that an input of lengths measures, in a model without a cache; None where none is.
 
-    That is the input of the same name ("mel" of "mel_lengths"), else the first one with an open axis behind samples.
+    That is the input of the same name ("mel" of "mel_lengths"), else the first one with an open axis after samples.
     """
     stem = _LENGTHS.sub("", item.name.lower())
     others = sorted(

@@ -111,7 +111,7 @@ class Input:
         if len(named) == 1:
             return named[0]
         if self.role is Role.POSITIONS and rank != 2:
-            # Positions in time, height and width come one behind the other, [3, batch, sequence].
+            # Positions in time, height and width come one after the other, [3, batch, sequence].
             return 1 if rank == 3 else None
         return None if self.role is Role.LENGTHS and rank == 1 and isinstance(self.dims[0], int) else 0
 
@@ -318,7 +318,7 @@ def _is_alike_for_heads(value: Value | None) -> bool:
 
 
 def _is_among_scores(product: Value, other: Value) -> bool:
-    """Return whether a product lies in front of the softmax of an attention, or behind it."""
+    """Return whether a product lies before the softmax of an attention, or after it."""
     if _leads_to_weights(product):
         return True
     return any(node in WEIGHS for node in back_through(other, _MOVES | DROPOUTS, most=4))

@@ -56,7 +56,7 @@ def following(item: Input, inputs: Sequence[Input], mask: Mask, length: int) -> 
         item: the input.
         inputs: all of them.
         mask: [rows, past + length], 1 for tokens and 0 for padding.
-        length: of the sequence; what `mask` holds in front of it lies in the cache already.
+        length: of the sequence; what `mask` holds before it lies in the cache already.
 
     Raises:
         UsageError: if the sizes of a cache are known to nobody.

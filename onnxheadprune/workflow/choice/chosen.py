@@ -1,4 +1,4 @@
-"""The answer to a wish: the units that go, their new numbers, and what was measured on the way."""
+"""The answer to a wish: the removed units, their new numbers, and what was measured on the way."""
 
 from __future__ import annotations
 

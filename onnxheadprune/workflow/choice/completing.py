@@ -130,8 +130,8 @@ def _samples(cutter: Cutter) -> Sequence[Sample]:
 def _compensated(cutter: Cutter, selection: Selection) -> Compensation:
     """The refit of a selection, in which maps stand in for dropped sublayers only where that makes outputs drift less.
 
-    A stand-in brings the stream behind the dropped sublayers as near to the original's as it can, and overwrites what
-    the stream had to say in front of them: what is left behind may have made more of that.
+    A stand-in brings the stream after the dropped sublayers as near to the original's as it can, and overwrites what
+    the stream had to say before them: what is left behind may have made more of that.
     """
     assert cutter.held is not None
     found = cutter.compensation(selection.heads)
@@ -156,7 +156,7 @@ def _compensated(cutter: Cutter, selection: Selection) -> Compensation:
 def _worth_it(cutter: Cutter, chosen: Chosen) -> Chosen:
     """The choice without its refit, where that was rounded to few levels and does harm in the end.
 
-    Each output of a map is refitted only if held-out rows gain by it, and still the levels of many maps together
+    Each output of a layer is refitted only if held-out rows gain by it, and still the levels of many layers together
     can lose more than that.
     """
     refit = chosen.compensation

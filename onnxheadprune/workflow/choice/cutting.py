@@ -40,7 +40,7 @@ from onnxheadprune.workflow.choice.chosen import Chosen
 REFIT_SHARE = 0.4
 """Part of the time that is left of a call which a refit may take, if it wants that much."""
 PASSES = 8
-"""How much more than one product of all maps with all positions a refit takes, measured."""
+"""How much more than one product of all layers with all positions a refit takes, measured."""
 
 
 @dataclass(frozen=True)

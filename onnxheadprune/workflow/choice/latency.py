@@ -81,7 +81,7 @@ def speedups(
 def smallest_reaching(most: int, wanted: float, speed_of: Callable[[int], float | None]) -> int:
     """The smallest count whose cut is fast enough, where that of `most` is.
 
-    Latency falls about evenly with the heads that go, so a line through the ends of what is left to search tells
+    Latency falls about evenly with the removed heads, so a line through the ends of what is left to search tells
     where to look; every third look is in the middle, so that a crooked curve costs no more than twice a bisection.
 
     Args:
@@ -160,7 +160,7 @@ def _shapes(space: JointSpace) -> list[list[Site]]:
 
 
 def _widths(space: JointSpace, sites: Sequence[Site]) -> Iterator[Width]:
-    """The sites at each share of their largest cut; and whole, where they can go as a whole."""
+    """The sites at each share of their largest cut; and whole, where they can be removed as a whole."""
     parts = {
         site.index: [step for step in space.paths[site.index] if len(step.removed) < site.num_units]
         for site in sites

@@ -1,7 +1,7 @@
 """Words that WordPiece does not know, and the tokens without which it would spell some of them.
 
-A word is unknown where no token matches behind those that were taken so far, each the longest that matches. Without
-one of those a shorter one is taken, behind which a kept token may pass over the place of the failure. So the tokenizers
+A word is unknown where no token matches after those that were taken so far, each the longest that matches. Without
+one of those a shorter one is taken, after which a kept token may pass over the place of the failure. So the tokenizers
 before and after a cut are followed through a word together; a state is the text by which one is ahead of the other.
 What follows that text is open, so a few more tokens may be found than some word needs, and none fewer.
 """
@@ -78,7 +78,7 @@ def _within(tokens: Collection[str], prefix: str) -> list[str]:
 
 
 def _starts(tokens: Collection[str], kept: Collection[str], prefix: str) -> Iterator[tuple[str, _State]]:
-    """Yield each token that is not kept with the state behind it: the longest kept one takes its place."""
+    """Yield each token that is not kept with the state after it: the longest kept one takes its place."""
     after = _Matching(_within(kept, prefix))
     for text in _within(set(tokens).difference(kept), prefix):
         shorter = after.longest(text)
@@ -87,7 +87,7 @@ def _starts(tokens: Collection[str], kept: Collection[str], prefix: str) -> Iter
 
 
 def _spelled(starts: Collection[_State], before: _Matching, after: _Matching) -> set[_State]:
-    """Return the states behind which a word is unknown before the cut and spelled after it."""
+    """Return the states after which a word is unknown before the cut and spelled after it."""
     leading: dict[_State, list[_State]] = defaultdict(list)
     seen, queue, ends = set(starts), [*starts], []
     while queue:
