@@ -70,7 +70,7 @@ def caches_of(
 
 
 def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -> None:
-    """Refuses what two sites that share a projection cannot lose together.
+    """Refuse what two sites that share a projection cannot lose together.
 
     Raises:
         RefusedError: if the projection would sum over nothing, or is packed so that only one site at a time can be cut.

@@ -132,7 +132,7 @@ class Insert(NamedTuple):
 
 
 def insert(model: ModelProto, inserts: Iterable[Insert]) -> None:
-    """Puts new nodes before those that read them, in place."""
+    """Put new nodes before those that read them, in place."""
     every = sorted(inserts, key=lambda item: -item.node.index)
     for item in every:
         graph_of(model, item.node).node[item.node.position].input[item.input_index] = item.result
@@ -192,7 +192,7 @@ def _place(projection: Projection, alive: Mask) -> _Place:
 
 
 def _store(model: ModelProto, node: Node, tensor: TensorProto) -> None:
-    """Stores a tensor beside a node: a generation operator runs its decoders as graphs of their own."""
+    """Store a tensor beside a node: a generation operator runs its decoders as graphs of their own."""
     graph_of(model, node).initializer.append(tensor)
 
 
@@ -249,7 +249,7 @@ def _before_rounding(value: Value) -> tuple[Value, tuple[Node, ...]]:
 
 
 def _rounded_again(name: str, rounding: tuple[Node, ...]) -> Iterator[NodeProto]:
-    """Copies of rounding nodes for a masked value; the originals stay for whoever else reads them."""
+    """Copy of rounding nodes for a masked value; the originals stay for whoever else reads them."""
     source = name
     for node in rounding:
         copy = NodeProto()

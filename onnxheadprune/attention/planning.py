@@ -256,7 +256,7 @@ def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
 
 
 def require_something(plan: PrunePlan) -> None:
-    """Refuses a plan that removes nothing.
+    """Refuse a plan that removes nothing.
 
     Raises:
         RefusedError: if no unit goes.

@@ -92,7 +92,7 @@ def _apart(spec: HeadSpec) -> tuple[dict[str, tuple[int, ...]], list[str]]:
 
 
 def _no_layers(parsed: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Refuses numbers of units in a layer, which has units of several kinds.
+    """Refuse numbers of units in a layer, which has units of several kinds.
 
     Raises:
         UsageError: if there are any.

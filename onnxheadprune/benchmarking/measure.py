@@ -139,7 +139,7 @@ class Series:
 
 
 def warm_up(runner: Runner, clock: Callable[[], float] = time.perf_counter) -> tuple[float, bool]:
-    """Runs until the median of a window is no shorter than that of the window before.
+    """Run until the median of a window is no shorter than that of the window before.
 
     A session gets faster while it warms up; what goes up and down afterwards is noise.
 

@@ -72,7 +72,7 @@ def bench(
     memory: bool = True,
     progress: Callable[[str], object] | None = None,
 ) -> Benchmark:
-    """Measures the latency of models side by side, in one process.
+    """Measure the latency of models side by side, in one process.
 
     Args:
         model: the reference.
@@ -118,7 +118,7 @@ def _in_order(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
 def run_benchmark(
     models: Sequence[ModelLike], request: BenchRequest, progress: Progress = lambda _: None
 ) -> Benchmark:
-    """Measures models side by side.
+    """Measure models side by side.
 
     Raises:
         UsageError, ModelError, ProviderError: as `benchmark`.

@@ -125,7 +125,7 @@ def group() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and gives its exit code.
+    """Run one command and return its exit code.
 
     Args:
         arguments: the command line without the program's name; None reads it from `sys.argv`.

@@ -28,7 +28,7 @@ class Showing:
 
 
 def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, dry_run: bool) -> int:
-    """Does what is asked for and reports it.
+    """Do what is asked for and report it.
 
     Args:
         model: the model.

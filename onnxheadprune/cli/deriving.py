@@ -156,7 +156,7 @@ class DerivedCommand(click.Command):
         return COMMANDS[self.name or ""].short
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Reads the command line and checks the rules.
+        """Read the command line and check the rules.
 
         Raises:
             click.UsageError: if one is broken.

@@ -28,7 +28,7 @@ def prune_export(
     showing: Showing,
     dry_run: bool,
 ) -> int:
-    """Prunes a folder and reports it.
+    """Prune a folder and report it.
 
     Returns:
         The exit code.
@@ -74,7 +74,7 @@ def prune_export(
 
 
 def _reader_of(folder: Path, running: Running) -> Reader | None:
-    """Reads the data that the options name for one model of a folder, whose own tokenizer is taken for text."""
+    """Read the data that the options name for one model of a folder, whose own tokenizer is taken for text."""
     if running.data is None:
         return None
     from onnxheadprune.data.sources import with_own_tokenizer

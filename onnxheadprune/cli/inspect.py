@@ -63,7 +63,7 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
 
 
 def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
-    """Shows the sites of a folder.
+    """Show the sites of a folder.
 
     Returns:
         The exit code.

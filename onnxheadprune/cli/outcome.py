@@ -42,7 +42,7 @@ MOST_LETTERS = 4000
 
 @options_named()
 def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
-    """Runs a command line; every exception becomes a message and an exit code."""
+    """Run a command line; every exception becomes a message and an exit code."""
     if not sys.warnoptions:
         # What onnx or numpy deprecate is the developers' business; tests turn warnings into errors.
         warnings.simplefilter("ignore")
@@ -67,7 +67,7 @@ class Ended:
 
 
 def _end_of(group: click.Group, arguments: Sequence[str]) -> Ended:
-    """Runs a command line and says how it ended, but prints no error."""
+    """Run a command line and return how it ended, but prints no error."""
     with _noted_interrupts() as came:
         end = _ended(group, arguments)
     if came and end.message is not None:
@@ -77,7 +77,7 @@ def _end_of(group: click.Group, arguments: Sequence[str]) -> Ended:
 
 @contextlib.contextmanager
 def _noted_interrupts() -> Iterator[list[int]]:
-    """Notes every Ctrl-C, which is raised as ever.
+    """Note every Ctrl-C, which is raised as ever.
 
     Libraries that are stopped while they load say that they cannot be imported, and not always what stopped them.
     """
@@ -145,7 +145,7 @@ def json_text(document: Mapping[str, object]) -> str:
 
 
 def emit_json(document: Mapping[str, object]) -> None:
-    """Prints the one JSON document of a command."""
+    """Print the one JSON document of a command."""
     sys.stdout.write(json_text(document))
 
 
@@ -238,7 +238,7 @@ class _Steadfast:
 
 @contextlib.contextmanager
 def _steadfast() -> Iterator[_Streams]:
-    """Replaces stdout and stderr by streams that write what they can, in the letters that they have."""
+    """Replace stdout and stderr by streams that write what they can, in the letters that they have."""
     _reopen_closed()
     before, streams = (sys.stdout, sys.stderr), _Streams()
     wrapped = [(stream, stream.errors) for stream in before if isinstance(stream, io.TextIOWrapper)]
@@ -258,7 +258,7 @@ def _steadfast() -> Iterator[_Streams]:
 
 
 def _reopen_closed() -> None:
-    """Gives closed standard streams the null device. Else the next file that is opened would be one of them."""
+    """Give closed standard streams the null device. Else the next file that is opened would be one of them."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -59,7 +59,7 @@ class Presentation:
         self._text += captured.get()
 
     def deliver(self, made: str | None = None) -> int:
-        """Writes the reports and prints the text, whatever becomes of the reports.
+        """Write the reports and print the text, whatever becomes of the reports.
 
         Args:
             made: what has been written before, None for nothing.

@@ -184,7 +184,7 @@ def _middles(parts: int, count: int) -> set[int]:
 
 
 def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Calibration:
-    """Reads and checks calibration data.
+    """Read and check calibration data.
 
     Args:
         source: what `feeds.load_data` takes; what is read already stays unchanged.

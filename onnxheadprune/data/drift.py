@@ -93,7 +93,7 @@ class EffectMeter:
         return getattr(self.effect, "__name__", "user metric")
 
     def add(self, before: Mapping[str, Array], after: Mapping[str, Array], feed: Feed) -> None:
-        """Adds the outputs of one feed."""
+        """Add the outputs of one feed."""
         self.take(self.measured(before, after, feed))
 
     def measured(self, before: Mapping[str, Array], after: Mapping[str, Array], feed: Feed) -> Measured:
@@ -114,7 +114,7 @@ class EffectMeter:
         return self._divergence(left, right) if self.effect == KL else _angle(left, right)
 
     def take(self, measured: Measured) -> None:
-        """Adds what was measured."""
+        """Add what was measured."""
         self._total += measured[0]
         self._count += measured[1]
 

@@ -70,7 +70,7 @@ class Texts:
     """
 
     def __init__(self, path: str | os.PathLike[str], reading: Reading = WHOLE) -> None:
-        """Checks every sample, and remembers where blocks of them begin.
+        """Check every sample, and remember where blocks of them begin.
 
         Args:
             path: a UTF-8 file with one sample a line, JSON lines or Parquet.
@@ -194,7 +194,7 @@ def _spooled_row(line: bytes, where: str, reading: Reading) -> Text:
 
 
 def _spool(stream: IO[bytes], path: str | os.PathLike[str], reading: Reading) -> None:
-    """Writes the texts of a Parquet file, a line each: columns are not read from the middle."""
+    """Write the texts of a Parquet file, a line each: columns are not read from the middle."""
     for number, row in enumerate(itertools.islice(_parquet(path, reading), reading.most), 1):
         text = _of_row(row, f"row {number} of {path}", reading)
         stream.write(json.dumps([text.source, text.target]).encode() + b"\n")

@@ -40,7 +40,7 @@ class More:
     def __init__(
         self, places: Sequence[int], read: Callable[[Sequence[int]], Chunk], samples: int, per_chunk: int
     ) -> None:
-        """Takes the places.
+        """Take the places.
 
         Args:
             places: in the order in which they are read.

@@ -48,7 +48,7 @@ class Prompts:
     """
 
     def __init__(self, inputs: Sequence[Input], beside: Beside) -> None:
-        """Finds them.
+        """Find them.
 
         Raises:
             UsageError: if no input takes token ids, or some do not follow from text.

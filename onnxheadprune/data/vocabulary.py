@@ -40,7 +40,7 @@ class Vocabulary:
     """
 
     def __init__(self, path: str | os.PathLike[str], max_length: int) -> None:
-        """Reads a tokenizer.
+        """Read a tokenizer.
 
         Args:
             path: a `tokenizer.json`, or a folder with that or with the vocabulary of BERT or GPT-2 and their kin.

@@ -119,7 +119,7 @@ def prune_batch(
     read: Reader | None = None,
     progress: Callable[[BatchFile], None] | None = None,
 ) -> BatchResult:
-    """Prunes every `*.onnx` of a folder and the folders below it.
+    """Prune every `*.onnx` of a folder and the folders below it.
 
     A model that an earlier run pruned for the same request, proved exact, and whose output and everything that was
     read for it (the model, data, files that these name or that complete them) still have the bytes they had then, is
@@ -356,7 +356,7 @@ class _Book:
             return None
 
     def note(self, name: str, proof: Proof | None) -> None:
-        """Writes down what is proven of a model, or that nothing is."""
+        """Write down what is proven of a model, or that nothing is."""
         self.entries.pop(name, None)
         if proof is not None:
             files = {"input": proof.input, "output": proof.output}

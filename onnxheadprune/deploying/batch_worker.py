@@ -144,7 +144,7 @@ class Worker:
         return code
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         if self._process is not None:
             self._process.terminate()
             self._process.join()

@@ -198,7 +198,7 @@ class _Surgeon:
                     dim.dim_value = edit.dim
 
     def _rebuild(self, edits: list[Edit]) -> None:
-        """Writes node lists with insertions and without dropped nodes, innermost scopes first."""
+        """Write node lists with insertions and without dropped nodes, innermost scopes first."""
         touched = {scope_of(ref) for ref in (*self.inserted, *self.dropped)}
         for scope in sorted(touched, key=len, reverse=True):
             graph = self._graph(scope)
@@ -221,7 +221,7 @@ class _Surgeon:
 
 
 def _drop_branch_outputs(outputs: Iterable[tuple[NodeProto, int]]) -> None:
-    """Takes outputs off nodes and their bodies, the last ones first, so that the others keep their places till then."""
+    """Take outputs off nodes and their bodies, the last ones first, so that the others keep their places till then."""
     for node, index in sorted(outputs, key=lambda item: -item[1]):
         del node.output[index]
         for attribute in node.attribute:
@@ -230,7 +230,7 @@ def _drop_branch_outputs(outputs: Iterable[tuple[NodeProto, int]]) -> None:
 
 
 def _declare_stored(graph: GraphProto, before: Collection[str]) -> None:
-    """Makes inputs of stored tensors that are new, as old versions of the format have it.
+    """Make inputs of stored tensors that are new, as old versions of the format have it.
 
     Args:
         graph: the main graph.
@@ -268,7 +268,7 @@ def _set_attribute(node: NodeProto, edit: SetAttribute) -> None:
 
 
 def set_metadata(model: ModelProto, key: str, value: str) -> None:
-    """Sets one entry of `metadata_props`: ours in the order of their keys, those of others left alone."""
+    """Set one entry of `metadata_props`: ours in the order of their keys, those of others left alone."""
     entries = model.metadata_props
     known = next((entry for entry in entries if entry.key == key), None)
     if known is not None:
@@ -279,7 +279,7 @@ def set_metadata(model: ModelProto, key: str, value: str) -> None:
 
 
 def drop_metadata(model: ModelProto, key: str) -> None:
-    """Removes an entry of `metadata_props`, if it is there."""
+    """Remove an entry of `metadata_props`, if it is there."""
     for position in reversed(range(len(model.metadata_props))):
         if model.metadata_props[position].key == key:
             del model.metadata_props[position]

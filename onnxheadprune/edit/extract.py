@@ -38,7 +38,7 @@ def needed_nodes(graph: GraphProto, wanted: Iterable[str]) -> tuple[list[NodePro
 
 
 def read_by(node: NodeProto) -> set[str]:
-    """Names a node reads, those that its bodies read from around them included."""
+    """Name a node reads, those that its bodies read from around them included."""
     names = {name for name in node.input if name}
     for body in bodies_of(node):
         inner = {name for item in body.node for name in read_by(item)} | {out.name for out in body.output}
@@ -99,7 +99,7 @@ class Restored:
 
 
 def store_in_bodies(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:
-    """Gives what the bodies of a graph's nodes store other contents, by its name."""
+    """Give what the bodies of a graph's nodes store other contents, by its name."""
     for node in graph.node:
         for body in bodies_of(node):
             for tensor in body.initializer:
@@ -115,7 +115,7 @@ def stored_anew(tensor: TensorProto, numbers: Numbers | None) -> TensorProto:
 
 
 def store_constants(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:
-    """Gives the Constant nodes of a graph other contents, by the name of their output."""
+    """Give the Constant nodes of a graph other contents, by the name of their output."""
     for node in graph.node:
         tensor = stored_tensor(node)
         if tensor is not None and node.output[0] in stored:

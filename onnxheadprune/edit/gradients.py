@@ -64,7 +64,7 @@ class Writer:
         domain: str = "",
         attributes: dict[str, Attribute] | None = None,
     ) -> tuple[str, ...]:
-        """Writes a node, unless the same one is there, and tells the names of its outputs.
+        """Write a node, unless the same one is there, and return the names of its outputs.
 
         Args:
             op_type: the operator.

@@ -29,7 +29,7 @@ class Inliner:
     """
 
     def __init__(self, view: GraphView) -> None:
-        """Moves nothing yet."""
+        """Move nothing yet."""
         self.view = view
         self.opened: dict[Node, tuple[Scope, ...]] = {}
         self.names: dict[Value, str] = {}
@@ -37,7 +37,7 @@ class Inliner:
         self._taken: set[str] = set()
 
     def open(self, bodies: Mapping[Node, tuple[Scope, ...]]) -> None:
-        """Says which bodies become a part of the main graph, as far as they are reached from there."""
+        """Say which bodies become a part of the main graph, as far as they are reached from there."""
         main = self.view.main
         self._find_opened(main, bodies)
         self._taken = set(main.values).union(*(body.values for body in self._closed(main)))
@@ -254,7 +254,7 @@ class _Surgeon(Inliner):
         return self.constants[key].name
 
     def _fix(self, made: NodeProto, turns: int) -> None:
-        """Lets the body of a Loop say nothing but to go on, as often as it is to run."""
+        """Let the body of a Loop say nothing but to go on, as often as it is to run."""
         made.input[0] = self._stored(f"turns{turns}", np.array(turns, dtype=np.int64))
         made.input[1] = ""
         (body,) = bodies_of(made)
@@ -264,7 +264,7 @@ class _Surgeon(Inliner):
         self.fixed.add(made.output[0])
 
     def _drop_unread(self, graph: GraphProto) -> tuple[ValueInfoProto, ...]:
-        """Drops what became unread, and gives the inputs among it."""
+        """Drop what became unread, and return the inputs among it."""
         wanted = [item.name for item in graph.output]
         _, needed = needed_nodes(graph, wanted)
         for node in graph.node:
@@ -287,7 +287,7 @@ class _Surgeon(Inliner):
 
 
 def _rename_output(graph: GraphProto, name: str) -> None:
-    """Lets the node that gives a value of that name, if one does, give it under another name."""
+    """Let the node that gives a value of that name, if one does, give it under another name."""
     for node in graph.node:
         if name in node.output:
             node.output[list(node.output).index(name)] = f"{name}/{MARK}_unread"
@@ -298,7 +298,7 @@ CARRIED_FROM = 2
 
 
 def _drop_unread_states(loop: NodeProto, needed: Iterable[str]) -> None:
-    """Drops what a Loop carries only for itself, and what its body computes for that.
+    """Drop what a Loop carries only for itself, and what its body computes for that.
 
     Args:
         loop: the node, which is changed.
@@ -327,7 +327,7 @@ def _drop_unread_states(loop: NodeProto, needed: Iterable[str]) -> None:
 
 
 def _replace_all(field: Any, items: Iterable[Any]) -> None:
-    """Gives a repeated field of a protobuf other items, which may be some of its own."""
+    """Give a repeated field of a protobuf other items, which may be some of its own."""
     kept = [
         item if isinstance(item, str) else type(item).FromString(item.SerializeToString()) for item in items
     ]
@@ -336,7 +336,7 @@ def _replace_all(field: Any, items: Iterable[Any]) -> None:
 
 
 def _keep(field: Any, is_kept: Callable[[Any], bool]) -> None:
-    """Drops items of a repeated field of a protobuf, without a copy of the others."""
+    """Drop items of a repeated field of a protobuf, without a copy of the others."""
     for position in reversed(range(len(field))):
         if not is_kept(field[position]):
             del field[position]

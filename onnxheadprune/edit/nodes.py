@@ -85,7 +85,7 @@ def gather(before: str, source: str, indices: str, axis: int, output: str) -> In
 
 
 def concat(before: str, parts: tuple[str, ...], output: str) -> InsertNode:
-    """Lists one after the other."""
+    """List one after the other."""
     return InsertNode(before, "Concat", parts, (output,), (("axis", 0),))
 
 

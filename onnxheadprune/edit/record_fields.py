@@ -95,7 +95,7 @@ class Fields:
     """
 
     def __init__(self, content: object) -> None:
-        """Raises ValueError for what is no JSON object."""
+        """Raise ValueError for what is no JSON object."""
         if not isinstance(content, dict):
             raise ValueError(f"{shown(content)} is not a JSON object")
         self._left: dict[str, Any] = dict(content)

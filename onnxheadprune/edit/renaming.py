@@ -111,7 +111,7 @@ def _defined(graph: GraphProto) -> Iterator[str]:
 
 
 def rename_values(graph: GraphProto, names: Mapping[str, str]) -> None:
-    """Calls values otherwise, in a graph and in the bodies that read them."""
+    """Call values otherwise, in a graph and in the bodies that read them."""
     for info in (*declared(graph), *graph.initializer):
         info.name = names.get(info.name, info.name)
     for node in graph.node:
@@ -128,7 +128,7 @@ def declared(graph: GraphProto) -> Iterable[ValueInfoProto]:
 
 
 def remove_named(items: MutableSequence[Any], names: set[str]) -> None:
-    """Removes the items of a repeated field that have one of these names."""
+    """Remove the items of a repeated field that have one of these names."""
     for position in reversed(range(len(items))):
         if items[position].name in names:
             del items[position]

@@ -85,7 +85,7 @@ class Emitter:
         return self.node("Gather", (listed, index), hint, (("axis", 0),))
 
     def joined(self, parts: tuple[str, ...], hint: str) -> str:
-        """Lists one after the other."""
+        """List one after the other."""
         return self.node("Concat", parts, hint, (("axis", 0),))
 
     def expanded(self, name: str, shape: str, hint: str) -> str:

@@ -206,6 +206,6 @@ def _sentence(model: ModelProto, name: str, reason: str) -> str:
 
 
 def _import_microsoft(model: ModelProto) -> None:
-    """Declares the domain of ONNX Runtime's own operators."""
+    """Declare the domain of ONNX Runtime's own operators."""
     if all(item.domain != "com.microsoft" for item in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))

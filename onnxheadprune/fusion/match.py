@@ -64,7 +64,7 @@ class Match:
 
 
 def match(core: Core) -> Match | Refusal:
-    """Takes apart the attention that ends in a core, or says what is in the way."""
+    """Take apart the attention that ends in a core, or return what is in the way."""
     roles = core_roles(core)
     if isinstance(roles, Refusal):
         return roles

@@ -102,7 +102,7 @@ def reshaped(layout: Layout, shape: Shape, other: Shape) -> Layout | None:
 
 
 def _take(atoms: list[Atom], size: Dim) -> Axis | None:
-    """Takes leading atoms that fill an axis of `size`, splitting the last one if need be."""
+    """Take leading atoms that fill an axis of `size`, splitting the last one if need be."""
     taken: list[Atom] = []
     missing: Dim = size
     while missing != 1:

@@ -74,7 +74,7 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
     def _run_for_config(
         self, model: OliveModelHandler, config: type[BasePassConfig], output_model_path: str
     ) -> OliveModelHandler:
-        """Prunes a model.
+        """Prune a model.
 
         Args:
             model: an ONNX model, or a composite of such models.

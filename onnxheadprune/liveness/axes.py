@@ -36,7 +36,7 @@ class Group(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)  # Layers are alike.
 def align(in_shape: Shape, out_shape: Shape) -> tuple[Group, ...]:
-    """Splits the two shapes of a reshape into the finest groups that their products prove.
+    """Split the two shapes of a reshape into the finest groups that their products prove.
 
     Examples:
         Heads and features become one axis:
@@ -241,7 +241,7 @@ def _reshaped(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
 
 
 def _widen(array: Array, position: int, mine: list[int], shape: Shape, stop: int) -> tuple[Array, int] | None:
-    """Spells out every axis from the first live one to the end of its group.
+    """Spell out every axis from the first live one to the end of its group.
 
     Returns:
         The array, and how many of its dimensions the group has now. None where a size is not known.

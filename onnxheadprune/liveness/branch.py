@@ -244,7 +244,7 @@ class Branches:
 
 
 def branches(projections: Iterable[Remnant]) -> Branches:
-    """Follows what is left of projections that sum over nothing."""
+    """Follow what is left of projections that sum over nothing."""
     left: dict[Value, Remnant] = {}
     waiting: list[tuple[int, Node]] = []
     queued: set[Node] = set()

@@ -135,7 +135,7 @@ class _Cleanup:
             self._check(*self.lost.pop())
 
     def _take_back(self) -> bool:
-        """Finds edits that make what nobody reads, and lets go of what they read; whether there were any."""
+        """Find edits that make what nobody reads, and let go of what they read; whether there were any."""
         found = [edit for edit in self.edits if edit not in self.unmade and self._is_unread(edit)]
         for edit in found:
             self._unmake(edit)

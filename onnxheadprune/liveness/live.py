@@ -267,7 +267,7 @@ def together(lives: Sequence[Live]) -> Live:
 
 
 def unite(array: Array, position: int) -> Array:
-    """Collapses one dimension.
+    """Collapse one dimension.
 
     Masks and bit sets (`object` arrays) are or-ed. Plain integer labels cannot share a position; the
     smallest one stands for all, which is enough to tell which head they belong to.

@@ -30,7 +30,7 @@ class Realization:
     edits: dict[Edit, frozenset[str]] = field(default_factory=dict)
 
     def add(self, edit: Edit, sites: frozenset[str]) -> None:
-        """Records an edit; the same edit asked for twice is one edit."""
+        """Record an edit; the same edit asked for twice is one edit."""
         self.edits[edit] = self.edits.get(edit, NOBODY) | sites
 
 

@@ -122,7 +122,7 @@ RULES: Table[RuleEntry] = Table("liveness rules")
 def rule(
     *op_types: str, domain: str = "", ragged: bool = False, runs: bool = False
 ) -> Callable[[Rule], Rule]:
-    """Registers a rule for operators of one domain; a second registration is an error."""
+    """Register a rule for operators of one domain; a second registration is an error."""
 
     def register(function: Rule) -> Rule:
         RULES.add(op_types, domain, RuleEntry(function, ragged, runs))

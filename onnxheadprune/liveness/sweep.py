@@ -46,7 +46,7 @@ def sweep(
     handed: Mapping[Value, Live] | None = None,
     answers: Mapping[Node, Answer] | None = None,
 ) -> Sweep:
-    """Propagates `seeds` upstream.
+    """Propagate `seeds` upstream.
 
     Args:
         seeds: the first demands.
@@ -111,7 +111,7 @@ class _Sweeper:
         return found
 
     def _ask(self, node: Node, index: int, live: Live, sites: frozenset[str]) -> None:
-        """Notes what a node needs of one input, and goes on to what makes it."""
+        """Note what a node needs of one input, and go on to what makes it."""
         value, key = node.input(index), (node.index, index)
         known = self.result.edges.get(key)
         if key in self.most:
@@ -137,7 +137,7 @@ class _Sweeper:
         self.result.asked[node] = self.result.asked.get(node, frozenset()) | sites
 
     def _visit(self, node: Node) -> None:
-        """Asks the law of a node whose consumers have all been visited."""
+        """Ask the law of a node whose consumers have all been visited."""
         lives = tuple(FULL if output is None else self._demand(output) for output in node.outputs)
         if node in self.given:
             self._take(node, lives, self.given[node])
@@ -162,7 +162,7 @@ class _Sweeper:
             self._reach(value, self.result.asked[node])
 
     def _take(self, node: Node, lives: Sequence[Live], answer: Answer) -> None:
-        """Notes the answer that a node is given."""
+        """Note the answer that a node is given."""
         kept = answer.kept or tuple(lives)
         if not all(have.covers(live) for have, live in zip(kept, lives, strict=True)):
             raise RefusedError(f"more than what is left of {node.out.name} is needed behind {node.label}")
@@ -259,7 +259,7 @@ class _Sweeper:
         return FULL if answer is None else answer.inputs.get(use.input_index, FULL)
 
     def _look_through_views(self, value: Value) -> None:
-        """Visits views of a value that lead to nothing but picks: these need less than all of it."""
+        """Visit views of a value that lead to nothing but picks: these need less than all of it."""
         producer = value.producer
         if not self.domain.cuts or producer is None or value.is_constant or self.looking == _MAX_VIEWS:
             return

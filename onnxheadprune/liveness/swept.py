@@ -144,7 +144,7 @@ def _source_of(node: Node) -> Value | None:
 
 
 def settle(result: Sweep, free: frozenset[Value]) -> None:
-    """Completes the result of a mask sweep."""
+    """Complete the result of a mask sweep."""
     for value in result.reached:
         if value.holds_tensor:
             _leave_unread(result, value)
@@ -200,7 +200,7 @@ def _picking(result: Sweep, use: Use) -> Answer | None:
 
 
 def _pass_on(result: Sweep, free: frozenset[Value], value: Value, live: Live) -> None:
-    """Tells the values that only carry a narrowed one what is left of them."""
+    """Tell the values that only carry a narrowed one what is left of them."""
     for use in value.consumers:
         if (use.node.index, use.input_index) in result.edges or not passes_on(use.node):
             continue

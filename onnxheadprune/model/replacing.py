@@ -43,7 +43,7 @@ class Computed(Source):
     compute: Callable[[], Array] = field(default=lambda: np.empty(0), repr=False, compare=False)
 
     def open(self) -> int:
-        """Computes the contents and gives a handle for reading them."""
+        """Compute the contents and return a handle for reading them."""
         handle, name = tempfile.mkstemp(prefix="onnxheadprune-")
         Path(name).unlink()
         try:

@@ -90,7 +90,7 @@ def save_model(
     *,
     external: bool | None = None,
 ) -> None:
-    """Writes a model atomically: what is not complete has no name.
+    """Write a model atomically: what is not complete has no name.
 
     Args:
         model: the model; of a structure, weights are copied from the files it refers to.
@@ -109,7 +109,7 @@ def save_model(
 
 
 def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named: str | None = None) -> Stage:
-    """Writes the weights of a model into files that have no name yet.
+    """Write the weights of a model into files that have no name yet.
 
     Args:
         loaded: the model.
@@ -151,7 +151,7 @@ def staged_model(stage: Stage) -> LoadedModel:
 
 
 def sealed_bytes(stage: Stage, metadata: tuple[str, str] | None = None) -> int:
-    """Completes the staged files, but for their names; how many bytes they take.
+    """Complete the staged files, but for their names; how many bytes they take.
 
     Raises:
         UsageError: if they cannot be written.
@@ -162,7 +162,7 @@ def sealed_bytes(stage: Stage, metadata: tuple[str, str] | None = None) -> int:
 
 
 def commit(stage: Stage, backup: Path | None = None) -> None:
-    """Gives the staged files their names, all or none.
+    """Give the staged files their names, all or none.
 
     Raises:
         UsageError: if that is not possible; nothing has changed then.

@@ -81,7 +81,7 @@ def take(array: npt.NDArray[Any], selection: Selection) -> npt.NDArray[Any]:
 
 
 def cut(tensor: TensorProto, selection: Selection) -> None:
-    """Cuts a tensor in place, keeping its name, type, doc string and how its data is stored.
+    """Cut a tensor in place, keeping its name, type, doc string and how its data is stored.
 
     Raises:
         RefusedError: if its data is not in memory.

@@ -37,5 +37,5 @@ for _file in sorted(Path(__file__).parent.glob("[!_]*.py")):
 
 
 def annotated(view: GraphView) -> GraphView:
-    """Gives every value of `view` its symbolic shape, element type and known elements."""
+    """Give every value of `view` its symbolic shape, element type and known elements."""
     return annotate(view)

@@ -293,7 +293,7 @@ def _rotary_shape(node: Node) -> Shapes:
 
 @rule("RotaryEmbedding")
 def _rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Rotates within heads; cos, sin and positions are shared by all of them."""
+    """Rotate within heads; cos, sin and positions are shared by all of them."""
     live, shape = lives[0], node.shape(0)
     if shape is None:
         return unknown_shape(node)

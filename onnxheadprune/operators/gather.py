@@ -80,7 +80,7 @@ def _gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 def _by_numbers(node: Node, live: Live, axis: int, width: int, literal: Array, dim: int) -> Answer | Refusal:
-    """Picks from `axis`, of size `dim`, at known positions that fill `width` axes of the output (one or none)."""
+    """Pick from `axis`, of size `dim`, at known positions that fill `width` axes of the output (one or none)."""
     on_index = [a for a in live.axes if axis <= a < axis + width]
     mapping = {a: a if a < axis else a - width + 1 for a in live.axes if a not in on_index}
     chosen = literal.reshape(-1).astype(np.int64) % dim

@@ -124,7 +124,7 @@ def _skip_shape(node: Node) -> Shapes:
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", ragged=True, runs=True)
 def _layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Mixes every axis from `axis` on; scale and bias run along those, or are broadcast to the whole input.
+    """Mix every axis from `axis` on; scale and bias run along those, or are broadcast to the whole input.
 
     torch.onnx.export fills a scale as large as the input where a RMSNorm has none.
     """
@@ -157,7 +157,7 @@ def _microsoft_layer_normalization(node: Node, lives: Sequence[Live]) -> Answer 
 
 @rule("LpNormalization", ragged=True, runs=True)
 def _lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Mixes one axis."""
+    """Mix one axis."""
     rank = rank_of(node)
     if rank is None:
         return unknown_shape(node)
@@ -172,7 +172,7 @@ def _moments_shape(node: Node) -> Shapes:
 
 @rule("MeanVarianceNormalization", ragged=True)
 def _mean_variance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Mixes the listed axes, all but the channels (axis 1) if none are listed."""
+    """Mix the listed axes, all but the channels (axis 1) if none are listed."""
     rank = rank_of(node)
     if rank is None:
         return unknown_shape(node)
@@ -181,7 +181,7 @@ def _mean_variance_normalization(node: Node, lives: Sequence[Live]) -> Answer | 
 
 @rule("InstanceNormalization")
 def _instance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Mixes the spatial axes; scale and bias run along the channels (axis 1)."""
+    """Mix the spatial axes; scale and bias run along the channels (axis 1)."""
     live = lives[0]
     if any(axis > 1 for axis in live.axes):
         return coupled(node)
@@ -192,7 +192,7 @@ def _instance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refus
 
 @rule("GroupNormalization")
 def _group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Mixes the channels of a group and all after them: whole groups can go, as heads with a norm of their own."""
+    """Mix the channels of a group and all after them: whole groups can go, as heads with a norm of their own."""
     live, shape, groups = lives[0], node.shape(0), node.attribute("num_groups", 0)
     if any(axis > 1 for axis in live.axes):
         return coupled(node)

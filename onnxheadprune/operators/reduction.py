@@ -157,7 +157,7 @@ def _top(node: Node) -> Choice | None:
 
 @rule("CumSum")
 def _cumulative_sum(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Mixes one axis, which is an input."""
+    """Mix one axis, which is an input."""
     shape, axis = node.shape(0), node.literal(1)
     if shape is None or axis is None:
         return unknown_shape(node)
@@ -166,7 +166,7 @@ def _cumulative_sum(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 @rule("TopK")
 def _top_k(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Sorts one axis; values and indices are narrowed alike."""
+    """Sort one axis; values and indices are narrowed alike."""
     shape = node.shape(0)
     if shape is None:
         return unknown_shape(node)

@@ -83,7 +83,7 @@ class _Latencies:
     result: Benchmark
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Chooses the columns by the width at hand."""
+        """Choose the columns by the width at hand."""
         wide = options.max_width >= WIDE
         tail = ("p90", "p99", "per second") if wide else ()
         bound = ("bound", "reached") if wide else ("reached",)
@@ -217,7 +217,7 @@ def write_files(result: Benchmark, csv_path: Path | None, markdown: Path | None)
 
 
 def _write_markdown(result: Benchmark, path: Path) -> None:
-    """Writes the latencies as Markdown, with where they were measured and what qualifies them below."""
+    """Write the latencies as Markdown, with where they were measured and what qualifies them below."""
     names = short_names([facts.name for facts in result.models])
     columns = ("sizes", "model", "file", "median [ms]", "95 % interval [ms]", "speed-up", "verdict")
     rows = [_cells(result, cell, names[cell.model]) for cell in result.cells]
@@ -274,7 +274,7 @@ _COLUMNS = (
 
 
 def _write_csv(result: Benchmark, path: Path) -> None:
-    """Writes the table; empty fields where the first model is compared with nothing."""
+    """Write the table; empty fields where the first model is compared with nothing."""
     content = io.StringIO(newline="")
     writer = csv.DictWriter(content, _COLUMNS)
     writer.writeheader()

@@ -99,7 +99,7 @@ def combine_report(result: Combination) -> Iterator[RenderableType]:
 
 
 def write_combination(result: Combination, path: Path) -> None:
-    """Writes the table as Markdown.
+    """Write the table as Markdown.
 
     Raises:
         UsageError: if the file cannot be written.

@@ -104,7 +104,7 @@ def curve_rows(curve: Curve) -> Iterator[RenderableType]:
 
 
 def save_curve(curve: Curve, path: Path, x: Against | None = None) -> None:
-    """Draws drift, accuracy and speed.
+    """Draw drift, accuracy and speed.
 
     Args:
         curve: what a sweep found.

@@ -128,7 +128,7 @@ def _shipped(result: JobResult) -> Shipped | None:
 
 
 def save_results(result: JobResult, record: Mapping[str, object]) -> None:
-    """Writes the verdict, its summary in Markdown, and the page, into the job's folder.
+    """Write the verdict, its summary in Markdown, and the page, into the job's folder.
 
     Raises:
         UsageError: if a file cannot be written.
@@ -150,7 +150,7 @@ def save_results(result: JobResult, record: Mapping[str, object]) -> None:
 
 
 def save_junit(result: JobResult, path: Path) -> None:
-    """Writes a job: a case for each step and each limit, and its headline as properties.
+    """Write a job: a case for each step and each limit, and its headline as properties.
 
     A step that failed is an error, a limit that was broken a failure; what was not reached was skipped.
 

@@ -70,7 +70,7 @@ class BoundSession:
         *,
         name: str = "the model",
     ) -> None:
-        """Loads a model file.
+        """Load a model file.
 
         Raises:
             InferenceError: if ONNX Runtime does not load the model.
@@ -128,7 +128,7 @@ class BoundSession:
         return dict(sorted(Counter(map(_operator, nodes_in(graph.node))).items()))
 
     def bind(self, feed: Mapping[str, Array], graph_id: int = 1) -> Bound:
-        """Binds inputs and outputs for one feed.
+        """Bind inputs and outputs for one feed.
 
         Args:
             feed: an array per graph input.

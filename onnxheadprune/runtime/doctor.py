@@ -188,7 +188,7 @@ class Diagnosis:
 
 
 def diagnose(*asked: str) -> Diagnosis:
-    """Looks at the installation and tries every execution provider of this build."""
+    """Look at the installation and try every execution provider of this build."""
     ort = onnx_runtime()
     packages, found = runtimes(), cards()
     names = list(dict.fromkeys([*ort.get_available_providers(), *(full_name(a) for a in asked if a != AUTO)]))

@@ -26,7 +26,7 @@ def quiet_stdout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def users_code(what: str, did: str = "failed") -> Iterator[None]:
-    """Turns what the user's code raises into one sentence; `sys.exit()` in it is an error as any other.
+    """Turn what the user's code raises into one sentence; `sys.exit()` in it is an error as any other.
 
     Args:
         what: whose code it is ("the data function data:feeds").

@@ -58,7 +58,7 @@ def footprint(
     threads: int | None = None,
     timeout: float = 300.0,
 ) -> Footprint:
-    """Loads and runs a model in another process."""
+    """Load and run a model in another process."""
     environment = os.environ | {
         "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1",
         "PYTHONPATH": os.pathsep.join(item for item in sys.path if item),
@@ -88,7 +88,7 @@ def kernels_in(output: str) -> tuple[str, ...]:
 
 
 def _child() -> None:
-    """Serves one request from stdin; the answer goes to the file that the request names."""
+    """Serve one request from stdin; the answer goes to the file that the request names."""
     path, provider, feed, threads, answer = pickle.loads(sys.stdin.buffer.read())
     try:
         found = _measure(Path(path), provider, feed, threads)

@@ -159,7 +159,7 @@ def _one_node_model() -> ModelProto:
 
 @contextlib.contextmanager
 def _captured_output() -> Iterator[list[str]]:
-    """Collects what native libraries write to stderr: only there do they name a missing library.
+    """Collect what native libraries write to stderr: only there do they name a missing library.
 
     The list is filled when the context ends.
     """

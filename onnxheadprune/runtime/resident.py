@@ -39,7 +39,7 @@ class Resident:
     """
 
     def __init__(self, array: Array, provider: Provider) -> None:
-        """Copies numbers to the device."""
+        """Copy numbers to the device."""
         host = np.array(array, order="C")
         self.shape: tuple[int, ...] = host.shape
         self._dtype = host.dtype
@@ -53,7 +53,7 @@ class Resident:
         return np.array(self.value.numpy() if self._host is None else self._host)
 
     def take(self, array: Array) -> None:
-        """Takes other numbers of the same shape."""
+        """Take other numbers of the same shape."""
         if array.shape != self.shape:
             raise ValueError(f"a tensor of shape {self.shape} cannot take one of shape {array.shape}")
         if self._host is not None:
@@ -68,7 +68,7 @@ class ResidentSession:
     def __init__(
         self, session: Session, inputs: Mapping[str, Resident], outputs: Mapping[str, Resident] | None = None
     ) -> None:
-        """Binds what stays.
+        """Bind what stays.
 
         Args:
             session: on the provider of the tensors.
@@ -90,7 +90,7 @@ class ResidentSession:
             self._bind_output(name)
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs the model, and gives the outputs that do not stay on the device.
+        """Run the model, and return the outputs that do not stay on the device.
 
         Args:
             feed: an array per input that does not stay on the device; others are ignored.

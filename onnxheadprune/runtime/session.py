@@ -97,7 +97,7 @@ class Session:
         tf32: bool = False,
         deterministic: bool = True,
     ) -> None:
-        """Loads a model.
+        """Load a model.
 
         Args:
             model: with its weights in memory, or a structure that refers to files; not changed.
@@ -146,7 +146,7 @@ class Session:
         self._has_bfloat16 = "tensor(bfloat16)" in types
 
     def taking(self, turns: Turns) -> Session:
-        """Takes turns with others: one that holds a large model closes when another one runs, and opens when it runs.
+        """Take turns with others: one that holds a large model closes when another one runs, and opens when it runs.
 
         Returns:
             The session itself.
@@ -157,7 +157,7 @@ class Session:
         return self
 
     def close(self) -> None:
-        """Gives back its memory, until the session is asked for something again."""
+        """Give back its memory, until the session is asked for something again."""
         self._session = None
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:

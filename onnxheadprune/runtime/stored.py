@@ -104,12 +104,12 @@ class _Made:
     """A file of our own for weights that are in no file as the model has them: cut, or computed."""
 
     def __init__(self, owner: object) -> None:
-        """Makes nothing yet."""
+        """Make nothing yet."""
         self._owner = owner
         self._path: Path | None = None
 
     def put(self, data: bytes) -> tuple[Path, Span]:
-        """Writes bytes; where they lie then."""
+        """Write bytes; where they lie then."""
         if self._path is None:
             self._path = _folder(self._owner) / "weights"
         with self._path.open("ab") as stream:

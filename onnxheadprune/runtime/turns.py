@@ -13,7 +13,7 @@ class Holder(Protocol):
     """A holder of memory that can release it, and load it again."""
 
     def close(self) -> None:
-        """Gives it back."""
+        """Give it back."""
 
 
 class Turns:
@@ -43,7 +43,7 @@ class Turns:
 
 
 def give_back() -> None:
-    """Gives freed memory back to the system, where the C library keeps it (glibc); else nothing happens."""
+    """Give freed memory back to the system, where the C library keeps it (glibc); else nothing happens."""
     trim = _trim()
     if trim is not None:
         trim(0)

@@ -128,7 +128,7 @@ def _product(position: int, node: NodeProto, stored: Mapping[str, TensorProto]) 
 
 
 def _rewrite(graph: GraphProto, products: Sequence[_Product]) -> None:
-    """Lets products read their weights and zero points moved by 128; each is moved before the first that reads it."""
+    """Let products read their weights and zero points moved by 128; each is moved before the first that reads it."""
     moved: dict[str, str] = {}
     movers: dict[int, list[NodeProto]] = {}
     for product in products:

@@ -39,7 +39,7 @@ class Batches:
     """
 
     def __init__(self, data: Calibration, neighbours: Neighbours | None = None) -> None:
-        """Divides the data into rounds."""
+        """Divide the data into rounds."""
         self.data, self.neighbours = data, neighbours
         self._parts = _parts(data)
         self._chunks = 0 if data.more is None else data.more.chunks

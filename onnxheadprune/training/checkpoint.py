@@ -83,7 +83,7 @@ class Checkpoint:
     """A file with the state of a training, about one model, data and seed."""
 
     def __init__(self, path: Path | None, key: str) -> None:
-        """Looks whether the file could be written later.
+        """Look whether the file could be written later.
 
         Args:
             path: the file; None keeps nothing.
@@ -125,7 +125,7 @@ class Checkpoint:
         return state
 
     def write(self, state: State) -> None:
-        """Keeps a state.
+        """Keep a state.
 
         Raises:
             UsageError: if the file cannot be written.
@@ -148,7 +148,7 @@ class Checkpoint:
         write_file(self.path, stream.getvalue(), renewed=True)
 
     def finish(self) -> None:
-        """Removes the file: all is done."""
+        """Remove the file: all is done."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 

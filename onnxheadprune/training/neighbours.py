@@ -32,7 +32,7 @@ class Neighbours:
     """The nearest rows of the tables that inputs index, looked up when they are wanted."""
 
     def __init__(self, tables: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Takes the table of each input.
+        """Take the table of each input.
 
         Args:
             tables: [rows, features] by the name of the input.

@@ -147,13 +147,13 @@ class Adam:
         self._session.run({"size": _number(rate * first / shrunk), "floor": _number(EPSILON / shrunk)})
 
     def reset(self) -> None:
-        """Forgets all steps."""
+        """Forget all steps."""
         for item in (*self.means, *self.squares):
             item.take(np.zeros(item.shape, np.float32))
         self.steps = 0
 
     def take(self, moments: Sequence[Array], steps: int) -> None:
-        """Takes the moments of another training, means before squares, after so many steps."""
+        """Take the moments of another training, means before squares, after so many steps."""
         for item, array in zip((*self.means, *self.squares), moments, strict=True):
             item.take(array)
         self.steps = steps
@@ -178,7 +178,7 @@ class Pull:
     """Weights, and where they are drawn to."""
 
     def __init__(self, parameters: Sequence[Resident], provider: Provider) -> None:
-        """Takes the weights as they are now for the start."""
+        """Take the weights as they are now for the start."""
         starts = [Resident(item.copy(), provider) for item in parameters]
         self._session = in_place(
             TEXT,
@@ -196,7 +196,7 @@ class Pull:
             self.settle()
 
     def settle(self) -> None:
-        """Makes good what is due."""
+        """Make good what is due."""
         if self._due:
             keep = np.exp(-self._due)
             self._session.run({"keep": np.array(keep, np.float32), "share": np.array(1 - keep, np.float32)})

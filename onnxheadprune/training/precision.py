@@ -80,7 +80,7 @@ class Slopes:
     """
 
     def __init__(self, candidate: Candidate, provider: Provider, tensors: Tensors) -> None:
-        """Loads the graph.
+        """Load the graph.
 
         Raises:
             InferenceError: if ONNX Runtime does not take it.

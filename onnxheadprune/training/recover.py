@@ -58,7 +58,7 @@ class Ready:
 
 
 def ready(subject: Subject, learn: Calibration, provider: Provider) -> Ready:
-    """Makes the gradients, and loads all sessions.
+    """Make the gradients, and load all sessions.
 
     Raises:
         RefusedError: if no gradient of the main output reaches a weight.
@@ -153,7 +153,7 @@ def recover(
     how: Recovering,
     progress: Progress = silent,
 ) -> Recovery:
-    """Trains what is left of a model to give what the original gives.
+    """Train what is left of a model to give what the original gives.
 
     Args:
         subject: the cut.

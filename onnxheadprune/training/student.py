@@ -37,7 +37,7 @@ class Student:
         provider: Provider,
         io: Interface,
     ) -> None:
-        """Makes its sessions.
+        """Make its sessions.
 
         Args:
             gradient: of the loss.
@@ -72,12 +72,12 @@ class Student:
         return 1.0 if self._slopes is None else self._slopes.scale
 
     def choose(self, feed: Feed) -> None:
-        """Decides in which precision steps are made, by trial on a batch with the inputs of the loss."""
+        """Decide in which precision steps are made, by trial on a batch with the inputs of the loss."""
         given = narrowed(feed, self._io)
         self._slopes = decided(self._candidates, self.provider, self._tensors, given)
 
     def resume(self, precision: str, scale: float) -> None:
-        """Goes on as another training did."""
+        """Go on as another training did."""
         known = {item.name: item for item in self._candidates}
         self._slopes = Slopes(known[precision], self.provider, self._tensors)
         self._slopes.scale = scale
@@ -111,7 +111,7 @@ class Student:
         return [master.copy() for master in self.masters]
 
     def take(self, numbers: Sequence[Master]) -> None:
-        """Takes other numbers, in place."""
+        """Take other numbers, in place."""
         for master, new in zip(self.masters, numbers, strict=True):
             master.take(new)
 

@@ -194,7 +194,7 @@ class Teacher:
     """The original, asked for its main output and hidden states."""
 
     def __init__(self, session: Session, aim: Aim, source: str) -> None:
-        """Takes a session that puts these out."""
+        """Take a session that puts these out."""
         self.session, self.aim, self.source = session, aim, source
 
     def targets(self, feed: Feed) -> Feed:

@@ -81,7 +81,7 @@ class Training:
     """Seconds of a step."""
 
     def run(self, resume: bool = False) -> None:
-        """Trains until the budget is spent; Ctrl-C ends it with the best so far.
+        """Train until the budget is spent; Ctrl-C ends it with the best so far.
 
         Raises:
             UsageError: if there is nothing to resume.

@@ -72,7 +72,7 @@ def read_claim(
     *,
     left: bool = False,
 ) -> Claim:
-    """Plans on the original what the pruned model says was done to it.
+    """Plan on the original what the pruned model says was done to it.
 
     Args:
         original: the model before the cut.

@@ -124,7 +124,7 @@ class DriftMeter:
         self._count = self._vectors = self._agreeing = 0
 
     def add(self, original: Array, pruned: Array) -> None:
-        """Counts one pair of outputs of equal shape [..., features]."""
+        """Count one pair of outputs of equal shape [..., features]."""
         before, after = (_numbers(np.atleast_1d(item)) for item in (original, pruned))
         before, after = (item.reshape(-1, item.shape[-1]) for item in (before, after))
         agreeing = before.argmax(axis=1) == after.argmax(axis=1)
@@ -171,7 +171,7 @@ class AccuracyMeter:
         self._count = self._original = self._pruned = 0
 
     def add(self, labels: Array, original: Array, pruned: Array) -> None:
-        """Counts one batch: labels [...], outputs [..., classes]. Ignored labels (-100) do not count."""
+        """Count one batch: labels [...], outputs [..., classes]. Ignored labels (-100) do not count."""
         if labels.dtype.kind not in "iu" or labels.size != math.prod(original.shape[:-1]):
             self.obstacle = (
                 f"labels of type {labels.dtype.name} and shape {list(labels.shape)} do not fit output"

@@ -231,7 +231,7 @@ def _zero_point(node: Node) -> Value | None:
 
 
 def _insert(model: ModelProto, node: Node, alive: Live) -> None:
-    """Puts a mask after a node, so that whoever reads the node's output reads it masked."""
+    """Put a mask after a node, so that whoever reads the node's output reads it masked."""
     graph, name = graph_of(model, node), node.out.name
     raw, stem = f"{name}/onnxheadprune_core", f"{name}/onnxheadprune_silent"
     shape = node.out.shape

@@ -38,7 +38,7 @@ class Declarations:
     """
 
     def __init__(self, planned: ModelProto, pruned: ModelProto, inferred: Inferred) -> None:
-        """Compares nothing yet."""
+        """Compare nothing yet."""
         self.planned, self.pruned = planned, pruned
         self.fixed: dict[str, tuple[int | None, ...]] = {}
         self._inferred = inferred

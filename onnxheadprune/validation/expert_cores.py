@@ -55,7 +55,7 @@ def with_other_weights(model: ModelProto, site: Site, gone: Sequence[int]) -> li
 
 
 def _with_other_numbers(model: ModelProto, value: Value, live: Live) -> list[Insert]:
-    """Lets all readers of a stored tensor read other numbers where it is not live."""
+    """Let all readers of a stored tensor read other numbers where it is not live."""
     shape, readers = value.shape, value.consumers
     assert shape is not None
     factors = np.where(live.spread(len(shape)), 1, OTHER).astype(

@@ -125,7 +125,7 @@ class Likeness:
 def likeness(
     planned: ModelProto, pruned: ModelProto, same_tensor: SameTensor, inferred: Inferred
 ) -> Likeness:
-    """Compares two graphs of the same inputs and outputs."""
+    """Compare two graphs of the same inputs and outputs."""
     walk = _Walk(planned, pruned, same_tensor)
     walk.run()
     walk.find_leftovers()
@@ -162,7 +162,7 @@ class _Walk:
         self._opsets = {_domain(item.domain): item.version for item in planned.opset_import}
 
     def forget(self) -> None:
-        """Lets go of what refers to itself, which else waits for the garbage collector: as much as the graphs."""
+        """Let go of what refers to itself, which else waits for the garbage collector: as much as the graphs."""
         for scope in (*self.scopes[0], *self.scopes[1]):
             scope.made.clear()
 

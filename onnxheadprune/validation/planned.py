@@ -92,7 +92,7 @@ class Weights:
     """The stored tensors that a pruned model should hold."""
 
     def __init__(self, original: LoadedModel, pruned: LoadedModel, plan: PrunePlan) -> None:
-        """Reads names only."""
+        """Read names only."""
         self.original, self.pruned = original, pruned
         self._ours: dict[str, list[TensorProto]] = defaultdict(list)
         for name, tensor in _tensors(original.proto.graph):
@@ -109,7 +109,7 @@ class Weights:
         return any(_same(item, self.original, actual, self.pruned) for item in wanted)
 
     def altered(self, known: Collection[str] = ()) -> tuple[int, list[str]]:
-        """Compares the rest by name.
+        """Compare the rest by name.
 
         Tensors that another tool renamed or merged have no counterpart and are left to the comparison of
         outputs; literals that the plan writes are, too.

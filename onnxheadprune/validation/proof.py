@@ -91,7 +91,7 @@ def validate(
     effect: Measure | None = None,
     unseen: bool = False,
 ) -> Validation:
-    """Compares a pruned model with the masked reference, and measures what the cut costs.
+    """Compare a pruned model with the masked reference, and measure what the cut costs.
 
     The masked reference is built from the *original*, for the heads that the pruned model's metadata
     says are gone. Both run on random inputs of several sizes, and on `data`. The verdict is "passed"

@@ -36,7 +36,7 @@ class Runner:
     """A model that is loaded when it first runs, and can run a round of feeds ahead."""
 
     def __init__(self, make: Callable[[], Session], fit: Callable[[Feed], Feed] = dict) -> None:
-        """Loads nothing yet."""
+        """Load nothing yet."""
         self._make, self._fit = make, fit
         self._found: dict[int, Outputs | InferenceError] = {}
 
@@ -50,7 +50,7 @@ class Runner:
         return self._make()
 
     def ahead(self, feeds: Iterable[Feed]) -> None:
-        """Runs a round of feeds. `run` returns what each gave, once, or raises what it raised.
+        """Run a round of feeds. `run` returns what each gave, once, or raises what it raised.
 
         Raises:
             InferenceError: if ONNX Runtime does not load the model.

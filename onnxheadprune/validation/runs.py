@@ -296,7 +296,7 @@ class _Bench:
         )
 
     def _drift(self, source: str, feed: Feed, before: Outputs, after: Outputs) -> None:
-        """Counts how far the pruned model lies from the original, and how far it would without its refit."""
+        """Count how far the pruned model lies from the original, and how far it would without its refit."""
         if self.main is None or self.main.name not in after:
             return
         pairs = [(self.drifts, after)]

@@ -43,7 +43,7 @@ class SecondMask:
     """
 
     def __init__(self, models: Models) -> None:
-        """Makes the silenced model."""
+        """Make the silenced model."""
         self.models, self.planning, self.tolerance = models, models.planning, models.tolerance
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -60,7 +60,7 @@ class SecondMask:
         self.runner = Runner(lambda: models.session(self._loaded, "the original silenced at its cores"))
 
     def ahead(self, feeds: Iterable[Feed]) -> None:
-        """Runs a round of feeds that `look` will compare."""
+        """Run a round of feeds that `look` will compare."""
         if self.runner is None or self.problems:
             return
         try:
@@ -70,7 +70,7 @@ class SecondMask:
             self.runner = None
 
     def look(self, feed: Feed, masked: Outputs, names: tuple[str, ...], inputs: tuple[Input, ...]) -> None:
-        """Compares both masks on one feed."""
+        """Compare both masks on one feed."""
         if self.runner is None or self.problems:
             return
         try:

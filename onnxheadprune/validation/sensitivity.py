@@ -45,7 +45,7 @@ class Sensitivity:
     """
 
     def __init__(self, masked: LoadedModel, planning: Planning, tolerance: Tolerance, session: Open) -> None:
-        """Measures nothing yet."""
+        """Measure nothing yet."""
         self.largest: float | None = None
         self._masked, self._planning, self._tolerance, self._open = masked, planning, tolerance, session
         self._sessions: tuple[Session, Session] | None = None
@@ -160,7 +160,7 @@ class _Noise:
         self._types, self._size, self._opset = types, size, opset
 
     def add_to(self, graph: GraphProto) -> None:
-        """Adds it in place, in bodies too."""
+        """Add it in place, in bodies too."""
         made = [node for original in graph.node for node in self._with_noise(original)]
         del graph.node[:]
         graph.node.extend(made)

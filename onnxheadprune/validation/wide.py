@@ -192,7 +192,7 @@ class Wide:
     def __init__(
         self, original: LoadedModel, planned: ModelProto, pruned: LoadedModel, view: GraphView, exact: float
     ) -> None:
-        """Looks at both graphs.
+        """Look at both graphs.
 
         Args:
             original: where the tensors of `view` lie.

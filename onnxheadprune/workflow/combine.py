@@ -140,7 +140,7 @@ def combine(
     provider: str = AUTO,
     timing: Timing | None = None,
 ) -> Combination:
-    """Quantizes a model and what was pruned of it, prunes the quantized one too, and compares all of them.
+    """Quantize a model and what was pruned of it, prune the quantized one too, and compare all of them.
 
     Args:
         model: the original, in floats.

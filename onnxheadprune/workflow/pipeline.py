@@ -274,7 +274,7 @@ def _written(
     result: Callable[[Validation | None, int], PruneResult],
     ready: Ready,
 ) -> PruneResult:
-    """Writes a model whose files get their names only after its proof: what is proven is read back from the disk.
+    """Write a model whose files get their names only after its proof: what is proven is read back from the disk.
 
     Raises:
         ValidationFailedError: if it is not shown to be exact. Nothing is written.

@@ -78,7 +78,7 @@ def prune(  # noqa: D417 the decorator documents the settings
     resume: bool = False,
     progress: Progress = silent,
 ) -> PruneResult:
-    """Removes heads, proves the result equal to the original with silenced heads, then writes it.
+    """Remove heads, prove the result equal to the original with silenced heads, then write it.
 
     Args:
         model: the model to prune.

@@ -121,7 +121,7 @@ def quantize(
     external_data: ExternalData = "auto",
     progress: Progress = silent,
 ) -> QuantizeResult:
-    """Quantizes a model with ONNX Runtime's own quantizer, tries the result, then writes it.
+    """Quantize a model with ONNX Runtime's own quantizer, try the result, then write it.
 
     Args:
         model: the model, in floats.

@@ -36,7 +36,7 @@ def recover(
     resume: bool = False,
     progress: Progress = silent,
 ) -> PruneResult:
-    """Trains what is left of a pruned model to give what the original gives, proves the result, then writes it.
+    """Train what is left of a pruned model to give what the original gives, prove the result, then write it.
 
     Args:
         model: the original.

@@ -192,7 +192,7 @@ def otherwise(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
 
 
 def _hold(model: ModelProto, value: Value, name: str) -> None:
-    """Lets all readers of a value read a constant in its place."""
+    """Let all readers of a value read a constant in its place."""
     for use in value.consumers:
         _proto(model, use.node).input[use.input_index] = name
     node = value.producer
@@ -204,7 +204,7 @@ def _hold(model: ModelProto, value: Value, name: str) -> None:
 
 
 def _end_after(model: ModelProto, node: Node, turns: int, name: str) -> None:
-    """Lets the body of a Loop go on until it has run often enough, however it decides."""
+    """Let the body of a Loop go on until it has run often enough, however it decides."""
     loop = _proto(model, node)
     loop.input[1] = ""
     (attribute,) = (item for item in loop.attribute if item.name in node.bodies)

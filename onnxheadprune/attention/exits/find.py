@@ -155,7 +155,7 @@ def _numbered(found: Sequence[Exit], record: Sequence[RecordedExit]) -> list[Exi
 
 
 def _place(node: Node) -> list[tuple[int, str]]:
-    """Sorts nodes of all scopes in the order in which they are reached: an If before what is in its bodies."""
+    """Sort nodes of all scopes in the order in which they are reached: an If before what is in its bodies."""
     return [(int(number), body) for number, body in re.findall(r"\[(\d+)\](?:\.(\w+))?", node.ref)]
 
 
@@ -170,7 +170,7 @@ class _Search:
         self.refused: list[RefusedExit] = []
 
     def look(self, node: Node) -> None:
-        """Notes what is an exit, in the order in which they are reached."""
+        """Note what is an exit, in the order in which they are reached."""
         owners = list(node.scope.owners)[::-1]
         if not all(self._goes_on(owner, body) for owner, body in owners):
             return
@@ -329,7 +329,7 @@ def _reached_from(view: GraphView, starts: Sequence[Node]) -> Mapping[Node, int]
     found: dict[Node, int] = {}
 
     def walk(scope: Scope, outside: int) -> int:
-        """Notes all nodes of a scope; what its outputs and its nodes depend on together."""
+        """Note all nodes of a scope; what its outputs and its nodes depend on together."""
         together = outside
         for value in scope.values.values():
             if value.is_graph_input:

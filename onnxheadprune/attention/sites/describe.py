@@ -53,7 +53,7 @@ class Anatomy:
 
 
 def anatomy(block: Block) -> Anatomy | Refusal:
-    """Walks from the cores of a block up both operands. A refusal if what a core reads cannot be told apart."""
+    """Walk from the cores of a block up both operands. A refusal if what a core reads cannot be told apart."""
     survey = _Survey(block)
     for core in block.cores:
         if is_fused(core.node):

@@ -35,7 +35,7 @@ class Partition(Generic[T]):
         return item
 
     def join(self, items: Iterable[T]) -> None:
-        """Puts all items into one set."""
+        """Put all items into one set."""
         first, *rest = [self.root(item) for item in items]
         for item in rest:
             self._parent[self.root(item)] = first
@@ -237,7 +237,7 @@ def _joined(channels: Mapping[tuple[int, int], set[int]], members: Iterable[tupl
 
 
 def merge_branches(blocks: list[Block]) -> list[Block]:
-    """Unites blocks that are one attention layer written twice: in both branches of an `If`, on the same weights.
+    """Unite blocks that are one attention layer written twice: in both branches of an `If`, on the same weights.
 
     Merged decoders hold the network once with and once without a cache. Only one branch ever runs, so
     cutting a head in one of them alone would make no sense.

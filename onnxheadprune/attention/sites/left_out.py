@@ -69,7 +69,7 @@ def attention_products(view: GraphView) -> list[Node]:
 
 
 def _carry(node: Node, distances: dict[Node, int]) -> None:
-    """Notes how far a node is from the nearest of those that are noted with 0, unless that is too far."""
+    """Note how far a node is from the nearest of those that are noted with 0, unless that is too far."""
     nearest = min((_distance(value, distances) for value in node.inputs), default=MAX_HOPS)
     if nearest + 1 < MAX_HOPS:
         distances[node] = nearest + 1

@@ -119,7 +119,7 @@ def _is_of_attention(projection: Projection, made: Origins, axes: AttentionAxes)
 
 
 def _add(found: dict[object, _Block], read: Summed, made: Origins, projection: Projection) -> None:
-    """Notes a projection; those that read the same neurons are one block."""
+    """Note a projection; those that read the same neurons are one block."""
     block = found.setdefault(_identity(read, made, projection), _Block([], {}, made))
     block.projections.append(projection)
     owner = _owners(projection)

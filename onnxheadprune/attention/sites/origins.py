@@ -177,7 +177,7 @@ class _Search:
         return [(source, live)]
 
     def _made_by_weights(self, node: Node, live: Live) -> list[tuple[Value, Live]] | Stop | None:
-        """Notes what labels a linear layer makes, one row for each channel; None where they lie on none of these.
+        """Note what labels a linear layer makes, one row for each channel; None where they lie on none of these.
 
         A layer that is the same for all heads leaves labels on another axis, too, which the context has made.
         """

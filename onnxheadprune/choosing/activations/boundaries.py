@@ -52,7 +52,7 @@ class Boundaries:
     """
 
     def __init__(self, view: GraphView, stages: Sequence[Stage], outputs: Sequence[Value] = ()) -> None:
-        """Finds the places.
+        """Find the places.
 
         Raises:
             RefusedError: if a value lives in the body of a control-flow operator.
@@ -160,7 +160,7 @@ class Flow:
     """The readers of values in the main graph, those inside of a body included."""
 
     def __init__(self, view: GraphView) -> None:
-        """Looks at all nodes of the main graph."""
+        """Look at all nodes of the main graph."""
         self._reads: dict[Node, tuple[Value, ...]] = {}
         self._users: dict[Value, list[Node]] = {}
         for node in view.main.nodes:
@@ -213,7 +213,7 @@ class Walk:
         source: str = "the data",
         room: Room | None = None,
     ) -> None:
-        """Stands at the inputs.
+        """Stand at the inputs.
 
         Args:
             parts: makes sessions of the original's parts.
@@ -233,7 +233,7 @@ class Walk:
         """True if the two models differ before this stage."""
 
     def enter(self, stage: int) -> None:
-        """Takes both models to a stage. What is in `stored` by then stays so before it.
+        """Take both models to a stage. What is in `stored` by then stays so before it.
 
         Raises:
             UsageError: if the model does not run on the feeds.
@@ -242,7 +242,7 @@ class Walk:
             self._step()
 
     def original(self, wanted: Iterable[Value]) -> Reader:
-        """Reads values of the original. Each feed is read once in a stage, and is carried to the next one by it.
+        """Read values of the original. Each feed is read once in a stage, and is carried to the next one by it.
 
         Like that of the changed model it may be asked by several threads, for another feed each.
         """
@@ -259,7 +259,7 @@ class Walk:
         return read
 
     def changed(self, wanted: Iterable[Value]) -> Reader:
-        """Reads values of the changed model, with what is in `stored` now."""
+        """Read values of the changed model, with what is in `stored` now."""
         session = self._session({value.name for value in wanted}, self.stored)
         return lambda feed: self._run(session, self._values(feed, changed=True))
 

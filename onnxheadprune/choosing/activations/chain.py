@@ -80,7 +80,7 @@ class Chain:
     """A model in blocks, one per site and one after the last."""
 
     def __init__(self, parts: Parts, sites: Sequence[Site], outputs: Sequence[Value] = ()) -> None:
-        """Cuts the model before every site's projections.
+        """Cut the model before every site's projections.
 
         Raises:
             RefusedError: if a context lives in the body of a control-flow operator, or is never a float.

@@ -35,14 +35,14 @@ class Room:
         self._turn = threading.Lock()
 
     def takes(self, size: int) -> bool:
-        """Takes some bytes; whether there were so many."""
+        """Take some bytes; whether there were so many."""
         with self._turn:
             fits = size <= self.left
             self.left -= size if fits else 0
             return fits
 
     def frees(self, size: int) -> None:
-        """Gives bytes back."""
+        """Give bytes back."""
         with self._turn:
             self.left += size
 
@@ -74,7 +74,7 @@ class Shelf(MutableMapping[str, Array]):
         return self._kept.of(name)[name]
 
     def __setitem__(self, name: str, array: Array) -> None:
-        """Puts an array in the place of what has the name."""
+        """Put an array in the place of what has the name."""
         self._kept.drop(name)
         self._kept.put(name, {name: array})
         self._names[name] = None
@@ -110,7 +110,7 @@ class Kept:
         return not any(isinstance(item, _Place) for item in self._found.get(key, {}).values())
 
     def put(self, key: Hashable, arrays: Mapping[str, Array]) -> None:
-        """Keeps arrays, beside what there is for the key."""
+        """Keep arrays, beside what there is for the key."""
         entry = self._found.setdefault(key, {})
         for name, array in arrays.items():
             entry[name] = array if self.room.takes(array.nbytes) else self._written(array)
@@ -123,7 +123,7 @@ class Kept:
         }
 
     def drop(self, key: Hashable, names: Collection[str] | None = None) -> None:
-        """Forgets arrays of a key: all, or the named ones."""
+        """Forget arrays of a key: all, or the named ones."""
         entry = self._found.get(key, {})
         for name in list(entry) if names is None else [name for name in names if name in entry]:
             item = entry.pop(name)
@@ -132,7 +132,7 @@ class Kept:
             self._found.pop(key, None)
 
     def close(self) -> None:
-        """Forgets everything."""
+        """Forget everything."""
         for key in list(self._found):
             self.drop(key)
         if self._file is not None:

@@ -53,7 +53,7 @@ class Moments:
         self.y_square = np.zeros(targets)
 
     def add(self, x: Array, y: Array | None = None, weights: Array | None = None) -> None:
-        """Adds rows. Products are rounded like the activations, sums of them are double.
+        """Add rows. Products are rounded like the activations, sums of them are double.
 
         Args:
             x: features, [rows, n].
@@ -63,7 +63,7 @@ class Moments:
         self.take(Products.of((x, y, weights)))
 
     def take(self, products: Products) -> None:
-        """Adds the products of some rows."""
+        """Add the products of some rows."""
         self.count += products.count
         self.total += products.total
         self.gram += products.gram
@@ -197,7 +197,7 @@ class Products:
 def gather(
     moments: Sequence[Moments], parts: Iterable[Sequence[Rows | None]], workers: Workers
 ) -> Sequence[Moments]:
-    """Adds rows to some moments, `AT_ONCE` of them or more at a time.
+    """Add rows to some moments, `AT_ONCE` of them or more at a time.
 
     Args:
         moments: what to add to.
@@ -267,7 +267,7 @@ class Ridge:
     """
 
     def __init__(self, centred: Centred, start: Matrix64) -> None:
-        """Computes what does not depend on λ.
+        """Compute what does not depend on λ.
 
         Args:
             centred: moments of features and targets.

@@ -42,7 +42,7 @@ class Parts:
     def __init__(
         self, view: GraphView, provider: Provider, feeds: int = MOST, sites: Iterable[Site] = ()
     ) -> None:
-        """Makes nothing yet.
+        """Make nothing yet.
 
         Args:
             view: an annotated view of the model.
@@ -268,7 +268,7 @@ class Running:
     """The inputs that reach each node."""
 
     def __init__(self, parts: Parts, nodes: Iterable[Node], feeds: Sequence[Feed], source: str) -> None:
-        """Reads the conditions of some nodes for all feeds; nothing is run where they have none."""
+        """Read the conditions of some nodes for all feeds; nothing is run where they have none."""
         names = sorted({name for node in nodes for name, _ in counts_where(node)})
         self._answers: list[dict[str, bool]] = []
         if not names:

@@ -87,7 +87,7 @@ def _is_plain(node: Node) -> bool:
 
 
 def _quantize(node: Node, elem_type: int, writer: Writer) -> None:
-    """Puts the quantizer of a master before the node that reads it."""
+    """Put the quantizer of a master before the node that reads it."""
     master, scale, zero = node.proto.input[0], node.input(1), node.input(2)
     assert scale is not None
     if elem_type == TensorProto.INT32:
@@ -124,7 +124,7 @@ class Backward:
     seed: str = ""
 
     def run(self, loss: str) -> None:
-        """Walks from the loss to the parameters."""
+        """Walk from the loss to the parameters."""
         value = self.view.main.values[loss]
         dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
         self.seed = self.writer.fresh("seed")

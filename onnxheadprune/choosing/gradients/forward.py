@@ -206,7 +206,7 @@ def _mentions_halves(node: NodeProto) -> bool:
 
 
 def _widen(graph: GraphProto, masters: frozenset[str], outer: Mapping[str, str]) -> None:
-    """Changes a graph in place.
+    """Change a graph in place.
 
     Args:
         graph: the main graph, or a body.

@@ -95,7 +95,7 @@ def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
 
 
 def _unscaled(model: ModelProto, gradient: Gradient, writer: Writer) -> str:
-    """Makes the seed an input and divides the gradients by it; the name of the output that says if they are finite."""
+    """Make the seed an input and divide the gradients by it; the name of the output that says if they are finite."""
     graph = model.graph
     stored = [tensor for tensor in graph.initializer if tensor.name != gradient.seed]
     left = ModelProto()

@@ -32,7 +32,7 @@ class Partial:
     """Finished sites, on disk as they come."""
 
     def __init__(self, path: str | os.PathLike[str] | None, key: str) -> None:
-        """Reads what an interrupted run left, if it was about the same.
+        """Read what an interrupted run left, if it was about the same.
 
         Args:
             path: the file; None keeps nothing.
@@ -81,7 +81,7 @@ class Partial:
         )
 
     def add(self, position: int, scores: Array) -> None:
-        """Keeps one site.
+        """Keep one site.
 
         Raises:
             UsageError: if the file cannot be written.
@@ -93,6 +93,6 @@ class Partial:
         write_text(self._path, json.dumps(content), renewed=True)
 
     def finish(self) -> None:
-        """Removes the file: all is done."""
+        """Remove the file: all is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)

@@ -339,7 +339,7 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
 
 
 def write_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:
-    """Writes a table where the file is called `.csv`, else JSON; what was there before stays until all is written.
+    """Write a table where the file is called `.csv`, else JSON; what was there before stays until all is written.
 
     A table says nothing of the data.
 

@@ -180,7 +180,7 @@ class Probing:
     """Makes probes for the main output of a model."""
 
     def __init__(self, main: MainOutput, effect: str | None = None) -> None:
-        """Takes the measure of drift.
+        """Take the measure of drift.
 
         Args:
             main: the output.
@@ -267,7 +267,7 @@ class MaskGradients:
     """
 
     def __init__(self, view: GraphView, sites: Sequence[Site], output: str, provider: Provider) -> None:
-        """Differentiates the model.
+        """Differentiate the model.
 
         Raises:
             RefusedError: if no gradient of the output reaches a site.

@@ -55,7 +55,7 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     follow_links: bool = False,
     progress: Progress = silent,
 ) -> FolderResult:
-    """Removes the same heads and other units from every model of an exported folder, proves each, writes a new folder.
+    """Remove the same heads and other units from every model of an exported folder, proves each, writes a new folder.
 
     Args:
         folder: as exporters write it.

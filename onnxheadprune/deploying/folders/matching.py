@@ -223,7 +223,7 @@ class Match:
 
 
 def matched(export: Export, kinds: Sequence[type[Site]] = HEADS_ALONE) -> Match:
-    """Finds out which sites are the same.
+    """Find out which sites are the same.
 
     Args:
         export: the folder.

@@ -62,7 +62,7 @@ class Cutting:
 def cut_network(
     network: Network, heads: Heads | None, data: Data, cutting: Cutting, waiting: int
 ) -> tuple[list[FileResult], Heads]:
-    """Cuts all files of a network.
+    """Cut all files of a network.
 
     Args:
         network: the network.
@@ -264,7 +264,7 @@ def _digest(tensor: TensorProto, model: LoadedModel) -> str:
 
 
 def _check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> None:
-    """Compares the inputs and outputs of one name, and pasts with presents.
+    """Compare the inputs and outputs of one name, and pasts with presents.
 
     Raises:
         RefusedError: if one gets narrower and another of its kind and size does not.

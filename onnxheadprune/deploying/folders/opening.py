@@ -118,7 +118,7 @@ def _same(one: LoadedModel, other: LoadedModel) -> bool:
 
 
 def _check_alike(match: Match, pruned: Export) -> None:
-    """Compares what the files of a folder have lost of the sites that they share.
+    """Compare what the files of a folder have lost of the sites that they share.
 
     Raises:
         RefusedError: if two files have lost different units of one site.

@@ -131,7 +131,7 @@ def prune_folder(
     progress: Progress = silent,
     ready: Callable[[FolderResult], None] = lambda _: None,
 ) -> FolderResult:
-    """Removes the same heads and other units from every model of a folder that holds them.
+    """Remove the same heads and other units from every model of a folder that holds them.
 
     They are named by the numbers that `inspect` gives the sites of the folder. A wish is decided on the most precise
     file of each network and carried to the others. Each file is proven as a single model is.
@@ -278,7 +278,7 @@ def _otherwise(results: Sequence[FileResult], tokens: FolderTokens, asked: Folde
 
 
 def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads]:
-    """Cuts every network that loses heads.
+    """Cut every network that loses heads.
 
     Raises:
         HeadPruneError: as `prune` does.

@@ -175,7 +175,7 @@ SECTIONS: dict[str, type[Any]] = {
 
 @functools.cache
 def adapter() -> TypeAdapter[JobKeys]:
-    """Reads a job into its types."""
+    """Read a job into its types."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(JobKeys)

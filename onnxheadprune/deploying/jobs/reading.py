@@ -92,7 +92,7 @@ class _Source:
 
 
 def read_yaml(text: str, name: str) -> _Source:
-    """Reads a text.
+    """Read a text.
 
     Raises:
         UsageError: if it is no YAML, or more than a job may hold.
@@ -219,7 +219,7 @@ class Job:
 
 
 def read_job(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Job:
-    """Reads a job.
+    """Read a job.
 
     Args:
         path: a YAML file.

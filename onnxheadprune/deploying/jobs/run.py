@@ -116,7 +116,7 @@ MOST_RESULT = 2**26
 
 @one_call()
 def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
-    """Does what a job asks for, but for what is done already.
+    """Do what a job asks for, but for what is done already.
 
     A step is done if an earlier run has finished it with the same settings, the same bytes of everything that it reads,
     the same results of the steps it goes after and the same versions, and what it made is as it was.
@@ -243,7 +243,7 @@ class _Run:
             (shop.folder / name).unlink(missing_ok=True)
 
     def result(self) -> JobResult:
-        """Runs the steps and asks the limits."""
+        """Run the steps and check the limits."""
         outcomes: list[StepOutcome] = []
         error: HeadPruneError | None = None
         steps = list(self.shop.steps())
@@ -278,7 +278,7 @@ class _Run:
         )
 
     def _outcome(self, step: Step) -> StepOutcome:
-        """Does a step, unless it is done.
+        """Do a step, unless it is done.
 
         Raises:
             HeadPruneError: if it fails.

@@ -113,7 +113,7 @@ class State:
         return entry is not None and entry.key == key and entry.files is None
 
     def clear(self, name: str, files: Iterable[str]) -> None:
-        """Removes folders that a step has made, which are made anew as a whole; files are replaced by themselves.
+        """Remove folders that a step has made, which are made anew as a whole; files are replaced by themselves.
 
         Raises:
             UsageError: if one holds what no job has made, or cannot be removed.

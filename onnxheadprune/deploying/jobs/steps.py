@@ -134,7 +134,7 @@ class Workshop:
         return self.exact if self.job.keys.quantize is None else QUANTIZED
 
     def keep(self, name: Name, document: Document) -> None:
-        """Writes the result of a step, with how it is repeated."""
+        """Write the result of a step, with how it is repeated."""
         told = finite({**document, "run": dict(self.given.record)})
         write_text(self.folder / f"{name}.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
 

@@ -82,7 +82,7 @@ class Kind:
         self._known: dict[Key, bool] = {}
 
     def add(self, *op_types: str, domain: str = "") -> None:
-        """Says that operators of one domain are of this kind.
+        """Say that operators of one domain are of this kind.
 
         Raises:
             ValueError: if one is already.

@@ -48,7 +48,7 @@ _GIVEN = ("to", "dtype")
 
 
 def _adopt_type(node: Node) -> None:
-    """Gives the outputs of a standard operator the element types that its schema tells."""
+    """Give the outputs of a standard operator the element types that its schema tells."""
     for value, source in zip(node.outputs, _sources(node.op_type, node.opset), strict=False):
         if value is None or value.elem_type:
             continue
@@ -80,7 +80,7 @@ def _sources(op_type: str, opset: int) -> tuple[int | str | None, ...]:
 
 
 def _adopt_shapes(node: Node) -> None:
-    """Gives the outputs of a standard operator what onnx infers from the node and its inputs alone.
+    """Give the outputs of a standard operator what onnx infers from the node and its inputs alone.
 
     For graphs that are too large to be inferred as a whole: `onnx.shape_inference` copies a graph several times. Here
     onnx is asked only where no function of ours tells a shape.
@@ -136,7 +136,7 @@ MAX_WHOLE = 50_000
 
 
 def annotate(view: GraphView) -> GraphView:
-    """Gives every value of `view` its symbolic shape, element type and known elements.
+    """Give every value of `view` its symbolic shape, element type and known elements.
 
     Raises:
         LookupError: if the tables of operators are empty.
@@ -259,7 +259,7 @@ def _better(ours: Shape, onnx_says: Shape | None) -> Shape:
 
 
 def _adopt(scope: Scope, graph: GraphProto, ignored: Container[tuple[str, str]] = ()) -> None:
-    """Copies the shapes that onnx inferred for `graph` (same nodes as the scope's) onto the values."""
+    """Copy the shapes that onnx inferred for `graph` (same nodes as the scope's) onto the values."""
     for info in chain(graph.input, graph.value_info, graph.output):
         value = scope.values.get(info.name)
         if value is None or value.tensor is not None:
@@ -337,14 +337,14 @@ def _differ(declared: Shape, found: Shape) -> bool:
 
 
 def _forget_shapes(view: GraphView) -> None:
-    """Takes back what was annotated to the outputs of nodes."""
+    """Take back what was annotated to the outputs of nodes."""
     for value in view.values():
         if value.producer is not None and value.tensor is None:
             value.shape = value.elements = value.folded = None
 
 
 def _strip(graph: GraphProto, ignored: Callable[[str, str], bool], ref: str = "main") -> None:
-    """Removes ignored declarations from a graph and its bodies, in place.
+    """Remove ignored declarations from a graph and its bodies, in place.
 
     Args:
         graph: the graph.

@@ -91,7 +91,7 @@ class Table(Generic[Entry]):
         self._entries: dict[Key, Entry] = {}
 
     def add(self, op_types: Sequence[str], domain: str, entry: Entry) -> None:
-        """Registers one entry for operators of one domain.
+        """Register one entry for operators of one domain.
 
         Raises:
             ValueError: if one of them has an entry already.
@@ -182,7 +182,7 @@ def roles_of(node: Node) -> Roles:
 def number_function(
     *op_types: str,
 ) -> Callable[[Callable[[Node], Elements | None]], Callable[[Node], Elements | None]]:
-    """Registers what a standard operator with one output makes of small whole numbers."""
+    """Register what a standard operator with one output makes of small whole numbers."""
 
     def register(function: Callable[[Node], Elements | None]) -> Callable[[Node], Elements | None]:
         NUMBERS.add(op_types, "", lambda node: [function(node)])

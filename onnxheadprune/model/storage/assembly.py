@@ -61,7 +61,7 @@ class Assembly:
     """
 
     def __init__(self, target: Path) -> None:
-        """Makes the hidden folder.
+        """Make the hidden folder.
 
         Raises:
             UsageError: if that is not possible.
@@ -80,7 +80,7 @@ class Assembly:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Removes what has not reached its place."""
+        """Remove what has not reached its place."""
         shutil.rmtree(self._around, ignore_errors=True)
         if self._handle is not None:
             os.close(self._handle)
@@ -99,7 +99,7 @@ class Assembly:
         return path
 
     def copy(self, source: Path, name: str) -> None:
-        """Copies a file, with its rights.
+        """Copy a file, with its rights.
 
         Raises:
             UsageError: if it cannot be read or written.
@@ -111,7 +111,7 @@ class Assembly:
             note_written(path.lstat())
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a small file.
+        """Write a small file.
 
         Raises:
             UsageError: if it cannot be written.
@@ -119,7 +119,7 @@ class Assembly:
         write_file(self.place(name), data)
 
     def commit(self) -> None:
-        """Gives the folder its name, in one step.
+        """Give the folder its name, in one step.
 
         Raises:
             UsageError: if something has come there in the meantime.
@@ -141,7 +141,7 @@ class Assembly:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Removes the hidden folders for this place whose process is gone."""
+        """Remove the hidden folders for this place whose process is gone."""
         for path in self.target.parent.iterdir():
             if (
                 path != self._around

@@ -32,7 +32,7 @@ _TWO_PER_ELEMENT = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
 
 def check_tensors(tensors: Iterable[Stored], name: str, sources: Sources) -> None:
-    """Checks every stored tensor, and completes the references to files.
+    """Check every stored tensor, and complete the references to files.
 
     Raises:
         ModelError: for the first tensor that is not sound.

@@ -85,7 +85,7 @@ class Draft:
     def __init__(
         self, folder: Path, name: str, like: Path | None = None, *, under_lock: bool = False
     ) -> None:
-        """Opens an empty file.
+        """Open an empty file.
 
         Args:
             folder: where it will be.
@@ -110,7 +110,7 @@ class Draft:
             self._take_after(like)
 
     def _take_after(self, like: Path) -> None:
-        """Gives the file the owner and mode of another one, as far as the system lets us.
+        """Give the file the owner and mode of another one, as far as the system lets us.
 
         Where the group stays another, its members may do no more than everybody.
         """
@@ -131,7 +131,7 @@ class Draft:
             os.fchmod(self.handle, mode)
 
     def _lock(self) -> None:
-        """Shows others that the process behind a hidden name lives."""
+        """Show others that the process behind a hidden name lives."""
         if fcntl is not None:
             with contextlib.suppress(OSError):
                 fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,7 +152,7 @@ class Draft:
         return Path(f"/proc/self/fd/{self.handle}") if self.hidden is None else self.hidden
 
     def show(self) -> None:
-        """Gives the file a hidden name, if it has none.
+        """Give the file a hidden name, if it has none.
 
         Raises:
             OSError: if it cannot be linked.
@@ -164,7 +164,7 @@ class Draft:
             self.hidden = hidden
 
     def link(self, target: Path) -> None:
-        """Gives the complete file its name. To be called under the lock.
+        """Give the complete file its name. To be called under the lock.
 
         Raises:
             FileExistsError: if the name is taken.
@@ -191,7 +191,7 @@ class Draft:
             os.close(folder)
 
     def _replace(self, target: Path) -> None:
-        """Gives the complete file the name of one that is there, in one step.
+        """Give the complete file the name of one that is there, in one step.
 
         Raises:
             OSError: if it cannot be renamed.
@@ -202,7 +202,7 @@ class Draft:
         self.hidden = None
 
     def put(self, target: Path, *, renewed: bool = False) -> None:
-        """Gives the complete file its name, which may be that of a file that is there. To be called under the lock.
+        """Give the complete file its name, which may be that of a file that is there. To be called under the lock.
 
         Raises:
             OSError: if that is not possible, something other than a file is there by now, or this call has written it.
@@ -217,7 +217,7 @@ class Draft:
         note_written(os.fstat(self.handle), renewed=renewed)
 
     def close(self) -> None:
-        """Closes the file; without a name it is gone."""
+        """Close the file; without a name it is gone."""
         if self.hidden is not None:
             self.hidden.unlink(missing_ok=True)
             self.hidden = None
@@ -241,7 +241,7 @@ def require_room(folder: Path, needed: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder last through a power cut, where the system can."""
+    """Make the names in a folder last through a power cut, where the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -278,7 +278,7 @@ class HeldFile:
     renewed: bool
 
     def write(self) -> None:
-        """Writes it.
+        """Write it.
 
         Raises:
             UsageError: if it cannot be written; an older file stays unchanged.
@@ -291,7 +291,7 @@ _held: ContextVar[list[HeldFile] | None] = ContextVar("_held", default=None)
 
 @contextlib.contextmanager
 def held_back() -> Iterator[list[HeldFile]]:
-    """Collects the files that are written meanwhile, all but models: making them may fail, and leaves nothing then."""
+    """Collect the files that are written meanwhile, all but models: making them may fail, and leaves nothing then."""
     files: list[HeldFile] = []
     token = _held.set(files)
     try:
@@ -301,7 +301,7 @@ def held_back() -> Iterator[list[HeldFile]]:
 
 
 def write_text(target: str | os.PathLike[str], text: str, *, renewed: bool = False) -> None:
-    """Makes or replaces a text file in one step; see `write_file`.
+    """Make or replace a text file in one step; see `write_file`.
 
     Raises:
         UsageError: if it cannot be written; an older file stays unchanged.
@@ -311,7 +311,7 @@ def write_text(target: str | os.PathLike[str], text: str, *, renewed: bool = Fal
 
 
 def write_file(target: Path, data: bytes, *, renewed: bool = False) -> None:
-    """Makes or replaces a file in one step; it keeps its owner and mode. All files but models are made here.
+    """Make or replace a file in one step; it keeps its owner and mode. All files but models are made here.
 
     Args:
         target: the file.
@@ -340,7 +340,7 @@ def write_file(target: Path, data: bytes, *, renewed: bool = False) -> None:
 
 
 def write_all(handle: int, data: bytes) -> None:
-    """Writes at the current position until nothing is left."""
+    """Write at the current position until nothing is left."""
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view[: 2**30]) :]
@@ -348,7 +348,7 @@ def write_all(handle: int, data: bytes) -> None:
 
 @contextlib.contextmanager
 def sentences(target: Path) -> Iterator[None]:
-    """Turns what the system says about writing into a sentence.
+    """Turn what the system says about writing into a sentence.
 
     Raises:
         UsageError: in place of an OSError.
@@ -361,7 +361,7 @@ def sentences(target: Path) -> Iterator[None]:
 
 
 def sweep_hidden(target: Path) -> None:
-    """Removes hidden files of `target` whose process is gone. Only to be called under the lock."""
+    """Remove hidden files of `target` whose process is gone. Only to be called under the lock."""
     for path in target.parent.iterdir():
         if is_hidden(path.name, target.name):
             _remove_if_abandoned(path)

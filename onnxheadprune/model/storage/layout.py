@@ -87,7 +87,7 @@ class Layout:
         return max((item.offset + item.length for item in self.outside), default=0)
 
     def point_to(self, old: str, new: str) -> None:
-        """Renames the data file that the model refers to."""
+        """Rename the data file that the model refers to."""
         for stored in tensors_of(self.model):
             if is_outside(stored.tensor):
                 span = span_of(stored.tensor)
@@ -95,7 +95,7 @@ class Layout:
                 refer(stored.tensor, Span(new, span.offset, span.length))
 
     def write_data(self, handle: int, opened: Opened) -> None:
-        """Writes the data file. Gaps that alignment leaves stay holes.
+        """Write the data file. Gaps that alignment leaves stay holes.
 
         Raises:
             OSError: if it cannot be written.
@@ -107,7 +107,7 @@ class Layout:
         os.ftruncate(handle, self.data_size)
 
     def write_model(self, handle: int, opened: Opened) -> None:
-        """Writes the model file, with the data that is inside it.
+        """Write the model file, with the data that is inside it.
 
         Raises:
             OSError: if it cannot be written.
@@ -132,7 +132,7 @@ class Layout:
 def lay_out(
     model: ModelProto, own: str | None, location: str, external: ExternalData, limit: int
 ) -> tuple[Layout, int]:
-    """Decides where the data of each tensor goes. The model is not changed.
+    """Decide where the data of each tensor goes. The model is not changed.
 
     Args:
         model: the structure; tensors are in memory or refer to files.
@@ -234,7 +234,7 @@ class Slot:
 
 
 def splice(serialized: bytes, prefix: bytes, sizes: Sequence[int]) -> list[bytes | Slot]:
-    """Replaces raw data that is a token by slots, all lengths around it made right.
+    """Replace raw data that is a token by slots, all lengths around it made right.
 
     Args:
         serialized: a `ModelProto` in which the raw data of tensor *i* is `token(prefix, i)`.
@@ -253,7 +253,7 @@ def splice(serialized: bytes, prefix: bytes, sizes: Sequence[int]) -> list[bytes
 
 
 def token(prefix: bytes, index: int) -> bytes:
-    """Stands for the data of tensor `index`; as long as its prefix and eight bytes."""
+    """Stand for the data of tensor `index`; as long as its prefix and eight bytes."""
     return prefix + index.to_bytes(8, "little")
 
 

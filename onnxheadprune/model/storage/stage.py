@@ -55,7 +55,7 @@ class Stage:
     def __init__(
         self, layout: Layout, sources: Sources, target: Path, location: str, named: str | None = None
     ) -> None:
-        """Writes the data file.
+        """Write the data file.
 
         Args:
             layout: the model, and where its tensors go.
@@ -92,20 +92,20 @@ class Stage:
         self.close()
 
     def close(self) -> None:
-        """Discards what has no name yet."""
+        """Discard what has no name yet."""
         self.draft.close()
         if self.data is not None:
             self.data.close()
 
     def write(self) -> None:
-        """Writes the model file, so that it can be read before it is committed."""
+        """Write the model file, so that it can be read before it is committed."""
         if not self._written:
             with Opened(self.sources) as opened:
                 self.layout.write_model(self.draft.handle, opened)
             self._written = True
 
     def show(self) -> None:
-        """Gives the files hidden names for a while, for readers that need one: ONNX Runtime maps by name.
+        """Give the files hidden names for a while, for readers that need one: ONNX Runtime maps by name.
 
         Raises:
             OSError: if that is not possible.
@@ -115,7 +115,7 @@ class Stage:
                 draft.show()
 
     def seal(self, metadata: tuple[str, str] | None = None) -> None:
-        """Completes the files, so that nothing is left but to give them their names, and their size is known.
+        """Complete the files, so that nothing is left but to give them their names, and their size is known.
 
         Raises:
             OSError: if they cannot be written.
@@ -144,7 +144,7 @@ class Stage:
         return sum(os.fstat(draft.handle).st_size for draft in drafts if draft is not None)
 
     def commit(self, backup: Path | None = None) -> None:
-        """Gives the files their names: the data first, then, in one step, the model.
+        """Give the files their names: the data first, then, in one step, the model.
 
         Raises:
             OSError: if that is not possible; nothing has changed then.
@@ -163,7 +163,7 @@ class Stage:
                 sweep_hidden(backup)
 
     def _name_all(self, linked: Path | None, backup: Path | None) -> None:
-        """Names the data, then the model, then takes away what the model that was replaced left.
+        """Name the data, then the model, then take away what the model that was replaced left.
 
         Raises:
             OSError: if that is not possible; nothing has changed then.
@@ -221,7 +221,7 @@ class Stage:
             raise
 
     def _keep(self, backup: Path) -> bool:
-        """Gives the model that is replaced a second name; whether that is new.
+        """Give the model that is replaced a second name; whether that is new.
 
         A backup that is there already is kept if it is this model, as a run that was killed leaves it.
 
@@ -243,7 +243,7 @@ class Stage:
         return True
 
     def _copy(self, backup: Path) -> None:
-        """Keeps a copy, where the file system gives no file two names."""
+        """Keep a copy, where the file system gives no file two names."""
         copy = Draft(backup.parent, backup.name, like=self.target, under_lock=True)
         try:
             with self.target.open("rb") as stream:
@@ -263,7 +263,7 @@ class Stage:
             return True
 
     def _free_data_name(self) -> Path | None:
-        """Finds a name for the data file that nothing else has, and lets the model refer to it.
+        """Find a name for the data file that nothing else has, and let the model refer to it.
 
         Returns:
             The name to give, None where there is no data file or an equal one has it already.
@@ -316,7 +316,7 @@ class Stage:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Holds ctrl-C back until the names of all files fit together."""
+    """Hold ctrl-C back until the names of all files fit together."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
@@ -332,7 +332,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
-    """Removes what killed runs and replaced models left: data files of `target` that no model here refers to.
+    """Remove what killed runs and replaced models left: data files of `target` that no model here refers to.
 
     Only to be called under the lock. Where there is any doubt, a file stays: if a file of the folder cannot
     be read, nothing is removed, and models in the folders above count too, since theirs may lie below them.

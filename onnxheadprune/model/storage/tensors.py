@@ -97,7 +97,7 @@ def span_of(tensor: TensorProto) -> Span:
 
 
 def refer(tensor: TensorProto, span: Span) -> None:
-    """Lets a tensor refer to bytes of a file. Entries with other meanings stay."""
+    """Let a tensor refer to bytes of a file. Entries with other meanings stay."""
     others = [(entry.key, entry.value) for entry in tensor.external_data if entry.key not in _PLACE]
     del tensor.external_data[:]
     for key, value in (
@@ -113,7 +113,7 @@ def refer(tensor: TensorProto, span: Span) -> None:
 
 
 def hold(tensor: TensorProto, data: bytes, *, outside: int | None = None) -> None:
-    """Puts a tensor's data into memory, and remembers at which offset a file beside the model held it."""
+    """Put a tensor's data into memory, and remember at which offset a file beside the model held it."""
     tensor.raw_data = data
     tensor.ClearField("data_location")
     if any(entry.key == EXPLICIT for entry in tensor.external_data):
@@ -136,14 +136,14 @@ def offset_outside(tensor: TensorProto) -> int | None:
 
 
 def forget(tensor: TensorProto) -> None:
-    """Takes the private entries off a tensor."""
+    """Take the private entries off a tensor."""
     for position in reversed(range(len(tensor.external_data))):
         if tensor.external_data[position].key.startswith(PRIVATE):
             del tensor.external_data[position]
 
 
 def defer_cut(tensor: TensorProto, selection: Selection) -> None:
-    """Notes a cut of data that is not in memory; the declared shape is the one after it."""
+    """Note a cut of data that is not in memory; the declared shape is the one after it."""
     dims = list(tensor.dims)
     if tuple(dims[axis] for axis in selection.axes) != selection.sizes:
         raise ValueError(f"selection for sizes {selection.sizes} on an array of shape {tuple(dims)}")

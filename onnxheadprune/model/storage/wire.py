@@ -87,7 +87,7 @@ class Reader:
         return data
 
     def count(self) -> None:
-        """Notes one more field.
+        """Note one more field.
 
         Raises:
             WireError: if that is one too many.

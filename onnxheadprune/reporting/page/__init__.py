@@ -23,7 +23,7 @@ __all__ = ["Documents", "Shipped", "page_of", "read_documents", "save_page"]
 
 
 def save_page(path: Path, document: Document) -> None:
-    """Writes the page of one result.
+    """Write the page of one result.
 
     Raises:
         UsageError: if the file cannot be written.

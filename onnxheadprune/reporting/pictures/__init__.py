@@ -31,7 +31,7 @@ def check_picture(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path, made_by: str = "onnxheadprune") -> None:
-    """Writes a figure.
+    """Write a figure.
 
     Args:
         figure: what to draw.

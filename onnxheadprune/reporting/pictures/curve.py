@@ -219,7 +219,7 @@ def _knee_words(curve: Curve, point: CurvePoint) -> str:
 def _number(
     figure: Picture, axes: Axes, drawn: tuple[Quantity, Quantity], curve: Curve, knee: Annotation | None
 ) -> None:
-    """Writes beside each point how much is gone, wherever that covers no other words."""
+    """Write beside each point how much is gone, wherever that covers no other words."""
     along, quantity = drawn
     figure.draw_without_rendering()
     taken: list[Bbox] = [] if knee is None else [knee.get_window_extent().padded(SPARE)]

@@ -135,7 +135,7 @@ def _ticks(norm: Normalize, rows: int) -> list[float]:
 
 
 def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Removed | None = None) -> None:
-    """Draws the heat map into a file.
+    """Draw the heat map into a file.
 
     Args:
         scores: per site, by head.
@@ -177,7 +177,7 @@ def _cut(scores: Scores, removed: Removed | None, columns: int) -> Grid:
 
 
 def _mark(axes: Axes, scores: Scores, removed: Removed) -> bool:
-    """Crosses removed heads, and makes those grey that have no score where others have one.
+    """Cross removed heads, and make those grey that have no score where others have one.
 
     Returns:
         Whether there are any of the latter.

@@ -69,7 +69,7 @@ class Picture(Figure):
     """A figure in the style of this module, wherever it is drawn, and shown by notebooks that never saw pyplot."""
 
     def draw(self, renderer: RendererBase) -> None:
-        """Draws it; names are plain text, and control characters in them are spelled out."""
+        """Draw it; names are plain text, and control characters in them are spelled out."""
         with mpl.rc_context(STYLE):
             for text in self.findobj(Text):
                 text.set_parse_math(False)
@@ -77,7 +77,7 @@ class Picture(Figure):
             super().draw(renderer)
 
     def savefig(self, fname: Any, **settings: Any) -> None:
-        """Saves it as matplotlib does."""
+        """Save it as matplotlib does."""
         with mpl.rc_context(STYLE):
             super().savefig(fname, **settings)
 
@@ -96,7 +96,7 @@ def picture(width: float, height: float) -> Picture:
 
 
 def around(figure: Figure, axes: Axes, width: float, height: float) -> None:
-    """Gives one panel its size, and the figure that of the panel with all that is written around it."""
+    """Give one panel its size, and the figure that of the panel with all that is written around it."""
     figure.set_layout_engine("none")
     # In a large figure first, where nothing is cut off that is to be measured.
     figure.set_size_inches(4 * width + 20, 4 * height + 20)
@@ -119,7 +119,7 @@ def _place(figure: Figure, axes: Axes, left: float, below: float, width: float, 
 
 
 def factors(axes: Axes, low: float, high: float) -> None:
-    """Makes equal factors equally far apart on the horizontal axis, with numbers as people write them."""
+    """Make equal factors equally far apart on the horizontal axis, with numbers as people write them."""
     axes.set_xscale("log")
     axes.set_xlim(low / 1.25, high * 1.25)
     # One number per power of ten says too little of one or two of them, and three say too much of many.

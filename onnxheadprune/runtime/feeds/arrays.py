@@ -54,7 +54,7 @@ class Stored:
     def __init__(
         self, file: _Opened, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], source: str
     ) -> None:
-        """Takes the place of the numbers."""
+        """Take the place of the numbers."""
         self.shape, self.ndim = shape, len(shape)
         self._file, self._offset, self._dtype, self._source = file, offset, dtype, source
 

@@ -165,7 +165,7 @@ class Batched:
     """
 
     def __init__(self, arrays: Mapping[str, Any], inputs: Sequence[Input], source: str) -> None:
-        """Counts the samples.
+        """Count the samples.
 
         Args:
             arrays: by the names of inputs, those that stay in their file among them.

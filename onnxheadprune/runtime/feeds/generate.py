@@ -77,7 +77,7 @@ class FeedMaker:
     """
 
     def __init__(self, view: GraphView, seed: int = 0) -> None:
-        """Reads the inputs of an annotated view.
+        """Read the inputs of an annotated view.
 
         Raises:
             UsageError: if an input is no tensor of numbers, or the seed is negative.
@@ -268,7 +268,7 @@ class FeedMaker:
 
 
 def _roles(places: Iterable[Place]) -> Roles:
-    """Sorts symbols by name and by where they stand.
+    """Sort symbols by name and by where they stand.
 
     Args:
         places: every occurrence of a symbol in a graph input. `is_signal` says that the input holds

@@ -89,7 +89,7 @@ class Cutter:
         trying: Trying = Trying(),
         progress: Progress = silent,
     ) -> None:
-        """Reads and checks the data; nothing long happens yet.
+        """Read and check the data; nothing long happens yet.
 
         Args:
             model: the original.
@@ -129,7 +129,7 @@ class Cutter:
         return search_space(self.analysis, requirements, evidence, self.progress, asked)
 
     def hold_out(self, why: str) -> None:
-        """Keeps a part of the data from every refit, so that drift and accuracy on it are honest.
+        """Keep a part of the data from every refit, so that drift and accuracy on it are honest.
 
         Raises:
             UsageError: if there is no data.
