@@ -1,1 +1,1 @@
-"""Choose, plan, apply, prove, write: what a command or a call does from end to end."""
+"""One command or API call from end to end: choose, plan, apply, prove, write."""

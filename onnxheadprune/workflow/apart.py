@@ -1,4 +1,4 @@
-"""The distance of a model from another one on the user's data, both as a deployment runs them."""
+"""The distance between two models on the user's data, both run as in a deployment."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from onnxheadprune.validation.result import Accuracy
 
 @dataclass(frozen=True)
 class Looking:
-    """The feeds and outputs that are compared.
+    """The settings of a comparison.
 
     Attributes:
         effect: the measure of drift; None goes by the kind of output.
@@ -44,7 +44,7 @@ class Distance:
         unit: of the drift.
         accuracy: by the data's labels, None without.
         metric: the user's own measure, None without.
-        measured_on: what the data is, and what has seen it before.
+        measured_on: a description of the data, with the refits and trainings that used it.
     """
 
     drift: float
@@ -54,7 +54,7 @@ class Distance:
     measured_on: str = USERS_DATA
 
     def on(self, known: str) -> Distance:
-        """The same figures, which say what they were measured on."""
+        """The same figures, with a description of the data."""
         found, metric = self.accuracy, self.metric
         return replace(
             self,
@@ -76,13 +76,13 @@ class Distance:
 
 @dataclass
 class Reference:
-    """The model that others are measured against, run once.
+    """The reference model, run once.
 
     Attributes:
         model: the model.
-        data: what it was run on.
-        provider: where.
-        outputs: what it gave, feed by feed.
+        data: its inputs.
+        provider: where it ran.
+        outputs: its outputs, feed by feed.
     """
 
     model: LoadedModel
@@ -97,12 +97,12 @@ class Reference:
     def distance(
         self, other: LoadedModel, looking: Looking = Looking(), io: Interface = AS_BEFORE
     ) -> Distance:
-        """Return how far another model is from this one.
+        """Return the distance of another model from this one.
 
         Args:
             other: the other model.
-            looking: what is looked at.
-            io: what is left of inputs and outputs in the other model.
+            looking: the settings of the comparison.
+            io: the remaining inputs and outputs of the other model.
 
         Raises:
             UsageError: if it does not run on the data, or the metric fails.

@@ -44,19 +44,19 @@ SAMPLES_TO_VALIDATE = 128
 def chosen_for(
     model: LoadedModel, request: Request, provider: Provider | None, progress: Progress
 ) -> tuple[Chosen, DataSource | None]:
-    """The heads of a wish, and refitted weights of them or of heads that are named.
+    """The heads that meet a target, or the given heads, with refitted weights.
 
     Args:
         model: the original.
-        request: what is asked for.
-        provider: where to run; None resolves the one that is asked for when it is needed.
-        progress: told what is being done.
+        request: the request.
+        provider: where to run; None resolves the requested one when it is needed.
+        progress: called with each step.
 
     Returns:
-        What was chosen, and the data to validate on, None without any.
+        The selection, and the data to validate on, None without any.
 
     Raises:
-        UsageError: if heads are named and wished for.
+        UsageError: if both heads and a target are given.
     """
     choice, data = request.choice, request.run.data
     if choice.heads and choice.wish is not None:
@@ -85,7 +85,7 @@ def chosen_for(
 
 
 def _trying(request: Request) -> Trying:
-    """Return how cuts are made on the way to a choice: as the one that is written."""
+    """Return the settings of trial cuts: those of the final cut."""
     choice = request.choice
     return Trying(
         refit=choice.refit,
@@ -98,7 +98,7 @@ def _trying(request: Request) -> Trying:
 
 
 def _recovering(request: Request) -> Recovering | None:
-    """Return how a training is made; its state is kept where it is the only one."""
+    """Return the settings of training; its state is saved if there is only one training."""
     choice, output = request.choice, request.writing.output
     if choice.recover is None:
         return None
@@ -108,7 +108,7 @@ def _recovering(request: Request) -> Recovering | None:
 
 
 def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
-    """Data to validate on, which says what of the given data it is, and what has seen it before."""
+    """The data to validate on, with a description of what refits and trainings used."""
     assert cutter.data is not None
     of = f"{part.count:,} of {many(cutter.data.total, cutter.data.unit)}"
     trained = chosen.recovery is not None and chosen.numbers is chosen.recovery
@@ -116,7 +116,7 @@ def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
 
 
 def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
-    """The choice made on the model with all branches side by side, for the one that runs one of them at a time."""
+    """The selection made on a model that runs all branches, for the one that runs one branch at a time."""
     assert cutter.learn is not None
     data = cutter.learn
     sites, parts = cutter.sites.every, Parts(cutter.view, cutter.provider)
@@ -132,7 +132,7 @@ def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
 
 
 def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
-    """What was chosen on the model for the first tokens, for the merged one, in which sites have the same numbers.
+    """The selection made on the model for the first tokens, for the merged model, whose sites have the same numbers.
 
     Raises:
         RefusedError: if the branch for later tokens would not read the new numbers, or blocks have other numbers there.
@@ -160,14 +160,14 @@ def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
 
 
 def choose(cutter: Cutter, wish: Wish) -> Chosen:
-    """Heads for a wish, with refitted weights where that is wanted.
+    """Select heads that meet a target, with refitted weights if requested.
 
     Args:
         cutter: the model and its data.
-        wish: how many heads are to go, and what the choice goes by.
+        wish: the target, and the basis of the selection.
 
     Raises:
-        UsageError: if the wish needs data and there is none.
+        UsageError: if the target needs data and there is none.
         RefusedError: if it cannot be met.
     """
     if wish.max_drift is not None:
@@ -188,7 +188,7 @@ def choose(cutter: Cutter, wish: Wish) -> Chosen:
 def _largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
     """The largest cut that stays within a drift.
 
-    Held-out data tells how the model will do elsewhere, and a later `validate` looks at all of the data: the drift
+    Held-out data estimates the drift on new data, and a later `validate` uses all of the data: the drift
     on both stays within the limit.
 
     Raises:
@@ -230,7 +230,7 @@ def _largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
 
 
 def _largest_drift(cutter: Cutter, chosen: Chosen, allowed: float) -> float:
-    """The drift on held-out data, or on all of it if that is larger; not measured where the first is too large."""
+    """The larger of the drifts on held-out data and on all data; the second is skipped if the first is too large."""
     assert cutter.data is not None and chosen.drift is not None
     if not chosen.drift <= allowed:
         return chosen.drift
@@ -238,7 +238,7 @@ def _largest_drift(cutter: Cutter, chosen: Chosen, allowed: float) -> float:
 
 
 def _smallest(most: int, holds: Callable[[int], bool]) -> int:
-    """The smallest count for which something holds, where it holds for `most` and from some count on."""
+    """The smallest count that meets a condition which holds for `most` and from some count on."""
     low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2

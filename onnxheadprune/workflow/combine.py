@@ -40,14 +40,14 @@ ALIKE = 0.02
 
 @dataclass(frozen=True)
 class CombineRequest:
-    """All that one `combine` is asked for, but for the models.
+    """The settings of one `combine`, without the models.
 
     Attributes:
         how: how models are quantized.
-        run: where and on what they run.
-        looking: what is looked at.
-        timing: what latency is measured at.
-        writing: where the better of both orders goes.
+        run: the provider and data they run on.
+        looking: the settings of the comparison.
+        timing: the settings of latency measurements.
+        writing: where the better of both orders is written.
     """
 
     how: Rounding
@@ -59,12 +59,12 @@ class CombineRequest:
 
 @dataclass(frozen=True, eq=False)
 class Corner:
-    """One of the models.
+    """One of the compared models.
 
     Attributes:
-        name: what was done to it.
+        name: the changes made to it.
         model: the model.
-        distance: how far it is from the original, on held-out data, as a deployment runs both.
+        distance: from the original, on held-out data, both run as in a deployment.
     """
 
     name: str
@@ -81,12 +81,12 @@ class Combination:
         original: name of the original.
         how: how models were quantized.
         corners: the models, the original first.
-        refused: orders that cannot be had, with the reason.
+        refused: orders that are impossible, with the reason.
         benchmark: their latencies, in the order of the corners.
-        recommended: the name of the better one of the two orders.
-        reason: why it is.
+        recommended: the name of the better order.
+        reason: why it is better.
         output: where it was written, None if it was not.
-        notes: what a reader should know, one sentence each.
+        notes: remarks, one sentence each.
     """
 
     original: str
@@ -100,7 +100,7 @@ class Combination:
     notes: tuple[str, ...] = ()
 
     def speed(self, name: str, against: str = ORIGINAL) -> float:
-        """Return how many times as fast a corner is as another, the geometric mean over the sizes."""
+        """Return the speed-up of a corner over another, the geometric mean over the sizes."""
         names = [corner.name for corner in self.corners]
         one, other = (self.benchmark.cells_of(names.index(item)) for item in (against, name))
         logs = [math.log(a.latency.p50 / b.latency.p50) for a, b in zip(one, other, strict=True)]
@@ -140,17 +140,17 @@ def combine(
     provider: str = AUTO,
     timing: Timing | None = None,
 ) -> Combination:
-    """Quantize a model and what was pruned of it, prune the quantized one too, and compare all of them.
+    """Quantize a model and its pruned form, prune the quantized model too, and compare all of them.
 
     Args:
         model: the original, in floats.
-        pruned: what `prune` made of it.
+        pruned: the result of `prune`.
         to: "int8-dynamic", "int8-qdq" or "int4".
-        data: the user's inputs; see `Inputs` for the forms. A fifth is held out: all figures are of it, ranges
-            and refits of the rest.
+        data: the user's inputs; see `Inputs` for the forms. A fifth is held out to measure on; ranges
+            and refits use the rest.
         output: where to write the better of both orders; None writes nothing.
         provider: where to run.
-        timing: what latency is measured at; None takes what `benchmark` does.
+        timing: settings of latency measurements; None for the defaults of `benchmark`.
 
     Raises:
         UsageError: if the models do not belong together, or the data does not fit.
@@ -173,14 +173,14 @@ def combined_through(
     progress: Progress = silent,
     ready: Callable[[Combination], None] = lambda _: None,
 ) -> Combination:
-    """Return what `combine` does, for a request.
+    """Run `combine` for a request.
 
     Args:
         model: the original, in floats.
-        pruned: what `prune` made of it.
-        request: what is asked for.
-        progress: told what is being done.
-        ready: called with the whole result before a file has its name; nothing is written if it raises.
+        pruned: the result of `prune`.
+        request: the request.
+        progress: called with each step.
+        ready: called with the result before files get their names; nothing is written if it raises.
 
     Raises:
         HeadPruneError: as `combine` does.
@@ -261,7 +261,7 @@ def _orders(
     request: CombineRequest,
     progress: Progress,
 ) -> tuple[tuple[str, Callable[[], LoadedModel]], ...]:
-    """Both orders, and how each is made."""
+    """Both orders, each with a function that makes its model."""
 
     def pruned_first() -> LoadedModel:
         return LoadedModel(
@@ -280,7 +280,7 @@ def _orders(
 def _corner(
     reference: Reference, name: str, model: LoadedModel, claim: Claim, request: CombineRequest
 ) -> Corner:
-    """A model, and how far it is from the original."""
+    """A model, and its distance from the original."""
     io = AS_BEFORE if name in (ORIGINAL, QUANTIZED) else claim.planning.io
     return Corner(name, model, reference.distance(model, request.looking, io))
 

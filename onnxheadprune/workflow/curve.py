@@ -1,4 +1,4 @@
-"""Costs and gains of cuts of many sizes, as data: `sweep` makes it, reports show it."""
+"""Costs and gains of cuts of many sizes: the result of `sweep`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class CurvePoint:
     """One cut.
 
     Attributes:
-        ratio: share that was asked for, of all heads, or of the operations or bytes of all blocks; see `Curve.counted`.
-        removed: heads and other units that went.
-        heads: which, as a spec.
+        ratio: the requested share of all heads, or of the operations or bytes of all blocks; see `Curve.counted`.
+        removed: the number of removed units.
+        heads: the removed units, as a spec.
         drift: on held-out data.
         accuracy: on held-out data, None without labels.
-        speedup: measured beside the original (`SpeedUp.value`); 1 where nothing was removed, None where it was
+        speedup: measured against the original (`SpeedUp.value`); 1 where nothing was removed, None where it was
             not measured.
         speed: the measurement behind it, None where there is none.
-        elements: what the stored tensors hold after it, None where that was not counted.
-        share: what went of what ratios are shares of, None where that was not counted.
-        recovery: what training brought, None without: steps, and why they are not written, null where they are.
+        elements: elements of the stored tensors after it, None where that was not counted.
+        share: the removed share of `Curve.counted`, None where that was not counted.
+        recovery: training, None without: its steps, and why its weights are not written, null where they are.
     """
 
     ratio: float
@@ -47,7 +47,7 @@ class CurvePoint:
 
     @property
     def units(self) -> dict[str, int]:
-        """How many units of each kind went."""
+        """The number of removed units of each kind."""
         found: dict[str, int] = {}
         for key, units in self.heads.items():
             kind = kind_of_key(key)
@@ -83,9 +83,9 @@ class Curve:
         unit: of the drift.
         points: the cuts, the empty one first.
         knee: position of the point where further cuts begin to cost much more.
-        elements: what the stored tensors of the original hold, None where that was not counted.
+        elements: elements of the original's stored tensors, None where that was not counted.
         counted: what ratios are shares of: all "heads", or "operations" or "bytes" of all blocks that can lose units.
-        measured_on: what drift and accuracy were measured on, and what has not seen it.
+        measured_on: a description of the data for drift and accuracy, and what has not used it.
     """
 
     model: str
@@ -140,7 +140,7 @@ class Curve:
 
         Args:
             path: where to.
-            run: how it is repeated, None to leave that out.
+            run: how to repeat it, None to leave that out.
 
         Raises:
             UsageError: if the file cannot be written.
@@ -150,14 +150,14 @@ class Curve:
 
 
 def gone_words(counted: str, heads: int, removed: int, units: Mapping[str, int]) -> str:
-    """Return what a cut takes, in words."""
+    """Describe what a cut removes."""
     if counted == "heads":
         return f"{removed} of {heads}"
     return ", ".join(many(number, name.removesuffix("s")) for name, number in units.items()) or "nothing"
 
 
 def recovery_words(points: Iterable[Mapping[str, object]]) -> str | None:
-    """What training brought to cuts, as `CurvePoint.to_dict` gives them, in words; None where none was trained."""
+    """Describe the effect of training on cuts (of `CurvePoint.to_dict`); None where none was trained."""
     trained = [found for point in points if isinstance(found := point.get("recovery"), Mapping)]
     if not trained:
         return None

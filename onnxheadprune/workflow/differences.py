@@ -1,7 +1,7 @@
 """Differences between a pruned model and its original, name by name: tensors, attributes, inputs, nodes.
 
-Surgery keeps names, so two models are compared by them; nothing is matched by likeness. Large weights may be
-references: shapes are all that is read, and values of a few whole numbers (targets of a Reshape).
+Cuts keep names, so models are compared by names, not by similarity. Large weights may be references:
+only shapes are read, and the values of small integer tensors (targets of a Reshape).
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ FEW = 16
 
 @dataclass(frozen=True)
 class Difference:
-    """One thing that is not as it was.
+    """One difference.
 
     Attributes:
         what: the kind of change.
         name: of the tensor, or the node with its operator.
-        before: as it was: a shape ("64 x 192"), a value, an input; empty for what is new.
-        after: as it is now; empty for what is gone.
-        site: the site whose heads asked for it; empty where none is told.
+        before: the old shape ("64 x 192"), value or input; empty for new items.
+        after: the new one; empty for removed items.
+        site: the site that caused it; empty where unknown.
     """
 
     what: What
@@ -91,7 +91,7 @@ class _Names:
                 self._read(body)
 
     def shown(self, name: str) -> str:
-        """A value as a reader wants to see it: the numbers of a small constant, else its name."""
+        """A value for reports: the numbers of a small constant, else its name."""
         tensor = self.tensors.get(name)
         return name if tensor is None else _shown(tensor, name)
 
@@ -144,7 +144,7 @@ def _nodes(there: _Names, here: _Names) -> Iterator[Keyed]:
 
 
 def _within(key: str, node: NodeProto, now: NodeProto, there: _Names, here: _Names) -> Iterator[Keyed]:
-    """Yield what is different in a node that is in both models."""
+    """Yield the differences of a node that is in both models."""
     for position in range(max(len(node.input), len(now.input))):
         before, after = (item.input[position] if position < len(item.input) else "" for item in (node, now))
         if before != after:

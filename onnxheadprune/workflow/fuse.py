@@ -1,4 +1,4 @@
-"""The fused operators that a model gets, and for `auto` whether they are faster on this machine."""
+"""Fusion of a model's attention, for `auto` only if it is faster on this machine."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Setting:
     """The provider and inputs on which candidates are proven and measured.
 
     Attributes:
-        provider: where; None resolves the automatic choice when it is needed.
+        provider: where to run; None resolves the automatic choice when it is needed.
         data: the user's inputs, for the proof.
         seed: of random inputs.
-        seconds: to measure per grid point.
-        repeats: blocks per grid point in place of a time.
+        seconds: measuring time per grid point.
+        repeats: blocks per grid point instead of a time.
     """
 
     provider: Provider | None = None
@@ -57,15 +57,15 @@ def fused(
         original: the model before any change.
         pruned: the model to fuse.
         mode: which operators.
-        changed: whether heads were removed from it, so that there is something to write in any case.
-        setting: how "auto" proves and measures.
+        changed: whether heads were removed from it, so it is written in any case.
+        setting: the settings of proof and measurement for "auto".
 
     Returns:
-        The model, and what became of each site (None where nothing was asked for).
+        The model, and the result for each site (None where fusion was not requested).
 
     Raises:
         UsageError: if there is no such mode.
-        RefusedError: if nothing can be fused and nothing else was done, or the opset cannot be raised.
+        RefusedError: if nothing can be fused and nothing else was changed, or the opset cannot be raised.
     """
     if mode not in MODES:
         raise UsageError(f"fusion is one of {', '.join(MODES)}, not {mode!r}")
@@ -81,7 +81,7 @@ def fused(
 
 
 def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tuple[ModelProto, Fusion]:
-    """Every candidate that is exact, measured beside the unfused model; the fastest is kept."""
+    """Measure every exact candidate against the unfused model; keep the fastest."""
     provider = setting.provider or resolve_provider(AUTO)
     made: list[tuple[ModelProto, Fusion]] = []
     trials: list[Trial] = []
@@ -156,7 +156,7 @@ def _best(measured: Benchmark, names: Sequence[str]) -> int | None:
 
 
 def _kept(pruned: ModelProto, name: str, trials: Sequence[Trial], reason: str) -> Fusion:
-    """The result of leaving everything as it is."""
+    """The result without fusion."""
     _, fusion = fuse(pruned, "contrib", name)
     sites = tuple(
         site if site.before or site.reason else SiteFusion(site.index, site.name, reason=reason)
@@ -171,7 +171,7 @@ def planned_fusion(plan: PrunePlan, model: ModelLike, mode: FuseMode) -> Fusion:
     Args:
         plan: made for `model`.
         model: the model.
-        mode: which operators; "auto" is looked at as "contrib", which it tries first.
+        mode: which operators; "auto" is planned as "contrib", which it tries first.
 
     Raises:
         RefusedError: if nothing can be fused and the plan removes nothing, or the opset cannot be raised.

@@ -1,4 +1,4 @@
-"""Layers and early exits as `inspect` reports them, with the part of the model that each holds."""
+"""Layers and early exits as `inspect` reports them, with their shares of the model."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ MOST_NODES = 10_000
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer, as `--layers` takes it.
+    """One layer, as in `--layers`.
 
     Attributes:
         key: its number, after the name of its stack where a model has several: "3", "encoder.3".
-        name: its module path, "" where names tell none.
+        name: its module path, "" where unknown.
         sites: keys of its attention sites and feed-forward blocks ("attn.3", "ffn.3"), in graph order.
-        lacks: what other layers of the model hold and this one does not: "feed-forward block".
-        params: elements of the weights and biases that belong to their units.
+        lacks: sublayers of other layers that this layer lacks: "feed-forward block".
+        params: elements of the weights and biases of their units.
         params_share: of all stored elements of the model.
-        operations_share: the part of all operations of a run that runs through their units; None where that cannot be
+        operations_share: the share of all operations in their units; None where that cannot be
             counted, or the graph has more than `MOST_NODES`.
     """
 
@@ -78,7 +78,7 @@ class LayerSummary:
 
 
 def _titles(layer: Layer) -> list[str]:
-    """Return what the sites of a layer are called whose units can be chosen."""
+    """Return the titles of a layer's sites whose units can be selected."""
     return [kind.TITLE for kind in map(kind_of, layer.sites) if kind.CHOSEN]
 
 
@@ -97,7 +97,7 @@ def _summary(layer: Layer, lacks: Sequence[str], elements: int, costs: Mapping[s
 
 
 def _costs(analysis: Analysis) -> dict[str, int]:
-    """Return the operations of each node by its reference, nothing where they cannot be counted."""
+    """Return the operations of each node by its reference, empty where they cannot be counted."""
     if len(analysis.view.nodes) > MOST_NODES:
         return {}
     try:
@@ -116,22 +116,22 @@ def _costs(analysis: Analysis) -> dict[str, int]:
 @one_line("number node sites heads heads_share elements_share")
 @dataclass(frozen=True)
 class EarlyExit:
-    """One early exit, and what is gone where it is made permanent.
+    """One early exit, and what is removed if it is made permanent.
 
     Attributes:
-        number: as `--exit` takes it; of the original for good.
+        number: as in `--exit`; always the number in the original.
         node: the If or Loop that decides.
         condition: the value that it decides by.
-        turns: how often a Loop has run its body there, None for an If.
-        endless: it stands for any number of turns from this one on, each with the next number.
+        turns: the number of iterations of the Loop up to the exit, None for an If.
+        endless: whether any larger number of iterations is an exit too, with the next numbers.
         sites: indices of the attention sites after it.
-        heads: heads of these.
+        heads: the number of their heads.
         heads_share: of all heads of the model.
-        elements: elements of stored tensors that are gone.
+        elements: removed elements of stored tensors.
         elements_share: of all stored elements.
-        operations_share: share of the operations that are saved, against a run in which no exit is taken; None where
+        operations_share: saved share of the operations of a run without exit; None where
             that cannot be counted.
-        inputs: graph inputs that nobody needs any more.
+        inputs: graph inputs that are no longer needed.
     """
 
     number: int
@@ -155,8 +155,8 @@ class EarlyExits:
 
     Attributes:
         exits: in the order of their numbers.
-        refused: Loops over layers that end early and cannot be made to run a fixed number of turns, with the reasons.
-        shapes: of the inputs that operations were counted for.
+        refused: Loops over layers that end early and cannot be fixed to a number of iterations, with the reasons.
+        shapes: of the inputs for counting operations.
     """
 
     exits: tuple[EarlyExit, ...]
@@ -165,7 +165,7 @@ class EarlyExits:
 
     @classmethod
     def of(cls, loaded: LoadedModel, analysis: Analysis) -> EarlyExits:
-        """The early exits of a model that was analysed."""
+        """The early exits of an analysed model."""
         if not has_bodies(loaded.proto):
             return cls((), {}, {})
         with analysing(loaded.proto, loaded.name):
@@ -187,10 +187,10 @@ class EarlyExits:
 
 
 def find_exits(model: ModelLike) -> EarlyExits:
-    """The early exits of a model, in the order in which they are reached.
+    """The early exits of a model, in execution order.
 
-    An exit is an If of which one branch holds layers and the other one none, so that without the first the model
-    answers, or a Loop over layers that ends as soon as its body says so.
+    An exit is an If with layers in one branch and none in the other, or a Loop over layers
+    with a stop condition that its body computes.
 
     Args:
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
@@ -240,7 +240,7 @@ class _Counting:
         )
 
     def _operations(self, model: ModelProto) -> int | None:
-        """Of one run, None where not all can be counted."""
+        """The operations of one run, None where not all can be counted."""
         names = {info.name for info in model.graph.input}
         feed = {name: array for name, array in self.feed.items() if name in names}
         found = Flops.of(concrete_view(_with_states(model, feed), feed))
@@ -248,7 +248,7 @@ class _Counting:
 
 
 def _with_states(model: ModelProto, feed: Feed) -> ModelProto:
-    """The model with the sizes of what its Loops carry declared in their bodies, where no turn changes them."""
+    """The model with the sizes of loop-carried values declared in bodies, where no iteration changes them."""
     view = concrete_view(model, feed)
     loops = [node for node in view.main.nodes if node in REPEATS]
     if not loops:
@@ -270,7 +270,7 @@ def _with_states(model: ModelProto, feed: Feed) -> ModelProto:
 
 
 def _any_feed(analysis: Analysis) -> Feed:
-    """Inputs of the usual size; nothing where none can be made up."""
+    """Random inputs of the usual size; empty where none can be generated."""
     try:
         maker = FeedMaker(analysis.view)
         return next((feed for case in maker.cases for feed, _ in maker.candidates(case)), {})

@@ -55,7 +55,7 @@ class _Proof:
 
     Attributes:
         original: the model before any change.
-        request: what was asked for.
+        request: the request.
         provider: where both run, None without a proof.
         data: the user's inputs, None for random ones only.
     """
@@ -66,10 +66,10 @@ class _Proof:
     data: DataSource | None
 
     def of(self, candidate: LoadedModel) -> Validation | None:
-        """The verdict on a model, if it may be written with it; None where no proof is asked for.
+        """The verdict on a model, if it allows writing; None where no proof is requested.
 
         Raises:
-            ValidationFailedError: if it may not.
+            ValidationFailedError: if it does not.
         """
         request = self.request
         if self.provider is None or not request.proving.validate:
@@ -100,14 +100,14 @@ class _Proof:
 
 
 def _is_unseen(data: DataSource) -> bool:
-    """Return whether it is data that no training has seen."""
+    """Return whether no training has used the data."""
     from onnxheadprune.data.calibration import Calibration
 
     return isinstance(data, Calibration) and data.unseen
 
 
 def _validation_note(verdict: Validation | None) -> tuple[str, str]:
-    """The metadata entry that tells of a proof, and that there was none."""
+    """The metadata entry that records a proof, or its absence."""
     return VALIDATION_KEY, NOT_VALIDATED if verdict is None else verdict.stamp()
 
 
@@ -115,13 +115,13 @@ def _validation_note(verdict: Validation | None) -> tuple[str, str]:
 def carried_through(
     model: ModelLike, request: Request, progress: Progress = silent, ready: Ready = lambda _: None
 ) -> PruneResult:
-    """Return what `prune` does, for a request.
+    """Run `prune` for a request.
 
     Args:
         model: the model to prune.
-        request: what is asked for.
-        progress: told what is being done; see `prune`.
-        ready: called with the whole result before a file has its name; nothing is written if it raises.
+        request: the request.
+        progress: called with each step; see `prune`.
+        ready: called with the result before files get their names; nothing is written if it raises.
 
     Raises:
         HeadPruneError: as `prune` does.
@@ -177,7 +177,7 @@ def carried_through(
 
 
 def _left(original: LoadedModel, request: Request) -> Leaving | None:
-    """The model in which the asked-for exit is for good, None where none was asked for.
+    """The model with the requested exit made permanent, None where none was requested.
 
     Raises:
         RefusedError: if there is no such exit.
@@ -190,7 +190,7 @@ def _left(original: LoadedModel, request: Request) -> Leaving | None:
 
 
 def _trimmed(subject: LoadedModel, request: Request) -> Trimmed | None:
-    """The model with the tokens that are kept, None where all are.
+    """The model with the kept tokens only, None where all are kept.
 
     Raises:
         HeadPruneError: if they cannot be.
@@ -205,7 +205,7 @@ def _trimmed(subject: LoadedModel, request: Request) -> Trimmed | None:
 def _chosen(
     subject: LoadedModel, request: Request, provider: Provider | None, progress: Progress
 ) -> tuple[Chosen | None, DataSource | None]:
-    """Return what `chosen_for` chooses, where anything is left to choose or to refit, and the data to validate on."""
+    """Return the selection of `chosen_for`, if there is anything to select or refit, and the data to validate on."""
     choice, data = request.choice, request.run.data
     if choice.decided is not None:
         return choice.decided, data
@@ -224,7 +224,7 @@ def _fused(
     provider: Provider | None,
     data: DataSource | None,
 ) -> tuple[LoadedModel, Fusion | None]:
-    """Return what `fused` makes of a cut; the cut itself where no fused operators are asked for."""
+    """Return the cut model after fusion; unchanged where fusion is not requested."""
     if request.fuse == "none":
         return cut, None
     from onnxheadprune.workflow.fuse import Setting, fused
@@ -233,10 +233,10 @@ def _fused(
 
 
 def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, LoadedModel]:
-    """The plan, and the model with the plan carried out: refitted weights may lie in other files than the original's.
+    """The plan, and the model after the plan was applied: refitted weights may lie in other files than the original's.
 
     Raises:
-        RefusedError: if the heads cannot be removed exactly, or there is nothing to do.
+        RefusedError: if the heads cannot be removed exactly, or nothing would change.
     """
     spec: HeadSpec
     if chosen is None:
@@ -274,7 +274,7 @@ def _written(
     result: Callable[[Validation | None, int], PruneResult],
     ready: Ready,
 ) -> PruneResult:
-    """Write a model whose files get their names only after its proof: what is proven is read back from the disk.
+    """Write a model whose files get their names only after the proof, which reads them back from the disk.
 
     Raises:
         ValidationFailedError: if it is not shown to be exact. Nothing is written.
@@ -295,11 +295,11 @@ def _written(
 
 @dataclass(frozen=True)
 class _Places:
-    """Where files go.
+    """Paths to write.
 
     Attributes:
         output: the pruned model, None to write none.
-        backup: the original, where the output takes its place; None where it does not.
+        backup: the original, where the output replaces it; else None.
     """
 
     output: Path | None
@@ -307,7 +307,7 @@ class _Places:
 
 
 def _free_places(model: LoadedModel, request: Request) -> _Places:
-    """Return where the output and the backup go.
+    """Return the paths of the output and the backup.
 
     Raises:
         UsageError: if one cannot be written, or would replace what is read.
@@ -332,7 +332,7 @@ def _free_places(model: LoadedModel, request: Request) -> _Places:
 
 
 def _together(request: Request) -> Iterator[Making]:
-    """What else is made: the file with weights that has a name of its own, the backup, the checkpoint of a training."""
+    """Other written files: a separately named weights file, the backup, the checkpoint of a training."""
     writing = request.writing
     assert writing.output is not None
     target = Path(writing.output)
@@ -347,9 +347,9 @@ def _together(request: Request) -> Iterator[Making]:
 
 
 def _provider_of(request: Request) -> Provider | None:
-    """Return where models are proven and fused forms measured; None where neither is done.
+    """Return the provider for proofs and for measuring fused forms; None where neither is done.
 
-    One that is asked for by name must run here even if it turns out that nothing has to.
+    A provider requested by name must run here even if it turns out not to be needed.
 
     Raises:
         ProviderError: if it does not.
@@ -361,10 +361,10 @@ def _provider_of(request: Request) -> Provider | None:
 
 
 def _require_sound(model: LoadedModel) -> None:
-    """Check whether a model is good enough to start from.
+    """Check that the original model is valid.
 
-    ONNX Runtime's optimizer writes models that `onnx.checker` does not know and ONNX Runtime runs; only
-    what fails both is turned away.
+    ONNX Runtime's optimizer writes models that `onnx.checker` rejects and ONNX Runtime runs; only
+    models that fail both are refused.
 
     Raises:
         ModelError: with the checker's reason.

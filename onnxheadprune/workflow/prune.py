@@ -1,4 +1,4 @@
-"""The Python API of one cut: what the commands do, as functions that never print.
+"""The Python API of one cut: the commands as functions that never print.
 
 Models are given as a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`; they are never changed.
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
-    """A copy of `model` with the plan carried out; everything outside the plan is bit-identical.
+    """A copy of `model` after the plan was applied; everything outside the plan is bit-identical.
 
     Raises:
         RefusedError: if the plan was made for a model of another structure, or of other exits.

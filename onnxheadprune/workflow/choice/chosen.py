@@ -1,4 +1,4 @@
-"""The answer to a wish: the removed units, their new numbers, and what was measured on the way."""
+"""The selection that meets a target: removed units, new weights, and all measurements."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """A cut that was tried on the way to a target.
+    """A cut that was tried in the search for a target.
 
     Attributes:
         removed: units that it removes.
         measured: its speed-up, or its drift: the larger one of those on the held-out part and on all data.
-        meets: whether that is good enough.
+        meets: whether it meets the target.
         speed: the speed-up at each grid point, None for a drift.
     """
 
@@ -44,23 +44,23 @@ class Trial:
 @one_line("drift unit held_out selection compensation recovery trials")
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """The answer to a wish.
+    """The selection that meets a target.
 
     Attributes:
-        selection: the heads, and why these.
+        selection: the heads, and the basis of the selection.
         compensation: refitted weights, None without.
-        recovery: weights that were trained after that, None without; where it says that they are rejected, those of the
+        recovery: weights that were trained after that, None without; where they are rejected, those of the
             compensation are written.
-        trials: what was measured on the way to a speed-up or drift.
+        trials: the cuts measured in the search for a speed-up or drift.
         drift: of the choice; None where it was not measured.
         unit: of the drift.
         held_out: whether the drift was measured on data that no refit has seen.
-        speed: of the choice where a speed-up was wished for, measured without refitted weights.
+        speed: of the choice where the target is a speed-up, measured without refitted weights.
         plan: the cut, made for the refitted model if there is one.
-        io: what the cut leaves of inputs and outputs.
-        given_up: the drift that a refit of quantized weights would have had, where it was larger than without and
-            the weights therefore stay; None where no refit was given up.
-        unreached: sites in branches that no sample of the data runs, so that nothing is known of them and they stay.
+        io: the inputs and outputs after the cut.
+        given_up: the drift with a refit of quantized weights, where it was larger than without and so the old
+            weights are kept; None where no refit was rejected.
+        unreached: sites in branches that no sample of the data runs, so they cannot be scored and are kept.
     """
 
     selection: Selection
@@ -78,17 +78,17 @@ class Chosen:
 
     @property
     def numbers(self) -> Compensation | Recovery | None:
-        """The original's new numbers, None where they are as they were."""
+        """The original's new weights, None where they are unchanged."""
         trained = self.recovery
         return self.compensation if trained is None or trained.rejected is not None else trained
 
     def renumbered(self, model: LoadedModel) -> LoadedModel:
-        """The original with these numbers; itself where there are none."""
+        """The original with these weights; itself where there are none."""
         return model if self.numbers is None else refitted(model, self.numbers, self.steps)
 
     @property
     def steps(self) -> int:
-        """Steps of training behind these numbers."""
+        """The number of training steps."""
         earlier = 0 if self.compensation is None else self.compensation.steps
         return earlier + (
             self.recovery.best if self.recovery is not None and self.numbers is self.recovery else 0
@@ -96,12 +96,12 @@ class Chosen:
 
     @property
     def measured_on(self) -> str:
-        """What the drift was measured on, and what has seen that before."""
+        """A description of the data for the drift, with the refits and trainings that used it."""
         trained = self.recovery is not None and self.numbers is self.recovery
         return data_words(self.held_out, refitted=self.numbers is not None, trained=trained)
 
     def limits(self, wish: Wish) -> tuple[Gate, ...]:
-        """The limits that a target sets to a choice, with what this one reaches."""
+        """The limits that a target sets, with the values that this selection reaches."""
         if wish.max_drift is not None and self.drift is not None:
             kept = self.drift <= wish.max_drift
             return (Gate("max_drift", "the cut", wish.max_drift, self.drift, kept, self.unit),)
@@ -128,7 +128,7 @@ class Chosen:
 
 
 def data_words(held_out: bool, *, refitted: bool, trained: bool) -> str:
-    """A name for data that figures are of, which tells what has seen it, or has not."""
+    """A description of the measured data, with the refits and trainings that used it."""
     if not held_out:
         return f"the calibration data, which the {'refit' if refitted else 'choice'} has seen"
     if trained:

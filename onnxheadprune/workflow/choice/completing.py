@@ -1,4 +1,4 @@
-"""From heads to the cut that would be written: refitted, trained, planned, and how far its outputs drift."""
+"""From selected heads to the cut to write: refit, training, plan and drift."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BEHIND = 4.0
 
 
 def named(cutter: Cutter, heads: HeadSpec) -> Chosen:
-    """Heads that the user named, with refitted weights.
+    """The heads given by the user, with refitted weights.
 
     Raises:
         UsageError: if the spec is wrong.
@@ -54,11 +54,11 @@ def _refitted(cutter: Cutter, selection: Selection) -> Chosen:
 
 
 def _recovered(cutter: Cutter, start: Chosen, how: Recovering, refitting: float) -> Chosen:
-    """A cut after training; without it where that is nearer to the original on data that no step has seen.
+    """A cut after training; without training if that is nearer to the original on unseen data.
 
-    What would be written without a recovery learns from all data, and where data is scarce that may be worth more than
-    any step. Then it has seen the data that judges here; see `_at_best`. Where the time of the call leaves none for
-    another refit, the first one is what would be written.
+    Without a recovery, the refit to write learns from all data, which can help more than training where data is scarce.
+    But then it has used the data to judge by; see `_at_best`. Without time for another refit,
+    the first one is compared.
     """
     assert cutter.learn is not None and cutter.held is not None
     began = time.monotonic()
@@ -91,15 +91,15 @@ def _recovered(cutter: Cutter, start: Chosen, how: Recovering, refitting: float)
 
 
 def _at_best(cutter: Cutter, unseen: float, seen: float) -> float:
-    """The least drift of a refit on all data that held-out data can tell of, though that refit has seen it.
+    """A lower bound of the drift of a refit on all data, from held-out data that it has seen.
 
-    With more data the error of a refit falls towards a limit, by one over the number of samples. The limit is no less
-    than the error on samples that were learned from.
+    With more data the error of a refit falls towards a limit, by one over the number of samples. The limit is at least
+    the error on samples that were learned from.
 
     Args:
         cutter: holds the samples to learn from and those that are held out.
         unseen: held-out drift of the refit that has not seen them.
-        seen: held-out drift of the one that has, or less.
+        seen: held-out drift of the refit that has seen them, or less.
     """
     assert cutter.learn is not None and cutter.held is not None
     learned, held = cutter.learn.count, cutter.held.count
@@ -122,16 +122,16 @@ def _measured(cutter: Cutter, chosen: Chosen) -> Chosen:
 
 
 def _samples(cutter: Cutter) -> Sequence[Sample]:
-    """Return what the drift of a choice is measured on."""
+    """Return the samples for the drift of a choice."""
     assert cutter.held is not None
     return cutter.held.samples if cutter.is_held_out else cutter.work.to_run(cutter.held).samples
 
 
 def _compensated(cutter: Cutter, selection: Selection) -> Compensation:
-    """The refit of a selection, in which maps stand in for dropped sublayers only where that makes outputs drift less.
+    """The refit of a selection, in which layers replace removed sublayers only if that lowers the drift.
 
-    A stand-in brings the stream after the dropped sublayers as near to the original's as it can, and overwrites what
-    the stream had to say before them: what is left behind may have made more of that.
+    A replacement fits the stream after the removed sublayers to the original's, which overwrites features of
+    the stream before them that later layers may need more.
     """
     assert cutter.held is not None
     found = cutter.compensation(selection.heads)
@@ -154,10 +154,10 @@ def _compensated(cutter: Cutter, selection: Selection) -> Compensation:
 
 
 def _worth_it(cutter: Cutter, chosen: Chosen) -> Chosen:
-    """The choice without its refit, where that was rounded to few levels and does harm in the end.
+    """The choice without its refit, where rounding to few quantized values makes the refit harmful.
 
-    Each output of a layer is refitted only if held-out rows gain by it, and still the levels of many layers together
-    can lose more than that.
+    Each output of a layer is refitted only if held-out rows gain by it, but the rounding errors of many layers together
+    can exceed the gain.
     """
     refit = chosen.compensation
     if refit is None or not refit.quantized or chosen.recovery is not None or cutter.trying.given is not None:
@@ -171,7 +171,7 @@ def _worth_it(cutter: Cutter, chosen: Chosen) -> Chosen:
 
 
 def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
-    """Return what training makes of a cut."""
+    """Return a cut after training."""
     assert cutter.learn is not None and cutter.held is not None and chosen.plan is not None
     cut = cutter.cut(chosen)
     subject = Subject(
@@ -186,7 +186,7 @@ def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
 
 
 def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMeter:
-    """Return how far the outputs move: measured as `validate` does, with the same main output and exact settings."""
+    """The drift of the outputs, measured as by `validate`, with the same main output and exact settings."""
     assert cutter.data is not None
     meter = EffectMeter(
         require_main_output(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.trying.effect

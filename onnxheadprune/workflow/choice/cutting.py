@@ -1,4 +1,4 @@
-"""Cuts of one model: made, refitted and measured with what all of them share."""
+"""Trial cuts of one model: planning, refits and measurements with shared data."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ PASSES = 8
 
 @dataclass(frozen=True)
 class Trying:
-    """The settings of cuts on the way to a choice.
+    """The settings of trial cuts.
 
     Attributes:
-        refit: refit what is left; None does so where there is data.
+        refit: refit the remaining weights; None does so where there is data.
         effect: the measure of drift; see `EffectMeter`.
-        contract: of the cuts that are tried, as of the one that is written.
-        fuse: the same; "auto" is tried without, since it keeps what is faster.
-        recovering: how what is left is trained after the refit, None to leave it at that.
-        given: a refit that was made before, in the place of one.
+        contract: of trial cuts and of the final cut.
+        fuse: the same; "auto" is tried without fusion, since it keeps the faster model.
+        recovering: the settings of training after the refit, None for no training.
+        given: an earlier refit to use instead of a new one.
     """
 
     refit: bool | None = None
@@ -65,7 +65,7 @@ class Trying:
 
 
 class Cutter:
-    """One model and what all cuts of it share: its sites, the data in two parts, where it runs.
+    """One model with its sites, its data in two parts and its provider, shared by all trial cuts.
 
     Attributes:
         model: the original.
@@ -73,12 +73,12 @@ class Cutter:
         data: all calibration data, None without any.
         learn: the part that refits learn from.
         held: the part that drift is measured on; the same as `learn` until one is held out.
-        must_hold_out: whether nothing that is written may have seen that part.
-        refit: whether what is left is refitted.
+        must_hold_out: whether the final weights must not learn from that part.
+        refit: whether the remaining weights are refitted.
         provider: where to run.
         trying: how cuts are made and judged.
-        progress: told what is being done.
-        turns: of sessions that run whole models.
+        progress: called with each step.
+        turns: lets sessions of whole models share the memory.
     """
 
     def __init__(
@@ -89,17 +89,17 @@ class Cutter:
         trying: Trying = Trying(),
         progress: Progress = silent,
     ) -> None:
-        """Read and check the data; nothing long happens yet.
+        """Read and check the data; starts no long computation.
 
         Args:
             model: the original.
-            data: calibration data, None to go by the weights or by given scores.
+            data: calibration data, None to select by the weights or by given scores.
             provider: where to run.
             trying: how cuts are made and judged.
-            progress: told what is being done.
+            progress: called with each step.
 
         Raises:
-            UsageError: if the data does not fit, or compensation is asked for without any.
+            UsageError: if the data does not fit, or compensation is requested without data.
         """
         self.model = open_structure(model)
         self.analysis = analysis_of(self.model)
@@ -122,14 +122,14 @@ class Cutter:
             self.learn, self.held = split_for_recovery(self.data)
 
     def search_space(self, requirements: Requirements, asked: Asked | None = None) -> Space:
-        """The paths that choices follow."""
+        """The paths of cuts, from which selections are made."""
         # A recovery is judged on a part that no step has seen; the choice of what goes is the same without one.
         data = self.learn if self.must_hold_out else self.data
         evidence = None if data is None else Evidence(data, self.provider, self.trying.effect)
         return search_space(self.analysis, requirements, evidence, self.progress, asked)
 
     def hold_out(self, why: str) -> None:
-        """Keep a part of the data from every refit, so that drift and accuracy on it are honest.
+        """Exclude a part of the data from every refit, so that drift and accuracy on it are unbiased.
 
         Raises:
             UsageError: if there is no data.
@@ -147,7 +147,7 @@ class Cutter:
         return made
 
     def within(self, budget: Budget) -> Cutter:
-        """The same with another budget of its recoveries."""
+        """The same with another budget for training."""
         made, how = copy.copy(self), self.trying.recovering
         assert how is not None
         made.trying = replace(self.trying, recovering=replace(how, budget=budget))
@@ -155,7 +155,7 @@ class Cutter:
 
     @property
     def budget(self) -> Budget | None:
-        """The budget of its recoveries, None without."""
+        """The budget for training, None without."""
         return None if self.trying.recovering is None else self.trying.recovering.budget
 
     @property
@@ -164,7 +164,7 @@ class Cutter:
         return self.held is not self.learn
 
     def present(self, heads: Mapping[int, tuple[int, ...]]) -> dict[int, frozenset[int]]:
-        """Units of every site by their numbers in the model as it is, given those of the very first original."""
+        """Units of every site by their present numbers, from their numbers in the original."""
         sites = self.sites.concerned(heads)
         return {site.index: frozenset(site.present(heads.get(site.index, ()))) for site in sites}
 
@@ -182,7 +182,7 @@ class Cutter:
         )
 
     def _work_of_refit(self) -> float:
-        """Multiply-adds of a refit, at most: where a call has a time, a part of what is left of it."""
+        """The most multiply-adds of a refit: where the call has a time limit, a part of the remaining time."""
         budget = self.budget
         left = None if budget is None or budget.call is None else budget.left
         if left is None:
@@ -190,7 +190,7 @@ class Cutter:
         return min(MOST_WORK, left * REFIT_SHARE * _work_per_second() / PASSES)
 
     def planned(self, chosen: Chosen) -> Chosen:
-        """The plan of a cut, made for the model that is cut: refitted weights are other numbers to plan with."""
+        """The plan of a cut, made for the model with the refitted weights, which the plan depends on."""
         analysis = self.analysis
         if chosen.numbers is not None:
             subject = chosen.renumbered(self.model)
@@ -205,7 +205,7 @@ class Cutter:
         return subject.changed(apply.apply_plan(chosen.plan, subject.proto), "the pruned model")
 
     def timed(self, selection: Selection) -> LoadedModel:
-        """The model without the selected heads as it will be written, but for refitted weights."""
+        """The model without the selected heads as it will be written, except for refitted weights."""
         cut = self.cut(self.planned(Chosen(selection)))
         if self.trying.fuse in ("none", "auto"):
             return cut
@@ -228,7 +228,7 @@ class Cutter:
 
 
 def _work_per_second() -> float:
-    """Multiply-adds of this machine in a second, by products of some size on all threads of the algebra."""
+    """Multiply-adds per second of this machine, measured with matrix products on all threads."""
     some = np.ones((1024, 1024), np.float32)
     began = time.perf_counter()
     for _ in range(4):

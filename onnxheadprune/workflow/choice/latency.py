@@ -1,9 +1,9 @@
-"""The speed of cuts on this machine: the smallest one that is fast enough, and what sites of one shape save.
+"""The speed of cuts on this machine: the smallest cut that is fast enough, and the time that sites of one shape save.
 
-A speed-up is what `bench` calls one (`SpeedUp`), so a target is met only by what `--min-speedup` would pass.
+A speed-up is defined as by `bench` (`SpeedUp`), so a cut meets a target only if it would pass `--min-speedup`.
 
-Operations tell little of time: narrow products, bandwidth and launches cost what they cost. So all sites of one shape
-are cut to one width at once, the model is timed beside the original, and each site gets its share of the difference.
+Operations are a poor estimate of time: narrow products, bandwidth and launches matter. So all sites of one shape
+are cut to one width at once, the model is timed against the original, and each site gets its share of the difference.
 A single block would be too short to time, and has no neighbours to share the caches with; NVIDIA's ModelOpt times ten
 repeats of a block for such reasons, and here the model itself is the repeat.
 """
@@ -56,14 +56,14 @@ def speedups(
     sizes: BenchSettings | None = None,
     seconds: float = math.inf,
 ) -> Iterator[SpeedUp]:
-    """The speed-up of each cut, measured beside the original.
+    """The speed-up of each cut, measured against the original.
 
     Args:
         original: the reference.
         cuts: functions that make the cuts; large ones are not all held at once.
         provider: where to run.
         sizes: settings of `benchmark`: sizes of the inputs, repeats, a time budget.
-        seconds: for all cuts; fewer than the least blocks of a measurement take are not kept to.
+        seconds: for all cuts; the shortest possible measurement may take longer.
 
     Raises:
         UsageError: if a size does not fit the model.
@@ -79,14 +79,15 @@ def speedups(
 
 
 def smallest_reaching(most: int, wanted: float, speed_of: Callable[[int], float | None]) -> int:
-    """The smallest count whose cut is fast enough, where that of `most` is.
+    """The smallest count whose cut is fast enough, if the cut of `most` is.
 
-    Latency falls about evenly with the removed heads, so a line through the ends of what is left to search tells
-    where to look; every third look is in the middle, so that a crooked curve costs no more than twice a bisection.
+    Latency falls about evenly with the removed heads, so each trial is where a line through the ends of the remaining
+    range meets the target; every third trial is in the middle, so that it takes at most twice the trials of a
+    bisection.
 
     Args:
         most: the largest count.
-        wanted: the speed-up.
+        wanted: the target speed-up.
         speed_of: measures a count; None where no cut is so small.
     """
     high, above = most, 1 / (speed_of(most) or wanted)
@@ -113,15 +114,15 @@ class Width:
 
     @property
     def removed(self) -> float:
-        """Units that a site loses, in the mean."""
+        """The mean number of units that a site loses."""
         return float(np.mean([len(step.removed) for step in self.steps.values()]))
 
 
 def by_latency(cutter: Cutter, space: JointSpace, sizes: BenchSettings) -> JointSpace:
-    """The space with measured time in the place of operations: a part of a budget is a share of what can be saved.
+    """The search space with measured time instead of operations: a budget is a share of the time that can be saved.
 
-    Itself where every site is to lose the same share, which leaves nothing to weigh, and where there are more shapes
-    of sites than are worth timing.
+    Unchanged where every site loses the same share, so nothing is weighed, and where there are too many shapes
+    of sites to time.
     """
     shapes = _shapes(space)
     if space.uniform or len(shapes) > MOST_SHAPES:
@@ -138,7 +139,7 @@ def by_latency(cutter: Cutter, space: JointSpace, sizes: BenchSettings) -> Joint
 def with_times(
     space: JointSpace, widths: Sequence[tuple[Sequence[Site], Width]], measured: Sequence[SpeedUp]
 ) -> JointSpace:
-    """The space with measured time in the place of operations, whatever that time is."""
+    """The search space with measured time instead of operations, unconditionally."""
     times = defaultdict[int, list[tuple[float, float]]](lambda: [(0.0, 0.0)])
     for (sites, width), speed in zip(widths, measured, strict=True):
         for site in sites:
@@ -151,7 +152,7 @@ def with_times(
 
 
 def _shapes(space: JointSpace) -> list[list[Site]]:
-    """The sites that can lose units, those of one shape together."""
+    """The sites that can lose units, grouped by shape."""
     found = defaultdict[object, list[Site]](list)
     for site in space.sites:
         if space.paths[site.index]:
@@ -160,7 +161,7 @@ def _shapes(space: JointSpace) -> list[list[Site]]:
 
 
 def _widths(space: JointSpace, sites: Sequence[Site]) -> Iterator[Width]:
-    """The sites at each share of their largest cut; and whole, where they can be removed as a whole."""
+    """The sites at each share of their largest cut; and without any unit, where they can be removed as a whole."""
     parts = {
         site.index: [step for step in space.paths[site.index] if len(step.removed) < site.num_units]
         for site in sites
@@ -194,7 +195,7 @@ def _selection(space: JointSpace, width: Width) -> Selection:
 
 
 def _curve(points: Sequence[tuple[float, float]], space: JointSpace, site: Site) -> Savings:
-    """A curve that never falls: narrower is not taken to be slower."""
+    """A non-decreasing curve: narrower sites are assumed not to be slower."""
     ordered = sorted(points)
     saved = np.maximum.accumulate([max(time, 0.0) for _, time in ordered])
     least = [LEAST * space.savings[site.index].of(round(units)) / space.whole for units, _ in ordered]
