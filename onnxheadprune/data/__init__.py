@@ -1,1 +1,1 @@
-"""Inputs that models are looked at with: arrays, texts, images, prompts, of any length."""
+"""The user's inputs for models: arrays, texts, images and prompts, of any length."""

@@ -1,4 +1,4 @@
-"""Models beside a model in its folder that make inputs for it: an encoder, embedded tokens, the first token."""
+"""Other models in a model's folder that compute its inputs (encoder states, embedded tokens), and special tokens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EMBEDDINGS = ("embed_tokens", "embeddings", "embedding")
 
 
 class Maker:
-    """A model that makes an input of another one.
+    """A model that computes an input of another model.
 
     Attributes:
         path: its file.
@@ -45,7 +45,7 @@ class Maker:
 
     @functools.cached_property
     def inputs(self) -> tuple[Input, ...]:
-        """What it takes.
+        """Its inputs.
 
         Raises:
             ModelError: if it cannot be read.
@@ -58,7 +58,7 @@ class Maker:
 
         Raises:
             InferenceError: if it does not run on the feed.
-            ModelError: if it gives nothing of that kind.
+            ModelError: if it has no such output.
         """
         outputs = self._session.run(feed)
         named = [outputs[name] for name in STATES if name in outputs]
@@ -82,14 +82,14 @@ class Maker:
 
 @dataclass(frozen=True)
 class Beside:
-    """The models beside a model.
+    """The other models in a model's folder.
 
     Attributes:
         name: of the model, for errors.
-        start: the token that its decoder starts with, None where no configuration says so.
-        end: the token that ends a text, alike.
-        encoder: makes the states that a decoder reads, None without.
-        embedding: makes embedded tokens, None without.
+        start: the token that its decoder starts with, None if no configuration has it.
+        end: the token that ends a text, None if no configuration has it.
+        encoder: computes the states that a decoder reads, None without.
+        embedding: computes embedded tokens, None without.
     """
 
     name: str = "the model"
@@ -99,7 +99,7 @@ class Beside:
     embedding: Maker | None = None
 
     def states(self, feed: Feed, wanted: Input) -> Array:
-        """Return what the encoder makes of its inputs.
+        """Run the encoder on its inputs.
 
         Raises:
             UsageError: if there is no encoder.
@@ -107,7 +107,7 @@ class Beside:
         return self.require_encoder(wanted).made(feed).astype(wanted.dtype)
 
     def embedded(self, feed: Feed, wanted: Input) -> Array:
-        """The embedded tokens, alike.
+        """Run the model that embeds tokens.
 
         Raises:
             UsageError: if there is no model that makes them.
@@ -145,7 +145,7 @@ ALONE = Beside()
 
 
 def beside(model: Path | None, provider: Provider) -> Beside:
-    """Return what lies beside a model.
+    """Find the other models in a model's folder.
 
     Raises:
         UsageError: if a configuration is there and cannot be read.
@@ -166,22 +166,22 @@ def beside(model: Path | None, provider: Provider) -> Beside:
 
 
 def home_of(folder: Path) -> Sequence[Path]:
-    """Return where what belongs to the models of a folder may lie: there, or in the repository whose shelf it is."""
+    """Return the folders that may hold files of a folder's models: itself, or the repository around it."""
     return (folder, folder.parent) if folder.name == SHELF else (folder,)
 
 
 def tokenizer_of(model: Path) -> Path | None:
-    """The folder beside a model that holds its tokenizer, None without."""
+    """The folder that holds a model's tokenizer, None without."""
     return next((place for place in home_of(model.parent.resolve()) if has_tokenizer(place)), None)
 
 
 def has_decoder(model: Path) -> bool:
-    """Return whether a decoder lies beside a model, which may be its encoder."""
+    """Return whether a model's folder holds a decoder, whose encoder the model may be."""
     return any(_DECODER.match(path.stem) is not None for path in model.parent.glob("*.onnx"))
 
 
 def _encoders(model: Path) -> Iterator[Path]:
-    """Yield where the encoder of a decoder may lie: in the same precision, or in the usual one."""
+    """Yield possible paths of a decoder's encoder: in the same precision, or in the default one."""
     found = _DECODER.match(model.stem)
     if found is None:
         return
@@ -192,13 +192,13 @@ def _encoders(model: Path) -> Iterator[Path]:
 
 
 def _rest(model: Path) -> str:
-    """Return what a name tells about precision, after the name of the part."""
+    """Return the suffix of a file name that specifies the precision."""
     found = _DECODER.match(model.stem)
     return "" if found is None else found[2]
 
 
 def _token(folder: Path, name: str) -> int | None:
-    """A token of the configuration beside a model, the first one of several."""
+    """A token from a model's configuration, the first one of several."""
     for place in home_of(folder.resolve()):
         for file in CONFIGS:
             path = place / file

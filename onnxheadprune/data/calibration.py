@@ -1,4 +1,4 @@
-"""Calibration data: feeds to look at the model with, checked and named by a fingerprint."""
+"""Calibration data: checked feeds, identified by a fingerprint."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ RANDOM_FEEDS = 8
 @one_line("source samples unit role unseen fingerprint")
 @dataclass(frozen=True, eq=False)
 class Calibration(Iterable[Sample]):
-    """Feeds that stand for what the model will meet: data that are read, and a `DataSource` as those that are not.
+    """Representative feeds for a model: data that are read, and a `DataSource` as those that are not.
 
     Attributes:
         samples: the feeds, with labels where there are some.
         inputs: the graph inputs they are for.
         fingerprint: of all numbers in them; the same data gives the same.
         source: where they came from.
-        joined: the one feed that the samples are parts of, None where they are as they were given.
-        unit: what the user calls a sample: a line of text, an image.
+        joined: the one feed that the samples were split from, None where they were not split.
+        unit: the user's name of a sample: a line of text, an image.
         role: what it is to numbers that are measured on it, and what has seen it before; nothing for data of the user's
             own that nothing is known of.
         unseen: whether weights were trained and none of the training has seen it.
@@ -98,12 +98,12 @@ class Calibration(Iterable[Sample]):
 
     @property
     def total(self) -> int:
-        """Samples, with those that are not in memory."""
+        """The number of samples, including those that are not in memory."""
         return self.count + (0 if self.more is None else self.more.samples)
 
     @property
     def positions(self) -> int | None:
-        """Tokens without padding, None where the inputs do not tell: pictures, sound."""
+        """The number of tokens without padding, None for other inputs: images, audio."""
         flat = [item for item in self.inputs if len(item.dims) == 2]
         masks = [item.name for item in flat if item.tells_padding]
         ids = [item.name for item in flat if item.role is Role.IDS]
@@ -155,7 +155,7 @@ class Calibration(Iterable[Sample]):
         return self._part([self.samples[position] for position in sorted(_middles(feeds, len(self.samples)))])
 
     def apart(self) -> Calibration:
-        """The same samples, each in a feed of its own where the batch is free."""
+        """The same samples, one per feed where the batch is free."""
         return self._part([one for sample in self.samples for one in one_by_one(sample, self.inputs)])
 
     def one_by_one(self) -> Iterator[Feed]:
@@ -166,7 +166,7 @@ class Calibration(Iterable[Sample]):
         """The same feeds for a pruned model, whose caches may be narrower.
 
         Args:
-            io: what is left of its inputs and outputs.
+            io: its remaining inputs and outputs.
         """
         if io.is_as_before:
             return self
@@ -187,7 +187,7 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
     """Read and check calibration data.
 
     Args:
-        source: what `feeds.load_data` takes; what is read already stays unchanged.
+        source: as in `feeds.load_data`; data that are already read stay unchanged.
         view: an annotated view of the model.
         name: how to call the data; None takes the source's own name.
 
@@ -222,7 +222,7 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
 
 
 def require_variety(data: Calibration) -> None:
-    """Check whether samples differ, for those that measure what heads do with one and not with another.
+    """Check that samples differ, for scores that measure how heads react to different samples.
 
     Raises:
         UsageError: if there are several, and all are the same.
@@ -242,7 +242,7 @@ def require_variety(data: Calibration) -> None:
 
 
 def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, ...], More | None]:
-    """The samples of data that stay in memory, spread evenly over it, and what there is beyond them; all are checked.
+    """The samples that stay in memory, spread evenly over the data, and the others; all are checked.
 
     Raises:
         UsageError: if one does not fit.
@@ -258,7 +258,7 @@ def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, .
 def _sampled(
     count: int, read: Callable[[int], list[Sample]], inputs: Sequence[Input]
 ) -> tuple[tuple[Sample, ...], More | None]:
-    """The same of so many parts, each of which can be read again."""
+    """A sample of many parts, each of which can be read again."""
     kept: dict[int, list[Sample]] = {}
     rest: list[int] = []
     rows = held = left = 0
@@ -283,7 +283,7 @@ def _sampled(
 
 
 def _takes_one(view: GraphView, samples: Sequence[Sample], inputs: Sequence[Input]) -> bool:
-    """Return whether the model runs on one sample only, measured on the first feed that holds several."""
+    """Return whether the model only runs on single samples, tested on the first feed that holds several."""
     several = next((sample for sample in samples if rows_of(sample.feed, inputs) > 1), None)
     if several is None or not free_axes(several, inputs):
         return False
@@ -295,11 +295,11 @@ def _takes_one(view: GraphView, samples: Sequence[Sample], inputs: Sequence[Inpu
 
 
 def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int = RANDOM_FEEDS) -> Calibration:
-    """Made-up feeds. Heads look different on noise, so only for those who ask for it.
+    """Random feeds, only on request, since heads behave differently on noise.
 
     Raises:
         MissingKernelError: if no feed can run here.
-        UsageError: if no made-up feed runs.
+        UsageError: if no random feed runs.
     """
     session = Session(LoadedModel(view.model, "the model", view.sources), provider, name="the model")
     made: list[Feed] = []
@@ -316,7 +316,7 @@ def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int =
 
 
 def _halves(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
-    """One feed as two, so that a part can be held out, where the batch allows."""
+    """Split one feed into two, so that a part can be held out, where the batch allows."""
     rows = rows_of(sample.feed, inputs)
     if rows < 2 or not free_axes(sample, inputs):
         yield sample

@@ -3,8 +3,8 @@
 One measure for each kind of output, in `prune` and in `validate`:
 
 * Logits and probabilities (a distribution over the last axis): the Kullback-Leibler divergence from the original's
-  distribution, in nats per position. It does not see what no user of logits sees, a constant added to all of them; a
-  cosine does, and hardly sees two close tokens change places.
+  distribution, in nats per position. It ignores a constant added to all logits, which has no effect;
+  a cosine does not, and hardly changes when two close tokens swap ranks.
 * Everything else (embeddings, hidden states): one minus the cosine between the vectors along the last axis.
   Embeddings are compared by their direction.
 """
@@ -48,12 +48,12 @@ _TURN = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Data, where it runs, and what counts as a difference.
+    """Data, provider and measure for comparing outputs.
 
     Attributes:
         data: calibration data.
         provider: where to run.
-        effect: the measure of drift; None goes by the kind of output.
+        effect: the measure of drift; None chooses by the kind of output.
     """
 
     data: Calibration
@@ -69,12 +69,12 @@ class EffectMeter:
     """
 
     def __init__(self, main: MainOutput, inputs: Sequence[Input], effect: Measure | None = None) -> None:
-        """Starts at nothing.
+        """Start with no feeds.
 
         Args:
-            main: the output to look at.
-            inputs: of the model; a mask among them tells what is padding.
-            effect: "kl", "cosine" or the user's own; None or "auto" goes by the kind of output.
+            main: the output to compare.
+            inputs: of the model; a mask among them marks padding.
+            effect: "kl", "cosine" or the user's own; None or "auto" chooses by the kind of output.
 
         Raises:
             UsageError: if there is no measure of that name.
@@ -87,7 +87,7 @@ class EffectMeter:
 
     @property
     def name(self) -> str:
-        """What is measured."""
+        """The name of the measure."""
         if isinstance(self.effect, str):
             return MEASURES[self.effect]
         return getattr(self.effect, "__name__", "user metric")
@@ -97,7 +97,7 @@ class EffectMeter:
         self.take(self.measured(before, after, feed))
 
     def measured(self, before: Mapping[str, Array], after: Mapping[str, Array], feed: Feed) -> Measured:
-        """Return what the outputs of one feed add, not added yet. Several threads may ask."""
+        """Measure the outputs of one feed without adding the result. Thread-safe."""
         if not isinstance(self.effect, str):
             # The user's code does not know that there are several threads.
             with _TURN, users_code(f"the measure {self.name}"):
@@ -114,7 +114,7 @@ class EffectMeter:
         return self._divergence(left, right) if self.effect == KL else _angle(left, right)
 
     def take(self, measured: Measured) -> None:
-        """Add what was measured."""
+        """Add a result of `measured`."""
         self._total += measured[0]
         self._count += measured[1]
 
@@ -149,11 +149,11 @@ class EffectMeter:
 
 
 def measured_in(main: MainOutput, effect: str | None) -> str:
-    """The name in `MEASURES` of what is measured on an output.
+    """The name in `MEASURES` of the measure for an output.
 
     Args:
         main: the output.
-        effect: a name; None or "auto" goes by the kind of output.
+        effect: a name; None or "auto" chooses by the kind of output.
 
     Raises:
         UsageError: if there is no measure of that name.
@@ -185,12 +185,12 @@ def _angle(before: Array, after: Array) -> Array:
 
 
 def _numbers(effects: Array) -> Array:
-    """The effects; a model that gives no numbers where the original does is infinitely far away."""
+    """The effects; infinite where the model is not finite and the original is."""
     return np.where(np.isnan(effects), np.inf, effects)
 
 
 def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[Input]) -> Array:
-    """An activation as rows of features, padding left out.
+    """An activation as rows of features, without padding.
 
     Args:
         array: the activation.
@@ -211,7 +211,7 @@ def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[I
 
 
 def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:
-    """Return which positions are no padding, as a mask input of their shape tells; None where none does.
+    """Return which positions are no padding, by a mask input of their shape; None without such a mask.
 
     Args:
         shape: of the positions, also where they lie one after the other.

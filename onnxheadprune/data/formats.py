@@ -1,4 +1,4 @@
-"""What kind of data a file or a folder is, told by its content."""
+"""Detection of the data format of a file or folder by its content."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TABLES = (".csv", ".tsv")
 
 
 def format_of(path: str | os.PathLike[str]) -> DataFormat | None:
-    """The kind of data; None where there is no such file, as of "module:function".
+    """The kind of data; None where there is no such file, as for "module:function".
 
     Raises:
         UsageError: if the content does not tell.
@@ -64,7 +64,7 @@ def format_of(path: str | os.PathLike[str]) -> DataFormat | None:
 
 
 def images_of(path: Path) -> Iterator[Path]:
-    """The images of a folder and its subfolders, or the one that is named."""
+    """The images of a folder and its subfolders, or the given image."""
     return (file for file in (path.rglob("*") if path.is_dir() else [path]) if file.suffix.lower() in IMAGES)
 
 

@@ -54,13 +54,13 @@ def image_feeds(
 ) -> Feeds:
     """Feeds for a vision model from the images of a folder and its subfolders, sorted by path.
 
-    Of many a sample is read, spread evenly over them; the others are read where they are wanted.
+    Of many images a sample is read, spread evenly over them; the others are read when they are needed.
 
     Args:
         folder: where the images are, or one image.
         inputs: the graph inputs; one must take images, [batch, channels, height, width] or channels last.
         preprocessing: size and normalisation.
-        batch: images in a feed; a model whose batch is fixed has its own.
+        batch: images per feed, for models without a fixed batch.
 
     Raises:
         UsageError: if there is no image, one cannot be read, or the model takes no images.
@@ -95,7 +95,7 @@ def image_feeds(
         return {item.name: np.stack(pictures).astype(item.dtype)}
 
     def read(numbers: Sequence[int]) -> Chunk:
-        """Those that can be read: nobody looked at what a training alone reads."""
+        """Read images, skipping unreadable ones: images that only training reads were not checked."""
         feeds, left_out = [], Counter[str]()
         for number in numbers:
             found = [_if_readable(path, layout) for path in images(number)]

@@ -1,4 +1,4 @@
-"""Texts of a file: one a line, a field of JSON lines, or a column of Parquet. A file may be larger than the memory."""
+"""Texts of a file: one per line, a field of JSON lines, or a column of Parquet. Files may be larger than the memory."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Reading:
 
     Attributes:
         field: of JSON lines and Parquet, `text` if None; dots lead into nested ones ("answer.value").
-        target: another field: what a model with an encoder and a decoder is to give. None takes the text itself.
-        most: samples that are read, from the start of the file; None reads all.
-        format: "text", "jsonl" or "parquet"; None goes by the content.
+        target: the field with the target text of an encoder-decoder model. None takes the text itself.
+        most: samples to read from the start of the file; None reads all.
+        format: "text", "jsonl" or "parquet"; None detects it by the content.
     """
 
     field: str | None = None
@@ -53,8 +53,8 @@ class Text:
     """One sample.
 
     Attributes:
-        source: what is read.
-        target: what is to be given for it, None if the file does not say.
+        source: the input text.
+        target: the target text, None if the file has none.
     """
 
     source: str
@@ -62,7 +62,7 @@ class Text:
 
 
 class Texts:
-    """The samples of a file, without those that are empty: all of them are checked once, and read a block at a time.
+    """The non-empty samples of a file: all are checked once, and read one block at a time.
 
     Attributes:
         path: of the file.
@@ -70,14 +70,14 @@ class Texts:
     """
 
     def __init__(self, path: str | os.PathLike[str], reading: Reading = WHOLE) -> None:
-        """Check every sample, and remember where blocks of them begin.
+        """Check every sample, and store where blocks of them begin.
 
         Args:
             path: a UTF-8 file with one sample a line, JSON lines or Parquet.
-            reading: what is read of it.
+            reading: the part to read.
 
         Raises:
-            UsageError: if it cannot be read, lacks the field, or holds no text, or the same one again and again.
+            UsageError: if it cannot be read, lacks the field, or holds no text or only equal ones.
         """
         kind = reading.format or format_of(path)
         has_fields = kind in ("jsonl", "parquet")
@@ -108,7 +108,7 @@ class Texts:
             )
 
     def _indexed(self) -> Iterator[Text]:
-        """All samples that are asked for, while the places of blocks are noted."""
+        """All requested samples, storing the offsets of blocks."""
         start = 0
         for number in itertools.count(1):
             line = self._stream.readline(4 * MAX_LINE)

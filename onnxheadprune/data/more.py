@@ -1,4 +1,4 @@
-"""Data beyond the sample that choices and refits look at: steps of a training read it, a chunk at a time."""
+"""Data beyond the sample for selection and refits: training reads it, one chunk at a time."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ NOTHING: LeftOut = {}
 
 
 class More:
-    """Samples that are not in memory: places in a file or in a folder, of which feeds are made when they are wanted.
+    """Samples that are not in memory: places in a file or folder, read into feeds when needed.
 
     Attributes:
-        samples: how many there are.
-        chunks: how many times a chunk of them can be read.
+        samples: the number of samples.
+        chunks: the number of chunks.
     """
 
     def __init__(
@@ -45,19 +45,19 @@ class More:
         Args:
             places: in the order in which they are read.
             read: makes feeds of some of them.
-            samples: at all of them, nearly where that is known only when they are read.
+            samples: the number of samples, estimated where it is known only after reading.
             per_chunk: places of a chunk.
         """
         self._places, self._read, self._per_chunk = places, read, max(per_chunk, 1)
         self.samples, self.chunks = samples, math.ceil(len(places) / self._per_chunk)
 
     def chunk(self, number: int) -> Chunk:
-        """The feeds of a chunk, and what is left out; the same for the same number."""
+        """The feeds of a chunk, and the number of samples left out; the same for the same number."""
         start = number * self._per_chunk
         return self._read(self._places[start : start + self._per_chunk])
 
     def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
-        """Nothing: another process works on what is in memory, and has no files open."""
+        """Pickle as empty: another process works on the samples in memory, and opens no files."""
         return lambda: None, ()
 
     def divided(self, parts: Callable[[Feed], Iterable[Feed]]) -> More:
@@ -71,14 +71,14 @@ class More:
 
 
 class Feeds(list[Feed]):
-    """Feeds that were made of something else, which people count by another name.
+    """Feeds made from other samples, such as lines of text or images.
 
     Attributes:
-        unit: what one sample of them was.
-        source: what they were made of, as messages call it.
-        more: what there is beyond them, None where they are all.
-        left_out: what of the same they do not hold.
-        apart: makes the same of each line of a text alone, None where that is what they are.
+        unit: the name of one sample.
+        source: the name of their source in messages.
+        more: further samples, None where these are all.
+        left_out: the number of samples left out.
+        apart: makes feeds with each line of a text alone, None where they are so already.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Feeds(list[Feed]):
         self.left_out, self.apart = left_out, apart
 
     def every(self) -> Iterator[Feed]:
-        """All feeds, with those that are not in memory."""
+        """All feeds, including those that are not in memory."""
         yield from self
         for number in range(0 if self.more is None else self.more.chunks):
             assert self.more is not None
@@ -103,9 +103,9 @@ class Feeds(list[Feed]):
 
 
 def spread(count: int) -> list[int]:
-    """All numbers below a count in an order of which every beginning is spread evenly over them.
+    """All numbers below a count, in an order whose every prefix is spread evenly over them.
 
-    The order of multiples of the golden ratio, without the whole numbers in them.
+    The order of the fractional parts of multiples of the golden ratio.
 
     >>> spread(8)
     [0, 5, 2, 7, 4, 1, 6, 3]

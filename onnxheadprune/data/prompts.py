@@ -1,4 +1,4 @@
-"""The inputs of a model that take text, and those that its client feeds along with them."""
+"""The text inputs of a model, and the inputs that depend on them (masks, positions, caches)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Pair:
     """The tokens of one text.
 
     Attributes:
-        source: what is read.
-        target: what is to be given for it.
+        source: the input tokens.
+        target: the target tokens.
     """
 
     source: Tokens
@@ -33,22 +33,22 @@ class Pair:
 
 
 def takes_target(inputs: Sequence[Input]) -> bool:
-    """Return whether a model takes the text that its decoder is to give, beside the one that is read or its states."""
+    """Return whether a model takes the target text of its decoder, besides the input text or its states."""
     return encoder_states(inputs) is not None or any(
         item.role is Role.IDS and item.name.lower().startswith(_TARGET) for item in inputs
     )
 
 
 class Prompts:
-    """The inputs of a model that take text, and what goes along with it.
+    """The text inputs of a model, and the inputs that depend on them.
 
     Attributes:
         inputs: the graph inputs.
-        beside: what lies beside the model.
+        beside: the other models in its folder.
     """
 
     def __init__(self, inputs: Sequence[Input], beside: Beside) -> None:
-        """Find them.
+        """Find the inputs.
 
         Raises:
             UsageError: if no input takes token ids, or some do not follow from text.
@@ -88,11 +88,11 @@ class Prompts:
 
     @property
     def has_target(self) -> bool:
-        """True if the model is a decoder that reads another text than the encoder does."""
+        """True if the model is a decoder with another text than the encoder."""
         return self._target is not None
 
     def _is_target(self, item: Input) -> bool:
-        """Return whether an input is about the text that a decoder is to give, and not about the one that is read."""
+        """Return whether an input belongs to the target text of a decoder, not to the input text."""
         name = item.name.lower()
         return name.startswith(_TARGET) or (self._states is not None and not name.startswith(_SOURCE))
 
@@ -104,7 +104,7 @@ class Prompts:
         )
 
     def check(self, samples: Sequence[Pair], tokenizer: str) -> None:
-        """Check whether the model knows all tokens, and as many positions.
+        """Check that the model's vocabulary and positions cover the tokens.
 
         Raises:
             UsageError: if not.
@@ -135,7 +135,7 @@ class Prompts:
         return [] if self.beside.start is None else [self.beside.start]
 
     def _too_long(self, pair: Pair) -> int | None:
-        """Positions that the model knows where a text has more tokens, else None."""
+        """The model's largest number of positions where a text has more tokens, else None."""
         for item in self.inputs:
             length = len(pair.target if self._is_target(item) else pair.source)
             if item.role is Role.POSITIONS and item.rows is not None and length > item.rows:
@@ -157,13 +157,13 @@ class Prompts:
 
     @property
     def _pads(self) -> bool:
-        """True if texts of other lengths can share a feed, because a mask hides what they are filled up with."""
+        """True if texts of different lengths can share a feed, because a mask hides padding."""
         inner = self if self._encoder is None else self._encoder
         masked = any(item.role is Role.MASK and not self._is_target(item) for item in self.inputs)
         return masked and any(item.role is Role.MASK for item in inner.inputs)
 
     def groups(self, samples: Sequence[Pair], batch: int) -> Iterator[list[Pair]]:
-        """Samples of like length; of equal length where the model has no mask to hide padding with.
+        """Groups of samples of similar length; of equal length where the model has no mask to hide padding.
 
         The targets of a feed are always equally long: decoders that read an encoder have no mask for them.
         """
@@ -229,10 +229,10 @@ def _not_from_text(missing: Sequence[str], in_cache: bool) -> str:
 
 
 def _prompts_of(maker: Maker) -> Prompts:
-    """The same of a model beside this one.
+    """The same for another model in the folder.
 
     Raises:
-        UsageError: if it wants more than text, as the encoder of a model of speech or pictures does.
+        UsageError: if it needs more than text, like the encoder of a speech or image model.
     """
     try:
         return Prompts(maker.inputs, ALONE)
@@ -245,7 +245,7 @@ def _prompts_of(maker: Maker) -> Prompts:
 
 
 def _padded(rows: Sequence[Tokens]) -> tuple[Mask, Mask]:
-    """Tokens filled up with zeros to one length, and the mask of what is none."""
+    """Tokens padded with zeros to one length, and the mask of real tokens."""
     length = max(map(len, rows))
     tokens = np.zeros((len(rows), length), dtype=np.int64)
     mask = np.zeros((len(rows), length), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The user's data under the token ids of a smaller vocabulary, and how much of it these tokens spell as before."""
+"""The user's data under the token ids of a smaller vocabulary, and the share that is tokenized as before."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 
 @dataclass(frozen=True)
 class Spelling:
-    """How much of the user's data the tokens that are kept spell as before.
+    """The share of the user's data that the kept tokens tokenize as before.
 
     Attributes:
         tokens: tokens of the data, padding aside.
-        unchanged: how many of them are kept.
+        unchanged: the number of those that are kept.
         samples: samples of the data.
-        whole: how many of them have tokens that are kept only.
+        whole: the number of samples with kept tokens only.
     """
 
     tokens: int
@@ -43,7 +43,7 @@ class Spelling:
 def tokens_in(
     sample: Sample, inputs: tuple[Input, ...], names: tuple[str, ...]
 ) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:
-    """Yield the tokens of a sample without padding, as far as a mask tells."""
+    """Yield the tokens of a sample without padding, if there is a mask."""
     masks = [sample.feed[item.name] for item in inputs if item.role is Role.MASK]
     for name in names:
         ids = np.asarray(sample.feed[name], np.int64)
@@ -54,7 +54,7 @@ def tokens_in(
 def respelled(
     samples: list[Sample], inputs: tuple[Input, ...], made: Trimming
 ) -> tuple[Spelling, list[Sample]]:
-    """Return how much of the data is spelled as before, and the samples of which all is, under new ids."""
+    """Return the share of data that is tokenized as before, and the samples that are so completely, under new ids."""
     names, rows = made.vocabulary.inputs, made.vocabulary.rows
     new = np.full(rows, -1, np.int64)
     new[made.kept] = np.arange(len(made.kept))
@@ -82,12 +82,12 @@ def respelled(
 
 
 def lines_of(data: DataSource) -> DataSource:
-    """Data with each line of a text alone: hardly any window of joined ones has tokens that are kept only."""
+    """Data with each line of a text alone: hardly any window of joined lines has kept tokens only."""
     return data if not isinstance(data, Feeds) or data.apart is None else data.apart()
 
 
 def renumbered(data: DataSource, original: LoadedModel, made: Trimming) -> DataSource:
-    """Data of a model for the one with fewer tokens: the samples whose tokens are all kept, under new ids.
+    """Data for the model with fewer tokens: the samples whose tokens are all kept, under new ids.
 
     Raises:
         UsageError: if no sample is left.

@@ -19,13 +19,13 @@ Run = Callable[[Feed], Outputs]
 
 
 def rows_of(feed: Feed, inputs: Sequence[Input]) -> int:
-    """Return how many samples a feed holds."""
+    """Return the number of samples of a feed."""
     axes = ((item.name, item.batch_axis) for item in inputs)
     return next((feed[name].shape[axis] for name, axis in axes if axis is not None and feed[name].ndim), 1)
 
 
 def free_axes(sample: Sample, inputs: Sequence[Input]) -> dict[str, int]:
-    """The axes that count samples, by input; nothing where the model fixes their number, or a feed has several."""
+    """The batch axis of each input; empty where the batch is fixed, or a feed has several batch sizes."""
     rows = rows_of(sample.feed, inputs)
     batched = {item: axis for item in inputs if (axis := item.batch_axis) is not None}
     free = all(
@@ -48,7 +48,7 @@ def part_of(sample: Sample, inputs: Sequence[Input], rows: Sequence[int]) -> Sam
 
 
 def one_by_one(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
-    """The samples of a feed, each in a feed of its own where the batch is free."""
+    """The samples of a feed, one per feed where the batch is free."""
     if not free_axes(sample, inputs):
         yield sample
         return
@@ -57,7 +57,7 @@ def one_by_one(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
 
 
 def takes_one(sample: Sample, inputs: Sequence[Input], run: Run) -> bool:
-    """Return whether a model runs on one sample only, or gives anything else for two of them than two results."""
+    """Return whether a model runs on one sample only, or does not return two results for two samples."""
     if not free_axes(sample, inputs) or rows_of(sample.feed, inputs) < 2:
         return False
     alone, both = (_first_shape(run, part_of(sample, inputs, range(rows)).feed) for rows in (1, 2))

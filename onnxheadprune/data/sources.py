@@ -1,4 +1,4 @@
-"""Data in every form in which users give it, as inputs for one model: the one place that finds out what it is."""
+"""The user's data in any supported form, as inputs for one model. Only this module detects the form."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _kind_of_data(inputs: Inputs) -> DataFormat | None:
 
 
 def kind_if_told(inputs: Inputs) -> DataFormat | None:
-    """The kind of data, None also where its content does not tell: whoever reads it says so."""
+    """The kind of data, None also where its content does not show it: reading it raises the error."""
     try:
         return _kind_of_data(inputs)
     except UsageError:
@@ -48,10 +48,10 @@ def kind_if_told(inputs: Inputs) -> DataFormat | None:
 def files_read(
     model: Path, running: Running, what: str = "the data", by: str = "the tokenizer"
 ) -> dict[str, str]:
-    """The data of a model by what it is called, and the files that complete it (`beside`): paths and "module:function".
+    """The data of a model, and the files that complete it (`beside`), by name: paths and "module:function".
 
     Args:
-        model: a file, or a folder, which holds what completes data itself.
+        model: a file, or a folder, which holds the files that complete data.
         running: the data, and how it becomes inputs.
         what: how the user named the data.
         by: how the user named the tokenizer.
@@ -97,7 +97,7 @@ def with_own_tokenizer(folder: Path, running: Running) -> Running:
 
 
 def running_of(data: str | os.PathLike[str] | Inputs, seed: int = 0) -> Running:
-    """The settings of the command line for data that is given by its place, where paths may be text or paths."""
+    """The command line's settings for data given as a path, as text or `Path`."""
     inputs = data if isinstance(data, Inputs) else Inputs(data=os.fspath(data))
     given = {name: getattr(inputs, name) for name in declared(Inputs)}
     place, tokenizer = given.pop("data"), given.pop("tokenizer")
@@ -126,11 +126,11 @@ def data_for(
 def data_for(
     model: ModelLike, data: Data | None, provider: str | Provider, seed: int = 0
 ) -> DataSource | None:
-    """The user's own data for one model, with what the models beside it make of it.
+    """The user's own data for one model, completed by other models of its folder.
 
     Args:
         model: what it is for.
-        data: as the user gives it; what was read before stays unchanged.
+        data: as the user gives it; data that are already read stay unchanged.
         provider: where the models beside it run.
         seed: of random inputs.
 
@@ -153,12 +153,12 @@ def data_for(
 def read_data(
     model: ModelLike, running: Running, *, in_folder: bool = False, provider: str | Provider | None = None
 ) -> DataSource | None:
-    """The data that settings name, None without.
+    """The data named in settings, None without.
 
     Args:
-        model: what it is read for.
+        model: the model to read it for.
         running: the data, how it becomes inputs, and where models run.
-        in_folder: the model is one of several, of which some may use less of it than others.
+        in_folder: the model is one of several, some of which may use only a part of the data.
         provider: where models run; None takes it from `running`.
 
     Raises:
@@ -207,7 +207,7 @@ def _require_effect(running: Running, kind: DataFormat | None) -> None:
 def _texts(
     model: ModelLike, given: Running, kind: DataFormat | None, provider: str | Provider, in_folder: bool
 ) -> DataSource:
-    """Feeds of text, by the tokenizer that is named or lies beside the model.
+    """Feeds of text, by the given tokenizer or the one in the model's folder.
 
     Raises:
         UsageError: if there is none, a target for a model that takes none, or text that is not for the model.
@@ -245,7 +245,7 @@ def _texts(
 
 
 def _supplied(model: ModelLike, data: DataSource, provider: str | Provider) -> DataSource:
-    """Arrays with what the models beside a decoder make of them; as they are for any other model."""
+    """Arrays for a decoder, completed by other models of its folder; unchanged for any other model."""
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.data.beside import beside
     from onnxheadprune.data.supplied import needs_others, supplied

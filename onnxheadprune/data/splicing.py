@@ -1,7 +1,7 @@
-"""Spliced sequences: the head of one with the tail of another, more text of the same kind.
+"""Spliced sequences: the start of one with the end of another, as more text of the same kind.
 
-What they should give is told by the original, so nothing needs to make sense to a person. Words in random order and
-random ids are no such data: they are of another kind, and made models worse.
+The original's outputs are the targets, so the text need not make sense to a person. Words in random order and
+random ids do not work: they are of another kind, and made models worse.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Sequences:
 
     Attributes:
         rows: the sequences.
-        mask: the input that tells tokens from padding, None where sequences of one length make a feed.
-        positions: inputs that count the tokens.
-        padding: per input along the tokens what stands where there are none.
-        inputs: all of them.
+        mask: the attention mask input, None where all sequences of a feed have one length.
+        positions: the position id inputs.
+        padding: the padding value of each input along the tokens.
+        inputs: all inputs.
         length: tokens of every feed, None where that is free.
-        empty: contents of inputs that hold nothing yet, as caches before the first token, for one sequence.
+        empty: contents of empty inputs, such as caches before the first token, for one sequence.
     """
 
     rows: tuple[Row, ...]
@@ -99,9 +99,9 @@ class Sequences:
         return cls(tuple(rows), mask, positions, padding, data.inputs, next(iter(lengths), None), empty)
 
     def spliced(self, random: np.random.Generator) -> list[Row]:
-        """As many new sequences, each of the head of one and the tail of another, cut at the same share of both.
+        """New sequences, each of the start of one and the end of another, cut at the same share of both.
 
-        Without a mask the two are of one length, and so is what they make.
+        Without a mask the two have one length, and so has the result.
         """
         others = np.empty(len(self.rows), np.int64)
         for group in self._alike():
@@ -123,7 +123,7 @@ class Sequences:
         ]
 
     def count(self, size: int) -> int:
-        """Return how many feeds as many spliced sequences make."""
+        """Return the number of feeds for a number of spliced sequences."""
         return sum(-(-len(group) // size) for group in self._alike())
 
     def _alike(self) -> list[Ints]:
@@ -152,7 +152,7 @@ class Sequences:
 
 
 def as_much_as_pays(data: Calibration, unknowns: int, weights: int, work: float = MOST_WORK) -> Calibration:
-    """As much of the data as a least-squares fit gains by: itself where that is all of it.
+    """As much of the data as a least-squares fit benefits from.
 
     Args:
         data: what there is.
@@ -170,7 +170,7 @@ def as_much_as_pays(data: Calibration, unknowns: int, weights: int, work: float 
 def with_spliced(data: Calibration, unknowns: int, weights: int, work: float = MOST_WORK) -> Calibration:
     """The data and spliced sequences of it.
 
-    Itself where it holds no sequences, or enough of them, or far too few, or where more would be too much work.
+    Unchanged where it holds no sequences, or enough of them, or far too few, or where more would be too much work.
 
     Args:
         data: what there is.
@@ -196,7 +196,7 @@ def with_spliced(data: Calibration, unknowns: int, weights: int, work: float = M
 def _are_tokens(
     feed: Feed, there: npt.NDArray[np.bool_], tokens: Sequence[Input], positions: Sequence[Input]
 ) -> bool:
-    """Return whether the inputs along the tokens are as long as each other, with positions as tokenizers count them."""
+    """Return whether the inputs along the tokens have equal lengths, and positions count as tokenizers do."""
     if any(feed[item.name].shape != there.shape for item in tokens):
         return False
     return not any((feed[item.name] != _counted(there))[there].any() for item in positions)
@@ -207,13 +207,13 @@ def _length(row: Row) -> int:
 
 
 def _counted(mask: npt.NDArray[np.bool_]) -> Ints:
-    """Positions of the tokens, as a tokenizer's users count them."""
+    """Positions of the tokens, counted as usual."""
     counted: Ints = np.maximum(mask.cumsum(axis=1) - 1, 0)
     return counted
 
 
 def _joined(head: Row, tail: Row, share: float) -> Row:
-    """The head of one and the tail of another. First and last token, which may be special ones, stay."""
+    """The start of one and the end of another. First and last token, which may be special ones, are kept."""
     long, short = _length(head), _length(tail)
     if min(long, short) < 3:
         return head

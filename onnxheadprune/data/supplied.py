@@ -1,4 +1,4 @@
-"""The user's data for a decoder, with what the models beside it make of it: states of an encoder, embedded tokens."""
+"""The user's data for a decoder, completed by other models of its folder: encoder states, embedded tokens."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _ENCODER = "encoder_"
 
 
 def needs_others(names: Iterable[str]) -> bool:
-    """Return whether a model with inputs of these names may read what another model makes."""
+    """Return whether a model with inputs of these names may read outputs of another model."""
     return any(name == EMBEDDED or is_of_encoder(name) for name in names)
 
 
 def supplied(source: DataSource, inputs: Sequence[Input], beside: Beside) -> DataSource:
-    """Data in which a decoder finds its inputs, where it is data for the models of the folder together.
+    """Complete data for the models of a folder with the inputs of a decoder.
 
     Returns:
-        The data itself for a model that reads neither states of an encoder nor embedded tokens.
+        The data unchanged for a model that reads neither encoder states nor embedded tokens.
 
     Raises:
-        UsageError: if the data cannot be read, or lacks what a model beside it takes.
+        UsageError: if the data cannot be read, or lacks an input of another model.
         HeadPruneError: if that one cannot be read or run.
     """
     states = encoder_states(inputs)
@@ -43,7 +43,7 @@ def supplied(source: DataSource, inputs: Sequence[Input], beside: Beside) -> Dat
 
 
 class _Supplied(Sequence[Sample]):
-    """Samples that are completed when they are asked for: states of an encoder are many times their size."""
+    """Samples that are completed when they are read: encoder states are many times their size."""
 
     def __init__(self, source: DataSource, supply: _Supply) -> None:
         self._supply = supply
@@ -72,7 +72,7 @@ class _Supply:
 
     Attributes:
         inputs: the graph inputs.
-        beside: what lies beside it.
+        beside: the other models in its folder.
         states: the input that takes states of an encoder.
         embedded: the input that takes embedded tokens.
         ids: the input that takes token ids.
@@ -95,7 +95,7 @@ class _Supply:
         return tuple(found.values())
 
     def completed(self, sample: Sample) -> Sample:
-        """A sample with what the models beside the decoder make of it."""
+        """A sample, completed by the other models of the folder."""
         feed = dict(sample.feed)
         encoder, embedding = self.beside.encoder, self.beside.embedding
         if self.embedded is not None and embedding is not None and self.embedded.name not in feed:
@@ -114,7 +114,7 @@ class _Supply:
         return replace(sample, feed=feed)
 
     def _require_target(self, sample: Sample, encoder: Maker) -> None:
-        """Check whether tokens of the decoder are told from those of the encoder."""
+        """Check that tokens of the decoder are distinguished from those of the encoder."""
         shared = self.ids is not None and any(item.name == self.ids.name for item in encoder.inputs)
         if self.ids is not None and shared and self.ids.name != TARGET_IDS and TARGET_IDS not in sample.feed:
             raise UsageError(
@@ -124,7 +124,7 @@ class _Supply:
 
 
 def _made(sample: Sample, wanted: Input, maker: Maker) -> Array:
-    """Return what a model beside the decoder makes of a sample."""
+    """Run another model of the folder on a sample."""
     source = f"{sample.source}, for {maker.name},"
     require_all(sample.feed, maker.inputs, source)
     (checked,) = load_data([replace(sample, source=source)], maker.inputs)

@@ -1,8 +1,8 @@
-"""Texts as feeds: tokens by the model's own tokenizer, and all that a decoder's client feeds along with them.
+"""Texts as feeds: tokens by the model's own tokenizer, and the inputs that depend on them.
 
-Language models are trained on windows: short texts are joined, and long ones divided. A decoder reads forwards: what it
-outputs for a token depends on those before it alone. So a window may hold several texts, and all of it counts,
-where lines cost their padding, or share a feed with lines of their length only.
+Language models are trained on windows: short texts are joined, and long ones divided. A decoder is causal: its
+output for a token depends only on the tokens before it. So a window may hold several texts without waste,
+while single lines need padding, or share a feed only with lines of their length.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ def text_feeds(
     beside: Beside = ALONE,
     logits: Logits | None = None,
 ) -> Feeds:
-    """Feeds for a text model. Samples of like length share a feed, so that little of it is padding.
+    """Feeds for a text model. Samples of similar length share a feed, so that little of it is padding.
 
-    Of a long file a sample is tokenized, spread evenly over it; the rest is read where it is wanted.
+    Of a long file a sample is tokenized, spread evenly over it; the rest is read when needed.
 
-    A decoder with caches gets these empty, as for a prompt, and windows of joined and divided lines where there are
-    enough of them. One that reads an encoder's states gets those that the encoder beside it makes of the text, and the
-    target shifted right after the token that it starts with.
+    A decoder with caches gets empty caches, as for a prompt, and windows of joined and divided lines where there are
+    enough of them. A decoder that reads encoder states gets those of the encoder in its folder, and the
+    target shifted right after the start token.
 
     Args:
         path: a UTF-8 file with one sample a line, JSON lines or Parquet.
         tokenizer: a `tokenizer.json` of the `tokenizers` library, or a folder that holds a tokenizer.
         inputs: the graph inputs.
         max_length: tokens after which a sample is cut off, or divided into windows.
-        reading: what is read of the file.
-        beside: what lies beside the model.
-        logits: runs a model of language; None takes each line for a sample of its own.
+        reading: the part of the file to read.
+        beside: the other models in the folder.
+        logits: runs a language model; None makes each line one sample.
 
     Raises:
-        UsageError: if a file cannot be read, holds no text, or the model wants more than text gives.
+        UsageError: if a file cannot be read, holds no text, or the model has inputs that text cannot provide.
         HeadPruneError: if a model beside it cannot be read or run.
     """
     made = _Making(Prompts(inputs, beside), Texts(path, reading), Vocabulary(tokenizer, max_length))
@@ -109,13 +109,13 @@ def text_feeds(
 
 @dataclass(frozen=True)
 class _Making:
-    """Makes samples of a text.
+    """Makes samples from a text.
 
     Attributes:
         prompts: the inputs of the model.
         texts: of the file.
         vocabulary: the tokenizer.
-        windows: of a model that reads forwards; None where each line is a sample, cut off where it is too long.
+        windows: of a causal model; None where each line is a sample, truncated to the model's length.
     """
 
     prompts: Prompts
@@ -137,7 +137,7 @@ class _Making:
         return [line for number in sorted(found) for line in found[number]], order[len(found) :]
 
     def windows_of(self, lines: Sequence[Pair], logits: Logits) -> Windows | None:
-        """The windows of a model that reads forwards, None for any other."""
+        """The windows of a causal model, None for any other."""
         if self.prompts.has_target:
             return None
         start, end = self.vocabulary.frame(self.texts.block(0)[0].source)
@@ -149,7 +149,7 @@ class _Making:
         return _windows_for([line.source for line in lines], alone, self.prompts, logits)
 
     def samples(self, lines: Sequence[Pair]) -> list[Pair]:
-        """Lines as they are, or their windows."""
+        """Lines, or their windows."""
         if self.windows is None:
             return list(lines)
         return [Pair(window, window) for window in self.windows.of([line.source for line in lines])]
@@ -160,7 +160,7 @@ class _Making:
         Args:
             rest: its blocks.
             drawn: lines that are held in memory.
-            share: samples that a line makes. How many all of them make is known when they are read.
+            share: estimated samples per line; the true number is known after reading.
         """
         left = self.texts.count - drawn
         samples = left if self.windows is None else round(float(f"{left * share:.2g}"))
@@ -194,9 +194,9 @@ class Windows:
 
     Attributes:
         length: tokens of a window, at most.
-        start: tokens that every text starts with, and so every window does.
+        start: tokens that every text and every window starts with.
         between: tokens between two texts.
-        joins: whether a window holds several texts; without, long ones are divided alone.
+        joins: whether a window holds several texts; otherwise only long ones are divided.
     """
 
     length: int
@@ -214,7 +214,7 @@ class Windows:
         return self._divided(stream)
 
     def _divided(self, tokens: Tokens) -> list[Tokens]:
-        """Tokens in parts that are equally long, but for one token."""
+        """Tokens in parts whose lengths differ by at most one."""
         if len(tokens) <= self.length:
             return [tokens]
         first = len(self.start)
@@ -225,9 +225,9 @@ class Windows:
 
 
 def logits_of(model: LoadedModel) -> Logits | None:
-    """Run a model of language; None for any other.
+    """Return a function that runs a language model; None for any other model.
 
-    It runs on the CPU, which refuses a position that a table has not; others read what lies after it.
+    It runs on the CPU, which rejects positions outside of a table; other providers read beyond it.
 
     Args:
         model: whose main output has an entry per sample, position and token.
@@ -249,10 +249,10 @@ def logits_of(model: LoadedModel) -> Logits | None:
 
 
 def _windows_for(texts: Sequence[Tokens], alone: Windows, prompts: Prompts, logits: Logits) -> Windows | None:
-    """The windows of a model that reads forwards; None for any other, or where each text is a window anyway.
+    """The windows of a causal model; None for any other, or where each text is a window anyway.
 
-    Texts are joined where that leaves windows enough, each of two texts or more. Positions beyond those of the longest
-    text are tried: what a table of them, or a cache, cannot take no window has.
+    Texts are joined where that leaves enough windows, each of two or more texts. Positions beyond the longest
+    text are tried, so that no window exceeds a table of positions or a cache.
     """
     total = sum(map(len, texts)) + len(alone.between) * (len(texts) - 1)
     most = max(map(len, texts))
@@ -273,7 +273,7 @@ def _windows_for(texts: Sequence[Tokens], alone: Windows, prompts: Prompts, logi
 
 
 def _reads_forwards(window: Tokens, texts: Sequence[Tokens], prompts: Prompts, logits: Logits) -> bool:
-    """Return whether no token changes the logits of those before it: measured, unless a cache says so."""
+    """Return whether the model is causal: measured, unless it has a cache."""
     if any(item.is_cache for item in prompts.inputs):
         return True
     other = next((token for text in texts for token in text if token != window[-1]), None)
@@ -288,7 +288,7 @@ def _reads_forwards(window: Tokens, texts: Sequence[Tokens], prompts: Prompts, l
 
 
 def _longest(runs: Callable[[int], bool], known: int, wanted: int) -> int:
-    """The largest length up to the one that is wanted on which a model runs."""
+    """The largest length up to the requested one on which a model runs."""
     if runs(wanted):
         return wanted
     while known + 1 < wanted:

@@ -32,7 +32,7 @@ Tokens = list[int]
 
 
 class Vocabulary:
-    """Makes tokens of texts.
+    """A tokenizer.
 
     Attributes:
         place: where it was read.
@@ -61,7 +61,7 @@ class Vocabulary:
 
         Args:
             texts: the texts.
-            whole: cut none off.
+            whole: do not truncate.
 
         Raises:
             UsageError: if the tokenizer cannot make any.
@@ -83,7 +83,7 @@ class Vocabulary:
         return found
 
     def frame(self, text: str) -> tuple[Tokens, Tokens]:
-        """The special tokens that are put before every text and after it.
+        """The special tokens before and after every text.
 
         Args:
             text: one that is not empty.
@@ -108,14 +108,14 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def tokenizer_of(path: Path | str, content: str) -> Any:
-    """Return the tokenizer that the tokenizers library makes of the content of a tokenizer.json.
+    """Load a tokenizer from the content of a tokenizer.json, with the tokenizers library.
 
     Args:
         path: of the file, for errors.
-        content: of it, or of what becomes of it.
+        content: of the file, or its new content.
 
     Raises:
-        UsageError: if it makes nothing of it.
+        UsageError: if the library cannot load it.
     """
     from tokenizers import Tokenizer
 
@@ -127,14 +127,14 @@ def _of_file(path: Path) -> Any:
 
 
 def tokenizer_in(folder: Path, replaced: Mapping[str, bytes] = NOTHING) -> Any:
-    """Return the tokenizer that the tokenizers library makes of the files of a folder.
+    """Load a tokenizer from the files of a folder, with the tokenizers library.
 
     Args:
         folder: with a tokenizer.json, or with the vocabulary of BERT or GPT-2 and their kin.
-        replaced: contents of files that are read in place of what they hold, by their names.
+        replaced: contents to use instead of those of files, by file name.
 
     Raises:
-        UsageError: if it makes nothing of them.
+        UsageError: if the library cannot load them.
     """
     if (folder / TOKENIZER).is_file():
         return _of_file(folder / TOKENIZER)
@@ -159,19 +159,19 @@ def tokenizer_in(folder: Path, replaced: Mapping[str, bytes] = NOTHING) -> Any:
 
 
 class _Files:
-    """The files of a folder that a tokenizer is made of."""
+    """The files of a tokenizer in a folder."""
 
     def __init__(self, folder: Path, replaced: Mapping[str, bytes]) -> None:
         self.folder, self.replaced = folder, replaced
 
     def text(self, name: str) -> str:
-        """The content of one, with the ends of lines that Unix has."""
+        """The content of a file, with Unix line ends."""
         if name in self.replaced:
             return self.replaced[name].decode()
         return read_text(self.folder / name, "the tokenizer", MAX_TOKENIZER).replace("\r\n", "\n")
 
     def document(self, name: str) -> dict[str, Any]:
-        """The content of one with JSON, nothing where there is none.
+        """The content of a JSON file, empty where there is none.
 
         Raises:
             UsageError: if it is no JSON object.
@@ -229,7 +229,7 @@ def _word_pieces(files: _Files, settings: Mapping[str, object]) -> Any:
 
 
 def _byte_pairs(files: _Files, settings: Mapping[str, object], kind: str) -> Any:
-    """The tokenizer of GPT-2 from its pairs of bytes; those of RoBERTa's kin put texts between two tokens more."""
+    """GPT-2's tokenizer from its byte pairs; RoBERTa's also puts texts between two special tokens."""
     from tokenizers import AddedToken, ByteLevelBPETokenizer
     from tokenizers.processors import RobertaProcessing
 
@@ -261,19 +261,19 @@ def _byte_pairs(files: _Files, settings: Mapping[str, object], kind: str) -> Any
 
 
 def _token(value: object) -> str:
-    """A special token, which settings write as text or as an object."""
+    """A special token, given in settings as text or as an object."""
     return str(value["content"] if isinstance(value, Mapping) else value)
 
 
 def _built(path: Path, build: Callable[[], Any]) -> Any:
-    """Return what the tokenizers library makes of a file.
+    """Load a file with the tokenizers library.
 
     Args:
         path: of the file, for errors.
         build: calls the library.
 
     Raises:
-        UsageError: if it makes nothing of it.
+        UsageError: if the library cannot load it.
     """
     try:
         return build()
