@@ -59,9 +59,9 @@ class Calibration(Iterable[Sample]):
         unit: the user's name of a sample: a line of text, an image.
         role: what it is to numbers that are measured on it, and what has seen it before; nothing for data of the user's
             own that nothing is known of.
-        unseen: whether weights were trained and none of the training has seen it.
-        more: what there is beyond these samples, for steps of a training; None where these are all.
-        left_out: samples of the same data that are not for the model.
+        unseen: whether weights were trained, but not on this data.
+        more: further samples for training; None where these are all.
+        left_out: samples that do not fit the model.
     """
 
     samples: tuple[Sample, ...]

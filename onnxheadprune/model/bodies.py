@@ -27,12 +27,12 @@ class _Operation(Protocol):
 
 
 def is_constant(node: _Operation) -> bool:
-    """Return whether a node is a Constant of the standard: it reads nothing, and gives what is stored in it."""
+    """Return whether a node is a Constant of the standard."""
     return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 
 def stored_tensor(node: NodeProto) -> TensorProto | None:
-    """The tensor that a Constant holds, None where it holds bare numbers, or for any other node."""
+    """The tensor attribute of a Constant, None where it has plain numbers, or for any other node."""
     return (
         next((item.t for item in node.attribute if item.name == STORED), None) if is_constant(node) else None
     )
@@ -51,7 +51,7 @@ def constant_tensor(node: NodeProto) -> TensorProto | None:
 
 
 def bodies_of(node: NodeProto) -> Iterator[GraphProto]:
-    """The graphs that a node holds in its attributes, themselves and not copies."""
+    """The graphs in a node's attributes, not copied."""
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             yield attribute.g

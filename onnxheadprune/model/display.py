@@ -1,4 +1,4 @@
-"""Results on display: a `repr` of one line, and short HTML for notebooks, in the colours of the notebook's theme.
+"""Display of results: a `repr` of one line, and short HTML for notebooks, in the colours of the notebook's theme.
 
 Text is escaped here, so a name from a model is never markup.
 """
@@ -27,7 +27,7 @@ def one_line(shown: str = "") -> Callable[[Kind], Kind]:
     """Give a dataclass a `repr` of one line.
 
     Args:
-        shown: names of fields with spaces between, the important ones first; all of them if not given.
+        shown: names of fields separated by spaces, the important ones first; all fields if not given.
     """
 
     def decorate(kind: Kind) -> Kind:
@@ -47,7 +47,7 @@ def one_line(shown: str = "") -> Callable[[Kind], Kind]:
 
 
 def _short(value: object) -> str:
-    """A value in few characters, "" for nothing."""
+    """A value in few characters, "" for an empty value."""
     if (
         value is None
         or value is False
@@ -97,7 +97,7 @@ _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 @dataclass(frozen=True)
 class Html:
-    """Markup that was made here, as opposed to text."""
+    """Trusted markup, as opposed to text to escape."""
 
     text: str
 
@@ -106,11 +106,11 @@ Part = str | Html
 
 
 def card(title: str, *parts: Html | None) -> str:
-    """A result.
+    """A result as HTML.
 
     Args:
-        title: one line that names it.
-        parts: what follows; None is left out.
+        title: one line.
+        parts: the content; None is left out.
     """
     body = "".join(part.text for part in parts if part is not None)
     return f'<div style="margin:0.3em 0"><div><b>{_text(title)}</b></div>{body}</div>'
@@ -127,7 +127,7 @@ def word(text: str, colour: str = PLAIN) -> Html:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], numeric: Collection[str] = ()) -> Html:
-    """Rows under names; of many the first are shown, and how many there are."""
+    """A table with column names; long ones are truncated, with the number of rows."""
     every = list(rows)
     if not every:
         return Html("")
@@ -147,12 +147,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], numeric: Colle
 
 
 def squares(values: Sequence[float | None], gone: Collection[int] = (), words: Sequence[str] = ()) -> Html:
-    """A square per head, bluer for more worth, with a cross where the head goes.
+    """A square per head, bluer for higher scores, crossed if the head is removed.
 
     Args:
-        values: from 0 to 1; None where nothing is known.
-        gone: positions that are crossed.
-        words: what a mouse is told, one per square.
+        values: from 0 to 1; None where unknown.
+        gone: positions of removed heads.
+        words: tooltips, one per square.
     """
     made = []
     for position, value in enumerate(values):

@@ -1,4 +1,4 @@
-"""Text and JSON that others wrote, read within bounds: a sentence for what is not what it should be."""
+"""Reading text and JSON of other programs, with size limits and clear errors."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MAX_TEXT = 2**23
 
 
 class NotJsonError(ValueError):
-    """The text is not JSON, or JSON that no honest program writes."""
+    """The text is not JSON, or malformed JSON."""
 
 
 def parse_json(text: str, *, once: bool = False) -> Any:
-    """Return what a JSON text says.
+    """Parse a JSON text.
 
     Args:
         text: the text.
-        once: it was written by hand, and who gives a key twice means something by both.
+        once: reject duplicate keys, as mistakes in files written by hand.
 
     Raises:
         NotJsonError: if it is none, is nested thousands deep or holds a number of thousands of digits; or a key
@@ -52,7 +52,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def kind_of(path: str | os.PathLike[str]) -> int | None:
-    """The mode of what is there, None for nothing, or for a path that cannot name anything (too long, a NUL)."""
+    """The file mode of a path, None if it does not exist or is invalid (too long, a NUL)."""
     try:
         return Path(path).stat().st_mode
     except (OSError, ValueError):
@@ -60,14 +60,14 @@ def kind_of(path: str | os.PathLike[str]) -> int | None:
 
 
 def require_there(path: str | os.PathLike[str], what: str = "") -> int:
-    """The mode of what is there, whatever it is.
+    """The file mode of an existing path of any kind.
 
     Args:
-        path: where it is.
-        what: how to call it in errors, with a space after it.
+        path: the path.
+        what: its name in errors, followed by a space.
 
     Raises:
-        UsageError: if nothing is there, or the system does not say what.
+        UsageError: if it does not exist, or cannot be examined.
     """
     try:
         return Path(path).stat().st_mode
@@ -80,11 +80,11 @@ def require_there(path: str | os.PathLike[str], what: str = "") -> int:
 
 
 def regular_file(path: str | os.PathLike[str], what: str) -> Path:
-    """The path, if a regular file is there. Others (a FIFO, a device) may deliver nothing, or never end.
+    """The path, if it is a regular file. Others (a FIFO, a device) may block, or never end.
 
     Args:
-        path: where it is.
-        what: how to call it in errors ("the text").
+        path: the path.
+        what: its name in errors ("the text").
 
     Raises:
         UsageError: if not.
@@ -104,12 +104,12 @@ def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) ->
     """A UTF-8 file.
 
     Args:
-        path: where it is.
-        what: how to call it in errors.
-        limit: bytes that it may have.
+        path: the path.
+        what: its name in errors.
+        limit: the most bytes.
 
     Raises:
-        UsageError: if it is none, or larger.
+        UsageError: if it is not UTF-8 text, or larger.
     """
     file = regular_file(path, what)
     try:
@@ -127,7 +127,7 @@ def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) ->
 
 
 def finite(value: object) -> object:
-    """A document as JSON can hold it, which has no infinities: null stands for them."""
+    """A document without infinities, which JSON lacks: replaced by null."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

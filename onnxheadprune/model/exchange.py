@@ -1,6 +1,6 @@
-"""Models as other libraries hold them: graphs of onnx-graphsurgeon and models of onnx_ir, in and out.
+"""Conversion of models of other libraries: onnx-graphsurgeon graphs and onnx_ir models, in and out.
 
-Neither is imported to ask whether a source is a model of it: whoever has one has loaded its library already. onnx_ir
+Neither library is imported to check the type of a source: if it is theirs, the library is loaded already. onnx_ir
 need not be installed.
 """
 
@@ -30,7 +30,7 @@ def _is_onnx_ir(source: object) -> TypeGuard[onnx_ir.Model]:
 
 
 def is_other(source: object) -> TypeGuard[OtherModel]:
-    """Return whether a source is a model as another library holds it."""
+    """Return whether a source is a model of another library."""
     library = sys.modules.get("onnx_graphsurgeon")
     return _is_onnx_ir(source) or (library is not None and isinstance(source, library.Graph))
 
@@ -44,11 +44,11 @@ def name_of(source: OtherModel) -> str:
 
 
 def brought_in(source: OtherModel, name: str) -> tuple[ModelProto, dict[str, Source]]:
-    """A new message with all that the other library holds, and the files that its tensors refer to.
+    """The model as a new ModelProto, and the files that its tensors refer to.
 
     Args:
         source: the model; it is not changed.
-        name: how to call it in errors.
+        name: its name in errors.
 
     Raises:
         ModelError: if its weights lie outside of their folder, or it cannot be written as ONNX.

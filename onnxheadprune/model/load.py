@@ -1,4 +1,4 @@
-"""Reading models: from files, from memory, from other libraries; with clear errors where that fails."""
+"""Reading models from files, memory and other libraries, with clear errors."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ LARGE = 2**28
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, and where it came from.
+    """A model, and its source.
 
-    Only `of_file` gives a model a path, so that whoever opens `path` gets the model that `proto` is: one that is
-    constructed, or made from another one (`changed`, `dataclasses.replace`), has none, whatever its tensors refer to.
+    Only `of_file` sets a path, so that the file at `path` always equals `proto`: a model that is constructed, or
+    derived from another one (`changed`, `dataclasses.replace`), has none, even if its tensors refer to files.
 
     Attributes:
         proto: the model; its tensors are in memory, or refer to `sources`.
-        name: what to call it in reports.
+        name: its name in reports.
         sources: the files that tensors of `proto` refer to, by their location.
         inline: the location that stands for data inside of a model file, None if all of that is in memory.
         stored: the model with its local functions and its order of nodes, where `proto` has others.
-        path: the file that holds this very model, None if there is none.
-        data_files: the files beside `path` that hold weights.
+        path: the file of exactly this model, None if there is none.
+        data_files: the external data files of `path`.
     """
 
     proto: ModelProto
@@ -81,7 +81,7 @@ class LoadedModel:
 
     @classmethod
     def of(cls, model: ModelProto | LoadedModel, name: str) -> LoadedModel:
-        """What is loaded as it is, a model in memory under a name."""
+        """A model in memory, with a name."""
         return model if isinstance(model, LoadedModel) else cls(model, name)
 
     @classmethod
@@ -96,7 +96,7 @@ class LoadedModel:
         inline: str | None = None,
         stored: ModelProto | None = None,
     ) -> LoadedModel:
-        """What was read from a file, and is the same model as the file."""
+        """A model that was read from a file and equals it."""
         made = cls(proto, name, sources or {}, inline, stored)
         # Set past the constructor, which `dataclasses.replace` calls with other protos.
         object.__setattr__(made, "path", path)
@@ -105,7 +105,7 @@ class LoadedModel:
 
     @property
     def as_stored(self) -> ModelProto:
-        """The model as a file has it: with its local functions, and its nodes in their order there."""
+        """The model as in its file: with its local functions, and the file's order of nodes."""
         return self.proto if self.stored is None else self.stored
 
     def readable(self) -> LoadedModel:
@@ -115,12 +115,12 @@ class LoadedModel:
         return self if same else LoadedModel(made, self.name, self.sources, self.inline, self.proto)
 
     def changed(self, proto: ModelProto, name: str | None = None) -> LoadedModel:
-        """A model made from this one, whose tensors may refer to the same files; it has no file of its own."""
+        """A model derived from this one, whose tensors may refer to the same files; it has no path."""
         return LoadedModel(proto, name or self.name, self.sources, self.inline)
 
 
 def load_model(source: ModelLike) -> ModelProto:
-    """A model with its weights, from a path, a `ModelProto` (used as it is) or a model of another library.
+    """A model with its weights, from a path, a `ModelProto` (not copied) or a model of another library.
 
     Raises:
         UsageError: if the path does not exist.
@@ -130,7 +130,7 @@ def load_model(source: ModelLike) -> ModelProto:
 
 
 def open_model(source: ModelLike) -> LoadedModel:
-    """Like `load_model`, and tells where the weights were.
+    """Like `load_model`, and returns the source of the weights.
 
     Raises:
         UsageError: if the path does not exist.
@@ -146,8 +146,8 @@ def open_model(source: ModelLike) -> LoadedModel:
 def open_structure(source: ModelLike, *, follow_links: bool = False) -> LoadedModel:
     """A model whose large weights stay on disk: its tensors refer to the files that hold them.
 
-    Everything that decides about shapes is in memory, so that a model can be planned, cut and written without
-    its weights. `storage.reading` gives the bytes of a tensor. A model that is in memory stays so.
+    Small tensors, which shapes may depend on, are in memory, so a model can be planned, cut and written without
+    its weights. `storage.reading` reads the bytes of a tensor. A model that is in memory stays so.
 
     Args:
         source: the model.
@@ -216,10 +216,10 @@ def structure_of(
 
 
 def _from_memory(source: ModelProto | gs.Graph | onnx_ir.Model) -> LoadedModel:
-    """A model that somebody holds, checked; of onnx_ir's, large weights stay in the files they refer to.
+    """A checked model from memory; large weights of onnx_ir models stay in their files.
 
     Raises:
-        ModelError: if it is damaged, or refers to data that is not to be had.
+        ModelError: if it is damaged, or refers to data that cannot be read.
     """
     name = model_name(source)
     model, sources = (source, {}) if isinstance(source, ModelProto) else brought_in(source, name)
@@ -234,7 +234,7 @@ def _from_memory(source: ModelProto | gs.Graph | onnx_ir.Model) -> LoadedModel:
 
 
 def _read_small(tensors: Iterable[Stored], sources: Sources) -> None:
-    """Read the small ones, since they may decide about shapes, and sparse ones, as those in the model file."""
+    """Read small tensors, since shapes may depend on them, and sparse ones."""
     with Opened(sources) as opened:
         for stored in tensors:
             if not is_outside(stored.tensor):
@@ -245,7 +245,7 @@ def _read_small(tensors: Iterable[Stored], sources: Sources) -> None:
 
 
 def _refers_to(model: ModelProto, location: str) -> int:
-    """Number of tensors that refer to a file."""
+    """The number of tensors that refer to a file."""
     outside = (item.tensor for item in tensors_of(model) if is_outside(item.tensor))
     return sum(1 for tensor in outside if span_of(tensor).location == location)
 
@@ -286,8 +286,8 @@ class Parsed(NamedTuple):
     Attributes:
         model: the structure.
         own: the location that stands for the file itself.
-        references: how many tensors use it.
-        source: the file that was read; if another one has its name by now, that is noticed.
+        references: the number of tensors that use it.
+        source: the file that was read; a later replacement of it is detected.
     """
 
     model: ModelProto

@@ -1,4 +1,4 @@
-"""Models whose graph can be navigated: local functions inlined within bounds, nodes in topological order.
+"""Preparation of models for analysis: local functions inlined within bounds, nodes in topological order.
 
 A function that calls another one twice, which calls a third one twice, and so on, has 2**30 nodes after thirty steps,
 in a file of a few kilobytes, so nodes are counted before anything is inlined.
@@ -34,7 +34,7 @@ class Size(NamedTuple):
 
 
 def prepared(model: ModelProto) -> ModelProto:
-    """The model itself where its graph can be navigated as it is, else an equal one where it can.
+    """The model if it is ready for analysis, else an equal one that is.
 
     Local functions are inlined: a head that lives in a function body shared by several layers could not be
     removed from one of them alone. Nodes are put into topological order.
@@ -56,7 +56,7 @@ def _check_calls(model: ModelProto) -> None:
     """Check whether a model can be inlined within bounds.
 
     Raises:
-        ModelError: if a function calls itself, or more would come out than can be looked at.
+        ModelError: if a function calls itself, or the inlined graph would be too large.
     """
     counts = _Counter({_id(function): function for function in model.functions})
     made = counts.of_nodes(model.graph.node, ())
@@ -107,7 +107,7 @@ def _in_order(model: ModelProto) -> ModelProto:
     """The model itself, or a copy with its nodes in topological order.
 
     ONNX asks for that order, but some converters append their nodes at the end and ONNX Runtime sorts
-    silently. Nodes that are in order already stay where they are.
+    silently. A graph that is in order already is not changed.
 
     Raises:
         ModelError: if the graph has a cycle.
@@ -125,7 +125,7 @@ def _in_order(model: ModelProto) -> ModelProto:
 
 
 def _is_ordered(graph: GraphProto) -> bool:
-    """Return whether no node reads what a later one computes: one pass that suffices for almost all models."""
+    """Return whether no node reads the output of a later one: one pass, true for almost all models."""
     read: set[str] = set()
     for node in graph.node:
         read.update(_names_read(node) if node.attribute else node.input)
@@ -136,7 +136,7 @@ def _is_ordered(graph: GraphProto) -> bool:
 
 
 def _order(graph: GraphProto) -> list[int]:
-    """Positions of the nodes so that each comes after what it reads."""
+    """The positions of the nodes in a topological order."""
     producer = {name: position for position, node in enumerate(graph.node) for name in node.output if name}
     order: list[int] = []
     state = [0] * len(graph.node)

@@ -1,4 +1,4 @@
-"""Other contents for some initializers, computed when they are written: a compensation, a finetuned weight."""
+"""New contents of initializers, computed when they are written: refitted or finetuned weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Contents: TypeAlias = "Array | Callable[[], Array]"
 
 @dataclass(frozen=True)
 class Computed(Source):
-    """Contents that exist when they are read, in a file without a name."""
+    """Contents that are computed when they are read, in an unnamed file."""
 
     name: str = ""
     data_type: int = 0
@@ -55,7 +55,7 @@ class Computed(Source):
 
 
 def with_contents(loaded: LoadedModel, contents: Mapping[str, Contents]) -> LoadedModel:
-    """The model with other contents for some of its initializers; cuts apply to the new contents.
+    """The model with new contents of some initializers; cuts apply to the new contents.
 
     Args:
         loaded: a model, in memory or a structure; it is not changed.

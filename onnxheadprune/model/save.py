@@ -34,14 +34,14 @@ def check_target(
     others: Sequence[Reading] = (),
     beside: Sequence[Making] = (),
 ) -> Path:
-    """The output path, if something can be written there.
+    """The output path, if it can be written.
 
     Args:
         output: where to write.
         inputs: models that must not be overwritten.
         in_place: the output may be the model file of an input, of which a backup is kept.
-        others: other files that are read.
-        beside: other files that are made.
+        others: other files to read.
+        beside: other files to write.
 
     Raises:
         UsageError: if it is part of an input, another output, something else than a file, or its folder does not exist
@@ -65,10 +65,10 @@ def _readings(source: LoadedModel) -> Iterator[Reading]:
 
 
 def check_backup(backup: str | os.PathLike[str], target: Path | None, source: LoadedModel) -> Path:
-    """The path under which a model that is replaced is kept.
+    """The backup path of a model to replace.
 
     Raises:
-        UsageError: if it is taken by anything but a copy of the model, as a run that was killed leaves it; if it
+        UsageError: if it exists and is not a copy of the model, left by a killed run; if it
             is on another file system, or the backup could not find its weights there.
     """
     kept = Path(backup)
@@ -90,13 +90,13 @@ def save_model(
     *,
     external: bool | None = None,
 ) -> None:
-    """Write a model atomically: what is not complete has no name.
+    """Write a model atomically: incomplete files have no name.
 
     Args:
         model: the model; of a structure, weights are copied from the files it refers to.
-        output: where to.
-        external: put the weights into a file beside the output; False keeps them inside, None leaves each
-            where it is, and decides by size what comes from memory (protobuf takes at most 2 GiB).
+        output: the path.
+        external: put the weights into an external data file; False keeps them inside, None keeps each
+            where it is, and decides by size for those in memory (protobuf is limited to 2 GiB).
 
     Raises:
         UsageError: if it cannot be written; nothing is left behind and an older file stays unchanged.
@@ -113,9 +113,9 @@ def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named
 
     Args:
         loaded: the model.
-        target: where it goes.
-        external: keep weights beside it: as they were, always or never.
-        named: the name of the file beside it; None makes one from the content.
+        target: the path.
+        external: external data for weights: as before, always or never.
+        named: the name of the external data file; None derives one from the content.
 
     Raises:
         UsageError: if they cannot be written, or do not fit into one file.
@@ -134,7 +134,7 @@ def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named
 
 
 def staged_model(stage: Stage) -> LoadedModel:
-    """Return what is staged, read back from the files.
+    """Return the staged model, read back from the files.
 
     Raises:
         UsageError: if the model file cannot be written.
@@ -151,7 +151,7 @@ def staged_model(stage: Stage) -> LoadedModel:
 
 
 def sealed_bytes(stage: Stage, metadata: tuple[str, str] | None = None) -> int:
-    """Complete the staged files, but for their names; how many bytes they take.
+    """Complete the staged files, except for their names; return their size in bytes.
 
     Raises:
         UsageError: if they cannot be written.

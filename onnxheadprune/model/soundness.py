@@ -16,13 +16,13 @@ from onnxheadprune.model.load import check_model
 
 @contextlib.contextmanager
 def analysing(model: ModelProto, name: str) -> Iterator[None]:
-    """Analyses trust what ONNX promises about a graph; where one fails, that promise is checked.
+    """Check the model's validity after an analysis failed, since analyses assume a valid graph.
 
-    On a valid model the failure is a bug and stays one. What other domains promise nobody can check here: a model with
-    operators of theirs is refused.
+    On a valid model the failure is a bug and is raised. Operators of unknown domains cannot be checked: a model with
+    such operators is refused.
 
     Raises:
-        ModelError: if the model is not valid, or nobody knows whether it is.
+        ModelError: if the model is not valid, or that is unknown.
     """
     try:
         with _no_collection():
@@ -50,7 +50,7 @@ def analysing(model: ModelProto, name: str) -> Iterator[None]:
 def _no_collection() -> Iterator[None]:
     """Pause Python's cycle collector: views of a million nodes, sweeps and plans leave no cycles behind.
 
-    Looking for them takes half of the time that it takes to make a view.
+    Searching for them takes half of the time of making a view.
     """
     running = gc.isenabled()
     gc.disable()

@@ -1,6 +1,6 @@
-"""Names, numbers and sets of numbers as people read them, in the terminal, on pages and in notebooks.
+"""Formatting of names, numbers and sets of numbers for the terminal, pages and notebooks.
 
-Names from models and files move no cursor, no colour and no reading direction once they are `escaped`.
+Once `escaped`, names from models and files cannot move the cursor, or change colours or the reading direction.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BUT_LINES = re.compile(f"(?!\\n){_UNSAFE.pattern}")
 
 
 def escaped(text: str, *, lines: bool = False) -> str:
-    r"""The text with every character that is no letter but a command spelled out, as in "\x1b[31m"."""
+    r"""The text with every control character escaped, as in "\x1b[31m"."""
     return (_BUT_LINES if lines else _UNSAFE).sub(_spelled, text)
 
 
@@ -30,7 +30,7 @@ def _spelled(found: re.Match[str]) -> str:
 
 
 def in_markdown(text: str) -> str:
-    """The text in one line that opens no markup of Markdown and ends no cell of a table."""
+    """The text in one line, escaped for Markdown and its tables."""
     return "".join(f"\\{c}" if c in "\\|`*_<>[]" else c for c in escaped(" ".join(text.split())))
 
 
@@ -45,10 +45,10 @@ def many(number: int, noun: str) -> str:
 
 
 def size(bytes_: int) -> str:
-    """Bytes in the unit a person would choose."""
+    """A number of bytes in a suitable unit."""
     amount = float(bytes_)
     for unit in ("B", "kB", "MB", "GB"):
-        # What would be rounded to 1000.00 is 1.00 of the next unit.
+        # Numbers that would be rounded to 1000.00 are 1.00 of the next unit.
         if amount < 999.995 or unit == "GB":
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.2f} {unit}"
         amount /= 1000
@@ -66,12 +66,12 @@ def share(part: float) -> str:
 
 
 def accuracy(part: float) -> str:
-    """A share of correct answers, in which one of ten thousand still shows."""
+    """A share of correct answers, with a resolution of one in ten thousand."""
     return f"{100 * part:.2f} %"
 
 
 def change(before: float, after: float) -> str:
-    """Return how a number changed, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
+    """The change of a number, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
     if before == after:
         return "unchanged"
     if not before:
@@ -81,7 +81,7 @@ def change(before: float, after: float) -> str:
 
 
 def short_names(names: Sequence[str]) -> tuple[str, ...]:
-    """File names in place of paths, with as many folders as tell them apart.
+    """File names instead of paths, with as many folders as make them distinct.
 
     >>> short_names(["/a/b/m.onnx", "/a/c/m.onnx"])
     ('b/m.onnx', 'c/m.onnx')
@@ -95,16 +95,16 @@ def short_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def file_name(name: str) -> str:
-    """The last part of a path, whatever else is a model's name."""
+    """The last part of a path, or the name of a model without a path."""
     return PurePath(name).name or name
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, or its beginning and its end where it is longer: both may be what tells it from another.
+    """The text, shortened in the middle: beginning and end may both distinguish it from others.
 
     Args:
         text: any text.
-        most: characters that there is room for, 3 at least.
+        most: the most characters, at least 3.
     """
     if len(text) <= most:
         return text
@@ -131,8 +131,8 @@ def read_ranges(text: str, most: int) -> tuple[int, ...]:
     """The numbers that `spelled` wrote.
 
     Args:
-        text: the ranges; nothing for none.
-        most: the largest number that is credible.
+        text: the ranges; may be empty.
+        most: the largest plausible number.
 
     Raises:
         ValueError: if it is not what `spelled` writes, or names a larger number.

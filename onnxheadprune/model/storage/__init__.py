@@ -1,1 +1,1 @@
-"""Weights that stay on disk: where a tensor's bytes lie, how they are read, cut, copied and committed."""
+"""Weights on disk: location, reading, cutting, copying and atomic writes of tensor data."""

@@ -1,7 +1,7 @@
-"""A folder of files that appears at once: it is filled under a hidden name beside its place, then renamed.
+"""Atomic creation of a folder: it is filled under a hidden name, then renamed.
 
-A folder that is there already is never replaced, unless it is empty. What a killed run left is recognised by its
-name and by its lock, which went with the process, and is removed by the next run for the same place.
+An existing folder is never replaced, unless it is empty. Remains of a killed run are recognised by their
+name and by the lock that ended with the process, and are removed by the next run for the same folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check_folder(target: Path, source: Path) -> None:
     """Check whether a folder can be made.
 
     Raises:
-        UsageError: if something is there, or the place lies in the source.
+        UsageError: if it exists, or lies in the source.
     """
     check_makings([Making("the output", target, kind="folder")], list)
     if not target.name or target.name in (".", ".."):
@@ -52,12 +52,12 @@ def check_folder(target: Path, source: Path) -> None:
 
 
 class Assembly:
-    """A folder on its way to its place.
+    """A folder that is being filled.
 
     Attributes:
-        target: where it goes.
-        folder: where it is filled: within a hidden folder, whose lock shows that this process lives. Those who write
-            the files lock the folder that they write to.
+        target: its final path.
+        folder: its path until then, in a hidden folder whose lock shows that this process lives. Writers of
+            files lock the folder that they write to.
     """
 
     def __init__(self, target: Path) -> None:
@@ -80,16 +80,16 @@ class Assembly:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove what has not reached its place."""
+        """Remove an unfinished folder."""
         shutil.rmtree(self._around, ignore_errors=True)
         if self._handle is not None:
             os.close(self._handle)
 
     def place(self, name: str) -> Path:
-        """Return where a file of the folder is to be written; the folders above it are made.
+        """Return the path for a file of the folder; its parent folders are created.
 
         Raises:
-            UsageError: if something has been written there, or its folder cannot be made.
+            UsageError: if the file exists, or its parent cannot be created.
         """
         path = self.folder.joinpath(*PurePosixPath(name).parts)
         with sentences(self.target / name):
@@ -122,7 +122,7 @@ class Assembly:
         """Give the folder its name, in one step.
 
         Raises:
-            UsageError: if something has come there in the meantime.
+            UsageError: if something was created there in the meantime.
         """
         with sentences(self.target):
             for folder, _, names in os.walk(self.folder):
@@ -141,7 +141,7 @@ class Assembly:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Remove the hidden folders for this place whose process is gone."""
+        """Remove the hidden folders for this target whose process has ended."""
         for path in self.target.parent.iterdir():
             if (
                 path != self._around
@@ -155,7 +155,7 @@ class Assembly:
 
 
 def _lock(folder: Path) -> int | None:
-    """A handle that holds the lock of a folder; None where another process has it, or there are no locks."""
+    """A handle with the lock of a folder; None if another process has it, or locks are not supported."""
     if fcntl is None:
         return None
     handle = os.open(folder, os.O_RDONLY)

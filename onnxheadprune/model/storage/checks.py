@@ -1,4 +1,4 @@
-"""Checks of stored tensors: types, sizes, extents. Everything after trusts them."""
+"""Checks of stored tensors: types, sizes, extents. Later code relies on them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_tensors(tensors: Iterable[Stored], name: str, sources: Sources) -> Non
     """Check every stored tensor, and complete the references to files.
 
     Raises:
-        ModelError: for the first tensor that is not sound.
+        ModelError: for the first invalid tensor.
     """
     spans: list[tuple[Span, str]] = []
     for stored in tensors:
@@ -53,7 +53,7 @@ def check_tensors(tensors: Iterable[Stored], name: str, sources: Sources) -> Non
 
 
 def check_private(tensors: Iterable[Stored], name: str) -> None:
-    """Private entries are ours alone.
+    """Check that no entry uses a key that is reserved for this package.
 
     Raises:
         ModelError: if a file holds one.
@@ -129,7 +129,7 @@ def _check_span(stored: Stored, sources: Sources) -> Span:
 
 
 def _check_overlaps(spans: Iterable[tuple[Span, str]], name: str) -> None:
-    """Tensors may share all of their bytes (tied weights), never some of them."""
+    """Check that tensors share all of their bytes (tied weights) or none."""
     ordered = sorted(spans, key=lambda item: (item[0].location, item[0].offset, item[0].length))
     reach: tuple[Span, str] | None = None
     for span, label in ordered:
@@ -143,10 +143,10 @@ def _check_overlaps(spans: Iterable[tuple[Span, str]], name: str) -> None:
 
 
 def check_names(model: ModelProto, name: str) -> None:
-    """Names are text, and every name of a graph is given once. What is no UTF-8 reaches Python as bytes.
+    """Check that names are text and unique in their graph. Invalid UTF-8 reaches Python as bytes.
 
     Raises:
-        ModelError: with the name that is not.
+        ModelError: with the invalid name.
     """
     _text([item.domain for item in model.opset_import], name)
     _text([text for entry in model.metadata_props for text in (entry.key, entry.value)], name)

@@ -1,8 +1,8 @@
-"""Files that a call reads and makes, by identity: nothing is replaced that the user did not name as the output.
+"""Identity checks of files that a call reads and writes: only files named as outputs are ever replaced.
 
 Two paths are one file if they lead to the same device and inode; a path that does not exist yet is its
-folder's identity and its name. So relative paths, links, hard links and file systems that do not tell cases
-apart are seen through. All of it is asked before any work. The rules are listed in docs/promises.md.
+folder's identity and its name. So relative paths, links, hard links and case-insensitive file systems
+are handled. All checks run before any work. The rules are listed in docs/promises.md.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Reading:
     """A file or a folder of files that the call reads.
 
     Attributes:
-        what: how the user named it: "the model", "--data".
-        path: where it is.
+        what: its name in messages: "the model", "--data".
+        path: its path.
     """
 
     what: str
@@ -44,18 +44,18 @@ class Reading:
 
 @dataclass(frozen=True)
 class Making:
-    """A file that the call makes.
+    """A file that the call writes.
 
     Attributes:
-        what: how the user named it: "the output", "--report".
-        path: where it goes.
-        spelled: what the user wrote; a trailing slash is no longer in `path`.
-        kind: "file" may replace a file, "new" must not be there yet, "folder" is made where it is not there.
-            "model" is a file whose weights may go into a second one, beside it and named by its content; "data" is such
-            a second file with a name of its own, and travels with the model to file systems that ignore cases.
-        mark: bytes near the start of the files that may be replaced; for files beside the one that was named.
-        replaces: which reading it may replace: the model, in place.
-        copy_of: what a "new" file may be there as already, byte for byte: the backup of an interrupted run.
+        what: its name in messages: "the output", "--report".
+        path: its path.
+        spelled: the path as written by the user; `path` has no trailing slash.
+        kind: "file" may replace a file, "new" must not exist yet, "folder" is created if needed.
+            "model" is a file whose weights may go into external data, named by its content; "data" is
+            separately named external data, which may be copied with the model to case-insensitive file systems.
+        mark: bytes near the start of files that may be replaced, for files that the user did not name.
+        replaces: the input that it may replace: the model, in place.
+        copy_of: a file that an existing "new" file must equal: the backup of an interrupted run.
     """
 
     what: str
@@ -72,11 +72,11 @@ class Making:
 
 
 def check_makings(makings: Sequence[Making], readings: Callable[[], Iterable[Reading]]) -> None:
-    """Check whether all files of a call can be made, and none is another one or an input.
+    """Check that all files of a call can be written, and none is another one or an input.
 
     Args:
-        makings: every file that the call makes.
-        readings: gives every file that it reads; asked only where something is there that could be one.
+        makings: every file that the call writes.
+        readings: returns every file that it reads; called only if a file to write exists.
 
     Raises:
         UsageError: for the first one that is not; nothing has been touched then.
@@ -90,7 +90,7 @@ def check_makings(makings: Sequence[Making], readings: Callable[[], Iterable[Rea
 
 
 def check_distinct(makings: Sequence[Making], readings: Callable[[], Iterable[Reading]]) -> None:
-    """Check whether no output of a call is another output, or an input.
+    """Check that no output of a call is another output, or an input.
 
     Raises:
         UsageError: for the first one that is.
@@ -120,8 +120,8 @@ def named_files(what: str, value: object) -> Iterator[Reading]:
     """The files that a value of an argument names: a path, or the module of "module:function".
 
     Args:
-        what: how the user named it.
-        value: of any kind; what is no text and no path names nothing.
+        what: its name in messages.
+        value: of any kind; only text and paths name files.
     """
     if (
         not isinstance(value, (str, os.PathLike))
@@ -142,7 +142,7 @@ def named_files(what: str, value: object) -> Iterator[Reading]:
 
 
 def identity(path: Path) -> Identity | None:
-    """Return what a path leads to; what does not exist yet is named from the nearest folder that does."""
+    """Return the identity of a path; relative to the nearest existing folder if it does not exist."""
     nearest = path
     while (found := _found(nearest)) is None:
         if nearest == nearest.parent:
@@ -159,7 +159,7 @@ def _found(path: Path) -> os.stat_result | None:
 
 
 def obstacle(path: Path) -> str | None:
-    """Return why what is there is not replaced: only regular files are, and no links. None where it may be."""
+    """Return why an existing path must not be replaced (only regular files may); None if it may."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -181,20 +181,20 @@ def obstacle(path: Path) -> str | None:
 
 
 def _names_a_folder(spelled: str) -> bool:
-    """Return whether a path is spelled as a folder, which `Path` forgets."""
+    """Return whether a path is written with a trailing slash, which `Path` drops."""
     ends = tuple(f"{separator}{dot}" for separator in (os.sep, os.altsep) if separator for dot in ("", "."))
     return spelled.endswith(ends)
 
 
 def is_same_entry(left: Path, right: Path) -> bool:
-    """Return whether two paths are one name in one folder, so that replacing one replaces the other."""
+    """Return whether two paths are the same entry of a folder, so that replacing one replaces the other."""
     if identity(left.parent) != identity(right.parent) or folded(left.name) != folded(right.name):
         return False
     return left.name == right.name or not _tells_cases_apart(left.parent)
 
 
 def is_same_content(left: Path, right: Path) -> bool:
-    """Return whether two regular files hold the same bytes; links are none.
+    """Return whether two regular files (not links) hold the same bytes.
 
     Raises:
         OSError: if one cannot be read.
@@ -209,7 +209,7 @@ def is_same_content(left: Path, right: Path) -> bool:
 
 
 def holds(path: Path, handle: int) -> bool:
-    """Return whether a regular file, and no link, holds the bytes of an open file.
+    """Return whether a regular file (not a link) holds the bytes of an open file.
 
     Raises:
         OSError: if one cannot be read.
@@ -286,7 +286,7 @@ def _is_dir(path: Path) -> bool:
 
 
 def _unwritable(folder: Path) -> str | None:
-    """Return why a folder takes no files, found out by making one without a name; None where it does."""
+    """Return why a folder is not writable, tested with an unnamed file; None if it is."""
     try:
         if hasattr(os, "O_TMPFILE"):
             try:
@@ -331,12 +331,12 @@ def _check_each_other(makings: Sequence[Making]) -> None:
 
 
 def _may_be_one(one: Making, other: Making) -> bool:
-    """Return whether two names that differ in case or accents only are one file here, or where the files may go."""
+    """Return whether two names that differ only in case or accents may be one file, here or on another file system."""
     return "data" in (one.kind, other.kind) or not _tells_cases_apart(other.path.parent)
 
 
 def _check_made_names(model: Making, makings: Sequence[Making]) -> None:
-    """Check that no output has a name that the weights of a model may get by their content.
+    """Check that no output has a possible content-derived name of a model's weights.
 
     Raises:
         UsageError: for the first one that has.
