@@ -1,8 +1,8 @@
-"""Heads that are summed before the linear layer after them.
+"""Heads whose contexts or attention maps are summed before the output projection.
 
 Contexts of single heads may be added up one by one before the projection, and attention maps may be averaged over
-heads before they weigh the values, so that there is only one context. No axis of heads is left then: their number is
-known, and only all of them can be removed.
+heads before they weigh the values, so that there is only one context. Then no axis enumerates heads: their number is
+known, and they can only be removed together.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUMS_UP = ADDS | ADDS_ALL
 
 
 class Blended(NamedTuple):
-    """A block whose heads are told apart, and why no single one can be removed."""
+    """A block with its heads, and why no single one can be removed."""
 
     block: Block
     reason: Refusal
@@ -63,7 +63,7 @@ def _of(block: Block, places: Sequence[tuple[int, int]]) -> Block:
 
 
 def _added_one_by_one(block: Block, cores: list[Node]) -> Refusal | None:
-    """Return that the contexts of heads, each with queries of its own, are added up before the projection."""
+    """Return the reason if contexts of heads with separate queries are added up before the projection."""
     queries = {_query(core) for core in block.cores}
     if None in queries or len(queries) < len(cores):
         return None
@@ -79,13 +79,13 @@ def _added_one_by_one(block: Block, cores: list[Node]) -> Refusal | None:
 
 
 def _query(core: Core) -> Value | None:
-    """The value that the queries of a core are."""
+    """The queries of a core."""
     scores = score_products(core)
     return scores[0].inputs[0] if scores else None
 
 
 def _joins(value: Value | None, cores: set[Node]) -> Iterator[Node]:
-    """Yield the nodes between some cores and what reads them that read several of them, nearest to the reader first."""
+    """Yield the nodes between some cores and their reader that depend on several cores, nearest to the reader first."""
     above = list(upstream(value, MAX_UPSTREAM, lambda node: node in cores))
     leads = {node for node in above if node in cores}
     for node in sorted(above, key=lambda node: node.index):
@@ -112,7 +112,7 @@ def _reduced_maps(core: Core) -> tuple[int, Node] | None:
 
 
 def _heads_of(node: Node) -> int | None:
-    """Over how many heads a reduction of attention weights runs, None if it reduces something else."""
+    """The number of heads that a reduction of attention weights runs over, None if it reduces something else."""
     source, shape = node.inputs[0], node.shape(0)
     if source is None or not any(map(sums_to_one, upstream(source, MAX_UPSTREAM, is_contraction))):
         return None

@@ -1,4 +1,4 @@
-"""Cores, the products that heads are made in, and traces: the cores that labels reach, and the nodes that stop them."""
+"""Cores, the products that compute heads, and traces: the cores that labels reach, and the nodes that stop labels."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Core:
 
     Attributes:
         node: the product, or a fused attention node.
-        heads: for each position of the head axes, the labels found there.
+        heads: the labels at each position of the head axes.
         head_axes: axes of the core's output that enumerate heads.
         feature_axes: axes of the core's output that lie within a head.
-        tokens: how many positions of a head are told apart that are no features: tokens that are summed over too.
-        runs: of the head axes along which a head is a run of positions, how many these are.
+        tokens: the number of distinct positions of a head that are not features: tokens that are summed over too.
+        runs: for head axes along which a head is a run of positions, the number of positions.
     """
 
     node: Node
@@ -41,7 +41,7 @@ class Core:
 
     @property
     def axes(self) -> tuple[tuple[int, ...], tuple[int, ...], Runs]:
-        """The axes of its output that tell heads apart, and those within a head."""
+        """The head axes of its output, and the axes within a head."""
         return self.head_axes, self.feature_axes, self.runs
 
     def labelled(self, labels: Array) -> Live:
@@ -57,15 +57,15 @@ def is_alike(cores: Iterable[Core]) -> bool:
 
 @dataclass(frozen=True)
 class Trace:
-    """Everything that one axis leads to.
+    """The result of tracing one axis upstream.
 
     Attributes:
         cores: products with heads and features along it.
-        mixes_heads: whether it leads to attention maps along their heads.
-        refusals: of operators that labels did not pass.
+        mixes_heads: whether it leads to attention maps along their head axis.
+        refusals: of operators that labels could not pass.
         blocked: nodes at which labels stopped.
         reduced: nodes that reduce other axes on the way, with the labels of what they compute.
-        shared: whether it leads through a layer that treats all heads alike.
+        shared: whether it leads through a layer that all heads share.
     """
 
     cores: tuple[Core, ...] = ()
@@ -91,7 +91,7 @@ class Trace:
         return is_alike(self.cores)
 
     def told_apart(self, classes: Classes | None) -> Trace:
-        """The same with every label replaced by those that it stands for."""
+        """The same with every label replaced by the labels that it represents."""
         if classes is None or not self.cores:
             return self
         cores = tuple(
@@ -123,7 +123,7 @@ def query_width(core: Core) -> int | None:
 
 
 def score_products(core: Core) -> list[Node]:
-    """The products of queries and keys that a core weighs its values by; none for fused operators."""
+    """The products of queries and keys that compute a core's attention weights; none for fused operators."""
     found = is_product(core.node)
     if found is None:
         return []
@@ -132,7 +132,7 @@ def score_products(core: Core) -> list[Node]:
 
 
 def _first_products(node: Node, index: int) -> list[Node]:
-    """Products upstream of an operand, nearest first, that read no other ones; what lies after weights is not seen."""
+    """Products upstream of an operand, nearest first, that read no other products; stops at linear layers."""
     above = upstream(node.inputs[index], MAX_UPSTREAM, _is_weighted)
     products = [item for item in above if is_product(item) is not None]
     return [item for item in products if not _reads_products(item)]
@@ -144,7 +144,7 @@ def _is_weighted(node: Node) -> bool:
 
 
 def _reads_products(node: Node) -> bool:
-    """Return whether a product multiplies what other products made, as an inverse of a matrix does."""
+    """Return whether a product multiplies results of other products, as in a matrix inverse."""
     found = is_product(node)
     return found is not None and any(_product_behind(node.inputs[index]) for index in found.indices)
 

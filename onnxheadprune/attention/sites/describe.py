@@ -1,4 +1,4 @@
-"""The parts of a site: KV groups, head sizes, cache, attention maps. All read off sweeps, none guessed."""
+"""The parts of a site, from label sweeps: KV groups, head sizes, cache, attention maps."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Anatomy:
         head_size: width of a query or key head.
         v_head_size: width of a context head.
         free: graph inputs and outputs on the key and value paths.
-        lying: where on these the heads lie, one bit per head, as far as that is known.
-        kv_known: whether it is known which heads share their values; else each is taken to have its own.
+        lying: the head at each position of these, one bit per head, where known.
+        kv_known: whether the sharing of values is known; else each head is assumed to have its own.
         probability_nodes: nodes between the score product and the core.
-        maps: graph outputs that hand out the maps of fused cores.
+        maps: graph outputs with attention maps of fused cores.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -53,7 +53,7 @@ class Anatomy:
 
 
 def anatomy(block: Block) -> Anatomy | Refusal:
-    """Walk from the cores of a block up both operands. A refusal if what a core reads cannot be told apart."""
+    """Walk from the cores of a block up both operands. A refusal if inputs of heads cannot be distinguished."""
     survey = _Survey(block)
     for core in block.cores:
         if is_fused(core.node):
@@ -64,16 +64,16 @@ def anatomy(block: Block) -> Anatomy | Refusal:
 
 
 class _Survey:
-    """A survey of the cores of a block, read one after the other, for what they show of its heads.
+    """Collects properties of a block's heads, core by core.
 
     Attributes:
         block: the block.
         groups: heads that are known to share a KV head.
-        head_size: width of a query or key head, once a core tells it.
+        head_size: width of a query or key head, once known.
         free, maps, probability_nodes, lying: as in `Anatomy`.
-        sharing: for each operand of values that was walked up, what it says of the heads.
-        weights: what the values of heads that have cores of their own are made with, by head.
-        refusal: why a core cannot be read, if one cannot.
+        sharing: for each walked operand of values, which heads share it.
+        weights: the value weights of heads with separate cores, by head.
+        refusal: why a core cannot be analysed, None if all can.
     """
 
     def __init__(self, block: Block) -> None:
@@ -97,7 +97,7 @@ class _Survey:
         self.refusal: Refusal | None = None
 
     def read_fused(self, core: Core) -> None:
-        """A fused operator: its attributes say most."""
+        """Read a fused operator, mostly from its attributes."""
         fused, owner = fused_anatomy(core.node), _owners(self.block, core)
         for shared in fused.groups:
             self.groups.join({owner[position] for position in shared})
@@ -111,7 +111,7 @@ class _Survey:
             self._read_values(_fused_walk(core, (fused.value,), owner, own), own, set(owner))
 
     def read_product(self, core: Core) -> None:
-        """A product of attention weights and values."""
+        """Read a product of attention weights and values."""
         owner = _owners(self.block, core)
         own = self._own_bits(owner)
         walks = _operand_walks(core, _head_bits(core, owner), own)
@@ -127,8 +127,8 @@ class _Survey:
     def _own_bits(self, owner: Sequence[int]) -> int:
         """The bits of all heads of a core.
 
-        What all of them read alike says nothing; other cores may have heads of their own. What one head alone reads
-        says whose it is.
+        Inputs that all heads read are no evidence; other cores may have other heads. An input of one head alone
+        is its own.
         """
         heads = set(owner)
         return bits_of(heads if len(heads) > 1 else range(self.block.num_heads))
@@ -140,7 +140,7 @@ class _Survey:
             self.weights.setdefault(min(heads), set()).update(weights_read(walk))
 
     def _read_weights(self, walk: Sweep, own: int) -> None:
-        """What lies between scores and core, and the cache of the keys."""
+        """Read the nodes between scores and core, and the cache of the keys."""
         visited = _visited(walk)
         scores = next((node for node in visited if is_product(node) is not None), None)
         if scores is None:
@@ -150,14 +150,14 @@ class _Survey:
         self._add_ends(_walk_from(scores, walk, own), own)
 
     def _add_ends(self, walk: Sweep, own: int) -> None:
-        """The cache at the ends of a walk."""
+        """Add the cache at the ends of a walk."""
         for value, live in _endpoints(walk, Labels(own)).items():
             self.free.add(value)
             known = self.lying.get(value)
             self.lying[value] = live if known is None else Labels(own).united(known, live)
 
     def summary(self) -> Anatomy:
-        """Return what all cores say together."""
+        """Return the combined result of all cores."""
         if self.sharing and all(found is Sharing.ONE for found in self.sharing):
             # One of several cores may read a table of relative positions, which has no heads: that groups none.
             self.groups.join(range(self.block.num_heads))
@@ -231,7 +231,7 @@ def head_shape(core: Core) -> tuple[int, ...]:
 def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep] | Refusal:
     """Label sweeps up the operand with the head's own axis (values) and up the other (weights).
 
-    A refusal where an operand's sizes do not say which of its positions belong to a head.
+    A refusal where an operand's sizes do not determine which positions belong to a head.
     """
     found = core_product(core.node)
     answer = ask(core.node, [bits], Labels(everyone))
@@ -270,8 +270,8 @@ def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
 def _endpoints(walk: Sweep, labels: Labels) -> dict[Value, Live]:
     """The cache: graph inputs and outputs that carry heads, outputs after a Cast or an `If` included.
 
-    A cache has one position per head on some axis. Where the channels of all heads lie in one axis, as a
-    projection leaves them, only a pair tells it from any other input or output: a past that becomes a present.
+    A cache has one position per head on some axis. Where the channels of all heads lie in one axis, as after a
+    projection, it is only recognised as a pair of a past and the present computed from it.
     """
     ends: dict[Value, list[Live]] = defaultdict(list)
     for value in walk.reached:
@@ -307,7 +307,7 @@ def _all_differ(labels: Array) -> bool:
 def _read_apart(labels: Array) -> Array:
     """The labels without axes along which heads do not differ.
 
-    Of a window that moves on nobody reads the oldest token: that says nothing of whose the others are.
+    In a sliding window nothing reads the oldest token, which does not matter for the other tokens.
     """
     for axis in range(labels.ndim):
         others = tuple(other for other in range(labels.ndim) if other != axis)
@@ -318,7 +318,7 @@ def _read_apart(labels: Array) -> Array:
 
 
 def _carried_on(value: Value, live: Live, depth: int = MAX_HOPS) -> Iterator[tuple[Value, Live]]:
-    """Values that merely pass `value` on, as `carrier_outputs` has them, each with its own labels."""
+    """Copies of `value` by `carrier_outputs`, each with its own labels."""
     if depth == 0:
         return
     found = [(use.node.out, carried(use.node, live)) for use in value.consumers if passes_on(use.node)]
@@ -332,9 +332,9 @@ def _carried_on(value: Value, live: Live, depth: int = MAX_HOPS) -> Iterator[tup
 
 
 def _written_on(value: Value, live: Live, labels: Labels) -> Iterator[tuple[Value, Live]]:
-    """Yield what becomes of `value` as others write into it, each time with what is left of its own labels.
+    """Yield the successors of `value` as other nodes write into it, each with its remaining labels.
 
-    A cache of all layers goes from layer to layer in this way, and each leaves the rows of the others.
+    This is how a cache of all layers passes from layer to layer, each writing only its own rows.
     """
     waiting = [(value, live)]
     while waiting:

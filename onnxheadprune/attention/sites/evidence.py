@@ -1,8 +1,8 @@
 """Which axes of a labelled value are evidence of heads, and which are only positions.
 
 Tokens are not heads. Where a projection reads some of the tokens, the labels of a context differ along the tokens only
-because some are dead; where it reads all tokens at once, every token has labels of its own. Heads differ by something
-else: by live labels, on an axis that weights tell apart.
+because some are dead; where it reads all tokens at once, every token has its own labels. Heads differ
+by live labels, on an axis with separate weights per position.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ MAX_TOLD_APART = 2**12
 
 
 def without_blind(live: Live, among: Iterable[int]) -> Live:
-    """Labels without those of some axes along which live labels are all alike.
+    """Labels without some axes along which all live labels are equal.
 
     Examples:
-        `[[1, 2], [1, 2], [0, 0]]` is `[1, 2]`: the third row was cut off, which tells nothing.
+        `[[1, 2], [1, 2], [0, 0]]` is `[1, 2]`: the third row was cut off, which is no evidence.
 
     Args:
         live: integer labels, zero where nothing is read.
-        among: axes to look at, in the order in which they are dropped.
+        among: candidate axes, in the order in which they are dropped.
     """
     for axis in among:
         if axis in live.axes and not _differs(live, axis):
@@ -77,30 +77,30 @@ def _differs(live: Live, axis: int) -> bool:
 
 
 def tokens_of(live: Live, axes: Sequence[int]) -> int:
-    """How many positions of some axes have labels of their own; one where labels are used again (a scrambled view)."""
+    """The number of positions of some axes with distinct labels; one where labels repeat (a scrambled view)."""
     if not axes or np.unique(live.array).size - np.any(live.array == 0) != np.count_nonzero(live.array):
         return 1
     return math.prod(int(np.count_nonzero(live.only([axis]).array)) for axis in axes)
 
 
 def told_apart(node: Node, axis: int, size: int, run: Dim = 1, stacked: bool = False) -> list[int] | None:
-    """Which positions of an axis of a product have weights of their own, upstream of it.
+    """Which positions of an axis of a product have separate weights upstream.
 
-    The output channels of linear layers tell them apart. Other stored tensors do not: tokens are rows of stored
-    queries, or each is multiplied with a table of relative positions, and a fixed batch repeats what is stored.
+    Only output channels of linear layers count. Other stored tensors do not: tokens are rows of stored
+    queries, or each is multiplied with a table of relative positions, and a fixed batch repeats stored tensors.
 
     Args:
         node: a product.
         axis: an axis of its output.
         size: positions along it, or the length of its period.
-        run: how many of them in a row are one: then `size` counts runs.
+        run: the number of consecutive positions that count as one: then `size` counts runs.
         stacked: whether a layer that computes some positions and no others tells those apart: its output is stacked
             with that of other layers. Rows are not told apart by that, for texts and images that attend to each other
             have layers of their own, too.
 
     Returns:
         For each position the number of its class: positions that read the same weights are in one class. None where
-        that cannot be seen, because an operator on the way has no rule or a shape is unknown.
+        unknown, because an operator on the way has no rule or a shape is unknown.
     """
     walk = _walk_of(node, axis, size, run)
     if walk is None:
@@ -112,7 +112,7 @@ def told_apart(node: Node, axis: int, size: int, run: Dim = 1, stacked: bool = F
 def are_channels(node: Node, axis: int, size: int, run: Dim = 1) -> bool:
     """Return whether linear layers compute the positions of an axis from common inputs, as they compute heads.
 
-    Tokens come with the inputs of these layers, or they are stored queries, which no layer computes.
+    Tokens come from the inputs of these layers, or are stored queries, which no layer computes.
     """
     walk = _walk_of(node, axis, size, run)
     if walk is None or any(live.axes for live in _read_by_layers(walk)):
@@ -168,7 +168,7 @@ def _read_channels(walk: Sweep, product: Node) -> Iterator[Live]:
 
 
 def _is_channel(layer: Node, index: int, axis: int) -> bool:
-    """Return whether an axis of a stored weight enumerates what a layer computes of each of its inputs."""
+    """Return whether an axis of a stored weight enumerates output channels of a layer."""
     found = contraction_of(layer)
     if found is None:
         return axis == 0 and layer.attribute("group", 1) == 1
@@ -178,7 +178,7 @@ def _is_channel(layer: Node, index: int, axis: int) -> bool:
 
 
 def _scores_of_stored(product: Node, index: int) -> Iterator[Node]:
-    """Scores, upstream of an operand that a softmax makes, of stored queries without heads of their own."""
+    """Scores of stored queries without separate heads, upstream of an operand that a softmax computes."""
     if reaches(product, index, lambda node: node in WEIGHS):
         for node in upstream(product.inputs[index], MAX_UPSTREAM, is_contraction):
             rows = rows_of_stored_queries(node)
@@ -208,7 +208,7 @@ def rows_of_stored_queries(node: Node) -> list[Dim]:
 
 
 def _passed_on(value: Value) -> Value | None:
-    """The value of which a value is a view, a shift or a multiple, with no activation in between."""
+    """The source of a value through views, shifts and multiples, with no activation in between."""
     node = value.producer
     if node is None:
         return None
@@ -218,7 +218,7 @@ def _passed_on(value: Value) -> Value | None:
 
 
 def _read_whole(walk: Sweep, product: Node) -> Iterable[Live]:
-    """What a walk reads of the weights that are nearest to a product, where all of a tensor has the same labels."""
+    """The parts of the weights nearest to a product that a walk reads, where all labels of a tensor are equal."""
 
     def above(node: Node) -> list[Node]:
         return [] if stored_weights(node) else [other for other in node.producers if other in walk.answers]

@@ -1,7 +1,7 @@
-"""Feed-forward blocks that are one operator: mixtures of experts, whose neurons only their weights show.
+"""Feed-forward blocks in one operator: mixtures of experts, whose neurons are known from their weights.
 
-A neuron is one of one expert: number `expert * width + i`. The operator stores all experts in one tensor, so that each
-of them loses equally many, whichever they are.
+Neuron `i` of an expert has the number `expert * width + i`. The operator stores all experts in one tensor, so each
+expert must lose equally many neurons, but not the same ones.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from onnxheadprune.model.graph.view import Node
 class ExpertProjection(Projection):
     """A mixture of experts as a layer that sums up the neurons of all of them.
 
-    What a neuron gives lies inside the operator. In its place stands the stored input in which zeros silence it.
+    Outputs of neurons are inside the operator, so the stored input in which zeros silence them is used instead.
 
     Attributes:
-        layout: where the neurons lie.
+        layout: the positions of the neurons.
     """
 
     layout: Mixture
@@ -38,7 +38,7 @@ class ExpertProjection(Projection):
     def spread(
         self, mask: np.ndarray[Any, np.dtype[np.bool_]], rank: int
     ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """A mask over the stored input that silences neurons but those that stay, [experts, width]."""
+        """A mask over the stored input that silences all neurons except the remaining ones, [experts, width]."""
         return self.layout.inputs[self.activation[0]].spread(mask, rank)
 
     def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:
@@ -69,7 +69,7 @@ class ExpertSite(NeuronSite):
     INSIDE: ClassVar[bool] = True
 
     def shares(self) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
-        """The neurons of all experts that lie at the same place, which a cut may take together."""
+        """The neurons of all experts at the same position, which a cut may remove together."""
         packed = [[unit for unit in self.units if unit[0] in group] for group in self.groups]
         same = [[neuron for unit in some for neuron in unit] for some in zip(*packed, strict=True)]
         return same, [range(self.num_units)]
@@ -80,7 +80,7 @@ class ExpertSite(NeuronSite):
         return len(self.groups)
 
     def uneven(self) -> str:
-        """Return what is wrong with experts that lose different numbers of neurons."""
+        """Return the error if experts lose different numbers of neurons."""
         width = self.original_num_units // len(self.groups)
         return (
             f"leave its {len(self.groups)} experts with different numbers of neurons, or with none (neuron i of expert"
@@ -89,7 +89,7 @@ class ExpertSite(NeuronSite):
 
     @property
     def only_named(self) -> str | None:
-        """What neurons compute lies inside the operator."""
+        """Outputs of neurons are inside the operator."""
         return PICKED
 
 
@@ -134,7 +134,7 @@ def mixture_site(node: Node) -> ExpertSite | None:
 
 
 def _why_not(node: Node, layout: Mixture, units: int) -> Refusal | None:
-    """Return why no neuron can go."""
+    """Return why no neuron can be removed."""
     why = layout.why_not
     computed = [
         value.name

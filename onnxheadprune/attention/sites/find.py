@@ -33,11 +33,11 @@ def _with_history(
 ) -> list[Found]:
     """Original numbers, names and units of sites of one kind, from the record of earlier pruning.
 
-    A site is recognised by the names of what its projections give, which no cut changes, and its units must be as many
-    as the record leaves it. Where names say nothing (older records, and models that another tool has rewritten: a
-    quantizer calls what its products give otherwise), sites and entries of the record are matched by their order, if
-    they are as many and as wide as each other. Where `complete`, every site that the record leaves units must be there;
-    a feed-forward block may be hidden by what rewrote the model.
+    A site is recognised by the output names of its projections, which no cut changes, and its number of units must
+    match the record. Where names do not help (older records, or names changed by another tool such as a
+    quantizer), sites and entries of the record are matched by their order, if
+    their numbers and sizes are equal. Where `complete`, every site that the record leaves units must be there;
+    a feed-forward block may be hidden by another tool's changes.
 
     Returns:
         The sites in order of their number in the original. Sites that the record does not know, because the version
@@ -75,11 +75,11 @@ def _with_history(
 
 
 def recognised(sites: Sequence[Site], entries: Sequence[RecordedUnits]) -> dict[int, RecordedUnits]:
-    """The entries of a record by the index of the site that each speaks of, as far as names tell.
+    """The entries of a record by the index of their site, matched by names.
 
     Args:
         sites: of one kind, of the model or of its original.
-        entries: of the record. One that names projections of two sites, or is named by two, speaks of none.
+        entries: of the record. Ambiguous entries are left out.
     """
     owners: dict[str, RecordedUnits] = {}
     for entry in entries:
@@ -98,7 +98,7 @@ TRIED = ((1, 16), (2, 12), (1, 64))
 
 
 class _FixedSizes:
-    """One model with fixed sizes, analysed when it is first asked about.
+    """A copy of a model with fixed input sizes, analysed on first use.
 
     Args:
         model: the model.
@@ -114,7 +114,7 @@ class _FixedSizes:
         return any(core.ref in self._cores(sizes) for sizes in self._tried)
 
     def _cores(self, sizes: tuple[int, int]) -> frozenset[str]:
-        """The cores of all sites that are found with such sizes; none where the model does not take them."""
+        """The cores of all sites that are found with these sizes; none where the model rejects them."""
         if sizes not in self._known:
             fixed = restated(self._model, [_fixed(info, *sizes) for info in self._model.graph.input])
             try:
@@ -126,7 +126,7 @@ class _FixedSizes:
 
 
 def _symbols(info: ValueInfoProto) -> list[int]:
-    """The axes of an input whose length is open."""
+    """The axes of an input with symbolic length."""
     dims = info.type.tensor_type.shape.dim
     return [axis for axis, dim in enumerate(dims) if not dim.HasField("dim_value")]
 
@@ -199,7 +199,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
 def _others(
     view: GraphView, name: str, attention: Sequence[Site]
 ) -> dict[type[Site], Callable[[], Findings]]:
-    """Return what finds the sites of each other kind, once and when they are first asked for."""
+    """Return functions that find the sites of each other kind, on first use."""
     found: dict[type[Site], Callable[[], Findings]] = {}
     for kind in kinds.KINDS:
         before = tuple(found.values())
@@ -227,12 +227,12 @@ def _units_of(
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """A model, what its graph says, and where its heads are. The proof never takes one over: it makes its own.
+    """A model, its annotated graph and its sites. The proof never reuses one: it makes its own.
 
     Attributes:
         model: the model.
-        name: how to call it in errors.
-        view: its graph, annotated.
+        name: its name in errors.
+        view: its annotated graph.
         sites: its attention sites.
     """
 

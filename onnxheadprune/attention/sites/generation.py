@@ -1,7 +1,7 @@
-"""Generation operators, which run a decoder of their own over and over and hand its cache from step to step.
+"""Generation operators, which run a decoder subgraph in a loop and pass its cache from step to step.
 
-BeamSearch and its relatives take one head count for the caches of all layers, so these shrink alike or not at all.
-The caches are inputs and outputs of a subgraph, never of the model, so nobody outside sees them change.
+BeamSearch and similar operators have one head count for the caches of all layers, so all shrink equally or not at all.
+The caches are inputs and outputs of a subgraph, never of the model, so the model's interface does not change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 
 def _generator_of(value: Value) -> Node | None:
-    """The generation operator to whose subgraph a value belongs itself, None if there is none."""
+    """The generation operator whose subgraph directly contains a value, None if there is none."""
     owner = value.scope.owner
     return owner if owner is not None and owner in GENERATES else None
 
@@ -26,7 +26,7 @@ def comes_or_goes(value: Value) -> bool:
 
 
 def why_uneven(sites: Iterable[AttentionSite], heads: Mapping[int, Sequence[int]]) -> str | None:
-    """Return why a generation operator could not run what is left of its decoder, None if all can.
+    """Return why a generation operator could not run its decoder after the cut, None if all can.
 
     Args:
         sites: all sites of a model.
@@ -67,7 +67,7 @@ def why_uneven(sites: Iterable[AttentionSite], heads: Mapping[int, Sequence[int]
 
 
 def _left_alone(owner: Node, group: Sequence[AttentionSite]) -> Value | None:
-    """A cache that comes into the decoder of a generation operator, and is that of no site any more."""
+    """A cache input of a generation operator's decoder that belongs to no remaining site."""
     known = {value for site in group for value in site.free}
     ranks = {value.rank for value in known}
     inputs = (
@@ -92,7 +92,7 @@ def _kv_left(site: AttentionSite, heads: Mapping[int, Sequence[int]]) -> int:
 def _differing(
     group: Sequence[AttentionSite], heads: Mapping[int, Sequence[int]]
 ) -> list[tuple[AttentionSite, int]] | None:
-    """Two sites that keep different numbers of KV heads, with these."""
+    """Two sites that keep different numbers of KV heads, with the numbers."""
     left = [(site, _kv_left(site, heads)) for site in group]
     other = next((item for item in left if item[1] != left[0][1]), None)
     return None if other is None else [left[0], other]
@@ -101,7 +101,7 @@ def _differing(
 def _by_cache(
     group: Sequence[AttentionSite], heads: Mapping[int, Sequence[int]]
 ) -> list[list[tuple[int, ...]]]:
-    """The cuts of sites that stand in the same place of several copies of a decoder."""
+    """The cuts of sites at the same place of several copies of a decoder."""
     found: dict[int, list[tuple[int, ...]]] = {}
     for site in group:
         places = [

@@ -61,7 +61,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Candidates that share cores, with their heads told apart."""
+    """Candidates that share cores, with the positions of each head."""
 
     projections: tuple[Projection, ...]
     cores: tuple[Core, ...]
@@ -78,7 +78,7 @@ def group(candidates: list[Candidate]) -> list[Block]:
     """Blocks in graph order of their first core.
 
     Two head positions belong to one head if some projection reads a channel that both contribute to:
-    one law for gated contexts, summed attentions, heads computed one by one and fixed batches alike.
+    this one rule covers gated contexts, summed attentions, heads computed one by one and fixed batches.
     So do two that read one attention map, since a query head makes one map: its values come in pieces.
     """
     candidates = _along_heads(_telling_apart(_without_lone_positions(candidates)))
@@ -110,7 +110,7 @@ def _without_lone_positions(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _telling_apart(candidates: list[Candidate]) -> list[Candidate]:
-    """Candidates without layers that treat alike the heads that another one tells apart."""
+    """Candidates without layers that do not distinguish heads which another candidate distinguishes."""
     apart = {core.node for item in candidates if not is_alike(item.cores) for core in item.cores}
 
     def mixes(item: Candidate) -> bool:
@@ -121,7 +121,7 @@ def _telling_apart(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _along_heads(candidates: list[Candidate]) -> list[Candidate]:
-    """Candidates that see their cores along the head axes.
+    """Candidates that read their cores along the head axes.
 
     A contraction over the tokens (Linformer's projections of a fixed-length sequence) may lead to the same
     core along another axis. It sums over no heads of that core.
@@ -173,7 +173,7 @@ def _build(candidates: list[Candidate]) -> Block:
 def _in_order(
     heads: list[frozenset[tuple[int, int]]], channels: Iterable[Mapping[tuple[int, int], set[int]]]
 ) -> list[frozenset[tuple[int, int]]]:
-    """Heads as a projection that reads all of them lists their channels, else as they stand in the cores."""
+    """Heads in the channel order of a projection that reads all of them, else in the order of the cores."""
     for own in channels:
         first = {members: min(_joined(own, members), default=-1) for members in heads}
         if min(first.values()) >= 0:
@@ -197,7 +197,7 @@ def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
 
 
 def _weights_made(node: Node) -> Hashable | None:
-    """Return what a fused node makes its attention weights of: all but its values; None where those are packed."""
+    """Return the inputs of a fused node's attention weights: all but its values; None where they are packed."""
     past = roles_of(node).past_values
     if node.input(VALUES) is None:
         return None
@@ -207,7 +207,7 @@ def _weights_made(node: Node) -> Hashable | None:
 
 
 def _weights_read(core: Core) -> Value | None:
-    """The attention weights of a core, None where they are no value of their own or not one per head."""
+    """The attention weights of a core, None where they are no separate value or not one per head."""
     found = is_product(core.node)
     if found is None or len(found.indices) != 2:
         return None
@@ -232,7 +232,7 @@ def _channels(candidate: Candidate) -> dict[tuple[int, int], set[int]]:
 
 
 def _joined(channels: Mapping[tuple[int, int], set[int]], members: Iterable[tuple[int, int]]) -> set[int]:
-    """Those of all members of a head."""
+    """The channels of all members of a head."""
     return set().union(*(channels.get(member, ()) for member in members))
 
 
@@ -269,7 +269,7 @@ def branch_of(node: Node) -> tuple[str, str] | None:
 
 
 def weight_name(projection: Projection) -> str:
-    """The stored tensor behind the weight of a projection, with the graph that holds it; nothing where none is."""
+    """The stored weight of a projection, with its graph; empty where there is none."""
     value = stored_behind(projection.operand)
     return "" if value is None else f"{value.scope.ref}/{value.name}"
 

@@ -1,7 +1,7 @@
-"""Pairs of linear layers that something joins and that are no block: near misses, with the node that stops each.
+"""Connected pairs of linear layers that are no block: near misses, each with the node that stops it.
 
-Nothing is said of two layers that an attention or a residual stream lies between: what one makes there is not what
-the other one reads, or belongs to all layers of the model.
+Two layers with an attention or a residual stream in between are not reported: the second layer does not read the
+neurons of the first, or they belong to all layers of the model.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ MAX_BEHIND = 256
 
 
 class Hidden(NamedTuple):
-    """A near miss, and what it has in common with those that are the same (queries, keys and values read alike)."""
+    """A near miss, with a key that equal ones share (queries, keys and values read the same)."""
 
     key: str
     miss: NearMiss
 
 
 def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[Hidden]:
-    """Yield why a linear layer whose labels led to no neurons ends no block, nothing if no layer is joined to it."""
+    """Yield why a linear layer whose labels led to no neurons ends no block; empty if no layer is connected to it."""
     if any(stop.cause in (Cause.ATTENTION, Cause.STREAM) for stop in made.stops):
         return
     if any(_is_in_stream(value, streams) for value, _ in made.path):
@@ -53,7 +53,7 @@ def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[Hidden]:
 
 
 def unread(node: Node, streams: Streams) -> Iterator[Hidden]:
-    """A layer of which nobody knows what it sums up, if another layer is joined to it."""
+    """A layer with unknown summed axes, if another layer is connected to it."""
     indices = operand_indices(node)
     operands = [value for index in indices if (value := node.input(index)) is not None]
     read = [value for value in operands if not is_weight(value)]
@@ -82,14 +82,14 @@ def statistics(made: Origins, trial: Sweep) -> Refusal | None:
 
 
 def is_shared(made: Origins, trial: Sweep, streams: Streams) -> bool:
-    """Return whether neurons are no block's own: channels of a residual stream, or of a head."""
+    """Return whether neurons do not belong to one block: channels of a residual stream, or of a head."""
     values = [value for value, _ in made.path]
     others = [use for value in values for use in _whole(value, trial)]
     return any(streams.leads_on(use.node) or feeds_attention(use.node) for use in others)
 
 
 def other_reader(made: Origins, trial: Sweep) -> Refusal:
-    """Return who else needs neurons whole."""
+    """Return another reader that needs all neurons."""
     for value, _ in made.path:
         for use in _whole(value, trial):
             sentence = f"its neurons are also needed elsewhere: {use.node.label} reads {value.name}"
@@ -110,7 +110,7 @@ def missed(node: Node, refusal: Refusal) -> NearMiss:
 
 
 def _stopped(stop: Stop) -> Refusal:
-    """Return why labels went no further than to some value."""
+    """Return why labels stopped at some value."""
     node = stop.value.producer
     label = stop.value.name if node is None else node.label
     if stop.cause is Cause.SOURCE:
@@ -123,7 +123,7 @@ def _stopped(stop: Stop) -> Refusal:
 
 
 def _is_known(node: Node) -> bool:
-    """Return whether it is known over how many positions a contraction sums."""
+    """Return whether the number of positions that a contraction sums over is known."""
     found = weight_contraction(node, is_weight)
     if found is None:
         return contraction_of(node) is not None or not (node.out.shape is None or is_grouped(node))
@@ -159,7 +159,7 @@ def feeds_attention(node: Node) -> bool:
 
 
 def _layer_behind(value: Value, streams: Streams) -> bool:
-    """Return whether a linear layer makes a value, with neither an attention nor a residual stream in between."""
+    """Return whether a linear layer computes a value, with neither an attention nor a residual stream in between."""
 
     def above(current: Value) -> list[Value]:
         node = current.producer
