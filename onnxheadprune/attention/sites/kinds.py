@@ -1,7 +1,7 @@
-"""The kinds of units beside heads. A kind is a class of sites, in one file; adding it to the list is all that it takes.
+"""The kinds of units other than heads. A kind is a class of sites in its own file; it only has to be listed here.
 
-Heads came first and have more to say (KV heads, caches), so what a plan and a record say of them is their own. All
-that is done with the other kinds is done by what `Site` says of them, and nobody asks which kind it is.
+Heads have more properties (KV heads, caches), and so their own entries in plans and records. All
+other kinds are only used through the interface of `Site`; no code checks which kind it is.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LAYERS = "layers"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NeuronSite(Site):
-    """One feed-forward block; its units are neurons, numbered as the linear layer that sums them up reads them.
+    """One feed-forward block; its units are neurons, numbered in the order in which the second linear layer reads them.
 
     Its `kind` is one of the words above.
     """
@@ -63,12 +63,12 @@ class NeuronSite(Site):
 
     @property
     def experts(self) -> int:
-        """Experts that the block holds in one operator, whose neurons are numbered one expert after the other."""
+        """The number of experts of a block in one operator, whose neurons are numbered expert by expert."""
         return 1
 
     @property
     def only_named(self) -> str | None:
-        """Why its neurons go only where they are named, None if what they are worth can be measured and compared."""
+        """Why its neurons are removed only if named, None if they can be scored."""
         weights = [item.operand for item in self.projections]
         if any(weight is None or not weight.is_constant for weight in weights):
             return PICKED
@@ -81,7 +81,7 @@ class NeuronSite(Site):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SublayerSite(Site):
-    """One residual branch that holds no other one; it is its own only unit."""
+    """One innermost residual branch; it has one unit, itself."""
 
     UNIT = "sublayer"
     UNITS = "sublayers"
@@ -97,7 +97,7 @@ class SublayerSite(Site):
 
     @property
     def only_named(self) -> str:
-        """Why no choice by data takes it."""
+        """Why it is never selected by data."""
         return ALONE
 
 
@@ -106,8 +106,8 @@ class MixtureSite(Site):
     """The experts that one router chooses from.
 
     Attributes:
-        routing: the way of its scores.
-        shared: keys of the feed-forward blocks that every token goes through beside its experts.
+        routing: the path of its scores.
+        shared: keys of the feed-forward blocks of the shared experts.
     """
 
     UNIT = "expert"
@@ -131,23 +131,23 @@ class MixtureSite(Site):
 
     @property
     def only_named(self) -> str | None:
-        """Why no choice by data takes its experts, None if data shows which ones tokens are sent to."""
+        """Why its experts are never selected by data, None if data shows which experts tokens are routed to."""
         return None if self.routing.picks else UNSEEN
 
     def answers(self, units: Iterable[int]) -> dict[Node, Answer]:
-        """Return what operators answer in which scores of experts meet."""
+        """Return the answers of the operators in which scores of experts meet."""
         return self.routing.answers(tuple(units))
 
     def why_too_few(self, units: Sequence[int]) -> str | None:
-        """Return why experts cannot be removed together: each token needs as many as are chosen for it."""
+        """Return why experts cannot be removed together: enough must remain to choose for each token."""
         return self.routing.why_too_few(units)
 
     def uneven(self) -> str:
-        """Return what is wrong with groups that lose different numbers of experts."""
+        """Return the error if groups lose different numbers of experts."""
         return f"leave the {len(self.groups)} groups of its router with different numbers of experts, or with none"
 
     def inner(self, sites: Iterable[Site]) -> tuple[Site, ...]:
-        """The sites among some that lie inside experts which are networks of their own."""
+        """Those of the given sites that lie inside experts which are separate networks."""
         return tuple(
             site
             for site in sites
@@ -156,7 +156,7 @@ class MixtureSite(Site):
 
     @property
     def elsewhere(self) -> str:
-        """The end of an error about an expert that does not exist: the block of the shared one."""
+        """A hint for an error about an expert that does not exist: the block of the shared expert."""
         keys = " and ".join(self.shared)
         return keys and f"; the shared expert is a feed-forward block, {keys}: remove its neurons or all"
 
@@ -185,28 +185,28 @@ KINDS: list[type[Site]] = [NeuronSite, SublayerSite, MixtureSite]
 
 
 def every_kind() -> tuple[type[Site], ...]:
-    """Heads, and the kinds beside them."""
+    """Heads and all other kinds."""
     return (AttentionSite, *KINDS)
 
 
 def scorable() -> tuple[str, ...]:
-    """Return what has scores: units of all kinds, which sublayers as a whole are not."""
+    """Return the kinds whose units have scores: all but sublayers."""
     return tuple(kind.UNITS for kind in every_kind() if kind.CHOSEN)
 
 
 def wishable() -> tuple[str, ...]:
-    """Return what a target may name."""
+    """Return the kinds that a target may name."""
     return (*scorable(), LAYERS)
 
 
 def key_of(index: int) -> str:
-    """Return how a spec names the site with an index, of whatever kind."""
+    """Return the key in a spec of the site with an index, of any kind."""
     kind = next((kind for kind in KINDS if kind.owns(index)), None)
     return str(index) if kind is None else f"{kind.KEY}{index - kind.FROM}"
 
 
 def called(index: int) -> str:
-    """Return how messages, tables and pages name the site with an index, of whatever kind."""
+    """Return the name in messages, tables and pages of the site with an index, of any kind."""
     kind = kind_at(index)
     return kind.called(index - kind.FROM)
 
@@ -217,7 +217,7 @@ def kind_of_key(key: str) -> type[Site] | None:
 
 
 def kind_of(site: Site) -> type[Site]:
-    """The kind of a site, which may be in a form of its own."""
+    """The kind of a site, which may be of a subclass."""
     return kind_at(site.index)
 
 

@@ -1,7 +1,7 @@
-"""Attention that is no site: near misses with their reasons, and what has no heads to tell.
+"""Attention that is no site: near misses with their reasons, and products without heads.
 
-Heads are found by structure alone. So that nothing that looks like attention is left out in silence, all nodes that
-multiply attention weights with values are listed here; some are none (a router, a soft argmax).
+Heads are found by structure alone. So that no attention is overlooked silently, all nodes that
+multiply attention weights with values are listed here; some are not attention (a router, a soft argmax).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ MAX_HOPS = 24
 
 
 def attention_products(view: GraphView) -> list[Node]:
-    """The products of attention weights and values in all scopes, in graph order; fused operators are some.
+    """The products of attention weights and values in all scopes, in graph order, including fused operators.
 
-    One pass over the nodes, which come in topological order: how far away is the nearest map, with no contraction
-    in between?
+    One pass over the nodes in topological order computes the distance to the nearest attention weights, with no
+    contraction in between.
     """
     found = []
     scored: dict[Node, int] = {}
@@ -69,14 +69,14 @@ def attention_products(view: GraphView) -> list[Node]:
 
 
 def _carry(node: Node, distances: dict[Node, int]) -> None:
-    """Note how far a node is from the nearest of those that are noted with 0, unless that is too far."""
+    """Store a node's distance from the nearest node with distance 0, unless it is too far."""
     nearest = min((_distance(value, distances) for value in node.inputs), default=MAX_HOPS)
     if nearest + 1 < MAX_HOPS:
         distances[node] = nearest + 1
 
 
 def _distance(value: Value | None, distances: dict[Node, int]) -> int:
-    """Return how far away the nearest node of a kind is, `MAX_HOPS` where there is none."""
+    """Return the distance of the nearest node of a kind, `MAX_HOPS` where there is none."""
     producer = None if value is None or value.is_constant else value.producer
     return MAX_HOPS if producer is None else distances.get(producer, MAX_HOPS)
 
@@ -94,19 +94,19 @@ def _weighs_values(
 
 
 def _is_map(node: Node, scored: dict[Node, int]) -> bool:
-    """Return whether a node turns scores into weights."""
+    """Return whether a node turns scores into attention weights."""
     if node in MAPS_SCORES:
         return _distance(node.input(0), scored) < MAX_HOPS
     return sums_to_one(node)
 
 
 def sums_to_one(node: Node) -> bool:
-    """Return whether a node makes weights: a softmax, one that is spelled out, or any other division by the sum."""
+    """Return whether a node normalizes weights: a softmax, in one or several operators, or a division by the sum."""
     return node in WEIGHS or (node in DIVIDES and _is_sum_of(node.input(1), node.input(0)))
 
 
 def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:
-    """Return whether a value is the sum over another one, perhaps kept away from zero or spread again."""
+    """Return whether a value is the sum over another one, perhaps bounded from zero or expanded again."""
     producer = None if value is None else value.producer
     if producer is None or not hops:
         return False
@@ -146,7 +146,7 @@ class Refused:
 
     Attributes:
         node: the contraction.
-        product: the attention behind what stopped the trace.
+        product: the attention beyond the node that stopped the trace.
         refusal: why it stopped.
     """
 
@@ -157,7 +157,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Products that attend and belong to no site: each is in one of two lists."""
+    """Attention products that belong to no site, in two lists."""
 
     near_misses: tuple[NearMiss, ...] = ()
     no_heads: tuple[NearMiss, ...] = ()
@@ -171,14 +171,14 @@ def left_out(
     pools: Sequence[Block],
     fixed: Callable[[Node], bool],
 ) -> LeftOut:
-    """Every product of attention weights and values that is no core of a site, once.
+    """Every product of attention weights and values that is no core of a site.
 
     Args:
         view: an annotated view.
         claimed: the cores of sites.
         refused: contractions whose heads could not be traced.
         folded: blocks whose heads are folded into an axis of unknown length.
-        pools: blocks of one head that do not attend with projected values.
+        pools: blocks of one head without projected values.
         fixed: whether the heads of a product are found once the inputs have fixed sizes.
     """
     misses: dict[Node, NearMiss] = {}
@@ -219,7 +219,7 @@ def _contexts(view: GraphView, products: Iterable[Node]) -> set[Value]:
 
 
 def _is_part(node: Node, claimed: set[Node]) -> bool:
-    """Whether a product is nothing but an operand of cores of sites, as linear attention's summary of keys is."""
+    """Return whether a product is only an operand of cores, like linear attention's summary of keys."""
 
     def below(value: Value) -> list[Node]:
         return [use.node for use in content_uses(value)]
@@ -239,7 +239,7 @@ def _is_part(node: Node, claimed: set[Node]) -> bool:
 
 
 def shared_by_heads(layer: Node, core: Node) -> Refusal:
-    """Why a product with a map per head has no heads to cut: the linear layer after it is one for all of them."""
+    """Why a product with attention weights per head has no removable heads: they share the linear layer after it."""
     sentence = (
         f"it has a map per head, and {layer.label} has no weights of single heads: it treats all heads alike"
     )
@@ -267,7 +267,7 @@ def _folded_miss(block: Block, fixed: Callable[[Node], bool]) -> NearMiss:
 def _why_no_site(
     node: Node, stopped: Refusal | None, contexts: Set[Value], fixed: Callable[[Node], bool]
 ) -> Refusal:
-    """The first thing that hides the heads of a product, from what it reads down to the next contraction."""
+    """The first node that hides the heads of a product, from its inputs down to the next contraction."""
     if _is_attention_operator(node):
         unknown = _why_unknown(node)
         if unknown is not None:
@@ -287,12 +287,12 @@ def _why_no_site(
 
 
 def _is_attention_operator(node: Node) -> bool:
-    """Return whether the operator is a fused attention by its name, known here or not."""
+    """Return whether the operator's name is that of a fused attention, supported or not."""
     return is_fused(node) or node.op_type.endswith("Attention")
 
 
 def _why_unknown(node: Node) -> Refusal | None:
-    """Return why the heads of a fused attention cannot be told, None if they can."""
+    """Return why the heads of a fused attention are unknown, None if they are known."""
     if not is_fused(node):
         sentence = (
             f"{node.domain or 'ai.onnx'}.{node.op_type} is not supported: where its heads lie is not known"
@@ -347,7 +347,7 @@ def _stopped_above(
 
 
 def _hidden_below(node: Node, contexts: Set[Value], fixed: Callable[[Node], bool]) -> Refusal | None:
-    """What stands between a context and the contraction that it leads to, if heads cannot be followed through it."""
+    """The node between a context and the next contraction that heads cannot be followed through."""
     values: list[Value] = [node.out]
     seen = set(values)
     passed: set[Node] = set()

@@ -1,8 +1,8 @@
 """Mixtures of experts: their units are experts, numbered as the router scores them.
 
-A mixture is found where experts are chosen: from a TopK, an ArgMax or an operator that holds a whole mixture, labels
-walk upstream to the linear layer that scores each expert in a column of its own, and from there forward to the weights
-(`routing_walk.py`). A TopK by which no stored matrices are picked is no router's.
+A mixture is found where experts are chosen: from a TopK, an ArgMax or a fused mixture operator, labels
+walk upstream to the linear layer with one output channel per expert, and from there forward to the weights
+(`routing_walk.py`). A TopK that does not pick stored matrices is not a router.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from onnxheadprune.model.graph.walks import reachable
 
 @dataclass(frozen=True, eq=False)
 class RoutedProjection(Projection):
-    """The router of a mixture, through which experts are kept out of all that is computed.
+    """The router of a mixture, which masks experts out of the computation.
 
     Attributes:
-        routing: the way of its scores.
+        routing: the path of its scores.
     """
 
     routing: Routing
@@ -51,7 +51,7 @@ class RoutedProjection(Projection):
         return self.node.out, (self.routing.axis,)
 
     def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:
-        """The demands of every node along whose input experts lie."""
+        """The demands of every node with an expert axis in its input."""
         gone = tuple(units)
         for item in self.routing.meetings:
             yield Seed(item.node, item.index, self.routing.left(item.live, gone), site)
@@ -60,7 +60,7 @@ class RoutedProjection(Projection):
                 yield from (Seed(end.node, index, DEAD, site) for index in end.indices)
 
     def edits(self, units: Iterable[int]) -> list[Edit]:
-        """Edits of stored numbers of experts, and past those that are networks of their own."""
+        """Edits of stored expert numbers, and edits that bypass experts which are separate networks."""
         routing, gone = self.routing, tuple(units)
         left = routing.experts - len(gone)
         found = [edit for item in routing.renumbered for edit in item.edits(left, routing.experts)]
@@ -117,7 +117,7 @@ def _scores(node: Node) -> tuple[Value, int, int] | None:
 
 
 def _router(value: Value, axis: int, size: int, streams: Streams) -> tuple[Node, int, int] | None:
-    """The linear layer that scores each expert, the axis of its output that they lie on, and how many there are."""
+    """The linear layer that scores experts, the expert axis of its output, and the number of experts."""
     made = origins(value, (axis,), (size,), streams)
     whole = [frozenset({label}) for label in range(1, size + 1)]
     routers = sorted(
@@ -160,7 +160,7 @@ def _site(routing: Routing) -> MixtureSite | None:
 
 
 def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | None]:
-    """Experts in the groups that the router keeps equal, else all in one, and why there are no such groups."""
+    """Experts in the router's groups of equal size, else all in one group, with the reason."""
     every = tuple(range(routing.experts))
     sets = {
         tuple(map(tuple, (item.live.array - 1).tolist()))
@@ -178,7 +178,7 @@ def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | No
 
 
 def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
-    """A site with the size of its experts, or with the reason why none can go; None where nothing is an expert's."""
+    """A site with the size of its experts, or the reason why none can be removed; None where experts own nothing."""
     label = routing.router.label
     gone = tuple(group[0] for group in site.groups)
     try:
@@ -204,7 +204,7 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
 def _shared(router: Node, blocks: Iterable[Site]) -> tuple[str, ...]:
     """The keys of the feed-forward blocks that are shared experts.
 
-    They read what the router reads, and their outputs are added to those of the experts; no score weighs them.
+    They read the same input as the router, and their outputs are added to those of the experts without a score.
     """
     stream = frozenset(near(router.computed[0]))
 

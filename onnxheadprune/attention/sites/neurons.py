@@ -1,12 +1,12 @@
 """Feed-forward blocks: their units are neurons, the positions between two linear layers.
 
-They are found by structure, like heads: a linear layer sums up what other linear layers make, position by position
-(`origins.py`). That covers GELU and ReLU networks, gated ones (two layers, or one packed layer, make a neuron),
+They are found by structure, like heads: a linear layer sums over the outputs of other linear layers, channel by channel
+(`origins.py`). That covers GELU and ReLU networks, gated ones (two layers, or one packed layer, compute a neuron),
 convolutions between the layers, each expert of a mixture, experts that a router picks from one tensor, and the fused
 and quantized forms of all of them. Experts in one operator are read from its layout (`experts.py`).
 
-It is a census, too: of every pair of linear layers that something joins, either a block is found, or a near miss with
-the node that stops it (`hidden.py`), or neither, because an attention or a residual stream lies between the two.
+Every connected pair of linear layers is accounted for: it is a block, or a near miss with
+the node that stops it (`hidden.py`), or separated by an attention or a residual stream.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 @dataclass(eq=False)
 class _Block:
-    """A feed-forward block on the way to a site.
+    """A candidate for a feed-forward block.
 
     Attributes:
-        projections: the layers that sum the neurons up.
-        makers: the layers that make them, each with one neuron of its own.
-        made: what joins the two, as the first of the projections reads it.
+        projections: the layers that sum over the neurons.
+        makers: the layers that compute them, each with one output channel per neuron.
+        made: the connection of both, as traced from the first projection.
     """
 
     projections: list[Projection]
@@ -55,7 +55,7 @@ class _Block:
 
 
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
-    """All feed-forward blocks, in graph order of the layers that sum their neurons up, and the near misses."""
+    """All feed-forward blocks, in graph order of their second linear layers, and the near misses."""
     every = [item for find in (_written_out, _in_one_operator) for item in find(view, known)]
     sites = [item for item in every if isinstance(item, NeuronSite)]
     sites.sort(key=lambda site: site.projections[0].node.index)
@@ -95,12 +95,12 @@ def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronS
 
 
 def _in_one_operator(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite]:
-    """Mixtures of experts that one operator holds."""
+    """Mixtures of experts in one operator."""
     return (site for node in view.needed if (site := mixture_site(node)) is not None)
 
 
 def _projection(read: Summed, made: Origins, axes: AttentionAxes) -> Projection:
-    """A linear layer with the positions of each neuron that it sums up, none if it sums up none."""
+    """A linear layer with the positions of each neuron that it sums over, None if it sums over none."""
     found = Projection(read.node, read.activation, read.weight, read.sizes, ())
     if made.makers:
         made.strange |= axes.of_heads(found)
@@ -119,7 +119,7 @@ def _is_of_attention(projection: Projection, made: Origins, axes: AttentionAxes)
 
 
 def _add(found: dict[object, _Block], read: Summed, made: Origins, projection: Projection) -> None:
-    """Note a projection; those that read the same neurons are one block."""
+    """Add a projection; projections that read the same neurons are one block."""
     block = found.setdefault(_identity(read, made, projection), _Block([], {}, made))
     block.projections.append(projection)
     owner = _owners(projection)
@@ -129,7 +129,7 @@ def _add(found: dict[object, _Block], read: Summed, made: Origins, projection: P
 
 
 def _channels(made: Origins) -> tuple[tuple[int, ...], ...]:
-    """The positions of each neuron: those that share a channel of some layer go together."""
+    """The positions of each neuron: positions that share a channel of some layer are one neuron."""
     together: Partition[int] = Partition()
     own: set[int] = set()
     for rows in made.makers.values():
@@ -145,9 +145,9 @@ def _channels(made: Origins) -> tuple[tuple[int, ...], ...]:
 
 
 def _identity(read: Summed, made: Origins, projection: Projection) -> object:
-    """Return what two projections have in common that read the same neurons.
+    """Return a key that is equal for projections which read the same neurons.
 
-    They read the same channels of the same layers; or they are one layer written twice, in both branches of an `If`.
+    They read the same channels of the same layers; or they are the same layer in both branches of an `If`.
     """
     branch = branch_of(read.node)
     if branch is not None:
@@ -165,7 +165,7 @@ def _owners(projection: Projection) -> dict[int, int]:
 
 
 def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
-    """The site of a block, or why it is none; nothing where its neurons are channels of a residual stream."""
+    """The site of a block, or why it is none; None where its neurons are channels of a residual stream."""
     count = len(block.projections[0].channels)
     ends = [item.node for item in block.projections]
     path = [value.producer for value, _ in block.made.path]
@@ -225,7 +225,7 @@ def _spans_positions(node: Node) -> bool:
 
 
 def _read(makers: Iterable[Node]) -> list[Value]:
-    """Return what some linear layers read."""
+    """Return the inputs of some linear layers."""
     found = [(node, weight_contraction(node, is_weight)) for node in makers]
     read = [node.inputs[weighed[1]] for node, weighed in found if weighed is not None]
     return [value for value in read if value is not None]

@@ -1,11 +1,11 @@
-"""Obstacles to removing a site's heads: a trial sweep that leaves something of a head behind, and what held it.
+"""Obstacles to removing a site's heads: a trial sweep that leaves a part of a head, and the node that keeps it.
 
 Heads in a row: the context of one head is an input of another, through weights that sum over all of them.
 
-Such weights read the context like an output projection. But what they make goes into queries, keys or values, or is
-multiplied with the context on its way to the projection (squeeze and excite, a gate on the merged heads). One that is
-silent at the projection alone would still speak through the others, one that is silent at its core would change them:
-two different models, so none of them is "the head removed".
+Such weights read the context like an output projection, but their outputs are queries, keys or values, or are
+multiplied with the context before the projection (squeeze and excite, a gate on the merged heads). A head silenced at
+the projection would still act through other heads, a head silenced at its core would change them:
+two different models, so neither is "the head removed".
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def obstacle(
     probability_nodes: frozenset[Node],
     without: Callable[[Node], Sweep],
 ) -> Refusal | None:
-    """The reason why removing the trial's heads would not be clean, None if it is.
+    """The reason why the trial's heads cannot be removed completely, None if they can.
 
     Args:
         block: the site's block.
@@ -57,7 +57,7 @@ def obstacle(
         removed: those heads.
         mixers: contractions with weights that sum over a head axis (talking heads).
         probability_nodes: nodes between scores and contexts.
-        without: the trial as it would be if a node that mixes heads passed them on.
+        without: returns the trial as if a node that mixes heads passed them on.
     """
     talking = sorted(mixers & (probability_nodes | set(trial.asked)), key=lambda node: node.index)
     for node in talking:
@@ -79,7 +79,7 @@ def obstacle(
 
 
 def read_elsewhere(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
-    """Return who else needs a context whose heads no projection reads any more, None if nobody does."""
+    """Return another reader of a context whose heads no projection reads any more, None if there is none."""
     owners = {index for head in removed for index, _ in block.members[head]}
     for core in block.cores:
         if core.node.index in owners and trial.kept.get(core.node.out, FULL).is_full:
@@ -90,7 +90,7 @@ def read_elsewhere(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusa
 def held_caches(site: Site, trial: Sweep) -> Refusal | None:
     """Find the reader that needs all heads of one cache of a site while another cache could be narrowed.
 
-    Keys and values of a head leave together, or not at all: callers have one number for both.
+    Keys and values of a head are removed together or not at all: callers have one number for both.
     """
     left: dict[frozenset[int], dict[Value, frozenset[int]]] = {}
     for value, live in site.lying.items():
@@ -113,7 +113,7 @@ def _owners(live: Live, kept: Live) -> frozenset[int]:
 
 
 def _reader_of_all(caches: Sequence[Value], trial: Sweep) -> Refusal:
-    """Name the reader that needs all heads of some caches: the nearest consumer that does more than pass them on."""
+    """Name the reader that needs all heads of some caches: the nearest consumer that does not merely pass them on."""
 
     def onward(value: Value) -> list[Value]:
         return [use.node.out for use in value.consumers if use.node in HANDS_ON]
@@ -127,10 +127,10 @@ def _reader_of_all(caches: Sequence[Value], trial: Sweep) -> Refusal:
 
 
 def _holds_heads_back(node: Node, trial: Sweep, without: Callable[[Node], Sweep]) -> bool:
-    """Return whether a node that mixes heads keeps something of them alive that would go without it.
+    """Return whether a node that mixes heads keeps a part of them alive that would otherwise be removed.
 
-    A gate may read the residual stream itself, seen as heads: after its quantization a gather picks what stays,
-    and nothing of the removed heads is left.
+    A gate may read the residual stream itself, reshaped to heads: after its quantization a gather picks the remaining
+    heads, and nothing of the removed heads is left.
     """
     if node.shape(0) is None or node.shape(0) != node.out.shape:
         return True
@@ -145,7 +145,7 @@ def _holds_heads_back(node: Node, trial: Sweep, without: Callable[[Node], Sweep]
 
 
 def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:
-    """Names who else needs the whole context."""
+    """Name other readers that need the whole context."""
     for value, live in trial.kept.items():
         if not live.is_full or value.producer is None or value.producer.index < core.index:
             continue
@@ -162,7 +162,7 @@ def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:
 
 
 def _mixing_consumer(value: Value, trial: Sweep, block: Block) -> Refusal | None:
-    """A reduction over the live axis whose result comes back into the same head: a decomposed norm."""
+    """A reduction over the live axis whose result is used in the same head: a decomposed norm."""
     wanted: Live | None = None
     for use in value.consumers:
         edge = trial.edges.get((use.node.index, use.input_index))
@@ -209,7 +209,7 @@ def reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
 
 
 def returns(node: Node, trial: Sweep, hops: int) -> bool:
-    """Return whether the node's result flows into something that the sweep visited."""
+    """Return whether the node's result flows into a node that the sweep visited."""
     if hops == 0:
         return False
     for use in node.out.consumers:
@@ -221,7 +221,7 @@ def returns(node: Node, trial: Sweep, hops: int) -> bool:
 
 
 def _cascade(block: Block) -> Refusal | None:
-    """Return why one head of a block cannot go without another one noticing, None if it can."""
+    """Return why removing one head of a block would change another one, None if it would not."""
     for projection in block.projections:
         for core in block.cores:
             if core.node.scope is projection.node.scope and _is_upstream(projection.node, core.node):
@@ -242,10 +242,10 @@ def _cascade(block: Block) -> Refusal | None:
 
 
 def _is_beside(node: Node, block: Block) -> bool:
-    """Return whether a node has no part in the heads: no core reads it, and it reads no core.
+    """Return whether a node is independent of the heads: no core reads it, and it reads no core.
 
-    What it makes of the stream may weigh heads against each other (a router, a softmax over gates). That stays as it
-    is when a head goes, and the weights of those that are left are picked from it.
+    Its outputs may be weights of heads (a router, a softmax over gates). They are computed unchanged
+    when a head is removed, and the weights of the remaining heads are picked from them.
     """
     cores = [core.node for core in block.cores]
     return all(core.scope is node.scope for core in cores) and not any(
@@ -259,7 +259,7 @@ def _refusal(projection: Projection, core: Node) -> Refusal:
 
 
 def _is_upstream(node: Node, of: Node) -> bool:
-    """Return whether `of` is `node`, or reads something that it made."""
+    """Return whether `of` is `node`, or depends on it."""
 
     def above(current: Node) -> list[Node]:
         return [producer for producer in current.producers if producer.index >= node.index]
@@ -268,7 +268,7 @@ def _is_upstream(node: Node, of: Node) -> bool:
 
 
 def _beside(reader: Projection, block: Block) -> Iterator[tuple[Node, Node]]:
-    """Yield where a value meets the context, element by element, on its way to a projection, and what computes it."""
+    """Yield nodes that combine a value elementwise with the context before a projection, with the value's producer."""
     way = _way(reader, block)
     for node in sorted(way, key=lambda item: item.index):
         beside = [producer for producer in node.producers if producer not in way]
@@ -276,7 +276,7 @@ def _beside(reader: Projection, block: Block) -> Iterator[tuple[Node, Node]]:
 
 
 def _way(reader: Projection, block: Block) -> frozenset[Node]:
-    """The cores, and the nodes between them and a projection, other projections left out."""
+    """The cores, and the nodes between them and a projection, except other projections."""
     cores = [core.node for core in block.cores]
     first, others = min(node.index for node in cores), {item.node for item in block.projections}
     leads: dict[Node, bool] = dict.fromkeys(cores, True)

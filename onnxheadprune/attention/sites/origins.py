@@ -1,8 +1,8 @@
-"""The linear layers upstream that make a contracted axis, position by position.
+"""The linear layers upstream that compute a contracted axis, position by position.
 
-A neuron is a position that a linear layer makes, that is changed by itself (an activation, a gate, a bias, a
-depthwise convolution), and that the next linear layer sums up. Labels travel upstream through the rules of the
-operators until they lie on the free axis of a weight. Positions that come another way (a context of attention, a
+A neuron is an output channel of a linear layer that is changed elementwise (an activation, a gate, a bias, a
+depthwise convolution), and that the next linear layer sums over. Labels travel upstream through the rules of the
+operators until they lie on the free axis of a weight. Positions of other origin (a context of attention, a
 residual stream, an embedding, an input of the model) are no neurons.
 """
 
@@ -49,7 +49,7 @@ NEURONS = Labels(units=NeuronSite.UNITS)
 
 
 class Cause(enum.Enum):
-    """The reason why labels end somewhere else than at a linear layer."""
+    """Why labels end elsewhere than at a linear layer."""
 
     ATTENTION = "a product of activations"
     STREAM = "a residual stream"
@@ -58,12 +58,12 @@ class Cause(enum.Enum):
 
 
 class Stop(NamedTuple):
-    """The place where labels ended.
+    """Where labels ended.
 
     Attributes:
         value: the last value that they reached.
-        cause: why they go no further.
-        refusal: what an operator says of it, None from others.
+        cause: why they stopped.
+        refusal: the operator's refusal, None without.
     """
 
     value: Value
@@ -73,17 +73,17 @@ class Stop(NamedTuple):
 
 @dataclass
 class Origins:
-    """The layers that make the positions of an axis.
+    """The layers that compute the positions of an axis.
 
     Attributes:
         makers: the labels of positions along the free axis of each linear layer, one row for each of its channels.
-        strange: labels of positions that something else has a part in.
-        stops: where those ended.
-        rows: what chooses rows of stored tables, and the labels of positions that these have a part in.
-        path: all values on the way, with the labels that they have.
+        strange: labels of positions that also depend on something else.
+        stops: where those labels ended.
+        rows: the indices into stored tables, with the labels of positions that depend on the tables.
+        path: all visited values, with their labels.
         bends: whether there is an activation or a gate on the way.
         mixer: the first operator that mixes positions on the way, None without.
-        mixing: why it does.
+        mixing: the reason.
     """
 
     makers: dict[Node, list[frozenset[int]]] = field(default_factory=dict)
@@ -97,11 +97,11 @@ class Origins:
 
 
 def origins(value: Value, axes: tuple[int, ...], sizes: tuple[int, ...], streams: Streams) -> Origins:
-    """Return what makes the positions of some axes of a value; they are labelled from 1 on, in row-major order.
+    """Trace the positions of some axes of a value to their layers; labels count from 1, in row-major order.
 
     Args:
-        value: what a projection reads.
-        axes: that the projection sums over.
+        value: the input of a projection.
+        axes: the axes that the projection sums over.
         sizes: their lengths.
         streams: the residual streams of the model.
     """
@@ -114,7 +114,7 @@ class _Search:
         self.found = Origins()
 
     def run(self, value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Origins:
-        """Labels walk upstream, and none of them twice."""
+        """Propagate labels upstream, each value's labels once."""
         found = self.found
         labels = np.arange(1, math.prod(sizes) + 1).reshape(sizes)
         stack = [(value, Live.over(axes, labels))]
@@ -140,7 +140,7 @@ class _Search:
         return found
 
     def _step(self, value: Value, live: Live) -> list[tuple[Value, Live]] | Stop:
-        """Return where labels go on from a value; nowhere if a linear layer makes them."""
+        """Return where labels continue from a value; nowhere if a linear layer computes it."""
         node, found = value.producer, self.found
         if node is None:
             return Stop(value, Cause.SOURCE)
@@ -165,7 +165,7 @@ class _Search:
         return upstream + list(answer.bodies.items())
 
     def _mixed(self, value: Value, live: Live, refusal: Refusal) -> list[tuple[Value, Live]] | Stop:
-        """Return where labels go on after an operator that lets none through: a normalisation moves no position."""
+        """Return where labels continue at an operator without a rule for them: a normalisation moves no position."""
         node = value.producer
         assert node is not None
         source = node.input(0)
@@ -177,9 +177,9 @@ class _Search:
         return [(source, live)]
 
     def _made_by_weights(self, node: Node, live: Live) -> list[tuple[Value, Live]] | Stop | None:
-        """Note what labels a linear layer makes, one row for each channel; None where they lie on none of these.
+        """Record the labels of a linear layer's output channels, one row each; None where labels are on other axes.
 
-        A layer that is the same for all heads leaves labels on another axis, too, which the context has made.
+        A layer that all heads share also has labels on another axis, that of the heads.
         """
         found = weight_contraction(node, is_weight)
         if found is None:
@@ -202,7 +202,7 @@ class _Search:
         return []
 
     def _keeps_heads(self, node: Node, contraction: Contraction, activation: int, live: Live) -> bool:
-        """Return whether labels lie along an axis of what a layer reads that a product of activations has made."""
+        """Return whether labels lie along an axis of a layer's input that a product of activations computed."""
         source = node.inputs[activation]
         answer = ask_about(node.out, live, NEURONS)
         labels = None if isinstance(answer, Refusal) else answer.inputs.get(activation)
@@ -218,7 +218,7 @@ class _Search:
 
 
 def _bends(node: Node, upstream: list[tuple[Value, Live]]) -> bool:
-    """Whether an operator makes more of two linear layers than one: an activation, or a product of two neurons."""
+    """Return whether an operator is nonlinear: an activation, or a product of two neurons."""
     if node in BENDS:
         return True
     labelled = [source for source, labels in upstream if labels.axes and not source.is_constant]
@@ -226,7 +226,7 @@ def _bends(node: Node, upstream: list[tuple[Value, Live]]) -> bool:
 
 
 def _choices(maker: Node) -> Iterator[Value]:
-    """Yield what chooses the weights of a linear layer, where a router does."""
+    """Yield the indices that choose the weights of a linear layer, where a router does."""
     weighed = weight_contraction(maker, is_weight)
     value = None if weighed is None else maker.inputs[weighed[2]]
     while value is not None and not value.is_constant and value.producer is not None:

@@ -1,11 +1,11 @@
-"""The check that a projection is the heads' own: what it reads of a head is made of that head, and of nothing else.
+"""The check that a projection reads nothing but heads: the channels of a head depend on that head alone.
 
-The law: silencing a head where it is made and silencing it at the projection's input are the same model. That some
-other node reads the head is seen by a trial removal (`obstacles.py`). Here is the other half: nothing may be left in
-the head's channels once the head is silent at its core. What is multiplied with it vanishes with it; what is added to
-it stays, unless it is the head's own: a stored vector (a bias after the core, the bias of a normalisation), which is
-the same for all inputs, or its queries, keys or values once more (convolved, pooled), which weights of the head make
-and nobody else reads. A residual stream is nobody's own.
+The condition: silencing a head at its core and silencing it at the projection's input give the same model. Other
+readers of the head are found by a trial removal (`obstacles.py`). This is the other half: nothing may be left in
+the head's channels once the head is silent at its core. Factors of the head vanish with it; terms added to
+it remain, unless they belong to the head: a stored vector (a bias after the core, the bias of a normalisation), which
+is the same for all inputs, or its queries, keys or values once more (convolved, pooled), which weights of the head
+compute and nothing else reads. A residual stream belongs to no head.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MAX_UPSTREAM = 2**12
 
 
 def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
-    """Return what else than heads is in the channels of a projection, None if nothing is."""
+    """Return a value other than heads in the channels of a projection, None if there is none."""
     cores = frozenset(core.node for core in block.cores)
     for projection in block.projections:
         value = projection.node.inputs[projection.activation[0]]
@@ -64,7 +64,7 @@ class _Search:
     Attributes:
         cores: where it ends.
         trial: what is needed once some heads are gone.
-        gone: labels of the channels of those heads; all channels have one.
+        gone: labels of the channels of those heads; all channels are labelled.
     """
 
     def __init__(self, cores: frozenset[Node], trial: Sweep, gone: frozenset[int]) -> None:
@@ -75,11 +75,11 @@ class _Search:
 
     @cached_property
     def makers(self) -> frozenset[Value]:
-        """What weights make of which the cores are made."""
+        """The outputs of linear layers that the cores depend on."""
         return _makers(self.cores)
 
     def foreign(self, value: Value, live: Live) -> Value | None:
-        """A value that positions of the heads are made of and that is no head's, None if there is none."""
+        """A value that positions of the heads depend on and that belongs to no head, None if there is none."""
         key = (value, live.axes, live.array.tobytes())
         if key not in self.known:
             if len(self.known) > MAX_VALUES:
@@ -112,7 +112,7 @@ class _Search:
         return next((item for item in found.values() if item is not None), None)
 
     def _dies(self, value: Value, live: Live) -> bool:
-        """Return whether nobody needs the labelled positions once the heads are gone."""
+        """Return whether the labelled positions are unused once the heads are removed."""
         needs = [self.trial.edge(use) for use in content_uses(value)]
         return not value.is_graph_output and all((need & self._gone(live)).is_dead for need in needs)
 
@@ -121,7 +121,7 @@ class _Search:
         return Live.over(live.axes, np.isin(live.array, list(self.gone)), live.runs)
 
     def _is_of_cores(self, value: Value) -> bool:
-        """Return whether a value is made of contexts and constants alone."""
+        """Return whether a value depends on contexts and constants alone."""
 
         def is_known(item: Value) -> bool:
             return item.is_constant or item.producer in self.cores or _is_shape(item)
@@ -137,7 +137,7 @@ class _Search:
 
 
 def is_picked(node: Node) -> bool:
-    """Return whether an operator chooses by what is computed."""
+    """Return whether an operator chooses by computed values."""
     reads = roles_of(node).contents
     return reads is not None and any(
         value is not None and not value.is_constant and index not in reads
@@ -150,7 +150,7 @@ def _is_shape(value: Value) -> bool:
 
 
 def _makers(cores: Iterable[Node]) -> frozenset[Value]:
-    """What the nearest weights upstream of some cores make: the queries, keys and values before they are views."""
+    """The outputs of the nearest linear layers upstream of some cores: queries, keys and values before views."""
 
     def is_made(value: Value) -> bool:
         node = value.producer
@@ -166,16 +166,16 @@ def _makers(cores: Iterable[Node]) -> frozenset[Value]:
 
 
 def _operands(node: Node) -> list[Value]:
-    """Inputs of a node; none of a fused operator that has the weights in itself."""
+    """Inputs of a node; none for a fused operator that contains the weights."""
     packed = is_fused(node) and (first := node.input(1)) is not None and is_weight(first)
     return [] if packed else node.sources
 
 
 def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Live]] | None:
-    """Return what labelled positions of a node's output are made of, by number of the input.
+    """Return the input positions that labelled positions of a node's output depend on, by input index.
 
     Returns:
-        None where the node makes them: weights, a product, or an operator of which nobody knows more.
+        None where the node computes them: weights, a product, or an unknown operator.
     """
     if not has_law(node) or is_fused(node) or is_product(node) is not None:
         return None

@@ -1,7 +1,7 @@
-"""Columns of stored tensors that each unit of a site owns: they are removed with it, and with no other.
+"""Columns of stored tensors that belong to one unit each: they are removed with that unit only.
 
-Units are told apart by the sweep that removes them, in a few trials: each unit has a number, and in trial `b` those go
-whose number has bit `b`. A position that goes in trials 0 and 2 belongs to unit number 5.
+They are found by a few trial sweeps: each unit has a number, and trial `b` removes the units
+whose number has bit `b`. A position that is removed in trials 0 and 2 belongs to unit number 5.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Edge = tuple[Value, Use | None]
 
 @dataclass(frozen=True)
 class _Run:
-    """Positions of the owners, one after the other: owner `i` has `size` of them from `offset + i * step` on."""
+    """A run of positions per owner: owner `i` has `size` positions from `offset + i * step` on."""
 
     offset: int
     size: int
@@ -44,8 +44,8 @@ def owned(site: Site) -> list[dict[str, Any]]:
     """Return what each unit of a site owns of each stored tensor, as JSON-ready data.
 
     Returns:
-        One entry per tensor and run of positions, in the order in which a trial meets the tensors; nothing for a site
-        that can lose no units, or has only one.
+        One entry per tensor and run of positions, in the order of a trial sweep; none for a site
+        that cannot lose units, or has only one.
     """
     if not site.removable:
         return []
@@ -65,7 +65,7 @@ def owned(site: Site) -> list[dict[str, Any]]:
 
 
 def _told(site: Site, owners: Sequence[Sequence[int]]) -> dict[Edge, list[Live]]:
-    """Return what each trial leaves of each stored tensor that loses anything, by bit of the owners' numbers."""
+    """Return the remaining part of each narrowed stored tensor in each trial, by bit of the owners' numbers."""
     found: dict[Edge, list[Live]] = {}
     bits = len(owners).bit_length()
     for bit in range(bits):
@@ -90,7 +90,7 @@ def _trial(site: Site, gone: Sequence[int]) -> Sweep:
 
 
 def _narrowed(walk: Sweep) -> Iterator[tuple[Edge, Live]]:
-    """Yield what each reader needs of each stored tensor that loses some of itself."""
+    """Yield the part that each reader needs of each narrowed stored tensor."""
     for value in walk.reached:
         if value.tensor is None:
             continue
@@ -103,7 +103,7 @@ def _narrowed(walk: Sweep) -> Iterator[tuple[Edge, Live]]:
 
 
 def _spelled(owners: Numbers) -> Iterator[dict[str, Any]]:
-    """Positions by owner: as runs where they are regular, else one by one."""
+    """Positions per owner: as runs where they are regular, else listed."""
     there = np.unique(owners[owners > 0])
     places = [np.flatnonzero(owners == number) for number in range(there.min(), there.max() + 1)]
     start = {"first": int(there.min()) - 1, "count": len(places)}
@@ -115,7 +115,7 @@ def _spelled(owners: Numbers) -> Iterator[dict[str, Any]]:
 
 
 def _runs(places: Sequence[Numbers]) -> list[_Run] | None:
-    """The runs of positions that all owners have alike, None if they have not.
+    """The runs of positions, if they are the same for all owners, else None.
 
     >>> _runs([np.array([4, 5, 10, 11]), np.array([6, 7, 12, 13])])
     [_Run(offset=4, size=2, step=2), _Run(offset=10, size=2, step=2)]

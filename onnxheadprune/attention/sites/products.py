@@ -40,14 +40,14 @@ def is_product(node: Node) -> Contraction | None:
 
 
 def core_product(node: Node) -> Contraction | None:
-    """What a node multiplies that is a core: two activations, or one with a stored map per head."""
+    """The contraction of a core: two activations, or one with stored attention weights per head."""
     return is_product(node) or stored_map(node)
 
 
 def stored_map(node: Node) -> Contraction | None:
-    """The contraction, if a stored tensor mixes the rows of an activation, with a map of its own per batch position.
+    """The contraction, if stored attention weights mix the rows of an activation, separately per batch position.
 
-    A synthesizer's attention maps are weights. Both operands have a batch letter, and each has one of its own.
+    A synthesizer's attention maps are weights. Both operands share a batch letter, and each has a separate letter.
     """
     found = contraction_of(node)
     if found is None or len(found.terms) != 2 or not found.batch or not found.contracted:
@@ -60,7 +60,7 @@ def stored_map(node: Node) -> Contraction | None:
 
 
 def _weighted_sum(node: Node) -> Contraction | None:
-    """Softmaxed weights times values, or a query times a state, summed up by the next node: a product spelled out.
+    """Softmaxed weights times values, or a query times a state, summed by the next node: a matrix product in two nodes.
 
     Deformable attention samples the values that each query weighs, and causal linear attention has a state for
     each query, so no matrix product fits.
@@ -87,7 +87,7 @@ def _weighted_sum(node: Node) -> Contraction | None:
 
 
 def _broadcasts(shape: Shape, out: Shape) -> bool:
-    """Whether an operand has the axes of what is made of it; sizes of unknown length that meet there are equal."""
+    """Return whether an operand has the axes of the result; unknown sizes that meet are equal."""
     pairs = zip(reversed(shape), reversed(out), strict=False)
     return all(
         dim in (1, size) or not (isinstance(dim, int) and isinstance(size, int)) for dim, size in pairs
@@ -107,7 +107,7 @@ def _is_softmax(node: Node, index: int) -> bool:
 
 
 def _is_state(node: Node, index: int) -> bool:
-    """Whether an operand is made of outer products, as the state of linear attention is of keys and values."""
+    """Return whether an operand is a sum of outer products, like the state of linear attention."""
     value = node.inputs[index]
     for _ in range(8):
         producer = None if value is None else value.producer
@@ -120,7 +120,7 @@ def _is_state(node: Node, index: int) -> bool:
 
 
 def _is_outer(node: Node) -> bool:
-    """Whether two activations are multiplied of which each has an axis that the other lacks."""
+    """Return whether two activations are multiplied that each have an axis which the other lacks."""
     left, right, out = node.shape(0), node.shape(1), node.out.shape
     if node.domain or node not in MULTIPLIES or left is None or right is None or out is None:
         return False
@@ -146,7 +146,7 @@ def is_weight(value: Value) -> bool:
 
 
 def makes_maps(node: Node, index: int) -> bool:
-    """Return whether an operand comes from another product, as attention maps do."""
+    """Return whether an operand comes from another product, like attention weights."""
     return reaches(node, index, lambda other: is_product(other) is not None)
 
 
@@ -161,9 +161,9 @@ def is_contraction(node: Node) -> bool:
 
 
 def upstream(start: Value | None, most: int, ends: Callable[[Node], bool]) -> Iterator[Node]:
-    """Nodes above a value, nearest first: a mask is computed by hundreds, what is looked for is a few steps away.
+    """Nodes upstream of a value, nearest first, since a mask may be computed by hundreds of nodes.
 
-    What a value is computed from is looked at, not what only its shape is read of.
+    Inputs of which only the shape is read are not followed.
     """
     first = [] if start is None or start.producer is None else [start.producer]
     return reachable(first, lambda node: [] if ends(node) or node in OBSERVES else node.producers, most)
@@ -177,8 +177,8 @@ class Summed(NamedTuple):
     """The axes that a linear layer sums over.
 
     Attributes:
-        node: the map.
-        value: what it reads.
+        node: the layer.
+        value: its input.
         activation: the index of that input, and its summed axes.
         weight: the index of the weight, and its summed axes in the same order.
         sizes: their lengths.
@@ -210,13 +210,13 @@ def weight_contraction(
 
 
 def summed(node: Node, weighs: Callable[[Value], bool] = _stored, afterwards: bool = False) -> Summed | None:
-    """Return what a map with weights sums over, None for other nodes and where lengths are unknown or beyond belief.
+    """Return the axes that a linear layer sums over, None for other nodes and for unknown or implausible lengths.
 
     Args:
         node: any node.
-        weighs: what counts as a weight.
-        afterwards: whether to count the axes, too, along which each position has a map of its own and the next node
-            adds up what these make: `(context @ W_o).sum(1)` with `W_o` of [heads, head_size, width].
+        weighs: which values count as weights.
+        afterwards: whether to include axes along which each position has separate weights and the next node
+            sums the results: `(context @ W_o).sum(1)` with `W_o` of [heads, head_size, width].
     """
     found = weight_contraction(node, weighs)
     if found is None:
@@ -244,7 +244,7 @@ def _added_up(node: Node, contraction: Contraction) -> frozenset[str]:
 
 
 def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The sizes of summed axes, None unless all are known, credible, and there is something to tell apart."""
+    """The sizes of summed axes, None unless all are known and plausible, and there are several positions."""
     if value.shape is None:
         return None
     found = [dim for axis in axes if isinstance(dim := value.shape[axis], int)]

@@ -27,7 +27,7 @@ from onnxheadprune.model.tensors import FLOATS
 
 
 def _averaged(node: Node, mask: npt.NDArray[np.bool_]) -> list[Edit]:
-    """Edits that give a mean over what is left the divisor that it had; none for a sum."""
+    """Edits that keep the divisor of a mean after a cut; none for a sum."""
     share = Fraction(int(np.count_nonzero(mask)), mask.size)
     if node not in AVERAGES or share in (0, 1):
         return []
@@ -43,7 +43,7 @@ def _averaged(node: Node, mask: npt.NDArray[np.bool_]) -> list[Edit]:
 
 
 def _why_no_sum(node: Node) -> str | None:
-    """Return why nothing that a reduction reads can go exactly, None if it can."""
+    """Return why nothing that a reduction reads can be removed exactly, None if it can."""
     if node in SUMS or (node in AVERAGES and type_of(node.out) in FLOATS):
         return None
     return f"{node.label} reduces all of them to one, in which a zero still counts"
@@ -55,7 +55,7 @@ class Projection:
 
     Attributes:
         node: the contraction.
-        activation: input index of what it reads (a context), and its contracted axes.
+        activation: index of the input with the units (a context), and its contracted axes.
         weight: input index of the weight, and its contracted axes in the same order; None where the node has no weight:
             a reduction that adds heads up, or averages them.
         sizes: lengths of the contracted axes (usually one: num_heads * head_size, or the neurons).
@@ -70,7 +70,7 @@ class Projection:
 
     @property
     def sums_more(self) -> bool:
-        """True if it also sums over what is no unit's: a feed-forward block beside the attention."""
+        """True if it also sums over channels of no unit: a parallel feed-forward block."""
         return sum(len(channels) for channels in self.channels) < math.prod(self.sizes)
 
     @property
@@ -87,7 +87,7 @@ class Projection:
         return None if self.weight is None else self.node.inputs[self.weight[0]]
 
     def is_emptied_by(self, units: Iterable[int]) -> bool:
-        """Return whether it sums over nothing once `units` are gone, be they all of the site or those that it reads."""
+        """Return whether it sums over nothing once `units` are removed."""
         return not self.live_without(units).any()
 
     def live_without(self, units: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -138,7 +138,7 @@ class Projection:
         return list(self._declared(mask))
 
     def _declared(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterator[Edit]:
-        """Yield what is declared of summed axes that the output still has, because the next node adds them up."""
+        """Yield edits of declared sizes of summed axes that the output still has, because the next node sums them."""
         found = contraction_of(self.node)
         if found is None or not mask.any():
             return
@@ -151,7 +151,7 @@ class Projection:
                 yield SetDim(self.node.scope.ref, self.node.out.name, out_axis, left)
 
     def packed_together(self) -> Iterator[set[int]]:
-        """Units that share blocks of a packed weight, so that one cannot go without the other."""
+        """Units that share blocks of a packed weight, so they can only be removed together."""
         return packed_together(self.node, self.channels) if is_packed(self.node) else iter(())
 
     def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
@@ -169,11 +169,11 @@ GENERIC = re.compile(r"^(node_|n\d|val_|Mat[mM]ul|Gemm|Einsum|Conv|_|onnx::|\d)"
 
 
 def named_apart(blocks: Iterable[tuple[Sequence[Projection], Sequence[Node]]], kind: str) -> list[str]:
-    """One name per block, of what its nodes have in common; equal names get a running number.
+    """One name per block, the common path of its nodes; equal names get a running number.
 
     Args:
-        blocks: the projections of each, and the nodes that make its units.
-        kind: the name, with a number, of blocks whose nodes have no names.
+        blocks: the projections of each, and the nodes that compute its units.
+        kind: the name, with a number, for blocks whose nodes have no names.
     """
     names = [_name(*block) or f"{kind}_{index}" for index, block in enumerate(blocks)]
     counts = Counter(names)

@@ -1,4 +1,4 @@
-"""Heads that share keys and values: where the walk up the values of a core ends.
+"""Heads that share keys and values, found by a walk upstream from the values of a core.
 
 Unknown is not shared. That one KV head serves all heads is known where their bits meet in one element, and nowhere
 else: an operator that does not pass bits on has proven nothing. Fused operators say it in their attributes.
