@@ -11,22 +11,22 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "onnxheadprune"
 RIDDLES = ("How", "Whether", "What", "When", "Where", "Which", "Who", "Whose", "Why")
-MOST_RIDDLES = 177
+MOST_RIDDLES = 136
 """Docstrings that begin with one of these words (of 1,021 at first); the number may only fall."""
 MOST = {
-    r"beyond belief": 1,
-    r"\bby itself\b": 16,
-    r"\bfor good\b": 16,
+    r"beyond belief": 0,
+    r"\bby itself\b": 9,
+    r"\bfor good\b": 10,
     r"\bgoing whole\b": 0,
     r"\bhangs? on\b": 3,
-    r"\bhonest": 3,
-    r"\b(?:is|are) to go\b": 7,
-    r"\bmap with weights\b": 1,
+    r"\bhonest": 1,
+    r"\b(?:is|are) to go\b": 4,
+    r"\bmap with weights\b": 0,
     r"\bnot at hand\b": 0,
-    r"\bnumbered anew\b": 1,
-    r"\bspelled out\b": 10,
+    r"\bnumbered anew\b": 0,
+    r"\bspelled out\b": 5,
     r"\bcannot be spelled\b": 1,
-    r"\btakes the place of\b": 8,
+    r"\btakes the place of\b": 7,
 }
 """Expressions in the package, with the number of lines that have them; the numbers may only fall."""
 
