@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS, Contraction, Kernel, Product
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.registry import Answer, Refusal, beside, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.facts import (
@@ -116,11 +117,11 @@ def _convolution_cost(node: Node) -> int | None:
 def _conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Output channels are rows of the weight; with groups, each group also reads its own input channels."""
     index, along = _kernel(node)
-    live, weight, data = lives[0], node.shape(index), node.shape(0)
+    weight, data = node.shape(index), node.shape(0)
     if weight is None or data is None or not isinstance(weight[0], int) or not isinstance(weight[1], int):
         return unknown_shape(node)
-    spatial = [axis for axis in live.axes if axis > 1]
-    if spatial and not _is_pointwise(node):
+    live = lives[0] if _is_pointwise(node) else _of_all_windows(lives[0])
+    if live is None:
         return inexpressible(node)
     groups = node.attribute("group", 1)
     channels = live.only([1])
@@ -134,7 +135,7 @@ def _conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if weight[0] == 1:
         stored = {index: weights}
     if groups == 1 or not channels.axes:
-        return Answer({0: whole, **stored})
+        return Answer({0: whole, **stored}, kept=(live,))
     per_group = channels.array.reshape(groups, weight[0] // groups)
     grouped = Live.over((0, 1), per_group)
     shape = grouped.dense_shape()
@@ -150,22 +151,29 @@ def _conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
         return [SetAttribute(node.ref, "group", kept_groups)] if kept_groups != groups else []
 
-    return Answer({0: inputs, **stored}, rewrite)
+    return Answer({0: inputs, **stored}, rewrite, kept=(live,))
+
+
+def _of_all_windows(live: Live) -> Live | None:
+    """Return the live set with all windows, or None where no other axis is narrowed: a Slice may drop windows."""
+    return beside(live, [axis for axis in live.axes if axis > 1])
 
 
 @rule("ConvTranspose")
 def _conv_transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Output channels are columns of the weight."""
-    live, weight, data = lives[0], node.shape(1), node.shape(0)
+    weight, data = node.shape(1), node.shape(0)
     if weight is None or data is None:
         return unknown_shape(node)
-    if any(axis > 1 for axis in live.axes) and not _is_pointwise(node):
+    live = lives[0] if _is_pointwise(node) else _of_all_windows(lives[0])
+    if live is None:
         return inexpressible(node)
     channels = live.only([1])
     if node.attribute("group", 1) != 1 and channels.axes:
         return inexpressible(node)
     bias = channels.renumbered({1: 0}) if channels.axes else channels
-    return Answer({0: live.only([axis for axis in live.axes if axis != 1]), 1: channels, 2: bias})
+    whole = live.only([axis for axis in live.axes if axis != 1])
+    return Answer({0: whole, 1: channels, 2: bias}, kept=(live,))
 
 
 @rule("FusedConv", domain="com.microsoft")
@@ -174,7 +182,7 @@ def _fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     answer = _conv(node, lives)
     if isinstance(answer, Refusal) or node.input(3) is None:
         return answer
-    return Answer({**answer.inputs, 3: lives[0]}, answer.rewrite)
+    return replace(answer, inputs={**answer.inputs, 3: (answer.kept or lives)[0]})
 
 
 def _letters(node: Node) -> Contraction | None:
@@ -243,5 +251,5 @@ def _global_shape(node: Node) -> Shapes:
 @rule("AveragePool", "GlobalAveragePool")
 def _average_pool(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Batch and channels (axes 0 and 1) run in parallel; what lies after them is mixed."""
-    live = lives[0]
-    return inexpressible(node) if any(axis > 1 for axis in live.axes) else Answer({0: live})
+    live = _of_all_windows(lives[0])
+    return inexpressible(node) if live is None else Answer({0: live}, kept=(live,))

@@ -16,8 +16,9 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import UNITS, Reason
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.model.graph.dims import Shape
 from tests.engine.masks import Array
-from tests.engine.one_node import Case, build_model, default_setup
+from tests.engine.one_node import Case, build_model, check, default_setup
 from tests.engine.strategies import INT64, vector
 
 DATA = np.random.default_rng(0).random((2, 4, 3, 2)).astype(np.float32)
@@ -87,6 +88,14 @@ PASSES: dict[str, tuple[Case, int]] = {
     "other axis repeated": (case("Tile", vector(1, 1, 2, 1)), 1),
 }
 
+FULL_KERNEL, TAP = np.ones((4, 4, 3, 2), np.float32), np.ones((4, 1, 3, 2), np.float32)
+WINDOWS: dict[str, Case] = {
+    "convolution": case("Conv", FULL_KERNEL, pads=[1, 1, 1, 1]),
+    "depthwise convolution": case("Conv", TAP, group=4, pads=[2, 1, 2, 1]),
+    "transposed convolution": case("ConvTranspose", FULL_KERNEL),
+    "average": case("AveragePool", kernel_shape=[2, 1]),
+}
+
 
 @pytest.mark.parametrize("name", REFUSALS)
 def test_refuses(name: str) -> None:
@@ -116,3 +125,14 @@ def test_lets_pass(name: str) -> None:
     result = swept(item, axis)
     assert not result.refusals
     assert result.answers
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_channels_pass_where_a_part_of_the_windows_is_read(name: str) -> None:
+    """A causal convolution pads, and a Slice cuts the padding off; a decoder's state brings more tokens than one."""
+
+    def demand(shape: Shape) -> Live:
+        channels, window = (np.arange(dim) == 0 for dim in shape[1:3] if isinstance(dim, int))
+        return Live.over((1, 2), np.outer(channels, window))
+
+    assert check(WINDOWS[name], default_setup(WINDOWS[name]), demand)

@@ -107,6 +107,25 @@ def test_a_query_reads_the_state_so_far(plan: Blueprint) -> None:
     _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), ([1], [0, 2], list(range(H))))
 
 
+@pytest.mark.parametrize("first", [True, False], ids=("past-first", "past-last"))
+def test_a_query_reads_what_is_left_of_a_state(first: bool) -> None:
+    """A delta rule decodes one token: what is left of the past state, and an outer product, on either side of a sum."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, WIDTH), "b-")
+    past = net.op("Reshape", net.op("MatMul", x, net.weight("past", WIDTH, H * D * D)), net.ints(0, H, D, D))
+
+    def heads(name: str, axis: int, size: int = D) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * size))
+        return net.op("Unsqueeze", net.op("Reshape", flat, net.ints(0, H, size)), net.ints(axis))
+
+    forgotten = net.op("Mul", past, net.op("Sigmoid", heads("g", 3)))
+    parts = [forgotten, net.op("Mul", heads("k", 3), heads("v", 2))]
+    state = net.op("Add", *(parts if first else parts[::-1]))
+    context = net.op("ReduceSum", net.op("Mul", heads("q", 3), state), net.ints(2), keepdims=0)
+    merged = net.op("Reshape", context, net.ints(0, H * D))
+    _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), ([1], [0, 2], list(range(H))))
+
+
 def test_a_gate_is_no_state() -> None:
     """A sum of gated groups has no product of two activations that each own an axis: nobody attends there."""
     net = Net(PLAIN)

@@ -259,7 +259,7 @@ def _folded_miss(block: Block, fixed: Callable[[Node], bool]) -> NearMiss:
     if any(not isinstance(dim, int) for dim in core.out.shape or ()):
         sentence = (
             "several pieces of one context, cut along an axis of unknown length, are joined before the projection:"
-            f" if heads lie along that axis, they cannot be told apart; {_advice(core, fixed)}"
+            f" if heads lie along that axis, they cannot be told apart; {_advice(fixed(core))}"
         )
     return NearMiss(core.label, Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, sentence))
 
@@ -314,12 +314,8 @@ def _why_unknown(node: Node) -> Refusal | None:
     return Refusal(Reason.UNKNOWN_SHAPE, node.label, node.out.name, sentence)
 
 
-def _advice(core: Node, fixed: Callable[[Node], bool]) -> str:
-    return "in an export with fixed sizes they can" if fixed(core) else "fixed sizes would not help"
-
-
-def _never(core: Node) -> bool:
-    return False
+def _advice(helps: bool) -> str:
+    return "in an export with fixed sizes they can" if helps else "fixed sizes would not help"
 
 
 def _stopped_above(
@@ -339,7 +335,7 @@ def _stopped_above(
         dim for value in (*stop.inputs, *stop.outputs) if value is not None for dim in value.shape or ("?",)
     ]
     unknown = stop in RELAYS and any(not isinstance(dim, int) for dim in sizes)
-    advice = _advice(core, fixed if unknown else _never)
+    advice = _advice(unknown and fixed(core))
     sentence = f"its heads cannot be followed through {stop.label}"
     if why is not None:
         sentence += f": {why.sentence}"

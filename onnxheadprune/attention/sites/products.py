@@ -11,6 +11,7 @@ from onnxheadprune.liveness.contraction import Contraction, contraction_of, oper
 from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.facts import (
+    ADDS,
     CARRIERS,
     GATHERS,
     GATHERS_ROWS,
@@ -107,16 +108,15 @@ def _is_softmax(node: Node, index: int) -> bool:
 
 
 def _is_state(node: Node, index: int) -> bool:
-    """Return whether an operand is a sum of outer products, like the state of linear attention."""
-    value = node.inputs[index]
-    for _ in range(8):
-        producer = None if value is None else value.producer
-        if producer is None or not producer.inputs or contraction_of(producer) is not None:
-            return False
-        if _is_outer(producer):
-            return True
-        value = producer.inputs[0]
-    return False
+    """Return whether an operand is a sum of outer products, like the state of linear attention, or adds one to it."""
+
+    def above(maker: Node) -> list[Node]:
+        values = maker.computed if maker in ADDS else maker.inputs[:1]
+        ends = contraction_of(maker) is not None or _is_outer(maker)
+        return [] if ends else [value.producer for value in values if value and value.producer]
+
+    made = [value.producer for value in node.inputs[index : index + 1] if value and value.producer]
+    return any(map(_is_outer, reachable(made, above, 16)))
 
 
 def _is_outer(node: Node) -> bool:
