@@ -47,6 +47,26 @@ def test_a_stored_map_per_head(spelled: str) -> None:
     _exact(net, context, None, [1], [0, 2])
 
 
+@pytest.mark.parametrize("spelled", ["MatMul", "Einsum"])
+def test_stored_values_per_head(spelled: str) -> None:
+    """Tokens of the model's own (PegasusX's global ones): a fixed batch makes their keys and values weights.
+
+    A softmax over both kinds is split again, and both contexts are added.
+    """
+    net = Net(STATIC)
+    x = net.input("x", (B, S, WIDTH), "b--")
+    q, k = _heads(net, x, "q", H, 0, 2, 1, 3), _heads(net, x, "k", H, 0, 2, 3, 1)
+    keys, values = net.weight("keys", B, H, D, 2), net.weight("values", B, H, 2, D)
+    scores = net.op("Concat", net.op("MatMul", q, keys), net.op("MatMul", q, k), axis=-1)
+    weights = net.op("Softmax", net.op("Add", scores, net.input("mask", (B, 1, 1, 2 + S), "b---")), axis=-1)
+    own = net.op("Slice", weights, net.ints(0), net.ints(2), net.ints(3))
+    read = net.op("Slice", weights, net.ints(2), net.ints(2 + S), net.ints(3))
+    equation = {"equation": "bhij,bhjd->bhid"} if spelled == "Einsum" else {}
+    first = net.op(spelled, own, values, **equation)
+    second = net.op(spelled, read, _heads(net, x, "v", H, 0, 2, 1, 3), **equation)
+    _exact(net, net.op("Add", first, second), D, [1], [0, 2])
+
+
 def test_a_stored_map_after_attention() -> None:
     """A map of tokens between an attention and its projection: the heads are those of the attention."""
     net = Net(STATIC)

@@ -308,9 +308,10 @@ def _same_labels(first: Live, second: Live) -> bool:
 
 
 def _by_stored_maps(value: Value, live: Live) -> Trace:
-    """The core that a product with a stored map per head is, where nothing upstream of it is one.
+    """The core that a product with a stored map per head, or stored values, is, where nothing upstream of it is one.
 
-    Labels go on through it as through any weights, since a map of weights may also follow attention.
+    Labels go on through it as through any weights, since a map of weights may also follow attention. Values are stored
+    that tokens of the model's own have, in an export with a fixed batch.
     """
     node = value.producer
     found = None if node is None else stored_map(node)
@@ -318,10 +319,9 @@ def _by_stored_maps(value: Value, live: Live) -> Trace:
         return Trace()
     letters = {found.out_axes[axis] for axis in live.axes}
     mixed = next(index for index in found.indices if not is_weight(_operand(node, index)))
-    within = letters - found.batch
-    if not letters & found.batch or not within or any(found.owners(letter) != (mixed,) for letter in within):
-        return Trace()
-    return _classify(node, found, live)
+    owners = {found.owners(letter) for letter in letters - found.batch}
+    is_own = owners == {(mixed,)} or (len(owners) == 1 and (mixed,) not in owners and makes_maps(node, mixed))
+    return _classify(node, found, live) if letters & found.batch and is_own else Trace()
 
 
 def _operand(node: Node, index: int) -> Value:
