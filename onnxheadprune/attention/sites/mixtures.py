@@ -136,7 +136,7 @@ def _router(value: Value, axis: int, size: int, streams: Streams) -> tuple[Node,
 
 def _site(routing: Routing) -> MixtureSite | None:
     """The mixture that a router chooses experts of, None where no stored matrices are chosen."""
-    experts, router = routing.experts, routing.router
+    experts, router = routing.units, routing.router
     read = weight_contraction(router, is_weight)
     assert read is not None
     every = tuple((expert,) for expert in range(experts))
@@ -146,7 +146,7 @@ def _site(routing: Routing) -> MixtureSite | None:
         name="",
         num_units=experts,
         groups=groups,
-        projections=(RoutedProjection(router, (read[1], ()), None, (experts,), every, routing),),
+        projections=(RoutedProjection(router, (read[1], ()), None, (routing.experts,), every, routing),),
         cores=tuple(routing.picked),
         units=every,
         whole=False,
@@ -161,7 +161,7 @@ def _site(routing: Routing) -> MixtureSite | None:
 
 def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | None]:
     """Experts in the router's groups of equal size, else all in one group, with the reason."""
-    every = tuple(range(routing.experts))
+    every = tuple(range(routing.units))
     sets = {
         tuple(map(tuple, (item.live.array - 1).tolist()))
         for item in routing.meetings

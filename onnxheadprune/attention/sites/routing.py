@@ -174,6 +174,7 @@ class Routing:
         chosen: how many are chosen for a token.
         least: how many must be left of all, and per set of positions that one choice is made from.
         picked: stored weights or operators that have an axis of experts.
+        stand_in: the expert that is read where the last class is chosen, which has no weights; None without one.
         stop: why no expert can go, None if some can.
     """
 
@@ -189,7 +190,13 @@ class Routing:
     chosen: int = 0
     least: list[tuple[Live, int, int]] = field(default_factory=list)
     picked: list[Node] = field(default_factory=list)
+    stand_in: int | None = None
     stop: Refusal | None = None
+
+    @property
+    def units(self) -> int:
+        """The number of experts with weights."""
+        return self.experts - (self.stand_in is not None)
 
     def alive(self, gone: Sequence[int], most: int) -> Mask:
         """A mask of the labels that stay, [labels up to `most`]."""
@@ -233,6 +240,8 @@ class Routing:
 
     def why_too_few(self, gone: Sequence[int]) -> str | None:
         """Return why a choice would have too few experts to choose from."""
+        if self.stand_in in gone:
+            return f"{self.stand_in} is read, and weighs nothing, where {self.router.label} chooses no expert"
         # A choice that follows another one finds its experts taken.
         every = (Live.numbered(0, self.experts), 0, self.chosen)
         for live, axis, count in (*self.least, every):

@@ -18,6 +18,7 @@ from onnxheadprune.attention.sites.routing import (
     Meeting,
     Picks,
     Routing,
+    Single,
     compared,
     compared_with_one,
     one_hot,
@@ -44,6 +45,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.readers import looks_only
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
+    CHOOSES_ELEMENTS,
     DECIDED_BY_LARGEST,
     GATHERS_ROWS,
     REDUCES,
@@ -70,6 +72,7 @@ class _Walk:
         self.scores: dict[Value, Scores] = {}
         self.numbers: set[Value] = set()
         self.parts: dict[Value, Part] = {}
+        self.unread: dict[int, Refusal] = {}
         self.heap: list[tuple[int, Node]] = []
         self.queued: set[int] = set()
 
@@ -80,6 +83,10 @@ class _Walk:
             refusal = self._step(node)
             if refusal is not None:
                 self.found.stop = self.found.stop or refusal
+        # The class without weights always stays, and may be read in any way.
+        last = None if self.found.stand_in is None else self.found.units
+        unread = (refusal for expert, refusal in self.unread.items() if expert != last)
+        self.found.stop = self.found.stop or next(unread, None)
         return self.found
 
     def _score(self, value: Value | None, scores: Scores) -> None:
@@ -144,14 +151,32 @@ class _Walk:
     def _of_one_expert(self, node: Node, parts: Mapping[int, Part], mixed: bool) -> Refusal | None:
         """A node that reads what belongs to one expert."""
         made = None if mixed else onward(node, parts)
+        if made is None and self._stands_in(node, parts):
+            return None
         if made is None or (isinstance(made, End) and node.out.is_graph_output):
-            return self._refused(node, "reads what one expert gives in a way that no rule knows")
+            why = self._refused(node, "reads what one expert gives in a way that no rule knows")
+            for part in parts.values():
+                self.unread.setdefault(part.expert, why)
+            return None
         if isinstance(made, End):
             self.found.ends.append(made)
             return None
         for value in node.outputs:
             self._part(value, made)
         return None
+
+    def _stands_in(self, node: Node, parts: Mapping[int, Part]) -> bool:
+        """Follow numbers among which a stored one replaces that of the last class, which has no weights (Zaya)."""
+        stored = node.literal(1) if node in CHOOSES_ELEMENTS else None
+        if stored is None or stored.size != 1 or node.inputs[2] not in self.numbers:
+            return False
+        number = int(stored.reshape(-1)[0])
+        if {index: part.expert for index, part in parts.items()} != {0: self.found.experts - 1}:
+            return False
+        self.found.stand_in = number
+        self.found.singles.append(Single(node, 1, number))
+        self._number(node.out)
+        return True
 
     def _refused(self, node: Node, why: str) -> Refusal:
         return Refusal(Reason.INEXPRESSIBLE, node.label, node.out.name, f"{node.label} {why}")
@@ -315,9 +340,10 @@ class _Walk:
         axis = axis_of(node, len(shape or (0,)))
         if node in GATHERS_ROWS and ((node.shape(1) or (0,))[-1] != 1 or node.attribute("batch_dims", 0)):
             return self._refused(node, "picks by the numbers of experts and others at once")
-        if not shape or shape[axis] != self.found.experts or (scored and scored[0].live.axes != (axis,)):
+        experts = self.found.experts if scored else self.found.units
+        if not shape or shape[axis] != experts or (scored and scored[0].live.axes != (axis,)):
             return self._refused(node, "picks by the numbers of experts from something else than experts")
-        self._meet(node, 0, Live.numbered(axis, self.found.experts))
+        self._meet(node, 0, Live.numbered(axis, experts))
         if not scored and len(shape) > MATRIX:
             self.found.picked.append(node)
         return None

@@ -74,12 +74,12 @@ def expert_scores(
         routing = routed_by(site)
         try:
             reader = _Reader(parts, routing, gates_of(site), method, data.source)
-            tally = _Tally(site.num_units)
+            tally = _Tally(routing.experts)
             for at, values in enumerate(contexts):
                 if running.reaches(at, routing.router):
                     outer = routing.outer(values[routing.router.out.name].shape)
                     tally.add(reader.read(values), counted(outer, data.feeds[at], data.inputs))
-            found[site.index] = tally.scores(method)
+            found[site.index] = tally.scores(method, site.num_units)
         except RefusedError as error:
             if left is None:
                 raise
@@ -122,11 +122,11 @@ class _Tally:
             np.add.at(self._norms, chosen, found.norms[rows])
             np.add.at(self._weighted, chosen, (found.norms * found.weights)[rows])
 
-    def scores(self, method: Method) -> Scores:
-        """Shares of the mixture; nothing for an expert that no token is sent to."""
-        each = {"frequency": self._tokens, "activation": self._norms, "reap": self._weighted}[method]
+    def scores(self, method: Method, units: int) -> Scores:
+        """Shares of the mixture; nothing for an expert that no token is sent to, or that has no weights."""
+        each = {"frequency": self._tokens, "activation": self._norms, "reap": self._weighted}[method][:units]
         if method != "frequency":
-            each = each / np.maximum(self._tokens, 1.0)
+            each = each / np.maximum(self._tokens[:units], 1.0)
         total: Scores = each / (each.sum() or 1.0)
         return total
 
