@@ -138,6 +138,7 @@ def require_packages(what: str, extra: str, *modules: str) -> None:
 
     missing = [name for name in modules if find_spec(name) is None]
     if missing:
+        are = "are" if missing[1:] else "is"
         raise UsageError(
-            f"{what} requires {', '.join(missing)}, which is not installed: {installation(extra)}"
+            f"{what} requires {', '.join(missing)}, which {are} not installed: {installation(extra)}"
         )

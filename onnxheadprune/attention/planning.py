@@ -262,7 +262,7 @@ def require_something(plan: PrunePlan) -> None:
         RefusedError: if no unit goes.
     """
     if not plan.changes_something:
-        raise RefusedError("no heads were named, so there is nothing to remove")
+        raise RefusedError("no heads were named, or no site has more than it keeps: nothing to remove")
 
 
 __all__ = ["Planning", "analyse", "plan_pruning", "planned", "planned_on", "require_something"]

@@ -106,7 +106,7 @@ class CommandGroup(click.Group):
 EPILOG = (
     "COMMAND --help shows examples and the options that most calls need, COMMAND --help-all all options. "
     "Exit codes: 0 done, 1 validation failed or a limit broken, 2 wrong usage, 3 refused, unsupported or"
-    " unreadable model, 4 execution provider not usable, 74 stdout or a report could not be written."
+    " unreadable model, 4 execution provider not usable, 74 stdout or a report could not be written, 130 interrupted."
 )
 
 COMPLETION = "_ONNXHEADPRUNE_COMPLETE"

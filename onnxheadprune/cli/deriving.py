@@ -84,7 +84,7 @@ class Share(Parsed):
         """The number, within its bounds."""
         number = super().convert(value, param, ctx)
         if not self.bounds.admit(number):
-            percent = f"; write {value}% for percent" if 1 < number < 100 else ""
+            percent = f"; write {value}% for percent" if 1 < number < 100 and "%" not in value else ""
             self.fail(f"{value} is not {self.bounds}{percent}", param, ctx)
         return number
 
@@ -124,7 +124,8 @@ class DerivedCommand(click.Command):
         **more: Any,
     ) -> None:
         """Take what `click.Command` takes, and more."""
-        params = [*(_parameter_of(item) for item in settings.values()), HELP_ALL]
+        what, of = makes or ("pruned", "model")
+        params = [*(_parameter_of(item, f"{of.upper()}.{what}") for item in settings.values()), HELP_ALL]
         super().__init__(name, params=params, **more)
         self.settings = settings
         self.sections = {name: item.section for name, item in settings.items()}
@@ -141,7 +142,8 @@ class DerivedCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write all options, in sections where there are many."""
         rows: dict[str, list[tuple[str, str]]] = {}
-        for option in self.get_params(ctx):
+        first = ("data", "data_format")  # what the other inputs are about
+        for option in sorted(self.get_params(ctx), key=lambda item: item.name not in first):
             record = option.get_help_record(ctx)
             if record is not None and isinstance(option, click.Option):
                 rows.setdefault(self.sections.get(option.name or "", SECTIONS[-1]), []).append(record)
@@ -238,7 +240,7 @@ def command(
     return decorate
 
 
-def _parameter_of(item: Declared) -> click.Parameter:
+def _parameter_of(item: Declared, made: str) -> click.Parameter:
     setting, is_list = item.setting, get_origin(item.kind) is tuple and item.setting.parse is None
     named: dict[str, Any] = {"type": _type(item), "metavar": setting.metavar, "required": item.required}
     if setting.argument:
@@ -259,7 +261,9 @@ def _parameter_of(item: Declared) -> click.Parameter:
         flags = [f"{flag}/--no-{flag[2:]}"] if is_pair and "/" not in flags[0] else flags
     if not item.required and (setting.parse is None or isinstance(item.default, tuple)):
         named["show_default"] = item.default is not None and item.default is not False and item.default != ()
-    return click.Option([*flags, item.name], help=_worded(setting.help), **named)
+    return click.Option(
+        [*flags, item.name], help=_worded(setting.help).replace("MODEL.pruned", made), **named
+    )
 
 
 def _merged(_context: click.Context, _option: click.Parameter, given: Iterable[Mapping[str, int]]) -> object:

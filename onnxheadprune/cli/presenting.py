@@ -85,11 +85,8 @@ class Presentation:
         sys.stdout.write(self._text)
         if not lost:
             return 0
-        what = (
-            "the result was printed"
-            if not written
-            else f"{' and '.join(written)} {'was' if len(written) == 1 else 'were'} written"
-        )
+        were = f"{' and '.join(written)} {'were' if written[1:] else 'was'} written"
+        what = were if written else "the result was printed"
         print_error(f"{what}, but {'; '.join(lost)}")
         return NOT_WRITTEN
 

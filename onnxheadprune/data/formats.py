@@ -47,6 +47,8 @@ def format_of(path: str | os.PathLike[str]) -> DataFormat | None:
     file = regular_file(path, "the data")
     with file.open("rb") as stream:
         head = stream.read(HEAD)
+    if not head:
+        raise UsageError(f"the data {file} is empty")
     known = next((kind for magic, kind in _MAGIC if head.startswith(magic)), None)
     if known is not None:
         return known
@@ -54,11 +56,12 @@ def format_of(path: str | os.PathLike[str]) -> DataFormat | None:
         return "parquet" if file.suffix.lower() == PARQUET else "images"
     if head.startswith(_OTHER_TEXT):
         raise UsageError(f"the data {file} is not UTF-8 text; save it as UTF-8")
-    if head and not head.strip(b"\0"):
+    if not head.strip(b"\0"):
         raise UsageError(f"the data {file} holds zero bytes alone; name a file with data")
     if not _is_text(head):
         raise UsageError(
-            f"{path} is neither an .npz file, UTF-8 text, Parquet nor an image{in_place_of(file) or ''}"
+            f"{path} is neither an .npz file, UTF-8 text, Parquet nor an image{in_place_of(file) or ''};"
+            " save text as UTF-8, arrays with numpy.savez"
         )
     return _of_text(file, head.decode(errors="replace"))
 

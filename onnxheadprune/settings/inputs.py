@@ -38,7 +38,7 @@ _MATTERS = (
 _OF_DATA = (requires("data"),)
 
 DATA_HELP = (
-    "Your own inputs: an .npz file (arrays named as the inputs, first axis the samples; an array 'labels' gives"
+    "Your own inputs: an .npz file (arrays named as the inputs, samples along the batch axis; an array 'labels' gives"
     " accuracy), a folder of .npz files with one batch each, text (one sample a line, JSON lines or Parquet), a folder"
     " of images, module:function that yields batches, or random."
 )
@@ -48,12 +48,15 @@ Data = Annotated[
         DATA_HELP,
         metavar="D",
         rules=_UNUSED,
+        section=INPUTS,
         also="calibration-data calib-data calibration dataset text images random-data input-data",
     ),
 ]
 Format = Annotated[
     DataFormat | None,
-    Setting("What {data} is, where its content does not tell.", metavar="KIND", rules=_OF_DATA),
+    Setting(
+        "What {data} is, where its content does not tell.", metavar="KIND", rules=_OF_DATA, section=INPUTS
+    ),
 ]
 Provider = Annotated[
     Text,

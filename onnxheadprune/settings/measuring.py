@@ -84,7 +84,9 @@ class Timing:
         Positive,
         Setting("Seconds per size, for all models together.", metavar="S", rules=(excludes("repeats"),)),
     ] = 10.0
-    threads: Annotated[Count | None, Setting("Threads of the CPU's kernels.", metavar="N")] = None
+    threads: Annotated[
+        int | None, Bounds(ge=1, le=1024), Setting("Threads of the CPU's kernels.", metavar="N")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,8 @@ class Budget:
     def __post_init__(self) -> None:
         given = [item for item in (self.epochs, self.seconds, self.call) if item is not None]
         if len(given) != 1 or not (math.isfinite(given[0]) and given[0] > 0):
-            raise UsageError("a recovery takes a number of epochs or of seconds above 0")
+            what = "a recovery takes epochs or seconds" if self.call is None else "the time of a call is"
+            raise UsageError(f"{what} above 0")
         if (self.epochs or 0) > MOST_EPOCHS or (self.seconds or self.call or 0) > MOST_SECONDS:
             raise UsageError(f"a recovery takes up to {MOST_EPOCHS:,} epochs or {MOST_SECONDS:,.0f} seconds")
 

@@ -180,6 +180,13 @@ class AccuracyMeter:
             return
         flat = labels.reshape(original.shape[:-1])
         known = flat != IGNORED_LABEL
+        strange = flat[known & ((flat < 0) | (flat >= original.shape[-1]))]
+        if strange.size:
+            self.obstacle = (
+                f"the label {strange[0]} is no class of output {self.output} {list(original.shape)}, so there is no"
+                f" accuracy; write {IGNORED_LABEL} for labels that do not count"
+            )
+            return
         self._count += int(known.sum())
         self._original += int((original.argmax(axis=-1) == flat)[known].sum())
         self._pruned += int((pruned.argmax(axis=-1) == flat)[known].sum())

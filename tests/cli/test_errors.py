@@ -236,6 +236,25 @@ def test_head_specs(
     assert message in refused(exit_code, "prune", toy, "--dry-run", "--heads", heads)
 
 
+def test_a_site_that_keeps_all_it_has(command: Command, toy: Path, tmp_path: Path) -> None:
+    result = command("prune", toy, "-o", tmp_path / "o.onnx", "--keep", "4", "--data", "random")
+    assert result.exit_code == 3
+    assert result.stderr.endswith("no site has more than it keeps: nothing to remove\n")
+
+
+def test_a_file_in_place_of_a_folder(refused: Refused, toy: Path) -> None:
+    sentence = refused(2, "prune", toy, "-o", toy / "o.onnx", "--heads", "0:1")
+    assert sentence == f"the folder {toy} is a file"
+
+
+@pytest.mark.parametrize("option", ["--time", "--recover"])
+def test_no_time_at_all(refused: Refused, toy: Path, tmp_path: Path, option: str) -> None:
+    sentence = refused(
+        2, "prune", toy, "-o", tmp_path / "o.onnx", "--ratio", "0.5", "--data", "random", option, "0s"
+    )
+    assert sentence.endswith("above 0") and ("call" in sentence) == (option == "--time")
+
+
 def test_a_head_that_is_gone_already(refused: Refused, command: Command, toy: Path, tmp_path: Path) -> None:
     once = tmp_path / "once.onnx"
     assert command("prune", toy, "-o", once, "--heads", "0:1").exit_code == 0
@@ -247,6 +266,7 @@ def test_a_head_that_is_gone_already(refused: Refused, command: Command, toy: Pa
     ("options", "message"),
     [
         (["--ratio", "50"], "50 is not greater than 0 and less than 1; write 50% for percent"),
+        (["--ratio", "150%"], "150% is not greater than 0 and less than 1; see"),
         (["--ratio", "1.5%%"], "'1.5%%' is not a share like 0.25 or 25%"),
         ([], "or how much with --ratio; see onnxheadprune prune --help"),
         (["--ratio", "0.5", "--keep", "x"], "'x' is not a valid whole number"),

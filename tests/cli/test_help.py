@@ -59,6 +59,16 @@ def test_all_options_are_in_help_all(name: str, command: Command) -> None:
     assert all(f"  onnxheadprune {example}" in text.splitlines() for example in COMMANDS[name].examples)
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_names_the_default_output_and_begins_inputs_with_the_data(name: str, command: Command) -> None:
+    text = " ".join(command(name, "--help-all").stdout.split())
+    makes = derived(name).makes
+    if makes is not None and name != "batch":
+        assert f"[default: beside the input, as {makes[1].upper()}.{makes[0]}.onnx]" in text
+    if any(option.name == "data" for option in options_of(name)):
+        assert "Inputs: --data D" in text
+
+
 def test_commands_are_listed_by_workflow(command: Command) -> None:
     text = command("--help").stdout
     assert list(group.commands) == list(COMMANDS)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from onnxheadprune.cli import NAMES, Commands
+from onnxheadprune.data.formats import format_of
+from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.inputs import TEXT_FORMATS, DataFormat
 from tests.conftest import Command
 from tests.options.catalogue import DATA, HEADS, MODES, OUT, Mode
@@ -179,6 +181,13 @@ BAD = {
     "a function that fails": Bad(None, lambda folder: "bad_feeds:fails", "failed"),
     "a function that yields something else": Bad(None, lambda folder: "bad_feeds:numbers", "is no mapping"),
 }
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a.txt", "a.jsonl", "a.parquet", "a.png", "a.csv", "a"])
+def test_a_file_without_a_byte_is_empty_whatever_its_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UsageError, match=f"{name} is empty"):
+        format_of(tmp_path / name)
 
 
 FUNCTIONS = """

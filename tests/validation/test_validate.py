@@ -495,12 +495,17 @@ def test_hidden_states_are_no_logits(tiny: Path) -> None:
 
 
 @pytest.mark.long
-def test_labels_that_do_not_fit_are_noted(digits: Path) -> None:
+@pytest.mark.parametrize(
+    "labels",
+    [np.zeros((8, 3), np.int64), *(np.array([0, -100, 3, 3, 3, 3, 3, one]) for one in (-1, 10, 255))],
+)
+def test_labels_that_do_not_fit_are_noted(digits: Path, labels: np.ndarray[Any, Any]) -> None:
+    """Of another shape, or numbers of no class: an accuracy would count them as mistakes of both models."""
     data = np.load(digits.with_name("digits_test.npz"))
-    wrong = {"images": data["images"][:8], "labels": np.zeros((8, 3), dtype=np.int64)}
+    wrong = {"images": data["images"][:8], "labels": labels}
     result = validate(digits, pruned(onnx.load(digits)), data=wrong, provider="cpu")
     assert result.accuracy is None
-    assert any("labels" in note for note in result.notes)
+    assert any("label" in note and "no accuracy" in note for note in result.notes)
 
 
 # Writing

@@ -125,7 +125,9 @@ def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict
     except MissingKernelError:
         raise
     except InferenceError as error:
-        raise UsageError(f"{source} does not fit the model: {error}") from error
+        has_ids = any(array.dtype.kind == "i" and array.ndim == 2 for array in values.values())
+        more = "; if it has fewer positions than tokens, cut texts off with --max-length" if has_ids else ""
+        raise UsageError(f"{source} does not fit the model: {error}{more}") from error
 
 
 def require_main(value: Value) -> None:

@@ -105,7 +105,7 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
     nearest = _nearest(staying)
     better = f'; the nearest set that it can is --heads "{nearest}"' if nearest else ""
     raise RefusedError(
-        f"{client} cannot say this cut: it takes one number of KV heads for all layers, and the caches would have"
+        f"{client} cannot express this cut: it takes one number of KV heads for all layers, and the caches would have"
         f" {told}{better}; {keep}"
     )
 

@@ -49,12 +49,9 @@ def load_data(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
     """
     count, read = parts_of(source, inputs)
     if not count:
-        raise UsageError(f"the data {_describe(source)} holds no feed")
+        named = source if isinstance(source, (str, os.PathLike)) else "given"
+        raise UsageError(f"the data {named} holds no feed")
     yield from (_checked(read(number), inputs) for number in range(count))
-
-
-def _describe(source: DataSource) -> str:
-    return str(source) if isinstance(source, (str, os.PathLike)) else "given"
 
 
 def parts_of(source: DataSource, inputs: Sequence[Input]) -> tuple[int, Callable[[int], Sample]]:
@@ -233,7 +230,7 @@ def _checked(sample: Sample, inputs: Sequence[Input]) -> Sample:
     if any(item.name not in given for item in inputs):
         given = completed(given, inputs)
     require_all(given, inputs, sample.source)
-    feed = {item.name: _accepted(given[item.name], item, sample.source) for item in inputs}
+    feed = {item.name: _accepted(given[item.name], item, f"a batch of {sample.source}") for item in inputs}
     return Sample(feed, sample.labels, sample.source)
 
 

@@ -147,11 +147,12 @@ class FeedMaker:
         Raises:
             UsageError: if the sizes give an input no possible shape.
         """
-        shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned) | dict(dims or {}))
+        numbers = numbers_for(self._roles, sizes, self._pinned) | dict(dims or {})
+        shapes = self._shapes(numbers)
         if shapes is None:
+            named = ", ".join(f"{name}={size}" for name, size in numbers.items())
             raise UsageError(
-                f"sizes {sizes} and {dims or 'no dims'} give an input no possible shape, or more than"
-                f" {MAX_ELEMENTS:,} elements"
+                f"{named} give an input no possible shape, or more than {MAX_ELEMENTS:,} elements"
             )
         return self._feed(shapes, Style(sizes.past, sizes.length, Padding.NONE, flag))
 
