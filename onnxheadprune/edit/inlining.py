@@ -12,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from onnxheadprune.edit.edits import MARK
 from onnxheadprune.edit.extract import Array, needed_nodes, read_by
 from onnxheadprune.edit.nodes import as_proto, same
+from onnxheadprune.edit.renaming import numbered
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import IDENTITIES
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
@@ -60,9 +61,7 @@ class Inliner:
 
     def fresh(self, wanted: str) -> str:
         """A name that nothing else has."""
-        name, number = wanted, 2
-        while name in self._taken:
-            name, number = f"{wanted}.{number}", number + 1
+        name = numbered(wanted, self._taken)
         self._taken.add(name)
         return name
 
@@ -150,9 +149,7 @@ def _named_apart(nodes: Iterable[NodeProto]) -> list[NodeProto]:
     taken: set[str] = set()
     found = []
     for node in nodes:
-        wanted, number = node.name, 2
-        while node.name and node.name in taken:
-            node.name, number = f"{wanted}.{number}", number + 1
+        node.name = node.name and numbered(node.name, taken)
         taken.add(node.name)
         found.append(node)
     return found

@@ -137,16 +137,13 @@ def remove_named(items: MutableSequence[Any], names: set[str]) -> None:
 def free_name(scope: Scope, wanted: str) -> str:
     """A name for a new value that no value of a scope has yet.
 
-    For whoever makes new values out of values of the graph, some of which an earlier cut has made: one that had the
-    name of its own source would read itself.
-
-    Returns:
-        `wanted`, or `wanted` and a number.
+    Values that an earlier cut made are sources of new ones: one that had the name of its own source would read itself.
     """
-    return _numbered(wanted, scope.values)
+    return numbered(wanted, scope.values)
 
 
-def _numbered(wanted: str, taken: Container[str]) -> str:
+def numbered(wanted: str, taken: Container[str]) -> str:
+    """`wanted`, or `wanted` and the first number that make a name which is not taken."""
     free, number = wanted, 2
     while free in taken:
         free, number = f"{wanted}.{number}", number + 1
@@ -179,7 +176,7 @@ def with_fresh_names(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> d
         for edit in edits
         if isinstance(edit, AddConstant)
     }
-    renamed = {name: _numbered(wanted[name], taken) for name in sorted(wanted.keys() - redefined)}
+    renamed = {name: numbered(wanted[name], taken) for name in sorted(wanted.keys() - redefined)}
     found: dict[Edit, frozenset[str]] = {}
     for edit, sites in edits.items():
         named = _rename(edit, renamed)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Attribute, Edit, InsertNode
+from onnxheadprune.edit.renaming import numbered
 from onnxheadprune.fusion.walk import Atom, Axis, Layout, Place, flat, size_of
 from onnxheadprune.model.graph.view import GraphView, Node
 
@@ -30,9 +31,7 @@ class Names:
 
     def fresh(self, hint: str) -> str:
         """A name that no value of the model has."""
-        name, number = hint, 2
-        while name in self._taken:
-            name, number = f"{hint}.{number}", number + 1
+        name = numbered(hint, self._taken)
         self._taken.add(name)
         return name
 

@@ -116,7 +116,7 @@ def _pad_gradient(step: Step) -> Partials:
     return {0: inner, 2: (whole - part).reshape(step.input(2).shape())}
 
 
-@gradient("Reshape", "Flatten")
+@gradient("Reshape", "Flatten", "Unsqueeze", "Squeeze")
 def _reshape_gradient(step: Step) -> Partials:
     """The same elements under the axes that they had."""
     return {0: step.grad.reshape(step.input(0).shape())}
@@ -222,12 +222,6 @@ def _transpose_gradient(step: Step) -> Partials:
     """The axes move back."""
     order = step.node.attribute("perm") or list(reversed(range(len(step.shape(0)))))
     return {0: step.grad.transpose([order.index(axis) for axis in range(len(order))])}
-
-
-@gradient("Unsqueeze", "Squeeze")
-def _squeeze_gradient(step: Step) -> Partials:
-    """The same elements under the axes that they had."""
-    return {0: step.grad.reshape(step.input(0).shape())}
 
 
 def _sized(term: Term, axis: int, known: Dim | None) -> Term:

@@ -93,11 +93,6 @@ def _quantized_shape(node: Node) -> Shapes:
     return _embedding_shape(node)[:2]
 
 
-@shape_function("BiasAdd", domain="com.microsoft")
-def _bias_add_shape(node: Node) -> Shapes:
-    return [node.shape(0)]
-
-
 @shape_function(
     "LayerNormalization",
     "RMSNormalization",
@@ -106,8 +101,9 @@ def _bias_add_shape(node: Node) -> Shapes:
     "InstanceNormalization",
     "GroupNormalization",
     "BatchNormalization",
+    "MeanVarianceNormalization",
 )
-@shape_function("SimplifiedLayerNormalization", domain="com.microsoft")
+@shape_function("SimplifiedLayerNormalization", "BiasAdd", domain="com.microsoft")
 def _normalization_shape(node: Node) -> Shapes:
     return [node.shape(0)]
 
@@ -163,11 +159,6 @@ def _lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return unknown_shape(node)
     mixed = node.attribute("axis", -1) % rank
     return mixing(node, lives[0], {mixed})
-
-
-@shape_function("MeanVarianceNormalization")
-def _moments_shape(node: Node) -> Shapes:
-    return [node.shape(0)]
 
 
 @rule("MeanVarianceNormalization", ragged=True)
