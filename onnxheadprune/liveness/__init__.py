@@ -1,1 +1,1 @@
-"""Live sets, propagation rules per operator, the reverse sweep, and the edits it calls for."""
+"""Live sets, propagation rules per operator, the reverse sweep, and the resulting edits."""

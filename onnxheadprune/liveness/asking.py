@@ -1,8 +1,8 @@
-"""The only caller of propagation rules; an answer is checked before anyone gets it.
+"""The only caller of propagation rules, which checks every answer.
 
-A rule is a local function, written for one operator. Its answer is compared with what is known of the node: a live set
-has to fit the shape of its value, a mask that is no outer product of axes is passed only to rules that take such masks,
-and what an input keeps has to be a tensor again. An invalid answer becomes a refusal, so that a mistake in a rule costs
+A rule is a local function, written for one operator. Its answer is checked against the node: a live set
+must fit the shape of its value, a mask that is no outer product of axes is passed only to rules that accept such masks,
+and the kept part of an input must be a tensor. An invalid answer becomes a refusal, so that a mistake in a rule costs
 a gather and not a wrong model.
 """
 
@@ -29,15 +29,15 @@ from onnxheadprune.model.graph.view import Node, Value
 
 
 def has_law(node: Node) -> bool:
-    """Return whether there is a law for a node's operator."""
+    """Return whether a node's operator has a rule."""
     return RULES.of(node) is not None
 
 
 def ask(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
-    """Return what of a node's inputs is live, if this is live of its outputs.
+    """Return the live sets of a node's inputs for live sets of its outputs.
 
     Returns:
-        The checked answer of the operator's law. A refusal if there is no law, if the law refuses, if it cannot take
+        The checked answer of the operator's rule. A refusal if there is no rule, if the rule refuses, if it cannot take
         these live sets, or if its answer does not fit the node.
     """
     answer = _answer(node, lives, domain)
@@ -61,9 +61,9 @@ def _answer(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refus
 
 
 def ask_about(output: Value, live: Live, domain: Domain) -> Answer | Refusal:
-    """Return what is live of the inputs of the node that makes `output`, if this is live of that output.
+    """Return the live sets of the inputs of the producer of `output`, for a live set of that output.
 
-    Its other outputs ask for everything; pieces of a Split have no say in what another piece reads.
+    Its other outputs are fully live; pieces of a Split do not affect what another piece reads.
     """
     node = output.producer
     assert node is not None
@@ -72,7 +72,7 @@ def ask_about(output: Value, live: Live, domain: Domain) -> Answer | Refusal:
 
 
 def checked(node: Node, lives: Sequence[Live], answer: Answer, domain: Domain) -> Answer | Refusal:
-    """Return what a law answered for `node`, whose outputs are asked for `lives`; a refusal if that cannot be true."""
+    """Return a rule's answer for `node` and the demands `lives` on its outputs; a refusal if it is invalid."""
     for index, live in answer.inputs.items():
         value = node.input(index)
         if value is None:
@@ -91,12 +91,12 @@ def checked(node: Node, lives: Sequence[Live], answer: Answer, domain: Domain) -
 
 
 def makes_chunks(value: Value) -> bool:
-    """Return whether a value is a sequence of chunks, which is seen as a tensor with one more axis."""
+    """Return whether a value is a sequence of chunks, which is treated as a tensor with one more axis."""
     return value.producer is not None and value.producer in MAKES_CHUNKS
 
 
 def _holds(node: Node, lives: Sequence[Live], kept: Sequence[Live]) -> bool:
-    """Whether outputs that keep `kept` hold all that was asked for; an output that nobody reads may hold anything."""
+    """Return whether outputs that keep `kept` cover all demands; an unread output may keep anything."""
     if len(kept) != len(lives):
         return False
     for output, asked, have in zip(node.outputs, lives, kept, strict=True):

@@ -1,7 +1,7 @@
 """The view algebra: what a live set on the output of a view operator means on its input.
 
 A Reshape only re-reads a row-major buffer, so its two shapes split into groups of adjacent axes with
-equal products; inside a group, live indices are flattened and split anew. Equal numbers cannot confuse
+equal products; inside a group, live indices are flattened and split again. Equal numbers cannot confuse
 this (batch = heads = 4): only products of whole prefixes and suffixes are compared.
 
 In the examples labels stand in for masks, because they show where each index came from; 0 is dead.
@@ -44,7 +44,7 @@ def align(in_shape: Shape, out_shape: Shape) -> tuple[Group, ...]:
         >>> align((4, 5), (20,))
         (Group(in_start=0, in_stop=2, out_start=0, out_stop=1),)
 
-        Axes before them stay what they are:
+        Axes before them stay unchanged:
 
         >>> [tuple(group) for group in align((2, 3, 4, 5), (2, 3, 20))]
         [(0, 1, 0, 1), (1, 2, 1, 2), (2, 4, 2, 3)]
@@ -55,7 +55,7 @@ def align(in_shape: Shape, out_shape: Shape) -> tuple[Group, ...]:
         >>> [tuple(group) for group in align((batch, 4, 7), (dims.multiply(batch, 4), 7))]
         [(0, 2, 0, 1), (2, 3, 1, 2)]
 
-        Equal numbers that are not the same axis stay in one group, and axes of size 1 belong to nobody:
+        Equal numbers that are not the same axis stay in one group, and axes of size 1 are in no group:
 
         >>> [tuple(group) for group in align((4, 6), (6, 4))]
         [(0, 2, 0, 2)]
@@ -122,7 +122,7 @@ def reshape_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
         >>> reshape_back(Live.over((2,), np.array([1, 1, 1, 0, 0, 0])), (5, 7, 2, 3), (5, 7, 6))
         Live(axes=(2,), array=array([1, 0]))
 
-        Features within heads are told apart on both axes:
+        Features within heads have separate labels on both axes:
 
         >>> reshape_back(Live.over((0,), np.array([1, 2, 3, 1, 2, 0])), (2, 3), (6,))
         Live(axes=(0, 1), array=array([[1, 2, 3],
@@ -145,7 +145,7 @@ def reshape_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
 
 
 def _in_runs(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
-    """The same, where entries stand for runs of symbolic length: an axis of runs is seen as two, how many and how long.
+    """The same, where entries stand for runs of symbolic length: an axis of runs is treated as two, number and length.
 
     Examples:
         >>> tokens = dims.symbol("tokens")
@@ -207,7 +207,7 @@ def _cut_across(shape: Shape, behind: Dim) -> dict[int, Dim]:
 
 
 def _reshaped(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
-    """The same, without runs: two symbols that have nothing to do with each other say nothing.
+    """The same, without runs; None for unrelated symbols.
 
     >>> batch, rows = dims.symbol("batch"), dims.symbol("rows")
     >>> _reshaped(Live.over((1,), np.array([1, 2, 0, 4])), (rows, 7), (batch, 4, 7)) is None
@@ -241,7 +241,7 @@ def _reshaped(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
 
 
 def _widen(array: Array, position: int, mine: list[int], shape: Shape, stop: int) -> tuple[Array, int] | None:
-    """Spell out every axis from the first live one to the end of its group.
+    """Expand the array to every axis from the first live one to the end of its group.
 
     Returns:
         The array, and how many of its dimensions the group has now. None where a size is not known.
@@ -310,7 +310,7 @@ def broadcast_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None
         >>> broadcast_back(heads, (3, 8), (5, 7, 3, 8))
         Live(axes=(0,), array=array([1, 2, 0]))
 
-        A bias that all heads share stays whole, and what they need of it together is one label:
+        A bias that all heads share stays whole, and their labels are united to one:
 
         >>> broadcast_back(heads, (1, 8), (5, 7, 3, 8))
         Live(axes=(), array=array(1))

@@ -1,4 +1,4 @@
-"""Weights packed in blocks (`com.microsoft.MatMulNBits`): columns go freely, inputs only as whole blocks.
+"""Weights packed in blocks (`com.microsoft.MatMulNBits`): columns are removed one by one, inputs only as whole blocks.
 
 The weight is `[N, K / block, bytes]`; scales and zero points have one entry per block, flat or as a matrix,
 and zero points of two or four bits share bytes.
@@ -64,19 +64,19 @@ def packed_together(node: Node, channels: Sequence[Sequence[int]]) -> Iterator[s
 
 
 def _zero_points_in_byte(node: Node) -> int:
-    """Return how many zero points lie in one stored number: several where they have few bits, else one."""
+    """Return the number of zero points per stored element: several where they have few bits, else one."""
     value = node.input(ZERO_POINTS)
     in_bytes = value is not None and value.elem_type == TensorProto.UINT8
     return 8 // int(node.attribute("bits", 4)) if in_bytes else 1
 
 
 def _by_bytes(kept: Mask, in_byte: int) -> Mask:
-    """Blocks, [bytes, in a byte]; the last byte may not be full, and what is missing there does as its last block."""
+    """Blocks, [bytes, in a byte]; a last byte that is not full repeats its last block."""
     return np.pad(kept, (0, -kept.size % in_byte), mode="edge").reshape(-1, in_byte)
 
 
 def cut_inputs(node: Node, mask: Mask) -> Iterator[tuple[int, Live]]:
-    """Yield what is live of the weight, the scales and the zero points if only the inputs in `mask` are."""
+    """Yield the live sets of the weight, the scales and the zero points if only the inputs in `mask` are live."""
     # Trial removals ask before anybody knows whether the last block is full.
     whole = np.pad(mask, (0, -mask.size % block_size(node)))
     kept = np.asarray(np.any(whole.reshape(-1, block_size(node)), axis=1))
@@ -99,7 +99,7 @@ def input_edits(node: Node, mask: Mask) -> list[Edit]:
 
 
 def cut_columns(node: Node, columns: Live) -> dict[int, Live]:
-    """Return what is live of each input if only some columns (axis 0 of `columns`) are."""
+    """Return the live set of each input if only some columns (axis 0 of `columns`) are live."""
     answers = {WEIGHT: columns, BIAS: columns}
     for index in (SCALES, ZERO_POINTS):
         shape = node.shape(index)

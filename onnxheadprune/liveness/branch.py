@@ -1,7 +1,7 @@
-"""Removing whole sites: their projections sum over nothing, so only the biases of these are left.
+"""Removing whole sites: their projections sum over nothing, so only their biases are left.
 
-Such a bias is the same for every token. It is carried forward, together with those that it meets, to where it joins the
-residual stream, and added there in the branch's place; everything before is then used by nobody and goes.
+Such a bias is the same for every token. It is propagated forward, combined with other constants, to where it joins the
+residual stream, and added there instead of the branch; everything before is then unused and removed.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ PASSING = IDENTITIES | DROPOUTS | CASTS
 
 @dataclass(frozen=True)
 class Remnant:
-    """A value of which only a constant is left.
+    """A value that has become constant.
 
     It is the projection's bias, the same for every token: a constant along one axis, or zero. Nodes that only move it,
-    scale it or add a constant to it leave a constant again.
+    scale it or add a constant to it output a constant again.
 
     Attributes:
         value: the value.
         name: of the constant vector, None for zero.
         axis: the axis of `value` that the vector runs along.
-        projections: those that sum over nothing.
-        edits: what computes the vector.
+        projections: the projections that sum over nothing.
+        edits: edits that compute the vector.
     """
 
     value: Value
@@ -68,7 +68,7 @@ def _reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> t
 
 
 def bias_of(node: Node) -> Remnant | Refusal:
-    """Return what a projection gives if it sums over nothing; a refusal if it adds something that is no plain bias."""
+    """Return the output of a projection that sums over nothing; a refusal if it adds more than a plain bias."""
     if node in KEEPS_ZEROS:
         return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
     mixture = mixture_of(node)
@@ -88,7 +88,7 @@ def bias_of(node: Node) -> Remnant | Refusal:
 
 
 def _behind(node: Node, left: Mapping[Value, Remnant]) -> Remnant | None:
-    """Return what is left behind a node that reads such constants, None if that is no constant along one axis."""
+    """Return the output of a node that reads such constants, None if it is no constant along one axis."""
     if node.bodies or any(value is not None and value.is_read for value in node.outputs[1:]):
         return None
     reads = [Use(node, index) for index, value in enumerate(node.inputs) if value in left]
@@ -107,7 +107,7 @@ def _read(use: Use) -> Value:
 
 
 def _combined(node: Node, left: Remnant, right: Remnant) -> Remnant | None:
-    """Return what is left behind a sum or a product of two constants: another one, if both run along the last axis."""
+    """Return the sum or product of two constants: another constant, if both run along the last axis."""
     last = len(node.out.shape or ()) - 1
     if any(item.value.shape != node.out.shape or item.axis != last for item in (left, right)):
         return None
@@ -124,7 +124,7 @@ def _combined(node: Node, left: Remnant, right: Remnant) -> Remnant | None:
 
 
 def _through(use: Use, remnant: Remnant) -> Remnant | None:
-    """Return what is left behind a node that reads one constant."""
+    """Return the output of a node that reads one constant."""
     node, source, target = use.node, remnant.value.shape, use.node.out.shape
     on = replace(remnant, value=node.out)
     if node in PASSING:
@@ -158,7 +158,7 @@ def _layer_of_zero(use: Use, remnant: Remnant) -> Remnant | None:
 
 
 def _axis_behind(node: Node, remnant: Remnant) -> int | None:
-    """The axis that the constant runs along after a Reshape, None if it does not come through whole."""
+    """The axis that the constant runs along after a Reshape, None if it is split."""
     source, target = remnant.value.shape, node.out.shape
     if source is None or target is None:
         return None
@@ -173,7 +173,7 @@ def _axis_behind(node: Node, remnant: Remnant) -> int | None:
 
 
 def _with_constant(use: Use, remnant: Remnant) -> Remnant | None:
-    """Return the remnant after a bias or a layer scale: constants that vary along that axis alone, their last one."""
+    """Return the remnant after a bias or a layer scale, which vary along the last axis alone."""
     node, other = use.node, use.node.inputs[1 - use.input_index]
     on = replace(remnant, value=node.out)
     if other is None or not other.is_constant or other.shape is None:
@@ -199,10 +199,10 @@ class Branches:
     """The remains of branches that vanish together.
 
     Attributes:
-        left: all values of which a constant is left.
+        left: all values that have become constant.
         joints: where such a constant is added to something else.
-        ends: constants that somebody else reads as a value of their full size.
-        bypassed: what takes the place of additions to which nothing is left to add.
+        ends: constants that other nodes read at their full size.
+        bypassed: replacements of additions to which nothing is left to add.
     """
 
     left: Mapping[Value, Remnant]
@@ -211,12 +211,12 @@ class Branches:
     bypassed: Mapping[Node, Value]
 
     def readers(self, end: Remnant) -> Iterator[Use]:
-        """Return who needs the value that a constant takes the place of."""
+        """Return the readers of the value that a constant replaces."""
         joints = {use for use, _ in self.joints}
         return (use for use in end.value.consumers if not self._vanishes(use.node) and use not in joints)
 
     def rejoined(self, joint: Use, left: Remnant) -> list[Edit]:
-        """Edits that add a constant in its branch's place."""
+        """Edits that add a constant instead of its branch."""
         node = joint.node
         if left.name is not None:
             after = len(node.out.shape or ()) - 1 - left.axis
@@ -236,7 +236,7 @@ class Branches:
         return node in self.bypassed or _made(node, self.left)
 
     def _stream(self, joint: Node) -> Value:
-        """Return what is left of a sum."""
+        """Return the rest of a sum."""
         value = self.bypassed[joint]
         while value.producer is not None and value.producer in self.bypassed:
             value = self.bypassed[value.producer]
@@ -244,7 +244,7 @@ class Branches:
 
 
 def branches(projections: Iterable[Remnant]) -> Branches:
-    """Follow what is left of projections that sum over nothing."""
+    """Propagate the constant outputs of projections that sum over nothing."""
     left: dict[Value, Remnant] = {}
     waiting: list[tuple[int, Node]] = []
     queued: set[Node] = set()
@@ -292,7 +292,7 @@ def _joins(use: Use, left: Mapping[Value, Remnant]) -> bool:
 
 
 def _beside(joint: Use) -> Value | None:
-    """Return what a branch is added to."""
+    """Return the value that a branch is added to."""
     return joint.node.inputs[1 - joint.input_index]
 
 

@@ -1,11 +1,11 @@
-"""Removal of nodes and stored tensors that nothing uses any more after a set of edits.
+"""Removal of nodes and stored tensors that are unused after a set of edits.
 
-Edits that make something which only the dead would read are not made at all: the frozen length of an axis, in a shape
+Edits whose results would be unused are left out: the frozen length of an axis, in a shape
 that another edit replaces as a whole.
 
-Only what *became* unused is dropped. A node or initializer that was already dead in the original is not
-this tool's business and stays, as long as all that it reads does. A dead node that reads what goes or gets narrower
-goes too: nobody can say what its attributes, weights and target shapes should be then, and nobody would see it.
+Only items that *became* unused are dropped. A node or initializer that was already dead in the original
+is kept, as long as all its inputs are. A dead node that reads a removed or narrowed value
+is removed too: its correct attributes, weights and target shapes would be unknown, and it has no effect.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def settled(
     kept: Mapping[Value, Live] | None = None,
     going: Collection[Value] = (),
 ) -> dict[Edit, frozenset[str]]:
-    """`edits` without those whose results nobody reads, with the `DropNode` and `DropTensor` edits that follow.
+    """`edits` without those whose results are unused, with the resulting `DropNode` and `DropTensor` edits.
 
     Args:
         view: the model.
         edits: all edits on it, each with the sites that caused it.
-        kept: what they leave of values; None where shapes are asked for as before, of whatever they were.
-        going: graph inputs that go, if nobody reads them then.
+        kept: the kept parts of values; None where reads of shapes stay unchanged.
+        going: graph inputs to remove, if they are unused then.
     """
     return _Cleanup(view, edits, kept, going).run()
 
@@ -96,7 +96,7 @@ class _Cleanup:
     def _changed(
         self, narrowed: Iterable[Value], edits: Mapping[Edit, frozenset[str]]
     ) -> dict[Key, frozenset[str]]:
-        """Return what is gone or narrower after all edits, with the sites that caused it."""
+        """Return the values that are removed or narrower after all edits, with the sites that caused it."""
         found: dict[Key, frozenset[str]] = dict.fromkeys(narrowed, NOBODY)
         for edit, sites in edits.items():
             if isinstance(edit, DropTensor | DropIo) or (
@@ -113,7 +113,7 @@ class _Cleanup:
         return found
 
     def _dead_ends(self, changed: dict[Key, frozenset[str]]) -> dict[Edit, frozenset[str]]:
-        """The nodes that no output depended on in the original, and that read what is gone or narrower now."""
+        """The nodes that no output depended on in the original, and that read a removed or narrowed value."""
         found: dict[Edit, frozenset[str]] = {}
         hit: dict[Node, frozenset[str]] = {}
         for node in sorted(self.view.dead_ends, key=lambda node: node.index):
@@ -135,14 +135,14 @@ class _Cleanup:
             self._check(*self.lost.pop())
 
     def _take_back(self) -> bool:
-        """Find edits that make what nobody reads, and let go of what they read; whether there were any."""
+        """Drop edits with unused results, and their reads; return whether there were any."""
         found = [edit for edit in self.edits if edit not in self.unmade and self._is_unread(edit)]
         for edit in found:
             self._unmake(edit)
         return bool(found)
 
     def _reread(self) -> bool:
-        """Redirect reads of shapes of values that are needed for nothing else; return whether there were any."""
+        """Redirect reads of shapes of otherwise unused values; return whether there were any."""
         touched, self.touched = self.touched, {}
         if self.shape_sources is None:
             return False
@@ -175,7 +175,7 @@ class _Cleanup:
                 self._release(self._key(scope, name), self.edits[edit])
 
     def _require_sizes(self) -> None:
-        """Check that no new node reads the shape of a value that is computed for nothing else."""
+        """Check that no new node reads the shape of an otherwise unused value."""
         for edit, sites in self.edits.items() if self.shape_sources is not None else ():
             if edit in self.unmade or not isinstance(edit, InsertNode) or edit not in OBSERVES:
                 continue

@@ -1,4 +1,4 @@
-"""Contractions seen as an einsum: which axis of which operand is which letter.
+"""Contractions as an einsum: the letter of each axis of each operand.
 
 MatMul, Gemm, Einsum, Conv and their quantized and fused forms all multiply two operands and sum over
 shared letters. Liveness and site detection both ask only about letters, never about operator names.
@@ -65,8 +65,8 @@ class Product:
     """The product and sum that an operator computes.
 
     Attributes:
-        read: a node as a contraction, None where its shapes do not tell.
-        right: input index of what the first input is multiplied with; None where all inputs are multiplied.
+        read: returns a node as a contraction, None where its shapes are unknown.
+        right: index of the input that the first input is multiplied with; None where all inputs are multiplied.
     """
 
     read: Callable[[Node], Contraction | None]
@@ -91,7 +91,7 @@ def contraction_of(node: Node) -> Contraction | None:
 
 
 def operand_indices(node: Node) -> tuple[int, ...]:
-    """Input indices of what a contraction multiplies, even if its shapes are unknown; empty for other operators."""
+    """Input indices of a contraction's operands, even if its shapes are unknown; empty for other operators."""
     product = PRODUCTS.of(node)
     if product is None:
         return ()

@@ -1,8 +1,8 @@
-"""The domains of live sets: the two algebras that one sweep carries.
+"""The two domains of live sets: the algebras that a sweep can use.
 
-*Masks* say what is needed. What they leave out is cut off, so everybody's needs count, and what is left of a tensor has
-to be a tensor again. *Labels* say by whom it is needed (which heads read this?). They cut nothing: whoever has no label
-says nothing, and labels that fall together are united.
+*Masks* mark needed elements. All others are cut off, so the needs of all readers count, and the rest of a tensor must
+be a tensor again. *Labels* mark the users of elements (which heads read this?). They cut nothing: readers without
+labels are ignored, and labels that meet are united.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Domain(ABC):
     """One algebra of live sets.
 
     Attributes:
-        cuts: whether what is not live is cut off. Then readers that no demand has reached need all that they read in
-            the original, and model inputs and outputs stay unchanged unless somebody allows otherwise.
-        units: what the positions of live sets are called in refusals.
+        cuts: whether elements that are not live are cut off. Then readers without a demand need all that they read in
+            the original, and model inputs and outputs stay unchanged unless allowed otherwise.
+        units: the name of the positions of live sets in refusals.
     """
 
     cuts: ClassVar[bool]
@@ -33,23 +33,23 @@ class Domain(ABC):
 
     @abstractmethod
     def says_nothing(self, live: Live) -> bool:
-        """Return whether a demand is that of a reader who asks for everything: it need not be followed upstream."""
+        """Return whether a demand asks for everything: it need not be followed upstream."""
 
     @abstractmethod
     def united(self, first: Live, second: Live) -> Live:
-        """Return what two readers of one value need together."""
+        """Return the union of the demands of two readers of one value."""
 
     @abstractmethod
     def narrowed(self, live: Live) -> Live:
-        """Return what a value keeps whose readers need `live` together: no less."""
+        """Return the kept part of a value whose readers need `live` together: at least that."""
 
     @abstractmethod
     def refused(self, live: Live) -> Live:
-        """Return what an output keeps that is asked for `live`, if the law of its operator refuses."""
+        """Return the kept part of an output with the demand `live`, if the rule of its operator refuses."""
 
     @abstractmethod
     def is_ragged(self, live: Live) -> bool:
-        """Return whether only laws can take it that say they take ragged masks."""
+        """Return whether only rules for ragged masks accept it."""
 
     @abstractmethod
     def can_be_kept(self, live: Live) -> bool:
@@ -57,12 +57,12 @@ class Domain(ABC):
 
     @abstractmethod
     def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
-        """Those demands on the inputs of a node, by index, that are followed further upstream."""
+        """The demands on the inputs of a node, by index, to follow further upstream."""
 
 
 @dataclass(frozen=True)
 class Masks(Domain):
-    """Masks: booleans of what is needed."""
+    """Masks: true for needed elements."""
 
     cuts = True
     units: str = "units"
@@ -72,7 +72,7 @@ class Masks(Domain):
         return live.is_full
 
     def united(self, first: Live, second: Live) -> Live:
-        """Return what either needs."""
+        """Return the union."""
         return first | second
 
     def narrowed(self, live: Live) -> Live:
@@ -80,7 +80,7 @@ class Masks(Domain):
         return live.as_mask().dense_closure()
 
     def refused(self, live: Live) -> Live:
-        """Everything: nothing can be cut off what an operator makes whose law refuses."""
+        """Everything: nothing can be cut off an output if the operator's rule refuses."""
         return FULL
 
     def is_ragged(self, live: Live) -> bool:
@@ -88,7 +88,7 @@ class Masks(Domain):
         return not live.is_product
 
     def can_be_kept(self, live: Live) -> bool:
-        """Return whether it is dense: what is left fills a rectangle."""
+        """Return whether it is dense: the rest is rectangular."""
         return live.dense_shape() is not None
 
     def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
@@ -98,10 +98,10 @@ class Masks(Domain):
 
 @dataclass(frozen=True)
 class Labels(Domain):
-    """Labels of those who need it: numbers of positions, or sets of labels as Python integers, one bit each.
+    """Labels of users: numbers of positions, or sets of labels as Python integers, one bit each.
 
     Attributes:
-        everyone: the bits of all labels, which say as little as none. 0 where labels are numbers of positions.
+        everyone: the bits of all labels together, which carry no information. 0 where labels are numbers of positions.
     """
 
     cuts = False
@@ -125,15 +125,15 @@ class Labels(Domain):
         return Live(live.axes, labels, live.runs)
 
     def narrowed(self, live: Live) -> Live:
-        """The same: nothing is cut, so it may have any form."""
+        """The same: nothing is cut, so any form is allowed."""
         return live
 
     def refused(self, live: Live) -> Live:
-        """The same: whose it is stays true where the labels end."""
+        """The same: labels stay valid where they end."""
         return live
 
     def is_ragged(self, live: Live) -> bool:
-        """Never: laws pass labels on one by one."""
+        """Never: rules pass labels on one by one."""
         return False
 
     def can_be_kept(self, live: Live) -> bool:
@@ -141,7 +141,7 @@ class Labels(Domain):
         return True
 
     def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
-        """All but those on what weights mix as a whole: that is no longer one head's own."""
+        """All but those on inputs that weights mix completely, which no longer belong to one head."""
         convolution = CONVOLUTIONS.of(node)
         kernel = None if convolution is None else node.input(convolution.weight)
         if kernel is not None and kernel.is_constant:

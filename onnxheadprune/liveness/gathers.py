@@ -20,7 +20,7 @@ from onnxheadprune.model.graph.view import Scope, Use, Value
 
 
 def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -> list[Edit]:
-    """Edits that narrow one edge from what `value` keeps to what its consumer wants.
+    """Edits that narrow one edge from the kept part of `value` to the part that its consumer needs.
 
     Args:
         use: the edge.
@@ -45,7 +45,7 @@ def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -
 
 
 def _numbers(place: _Place, value: Value, wanted: Live) -> AddConstant | None:
-    """The wanted part of a value whose numbers are known: a constant, for which nothing is gathered."""
+    """The wanted part of a value with known numbers, as a constant instead of a gather."""
     literal = None if value.elements is None or value.elem_type not in (6, 7) else value.literal()
     if literal is None or not literal.ndim or wanted.dense_shape() is None:
         return None
@@ -82,7 +82,7 @@ def output_gather(value: Value, have: Live, wanted: Live, reason: str) -> list[E
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of new nodes, and the names of their values."""
+    """The position of new nodes, and the names of their values."""
 
     scope: Scope
     before: str
@@ -123,7 +123,7 @@ def _narrowing(place: _Place, value: Value, source: str, have: Live, wanted: Liv
 
 
 def _together(shape: Shape, axes: Sequence[int], unknown: Sequence[int]) -> list[int]:
-    """An order of axes in which some lie side by side, one of unknown size before them."""
+    """An order of axes in which some are adjacent, one of unknown size first."""
     known = [axis for axis in axes if axis not in unknown]
     if not any(isinstance(shape[axis], Symbolic) for axis in range(axes[0] + 1, axes[-1] + 1)):
         return list(range(len(shape)))

@@ -10,12 +10,11 @@ from onnxheadprune.liveness.live import Live
 
 @dataclass(frozen=True)
 class Interface:
-    """Inputs and outputs of a pruned model, as far as they are not the original's.
+    """Differences of a pruned model's inputs and outputs from the original's.
 
     Attributes:
-        live: what is left of those that are narrower, by their names in the original.
-        names: what those are called that have another name now, None for those that are gone; by their names in the
-            original.
+        live: the kept parts of narrowed ones, by their names in the original.
+        names: new names of renamed ones, None for removed ones; by their names in the original.
     """
 
     live: Mapping[str, Live] = field(default_factory=dict)
@@ -28,15 +27,15 @@ class Interface:
 
     @property
     def changed(self) -> Container[str]:
-        """Names in the original of all that changes: these are caches, and no result."""
+        """Names in the original of all changed ones: they are caches, not results."""
         return {*self.live, *self.names}
 
     def after(self, name: str) -> str | None:
-        """Return what an input or output of the original is called now, None if it is gone."""
+        """Return the new name of an input or output of the original, None if it is removed."""
         return self.names.get(name, name)
 
     def before(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return what inputs or outputs of the pruned model are called in the original."""
+        """Return the original names of inputs or outputs of the pruned model."""
         earlier = {after: before for before, after in self.names.items() if after is not None}
         return tuple(earlier.get(name, name) for name in names)
 

@@ -1,8 +1,8 @@
 """Layouts of fused operators: which axis of which input carries which heads, or which neurons.
 
-A decomposed graph shows its heads in shapes; a fused attention states them in attributes. A mixture of experts that is
-one operator has its neurons inside, so that only its weights show them; the weights of all experts are stored in one
-tensor each, so that the experts are equally wide. Liveness and site detection read the same layouts.
+A decomposed graph shows its heads in shapes; a fused attention states them in attributes. A fused
+mixture of experts has its neurons inside, so they are only visible in its weights, which are stored in one
+tensor for all experts, so that the experts are equally wide. Liveness and site detection read the same layouts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from onnxheadprune.model.graph.view import Node
 
 
 class Heads(enum.Enum):
-    """The heads along an axis, or counted by something."""
+    """The kind of heads along an axis, or counted by an attribute."""
 
     QUERY = "query"
     KEY_VALUE = "key/value"
@@ -34,7 +34,7 @@ class Run:
 
     Attributes:
         heads: which heads.
-        width: how many positions each of them takes.
+        width: positions per head.
     """
 
     heads: Heads
@@ -47,7 +47,7 @@ class HeadAxis:
 
     Attributes:
         axis: its number.
-        runs: what lies along it, in order: packed queries, keys and values are three runs.
+        runs: its runs, in order: packed queries, keys and values are three runs.
     """
 
     axis: int
@@ -66,11 +66,11 @@ class HeadAxis:
 
 @dataclass(frozen=True)
 class FusedLayout:
-    """The places of the heads of a fused attention node.
+    """The positions of the heads of a fused attention node.
 
     Attributes:
         num_heads, kv_num_heads: query and key/value heads.
-        head_size: width of a query or key head, None if the shapes do not tell.
+        head_size: width of a query or key head, None if the shapes are unknown.
         v_head_size: width of a context head.
         out_axes: the axis or the two axes (heads, head size) of the output.
         inputs: per input index the axis that carries heads.
@@ -117,7 +117,7 @@ def is_fused(node: Node) -> bool:
 
 
 def given(node: Node, indices: Iterable[int], axis: int) -> dict[int, int]:
-    """Those of some outputs that the node has, with their head axis."""
+    """Those of the given outputs that the node has, with their head axis."""
     return {i: axis for i in indices if i < len(node.outputs) and node.outputs[i] is not None}
 
 
@@ -137,7 +137,7 @@ EXPERTS = 0
 
 
 class Order(enum.Enum):
-    """In which order an axis has the positions of neurons."""
+    """The order of the positions of neurons along an axis."""
 
     ONCE = "one position each"
     PAIRS = "gate and value of a neuron side by side"
@@ -161,8 +161,8 @@ class NeuronAxis:
 
     Attributes:
         axis: its number.
-        order: what lies where along it.
-        packed: positions in one element of the tensor: levels of a byte, or of a block with one scale.
+        order: the order of positions along it.
+        packed: positions per element of the tensor: quantized values in a byte, or in a block with one scale.
     """
 
     axis: int
@@ -182,17 +182,17 @@ class NeuronAxis:
         ]
 
     def live(self, alive: Mask) -> Live:
-        """The elements of neurons that are alive, [experts, width]."""
+        """The elements of live neurons, [experts, width]."""
         positions = alive[:, self.order.positions(alive.shape[1])]
         whole = np.pad(positions, ((0, 0), (0, -positions.shape[1] % self.packed)))
         elements = whole.reshape(len(alive), -1, self.packed)
         return Live.over((EXPERTS, self.axis), np.asarray(elements.any(axis=2)))
 
     def spread(self, alive: Mask, rank: int) -> Mask:
-        """A mask over the input: what is live, with an axis of size 1 for each of the others.
+        """The live mask over the input, with size 1 on all other axes.
 
         Args:
-            alive: which neurons are, [experts, width].
+            alive: live neurons, [experts, width].
             rank: axes of the input.
         """
         sizes = {EXPERTS: len(alive), self.axis: len(self.owners(alive.shape[1]))}
@@ -202,21 +202,21 @@ class NeuronAxis:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The places of the neurons of a fused mixture of experts.
+    """The positions of the neurons of a fused mixture of experts.
 
     Attributes:
-        experts: how many there are.
+        experts: the number of experts.
         width: neurons of each.
-        chosen: experts that a token goes through.
-        read: per input index of activations that it reads.
+        chosen: experts per token.
+        read: per input index of activations.
         inputs: per input index the axis that carries neurons.
         silent: the input in which zeros silence neurons: the last layer's weights, or their scales.
-        made: inputs in which zeros silence them where they are made: the first layer's weights or scales, and its bias.
-            Every activation that these operators know gives zero for zero.
+        made: inputs in which zeros silence neurons in the first layer: its weights or scales, and its bias.
+            Every activation function of these operators maps zero to zero.
         last: the weights of the last layer.
         bias: the bias of the last layer, None without one.
-        zero: the input with the level that means zero, None where a number does.
-        bits: of one level of the last layer's weights, None where these are numbers.
+        zero: the input with the zero point, None where it is a number.
+        bits: bits per quantized weight of the last layer, None for floats.
         maps: products of a token with the weights of one expert.
         why_not: why nothing can be cut, None if it can.
     """
@@ -260,7 +260,7 @@ def mixture_of(node: Node) -> Mixture | None:
 
 
 def _fits(node: Node, found: Mixture, index: int) -> bool:
-    """Whether an input has as many elements for each expert's neurons as these take, as far as its shape is known."""
+    """Return whether an input's size fits the neurons of each expert, as far as its shape is known."""
     shape, axis = node.shape(index), found.inputs[index]
     if shape is None:
         return True

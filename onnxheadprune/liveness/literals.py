@@ -1,4 +1,4 @@
-"""Literals in place of computed sizes: the target shape of a Reshape or Expand, and what a `Shape` outputs.
+"""Literals instead of computed sizes: the target shape of a Reshape or Expand, and the output of a `Shape`.
 
 ONNX Runtime's fusions read literal head counts, and a computed shape would keep the original number, so the element of
 every narrowed axis of a target is replaced, and only that element: batch and sequence stay as the exporter computed
@@ -36,7 +36,7 @@ class Change:
 
     @property
     def tag(self) -> str:
-        """Part of a name that tells changes apart."""
+        """A part of a name that is unique per change."""
         return f"{self.axis}_{self.live}of{self.period}"
 
 
@@ -162,7 +162,7 @@ def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change
 
 
 def _computed(node: Node, index: int, target: Value, changes: Sequence[Change]) -> Sequence[Edit]:
-    """Any other shape value: literals replace its elements, dimensions of unknown size are scaled at run time."""
+    """Any other computed shape: literals replace its elements, dimensions of unknown size are scaled at run time."""
     rank = len(node.out.shape or ())
     size = rank
     if target.shape is not None and len(target.shape) == 1 and isinstance(target.shape[0], int):
@@ -236,7 +236,7 @@ def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
 
 
 def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> Iterator[Edit]:
-    """Edits that keep what the shape observers of a narrowed value report."""
+    """Edits that keep the results of the shape observers of a narrowed value."""
     for use in value.consumers:
         if use.node.domain == "" and use.node in SHOWS_SHAPE:
             yield from _freeze_shape(use.node, live, kept)
@@ -323,5 +323,5 @@ def _freeze_size(size: Node, live: Live) -> Iterator[Edit]:
 
 
 def _after(node: Node) -> str:
-    """The node that follows, before which something that reads `node` can be inserted."""
+    """The next node, before which readers of `node` can be inserted."""
     return node.scope.nodes[node.position + 1].ref

@@ -2,7 +2,7 @@
 
 A `Live` holds an array over a few axes of a value. Zero means dead, anything else live. The array need
 not be boolean: site detection sends *labels* through the same rules (which column of the projection is
-this, which heads read this), and labels of positions that fall together are united with a bitwise or.
+this, which heads read this), and labels of merged positions are united with a bitwise or.
 
 * An axis along which the array does not vary is left out, so a fully live value has no axes at all.
 * On an axis whose size is symbolic (`batch * 12`) the array covers one period and repeats. Where heads are the slower
@@ -66,7 +66,7 @@ class Live:
 
     @property
     def is_mask(self) -> bool:
-        """True if it says what is live and nothing else, by booleans."""
+        """True for a boolean mask without labels."""
         return self.array.dtype.kind == "b"
 
     @property
@@ -95,7 +95,7 @@ class Live:
         return cls.over((axis,), np.arange(1, count + 1))
 
     def spread(self, rank: int) -> npt.NDArray[np.bool_]:
-        """The mask with as many axes as a value has, of size 1 along those that it says nothing of."""
+        """The mask with all axes of a value, of size 1 where it does not vary."""
         sizes = dict(zip(self.axes, self.array.shape, strict=True))
         return self.mask.reshape([sizes.get(axis, 1) for axis in range(rank)])
 
@@ -152,7 +152,7 @@ class Live:
         return Live.over(axes, np.asarray((mine != 0) & (theirs != 0)), runs)
 
     def _paired(self, other: Live) -> tuple[list[int], Array, Array, Runs]:
-        """Return both over the same axes; one that they count in other runs is needed wherever either says so."""
+        """Return both over the same axes; an axis with different runs is needed where either needs it."""
         unlike = {axis for axis in self.axes if axis in other.axes and self.run(axis) != other.run(axis)}
         pair = [live.only(set(live.axes) - unlike) for live in (self, other)]
         axes = sorted({*pair[0].axes, *pair[1].axes})
@@ -211,7 +211,7 @@ class Live:
         return _dense_shape(self.mask)
 
     def dense_closure(self) -> Live:
-        """Itself if it can be compacted, else the product that covers it."""
+        """The mask if it can be compacted, else the product that covers it."""
         return self if self.dense_shape() is not None else self.product_closure()
 
     def extent(self, axis: int) -> tuple[int, int]:
@@ -257,7 +257,7 @@ DEAD = Live((), np.array(False))
 
 
 def together(lives: Sequence[Live]) -> Live:
-    """Unite what is kept of outputs that are narrowed alike. Masks beside labels carry none.
+    """Unite the kept parts of outputs that are narrowed equally. Masks carry no labels.
 
     >>> values, indices = (Live.over((0,), np.arange(3) == place) for place in (0, 2))
     >>> together([values, indices])

@@ -1,10 +1,10 @@
-"""Readers of a value: what they need of it, in the original and after edits.
+"""Readers of a value and their needs, in the original and after edits.
 
 An observer reads only the shape: exports compute scales, masks and target shapes from the shapes of Q, K and V, and
-need not the removed heads, only their number. A carrier passes a value on under other axes or another type, as on the
+need only the number of heads. A carrier passes a value on under other axes or another type, as on the
 way to a cache. Others pick positions, and positions that nobody reads in the original either (tokens that are cut off,
 the rest of a cropped window) have nothing to do with heads: a value is narrowed only where heads were removed.
-`Readers` are the reads that edits leave.
+`Readers` are the remaining reads after edits.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _picked(node: Node) -> int | None:
 
 
 def outlet(value: Value) -> Value | None:
-    """The output of an `If` that a value becomes which one of its branches hands out; None for any other value."""
+    """The output of an `If` for an output of one of its branches; None for any other value."""
     owner = value.scope.owner
     if not value.is_graph_output or owner is None or owner not in CHOOSES:
         return None
@@ -106,7 +106,7 @@ def outlet(value: Value) -> Value | None:
 
 
 def carrier_outputs(value: Value, depth: int = MAX_HOPS) -> list[Value]:
-    """Values that merely pass `value` on: through carriers, or out of the branches of an `If`."""
+    """Copies of `value`: through carriers, or out of the branches of an `If`."""
     if depth == 0:
         return []
     handed_on = [use.node.out for use in value.consumers if passes_on(use.node)]
@@ -124,7 +124,7 @@ def only_passed_on(node: Node, free: frozenset[Value], depth: int = MAX_HOPS) ->
 
 
 def leads_out(value: Value, free: frozenset[Value], depth: int = MAX_HOPS) -> bool:
-    """Return whether a value is used for nothing but free graph outputs and shape observers."""
+    """Return whether a value is only used for free graph outputs and shape observers."""
     if value.is_graph_output and value not in free:
         output = outlet(value)
         if output is None or not leads_out(output, free, depth - 1):
@@ -135,7 +135,7 @@ def leads_out(value: Value, free: frozenset[Value], depth: int = MAX_HOPS) -> bo
 
 
 def carried(node: Node, live: Live) -> Live | None:
-    """What is left of the output of a carrier whose input keeps `live`, a mask or labels: its law, read forwards."""
+    """The kept part of a carrier's output if its input keeps `live`, a mask or labels: its rule, applied forwards."""
     shape, source = node.out.shape, node.shape(0)
     if shape is None or source is None:
         return None
@@ -158,14 +158,14 @@ def carried(node: Node, live: Live) -> Live | None:
 
 
 def _picked_axes(node: Node, rank: int) -> dict[int, int]:
-    """Return where the axes of the input of a Gather lie that takes one index: all but the one that is picked from."""
+    """Return the output axes of the input axes of a Gather with one index: all but the picked one."""
     picked = node.attribute("axis", 0) % rank
     others = [axis for axis in range(rank) if axis != picked]
     return {axis: position for position, axis in enumerate(others)}
 
 
 def _moved_axes(node: Node) -> dict[int, int]:
-    """Return where the axes of a carrier's input lie in its output: its law is asked for every other index of each."""
+    """Return the output axes of a carrier's input axes, found by asking its rule for every second index of each."""
     mapping: dict[int, int] = {}
     for axis, dim in enumerate(node.out.shape or ()):
         size = dim if isinstance(dim, int) else divisor(dim)
@@ -200,15 +200,15 @@ Asking: TypeAlias = Use | InsertNode
 
 @dataclass
 class Readers:
-    """The reads that edits leave.
+    """The remaining reads after edits.
 
     Attributes:
         going: graph inputs that are to be removed.
-        inputs: of nodes that read something else now.
+        inputs: new inputs of nodes.
         gone: references of nodes that are dropped.
-        unmade: new nodes that are not made after all.
-        kept_back: outputs of the graph or of a body that are handed out no longer.
-        pinned: nodes whose output has another name now, and stands for another value.
+        unmade: new nodes that are left out after all.
+        kept_back: removed outputs of the graph or of a body.
+        pinned: nodes whose output has a new name, and replaces another value.
     """
 
     going: Collection[Value] = ()

@@ -1,4 +1,4 @@
-"""From liveness to edits: what has to change so that the graph computes only what is live."""
+"""From liveness to edits: the changes that make the graph compute only live elements."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ NOBODY: frozenset[str] = frozenset()
 
 @dataclass
 class Realization:
-    """Edits with the sites that asked for each, in a deterministic order without repetition."""
+    """Edits with the sites that caused each, in a deterministic order without repetition."""
 
     edits: dict[Edit, frozenset[str]] = field(default_factory=dict)
 
     def add(self, edit: Edit, sites: frozenset[str]) -> None:
-        """Record an edit; the same edit asked for twice is one edit."""
+        """Add an edit; equal edits are one edit."""
         self.edits[edit] = self.edits.get(edit, NOBODY) | sites
 
 
 def realize(view: GraphView, sweep: Sweep) -> Realization:
-    """All edits that a finished sweep calls for."""
+    """All edits for a finished sweep."""
     return _Realizer(view, sweep).run()
 
 
@@ -91,7 +91,7 @@ class _Realizer:
             self.repeated[(use.node.index, use.input_index)] = wanted
 
     def _branches(self, value: Value, node: Node, live: Live) -> None:
-        """What an `If` hands on narrowed, each of its branches has to hand out narrowed."""
+        """Narrow the branch outputs of each narrowed output of an `If`."""
         for body in node.bodies.values() if node in CHOOSES else ():
             inner = body.values.get(body.proto.output[value.output_index].name)
             sites = self.sweep.asked.get(node, NOBODY) | (NOBODY if inner is None else self._sites(inner))
@@ -120,7 +120,7 @@ class _Realizer:
         return sites
 
     def _demands(self, value: Value) -> Iterator[tuple[Use, Live, Answer | None]]:
-        """Each consumer with what it needs, and its answer if it picks for itself."""
+        """Each consumer with its demand, and its answer if it picks elements itself."""
         for use in value.consumers:
             if observes(use, self.sweep):
                 continue

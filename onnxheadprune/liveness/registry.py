@@ -47,9 +47,9 @@ class Refusal:
 
     Attributes:
         reason: the kind of obstacle.
-        node: reference of the node where it stands (`Node.ref`, or its name).
+        node: reference of the node (`Node.ref`, or its name).
         value: name of the value that is not narrowed.
-        sentence: what a person needs to know, in one sentence without a full stop.
+        sentence: the message, one sentence without a full stop.
     """
 
     reason: Reason
@@ -64,7 +64,7 @@ class Refusal:
         """The same with its units named.
 
         Args:
-            units: what they are called: "heads", "neurons".
+            units: their name: "heads", "neurons".
         """
         return replace(self, sentence=self.sentence.replace(UNITS, units))
 
@@ -92,7 +92,7 @@ class Answer:
         selects: inputs that the rewritten node picks from itself, so that they may keep more than
             `inputs` asks for without an edge gather (a Slice moves its bounds).
         accepts: whether a selecting node can pick from an input that finally keeps this much.
-        kept: what each output keeps, where that is more than what was asked for.
+        kept: the kept part of each output, where larger than the demand.
         bodies: live indices of outputs of the node's subgraphs.
     """
 
@@ -138,7 +138,7 @@ def refuse(node: Node, reason: Reason, sentence: str) -> Refusal:
 
 
 def inexpressible(node: Node) -> Refusal:
-    """The refusal of an operator that cannot say on its inputs what is live on its outputs."""
+    """The refusal where live sets of outputs cannot be expressed on inputs."""
     return refuse(
         node,
         Reason.INEXPRESSIBLE,
@@ -147,12 +147,12 @@ def inexpressible(node: Node) -> Refusal:
 
 
 def unknown_shape(node: Node) -> Refusal:
-    """The refusal of an operator whose shapes are not known well enough."""
+    """The refusal of an operator with unknown shapes."""
     return refuse(node, Reason.UNKNOWN_SHAPE, f"the shapes around {node.op_type} are not known")
 
 
 def coupled(node: Node) -> Refusal:
-    """The refusal of an operator that mixes what lies along the live axis."""
+    """The refusal of an operator that mixes positions of the live axis."""
     return refuse(
         node,
         Reason.COUPLED,
@@ -161,10 +161,10 @@ def coupled(node: Node) -> Refusal:
 
 
 def beside(live: Live, mixed: Collection[int]) -> Live | None:
-    """Return the live set without the axes that an operator needs whole; None if it has no others, as merged heads.
+    """Return the live set without the axes that an operator needs whole; None if it has no others (merged heads).
 
-    A later Slice of the same axis (attention sinks, the largest of TopK) asks for a part of it, which says
-    nothing about heads. Labels are not masks: those of one position cannot stand for another's.
+    A later Slice of the same axis (attention sinks, the largest of TopK) asks for a part of it, which is
+    unrelated to heads. Labels are not masks: labels of one position do not apply to others.
     """
     if not set(mixed) & set(live.axes):
         return live

@@ -1,4 +1,4 @@
-"""Redirect Shape nodes whose input is needed for nothing else to another value of that size, or to the model inputs.
+"""Redirect Shape nodes whose input is otherwise unused to another value of that size, or to the model inputs.
 
 So nothing is computed only for its shape.
 """
@@ -170,7 +170,7 @@ class _Spelling:
 
 
 class ShapeSources:
-    """Other sources for shapes of values that are computed for nothing else."""
+    """Other sources for shapes of otherwise unused values."""
 
     def __init__(self, view: GraphView, kept: Mapping[Value, Live], readers: Readers) -> None:
         """Prepare the search."""

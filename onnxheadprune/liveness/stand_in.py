@@ -26,11 +26,11 @@ from onnxheadprune.model.tensors import FLOATS
 
 
 def stand_in(left: Remnant, readers: Sequence[Use]) -> Sequence[Edit] | Refusal:
-    """Edits that put a constant in the place of what projections alone make up.
+    """Edits that replace the sum of projections by a constant.
 
     Args:
         left: what is left of them.
-        readers: who reads it; whoever only looks at its shape may be among them.
+        readers: its readers; may include shape observers.
 
     Returns:
         The edits, or a refusal if the constant, or its size, cannot be expressed as a constant.
@@ -41,7 +41,7 @@ def stand_in(left: Remnant, readers: Sequence[Use]) -> Sequence[Edit] | Refusal:
 
 
 def quantized_stand_in(projection: Node) -> Sequence[Edit] | Refusal:
-    """The same for a projection that quantizes what it gives."""
+    """The same for a projection that quantizes its output."""
     builder = _Builder(projection, projection.out)
     constant = builder.quantized()
     return _refused(projection) if constant is None else builder.edits(constant, projection.out.consumers)
@@ -54,7 +54,7 @@ def _refused(node: Node) -> Refusal:
 
 @dataclass
 class _Builder:
-    """Collects nodes that go before the producer of `value`, and names what they make."""
+    """Collects nodes to insert before the producer of `value`, and names their outputs."""
 
     node: Node
     value: Value
@@ -62,7 +62,7 @@ class _Builder:
 
     @property
     def before(self) -> Node:
-        """Where new nodes go: nothing between the projection and this node is needed any more."""
+        """The insert position of new nodes: nothing between the projection and this node is needed any more."""
         return self.value.producer or self.node
 
     def edits(self, constant: str, readers: Sequence[Use]) -> list[Edit]:

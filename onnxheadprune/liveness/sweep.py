@@ -1,4 +1,4 @@
-"""The reverse sweep: from what projections no longer read to everything that dies upstream.
+"""The reverse sweep: from positions that projections no longer read to everything unused upstream.
 
 Nodes are visited in reverse topological order, each once, and only those that liveness reaches. A value
 keeps the union of what its consumers ask for; a consumer that was never visited asks for all of it.
@@ -51,16 +51,16 @@ def sweep(
     Args:
         seeds: the first demands.
         free: graph inputs and outputs that may be narrowed; all others stay whole.
-        domain: what the demands stand for.
-        through: a node that is taken to pass its first input on, whatever its law says: what would die without it?
+        domain: the meaning of the demands.
+        through: a node that is taken to pass its first input on, whatever its rule says: what would die without it?
         handed: what callers need of graph outputs that may be narrowed, where the graph itself reads a part of them.
-        answers: of nodes that compute the same of fewer positions, whatever their rules say; each with what is kept.
+        answers: fixed answers of nodes that work the same with fewer positions, instead of their rules.
 
     Returns:
         The liveness of everything reached. No model is changed.
 
     Raises:
-        RefusedError: if somebody needs more of a node's output than its answer in `answers` keeps.
+        RefusedError: if a reader needs more of a node's output than its answer in `answers` keeps.
     """
     return _Sweeper(free, domain, through, handed or {}, answers or {}).run(seeds)
 
@@ -100,9 +100,9 @@ class _Sweeper:
         return self.result
 
     def _bounds(self, seeds: Sequence[Seed]) -> dict[tuple[int, int], Live]:
-        """The most that a node needs of an input, whatever its law says: what all seeds leave of it.
+        """The most that a node needs of an input by all seeds, independent of its rule.
 
-        A layer may sum up what one site loses, and make what another one loses: of its weight rows and columns go.
+        A layer may read units of one site and compute units of another: its weight loses rows and columns.
         """
         found: dict[tuple[int, int], Live] = {}
         for seed in seeds if self.domain.cuts else ():
@@ -111,7 +111,7 @@ class _Sweeper:
         return found
 
     def _ask(self, node: Node, index: int, live: Live, sites: frozenset[str]) -> None:
-        """Note what a node needs of one input, and go on to what makes it."""
+        """Record a node's demand on one input, and continue with its producer."""
         value, key = node.input(index), (node.index, index)
         known = self.result.edges.get(key)
         if key in self.most:
@@ -137,7 +137,7 @@ class _Sweeper:
         self.result.asked[node] = self.result.asked.get(node, frozenset()) | sites
 
     def _visit(self, node: Node) -> None:
-        """Ask the law of a node whose consumers have all been visited."""
+        """Ask the rule of a node whose consumers have all been visited."""
         lives = tuple(FULL if output is None else self._demand(output) for output in node.outputs)
         if node in self.given:
             self._take(node, lives, self.given[node])
@@ -162,7 +162,7 @@ class _Sweeper:
             self._reach(value, self.result.asked[node])
 
     def _take(self, node: Node, lives: Sequence[Live], answer: Answer) -> None:
-        """Note the answer that a node is given."""
+        """Record the answer for a node."""
         kept = answer.kept or tuple(lives)
         if not all(have.covers(live) for have, live in zip(kept, lives, strict=True)):
             raise RefusedError(f"more than what is left of {node.out.name} is needed behind {node.label}")
@@ -188,7 +188,7 @@ class _Sweeper:
                 self.result.kept[output] = live
 
     def _demand(self, value: Value) -> Live:
-        """Return what a value has to keep for its readers."""
+        """Return the part of a value that its readers need."""
         total = self.result.body_outputs.get(value)
         if self._is_fixed_output(value):
             return FULL if total is None else total
@@ -211,7 +211,7 @@ class _Sweeper:
         return _beside_unread(value, self.domain.narrowed(total))
 
     def _handed_out(self, value: Value) -> Live:
-        """Return what callers need of a value that others wrote into before.
+        """Return the callers' demand on a value that other nodes wrote into before.
 
         Of a cache of all layers each layer reads its own rows, but the next call reads all of them.
         """
@@ -223,7 +223,7 @@ class _Sweeper:
     def _is_handed_out(self, value: Value) -> bool:
         """Return whether a value is an input or output of the model, itself or through carriers.
 
-        One of which nothing would be left stays unchanged.
+        A value that would become empty stays unchanged.
         """
         if not self.domain.cuts or not self.free:
             return False
@@ -231,13 +231,13 @@ class _Sweeper:
         return any(end.is_graph_output and end in self.free for end in ends) or value in self.free
 
     def _is_fixed_input(self, value: Value) -> bool:
-        """Return whether a value comes from outside and has to stay as large as it is."""
+        """Return whether a value is an input that must not be narrowed."""
         # No node makes it and no dense tensor holds it: an input, or a tensor that is stored as sparse.
         fed = value.producer is None and not value.holds_tensor
         return self.domain.cuts and fed and value not in self.free
 
     def _is_fixed_output(self, value: Value) -> bool:
-        """Return whether a value is handed out and has to stay as large as it is."""
+        """Return whether a value is an output that must not be narrowed."""
         if (
             not self.domain.cuts
             or not value.is_graph_output
@@ -249,7 +249,7 @@ class _Sweeper:
         return output is None or not leads_out(output, self.free)
 
     def _edge_demand(self, use: Use) -> Live | None:
-        """Return what a consumer asks for, None for nothing at all."""
+        """Return a consumer's demand, None for none."""
         known = self.result.edges.get((use.node.index, use.input_index))
         if known is not None:
             return known
@@ -259,7 +259,7 @@ class _Sweeper:
         return FULL if answer is None else answer.inputs.get(use.input_index, FULL)
 
     def _look_through_views(self, value: Value) -> None:
-        """Visit views of a value that lead to nothing but picks: these need less than all of it."""
+        """Visit views of a value that only lead to picks, which need less than all of it."""
         producer = value.producer
         if not self.domain.cuts or producer is None or value.is_constant or self.looking == _MAX_VIEWS:
             return
@@ -283,7 +283,7 @@ def _is_view(node: Node) -> bool:
 
 
 def _covering(node: Node, live: Live) -> Answer | None:
-    """The answer of a Reshape that keeps the smallest block of its input that covers what was asked for.
+    """The answer of a Reshape that keeps the smallest block of its input that covers the demand.
 
     Returns:
         None for other operators, where the block is all of the input, or where it is no block of the output.
@@ -305,11 +305,11 @@ def _covering(node: Node, live: Live) -> Answer | None:
 
 
 def _beside_unread(value: Value, live: Live) -> Live:
-    """`live` without the axes along which it leaves out nothing but what nobody reads in the original.
+    """`live` without the axes along which it only omits positions that are unread in the original.
 
     Args:
         value: the value.
-        live: what its readers need of it once heads are gone, in mask form.
+        live: the demand of its readers once heads are removed, as a mask.
     """
     if not live.axes or _is_shared_view(value):
         # Views of a packed value each read a part: what one of them leaves out, another one reads.
@@ -323,7 +323,7 @@ def _beside_unread(value: Value, live: Live) -> Live:
 
 
 def _read_of(value: Value) -> Live:
-    """Return what the consumers of a value read in the original."""
+    """Return the part of a value that consumers read in the original."""
     total: Live = DEAD
     for use in value.consumers:
         if looks_only(use):
@@ -336,13 +336,13 @@ def _read_of(value: Value) -> Live:
 
 
 def _read_through(use: Use) -> Live:
-    """Return what one consumer reads in the original."""
+    """Return the part that one consumer reads in the original."""
     answer = selecting_answer(use)
     return FULL if answer is None else answer.inputs.get(use.input_index, FULL)
 
 
 def _is_shared_view(value: Value) -> bool:
-    """Return whether a value is a view of one that others read, too."""
+    """Return whether a value is a view of a value with other readers."""
     for _ in range(_MAX_VIEWS):
         node = value.producer
         if node is None or node not in LOOKED_THROUGH or node.inputs[0] is None:

@@ -1,7 +1,7 @@
-"""The seeds of a sweep, its result, and how the result settles.
+"""The seeds of a sweep, its result, and the completion of the result.
 
-A sweep asks for the least. Where a value keeps more for the sake of one reader, others that pick from it (a Slice, a
-Gather) need no gather in front, and views and caches that only carry it follow it.
+A sweep computes the least demands. Where a value keeps more for one reader, others that pick from it (a Slice, a
+Gather) need no extra gather, and views and caches that only carry it keep the same.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Sweep:
         kept: what each reached value keeps.
         answers: the answers of visited nodes whose outputs are narrowed.
         refusals: where liveness stopped.
-        asked: which sites reached a node.
+        asked: the sites that reached a node.
         reached: values on narrowed edges, in the order they were met.
-        body_outputs: what nodes with subgraphs need of the outputs of these.
+        body_outputs: demands of nodes with subgraphs on the outputs of these.
     """
 
     edges: dict[tuple[int, int], Live] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Sweep:
     body_outputs: dict[Value, Live] = field(default_factory=dict)
 
     def edge(self, use: Use) -> Live:
-        """Return what one consumer needs."""
+        """Return the demand of one consumer."""
         return self.edges.get((use.node.index, use.input_index), FULL)
 
     def narrowed(self) -> Iterable[tuple[Value, Live]]:
@@ -72,7 +72,7 @@ class Sweep:
 
 
 def observes(use: Use, sweep: Sweep) -> bool:
-    """Return whether a consumer asks for no contents: it looks at the shape, or only passes the value on."""
+    """Return whether a consumer needs no contents: it reads the shape, or only passes the value on."""
     if (use.node.index, use.input_index) in sweep.edges:
         return False
     # A carrier that was refused, or that stays whole, is a consumer like any other.
@@ -117,9 +117,9 @@ def _relaxed(
 
 
 def _chunk_left(node: Node, have: Live) -> tuple[Live, Answer] | None:
-    """Return what a node hands on that takes a chunk of a sequence which keeps `have`, and its answer to that.
+    """Return the output part and answer of a node that takes a chunk of a sequence which keeps `have`.
 
-    None where it cannot be said: chunks differ, and which one is taken is computed.
+    None where unknown: chunks differ, and the index is computed.
     """
     literal, shape = node.literal(1), node.out.shape
     if shape is None or (literal is None and 0 in have.axes):
@@ -167,7 +167,7 @@ def _leave_unread(result: Sweep, value: Value) -> None:
 
 
 def _relax(result: Sweep) -> None:
-    """Views of shared values hand on what these keep, where all who read them can pick from it."""
+    """Let views of shared values keep the same parts, where all their readers can pick from it."""
     for node in sorted(result.answers, key=lambda node: node.index):
         value = _source_of(node)
         have = FULL if value is None else result.kept.get(value, FULL)
@@ -200,7 +200,7 @@ def _picking(result: Sweep, use: Use) -> Answer | None:
 
 
 def _pass_on(result: Sweep, free: frozenset[Value], value: Value, live: Live) -> None:
-    """Tell the values that only carry a narrowed one what is left of them."""
+    """Propagate a narrowed value's kept part to the values that only carry it."""
     for use in value.consumers:
         if (use.node.index, use.input_index) in result.edges or not passes_on(use.node):
             continue

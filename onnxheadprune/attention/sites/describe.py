@@ -277,7 +277,7 @@ def _endpoints(walk: Sweep, labels: Labels) -> dict[Value, Live]:
     for value in walk.reached:
         if comes_or_goes(value):
             ends[value].append(walk.kept[value])
-        # Laws have to be asked for the labels after carriers, and few of these lead anywhere.
+        # Rules have to be asked for the labels after carriers, and few of these lead anywhere.
         if any(map(comes_or_goes, carrier_outputs(value))):
             for end, live in _carried_on(value, walk.kept[value]):
                 if comes_or_goes(end):
@@ -342,7 +342,7 @@ def _written_on(value: Value, live: Live, labels: Labels) -> Iterator[tuple[Valu
         for use in value.consumers:
             if use.input_index or use.node not in WRITES_INTO:
                 continue
-            # The law, asked backwards for the labels of the input, tells which of them the updates replace.
+            # The rule, asked backwards for the labels of the input, tells which of them the updates replace.
             answer = ask(use.node, [live], labels)
             if not isinstance(answer, Refusal):
                 left = use.node.out, answer.inputs.get(0, live)
