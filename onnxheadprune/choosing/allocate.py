@@ -1,4 +1,4 @@
-"""Allocation: the number of heads that each site loses, so that all of it together costs least."""
+"""Allocation: the number of heads that each site loses, at the least total cost."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Limits:
 
     Attributes:
         min_heads: heads that every site keeps at least.
-        multiple_of: what the number of units that a site keeps must be a multiple of:
+        multiple_of: each site keeps a multiple of this number of units:
             {"heads": 1, "neurons": 8, "experts": 1} unless specified otherwise.
         uniform: every site loses the same share of its heads.
-        whole_groups: KV heads go with all of their query heads, where a site has several: how many are left of the one
-            says how many of the other.
+        whole_groups: KV heads go with all of their query heads, where a site has several: so both
+            numbers determine each other.
     """
 
     min_heads: int = 1
@@ -42,7 +42,7 @@ class Limits:
         check(Selecting, min_heads=self.min_heads, multiple_of=self.multiple_of)
 
     def multiple(self, units: str) -> int:
-        """Return what the number of units of a kind that a site keeps is a multiple of."""
+        """Return the number of which a site keeps a multiple of units of a kind."""
         limits = {**MULTIPLES, **self.multiple_of}
         return next((count for kind, count in limits.items() if kind == units), 1)
 
@@ -68,7 +68,7 @@ def _takes_whole_groups(site: Site, removed: Heads) -> bool:
 
 
 def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
-    """The cheapest way to remove `wanted` heads in all, or as many below that as the limits allow.
+    """The cheapest way to remove `wanted` heads in total, or the largest number below that within the limits.
 
     Costs of sites add up; the split is exact (dynamic programming over sites and heads).
 
@@ -76,7 +76,7 @@ def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: 
         sites: the sites that may lose heads.
         paths: steps per site index, with their costs.
         wanted: heads to remove.
-        limits: what to respect.
+        limits: the limits of a cut.
 
     Raises:
         RefusedError: if the limits leave nothing to remove.
@@ -99,7 +99,7 @@ def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: 
 
 
 def _uniform(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
-    """The same share of every site, as near to what is wanted as its path and the limits come."""
+    """The same share of every site, as near to the target as its path and the limits allow."""
     share = wanted / max(sum(site.num_heads for site in sites), 1)
     choice = {}
     for site in sites:
@@ -142,8 +142,8 @@ class Savings:
     """The savings of a site that loses units: operations, which rise evenly, or time, measured at a few widths.
 
     Attributes:
-        units: how many are gone at each point; rising, 0 first.
-        saved: what that saves; never falling, 0 first.
+        units: the number of removed units at each point; increasing from 0.
+        saved: the savings there; non-decreasing from 0.
     """
 
     units: tuple[float, ...]
@@ -155,5 +155,5 @@ class Savings:
         return cls((0, units), (0.0, units * each))
 
     def of(self, count: int) -> float:
-        """Return what `count` units less save."""
+        """Return the savings of removing `count` units."""
         return float(np.interp(count, self.units, self.saved))

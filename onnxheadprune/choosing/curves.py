@@ -1,11 +1,11 @@
-"""Measured drift of every site along its path, which makes errors of different sites comparable, and its extent.
+"""Measured drift of every site along its path, which makes errors of different sites comparable.
 
 How much an error in one layer's attention matters depends on everything after it. So each site alone is cut
 at a few points of its path, its projection refitted from the Gram matrix, and the effect on the model's
 outputs is measured: all of that in one pass over the model (`activations.chain`).
 
-In a small model that takes no time; in one of a billion weights, a few cuts of every site on all samples take days. So
-work is counted before it is done: enough to tell sites apart, and no more than can be waited for.
+In a small model that is fast; in one of a billion weights, a few cuts of every site on all samples take days. So
+the work is limited in advance: enough to compare sites in acceptable time.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Effort:
 
     Attributes:
         points: steps of each path; 0 for a single step of a single path of each site.
-        samples: on which they are.
+        samples: the number of samples.
     """
 
     points: int
@@ -74,9 +74,9 @@ class Effort:
         samples: int,
         positions: float,
     ) -> Effort:
-        """Return how many cuts are measured, and on how many samples: a third of a pass over the data, or `MOST_WORK`.
+        """Return the numbers of cuts and samples to measure: a third of a pass over the data, or `MOST_WORK`.
 
-        More points come before more samples: where a path bends matters more than what a measurement scatters.
+        More points have priority over more samples: the shape of a path matters more than measurement noise.
         """
         bound = max(MOST_WORK, work.whole * positions * samples / 3)
         most = min(samples, _samples_to_measure(len(sites)))
@@ -101,12 +101,12 @@ class Work:
         return sum(size for _, size in self._maps)
 
     def behind(self, site: Site) -> int:
-        """Of those that a cut of a site runs: its projections, and all that comes later."""
+        """Of those that a cut of a site runs: its projections, and all later layers."""
         first = min(item.node.index for item in site.projections)
         return sum(size for index, size in self._maps if index >= first)
 
     def to_look_at(self, data: Calibration, widest: int) -> Calibration:
-        """As much of the data as tells what heads carry: some hundred samples, or what the widest projection needs."""
+        """Enough data for statistics of contexts: some hundred samples, or as many as the widest projection needs."""
         positions = data.positions
         if positions is None:
             return data.subset(SAMPLES_TO_LOOK_AT)
@@ -115,7 +115,7 @@ class Work:
         return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
 
     def to_run(self, data: Calibration) -> Calibration:
-        """As much of the data as whole models run on where it decides nothing: for a reported figure, a proof."""
+        """The data for runs of whole models that decide nothing: for a reported figure, a proof."""
         positions = data.positions
         if positions is None:
             return data.subset(SAMPLES_TO_LOOK_AT)
@@ -134,7 +134,7 @@ def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibra
 
 
 def _samples_to_measure(sites: int) -> int:
-    """Samples on which the effect of cuts is measured in a model of so many sites."""
+    """The number of samples to measure cuts on, by the number of sites."""
     share = (SITES_TO_MEASURE + 1) / (sites + 1)
     return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))
 
@@ -148,15 +148,15 @@ def measured_paths(
     how: Effort,
     progress: Progress = silent,
 ) -> dict[int, tuple[Step, ...]]:
-    """Every path of every site with drifts in place of errors, those of one site merged.
+    """Every path of every site with drifts instead of errors, merged per site.
 
     Args:
         view: an annotated view of the model.
         sites: the sites.
         paths: some paths per site index.
         moments: per site index, of the context of each of its projections.
-        evidence: what drifts are measured on.
-        how: how many steps of each path are measured, and on how many samples.
+        evidence: the data to measure drifts on.
+        how: the number of steps per path to measure, and of samples.
         progress: called after each block.
     """
     main, data, effect = require_main_output(view), evidence.data.subset(how.samples), evidence.effect
@@ -186,7 +186,7 @@ def measured_paths(
 
 
 def _cuts(site: Site, steps: Sequence[Step], moments: Sequence[Moments]) -> list[Cut]:
-    """The cuts of some steps, what is left refitted."""
+    """The cuts of some steps, with refitted remaining weights."""
     refits: list[dict[str, Array]] = [{} for _ in steps]
     for projection, moment in zip(site.projections, moments, strict=True):
         linear = Linear.of(projection)
@@ -200,7 +200,7 @@ def _cuts(site: Site, steps: Sequence[Step], moments: Sequence[Moments]) -> list
 def _refits(
     projection: Projection, linear: Linear, moment: Moments, steps: Sequence[Step]
 ) -> Iterator[dict[str, Array]]:
-    """For each step new weights for the heads that are left, so that the output stays near what it was."""
+    """Refitted weights of the remaining heads for each step, which keep the output near the original's."""
     weight, bias = linear.matrix.read(), linear.read_bias()
     mean = moment.x_sum / (moment.total or 1.0)
     for step in steps:
@@ -215,7 +215,7 @@ def _refits(
 
 
 def _measured(paths: Sequence[Sequence[Step]], points: int) -> list[list[Step]]:
-    """The steps that are measured of each path, or with no points the middle one of the first path that has any."""
+    """The steps to measure of each path, or with no points the middle step of the first path that has any."""
     if points:
         return [_spread(path, points) for path in paths]
     path = next((path for path in paths if path), ())
@@ -223,13 +223,13 @@ def _measured(paths: Sequence[Sequence[Step]], points: int) -> list[list[Step]]:
 
 
 def _spread(path: Sequence[Step], points: int) -> list[Step]:
-    """Some steps of a path, its last one among them."""
+    """Some steps of a path, including its last one."""
     places = {round(at) for at in np.linspace(0, len(path) - 1, min(points, len(path)))} if points > 1 else ()
     return [path[at] for at in sorted({*places, len(path) - 1})] if path else []
 
 
 def _smooth(path: Sequence[Step], measured: Sequence[Step], means: Sequence[float]) -> tuple[Step, ...]:
-    """A path with drifts, interpolated between the measured ones along the error; they never fall."""
+    """A path with drifts, interpolated between the measured ones along the error, and non-decreasing."""
     # A cut after which there are no numbers left costs more than any other.
     numbers = np.nan_to_num(means, nan=NO_NUMBER, posinf=NO_NUMBER)
     drifts = np.maximum.accumulate(np.maximum(numbers, 0.0))

@@ -1,7 +1,7 @@
-"""Units of several kinds under one budget: the share of the prunable blocks' operations that goes, or of their bytes.
+"""Units of several kinds under one budget: the removed share of the prunable blocks' operations or bytes.
 
-Every site has a path of steps, each with what it costs (the drift of the outputs, measured) and what it saves:
-operations, or bytes where experts may be removed, of which each token goes through as many as before. The
+Every site has a path of steps, each with its cost (the measured drift of the outputs) and its savings:
+operations, or bytes where experts may be removed, since each token still uses equally many experts. The
 cheapest combination that saves enough is a knapsack with one choice per site, solved exactly on a
 grid of budgets.
 """
@@ -71,14 +71,14 @@ def joint_space(
     progress: Progress = silent,
     asked: Asked | None = None,
 ) -> JointSpace:
-    """Paths for the sites of all kinds that a wish names, their costs measured on data.
+    """Paths for the sites of all kinds that a target names, with costs measured on data.
 
     Args:
         analysis: the model and its sites.
-        requirements: what choices go by and respect.
-        evidence: what costs are measured on.
-        progress: told what is being done.
-        asked: what the space is for, tried before the first pass where some blocks cannot be measured.
+        requirements: the basis and the limits of selections.
+        evidence: the data to measure costs on.
+        progress: called with each step.
+        asked: the target, tried before the first pass where some blocks cannot be measured.
 
     Raises:
         UsageError: if there is no data, or it does not fit.
@@ -199,7 +199,7 @@ def _scores(
 
 
 def _is_ordered(requirements: Requirements) -> bool:
-    """Return whether units of all kinds go in the order of scores."""
+    """Return whether units of all kinds are removed in the order of scores."""
     return requirements.method is not None or requirements.scores is not None
 
 
@@ -210,7 +210,7 @@ def _paths(
     requirements: Requirements,
     scores: HeadScores | None = None,
 ) -> list[tuple[Step, ...]]:
-    """Ways for a site to lose units, with what a refit cannot restore as errors, or scores in sum."""
+    """Paths of a site, whose errors are those after a refit, or sums of scores."""
     found: list[tuple[Step, ...]] = []
     if site.UNITS not in requirements.units:
         pass
@@ -235,16 +235,17 @@ def _paths(
 
 @dataclass(frozen=True, eq=False)
 class JointSpace:
-    """What choices over sites of several kinds are made from.
+    """The search space over sites of several kinds.
 
     Attributes:
         sites: sites that may lose units.
         paths: steps per site index, with costs that add up across sites.
-        savings: per site index, by how many units go: multiply-adds x 2 per token, bytes, or shares of the latency.
-        whole: what all of the budget is, in the unit of `savings`.
-        basis: what the costs are.
-        counted: what ratios are shares of.
-        limits: what cuts respect.
+        savings: per site index, by the number of removed units: multiply-adds x 2 per token, bytes, or shares of the
+            latency.
+        whole: the whole budget, in the unit of `savings`.
+        basis: the meaning of costs.
+        counted: the total of which ratios are shares.
+        limits: the limits of cuts.
         constant: see `Selection`.
         left_out: see `Selection`.
     """
@@ -277,7 +278,7 @@ class JointSpace:
         return saved / self.whole
 
     def most(self) -> int:
-        """The cut of all that can go, in parts of `PARTS`; the last part may be a fraction."""
+        """The largest cut, in parts of `PARTS`; the last part may be a fraction."""
         return math.ceil(self._all / FINE)
 
     @property
@@ -288,7 +289,7 @@ class JointSpace:
         )
 
     def has_cut(self, count: int) -> bool:
-        """Return whether some cut saves so many parts."""
+        """Return whether some cut saves this number of parts."""
         return 0 < count <= self.most()
 
     def removing(self, count: int) -> Selection:
@@ -372,7 +373,7 @@ class JointSpace:
         return choice
 
     def _pieces(self, site: Site, step: Step) -> int:
-        """Whole pieces that a step saves: what is promised is saved."""
+        """Whole pieces that a step saves, rounded down."""
         return int(self._saved(site, step) / self.whole * PARTS * FINE)
 
     def _even(self, count: int) -> Choice:

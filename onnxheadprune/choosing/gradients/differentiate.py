@@ -1,9 +1,9 @@
 """From a model and the name of a loss to a model of the loss and its gradients.
 
-Reverse accumulation: from the loss against the direction of the graph, one node at a time.
+Reverse accumulation: backwards from the loss, one node at a time.
 
 Griewank and Walther, Evaluating Derivatives (2008), chapter 3: every value collects what its readers contribute,
-and when all of them have, its producer says what that means for its inputs.
+and when it has all contributions, its producer's rule computes those of its inputs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _with_masters(model: ModelProto, parameters: Sequence[str]) -> tuple[ModelPr
 
 
 def _requantized(model: ModelProto, quantized: Sequence[str]) -> ModelProto:
-    """Quantized parameters are inputs in float32 where nothing but a DequantizeLinear per tensor or axis reads them."""
+    """Quantized parameters that only a DequantizeLinear per tensor or axis reads; they become inputs in float32."""
     if not quantized:
         return model
     made = ModelProto()
@@ -105,15 +105,15 @@ def _quantize(node: Node, elem_type: int, writer: Writer) -> None:
 
 @dataclass
 class Backward:
-    """One walk.
+    """One backward pass.
 
     Attributes:
         view: the graph.
         active: names of values that depend on parameters.
-        writer: where the nodes go.
-        held: what was held constant, and why, by the name of the value.
+        writer: collects the new nodes.
+        held: values that were held constant, with the reason, by name.
         parts: contributions to the gradient of each value.
-        seed: name of the constant that the walk starts with, once it has.
+        seed: name of the constant that the pass starts with, once it has started.
     """
 
     view: GraphView
@@ -124,7 +124,7 @@ class Backward:
     seed: str = ""
 
     def run(self, loss: str) -> None:
-        """Walk from the loss to the parameters."""
+        """Run backwards from the loss to the parameters."""
         value = self.view.main.values[loss]
         dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
         self.seed = self.writer.fresh("seed")
@@ -195,7 +195,7 @@ class Gradient:
         outputs: per parameter the name of its gradient, which has its shape, in float32 (float64 stays).
         constant: per parameter without a gradient the reason; per value that is held constant on the way the node
             and the reason, even where a parameter after it has a gradient by other ways.
-        seed: name of the stored 1 that the way back starts with; nothing else reads it.
+        seed: name of the stored 1 that the backward pass starts with; nothing else reads it.
     """
 
     model: ModelProto
@@ -208,7 +208,7 @@ class Gradient:
 def differentiate(model: ModelProto | GraphView, loss: str, parameters: Sequence[str]) -> Gradient:
     """The gradients of a scalar with respect to weights, as a model that computes both.
 
-    Batch and sequence stay as open as they are. Weights in float16 and bfloat16, and quantized ones that only a
+    Batch and sequence stay dynamic. Weights in float16 and bfloat16, and quantized ones that only a
     DequantizeLinear reads, become inputs in float32; rounding to integers counts as the identity within the range.
 
     Args:
@@ -247,7 +247,7 @@ def _check(model: ModelProto, loss: str, parameters: Sequence[str]) -> None:
 
 
 def _stored_again(part: ModelProto, source: ModelProto, names: set[str]) -> ModelProto:
-    """Parameters that cannot be differentiated are stored, as they were."""
+    """Store parameters without a gradient again, as in the original."""
     if not names:
         return part
     inputs = [info for info in part.graph.input if info.name not in names]
@@ -275,7 +275,7 @@ def _recent(part: ModelProto) -> ModelProto:
 def _assembled(
     part: ModelProto, loss: str, parameters: Sequence[str], masters: Mapping[str, int], walk: Backward
 ) -> Gradient:
-    """The forward part with the nodes of the walk that gradients need."""
+    """The forward part with the needed nodes of the backward pass."""
     outputs: dict[str, str] = {}
     constant = dict(walk.held)
     taken = set(walk.view.main.values) | {item.name for item in walk.writer.constants}
@@ -314,7 +314,7 @@ def _assembled(
 
 
 def _why(name: str, masters: Mapping[str, int], walk: Backward) -> str:
-    """Return why a parameter has no gradient: the first that is held on its way, or who makes no real numbers of it."""
+    """Return why a parameter has no gradient: the first constant value on its path, or a node with integer outputs."""
     if name not in masters:
         return "it holds no real numbers, and is not read by DequantizeLinear alone, by tensor or axis"
     values, ends = [walk.view.main.values[name]], []

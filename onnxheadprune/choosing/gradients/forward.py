@@ -39,7 +39,7 @@ _TYPES = ("to", "dtype")
 
 
 def forward_part(model: ModelProto, loss: str, parameters: Iterable[str]) -> ModelProto:
-    """A model of what `loss` needs; parameters are inputs in their own type.
+    """A model of the nodes that `loss` needs; parameters are inputs in their own type.
 
     Tensors that are no parameters are copied unchanged, so references to files stay references.
     """
@@ -95,7 +95,7 @@ def active_values(view: GraphView, parameters: Iterable[str]) -> set[str]:
 
 
 def _carries(node: Node, active: set[str]) -> bool:
-    """Return whether a node moves quantized numbers about."""
+    """Return whether a node only moves quantized numbers."""
     first, out = node.input(0), node.out
     return (
         first is not None
@@ -107,7 +107,7 @@ def _carries(node: Node, active: set[str]) -> bool:
 
 
 def taken_apart(model: ModelProto, parameters: Iterable[str]) -> ModelProto:
-    """The model with fused operators that a gradient has to pass replaced by what they are made of."""
+    """The model with fused operators on the path of a gradient replaced by smaller operators."""
     given = list(parameters)
     while True:
         view = annotated(GraphView(model))
@@ -133,7 +133,7 @@ def taken_apart(model: ModelProto, parameters: Iterable[str]) -> ModelProto:
 
 
 def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | None:
-    """Return what is left of a fused node that the writer has written in parts; None where it stays."""
+    """Return the rest of a fused node that was replaced by smaller operators; None where it is kept."""
     if DECOMPOSITIONS.of(node) is None:
         return None
     terms = parts_of(node, active, writer)
@@ -177,7 +177,7 @@ def _with_outputs(proto: NodeProto, outputs: Iterable[str]) -> NodeProto:
 
 
 def widened(model: ModelProto, masters: frozenset[str]) -> ModelProto:
-    """The model with float32 in place of float16 and bfloat16; inputs and stored tensors are cast where they are read.
+    """The model with float32 instead of float16 and bfloat16; inputs and stored tensors are cast where they are read.
 
     Args:
         model: whose outputs may change their type.

@@ -1,8 +1,8 @@
 """Products of a gradient in float16 and all else in float32, with a loss scale (Micikevicius et al. 2018).
 
-The operands of each product are rounded to float16, and what it gives goes on in float32: sums, normalisations,
-softmax, the loss and the weights stay as precise as they are. Gradients lie below what float16 can hold, so the way
-back starts with a power of two in the place of 1, and what arrives is divided by it.
+The operands of each product are rounded to float16, and its output is cast to float32: sums, normalisations,
+softmax, the loss and the weights keep their precision. Gradients underflow in float16, so the backward
+pass starts with a power of two instead of 1, and the gradients are divided by it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Halved:
     """A gradient with products in float16.
 
     Attributes:
-        model: as that of the gradient, which has one more input and one more output.
-        scale: name of the input that the way back starts with, a scalar.
+        model: that of the gradient, with one more input and one more output.
+        scale: name of the input that the backward pass starts with, a scalar.
         sound: name of the output that is 0 where all gradients are finite, else NaN.
     """
 
@@ -71,7 +71,7 @@ def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
 
 
 def _is_product(node: Node) -> bool:
-    """Return whether a node does nothing but sum products of float32."""
+    """Return whether a node only sums products of float32."""
     if node not in PRODUCTS:
         return False
     values = [value for value in (*node.inputs, *node.outputs) if value is not None]
@@ -79,7 +79,7 @@ def _is_product(node: Node) -> bool:
 
 
 def _made_of(view: GraphView, names: Collection[str]) -> set[str]:
-    """Names of values that depend on some inputs, and otherwise on nothing but what is stored."""
+    """Names of values that depend only on the given inputs and stored tensors."""
     stored = {value.name for value in view.main.values.values() if value.is_constant}
     found = set(names)
     for node in view.main.nodes:
@@ -95,7 +95,7 @@ def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
 
 
 def _unscaled(model: ModelProto, gradient: Gradient, writer: Writer) -> str:
-    """Make the seed an input and divide the gradients by it; the name of the output that says if they are finite."""
+    """Make the seed an input, divide gradients by it, and return the output that is NaN unless they are finite."""
     graph = model.graph
     stored = [tensor for tensor in graph.initializer if tensor.name != gradient.seed]
     left = ModelProto()

@@ -1,6 +1,6 @@
 """Scores of the units of some sites by one of the methods.
 
-Ablation is Michel et al. 2019 (Are Sixteen Heads Really Better than One?), measured on the outputs in place of a loss.
+Ablation is Michel et al. 2019 (Are Sixteen Heads Really Better than One?), measured on the outputs instead of a loss.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class Working:
     """Settings of a long scoring.
 
     Attributes:
-        model: what travels to an executor, and what finished parts depend on; None takes the model that is viewed.
+        model: the model to send to an executor, which finished parts depend on; None takes the viewed model.
         executor: where to ablate sites; None does so here.
         partial: a file to keep finished sites in.
-        progress: told what is being done.
+        progress: called with each step.
     """
 
     model: LoadedModel | None = None
@@ -99,8 +99,8 @@ def scores_of(
         view: an annotated view of it.
         sites: whose units to score.
         method: see `score`.
-        evidence: data and where it runs; None for weights alone.
-        working: how the work is done.
+        evidence: data and provider; None for weights alone.
+        working: the settings of a long scoring.
         left: gets the reason for each site that cannot be scored on the data, by label; it has no scores then.
 
     Raises:
@@ -176,7 +176,7 @@ def _measured(
 
 
 def _require_all(short: Mapping[str, str], left: Mapping[str, str] | None) -> None:
-    """Check whether all sites can be scored by what a refit cannot restore, where none may be left out."""
+    """Check that all sites can be scored by errors after a refit, where none may be left out."""
     for label, reason in short.items() if left is None else ():
         raise UsageError(f"{label} cannot be scored by reconstruction: {reason}; {INSTEAD}")
 
@@ -207,8 +207,8 @@ def _by_original(site: Site, values: Array) -> tuple[float | None, ...]:
 def weight_scores(site: Site) -> Array:
     """Share of a unit's rows in the energy of the layer that sums units up: |W_o[h]|² / |W_o|².
 
-    Magnitude pruning (Han et al. 2015) with heads, or neurons, as groups. It needs no data and knows nothing of what
-    flows through the weights; the other methods are better wherever there is data.
+    Magnitude pruning (Han et al. 2015) with heads, or neurons, as groups. It needs no data and ignores
+    activations; the other methods are better if there is data.
     """
     total = np.zeros(site.num_units)
     for projection in site.projections:
@@ -233,7 +233,7 @@ def _activation_scores(site: Site, moments: Sequence[Moments]) -> Array:
 def _fluctuation_scores(site: Site, moments: Sequence[Moments]) -> Array:
     """Var(x_i) |W_i|² over the channels of a unit, as a share of the site's (FLAP, An et al. 2024).
 
-    What a channel contributes on average, the bias can take over; only its fluctuation is lost.
+    The bias can replace the mean of a channel; only its fluctuation is lost.
     """
     total = np.zeros(site.num_units)
     for projection, moment in zip(site.projections, moments, strict=True):
@@ -244,7 +244,7 @@ def _fluctuation_scores(site: Site, moments: Sequence[Moments]) -> Array:
 
 
 def _shares(values: Array) -> Array:
-    """As shares of the site, so that sites of different scale compare."""
+    """Scores as shares of the site, so that sites of different scale are comparable."""
     total = values.sum()
     shares: Array = values / total if total > 0 else np.full(len(values), 1 / max(len(values), 1))
     return shares
@@ -282,11 +282,11 @@ def ablation_scores(
     provider: Provider,
     effect: Measure | None = None,
 ) -> Array:
-    """Return what silencing each present unit of a site does to the outputs, averaged over the data.
+    """Return the mean effect on the outputs of silencing each present unit of a site.
 
     Kullback-Leibler divergence on logits, one minus the cosine elsewhere, or the user's measure. The part of
     the model before the site runs once for all units. Neurons are ranked by their fluctuation, and silenced in
-    groups of neighbours; each has the part of the group's effect that it has in the group's fluctuation.
+    groups of neighbours; the group's effect is divided by shares of its fluctuation.
 
     Raises:
         RefusedError: if the site lives in a body, or the model has no float output.
@@ -314,7 +314,7 @@ def ablation_scores(
 
 
 def _groups(site: Site, worth: Array) -> list[tuple[int, ...]]:
-    """Units in groups of about equal size, those of like worth together; what can only go together is not parted."""
+    """Units in groups of about equal size, sorted by score; inseparable units stay in one group."""
     together = sorted(site.units, key=lambda unit: (worth[list(unit)].mean(), unit))
     parts = np.array_split(np.arange(len(together)), min(GROUPS, len(together)))
     return [tuple(one for at in part for one in together[at]) for part in parts]
@@ -327,8 +327,8 @@ class _SiteTask:
     Attributes:
         model: the model; a process that sees several sites of one model reads it once.
         site: index of the site.
-        data: what to run on.
-        provider: where.
+        data: the inputs.
+        provider: where to run.
         effect: the user's measure.
     """
 

@@ -1,4 +1,4 @@
-"""Running independent pieces of work: here, in processes, or on any cluster that speaks `concurrent.futures`."""
+"""Running independent tasks: here, in processes, or on any cluster with a `concurrent.futures` interface."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def run_all(
     executor: Executor | None = None,
     done: Callable[[int, Result], None] | None = None,
 ) -> list[Result]:
-    """Results in the order of the tasks, wherever and in whatever order they were computed.
+    """Results in the order of the tasks.
 
     Args:
         function: a pure function; for an executor it must be picklable, and so must the tasks.
-        tasks: what to call it with.
+        tasks: its arguments.
         executor: any `concurrent.futures.Executor`; None runs in this process.
-        done: told about each result as it comes, with the task's position.
+        done: called with each result as it completes, and the task's position.
     """
     results: dict[int, Result] = {}
 
@@ -58,7 +58,7 @@ def run_all(
 
 
 def _completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
-    """As they complete; futures that are not of the standard library's own kind are awaited in order."""
+    """Futures as they complete; those of other libraries are awaited in order."""
     if all(isinstance(future, Future) for future in futures):
         yield from as_completed(futures)
     else:
@@ -67,11 +67,11 @@ def _completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
 
 @contextlib.contextmanager
 def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor | None]:
-    """The executor that `--jobs` or `--dask` asks for; None for one job here.
+    """The executor for `--jobs` or `--dask`; None for one job here.
 
     Args:
-        jobs: processes here.
-        dask: the address of a Dask scheduler; "local" starts a cluster of so many processes here.
+        jobs: the number of processes.
+        dask: the address of a Dask scheduler; "local" starts a cluster of `jobs` processes here.
 
     Raises:
         UsageError: if the cluster cannot be reached, or the `dask` extra is not installed.

@@ -1,10 +1,10 @@
-"""Scores of experts: how often a router chooses each for the data's tokens, and what it then adds.
+"""Scores of experts: how often a router chooses each for the data's tokens, and its contribution.
 
-A mixture is measured as it is run, in whatever form it is written: where the scores of all experts but one are minus
-infinity, and that of the one is high, its router weight is 1, and what the mixture outputs is the output of that
+A mixture is measured by running it, so its form does not matter: where the scores of all experts but one are minus
+infinity, and that of the one is high, its router weight is 1, and the mixture outputs the output of that
 expert. So one pass gives each token's chosen experts and the output of the mixture; one more for each of the chosen
-gives their outputs, since a token is a position of its own; and the router weights are the factors by which these sum
-up to that of the mixture.
+gives their outputs, since tokens are independent; and the router weights are the factors with which these sum
+to the output of the mixture.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def expert_scores(
         method: "frequency", the tokens that an expert is chosen for; "activation", the mean norm of its output for
             these (2606.15716); "reap", the mean of that norm times the router weight, of which the weights of a token's
             experts sum up to 1 (2510.13999).
-        evidence: data, and where it runs.
+        evidence: data and provider.
         progress: called after each mixture.
         left: gets the reason for each mixture that cannot be scored, by label.
 
@@ -98,7 +98,7 @@ class _Tokens:
 
     Attributes:
         chosen: numbers of each token's experts, [tokens, chosen].
-        norms: of the output of each of these, in the same shape; None where nobody asks.
+        norms: of the output of each of these, in the same shape; None if not needed.
         weights: of the router for each of these.
     """
 
@@ -114,7 +114,7 @@ class _Tally:
         self._tokens, self._norms, self._weighted = (np.zeros(experts) for _ in range(3))
 
     def add(self, found: _Tokens, counts: Array | None) -> None:
-        """Add tokens, but for padding."""
+        """Add tokens, without padding."""
         rows = np.ones(len(found.chosen), np.bool_) if counts is None else counts.reshape(-1)
         chosen = found.chosen[rows]
         np.add.at(self._tokens, chosen, 1.0)
@@ -147,7 +147,7 @@ class _Reader:
         self._sessions: dict[tuple[str | None, ...], Session | None] = {}
 
     def read(self, values: Mapping[str, Array]) -> _Tokens:
-        """The experts of the tokens of one feed, from the scores of the router and all that the mixture reads."""
+        """The experts of the tokens of one feed, from the scores of the router and the inputs of the mixture."""
         routing = self._routing
         picks = [item.value.name for item in routing.picks]
         scored = [gate.value.name for gate in self._gates] if self._looks else []
@@ -217,7 +217,7 @@ class _Reader:
         """The output of the mixture where each token has no other experts, [tokens, features].
 
         Args:
-            values: what the mixture reads.
+            values: the inputs of the mixture.
             experts: of each token, the highest score first, [tokens, experts].
             shapes: of scores that are masked, by name.
             rest: the score of all but the first as a share of minus infinity; 0 for half of the score before.
@@ -239,7 +239,7 @@ class _Reader:
     def _run(
         self, values: Mapping[str, Array], wanted: Sequence[str], opened: Sequence[str] = ()
     ) -> Mapping[str, Array]:
-        """Some values of the mixture, from what it reads and the scores of its router."""
+        """Some values of the mixture, from its inputs and the scores of its router."""
         inner, router = self._parts.view.main.values, self._routing.router.out.name
         types = {
             name: helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -264,7 +264,7 @@ def _numbers(picks: Picks, array: Array) -> npt.NDArray[np.int64]:
 
 
 def _spare(chosen: npt.NDArray[np.int64], experts: int) -> npt.NDArray[np.int64]:
-    """An expert of each token that is not chosen for it, [tokens]."""
+    """One unchosen expert per token, [tokens]."""
     is_free = (chosen[..., None] != np.arange(experts)).all(axis=1)
     return np.asarray(np.argmax(is_free, axis=1))
 
@@ -303,9 +303,9 @@ def _weights(outputs: Scores, whole: Scores) -> Scores:
 
 
 def _places(routing: Routing) -> Iterator[Value]:
-    """Yield values that all that the router has a part in goes through, after its experts, nearest first.
+    """Yield values after the experts that everything dependent on the router passes through, nearest first.
 
-    One of them is the output of the mixture; before that, experts may lie beside each other. What is added to
+    One of them is the output of the mixture; before that, experts may lie side by side. An addition to
     anything else ends the search.
     """
     ends = {end.node for end in routing.ends}

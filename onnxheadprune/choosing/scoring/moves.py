@@ -1,4 +1,4 @@
-"""The next units that a site can lose: the smallest legal steps from one legal set of heads to a larger one."""
+"""The next units that a site can lose: the smallest steps from one valid set of removed heads to a larger one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Step:
     """One step down the path of a site: from all heads to few.
 
     Attributes:
-        removed: present heads that are gone after it, those of earlier steps included.
-        error: what that costs, in the unit of whoever made the path; it never falls.
+        removed: present heads removed so far, earlier steps included.
+        error: the cost, in the unit of the path; non-decreasing.
     """
 
     removed: Heads
@@ -40,14 +40,14 @@ Paths: TypeAlias = list[tuple[Step, ...]]
 
 
 def cheapest(options: Sequence[Move], cost: Callable[[Move], float]) -> tuple[Move, float]:
-    """The move that costs least per head, and its cost; the first one among equals."""
+    """The move with the least cost per head, and its cost; the first one among equals."""
     costs = [cost(move) for move in options]
     best = min(range(len(options)), key=lambda at: costs[at] / len(options[at]))
     return options[best], costs[best]
 
 
 def ways_of(site: Site) -> tuple[tuple[str, ...], ...]:
-    """The ways to offer a choice between: a greedy path takes the cheapest step, and hides smaller ones behind it."""
+    """The ways to compute paths by: a greedy path takes the cheapest step, and may skip smaller ones."""
     grouped = len(site.groups) > 1 and len(site.groups[0]) > 1 and not site.ALL_GROUPS_STAY
     return (BOTH, (GROUPS,), (QUERIES,)) if grouped else (BOTH,)
 
@@ -65,7 +65,7 @@ def merged(paths: Iterable[Sequence[Step]]) -> tuple[Step, ...]:
 
 
 def or_reason(made: Callable[[AnySite], Paths]) -> Callable[[AnySite], Paths | RefusedError]:
-    """A function that returns why a site has no paths where that is so, and raises nothing."""
+    """A function that returns the error of a site without paths instead of raising it."""
 
     def found(site: AnySite) -> Paths | RefusedError:
         try:
@@ -101,11 +101,11 @@ def path_by_worth(
     protected: Heads = frozenset(),
     ways: Sequence[str] = BOTH,
 ) -> tuple[Step, ...]:
-    """The path on which the least worthy heads go first, as far as the KV groups allow.
+    """The path that removes heads by increasing score, as far as the KV groups allow.
 
     Args:
         site: the site.
-        worth: of each present head; worths add up.
+        worth: the score of each present head; scores add up.
         protected: present heads to keep.
         ways: see `moves`.
     """
@@ -120,7 +120,7 @@ def path_by_worth(
 
 
 def can_go_whole(site: Site) -> bool:
-    """Return whether nothing but a bias stays of a site without its units."""
+    """Return whether only a bias remains of a site without its units."""
     return not any(isinstance(bias_of(projection.node), Refusal) for projection in site.projections)
 
 
@@ -131,17 +131,17 @@ def moves(
     worth: Sequence[float] | None = None,
     ways: Sequence[str] = BOTH,
 ) -> list[Move]:
-    """Sets of present heads that may go next, so that every KV head that stays keeps equally many.
+    """Sets of present heads that may be removed next, so that every remaining KV head keeps equally many.
 
     A head of plain attention; in grouped-query attention a KV head with its query heads, or one query head
     of every KV head that is left. Never the last head, no protected one, and none that leaves too few to choose from.
 
     Args:
         site: the site.
-        removed: present heads that are gone already; a legal set.
+        removed: present heads that are removed already; a valid set.
         protected: present heads to keep.
-        worth: of each present head; of every KV head the least worthy query head goes first.
-        ways: `GROUPS`, `QUERIES` or both; where there are no groups, heads go one by one.
+        worth: the score of each present head; of every KV head the query head with the lowest score is removed first.
+        ways: `GROUPS`, `QUERIES` or both; without groups, heads are removed one by one.
     """
     found = [
         move
@@ -182,7 +182,7 @@ def _moves(
 def _one_of_each(
     groups: Sequence[Sequence[int]], protected: Heads, worth: Sequence[float] | None
 ) -> list[Move]:
-    """One head of every group. With one group every choice is offered, else the least worthy of each."""
+    """One head of every group. With one group every head is offered, else the one with the lowest score of each."""
     free = [[head for head in group if head not in protected] for group in groups]
     if not all(free):
         return []

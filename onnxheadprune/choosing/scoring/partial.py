@@ -1,4 +1,4 @@
-"""Finished parts of a long ablation on disk, so that an interrupted one goes on where it stopped."""
+"""Finished parts of a long ablation on disk, so that an interrupted one can be resumed."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Partial:
     """Finished sites, on disk as they come."""
 
     def __init__(self, path: str | os.PathLike[str] | None, key: str) -> None:
-        """Read what an interrupted run left, if it was about the same.
+        """Read the results of an interrupted run with the same key.
 
         Args:
             path: the file; None keeps nothing.
-            key: what finished parts depend on; see `of`.
+            key: identifies model, data and settings; see `of`.
 
         Raises:
             UsageError: if the file could not be written later, or holds something else.
@@ -62,7 +62,7 @@ class Partial:
         sites: Sequence[Site],
         evidence: Evidence,
     ) -> Partial:
-        """Finished sites of a model with its weights, by the data, where it runs, and the measure."""
+        """Finished sites, for a model with its weights, data, provider and measure."""
         if path is None:
             return cls(None, "")
         data, effect = evidence.data, evidence.effect
@@ -93,6 +93,6 @@ class Partial:
         write_text(self._path, json.dumps(content), renewed=True)
 
     def finish(self) -> None:
-        """Remove the file: all is done."""
+        """Remove the file after completion."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)

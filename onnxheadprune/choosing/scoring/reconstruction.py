@@ -25,7 +25,7 @@ STEPS = 64
 
 
 class Surgeon:
-    """Optimal brain surgeon on a projection: groups of channels go, and the rest is refitted each time.
+    """Optimal brain surgeon on a projection: removes groups of channels, and refits the rest each time.
 
     No array is changed in place, so that a shallow copy is independent.
     """
@@ -42,7 +42,7 @@ class Surgeon:
         self._all = weights
 
     def error(self, channels: Sequence[int]) -> float:
-        """Return what the output loses if these channels go too."""
+        """Return the loss of the output if these channels are removed too."""
         at = np.searchsorted(self.left, channels)
         block = self._weights[at]
         lost = float(np.sum(block * np.linalg.solve(self._inverse[np.ix_(at, at)], block)))
@@ -50,7 +50,7 @@ class Surgeon:
         return max(lost - self._damping * float(np.square(self._all[list(channels)]).sum()), 0.0)
 
     def errors(self) -> Matrix64:
-        """Return what the output loses if one more channel goes, for each that is left."""
+        """Return the loss of the output if one more channel is removed, for each remaining one."""
         lost = np.square(self._weights).sum(axis=1) / np.diag(self._inverse)
         bare = self._damping * np.square(self._all[self.left]).sum(axis=1)
         return np.asarray(np.maximum(lost - bare, 0.0), dtype=np.float64)
@@ -71,7 +71,7 @@ def paths(
     ways: Sequence[Sequence[str]] = (BOTH,),
     protected: Iterable[int] = (),
 ) -> list[tuple[Step, ...]]:
-    """For each of several ways, the order in which a site best loses its heads, and what each step costs.
+    """For each of several ways, the best order of removing a site's heads, and the cost of each step.
 
     Args:
         site: the site.
@@ -90,7 +90,7 @@ def paths(
 def _walked(
     site: Site, surgeons: Sequence[Surgeon], protected: Heads, ways: Sequence[str]
 ) -> tuple[Step, ...]:
-    """One path, by surgeons that are used up on it."""
+    """One path; modifies the surgeons."""
     variance = sum(surgeon.variance for surgeon in surgeons) or 1.0
     gone: Heads = frozenset()
     total = 0.0
@@ -108,7 +108,7 @@ def _walked(
 
 
 def _alone(site: Site, surgeons: Sequence[Surgeon], removed: Heads) -> list[float] | None:
-    """Return the cost of removing each head alone; needed for only where KV heads group them."""
+    """Return the cost of removing each head alone; only needed where KV heads group them."""
     if all(len(group) == 1 for group in site.groups):
         return None
     return [
@@ -130,10 +130,10 @@ def _channels(site: Site, heads: Iterable[int]) -> list[list[int]]:
 
 
 def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
-    """Return how much more of the projection's output is lost when a head goes in its turn, after refit.
+    """Return the additional loss of the projection's output when a head is removed in its turn, after refit.
 
-    Shares of the output's variance. Heads that go early cost little; scores never fall along the path, so
-    a threshold keeps the path's order. The heads that stay longest share what is left.
+    Shares of the output's variance. Heads removed early cost little; scores never decrease along the path, so
+    a threshold keeps the path's order. The last heads share the rest.
     """
     if site.WIDE:
         return _wide_scores(site, moments)
@@ -180,11 +180,11 @@ def wide_path(
 def wide_path_by_worth(
     site: Site, worth: Sequence[float], multiple: int = 1, protected: Collection[int] = ()
 ) -> tuple[Step, ...]:
-    """The path on which the least worthy units go first; worths add up.
+    """The path that removes units by increasing score; scores add up.
 
     Args:
         site: the site.
-        worth: of each present unit.
+        worth: the score of each present unit.
         multiple: how many units are left is a multiple of this after each step.
         protected: present units to keep.
     """
@@ -196,10 +196,10 @@ def wide_path_by_worth(
 
 
 def _wide_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
-    """Return how much more of the site's output is lost when a unit goes in its turn, after refit.
+    """Return the additional loss of the site's output when a unit is removed in its turn, after refit.
 
-    Shares of the output's variance; those that go in one step have the same. Scores never fall along the path, and
-    the units that stay longest share what is left.
+    Shares of the output's variance, equal for units of one step. Scores never decrease along the path, and
+    the last units share the rest.
     """
     scores = np.zeros(site.num_units)
     before, done, highest = 0.0, frozenset[int](), 0.0
@@ -216,13 +216,13 @@ def _wide_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float
 def _taken(
     site: Site, multiple: int, protected: Collection[int], costs: Callable[[], np.ndarray]
 ) -> Iterator[tuple[list[int], frozenset[int]]]:
-    """Steps from all units to few: who goes in it, and who is gone after it.
+    """Steps from all units to few: the units removed in it, and those removed so far.
 
     Args:
         site: the site.
         multiple: see `wide_path`.
         protected: present units to keep.
-        costs: what each unit costs next, asked anew before each step.
+        costs: returns the next cost of each unit, called before each step.
     """
     left = [unit for unit in site.units if not set(unit) & set(protected)]
     gone: frozenset[int] = frozenset()
@@ -241,7 +241,7 @@ def _taken(
 
 
 def _counts(size: int, multiple: int, protected: int) -> list[int]:
-    """Return how many units are left after each step, few at last."""
+    """Return the number of remaining units after each step, down to few."""
     least = max(multiple, -(-protected // multiple) * multiple)
     stride = max(-(-size // (STEPS * multiple)) * multiple, multiple)
     first = (size - 1) // multiple * multiple
@@ -249,7 +249,7 @@ def _counts(size: int, multiple: int, protected: int) -> list[int]:
 
 
 def _owners(site: Site) -> list[np.ndarray]:
-    """For each projection, the unit that each of its channels belongs to; -1 for channels of nobody."""
+    """For each projection, the unit that each of its channels belongs to; -1 for channels of no unit."""
     found = []
     for projection in site.projections:
         owner = np.full(int(np.prod(projection.sizes)), -1)

@@ -1,4 +1,4 @@
-"""`score`: what every head of a model is worth, and every neuron."""
+"""`score`: importance scores of heads and other units."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def score(
     progress: Progress = silent,
     units: Collection[str] = HEADS_ALONE,
 ) -> HeadScores:
-    """Scores of all heads, neurons or experts; the larger, the more the unit is worth.
+    """Importance scores of all heads, neurons or experts; larger is more important.
 
     Args:
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
@@ -53,12 +53,12 @@ def score(
             "weight", "fluctuation", "reconstruction", "fisher" and "taylor" do not. None: "reconstruction" or "reap".
         data: calibration data; see `Inputs` for the forms.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
-        effect: for "ablation": what to measure in place of divergence or cosine, called with the outputs
+        effect: for "ablation": a measure instead of divergence or cosine, called with the outputs
             before, the outputs after and the feed; larger is worse. "fisher" takes "kl" or "cosine".
         executor: where to ablate sites; any `concurrent.futures.Executor`.
-        partial: a file to keep finished sites in, so that an interrupted ablation goes on where it stopped.
-        progress: told what is being done, how much is done, and of how much.
-        units: what is scored: "heads", "neurons" of the feed-forward blocks that can lose some, "experts" of mixtures,
+        partial: a file to keep finished sites in, so that an interrupted ablation can be resumed.
+        progress: called with the step, the finished amount, and the total.
+        units: "heads", "neurons" of the feed-forward blocks that can lose some, "experts" of mixtures,
             or several of these.
 
     Raises:
@@ -99,7 +99,7 @@ def scored_kinds(units: Collection[str], method: Method | None = None) -> frozen
 
     Args:
         units: the kinds.
-        method: by which all of them are scored; None for any.
+        method: a method that scores all of them; None for any.
 
     Raises:
         UsageError: if there are none, there is no such kind, or one has no scores by this method.
@@ -131,7 +131,7 @@ def default_method(units: Collection[str], *, measured: bool = True) -> Method:
 
 
 def _require(sites: Sites, kinds: frozenset[str]) -> None:
-    """Check whether there is anything to score."""
+    """Check that there is anything to score."""
     if not len(sites) and kinds == HEADS_ALONE:
         raise RefusedError("no attention site was found in this model, so there are no heads to score")
     if not _of_kinds(sites, kinds):

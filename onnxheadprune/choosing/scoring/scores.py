@@ -1,4 +1,4 @@
-"""Scores of heads, neurons and experts: as data, and in files of one format for all methods, JSON or a table."""
+"""Scores of heads, neurons and experts, and their file format for all methods: JSON or a table."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class SiteScores:
     Attributes:
         index: of the site.
         name: of the site.
-        scores: one per unit of the original model, None for a unit that is gone; larger is worth more.
+        scores: one per unit of the original model, None for a removed unit; larger is more important.
     """
 
     index: int
@@ -75,7 +75,7 @@ class SiteScores:
 
     @property
     def key(self) -> str:
-        """How a spec names the site: "3", or "ffn.3" for a feed-forward block."""
+        """The site's key in a spec: "3", or "ffn.3" for a feed-forward block."""
         return key_of(self.index)
 
     @property
@@ -90,15 +90,14 @@ class HeadScores:
     """The scores of all heads and, where requested, of all neurons.
 
     Attributes:
-        method: how the scores came about.
-        unit: what a score means; scores of one unit add up and compare across sites.
+        method: the scoring method.
+        unit: the unit of scores; scores of one unit add up and are comparable across sites.
         model: the model's name.
         sites: scores per site, attention sites first.
         data: fingerprint of the calibration data, None where none was used.
-        samples: how many samples that were.
-        source: where they came from.
-        constant: of methods that take gradients: what was held constant on the way, with the reason, by the name of
-            the value.
+        samples: the number of samples.
+        source: the source of the data.
+        constant: for gradient methods: values that were held constant, with the reason, by name.
     """
 
     method: str
@@ -146,7 +145,7 @@ class HeadScores:
 
     @classmethod
     def equal(cls, sites: Sequence[Site]) -> HeadScores:
-        """Scores by which all units of some sites are worth the same."""
+        """Equal scores for all units of some sites."""
         entries = (SiteScores(site.index, site.name, (1.0,) * site.original_num_units) for site in sites)
         return cls("none", "", "", tuple(entries))
 
@@ -176,22 +175,22 @@ class HeadScores:
 
     @property
     def heads(self) -> tuple[SiteScores, ...]:
-        """Those of sites with few units, each of which is worth a look: heads, experts."""
+        """Scores of sites with few units, to list one by one: heads, experts."""
         return tuple(site for site in self.sites if not site.kind.WIDE)
 
     @property
     def blocks(self) -> tuple[SiteScores, ...]:
-        """Those of feed-forward blocks: of sites with hundreds of units."""
+        """Scores of sites with hundreds of units: feed-forward blocks."""
         return tuple(site for site in self.sites if site.kind.WIDE)
 
     @property
     def kinds(self) -> str:
-        """What is scored, in words: "heads", "neurons" or "heads and neurons"."""
+        """The scored kinds: "heads", "neurons" or "heads and neurons"."""
         return " and ".join(dict.fromkeys(site.kind.UNITS for site in self.sites))
 
     @property
     def are_shares(self) -> bool:
-        """True if scores are shares of a site, so that they order its heads but do not compare across sites."""
+        """True if scores are shares of a site, which order its heads but are not comparable across sites."""
         return self.unit.startswith("share of the site")
 
     def by_site(self) -> dict[str, tuple[float | None, ...]]:
@@ -256,7 +255,7 @@ def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
 
 
 def _index(item: Mapping[str, Any], where: str) -> int:
-    """The index of a site; files of earlier versions, which knew heads alone, have no key."""
+    """The index of a site; files of earlier versions, which had only heads, have no key."""
     key = item.get("key")
     return int(item["index"]) if key is None else _index_of(str(key), where)
 
@@ -339,9 +338,9 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
 
 
 def write_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:
-    """Write a table where the file is called `.csv`, else JSON; what was there before stays until all is written.
+    """Write a table where the file is called `.csv`, else JSON; an older file is kept until all is written.
 
-    A table says nothing of the data.
+    A table has no information on the data.
 
     Raises:
         UsageError: if the file cannot be written.

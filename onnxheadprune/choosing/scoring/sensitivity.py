@@ -1,9 +1,9 @@
 """Scores from gradients at the outputs: Fisher information, and first-order changes.
 
-The mask of a unit is 1, and 0 without the unit. The *Fisher* score is half of the Fisher information of the mask, which
-is what drift grows by to second order on the way from one to the other (Kwon et al. 2022, 2204.09656, who take labels).
+The mask of a unit is 1, and 0 without the unit. The *Fisher* score is half of the Fisher information of the mask,
+the second-order growth of drift from one to the other (Kwon et al. 2022, 2204.09656, who take labels).
 The *Taylor* score is the absolute first-order change of a scalar (Michel et al. 2019, 1905.10650; Molchanov et al.
-2019, 1906.10771): of the log-likelihood of what the model itself says, or of a random projection where there are no
+2019, 1906.10771): of the log-likelihood of the model's own prediction, or of a random projection where there are no
 classes.
 
 What a gradient starts from at the main output, where there are no labels.
@@ -71,8 +71,8 @@ class Sensitivity:
 
     Attributes:
         scores: of the present units, per site index.
-        unit: what a score means.
-        constant: what was held constant on the way, with the reason, by the name of the value.
+        unit: the unit of scores.
+        constant: values that were held constant, with the reason, by name.
     """
 
     scores: Mapping[int, npt.NDArray[np.float64]]
@@ -149,7 +149,7 @@ def _add(
 
 
 def _counts(output: Array, feed: Feed, evidence: Evidence) -> Array:
-    """Return which positions of the main output count, as they do for drift."""
+    """Return which positions of the main output count, as for drift."""
     outer = output.shape[:-1]
     mask = counted(outer, feed, evidence.data.inputs)
     return np.ones(outer, dtype=bool) if mask is None else mask
@@ -169,7 +169,7 @@ class Probe:
 
     Attributes:
         vectors: v for each position, in the shape of the output.
-        positions: how many of them count.
+        positions: the number of positions that count.
     """
 
     vectors: Array
@@ -184,7 +184,7 @@ class Probing:
 
         Args:
             main: the output.
-            effect: "kl" or "cosine"; None or "auto" goes by the kind of output.
+            effect: "kl" or "cosine"; None or "auto" chooses by the kind of output.
         """
         self.main, self.measure = main, measured_in(main, effect)
 
@@ -208,7 +208,7 @@ class Probing:
         return _probe(vectors, known, output.shape)
 
     def likeliest(self, output: Array, counts: Array) -> Probe:
-        """The gradient of the log-likelihood of what the model itself says: of the likeliest class of each position."""
+        """The gradient of the log-likelihood of the likeliest class of each position."""
         rows, known = self._rows(output, counts)
         likely = self._probabilities(rows)
         return _probe(self._slope(likely, likely.argmax(axis=-1)), known, output.shape)
@@ -260,10 +260,10 @@ def _probe(vectors: Array, known: Array, shape: tuple[int, ...]) -> Probe:
 
 
 class MaskGradients:
-    """The gradients of sums over the main output, weighted by vectors that are given with each feed.
+    """The gradients of sums over the main output, weighted by vectors passed with each feed.
 
     Attributes:
-        constant: what has no gradient on the way and is held constant, with the reason, by the name of the value.
+        constant: values without a gradient, which are held constant, with the reason, by name.
     """
 
     def __init__(self, view: GraphView, sites: Sequence[Site], output: str, provider: Provider) -> None:
@@ -311,9 +311,9 @@ class MaskGradients:
         """For each site, by its index, the gradient with respect to the masks of its present units.
 
         Args:
-            feed: what the model is run on.
+            feed: the inputs.
             vectors: the weights of the sum, in the shape of the main output.
-            source: how to call the feed in errors.
+            source: the feed's name in errors.
 
         Raises:
             UsageError: if the model does not run on it, or gives numbers that are not finite.
