@@ -29,7 +29,7 @@ class Limits:
         multiple_of: each site keeps a multiple of this number of units:
             {"heads": 1, "neurons": 8, "experts": 1} unless specified otherwise.
         uniform: every site loses the same share of its heads.
-        whole_groups: KV heads go with all of their query heads, where a site has several: so both
+        whole_groups: KV heads are removed with all their query heads, if a site has several: so both
             numbers determine each other.
     """
 

@@ -1,7 +1,7 @@
 """Heads that share keys and values, found by a walk upstream from the values of a core.
 
-Unknown is not shared. That one KV head serves all heads is known where their bits meet in one element, and nowhere
-else: an operator that does not pass bits on has proven nothing. Fused operators say it in their attributes.
+Unknown is not shared. Heads are known to share a KV head only where their bits meet in one element: an operator that
+stops the bits proves nothing. Fused operators specify it in attributes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def bits_of(heads: Iterable[int]) -> int:
 
 
 def _heads_of(bits: int) -> Iterator[int]:
-    """The heads of such a number, one after the other: thousands may be there, and few in one number."""
+    """The heads of such a number; there may be thousands, but few in one number."""
     while bits > 0:
         lowest = bits & -bits
         yield lowest.bit_length() - 1
@@ -50,7 +50,7 @@ def join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: i
     """Heads whose bits meet in one element share that element: they are one KV group.
 
     Args:
-        groups: what is known so far.
+        groups: the groups known so far.
         walk: a label sweep up the values of a core.
         num_heads: heads of the block.
         everyone: the bits of all heads of the core.
@@ -73,7 +73,7 @@ def join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: i
 
 
 def weights_read(walk: Sweep) -> frozenset[tuple[Value, tuple[int, ...], bytes]]:
-    """The stored tensors at the ends of a walk, and where in them it ends; none where an operator stops it."""
+    """The stored tensors at the ends of a walk, with their labels; none where an operator stops it."""
     if walk.refusals:
         return frozenset()
     leaves = ((value, live.as_mask()) for value, live in _leaves(walk) if value.holds_tensor)
@@ -85,7 +85,7 @@ def _bits(live: Live) -> set[int]:
 
 
 def _leaves(walk: Sweep) -> Iterator[tuple[Value, Live]]:
-    """Liveness of what the walk ends at: stored tensors, graph inputs, outputs of unknown operators."""
+    """Labels at the ends of a walk: stored tensors, graph inputs, outputs of unknown operators."""
     behind = _behind_weights(walk)
     weighted = any(value.holds_tensor and walk.kept[value].axes for value in walk.reached)
     for value in walk.reached:
@@ -120,7 +120,7 @@ def _labelled(walk: Sweep, node: Node, index: int) -> bool:
 
 
 def _loses(node: Node, walk: Sweep) -> bool:
-    """Return whether bits of heads end at a node that does not say whose any input is."""
+    """Return whether bits of heads end at a node that passes none to its inputs."""
     asked = [walk.kept[value] for value in node.results if value in walk.kept]
     if not any(live.axes for live in asked):
         return False
@@ -138,8 +138,8 @@ class FusedAnatomy:
         groups: query heads per KV head.
         head_size: width of a query or key head.
         free: cache inputs and outputs of the model.
-        value: index of the input that brings one value head per query head, None where there is none.
-        memory: indices of the inputs that bring keys, values and their past.
+        value: index of the input with one value head per query head, None where there is none.
+        memory: indices of the inputs with keys, values and their past.
         maps: outputs of the model that are attention maps, one per head.
     """
 

@@ -23,13 +23,13 @@ class AttentionSite(Site):
 
     Attributes:
         index: position in graph order of the cores; stable when the model is pruned.
-        kind: "mha", "gqa" or "mqa"; "unknown" where it is not known which heads share keys and values.
-        kv_num_heads: key/value heads; as many as heads where that is not known.
+        kind: "mha", "gqa" or "mqa"; "unknown" where the sharing of keys and values is unknown.
+        kv_num_heads: key/value heads; equal to the heads where unknown.
         head_size: width of a query or key head, None where the core has no such product.
         v_head_size: width of a context head.
         original_kv_num_heads: key/value heads before any pruning.
-        kv_known: whether it is known which heads share keys and values. Else each is taken to have its own, which is
-            exact: what heads share is kept as long as one of them is.
+        kv_known: whether the sharing of keys and values is known. Else each head is assumed to have its own, which is
+            exact: shared parts are kept as long as one of their heads is.
     """
 
     UNIT = "head"
@@ -64,12 +64,12 @@ class AttentionSite(Site):
 
     @property
     def kv_count(self) -> str:
-        """Key/value heads as a table shows them."""
+        """Key/value heads, formatted for tables."""
         return str(self.kv_num_heads) if self.kv_known else "?"
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What the same site has in common in every file that holds it."""
+        """Properties that are equal in all files with this site."""
         return self.original_num_heads, self.original_kv_num_heads, self.v_head_size, self.removed
 
     @property
@@ -79,7 +79,7 @@ class AttentionSite(Site):
         return f"{counts} of size {self.v_head_size}{self.told_before}"
 
     def recorded(self) -> RecordedUnits:
-        """Return what a record says of the site."""
+        """Return the site's entry for a record."""
         return replace(super().recorded(), kv_num_heads=self.original_kv_num_heads)
 
     def with_record(self, entry: RecordedUnits) -> Self:
@@ -114,20 +114,20 @@ class AttentionSite(Site):
 @one_line("model sites near_misses others")
 @dataclass(frozen=True)
 class Sites(Sequence[AttentionSite]):
-    """All sites of a model in order of their index, and what attends without being one.
+    """All sites of a model in order of their index, and attention that is no site.
 
     Each product of attention weights and values is in one of the three.
 
     Attributes:
         model: name of the model.
-        sites: what `[]`, `len` and iteration give.
-        near_misses: attention with heads that cannot be told apart or cut, with the reasons.
+        sites: the sites, also by `[]`, `len` and iteration.
+        near_misses: attention with heads that cannot be distinguished or cut, with the reasons.
         no_heads: attention in which no axis can enumerate heads.
         elements: elements of all stored tensors of the model, None where they were not counted.
-        others: finds the sites of each other kind, which few ask for.
-        places: where each site is, by its index, as the number of a stretch of the model and a place in that; without,
-            the model is one stretch, and sites are where their projections are.
-        layered: the sites of each layer of the original, as keys by the key of the layer; nothing where no layer has
+        others: finds the sites of each other kind, on demand.
+        places: the position of each site, by its index: the number of a section of the model and a position in it;
+            without, the model is one section, with positions by projections.
+        layered: the keys of the sites of each layer of the original, by layer key; empty where no layer has
             lost any, None where an earlier version numbered them.
         ignored_declarations: declared shapes that operators contradict, one sentence each.
     """
@@ -153,11 +153,11 @@ class Sites(Sequence[AttentionSite]):
         places: Mapping[int, tuple[int, ...]],
         layered: Mapping[str, tuple[str, ...]] | None,
     ) -> Sites:
-        """Sites that were found elsewhere, as if they were those of one model.
+        """Combine sites of several models as if they were one model's.
 
         Args:
-            name: how to call that.
-            every: sites of all kinds, with indices that are different.
+            name: the name of that model.
+            every: sites of all kinds, with distinct indices.
             kinds: these kinds.
             places: see above.
             layered: see above.
@@ -186,7 +186,7 @@ class Sites(Sequence[AttentionSite]):
         """The sites of one kind, in graph order.
 
         Args:
-            units: as the kind calls its units ("heads", "neurons").
+            units: the kind's name of its units ("heads", "neurons").
         """
         if units == AttentionSite.UNITS:
             return self.sites
@@ -213,7 +213,7 @@ class Sites(Sequence[AttentionSite]):
         return (*self.sites, *(site for site in self.losing(units) if site not in self.sites))
 
     def at(self, index: int) -> Site:
-        """The site of any kind with an index, which must be there."""
+        """The site of any kind with an index, which must exist."""
         found = next((find for kind, find in self.others.items() if kind.owns(index)), None)
         some: Sequence[Site] = self.sites if found is None else found().sites
         return next(site for site in some if site.index == index)
@@ -225,7 +225,7 @@ class Sites(Sequence[AttentionSite]):
 
     @property
     def hidden(self) -> tuple[NearMiss, ...]:
-        """What looks like a site of another kind than heads and is none, with the reasons."""
+        """Near misses of all kinds other than heads, with the reasons."""
         return tuple(miss for find in self.others.values() for miss in find().near_misses)
 
     def __len__(self) -> int:
@@ -247,7 +247,7 @@ class Sites(Sequence[AttentionSite]):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The contract of `inspect --json`."""
+        """The output of `inspect --json`."""
         return {
             "model": self.model,
             "sites": [_with_tensors(site) for site in self.sites],

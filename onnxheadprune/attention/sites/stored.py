@@ -1,10 +1,10 @@
-"""Stored weights of units: their size, units that they tie together, and reasons why units cannot be removed.
+"""Stored weights of units: their size, inseparable units, and reasons why units cannot be removed.
 
-Does a silenced context add nothing to a quantized sum? Only if both sides mean the same number by zero.
+A silenced context adds nothing to a quantized sum only if writer and reader use the same zero point.
 
-A head that is multiplied by zero before a quantizer becomes that quantizer's zero point. Whoever reads the
-integers subtracts a zero point too; where that is another one, a silenced head still adds a constant, and cutting
-it would not.
+A head that is multiplied by zero before a quantizer becomes that quantizer's zero point. A reader of the
+integers subtracts a zero point too; if it is another one, a silenced head still adds a constant, and a removed one
+would not.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _readers(projection: Projection) -> Iterator[tuple[Node, int]]:
 
 
 def _written(value: Value | None) -> Iterator[Value | None]:
-    """The zero points that what lies above was quantized with, as far as it tells."""
+    """The known zero points of the quantizers upstream."""
     for source in _above(value):
         node = source.producer
         if node is not None and node in MEASURES_SCALE:
@@ -76,7 +76,7 @@ def _written(value: Value | None) -> Iterator[Value | None]:
 
 
 def _above(value: Value | None) -> Iterator[Value]:
-    """Yield what a value is made of without arithmetic: the nearest values that are no views, or unions, of others."""
+    """Yield the sources of a value through views and unions alone."""
 
     def passed(item: Value) -> list[Value]:
         node = item.producer
@@ -97,7 +97,7 @@ def _same(left: Value | None, right: Value | None) -> bool:
 
 
 def units_together(projections: Iterable[Projection], count: int) -> tuple[tuple[int, ...], ...]:
-    """Units that only go together because a projection packs them in one block, each of the others alone."""
+    """Units that can only be removed together because a projection packs them in one block; each other unit alone."""
     found: Partition[int] = Partition()
     for unit in range(count):
         found.root(unit)
@@ -108,7 +108,7 @@ def units_together(projections: Iterable[Projection], count: int) -> tuple[tuple
 
 
 def why_not_cut(site: Site) -> Refusal | None:
-    """Return why the projections of a site cannot lose units as they are stored, None if they can."""
+    """Return why the stored weights of a site's projections cannot be cut, None if they can."""
     units = site.units if len(site.units) > 1 else ((0,),)
     for item in site.projections:
         packed = item.why_not_cut(units)

@@ -1,12 +1,12 @@
-"""Axes that no feed-forward block owns: those of residual streams, and those of attentions.
+"""Axes that belong to no feed-forward block: those of residual streams, and those of attentions.
 
 In a residual stream, what a layer computes is added to a value that the layer was computed from. Layers read channels
-of such a stream and write to them, so no layer owns them. A sum of two values that are computed beside each other (a
-bias that is computed, two linear layers that are added) is none.
+of such a stream and write to them, so no layer owns them. A sum of two values computed in parallel (a
+computed bias, two linear layers that are added) is no residual stream.
 
-Queries that are stored are multiplied with keys as weights are, maps of heads are mixed by weights, and a stored
-matrix may turn queries and keys into features. So for what lies between two linear layers it matters whose channels
-these are, which the labels tell that find the heads.
+Stored queries are multiplied with keys like weights, attention maps of heads are mixed by weights, and a stored
+matrix may turn queries and keys into features. So the owner of channels between two linear layers
+is determined with the labels that find the heads.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ MAX_WEIGHED = 128
 
 
 def lies_along_heads(value: Value, live: Live) -> bool:
-    """Return whether labels of what a product of attention makes differ along an axis that may enumerate heads."""
+    """Return whether labels of an attention product's output differ along an axis that may enumerate heads."""
     node = value.producer
     if node is None:
         return False
@@ -68,7 +68,7 @@ def lies_along_heads(value: Value, live: Live) -> bool:
 
 
 def weighs_stored_values(node: Node) -> bool:
-    """Return whether a node sums up stored values, which each head has of its own, by weights that are computed."""
+    """Return whether a node sums stored values of each head, with computed weights."""
     found = weight_contraction(node, is_weight)
     if found is None or not found[0].batch:
         return False
@@ -76,7 +76,7 @@ def weighs_stored_values(node: Node) -> bool:
 
 
 class AttentionAxes:
-    """Axes that the attentions of one model own beside their heads."""
+    """Axes that belong to the attentions of one model, besides heads."""
 
     def __init__(self, view: GraphView, sites: Iterable[Site], streams: Streams) -> None:
         self._view, self._streams = view, streams
@@ -84,14 +84,14 @@ class AttentionAxes:
         self._tracer = Tracer()
 
     def of_heads(self, projection: Projection) -> frozenset[int]:
-        """The labels of channels that a linear layer reads of contexts; they count from 1."""
+        """The labels of context channels that a linear layer reads; they count from 1."""
         value = projection.node.inputs[projection.activation[0]]
         assert value is not None
         trace = self._tracer.trace(value, projection.activation[1], projection.sizes)
         return frozenset(label for core in trace.cores for labels in core.heads for label in labels)
 
     def makes_scores(self, node: Node) -> bool:
-        """Return whether what a linear layer computes becomes weights, by which the next product sums up values.
+        """Return whether a linear layer's output becomes attention weights of the next product.
 
         Other layers may mix the maps of heads in between.
         """
@@ -112,7 +112,7 @@ class AttentionAxes:
         return is_product(node) is None and node not in NORMALIZES and not self._streams.joins(node)
 
     def keeps_heads(self, node: Node) -> bool:
-        """Return whether a linear layer treats all heads alike, between an attention and what makes its heads."""
+        """Return whether all heads share a linear layer, between an attention and the layers that compute its heads."""
         return node in self._within
 
     @cached_property
@@ -121,7 +121,7 @@ class AttentionAxes:
 
     @cached_property
     def _within(self) -> frozenset[Node]:
-        """Linear layers that pass heads on to an attention, and do not make them."""
+        """Linear layers that pass heads on to an attention, but do not compute them."""
         walks = [
             sweep(seeds, domain=Labels(FIRST | OTHERS))
             for core in self._products
@@ -131,7 +131,7 @@ class AttentionAxes:
 
 
 def _passing(walk: Sweep) -> Iterable[Node]:
-    """Linear layers that labels pass; none if they lie along samples or tokens, which no linear layer makes."""
+    """Linear layers that labels pass; none if they lie along samples or tokens, which no linear layer computes."""
     layers = [
         (node, found) for node in walk.asked if (found := weight_contraction(node, is_weight)) is not None
     ]
@@ -146,7 +146,7 @@ def _passing(walk: Sweep) -> Iterable[Node]:
 
 
 def _head_seeds(core: Node) -> Iterable[list[Seed]]:
-    """Yield what a product asks of its operands for one position of an axis that may hold heads, and for the rest."""
+    """Yield a product's demands on its operands for one position of an axis that may hold heads, and for the rest."""
     product, shape = core_product(core), core.out.shape
     if product is None or shape is None:
         return
@@ -179,7 +179,7 @@ class Streams:
         self._known: dict[Node, bool] = {}
 
     def joins(self, node: Node) -> bool:
-        """Return whether a node adds what a layer computes to what that layer reads."""
+        """Return whether a node adds a layer's output to its input."""
         if node not in self._known:
             self._known[node] = self._joins(node)
         return self._known[node]
@@ -197,7 +197,7 @@ class Streams:
         )
 
     def returning(self, ends: Iterable[Node], begins: Iterable[Value]) -> Node | None:
-        """The residual sum that what some layers compute goes into, None if there is none."""
+        """The residual sum that the outputs of some layers are added in, None if there is none."""
         origin: set[Value] | None = None
         for node in below(ends, as_factors=False):
             added = addends(node)
@@ -214,7 +214,7 @@ class Streams:
 
 
 def near(value: Value) -> Collection[Value]:
-    """A value, and what it is made of with neither a layer nor a sum of two values in between.
+    """A value, and its sources with neither a layer nor a sum of two values in between.
 
     Streams may be mixed by a product that keeps their channels apart, as in hyper-connections.
     """
@@ -230,7 +230,7 @@ def near(value: Value) -> Collection[Value]:
 
 
 def _with_channels(node: Node, product: Contraction) -> Iterator[Value]:
-    """Yield the operand of a product that has the last axis of what it makes, and no other operand has."""
+    """Yield the operand of a product that alone has the last axis of the output."""
     owners = product.owners(product.out_axes[-1]) if product.out_axes else ()
     value = node.input(owners[0]) if len(owners) == 1 else None
     if value is not None and not value.is_constant:
@@ -238,11 +238,11 @@ def _with_channels(node: Node, product: Contraction) -> Iterator[Value]:
 
 
 def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
-    """Yield what reads what some nodes compute, nearest first, down to the next contractions, which are not among them.
+    """Yield nodes downstream of some nodes, nearest first, down to the next contractions, which are excluded.
 
     Args:
         nodes: where to begin.
-        as_factors: whether to look behind products in which each number is a factor of many.
+        as_factors: whether to continue after products in which each number is a factor of many.
     """
 
     def ahead(node: Node) -> Iterator[Node]:
@@ -257,9 +257,9 @@ def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
 
 
 def _spreads(use: Use) -> bool:
-    """Return whether a node multiplies each number of what it reads with many numbers of another value.
+    """Return whether a node multiplies each number of its input with many numbers of another value.
 
-    A factor that all channels have in common makes no gate of it: hyper-connections scale a branch for every stream.
+    A factor common to all channels is no gate: hyper-connections scale a branch for every stream.
     """
     node, shape, made = use.node, use.node.shape(use.input_index), use.node.out.shape
     others = [node.shape(index) for index in range(len(node.inputs)) if index != use.input_index]
@@ -272,7 +272,7 @@ def _spreads(use: Use) -> bool:
 
 
 def is_layer(node: Node) -> bool:
-    """Return whether a node is a contraction; a depthwise convolution, which keeps channels apart, is none."""
+    """Return whether a node is a contraction other than a depthwise convolution, which keeps channels separate."""
     if not operand_indices(node):
         return False
     found = contraction_of(node)
@@ -295,9 +295,9 @@ def is_grouped(node: Node) -> bool:
 
 
 def addends(node: Node) -> list[Value]:
-    """Return what a node adds up of what is computed, each value once.
+    """Return the computed terms of a sum, each value once.
 
-    Sums that nobody else reads are one: a parallel layer may add its parts to the stream one by one.
+    Sums with a single reader are merged: a parallel layer may add its parts to the stream one by one.
     """
     found: dict[Value, None] = {}
     stack = [node] if node in SUMS_VALUES else []
@@ -315,13 +315,13 @@ def addends(node: Node) -> list[Value]:
 
 
 def _is_partial_sum(value: Value, node: Node) -> bool:
-    """Return whether a value is a sum that only goes into another sum."""
+    """Return whether a value is a sum that only another sum reads."""
     readers = {use.node for use in value.consumers}
     return node in PLAIN_SUMS and len(readers) == 1 and not value.is_graph_output
 
 
 def _behind_layers(value: Value) -> Iterator[Value]:
-    """Return what a value is computed from by contractions, nearest first."""
+    """Return the contractions that a value is computed by, nearest first."""
     first = set(_upstream([value], MAX_BEHIND, is_layer))
     layers = dict.fromkeys(item.producer for item in first if item.producer is not None)
     read = [item for node in layers if is_layer(node) for item in _read(node)]
@@ -331,7 +331,7 @@ def _behind_layers(value: Value) -> Iterator[Value]:
 def _upstream(
     values: Iterable[Value], most: int, ends: Callable[[Node], bool] | None = None
 ) -> Iterator[Value]:
-    """Some values and what they are computed from, nearest first."""
+    """Some values and their sources, nearest first."""
 
     def above(value: Value) -> Iterable[Value]:
         node = value.producer
@@ -341,7 +341,7 @@ def _upstream(
 
 
 def _read(node: Node) -> Iterator[Value]:
-    """Yield what a node computes with, none of it stored: neither shapes, nor what it only chooses by."""
+    """Yield the computed inputs of a node, except shapes and conditions."""
     roles = roles_of(node)
     for index, value in enumerate(node.inputs if node not in OBSERVES else ()):
         is_content = index not in roles.places if roles.contents is None else index in roles.contents

@@ -47,8 +47,8 @@ from onnxheadprune.model.graph.walks import reachable
 def _in_a_row(candidates: Iterable[Candidate], tracer: Tracer) -> list[Candidate]:
     """Add to each candidate the earlier cores whose contexts its own cores weigh head by head.
 
-    Agent attention gathers tokens by one product and hands them out by another. Where both contexts have a projection,
-    and the heads of both are aligned, a head is a head of both: silenced in one alone it would still speak through the
+    Agent attention gathers tokens by one product and spreads them by another. Where both contexts have a projection,
+    and the heads of both are aligned, a head is a head of both: silenced in one alone it would still act through the
     other.
     """
     found = list(candidates)
@@ -70,7 +70,7 @@ def _with_earlier(cores: Iterable[Core], projected: Mapping[Node, Core], tracer:
 
 
 def _weighed(core: Core, tracer: Tracer) -> Iterator[Core]:
-    """The cores whose contexts are the values of a core, with the labels that it has itself, if heads are aligned."""
+    """The cores whose contexts are the values of a core, with that core's labels, if heads are aligned."""
     product, shape = is_product(core.node), core.node.out.shape
     if product is None or shape is None or not core.head_axes or len(core.feature_axes) != 1:
         return
@@ -95,11 +95,11 @@ def _weighed(core: Core, tracer: Tracer) -> Iterator[Core]:
 def find_structural(
     view: GraphView, named: Container[str] = (), fixed: Callable[[Node], bool] = lambda core: False
 ) -> tuple[list[AttentionSite], LeftOut]:
-    """All sites in graph order of their cores, and what attends without being one.
+    """All sites in graph order of their cores, and attention that is no site.
 
     Args:
         view: an annotated view.
-        named: what is known to come out of projections of attention. Its last head may not look like one.
+        named: known outputs of attention projections, since a last head may not look like one.
         fixed: whether the heads of a product are found once the inputs have fixed sizes.
     """
     candidates, mixers, refused = _scan(view)
@@ -139,9 +139,9 @@ def find_structural(
 
 
 def _has_folded_heads(block: Block) -> bool:
-    """Return whether one head is all there is, yet it fills more channels than its context has features.
+    """Return whether there is only one head, but with more channels than its context has features.
 
-    Then different pieces of the context, along an axis that no label sees, feed different channels: heads
+    Then different pieces of the context, along an axis without labels, feed different channels: heads
     that were folded into an axis of symbolic length (`[heads * batch, S, D]`, split into `batch` again).
     """
     if block.num_heads > 1 or len(block.cores) != 1:
@@ -199,7 +199,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
 
 
 def _reduced_heads(trace: Trace, tracer: Tracer) -> Iterator[Candidate]:
-    """The reductions over heads on the way of a trace that does not tell heads apart.
+    """The reductions over heads in a trace that does not distinguish heads.
 
     A reduction that adds heads up, or averages them, before any weights is their projection (the interpretable
     attention of the Temporal Fusion Transformer).
@@ -209,7 +209,7 @@ def _reduced_heads(trace: Trace, tracer: Tracer) -> Iterator[Candidate]:
 
 
 def _over_heads(node: Node, live: Live, tracer: Tracer) -> Iterator[Candidate]:
-    """Yield a reduction as the projection of the heads that it adds up; nothing if it reduces something else."""
+    """Yield a reduction as the projection of the heads that it sums; nothing if it reduces something else."""
     value, shape = node.inputs[0], node.shape(0)
     answer = ask_about(node.out, live, POSITIONS)
     if value is None or shape is None or isinstance(answer, Refusal):
@@ -233,7 +233,7 @@ def _coupling(trace: Trace) -> Refusal | None:
 
 
 def _is_of_contents(node: Node) -> bool:
-    """Return whether a node computes with contents of inputs or by linear layers, unlike codes of positions."""
+    """Return whether a node depends on contents of inputs or on linear layers, unlike position encodings."""
     for current in reachable([node], lambda other: [] if other in OBSERVES else _computing(other)):
         found = contraction_of(current)
         if found is not None and any(map(is_weight, operands(current, found))):
@@ -263,14 +263,14 @@ def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
 
 
 def _is_residual(node: Node) -> bool:
-    """Adding two computed values: the way back into the residual stream, after which all layers lie."""
+    """Return whether a node adds two computed values: a residual addition, which leads to all later layers."""
     return node in ADDS and len(node.computed) > 1
 
 
 def _attends(core: Core) -> bool:
     """Return whether a core is attention, not pooling: its values are projected, and its weights come from a product.
 
-    Where channels attend to channels the weights own the channels; a softmax tells that they are weights.
+    Where channels attend to channels the weights have the channel axis; a softmax shows that they are weights.
     """
     node = core.node
     if is_fused(node):
@@ -351,7 +351,7 @@ def _kind(heads: int, kv_heads: int) -> str:
 
 
 def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:
-    """A site with what a trial removal tells: whether its heads can go, and what all of them weigh."""
+    """A site after a trial removal: whether its heads can be removed, and their total size."""
     removed = united(next(iter(parts.groups)), site.units)
     if len(removed) == block.num_heads:
         removed = site.units[0]

@@ -1,7 +1,7 @@
-"""Sublayers without units of their own: a recurrence, a mixer, an attention whose heads cannot be told apart.
+"""Sublayers without units: a recurrence, a mixer, an attention whose heads cannot be distinguished.
 
-What such a residual branch adds to the stream ends with a linear layer that sums over all of it. So the branch as a
-whole can be removed exactly, like all units of any other site, whatever its operators are.
+Such a residual branch ends with a linear layer that sums over all of it. So the branch as a
+whole can be removed exactly, like all units of any other site, independent of its operators.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
 
 
 def _end(node: Node, streams: Streams, others: Collection[Node]) -> Projection | None:
-    """Return the last layer of a residual branch, with all that it sums over as one unit; None for other nodes."""
+    """Return the last layer of a residual branch, with its whole input as one unit; None for other nodes."""
     read = summed(node, is_weight)
     total = None if read is None else streams.returning([node], [read.value])
     if read is None or total is None or not _is_term(node, total) or feeds_attention(total):
@@ -83,7 +83,7 @@ def _end(node: Node, streams: Streams, others: Collection[Node]) -> Projection |
 
 
 def _is_term(node: Node, total: Node) -> bool:
-    """Return whether a sum changes with a layer as a sum does: with no activation, gate or choice in between."""
+    """Return whether a sum is linear in a layer's output: no activation, gate or choice in between."""
     reached, ahead = set(node.outputs), {use.node for use in node.out.consumers}
     while ahead:
         # In the order of the graph, so that all that leads to a node is known when it is looked at.
@@ -111,7 +111,7 @@ def _inside(value: Value, stream: Collection[Value]) -> Iterator[Node]:
 
 
 def _is_stream(node: Node, stream: Collection[Value]) -> bool:
-    """Return whether a node adds something to the stream."""
+    """Return whether a node adds to the stream."""
     return any(item in stream for value in addends(node) for item in near(value))
 
 

@@ -1,4 +1,4 @@
-"""Following a contracted axis upstream to the products that made it.
+"""Tracing a contracted axis upstream to the products that computed it.
 
 Every position of the axis gets a label, and the labels travel through the same rules that liveness
 uses, until they reach a product of two activations; `_classify` reads there what its axes are. Nothing is
@@ -51,14 +51,14 @@ def _classify(node: Node, product: Contraction, live: Live) -> Trace:
 
 
 def _are_alike(classes: Sequence[int] | None) -> bool:
-    """Return True if all positions of an axis are known to read the same weights."""
+    """Return whether all positions of an axis are known to read the same weights."""
     return classes is not None and len(set(classes)) == 1
 
 
 def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
-    """Labels without the axes that are no evidence: live labels do not differ there.
+    """Labels without the axes along which live labels do not differ, which are no evidence of heads.
 
-    Of heads that are picked one by one only one is live, too; those have weights of their own.
+    Of heads that are picked one by one only one is live, too; those have separate weights.
     """
     rows = [axis for axis in live.axes if product.out_axes[axis] not in product.batch]
     live = without_blind(live, rows)
@@ -89,7 +89,7 @@ def _feature(node: Node, product: Contraction, live: Live, free: Sequence[int]) 
 def _single_feature(node: Node, product: Contraction) -> int | None:
     """The axis of a context whose heads have one channel each, None if the product makes attention maps.
 
-    A context is made of a map, and values that have an axis of size 1 of their own.
+    A context is the product of an attention map and values with a separate axis of size 1.
     """
     shape = node.out.shape
     if shape is None or len(product.indices) != 2:
@@ -125,7 +125,7 @@ def _stride(live: Live, axis: int) -> int:
 
 
 def _head_sets(live: Live, head_axes: Sequence[int]) -> tuple[frozenset[int], ...]:
-    """The labels found at each position of the head axes."""
+    """The labels at each position of the head axes."""
     positions = [live.axes.index(axis) for axis in head_axes]
     array: Array = np.moveaxis(live.array, positions, range(len(positions)))
     count = int(np.prod(array.shape[: len(positions)], dtype=np.int64))
@@ -141,7 +141,7 @@ Key: TypeAlias = tuple[Value, tuple[int, ...], Runs, bytes]
 
 
 class Step(NamedTuple):
-    """The next values of labels; each of them may stand for several of those downstream."""
+    """The next values of labels; each label may represent several downstream ones."""
 
     value: Value
     live: Live
@@ -156,12 +156,12 @@ class Tracer:
         self._known: dict[Key, Trace] = {}
 
     def trace(self, value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Trace:
-        """Return what produced the positions of `axes` (of the given sizes) of `value`."""
+        """Return the sources of the positions of `axes` (of the given sizes) of `value`."""
         labels = np.arange(1, math.prod(sizes) + 1).reshape(sizes)
         return self.follow(value, Live.over(axes, labels))
 
     def treats_heads_alike(self, layer: Node) -> bool:
-        """Return whether a linear layer computes the same of every head and keeps their axis."""
+        """Return whether all heads share a linear layer that keeps their axis."""
         return bool(self._shared.axes(layer))
 
     def follow(self, start: Value, live: Live) -> Trace:
@@ -195,7 +195,7 @@ def _key(value: Value, live: Live) -> Key:
 
 
 def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[Step]]:
-    """Return what one value says by itself, and where its labels go on."""
+    """Return the result at one value, and where its labels continue."""
     node = value.producer
     if node is None or value.is_constant:
         return Trace(), []
@@ -236,7 +236,7 @@ class FusedHeads(NamedTuple):
 
 
 def _split_fused(node: Node, output_index: int, live: Live) -> FusedHeads | None:
-    """Return what labels on the context of a fused node say, None where its layout is unknown."""
+    """Return heads, features and tokens by labels on a fused node's context, None where its layout is unknown."""
     layout = layout_of(node)
     if layout is None or output_index != 0:
         return None
@@ -256,7 +256,7 @@ def _split_fused(node: Node, output_index: int, live: Live) -> FusedHeads | None
 
 
 def _refused(value: Value, live: Live, refusal: Refusal, shared: SharedLayers) -> tuple[Trace, list[Step]]:
-    """Return where labels go on that an operator does not let through as they are."""
+    """Return where labels continue that an operator's rule refuses."""
     node = value.producer
     assert node is not None
     seen = without_blind(live, live.axes)
@@ -281,7 +281,7 @@ def _through_shared(node: Node, live: Live, shared: SharedLayers) -> list[Step]:
 
 
 def _is_map_by_stored(node: Node, live: Live) -> bool:
-    """Whether labels lie along heads alone of what a stored tensor per head makes: scores of queries that are stored.
+    """Return whether labels lie along heads alone in scores of stored queries, one stored tensor per head.
 
     A class token without a batch is one query for all, so that the exporter stores it.
     """
@@ -297,7 +297,7 @@ def _is_map_by_stored(node: Node, live: Live) -> bool:
 
 
 def _same_labels(first: Live, second: Live) -> bool:
-    """Whether two carry the same labels. A broadcast operand (a scale, a weight) loses some: it made no channel."""
+    """Return whether two carry the same labels. A broadcast operand (a scale, a weight) has fewer."""
     if first.array is second.array:
         return True
     size = 1 + max(int(live.array.max(initial=0)) for live in (first, second))
@@ -310,8 +310,8 @@ def _same_labels(first: Live, second: Live) -> bool:
 def _by_stored_maps(value: Value, live: Live) -> Trace:
     """The core that a product with a stored map per head, or stored values, is, where nothing upstream of it is one.
 
-    Labels go on through it as through any weights, since a map of weights may also follow attention. Values are stored
-    that tokens of the model's own have, in an export with a fixed batch.
+    Labels continue through it as through any weights, since a map of weights may also follow attention. Values are
+    stored that tokens of the model's own have, in an export with a fixed batch.
     """
     node = value.producer
     found = None if node is None else stored_map(node)

@@ -30,22 +30,22 @@ class Site:
     """One block of removable units. A kind of unit is a subclass, in a file of its own; see `kinds.py`.
 
     Attributes:
-        index: names the site among all sites of all kinds; stable when the model is pruned.
-        name: module path, as far as the model still tells it.
-        kind: which of several sorts of such blocks it is, in one word; nothing where all are alike.
-        num_units: units that are there.
-        groups: the units that have to stay equally many: heads by KV head, neurons by expert; else each is a group of
-            its own.
+        index: unique among all sites of all kinds; stable when the model is pruned.
+        name: module path, if the model has it.
+        kind: the type of the block, in one word; empty where there is only one.
+        num_units: present units.
+        groups: units that must stay equally many: heads by KV head, neurons by expert; else single units.
         projections: the contractions that sum over the units.
-        cores: the nodes that make the units.
-        units: the units that can only go together, because a projection packs them in one block; else each alone.
+        cores: the nodes that compute the units.
+        units: the units that can only be removed together, because a projection packs them in one block; else each
+            alone.
         free: graph inputs and outputs that belong to the units (the cache of heads).
-        lying: where on these the units lie, one bit per unit, as far as that is known.
+        lying: the unit at each position of these, one bit per unit, where known.
         maps: graph outputs with one map per unit, which only shrink with the caller's consent.
-        held: why `free` keeps its shape when units go, None if it follows them.
-        read_elsewhere: whether that is only because something else reads a context, which may go in the same cut.
+        held: why `free` keeps its shape when units are removed, None if it shrinks.
+        read_elsewhere: whether that is only because something else reads a context, which the same cut may remove.
         reason: why no unit can be removed, None if some can.
-        whole: whether all units can be removed together, where something keeps single ones.
+        whole: whether all units can be removed together, even if single ones cannot.
         params: elements of all weights and biases that belong to the units.
         bytes: their size in bytes.
         flops_per_token: multiply-adds x 2 in the projections, without the part that grows with the sequence.
@@ -126,7 +126,7 @@ class Site:
 
     @classmethod
     def found(cls, view: GraphView, known: Sequence[Site]) -> Findings:
-        """The sites of this kind, numbered from `FROM` on in graph order, and what looks like one and is none.
+        """The sites of this kind, numbered from `FROM` on in graph order, and its near misses.
 
         Args:
             view: an annotated view.
@@ -147,7 +147,7 @@ class Site:
 
     @classmethod
     def called(cls, number: int) -> str:
-        """Return how messages, tables and pages name a site by its number: "attn.3", "ffn.3"."""
+        """Return the name of a site in messages, tables and pages, by its number: "attn.3", "ffn.3"."""
         return f"{cls.KEY or HEADS_KEY}{number}"
 
     @property
@@ -157,12 +157,12 @@ class Site:
 
     @property
     def key(self) -> str:
-        """How a spec names the site."""
+        """The site's key in a spec."""
         return f"{self.KEY}{self.number}"
 
     @property
     def label(self) -> str:
-        """How a sentence names the site."""
+        """The site's name in sentences."""
         return f"{self.called(self.number)} ({self.name})"
 
     @property
@@ -172,7 +172,7 @@ class Site:
 
     @property
     def removable_whole(self) -> bool:
-        """True if all units can be removed together exactly; whatever mixed them is removed with them."""
+        """True if all units can be removed together exactly; operators that mix them are removed too."""
         every = range(self.num_units)
         return self.reason is None or (
             self.whole
@@ -182,7 +182,7 @@ class Site:
 
     @property
     def projection_names(self) -> tuple[str, ...]:
-        """Names of what the projections give: what the site is known by when the model is pruned."""
+        """Output names of the projections, which identify the site in pruned models."""
         outputs = (projection.node.outputs[0] for projection in self.projections)
         # Both branches of a merged decoder may use one name.
         return tuple(dict.fromkeys(value.name for value in outputs if value is not None))
@@ -194,7 +194,7 @@ class Site:
         return tuple(unit for unit in range(self.original_num_units) if unit not in gone)
 
     def recorded(self) -> RecordedUnits:
-        """Return what a record says of the site."""
+        """Return the site's entry for a record."""
         return RecordedUnits(
             self.number, self.name, self.original_num_units, self.removed, self.projection_names
         )
@@ -211,12 +211,12 @@ class Site:
 
     @property
     def only_named(self) -> str | None:
-        """Why its units go only where they are named, and no choice by data takes them; None if one may."""
+        """Why its units are only removed if named, never selected by data; None if they may be selected."""
         return None
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What the same site has in common in every file that holds it."""
+        """Properties that are equal in all files with this site."""
         return self.original_num_units, self.removed
 
     @property
@@ -226,15 +226,15 @@ class Site:
 
     @property
     def told_before(self) -> str:
-        """How many units are gone, in words."""
+        """The number of removed units, in words."""
         return f", {len(self.removed)} of them removed before" if self.removed else ""
 
     def shares(self) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
-        """Units that share what is stored, and the units of the same place in each such set.
+        """Sets of units that share stored elements, and the units at the same position of each set.
 
         Returns:
-            The sets that can only go together where weights are packed, else the groups; and the units of the first
-            place in each group, of the second and so on: all units, if places tell nothing.
+            The sets that can only be removed together where weights are packed, else the groups; and the units at the
+            first position of each group, the second and so on: all units, if positions are unrelated.
         """
         packed = any(len(unit) > 1 for unit in self.units)
         sets = self.units if packed and len(self.groups) == self.num_units else self.groups
@@ -264,7 +264,7 @@ class Site:
         }
 
     def _state(self) -> dict[str, Any]:
-        """Return what `to_dict` says alike of sites of every kind, under the same names and in the same order."""
+        """Return the part of `to_dict` that all kinds share, with the same names and order."""
         return {
             "removable": self.removable,
             "removable_whole": self.removable_whole,
@@ -281,7 +281,7 @@ class Site:
         return [{"node": node.proto.name, "scope": node.scope.ref, "output": node.out.name} for node in nodes]
 
     def present(self, units: Iterable[int]) -> tuple[int, ...]:
-        """The present index of each unit that is named by its index in the original model."""
+        """The present index of each unit, from its index in the original model."""
         return tuple(self._present[unit] for unit in units)
 
     @cached_property
@@ -289,25 +289,25 @@ class Site:
         return {original: now for now, original in enumerate(self.original_units)}
 
     def original(self, units: Iterable[int]) -> tuple[int, ...]:
-        """The index in the original model of each unit that is named by its present one."""
+        """The index in the original model of each unit, from its present one."""
         names = self.original_units
         return tuple(names[unit] for unit in units)
 
     def still_there(self, units: Container[int]) -> frozenset[int]:
-        """The present indices of the units among these (of the original model) that are still there."""
+        """The present indices of those units (of the original model) that still exist."""
         return frozenset(self.present(unit for unit in self.original_units if unit in units))
 
     @property
     def movable(self) -> frozenset[Value]:
-        """The inputs and outputs that follow the units: none where one of them is needed with all units."""
+        """The inputs and outputs that shrink with the units: none where one of them is needed with all units."""
         return self.free if self.held is None else frozenset()
 
     def seeds(self, units: Iterable[int], emptied: bool = True) -> Iterator[Seed]:
         """The first demands of the sweep when `units` (present indices) are removed.
 
         Args:
-            units: what goes.
-            emptied: whether projections that then sum over nothing demand nothing; else they say nothing.
+            units: the removed units.
+            emptied: whether projections that then sum over nothing demand nothing; else they are left out.
         """
         gone = tuple(units)
         for projection in self.projections:
@@ -315,17 +315,17 @@ class Site:
                 yield from projection.seeds(gone, self.name)
 
     def answers(self, units: Iterable[int]) -> Mapping[Node, Answer]:
-        """Return what holds for nodes whatever their rules say, when `units` (present indices) are removed."""
+        """Return fixed answers of nodes, instead of their rules, when `units` (present indices) are removed."""
         return {}
 
     @property
     def details(self) -> Mapping[str, str]:
-        """Further columns of the table of sites."""
+        """Additional columns of the table of sites."""
         return {}
 
     @property
     def elsewhere(self) -> str:
-        """The end of an error about a unit that does not exist."""
+        """A hint for an error about a unit that does not exist."""
         return ""
 
     def why_too_few(self, units: Sequence[int]) -> str | None:
@@ -333,11 +333,11 @@ class Site:
         return None
 
     def inner(self, sites: Iterable[Site]) -> tuple[Site, ...]:
-        """The sites among some that lie inside its units, and are removed with these."""
+        """Those of the given sites that lie inside its units, and are removed with them."""
         return ()
 
     def uneven(self) -> str:
-        """Return what is wrong with groups that lose different numbers of units."""
+        """Return the error if groups lose different numbers of units."""
         return (
             f"leave its {len(self.groups)} KV heads with different numbers of query heads"
             f" (groups {', '.join(','.join(map(str, self.original(group))) for group in self.groups)})"
@@ -347,12 +347,12 @@ class Site:
 @one_line()
 @dataclass(frozen=True)
 class NearMiss:
-    """Something that looks like a site and is none, with the reason.
+    """A candidate that is no site, with the reason.
 
     Attributes:
-        node: label of the node that sums up, or attends.
-        reason: what stops it.
-        units: what the units of such a site are called.
+        node: label of the projection, or of the attention.
+        reason: the obstacle.
+        units: the name of the units of such a site.
     """
 
     node: str
@@ -372,17 +372,17 @@ class Findings(NamedTuple):
 
 
 def united(some: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Some units, and all that can only go with them."""
+    """Some units, and all that must be removed with them."""
     asked = set(some)
     return tuple(sorted(asked.union(*(unit for unit in units if asked & set(unit)))))
 
 
 def handed_out(sites: Iterable[Site], gone: Mapping[int, tuple[int, ...]]) -> dict[Value, Live]:
-    """Return what of each cache its callers need without some units, whoever reads it in the graph.
+    """Return the part of each cache that callers need without some units, whether or not the graph reads it.
 
     Args:
-        sites: all sites whose units may lie there: what one of them needs stays.
-        gone: the units that some of them lose, by index.
+        sites: all sites whose units may lie there; parts that one of them needs are kept.
+        gone: the removed units, by site index.
     """
     needed: dict[Value, Live] = {}
     owned: dict[Value, Live] = {}
