@@ -1,1 +1,1 @@
-"""Early exits: conditions that decide whether further layers run, and what a model is where one exit is for good."""
+"""Early exits: conditions that decide whether further layers run, and models with one permanent exit."""

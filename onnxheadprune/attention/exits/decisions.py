@@ -1,7 +1,7 @@
-"""Conditions that are fixed: which branches run then, which other conditions are known, and the original forced so.
+"""Fixed conditions: the branches that run then, other conditions that are known, and the forced original.
 
-The forced original is what a model with a permanent exit is compared with. All branches and turns stay in its graph;
-only what conditions read is replaced. So it shares no code with what takes branches out.
+The forced original is what a model with a permanent exit is compared with. All branches and iterations stay in its
+graph; only the inputs of conditions are replaced. So it shares no code with the removal of branches.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ FORCED = f"{MARK}_forced"
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """The value that one condition is fixed at.
+    """A condition with its fixed value.
 
     Attributes:
-        node: what asks it: an If, or a Loop.
-        answer: of an If.
-        turns: how often a Loop runs its body; None for an If.
+        node: the If or Loop that reads it.
+        answer: for an If.
+        turns: the number of iterations of a Loop; None for an If.
     """
 
     node: Node
@@ -45,9 +45,9 @@ class Settled:
     """The consequences of decisions.
 
     Attributes:
-        known: conditions whose answer is known, among them those that are held.
+        known: conditions with a known answer, including fixed ones.
         choices: the body that runs, per If whose condition is known.
-        turns: how often a body runs, per Loop that is held.
+        turns: the number of iterations, per fixed Loop.
     """
 
     known: Mapping[Value, bool]
@@ -56,7 +56,7 @@ class Settled:
 
 
 class ContradictionError(Exception):
-    """Two decisions hold one condition at different answers."""
+    """Two decisions fix one condition at different answers."""
 
 
 def _held(decisions: Iterable[Decision]) -> dict[Value, bool]:
@@ -77,7 +77,7 @@ def _held(decisions: Iterable[Decision]) -> dict[Value, bool]:
 
 
 def _sources(condition: Value, answer: bool) -> Iterator[tuple[Value, bool]]:
-    """A condition and the values that it is computed from alone, each with the answer that it must have then."""
+    """A condition and the values that it depends on alone, each with the implied answer."""
     value: Value | None = condition
     while value is not None:
         yield value, answer
@@ -92,7 +92,7 @@ def _sources(condition: Value, answer: bool) -> Iterator[tuple[Value, bool]]:
 
 
 def settled(view: GraphView, decisions: Iterable[Decision]) -> Settled:
-    """Return what follows from decisions.
+    """Return the consequences of decisions.
 
     Raises:
         ContradictionError: if they cannot all hold.
@@ -123,7 +123,7 @@ def settled(view: GraphView, decisions: Iterable[Decision]) -> Settled:
 
 
 def _of_choice(node: Node, known: Mapping[Value, bool], choices: dict[Node, Scope]) -> list[bool | None]:
-    """Return what is known of the outputs of an If; notes which body runs."""
+    """Return the known outputs of an If, and record which body runs."""
     condition = node.inputs[0]
     answer = None if condition is None else known.get(condition)
     bodies = list(node.bodies.values())
@@ -138,7 +138,7 @@ def _of_choice(node: Node, known: Mapping[Value, bool], choices: dict[Node, Scop
 
 
 def given_by(bodies: Iterable[Scope], index: int) -> list[Value | None]:
-    """Return what each body gives as one of its outputs."""
+    """Return the value of one output of each body."""
     return [body.lookup(body.proto.output[index].name) for body in bodies]
 
 
@@ -149,7 +149,7 @@ def going_in(node: Node) -> Value | None:
 
 
 def _computed(node: Node, numbers: list[bool | None]) -> bool | None:
-    """Return what a node makes of conditions, None where that is not known or no condition."""
+    """Return a node's output for known conditions, None where it is unknown or no condition."""
     if all(number is None for number in numbers):
         return None
     if node in IDENTITIES:
@@ -169,7 +169,7 @@ _LOGIC = (TensorProto.BOOL, TensorProto.UNDEFINED)
 
 
 def forced(view: GraphView, decisions: Iterable[Decision]) -> ModelProto:
-    """A copy of a model in which conditions are held at an answer, whatever is computed."""
+    """A copy of a model with conditions fixed at an answer, independent of computed values."""
     decisions = tuple(decisions)
     made = ModelProto()
     made.CopyFrom(view.model)
@@ -184,7 +184,7 @@ def forced(view: GraphView, decisions: Iterable[Decision]) -> ModelProto:
 
 
 def otherwise(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
-    """The same but for the last one, which is decided the other way: one turn more, for a Loop."""
+    """The same with the last decision reversed: one iteration more, for a Loop."""
     *before, last = decisions
     if last.turns is not None:
         return (*before, Decision(last.node, turns=last.turns + 1))
@@ -192,7 +192,7 @@ def otherwise(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
 
 
 def _hold(model: ModelProto, value: Value, name: str) -> None:
-    """Let all readers of a value read a constant in its place."""
+    """Replace a value by a constant for all readers."""
     for use in value.consumers:
         _proto(model, use.node).input[use.input_index] = name
     node = value.producer
@@ -204,7 +204,7 @@ def _hold(model: ModelProto, value: Value, name: str) -> None:
 
 
 def _end_after(model: ModelProto, node: Node, turns: int, name: str) -> None:
-    """Let the body of a Loop go on until it has run often enough, however it decides."""
+    """Let a Loop run a fixed number of iterations, whatever its body decides."""
     loop = _proto(model, node)
     loop.input[1] = ""
     (attribute,) = (item for item in loop.attribute if item.name in node.bodies)

@@ -1,7 +1,7 @@
-"""The early exits of a model: conditions that decide whether further layers run before it answers.
+"""The early exits of a model: conditions that decide whether further layers run.
 
-An exit is an If of which one body holds layers and the other one none, so that with the second one the outputs are
-given without any further layer; or a Loop over layers that ends as soon as its body says so. Layers are attention
+An exit is an If with layers in one body and none in the other, so that the second one leads to
+outputs without further layers; or a Loop over layers with a stop condition that its body computes. Layers are attention
 sites; in bodies without any, feed-forward blocks.
 """
 
@@ -41,12 +41,12 @@ class Exit:
     """One early exit.
 
     Attributes:
-        number: in the order in which exits are reached, counted from 1; of the original for good.
+        number: in the order in which exits are reached, counted from 1; always the number in the original.
         node: the If or Loop that decides.
         condition: the name of the value that it decides by.
-        before: what must have been decided to get here: every earlier exit was not taken.
+        before: the decisions to get here: every earlier exit was not taken.
         leaves: the decision that takes this exit.
-        endless: it stands for any number of turns from this one on, each with the next number.
+        endless: whether any larger number of iterations is an exit too, with the next numbers.
     """
 
     number: int
@@ -58,18 +58,18 @@ class Exit:
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """All that is decided where this exit is taken."""
+        """All decisions where this exit is taken."""
         return (*self.before, self.leaves)
 
     @property
     def name(self) -> str:
-        """What the deciding node is known by: the first thing that it gives."""
+        """The name of the deciding node: that of its first output."""
         return self.node.results[0].name
 
 
 @dataclass(frozen=True)
 class RefusedExit:
-    """A Loop over layers that may end early and cannot be made to run a fixed number of turns, with the reason."""
+    """A Loop over layers that may end early and cannot be fixed to a number of iterations, with the reason."""
 
     node: str
     reason: str
@@ -83,8 +83,8 @@ class Exits:
         model: its name.
         exits: in the order of their numbers.
         refused: Loops that end early and cannot be fixed.
-        record: what was done to the exits of the original before.
-        onward: the decisions that take no exit; nothing where a Loop has no largest number of turns.
+        record: earlier changes to the exits of the original.
+        onward: the decisions that take no exit; empty where a Loop has no maximal number of iterations.
     """
 
     model: str
@@ -143,7 +143,7 @@ def exits_of(view: GraphView, sites: Sites) -> Exits:
 
 
 def _numbered(found: Sequence[Exit], record: Sequence[RecordedExit]) -> list[Exit]:
-    """The exits under the numbers that they have in the original; what the record does not know is numbered behind."""
+    """The exits with their numbers in the original; exits that the record lacks get the next numbers."""
     known = {(entry.node, entry.turns): entry.number for entry in record}
     free = itertools.count(max((entry.number for entry in record), default=0) + 1)
     numbers = [known.get((item.name, item.leaves.turns)) for item in found]
@@ -170,7 +170,7 @@ class _Search:
         self.refused: list[RefusedExit] = []
 
     def look(self, node: Node) -> None:
-        """Note what is an exit, in the order in which they are reached."""
+        """Collect the exits, in execution order."""
         owners = list(node.scope.owners)[::-1]
         if not all(self._goes_on(owner, body) for owner, body in owners):
             return
@@ -257,7 +257,7 @@ def _is_always(going: Value, told: Value | None) -> bool:
 
 
 def _most_turns(node: Node) -> int | None:
-    """Return how often a Loop runs its body at most, None where there is no end."""
+    """Return the largest number of iterations of a Loop, None if it is unbounded."""
     limit = node.literal(0)
     if limit is None:
         return None
@@ -267,7 +267,7 @@ def _most_turns(node: Node) -> int | None:
 
 
 def _why_not_fixed(node: Node, going: Value) -> str | None:
-    """Return why a Loop cannot be made to run a fixed number of turns exactly, None if it can."""
+    """Return why a Loop cannot be fixed to a number of iterations, None if it can."""
     if node.input(0) is not None and node.literal(0) is None:
         return "how often it runs at most is computed at run time, so a fixed number may be more than that"
     (body,) = node.bodies.values()
@@ -290,7 +290,7 @@ def layers_of(sites: Iterable[Site]) -> Layers:
 
 
 def inside(layers: Layers, body: Scope) -> int:
-    """Return how many of the layers lie in a body, or in bodies inside of it."""
+    """Return the number of layers in a body, including nested bodies."""
     return sum(1 for node in layers if body in node.scope.around)
 
 
@@ -299,7 +299,7 @@ def running(view: GraphView, settled: Settled) -> set[Node]:
 
     Args:
         view: an annotated view of the model.
-        settled: what is known; of an If whose condition is known only one body runs.
+        settled: the known conditions; of an If with a known condition only one body runs.
     """
 
     def needed(value: Value | None) -> Iterator[Value | None]:
@@ -322,14 +322,14 @@ def running(view: GraphView, settled: Settled) -> set[Node]:
 def _reached_from(view: GraphView, starts: Sequence[Node]) -> Mapping[Node, int]:
     """Return which of some nodes each node depends on, as bits: bit `i` for `starts[i]`.
 
-    A node depends on what it reads and on what its bodies read, and whatever is in a body on what its owner reads.
+    A node depends on its inputs and those of its bodies, and nodes in a body on the inputs of its owner.
     """
     bits = {node: 1 << position for position, node in enumerate(starts)}
     values: dict[Value, int] = {}
     found: dict[Node, int] = {}
 
     def walk(scope: Scope, outside: int) -> int:
-        """Note all nodes of a scope; what its outputs and its nodes depend on together."""
+        """Collect all nodes of a scope; return the dependencies of its outputs and nodes together."""
         together = outside
         for value in scope.values.values():
             if value.is_graph_input:

@@ -1,4 +1,4 @@
-"""A model that has one exit for good: what is behind it is gone, and what only the decision needed."""
+"""A model with one permanent exit, without the nodes after it and those that only the decision needed."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from onnxheadprune.model.storage.tensors import stored_size
 
 @dataclass(frozen=True, eq=False)
 class Leaving:
-    """A model with exits that are for good, beside the one that it was made of.
+    """A model with permanent exits, and its source.
 
     Attributes:
-        model: with the exits; in its metadata, what is gone.
-        cut: what a plan says about it.
-        interface: inputs that are gone and outputs that are constant, each with a sentence.
+        model: the model; its metadata record what was removed.
+        cut: its entry in a plan.
+        interface: removed inputs and constant outputs, each with a sentence.
         gone: indices of the attention sites after the exits.
-        moved: per stored tensor that lay in a body, and is in the main graph now, what it was there.
-        original: the analysis of the model that it was made of.
-        exits: the exits of that.
-        decisions: what is held there.
+        moved: per stored tensor that was moved from a body to the main graph, its value in the body.
+        original: the analysis of its source.
+        exits: the exits of its source.
+        decisions: the fixed conditions there.
     """
 
     model: LoadedModel
@@ -51,11 +51,11 @@ class Leaving:
 
     @property
     def drops_inputs(self) -> bool:
-        """True if inputs of the original are gone."""
+        """True if inputs of the original are removed."""
         return any(change.role == "input" for change in self.interface)
 
     def on(self, plan: PrunePlan) -> PrunePlan:
-        """A plan that was made for the model with the exits, as one for the model without them."""
+        """Translate a plan for the model with the exits to one for the source."""
         return replace(
             plan,
             exit=self.cut,
@@ -66,10 +66,10 @@ class Leaving:
 
 
 def leaving(loaded: LoadedModel, numbers: Sequence[int]) -> Leaving:
-    """The model with exits that are for good.
+    """The model with permanent exits.
 
     Args:
-        loaded: the model as it is; it is not changed.
+        loaded: the model; it is not changed.
         numbers: of the exits, at least one; more than one only where they do not stand after each other.
 
     Raises:
@@ -80,7 +80,7 @@ def leaving(loaded: LoadedModel, numbers: Sequence[int]) -> Leaving:
 
 
 def leaving_from(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) -> Leaving:
-    """The same for a model that is analysed already.
+    """The same for an analysed model.
 
     Raises:
         HeadPruneError: as `leaving` does.
@@ -143,7 +143,7 @@ def _spelled(info: ValueInfoProto) -> str:
 
 
 def _names(site: Site, left: Left, found: Settled) -> tuple[str, ...]:
-    """Return what a site is recognised by in what is left; nothing if it is gone."""
+    """Return the names that identify a site in the remaining model; empty if it is removed."""
     made = _made(left.model)
     values: list[Value] = [item.node.out for item in site.projections]
     names = (left.names.get(value, value.name) for value in values if not _is_passed_over(value, found))
@@ -151,17 +151,17 @@ def _names(site: Site, left: Left, found: Settled) -> tuple[str, ...]:
 
 
 def _is_passed_over(value: Value, found: Settled) -> bool:
-    """Return whether a value lies in a body that does not run any more."""
+    """Return whether a value lies in a body that never runs."""
     return any(found.choices.get(owner, scope) is not scope for owner, scope in value.scope.owners)
 
 
 def _made(model: ModelProto) -> set[str]:
-    """Names of all that nodes give, in all bodies."""
+    """Names of all outputs of nodes, in all bodies."""
     return {name for node in nodes_in(model.graph.node) for name in node.output}
 
 
 def _recorded(units: str, analysis: Analysis, left: Left, found: Settled) -> list[RecordedUnits]:
-    """The record of all sites of one kind in the original; those after the exit count as gone as a whole."""
+    """The record of all sites of one kind in the original; those after the exit count as removed."""
     # What is gone is not recognised by a name that now means something else.
     made = _made(left.model)
     entries = [entry for entry in units_entry(units).read(analysis.view.model) if not entry.left]
@@ -176,7 +176,7 @@ def _recorded(units: str, analysis: Analysis, left: Left, found: Settled) -> lis
 
 
 def _states(exits: Exits, taken: Sequence[Exit], analysis: Analysis, found: Settled) -> list[RecordedExit]:
-    """Return what became of each exit of the original, also of those that were gone before."""
+    """Return the state of each exit of the original, including those removed before."""
     numbers = {item.number for item in taken}
     reached = running(analysis.view, found)
     entries = [entry for entry in exits.record if entry.state != "left"]
@@ -187,7 +187,7 @@ def _states(exits: Exits, taken: Sequence[Exit], analysis: Analysis, found: Sett
 
 
 def _state(item: Exit, taken: Sequence[Exit], found: Settled, reached: Collection[Node]) -> ExitState:
-    """Return what becomes of an exit that is not taken."""
+    """Return the state of an exit that is not taken."""
     held = [decision for other in taken for decision in other.decisions if decision.node is item.node]
     if held:
         turns, limit = item.leaves.turns, held[0].turns

@@ -1,1 +1,1 @@
-"""Jobs: all steps from an exported model to a yes or no, described in one file, resumed where they stopped."""
+"""Jobs: all steps from an exported model to a verdict, described in one file, resumed after interruptions."""

@@ -1,4 +1,4 @@
-"""From the keys of a job to what the steps are asked for: the same requests that commands make."""
+"""From the keys of a job to the requests of its steps, which are those of the commands."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ ACCEPTANCE = "prune.accept_inconclusive: true"
 
 
 def documented(work: Callable[[Callable[[Any], None]], object]) -> Document:
-    """The result of work as a document, which is made before the work gives its files their names."""
+    """The result of work as a document, which is made before the files get their names."""
     made: list[Document] = []
     work(lambda result: made.append(result.to_dict()))
     return made[0]
 
 
 def source_of(job: Job, spec: str) -> str:
-    """Return where data comes from: a path of the job, or "module:function" or "random" as it is."""
+    """Return the source of data: a path of the job, or "module:function" or "random" unchanged."""
     return spec if is_function(spec) or spec == RANDOM else str(job.at(spec))
 
 
 def running_of(job: Job) -> Running:
-    """The calibration data of a job, and where models run, as commands have it."""
+    """The calibration data and provider of a job, as in the commands' requests."""
     running, data = Running(provider=job.keys.provider, seed=job.keys.seed), job.keys.data
     if data is None or data.path is None:
         return running
@@ -143,7 +143,7 @@ def validating(job: Job, data: DataSource | None) -> ValidationRequest:
 
 
 def measuring(job: Job) -> BenchRequest:
-    """Return what the step bench asks for."""
+    """The request of the step bench."""
     keys = job.keys.bench
     assert keys is not None
     return BenchRequest(**vars(keys), provider=job.keys.provider, seed=job.keys.seed)
@@ -177,11 +177,11 @@ def require_askable(job: Job, output: Path) -> None:
 
 @dataclass(frozen=True)
 class Given:
-    """What a job takes from whoever starts it.
+    """The context of a job, passed by the command or API call.
 
     Attributes:
-        read: reads the calibration data that the job names, for a model; None where it names none.
-        record: how the run can be repeated; a part of every result.
+        read: reads the calibration data that the job names, for a model; None without data.
+        record: how to repeat the run; a part of every result.
     """
 
     read: Reader
@@ -189,7 +189,7 @@ class Given:
 
 
 def reads_of(job: Job, step: str) -> dict[str, str]:
-    """Paths from where this process is, and "module:function", by the keys that name them."""
+    """Paths relative to the working directory, and "module:function", by key."""
     keys = job.keys
     score, recover = keys.score or Scoring(), keys.recover or Recovering()
     validate = keys.validate or ValidateKeys()
@@ -223,5 +223,5 @@ def _path(job: Job, path: Path | None) -> str | None:
 
 
 def _function(spec: str | None) -> str | None:
-    """Return what is no function is the name of a measure, and read from nowhere."""
+    """Return a function's name; other values are names of measures, and not read from files."""
     return spec if spec is not None and is_function(spec) else None

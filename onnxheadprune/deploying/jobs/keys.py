@@ -123,7 +123,7 @@ _AMOUNT = _in("prune", AMOUNT)
 
 @dataclass(frozen=True, kw_only=True)
 class JobKeys:
-    """A job: score, prune, recover, quantize, validate, bench, gate. A step that is not named is left out."""
+    """A job: score, prune, recover, quantize, validate, bench, gate. Unnamed steps are skipped."""
 
     # A number is a number and no text, and a key that is not listed is a mistake; this holds for the sections, too.
     __pydantic_config__: ClassVar[Mapping[str, object]] = {
@@ -182,7 +182,7 @@ def adapter() -> TypeAdapter[JobKeys]:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of a job. A key that is left out has no value: null is none."""
+    """Return the JSON schema of a job. Omit a key for no value: null is not allowed."""
     from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
     class Plain(GenerateJsonSchema):

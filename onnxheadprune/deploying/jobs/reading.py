@@ -1,8 +1,8 @@
-"""From the file of a job, and what the command line sets in it, to its typed keys.
+"""From the file of a job, and the command line's settings, to its typed keys.
 
-A job is YAML of plain values, read within bounds and with the lines that they came from: no tags, so that nothing but
-numbers, text, lists and mappings comes out; no anchors, so that what is read is no larger than what is written; no key
-twice. Words mean what YAML 1.2 says: `no` and `on` are text, 1e-3 is a number.
+A job is YAML of plain values, read with size limits and line numbers: no tags, so all values are numbers, text, lists
+and mappings; no anchors, so nothing is expanded; no duplicate keys. Scalars follow YAML 1.2: `no` and `on` are text,
+1e-3 is a number.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes nodes and nothing else; what plain words mean is said by `_RESOLVERS` alone."""
+    """Only makes nodes; plain scalars are resolved by `_RESOLVERS` alone."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -67,9 +67,9 @@ class _Source:
     """The contents of a YAML text, with lines.
 
     Attributes:
-        name: how errors call the text.
-        lines: where each key is, from 1 on.
-        elsewhere: keys whose values come from elsewhere, and how errors call that.
+        name: its name in errors.
+        lines: the line of each key, from 1 on.
+        elsewhere: keys with values from other sources, and the names of these in errors.
     """
 
     name: str
@@ -78,7 +78,7 @@ class _Source:
     elsewhere: dict[Key, str] = field(default_factory=dict)
 
     def where(self, key: Key) -> str:
-        """Return where a key, or the nearest one around it, is written: "job.yaml, line 7"."""
+        """Return the position of a key, or of the nearest enclosing one: "job.yaml, line 7"."""
         for end in range(len(key), -1, -1):
             if (told := self.elsewhere.get(key[:end])) is not None:
                 return told
@@ -87,7 +87,7 @@ class _Source:
         return self.name
 
     def line(self, key: Key) -> int:
-        """The line of a key, or of the nearest one around it; 0 for what comes from elsewhere."""
+        """The line of a key, or of the nearest enclosing one; 0 for other sources."""
         return next((self.lines[key[:end]] for end in range(len(key), -1, -1) if key[:end] in self.lines), 0)
 
 
@@ -113,7 +113,7 @@ def read_yaml(text: str, name: str) -> _Source:
 
 
 def _require_plain(text: str, name: str) -> None:
-    """Check whether a text is plain data of a size that is read; asked before anything is made of it."""
+    """Check that a text is plain data within the size limits, before it is parsed."""
     depth = count = 0
     for event in yaml.parse(text, Loader=_Loader):
         where = name if event.start_mark is None else f"{name}, line {event.start_mark.line + 1}"
@@ -177,11 +177,11 @@ SET = "--set"
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it is carried out.
+    """A job to run.
 
     Attributes:
-        document: the same as plain values, with what the command line has set.
-        source: where each key is written.
+        document: the same as plain values, with the command line's settings.
+        source: the position of each key.
     """
 
     path: Path
@@ -191,20 +191,20 @@ class Job:
 
     @property
     def name(self) -> str:
-        """What it is called in reports."""
+        """Its name in reports."""
         return self.keys.name or self.path.stem
 
     @property
     def folder(self) -> Path:
-        """Where its paths start."""
+        """The base folder of its paths."""
         return self.path.parent
 
     def at(self, path: str | Path) -> Path:
-        """A path of the job, from where this process is."""
+        """A path of the job, relative to the working directory."""
         return self.folder / path
 
     def said(self) -> dict[str, Value]:
-        """The keys that somebody wrote, by their dotted names; sections among them."""
+        """The given keys, including sections, by their dotted names."""
         found: dict[str, Value] = {}
         for name, value in self.document.items():
             found[name] = value
@@ -213,7 +213,7 @@ class Job:
         return found
 
     def refused(self, sentence: str) -> UsageError:
-        """The error for a sentence that begins with the dotted name of a key: it says in which line that is."""
+        """The error for a sentence that begins with the dotted name of a key, with its line."""
         key = tuple(sentence.split(" ", 1)[0].split("."))
         return UsageError(f"{self.source.where(key)}: {sentence}")
 
@@ -223,7 +223,7 @@ def read_job(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Job:
 
     Args:
         path: a YAML file.
-        settings: "prune.ratio=0.3" and the like, each in the place of what the file says; null takes a key away.
+        settings: "prune.ratio=0.3" and similar, which override the file; null removes a key.
 
     Raises:
         UsageError: if the file cannot be read, or is no job. The sentence names key and line.
@@ -255,7 +255,7 @@ def require_effective(job: Job) -> None:
 
 
 def _dotted() -> dict[str, Declared]:
-    """The declarations of all keys by their dotted names; sections among them."""
+    """The declarations of all keys, including sections, by their dotted names."""
     found = dict(declared(JobKeys))
     for section, kind in SECTIONS.items():
         found |= {f"{section}.{name}": item for name, item in declared(kind).items()}
@@ -263,7 +263,7 @@ def _dotted() -> dict[str, Declared]:
 
 
 def _rules() -> list[tuple[str, Rule]]:
-    """The rules of all keys; a name in them means a key of the same section, else one of the whole job."""
+    """The rules of all keys; names in them refer to keys of the same section, else of the whole job."""
     keys, found = _dotted(), []
     for key, item in keys.items():
         section = key.rpartition(".")[0]
@@ -279,7 +279,7 @@ def _rules() -> list[tuple[str, Rule]]:
 
 
 def _require_values(value: Value, key: Key, source: _Source) -> None:
-    """Check whether every key has a value: an empty section is easily taken for a step with its defaults."""
+    """Check that every key has a value: an empty section could be mistaken for a step with defaults."""
     if value is None or value == "":
         raise UsageError(
             f"{source.where(key)}: {'.'.join(key)} has no value; leave the key out, or write {{}} for a step with its"
@@ -314,7 +314,7 @@ def _set(document: dict[str, Value], setting: str, source: _Source) -> None:
 
 
 def _sentence(error: ValidationError, source: _Source) -> str:
-    """The first mistake, with its key and line, and how many more there are."""
+    """The first error, with its key and line, and the number of further ones."""
     found: dict[Key, list[ErrorDetails]] = {}
     for item in error.errors():
         found.setdefault(_key(item), []).append(item)
@@ -326,7 +326,7 @@ def _sentence(error: ValidationError, source: _Source) -> str:
 
 
 def _key(item: ErrorDetails) -> Key:
-    """The key that an error is about; pydantic also tells which of several types it tried."""
+    """The key of an error, without the type names that pydantic adds for unions."""
     # Keys lie two deep; below them are items of lists, and names of types.
     first, *rest = item["loc"]
     deeper = [str(word) for word in rest[1:] if isinstance(word, int)]
@@ -346,7 +346,7 @@ def _mistake(key: Key, items: Sequence[ErrorDetails]) -> str:
 
 
 def _asked(message: str) -> str:
-    """Return what was asked for, out of "Input should be a valid number"."""
+    """Return the expected type, from "Input should be a valid number"."""
     return message.partition("should be ")[2] or f"different ({message})"
 
 

@@ -1,4 +1,4 @@
-"""`run_job`: one step after the other, but for those that are done already, then the limits."""
+"""`run_job`: runs all steps that are not done already, then checks the limits."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _of_validation(limits: Mapping[str, float], result: Document) -> Iterator[Ga
 
 
 def _drift(limit: float, result: Document, deployed: Document | None) -> Gate:
-    """The drift of what came out: of a quantized model as a deployment runs it."""
+    """The drift of the final model; of a quantized model run as in a deployment."""
     if deployed is not None:
         value = deployed["drift"]
         return Gate("max_drift", "the quantized model", limit, value, value <= limit, deployed["drift_unit"])
@@ -79,7 +79,7 @@ def _drift(limit: float, result: Document, deployed: Document | None) -> Gate:
 
 
 def _gate(name: str, subject: str, limit: float, value: float | None) -> Gate:
-    """A number against its limit; what could not be measured keeps none."""
+    """A number against its limit; a number that could not be measured breaks it."""
     kept = value is not None and (value >= limit if name.startswith("min_") else value <= limit)
     return Gate(name, subject, limit, value, kept)
 
@@ -90,7 +90,7 @@ def _speedup(result: Document) -> float | None:
 
 
 def _disk_bytes(model: Path) -> int:
-    """Return what a model takes on the disk, or all models of a folder."""
+    """Return the size of a model on the disk, or of all models of a folder."""
     if model.is_dir():
         return sum(_disk_bytes(path) for path in sorted(model.rglob("*.onnx")))
     taken = file_bytes(open_structure(model))
@@ -99,7 +99,7 @@ def _disk_bytes(model: Path) -> int:
 
 
 def _operations(result: Document) -> float | None:
-    """The share that is left; of a folder, of the files that lead its networks."""
+    """The remaining share of operations; of a folder, for the leading files of its networks."""
     counted = [item.get("operations") for item in of_each(result) if item.get("leads", True)]
     if not counted or any(not item or not item["before"] for item in counted):
         return None
@@ -116,13 +116,13 @@ MOST_RESULT = 2**26
 
 @one_call()
 def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
-    """Do what a job asks for, but for what is done already.
+    """Run the steps of a job that are not done already.
 
     A step is done if an earlier run has finished it with the same settings, the same bytes of everything that it reads,
-    the same results of the steps it goes after and the same versions, and what it made is as it was.
+    the same results of the steps it depends on and the same versions, and its outputs are unchanged.
 
     Returns:
-        The verdict; a step that failed is part of it.
+        The verdict, including a failed step.
 
     Raises:
         UsageError: if the folder cannot be written, or holds files that no job has made. Nothing is done then.
@@ -139,7 +139,7 @@ def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
 
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Modules beside the file of a job are found, as those in the working directory are."""
+    """Make modules in the folder of the job file importable, like those in the working directory."""
     place = str(folder.resolve())
     sys.path.insert(0, place)
     try:
@@ -149,7 +149,7 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def makings(job: Job) -> list[Making]:
-    """All files that a job makes."""
+    """All files that a job writes."""
     shop = Workshop(job, Given(lambda _: None, {}))
     return [
         Making("the result", shop.folder / name, kind=_kind(name))
@@ -208,7 +208,7 @@ def _require_inputs(shop: Workshop) -> None:
 
 
 def _furnished(shop: Workshop) -> State:
-    """The state of the job's folder, which is there and whose files are the job's."""
+    """The state of the job's folder, which exists and only has files of the job."""
     folder = shop.folder
     check_makings([Making("the output", folder, kind="folder")], list)
     try:

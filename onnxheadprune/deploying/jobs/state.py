@@ -1,4 +1,4 @@
-"""What became of a job: its verdict, and the steps that are done, with digests of all that each depends on."""
+"""The result of a job: its verdict, and its finished steps with digests of everything that each depends on."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MODEL = ".onnx"
 
 @dataclass(frozen=True)
 class Entry:
-    """A step that was begun.
+    """A started step.
 
     Attributes:
-        key: digest of all that it depends on.
-        files: SHA-256 of what it made, by name; None as long as it is not done.
-        seconds: how long it took.
+        key: digest of everything that it depends on.
+        files: SHA-256 of its outputs, by name; None as long as it is not done.
+        seconds: its run time.
     """
 
     key: str
@@ -42,7 +42,7 @@ class State:
     """The steps of a job's folder.
 
     Attributes:
-        owned: names of files in it that jobs have made, or have begun to make.
+        owned: names of files in it that jobs have written, or started to write.
         entries: by the name of the step.
     """
 
@@ -76,7 +76,7 @@ class State:
             ) from error
 
     def begin(self, name: str, key: str, files: Iterable[str]) -> None:
-        """Notes that a step is being done, and which files are its own from now on.
+        """Record that a step has started, and the files that it owns from now on.
 
         Raises:
             UsageError: if the state cannot be written.
@@ -86,7 +86,7 @@ class State:
         self._write()
 
     def finish(self, name: str, files: Iterable[str], seconds: float) -> Entry:
-        """Notes that it is done.
+        """Record that a step is done.
 
         Raises:
             UsageError: if a file is not there, or the state cannot be written.
@@ -98,7 +98,7 @@ class State:
         return self.entries[name]
 
     def is_done(self, name: str, key: str, files: Iterable[str]) -> bool:
-        """Return whether a step was done with all that it depends on as it is now, and what it made is still there."""
+        """Return whether a step was done with the same dependencies as now, and its outputs still exist."""
         entry = self.entries.get(name)
         if entry is None or entry.key != key or entry.files is None:
             return False
@@ -108,12 +108,12 @@ class State:
             return False
 
     def is_begun(self, name: str, key: str) -> bool:
-        """Return whether a step was interrupted with all that it depends on as it is now."""
+        """Return whether a step was interrupted with the same dependencies as now."""
         entry = self.entries.get(name)
         return entry is not None and entry.key == key and entry.files is None
 
     def clear(self, name: str, files: Iterable[str]) -> None:
-        """Remove folders that a step has made, which are made anew as a whole; files are replaced by themselves.
+        """Remove folders that a step has written, since they are rebuilt completely; files are replaced one by one.
 
         Raises:
             UsageError: if one holds what no job has made, or cannot be removed.
@@ -173,8 +173,8 @@ class StepOutcome:
 
     Attributes:
         status: "done" now; "unchanged" since an earlier run did it; "failed"; or "not reached", after one that failed.
-        seconds: how long it took when it was done.
-        files: SHA-256 of what it made, by name.
+        seconds: its run time when it was done.
+        files: SHA-256 of its outputs, by name.
     """
 
     name: str
@@ -188,7 +188,7 @@ class StepOutcome:
 
 
 def of_each(result: Document) -> list[Document]:
-    """The results of each file of a folder; of a single model its own."""
+    """The results of each file of a folder, or of a single model."""
     files: list[Document] = result.get("files", [result])
     return files
 
@@ -198,14 +198,14 @@ class JobResult:
     """The verdict on a job.
 
     Attributes:
-        model: the model that came out, None if none did.
+        model: the final model, None without.
         steps: in their order.
         gates: the limits; none where a step failed.
-        asked: limits by name, as the job sets them.
-        error: what a step failed with, None if none did.
-        results: of the steps by name, those that are done.
+        asked: limits by name, as given in the job.
+        error: the error of a failed step, None without.
+        results: of the finished steps, by name.
         settings: all keys of the job, as it was run.
-        file_bytes: what the original and the model that came out take on the disk, None if none came out.
+        file_bytes: sizes of the original and the final model on the disk, None without a final model.
     """
 
     name: str
@@ -222,7 +222,7 @@ class JobResult:
 
     @property
     def accepted(self) -> bool:
-        """True if every step is done and every limit kept."""
+        """True if every step is done and every limit is kept."""
         return self.error is None and all(gate.passed for gate in self.gates)
 
     @property
@@ -232,7 +232,7 @@ class JobResult:
 
     @property
     def limits(self) -> tuple[Gate, ...]:
-        """The limits of the job, and those that the choice of its cut had to keep."""
+        """The limits of the job, and those of the selection of its cut."""
         chosen = [] if self.cut is None else of_each(self.cut)
         return (*self.gates, *(Gate(**gate) for item in chosen for gate in item.get("gates", ())))
 
@@ -260,7 +260,7 @@ class JobResult:
 
     @property
     def exit_code(self) -> int:
-        """0 if accepted, 1 if a limit is broken, else that of what a step failed with."""
+        """0 if accepted, 1 if a limit is broken, else that of the failed step's error."""
         if self.error is not None:
             return self.error.exit_code
         return 0 if self.accepted else ValidationFailedError.exit_code

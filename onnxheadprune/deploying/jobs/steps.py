@@ -1,4 +1,4 @@
-"""The steps of a job as values: what each depends on, what it makes, and how it is done, for a file or a folder."""
+"""The steps of a job as values: dependencies, outputs and work of each, for a file or a folder."""
 
 from __future__ import annotations
 
@@ -96,21 +96,21 @@ class Step:
 
 @functools.cache
 def _here() -> list[object]:
-    """The machine: latencies of another one say nothing about this one. A process stays where it is."""
+    """The machine, since latencies of another one do not apply. Cached, as a process stays on one machine."""
     about = machine()
     return [about["processor"], about["cores"], about["cards"]]
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """The context that all steps of a job share."""
+    """The shared context of a job's steps."""
 
     job: Job
     given: Given
 
     @property
     def folder(self) -> Path:
-        """Where everything goes."""
+        """The output folder."""
         return self.job.at(self.job.keys.output)
 
     @property
@@ -120,21 +120,21 @@ class Workshop:
 
     @property
     def pruned(self) -> str:
-        """The name of what the step prune makes: a model, or of a folder another one."""
+        """The name of the step prune's output: a model or a folder."""
         return PRUNED_FOLDER if self.model.is_dir() else PRUNED
 
     @property
     def exact(self) -> str:
-        """The name of the last model that equals a masked one: quantized weights are others."""
+        """The name of the last model that equals a masked one, before quantization."""
         return self.pruned if self.job.keys.recover is None else RECOVERED
 
     @property
     def final(self) -> str:
-        """The name of the model that comes out."""
+        """The name of the final model."""
         return self.exact if self.job.keys.quantize is None else QUANTIZED
 
     def keep(self, name: Name, document: Document) -> None:
-        """Write the result of a step, with how it is repeated."""
+        """Write the result of a step, with how to repeat it."""
         told = finite({**document, "run": dict(self.given.record)})
         write_text(self.folder / f"{name}.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
 
@@ -230,7 +230,7 @@ class Workshop:
         self.keep("quantize", documented(lambda ready: quantized_through(exact, request, progress, ready)))
 
     def _data_for(self, exact: Path) -> DataSource | None:
-        """The calibration data for a model that a step has made: of fewer tokens, the original's under new ids."""
+        """The calibration data for a step's model: with fewer tokens, the original's under new ids."""
         original = open_structure(self.model)
         trimmed = prepared(original, open_structure(exact)).trimmed
         data = self.given.read(exact if trimmed is None else self.model)
@@ -270,14 +270,14 @@ class Workshop:
 
 
 def _scores_file(job: Job, made: Path) -> Path | None:
-    """The scores that units are selected by: those of the step, or a file of the user's own."""
+    """The scores for the selection: those of the step, or of a user's file."""
     if job.keys.prune.scores is not None:
         return job.at(job.keys.prune.scores)
     return None if job.keys.score is None else made
 
 
 def _judged_on(job: Job) -> str:
-    """Return what the figures of a job are measured on, and what has seen it before."""
+    """Describe the data for a job's figures, with the refits and trainings that used it."""
     keys = job.keys
     if keys.validate is None or keys.validate.data is None:
         return RANDOM_INPUTS
@@ -293,13 +293,13 @@ def _judged_on(job: Job) -> str:
 def _deployed_distance(
     original: LoadedModel, exact: LoadedModel, rounded: LoadedModel, request: ValidationRequest
 ) -> Distance:
-    """Drift, accuracy and metric of what came out, as a deployment runs it.
+    """Drift, accuracy and metric of the final model, run as in a deployment.
 
     Args:
         original: the model that was cut.
-        exact: the cut in floats, whose record says what is left of inputs and outputs.
-        rounded: the quantized model that was made of it.
-        request: on what and by what it is judged; with data.
+        exact: the cut in floats, whose record has the remaining inputs and outputs.
+        rounded: the quantized form of it.
+        request: the data and measures; with data.
 
     Raises:
         UsageError: if the data does not fit, or the metric fails.
@@ -388,7 +388,7 @@ def _measured_folder(models: tuple[Path, Path], request: BenchRequest, progress:
 
 
 def _data_of(pair: FilePair, running: Running | None) -> DataSource | None:
-    """The data, None where it is not for a file."""
+    """The data, None where it does not fit a file."""
     if running is None:
         return None
     try:
