@@ -1,4 +1,4 @@
-"""The vocabulary of a model, found by dataflow from its integer inputs to the tables whose rows they pick."""
+"""The vocabulary of a model, found by dataflow from its integer inputs to the tables that they index."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ class Lookup:
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """Where ids go.
+    """The uses of token ids.
 
     Attributes:
         lookups: the nodes that pick rows by them.
-        movers: nodes on the way there, which hand ids on as they are.
+        movers: nodes on the way there, which pass ids on unchanged.
         stored: ids that these nodes add.
     """
 
@@ -159,7 +159,7 @@ class Vocabulary:
 
 
 def vocabularies(view: GraphView) -> tuple[Vocabulary, ...]:
-    """Everything in a model that may be a vocabulary: integer inputs, grouped by the rows of the tables they index.
+    """All possible vocabularies of a model: integer inputs, grouped by the rows of the tables they index.
 
     Args:
         view: an annotated view.
@@ -182,7 +182,7 @@ def vocabulary_of(
 
     Args:
         view: an annotated view.
-        name: how to call the model in errors.
+        name: the model's name in errors.
         inputs: names of the inputs with token ids; without, they are found by dataflow.
         rows: how many tokens there are, where another file of the network says so.
 
@@ -232,7 +232,7 @@ def chooses_tokens(view: GraphView, rows: int) -> Node | None:
 
 
 def flow_of(value: Value) -> Flow:
-    """Return where the ids in a value go.
+    """Return the uses of the ids in a value.
 
     Args:
         value: token ids.
@@ -256,7 +256,7 @@ def flow_of(value: Value) -> Flow:
 
 
 def added(node: Node) -> dict[int, np.ndarray[Any, np.dtype[Any]]]:
-    """The stored ids that a node puts beside those that it is given, by input.
+    """The stored ids that a node adds to its input ids, by input.
 
     Args:
         node: one of `Flow.movers`.
@@ -267,7 +267,7 @@ def added(node: Node) -> dict[int, np.ndarray[Any, np.dtype[Any]]]:
 
 
 def _contents(node: Node) -> Collection[int]:
-    """Inputs whose contents a node hands on."""
+    """Inputs whose contents a node passes on."""
     roles = roles_of(node)
     if roles.contents is not None:
         return roles.contents
@@ -275,7 +275,7 @@ def _contents(node: Node) -> Collection[int]:
 
 
 def _is_moved(use: Use, carried: Collection[Value]) -> bool:
-    """Return whether a node hands ids on as they are, beside which it has nothing but stored ids."""
+    """Return whether a node passes ids on unchanged, together with stored ids at most."""
     node = use.node
     if node.domain or node not in MOVES or use.input_index not in _contents(node):
         return False
@@ -286,7 +286,7 @@ def _is_moved(use: Use, carried: Collection[Value]) -> bool:
 
 
 def _leading(movers: Sequence[Node], ends: Collection[Node]) -> frozenset[Node]:
-    """Return the nodes of which a lookup reads something."""
+    """Return the nodes that a lookup depends on."""
     found: set[Node] = set()
     for node in sorted(movers, key=lambda item: -item.index):
         if (found | set(ends)).intersection(node.readers):
@@ -334,7 +334,7 @@ def _integer_inputs(view: GraphView) -> Iterator[Value]:
 
 
 def _weights_behind(value: Value, rows: int) -> list[Value]:
-    """Return the weights of the linear layers that make logits, with their biases; nothing for other outputs."""
+    """Return the weights and biases of the linear layers that compute logits; nothing for other outputs."""
     if value.elem_type not in FLOATS or _size(value, -1) != rows:
         return []
     found: dict[Value, None] = {}

@@ -1,7 +1,7 @@
-"""The original as it answers to new token ids: the oracle of a model with a smaller vocabulary.
+"""The original with new token ids: the reference for a model with a smaller vocabulary.
 
 One Gather before it turns new ids into the original's, and one after it picks the logits of the tokens that are
-kept. Nothing else is changed, so it has nothing in common with the code that cuts tables.
+kept. Nothing else is changed, so it shares nothing with the code that cuts tables.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ALL = f"{MARK}_all_tokens"
 
 
 def original_ids(name: str) -> str:
-    """Return what an input with new ids is called once it is translated to the original's."""
+    """Return the name of an input with new ids after the translation to the original's ids."""
     return f"{name}/{IDS}"
 
 
 def all_logits(name: str) -> str:
-    """Return what an output is called before the tokens that are kept are picked from it."""
+    """Return the name of an output before the kept tokens are picked from it."""
     return f"{name}/{ALL}"
 
 
@@ -40,7 +40,7 @@ def kept_ids(dtype: np.dtype[np.generic]) -> str:
 
 
 def _picked(name: str, axis: int) -> InsertNode:
-    """The node that picks the logits of the tokens that are kept.
+    """The node that picks the logits of the kept tokens.
 
     Args:
         name: of the output.
@@ -55,7 +55,7 @@ Pick: TypeAlias = Callable[[str, int], InsertNode]
 def translated(
     view: GraphView, vocabulary: Vocabulary, kept: npt.NDArray[np.int64], pick: Pick = _picked
 ) -> ModelProto:
-    """A copy of a model that takes new ids, and whose logits are those of the tokens that are kept.
+    """A copy of a model that takes new ids, with the logits of the kept tokens.
 
     Args:
         view: an annotated view of the model.
@@ -87,7 +87,7 @@ def _dtype(view: GraphView, name: str) -> np.dtype[np.generic]:
 
 
 def _restrict(made: ModelProto, view: GraphView, logits: Sequence[str], tokens: int, pick: Pick) -> None:
-    """Let outputs hold the tokens that are kept."""
+    """Restrict outputs to the kept tokens."""
     outputs: Mapping[str, int] = {info.name: index for index, info in enumerate(made.graph.output)}
     for name in logits:
         value = view.main.values[name]

@@ -1,8 +1,8 @@
-"""A model with a smaller vocabulary: fewer rows in tables, fewer logits, and new ids for the tokens that are left.
+"""A model with a smaller vocabulary: fewer rows in tables, fewer logits, and new ids for the remaining tokens.
 
-The model that answers to new ids (`translate`) is cut by the same sweep that removes heads: what hands out logits needs
-a part of them, and a lookup a part of its table. Lookups then read new ids, and whatever else reads ids (a mask that is
-made of them, say) still gets the original's.
+The model with new ids (`translate`) is cut by the same sweep that removes heads: outputs need a part of the logits,
+and lookups a part of their tables. Lookups then read new ids, and all other readers of ids (a mask computed from them,
+for example) still get the original's.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Trimming:
-    """A model with fewer tokens, beside the one that it was made of.
+    """A model with fewer tokens, and its source.
 
     Attributes:
-        model: with the smaller vocabulary; its metadata record which tokens are left.
-        cut: what a plan says about it.
-        vocabulary: of the model that it was made of.
-        kept: its id of each new one.
+        model: with the smaller vocabulary; its metadata record the remaining tokens.
+        cut: its entry in a plan.
+        vocabulary: of its source.
+        kept: the source's id of each new one.
     """
 
     model: LoadedModel
@@ -65,7 +65,7 @@ class Trimming:
     kept: Ids
 
     def on(self, plan: PrunePlan) -> PrunePlan:
-        """A plan that was made for the smaller vocabulary, as one for the model before.
+        """Translate a plan for the smaller vocabulary to one for the source.
 
         Args:
             plan: for `model`.
@@ -74,11 +74,11 @@ class Trimming:
         return replace(plan, vocabulary=self.cut, elements_removed=elements)
 
     def translated(self, model: LoadedModel, shift: int = 0) -> ModelProto:
-        """A model of the same tokens as it answers to new ids.
+        """A model of the same tokens with new ids.
 
         Args:
-            model: the model that this was made of, or the one that it was before an exit was made permanent.
-            shift: by how many tokens each id is off: not 0 for a mistake that a proof must see.
+            model: the source of this model, or the model before an exit was made permanent.
+            shift: the offset of each id: not 0 for a deliberate mistake that a proof must detect.
         """
         view = view_of(model)
         vocabulary = vocabulary_of(view, model.name, self.vocabulary.inputs, self.vocabulary.rows)
@@ -88,11 +88,11 @@ class Trimming:
 def trimming(
     loaded: LoadedModel, kept: Sequence[int] | Ids, inputs: Sequence[str] = (), rows: int | None = None
 ) -> Trimming:
-    """The model without the tokens that are not kept.
+    """The model with the kept tokens only.
 
     Args:
-        loaded: the model as it is; it is not changed.
-        kept: ids of the tokens that are kept.
+        loaded: the model; it is not changed.
+        kept: ids of the kept tokens.
         inputs: names of the inputs with token ids; without, they are found by dataflow.
         rows: how many tokens there are, where another file of the network says so.
 
@@ -219,13 +219,13 @@ def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
 
 
 def _within(flow: Flow, mask: Mask) -> Flow:
-    """Return where ids go, with the lookups alone whose tables lose rows: the first ones of a larger table have ids."""
+    """Return the uses of ids by lookups whose tables lose rows: the first rows of a larger table have ids."""
     lookups = (item for item in flow.lookups if item.rows is not None and item.rows <= len(mask))
     return replace(flow, lookups=tuple(item for item in lookups if mask[: item.rows].any()))
 
 
 def _picked_behind(node: Node) -> list[Edit]:
-    """A Gather between logits and the node that hands them out."""
+    """A Gather between logits and the node that outputs them."""
     value = _source(node)
     assert value.rank is not None
     output, kept = f"{value.name}/{MARK}_kept", kept_ids(np.dtype(np.int64))
@@ -236,7 +236,7 @@ def _picked_behind(node: Node) -> list[Edit]:
 def _swept(
     view: GraphView, vocabulary: Vocabulary, flows: Mapping[str, Flow], mask: Mask
 ) -> tuple[Sweep, list[Node]]:
-    """Return what is live without the tokens, and the nodes that hand out logits of which nothing is left to pick."""
+    """Return the live sets without the tokens, and the nodes with logits of which nothing is left to pick."""
     seeds = [
         Seed(lookup.node, index, Live.over((lookup.axis,), mask[: lookup.rows]), SITE)
         for flow in flows.values()
@@ -255,7 +255,7 @@ def _swept(
 
 
 def _renumbered(view: GraphView, name: str, flow: Flow, kept: Ids) -> Iterator[Edit]:
-    """Let lookups read new ids, and whoever else reads what leads there the original's."""
+    """Let lookups read new ids, and all other readers the original's."""
     old = view.main.values[original_ids(name)]
     leads = {lookup.node for lookup in flow.lookups} | flow.movers
     for use in old.consumers:
@@ -276,7 +276,7 @@ def _renumbered(view: GraphView, name: str, flow: Flow, kept: Ids) -> Iterator[E
 
 
 def _translated_for(node: Node, index: int, value: Value) -> Iterator[Edit]:
-    """Let one reader of new ids have the original's."""
+    """Let one reader of new ids read the original's."""
     output = f"{value.name}/{MARK}_ids{node.index}_{index}"
     yield nodes.gather(node.ref, kept_ids(np.dtype(np.int64)), value.name, 0, output)
     yield SetInput(node.ref, index, output)

@@ -18,7 +18,7 @@ DOTS = 200
 
 
 def check_picture(path: Path) -> None:
-    """Check whether a picture can be written there; asked before long work.
+    """Check that a plot can be written, before long work.
 
     Raises:
         UsageError: if matplotlib is not installed, the suffix is unknown or the folder does not exist.
@@ -34,9 +34,9 @@ def save_figure(figure: Figure, path: Path, made_by: str = "onnxheadprune") -> N
     """Write a figure.
 
     Args:
-        figure: what to draw.
-        path: where to; its suffix decides the format.
-        made_by: what a .png says in its head.
+        figure: the figure.
+        path: the file; its suffix decides the format.
+        made_by: the creator in a .png's metadata.
 
     Raises:
         UsageError: if it is no picture's name, or the file cannot be written.

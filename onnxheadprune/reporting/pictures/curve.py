@@ -1,4 +1,4 @@
-"""The picture of `sweep`: drift, accuracy and speed against what people choose a cut by."""
+"""The plot of `sweep`: drift, accuracy and speed against the size of the cut."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ SPARE = 12
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity that is drawn along one axis.
+    """A quantity along one axis of the plot.
 
     Attributes:
         label: its name with its unit.
         values: one per point, None where it was not measured.
         intervals: low and high ends per point, None where there are none.
-        hollow: points that are no measurable difference from the original.
+        hollow: points without a measurable difference from the original.
     """
 
     label: str
@@ -66,9 +66,9 @@ def plot_curve(curve: Curve, x: Against | None = None) -> Picture:
     """Drift, accuracy and measured speed, one panel each, above one axis.
 
     Args:
-        curve: what a sweep found.
-        x: the axis: the share of heads, operations or bytes that are gone, the share of parameters that are left, or
-            the measured speed. None is what ratios were of: "heads", "operations" or "bytes". The speed has 95 %
+        curve: the result of a sweep.
+        x: the axis: the removed share of heads, operations or bytes, the remaining share of parameters, or
+            the measured speed. None is the share that ratios were given for. The speed has 95 %
             intervals, and is hollow where no difference could be measured.
 
     Raises:
@@ -180,7 +180,7 @@ def _draw(axes: Axes, along: Quantity, quantity: Quantity, colour: str, marker: 
 
 
 def _bars(value: float, interval: tuple[float, float] | None) -> list[list[float]] | None:
-    """Lengths of error bars as matplotlib wants them."""
+    """Lengths of error bars in matplotlib's form."""
     if interval is None:
         return None
     low, high = interval
@@ -219,7 +219,7 @@ def _knee_words(curve: Curve, point: CurvePoint) -> str:
 def _number(
     figure: Picture, axes: Axes, drawn: tuple[Quantity, Quantity], curve: Curve, knee: Annotation | None
 ) -> None:
-    """Write beside each point how much is gone, wherever that covers no other words."""
+    """Label each point with the removed share, where it covers no other text."""
     along, quantity = drawn
     figure.draw_without_rendering()
     taken: list[Bbox] = [] if knee is None else [knee.get_window_extent().padded(SPARE)]

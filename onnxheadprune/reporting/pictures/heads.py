@@ -1,4 +1,4 @@
-"""Sites by heads as a picture: what every head is worth, and which ones go."""
+"""A plot of sites by heads: the score of every head, and the removed heads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from onnxheadprune.workflow.result import PruneResult
 
 
 def plot_heads(found: HeadScores | PruneResult) -> Picture:
-    """A square per head, one row per site: what it is worth, and whether it is gone.
+    """A square per head, one row per site: its score, and whether it is removed.
 
     Args:
-        found: scores, or a pruned model; heads that were named by the user have no worth.
+        found: scores, or a pruned model; heads that were named by the user have no scores.
     """
     if isinstance(found, HeadScores):
         title = f"{PurePath(found.model).name}: {found.method}"
@@ -72,15 +72,15 @@ def heads_picture(
     unit: str = "",
     unscored: str = "always kept",
 ) -> Picture:
-    """A square per head, one row per site: brighter for more worth, crossed where the head goes.
+    """A square per head, one row per site: brighter for higher scores, crossed if the head is removed.
 
     Args:
-        scores: per site, by head; None for heads that have no score. Without any score the picture says only which
-            heads stay and which go.
+        scores: per site, by head; None for heads without a score. Without any score the plot only shows which
+            heads are kept or removed.
         removed: removed heads, per site.
-        title: above the picture.
-        unit: what a score means.
-        unscored: what a head without a score is, where others have one.
+        title: above the plot.
+        unit: the unit of scores.
+        unscored: the label of heads without a score, where others have one.
     """
     columns = max((len(values) for values in scores.values()), default=1)
     cell = CELL if columns <= MANY else SMALL_CELL
@@ -159,7 +159,7 @@ def _grid(scores: Scores, columns: int) -> Grid:
 
 
 def _norm(grid: Grid) -> Normalize:
-    """Linear, or logarithmic where the small ones would all look alike; six powers of ten at most."""
+    """A linear scale, or a logarithmic one where small scores would look equal; six powers of ten at most."""
     positive = grid[np.isfinite(grid) & (grid > 0)]
     if positive.size > 1 and positive.max() / positive.min() > WIDE_SPAN:
         return LogNorm(max(positive.min(), positive.max() * 1e-6), positive.max())
