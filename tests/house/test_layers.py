@@ -42,7 +42,7 @@ MOST_ARROWS = 126
 """Pairs of rooms of which one imports the other; the number may only fall."""
 MOST_DOORS = 214
 """Modules that other rooms import; the number may only fall, until each room has a few front doors."""
-MOST_FILES, MOST_LINES, MOST_FUNCTIONS = 401, 79_954, 997
+MOST_FILES, MOST_LINES, MOST_FUNCTIONS = 401, 79_908, 997
 """Of the package, with its public functions outside of classes; each may only fall."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))

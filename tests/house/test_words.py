@@ -11,12 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "onnxheadprune"
 RIDDLES = ("How", "Whether", "What", "When", "Where", "Which", "Who", "Whose", "Why")
-MOST_RIDDLES = 136
+MOST_RIDDLES = 113
 """Docstrings that begin with one of these words (of 1,021 at first); the number may only fall."""
 MOST = {
     r"beyond belief": 0,
-    r"\bby itself\b": 9,
-    r"\bfor good\b": 10,
+    r"\bby itself\b": 8,
+    r"\bfor good\b": 5,
     r"\bgoing whole\b": 0,
     r"\bhangs? on\b": 3,
     r"\bhonest": 1,
@@ -26,7 +26,7 @@ MOST = {
     r"\bnumbered anew\b": 0,
     r"\bspelled out\b": 5,
     r"\bcannot be spelled\b": 1,
-    r"\btakes the place of\b": 7,
+    r"\btakes the place of\b": 5,
 }
 """Expressions in the package, with the number of lines that have them; the numbers may only fall."""
 
