@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import prune, validate
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.compensation.record import Compensation, Refit, sealed
 from onnxheadprune.choosing.compensation.targets import Link, aim, normalised
 from onnxheadprune.choosing.compensation.tasks import Emptied, Run
 from onnxheadprune.edit.records import REFIT_ENTRY
+from onnxheadprune.model.graph.facts import ADDS, ADDS_AND_NORMALIZES
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.completing import named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
-from tests import toys, toys_layers
+from tests import toys, toys_layers, toys_scores
 from tests.conftest import SAMPLES
 
 HERE = Provider(CPU, "test")
@@ -48,6 +52,44 @@ def refit(model: ModelProto, which: Any = "all", **spec: Any) -> Compensation:
 
 def standing(compensation: Compensation) -> list[Refit]:
     return [item for item in compensation.refits if item.stands_in]
+
+
+# What a map adds to
+
+
+def shapes() -> Iterator[tuple[Any, ...]]:
+    """Of three axes, each long or of one element."""
+    return itertools.product(("batch", 1), (3, 1), (4, 1))
+
+
+@pytest.mark.parametrize("key", sorted({*ADDS, *ADDS_AND_NORMALIZES}))
+def test_a_map_adds_to_a_stream_where_neither_is_spread_over_the_other(key: tuple[str, str]) -> None:
+    domain, op_type = key
+    for own, others, place in itertools.product(shapes(), shapes(), (0, 1)):
+        operands = ["y", "stream"][:: 1 - 2 * place]
+        gains = ["gain"] if key in set(ADDS_AND_NORMALIZES) else []
+        toy = toys.Toy(np.float32, 0)
+        toy.weight("gain", 4)
+        toy.node("MatMul", ["x", toy.weight("w", 5, own[2])], "y")
+        toy.node(op_type, operands + gains, "z", domain=domain)
+        inputs = [toy.info("x", [*own[:2], 5]), toy.info("stream", list(others))]
+        model = toy.model(inputs, [toy.info("z", ["a", "b", "c"])])
+        linear = next(filter(None, map(Linear.at, view_of(model).main.nodes)))
+        alike = [dim == 1 for dim in own] == [dim == 1 for dim in others]
+        assert (linear.other is not None) == alike, (own, others, place)
+
+
+def test_a_map_that_is_spread_over_what_it_is_added_to_is_refitted_to_what_it_gave() -> None:
+    model = toys_scores.stack()
+    model.graph.node[-1].output[0] = "classes"
+    quality = numpy_helper.from_array(np.linspace(-1, 1, 12, dtype=np.float32)[:, None], "quality.weight")
+    model.graph.initializer.append(quality)
+    model.graph.node.append(helper.make_node("MatMul", ["layer1.out", "quality.weight"], ["quality"]))
+    model.graph.node.append(helper.make_node("Add", ["classes", "quality"], ["logits"]))
+    result = prune(model, "0:1 1:3", data=toys_scores.ids(24), refit=True, provider="cpu")
+    assert result.chosen is not None and result.chosen.compensation is not None
+    assert "quality.weight" in result.chosen.compensation.stored
+    assert result.validation is not None and result.validation.verdict == "passed"
 
 
 # Which map stands in for what

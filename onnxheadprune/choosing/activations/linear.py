@@ -373,19 +373,20 @@ def _joined(out: Value) -> _Joint:
         use = _only_use_of_float(use.node.out)
     if use is None:
         return _Joint()
-    node = use.node
-    if node in ADDS and not node.domain:
-        other = node.inputs[1 - use.input_index]
-        if (
-            other is None
-            or other.is_constant
-            or other.shape is None
-            or len(other.shape) != len(out.shape or ())
-        ):
-            return _Joint()
-        return _Joint(other, node)
+    node, late = use.node, None
     if node in ADDS_AND_NORMALIZES and use.input_index < 2:
-        other, bias = node.inputs[1 - use.input_index], node.input(4)
-        found = None if bias is None else _stored_bias(bias)
-        return _Joint(other, None if other is None else node, None if found is None else found.bias)
-    return _Joint()
+        late = node.input(4)
+    elif node not in ADDS or node.domain:
+        return _Joint()
+    found = None if late is None else _stored_bias(late)
+    bias = None if found is None else found.bias
+    other = node.inputs[1 - use.input_index]
+    # What is spread over the other operand is a gate or a position, and gives no rows of its own.
+    if other is None or other.is_constant or _ones(other) is None or _ones(other) != _ones(out):
+        return _Joint(bias=bias)
+    return _Joint(other, node, bias)
+
+
+def _ones(value: Value) -> list[bool] | None:
+    """Which axes have one element, None where the shape is not known."""
+    return None if value.shape is None else [dim == 1 for dim in value.shape]
