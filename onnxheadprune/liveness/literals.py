@@ -243,7 +243,7 @@ def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> It
         elif use.node.domain == "" and use.node in SHOWS_SIZE:
             yield from _freeze_size(use.node, live)
         elif use.node.out not in kept and only_observed(use.node):
-            through = carried(use.node, live)
+            through = carried(use.node, live) or _sliced(use.node, live)
             if through is None:
                 raise RefusedError(f"{use.node.label} is only there for its shape, which cannot be followed")
             if use.node in RESHAPES:
@@ -280,7 +280,9 @@ def _freeze_shape(shape: Node, live: Live, kept: Mapping[Value, Live]) -> Iterat
             continue
         numbers = use.node.out.elements if positions is not None else None
         if numbers is not None and all(isinstance(item, int) for item in numbers.reshape(-1)):
-            yield from _become_constant(use.node, numbers)
+            values = tuple(int(item) for item in numbers.reshape(-1))
+            yield DropNode(use.node.ref, use.node.op_type)
+            yield AddConstant(use.node.scope.ref, use.node.out.name, values, scalar=numbers.ndim == 0)
             continue
         patched = True
     if patched or shape.out.is_graph_output:
@@ -297,20 +299,36 @@ def picked_positions(use: Use, size: int) -> np.ndarray | None:
     if node in GATHERS:
         literal = node.literal(1)
         return None if literal is None else np.asarray(literal % size)
-    if node in SLICES:
-        starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
-        if starts is None or ends is None or (node.input(4) is not None and node.literal(4) is None):
+    bounds = _bounds(node, 1)
+    return None if bounds is None else np.arange(size)[bounds[0]]
+
+
+def _bounds(node: Node, rank: int) -> list[slice] | None:
+    """What a Slice takes of each axis, None where that is computed or the node is another one."""
+    if node not in SLICES or any(node.input(index) and node.literal(index) is None for index in (1, 2, 3, 4)):
+        return None
+    starts, ends = node.int_list("starts", 1) or [], node.int_list("ends", 2) or []
+    axes = node.int_list("axes", 3) or range(len(starts))
+    steps = node.int_list("steps", 4) or [1] * len(starts)
+    taken = [slice(None)] * rank
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        taken[axis] = slice(start, end, step)
+    return taken
+
+
+def _sliced(node: Node, live: Live) -> Live | None:
+    """As many entries as a Slice takes of what is left of its input; None if that is none, more, or not known."""
+    shape = node.out.shape
+    bounds = None if shape is None else _bounds(node, len(shape))
+    if shape is None or bounds is None:
+        return None
+    through = FULL
+    for axis in live.axes:
+        left, whole = (len(range(count)[bounds[axis]]) for count in live.extent(axis))
+        if shape[axis] != whole or not min(1, whole) <= left <= whole:
             return None
-        steps = node.literal(4)
-        step = 1 if steps is None else int(steps.reshape(-1)[0])
-        return np.arange(size)[starts[0] : ends[0] : step] if step > 0 else None
-    return None
-
-
-def _become_constant(node: Node, numbers: np.ndarray) -> Iterator[Edit]:
-    values = tuple(int(item) for item in numbers.reshape(-1))
-    yield DropNode(node.ref, node.op_type)
-    yield AddConstant(node.scope.ref, node.out.name, values, scalar=numbers.ndim == 0)
+        through &= Live.over((axis,), np.arange(whole) < left)
+    return through
 
 
 def _freeze_size(size: Node, live: Live) -> Iterator[Edit]:

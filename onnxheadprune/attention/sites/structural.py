@@ -191,10 +191,10 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
             continue
         if trace.cores and all(_is_of_contents(core.node) for core in trace.cores):
             candidates.append(Candidate(node, read.activation, read.weight, read.sizes, trace.cores))
-        elif (refusal := _coupling(trace) or next(iter(trace.refusals), None)) is not None:
-            behind = _attention_behind(trace.blocked)
-            if behind is not None:
-                refused.append(Refused(node, behind, refusal))
+        elif trace.refusals and (behind := _attention_behind(trace.blocked)) is not None:
+            # Mixed heads are the better reason.
+            first = min(trace.refusals, key=lambda item: item.reason is not Reason.COUPLED)
+            refused.append(Refused(node, behind, first))
     return _in_a_row([*candidates, *reduced.values()], tracer), frozenset(mixers), refused
 
 
@@ -227,14 +227,14 @@ def _over_heads(node: Node, live: Live, tracer: Tracer) -> Iterator[Candidate]:
             yield Candidate(node, (0, axes), None, tuple(sizes), cores)
 
 
-def _coupling(trace: Trace) -> Refusal | None:
-    """The first refusal because of mixed heads."""
-    return next((item for item in trace.refusals if item.reason is Reason.COUPLED), None)
-
-
 def _is_of_contents(node: Node) -> bool:
     """Return whether a node depends on contents of inputs or on linear layers, unlike position encodings."""
-    for current in reachable([node], lambda other: [] if other in OBSERVES else _computing(other)):
+
+    def above(current: Node) -> list[Node]:
+        values = () if current in OBSERVES else current.computed
+        return [value.producer for value in values if value.producer is not None]
+
+    for current in reachable([node], above):
         found = contraction_of(current)
         if found is not None and any(map(is_weight, operands(current, found))):
             # Stored queries that attend to each other read nothing of an input but its batch (DETR's first layer).
@@ -242,10 +242,6 @@ def _is_of_contents(node: Node) -> bool:
         if current not in OBSERVES and any(value.producer is None for value in current.computed):
             return True
     return False
-
-
-def _computing(node: Node) -> list[Node]:
-    return [value.producer for value in node.computed if value.producer is not None]
 
 
 def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
@@ -256,15 +252,11 @@ def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
             return []
         values = node.inputs[:1] if node in blocked else node.inputs
         producers = [value.producer for value in values if value is not None and value.producer is not None]
-        return [producer for producer in producers if not _is_residual(producer)]
+        # Adding two computed values is the way back into the residual stream, behind which all layers lie.
+        return [item for item in producers if item not in ADDS or len(item.computed) < 2]
 
     walk = reachable(blocked, above, 64)
     return next((node for node in walk if is_product(node) is not None or is_fused(node)), None)
-
-
-def _is_residual(node: Node) -> bool:
-    """Return whether a node adds two computed values: a residual addition, which leads to all later layers."""
-    return node in ADDS and len(node.computed) > 1
 
 
 def _attends(core: Core) -> bool:
