@@ -68,3 +68,34 @@ def test_two_projections_side_by_side_do_not() -> None:
     context = merged(net, context_of(net, net.input("x", (B, S, WIDTH), "bs-")))
     model = net.export([projected(net, context), projected(net, context)])
     check_cut(model, net.feed, [1])
+
+
+def _added(net: Net, stream: Any, context: Any) -> Any:
+    return net.op("Add", stream, context)
+
+
+def _let_in(net: Net, stream: Any, context: Any) -> Any:
+    """As much of the context and of the stream as both tell: D-FINE's gateway."""
+    both = net.op("Concat", stream, context, axis=2)
+    gates = [net.op("Sigmoid", net.op("MatMul", both, net.weight("g", 2 * INNER, INNER))) for _ in "ab"]
+    return net.op("Add", net.op("Mul", gates[0], stream), net.op("Mul", gates[1], context))
+
+
+def _then_normalized(net: Net, stream: Any, context: Any) -> Any:
+    gains = (net.weight("gain", INNER), net.weight("offset", INNER))
+    return net.op("LayerNormalization", _added(net, stream, context), *gains, axis=-1)
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("joined", [_added, _let_in, _then_normalized])
+def test_contexts_that_are_the_stream_have_no_projection(joined: Gate, layers: int) -> None:
+    """Later layers read them through the stream, which is why none of them can go."""
+    net = Net(PLAIN)
+    stream = net.op("MatMul", net.input("x", (B, S, WIDTH), "bs-"), net.weight("embed", WIDTH, INNER))
+    for _ in range(layers):
+        narrow = net.op("MatMul", stream, net.weight("narrow", INNER, WIDTH))
+        stream = joined(net, stream, merged(net, context_of(net, narrow)))
+    for site in inspect(net.export([projected(net, stream)])):
+        assert site.num_heads == H and site.reason is not None
+        assert site.reason.reason is Reason.NO_PROJECTION
+        assert site.reason.sentence.endswith("the context has no output projection of its own")

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from onnxheadprune.attention.sites.grouping import Block
+from onnxheadprune.attention.sites.own import foreign
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.contraction import contraction_of
@@ -65,7 +66,8 @@ def obstacle(
         return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
     in_a_row = _cascade(block)
     if in_a_row is not None:
-        return in_a_row
+        # What is added to a residual stream reaches all later layers: the stream is the reason, not what reads it.
+        return foreign(block, trial, removed) or in_a_row
     for node, refusal in trial.refusals.items():
         coupled = refusal.reason is Reason.COUPLED and not _is_beside(node, block)
         if coupled and _holds_heads_back(node, trial, without):
