@@ -294,10 +294,12 @@ def _reads_keys(node: Node) -> bool:
 
 def _site(index: int, name: str, block: Block, parts: Anatomy) -> AttentionSite:
     kv = len(parts.groups)
+    # Multi-query attention has one KV head for all, grouped-query attention several.
+    shared = "mha" if kv == block.num_heads else "mqa" if kv == 1 else "gqa"
     return AttentionSite(
         index=index,
         name=name,
-        kind=_kind(block.num_heads, kv) if parts.kv_known else "unknown",
+        kind=shared if parts.kv_known else "unknown",
         kv_known=parts.kv_known,
         num_units=block.num_heads,
         kv_num_heads=kv,
@@ -333,13 +335,6 @@ def _judged(
     if reason is not None:
         return replace(site, reason=reason, whole=_is_own(site, block))
     return _tried(site, block, parts, mixers)
-
-
-def _kind(heads: int, kv_heads: int) -> str:
-    """Multi-head attention, multi-query attention (one KV head for all), or grouped-query attention."""
-    if kv_heads == heads:
-        return "mha"
-    return "mqa" if kv_heads == 1 else "gqa"
 
 
 def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:

@@ -381,12 +381,9 @@ def _joined(out: Value) -> _Joint:
     found = None if late is None else _stored_bias(late)
     bias = None if found is None else found.bias
     other = node.inputs[1 - use.input_index]
+    if other is None or other.is_constant or other.shape is None or out.shape is None:
+        return _Joint(bias=bias)
     # What is spread over the other operand is a gate or a position, and gives no rows of its own.
-    if other is None or other.is_constant or _ones(other) is None or _ones(other) != _ones(out):
+    if [dim == 1 for dim in other.shape] != [dim == 1 for dim in out.shape]:
         return _Joint(bias=bias)
     return _Joint(other, node, bias)
-
-
-def _ones(value: Value) -> list[bool] | None:
-    """Which axes have one element, None where the shape is not known."""
-    return None if value.shape is None else [dim == 1 for dim in value.shape]
