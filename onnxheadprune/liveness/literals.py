@@ -304,7 +304,7 @@ def picked_positions(use: Use, size: int) -> np.ndarray | None:
 
 
 def _bounds(node: Node, rank: int) -> list[slice] | None:
-    """What a Slice takes of each axis, None where that is computed or the node is another one."""
+    """Return the bounds of a Slice on each axis, None where they are computed or the node is another one."""
     if node not in SLICES or any(node.input(index) and node.literal(index) is None for index in (1, 2, 3, 4)):
         return None
     starts, ends = node.int_list("starts", 1) or [], node.int_list("ends", 2) or []
@@ -317,7 +317,7 @@ def _bounds(node: Node, rank: int) -> list[slice] | None:
 
 
 def _sliced(node: Node, live: Live) -> Live | None:
-    """As many entries as a Slice takes of what is left of its input; None if that is none, more, or not known."""
+    """Return how many entries a Slice takes of what is left of its input, None if none, more, or not known."""
     shape = node.out.shape
     bounds = None if shape is None else _bounds(node, len(shape))
     if shape is None or bounds is None:
