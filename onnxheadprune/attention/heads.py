@@ -189,7 +189,8 @@ def sites_of_key(key: str, sites: Sequence[Site]) -> list[Site]:
     if not found and key.isdecimal() and len(key) <= len(str(MAX_HEAD)):
         found = [site for site in sites if site.number == int(key)]
     if not found:
-        found = [site for site in sites if _is_part(key, site.name)]
+        # Whole components of a name: "encoder.layer.5" of "bert.encoder.layer.5.attention".
+        found = [site for site in sites if f".{key}." in f".{site.name}."]
     if not found:
         raise UsageError(f"there is no {sites[0].BLOCK} {_short(key)}; this model has {listed(sites)}")
     if len(found) > 1:
@@ -205,11 +206,6 @@ def listed(sites: Sequence[Site]) -> str:
     for site in sites:
         numbers.setdefault(type(site), []).append(site.number)
     return ", ".join(kind.called(0).removesuffix("0") + spelled(own) for kind, own in numbers.items())
-
-
-def _is_part(key: str, name: str) -> bool:
-    """Whether `key` is a run of whole components of `name` ("encoder.layer.5" of "bert.encoder.layer.5.attention")."""
-    return f".{key}." in f".{name}."
 
 
 def _check_legal(site: Site, units: Iterable[int]) -> None:

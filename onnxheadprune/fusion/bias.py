@@ -141,15 +141,11 @@ def _term(emitter: Emitter, bias: Bias, axes: ScoreAxes) -> Tensor:
         factor = emitter.number(bias.factor, dtype_name(elem_type or axes.elem_type))
         tensor = Tensor(emitter.multiplied(tensor.name, factor, "bias"), tensor.layout)
     if elem_type == TensorProto.UNDEFINED:
-        return emitter.view(Tensor(_like_query(emitter, tensor.name, axes), tensor.layout), target)
+        query = axes.query_length[0].name
+        return emitter.view(Tensor(emitter.cast_like(tensor.name, query, "cast"), tensor.layout), target)
     if elem_type != axes.elem_type:
         tensor = Tensor(_narrowed(emitter, tensor.name, elem_type, axes), tensor.layout)
     return emitter.view(tensor, target)
-
-
-def _like_query(emitter: Emitter, name: str, axes: ScoreAxes) -> str:
-    """The bias in the type of the queries, where nothing tells what it has."""
-    return emitter.cast_like(name, axes.query_length[0].name, "cast")
 
 
 def _fill(emitter: Emitter, bias: Bias, fill: Value, axes: ScoreAxes) -> tuple[str, int]:

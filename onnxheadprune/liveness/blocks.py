@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.graph.view import Node
@@ -91,11 +90,6 @@ def _per_block(node: Node, index: int, kept: Mask) -> Iterator[tuple[int, Live]]
     flat = len(node.shape(index) or ()) == 1
     rows = int(node.attribute("N"))
     yield index, Live.over((0,), np.tile(kept, rows)) if flat else Live.over((1,), kept)
-
-
-def input_edits(node: Node, mask: Mask) -> list[Edit]:
-    """The attribute that states the number of inputs."""
-    return [SetAttribute(node.ref, "K", int(mask.sum()))]
 
 
 def cut_columns(node: Node, columns: Live) -> dict[int, Live]:

@@ -244,7 +244,7 @@ def test_a_site_that_keeps_all_it_has(command: Command, toy: Path, tmp_path: Pat
 
 def test_a_file_in_place_of_a_folder(refused: Refused, toy: Path) -> None:
     sentence = refused(2, "prune", toy, "-o", toy / "o.onnx", "--heads", "0:1")
-    assert sentence == f"the folder {toy} is a file"
+    assert sentence == f"the folder {toy} is not a folder"
 
 
 @pytest.mark.parametrize("option", ["--time", "--recover"])

@@ -108,8 +108,9 @@ def test_a_query_reads_the_state_so_far(plan: Blueprint) -> None:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=("past-first", "past-last"))
-def test_a_query_reads_what_is_left_of_a_state(first: bool) -> None:
-    """A delta rule decodes one token: what is left of the past state, and an outer product, on either side of a sum."""
+@pytest.mark.parametrize("skip", [False, True], ids=("attention", "state space"))
+def test_a_query_reads_what_is_left_of_a_state(first: bool, skip: bool) -> None:
+    """A decoder adds an outer product to what is left of a state; a state space model also adds its inputs after it."""
     net = Net(PLAIN)
     x = net.input("x", (B, WIDTH), "b-")
     past = net.op("Reshape", net.op("MatMul", x, net.weight("past", WIDTH, H * D * D)), net.ints(0, H, D, D))
@@ -122,8 +123,15 @@ def test_a_query_reads_what_is_left_of_a_state(first: bool) -> None:
     parts = [forgotten, net.op("Mul", heads("k", 3), heads("v", 2))]
     state = net.op("Add", *(parts if first else parts[::-1]))
     context = net.op("ReduceSum", net.op("Mul", heads("q", 3), state), net.ints(2), keepdims=0)
+    if skip:
+        inputs = net.op("Reshape", net.op("MatMul", x, net.weight("i", WIDTH, H * D)), net.ints(0, H, D))
+        context = net.op("Add", context, net.op("Mul", inputs, net.weight("d", H, 1)))
     merged = net.op("Reshape", context, net.ints(0, H * D))
-    _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), ([1], [0, 2], list(range(H))))
+    output = net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
+    if skip:
+        assert not inspect(net.export([output]))
+    else:
+        _exact(net, output, ([1], [0, 2], list(range(H))))
 
 
 def test_a_gate_is_no_state() -> None:

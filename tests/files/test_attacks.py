@@ -191,7 +191,7 @@ def odd_targets(place: Path) -> dict[str, str]:
         "to a file": "name that file",
         "to a folder": "is a link to a folder",
         "missing/x": "does not exist",
-        "fresh/x": "does not exist",
+        "fresh/x": "is not a folder",
         "/proc/x": "cannot be written",
         "x" * 256: "more than 255 bytes",
         "é" * 128: "more than 255 bytes",

@@ -56,7 +56,8 @@ class _Block:
 
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
     """All feed-forward blocks, in graph order of their second linear layers, and the near misses."""
-    every = [item for find in (_written_out, _in_one_operator) for item in find(view, known)]
+    in_one_operator = [site for node in view.needed if (site := mixture_site(node)) is not None]
+    every = [*_written_out(view, known), *in_one_operator]
     sites = [item for item in every if isinstance(item, NeuronSite)]
     sites.sort(key=lambda site: site.projections[0].node.index)
     names = named_apart([(site.projections, site.cores) for site in sites], NeuronSite.UNNAMED)
@@ -92,11 +93,6 @@ def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronS
     for item in hidden:
         first.setdefault(item.key, item.miss)
     yield from first.values()
-
-
-def _in_one_operator(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite]:
-    """Mixtures of experts in one operator."""
-    return (site for node in view.needed if (site := mixture_site(node)) is not None)
 
 
 def _projection(read: Summed, made: Origins, axes: AttentionAxes) -> Projection:

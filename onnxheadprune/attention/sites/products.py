@@ -87,6 +87,18 @@ def _weighted_sum(node: Node) -> Contraction | None:
     return found if apart and any(_is_state(node, index) for index in (0, 1)) else None
 
 
+def is_state_space(node: Node) -> bool:
+    """Return whether a product reads a state and inputs times a stored weight are added to it, like D of Mamba-2."""
+
+    def below(item: Node) -> list[Node]:
+        return [use.node for use in content_uses(item.out)] if item is node or item in CARRIERS | SUMS else []
+
+    adds = (reader for reader in reachable([node], below, 8) if reader in ADDS)
+    addends = [value.producer for add in adds for value in add.computed if value.producer]
+    factors = [value for maker in addends if maker in MULTIPLIES for value in maker.inputs if value]
+    return any(map(is_weight, factors)) and any(_is_state(node, index) for index in (0, 1))
+
+
 def _broadcasts(shape: Shape, out: Shape) -> bool:
     """Return whether an operand has the axes of the result; unknown sizes that meet are equal."""
     pairs = zip(reversed(shape), reversed(out), strict=False)

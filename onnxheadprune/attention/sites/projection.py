@@ -15,8 +15,8 @@ import numpy.typing as npt
 from onnx import helper
 
 from onnxheadprune.edit import nodes
-from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetDim, SetOutput
-from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetDim, SetOutput
+from onnxheadprune.liveness.blocks import cut_inputs, is_packed, packed_together, why_not_cut
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.swept import Seed
@@ -134,7 +134,7 @@ class Projection:
         if self.weight is None:
             return _averaged(self.node, mask)
         if is_packed(self.node):
-            return input_edits(self.node, mask.reshape(-1))
+            return [SetAttribute(self.node.ref, "K", int(mask.sum()))]
         return list(self._declared(mask))
 
     def _declared(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterator[Edit]:

@@ -347,10 +347,6 @@ def _read(node: Node) -> Iterator[Value]:
         is_content = index not in roles.places if roles.contents is None else index in roles.contents
         if not is_content or value is None or value.is_constant or value.elem_type in CHOICES:
             continue
-        if not (node in MULTIPLIES and _is_one_number(value)):
+        # The scale of a dynamic quantization is one number.
+        if node not in MULTIPLIES or value.shape is None or any(dim != 1 for dim in value.shape):
             yield value
-
-
-def _is_one_number(value: Value) -> bool:
-    """Return whether a value is the same for all that it multiplies: the scale of a dynamic quantization."""
-    return value.shape is not None and all(dim == 1 for dim in value.shape)

@@ -15,7 +15,14 @@ import numpy as np
 
 from onnxheadprune.attention.sites.core import Classes, Core, Heads, Trace
 from onnxheadprune.attention.sites.evidence import tokens_of, told_apart, without_blind
-from onnxheadprune.attention.sites.products import is_product, is_weight, makes_maps, stored_map, summed
+from onnxheadprune.attention.sites.products import (
+    is_product,
+    is_state_space,
+    is_weight,
+    makes_maps,
+    stored_map,
+    summed,
+)
 from onnxheadprune.attention.sites.shared_layers import SharedLayers, within_heads
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.liveness.asking import ask_about
@@ -204,7 +211,7 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[S
         return (Trace(), []) if split is None else (Trace((Core(node, *split),)), [])
     product = is_product(node)
     if product is not None:
-        return _classify(node, product, live), []
+        return Trace() if is_state_space(node) else _classify(node, product, live), []
     answer = ask_about(value, live, HEADS)
     if isinstance(answer, Refusal) and answer.reason is Reason.NO_RULE:
         return Trace(blocked=(node,)), []

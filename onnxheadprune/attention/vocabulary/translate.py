@@ -40,12 +40,7 @@ def kept_ids(dtype: np.dtype[np.generic]) -> str:
 
 
 def _picked(name: str, axis: int) -> InsertNode:
-    """The node that picks the logits of the kept tokens.
-
-    Args:
-        name: of the output.
-        axis: that counts tokens.
-    """
+    """The node that picks the logits of the kept tokens: output `name`, with tokens along `axis`."""
     return nodes.gather(MAIN, all_logits(name), kept_ids(np.dtype(np.int64)), axis, name)
 
 

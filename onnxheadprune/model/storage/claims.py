@@ -235,7 +235,7 @@ def _check_alone(made: Making) -> None:
         raise UsageError(f"{made.what} {made.spelled} is a folder; name a file in it")
     folder = made.path.parent
     if not _is_dir(folder):
-        wrong = "is a file" if os.path.lexists(folder) else "does not exist"
+        wrong = "is not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"the folder {folder} {wrong}")
     if (why := obstacle(made.path)) is not None:
         raise UsageError(f"{made} {why}")
