@@ -69,7 +69,8 @@ class RecordedExit:
         number: in the order in which exits are reached in the original.
         node: the first output of the If or Loop that decided, by which it is recognised.
         turns: how often a Loop has run its body there, None for an If.
-        state: "taken" for good; "passed" or "after" the one that was taken; or "left" as it was.
+        state: "taken" if the model always exits here; "passed" or "behind" for exits before or after that one; "left"
+            if unchanged.
     """
 
     number: int

@@ -27,7 +27,7 @@ TOKENS, ROUTER = 0, 1
 SELECTION_WEIGHTS = 14
 """Input of QMoE with what experts are weighted by, where that is not what they are chosen by."""
 ORDERS = {1: Order.PAIRS, 2: Order.HALVES}
-"""What `swiglu_fusion` says of a first layer that holds gates and values."""
+"""The values of `swiglu_fusion` for a first layer that computes both gates and values."""
 
 declare("MoE", domain=MICROSOFT, roles=Roles(alike=(0, 1, 2, 3, 4, 5, 6, 7)))
 declare("QMoE", domain=MICROSOFT, roles=Roles(alike=(0, 1, 4, 7, 10, 14)))

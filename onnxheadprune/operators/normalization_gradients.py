@@ -112,7 +112,7 @@ def _lp_normalization_parts(step: Step) -> list[Term | None]:
 
 @decomposition("InstanceNormalization")
 def _instance_normalization_parts(step: Step) -> list[Term | None]:
-    """Every channel by itself over all that lies after it."""
+    """Normalize each channel over the spatial axes."""
     rank = len(step.shape(0))
     behind = list(range(2, rank))
     x = step.input(0)

@@ -83,7 +83,7 @@ class _Latencies:
     result: Benchmark
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Choose the columns by the width at hand."""
+        """Choose the columns that fit the width of the console."""
         wide = options.max_width >= WIDE
         tail = ("p90", "p99", "per second") if wide else ()
         bound = ("bound", "reached") if wide else ("reached",)

@@ -172,7 +172,7 @@ class Row:
     indent: int = LABEL
 
     def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
-        """Wrap to the width at hand."""
+        """Wrap to the width of the console."""
         width = max(options.max_width - self.indent, 20)
         lines = textwrap.wrap(escaped(self.text), width, break_on_hyphens=False) or [""]
         yield Text.assemble((escaped(self.label).ljust(self.indent), "bold"), (lines[0], self.style))

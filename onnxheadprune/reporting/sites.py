@@ -127,7 +127,7 @@ class _SiteTable:
     sites: Sites
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Choose the columns by the width at hand."""
+        """Choose the columns that fit the width of the console."""
         sites, wide = self.sites, options.max_width >= WIDE
         removed_before = any(site.removed for site in sites)
         columns = ["#", "site", "kind", "heads", "kv", "size", "params"]

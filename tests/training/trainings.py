@@ -26,7 +26,7 @@ def trained(output: Path | None = None, model: ModelProto | None = None, **given
 
 
 def drift(model: ModelProto, data: Sequence[Feed] = UNSEEN) -> float:
-    """How far the outputs are from the encoder's on sentences that no cut has seen."""
+    """Return the drift of a pruned encoder on held-out sentences."""
     found = validate(toys_recovery.encoder(), model, data=data, provider="cpu").drift
     assert found is not None and found.value is not None
     return found.value

@@ -97,7 +97,7 @@ class Site:
     SAVES: ClassVar[str] = OPERATIONS
     """The resource that a cut of this kind saves, and of which ratios are shares: "operations" or "bytes"."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
-    """Whether no group can be removed as a whole while others stay."""
+    """True if every group must keep at least one unit, unless the whole site is removed."""
     COUNTED_BY: ClassVar[tuple[str, ...]] = ()
     """Fields of configurations that specify one number of units for all sites."""
     FOUND_BY: ClassVar[str] = ""

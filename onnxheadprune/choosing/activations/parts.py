@@ -63,12 +63,12 @@ class Parts:
         fixed: Mapping[str, int] = NO_TYPES,
         opened: Collection[str] = (),
     ) -> Session | None:
-        """A session of `part`, None where all that is wanted is at hand.
+        """A session of `part`, None where all wanted values are given.
 
         A part of a model may ask more of ONNX Runtime than the whole. Then the session starts at the graph's inputs.
 
         Args:
-            given: element types of the values that are at hand, by name.
+            given: element types of the given values, by name.
             wanted: names of the values that it gives.
             stored: new contents for stored tensors, by name.
             fixed: like `given`, of values that the graph's inputs do not make.
@@ -165,7 +165,7 @@ def part(
 
     Args:
         view: an annotated view of the whole.
-        given: element types of the values that are at hand, by name; they become inputs. What needs none of them is
+        given: element types of the given values, by name; they become inputs. What needs none of them is
             made from the graph's own inputs.
         wanted: names of the values that it gives.
         stored: new contents for stored tensors, by name.

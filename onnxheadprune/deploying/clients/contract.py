@@ -1,4 +1,4 @@
-"""What a runtime requires of a folder, and which configuration fields a cut changes, as values."""
+"""The requirements of a runtime on a model folder, and the configuration fields that pruning changes."""
 
 from __future__ import annotations
 

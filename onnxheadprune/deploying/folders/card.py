@@ -1,4 +1,4 @@
-"""The model card of a pruned folder: a section on what was removed, before the card that the folder had."""
+"""The model card of a pruned folder: a section on the pruning, followed by the original card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnxheadprune.model.spelling import change, count, in_markdown, many, size,
 
 CARD = "README.md"
 _LARGEST = 2**20
-"""Bytes of a card; a larger file is none, and is copied unchanged."""
+"""The largest size of a model card in bytes; a larger README is copied unchanged."""
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 

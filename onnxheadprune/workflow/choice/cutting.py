@@ -40,7 +40,7 @@ from onnxheadprune.workflow.choice.chosen import Chosen
 REFIT_SHARE = 0.4
 """Part of the time that is left of a call which a refit may take, if it wants that much."""
 PASSES = 8
-"""How much more than one product of all layers with all positions a refit takes, measured."""
+"""The measured cost of a refit, as a multiple of one product of all positions with every refitted layer."""
 
 
 @dataclass(frozen=True)
