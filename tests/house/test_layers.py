@@ -38,13 +38,6 @@ TOP = ("__init__", "__main__")
 GUESTS = ("olive",)
 """What only `integrations` may import: nothing needs it, and nothing in the package imports that room."""
 FORBIDDEN = ("torch", "transformers", "tests", "sample_models", "benchmarks")
-MOST_ARROWS = 126
-"""Pairs of rooms of which one imports the other; the number may only fall."""
-MOST_DOORS = 214
-"""Modules that other rooms import; the number may only fall, until each room has a few front doors."""
-MOST_FILES, MOST_LINES, MOST_FUNCTIONS = 401, 79_908, 997
-"""Of the package, with its public functions outside of classes; each may only fall."""
-
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -127,15 +120,6 @@ def test_imports_run_one_way(path: Path) -> None:
             assert LEVEL[other] <= LEVEL[own], f"{own} imports {other}, which is above it"
 
 
-def test_few_arrows_between_rooms() -> None:
-    arrows = {
-        (module.split(".")[0], other.split(".")[0])
-        for module, path in MODULES.items()
-        for other in own_imports(path)
-    }
-    assert len([pair for pair in arrows if pair[0] != pair[1] and pair[0] not in TOP]) <= MOST_ARROWS
-
-
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_no_circle_within_a_room(folder: str) -> None:
     assert circle(neighbours(folder)) == []
@@ -147,26 +131,3 @@ def test_the_tests_can_fail(tmp_path: Path) -> None:
     assert list(imported(wrong)) == ["onnxheadprune.cli", "onnxruntime.capi"]
     assert LEVEL["cli"] > LEVEL["model"]
     assert circle({"storage": {"load"}, "load": {"storage"}}) != []
-
-
-def test_rooms_are_entered_by_few_doors() -> None:
-    doors = {
-        name
-        for module, path in MODULES.items()
-        for name in own_imports(path)
-        if module not in TOP and name.partition(".")[0] not in (module.partition(".")[0], "errors")
-    }
-    assert len(doors) <= MOST_DOORS, len(doors)
-
-
-def test_the_package_grows_no_more() -> None:
-    texts = [path.read_text(encoding="utf-8") for path in FILES]
-    functions = [
-        node.name
-        for text in texts
-        for node in ast.parse(text).body
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-    ]
-    assert len(texts) <= MOST_FILES
-    assert sum(text.count("\n") for text in texts) <= MOST_LINES
-    assert len(functions) <= MOST_FUNCTIONS

@@ -1,4 +1,4 @@
-"""Signatures: few parameters, and types all the way from a command to where the work is done."""
+"""Signatures have types all the way from a command to where the work is done."""
 
 from __future__ import annotations
 
@@ -8,21 +8,6 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "onnxheadprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
-MOST = 7
-FRONT_DOORS = {
-    "benchmarking.runner.bench",
-    "choosing.scoring.score.score",
-    "choosing.select.select_heads",
-    "validation.proof.validate",
-    "deploying.folders.api.prune_folder",
-    "workflow.prune.prune",
-    "workflow.quantize.quantize",
-    "workflow.recover.recover",
-    "workflow.sweep.sweep",
-}
-"""Functions of the public API that take what users say as keywords; behind them are typed requests."""
-LONG_PRIVATE = {"choosing.compensation.values.Values.of"}
-"""Others that take more than seven; the set may only shrink."""
 TYPED = sorted(path for room in ("cli", "workflow") for path in (PACKAGE / room).glob("*.py"))
 """The path from a command to the work; `reporting` draws with a library that has no types."""
 UNTYPED = {
@@ -62,12 +47,6 @@ def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg
     return [item for item in every if item.arg not in ("self", "cls")]
 
 
-def is_command(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Whether a function is a command, whose parameters are what it can be given."""
-    calls = (item.func for item in function.decorator_list if isinstance(item, ast.Call))
-    return any(isinstance(called, ast.Name) and called.id == "command" for called in calls)
-
-
 def says_any(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     """Whether a signature has an `Any`. JSON-ready data that `to_dict` gives is one."""
     hints = [item.annotation for item in parameters(function)]
@@ -79,16 +58,6 @@ def says_any(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
         if hint is not None
         for node in ast.walk(hint)
     )
-
-
-def test_no_function_takes_more_than_seven_parameters() -> None:
-    long = {
-        name
-        for path in FILES
-        for name, function in functions(path)
-        if len(parameters(function)) > MOST and not is_command(function)
-    }
-    assert FRONT_DOORS <= long <= FRONT_DOORS | LONG_PRIVATE
 
 
 def test_commands_and_workflow_say_their_types() -> None:
