@@ -8,6 +8,7 @@ from typing import Any
 from onnxheadprune.model.spelling import accuracy
 
 _SENTENCES = {
+    "strict": "whether {subject} is exact: {measured}, yes was asked for",
     "max_drift": "drift of {subject} is {value}{measure}, at most {limit} was asked for",
     "min_speedup": "{subject} is {value} times as fast, at least {limit} was asked for",
     "min_accuracy": "accuracy at {subject} is {value}, at least {limit} was asked for",
@@ -19,7 +20,7 @@ _SENTENCES = {
     "max_size_ratio": "{subject} takes {value} of the original's bytes, at most {limit} was asked for",
     "max_operations_ratio": "{subject} takes {value} of the original's operations, at most {limit} was asked for",
 }
-QUALITY = tuple(name for name in _SENTENCES if name.split("_")[1] in ("drift", "accuracy", "metric"))
+QUALITY = tuple(name for name in _SENTENCES if name.split("_")[1:2] in (["drift"], ["accuracy"], ["metric"]))
 """Limits on what a model gives, as opposed to what it takes."""
 
 
@@ -28,12 +29,12 @@ class Gate:
     """One limit and whether it was kept.
 
     Attributes:
-        name: "max_drift", "min_speedup" or another limit of a job.
+        name: "strict", "max_drift", "min_speedup" or another limit of a job.
         subject: the model, output or metric that was judged.
         limit: what was asked for.
         value: what was found, None where nothing could be measured; that never passes.
         passed: whether the limit was kept.
-        measure: what a drift is measured in, None for others.
+        measure: what a drift is measured in, the answer for "strict"; None for others.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Gate:
             value="an unknown amount" if moved is None and drop else self._spelled(moved),
             limit=self._spelled(self.limit),
             measure="" if self.measure is None else f" ({self.measure})",
+            measured=self.measure,
         )
 
     def _spelled(self, value: float | None) -> str:

@@ -85,7 +85,7 @@ GUIDES = {
                 "validate model.onnx pruned.onnx --data data.npz --max-drift 0.02",
                 'validate model.onnx pruned.onnx --heads "0:1" --json',
             ),
-            "data tokenizer metric max_drift min_speedup provider as_json",
+            "data tokenizer metric max_drift strict min_speedup provider as_json",
         ),
         "bench": Guide(
             "Measure latency side by side.",

@@ -13,7 +13,7 @@ from onnxheadprune.cli.pairs import Pair, joined, pairs_of
 from onnxheadprune.cli.presenting import run_record
 from onnxheadprune.settings.cutting import Drift
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.measuring import Metric, Timing
+from onnxheadprune.settings.measuring import Metric, Strict, Timing
 from onnxheadprune.settings.setting import BENCHMARK, NotNegative, Positive, Setting, Text, requires
 from onnxheadprune.settings.writing import FollowLinks, Json, Model, Pruned
 
@@ -40,6 +40,7 @@ def validate(
         ),
     ] = None,
     drift: Drift = None,
+    strict: Strict = False,
     min_speedup: Annotated[
         Positive | None,
         Setting(
@@ -64,7 +65,7 @@ def validate(
     from onnxheadprune.validation.headline import headline_of
     from onnxheadprune.validation.proof import prove
     from onnxheadprune.validation.request import ValidationRequest
-    from onnxheadprune.validation.result import drift_gate
+    from onnxheadprune.validation.result import drift_gate, strict_gate
     from onnxheadprune.workflow.requests import measure_of
 
     effect = measure_of(drift)
@@ -79,12 +80,15 @@ def validate(
     for pair in pairs:
         (other,) = pair.others
         data = pair.data_of(running)
-        request = ValidationRequest(heads, data, running.provider, running.seed, metric, effect)
+        request = ValidationRequest(
+            heads, data, running.provider, running.seed, metric, effect, strict=strict
+        )
         with err().status("validating"):
             if heads is not None:
                 require_recorded(pair.model, other, heads)
             result = prove(pair.model, other, request)
         gates = [] if max_drift is None else [drift_gate(result.drift, max_drift)]
+        gates += [strict_gate(result.pruned, result.exact)] if strict else []
         document = result.to_dict()
         if min_speedup is not None and result.passed:
             from onnxheadprune.benchmarking.measure import BenchRequest

@@ -91,7 +91,7 @@ def _files(result: FolderResult) -> RenderableType:
 def _verdict(validation: Validation | None) -> Text | str:
     if validation is None:
         return "-"
-    style = "green" if validation.passed else "yellow"
+    style = "green" if validation.exact == "yes" else "yellow"
     return Text(f"{validation.verdict}: {_short(validation)}", style)
 
 

@@ -40,7 +40,7 @@ def gate_rows(gates: Sequence[Gate]) -> Iterator[RenderableType]:
         yield row("limit", f"{kept}: {gate.sentence}", "green" if gate.passed else "red")
 
 
-_STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
+_STYLES = {"yes": "bold green", "no": "bold red"}
 
 
 def validation_report(validation: Validation, headline: Headline) -> Iterator[RenderableType]:
@@ -61,7 +61,7 @@ def validation_report(validation: Validation, headline: Headline) -> Iterator[Re
 
 def verdict_rows(validation: Validation) -> Iterator[RenderableType]:
     """Verdict, drift, accuracy and where it ran."""
-    style = _STYLES[validation.verdict]
+    style = _STYLES.get(validation.exact, "bold yellow")
     yield row("validation", f"{validation.verdict}: {validation.reason}", style)
     for problem in validation.problems[1:]:
         yield bullet(problem, "red")

@@ -18,6 +18,12 @@ from onnxheadprune.settings.setting import (
     requires,
 )
 
+Strict = Annotated[
+    bool,
+    Setting(
+        "End with exit code 1 where the graph is not the planned one, so that equality was only tried on inputs.",
+    ),
+]
 To: TypeAlias = Literal["int8-dynamic", "int8-qdq", "int4"]
 """A way to quantize."""
 Sizes = Annotated[tuple[Count, ...], Bounds(min_length=1)]

@@ -22,6 +22,17 @@ QUESTIONABLE, RUINED = 0.05, 0.25
 """Parts of the correct or agreeing outputs that are lost, from which no limit is needed to doubt a model, or to call it
 ruined."""
 Document: TypeAlias = Mapping[str, Any]
+Exact: TypeAlias = Literal["yes", "tried", "no", "not shown"]
+"""Whether a pruned model is exact: proven, equal on all inputs that were tried, wrong, or no input could tell."""
+
+
+def exactness(verdict: str, *, identical: bool) -> Exact:
+    """Return whether a model is exact, by the verdict and by whether its graph is the planned one."""
+    if verdict == "failed":
+        return "no"
+    if verdict == "inconclusive":
+        return "not shown"
+    return "yes" if identical else "tried"
 
 
 @dataclass(frozen=True)
@@ -128,12 +139,15 @@ def _exact(validation: Document | None, quantized: bool) -> Answer:
     if validation is None:
         return Answer("not checked", "doubtful", "nothing was compared; run onnxheadprune validate")
     file = _of(validation)
-    if validation["verdict"] == "failed":
-        return Answer("no", "bad", f"{validation['reason']}{file}")
-    if validation["verdict"] == "inconclusive":
-        return Answer("not shown", "doubtful", f"{validation['reason']}{file}")
-    before = "before it was quantized, it computed" if quantized else "it computes"
-    return Answer("yes", "good", f"{before} what {_reference(validation)}")
+    graph = validation.get("structure")
+    exact = exactness(validation["verdict"], identical=graph is None or graph["identical"])
+    if exact == "yes":
+        before = "before it was quantized, it computed" if quantized else "it computes"
+        return Answer(exact, "good", f"{before} what {_reference(validation)}")
+    # Verdicts of earlier versions say what they rest on in their reason alone.
+    tried = validation.get("tried") if exact == "tried" else None
+    reason = validation["reason"] if tried is None else tried["sentence"]
+    return Answer(exact, "bad" if exact == "no" else "doubtful", f"{reason}{file}")
 
 
 def _reference(validation: Document) -> str:

@@ -31,7 +31,7 @@ from onnxheadprune.validation.planned import Weights, find_likeness
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import RefitDrift, Validation, Verdict
 from onnxheadprune.validation.runs import NOTHING_RAN, run_all
-from onnxheadprune.validation.verdict import by_numbers, judge, words_for
+from onnxheadprune.validation.verdict import judge, tried_on, words_for
 
 WORSE = 2.0
 """A refit that takes the outputs this many times as far from the original as none at all did no good."""
@@ -90,12 +90,14 @@ def validate(
     metric: Metric | None = None,
     effect: Measure | None = None,
     unseen: bool = False,
+    strict: bool = False,
 ) -> Validation:
     """Compare a pruned model with the masked reference, and measure what the cut costs.
 
     The masked reference is built from the *original*, for the heads that the pruned model's metadata
     says are gone. Both run on random inputs of several sizes, and on `data`. The verdict is "passed"
-    only if silencing the heads moves the outputs enough for a wrong cut to show.
+    only if silencing the heads moves the outputs enough for a wrong cut to show. Where its graph is not the planned
+    one, `exact` is "tried": equal on all inputs that were run, and no more is known.
 
     Args:
         original: the model before the cut.
@@ -109,6 +111,7 @@ def validate(
         effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output. See
             `calibration.drift.EffectMeter`.
         unseen: `data` is none that the weights were trained on, which the verdict then says.
+        strict: `passed` is False where the verdict rests on numbers alone.
 
     Raises:
         UsageError: if the models do not belong together, nothing was removed, or the data or metric does not fit.
@@ -121,7 +124,11 @@ def validate(
         from onnxheadprune.data.sources import data_for
 
         given = data_for(original, data, provider, seed)
-    return prove(original, pruned, ValidationRequest(heads, given, provider, seed, metric, effect, unseen))
+    return prove(
+        original,
+        pruned,
+        ValidationRequest(heads, given, provider, seed, metric, effect, unseen=unseen, strict=strict),
+    )
 
 
 def _meter(metric: Metric) -> MetricMeter:
@@ -197,8 +204,10 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     verdict, reason = judge(problems, found, tolerance, provider, words, planning.view)
     if verdict == "passed":
         verdict, reason = _with_refits(reason, len(refits.tensors), found.refit, claim.refit, request.unseen)
-        if not alike.identical:
-            reason = f"{by_numbers(alike, found, planning.view)}; {reason}"
+    tried = None
+    if verdict == "passed" and not alike.identical:
+        tried = tried_on(alike, found, planning.view)
+        reason = f"{tried.sentence}; {reason}"
     known = _role(request.data)
     return Validation(
         original=names[0],
@@ -223,6 +232,8 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         refit=found.refit,
         exits=exits,
         tokens=tokens,
+        tried=tried,
+        strict=request.strict,
         sensitivity=found.sensitivity,
         units={key: tuple(units) for key, units in plan.spec.items()},
         without=(

@@ -34,6 +34,7 @@ class ValidationRequest:
         effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output.
         renumbered: the data has the token ids of the pruned model, where these are others than the original's.
         unseen: the data is none that the weights were trained on, which the verdict then says.
+        strict: a verdict on numbers alone does not pass.
 
     Raises:
         UsageError: if there is a metric and no data.
@@ -47,6 +48,7 @@ class ValidationRequest:
     effect: Measure | None = None
     renumbered: bool = False
     unseen: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.metric is not None and self.data is None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.model.display import BAD, DOUBTFUL, GOOD, Html, card, line, one_line, table, word
-from onnxheadprune.model.spelling import accuracy, many, measure, short_names
+from onnxheadprune.model.spelling import accuracy, file_name, many, measure, short_names
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
-from onnxheadprune.validation.headline import headline_of
+from onnxheadprune.validation.headline import Exact, exactness, headline_of
 from onnxheadprune.validation.likeness import Likeness
 
 if TYPE_CHECKING:
@@ -163,6 +163,38 @@ class RefitDrift:
         }
 
 
+@dataclass(frozen=True)
+class Tried:
+    """The inputs of a verdict that rests on numbers alone.
+
+    Attributes:
+        difference: what is not as planned.
+        feeds: inputs on which both models gave the same numbers.
+        sizes: the smallest and the largest size by what it is called: "lengths", "sides", "batches", "pasts".
+    """
+
+    difference: str
+    feeds: int
+    sizes: Mapping[str, tuple[int, int]]
+
+    @property
+    def sentence(self) -> str:
+        """The first line: "the graph is not the planned one; equal on 61 inputs, lengths 1 to 311"."""
+        spans = (
+            f"{name} {least} to {most}" if least < most else f"{name} of {most}"
+            for name, (least, most) in self.sizes.items()
+        )
+        return ", ".join([f"{self.difference}; equal on {many(self.feeds, 'input')}", *spans])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "sentence": self.sentence,
+            "inputs": self.feeds,
+            "sizes": {name: list(span) for name, span in self.sizes.items()},
+        }
+
+
 @one_line("original pruned count measured_on output")
 @dataclass(frozen=True)
 class Accuracy:
@@ -219,6 +251,8 @@ class Validation:
         units: the removed units of all kinds, as a spec.
         tokens: how many tokens the pruned model has kept, and of how many; None where it has all of them.
         without: the same as people read it: layers and sublayers that are gone, units of others, exits.
+        tried: the inputs that a verdict on numbers alone rests on, None for any other verdict.
+        strict: whether a verdict on numbers alone does not pass.
     """
 
     original: str
@@ -246,11 +280,18 @@ class Validation:
     units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     tokens: tuple[int, int] | None = None
+    tried: Tried | None = None
+    strict: bool = False
+
+    @property
+    def exact(self) -> Exact:
+        """The answer to "is it exact?"; "tried" where the graph is not the planned one and numbers alone agree."""
+        return exactness(self.verdict, identical=self.likeness is None or self.likeness.identical)
 
     @property
     def passed(self) -> bool:
-        """True if the pruned model was shown to equal the masked reference."""
-        return self.verdict == "passed"
+        """True if the pruned model was shown to equal the masked reference; with `strict` by its graph, too."""
+        return self.verdict == "passed" and not (self.strict and self.exact != "yes")
 
     @property
     def error(self) -> float | None:
@@ -281,7 +322,7 @@ class Validation:
 
     def verdict_line(self) -> Html:
         """The verdict, as a notebook shows it."""
-        colour = {"passed": GOOD, "failed": BAD, "inconclusive": DOUBTFUL}[self.verdict]
+        colour = {"yes": GOOD, "no": BAD}.get(self.exact, DOUBTFUL)
         return line("validation", f"{self.verdict}: {self.reason}", colour)
 
     def _repr_html_(self) -> str:
@@ -331,6 +372,7 @@ class Validation:
             "original": self.original,
             "pruned": self.pruned,
             "verdict": self.verdict,
+            "exact": self.exact,
             "reason": self.reason,
             "problems": list(self.problems),
             "notes": list(self.notes),
@@ -355,6 +397,7 @@ class Validation:
             "sensitivity": self.sensitivity,
             "units": {key: list(units) for key, units in self.units.items()},
             "without": list(self.without),
+            "tried": None if self.tried is None else self.tried.to_dict(),
         }
 
 
@@ -374,6 +417,11 @@ def spell(shapes: Mapping[str, tuple[int, ...]]) -> str:
     """Shapes by name, the first few."""
     listed = [f"{name} {list(shape)}" for name, shape in shapes.items()]
     return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
+
+
+def strict_gate(pruned: str, exact: Exact) -> Gate:
+    """The limit that `--strict` sets: equality is proven by the graph, and not only tried."""
+    return Gate("strict", file_name(pruned), 1, int(exact == "yes"), exact == "yes", exact)
 
 
 def drift_gate(drift: Drift | None, limit: float) -> Gate:

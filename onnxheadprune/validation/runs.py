@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from onnxheadprune.data.drift import EffectMeter
@@ -38,6 +38,26 @@ if TYPE_CHECKING:
     from onnxheadprune.validation.wide import Wide
 
 
+@dataclass
+class Compared:
+    """The inputs on which the outputs of both models were compared at exact settings.
+
+    Attributes:
+        feeds: how many.
+        sizes: the sizes of each axis of each input.
+    """
+
+    feeds: int = 0
+    sizes: dict[tuple[str, int], set[int]] = field(default_factory=dict)
+
+    def add(self, feed: Feed) -> None:
+        """Count one."""
+        self.feeds += 1
+        for name, value in feed.items():
+            for axis, size in enumerate(value.shape):
+                self.sizes.setdefault((name, axis), set()).add(size)
+
+
 @dataclass(frozen=True)
 class Findings:
     """The result of the runs; `unsteady` is the reason why the original cannot be compared with anything, if any."""
@@ -52,6 +72,7 @@ class Findings:
     refit: RefitDrift | None = None
     unsteady: str = ""
     sensitivity: float | None = None
+    compared: Compared = field(default_factory=Compared)
 
 
 MORE_ROUNDS = 3
@@ -114,6 +135,7 @@ class _Bench:
         self.sensitivity = models.sensitivity
         self.second = SecondMask(models)
         self.cases: list[CaseResult] = []
+        self.compared = Compared()
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.kept: list[KeptFeed] = []
@@ -277,6 +299,8 @@ class _Bench:
         except InferenceError as error:
             self.problems.append(f"{error} (on {spell(shapes)}, where the original runs)")
             return case, None
+        if finite:
+            self.compared.add(feed)
         self.problems += contradicted(after, self.models.fixed)
         name, off = worst(after, expected, names)
         if finite and (strange := stray(after, expected, names)) is not None:
@@ -380,4 +404,5 @@ class _Bench:
             None if self.metric is None else self.metric.result(),
             None if bare is None or drift is None else RefitDrift(source, drift, bare),
             sensitivity=self.sensitivity.largest,
+            compared=self.compared,
         )

@@ -13,7 +13,7 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.likeness import Likeness
-from onnxheadprune.validation.result import Verdict, shows
+from onnxheadprune.validation.result import Tried, Verdict, shows
 from onnxheadprune.validation.runs import Findings
 
 
@@ -138,31 +138,30 @@ def _spoilt(view: GraphView) -> Value | None:
     return None
 
 
-def by_numbers(alike: Likeness, found: Findings, view: GraphView) -> str:
+def tried_on(alike: Likeness, found: Findings, view: GraphView) -> Tried:
     """Return what a verdict rests on where the graph is not the planned one."""
-    what = f"its graph is not the planned one ({alike.same} of {alike.nodes} nodes are the same)"
+    what = "the graph is not the planned one"
     if alike.declared == alike.count:
-        what = "its declarations are not the planned ones"
-    largest = ", ".join(f"{name} up to {size}" for name, size in _largest(found, view).items())
-    return f"{what}, so this rests on numbers alone{f', for {largest}' if largest else ''}"
+        what = "the declarations are not the planned ones"
+    return Tried(what, found.compared.feeds, _sizes(found, view))
 
 
 SOUND = 3
 """Axes that floats have at most whose open sizes are lengths; those of images are sides."""
 
 
-def _largest(found: Findings, view: GraphView) -> dict[str, int]:
-    """The largest sizes that were run, by what they are called; sizes that the model fixes are not among them."""
+def _sizes(found: Findings, view: GraphView) -> dict[str, tuple[int, int]]:
+    """The smallest and largest sizes that were compared, by their names; sizes that the model fixes are left out."""
     maker = FeedMaker(view)
     roles = maker.symbols
     known = {"lengths": (*roles.length, *roles.extent), "batches": roles.batch, "pasts": roles.past}
     called = {symbol: name for name, symbols in known.items() for symbol in symbols}
-    sizes: dict[str, int] = {}
+    sizes: dict[str, set[int]] = {}
     axes = [(item, axis, dim) for item in maker.inputs for axis, dim in enumerate(item.dims)]
     for item, axis, dim in axes:
         if isinstance(dim, int) or dim.text not in called or axis in item.widths:
             continue
         name = "sides" if dim.text in roles.extent and len(item.dims) > SOUND else called[dim.text]
-        sizes[name] = max([sizes.get(name, 0), *(case.shapes[item.name][axis] for case in found.cases)])
+        sizes.setdefault(name, set()).update(found.compared.sizes.get((item.name, axis), ()))
     order = ("lengths", "sides", "batches", "pasts")
-    return {name: sizes[name] for name in order if name in sizes}
+    return {name: (min(sizes[name]), max(sizes[name])) for name in order if sizes.get(name)}

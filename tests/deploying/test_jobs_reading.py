@@ -54,7 +54,7 @@ VALUES: dict[str, Any] = {
     "bench.time_budget": 2.5, "bench.threads": 1, "bench.cuda_graph": True, "bench.memory": False,
     "gate.max_drift": 0.1, "gate.min_accuracy": 0.9, "gate.max_accuracy_drop": 0.01, "gate.min_metric": -1.0,
     "gate.max_metric": 2, "gate.max_metric_drop": 0.1, "gate.min_speedup": 1.1, "gate.max_file_bytes": 100,
-    "gate.max_size_ratio": 0.9, "gate.max_operations_ratio": 0.9,
+    "gate.max_size_ratio": 0.9, "gate.max_operations_ratio": 0.9, "gate.strict": True,
 }  # fmt: skip
 """A good value for every key that is no section."""
 

@@ -326,6 +326,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "metric": shown("--metric", "mine_for_options:mean"),
         "max_drift": shown("--max-drift", "0"),
         "drift": Trial((("--drift", "cosine"), ("--drift", "kl"))),
+        "strict": shown("--strict"),
         "min_speedup": shown("--min-speedup", "50", along=("--repeats", "5", "--batch", "2")),
         "as_json": shown("--json"),
     },

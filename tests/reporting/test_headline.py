@@ -30,7 +30,12 @@ from tests.toys_report import cut_document
 
 Command = Callable[..., Outcome]
 SEEN = "the calibration data, which the refit has seen"
-VERDICTS = ("passed", "failed", "inconclusive", None)
+VERDICTS = ("passed", "tried", "failed", "inconclusive", None)
+TRIED = {
+    "sentence": "the graph is not the planned one; equal on 46 inputs, lengths 1 to 129",
+    "inputs": 46,
+    "sizes": {},
+}
 ACCURACIES = (None, (0.98, 0.98), (0.98, 0.97), (0.98, 0.9), (0.98, 0.1), (0.95, 0.5))
 LIMITS: tuple[tuple[Gate, ...], ...] = (
     (),
@@ -43,6 +48,9 @@ LIMITS: tuple[tuple[Gate, ...], ...] = (
 
 def validation(verdict: str, accuracy: tuple[float, float] | None, **further: Any) -> dict[str, Any]:
     found: dict[str, Any] = {**cut_document()["validation"], "verdict": verdict, **further}
+    if verdict == "tried":
+        graph = {**(found.get("structure") or {"nodes": 33, "count": 1}), "identical": False, "same": 27}
+        found |= {"verdict": "passed", "structure": graph, "tried": TRIED}
     if accuracy is not None:
         values = {"original": accuracy[0], "pruned": accuracy[1]}
         found["accuracy"] = {"output": "logits", "count": 500, "measured_on": SEEN, **values}
@@ -81,6 +89,9 @@ def test_only_what_is_exact_and_good_enough_and_accepted_is_green(
     expected = "rejected" if rejected else "accepted" if kept else "no limits given"
     assert found.result.answer == expected and (found.result.state == "bad") is rejected
     ruined = measured and accuracy is not None and accuracy[1] < 0.75 * accuracy[0]
+    assert (found.exact.answer == "yes") == (verdict == "passed")
+    if verdict == "tried":
+        assert found.exact.sentence == f"tried: {TRIED['sentence']}" and found.exact.state == "doubtful"
     if rejected or (ruined and not judged):
         assert found.state == "bad"
     if not measured and not judged:

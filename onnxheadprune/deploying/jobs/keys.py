@@ -112,6 +112,13 @@ class GateKeys:
     max_operations_ratio: Annotated[
         Annotated[float, Shares(gt=0)] | None, Setting("Operations of one run over those of the original.")
     ] = None
+    strict: Annotated[
+        bool,
+        Setting(
+            "The result is proven by its graph, and not only equal on inputs that were tried.",
+            rules=(requires("validate"),),
+        ),
+    ] = False
 
 
 def _in(section: str, names: str) -> str:

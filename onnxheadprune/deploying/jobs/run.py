@@ -27,13 +27,15 @@ from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.stage import locations
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
-from onnxheadprune.validation.result import Drift, drift_gate
+from onnxheadprune.validation.result import Drift, drift_gate, strict_gate
 from onnxheadprune.workflow.result import file_bytes
 
 
 def _gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, final: Path) -> list[Gate]:
     """Every limit that a job sets."""
-    limits: dict[str, float] = {name: limit for name, limit in asdict(asked).items() if limit is not None}
+    limits: dict[str, float] = {
+        name: limit for name, limit in asdict(asked).items() if limit not in (None, False)
+    }
     validations = of_each(results["validate"]) if "validate" in results else []
     found = [
         replace(gate, subject=f"{gate.subject} of {result['file']}") if "file" in result else gate
@@ -57,6 +59,8 @@ def _gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, fin
 
 def _of_validation(limits: Mapping[str, float], result: Document) -> Iterator[Gate]:
     deployed: Document | None = result.get("deployed")
+    if "strict" in limits:
+        yield strict_gate(result["pruned"], result["exact"])
     if "max_drift" in limits:
         yield _drift(limits["max_drift"], result, deployed)
     for kind, subject in (("accuracy", "output"), ("metric", "name")):
