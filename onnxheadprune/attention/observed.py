@@ -83,7 +83,7 @@ def _unfolded(view: GraphView, sites: Sites) -> Analysis | None:
     choices = [node for node in view.nodes if node in CHOOSES]
     if not choices:
         return None
-    layers = layers_of(sites.every)
+    layers = layers_of(sites.known)
     nodes = [node for node in choices if sum(1 for body in node.bodies.values() if inside(layers, body)) == 1]
     made = side_by_side(view, nodes) if nodes else None
     if made is None:
@@ -105,4 +105,4 @@ def others(view: GraphView, sites: Sites) -> Iterator[Analysis]:
 
 
 def _names(sites: Sites) -> list[tuple[int, tuple[str, ...]]]:
-    return [(site.index, site.projection_names) for site in sites.every]
+    return [(site.index, site.projection_names) for site in sites.known]

@@ -152,7 +152,11 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         tuple(change for changes in interface for change in changes),
         blocks,
         renamed,
-        notes=(*([spelled(caches.idle)] if caches.idle else []), *_held(sites.losing(present), contract)),
+        notes=(
+            *([spelled(caches.idle)] if caches.idle else []),
+            *_held(sites.losing(present), contract),
+            *map(str, sites.failed),
+        ),
     )
     return Planning(plan, view, sites, present, io)
 

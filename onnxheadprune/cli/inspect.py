@@ -18,43 +18,38 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     """
     if model.is_dir():
         return _inspect_folder(model, follow_links=follow_links, as_json=as_json)
-    from dataclasses import replace
-
     from onnxheadprune.attention.sites.find import analysis_of
-    from onnxheadprune.attention.vocabulary.find import vocabularies
     from onnxheadprune.errors import RefusedError
     from onnxheadprune.model.load import open_structure
-    from onnxheadprune.model.storage.tensors import stored_size
     from onnxheadprune.reporting.console import err, out, print_error
     from onnxheadprune.reporting.sites import (
         exits_report,
         layers_report,
         near_misses,
+        not_analysed,
         sites_report,
         vocabulary_report,
     )
-    from onnxheadprune.workflow.inspection import EarlyExits, LayerSummary
+    from onnxheadprune.workflow.inspection import Inspection
 
     loaded = open_structure(model, follow_links=follow_links)
-    analysis = analysis_of(loaded)
-    sites = replace(analysis.sites, elements=stored_size(loaded.proto).elements)
-    exits, layers = EarlyExits.of(loaded, analysis), LayerSummary.every(analysis)
-    tokens = [item.to_dict(stored_size(loaded.proto).bytes) for item in vocabularies(analysis.view)]
-    rows = [*exits_report(exits), *vocabulary_report(tokens)]
+    found = Inspection.of(loaded, analysis_of(loaded))
+    sites = found.sites
+    rows = [
+        *exits_report(found.exits),
+        *vocabulary_report([item.to_dict(found.bytes) for item in found.vocabularies]),
+        *not_analysed(found.failed),
+    ]
     if as_json:
-        further = {
-            "layers": [layer.to_dict() for layer in layers],
-            "early_exits": exits.to_dict(),
-            "vocabularies": tokens,
-        }
-        emit_json(sites.to_dict() | further)
-    elif sites.every:
-        out().print(*sites_report(sites, [*layers_report(layers), *rows]), sep="\n")
+        emit_json(found.to_dict())
+    elif sites.known:
+        out().print(*sites_report(sites, [*layers_report(found.layers), *rows]), sep="\n")
     else:
         err().print(*near_misses(sites), *rows, sep="\n")
-    if sites.every:
+    if sites.known:
         return 0
     hint = "; see above for what came close" if sites.near_misses or sites.no_heads or sites.hidden else ""
+    hint = "; see above for what could not be analysed" if found.failed else hint
     print_error(
         f"{model} has no attention site, for no contraction with weights sums over the heads of a product of two"
         f" activations, and no feed-forward block{hint}"
@@ -68,29 +63,46 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     Returns:
         The exit code.
     """
+    from functools import partial
+
     from onnxheadprune.attention.vocabulary.find import vocabularies
     from onnxheadprune.deploying.folders.opening import looked_at
     from onnxheadprune.deploying.folders.types import sites_to_dict
+    from onnxheadprune.model.soundness import NotAnalysed, attempted
     from onnxheadprune.reporting.console import out
     from onnxheadprune.reporting.folder import export_report
-    from onnxheadprune.reporting.sites import vocabulary_report
+    from onnxheadprune.reporting.sites import not_analysed, vocabulary_report
+    from onnxheadprune.workflow.inspection import VOCABULARY
 
     export, match, why = looked_at(folder, follow_links=follow_links)
-    tokens = {
-        file.name: [item.to_dict(file.size) for item in vocabularies(file.view)] for file in export.models
-    }
+    tokens, failed = {}, {}
+    for file in export.models:
+        found = attempted(VOCABULARY, partial(vocabularies, file.view))
+        stopped = [found] if isinstance(found, NotAnalysed) else []
+        tokens[file.name] = (
+            [] if isinstance(found, NotAnalysed) else [item.to_dict(file.size) for item in found]
+        )
+        failed[file.name] = [*file.sites.failed, *stopped]
     if as_json:
         files = [
-            {"file": file.name, "part": file.part, **file.sites.to_dict(), "vocabularies": tokens[file.name]}
+            {
+                "file": file.name,
+                "part": file.part,
+                **file.sites.to_dict(),
+                "vocabularies": tokens[file.name],
+                "not_analysed": [item.to_dict() for item in failed[file.name]],
+            }
             for file in export.models
         ]
         networks = [
             {"leader": network.leader.name, "files": [file.name for file in network.files]}
             for network in match.networks
         ]
-        found = {"networks": networks, **sites_to_dict(match), "files": files, "disagreement": why}
-        emit_json({"folder": str(folder), **found})
+        document = {"networks": networks, **sites_to_dict(match), "files": files, "disagreement": why}
+        emit_json({"folder": str(folder), **document})
     else:
         found_first = next((item for item in tokens.values() if item), [])
-        out().print(*export_report(str(folder), match, why), *vocabulary_report(found_first), sep="\n")
+        rows = [row for name, stopped in failed.items() for row in not_analysed(stopped, name)]
+        report = [*export_report(str(folder), match, why), *vocabulary_report(found_first), *rows]
+        out().print(*report, sep="\n")
     return 0

@@ -20,7 +20,7 @@ from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.domain import MASKS
-from onnxheadprune.liveness.live import FULL, Live, fits
+from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
 from onnxheadprune.liveness.registry import Answer, Refusal
 from onnxheadprune.model.graph.dims import divisor
 from onnxheadprune.model.graph.facts import (
@@ -142,7 +142,7 @@ def carried(node: Node, live: Live) -> Live | None:
     if node in RESHAPES:
         # A reshape read backwards is a reshape.
         return reshape_back(live, shape, source)
-    mapping = _picked_axes(node, len(source)) if node in GATHERS else _moved_axes(node)
+    mapping = _picked_axes(node, len(source)) if node in GATHERS else moved_axes(node)
     if any(axis not in mapping for axis in live.axes):
         return None
     through = live.renumbered({axis: mapping[axis] for axis in live.axes})
@@ -164,16 +164,23 @@ def _picked_axes(node: Node, rank: int) -> dict[int, int]:
     return {axis: position for position, axis in enumerate(others)}
 
 
-def _moved_axes(node: Node) -> dict[int, int]:
-    """Return the output axes of a carrier's input axes, found by asking its rule for every second index of each."""
+def moved_axes(node: Node, index: int = 0) -> dict[int, int]:
+    """Return the output axes of a node's input axes, found by asking its rule for every second index of each.
+
+    Args:
+        node: the node.
+        index: of the input.
+    """
     mapping: dict[int, int] = {}
     for axis, dim in enumerate(node.out.shape or ()):
         size = dim if isinstance(dim, int) else divisor(dim)
         if size < 2:
             continue
-        answer = ask(node, [Live.over((axis,), np.arange(size) % 2 == 1)], MASKS)
-        if not isinstance(answer, Refusal) and answer.inputs[0].axes:
-            mapping[answer.inputs[0].axes[0]] = axis
+        half = Live.over((axis,), np.arange(size) % 2 == 1)
+        answer = ask(node, [half, *(FULL for _ in node.outputs[1:])], MASKS)
+        read = DEAD if isinstance(answer, Refusal) else answer.inputs.get(index, DEAD)
+        if read.axes:
+            mapping[read.axes[0]] = axis
     return mapping
 
 

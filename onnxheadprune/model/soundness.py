@@ -1,17 +1,79 @@
-"""Analyses of a model: errors with their cause, and Python's garbage collector paused."""
+"""Analyses of a model: errors with their cause, and Python's garbage collector paused.
+
+Of searches that nobody asked for an unexpected error is a value, so that it ends no command.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import onnx
 from onnx import ModelProto
 
-from onnxheadprune.errors import HeadPruneError, ModelError
+from onnxheadprune.errors import HeadPruneError, ModelError, heed_interrupt
 from onnxheadprune.model.bodies import nodes_of_model
 from onnxheadprune.model.load import check_model
+
+Result = TypeVar("Result")
+
+
+class AnalysisError(ModelError):
+    """An unexpected error in the analysis of a model of which it is not known whether it is valid."""
+
+
+@dataclass(frozen=True)
+class NotAnalysed:
+    """A search that an unexpected error ended.
+
+    Attributes:
+        what: what it looks for, as in "early exits".
+        error: the error.
+    """
+
+    what: str
+    error: Exception
+
+    @property
+    def told(self) -> str:
+        """The error, and the line of this package that raised it."""
+        cause = self.error.__cause__ if isinstance(self.error, AnalysisError) else self.error
+        frames = [] if cause is None else traceback.extract_tb(cause.__traceback__)
+        where = f", {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+        return f"{type(cause).__name__}: {cause}{where}"
+
+    def __str__(self) -> str:
+        return f"{self.what} could not be analysed ({self.told}); please report this"
+
+    def to_dict(self) -> dict[str, str]:
+        """Return JSON-ready data: an entry of "not_analysed" in `inspect --json`."""
+        return {"what": self.what, "error": self.told}
+
+
+def attempted(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:
+    """Return what a search finds, or the unexpected error that ended it.
+
+    Args:
+        what: what it looks for.
+        find: the search.
+
+    Raises:
+        HeadPruneError: as `find` does, for expected reasons.
+    """
+    try:
+        return find()
+    except AnalysisError as error:
+        return NotAnalysed(what, error)
+    except (HeadPruneError, MemoryError):
+        raise
+    except Exception as error:
+        heed_interrupt(error)
+        return NotAnalysed(what, error)
 
 
 @contextlib.contextmanager
@@ -22,7 +84,7 @@ def analysing(model: ModelProto, name: str) -> Iterator[None]:
     such operators is refused.
 
     Raises:
-        ModelError: if the model is not valid, or that is unknown.
+        ModelError: if the model is not valid; an `AnalysisError` if that is unknown.
     """
     try:
         with _no_collection():
@@ -40,7 +102,7 @@ def analysing(model: ModelProto, name: str) -> Iterator[None]:
         if foreign is None:
             raise
         told = f"{type(error).__name__}: {error}"
-        raise ModelError(
+        raise AnalysisError(
             f"{name} cannot be analysed ({told}); it has operators that onnx cannot check"
             f" ({foreign}), so it may not be valid; if it runs in ONNX Runtime, please report this"
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.registry import (
@@ -27,6 +27,7 @@ from onnxheadprune.model.graph.facts import (
     SUMS,
     SUMS_MAGNITUDES,
 )
+from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.tables import (
     Choice,
     Roles,
@@ -62,15 +63,9 @@ declare("ReduceL1", kinds=(REDUCES, SUMS_MAGNITUDES, KEEPS_ZEROS), roles=Roles(p
 
 @shape_function("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceProd")
 def _reduce_shape(node: Node) -> Shapes:
-    shape = node.shape(0)
-    if shape is None:
+    shape, reduced = node.shape(0), reduced_axes(node)
+    if shape is None or reduced is None:
         return [None]
-    axes = node.int_list("axes", 1)
-    if axes is None and node.input(1) is not None:
-        return [None]
-    if not axes:
-        axes = [] if node.attribute("noop_with_empty_axes", 0) else list(range(len(shape)))
-    reduced = {axis % len(shape) for axis in axes}
     if node.attribute("keepdims", 1):
         return [tuple(1 if axis in reduced else dim for axis, dim in enumerate(shape))]
     return [tuple(dim for axis, dim in enumerate(shape) if axis not in reduced)]
@@ -88,16 +83,9 @@ def _reduce_product(node: Node) -> Elements | None:
 @rule(*REDUCTIONS, runs=True)
 def _reduce(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Live axes of the output are never the reduced ones, but a reduced axis must not be narrowed."""
-    shape = node.shape(0)
-    if shape is None:
+    shape, reduced = node.shape(0), reduced_axes(node)
+    if shape is None or reduced is None:
         return unknown_shape(node)
-    axes = node.int_list("axes", 1)
-    if axes is None and node.input(1) is not None:
-        return unknown_shape(node)
-    if not axes:
-        reduced = set() if node.attribute("noop_with_empty_axes", 0) else set(range(len(shape)))
-    else:
-        reduced = {axis % len(shape) for axis in axes}
     return _through(node, lives[0], reduced, len(shape))
 
 
@@ -117,7 +105,7 @@ def _arg(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return _through(node, lives[0], {node.attribute("axis", 0) % len(shape)}, len(shape))
 
 
-def _through(node: Node, live: Live, reduced: set[int], rank: int) -> Answer | Refusal:
+def _through(node: Node, live: Live, reduced: Collection[int], rank: int) -> Answer | Refusal:
     kept = (
         list(range(rank)) if node.attribute("keepdims", 1) else [a for a in range(rank) if a not in reduced]
     )

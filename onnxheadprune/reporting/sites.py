@@ -13,6 +13,7 @@ from rich.text import Text
 
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.model.soundness import NotAnalysed
 from onnxheadprune.model.spelling import count, many, share, size, spelled
 from onnxheadprune.reporting.console import heading, item, row, table
 from onnxheadprune.settings.cutting import UNITS
@@ -66,8 +67,8 @@ def _prospects(sites: Sites) -> Iterator[RenderableType]:
 
 
 def _blocks(sites: Sites) -> Iterator[RenderableType]:
-    for kind in sites.others:
-        if found := sites.of(kind.UNITS):
+    for kind, find in sites.others.items():
+        if found := find().sites:
             yield from block_rows(kind, found)
 
 
@@ -179,6 +180,19 @@ def layers_report(layers: Sequence[LayerSummary]) -> Iterator[RenderableType]:
             held += f" (no {', no '.join(layer.lacks)})"
         made.add_row(layer.key, layer.name or "-", held, share(layer.params_share), operations)
     yield made
+
+
+def not_analysed(failed: Sequence[NotAnalysed], where: str = "") -> Iterator[RenderableType]:
+    """Yield the searches that ended in an unexpected error.
+
+    Args:
+        failed: these searches.
+        where: the file that was searched, "" where there is only one.
+    """
+    if failed:
+        yield ""
+    for search in failed:
+        yield item(f"{where}: {search}" if where else str(search), "bold yellow")
 
 
 def exits_report(found: EarlyExits) -> Iterator[RenderableType]:

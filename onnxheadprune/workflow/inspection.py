@@ -1,9 +1,10 @@
-"""Layers and early exits as `inspect` reports them, with their shares of the model."""
+"""All that `inspect` reports on a model: its sites, layers, early exits and vocabularies, with their shares of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,8 @@ from onnxheadprune.attention.exits.leave import leaving_from
 from onnxheadprune.attention.layers import Layer, layers
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.kinds import kind_of
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies
 from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops, nodes_of
 from onnxheadprune.edit.inlining import CARRIED_FROM, decided
 from onnxheadprune.errors import RefusedError, UsageError
@@ -22,7 +25,7 @@ from onnxheadprune.model.bodies import bodies_of, has_bodies
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.facts import REPEATS
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.soundness import analysing
+from onnxheadprune.model.soundness import NotAnalysed, analysing, attempted
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker
 
@@ -183,6 +186,68 @@ class EarlyExits:
             "exits": [asdict(item) for item in self.exits],
             "refused": dict(self.refused),
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+        }
+
+
+LAYERS, EXITS, VOCABULARY = "layers", "early exits", "the vocabulary"
+SEARCHES: Mapping[str, Callable[[LoadedModel, Analysis], Any]] = {
+    LAYERS: lambda loaded, analysis: LayerSummary.every(analysis),
+    EXITS: lambda loaded, analysis: EarlyExits.of(loaded, analysis),
+    VOCABULARY: lambda loaded, analysis: vocabularies(analysis.view),
+}
+"""What `inspect` looks for beside sites, which are found by kind."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that `inspect` reports on a model.
+
+    Attributes:
+        sites: sites of all kinds.
+        layers: its layers.
+        exits: its early exits.
+        vocabularies: its possible vocabularies.
+        bytes: of all stored tensors.
+        failed: searches that ended in an unexpected error, so that what they look for is not known.
+    """
+
+    sites: Sites
+    layers: tuple[LayerSummary, ...]
+    exits: EarlyExits
+    vocabularies: tuple[Vocabulary, ...]
+    bytes: int
+    failed: tuple[NotAnalysed, ...]
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, analysis: Analysis) -> Inspection:
+        """Search an analysed model; an unexpected error ends no other search."""
+        size = stored_size(loaded.proto)
+        sites = replace(analysis.sites, elements=size.elements)
+        searched = [find() for find in sites.others.values()]
+        failed = [item.failure for item in searched if item.failure is not None]
+        found: dict[str, Any] = {}
+        for what, search in SEARCHES.items():
+            made = attempted(what, partial(search, loaded, analysis))
+            if isinstance(made, NotAnalysed):
+                failed.append(made)
+            else:
+                found[what] = made
+        return cls(
+            sites,
+            found.get(LAYERS, ()),
+            found.get(EXITS, EarlyExits((), {}, {})),
+            found.get(VOCABULARY, ()),
+            size.bytes,
+            tuple(failed),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data: the output of `inspect --json`."""
+        return self.sites.to_dict() | {
+            "layers": [layer.to_dict() for layer in self.layers],
+            "early_exits": self.exits.to_dict(),
+            "vocabularies": [item.to_dict(self.bytes) for item in self.vocabularies],
+            "not_analysed": [item.to_dict() for item in self.failed],
         }
 
 

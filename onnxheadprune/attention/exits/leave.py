@@ -100,7 +100,8 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
         raise RefusedError(f"exits {listed} of {loaded.name} cannot be taken together") from error
     left = decided(analysis.view, found.known, found.choices, found.turns)
     made = left.model
-    for units in (HEADS, *(kind.UNITS for kind in analysis.sites.others)):
+    known = [kind.UNITS for kind, find in analysis.sites.others.items() if find().failure is None]
+    for units in (HEADS, *known):
         entries = _recorded(units, analysis, left, found)
         if units == HEADS or any(not entry.left for entry in entries):
             apply.set_metadata(made, units_entry(units).key, units_entry(units).text(entries))

@@ -24,6 +24,7 @@ from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, REDUCES
+from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import Node, Value
 
 SUMS_UP = ADDS | ADDS_ALL
@@ -116,10 +117,10 @@ def _heads_of(node: Node) -> int | None:
     source, shape = node.inputs[0], node.shape(0)
     if source is None or not any(map(sums_to_one, upstream(source, MAX_UPSTREAM, is_contraction))):
         return None
-    for axis in node.int_list("axes", 1) or ():
+    for axis in reduced_axes(node) or ():
         size = (shape or ())[axis]
         if not isinstance(size, int) or size < 2:
             continue
-        if Tracer().trace(source, (axis % len(shape or ()),), (size,)).mixes_heads:
+        if Tracer().trace(source, (axis,), (size,)).mixes_heads:
             return size
     return None

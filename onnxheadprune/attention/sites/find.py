@@ -20,7 +20,7 @@ from onnxheadprune.errors import HeadPruneError, ModelError
 from onnxheadprune.model.graph.restated import restated
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
-from onnxheadprune.model.soundness import analysing
+from onnxheadprune.model.soundness import NotAnalysed, analysing, attempted
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import annotated
@@ -185,25 +185,34 @@ def sites_of(view: GraphView, name: str) -> Sites:
         named = frozenset(name for entry in record for name in entry.projections)
         found, left_out = find_structural(view, named, _FixedSizes(view.model).tells_heads)
         sites = tuple(_with_history(found, record, AttentionSite.UNITS, complete=True))
+    failed: list[NotAnalysed] = []
     return Sites(
         name,
         sites,
         left_out.near_misses,
         left_out.no_heads,
-        others=_others(view, name, sites),
+        others=_others(view, name, sites, failed),
         layered=LAYERS_ENTRY.read(view.model),
         ignored_declarations=tuple(map(str, view.contradicted)),
+        failed=failed,
     )
 
 
 def _others(
-    view: GraphView, name: str, attention: Sequence[Site]
+    view: GraphView, name: str, attention: Sequence[Site], failed: list[NotAnalysed]
 ) -> dict[type[Site], Callable[[], Findings]]:
-    """Return functions that find the sites of each other kind, on first use."""
+    """Return functions that find the sites of each other kind, on first use, and add to `failed` where they cannot."""
+
+    def search(kind: type[Site], before: Sequence[Callable[[], Findings]]) -> Findings:
+        made = attempted(f"{kind.TITLE}s", lambda: _units_of(kind, view, name, attention, before))
+        if isinstance(made, NotAnalysed):
+            failed.append(made)
+            return Findings((), (), made)
+        return made
+
     found: dict[type[Site], Callable[[], Findings]] = {}
     for kind in kinds.KINDS:
-        before = tuple(found.values())
-        found[kind] = functools.cache(functools.partial(_units_of, kind, view, name, attention, before))
+        found[kind] = functools.cache(functools.partial(search, kind, tuple(found.values())))
     return found
 
 

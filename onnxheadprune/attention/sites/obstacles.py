@@ -33,6 +33,7 @@ from onnxheadprune.model.graph.facts import (
     VIEWS,
     WRITES_INTO,
 )
+from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import reachable
 
@@ -190,11 +191,10 @@ def _mixing_consumer(value: Value, trial: Sweep, block: Block) -> Refusal | None
 def reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
     """The reduction over a live axis that an unnarrowed consumer leads to, None if it is none within `hops`."""
     if node in REDUCES:
-        shape, axes = node.shape(0), node.int_list("axes", 1)
-        if shape is None:
+        shape, reduced = node.shape(0), reduced_axes(node)
+        if shape is None or reduced is None:
             return None
-        reduced = {axis % len(shape) for axis in axes} if axes else set(range(len(shape)))
-        if reduced & set(live.axes):
+        if not set(live.axes).isdisjoint(reduced):
             return node
         if not node.attribute("keepdims", 1):
             left = [axis for axis in range(len(shape)) if axis not in reduced]

@@ -21,6 +21,7 @@ from onnxheadprune.model.graph.facts import (
     SOFTMAXES,
     SUMS,
 )
+from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import back_through, reachable
 
@@ -76,8 +77,7 @@ def _weighted_sum(node: Node) -> Contraction | None:
     found = Contraction(terms, tuple(f"a{axis}" for axis in range(len(out))))
     if not all(_broadcasts(shape, out) for shape in (left, right)):
         return None
-    axes = after[0].int_list("axes", 1) or ()
-    summed = {found.out_axes[axis % len(out)] for axis in axes}
+    summed = {found.out_axes[axis] for axis in reduced_axes(after[0]) or ()}
     if not summed or not summed <= found.batch:
         return None
     if any(_is_softmax(node, index) for index in (0, 1)):
@@ -251,8 +251,8 @@ def _added_up(node: Node, contraction: Contraction) -> frozenset[str]:
     readers = [use.node for use in node.out.consumers]
     if len(readers) != 1 or readers[0] not in SUMS or node.out.is_graph_output or not contraction.contracted:
         return frozenset()
-    axes, letters = readers[0].int_list("axes", 1) or (), contraction.out_axes
-    return contraction.batch & {letters[axis % len(letters)] for axis in axes}
+    axes, letters = reduced_axes(readers[0]) or (), contraction.out_axes
+    return contraction.batch & {letters[axis] for axis in axes}
 
 
 def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:

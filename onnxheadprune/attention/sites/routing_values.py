@@ -19,7 +19,7 @@ from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.readers import carried
+from onnxheadprune.liveness.readers import carried, moved_axes
 from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,
@@ -93,12 +93,15 @@ def behind(node: Node, index: int, live: Live) -> Live | None:
         return None
     if node in CARRIERS and index == 0:
         return carried(node, live)
-    moved = live.renumbered({axis: axis + len(shape) - len(source) for axis in live.axes})
-    half = Live.over(moved.axes, moved.array % 2 == 0)
-    answer = ask(node, [half, *(FULL for _ in node.outputs[1:])], MASKS)
-    if isinstance(answer, Refusal) or answer.inputs.get(index) != Live.over(live.axes, live.array % 2 == 0):
+    moved = moved_axes(node, index)
+    if not moved.keys() >= set(live.axes):
         return None
-    return moved
+    found = live.renumbered(moved)
+    half, wanted = (Live.over(item.axes, item.array % 2 == 0) for item in (found, live))
+    answer = ask(node, [half, *(FULL for _ in node.outputs[1:])], MASKS)
+    if isinstance(answer, Refusal) or answer.inputs.get(index) != wanted:
+        return None
+    return found
 
 
 def is_moved(node: Node, named: Sequence[int]) -> bool:

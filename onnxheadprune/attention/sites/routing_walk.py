@@ -56,6 +56,7 @@ from onnxheadprune.model.graph.facts import (
     WEIGHS,
     WRITES_INTO,
 )
+from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.tables import Choice, choice_of, roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import uniform
@@ -228,11 +229,10 @@ class _Walk:
 
     def _reduced(self, node: Node, scores: Scores) -> Refusal | None:
         """A reduction over experts: the largest score, or a sum in which one that is out adds nothing."""
-        shape, axes = node.shape(0), node.int_list("axes", 1)
-        if shape is None or (axes is None and node.input(1) is not None):
+        reduced = reduced_axes(node)
+        if reduced is None:
             return self._refused(node, "reduces axes that are not known")
-        reduced = {axis % len(shape) for axis in axes or range(len(shape))}
-        if reduced.isdisjoint(scores.live.axes):
+        if set(scores.live.axes).isdisjoint(reduced):
             return self._carry(node, {0: scores})
         largest = node in DECIDED_BY_LARGEST
         if not largest and not (node in SUMS | SUMS_MAGNITUDES and scores.out == NOTHING):

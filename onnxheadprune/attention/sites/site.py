@@ -11,6 +11,7 @@ from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
 from onnxheadprune.edit.records import HEADS, RecordedUnits
 from onnxheadprune.model.display import BAD, GOOD, Html, card, one_line, table, word
+from onnxheadprune.model.soundness import NotAnalysed
 from onnxheadprune.model.spelling import count, file_name, many
 
 __all__ = ["AttentionSite", "NearMiss", "Projection", "Site", "Sites", "united"]
@@ -130,6 +131,7 @@ class Sites(Sequence[AttentionSite]):
         layered: the keys of the sites of each layer of the original, by layer key; empty where no layer has
             lost any, None where an earlier version numbered them.
         ignored_declarations: declared shapes that operators contradict, one sentence each.
+        failed: the searches for other kinds that ran and ended in an unexpected error.
     """
 
     model: str
@@ -143,6 +145,7 @@ class Sites(Sequence[AttentionSite]):
     places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
     layered: Mapping[str, tuple[str, ...]] | None = field(default_factory=dict, compare=False, repr=False)
     ignored_declarations: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    failed: Sequence[NotAnalysed] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def gathered(
@@ -187,10 +190,15 @@ class Sites(Sequence[AttentionSite]):
 
         Args:
             units: the kind's name of its units ("heads", "neurons").
+
+        Raises:
+            Exception: the unexpected error that ended the search for them.
         """
         if units == AttentionSite.UNITS:
             return self.sites
-        return next((tuple(find().sites) for kind, find in self.others.items() if units == kind.UNITS), ())
+        return next(
+            (tuple(find().asked_for()) for kind, find in self.others.items() if units == kind.UNITS), ()
+        )
 
     def losing(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
         """The sites of all kinds that lose units.
@@ -201,7 +209,7 @@ class Sites(Sequence[AttentionSite]):
         found: list[Site] = [site for site in self.sites if units.get(site.index)]
         for kind, find in self.others.items():
             if any(map(kind.owns, units)):
-                found += [site for site in find().sites if units.get(site.index)]
+                found += [site for site in find().asked_for() if units.get(site.index)]
         return tuple(found)
 
     def concerned(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
@@ -215,12 +223,24 @@ class Sites(Sequence[AttentionSite]):
     def at(self, index: int) -> Site:
         """The site of any kind with an index, which must exist."""
         found = next((find for kind, find in self.others.items() if kind.owns(index)), None)
-        some: Sequence[Site] = self.sites if found is None else found().sites
+        some: Sequence[Site] = self.sites if found is None else found().asked_for()
         return next(site for site in some if site.index == index)
 
     @property
     def every(self) -> tuple[Site, ...]:
-        """The sites of all kinds."""
+        """The sites of all kinds.
+
+        Raises:
+            Exception: the unexpected error that ended the search for parts of layers.
+        """
+        for kind, find in self.others.items():
+            if kind.LAYER:
+                find().asked_for()
+        return self.known
+
+    @property
+    def known(self) -> tuple[Site, ...]:
+        """The sites of all kinds, without those whose search ended in an unexpected error."""
         return (*self.sites, *(site for find in self.others.values() for site in find().sites))
 
     @property
@@ -255,6 +275,7 @@ class Sites(Sequence[AttentionSite]):
             "no_heads": [miss.to_dict() for miss in self.no_heads],
             "elements": self.elements,
             "ignored_declarations": list(self.ignored_declarations),
+            "not_analysed": [item.to_dict() for item in self.failed],
             **{
                 kind.FIELD: [_with_tensors(site) for site in find().sites]
                 for kind, find in self.others.items()

@@ -40,6 +40,7 @@ from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import ADDS, OBSERVES, WEIGHS
+from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import reachable
 
@@ -215,9 +216,9 @@ def _over_heads(node: Node, live: Live, tracer: Tracer) -> Iterator[Candidate]:
     if value is None or shape is None or isinstance(answer, Refusal):
         return
     channels = answer.inputs[0].axes
-    for reduced in node.int_list("axes", 1) or ():
+    for reduced in reduced_axes(node) or ():
         # Heads first, wherever they lie: of two axes they are the slower one.
-        axes = (reduced % len(shape), *channels)
+        axes = (reduced, *channels)
         sizes = [dim for axis in axes if isinstance(dim := shape[axis], int)]
         heads = shape[reduced]
         if len(sizes) < len(axes) or math.prod(sizes) > MAX_CONTRACTED or not isinstance(heads, int):

@@ -18,6 +18,7 @@ from onnxheadprune.liveness.registry import Answer, Reason, Refusal
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.soundness import NotAnalysed
 
 OPERATIONS, BYTES = "operations", "bytes"
 """The resources that a cut can save."""
@@ -365,10 +366,21 @@ class NearMiss:
 
 
 class Findings(NamedTuple):
-    """The sites of one kind in a model, and its near misses."""
+    """The sites of one kind in a model, its near misses, and the unexpected error that ended the search, if any."""
 
     sites: Sequence[Site]
     near_misses: Sequence[NearMiss] = ()
+    failure: NotAnalysed | None = None
+
+    def asked_for(self) -> Sequence[Site]:
+        """Return the sites for those who need them.
+
+        Raises:
+            Exception: the error that ended the search.
+        """
+        if self.failure is not None:
+            raise self.failure.error
+        return self.sites
 
 
 def united(some: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -33,12 +33,15 @@ def opened(
 def looked_at(root: Path, *, follow_links: bool = False) -> tuple[Export, Match, str | None]:
     """The same for whoever only looks: where files disagree in other kinds than heads, without these, and why.
 
+    Kinds whose search ended in an unexpected error in one of the files are left out.
+
     Raises:
         HeadPruneError: as `opened` does.
     """
     export = open_export(root, follow_links=follow_links)
+    stopped = {kind for file in export.models for kind, find in file.sites.others.items() if find().failure}
     try:
-        match, why = matched(export, every_kind()), None
+        match, why = matched(export, [kind for kind in every_kind() if kind not in stopped]), None
     except RefusedError as error:
         match, why = matched(export), str(error)
     return export, _some(root, match), why

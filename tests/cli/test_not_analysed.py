@@ -1,0 +1,164 @@
+"""An unexpected error in a search that nobody asked for ends no command; where it was asked for, it is a bug.
+
+Every search is ended by an error where it begins, for what is tested is what follows from an error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import ModelProto
+
+from onnxheadprune.attention.exits.find import exits_of
+from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.sites.kinds import KINDS
+from onnxheadprune.attention.vocabulary.find import vocabularies
+from onnxheadprune.workflow.inspection import EXITS, LAYERS, SEARCHES, VOCABULARY
+from tests import toys_exits, toys_experts, toys_layers
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+FUNCTIONS: Mapping[str, Callable[..., Any]] = {LAYERS: layers, EXITS: exits_of, VOCABULARY: vocabularies}
+ALL = [*(f"{kind.TITLE}s" for kind in KINDS), *SEARCHES]
+DECODER, EXITING, MIXTURE = toys_layers.decoder, toys_exits.chain, toys_experts.Toy().model
+ASKED: Mapping[str, tuple[Callable[[], ModelProto], list[str]]] = {
+    "feed-forward blocks": (DECODER, ["--neurons", "0:0"]),
+    "other sublayers": (DECODER, ["--layers", "sublayer.0"]),
+    "mixture-of-experts blocks": (MIXTURE, ["--experts", "0:0"]),
+    LAYERS: (DECODER, ["--layers", "0"]),
+    EXITS: (EXITING, ["--exit", "1"]),
+    VOCABULARY: (DECODER, ["--vocab", "tokens.txt"]),
+}
+"""A model and the options that ask for a search."""
+
+
+def _broken(*_: Any) -> Any:
+    raise IndexError("tuple index out of range")
+
+
+def _end(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an unexpected error end a search."""
+    for kind in KINDS:
+        if what == f"{kind.TITLE}s":
+            monkeypatch.setattr(kind, "found", _broken)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("onnxheadprune"):
+            for attribute, value in list(vars(module).items()):
+                if value is FUNCTIONS.get(what, ()):
+                    monkeypatch.setattr(module, attribute, _broken)
+
+
+def _saved(model: ModelProto, path: Path) -> Path:
+    onnx.save(model, path)
+    return path
+
+
+def test_every_search_is_listed() -> None:
+    assert set(FUNCTIONS) == set(SEARCHES) and set(ASKED) == set(ALL)
+
+
+@pytest.mark.parametrize(
+    ("what", "model"),
+    # Exits are looked for where there are branches.
+    [
+        (what, model)
+        for what in ALL
+        for model in (DECODER, EXITING, MIXTURE)
+        if what != EXITS or model is EXITING
+    ],
+)
+def test_inspect_goes_on(
+    what: str,
+    model: Callable[[], ModelProto],
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = _saved(model(), tmp_path / "model.onnx")
+    whole = command("inspect", path, "--json").document
+    _end(what, monkeypatch)
+    shown, told = command("inspect", path), command("inspect", path, "--json")
+    line = f"{what} could not be analysed (IndexError: tuple index out of range, test_not_analysed.py:"
+    everything = " ".join(f"{shown.stdout} {shown.stderr}".split())
+    assert line in everything and "please report this" in everything and "Traceback" not in everything
+    document = told.document
+    assert what in [item["what"] for item in document["not_analysed"]]
+    assert whole["not_analysed"] == [] and whole.keys() == document.keys()
+    assert document["sites"] == whole["sites"]
+    left = any(document[kind.FIELD] for kind in KINDS) or bool(document["sites"])
+    assert shown.exit_code == told.exit_code == (0 if left else 3)
+    independent = {"mixture-of-experts blocks", VOCABULARY, EXITS}
+    if what in independent:
+        assert document["feed_forward"] == whole["feed_forward"]
+        assert [item["what"] for item in document["not_analysed"]] == [what]
+
+
+@pytest.mark.parametrize("what", ALL)
+def test_a_folder_is_listed(
+    what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    _saved(DECODER(), folder / "model.onnx")
+    _end(what, monkeypatch)
+    shown, told = command("inspect", folder), command("inspect", folder, "--json")
+    assert shown.exit_code == told.exit_code == 0
+    # Layers and exits of a folder are not listed.
+    listed = what not in (LAYERS, EXITS)
+    assert (f"model.onnx: {what} could not be analysed" in " ".join(shown.stdout.split())) is listed
+    (file,) = told.document["files"]
+    assert [item["what"] for item in file["not_analysed"]] == [what] * listed
+
+
+@pytest.mark.parametrize("what", ALL)
+def test_heads_are_removed(
+    what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _saved(DECODER(), tmp_path / "model.onnx")
+    _end(what, monkeypatch)
+    shown = command("prune", path, "-o", tmp_path / "cut.onnx", "--heads", "0:1")
+    assert shown.exit_code == 0, shown.stderr
+
+
+@pytest.mark.parametrize("what", ALL)
+def test_a_search_that_was_asked_for_is_a_bug(
+    what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, options = ASKED[what]
+    path, out = _saved(model(), tmp_path / "model.onnx"), tmp_path / "cut.onnx"
+    monkeypatch.chdir(tmp_path)
+    Path("tokens.txt").write_text("0-2", "utf-8")
+    _end(what, monkeypatch)
+    shown = command("prune", path, "-o", out, *options)
+    assert shown.exit_code == 70 and "this is a bug in onnxheadprune (IndexError)" in shown.stderr
+    assert not out.exists()
+
+
+def test_prune_names_a_search_that_it_ran(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks inside experts are looked for where experts are removed."""
+    path = _saved(MIXTURE(), tmp_path / "model.onnx")
+    _end("other sublayers", monkeypatch)
+    shown = command("prune", path, "-o", tmp_path / "cut.onnx", "--experts", "0:1")
+    assert shown.exit_code == 0 and "other sublayers could not be analysed" in " ".join(shown.stdout.split())
+
+
+def test_operators_that_onnx_cannot_check_end_no_command(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether such a model is valid is not known, which ended `inspect` with another exit code."""
+    model = DECODER()
+    node = onnx.helper.make_node("Own", [model.graph.input[0].name], ["own"], domain="of.mine")
+    model.graph.node.append(node)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("own", 1, ["size"]))
+    model.opset_import.append(onnx.helper.make_opsetid("of.mine", 1))
+    path = _saved(model, tmp_path / "model.onnx")
+    _end("mixture-of-experts blocks", monkeypatch)
+    shown = command("inspect", path)
+    assert shown.exit_code == 0 and "could not be analysed (IndexError" in " ".join(shown.stdout.split())
