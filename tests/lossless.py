@@ -16,6 +16,7 @@ from onnxheadprune.edit.edits import (
     AddConstant,
     DropInputs,
     DropNode,
+    DropOutputs,
     DropTensor,
     InsertNode,
     SetAttribute,
@@ -135,6 +136,7 @@ def _nodes(expected: GraphProto, found: GraphProto, edits: list[Any]) -> None:
     nodes = list(expected.node)
     by_ref = {f"main[{position}]": node for position, node in enumerate(nodes)}
     dropped: list[NodeProto] = []
+    pieces: set[str] = set()
     for edit in edits:
         if isinstance(edit, SetInput):
             inputs = by_ref[edit.node].input
@@ -144,11 +146,12 @@ def _nodes(expected: GraphProto, found: GraphProto, edits: list[Any]) -> None:
             by_ref[edit.node].output[edit.index] = edit.value
         elif isinstance(edit, DropNode):
             dropped.append(by_ref[edit.node])
-        elif isinstance(edit, DropInputs):
-            _refill(
-                by_ref[edit.node].input,
-                [n for i, n in enumerate(by_ref[edit.node].input) if i not in edit.indices],
-            )
+        elif isinstance(edit, (DropInputs, DropOutputs)):
+            node = by_ref[edit.node]
+            names = node.input if isinstance(edit, DropInputs) else node.output
+            if isinstance(edit, DropOutputs):
+                pieces.update(names[index] for index in edit.indices)
+            _refill(names, [name for i, name in enumerate(names) if i not in edit.indices])
     changed = {(edit.node, edit.name) for edit in edits if isinstance(edit, SetAttribute)}
     for ref, name in changed:
         _refill(by_ref[ref].attribute, [item for item in by_ref[ref].attribute if item.name != name])
@@ -159,7 +162,7 @@ def _nodes(expected: GraphProto, found: GraphProto, edits: list[Any]) -> None:
     for ref, node in zip(refs, theirs, strict=False):
         names = {name for changed_ref, name in changed if changed_ref == ref}
         _refill(node.attribute, [item for item in node.attribute if item.name not in names])
-    gone = {output for node in dropped for output in node.output}
+    gone = pieces | {output for node in dropped for output in node.output}
     for graph, kept in ((expected, ours), (found, theirs)):
         _refill(graph.value_info, [info for info in graph.value_info if info.name not in gone])
         _refill(graph.node, kept)

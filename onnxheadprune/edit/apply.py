@@ -24,6 +24,7 @@ from onnxheadprune.edit.edits import (
     DropInputs,
     DropIo,
     DropNode,
+    DropOutputs,
     DropTensor,
     EdgeGather,
     Edit,
@@ -148,10 +149,10 @@ class _Surgeon:
             case SetOutput():
                 self._node(edit.node).output[edit.index] = edit.value
             case DropInputs():
-                inputs = self._node(edit.node).input
-                kept = [name for index, name in enumerate(inputs) if index not in edit.indices]
-                del inputs[:]
-                inputs.extend(kept)
+                _drop(self._node(edit.node).input, edit.indices)
+            case DropOutputs():
+                gone = _drop(self._node(edit.node).output, edit.indices)
+                remove_named(self._graph(scope_of(edit.node)).value_info, gone)
             case SetAttribute():
                 _set_attribute(self._node(edit.node), edit)
             case SetDim():
@@ -256,6 +257,14 @@ def _set_at(inputs: MutableSequence[str], index: int, name: str) -> None:
     while len(inputs) <= index:
         inputs.append("")
     inputs[index] = name
+
+
+def _drop(names: MutableSequence[str], indices: Collection[int]) -> set[str]:
+    gone = {names[index] for index in indices}
+    kept = [name for index, name in enumerate(names) if index not in indices]
+    del names[:]
+    names.extend(kept)
+    return gone
 
 
 def _set_attribute(node: NodeProto, edit: SetAttribute) -> None:

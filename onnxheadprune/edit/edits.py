@@ -133,6 +133,17 @@ class DropInputs(OnNode):
 
 
 @dataclass(frozen=True)
+class DropOutputs(OnNode):
+    """Remove outputs of a variadic node (a Split into equal pieces)."""
+
+    indices: tuple[int, ...]
+    kind: ClassVar[str] = "drop-outputs"
+
+    def __str__(self) -> str:
+        return f"drop outputs {list(self.indices)} of {self.node}"
+
+
+@dataclass(frozen=True)
 class SetAttribute(OnNode):
     """Give an attribute of a node a value; None removes it."""
 
@@ -279,6 +290,7 @@ Edit: TypeAlias = (
     | SetInput
     | SetOutput
     | DropInputs
+    | DropOutputs
     | SetAttribute
     | SetDim
     | InsertNode

@@ -22,6 +22,7 @@ from onnxheadprune.model.graph.facts import (
     ACCUMULATES,
     AVERAGES,
     DECIDED_BY_LARGEST,
+    IGNORES_ZEROS,
     KEEPS_ZEROS,
     REDUCES,
     SUMS,
@@ -45,23 +46,18 @@ REDUCTIONS = (
     " ReduceLogSumExp ReduceSumSquare"
 ).split()
 
-declare("ReduceMean", kinds=(REDUCES, AVERAGES, KEEPS_ZEROS), roles=Roles(places=(1,)))
-declare("ReduceSum", kinds=(REDUCES, SUMS, KEEPS_ZEROS), roles=Roles(places=(1,)))
-declare(
-    "ReduceMin",
-    "ReduceProd",
-    "ReduceL2",
-    "ReduceSumSquare",
-    kinds=(REDUCES, KEEPS_ZEROS),
-    roles=Roles(places=(1,)),
-)
-declare("ReduceMax", kinds=(REDUCES, KEEPS_ZEROS, DECIDED_BY_LARGEST), roles=Roles(places=(1,)))
-declare("ReduceLogSumExp", kinds=(REDUCES, DECIDED_BY_LARGEST), roles=Roles(places=(1,)))
-declare("ReduceLogSum", kinds=(REDUCES,), roles=Roles(places=(1,)))
-declare("ReduceL1", kinds=(REDUCES, SUMS_MAGNITUDES, KEEPS_ZEROS), roles=Roles(places=(1,)))
+AXES = Roles(places=(1,))
+declare("ReduceMean", kinds=(REDUCES, AVERAGES, KEEPS_ZEROS), roles=AXES)
+declare("ReduceSum", kinds=(REDUCES, SUMS, KEEPS_ZEROS, IGNORES_ZEROS), roles=AXES)
+declare("ReduceMin", "ReduceProd", kinds=(REDUCES, KEEPS_ZEROS), roles=AXES)
+declare("ReduceL2", "ReduceSumSquare", kinds=(REDUCES, KEEPS_ZEROS, IGNORES_ZEROS), roles=AXES)
+declare("ReduceMax", kinds=(REDUCES, KEEPS_ZEROS, DECIDED_BY_LARGEST), roles=AXES)
+declare("ReduceLogSumExp", kinds=(REDUCES, DECIDED_BY_LARGEST), roles=AXES)
+declare("ReduceLogSum", kinds=(REDUCES, IGNORES_ZEROS), roles=AXES)
+declare("ReduceL1", kinds=(REDUCES, SUMS_MAGNITUDES, KEEPS_ZEROS, IGNORES_ZEROS), roles=AXES)
 
 
-@shape_function("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceProd")
+@shape_function(*REDUCTIONS)
 def _reduce_shape(node: Node) -> Shapes:
     shape, reduced = node.shape(0), reduced_axes(node)
     if shape is None or reduced is None:

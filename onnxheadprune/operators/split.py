@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetDim, SetInput
+from onnxheadprune.edit.edits import MARK, AddConstant, DropOutputs, Edit, SetAttribute, SetDim, SetInput
 from onnxheadprune.liveness.literals import scaled
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.picking import dtype_of, place, rows
@@ -19,7 +19,7 @@ from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic
 from onnxheadprune.model.graph.elements import Elements, elements_of
-from onnxheadprune.model.graph.facts import MAKES_CHUNKS, SPLITS, TAKES_CHUNKS
+from onnxheadprune.model.graph.facts import MAKES_CHUNKS, OBSERVES, SPLITS, TAKES_CHUNKS
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, number_functions, shape_function
 from onnxheadprune.model.graph.view import Node
 
@@ -87,13 +87,16 @@ def _split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         # Pieces without elements have a shape that must follow.
         return inexpressible(node)
     counts = [_count(live, size, axis) for live, size in zip(lives, sizes, strict=True)]
-    if run != 1 and counts != sizes and node.input(1) is None:
+    unstated = run != 1 and counts != sizes and node.input(1) is None
+    if unstated and (len({*counts} - {0}) > 1 or _is_dead_piece_observed(node, counts)):
         # Only equal pieces are spelled without sizes.
         return inexpressible(node)
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
         if counts == sizes:
             return []
+        if unstated:
+            return _fewer_pieces(node, counts)
         stated = _new_sizes(node, counts) if run == 1 else _scaled_sizes(node, sizes, counts)
         return [*stated, *_empty(node, counts, axis)]
 
@@ -138,6 +141,20 @@ def _join(lives: Sequence[Live], sizes: Sequence[int], axis: int, run: Dim = 1) 
         blocks.append(live.aligned(axes, periods))
     runs = {run for live in lives for run in live.runs} | ({(axis, run)} if run != 1 else set())
     return Live.over(axes, np.concatenate(blocks, axis=axes.index(axis)), tuple(runs))
+
+
+def _is_dead_piece_observed(node: Node, counts: Sequence[int]) -> bool:
+    dead = [output for output, count in zip(node.outputs, counts, strict=True) if not count]
+    return any(use.node in OBSERVES for output in dead if output is not None for use in output.consumers)
+
+
+def _fewer_pieces(node: Node, counts: Sequence[int]) -> Sequence[Edit]:
+    """Edits that leave out the pieces of an equal division of which nothing is live."""
+    dead = tuple(index for index, count in enumerate(counts) if not count)
+    edits: list[Edit] = [DropOutputs(node.ref, dead)] if dead else []
+    if dead and node.attribute("num_outputs") is not None:
+        edits.append(SetAttribute(node.ref, "num_outputs", len(counts) - len(dead)))
+    return edits
 
 
 def _count(live: Live, size: int, axis: int) -> int:

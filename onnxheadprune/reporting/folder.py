@@ -164,7 +164,7 @@ def export_report(folder: str, match: Match, why: str | None = None) -> Iterator
         numeric=("heads", "kv", "size"),
     )
     for site in sites:
-        kv, width = site.kv_count, str(site.head_size or site.v_head_size)
+        kv, width = site.kv_count, str(site.head_size)
         made.add_row(
             site.called(site.number), site.name, site.kind, str(site.num_heads), kv, width, removable(site)
         )

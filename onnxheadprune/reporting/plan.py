@@ -29,6 +29,7 @@ _WORDS = {
     "input": "rewired input",
     "output": "renamed output",
     "drop-inputs": "dropped operand",
+    "drop-outputs": "dropped piece",
     "attribute": "changed attribute",
     "dim": "changed dimension",
     "insert": "new node",

@@ -159,8 +159,6 @@ class _SiteTable:
 
 
 def _head_size(site: AttentionSite) -> str:
-    if site.head_size is None:
-        return str(site.v_head_size)
     same = site.head_size == site.v_head_size
     return str(site.head_size) if same else f"{site.head_size}/{site.v_head_size}"
 

@@ -17,6 +17,7 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.model.storage.tensors import stored_size
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN, STATIC
 from tests.engine.cuts import check_cut
@@ -182,6 +183,35 @@ def test_maps_per_head_are_added_up(spelled: str) -> None:
     onnx.checker.check_model(pruned, full_check=True)
     # A refit knows maps of one matrix.
     assert Linear.of(inspect(model)[0].projections[0]) is None
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("kv", [H, H // 2, 1])
+def test_positions_that_no_projection_reads_are_no_heads(first: int, kv: int) -> None:
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+
+    def heads(name: str, count: int) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, count * D))
+        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, count, D)), perm=[0, 2, 1, 3])
+
+    def repeated(name: str) -> Any:
+        wide = net.op(
+            "Expand", net.op("Unsqueeze", heads(name, kv), net.ints(2)), net.ints(1, 1, H // kv, 1, 1)
+        )
+        return net.op("Reshape", wide, net.ints(0, H, -1, D)) if kv < H else heads(name, kv)
+
+    keys = net.op("Transpose", repeated("k"), perm=[0, 1, 3, 2])
+    context = _weighted(net, heads("q", H), keys, repeated("v"))
+    read = net.op("Slice", context, net.ints(first), net.ints(first + 2), net.ints(1))
+    merged = net.op("Reshape", net.op("Transpose", read, perm=[0, 2, 1, 3]), net.ints(0, 0, 2 * D))
+    model = net.export([net.op("MatMul", merged, net.weight("o", 2 * D, WIDTH))])
+    (site,) = inspect(model)
+    assert (site.num_heads, site.removable) == (2, True)
+    assert 0 < site.params <= stored_size(model).elements
+    for gone in ([0], [1], [0, 1]):
+        if kv == H or len(gone) > 1:
+            check_cut(model, net.feed, gone)
 
 
 def _block(net: Net, x: Any, length: Any = None, after: Callable[[Any], Any] = lambda merged: merged) -> Any:

@@ -41,6 +41,7 @@ WAYS_OUT = {
     "reshape": "c4 = Reshape (c, apart) ct = Transpose <perm = [1, 2, 0, 3]> (c4) y = Reshape (ct, flat)",
     "split": f"sizes = Concat <axis = 0> (batch, batch, batch, batch) {PIECES} = Split <axis = 0> (c, sizes)"
     f" y = Concat <axis = 2> ({PIECES})",
+    "equal split": f"{PIECES} = Split <axis = 0, num_outputs = 4> (c) y = Concat <axis = 2> ({PIECES})",
     "slices": "b2 = Mul (batch, two) b3 = Mul (batch, three) p1 = Slice (c, zero, batch, zero)"
     " p2 = Slice (c, batch, b2, zero) p3 = Slice (c, b2, b3, zero) p4 = Slice (c, b3, end, zero)"
     f" y = Concat <axis = 2> ({PIECES})",

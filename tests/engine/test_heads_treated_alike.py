@@ -13,8 +13,10 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.operators.reduction import REDUCTIONS
 from tests.engine.cuts import check_cut
 from tests.engine.masks import Array
+from tests.engine.one_node import run
 from tests.graph_text import model_of
 
 H, D, WIDTH = 4, 2, 6
@@ -71,7 +73,7 @@ WEIGHTS = """float[6, 8] q, float[6, 8] k, float[6, 8] v, float[6, 4] k2, float[
   int64[3] merged = {0, 0, 8}, int64[5] twice = {1, 1, 2, 1, 1}, int64[3] folded = {-1, 5, 2},
   int64[4] unfolded = {-1, 4, 5, 2}, int64[2] rows = {-1, 2}, int64[4] rowsback = {-1, 5, 4, 2}, int64[1] i1 = {1},
   int64[1] i2 = {2}, float[4, 2, 6] out4, int64 at0 = {0}, int64 at1 = {1}, int64 at2 = {2}, int64 at3 = {3},
-  float[2, 6] wo0, float[2, 6] wo1, float[2, 6] wo2, float[2, 6] wo3"""
+  float[6, 6] lift6, float[2, 6] wo0, float[2, 6] wo1, float[2, 6] wo2, float[2, 6] wo3"""
 
 FAR = ", ".join(str(row - column + 4) for row in range(5) for column in range(5))
 OF_TOKENS = f"""float[5, 6] latents, float[5, 2, 5] positions, float[5, 5] mixing, float[5, 2] narrow,
@@ -262,14 +264,38 @@ def test_a_mean_without_heads_leaves_the_bias_of_the_layer_behind_it() -> None:
     assert [node.op_type for node in pruned.graph.node] == ["Add"]
 
 
+OPSET_WITH_AXES_AS_INPUTS = 18
+
+
+@pytest.mark.parametrize("behind", [True, False], ids=["layers behind it", "nothing behind it"])
+@pytest.mark.parametrize("op_type", REDUCTIONS)
+def test_a_reduction_over_heads_is_cut_where_zeros_do_not_change_it(op_type: str, behind: bool) -> None:
+    """Heads have weights of their own in front of it; whether a layer follows is nothing to the heads."""
+    nodes = f"a = MatMul(c, out4)  e = Abs(a)  p = {op_type}<keepdims = 0>(e, i1)  z = Add(p, x)"
+    end = "f = MatMul(z, lift6)  y = Add(f, z)" if behind else "y = Identity(z)"
+    model = _model(HEADS, nodes, end, opset=OPSET_WITH_AXES_AS_INPUTS)
+    (site,) = (sites := inspect(model))
+    assert (site.num_heads, site.head_size, site.v_head_size, sites.near_misses) == (H, D, D, ())
+
+    reduce = model_of(
+        f'<ir_version: 9, opset_import: ["" : 18]> g (float[n] x) => (float[1] y) {{ y = {op_type}(x) }}'
+    )
+    rows = [np.array([0.5, 0.25, 2.0]), np.array([-0.5, -0.25, -2.0])]
+    alone, padded = (
+        np.array([run(reduce, {"x": np.append(row, more).astype(np.float32)})["y"] for row in rows])
+        for more in ([], [0])
+    )
+    # The divisor of a mean is kept.
+    assert site.removable is (np.array_equal(alone, padded, equal_nan=True) or op_type == "ReduceMean")
+    if site.removable:
+        check_cut(model, FEED, [1])
+        check_cut(model, FEED, [0, 2])
+    else:
+        assert site.reason is not None and "a zero still counts" in site.reason.sentence
+
+
 BLENDED = {
     "their maximum": (HEADS, "r = ReduceMax<axes = [1], keepdims = 0>(c)", "a zero still counts", H),
-    "the sum of their squares": (
-        HEADS,
-        "r = ReduceSumSquare<axes = [1], keepdims = 0>(c)",
-        "a zero still counts",
-        H,
-    ),
     "the mean of their maps": (
         HEADS.replace("c = MatMul(maps, vh)", "map1 = ReduceMean<axes = [1], keepdims = 0>(maps)"),
         "v1 = MatMul(x, wv0)  r = MatMul(map1, v1)",

@@ -46,7 +46,7 @@ def test_as_many_heads_as_there_are(attend: Callable[[Net, Any, int], Any], head
     check_cut(model, net.feed, list(range(heads)))
 
 
-def test_maps_that_weights_mix_have_no_head_size() -> None:
+def test_maps_that_weights_mix_have_the_head_size_of_their_values() -> None:
     """Re-attention (DeepViT, CaiT): behind the mix nothing tells what the scores of a head sum over."""
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
@@ -55,7 +55,7 @@ def test_maps_that_weights_mix_have_no_head_size() -> None:
     mixed = net.op("Einsum", weights, net.weight("mix", 2, 2), equation="bhij,hg->bgij")
     made = projected(net, net.op("MatMul", mixed, split(net, x, "v", 2, 0, 2, 1, 3)), 2, 0, 2, 1, 3)
     (site,) = inspect(net.export([made]))
-    assert (site.num_heads, site.head_size, site.v_head_size, site.removable) == (2, None, D, False)
+    assert (site.num_heads, site.head_size, site.v_head_size, site.removable) == (2, D, D, False)
 
 
 def test_a_summary_that_one_head_reads_is_in_one_list() -> None:

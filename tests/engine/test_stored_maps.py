@@ -15,7 +15,7 @@ from tests.engine.cuts import check_cut
 from tests.engine.net_parts import WIDTH, B, D, H, S
 
 
-def _exact(net: Net, context: Any, head_size: int | None, *sets: list[int]) -> None:
+def _exact(net: Net, context: Any, *sets: list[int]) -> None:
     """The projected context [B, H, S, D] is one site, and pruned equals masked."""
     merged = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
     model = net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))])
@@ -23,7 +23,7 @@ def _exact(net: Net, context: Any, head_size: int | None, *sets: list[int]) -> N
     assert not sites.near_misses
     (site,) = sites
     assert site.removable
-    assert (site.num_heads, site.kv_num_heads, site.head_size, site.v_head_size) == (H, H, head_size, D)
+    assert (site.num_heads, site.kv_num_heads, site.head_size, site.v_head_size) == (H, H, D, D)
     for gone in (*sets, list(range(H))):
         check_cut(model, net.feed, gone)
 
@@ -44,7 +44,7 @@ def test_a_stored_map_per_head(spelled: str) -> None:
     else:
         weights = net.op("Softmax", maps, axis=-1) if spelled == "Softmax" else maps
         context = net.op("MatMul", weights, v)
-    _exact(net, context, None, [1], [0, 2])
+    _exact(net, context, [1], [0, 2])
 
 
 @pytest.mark.parametrize("spelled", ["MatMul", "Einsum"])
@@ -64,7 +64,7 @@ def test_stored_values_per_head(spelled: str) -> None:
     equation = {"equation": "bhij,bhjd->bhid"} if spelled == "Einsum" else {}
     first = net.op(spelled, own, values, **equation)
     second = net.op(spelled, read, _heads(net, x, "v", H, 0, 2, 1, 3), **equation)
-    _exact(net, net.op("Add", first, second), D, [1], [0, 2])
+    _exact(net, net.op("Add", first, second), [1], [0, 2])
 
 
 def test_a_stored_map_after_attention() -> None:
@@ -74,7 +74,7 @@ def test_a_stored_map_after_attention() -> None:
     q, k = _heads(net, x, "q", H, 0, 2, 1, 3), _heads(net, x, "k", H, 0, 2, 3, 1)
     weights = net.op("Softmax", net.op("MatMul", q, k), axis=-1)
     context = net.op("MatMul", weights, _heads(net, x, "v", H, 0, 2, 1, 3))
-    _exact(net, net.op("MatMul", net.weight("maps", H, S, S), context), D, [1], [0, 2])
+    _exact(net, net.op("MatMul", net.weight("maps", H, S, S), context), [1], [0, 2])
 
 
 def test_one_stored_map_is_no_head() -> None:
@@ -98,7 +98,7 @@ def test_a_number_of_heads_that_a_stored_weight_tells() -> None:
     scores = net.op("Div", net.op("MatMul", q, _heads(net, x, "k", H, 0, 2, 3, 1)), width)
     weights = net.op("Softmax", scores, axis=-1)
     context = net.op("MatMul", weights, _heads(net, x, "v", H, 0, 2, 1, 3))
-    _exact(net, context, D, [1], [0, 2])
+    _exact(net, context, [1], [0, 2])
 
 
 @pytest.mark.parametrize("position", range(4))

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from onnxheadprune.attention.sites.products import is_contraction, is_product, upstream
 from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.layouts import layout_of
 from onnxheadprune.liveness.live import Array, Live, Runs
 from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.model.graph.view import Node, Value
@@ -171,3 +172,16 @@ def _contracted_size(node: Node) -> int | None:
     sizes = [shape[axis] for axis, letter in enumerate(found.axes_of(first)) if letter in found.contracted]
     numbers = [size for size in sizes if isinstance(size, int)]
     return math.prod(numbers) if len(numbers) == len(sizes) else None
+
+
+def features(core: Core) -> int | None:
+    """Features that the context of one head has; None where their number is not known."""
+    layout = layout_of(core.node)
+    if layout is not None:
+        # A fused operator may have heads and features in one axis.
+        return layout.v_head_size
+    shape = core.node.out.shape
+    if shape is None:
+        return None
+    sizes = [dim for axis in core.feature_axes if isinstance(dim := shape[axis], int)]
+    return math.prod(sizes) if len(sizes) == len(core.feature_axes) else None

@@ -10,7 +10,7 @@ from functools import reduce
 
 import numpy as np
 
-from onnxheadprune.attention.sites.core import Core, query_width
+from onnxheadprune.attention.sites.core import Core, features, query_width
 from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
@@ -33,7 +33,7 @@ class Anatomy:
 
     Attributes:
         groups: heads per KV head, in order of their first head.
-        head_size: width of a query or key head.
+        head_size: width of a query or key head; that of a value head where there are no queries and keys.
         v_head_size: width of a context head.
         free: graph inputs and outputs on the key and value paths.
         lying: the head at each position of these, one bit per head, where known.
@@ -43,7 +43,7 @@ class Anatomy:
     """
 
     groups: tuple[tuple[int, ...], ...]
-    head_size: int | None
+    head_size: int
     v_head_size: int
     free: frozenset[Value]
     probability_nodes: frozenset[Node]
@@ -100,7 +100,8 @@ class _Survey:
         """Read a fused operator, mostly from its attributes."""
         fused, owner = fused_anatomy(core.node), _owners(self.block, core)
         for shared in fused.groups:
-            self.groups.join({owner[position] for position in shared})
+            if heads := _known(owner[position] for position in shared):
+                self.groups.join(heads)
         own = self._own_bits(owner)
         self.free |= fused.free
         self._add_ends(_fused_walk(core, fused.memory, owner, own), own)
@@ -108,7 +109,7 @@ class _Survey:
         self.head_size = self.head_size or fused.head_size
         if fused.value is not None:
             # What repeats KV heads before the node shows upstream of it.
-            self._read_values(_fused_walk(core, (fused.value,), owner, own), own, set(owner))
+            self._read_values(_fused_walk(core, (fused.value,), owner, own), own, _known(owner))
 
     def read_product(self, core: Core) -> None:
         """Read a product of attention weights and values."""
@@ -121,16 +122,16 @@ class _Survey:
         values, weights = walks
         self.head_size = self.head_size or query_width(core)
         self._add_ends(values, own)
-        self._read_values(values, own, set(owner))
+        self._read_values(values, own, _known(owner))
         self._read_weights(weights, own)
 
-    def _own_bits(self, owner: Sequence[int]) -> int:
+    def _own_bits(self, owner: Sequence[int | None]) -> int:
         """The bits of all heads of a core.
 
         Inputs that all heads read are no evidence; other cores may have other heads. An input of one head alone
         is its own.
         """
-        heads = set(owner)
+        heads = _known(owner)
         return bits_of(heads if len(heads) > 1 else range(self.block.num_heads))
 
     def _read_values(self, walk: Sweep, own: int, heads: Set[int]) -> None:
@@ -167,12 +168,11 @@ class _Survey:
         for weights, heads in alike.items():
             self.groups.join(heads if weights else heads[:1])
         groups = sorted(tuple(sorted(members)) for members in self.groups.sets())
-        tokens = max(core.tokens for core in self.block.cores)
-        channels = max(len(channels) for channels in self.block.projections[0].channels)
+        v_head_size = self._value_width()
         return Anatomy(
             tuple(groups),
-            self.head_size,
-            channels // tokens,
+            self.head_size or v_head_size,
+            v_head_size,
             frozenset(self.free),
             frozenset(self.probability_nodes),
             frozenset(self.maps),
@@ -180,13 +180,20 @@ class _Survey:
             Sharing.UNKNOWN not in self.sharing or Sharing.KNOWN in self.sharing,
         )
 
+    def _value_width(self) -> int:
+        """The width of a context head; where the outputs of heads are summed, that width is not the head's own."""
+        core, projection = self.block.cores[0], self.block.projections[0]
+        own = features(core) if projection.weight is None else None
+        tokens = max(core.tokens for core in self.block.cores)
+        return own or max(len(channels) for channels in projection.channels) // tokens
 
-def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int], everyone: int) -> Sweep:
+
+def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int | None], everyone: int) -> Sweep:
     """A label sweep up some inputs of a fused node, one bit per head; empty where its shapes are unknown."""
     layout = layout_of(core.node)
     if layout is None:
         return Sweep()
-    bits = np.array([bits_of([head]) for head in owner], dtype=object)
+    bits = _bits(owner)
     if len(layout.out_axes) == 1:
         bits = np.repeat(bits, layout.v_head_size)
     lives = [Live.over(layout.out_axes[:1], bits), *(DEAD for _ in core.node.outputs[1:])]
@@ -199,20 +206,28 @@ def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int], everyo
     )
 
 
-def _owners(block: Block, core: Core) -> list[int]:
-    """The head that every head position of a core belongs to: a differential head has two of them."""
+def _owners(block: Block, core: Core) -> list[int | None]:
+    """The head that every head position of a core belongs to: a differential head has two. None if nothing reads it."""
     owner = {
         position: head
         for head, members in enumerate(block.members)
         for index, position in members
         if index == core.node.index
     }
-    return [owner[position] for position in range(len(core.heads))]
+    return [owner.get(position) for position in range(len(core.heads))]
 
 
-def _head_bits(core: Core, owner: Sequence[int]) -> Live:
+def _known(owner: Iterable[int | None]) -> set[int]:
+    return {head for head in owner if head is not None}
+
+
+def _bits(owner: Sequence[int | None]) -> Array:
+    return np.array([0 if head is None else bits_of([head]) for head in owner], dtype=object)
+
+
+def _head_bits(core: Core, owner: Sequence[int | None]) -> Live:
     """The bit of the head at every head position of the core's output."""
-    bits = np.array([bits_of([head]) for head in owner], dtype=object)
+    bits = _bits(owner)
     return core.labelled(bits.reshape(head_shape(core)))
 
 

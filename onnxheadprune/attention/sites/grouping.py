@@ -144,7 +144,9 @@ def _build(candidates: list[Candidate]) -> Block:
         owners: dict[int, list[tuple[int, int]]] = {}
         for core in candidate.cores:
             for position, labels in enumerate(core.heads):
-                heads.root((core.node.index, position))
+                # What no projection reads adds nothing: it is no head.
+                if labels:
+                    heads.root((core.node.index, position))
                 for label in labels:
                     owners.setdefault(label, []).append((core.node.index, position))
         sharers = [*owners.values(), *_of_one_map(candidate.cores)]
@@ -189,7 +191,7 @@ def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
         if weights is not None:
             readers.setdefault(weights, []).append(core)
     return [
-        [(core.node.index, position) for core in sharing]
+        [(core.node.index, position) for core in sharing if core.heads[position]]
         for sharing in readers.values()
         if len({len(core.heads) for core in sharing}) == 1
         for position in range(len(sharing[0].heads))

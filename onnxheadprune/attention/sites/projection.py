@@ -20,7 +20,7 @@ from onnxheadprune.liveness.blocks import cut_inputs, is_packed, packed_together
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.swept import Seed
-from onnxheadprune.model.graph.facts import AVERAGES, SUMS
+from onnxheadprune.model.graph.facts import AVERAGES, IGNORES_ZEROS
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import stored_behind, type_of
 from onnxheadprune.model.tensors import FLOATS
@@ -44,7 +44,7 @@ def _averaged(node: Node, mask: npt.NDArray[np.bool_]) -> list[Edit]:
 
 def _why_no_sum(node: Node) -> str | None:
     """Return why nothing that a reduction reads can be removed exactly, None if it can."""
-    if node in SUMS or (node in AVERAGES and type_of(node.out) in FLOATS):
+    if node in IGNORES_ZEROS or (node in AVERAGES and type_of(node.out) in FLOATS):
         return None
     return f"{node.label} reduces all of them to one, in which a zero still counts"
 
@@ -57,7 +57,7 @@ class Projection:
         node: the contraction.
         activation: index of the input with the units (a context), and its contracted axes.
         weight: input index of the weight, and its contracted axes in the same order; None where the node has no weight:
-            a reduction that adds heads up, or averages them.
+            a reduction that adds heads up, averages them or takes a norm.
         sizes: lengths of the contracted axes (usually one: num_heads * head_size, or the neurons).
         channels: for each unit, the row-major positions on the contracted axes that belong to it.
     """

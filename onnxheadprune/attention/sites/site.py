@@ -26,7 +26,7 @@ class AttentionSite(Site):
         index: position in graph order of the cores; stable when the model is pruned.
         kind: "mha", "gqa" or "mqa"; "unknown" where the sharing of keys and values is unknown.
         kv_num_heads: key/value heads; equal to the heads where unknown.
-        head_size: width of a query or key head, None where the core has no such product.
+        head_size: width of a query or key head; that of a value head where no product of queries and keys has one.
         v_head_size: width of a context head.
         original_kv_num_heads: key/value heads before any pruning.
         kv_known: whether the sharing of keys and values is known. Else each head is assumed to have its own, which is
@@ -48,7 +48,7 @@ class AttentionSite(Site):
 
     kind: str
     kv_num_heads: int
-    head_size: int | None
+    head_size: int
     v_head_size: int
     original_kv_num_heads: int = 0
     kv_known: bool = True
@@ -93,7 +93,7 @@ class AttentionSite(Site):
         Args:
             length: positions of a sequence.
         """
-        both = (self.head_size or self.v_head_size) + self.v_head_size
+        both = self.head_size + self.v_head_size
         return super().flops_per_unit(length) + 2 * length * both
 
     def to_dict(self) -> dict[str, Any]:
@@ -291,7 +291,6 @@ def _with_tensors(site: Site) -> dict[str, Any]:
 
 def _row(site: AttentionSite) -> tuple[str | Html, ...]:
     """Cells of a table in a notebook."""
-    size = site.v_head_size if site.head_size is None else site.head_size
     removable = word("yes", GOOD) if site.reason is None else word(f"no: {site.reason.sentence}", BAD)
-    counts = (str(site.num_heads), site.kv_count, str(size), count(site.params))
+    counts = (str(site.num_heads), site.kv_count, str(site.head_size), count(site.params))
     return site.called(site.number), site.name, site.kind, *counts, removable

@@ -10,11 +10,18 @@ from itertools import permutations
 import numpy as np
 
 from onnxheadprune.attention.sites.blended import blended
-from onnxheadprune.attention.sites.core import Core, Trace
+from onnxheadprune.attention.sites.core import Core, Trace, features
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, head_shape
 from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
 from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
-from onnxheadprune.attention.sites.left_out import LeftOut, Refused, left_out, shared_by_heads
+from onnxheadprune.attention.sites.left_out import (
+    MAX_BELOW,
+    LeftOut,
+    Refused,
+    attention_products,
+    left_out,
+    shared_by_heads,
+)
 from onnxheadprune.attention.sites.obstacles import held_caches, obstacle, read_elsewhere
 from onnxheadprune.attention.sites.own import foreign
 from onnxheadprune.attention.sites.products import (
@@ -36,11 +43,16 @@ from onnxheadprune.liveness.contraction import contraction_of, operands
 from onnxheadprune.liveness.domain import POSITIONS, Masks
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
+<<<<<<< HEAD
 from onnxheadprune.model.graph.facts import ADDS, OBSERVES, WEIGHS
 from onnxheadprune.model.graph.reductions import reduced_axes
+=======
+from onnxheadprune.model.graph.facts import ADDS, OBSERVES, REDUCES, WEIGHS
+>>>>>>> 87dd57d1 (Reductions over heads, positions that nothing reads, and equal pieces of heads times batch are followed)
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import reachable
 
@@ -148,23 +160,10 @@ def _has_folded_heads(block: Block) -> bool:
     if block.num_heads > 1 or len(block.cores) != 1:
         return False
     core = block.cores[0]
-    features = _features(core)
-    if features is None:
+    width = features(core)
+    if width is None:
         return False
-    return any(len(item.channels[0]) > features * core.tokens for item in block.projections)
-
-
-def _features(core: Core) -> int | None:
-    """Features that the context of one head has; None where their number is not known."""
-    layout = layout_of(core.node)
-    if layout is not None:
-        # A fused operator may have heads and features in one axis.
-        return layout.v_head_size
-    shape = core.node.out.shape
-    if shape is None:
-        return None
-    sizes = [dim for axis in core.feature_axes if isinstance(dim := shape[axis], int)]
-    return math.prod(sizes) if len(sizes) == len(core.feature_axes) else None
+    return any(len(item.channels[0]) > width * core.tokens for item in block.projections)
 
 
 def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refused]]:
@@ -196,7 +195,9 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
             # Mixed heads are the better reason.
             first = min(trace.refusals, key=lambda item: item.reason is not Reason.COUPLED)
             refused.append(Refused(node, behind, first))
-    return _in_a_row([*candidates, *reduced.values()], tracer), frozenset(mixers), refused
+    found = [*candidates, *reduced.values()]
+    below = {(item.node, item.activation): item for item in _reduced_below(view, found, tracer)}
+    return _in_a_row([*found, *below.values()], tracer), frozenset(mixers), refused
 
 
 def _reduced_heads(trace: Trace, tracer: Tracer) -> Iterator[Candidate]:
@@ -206,17 +207,57 @@ def _reduced_heads(trace: Trace, tracer: Tracer) -> Iterator[Candidate]:
     attention of the Temporal Fusion Transformer).
     """
     for node, live in trace.reduced if trace.is_alike else ():
-        yield from _over_heads(node, live, tracer)
+        answer = ask_about(node.out, live, POSITIONS)
+        if not isinstance(answer, Refusal):
+            yield from _over_heads(node, answer.inputs[0].axes, tracer)
 
 
-def _over_heads(node: Node, live: Live, tracer: Tracer) -> Iterator[Candidate]:
-    """Yield a reduction as the projection of the heads that it sums; nothing if it reduces something else."""
+def _reduced_below(view: GraphView, candidates: Iterable[Candidate], tracer: Tracer) -> Iterator[Candidate]:
+    """Yield reductions over the heads of products that no layer below leads to, as where the model ends with them."""
+    known = {core.node for item in candidates for core in item.cores}
+    for product in attention_products(view):
+        if product in known:
+            continue
+        for node in _reductions_below(product):
+            shape = node.shape(0) or ()
+            over = {axis % len(shape) for axis in node.int_list("axes", 1) or ()}
+            channels = [axis for axis, dim in enumerate(shape) if axis not in over and isinstance(dim, int)]
+            for axis in reversed(channels):
+                found = [
+                    item for item in _over_heads(node, (axis,), tracer) if all(map(_attends, item.cores))
+                ]
+                if any(product is core.node for item in found for core in item.cores):
+                    yield from found
+                    break
+
+
+def _reductions_below(product: Node) -> Iterator[Node]:
+    """Yield the nearest reductions below a product, through views, linear layers and elementwise operators."""
+
+    def below(node: Node) -> list[Node]:
+        ends = node in REDUCES or (node is not product and is_product(node) is not None)
+        return [] if ends else [use.node for use in content_uses(node.out) if len(use.node.outputs) == 1]
+
+    return (node for node in reachable([product], below, MAX_BELOW) if node in REDUCES)
+
+
+def _over_heads(node: Node, channels: tuple[int, ...], tracer: Tracer) -> Iterator[Candidate]:
+    """Yield a reduction as the projection of the heads that it sums; nothing if it reduces something else.
+
+    Args:
+        node: the reduction.
+        channels: axes of what it reads that are left, with the features of heads.
+        tracer: of the model.
+    """
     value, shape = node.inputs[0], node.shape(0)
-    answer = ask_about(node.out, live, POSITIONS)
-    if value is None or shape is None or isinstance(answer, Refusal):
+    if value is None or shape is None:
         return
+<<<<<<< HEAD
     channels = answer.inputs[0].axes
     for reduced in reduced_axes(node) or ():
+=======
+    for reduced in node.int_list("axes", 1) or ():
+>>>>>>> 87dd57d1 (Reductions over heads, positions that nothing reads, and equal pieces of heads times batch are followed)
         # Heads first, wherever they lie: of two axes they are the slower one.
         axes = (reduced, *channels)
         sizes = [dim for axis in axes if isinstance(dim := shape[axis], int)]
@@ -353,8 +394,12 @@ def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[
     )
     elsewhere = None if found is not None else read_elsewhere(block, trial, removed)
     mixed = None if found is not None else foreign(block, trial, removed)
-    elements, size, flops = weights_of(trial)
-    scale = block.num_heads / len(removed)
+    counted = removed
+    if any(not labels for core in block.cores for labels in core.heads):
+        # The first cut also removes what no projection reads, which must not count once per head.
+        counted = tuple(range(block.num_heads))
+    elements, size, flops = weights_of(trial if counted is removed else _trial(site, counted))
+    scale = block.num_heads / len(counted)
     reason = found or elsewhere or mixed
     return replace(
         site,

@@ -236,7 +236,7 @@ def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contra
         item.site.name,
         before,
         before if same else before - len(dead),
-        site.head_size or site.v_head_size,
+        site.head_size,
         groups,
         dead,
         whole and contract.cache == "renumber",
