@@ -41,18 +41,13 @@ from onnxheadprune.attention.sites.unit import handed_out
 from onnxheadprune.liveness.asking import ask, ask_about
 from onnxheadprune.liveness.contraction import contraction_of, operands
 from onnxheadprune.liveness.domain import POSITIONS, Masks
-from onnxheadprune.liveness.layouts import is_fused, layout_of
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
-<<<<<<< HEAD
-from onnxheadprune.model.graph.facts import ADDS, OBSERVES, WEIGHS
-from onnxheadprune.model.graph.reductions import reduced_axes
-=======
 from onnxheadprune.model.graph.facts import ADDS, OBSERVES, REDUCES, WEIGHS
->>>>>>> 87dd57d1 (Reductions over heads, positions that nothing reads, and equal pieces of heads times batch are followed)
+from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import reachable
 
@@ -220,7 +215,7 @@ def _reduced_below(view: GraphView, candidates: Iterable[Candidate], tracer: Tra
             continue
         for node in _reductions_below(product):
             shape = node.shape(0) or ()
-            over = {axis % len(shape) for axis in node.int_list("axes", 1) or ()}
+            over = reduced_axes(node) or ()
             channels = [axis for axis, dim in enumerate(shape) if axis not in over and isinstance(dim, int)]
             for axis in reversed(channels):
                 found = [
@@ -252,12 +247,7 @@ def _over_heads(node: Node, channels: tuple[int, ...], tracer: Tracer) -> Iterat
     value, shape = node.inputs[0], node.shape(0)
     if value is None or shape is None:
         return
-<<<<<<< HEAD
-    channels = answer.inputs[0].axes
     for reduced in reduced_axes(node) or ():
-=======
-    for reduced in node.int_list("axes", 1) or ():
->>>>>>> 87dd57d1 (Reductions over heads, positions that nothing reads, and equal pieces of heads times batch are followed)
         # Heads first, wherever they lie: of two axes they are the slower one.
         axes = (reduced, *channels)
         sizes = [dim for axis in axes if isinstance(dim := shape[axis], int)]
