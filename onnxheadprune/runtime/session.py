@@ -24,6 +24,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed_interrupt
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
+from onnxheadprune.runtime.deterministic import without_randomness
 from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.patience import may_never_end, waited_for
 from onnxheadprune.runtime.stored import supplier
@@ -80,7 +81,7 @@ class Provider:
 
 
 class Session:
-    """A model loaded into ONNX Runtime.
+    """A model loaded into ONNX Runtime, its random nodes with fixed numbers.
 
     Attributes:
         providers: the providers that the session really uses, by priority.
@@ -125,7 +126,7 @@ class Session:
             # Where it packs weights itself (DequantizeLinear before MatMul), it would round for them too.
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
-        loaded = LoadedModel.of(model, name)
+        loaded = without_randomness(LoadedModel.of(model, name))
         loaded = loaded if rounding else exactly(loaded)
         self._may_never_end = may_never_end(loaded.proto)
         nodes = len(loaded.proto.graph.node)

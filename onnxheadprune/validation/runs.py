@@ -14,6 +14,8 @@ from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Session
+from onnxheadprune.runtime.deterministic import label, random_nodes
+from onnxheadprune.runtime.feeds.data import shortened
 from onnxheadprune.runtime.feeds.fill import Padding
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker, Outputs, narrowed
 from onnxheadprune.runtime.feeds.samples import DataSource, Sample
@@ -110,10 +112,8 @@ def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | No
     except _PrunedFailedError as error:
         return replace(NOTHING_RAN, problems=(str(error),))
     bench.further_opinions()
-    found = bench.findings(placement)
-    unsteady = bench.unsteady() if found.problems else ""
     models.turns.rest()
-    return replace(found, problems=(), unsteady=unsteady) if unsteady else found
+    return bench.findings(placement)
 
 
 class _PrunedFailedError(Exception):
@@ -138,6 +138,10 @@ class _Bench:
         self.compared = Compared()
         self.problems: list[str] = []
         self.notes: list[str] = []
+        if drawing := random_nodes(models.original.proto):
+            named = shortened([label(node) for node in drawing])
+            self.notes.append(f"random nodes output the same fixed numbers in all compared models: {named}")
+        self.unsteady: list[str] = []
         self.kept: list[KeptFeed] = []
         self.maker = FeedMaker(models.asked, request.seed)
         self.inputs = self.maker.inputs
@@ -258,12 +262,17 @@ class _Bench:
             if runner is not None:
                 runner.ahead(feeds)
         for item in held:
-            yield item, *self._compare(source, item.feed, item.before, deploy=item.deploy)
+            case, after = self._compare(source, item.feed, item.before, deploy=item.deploy)
+            if case is not None:
+                yield item, case, after
 
     def _compare(
         self, source: str, feed: Feed, before: Outputs, *, deploy: bool
-    ) -> tuple[CaseResult, Outputs | None]:
-        """One feed at exact settings; whether it is also run as a deployment does later."""
+    ) -> tuple[CaseResult | None, Outputs | None]:
+        """One feed at exact settings; whether it is also run as a deployment does later.
+
+        Where the outputs differ and those of the original differ from run to run, nothing was compared.
+        """
         io, allowed = self.models.planning.io, self.models.tolerance.exact
         reference = self.masked.run(feed)
         expected = narrowed(reference, io)
@@ -289,11 +298,6 @@ class _Bench:
         unknown = finite and has_nan(expected)
         if unknown:
             self.notes.append(NO_NUMBERS)
-        # Fused kernels give other numbers to rows that attend to nothing.
-        if finite and deploy and not unknown:
-            self._keep(KeptFeed(power, source, feed))
-        if finite and source != "wide":
-            self.second.look(feed, reference, earlier, self.inputs)
         try:
             after = self.pruned.run(feed)
         except InferenceError as error:
@@ -305,9 +309,17 @@ class _Bench:
         name, off = worst(after, expected, names)
         if finite and (strange := stray(after, expected, names)) is not None:
             name, off = strange, Gap(math.inf, math.inf)
+        if off.relative > allowed and (unsteady := self._unsteady(feed, before)):
+            self.unsteady.append(unsteady)
+            return None, None
+        allowed = self.sensitivity.allowed(allowed, off.relative, feed, after, names)
+        # Fused kernels give other numbers to rows that attend to nothing.
+        if finite and deploy and not unknown:
+            self._keep(KeptFeed(power, source, feed))
+        if finite and source != "wide":
+            self.second.look(feed, reference, earlier, self.inputs)
         if source != "wide":
             self._drift(source, feed, before, after)
-        allowed = self.sensitivity.allowed(allowed, off.relative, feed, after, names)
         return (
             replace(
                 case,
@@ -370,12 +382,9 @@ class _Bench:
             self.kept = [item for item in self.kept if item.source != "data"]
         self.kept.append(kept)
 
-    def unsteady(self) -> str:
-        """How far the original lies from itself when it runs again, if it does: then no difference says anything."""
-        if not self.kept:
-            return ""
-        first, again = (self.original.run(self.kept[0].feed) for _ in range(2))
-        name, off = worst(again, first, judged(first, "exact", self.models.tolerance))
+    def _unsteady(self, feed: Feed, before: Outputs) -> str:
+        """How far the original lies from itself when it runs again; nothing where it repeats itself."""
+        name, off = worst(self.original.run(feed), before, judged(before, "exact", self.models.tolerance))
         if off.relative <= self.models.tolerance.exact:
             return ""
         return (
@@ -393,6 +402,11 @@ class _Bench:
         if self.accuracy is not None and self.accuracy.obstacle is not None:
             self.notes.append(self.accuracy.obstacle)
         bare = self.bare[source].result() if source in self.bare else None
+        steady = any(case.usual for case in self.cases)
+        if self.unsteady and steady:
+            self.notes.append(
+                f"on {len(self.unsteady)} other inputs the original is not deterministic, so nothing was compared"
+            )
         problems = (*self.problems, *self.second.problems, *too_far(self.cases, self.sensitivity.largest))
         return Findings(
             tuple(self.cases),
@@ -403,6 +417,7 @@ class _Bench:
             placement,
             None if self.metric is None else self.metric.result(),
             None if bare is None or drift is None else RefitDrift(source, drift, bare),
+            unsteady=self.unsteady[0] if self.unsteady and not steady else "",
             sensitivity=self.sensitivity.largest,
             compared=self.compared,
         )

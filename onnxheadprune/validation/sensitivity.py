@@ -20,6 +20,7 @@ from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Session
+from onnxheadprune.runtime.deterministic import NOISE
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs, narrowed
 from onnxheadprune.runtime.tolerances import POWER, QUANTIZED, Tolerance
 from onnxheadprune.validation.compare import worst
@@ -32,7 +33,6 @@ MOST_FEEDS = 32
 """Feeds on which it is measured; further ones get the largest movement of these."""
 MOST = 0.1
 """More than this part of the scale of an output is never put down to rounding."""
-_MARK = "/onnxheadprune_noise"
 
 Open = Callable[[LoadedModel, str], Session]
 
@@ -173,7 +173,7 @@ class _Noise:
             self.add_to(body)
         for index, name in enumerate(node.output):
             if name in self._types:
-                node.output[index] = f"{name}{_MARK}"
+                node.output[index] = f"{name}{NOISE}"
                 self.count += 1
                 place = ("", self._opset)
                 added = nodes.with_noise(

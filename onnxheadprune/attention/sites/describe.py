@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxheadprune.attention.sites.core import Core, features, query_width
 from onnxheadprune.attention.sites.generation import comes_or_goes
@@ -25,6 +26,17 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.facts import WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Value
+
+_INDICES_AND_CONDITIONS = (
+    TensorProto.INT32,
+    TensorProto.INT64,
+    TensorProto.UINT32,
+    TensorProto.UINT64,
+    TensorProto.BOOL,
+)
+"""Types that hold neither floats nor quantized values."""
+_CACHE_RANK = 3
+"""Samples or layers, heads, and tokens or channels: an input with fewer axes is a cache if an output is like it."""
 
 
 @dataclass(frozen=True)
@@ -285,8 +297,8 @@ def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
 def _endpoints(walk: Sweep, labels: Labels) -> dict[Value, Live]:
     """The cache: graph inputs and outputs that carry heads, outputs after a Cast or an `If` included.
 
-    A cache has one position per head on some axis. Where the channels of all heads lie in one axis, as after a
-    projection, it is only recognised as a pair of a past and the present computed from it.
+    A cache has one position per head on some axis, and holds vectors for each. Where the channels of all heads lie in
+    one axis, as after a projection, it is only recognised as a pair of a past and the present computed from it.
     """
     ends: dict[Value, list[Live]] = defaultdict(list)
     for value in walk.reached:
@@ -300,11 +312,29 @@ def _endpoints(walk: Sweep, labels: Labels) -> dict[Value, Live]:
         for end, live in _written_on(value, walk.kept[value], labels):
             if comes_or_goes(end):
                 ends[end].append(live)
+    outputs = [value for value in ends if value.is_graph_output]
+    ends = {
+        value: lives for value, lives in ends.items() if value.is_graph_output or _is_kept(value, outputs)
+    }
     apart = {value for value, lives in ends.items() if any(map(_one_per_head, lives))}
     flat = ends.keys() - apart
     paired = any(value.is_graph_input for value in flat) and any(value.is_graph_output for value in flat)
     found = apart | flat if paired else apart
     return {value: reduce(labels.united, ends[value]) for value in found}
+
+
+def _is_kept(value: Value, outputs: Sequence[Value]) -> bool:
+    """Return whether an input that carries heads is a cache, and not numbers of heads, a condition or scales.
+
+    Args:
+        value: the input.
+        outputs: outputs on the same path.
+    """
+    if value.elem_type in _INDICES_AND_CONDITIONS or value.shape is None:
+        return False
+    if sum(dim != 1 for dim in value.shape) >= _CACHE_RANK:
+        return True
+    return any(item.elem_type == value.elem_type and item.rank == value.rank for item in outputs)
 
 
 def _one_per_head(live: Live) -> bool:

@@ -124,6 +124,10 @@ FLATTENS = Kind("read one buffer under other axes that the operator computes")
 TRANSPOSES = Kind("change the order of axes")
 IDENTITIES = Kind("give what they take")
 DROPOUTS = Kind("give what they take, at inference")
+DRAWS_NORMAL = Kind("draw from a normal distribution")
+DRAWS_BETWEEN = Kind("draw between two limits")
+DRAWS_TRUTHS = Kind("draw truth values with given probabilities")
+DRAWS_CLASSES = Kind("draw classes with given logits")
 CASTS = Kind("change the type")
 CASTS_LIKE = Kind("change the type to that of another input")
 QUANTIZES = Kind("quantize with a scale that is given")
@@ -204,6 +208,8 @@ VIEWS = REREADS | TRANSPOSES | IDENTITIES
 CARRIERS = VIEWS | CASTS | DEQUANTIZES
 """One element of the output for each of the input, which it alone decides."""
 QUANTIZERS = QUANTIZES | MEASURES_SCALE
+DRAWS = DRAWS_NORMAL | DRAWS_BETWEEN | DRAWS_TRUTHS | DRAWS_CLASSES
+"""They give other numbers in each run, at inference too."""
 
 
 def opset_of(model: ModelProto) -> int:

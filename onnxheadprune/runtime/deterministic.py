@@ -1,0 +1,86 @@
+"""Random nodes with fixed numbers: the form in which models are compared, measured and trained.
+
+Each operator of the standard that draws numbers is replaced by others that compute them from positions: the same
+numbers in every run, and in every model in which the tensor has the same shape, whatever the node is called and
+wherever it stands. Limits, probabilities and logits still count. Dropout in training mode runs in inference mode, so
+that a cut may narrow what it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxheadprune.edit.nodes_random import CONTRIB, FixedNumbers
+from onnxheadprune.model.bodies import bodies_of, constant_tensor, graphs_in, is_constant
+from onnxheadprune.model.graph.facts import DRAWS, DROPOUTS, opset_of
+from onnxheadprune.model.load import LoadedModel
+
+NOISE = "/onnxheadprune_noise"
+"""In the outputs of random nodes that measure rounding: these stay random."""
+_TRAINING = 2
+"""The input of a Dropout that holds its mode."""
+
+
+def random_nodes(model: ModelProto) -> list[NodeProto]:
+    """The nodes that draw random numbers, in bodies too."""
+    return [node for _, node, _ in _found(model.graph, {})]
+
+
+def label(node: NodeProto) -> str:
+    """A node as messages name it."""
+    return f"{node.op_type} ({node.name or node.output[0]})"
+
+
+def without_randomness(model: LoadedModel) -> LoadedModel:
+    """The model with fixed numbers instead of random ones; itself where it draws none."""
+    if not random_nodes(model.proto):
+        return model
+    made = ModelProto()
+    made.CopyFrom(model.proto)
+    opset, types = opset_of(made), _declared_types(made)
+    for graph, node, position in reversed(list(_found(made.graph, {}))):
+        if node in DROPOUTS:
+            node.input[_TRAINING] = ""
+            continue
+        replacement = FixedNumbers(node, opset, types).made
+        del graph.node[position]
+        for item in reversed(replacement):
+            graph.node.insert(position, item)
+    if all(item.domain != CONTRIB for item in made.opset_import):
+        made.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+    return model.changed(made)
+
+
+def _found(
+    graph: GraphProto, outer: Mapping[str, TensorProto]
+) -> Iterator[tuple[GraphProto, NodeProto, int]]:
+    """Random nodes with their graphs and positions: in order, those in a body before the node that owns it."""
+    stored = {**outer, **{tensor.name: tensor for tensor in graph.initializer}}
+    for position, node in enumerate(graph.node):
+        for body in bodies_of(node):
+            yield from _found(body, stored)
+        tensor = constant_tensor(node) if is_constant(node) else None
+        if tensor is not None:
+            stored[node.output[0]] = tensor
+        if _is_random(node, stored) and not any(NOISE in name for name in node.output):
+            yield graph, node, position
+
+
+def _is_random(node: NodeProto, stored: Mapping[str, TensorProto]) -> bool:
+    if node not in DROPOUTS:
+        return node in DRAWS
+    if len(node.input) <= _TRAINING or not node.input[_TRAINING]:
+        return False
+    mode = stored.get(node.input[_TRAINING])
+    return mode is None or bool(numpy_helper.to_array(mode).any())
+
+
+def _declared_types(model: ModelProto) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for graph in graphs_in(model.graph):
+        found |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+        for infos in (graph.input, graph.value_info, graph.output):
+            found |= {info.name: info.type.tensor_type.elem_type for info in infos}
+    return found

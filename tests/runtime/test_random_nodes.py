@@ -1,0 +1,258 @@
+"""Nodes that draw random numbers are compared with the same numbers in both models, whichever operator draws them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxheadprune import Budget, Wish, prune, validate
+from onnxheadprune.model.graph.facts import is_random
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime import CPU, Array, Provider, Session
+from onnxheadprune.runtime.deterministic import NOISE, random_nodes
+from tests import toys
+from tests.graph_text import model_of
+
+HERE = Provider(CPU, "a test")
+DRAWS = {
+    "RandomNormal": "RandomNormal<shape=[2, 3000], mean=1.0, scale=2.0>()",
+    "RandomUniform": "RandomUniform<shape=[2, 3000], low=-1.0, high=3.0>()",
+    "RandomNormalLike": "RandomNormalLike<mean=1.0, scale=2.0>(x)",
+    "RandomUniformLike": "RandomUniformLike<low=-1.0, high=3.0>(x)",
+    "Multinomial": "Multinomial<sample_size=3000>(logits)",
+    "Bernoulli": "Bernoulli(chances)",
+    "Dropout": "Dropout(x, , training)",
+}
+MEANS = {"Multinomial": 1.6, "Bernoulli": 0.3, "Dropout": 0.0}
+SINCE = {"Bernoulli": 15, "Dropout": 12}
+"""The opset that has an operator, or has it in training mode."""
+
+
+def _type(op_type: str, like: str) -> str:
+    if op_type == "Multinomial":
+        return "int32"
+    return "float" if op_type in ("RandomNormal", "RandomUniform") else like
+
+
+def drawing(op_type: str, opset: int = 17, before: str = "", type_: str = "float") -> ModelProto:
+    """A model that outputs what one operator draws."""
+    drawn = _type(op_type, type_)
+    return model_of(
+        f"""
+        <ir_version: 8, opset_import: ["" : {opset}]>
+        block ({type_}[batch,length] x, float[batch,classes] logits, {type_}[batch,length] chances)
+            => ({drawn}[batch,length] y, {type_}[batch,length] other)
+        <bool training = {{1}}>
+        {{
+            {before}
+            y = {DRAWS[op_type]}
+            other = Identity(x)
+        }}
+        """
+    )
+
+
+def runs(model: ModelProto, times: int = 2, dtype: type = np.float32) -> list[Array]:
+    session = Session(LoadedModel(model, "the model"), HERE)
+    x = np.zeros((2, 3000), dtype)
+    logits = np.log(np.tile([[0.1, 0.2, 0.7]], (2, 1))).astype(np.float32)
+    feed = {"x": x, "logits": logits, "chances": np.full_like(x, 0.3)}
+    return [session.run(feed)["y"] for _ in range(times)]
+
+
+def test_every_operator_that_draws_is_known() -> None:
+    """All of the standard that have a seed, in every opset."""
+    newest = onnx.defs.onnx_opset_version()
+    every = {
+        schema.name
+        for schema in onnx.defs.get_all_schemas_with_history()
+        if not schema.domain and "seed" in schema.attributes
+    }
+    assert every == set(DRAWS)
+    assert {op_type for op_type in every if is_random(op_type, newest)} == every - {"Dropout"}
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10, 12, 15, 17, 22])
+@pytest.mark.parametrize("op_type", DRAWS)
+def test_every_operator_gives_the_same_numbers_in_every_run(op_type: str, opset: int) -> None:
+    """Also in opsets in which ONNX Runtime has no kernel that draws."""
+    if opset < SINCE.get(op_type, 0):
+        pytest.skip("not in this opset")
+    first, second = runs(drawing(op_type, opset))
+    assert first.shape == (2, 3000)
+    assert np.array_equal(first, second)
+    assert abs(first.astype(np.float64).mean() - MEANS.get(op_type, 1.0)) < 0.1
+    assert op_type == "Dropout" or len(np.unique(first)) > 1
+
+
+@pytest.mark.parametrize("op_type", DRAWS)
+def test_neither_names_nor_places_change_the_numbers(op_type: str) -> None:
+    known = runs(drawing(op_type))[0]
+    moved = drawing(op_type, before="more = RandomNormalLike(x)\n")
+    moved.graph.node[1].name = "another"
+    assert np.array_equal(known, runs(moved)[0])
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+@pytest.mark.parametrize("op_type", ["RandomNormalLike", "RandomUniformLike"])
+def test_numbers_have_the_type_of_what_they_are_like(op_type: str, opset: int) -> None:
+    model = drawing(op_type, opset, type_="double")
+    assert runs(model, dtype=np.float64)[0].dtype == np.float64
+
+
+def test_what_is_drawn_in_a_body_is_fixed_too() -> None:
+    model = model_of(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        block (float[batch,length] x, bool how) => (float[batch,length] y)
+        {
+            y = If(how) <
+                then_branch = yes () => (float[batch,length] a) { a = RandomNormalLike(x) },
+                else_branch = no () => (float[batch,length] b) { b = RandomUniformLike(x) }
+            >
+        }
+        """
+    )
+    assert [node.op_type for node in random_nodes(model)] == ["RandomNormalLike", "RandomUniformLike"]
+    session = Session(LoadedModel(model, "the model"), HERE)
+    for how in (True, False):
+        feed = {"x": np.zeros((2, 5), np.float32), "how": np.array(how)}
+        assert np.array_equal(session.run(feed)["y"], session.run(feed)["y"])
+
+
+@pytest.mark.parametrize(("mode", "count"), [("{0}", 0), ("{1}", 1)])
+def test_a_dropout_is_random_in_training_mode_alone(mode: str, count: int) -> None:
+    model = drawing("Dropout")
+    stored = next(item for item in model.graph.initializer if item.name == "training")
+    stored.CopyFrom(numpy_helper.from_array(np.array(mode == "{1}"), "training"))
+    assert len(random_nodes(model)) == count
+
+
+# Proofs
+
+PLACES = {"x": "8", "soft": "1, 4, 1, 1", "projected": "8"}
+"""What numbers are added to, and the shape of those that are drawn like nothing."""
+
+
+def attention(op_type: str, place: str, opset: int = 17) -> ModelProto:
+    """Attention of four heads with random numbers: before it, at its weights or behind it."""
+    shape, axes = PLACES[place], "four" if place == "soft" else "three"
+    drawn = {
+        "RandomNormal": f"n = RandomNormal<shape=[{shape}]>()",
+        "RandomUniform": f"n = RandomUniform<shape=[{shape}]>()",
+        "RandomNormalLike": f"n = RandomNormalLike({place})",
+        "RandomUniformLike": f"n = RandomUniformLike({place})",
+        "Bernoulli": f"chances = Sigmoid({place})\nn = Bernoulli(chances)",
+        "Dropout": f"n = Dropout({place}, , training)",
+        "Multinomial": f"""logits = ReduceMean<axes = [1], keepdims = 0>(x)
+            id = Multinomial<sample_size = 1>(logits)
+            real = Cast<to = 1>(id)
+            n = Reshape(real, {axes})""",
+    }[op_type]
+    noise = {name: f"{drawn}\nnoisy = Add({name}, n)" if name == place else "" for name in PLACES}
+    x, soft, projected = ("noisy" if name == place else name for name in PLACES)
+    return model_of(
+        f"""
+        <ir_version: 9, opset_import: ["" : {opset}]>
+        block (float[batch,sequence,8] x) => (float[batch,sequence,8] y)
+        <int64[4] split = {{0, 0, 4, 2}}, int64[3] merge = {{0, 0, 8}}, int64[3] three = {{-1, 1, 1}},
+         int64[4] four = {{-1, 1, 1, 1}}, bool training = {{1}}, float[8,8] q, float[8,8] k, float[8,8] v, float[8,8] o>
+        {{
+            {noise["x"]}
+            qp = MatMul({x}, q)
+            kp = MatMul({x}, k)
+            vp = MatMul({x}, v)
+            qs = Reshape(qp, split)
+            ks = Reshape(kp, split)
+            vs = Reshape(vp, split)
+            qh = Transpose<perm = [0, 2, 1, 3]>(qs)
+            kh = Transpose<perm = [0, 2, 3, 1]>(ks)
+            vh = Transpose<perm = [0, 2, 1, 3]>(vs)
+            scores = MatMul(qh, kh)
+            soft = Softmax<axis = -1>(scores)
+            {noise["soft"]}
+            context = MatMul({soft}, vh)
+            back = Transpose<perm = [0, 2, 1, 3]>(context)
+            merged = Reshape(back, merge)
+            projected = MatMul(merged, o)
+            {noise["projected"]}
+            y = Add({projected}, x)
+        }}
+        """
+    )
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("op_type", DRAWS)
+def test_a_cut_is_proven_wherever_numbers_are_drawn(op_type: str, place: str) -> None:
+    """At the weights of the heads too, where some of the numbers belong to a removed head."""
+    found = prune(attention(op_type, place), "0:1,2", provider="cpu").validation
+    assert found is not None and found.verdict == "passed", found.reason
+    assert any(f"in all compared models: {op_type} (" in note for note in found.notes)
+
+
+def test_a_model_that_draws_is_proven_in_opsets_without_a_kernel() -> None:
+    found = prune(attention("RandomNormalLike", "x", opset=22), "0:1", provider="cpu").validation
+    assert found is not None and found.verdict == "passed", found.reason
+
+
+def test_a_file_that_draws_otherwise_fails() -> None:
+    model = attention("RandomNormalLike", "x")
+    made = prune(model, "0:1", provider="cpu").model
+    node = next(node for node in made.graph.node if node.op_type == "RandomNormalLike")
+    node.attribute.append(helper.make_attribute("scale", 2.0))
+    assert validate(model, made, provider="cpu").verdict == "failed"
+
+
+def test_refit_and_recovery_see_the_same_numbers_in_both_models() -> None:
+    model = attention("RandomNormalLike", "projected")
+    data = {"x": np.random.default_rng(0).standard_normal((32, 6, 8)).astype(np.float32)}
+    for recover in (None, Budget(epochs=1)):
+        wish = Wish(ratio=0.25)
+        found = prune(model, wish=wish, data=data, provider="cpu", refit=True, recover=recover).validation
+        assert found is not None and found.verdict == "passed", found.reason
+
+
+# What stays random
+
+
+def unsteady() -> ModelProto:
+    """A model whose numbers are random where `scale` is not zero, drawn by a node that nothing replaces."""
+    model = toys.attention()
+    last = next(item for item in model.graph.node if "y" in item.output)
+    last.output[0] = "steady"
+    model.graph.input.append(helper.make_tensor_value_info("scale", TensorProto.FLOAT, ["batch", 1, 1]))
+    model.graph.node.append(helper.make_node("RandomNormalLike", ["steady"], [f"drawn{NOISE}"]))
+    model.graph.node.append(helper.make_node("Mul", [f"drawn{NOISE}", "scale"], ["scaled"]))
+    model.graph.node.append(helper.make_node("Add", ["steady", "scaled"], ["y"]))
+    return model
+
+
+def rows(*scales: float) -> list[dict[str, Array]]:
+    x = np.random.default_rng(0).standard_normal((2, 6, toys.HIDDEN)).astype(np.float32)
+    return [{"x": x, "scale": np.full((2, 1, 1), scale, np.float32)} for scale in scales]
+
+
+@pytest.mark.parametrize("scales", [(0.0,), (0.0, 1.0), (1.0, 0.0, 1.0)])
+def test_where_the_original_does_not_repeat_itself_the_inputs_decide_on_which_it_does(
+    scales: tuple[float, ...],
+) -> None:
+    model = unsteady()
+    right, wrong = (prune(model, heads, provider="cpu", validate=False).model for heads in ("0:1", "0:2"))
+    found = validate(model, right, data=rows(*scales), provider="cpu")
+    assert found.verdict == "passed", found.reason
+    assert any("inputs the original is not deterministic" in note for note in found.notes)
+    weights = {item.name: item for item in wrong.graph.initializer}
+    for tensor in right.graph.initializer:
+        tensor.CopyFrom(weights[tensor.name])
+    assert validate(model, right, data=rows(*scales), provider="cpu").verdict == "failed"
+
+
+def test_without_such_inputs_nothing_is_decided() -> None:
+    model = unsteady()
+    made = prune(model, "0:1", provider="cpu", validate=False).model
+    found = validate(model, made, data=rows(1.0), provider="cpu")
+    assert found.verdict == "inconclusive"
+    assert "the original is not deterministic: its outputs differ each time it runs" in found.reason
