@@ -44,7 +44,7 @@ from onnxheadprune.choosing.scoring.reconstruction import paths as reconstructio
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth
 from onnxheadprune.choosing.scoring.score import default_method, scored_kinds
 from onnxheadprune.choosing.scoring.scores import HeadScores
-from onnxheadprune.choosing.space import Asked, Selection, and_left_out, foresee, worth
+from onnxheadprune.choosing.space import AFTER_REFIT, Asked, Selection, and_left_out, foresee, worth
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError
@@ -144,7 +144,7 @@ def joint_space(
         how = Effort.of(work, reached, ways, data.count, length)
         measured = measured_paths(analysis.view, reached, ways, moments, evidence, how, progress)
     why = WHY_BYTES if counted == BYTES else ""
-    basis = f"measured drift after refit, {OVER_SAVED.format(counted)}{why}"
+    basis = f"{AFTER_REFIT}, {OVER_SAVED.format(counted)}{why}"
     if scores is not None:
         within = "blocks" if _is_ordered(requirements) else f"{scores.sites[0].kind.BLOCK}s"
         basis = f"scores ({scores.method}) within {within}, {basis}"

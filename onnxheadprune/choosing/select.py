@@ -33,7 +33,15 @@ from onnxheadprune.choosing.scoring.moves import (
 )
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.scores import HeadScores
-from onnxheadprune.choosing.space import WITHOUT_DATA, Asked, SearchSpace, Selection, Space, foresee
+from onnxheadprune.choosing.space import (
+    AFTER_REFIT,
+    WITHOUT_DATA,
+    Asked,
+    SearchSpace,
+    Selection,
+    Space,
+    foresee,
+)
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import Evidence, Measure
@@ -166,7 +174,7 @@ def search_space(
         basis = WITHOUT_DATA if scores is None else f"scores ({scores.method})"
         found = _paths_by_worth(candidates, scores, left)
         return spaced({index: merged(ways) for index, ways in found.items()}, basis, constant)
-    basis = "measured drift after refit"
+    basis = AFTER_REFIT
     if scores is not None:
         basis = f"scores ({scores.method}) within sites, {basis} across them"
     paths = _measured_paths(analysis, candidates, scores, measuring, left, progress)

@@ -24,6 +24,8 @@ from onnxheadprune.settings.setting import check
 
 WITHOUT_DATA = "weights (no data was given)"
 """The basis of a choice that nothing was measured for."""
+AFTER_REFIT = "measured drift after refit"
+"""The basis of a choice by trial refits."""
 
 
 @one_line("heads basis left_out")

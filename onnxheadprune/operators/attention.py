@@ -40,6 +40,9 @@ MICROSOFT = (
 declare("Attention", kinds=(STANDS_FOR_PATTERN,), roles=Roles(masks=(3,), past_keys=4, past_values=5))
 
 
+declare("FlexAttention", domain="ai.onnx.preview", roles=Roles(alike=(0,)))
+
+
 @shape_function("Attention")
 @shape_function("FlexAttention", domain="ai.onnx.preview")
 def _attention_shape(node: Node) -> Shapes:

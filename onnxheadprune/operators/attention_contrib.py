@@ -148,7 +148,9 @@ def _layout(node: Node) -> FusedLayout | None:
 declare(
     "GroupQueryAttention",
     domain="com.microsoft",
-    roles=Roles(masks=(10,), alike=(0,), past_keys=3, past_values=4),
+    roles=Roles(
+        masks=(10,), alike=(0,), alike_by_output={1: (3, 1, 0), 2: (4, 2, 0)}, past_keys=3, past_values=4
+    ),
 )
 declare("SparseAttention", domain="com.microsoft", roles=Roles(alike=(0,), past_keys=3, past_values=4))
 
@@ -212,7 +214,7 @@ declare(
     "QAttention",
     domain="com.microsoft",
     kinds=(ROUNDS_ACTIVATIONS,),
-    roles=Roles(masks=(5,), zero_points={0: 6}, weight_zero=7, integer_weight=1),
+    roles=Roles(masks=(5,), alike=(2, 3, 4), zero_points={0: 6}, weight_zero=7, integer_weight=1),
 )
 declare(
     "QOrderedAttention", "QOrderedLongformerAttention", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,)

@@ -12,8 +12,8 @@ from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node
 
+declare("LinearAttention", domain="com.microsoft", roles=Roles(alike=(0,), alike_by_output={1: (3, 0)}))
 declare(
-    "LinearAttention",
     "LinearAttentionGate",
     "CausalConvWithState",
     domain="com.microsoft",

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from functools import partial
 
+from onnx import TensorProto
+
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Letters, Product, contraction_of
 from onnxheadprune.liveness.live import FULL, Live
@@ -52,6 +54,8 @@ declare(
     domain="com.microsoft",
     kinds=(ROUNDS_ACTIVATIONS, MULTIPLIES_MATRICES),
     roles=Roles(
+        alike=(8,),
+        types={0: int(TensorProto.FLOAT)},
         zero_points={0: 2},
         scales=(1, 4),
         weight_scale=4,
@@ -66,13 +70,15 @@ declare(
     "DynamicQuantizeMatMul",
     domain="com.microsoft",
     kinds=(ROUNDS_ACTIVATIONS, SUMS_PRODUCTS, MULTIPLIES_MATRICES),
-    roles=Roles(bias=4, weight_scale=2, weight_zero=3, integer_weight=1),
+    roles=Roles(bias=4, alike=(2, 0), weight_scale=2, weight_zero=3, integer_weight=1),
 )
 declare(
     "MatMulIntegerToFloat",
     domain="com.microsoft",
     kinds=(SUMS_PRODUCTS, MULTIPLIES_MATRICES),
-    roles=Roles(bias=6, zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5, integer_weight=1),
+    roles=Roles(
+        bias=6, alike=(2, 3, 6), zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5, integer_weight=1
+    ),
 )
 declare("Gemm", kinds=(SUMS_PRODUCTS, MULTIPLIES_MATRICES), roles=Roles(bias=2))
 declare(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.axes import broadcast_back
@@ -33,14 +34,26 @@ from onnxheadprune.model.graph.view import Node
 
 _TABLES = {0: 2, 1: 4, 8: 3}
 """Words, segments and positions, each with a table of its own."""
+_MASK_INDEX = {1: int(TensorProto.INT32)}
 declare(
-    "EmbedLayerNormalization", domain="com.microsoft", roles=Roles(rows=_TABLES, masks=(7,), learned=(5, 6))
+    "EmbedLayerNormalization",
+    domain="com.microsoft",
+    roles=Roles(
+        rows=_TABLES,
+        masks=(7,),
+        alike=(2, 3, 4, 5, 6),
+        alike_by_output={1: ()},
+        types=_MASK_INDEX,
+        learned=(5, 6),
+    ),
 )
 declare(
     "QEmbedLayerNormalization",
     domain="com.microsoft",
     kinds=(ROUNDS_ACTIVATIONS,),
-    roles=Roles(rows={0: 2, 1: 4}, masks=(7,)),
+    roles=Roles(
+        rows={0: 2, 1: 4}, masks=(7,), alike=(8, 9, 10, 11, 12), alike_by_output={1: ()}, types=_MASK_INDEX
+    ),
 )
 declare("BiasAdd", domain="com.microsoft", roles=Roles(alike=(0, 1, 2), learned=(1,)))
 declare(
@@ -60,17 +73,26 @@ declare(
     roles=Roles(alike=(0,), learned=(1,)),
 )
 declare("LpNormalization", kinds=(DIVIDES_BY_NORM,))
+_STATISTICS = {1: int(TensorProto.FLOAT), 2: int(TensorProto.FLOAT)}
+"""Mean and inverse standard deviation are computed in single precision whatever the others are."""
 declare(
     "SkipLayerNormalization",
     domain="com.microsoft",
     kinds=(ADDS_AND_NORMALIZES,),
-    roles=Roles(alike=(0, 1, 2, 3), learned=(2, 3, 4)),
+    roles=Roles(
+        alike=(0, 1, 2, 3),
+        alike_by_output=dict.fromkeys(_STATISTICS, ()),
+        types=_STATISTICS,
+        learned=(2, 3, 4),
+    ),
 )
 declare(
     "SkipSimplifiedLayerNormalization",
     domain="com.microsoft",
     kinds=(ADDS_AND_NORMALIZES,),
-    roles=Roles(alike=(0, 1, 2, 3), learned=(2, 3)),
+    roles=Roles(
+        alike=(0, 1, 2, 3), alike_by_output=dict.fromkeys(_STATISTICS, ()), types=_STATISTICS, learned=(2, 3)
+    ),
 )
 # Means and variances of a BatchNormalization are statistics of the data that the model was trained on.
 declare("BatchNormalization", roles=Roles(learned=(1, 2)))
@@ -108,12 +130,7 @@ def _normalization_shape(node: Node) -> Shapes:
     return [node.shape(0)]
 
 
-@shape_function(
-    "SkipLayerNormalization",
-    "SkipSimplifiedLayerNormalization",
-    "QSkipLayerNormalization",
-    domain="com.microsoft",
-)
+@shape_function("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
 def _skip_shape(node: Node) -> Shapes:
     return [node.shape(0), None, None, node.shape(0)][: len(node.outputs)]
 

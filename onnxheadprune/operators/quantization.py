@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from onnx import TensorProto
+
 from onnxheadprune.edit.edits import DropInputs, Edit, SetAttribute
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.blocks import cut_columns
@@ -44,22 +46,30 @@ from onnxheadprune.model.graph.view import Node
 
 declare("QuantizeLinear", kinds=(QUANTIZES,), roles=Roles(contents=(0,), output_zero=2))
 declare(
-    "QuantizeLinear", domain="com.microsoft", kinds=(QUANTIZES,), roles=Roles(contents=(0,), output_zero=2)
+    "QuantizeLinear",
+    domain="com.microsoft",
+    kinds=(QUANTIZES,),
+    roles=Roles(contents=(0,), alike=(2,), types={0: int(TensorProto.UINT8)}, output_zero=2),
 )
 declare("DynamicQuantizeLinear", kinds=(MEASURES_SCALE, ROUNDS_ACTIVATIONS))
 declare(
     "QLinearAdd",
     domain="com.microsoft",
     kinds=(ROUNDS_ACTIVATIONS,),
-    roles=Roles(zero_points={0: 2, 3: 5}, output_zero=7),
+    roles=Roles(alike=(0,), zero_points={0: 2, 3: 5}, output_zero=7),
 )
 declare(
     "QLinearMul",
     domain="com.microsoft",
     kinds=(ROUNDS_ACTIVATIONS, MULTIPLIES_QUANTIZED),
-    roles=Roles(zero_points={0: 2, 3: 5}, output_zero=7),
+    roles=Roles(alike=(0,), zero_points={0: 2, 3: 5}, output_zero=7),
 )
-declare("QLinearConcat", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,), roles=Roles(output_zero=1))
+declare(
+    "QLinearConcat",
+    domain="com.microsoft",
+    kinds=(ROUNDS_ACTIVATIONS,),
+    roles=Roles(alike=(1, 2), output_zero=1),
+)
 declare(
     "QLinearWhere",
     "QLinearReduceMean",
@@ -72,14 +82,20 @@ declare(
     domain="com.microsoft",
     kinds=(ROUNDS_ACTIVATIONS,),
 )
-declare("QLinearSigmoid", "QLinearLeakyRelu", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS, ACTIVATES))
-declare("QLinearSoftmax", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS, WEIGHS))
+declare(
+    "QLinearSigmoid",
+    "QLinearLeakyRelu",
+    domain="com.microsoft",
+    kinds=(ROUNDS_ACTIVATIONS, ACTIVATES),
+    roles=Roles(alike=(0,)),
+)
+declare("QLinearSoftmax", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS, WEIGHS), roles=Roles(alike=(0,)))
 declare("DequantizeLinear", kinds=(DEQUANTIZES,), roles=Roles(contents=(0,), zero_points={0: 2}))
 declare(
     "DequantizeLinear",
     domain="com.microsoft",
     kinds=(DEQUANTIZES,),
-    roles=Roles(contents=(0,), zero_points={0: 2}),
+    roles=Roles(contents=(0,), alike=(1,), zero_points={0: 2}),
 )
 
 

@@ -41,8 +41,8 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
         text = f"a refit with the existing quantization scales would drift by {chosen.given_up:.3g}, without one it is"
         yield row("refitted", f"nothing: {text} {chosen.drift:.3g}")
     if compensation is not None:
-        done = [item for item in compensation.refits if item.skipped is None]
-        yield row("refitted", f"{many(len(done), 'linear layer')} on {many(compensation.samples, 'sample')}")
+        done = many(len(compensation.done), "linear layer")
+        yield row("refitted", f"{done} on {many(compensation.samples, 'sample')}")
         yield from _stand_ins(compensation)
         for reason, nodes in _skipped(compensation).items():
             yield bullet(f"not {_first_of(nodes)}: {reason}", "yellow")

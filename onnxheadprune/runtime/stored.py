@@ -94,10 +94,13 @@ def _mapped(model: LoadedModel, owner: object) -> tuple[ModelProto, Path | None]
 
 
 def _files(sources: Sources) -> dict[str, Path]:
-    """The sources that are files by a name, by location: those below one root with what is made here."""
+    """The sources that are files by a name, by location: those below one root with what is made here.
+
+    A staged file may have no name yet: what a descriptor resolves to is no path then.
+    """
     found = {location: source.path.resolve() for location, source in sources.items() if source.path.is_file()}
     root = Path(tempfile.gettempdir()).resolve().anchor
-    return {location: path for location, path in found.items() if path.anchor == root}
+    return {location: path for location, path in found.items() if path.anchor == root and path.is_file()}
 
 
 class _Made:

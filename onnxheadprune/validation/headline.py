@@ -111,6 +111,7 @@ def headline_of(
     failed: str | None = None,
     data: str | None = None,
     quantized: bool = False,
+    warning: str | None = None,
 ) -> Headline:
     """Return the headline of a result.
 
@@ -121,13 +122,16 @@ def headline_of(
         failed: the step that failed and why; None if none did.
         data: the key that names data to measure on, where that is not the caller's --data.
         quantized: whether the proven model was quantized afterwards.
+        warning: what was asked for and did not happen; None if all did.
     """
     exact = max((_exact(item, quantized) for item in validations or [None]), key=_severity)
     measured = [item for item in validations if item is not None]
     if quantized:
         measured = [item["deployed"] | {"file": item.get("file")} for item in measured if "deployed" in item]
     return Headline(
-        _result(exact, gates, failed), exact, _good_enough(measured, gates, data or spelled("--data"))
+        _result(exact, gates, failed, warning),
+        exact,
+        _good_enough(measured, gates, data or spelled("--data")),
     )
 
 
@@ -166,7 +170,7 @@ def _removed(units: Mapping[str, Sequence[int]]) -> str:
     return " and ".join(kinds)
 
 
-def _result(exact: Answer, gates: Sequence[Gate], failed: str | None) -> Answer:
+def _result(exact: Answer, gates: Sequence[Gate], failed: str | None, warning: str | None) -> Answer:
     broken = [gate for gate in gates if not gate.passed]
     if failed is not None:
         return Answer("rejected", "bad", failed)
@@ -177,10 +181,11 @@ def _result(exact: Answer, gates: Sequence[Gate], failed: str | None) -> Answer:
         # Limits on the outputs are quoted where the model is not good enough.
         others = [gate.sentence for gate in broken if gate.name not in QUALITY]
         return Answer("rejected", "bad", "; ".join([count, *others]))
+    found = Answer("no limits given", "open", "set limits to have it accepted or rejected")
     if gates:
         kept = "the limit is" if len(gates) == 1 else f"all {len(gates)} limits are"
-        return Answer("accepted", "good", f"{kept} kept")
-    return Answer("no limits given", "open", "set limits to have it accepted or rejected")
+        found = Answer("accepted", "good", f"{kept} kept")
+    return found if warning is None else Answer(found.answer, "doubtful", f"{warning}; {found.reason}")
 
 
 def _good_enough(measured: Sequence[Document], gates: Sequence[Gate], data: str) -> Answer:

@@ -79,7 +79,9 @@ class PruneResult:
     @property
     def headline(self) -> Headline:
         """Whether it is exact, good enough and accepted."""
-        return headline_of([None if self.validation is None else self.validation.to_dict()], self.gates)
+        validation = None if self.validation is None else self.validation.to_dict()
+        warning = None if self.chosen is None else self.chosen.warning
+        return headline_of([validation], self.gates, warning=warning)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
+from onnxheadprune.liveness.layouts import layout_of
 from onnxheadprune.liveness.readers import content_uses, contents_of
 from onnxheadprune.model.graph.facts import (
     ACTIVATES_PRODUCTS,
@@ -241,13 +242,19 @@ def feeders(value: Value) -> tuple[Linear, ...]:
             return []
         linear = Linear.at(node)
         if linear is None:
-            return contents_of(node)
+            return [] if _projects(node) else contents_of(node)
         found[node.index] = linear
         return []
 
     for _ in reachable([value], above):
         pass
     return tuple(found[index] for index in sorted(found))
+
+
+def _projects(node: Node) -> bool:
+    """Return whether a fused attention projects its queries, keys and values itself."""
+    layout = layout_of(node)
+    return layout is not None and 0 not in layout.inputs
 
 
 def _linear(

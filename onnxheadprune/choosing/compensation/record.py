@@ -103,6 +103,11 @@ class Compensation:
     steps: int = 0
     quantized: bool = False
 
+    @property
+    def done(self) -> tuple[Refit, ...]:
+        """The refits that changed a layer."""
+        return tuple(item for item in self.refits if item.skipped is None)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the numbers themselves."""
         return {

@@ -9,7 +9,6 @@ A declared shape of what a node outputs may be out of date; one that contradicts
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Container, Iterator
 from itertools import chain
 
@@ -38,52 +37,17 @@ from onnxheadprune.model.graph.facts import (
     SPLITS,
     SUMS_PRODUCTS,
     WEIGHS,
-    schema_of,
 )
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
+from onnxheadprune.model.graph.types import adopt_types
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Contradiction, GraphView, Node, Scope, Value
-
-_GIVEN = ("to", "dtype")
-"""Attributes that name the type of an output which no input has."""
-
-
-def _adopt_type(node: Node) -> None:
-    """Give the outputs of a standard operator the element types that its schema tells."""
-    for value, source in zip(node.outputs, _sources(node.op_type, node.opset), strict=False):
-        if value is None or value.elem_type:
-            continue
-        if isinstance(source, str):
-            value.elem_type = TensorProto.DataType.Value(source)
-        elif source is not None:
-            given = node.input(source)
-            value.elem_type = 0 if given is None else given.elem_type
-        else:
-            value.elem_type = next((node.attribute(name) for name in _GIVEN if node.attribute(name)), 0)
-
-
-@functools.cache
-def _sources(op_type: str, opset: int) -> tuple[int | str | None, ...]:
-    """Per output the input whose type it has, or the one type that it may have; None where neither is so."""
-    schema = schema_of(op_type, opset)
-    if schema is None:
-        return ()
-    allowed = {item.type_param_str: list(item.allowed_type_strs) for item in schema.type_constraints}
-    found: list[int | str | None] = []
-    for output in schema.outputs:
-        types = allowed.get(output.type_str, [output.type_str])
-        same = [index for index, item in enumerate(schema.inputs) if item.type_str == output.type_str]
-        if len(types) == 1 and types[0].startswith("tensor("):
-            found.append(types[0].removeprefix("tensor(").removesuffix(")").upper())
-        else:
-            found.append(same[0] if same else None)
-    return tuple(found)
 
 
 def _adopt_shapes(node: Node) -> None:
     """Give the outputs of a standard operator what onnx infers from the node and its inputs alone.
 
-    For graphs that are too large to be inferred as a whole: `onnx.shape_inference` copies a graph several times. Here
-    onnx is asked only where no function of ours tells a shape.
+    For graphs that are too large to be inferred as a whole (`onnx.shape_inference` copies a graph several times), and
+    behind operators that onnx does not know. Here onnx is asked only where no function of ours tells a shape.
     """
     inputs = [value for value in node.inputs if value is not None]
     if node.bodies or not all(value.elem_type for value in inputs):
@@ -177,6 +141,7 @@ def _ignore(view: GraphView, declared: dict[Value, Shape]) -> bool:
 
 def _annotate(view: GraphView, inferred: ModelProto) -> None:
     whole = inferred is not view.model
+    foreign = any(node.domain for node in view.nodes)  # onnx stops at operators that it does not know
     _adopt(view.main, inferred.graph, () if whole else _ignored(view))
     for scope in view.scopes:
         for value in scope.values.values():
@@ -184,10 +149,12 @@ def _annotate(view: GraphView, inferred: ModelProto) -> None:
                 literal = value.literal()
                 value.elements = None if literal is None else as_elements(literal)
     for node in view.nodes:
-        if not whole and not node.domain:
-            _adopt_type(node)
-            if SHAPES.of(node) is None and not is_constant(node):
-                _adopt_shapes(node)
+        adopt_types(node)
+        asked = not whole or (
+            foreign and any(item is not None and item.shape is None for item in node.outputs)
+        )
+        if asked and not node.domain and SHAPES.of(node) is None and not is_constant(node):
+            _adopt_shapes(node)
         _annotate_node(node)
 
 
@@ -234,7 +201,11 @@ def _annotate_if(node: Node) -> None:
     bodies = [node.bodies[name] for name in names]
     for index, output in enumerate(node.outputs):
         results = [body.lookup(body.proto.output[index].name) for body in bodies]
-        if output is None or any(result is None or result.shape is None for result in results):
+        if output is None:
+            continue
+        types = {0 if result is None else result.elem_type for result in results}
+        output.elem_type = output.elem_type or (types.pop() if len(types) == 1 else 0)
+        if any(result is None or result.shape is None for result in results):
             continue
         shapes = [result.shape for result in results if result is not None and result.shape is not None]
         if len({len(shape) for shape in shapes}) != 1:

@@ -40,7 +40,9 @@ class Roles:
         rows: per input that counts rows the input with the table that these are rows of.
         places_in: per input that holds places, a number for each of the first axes, the input that these are places in.
         masks: inputs of an attention that say which tokens are seen, or are added to its scores.
-        alike: inputs of the type that the output has, where onnx has no schema that says so.
+        alike: inputs of the type that the outputs have, where onnx has no schema that says so.
+        alike_by_output: the same for single outputs that have another type than the first.
+        types: per output its type, where none of those inputs is given.
         past_keys, past_values: the cache of an attention that takes keys and values apart.
         bias: what it adds to its product, in units of its output.
         zero_points: per quantized input the input with its zero point.
@@ -60,6 +62,8 @@ class Roles:
     places_in: Mapping[int, int] = field(default_factory=dict)
     masks: tuple[int, ...] = ()
     alike: tuple[int, ...] = ()
+    alike_by_output: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    types: Mapping[int, int] = field(default_factory=dict)
     past_keys: int | None = None
     past_values: int | None = None
     bias: int | None = None

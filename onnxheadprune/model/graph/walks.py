@@ -7,7 +7,6 @@ nothing is known is taken to output the type that it reads first.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -31,9 +30,9 @@ from onnxheadprune.model.graph.facts import (
     TILES,
     VIEWS,
     Kind,
-    schema_of,
 )
-from onnxheadprune.model.graph.tables import ARITHMETIC, roles_of
+from onnxheadprune.model.graph.tables import ARITHMETIC
+from onnxheadprune.model.graph.types import inputs_alike
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
@@ -96,23 +95,12 @@ def type_of(value: Value | None) -> int:
         node = value.producer
         if node in CASTS:
             return int(node.attribute("to"))
-        alike = _alike(node, value)
+        alike = inputs_alike(node, value.output_index)
         if not alike and (value.elem_type or declared or not node.sources):
             return value.elem_type or declared
         alike = alike or node.sources[:1]
         value = next((source for source in alike if source.tensor is not None), alike[0])
     return declared or int(TensorProto.UNDEFINED)
-
-
-def _alike(node: Node, output: Value) -> list[Value]:
-    """The inputs that have the type of an output, as the operator's schema or its roles say."""
-    indices = (
-        roles_of(node).alike
-        if node.domain
-        else _inputs_alike(node.op_type, node.opset, len(node.inputs), output.output_index)
-    )
-    indices = indices or roles_of(node).alike
-    return [value for index in indices if (value := node.input(index)) is not None]
 
 
 MAX_DEPTH = 32
@@ -179,23 +167,3 @@ def _cast(node: Node, depth: int) -> float | None:
     if inner is not None and math.isinf(inner):
         return inner if node.attribute("to") in FLOATS else None
     return inner if inner in (0.0, 1.0) else None
-
-
-@functools.cache
-def _inputs_alike(op_type: str, opset: int, count: int, output: int) -> tuple[int, ...]:
-    """The inputs that have the type of an output.
-
-    Args:
-        op_type: the operator.
-        opset: which version of it.
-        count: how many inputs the node has. The last formal input or output may stand for any number of them.
-        output: index of the output.
-    """
-    schema = schema_of(op_type, opset)
-    if schema is None or not schema.inputs or not schema.outputs:
-        return ()
-    wanted = schema.outputs[min(output, len(schema.outputs) - 1)]
-    given = [schema.inputs[min(index, len(schema.inputs) - 1)] for index in range(count)]
-    if not wanted.is_homogeneous:
-        return ()
-    return tuple(index for index, item in enumerate(given) if item.type_str == wanted.type_str)

@@ -13,6 +13,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.spelling import many
 from onnxheadprune.training.result import Recovery
 
 if TYPE_CHECKING:
@@ -92,6 +93,16 @@ class Chosen:
         earlier = 0 if self.compensation is None else self.compensation.steps
         return earlier + (
             self.recovery.best if self.recovery is not None and self.numbers is self.recovery else 0
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """The reason why a requested refit left all weights unchanged; None if it did not."""
+        refit = self.compensation
+        if refit is None or refit.done or not refit.refits:
+            return None
+        return (
+            f"nothing was refitted, of {many(len(refit.refits), 'linear layer')}: {refit.refits[0].skipped}"
         )
 
     @property

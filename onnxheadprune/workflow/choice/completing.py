@@ -10,7 +10,7 @@ from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.choosing.compensation.record import Compensation, Refit
-from onnxheadprune.choosing.space import Selection
+from onnxheadprune.choosing.space import AFTER_REFIT, Selection
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.storage.reading import hydrated
@@ -22,6 +22,8 @@ from onnxheadprune.training.subject import Subject
 from onnxheadprune.workflow.choice.chosen import Chosen
 from onnxheadprune.workflow.choice.cutting import Cutter
 
+NOT_WRITTEN = "measured drift after trial refits, none of which could be written"
+"""The basis of a choice whose refit left all weights unchanged."""
 BEHIND = 4.0
 """How much longer it takes to measure, prove and write a trained cut than to measure one."""
 
@@ -50,6 +52,8 @@ def _refitted(cutter: Cutter, selection: Selection) -> Chosen:
     compensation = cutter.trying.given
     if compensation is None and cutter.refit:
         compensation = _compensated(cutter, selection)
+        if compensation.refits and not compensation.done:
+            selection = replace(selection, basis=selection.basis.replace(AFTER_REFIT, NOT_WRITTEN))
     return cutter.planned(Chosen(selection, compensation))
 
 
