@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from onnxheadprune.benchmarking.measure import (
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
 from onnxheadprune.errors import InferenceError, ProviderError, UsageError
 from onnxheadprune.model.load import ModelLike
+from onnxheadprune.model.storage.system import temporary_folder
 from onnxheadprune.runtime import CUDA, Provider, loads_without_crash, versions
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs
@@ -128,7 +128,7 @@ def run_benchmark(
     if request.cuda_graph and provider.name != CUDA:
         raise UsageError(f"CUDA graphs need the CUDA provider, and this runs on {provider.label}")
     about = machine()
-    with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
+    with temporary_folder() as folder:
         entries = [
             Entry.of(model, Path(folder, str(index)), request.seed) for index, model in enumerate(models)
         ]

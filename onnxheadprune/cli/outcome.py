@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnxheadprune.validation.result import Validation
 import io
 import os
+from pathlib import Path
 from typing import Any, TextIO
 
 NOT_WRITTEN = 74
@@ -228,8 +229,9 @@ class _Steadfast:
             self._give_up(error)
 
     def _give_up(self, error: OSError) -> None:
-        # The reader of a pipe left (`| head`): it has all that it wanted.
-        if self._streams is not None and not isinstance(error, BrokenPipeError):
+        # EPIPE: the reader left (`| head`) and has all that it wanted. EBADF: nobody reads what is closed, also if the
+        # descriptor belonged to another file, open for reading, before this program could look.
+        if self._streams is not None and error.errno not in (errno.EPIPE, errno.EBADF):
             self._streams.lost = error.strerror or str(error)
         with contextlib.suppress(OSError, io.UnsupportedOperation):
             # What is still in the buffer goes where nobody complains, also when Python exits.
@@ -265,7 +267,9 @@ def _reopen_closed() -> None:
         except OSError:
             # The lowest free number is given, which is this one.
             os.open(os.devnull, os.O_RDWR)
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+        elif stream.closed:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115

@@ -44,8 +44,8 @@ class Computed(Source):
 
     def open(self) -> int:
         """Compute the contents and return a handle for reading them."""
-        handle, name = tempfile.mkstemp(prefix="onnxheadprune-")
-        Path(name).unlink()
+        with tempfile.TemporaryFile(prefix="onnxheadprune-") as unnamed:
+            handle = os.dup(unnamed.fileno())
         try:
             write_all(handle, _raw(self.compute(), self.name, self.data_type, self.dims))
         except BaseException:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
-import weakref
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from onnx import NodeProto, TensorProto
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.load import parse_structure
+from onnxheadprune.model.storage.system import temporary_folder_of
 from onnxheadprune.runtime.patience import may_never_end, waited_for
 from onnxheadprune.runtime.session import (
     CUDA,
@@ -86,9 +84,7 @@ class BoundSession:
             settings["arena_extend_strategy"] = "kSameAsRequested"
         self._optimized: Path | None = None
         if self._options.inspect:
-            folder = tempfile.mkdtemp(prefix="onnxheadprune-")
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            self._optimized = Path(folder, "optimized.onnx")
+            self._optimized = temporary_folder_of(self) / "optimized.onnx"
             # Providers that compile whole subgraphs (TensorRT) cannot write theirs.
             with contextlib.suppress(InferenceError):
                 self.session = create(str(path), self._session_options(), provider, settings, name)

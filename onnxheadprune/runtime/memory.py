@@ -11,7 +11,6 @@ import pickle
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxheadprune.errors import HeadPruneError
+from onnxheadprune.model.storage.system import temporary_folder
 from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.session import CUDA, Array, Provider, onnx_runtime
 
@@ -63,7 +63,7 @@ def footprint(
         "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1",
         "PYTHONPATH": os.pathsep.join(item for item in sys.path if item),
     }
-    with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
+    with temporary_folder() as folder:
         answer = Path(folder, "answer")
         request = pickle.dumps((str(path), provider, dict(feed), threads, str(answer)))
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.facts import GATHERS
 from onnxheadprune.model.load import INLINE_LIMIT, LoadedModel, load_model, stored_bytes
 from onnxheadprune.model.save import save_model
+from onnxheadprune.model.storage.system import temporary_folder
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.session import onnx_runtime, sentence
@@ -61,7 +61,7 @@ def quantized(loaded: LoadedModel, how: Rounding, feeds: Sequence[Feed] = ()) ->
     absent = sorted(set(how.exclude) - {node.name for node in loaded.proto.graph.node})
     if absent:
         raise UsageError(f"{loaded.name} has no node named {absent[0]!r} to leave as it is")
-    with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
+    with temporary_folder() as folder:
         source, target = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
         # The quantizer writes files beside its input, so that is no file of the user's.
         save_model(loaded, source)

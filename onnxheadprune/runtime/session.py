@@ -9,7 +9,6 @@ import math
 import re
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed_interrupt
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
+from onnxheadprune.model.storage.system import temporary_folder
 from onnxheadprune.runtime.deterministic import without_randomness
 from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.patience import may_never_end, waited_for
@@ -268,7 +268,7 @@ def survives_optimization(models: Sequence[ModelProto | LoadedModel], provider: 
     Version 1.31.1 crashes on float16 exports of `nn.MultiheadAttention`, and a crash in a native library
     takes the process with it. So another process tries first.
     """
-    with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
+    with temporary_folder() as folder:
         paths = [Path(folder, f"{position}.onnx") for position in range(len(models))]
         for model, path in zip(models, paths, strict=True):
             save_model(model, path)

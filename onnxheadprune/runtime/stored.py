@@ -7,9 +7,7 @@ So it gets a large model as a structure without a file, and the folder of the or
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from onnx import ModelProto, TensorProto
 from onnxheadprune.model.load import INLINE_LIMIT, LARGE, MAPPED_FROM, LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.reading import Sources, hydrated, tensor_bytes
+from onnxheadprune.model.storage.system import temporary_folder_of
 from onnxheadprune.model.storage.tensors import (
     Span,
     cuts_of,
@@ -114,7 +113,7 @@ class _Made:
     def put(self, data: bytes) -> tuple[Path, Span]:
         """Write bytes; where they lie then."""
         if self._path is None:
-            self._path = _folder(self._owner) / "weights"
+            self._path = temporary_folder_of(self._owner) / "weights"
         with self._path.open("ab") as stream:
             stream.write(bytes(-stream.tell() % PAGE))
             start = stream.tell()
@@ -128,12 +127,6 @@ def _bytes_outside(model: ModelProto) -> int:
 
 def _written(model: LoadedModel, owner: object) -> str:
     """A file of our own, where a message cannot hold what is in memory."""
-    path = _folder(owner) / "model.onnx"
+    path = temporary_folder_of(owner) / "model.onnx"
     save_model(model, path, external=True)
     return str(path)
-
-
-def _folder(owner: object) -> Path:
-    folder = tempfile.mkdtemp(prefix="onnxheadprune-")
-    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder).resolve()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from onnxheadprune.cli import group
 from onnxheadprune.cli.deriving import DerivedCommand
 from onnxheadprune.cli.guides import COMMANDS, ELSEWHERE, GUIDES
 from tests.conftest import Outcome
-from tests.options.models import write_models
 
 Command = Callable[..., Outcome]
 MOST = 10
@@ -110,22 +108,6 @@ def test_examples_are_calls_of_their_command(name: str, example: str) -> None:
     words = shlex.split(example)
     assert words[0] == name
     derived(name).make_context(name, words[1:], resilient_parsing=False).close()
-
-
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the examples name."""
-    write_models(tmp_path)
-    files = {
-        "toy.onnx": "model.onnx", "toy-less.onnx": "pruned.onnx", "toy.npz": "data.npz", "export-toy": "bert",
-        "folder-toy": "models", "job-toy.yaml": "job.yaml", "curve.json": "result.json",
-    }  # fmt: skip
-    for old, new in files.items():
-        copy = shutil.copytree if (tmp_path / old).is_dir() else shutil.copy
-        copy(tmp_path / old, tmp_path / new)
-    (tmp_path / "lines.txt").write_text("\n".join(f"w{row % 9} w{row % 7} w3" for row in range(40)))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.long

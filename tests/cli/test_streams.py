@@ -14,6 +14,7 @@ import pytest
 
 from onnxheadprune import prune, validate
 from onnxheadprune.cli import main
+from onnxheadprune.cli.guides import COMMANDS
 from tests import toys
 from tests.conftest import ROOT, Command, Outcome
 
@@ -56,6 +57,41 @@ def test_closed_streams_write_no_model(toy: Path) -> None:
     result = shell(f"T prune {toy} -o {out} --heads 0:1 <&- >&- 2>&-")
     assert result.returncode == 0
     assert validate(toy, out, provider="cpu").passed
+
+
+STREAMS = {
+    "no stdout": ">&-",
+    "no stderr": "2>&-",
+    "none": "<&- >&- 2>&-",
+    "stdout of a reader": "1</dev/null",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_closed_streams_change_no_exit_code(name: str, streams: str, desk: Path) -> None:
+    """A descriptor that was closed may belong to another file, open for reading, before Python starts."""
+    example = (
+        "bench model.onnx pruned.onnx --seq 4 --repeats 5" if name == "bench" else COMMANDS[name].examples[0]
+    )
+    json = "" if name == "run" or "--json" in example else "--json"
+    assert shell(f"cd {desk}; T {example} {json} {STREAMS[streams]}").returncode == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("streams", STREAMS)
+def test_closed_streams_change_no_error(streams: str, toy: Path) -> None:
+    assert shell(f"T inspect {toy}.none --json {STREAMS[streams]}").returncode == 2
+
+
+def test_streams_that_python_has_closed(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        stream = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        stream.close()
+        monkeypatch.setattr(sys, name, stream)
+    assert main(["inspect", str(toy), "--json"]) == 0
+    assert main(["inspect", str(toy.with_name("none.onnx"))]) == 2
 
 
 @pytest.mark.long

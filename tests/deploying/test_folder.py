@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,6 +16,7 @@ from onnx import numpy_helper
 
 from onnxheadprune import inspect
 from onnxheadprune.model.load import load_model
+from onnxheadprune.model.storage.system import LOCK, OwnFolder
 from tests import toys, toys_scores
 from tests.conftest import Outcome
 from tests.deploying import exports
@@ -219,15 +218,14 @@ def test_leftovers_of_killed_runs_go_and_those_of_others_stay(command: Command, 
         tmp_path / f".{name}.{digit * 16}.tmp"
         for name, digit in (("out", "a"), ("out", "b"), ("others", "c"))
     )
-    for path in (dead, alive, other):
+    for path in (dead, other):
         (path / "folder").mkdir(parents=True)
-    handle = os.open(alive, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        assert command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1").exit_code == 0
-    finally:
-        os.close(handle)
+        (path / LOCK).touch()
+    living = OwnFolder(lambda: alive)
+    assert command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1").exit_code == 0
     assert not dead.exists() and alive.is_dir() and other.is_dir()
+    living.close()
+    assert not alive.exists()
 
 
 def test_all_commands_take_folders(command: Command, tmp_path: Path, short_clocks: None) -> None:

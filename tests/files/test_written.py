@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from onnxheadprune import UsageError, prune
 from onnxheadprune.deploying.batch import RECORD, prune_batch
 from onnxheadprune.model.storage import folder as folder_module
+from onnxheadprune.model.storage import system
 from onnxheadprune.model.storage.folder import Draft, write_file, write_text
 from onnxheadprune.reporting.pictures.heads import save_heatmap
 from tests import toys
@@ -324,3 +326,57 @@ def test_places_that_take_no_batch(models: Path, tmp_path: Path, command: Any) -
     (models / "loop.onnx").symlink_to("loop.onnx")
     result = prune_batch(models, asked(validate=False), tmp_path / "new" / "folder")
     assert [item.status for item in result.files] == ["done", "done", "refused"]
+
+
+def test_temporary_folders_of_killed_calls_are_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of calls that live, folders that are not ours, and what only has such a name stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    system._sweep_once.cache_clear()
+
+    def killed() -> None:
+        for _ in range(2):
+            system.temporary_folder_of(onnx)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    (tmp_path / f"{system.TEMPORARY}empty").mkdir()
+    (tmp_path / f"{system.TEMPORARY}file").write_text("not ours")
+    (tmp_path / f"{system.TEMPORARY}full").mkdir()
+    (tmp_path / f"{system.TEMPORARY}full" / "x").write_text("not ours")
+    (tmp_path / f"{system.TEMPORARY}link").symlink_to(tmp_path / f"{system.TEMPORARY}full")
+    stay = {f"{system.TEMPORARY}{name}" for name in ("file", "full", "link")}
+    with system.temporary_folder() as living:
+        _, status = os.waitpid(in_child(killed), 0)
+        assert os.WIFSIGNALED(status)
+        left = {path.name for path in tmp_path.iterdir()} - stay - {living.name}
+        assert len(left) == 2
+        system._sweep_once.cache_clear()
+        with system.temporary_folder() as other:
+            assert {path.name for path in tmp_path.iterdir()} == stay | {living.name, other.name}
+    assert {path.name for path in tmp_path.iterdir()} == stay
+    if os.geteuid() == 0:
+        foreign = tmp_path / f"{system.TEMPORARY}foreign"
+        foreign.mkdir()
+        (foreign / system.LOCK).touch()
+        os.chown(foreign, 12345, 23456)
+        system.sweep_folders([foreign])
+        assert foreign.is_dir()
+
+
+@pytest.mark.long
+def test_every_killed_call_is_swept_up_after(tmp_path: Path) -> None:
+    """Killed just before and just after each call of the system with which a temporary folder is made and removed."""
+
+    def used() -> None:
+        tempfile.tempdir = str(tmp_path)
+        system._sweep_once.cache_clear()
+        with system.temporary_folder() as folder:
+            (folder / "weights").write_bytes(b"x")
+
+    step = 0
+    while killed_at(step, used):
+        os.waitpid(in_child(used), 0)
+        assert not list(tmp_path.iterdir()), step
+        step += 1
+    assert step > 3

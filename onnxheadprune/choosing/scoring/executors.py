@@ -9,6 +9,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from typing import Any, TypeVar
 
 from onnxheadprune.errors import RefusedError, UsageError, require_packages
+from onnxheadprune.model.storage.system import temporary_folder
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -91,6 +92,7 @@ def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor |
 @contextlib.contextmanager
 def _dask(address: str, jobs: int) -> Iterator[Executor]:
     require_packages("--dask", "dask", "distributed")
+    import dask
     from distributed import Client, LocalCluster
     from distributed.comm.addressing import get_address_host_port
 
@@ -98,9 +100,10 @@ def _dask(address: str, jobs: int) -> Iterator[Executor]:
     if address == LOCAL:
         start: Any = LocalCluster
         # A process has one task at a time: two in one would share its fate. Memory is as free as with `--jobs`.
-        made = start(n_workers=jobs, threads_per_worker=1, memory_limit=0, dashboard_address=None)
-        with made as cluster, connect(cluster, set_as_default=False) as own:
-            yield own.get_executor(pure=False, retries=3)
+        with temporary_folder() as scratch, dask.config.set({"temporary-directory": str(scratch)}):
+            made = start(n_workers=jobs, threads_per_worker=1, memory_limit=0, dashboard_address=None)
+            with made as cluster, connect(cluster, set_as_default=False) as own:
+                yield own.get_executor(pure=False, retries=3)
         return
     try:
         # A client that fails on its address is torn down for half a minute, so the address is read first.

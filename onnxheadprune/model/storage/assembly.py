@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import shutil
-import stat
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -18,11 +17,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.claims import Making, check_makings, identity
 from onnxheadprune.model.storage.folder import note_written, sentences, sync_folder, write_file
 from onnxheadprune.model.storage.names import hidden_name, is_hidden
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from onnxheadprune.model.storage.system import OwnFolder, sweep_folders
 
 
 def check_folder(target: Path, source: Path) -> None:
@@ -67,11 +62,9 @@ class Assembly:
             UsageError: if that is not possible.
         """
         self.target = target
-        self._around = target.parent / hidden_name(target.name)
-        self.folder = self._around / "folder"
         with sentences(target):
-            self._around.mkdir()
-            self._handle = _lock(self._around)
+            self._around = OwnFolder(lambda: target.parent / hidden_name(target.name))
+            self.folder = self._around.path / "folder"
             self.folder.mkdir()
 
     def __enter__(self) -> Assembly:
@@ -81,9 +74,7 @@ class Assembly:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove an unfinished folder."""
-        shutil.rmtree(self._around, ignore_errors=True)
-        if self._handle is not None:
-            os.close(self._handle)
+        self._around.close()
 
     def place(self, name: str) -> Path:
         """Return the path for a file of the folder; its parent folders are created.
@@ -142,29 +133,9 @@ class Assembly:
 
     def _sweep(self) -> None:
         """Remove the hidden folders for this target whose process has ended."""
-        for path in self.target.parent.iterdir():
-            if (
-                path != self._around
-                and is_hidden(path.name, self.target.name)
-                and stat.S_ISDIR(path.lstat().st_mode)
-            ):
-                handle = _lock(path)
-                if handle is not None:
-                    shutil.rmtree(path, ignore_errors=True)
-                    os.close(handle)
-
-
-def _lock(folder: Path) -> int | None:
-    """A handle with the lock of a folder; None if another process has it, or locks are not supported."""
-    if fcntl is None:
-        return None
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
+        own = self._around.path
+        around = [path for path in own.parent.iterdir() if is_hidden(path.name, self.target.name)]
+        sweep_folders(path for path in around if path != own)
 
 
 def _sync(path: Path) -> None:

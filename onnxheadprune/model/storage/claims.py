@@ -20,6 +20,7 @@ from typing import Literal, TypeAlias
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.names import LONGEST_NAME, LONGEST_PATH, folded, is_data_name, is_hidden
+from onnxheadprune.model.storage.system import read_at
 
 Identity: TypeAlias = tuple[int, int, str]
 """Device, inode and, of what does not exist yet, the path below the folder that these two are of."""
@@ -220,7 +221,7 @@ def holds(path: Path, handle: int) -> bool:
     position = 0
     with path.open("rb") as stream:
         while block := stream.read(2**20):
-            if os.pread(handle, len(block), position) != block:
+            if read_at(handle, len(block), position) != block:
                 return False
             position += len(block)
     return True

@@ -18,6 +18,15 @@ from pathlib import Path
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.claims import NO_TMPFILE, obstacle
 from onnxheadprune.model.storage.names import hidden_name, is_hidden
+from onnxheadprune.model.storage.system import (
+    BINARY,
+    NO_LINKS,
+    RENAMES_OPEN,
+    hard_link,
+    lock,
+    locked,
+    remove_if_abandoned,
+)
 
 _call: ContextVar[dict[tuple[int, int], bool] | None] = ContextVar("_call", default=None)
 """Files by device and inode, and whether the call renews them: a record of what is done so far."""
@@ -70,15 +79,6 @@ def written_files() -> frozenset[tuple[int, int]]:
     return frozenset(_call.get() or ())
 
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
-NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
-"""What file systems without hard links answer, folders that are guarded against them, and other mounts."""
-
-
 class Draft:
     """A file of a folder that has no name yet, or a hidden one where the file system knows no other way."""
 
@@ -103,7 +103,7 @@ class Draft:
             # Under the lock, so that nobody takes a file that is not locked yet for an abandoned one.
             with contextlib.nullcontext() if under_lock else locked(folder):
                 self.hidden = folder / hidden_name(name)
-                self.handle = os.open(self.hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+                self.handle = os.open(self.hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
                 self._lock()
         self.name = name
         if like is not None:
@@ -132,9 +132,8 @@ class Draft:
 
     def _lock(self) -> None:
         """Show others that the process behind a hidden name lives."""
-        if fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError):
+            lock(self.handle)
 
     def _nameless(self) -> int:
         if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
@@ -171,8 +170,9 @@ class Draft:
             OSError: if it cannot be linked.
         """
         if self.hidden is not None:
+            self._let_go()
             try:
-                os.link(self.hidden, target)
+                hard_link(self.hidden, target)
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
@@ -198,6 +198,7 @@ class Draft:
         """
         self.show()
         assert self.hidden is not None
+        self._let_go()
         self.hidden.replace(target)
         self.hidden = None
 
@@ -208,13 +209,19 @@ class Draft:
             OSError: if that is not possible, something other than a file is there by now, or this call has written it.
         """
         require_unwritten(target, renewed=renewed)
+        found = os.fstat(self.handle)
         if (why := obstacle(target)) is not None:
             raise OSError(errno.EEXIST, f"it {why}", str(target))
         if os.path.lexists(target):
             self._replace(target)
         else:
             self.link(target)
-        note_written(os.fstat(self.handle), renewed=renewed)
+        note_written(found, renewed=renewed)
+
+    def _let_go(self) -> None:
+        if not RENAMES_OPEN:
+            os.close(self.handle)
+            self.handle = -1
 
     def close(self) -> None:
         """Close the file; without a name it is gone."""
@@ -248,25 +255,6 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One process at a time gives names in a folder. The lock goes with the process that holds it."""
-    if fcntl is None:
-        yield
-        return
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder that may be written and not be listed
-        yield
-        return
-    try:
-        with contextlib.suppress(OSError):  # network file systems without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 @dataclass(frozen=True)
@@ -364,16 +352,4 @@ def sweep_hidden(target: Path) -> None:
     """Remove hidden files of `target` whose process is gone. Only to be called under the lock."""
     for path in target.parent.iterdir():
         if is_hidden(path.name, target.name):
-            _remove_if_abandoned(path)
-
-
-def _remove_if_abandoned(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if stat.S_ISREG(os.fstat(handle).st_mode):
-                path.unlink()
-        finally:
-            os.close(handle)
+            remove_if_abandoned(path)

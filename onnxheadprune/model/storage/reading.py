@@ -19,6 +19,7 @@ import numpy.typing as npt
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune.errors import ModelError
+from onnxheadprune.model.storage.system import BINARY, read_at
 from onnxheadprune.model.storage.tensors import (
     BITS,
     Span,
@@ -83,7 +84,7 @@ def open_at_once(path: Path) -> int:
     Raises:
         OSError: if it cannot be opened.
     """
-    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))
 
 
 def identity_of(found: os.stat_result) -> tuple[int, ...]:
@@ -165,7 +166,7 @@ class Opened:
         handle, start, stop = self.handle(span.location), span.offset, span.offset + span.length
         pieces = []
         while start < stop:
-            piece = os.pread(handle, min(stop - start, 2**30), start)
+            piece = read_at(handle, min(stop - start, 2**30), start)
             if not piece:
                 raise ModelError(f"{self.sources[span.location].path} ends before its weights do")
             pieces.append(piece)

@@ -22,9 +22,7 @@ from onnx import ModelProto
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.storage.claims import holds, is_same_content, is_same_entry
 from onnxheadprune.model.storage.folder import (
-    NO_LINKS,
     Draft,
-    locked,
     note_written,
     one_call,
     require_unwritten,
@@ -36,6 +34,7 @@ from onnxheadprune.model.storage.folder import (
 from onnxheadprune.model.storage.layout import Layout, Placed
 from onnxheadprune.model.storage.names import data_name, is_data_name
 from onnxheadprune.model.storage.reading import BLOCK, Opened, Sources, identity_of
+from onnxheadprune.model.storage.system import NO_LINKS, hard_link, locked, read_at
 from onnxheadprune.model.storage.tensors import is_outside, own_location, span_of, tensors_of
 from onnxheadprune.model.storage.wire import WireError, structure
 
@@ -235,7 +234,7 @@ class Stage:
                 os.fsync(stream.fileno())
             return False
         try:
-            os.link(self.target, backup)
+            hard_link(self.target, backup)
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
@@ -310,7 +309,7 @@ class Stage:
             step = max(_SAMPLE, placed.length // _SAMPLES)
             for start in range(0, placed.length, step):
                 size = min(_SAMPLE, placed.length - start)
-                digest.update(os.pread(self.data.handle, size, placed.offset + start))
+                digest.update(read_at(self.data.handle, size, placed.offset + start))
         return digest.hexdigest()
 
 

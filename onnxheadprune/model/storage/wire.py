@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from onnx import ModelProto, SparseTensorProto, TensorProto
 
+from onnxheadprune.model.storage.system import read_at
+
 BIG = 2**16
 """Raw data from this size on stays on disk. Less is read: up to 4096 elements may be literals."""
 EXPLICIT = "onnxheadprune.explicit"
@@ -79,7 +81,7 @@ class Reader:
         """
         data = b""
         while start < stop:
-            piece = os.pread(self.handle, stop - start, start)
+            piece = read_at(self.handle, stop - start, start)
             if not piece:
                 raise WireError("the file ends early")
             data = data + piece if data else piece
@@ -103,7 +105,7 @@ class Reader:
         offset = position - self.base
         short = offset + 10 > len(self.window) and self.base + len(self.window) < self.size
         if offset < 0 or short:
-            self.base, self.window, offset = position, os.pread(self.handle, _WINDOW, position), 0
+            self.base, self.window, offset = position, read_at(self.handle, _WINDOW, position), 0
         window, value = self.window, 0
         for shift in range(0, 70, 7):
             if offset >= len(window) or position >= end:

@@ -1,13 +1,20 @@
-"""Plots for papers, slides and notebooks: matplotlib figures in one style, and how they are written to files."""
+"""Plots for papers, slides and notebooks: matplotlib figures in one style, and how they are written to files.
+
+Where matplotlib has no folder of its own in the user's home yet, it gets a temporary one for its list of fonts.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnxheadprune.errors import UsageError, require_packages
 from onnxheadprune.model.storage.folder import write_file
+from onnxheadprune.model.storage.system import temporary_folder_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,6 +22,21 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg", ".pdf")
 DOTS = 200
 """Per inch of a .png."""
+
+
+def _has_matplotlib_a_home() -> bool:
+    folders = [
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache",
+        os.environ.get("XDG_CONFIG_HOME") or "~/.config",
+    ]
+    homes = [Path("~/.matplotlib"), *(Path(folder, "matplotlib") for folder in folders)]
+    with contextlib.suppress(RuntimeError):  # no home
+        return any(home.expanduser().exists() for home in homes)
+    return True
+
+
+if "matplotlib" not in sys.modules and not _has_matplotlib_a_home():
+    os.environ.setdefault("MPLCONFIGDIR", str(temporary_folder_of(sys)))
 
 
 def check_picture(path: Path) -> None:

@@ -21,6 +21,7 @@ from numpy.lib import format as npy
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import regular_file
+from onnxheadprune.model.storage.system import read_at
 from onnxheadprune.runtime.feeds.fill import Array
 
 MAX_UNPACKED = 2**28
@@ -85,7 +86,7 @@ class Stored:
         start, size = self._offset + first * self._dtype.itemsize, count * self._dtype.itemsize
         content = bytearray()
         while len(content) < size:
-            piece = os.pread(self._file.stream.fileno(), size - len(content), start + len(content))
+            piece = read_at(self._file.stream.fileno(), size - len(content), start + len(content))
             if not piece:
                 raise UsageError(f"{self._source} was modified while being read")
             content += piece
