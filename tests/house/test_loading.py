@@ -206,7 +206,7 @@ def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
 
 
 ROOT = Path(__file__).parents[2]
-BROUGHT = {"google": "onnx", "markupsafe": "jinja2", "pydantic_core": "pydantic"}
+BROUGHT = {"dask": "distributed", "google": "onnx", "markupsafe": "jinja2", "pydantic_core": "pydantic"}
 """Modules that come with a package, by its name."""
 HOSTS = {"olive"}
 """Programs that load a part of this package: they are there where it is imported."""
