@@ -126,7 +126,9 @@ def _graph(found: Likeness) -> str:
     if found.identical:
         return f"{many(found.nodes, 'node')}, all as planned but for names and order"
     places = many(found.count, "place")
-    return f"{found.same} of {many(found.nodes, 'node')} are the planned ones; it parts from the plan in {places}"
+    missing = f", {many(len(found.missing), 'planned node')} missing" if found.missing else ""
+    same = f"{found.same} of {many(found.nodes, 'node')} are the planned ones{missing}"
+    return f"{same}; it parts from the plan in {places}"
 
 
 def _placement(placement: Mapping[str, int]) -> str:

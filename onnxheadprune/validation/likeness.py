@@ -12,7 +12,7 @@ Doc strings: exporters write stack traces of each node there, which may be far m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -29,8 +29,10 @@ from onnx import (
 )
 
 from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.spelling import many
 from onnxheadprune.validation.declared import Declarations, Inferred
-from onnxheadprune.validation.scopes import Made, Place, Scope, nodes_of, scopes_of
+from onnxheadprune.validation.matching import Matching, matched
+from onnxheadprune.validation.scopes import Made, Place, Scope, label, nodes_of, scopes_of
 
 Documented: TypeAlias = (
     ModelProto | GraphProto | FunctionProto | NodeProto | AttributeProto | TensorProto | ValueInfoProto
@@ -95,6 +97,8 @@ class Likeness:
         count: how many places there are.
         declared: how many of them are declarations; the others are nodes and tensors.
         fixed: sizes of outputs that only the pruned model declares, None along other axes.
+        differing: the nodes of the pruned model that are not the planned ones.
+        missing: planned nodes that it lacks, by label.
     """
 
     nodes: int
@@ -104,6 +108,16 @@ class Likeness:
     count: int
     declared: int = 0
     fixed: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    differing: tuple[NodeProto, ...] = field(default=(), repr=False)
+    missing: tuple[str, ...] = ()
+
+    @property
+    def others(self) -> Iterator[str]:
+        """Name the nodes that are not the planned ones, and the planned ones that are missing."""
+        if self.differing:
+            yield _listed("not planned", [label(node) for node in self.differing])
+        if self.missing:
+            yield _listed("planned and missing", self.missing)
 
     @property
     def identical(self) -> bool:
@@ -119,7 +133,14 @@ class Likeness:
             "tensors": len(self.tensors),
             "differences": list(self.differences),
             "count": self.count,
+            "differing": [label(node) for node in self.differing[:LISTED]],
+            "missing": list(self.missing[:LISTED]),
         }
+
+
+def _listed(what: str, labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - LISTED} more" if len(labels) > LISTED else ""
+    return f"{many(len(labels), 'node')} {what}: {', '.join(labels[:LISTED])}{more}"
 
 
 def likeness(
@@ -132,15 +153,20 @@ def likeness(
     declared = Declarations(planned, pruned, inferred)
     interface, inside = [*declared.interface()], [*declared.inside(*walk.scopes, walk.pairs)]
     differences = [*interface, *walk.differences, *inside]
+    # Where the walk found no difference, each node is the planned one, whichever of several equal ones that is.
+    found = walk.matching() if walk.differences else Matching((), ())
     walk.forget()
+    count = sum(1 for _ in nodes_of(pruned.graph))
     return Likeness(
-        sum(1 for node in nodes_of(pruned.graph)),
-        len(walk.same_nodes),
+        count,
+        count - len(found.differing),
         frozenset(walk.same_tensors),
         tuple(differences[:LISTED]),
         len(differences),
         len(interface) + len(inside),
         declared.fixed,
+        found.differing,
+        found.missing,
     )
 
 
@@ -153,7 +179,7 @@ class _Walk:
         self.seen: set[tuple[int, int, int, int]] = set()
         self.pairs: dict[tuple[int, int], Made] = {}
         self.reached: tuple[set[int], set[int]] = (set(), set())
-        self.same_nodes: set[int] = set()
+        self.same_nodes: list[tuple[NodeProto, NodeProto]] = []
         self.same_tensors: set[str] = set()
         self.known: dict[tuple[int, int], bool] = {}
         self.differences: list[str] = []
@@ -247,21 +273,41 @@ class _Walk:
         return ours.dims == theirs.dims and all(self.same_tensor(name, *pair) for pair in parts)
 
     def _compare_tensors(self, ours: Made, theirs: Made, where: str) -> None:
-        key = id(ours.thing), id(theirs.thing)
-        if key not in self.known:
-            self.known[key] = self.same_tensor(ours.name, ours.thing, theirs.thing)
-        if self.known[key]:
+        if self._same_numbers(ours, theirs):
             self.same_tensors.add(theirs.name)
         else:
             self.differences.append(f"{where} holds other numbers than the planned {ours.name}")
 
+    def _same_numbers(self, ours: Made, theirs: Made) -> bool:
+        key = id(ours.thing), id(theirs.thing)
+        if key not in self.known:
+            self.known[key] = self.same_tensor(ours.name, ours.thing, theirs.thing)
+        return self.known[key]
+
+    def matching(self) -> Matching:
+        """Match all nodes, also those behind a difference."""
+
+        def same_value(ours: Made, theirs: Made) -> bool:
+            return (
+                self._same_numbers(ours, theirs)
+                if ours.place is Place.TENSOR
+                else self._same_elsewhere(ours, theirs)
+            )
+
+        def same_node(first: NodeProto, second: NodeProto) -> bool:
+            return not self._differs(first, second)
+
+        return matched(self.scopes, self.same_nodes, same_node, same_value)
+
     def _compare_nodes(self, ours: Made, theirs: Made, where: str) -> None:
         first, second = ours.thing, theirs.thing
-        difference = self._differs(first, second, ours.index, theirs.index)
+        difference = self._differs(first, second)
+        if ours.index != theirs.index and not difference:
+            difference = " by another output than planned"
         if difference:
             self.differences.append(f"{where} is made by {theirs.label}{difference}")
             return
-        self.same_nodes.add(id(second))
+        self.same_nodes.append((first, second))
         pairs = zip(_given(first.input), _given(second.input), strict=True)
         for index, (name, other) in enumerate(pairs):
             self._pair(ours.scope, name, theirs.scope, other, f"input {index} of {theirs.label}")
@@ -272,11 +318,11 @@ class _Walk:
             for left, right in zip(body.graph.output, inner.graph.output, strict=True):
                 self._pair(body, left.name, inner, right.name, f"output {right.name} {where}")
 
-    def _differs(self, first: NodeProto, second: NodeProto, index: int, other: int) -> str:
+    def _differs(self, first: NodeProto, second: NodeProto) -> str:
         if (_domain(first.domain), first.op_type) != (_domain(second.domain), second.op_type):
-            return f" in place of {first.op_type} ({first.name or first.output[0]})"
+            return f" in place of {label(first)}"
         counts = [(len(_given(node.input)), len(_given(node.output))) for node in (first, second)]
-        if index != other or counts[0] != counts[1]:
+        if counts[0] != counts[1]:
             return " with other inputs or outputs than planned"
         ours, theirs = (
             self._defaults(node) | {item.name: item for item in node.attribute} for node in (first, second)

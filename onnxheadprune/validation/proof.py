@@ -286,6 +286,7 @@ def _record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterato
 
 def _sentences(found: Likeness) -> Iterator[str]:
     """Yield what a report says about a graph that is not the planned one."""
+    yield from found.others
     for difference in found.differences:
         yield f"not as planned: {difference}"
     if found.count > len(found.differences):

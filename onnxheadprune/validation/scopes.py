@@ -48,7 +48,7 @@ class Made:
     def label(self) -> str:
         """How to name it to a person."""
         if self.place is Place.NODE:
-            return f"{self.thing.op_type} ({self.thing.name or self.thing.output[0]})"
+            return label(self.thing)
         return f"{self.place.value} ({self.name})"
 
 
@@ -75,7 +75,7 @@ class Scope:
             found = scope.made.get(name)
             if found is None:
                 scope = scope.parent
-            elif found.place is Place.NODE and found.thing in IDENTITIES:
+            elif found.place is Place.NODE and passes_on(found.thing):
                 name, scope = found.thing.input[0], found.scope
             else:
                 return found
@@ -107,7 +107,25 @@ def scopes_of(graph: GraphProto, parent: Scope | None = None) -> list[Scope]:
     return found
 
 
+def label(node: NodeProto) -> str:
+    """How to name a node to a person."""
+    return f"{node.op_type} ({node.name or next(filter(None, node.output), 'without outputs')})"
+
+
+def own_nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """Nodes of a graph that compute something, without those of bodies in it."""
+    return (node for node in graph.node if _computes(node))
+
+
 def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
     """Nodes of a graph and of the bodies in it that compute something."""
-    nodes = nodes_in(graph.node)
-    return (node for node in nodes if stored_tensor(node) is None and node not in IDENTITIES)
+    return (node for node in nodes_in(graph.node) if _computes(node))
+
+
+def _computes(node: NodeProto) -> bool:
+    return stored_tensor(node) is None and not passes_on(node)
+
+
+def passes_on(node: NodeProto) -> bool:
+    """Return whether a node gives what it takes."""
+    return node in IDENTITIES and len(node.input) == len(node.output) == 1
