@@ -78,30 +78,44 @@ def attempted(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:
 
 @contextlib.contextmanager
 def analysing(model: ModelProto, name: str) -> Iterator[None]:
-    """Check the model's validity after an analysis failed, since analyses assume a valid graph.
-
-    On a valid model the failure is a bug and is raised. Operators of unknown domains cannot be checked: a model with
-    such operators is refused.
+    """As `blaming`, with Python's garbage collector paused.
 
     Raises:
         ModelError: if the model is not valid; an `AnalysisError` if that is unknown.
     """
+    with blaming((model, name)), _no_collection():
+        yield
+
+
+@contextlib.contextmanager
+def blaming(*models: tuple[ModelProto, str]) -> Iterator[None]:
+    """Check the validity of models after an analysis failed, since analyses assume valid graphs.
+
+    On valid models the failure is a bug and is raised. Operators of unknown domains cannot be checked: a model with
+    such operators is refused.
+
+    Args:
+        models: models and their names; the first invalid one is blamed.
+
+    Raises:
+        ModelError: if a model is not valid; an `AnalysisError` if that is unknown.
+    """
     try:
-        with _no_collection():
-            yield
+        yield
     except (HeadPruneError, MemoryError):
         raise
     except RecursionError as error:
-        raise ModelError(f"{name} is nested too deeply") from error
+        raise ModelError(f"{' or '.join(name for _, name in models)} is nested too deeply") from error
     except Exception as error:
-        try:
-            check_model(model, name, full=True)
-        except ModelError as invalid:
-            raise invalid from error
-        foreign = _foreign(model)
-        if foreign is None:
+        for model, name in models:
+            try:
+                check_model(model, name, full=True)
+            except ModelError as invalid:
+                raise invalid from error
+        found = next(((foreign, name) for model, name in models if (foreign := foreign_in(model))), None)
+        if found is None:
             raise
-        told = f"{type(error).__name__}: {error}"
+        told, (foreign, name) = f"{type(error).__name__}: {error}", found
         raise AnalysisError(
             f"{name} cannot be analysed ({told}); it has operators that onnx cannot check"
             f" ({foreign}), so it may not be valid; if it runs in ONNX Runtime, please report this"
@@ -123,7 +137,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _foreign(model: ModelProto) -> str | None:
+def foreign_in(model: ModelProto) -> str | None:
     """The first operator that neither onnx nor the model itself defines, None without."""
     own = {(function.domain, function.name) for function in model.functions}
     for node in nodes_of_model(model):

@@ -62,6 +62,15 @@ _PACKED = {
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
+def array_of(tensor: TensorProto) -> npt.NDArray[Any]:
+    """The elements of a tensor that is in memory; text as bytes, which need not be UTF-8."""
+    if tensor.data_type != TensorProto.STRING:
+        return numpy_helper.to_array(tensor)
+    cells = np.empty(len(tensor.string_data), dtype=object)
+    cells[:] = list(tensor.string_data)
+    return cells.reshape(tuple(tensor.dims))
+
+
 def take(array: npt.NDArray[Any], selection: Selection) -> npt.NDArray[Any]:
     """The selected part of an array, compacted.
 

@@ -221,7 +221,7 @@ class _Chunks:
         """Return what is live of the part of the input that is one chunk, from what is live of the sequence."""
         array, axes = live.array, list(live.axes)
         if axes[:1] == [0]:
-            array, axes = array[index], axes[1:]
+            array, axes = array[index, ...], axes[1:]
         back = {
             self.numbered(axis): axis for axis in range(max(live.axes, default=0) + 1) if axis != self.axis
         }

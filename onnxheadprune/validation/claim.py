@@ -260,13 +260,19 @@ def _check_same_names(
 
 def _order_problems(original: ModelProto, pruned: ModelProto, io: Interface, name: str) -> Iterator[str]:
     """Yield whether who reads inputs and outputs by their position gets what the original gives there."""
-    for what, before, theirs in (
-        ("inputs", _inputs(original), _inputs(pruned)),
-        ("outputs", _outputs(original), _outputs(pruned)),
+    for what, before, listed in (
+        ("inputs", [*_inputs(original)], [*_inputs(pruned)]),
+        ("outputs", _listed(original), _listed(pruned)),
     ):
         ours = [after for earlier in before if (after := io.after(earlier)) is not None]
-        if ours != [*theirs]:
-            yield f"{name} lists its {what} in another order: {', '.join(theirs)} in place of {', '.join(ours)}"
+        if ours != listed:
+            how = "in another order" if sorted(ours) == sorted(listed) else "more or less often"
+            yield f"{name} lists its {what} {how}: {', '.join(listed)} in place of {', '.join(ours)}"
+
+
+def _listed(model: ModelProto) -> list[str]:
+    """The names of outputs, each as often as it is listed."""
+    return [info.name for info in model.graph.output]
 
 
 def _io_problems(planning: Planning, pruned: ModelProto, name: str) -> list[str]:

@@ -26,13 +26,13 @@ from collections import defaultdict
 from collections.abc import Collection
 
 import numpy as np
-from onnx import GraphProto, TensorProto, numpy_helper
+from onnx import GraphProto, TensorProto
 
 from onnxheadprune.edit.edits import AddConstant, SliceTensor
 from onnxheadprune.model.bodies import graphs_in, stored_tensor
 from onnxheadprune.model.storage.reading import in_memory, same_bytes
 from onnxheadprune.model.storage.tensors import is_outside
-from onnxheadprune.model.tensors import cut
+from onnxheadprune.model.tensors import array_of, cut
 
 FUSED: tuple[FuseMode, ...] = ("contrib", "onnx")
 
@@ -167,7 +167,7 @@ def _same(left: TensorProto, original: LoadedModel, right: TensorProto, pruned: 
     if _is_raw(left) and _is_raw(right):
         return same_bytes(left, original.sources, right, pruned.sources)
     held = in_memory(left, original.sources), in_memory(right, pruned.sources)
-    arrays = (np.ascontiguousarray(numpy_helper.to_array(tensor)) for tensor in held)
+    arrays = (np.ascontiguousarray(array_of(tensor)) for tensor in held)
     first, second = (array.tolist() if array.dtype == object else array.tobytes() for array in arrays)
     return bool(first == second)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,9 +19,18 @@ from onnxheadprune.edit.extract import Restored
 from onnxheadprune.edit.model_records import EXITS_KEY
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord, units_entry
-from onnxheadprune.errors import ModelError, spelled
-from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, model_name, open_structure
-from onnxheadprune.runtime import Provider, versions
+from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError, spelled
+from onnxheadprune.model.load import (
+    LARGE,
+    LoadedModel,
+    ModelLike,
+    check_model,
+    model_name,
+    open_structure,
+    stored_bytes,
+)
+from onnxheadprune.model.soundness import blaming, foreign_in
+from onnxheadprune.runtime import CPU, Provider, Session, versions
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
@@ -143,9 +153,41 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     Raises:
         HeadPruneError: as `validate` does.
     """
-    meter = None if request.metric is None else _meter(request.metric)
-    names = model_name(original), model_name(pruned)
     before, after = _opened(original), _opened(pruned)
+    named = ((before.proto, model_name(original)), (after.proto, model_name(pruned)))
+    with _saying_if_invalid(before, model_name(original)), blaming(*named):
+        return _proven(before, after, (model_name(original), model_name(pruned)), request)
+
+
+@contextlib.contextmanager
+def _saying_if_invalid(original: LoadedModel, name: str) -> Iterator[None]:
+    """Add to a refusal that the original itself is not valid, where that is so."""
+    try:
+        yield
+    except InferenceError:
+        raise
+    except HeadPruneError as error:
+        obstacle = _says(original.proto, name, full=False) or _load_error(original)
+        if obstacle is not None and obstacle not in str(error):
+            error.args = (f"{error}; the original itself is not valid: {obstacle}", *error.args[1:])
+        raise
+
+
+def _load_error(model: LoadedModel) -> str | None:
+    """Return why ONNX Runtime does not load a small model with operators that onnx cannot check; None if it does."""
+    if foreign_in(model.proto) is None or stored_bytes(model.proto) > LARGE:
+        return None
+    try:
+        Session(model, resolve_provider(CPU), name="it")
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+def _proven(
+    before: LoadedModel, after: LoadedModel, names: tuple[str, str], request: ValidationRequest
+) -> Validation:
+    meter = None if request.metric is None else _meter(request.metric)
     # With a permanent exit or fewer tokens, everything is planned and compared as from the original with these; but
     # what comes out is compared with the original itself, whose decision is forced and whose tokens are translated.
     ready = _prepared(before, after)

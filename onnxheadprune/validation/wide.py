@@ -22,7 +22,8 @@ from onnxheadprune.model.graph.facts import GATHERS, SLICES
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.model.storage.tensors import is_outside, tensors_of
+from onnxheadprune.model.storage.tensors import BITS, is_outside, tensors_of
+from onnxheadprune.model.tensors import array_of
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.fill import Padding
 from onnxheadprune.runtime.feeds.generate import Feed, FeedMaker
@@ -149,8 +150,12 @@ def _held(model: ModelProto) -> Counter[float]:
     """Return how often small constants and attributes hold each number."""
     found: Counter[float] = Counter()
     for tensor, _ in tensors_of(model):
-        if 0 < int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL and not is_outside(tensor):
-            array = np.asarray(numpy_helper.to_array(tensor))
+        if (
+            tensor.data_type in BITS
+            and 0 < int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL
+            and not is_outside(tensor)
+        ):
+            array = array_of(tensor)
             if array.dtype.kind in "iuf":
                 found.update(float(item) for item in np.unique(array.astype(np.float64)) if np.isfinite(item))
     for node in nodes_of(model.graph):
