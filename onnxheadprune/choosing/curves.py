@@ -3,16 +3,13 @@
 How much an error in one layer's attention matters depends on everything after it. So each site alone is cut
 at a few points of its path, its projection refitted from the Gram matrix, and the effect on the model's
 outputs is measured: all of that in one pass over the model (`activations.chain`).
-
-In a small model that is fast; in one of a billion weights, a few cuts of every site on all samples take days. So
-the work is limited in advance: enough to compare sites in acceptable time.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,8 +19,9 @@ from onnxheadprune.choosing.activations.chain import Chain, Cut
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, Ridge
 from onnxheadprune.choosing.activations.parts import Parts
+from onnxheadprune.choosing.effort import Effort
+from onnxheadprune.choosing.folds import Fold, SiteMoments
 from onnxheadprune.choosing.scoring.moves import Step, merged
-from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Evidence
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
@@ -31,119 +29,17 @@ from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.workers import algebra_workers
 
-MOST_WORK = 1e13
-"""Multiply-adds that one part of a choice may take in any case: some minutes on two cores."""
-POINTS = 6
-"""Steps of a path to measure, at most; the others are interpolated along their error."""
-SAMPLES_TO_LOOK_AT = 512
-"""Samples on which it is looked what units carry, and how far outputs drift, where fewer do not tell less."""
-SAMPLES_TO_MEASURE = 128
-"""Samples on which the effect of cuts is measured; Gram matrices see more of them."""
-SITES_TO_MEASURE = 6
-"""Sites up to which all of them are used. A cut runs on through all blocks after it, so in a deeper model each is
-measured on fewer samples, and a site costs the same everywhere."""
-LEAST_TO_MEASURE = 16
-"""Samples that are used in any case, or fewer that have `LEAST_POSITIONS`."""
-LEAST_POSITIONS = 1024
-ROWS_PER_INPUT = 6
-"""Positions per input of a projection that tell in any case what its heads carry."""
 STRENGTH = 3e-2
 """Ridge of the refits that are only measured, not kept."""
 NO_NUMBER = 1e30
 """What a cut costs whose outputs are not finite."""
 
 
-@dataclass(frozen=True)
-class Effort:
-    """The extent of a measurement.
-
-    Attributes:
-        points: steps of each path; 0 for a single step of a single path of each site.
-        samples: the number of samples.
-    """
-
-    points: int
-    samples: int
-
-    @classmethod
-    def of(
-        cls,
-        work: Work,
-        sites: Sequence[Site],
-        paths: Mapping[int, Sequence[object]],
-        samples: int,
-        positions: float,
-    ) -> Effort:
-        """Return the numbers of cuts and samples to measure: a third of a pass over the data, or `MOST_WORK`.
-
-        More points have priority over more samples: the shape of a path matters more than measurement noise.
-        """
-        bound = max(MOST_WORK, work.whole * positions * samples / 3)
-        most = min(samples, _samples_to_measure(len(sites)))
-        least = min(most, LEAST_TO_MEASURE, max(2, math.ceil(LEAST_POSITIONS / max(positions, 1.0))))
-        once = sum(work.behind(site) for site in sites) * positions
-        each = sum(work.behind(site) * len(paths[site.index]) for site in sites) * positions
-        points = next((count for count in range(POINTS, 0, -1) if count * each * least <= bound), 0)
-        cost = points * each or once
-        return cls(points, max(least, min(most, int(bound / max(cost, 1.0)))))
-
-
-class Work:
-    """Multiply-adds per position of a model's layers."""
-
-    def __init__(self, view: GraphView) -> None:
-        found = ((node.index, Linear.at(node)) for node in view.main.nodes)
-        self._maps = [(index, math.prod(item.matrix.shape)) for index, item in found if item is not None]
-
-    @property
-    def whole(self) -> int:
-        """Of all layers."""
-        return sum(size for _, size in self._maps)
-
-    def behind(self, site: Site) -> int:
-        """Of those that a cut of a site runs: its projections, and all later layers."""
-        first = min(item.node.index for item in site.projections)
-        return sum(size for index, size in self._maps if index >= first)
-
-    def to_look_at(self, data: Calibration, widest: int) -> Calibration:
-        """Enough data for statistics of contexts: some hundred samples, or as many as the widest projection needs."""
-        positions = data.positions
-        if positions is None:
-            return data.subset(SAMPLES_TO_LOOK_AT)
-        bearable = min(MOST_WORK / max(self.whole, 1), SAMPLES_TO_LOOK_AT * positions / data.count)
-        most = max(ROWS_PER_INPUT * widest, bearable)
-        return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
-
-    def to_run(self, data: Calibration) -> Calibration:
-        """The data for runs of whole models that decide nothing: for a reported figure, a proof."""
-        positions = data.positions
-        if positions is None:
-            return data.subset(SAMPLES_TO_LOOK_AT)
-        most = min(MOST_WORK / max(self.whole, 1) / 4, SAMPLES_TO_LOOK_AT * positions / data.count)
-        return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
-
-
-def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibration) -> float:
-    """The mean length of samples, without padding.
-
-    Args:
-        moments: of what projections read, per site index.
-        data: what they were taken on.
-    """
-    return max(found[0].count for found in moments.values()) / max(data.count, 1)
-
-
-def _samples_to_measure(sites: int) -> int:
-    """The number of samples to measure cuts on, by the number of sites."""
-    share = (SITES_TO_MEASURE + 1) / (sites + 1)
-    return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))
-
-
 def measured_paths(
     view: GraphView,
     sites: Sequence[Site],
     paths: Mapping[int, Sequence[Sequence[Step]]],
-    moments: Mapping[int, Sequence[Moments]],
+    folds: Sequence[Fold],
     evidence: Evidence,
     how: Effort,
     progress: Progress = silent,
@@ -154,27 +50,30 @@ def measured_paths(
         view: an annotated view of the model.
         sites: the sites.
         paths: some paths per site index.
-        moments: per site index, of the context of each of its projections.
-        evidence: the data to measure drifts on.
+        folds: the samples to measure drifts on, and the moments that the refits of each are fitted to.
+        evidence: the measure of drift, and where to run.
         how: the number of steps per path to measure, and of samples.
         progress: called after each block.
     """
-    main, data, effect = require_main_output(view), evidence.data.subset(how.samples), evidence.effect
+    main, effect = require_main_output(view), evidence.effect
+    parts = [fold.data.subset(max(how.samples // len(folds), 1)) for fold in folds]
     # A measure of the user's sees all outputs.
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
     points = [(site, some) for site in sites for some in _measured(paths[site.index], how.points)]
-    workers = algebra_workers(max(len(item.x_sum) for site in sites for item in moments[site.index]))
-    made = workers.each(lambda item: _cuts(*item, moments[item[0].index]), points)
-    cuts = [cut for some in made for cut in some]
-    meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
+    workers = algebra_workers(max(math.prod(item.sizes) for site in sites for item in site.projections))
+    meters = [EffectMeter(main, parts[0].inputs, effect) for _, some in points for _ in some]
     chain = Chain(
-        Parts(view, evidence.provider, len(data), sites), sites, [view.main.values[name] for name in outputs]
+        Parts(view, evidence.provider, max(map(len, parts)), sites),
+        sites,
+        [view.main.values[name] for name in outputs],
     )
+    for number, (fold, data) in enumerate(zip(folds, parts, strict=True)):
 
-    def passed(blocks: int) -> None:
-        progress("measuring what cuts cost, site by site", blocks, len(sites))
+        def passed(blocks: int, done: int = number * len(sites)) -> None:
+            progress("measuring what cuts cost, site by site", done + blocks, len(folds) * len(sites))
 
-    chain.measure(cuts, data.feeds, data.source, meters, passed)
+        made = workers.each(functools.partial(_cuts, fold.moments), points)
+        chain.measure([cut for some in made for cut in some], data.feeds, data.source, meters, passed)
     means = iter(meters)
     found: dict[int, list[tuple[Step, ...]]] = {site.index: [] for site in sites}
     known = [(site, some, [next(means).mean() for _ in some]) for site, some in points]
@@ -185,10 +84,11 @@ def measured_paths(
     return {index: merged(steps) for index, steps in found.items()}
 
 
-def _cuts(site: Site, steps: Sequence[Step], moments: Sequence[Moments]) -> list[Cut]:
-    """The cuts of some steps, with refitted remaining weights."""
+def _cuts(moments: SiteMoments, point: tuple[Site, Sequence[Step]]) -> list[Cut]:
+    """The cuts of some steps of a site, with refitted remaining weights."""
+    site, steps = point
     refits: list[dict[str, Array]] = [{} for _ in steps]
-    for projection, moment in zip(site.projections, moments, strict=True):
+    for projection, moment in zip(site.projections, moments[site.index], strict=True):
         linear = Linear.of(projection)
         # Weights that something else reads too are not refitted later, so not here either.
         if linear is not None and not linear.matrix.shared:

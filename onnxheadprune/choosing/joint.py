@@ -19,16 +19,12 @@ from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.attention.sites.kinds import LAYERS
 from onnxheadprune.attention.sites.site import AttentionSite, Site, Sites
 from onnxheadprune.attention.sites.unit import BYTES, OPERATIONS
-from onnxheadprune.choosing.activations.contexts import (
-    INSTEAD,
-    context_moments,
-    measurable,
-    seen,
-    with_enough,
-)
+from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable, seen, with_enough
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Choice, Limits, Paths, Savings, keep_per_site
-from onnxheadprune.choosing.curves import Effort, Work, measured_paths, positions_per_sample
+from onnxheadprune.choosing.curves import measured_paths
+from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
+from onnxheadprune.choosing.folds import look_at
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.moves import (
     Heads,
@@ -124,9 +120,9 @@ def joint_space(
     widest = max(math.prod(item.sizes) for site in open_ for item in site.projections)
     with algebra_threads(widest):
         work = Work(analysis.view)
-        looked = work.to_look_at(data, widest)
-        moments = context_moments(analysis.view, open_, looked, evidence.provider, progress, left)
-        reached = with_enough(seen(open_, moments, data.source), moments, looked, left)
+        looked = look_at(analysis.view, open_, evidence, work, progress, left)
+        moments = looked.moments
+        reached = with_enough(seen(open_, moments, data.source), moments, looked.data, left)
         found = algebra_workers(widest).each(
             or_reason(
                 lambda site: _paths(
@@ -140,9 +136,9 @@ def joint_space(
             reached,
         )
         ways, reached = readable(reached, found, left)
-        length = positions_per_sample(moments, looked)
+        length = positions_per_sample(moments, looked.data)
         how = Effort.of(work, reached, ways, data.count, length)
-        measured = measured_paths(analysis.view, reached, ways, moments, evidence, how, progress)
+        measured = measured_paths(analysis.view, reached, ways, looked.folds, evidence, how, progress)
     why = WHY_BYTES if counted == BYTES else ""
     basis = f"{AFTER_REFIT}, {OVER_SAVED.format(counted)}{why}"
     if scores is not None:

@@ -10,15 +10,11 @@ from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.choosing.activations.contexts import (
-    INSTEAD,
-    context_moments,
-    measurable,
-    seen,
-    with_enough,
-)
+from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable, seen, with_enough
 from onnxheadprune.choosing.allocate import Limits
-from onnxheadprune.choosing.curves import Effort, Work, measured_paths, positions_per_sample
+from onnxheadprune.choosing.curves import measured_paths
+from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
+from onnxheadprune.choosing.folds import look_at
 from onnxheadprune.choosing.joint import joint_space
 from onnxheadprune.choosing.scoring.by_method import weight_scores
 from onnxheadprune.choosing.scoring.moves import (
@@ -203,13 +199,13 @@ def _measured_paths(
     progress: Progress,
 ) -> dict[int, tuple[Step, ...]]:
     """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
-    data, provider, work = evidence.data, evidence.provider, Work(analysis.view)
+    data, work = evidence.data, Work(analysis.view)
     sites = candidates.sites
     widest = max(prod(item.sizes) for site in sites for item in site.projections)
     with algebra_threads(widest):
-        looked = work.to_look_at(data, widest)
-        moments = context_moments(analysis.view, sites, looked, provider, progress, left)
-        sites = with_enough(seen(sites, moments, data.source), moments, looked, left)
+        looked = look_at(analysis.view, sites, evidence, work, progress, left)
+        moments = looked.moments
+        sites = with_enough(seen(sites, moments, data.source), moments, looked.data, left)
         if scores is not None:
             paths = _paths_by_worth(replace(candidates, sites=sites), scores, left)
         else:
@@ -221,8 +217,8 @@ def _measured_paths(
 
             each = algebra_workers(widest).each(or_reason(found_for), sites)
             paths, sites = readable(sites, each, left)
-        how = Effort.of(work, sites, paths, data.count, positions_per_sample(moments, looked))
-        return measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
+        how = Effort.of(work, sites, paths, data.count, positions_per_sample(moments, looked.data))
+        return measured_paths(analysis.view, sites, paths, looked.folds, evidence, how, progress)
 
 
 def _all_of(site: AttentionSite, steps: Sequence[Step], kept: Mapping[int, Heads]) -> tuple[Step, ...]:

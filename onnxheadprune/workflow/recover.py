@@ -42,8 +42,8 @@ def recover(
         model: the original.
         pruned: what `prune` made of it.
         output: where to write; None writes nothing.
-        data: the user's inputs; see `Inputs` for the forms. A twentieth of the feeds is set aside to judge by; a refit
-            may have seen them.
+        data: the user's inputs; see `Inputs` for the forms. A twentieth of the samples is set aside to judge by; a
+            refit of `pruned` that has learned from the same data is made again without them.
         budget: how long to train.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         seed: of the order of the data.

@@ -268,7 +268,7 @@ def test_a_wrong_wish_is_known_before_any_work(
     def never(*_args: Any, **_settings: Any) -> None:
         raise AssertionError("long work began")
 
-    monkeypatch.setattr("onnxheadprune.choosing.select.context_moments", never)
+    monkeypatch.setattr("onnxheadprune.choosing.folds.context_moments", never)
     assert command("prune", toy, *wish, "--data", data, "--dry-run", *CPU).exit_code == 2
 
 

@@ -7,17 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from onnxheadprune.choosing import curves as effort_module
+from onnxheadprune.choosing import effort as effort_module
 from onnxheadprune.choosing.activations.contexts import context_moments
-from onnxheadprune.choosing.curves import (
+from onnxheadprune.choosing.curves import measured_paths
+from onnxheadprune.choosing.effort import (
     LEAST_TO_MEASURE,
     MOST_WORK,
     POINTS,
     Effort,
     Work,
-    measured_paths,
     positions_per_sample,
 )
+from onnxheadprune.choosing.folds import Fold
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.runtime import CPU, Provider
@@ -74,9 +75,9 @@ def test_the_least_that_is_measured_tells_every_site_and_all_of_its_path() -> No
     view, sites, data = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(20))
     moments = context_moments(view, sites.sites, data, HERE)
     paths = {site.index: [reconstruction_paths(site, moments[site.index])[0]] * 2 for site in sites}
-    evidence = Evidence(data, HERE)
-    whole = measured_paths(view, sites.sites, paths, moments, evidence, Effort(POINTS, 1000))
-    least = measured_paths(view, sites.sites, paths, moments, evidence, Effort(0, 1000))
+    evidence, folds = Evidence(data, HERE), [Fold(moments, data)]
+    whole = measured_paths(view, sites.sites, paths, folds, evidence, Effort(POINTS, 1000))
+    least = measured_paths(view, sites.sites, paths, folds, evidence, Effort(0, 1000))
     for site in sites:
         steps, few = whole[site.index], least[site.index]
         assert [step.removed for step in few] == [step.removed for step in steps]

@@ -16,7 +16,9 @@ from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Limits, allocate, keep_per_site
-from onnxheadprune.choosing.curves import Effort, measured_paths
+from onnxheadprune.choosing.curves import measured_paths
+from onnxheadprune.choosing.effort import Effort
+from onnxheadprune.choosing.folds import Fold
 from onnxheadprune.choosing.scoring.moves import Step, path_by_worth
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.scores import HeadScores
@@ -285,16 +287,16 @@ def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(**form), toys_scores.ids(20))
     moments = context_moments(view, sites.sites, data, HERE)
     paths = {site.index: [reconstruction_paths(site, moments[site.index])[0]] for site in sites}
-    measured = measured_paths(view, sites.sites, paths, moments, Evidence(data, HERE), ALL)
+    measured = measured_paths(view, sites.sites, paths, [Fold(moments, data)], Evidence(data, HERE), ALL)
     for site in sites:
         (steps,), found = paths[site.index], measured[site.index]
         assert [step.removed for step in found] == [step.removed for step in steps]
         drifts = [step.error for step in found]
         assert drifts == sorted(drifts) and drifts[0] > 0 and np.isfinite(drifts[-1])
     nothing = {site.index: [()] for site in sites}
-    assert set(measured_paths(view, sites.sites, nothing, moments, Evidence(data, HERE), ALL).values()) == {
-        ()
-    }
+    assert set(
+        measured_paths(view, sites.sites, nothing, [Fold(moments, data)], Evidence(data, HERE), ALL).values()
+    ) == {()}
 
 
 def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
@@ -309,7 +311,9 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     main = main_output(view, ())
     assert main is not None
     steps = reconstruction_paths(sites[0], moments[0])[0][:1]
-    (found,) = measured_paths(view, [sites[0]], {0: [steps]}, moments, Evidence(data, HERE), ALL)[0]
+    (found,) = measured_paths(
+        view, [sites[0]], {0: [steps]}, [Fold(moments, data)], Evidence(data, HERE), ALL
+    )[0]
     (projection,), (moment,) = sites[0].projections, moments[0]
     linear = Linear.of(projection)
     assert linear is not None

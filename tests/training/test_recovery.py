@@ -288,6 +288,24 @@ def test_a_pruned_model_is_recovered_afterwards(folder: Path, command: Callable[
     assert before is not None and after is not None and after.steps >= before.steps > 0
 
 
+def test_a_refit_that_has_seen_the_judge_is_made_again(folder: Path) -> None:
+    """Two calls with one set of data write what one call writes: no training is compared with a refit that knew it."""
+    settings: dict[str, Any] = {"data": SENTENCES, "provider": "cpu"}
+    prune("model.onnx", HEADS, "refitted.onnx", refit=True, **settings)
+    after = recover("model.onnx", "refitted.onnx", budget=Budget(epochs=6), **settings)
+    at_once = prune("model.onnx", HEADS, refit=True, recover=Budget(epochs=6), **settings)
+    assert after.chosen is not None and after.chosen.recovery is not None
+    assert after.chosen.recovery.rejected is None and after.chosen.held_out
+    assert [item.raw_data for item in after.model.graph.initializer] == [
+        item.raw_data for item in at_once.model.graph.initializer
+    ]
+    other = recover(
+        "model.onnx", "refitted.onnx", data=SENTENCES[:-1], provider="cpu", budget=Budget(epochs=1)
+    )
+    assert other.chosen is not None and other.chosen.compensation is not None
+    assert other.chosen.compensation.data == after.chosen.compensation.data  # type: ignore[union-attr]
+
+
 def test_what_is_no_cut_of_the_model_is_not_recovered(folder: Path, command: Callable[..., Outcome]) -> None:
     damaged = onnx.load("pruned.onnx")
     toys.set_initializer(damaged, "up_weight0", toys.get_initializer(damaged, "up_weight0") + 1)

@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
 from onnxheadprune.choosing.compensation.record import Compensation
 from onnxheadprune.choosing.compensation.tasks import Which
-from onnxheadprune.choosing.curves import Work
+from onnxheadprune.choosing.effort import Work
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import Asked, Selection, Space
 from onnxheadprune.choosing.wishes import Requirements
@@ -120,6 +120,10 @@ class Cutter:
                 raise UsageError("a recovery needs data; give it with --data")
             require_recoverable(self.view, require_main_output(self.view), self.data, trying.recovering)
             self.learn, self.held = split_for_recovery(self.data)
+            given = trying.given
+            if given is not None and not given.steps and given.data == self.data.fingerprint:
+                # It has seen what judges the training, so it is made again from what steps learn from.
+                self.trying, self.refit = replace(trying, given=None), True
 
     def search_space(self, requirements: Requirements, asked: Asked | None = None) -> Space:
         """The paths of cuts, from which selections are made."""

@@ -1,0 +1,120 @@
+"""How much of a model and of its data a choice runs.
+
+In a small model measuring every site is fast; in one of a billion weights, a few cuts of every site on all samples
+take days. So the work is limited in advance: enough to compare sites in acceptable time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.choosing.activations.linear import Linear
+from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.model.graph.view import GraphView
+
+MOST_WORK = 1e13
+"""Multiply-adds that one part of a choice may take in any case: some minutes on two cores."""
+POINTS = 6
+"""Steps of a path to measure, at most; the others are interpolated along their error."""
+SAMPLES_TO_LOOK_AT = 512
+"""Samples on which it is looked what units carry, and how far outputs drift, where fewer do not tell less."""
+SAMPLES_TO_MEASURE = 128
+"""Samples on which the effect of cuts is measured; Gram matrices see more of them."""
+SITES_TO_MEASURE = 6
+"""Sites up to which all of them are used. A cut runs on through all blocks after it, so in a deeper model each is
+measured on fewer samples, and a site costs the same everywhere."""
+LEAST_TO_MEASURE = 16
+"""Samples that are used in any case, or fewer that have `LEAST_POSITIONS`."""
+LEAST_POSITIONS = 1024
+ROWS_PER_INPUT = 6
+"""Positions per input of a projection that tell in any case what its heads carry."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """The extent of a measurement.
+
+    Attributes:
+        points: steps of each path; 0 for a single step of a single path of each site.
+        samples: the number of samples.
+    """
+
+    points: int
+    samples: int
+
+    @classmethod
+    def of(
+        cls,
+        work: Work,
+        sites: Sequence[Site],
+        paths: Mapping[int, Sequence[object]],
+        samples: int,
+        positions: float,
+    ) -> Effort:
+        """Return the numbers of cuts and samples to measure: a third of a pass over the data, or `MOST_WORK`.
+
+        More points have priority over more samples: the shape of a path matters more than measurement noise.
+        """
+        bound = max(MOST_WORK, work.whole * positions * samples / 3)
+        most = min(samples, samples_to_measure(len(sites)))
+        least = min(most, LEAST_TO_MEASURE, max(2, math.ceil(LEAST_POSITIONS / max(positions, 1.0))))
+        once = sum(work.behind(site) for site in sites) * positions
+        each = sum(work.behind(site) * len(paths[site.index]) for site in sites) * positions
+        points = next((count for count in range(POINTS, 0, -1) if count * each * least <= bound), 0)
+        cost = points * each or once
+        return cls(points, max(least, min(most, int(bound / max(cost, 1.0)))))
+
+
+class Work:
+    """Multiply-adds per position of a model's layers."""
+
+    def __init__(self, view: GraphView) -> None:
+        found = ((node.index, Linear.at(node)) for node in view.main.nodes)
+        self._maps = [(index, math.prod(item.matrix.shape)) for index, item in found if item is not None]
+
+    @property
+    def whole(self) -> int:
+        """Of all layers."""
+        return sum(size for _, size in self._maps)
+
+    def behind(self, site: Site) -> int:
+        """Of those that a cut of a site runs: its projections, and all later layers."""
+        first = min(item.node.index for item in site.projections)
+        return sum(size for index, size in self._maps if index >= first)
+
+    def to_look_at(self, data: Calibration, widest: int) -> Calibration:
+        """Enough data for statistics of contexts: some hundred samples, or as many as the widest projection needs."""
+        positions = data.positions
+        if positions is None:
+            return data.subset(SAMPLES_TO_LOOK_AT)
+        bearable = min(MOST_WORK / max(self.whole, 1), SAMPLES_TO_LOOK_AT * positions / data.count)
+        most = max(ROWS_PER_INPUT * widest, bearable)
+        return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
+    def to_run(self, data: Calibration) -> Calibration:
+        """The data for runs of whole models that decide nothing: for a reported figure, a proof."""
+        positions = data.positions
+        if positions is None:
+            return data.subset(SAMPLES_TO_LOOK_AT)
+        most = min(MOST_WORK / max(self.whole, 1) / 4, SAMPLES_TO_LOOK_AT * positions / data.count)
+        return data if positions <= most else data.subset(math.ceil(data.count * most / positions))
+
+
+def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibration) -> float:
+    """The mean length of samples, without padding.
+
+    Args:
+        moments: of what projections read, per site index.
+        data: what they were taken on.
+    """
+    return max(found[0].count for found in moments.values()) / max(data.count, 1)
+
+
+def samples_to_measure(sites: int) -> int:
+    """The number of samples to measure cuts on, by the number of sites."""
+    share = (SITES_TO_MEASURE + 1) / (sites + 1)
+    return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))

@@ -1,0 +1,124 @@
+"""Samples that a choice looks at, and others that it measures cuts on.
+
+A cut is measured with its remaining weights refitted. On samples that this trial refit has seen, every cut looks
+cheaper than it is, and by how much differs from layer to layer: costs of different sites would not compare. So trial
+refits are fitted to one part of the data and measured on the rest, or with little data to each half and measured on
+the other (cross-fitting; Chernozhukov et al. 2018, 1608.00060).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.choosing.activations.contexts import context_moments
+from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.effort import Work, samples_to_measure
+from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.drift import Evidence
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime.progress import Progress
+
+SiteMoments: TypeAlias = Mapping[int, tuple[Moments, ...]]
+"""Per site index, of what each of its projections reads."""
+MOST_APART = 0.25
+"""Share of the data that moments can do without; to measure cuts on more, each half is fitted to and measured on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Samples to measure cuts on.
+
+    Attributes:
+        moments: what the trial refits of these cuts are fitted to.
+        data: the samples.
+    """
+
+    moments: SiteMoments
+    data: Calibration
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What a choice has seen of its data.
+
+    Attributes:
+        data: the samples that `moments` were taken on.
+        moments: of all sites that can be read; they order the units of a site.
+        folds: what cuts are measured on.
+    """
+
+    data: Calibration
+    moments: SiteMoments
+    folds: tuple[Fold, ...]
+
+
+def look_at(
+    view: GraphView,
+    sites: Sequence[Site],
+    evidence: Evidence,
+    work: Work,
+    progress: Progress,
+    left: dict[str, str],
+) -> Looked:
+    """Take the moments of what sites read, apart from what their cuts are measured on.
+
+    Few samples, of which no part has as many positions as a projection has inputs, are all used for both.
+
+    Args:
+        view: an annotated view of the model that the sites are of.
+        sites: whose contexts to look at.
+        evidence: the data, and where to run.
+        work: of the model.
+        progress: called after each site.
+        left: gets the reason for each site whose contexts are not finite, by label.
+
+    Raises:
+        UsageError: if the data does not run through the model, or gives no site finite numbers.
+        RefusedError: if a context cannot be read.
+    """
+    data, count = evidence.data, samples_to_measure(len(sites))
+    widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
+
+    def moments_of(part: Calibration) -> SiteMoments:
+        return context_moments(view, sites, part, evidence.provider, progress, left)
+
+    crossed = count > MOST_APART * data.count
+    learned, judged = data.split(0.5) if crossed else data.split_samples(count)
+    looked = work.to_look_at(learned, widest)
+    moments = moments_of(looked)
+    if judged is learned:
+        return Looked(looked, moments, (Fold(moments, judged),))
+    short = _short(sites, moments)
+    if not crossed and not short:
+        return Looked(looked, moments, (Fold(moments, judged),))
+    others = moments_of(judged)
+    both = _merged(moments, others)
+    if not crossed and not any(moment.count for index in short for moment in both.get(index, ())):
+        # What no sample reaches prevents nothing.
+        return Looked(looked, moments, (Fold(moments, judged),))
+    if short or _short(sites, others):
+        return Looked(data, both, (Fold(both, data),))
+    return Looked(data, both, (Fold(moments, judged), Fold(others, learned)))
+
+
+def _short(sites: Sequence[Site], moments: SiteMoments) -> set[int]:
+    """Return the indices of sites with fewer positions than inputs."""
+    return {
+        site.index
+        for site in sites
+        for item, moment in zip(site.projections, moments.get(site.index, ()), strict=False)
+        if moment.count < math.prod(item.sizes)
+    }
+
+
+def _merged(one: SiteMoments, other: SiteMoments) -> SiteMoments:
+    """Return the moments of two parts of the data, of the sites that both could read."""
+    return {
+        index: tuple(mine.merged(theirs) for mine, theirs in zip(found, other[index], strict=True))
+        for index, found in one.items()
+        if index in other
+    }
