@@ -16,7 +16,7 @@ from onnxheadprune.choosing.allocate import (
     allocate,
     keep_per_site,
 )
-from onnxheadprune.choosing.scoring.moves import Step
+from onnxheadprune.choosing.scoring.moves import Step, can_go_whole
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.display import one_line
 from onnxheadprune.settings.cutting import Cut
@@ -184,9 +184,15 @@ class SearchSpace:
             raise RefusedError(
                 f"{wanted} of {self.total} heads were asked for, but only {self.most()} can go"
                 " (protected heads, minimums, groups of KV heads and sites that cannot lose heads are kept)"
-                f"{and_left_out(self.left_out)}"
+                f"{and_left_out(self.left_out)}{self._whole_sites()}"
             )
         return self.removing(wanted)
+
+    def _whole_sites(self) -> str:
+        """Return how more heads can go, as the end of a refusal; nothing where no whole site can."""
+        if not self.limits.min_heads or not any(can_go_whole(site) for site in self.sites):
+            return ""
+        return "; with --min-heads 0 whole sites can go"
 
     def keeping(self, count: int) -> Selection:
         """Every site down to so many heads.

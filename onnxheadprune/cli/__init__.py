@@ -8,6 +8,7 @@ could not be written; 130 interrupted. A reader that leaves (`| head`) or a clos
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -72,6 +73,12 @@ class CommandGroup(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(name, guide.short) for name, guide in guides.items()])
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; what makes a command loud or quiet may stand before it, too."""
+        loud = list(itertools.takewhile(LOUDNESS.__contains__, args))
+        command, rest = args[len(loud) : len(loud) + 1], args[len(loud) + 1 :]
+        return super().parse_args(ctx, [*command, *loud, *rest] if command else args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -103,10 +110,13 @@ class CommandGroup(click.Group):
         return list(self.commands)
 
 
+LOUDNESS = ("-q", "--quiet", "-v", "--verbose")
+"""Options that all commands have."""
 EPILOG = (
     "COMMAND --help shows examples and the options that most calls need, COMMAND --help-all all options. "
     "Exit codes: 0 done, 1 validation failed or a limit broken, 2 wrong usage, 3 refused, unsupported or"
-    " unreadable model, 4 execution provider not usable, 74 stdout or a report could not be written, 130 interrupted."
+    " unreadable model, 4 execution provider not usable, 70 a bug, 74 stdout or a report could not be written, 130"
+    " interrupted."
 )
 
 COMPLETION = "_ONNXHEADPRUNE_COMPLETE"

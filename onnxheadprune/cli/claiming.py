@@ -59,10 +59,13 @@ def _require_inputs(context: click.Context) -> None:
 
                 require_data(value)
             elif option.type is FILE and value is not None:
-                from onnxheadprune.model.documents import require_there
+                from onnxheadprune.model.documents import require_model, require_there
 
-                is_model = isinstance(option, click.Argument)
-                require_there(value, "" if is_model else f"{max(option.opts, key=len)} ")
+                if option.name in ("model", "pruned"):
+                    require_model(value)
+                else:
+                    is_argument = isinstance(option, click.Argument)
+                    require_there(value, "" if is_argument else f"{max(option.opts, key=len)} ")
 
 
 def _makings(context: click.Context) -> Iterator[Making]:

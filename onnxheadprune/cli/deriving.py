@@ -7,7 +7,7 @@ import inspect
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_origin
 
@@ -164,10 +164,15 @@ class DerivedCommand(click.Command):
             click.UsageError: if one is broken.
         """
         typed = list(args)
+        if ctx.resilient_parsing:
+            # A shell asks what could come next: the line is not complete, so no rule holds yet.
+            return super().parse_args(ctx, args)
         try:
             rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             raise self._renamed(error) or error from None
+        except click.UsageError as error:
+            raise self._separated(typed, error) or error from None
         _, _, order = self.make_parser(ctx).parse_args(typed)
         for parameter, times in Counter(order).items():
             if isinstance(parameter, click.Option) and times > 1 and not _may_repeat(parameter):
@@ -192,6 +197,22 @@ class DerivedCommand(click.Command):
             return None
         option = next(parameter for parameter in self.params if parameter.name == found)
         return click.UsageError(f"there is no option {error.option_name}; use {_spelled(option)}", error.ctx)
+
+    def _separated(self, typed: Sequence[str], error: click.UsageError) -> click.UsageError | None:
+        """The error for words of a list that has commas between its items; None for others."""
+        for item in self.settings.values():
+            if get_origin(item.kind) is not tuple or item.setting.parse is None or not item.words:
+                continue
+            option = _spelled(next(parameter for parameter in self.params if parameter.name == item.name))
+            after = typed[typed.index(option) + 1 :] if option in typed else []
+            bare = [word.strip(",") for word in after]
+            first_other = next(
+                (place for place, word in enumerate(bare) if word not in item.words), len(bare)
+            )
+            if first_other > 1:
+                listed = ",".join(bare[:first_other])
+                return click.UsageError(f"write {option} {listed}, with commas and no spaces", error.ctx)
+        return None
 
     def _rules(self, spelled: Mapping[str, str]) -> Iterator[tuple[str, Rule]]:
         """All rules, without what this command does not have."""

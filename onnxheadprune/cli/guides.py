@@ -92,16 +92,16 @@ GUIDES = {
             (
                 "bench model.onnx pruned.onnx",
                 "bench model.onnx pruned.onnx --batch 1,8 --csv latency.csv",
-                "bench model.onnx pruned.onnx --min-speedup 0.1 --repeats 5",
+                "bench model.onnx pruned.onnx --min-speedup 1.1",
             ),
             "batch seq past time_budget threads provider min_speedup plot as_json",
         ),
         "sweep": Guide(
             "Draw the curve of drift, accuracy and speed.",
             (
-                "sweep model.onnx 0:50%:25% --data data.npz",
-                "sweep model.onnx 0:50%:25% --data data.npz -o curve.svg",
-                "sweep model.onnx 0:50%:50% --data lines.txt --units all",
+                "sweep model.onnx 0:50%:10% --data data.npz",
+                "sweep model.onnx 0:50%:10% --data data.npz -o curve.svg",
+                "sweep model.onnx 0:50%:10% --data lines.txt --units all",
             ),
             "units method refit recover data tokenizer output x as_json",
         ),
@@ -110,7 +110,7 @@ GUIDES = {
             (
                 "combine model.onnx pruned.onnx --to int8-qdq --data data.npz",
                 "combine model.onnx pruned.onnx --to int8-qdq --data lines.txt",
-                "combine model.onnx pruned.onnx --to int8-qdq --data random",
+                "combine model.onnx pruned.onnx --to int8-dynamic --json",
             ),
             "to data tokenizer metric batch seq output report as_json",
         ),

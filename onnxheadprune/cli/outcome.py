@@ -32,6 +32,7 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
+USAGE = 2
 NOT_WRITTEN = 74
 INTERRUPTED = 130
 BUG = 70
@@ -105,7 +106,7 @@ def _ended(group: click.Group, arguments: Sequence[str]) -> Ended:
             args=list(arguments), prog_name="onnxheadprune", standalone_mode=False, obj=tuple(arguments)
         )
     except click.ClickException as error:
-        return Ended(2, _with_help(error), error)
+        return Ended(USAGE, _with_help(error), error)
     except HeadPruneError as error:
         return Ended(error.exit_code, _bounded(str(error)), error)
     except MemoryError:
@@ -130,7 +131,7 @@ def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
     if end.message is None:
         return end.exit_code
     verbose = not {"-v", "--verbose"}.isdisjoint(arguments)
-    if end.error is not None and (end.exit_code == BUG or verbose):
+    if end.error is not None and (end.exit_code == BUG or (verbose and end.exit_code != USAGE)):
         from onnxheadprune.reporting.console import err
 
         err().print("".join(traceback.format_exception(end.error)), soft_wrap=True)

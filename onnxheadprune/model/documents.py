@@ -79,6 +79,21 @@ def require_there(path: str | os.PathLike[str], what: str = "") -> int:
         raise UsageError(f"{what}{path} {reason}") from error
 
 
+def require_model(path: Path) -> int:
+    """The file mode of the path of a model.
+
+    Raises:
+        UsageError: if it does not exist, or cannot be examined; the name of a model of a hub says what to do first.
+    """
+    try:
+        return require_there(path)
+    except UsageError as error:
+        if path.suffix == ".onnx" or not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        export = f"optimum-cli export onnx --model {path} FOLDER"
+        raise UsageError(f"{error}; a model of a hub is exported first: {export}") from error
+
+
 def regular_file(path: str | os.PathLike[str], what: str) -> Path:
     """The path, if it is a regular file. Others (a FIFO, a device) may block, or never end.
 

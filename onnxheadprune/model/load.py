@@ -16,7 +16,7 @@ from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.bodies import stored_tensor
-from onnxheadprune.model.documents import require_there
+from onnxheadprune.model.documents import require_model
 from onnxheadprune.model.exchange import brought_in, is_other, name_of
 from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
@@ -309,7 +309,7 @@ def parse_structure(path: Path) -> Parsed:
         UsageError: if there is no such file.
         ModelError: if it is no ONNX model, or cannot be read.
     """
-    if not stat.S_ISREG(require_there(path)):
+    if not stat.S_ISREG(require_model(path)):
         raise UsageError(f"{path} is not a file")
     model = ModelProto()
     try:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import click
+import onnx
 import pytest
 
-from onnxheadprune.cli import group
+from onnxheadprune import errors
+from onnxheadprune.cli import EPILOG, LOUDNESS, group
 from onnxheadprune.cli.deriving import DerivedCommand
 from onnxheadprune.cli.guides import COMMANDS, ELSEWHERE, GUIDES
+from tests import toys
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -117,7 +121,8 @@ def test_examples_are_calls_of_their_command(name: str, example: str) -> None:
 def test_examples_run(name: str, example: str, desk: Path, command: Command) -> None:
     outcome = command(*shlex.split(example))
     # A toy of random weights breaks a limit that suits models.
-    broken = example.endswith("--max-drift 0.02") and "rejected: 1 of 1 limit is broken" in outcome.stdout
+    limited = any(flag in example for flag in ("--max-drift", "--min-speedup"))
+    broken = limited and "rejected: 1 of 1 limit is broken" in outcome.stdout
     assert outcome.exit_code == broken, outcome.stderr
 
 
@@ -136,6 +141,41 @@ def test_verbose_prints_every_step_and_where_an_error_came_from(desk: Path, comm
     plain = command("prune", "model.onnx", "--heads", "0:1", "-o", "a.onnx")
     outcome = command("prune", "model.onnx", "--heads", "0:1", "-o", "b.onnx", "-v")
     assert "validating" in outcome.stderr and "validating" not in plain.stderr
-    assert "Traceback" in command("prune", "model.onnx", "--heads", "9:1", "-v").stderr
-    assert "Traceback" not in command("prune", "model.onnx", "--heads", "9:1").stderr
+    onnx.save(toys.no_attention(), "none.onnx")
+    refused = ("prune", "none.onnx", "--heads", "0:1")
+    assert "Traceback" in command(*refused, "-v").stderr and "Traceback" not in command(*refused).stderr
+    # What was typed wrong came from nowhere in the program.
+    for wrong in (("--heads", "9:1"), ("--head", "0:1"), ("--ratio", "2")):
+        outcome = command("prune", "model.onnx", *wrong, "-v")
+        assert outcome.exit_code == 2 and "Traceback" not in outcome.stderr
     assert command("prune", "model.onnx", "--heads", "0:1", "-v", "-q").exit_code == 2
+
+
+@pytest.mark.parametrize("flag", LOUDNESS)
+def test_loudness_may_stand_before_the_command(flag: str, desk: Path, command: Command) -> None:
+    before, after = (
+        command(*words) for words in ((flag, "inspect", "model.onnx"), ("inspect", "model.onnx", flag))
+    )
+    assert (before.exit_code, before.stdout) == (after.exit_code, after.stdout) == (0, after.stdout)
+
+
+def test_lists_of_words_are_written_with_commas(desk: Path, command: Command) -> None:
+    typed = ("prune", "model.onnx", "--ratio", "0.5", "--data", "data.npz", "--units", "heads", "neurons")
+    assert "write --units heads,neurons, with commas and no spaces" in command(*typed).stderr
+    spaced = (*typed[:-2], "heads,", "neurons")
+    assert "write --units heads,neurons, with commas and no spaces" in command(*spaced).stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "sentence-transformers/all-MiniLM-L6-v2", "https://hub.example/org/model"]
+)
+def test_a_model_of_a_hub_is_exported_first(name: str, desk: Path, command: Command) -> None:
+    said = " ".join(command("inspect", name).stderr.split())
+    assert f"optimum-cli export onnx --model {Path(name)} FOLDER" in said
+    assert "optimum-cli" not in command("inspect", "missing.onnx").stderr
+
+
+def test_the_help_lists_every_exit_code() -> None:
+    documented = set(re.findall(r"\b(\d+) [a-z]", EPILOG.partition("Exit codes:")[2]))
+    raised = {str(error.exit_code) for error in vars(errors).values() if hasattr(error, "exit_code")}
+    assert documented == raised | {"0", "70", "74", "130"}

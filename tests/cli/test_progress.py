@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -207,12 +204,3 @@ def test_every_message_of_a_cut_belongs_to_a_stage(wish: Wish, tmp_path: Path) -
     carried_through(tmp_path / "toy.onnx", request, lambda what, done, of: told.append(what))
     names = tuple(name for stage in stages_of(request) for name in stage.names)
     assert told and all(what.startswith(names) for what in told), set(told)
-
-
-def test_a_shell_that_asks_gets_its_completions() -> None:
-    asked = {"COMP_WORDS": "onnxheadprune pr", "COMP_CWORD": "1"}
-    for value, expected in (("bash_source", "complete -o nosort"), ("bash_complete", "plain,prune")):
-        environment = os.environ | asked | {"_ONNXHEADPRUNE_COMPLETE": value}
-        call = [sys.executable, "-c", "from onnxheadprune.cli import main; main()"]
-        found = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
-        assert expected in found.stdout and found.stderr == ""
