@@ -143,7 +143,7 @@ def _readings(context: click.Context) -> Iterator[Reading]:
     from onnxheadprune.model.storage.stage import locations
 
     for option in context.command.params:
-        if isinstance(option.type, Output):
+        if isinstance(option.type, Output) or option.name == "data_name":
             continue
         is_model = isinstance(option, click.Argument)
         what = option.human_readable_name if is_model else max(option.opts, key=len)

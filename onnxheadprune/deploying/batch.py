@@ -266,10 +266,14 @@ def _models(source: Path, target: Path) -> list[str]:
         raise UsageError(f"{target} is not a folder")
     if target.exists() and target.samefile(source):
         raise UsageError(f"the output folder {target} is the folder of the models; name another one")
+    # The models of an earlier run are none to prune; an output folder around the source holds the source's own.
+    made = target if _is_below(target, source) else None
     found = [
         path
         for path in source.rglob("*.onnx")
-        if not path.name.startswith(".") and not path.is_dir() and not _is_below(path, target)
+        if not path.name.startswith(".")
+        and not path.is_dir()
+        and not (made is not None and _is_below(path, made))
     ]
     if not found:
         raise UsageError(f"there is no .onnx file in {source}")

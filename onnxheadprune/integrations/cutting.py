@@ -75,6 +75,19 @@ PARAMETERS = parameters(*GROUPS)
 """All parameters of a pass; those of `PassKeys` replace others of the same name."""
 
 
+def type_of(item: Declared) -> Any:
+    """The type in which another tool gives the value of a parameter: a number, or text as on the command line."""
+    if isinstance(item.bounds, Shares):
+        return float | str
+    return item.kind if item.kind in (bool, int, float) else str
+
+
+def default_of(item: Declared) -> Any:
+    """The default of a parameter in that type; None where it has none, or one that text does not express."""
+    default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
+    return default if isinstance(default, bool | int | float | str) else None
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a pass is given.

@@ -25,9 +25,11 @@ from onnxheadprune.integrations.cutting import (
     Outcome,
     Settings,
     cut,
+    default_of,
     settings_of,
+    type_of,
 )
-from onnxheadprune.settings.setting import Declared, Shares
+from onnxheadprune.settings.setting import Declared
 from onnxheadprune.settings.words import described
 
 LOG = logging.getLogger("olive.onnxheadprune")
@@ -135,20 +137,13 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
 
 def _parameter(item: Declared) -> PassConfigParam:
     searched = SEARCHED.get(item.name)
-    default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
     return PassConfigParam(
-        type_=_type(item),
-        default_value=default,
+        type_=type_of(item),
+        default_value=default_of(item),
         search_defaults=None if searched is None else Categorical(list(searched)),
         category=ParamCategory.DATA if item.kind is Path or item.name == "data" else ParamCategory.NONE,
         description=described(item),
     )
-
-
-def _type(item: Declared) -> Any:
-    if isinstance(item.bounds, Shares):
-        return float | str
-    return item.kind if item.kind in (bool, int, float) else str
 
 
 def _settings(config: Any, model: ONNXModelHandler) -> Settings:

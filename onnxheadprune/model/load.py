@@ -320,8 +320,15 @@ def parse_structure(path: Path) -> Parsed:
     except (DecodeError, WireError) as error:
         reason = _first_line(error).strip().rstrip(".")
         raise _not_a_model(path, f", or is truncated: {reason}") from error
-    if not model.graph.node or not model.opset_import:
+    if not model.graph.node and not model.opset_import:
         raise _not_a_model(path, ": it holds no graph")
+    if not model.graph.node:
+        raise ModelError(f"the graph of {path} has no nodes, so there is nothing to prune or measure")
+    if not model.opset_import:
+        raise ModelError(
+            f"{path} has no opset_import, which states the versions of the operators that its nodes use; export it"
+            " again, or add the opset that it was exported for with onnx.helper.make_opsetid"
+        )
     return Parsed(model, own_location(path), references, source)
 
 

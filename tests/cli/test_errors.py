@@ -488,3 +488,28 @@ def test_errors_name_inputs_that_hold_no_numbers(refused: Refused, toy: Path, tm
 def test_json_errors_are_valid_json(command: Command, tmp_path: Path) -> None:
     result = command("inspect", tmp_path / 'a"b\\c.onnx', "--json")
     assert json.loads(result.stdout)["exit_code"] == 2
+
+
+def test_a_model_without_opset_or_nodes_is_a_model_all_the_same(
+    toy: Path, tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    whole = onnx.load(toy)
+    for field, sentence in (("opset_import", "has no opset_import"), ("node", "has no nodes")):
+        model = onnx.ModelProto()
+        model.CopyFrom(whole)
+        model.ClearField("opset_import") if field == "opset_import" else model.graph.ClearField("node")
+        onnx.save(model, tmp_path / f"{field}.onnx")
+        found = refused(3, "inspect", tmp_path / f"{field}.onnx")
+        assert sentence in found and "not an ONNX model" not in found
+
+
+def test_a_name_for_weights_is_nothing_that_is_read(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    onnx.save(toys.attention(extra_weight=1000), toy)
+    words = ("--heads", "0:1", "--external-data", "always", "--data-name", "notes.txt")
+    found = refused(2, "prune", toy, "-o", "o.onnx", *words)
+    assert "its data file notes.txt exists already, and is never replaced" in found
+    assert (tmp_path / "notes.txt").read_text() == "mine" and not (tmp_path / "o.onnx").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -207,6 +208,19 @@ def test_folders_that_do_not_work(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=sentence):
             prune_batch(source, asked(), target)
+
+
+@pytest.mark.usefixtures("batch_in_process")
+def test_an_output_folder_around_the_models(folder: Path, tmp_path: Path) -> None:
+    """`batch DIR -o .`: what lies there already is replaced only if this tool wrote it."""
+    inside = tmp_path / "around" / "models"
+    shutil.copytree(folder, inside)
+    (inside.parent / "a.onnx").write_bytes(b"foreign")
+    result = prune_batch(inside, asked(), inside.parent)
+    found = statuses(result)
+    assert found.pop("a.onnx") == "refused"
+    assert found == {name: status for name, status in EXPECTED.items() if name != "a.onnx"}
+    assert (inside.parent / "a.onnx").read_bytes() == b"foreign"
 
 
 @pytest.mark.usefixtures("batch_in_process")

@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -85,6 +86,29 @@ def test_uneven_caches_are_refused_with_the_nearest_even_set(client: str) -> Non
     nearest = 'heads="attn.0:0,1 attn.1:6,7 attn.2:0,1"; cache="keep" leaves'
     assert nearest in str(refused.value)
     assert client_named("ort").changes(uneven) == client_named("openvino").changes(uneven) == ()
+
+
+def windowed(field: str, *gone: tuple[int, ...]) -> Deployment:
+    """A folder of onnxruntime-genai that allocates all caches by one number of heads."""
+    decoder = {"num_key_value_heads": 4, "num_hidden_layers": len(gone), field: {"window_size": 8}}
+    return replace(cut({}, *gone, groups=PAIRS), genai={"model": {"decoder": decoder}})
+
+
+@pytest.mark.parametrize("field", ["sliding_window", "layer_types"])
+def test_genai_allocates_caches_by_one_number_where_layers_have_windows_or_types(field: str) -> None:
+    genai = client_named("genai")
+    (change,) = genai.changes(windowed(field, (0,), (3,)))
+    assert str(change) == "genai_config.json: model.decoder.num_key_value_heads 4 -> 3"
+    with pytest.raises(RefusedError, match='cache="keep" leaves'):
+        genai.changes(windowed(field, (0,), ()))
+    assert genai.changes(windowed(field, (), ())) == ()
+    assert genai.changes(windowed("other", (0,), ())) == ()
+
+
+def test_the_nearest_set_keeps_what_is_asked_of_sites_without_caches() -> None:
+    uneven = replace(cut(LLAMA, (0,), (), groups=PAIRS), elsewhere=("attn.7:1,2",))
+    with pytest.raises(RefusedError, match=r'heads="attn.0:0,1 attn.1:0,1 attn.7:1,2"; cache="keep"'):
+        client_named("optimum").changes(uneven)
 
 
 def test_a_decoder_without_a_configuration_is_refused() -> None:

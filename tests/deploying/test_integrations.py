@@ -7,17 +7,19 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from pydantic import TypeAdapter
 
 from onnxheadprune import UsageError, inspect, validate
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.integrations import olive
-from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, cut, settings_of
+from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, cut, default_of, settings_of, type_of
 from onnxheadprune.settings.setting import declared
 from tests import toys_scores
 from tests.conftest import ROOT
@@ -95,6 +97,15 @@ def test_all_settings_of_a_cut_are_parameters(tmp_path: Path) -> None:
     assert {len(gone) for gone in outcome.heads.values()} == {1}
     assert settings_of({"external_data": tmp_path / "always"}).own.external_data == "always"
     assert settings_of({"neurons": "0:1"}).cut.ratio is None and settings_of({}).cut.ratio == 0.25
+
+
+def test_every_default_has_the_type_that_is_declared_for_it() -> None:
+    """Olive checks defaults as it does what users give; without a default it hands over None."""
+    for name, item in PARAMETERS.items():
+        default = default_of(item)
+        TypeAdapter(type_of(item) | None).validate_python(default, strict=not isinstance(default, int))
+        assert default is not None or item.default is None or isinstance(item.default, Mapping), name
+    assert settings_of({name: default_of(item) for name, item in PARAMETERS.items()}) == settings_of({})
 
 
 def test_olive_is_not_imported_before_it_is_used() -> None:

@@ -397,15 +397,23 @@ def test_what_cannot_be_done_is_said_before_anything_is(name: str, command: Comm
 
 def test_files_that_no_job_has_made_are_not_replaced(command: Command, place: Path) -> None:
     (place / "out").mkdir()
-    for name in ("verdict.json", "pruned.onnx", "report.html"):
+    for name in ("verdict.json", "pruned.onnx", "report.html", "notes.txt"):
         (place / "out" / name).write_text("mine")
         outcome = command("run", place / "job.yaml")
-        assert outcome.exit_code == 2 and f"{name} is there and no job has made it" in outcome.stderr
+        assert outcome.exit_code == 2
+        assert f"is a folder with files in it that no job has made ({name})" in outcome.stderr
         assert (place / "out" / name).read_text() == "mine"
         (place / "out" / name).unlink()
     (place / "out" / STATE).write_text("{}")
     outcome = command("run", place / "job.yaml")
     assert outcome.exit_code == 2 and "is not the state of a job" in outcome.stderr
+    (place / "out" / STATE).unlink()
+    assert command("run", place / "job.yaml").exit_code == 0
+    (place / "out" / "notes.txt").write_text("beside a job's files")
+    assert command("run", place / "job.yaml").exit_code == 0
+    (place / "out" / "bench.json").write_text("mine")
+    outcome = command("run", place / "job.yaml", "--set", "bench.batch=[1]")
+    assert outcome.exit_code == 2 and "bench.json is there and no job has made it" in outcome.stderr
 
 
 def test_the_table_of_limits_is_no_result_of_the_job(command: Command, place: Path) -> None:

@@ -93,7 +93,7 @@ MAKERS = {
     "model/storage/folder.py": "the one writer",
     "model/storage/assembly.py": "a folder that appears at once; its files come from the one writer, or are copied",
     "model/storage/claims.py": "whether a folder takes files, found out with a nameless one",
-    "model/replacing.py": "a nameless file of the system's temporary folder",
+    "model/storage/system.py": "folders of the system's temporary folder, and the locks in them",
     "runtime/stored.py": "weights, in a new folder of the system's temporary folder",
     "runtime/memory.py": "a temporary folder; and the process's own file in /proc",
     "runtime/foreign.py": "os.devnull",

@@ -87,6 +87,7 @@ class Deployment:
         config: the content of config.json, empty without one.
         genai: the content of genai_config.json, empty without one.
         others: every other file.
+        elsewhere: the heads that are removed from sites without caches, as the parts of a head spec.
     """
 
     files: tuple[FileFacts, ...]
@@ -94,6 +95,7 @@ class Deployment:
     sites: tuple[CachedSite, ...] = ()
     others: tuple[str, ...] = ()
     genai: Json = field(default_factory=dict)
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def lost_caches(self) -> bool:

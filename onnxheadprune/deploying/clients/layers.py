@@ -9,11 +9,10 @@ configurations (Llama's) check it against the hidden size while they are read, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from onnxheadprune.attention.sites.kinds import called
-from onnxheadprune.deploying.clients.contract import CONFIG, CachedSite, ConfigChange, Deployment, Json
+from onnxheadprune.deploying.clients.contract import CONFIG, ConfigChange, Deployment, Json
 from onnxheadprune.errors import RefusedError
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -102,7 +101,7 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
         raise RefusedError(
             f"{client} takes one size of heads for the caches of all layers, and here they differ; {keep}"
         )
-    nearest = _nearest(staying)
+    nearest = _nearest(cut)
     better = f'; the nearest set that it can is --heads "{nearest}"' if nearest else ""
     raise RefusedError(
         f"{client} cannot express this cut: it takes one number of KV heads for all layers, and the caches would have"
@@ -110,22 +109,24 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
     )
 
 
-def _nearest(sites: Sequence[CachedSite]) -> str:
+def _nearest(cut: Deployment) -> str:
     """A head spec that removes equally many KV heads from every cached layer, as near as possible to the request.
 
-    Empty where layers start with different numbers of KV heads.
+    Layers whose caches are removed, and sites without caches, lose what was asked for. Empty where layers start with
+    different numbers of KV heads.
     """
+    sites = [site for site in cut.sites if not site.leaves]
     if len({site.before for site in sites}) > 1 or any(not site.groups for site in sites):
         return ""
     total = sum(site.before - site.after for site in sites)
     count = max(1, min(round(total / len(sites)), sites[0].before - 1))
     words = []
-    for site in sites:
+    for site in cut.sites:
         others = [position for position in range(len(site.groups)) if position not in site.gone]
-        chosen = sorted([*site.gone, *others][:count])
+        chosen = sorted(site.gone if site.leaves else [*site.gone, *others][:count])
         heads = sorted(head for position in chosen for head in site.groups[position])
         words.append(f"{called(site.index)}:{','.join(map(str, heads))}")
-    return " ".join(words)
+    return " ".join([*words, *cut.elsewhere])
 
 
 FIELD = "per_layer_config"

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxheadprune.attention.heads import original_groups
 from onnxheadprune.attention.io_changes import Contract
-from onnxheadprune.attention.sites.kinds import kind_of
+from onnxheadprune.attention.sites.kinds import called, kind_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.deploying.clients.contract import CONFIG, CachedSite, ConfigChange, Deployment, FileFacts
 from onnxheadprune.deploying.clients.genai import CONFIG as GENAI_CONFIG
@@ -139,7 +139,13 @@ class Deploying:
         contract = self.asked.request.contract
         files = tuple(_facts_of(file, self._data_files(file)) for file in self.export.models)
         sites = _cached_sites(self.match, heads, contract)
-        return Deployment(files, self.config, sites, self.export.others, self.genai)
+        cached = {site.index for site in sites}
+        elsewhere = tuple(
+            f"{called(index)}:{','.join(map(str, gone))}"
+            for index, gone in sorted(heads.items())
+            if gone and index not in cached and AttentionSite.owns(index)
+        )
+        return Deployment(files, self.config, sites, self.export.others, self.genai, elsewhere)
 
     def _data_files(self, file: ModelFile) -> int:
         policy = self.asked.request.writing.external_data

@@ -24,6 +24,7 @@ from onnxheadprune.model.documents import kind_of, parse_json, read_text
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.claims import Kind, Making, Reading, check_makings, named_files
 from onnxheadprune.model.storage.folder import one_call
+from onnxheadprune.model.storage.names import is_hidden
 from onnxheadprune.model.storage.stage import locations
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
@@ -222,6 +223,13 @@ def _furnished(shop: Workshop) -> State:
     names = [*_names(list(shop.steps())), *TOLD]
     check_makings(makings(shop.job), lambda: readings(shop.job))
     state = State.read(folder)
+    if not (folder / STATE).exists():
+        others = sorted(path.name for path in folder.iterdir() if not is_hidden(path.name))
+        if others:
+            raise UsageError(
+                f"the output {folder} is a folder with files in it that no job has made ({others[0]}); name one that"
+                " is not there yet"
+            )
     for name in names:
         if name not in state.owned and (folder / name).exists():
             raise UsageError(
