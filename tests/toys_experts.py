@@ -66,6 +66,37 @@ ROUTINGS = {
   w = GatherElements <axis = 1> (p, i)
 """,
 }
+_BOUND = "  bound = Slice (best, one, two, middle)\n"
+BY_HAND_ROUTINGS = {
+    "sorted": """
+  p = Softmax <axis = -1> (r)
+  all_v, all_i = TopK <axis = -1> (p, all)
+  v = Slice (all_v, first, two, middle)
+  i = Slice (all_i, first, two, middle)
+  total = ReduceSum <keepdims = 1> (v, last)
+  w = Div (v, total)
+""",
+    "scores above a bound": "  best, unused = TopK <axis = -1> (r, two)\n"
+    + _BOUND
+    + """
+  is_below = Less (r, bound)
+  among = Where (is_below, minus, r)
+  weights = Softmax <axis = -1> (among)
+""",
+    "weights above a bound": "  p = Softmax <axis = -1> (r)\n  best, unused = TopK <axis = -1> (p, two)\n"
+    + _BOUND
+    + """
+  is_above = GreaterOrEqual (p, bound)
+  among = Where (is_above, p, zero)
+  total = ReduceSum <keepdims = 1> (among, last)
+  weights = Div (among, total)
+""",
+    "all, softmax": "  weights = Softmax <axis = -1> (r)\n",
+    "all, sigmoid": "  weights = Sigmoid (r)\n",
+    "all, relu": "  weights = Relu (r)\n",
+}
+"""Routings that no exporter of a library writes; those of all experts have `weights` alone."""
+ROUTINGS |= BY_HAND_ROUTINGS
 """From scores `r` [tokens, EXPERTS] to numbers `i` and weights `w` of the chosen, [tokens, CHOSEN].
 
 Noisy gates choose one more than they use. GShard and NLLB-MoE choose the best, then the second, as `weights` of all.
@@ -189,6 +220,144 @@ BODIES = {
     "  weights = ReduceSum <keepdims = 0> (spread, middle)\n" + _DENSE,
 }
 """From numbers and weights to `y`."""
+_ANY = (
+    _IS
+    + """
+  hit# = Cast <to = 7> (is#)
+  hits# = ReduceSum <keepdims = 0> (hit#, last)
+  any# = Greater (hits#, none)
+  own# = Where (is#, w, nobody)
+  share# = ReduceSum <keepdims = 1> (own#, last)
+"""
+)
+_NOBODY = "  nobody = ConstantOfShape (choice_shape)\n"
+_COLUMN = "  column# = Unsqueeze (any#, last)\n"
+_ADDED = "  <after> = Add (<before>, part#)\n"
+_SEEN = "  seen# = Identity (x)\n" + _OWN + "  weighed# = Mul (given#, share#)\n"
+_SLICED = """
+  from# = Constant <value_ints = [#]> ()
+  to# = Add (from#, one)
+  share# = Slice (weights, from#, to#, middle)
+"""
+_SLOTTED = """
+  used = Greater (weights, zero)
+  sent = Cast <to = 1> (used)
+  counts = CumSum (sent, axis0)
+  counted = Mul (counts, sent)
+  place = Sub (counted, ones)
+  is_sent = GreaterOrEqual (place, zero)
+  fits = Less (place, capacity)
+  is_held = And (is_sent, fits)
+  held = Cast <to = 1> (is_held)
+  inside = Clip (place, zero, capacity)
+  at = Cast <to = 7> (inside)
+  slots = OneHot <axis = -1> (at, slot_count, off_on)
+  held_column = Unsqueeze (held, last)
+  dispatch = Mul (slots, held_column)
+  weight_column = Unsqueeze (weights, last)
+  combine = Mul (dispatch, weight_column)
+  inputs = Einsum <equation = "tec,td->ecd"> (dispatch, x)
+"""
+
+
+def _stacked(inputs: str) -> str:
+    """All experts, from an input for each of them."""
+    return f"""
+  made = MatMul ({inputs}, up)
+  bias = Unsqueeze (up_bias, middle)
+  biased = Add (made, bias)
+  h = Relu (biased)
+  back = MatMul (h, down)
+  bias2 = Unsqueeze (down_bias, middle)
+  given = Add (back, bias2)
+"""
+
+
+_EACH_GIVES = "".join(
+    ("  seen# = Identity (x)\n" + _OWN).replace("#", str(number)) for number in range(EXPERTS)
+)
+
+
+def _joined(name: str) -> str:
+    """What experts give, side by side."""
+    columns = "".join(f"  one{n} = Unsqueeze ({name}{n}, middle)\n" for n in range(EXPERTS))
+    return columns + f"  side = Concat <axis = 1> ({', '.join(f'one{n}' for n in range(EXPERTS))})\n"
+
+
+BY_HAND_BODIES = {
+    "each, any of its tokens": _NOBODY
+    + _each(
+        _ANY,
+        """
+  found# = NonZero (any#)
+  at# = Squeeze (found#, first)
+  seen# = Gather <axis = 0> (x, at#)
+"""
+        + _OWN
+        + """
+  picked# = Gather <axis = 0> (share#, at#)
+  part# = Mul (given#, picked#)
+  rows# = Transpose <perm = [1, 0]> (found#)
+"""
+        + _WRITTEN,
+    ),
+    "each, where": _NOBODY
+    + _each(_ANY, _SEEN + _COLUMN + "  part# = Where (column#, weighed#, zero)\n" + _ADDED),
+    "each, where not": _NOBODY
+    + _each(
+        _ANY,
+        _SEEN + _COLUMN + "  not# = Not (column#)\n  part# = Where (not#, zero, weighed#)\n" + _ADDED,
+    ),
+    "each, masked": _NOBODY
+    + _each(
+        _ANY,
+        _COLUMN
+        + "  mask# = Cast <to = 1> (column#)\n  seen# = Mul (x, mask#)\n"
+        + _OWN
+        + "  shown# = Mul (given#, mask#)\n  part# = Mul (shown#, share#)\n"
+        + _ADDED,
+    ),
+    "each, from zero": _SPREAD
+    + _each(_SLICED, _SEEN + "  part# = Identity (weighed#)\n" + _ADDED).replace(
+        "(sum0, part0)", "(zero, part0)"
+    ),
+    "side by side": _SPREAD
+    + _EACH_GIVES
+    + _joined("given")
+    + "  share = Unsqueeze (weights, last)\n  weighed = Mul (side, share)\n"
+    "  y = ReduceSum <keepdims = 0> (weighed, middle)\n",
+    "weighed side by side": _SPREAD
+    + "".join((_SLICED + _SEEN).replace("#", str(number)) for number in range(EXPERTS))
+    + _joined("weighed")
+    + "  y = ReduceSum <keepdims = 0> (side, middle)\n",
+    "one wide layer": _SPREAD
+    + """
+  column = Unsqueeze (weights, last)
+  repeated = Tile (column, repeats)
+  scale = Reshape (repeated, wide_shape)
+  made = MatMul (x, wide_up)
+  biased = Add (made, wide_bias)
+  h = Relu (biased)
+  scaled = Mul (h, scale)
+  back = MatMul (scaled, wide_down)
+  back_bias = MatMul (weights, down_bias)
+  y = Add (back, back_bias)
+""",
+    "dispatched": _SPREAD
+    + """
+  used = Greater (weights, zero)
+  sent = Cast <to = 1> (used)
+  inputs = Einsum <equation = "te,td->etd"> (sent, x)
+"""
+    + _stacked("inputs")
+    + '  y = Einsum <equation = "te,etd->td"> (weights, given)\n',
+    "in slots": _SPREAD
+    + _SLOTTED
+    + _stacked("inputs")
+    + '  y = Einsum <equation = "tec,ecd->td"> (combine, given)\n',
+}
+"""Bodies that no exporter of a library writes."""
+BODIES |= BY_HAND_BODIES
 
 
 @dataclass(frozen=True)
@@ -228,6 +397,15 @@ class Toy:
             "shared_gate": normal(HIDDEN, 1),
         }
 
+    def _wide(self) -> dict[str, Array]:
+        """The experts as one wide layer."""
+        stored = self.tensors()
+        return {
+            "wide_up": stored["up"].transpose(1, 0, 2).reshape(HIDDEN, -1),
+            "wide_bias": stored["up_bias"].reshape(-1),
+            "wide_down": stored["down"].reshape(-1, HIDDEN),
+        }
+
     def model(self) -> ModelProto:
         """The model: x + mixture(x)."""
         model = parser.parse_model(f"""
@@ -241,15 +419,19 @@ mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.out
   int64[3] by_group = {{-1, {GROUPS}, {EXPERTS // GROUPS}}}, int64[2] by_expert = {{-1, {EXPERTS}}},
   int64[3] by_group_shape = {{{TOKENS}, {GROUPS}, {EXPERTS // GROUPS}}}, float low = {{-9}}, float ones = {{1}},
   int64[2] halves = {{1, 1}}, int64 more = {{{EXPERTS + 1}}}, int64[2] token_shape = {{{TOKENS}, {HIDDEN}}},
-  int64[2] choice_shape = {{{TOKENS}, {CHOSEN}}},
+  int64[2] choice_shape = {{{TOKENS}, {CHOSEN}}}, int64[1] all = {{{EXPERTS}}}, float minus = {{-1e30}},
+  float zero = {{0}}, int64 none = {{0}}, int64 axis0 = {{0}}, float capacity = {{{TOKENS}}},
+  int64 slot_count = {{{TOKENS + 1}}}, int64[3] repeats = {{1, 1, {WIDTH}}},
+  int64[2] wide_shape = {{{TOKENS}, {EXPERTS * WIDTH}}},
   int64[3] every = {{{EXPERTS}, {TOKENS}, {HIDDEN}}}, int64[2] score_shape = {{{TOKENS}, {EXPERTS}}}
 >
 {{
   r = MatMul (x, router)
-{ROUTINGS[self.routing]}{BODIES[self.body]}{self.more}{self.last}}}""")
+{ROUTINGS[self.routing]}{self._body}{self.more}{self.last}}}""")
         stored = self.tensors()
         each = ("up", "up_bias", "down", "down_bias")
         stored |= {f"{name}{number}": stored[name][number] for name in each for number in range(EXPERTS)}
+        stored |= self._wide()
         model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
         used = {name for node in model.graph.node for name in node.input}
         for tensor in [item for item in model.graph.initializer if item.name not in used]:
@@ -257,6 +439,16 @@ mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.out
         for number, node in enumerate(model.graph.node):
             node.name = f"mixture/{node.op_type}_{number}"
         return model
+
+    @property
+    def _body(self) -> str:
+        """The body; weights of all experts need not be spread."""
+        body = BODIES[self.body]
+        return (
+            body.removeprefix(_SPREAD)
+            if self.routing in BY_HAND_ROUTINGS and self.routing != "sorted"
+            else body
+        )
 
     def expected(self, x: Array, gone: Collection[int] = ()) -> Array:
         """What the model computes if the router never chooses some experts.
@@ -276,6 +468,12 @@ mixture (float[{TOKENS}, {HIDDEN}] x) => (float[{TOKENS}, {HIDDEN}] out{self.out
         return out
 
     def _choice(self, scores: Array, correction: Array, gone: Collection[int]) -> tuple[Array, Array]:
+        if self.routing.startswith("all, "):
+            shares = np.maximum(scores, 0) if "relu" in self.routing else 1 / (1 + np.exp(-scores))
+            if "softmax" in self.routing:
+                shares = np.exp(scores - scores.max())
+                shares /= shares.sum()
+            return np.arange(EXPERTS), shares
         if self.routing != "sigmoid in groups":
             chosen = np.argsort(-scores, kind="stable")[:CHOSEN]
             shares = np.exp(scores[chosen] - scores[chosen].max())
@@ -296,10 +494,24 @@ def tokens(seed: int = 1) -> Array:
     return np.random.default_rng(seed).standard_normal((TOKENS, HIDDEN)).astype(np.float32)
 
 
-TOYS = {body: Toy(body=body) for body in BODIES if body != "weighed"}
+TOYS = {body: Toy(body=body) for body in BODIES if body not in {"weighed", *BY_HAND_BODIES}}
 TOYS["best, then second"] = Toy("best, then second", "weighed")
 TOYS |= {
     f"{routing}, {body}": Toy(routing, body)
     for routing in ("chosen softmax", "one more", "sigmoid in groups")
     for body in ("picked", "scattered")
 }
+BY_HAND = {body: Toy(body=body) for body in BY_HAND_BODIES}
+BY_HAND |= {
+    f"sorted, {body}": Toy("sorted", body)
+    for body in ("picked", "scattered", "each, compared", "each, where")
+}
+BY_HAND |= {
+    f"{routing}, weighed": Toy(routing, "weighed") for routing in BY_HAND_ROUTINGS if routing != "sorted"
+}
+BY_HAND |= {
+    f"{routing}, {body}": Toy(routing, body)
+    for routing in ("all, softmax", "all, sigmoid", "all, relu")
+    for body in ("each, from zero", "side by side", "weighed side by side", "one wide layer", "dispatched")
+}
+"""Mixtures as people write them."""

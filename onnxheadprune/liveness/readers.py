@@ -28,6 +28,7 @@ from onnxheadprune.model.graph.facts import (
     CASTS,
     CASTS_LIKE,
     CHOOSES,
+    FLATTENS,
     GATHERS,
     GATHERS_ROWS,
     OBSERVES,
@@ -139,7 +140,7 @@ def carried(node: Node, live: Live) -> Live | None:
     shape, source = node.out.shape, node.shape(0)
     if shape is None or source is None:
         return None
-    if node in RESHAPES:
+    if node in RESHAPES | FLATTENS:
         # A reshape read backwards is a reshape.
         return reshape_back(live, shape, source)
     mapping = _picked_axes(node, len(source)) if node in GATHERS else moved_axes(node)
@@ -164,6 +165,14 @@ def _picked_axes(node: Node, rank: int) -> dict[int, int]:
     return {axis: position for position, axis in enumerate(others)}
 
 
+def on_all_outputs(node: Node, live: Live) -> list[Live]:
+    """Return one live set for the first output of a node and for all others that are read."""
+    return [
+        live if not index or (value is not None and value.is_read) else DEAD
+        for index, value in enumerate(node.outputs)
+    ]
+
+
 def moved_axes(node: Node, index: int = 0) -> dict[int, int]:
     """Return the output axes of a node's input axes, found by asking its rule for every second index of each.
 
@@ -177,10 +186,12 @@ def moved_axes(node: Node, index: int = 0) -> dict[int, int]:
         if size < 2:
             continue
         half = Live.over((axis,), np.arange(size) % 2 == 1)
-        answer = ask(node, [half, *(FULL for _ in node.outputs[1:])], MASKS)
+        answer = ask(node, on_all_outputs(node, half), MASKS)
         read = DEAD if isinstance(answer, Refusal) else answer.inputs.get(index, DEAD)
-        if read.axes:
-            mapping[read.axes[0]] = axis
+        for own in read.axes:
+            # Of another axis the node may pick a part.
+            if np.array_equal(read.only([own]).mask, half.mask):
+                mapping[own] = axis
     return mapping
 
 

@@ -144,6 +144,13 @@ def _register(op_type: str, function: Callable[..., float | None]) -> None:
         return None if None in numbers else function(*numbers)
 
 
+def _exponential(number: float) -> float | None:
+    try:
+        return math.exp(number)
+    except OverflowError:
+        return None
+
+
 def _root(number: float) -> float | None:
     return math.sqrt(number) if number >= 0 else None
 
@@ -168,6 +175,23 @@ _register("Reciprocal", _inverse)
 _register("Pow", _power)
 _register("Not", lambda number: float(not number))
 _register("Equal", lambda left, right: float(left == right))
+_register("Greater", lambda left, right: float(left > right))
+_register("GreaterOrEqual", lambda left, right: float(left >= right))
+_register("Less", lambda left, right: float(left < right))
+_register("LessOrEqual", lambda left, right: float(left <= right))
+_register("Abs", abs)
+_register("Sign", lambda number: float((number > 0) - (number < 0)))
+_register("Relu", lambda number: max(number, 0.0))
+_register("Tanh", math.tanh)
+_register("Exp", _exponential)
+_register(
+    "Sigmoid",
+    lambda number: 1 / (1 + exponential) if (exponential := _exponential(-number)) is not None else 0.0,
+)
+_register(
+    "Softplus",
+    lambda number: math.log1p(exponential) if (exponential := _exponential(number)) is not None else number,
+)
 
 
 @arithmetic("Div")
@@ -179,6 +203,26 @@ def _quotient(node: Node, numbers: Numbers) -> float | None:
     if any(value is not None and value.elem_type in INTEGER_TYPES for value in node.inputs):
         return float(left // right) if left >= 0 and right > 0 else None
     return left / right
+
+
+@arithmetic("Clip")
+def _bounded(node: Node, numbers: Numbers) -> float | None:
+    """Bounds are attributes in old models, and may be left out."""
+    number, low, high = (*numbers, None, None)[:3]
+    if number is None or any(node.input(index) is not None and numbers[index] is None for index in (1, 2)):
+        return None
+    low = node.attribute("min", -math.inf) if low is None else low
+    high = node.attribute("max", math.inf) if high is None else high
+    return float(min(max(number, low), high))
+
+
+@arithmetic("Where")
+def _chosen(_: Node, numbers: Numbers) -> float | None:
+    """Two sides that are the same need no condition."""
+    condition, left, right = numbers
+    if condition is None:
+        return left if left == right else None
+    return left if condition else right
 
 
 @arithmetic("Or")

@@ -22,7 +22,7 @@ from onnxheadprune.model.graph.facts import (
     SHOWS_SHAPE,
     SHOWS_SIZE,
 )
-from onnxheadprune.model.graph.tables import Shapes, declare, number_function, shape_function
+from onnxheadprune.model.graph.tables import Shapes, declare, named, number_function, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
 declare("Shape", kinds=(SHOWS_SHAPE,))
@@ -55,6 +55,16 @@ declare("OneHot", kinds=(MARKS_NUMBERS,))
 declare("NonZero", kinds=(FINDS_NONZERO,))
 
 
+@shape_function("OneHot")
+def _marked_shape(node: Node) -> Shapes:
+    shape, depth = node.shape(0), node.input(1)
+    if shape is None or depth is None:
+        return [None]
+    length = _scalar(depth)
+    axis = node.attribute("axis", -1) % (len(shape) + 1)
+    return [(*shape[:axis], named(length, node, axis), *shape[axis:])]
+
+
 @shape_function("NonZero")
 def _nonzero_shape(node: Node) -> Shapes:
     """All positions of a value that is filled with one number other than zero, as TorchScript counts them."""
@@ -84,6 +94,18 @@ def _scalar(value: Value | None) -> Dim | None:
         return None
     element: Dim | None = value.elements.reshape(-1)[0]
     return element
+
+
+@rule("OneHot")
+def _marks(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Every number is marked by itself, along an axis of its own, which stays as long as it is."""
+    shape, live = node.out.shape, lives[0]
+    if shape is None:
+        return unknown_shape(node)
+    own = node.attribute("axis", -1) % len(shape)
+    if own in live.axes:
+        return inexpressible(node)
+    return Answer({0: live.renumbered({axis: axis - (axis > own) for axis in live.axes})})
 
 
 @rule("Range")

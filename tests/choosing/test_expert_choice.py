@@ -185,7 +185,7 @@ def test_never_fewer_than_are_chosen_and_groups_stay_equal(toy: Toy) -> None:
     grouped = "groups" in toy.routing
     (gone,) = chosen(toy.model(), keep=1, method="random").values()
     # In groups, two of each are added up before a group is chosen.
-    assert EXPERTS - len(gone) == (CHOSEN * GROUPS if grouped else CHOSEN + (toy.routing == "one more"))
+    assert EXPERTS - len(gone) == (CHOSEN * GROUPS if grouped else CHOSEN)
     if grouped:
         size = EXPERTS // GROUPS
         assert np.bincount(np.array(gone) // size, minlength=GROUPS).tolist() == [size - CHOSEN] * GROUPS

@@ -31,6 +31,7 @@ MLP = "mlp"
 PICKED = "its units are those of experts that a router chooses, and data says nothing of these"
 NO_ACTIVATION = "its units are the ranks of a product of two matrices, with no activation in between"
 UNSEEN = "no value of the graph tells which experts are chosen"
+ALL_USED = "each token goes through all of its experts"
 ALONE = "a sublayer has no units to choose among"
 HEADS_ALONE = frozenset({HEADS})
 """The default units of a target."""
@@ -132,6 +133,8 @@ class MixtureSite(Site):
     @property
     def only_named(self) -> str | None:
         """Why its experts are never selected by data, None if data shows which experts tokens are routed to."""
+        if not self.routing.chosen:
+            return ALL_USED
         return None if self.routing.picks else UNSEEN
 
     def answers(self, units: Iterable[int]) -> dict[Node, Answer]:
@@ -165,7 +168,7 @@ class MixtureSite(Site):
         """The number of experts chosen per token, the shared experts, and the size of a routed one in bytes."""
         shared = {"shared": " ".join(self.shared)} if self.shared else {}
         return {
-            "chosen": f"{self.routing.chosen:,}",
+            "chosen": f"{self.routing.chosen:,}" if self.routing.chosen else "all",
             **shared,
             "bytes each": f"{self.bytes // self.num_units:,}",
         }
@@ -173,7 +176,7 @@ class MixtureSite(Site):
     def to_dict(self) -> dict[str, Any]:
         """The mixture as JSON-ready data (a part of the contract of `inspect --json`)."""
         return super().to_dict() | {
-            "chosen_per_token": self.routing.chosen,
+            "chosen_per_token": self.routing.per_token,
             "shared_experts": list(self.shared),
             "groups": len(self.groups),
             "bytes_per_expert": self.bytes // self.num_units,

@@ -1,13 +1,16 @@
 """Mixtures of experts: their units are experts, numbered as the router scores them.
 
-A mixture is found where experts are chosen: from a TopK, an ArgMax or a fused mixture operator, labels
-walk upstream to the linear layer with one output channel per expert, and from there forward to the weights
-(`routing_walk.py`). A TopK that does not pick stored matrices is not a router.
+A mixture is found where experts are chosen or weighed: from a TopK, an ArgMax, a fused mixture operator, a Softmax or
+another function that is zero at minus infinity, labels walk upstream to the linear layer with an output channel per
+expert, and from there forward to the weights (`routing_walk.py`). Experts own matrices: what chooses or weighs
+anything smaller is not a router.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,24 +18,43 @@ import numpy as np
 
 from onnxheadprune.attention.sites.kinds import MixtureSite
 from onnxheadprune.attention.sites.origins import origins
-from onnxheadprune.attention.sites.products import is_weight, weight_contraction
+from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection, named_apart
 from onnxheadprune.attention.sites.routing import Routing
-from onnxheadprune.attention.sites.routing_values import MATRIX
+from onnxheadprune.attention.sites.routing_values import MATRIX, PICKS
 from onnxheadprune.attention.sites.routing_walk import routing_of
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.stored import weights_of
 from onnxheadprune.attention.sites.streams import MAX_BELOW, SUMS_VALUES, Streams, is_layer, near
-from onnxheadprune.attention.sites.unit import Findings, Site
+from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
 from onnxheadprune.liveness.layouts import mixture_of
-from onnxheadprune.liveness.live import DEAD
+from onnxheadprune.liveness.live import DEAD, Live
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.model.graph.facts import (
+    CASTS,
+    EXPANDS,
+    GATHERS,
+    GATHERS_ROWS,
+    TILES,
+    VANISHES,
+    VIEWS,
+    WEIGHS,
+)
 from onnxheadprune.model.graph.tables import choice_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
-from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.graph.walks import reachable, stored_behind
+
+MOST_WEIGHED = 512
+"""Experts that a Softmax or a gate weighs; more are tokens, classes or neurons."""
+MAX_BESIDE = 4096
+"""Values with the tokens of a router among which its experts are looked for."""
+TOKENS = VIEWS | CASTS | EXPANDS | TILES | PICKS
+"""Operators after which tokens are the same, or some of these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +78,7 @@ class RoutedProjection(Projection):
         for item in self.routing.meetings:
             yield Seed(item.node, item.index, self.routing.left(item.live, gone), site)
         for end in self.routing.ends:
-            if end.expert in gone:
+            if end.experts <= set(gone):
                 yield from (Seed(end.node, index, DEAD, site) for index in end.indices)
 
     def edits(self, units: Iterable[int]) -> list[Edit]:
@@ -64,6 +86,7 @@ class RoutedProjection(Projection):
         routing, gone = self.routing, tuple(units)
         left = routing.experts - len(gone)
         found = [edit for item in routing.renumbered for edit in item.edits(left, routing.experts)]
+        found += [edit for item in routing.ranked for edit in item.edits(left)]
         found += [edit for item in routing.singles for edit in item.edits(gone)]
         return [*found, *routing.bypasses(gone)]
 
@@ -79,21 +102,28 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
         view: an annotated view.
         known: sites of other kinds; neurons inside experts are theirs.
     """
-    streams, seen, sites = Streams(), set[Node](), list[MixtureSite]()
+    streams, seen = Streams(), dict[Node, MixtureSite]()
     numbered = {core: site for site in known if site.INSIDE and site.removed for core in site.cores}
-    for node in view.needed:
-        scores = _scores(node)
-        router = None if scores is None else _router(*scores, streams)
-        if router is None or router[0] in seen:
+    heads = {item.node for site in known if isinstance(site, AttentionSite) for item in site.projections}
+    for router, live, experts in _routers(view, streams):
+        if router in seen and seen[router].reason is None:
             continue
-        seen.add(router[0])
-        site = _site(routing_of(*router))
+        routing = routing_of(router, live, experts)
+        if not routing.chosen and any(item.node in heads for item in routing.meetings):
+            # It weighs heads.
+            continue
+        site = _site(routing)
         if site is None:
             continue
+        if router in seen and site.reason is not None:
+            # Of what cannot be cut, the first is the finest.
+            continue
+        seen[router] = site
         before = next((numbered[core] for core in site.cores if core in numbered), None)
         why = "" if before is None else f"{before.label} has lost {before.UNITS} before; remove experts first"
-        sites.append(_refused(site, why) if why else site)
-    sites.sort(key=lambda site: site.routing.router.index)
+        if why:
+            seen[router] = _refused(site, why)
+    sites = sorted(seen.values(), key=lambda site: site.routing.router.index)
     blocks = [site for site in known if site.CHOSEN and site.is_branch and not site.CORED]
     sites = [replace(site, shared=_shared(site.routing.router, blocks)) for site in sites]
     names = named_apart([(site.projections, site.routing.picked) for site in sites], MixtureSite.UNNAMED)
@@ -101,36 +131,150 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
         [
             replace(site, name=name, index=MixtureSite.FROM + number)
             for number, (site, name) in enumerate(zip(sites, names, strict=True))
-        ]
+        ],
+        list(_unrouted(view, sites)),
     )
 
 
-def _scores(node: Node) -> tuple[Value, int, int] | None:
-    """The scores by which a node chooses, with the axis of experts and its length; None for other nodes."""
+def _unrouted(view: GraphView, sites: Sequence[MixtureSite]) -> Iterator[NearMiss]:
+    """Yield where stored matrices are picked for each token by something else than a router, as a hash of the token."""
+    if any(site.reason is not None for site in sites):
+        # Their numbers may be those of a router that could not be followed.
+        return
+    picked = {node for site in sites for node in site.routing.picked}
+    met = {item.node for site in sites for item in site.routing.meetings}
+    for node in view.needed:
+        table, numbers = node.input(0), node.input(1)
+        if node not in GATHERS | GATHERS_ROWS or node in picked or node in met or table is None:
+            continue
+        if (
+            numbers is None
+            or numbers.is_constant
+            or not table.is_constant
+            or len(table.shape or ()) <= MATRIX
+        ):
+            continue
+        if any(map(_multiplies_matrix, reachable([node.out], _same_matrix, MAX_BELOW))):
+            why = (
+                f"{node.label} picks matrices by numbers that no router computes: a token of a removed expert would"
+                " have none"
+            )
+            refusal = Refusal(Reason.INEXPRESSIBLE, node.label, node.out.name, why)
+            yield NearMiss(node.label, refusal, MixtureSite.UNITS)
+
+
+def _same_matrix(value: Value) -> Iterable[Value]:
+    return (made for use in value.consumers if use.node in VIEWS | CASTS for made in use.node.results)
+
+
+def _multiplies_matrix(value: Value) -> bool:
+    """Return whether a product sums over one axis of a value, and another one is its own."""
+    for use in value.consumers:
+        product = contraction_of(use.node)
+        if product is None or use.input_index not in product.indices:
+            continue
+        letters = product.axes_of(use.input_index)
+        own = [letter for letter in letters if letter and product.owners(letter) == (use.input_index,)]
+        if own and not product.contracted.isdisjoint(letters):
+            return True
+    return False
+
+
+def _routers(view: GraphView, streams: Streams) -> Iterator[tuple[Node, Live, int]]:
+    """Yield linear layers that may be routers, each with the expert of each of its outputs, and their number.
+
+    Of one layer that may have different numbers of experts, those with most come first: others are groups of these.
+    """
+    found: dict[tuple[Node, int], Live] = {}
+    for node in view.needed:
+        for value, axis, size in _scores(node):
+            read = _router(value, axis, size, streams)
+            if read is not None and not _is_of_stacked_neurons(node, read[0]):
+                router, live, experts = read
+                found.setdefault((router, experts), live)
+                if live.array.size > experts:
+                    # Groups of experts, or slots of these.
+                    found.setdefault((router, live.array.size), Live.numbered(live.axes[0], live.array.size))
+    for (node, size), live in sorted(found.items(), key=lambda item: (item[0][0].index, -item[0][1])):
+        yield node, live, size
+
+
+def _scores(node: Node) -> Iterator[tuple[Value, int, int]]:
+    """Yield the scores by which a node chooses or weighs, with an axis that may be that of experts, and its length."""
     layout, choice = mixture_of(node), choice_of(node)
     value = node.input(0 if layout is None else layout.read[1])
-    if value is None or not value.shape or (layout is None and choice is None):
-        return None
-    axis = len(value.shape) - 1 if choice is None else choice.axis
-    size = value.shape[axis]
-    return (value, axis, size) if isinstance(size, int) and size > 1 else None
+    if value is None or not value.shape:
+        return
+    last = len(value.shape) - 1
+    if choice is not None:
+        axes: Iterable[int] = [choice.axis]
+    elif layout is not None:
+        axes = [last]
+    elif node in WEIGHS | VANISHES and _is_of_layer(value):
+        # Slots of experts are weighed among all tokens, or among those of all experts.
+        axes = range(last, -1, -1) if node in WEIGHS else [last]
+    else:
+        return
+    for axis in axes:
+        size = value.shape[axis]
+        if isinstance(size, int) and 1 < size <= (
+            MOST_WEIGHED if choice is None and layout is None else math.inf
+        ):
+            yield value, axis, size
 
 
-def _router(value: Value, axis: int, size: int, streams: Streams) -> tuple[Node, int, int] | None:
-    """The linear layer that scores experts, the expert axis of its output, and the number of experts."""
+def _is_of_layer(value: Value) -> bool:
+    """Return whether a value comes from a linear layer, with no other product of matrices in between."""
+
+    def above(item: Value) -> Iterable[Value]:
+        node = item.producer
+        return (
+            () if node is None or (operand_indices(node) and is_product(node) is not None) else node.computed
+        )
+
+    walk = reachable([value], lambda item: () if _is_layer(item) else above(item), MAX_BELOW)
+    return any(map(_is_layer, walk))
+
+
+def _is_layer(value: Value) -> bool:
+    return value.producer is not None and weight_contraction(value.producer, is_weight) is not None
+
+
+def _is_of_stacked_neurons(node: Node, layer: Node) -> bool:
+    """Return whether a node is the activation of neurons of stacked networks; a router is one network."""
+    read = weight_contraction(layer, is_weight)
+    return node in VANISHES and read is not None and len(_own_axes(layer, read[0], read[2])) > 1
+
+
+def _own_axes(layer: Node, product: Contraction, weight: int) -> list[int]:
+    """The axes of a linear layer's output that are those of its weight alone."""
+    shape = layer.out.shape or ()
+    return [
+        at
+        for at, letter in enumerate(product.out_axes)
+        if product.owners(letter) == (weight,) and shape[at] != 1
+    ]
+
+
+def _router(value: Value, axis: int, size: int, streams: Streams) -> tuple[Node, Live, int] | None:
+    """The linear layer that scores experts, the expert of each of its outputs, and the number of experts.
+
+    Where only some of its outputs are read, each is an expert: others are read elsewhere.
+    """
     made = origins(value, (axis,), (size,), streams)
-    whole = [frozenset({label}) for label in range(1, size + 1)]
-    routers = sorted(
-        (node for node, rows in made.makers.items() if rows == whole), key=lambda node: node.index
-    )
-    for router in routers:
-        read = weight_contraction(router, is_weight)
-        if read is None or router.out.shape is None:
+    for router, rows in sorted(made.makers.items(), key=lambda item: item[0].index):
+        read, labels = weight_contraction(router, is_weight), [label for row in rows for label in row]
+        if read is None or router.out.shape is None or max(map(len, rows), default=0) > 1:
             continue
         product, _, weight = read
-        own = [at for at, letter in enumerate(product.out_axes) if product.owners(letter) == (weight,)]
-        if len(own) == 1 and router.out.shape[own[0]] == size:
-            return router, own[0], size
+        own = [at for at in _own_axes(router, product, weight) if router.out.shape[at] == len(rows)]
+        slots = Counter(labels)
+        if product.batch or len(own) != 1 or len(slots) != size or len(set(slots.values())) > 1:
+            continue
+        if len(labels) == len(rows):
+            return router, Live.over(own, np.asarray(labels)), size
+        if len(labels) == size:
+            return router, Live.numbered(own[0], len(rows)), len(rows)
     return None
 
 
@@ -155,8 +299,46 @@ def _site(routing: Routing) -> MixtureSite | None:
         reason=routing.stop or uneven,
     )
     if site.reason is not None:
-        return site if routing.picked or routing.ends else None
+        return site if _chooses_networks(routing) else None
     return _measured(site, routing)
+
+
+def _chooses_networks(routing: Routing) -> bool:
+    """Return whether there are experts that a router may choose from, though it is not known how it does so.
+
+    They are stacked, or beside the router, and read what it reads, or rows of that.
+    """
+    if routing.picked or routing.ends:
+        return True
+    if not routing.chosen and not any(item.node in WEIGHS for item in routing.meetings):
+        # Neurons have activations, too.
+        return False
+    layers: list[tuple[object, ...]] = []
+    own = _weight_shape(routing.router)
+    for value in reachable(near(routing.router.computed[0]), _same_tokens, MAX_BESIDE):
+        for node in (use.node for use in value.consumers):
+            # What is as large as the router may be a layer like it.
+            shape = _weight_shape(node)
+            if shape is not None and shape != own:
+                layers.append(shape)
+    counts = {routing.experts, routing.live.array.size}
+    return any(len(shape) > MATRIX and not counts.isdisjoint(shape) for shape in layers) or (
+        max(map(layers.count, layers), default=0) >= routing.experts
+    )
+
+
+def _weight_shape(layer: Node) -> tuple[object, ...] | None:
+    """Return the shape of the stored weight of a linear layer, None for other nodes."""
+    read = weight_contraction(layer, is_weight)
+    weight = None if read is None else stored_behind(layer.inputs[read[2]])
+    return None if weight is None else weight.shape
+
+
+def _same_tokens(value: Value) -> Iterable[Value]:
+    """Yield values with the same tokens, or some of these."""
+    for use in value.consumers:
+        if use.node in TOKENS and use.input_index == 0:
+            yield from use.node.results
 
 
 def _groups(routing: Routing) -> tuple[tuple[tuple[int, ...], ...], Refusal | None]:
@@ -184,21 +366,31 @@ def _measured(site: MixtureSite, routing: Routing) -> MixtureSite | None:
     try:
         trial = sweep(list(site.seeds(gone)), answers=site.answers(gone))
     except RefusedError as error:
-        return _refused(site, str(error)) if routing.picked else None
-    matrices = [
-        value
-        for value, live in trial.narrowed()
-        if value.tensor is not None and len(value.shape or ()) >= (MATRIX if live.is_dead else MATRIX + 1)
-    ]
-    if not matrices and not routing.picked:
-        return None
-    if not matrices:
+        return _refused(site, str(error)) if _chooses_networks(routing) else None
+    if not any(_holds_matrix(value, live, len(gone)) for value, live in trial.narrowed()):
+        if not _chooses_networks(routing):
+            return None
         stored = any(item.node in routing.picked and item.is_stored for item in routing.meetings)
-        why = "read by something else, too" if stored else "computed when the model runs"
+        why = (
+            "read by something else, too" if stored or not routing.picked else "computed when the model runs"
+        )
         return _refused(site, f"the experts that {label} chooses are {why}")
     elements, size, _ = weights_of(trial)
     share = site.num_units / len(gone)
     return replace(site, params=round(elements * share), bytes=round(size * share))
+
+
+def _holds_matrix(value: Value, live: Live, experts: int) -> bool:
+    """Return whether a stored tensor loses a matrix for each of some experts: windows of a convolution are none."""
+    if value.tensor is None or value.shape is None:
+        return False
+    left = [live.narrow(dim, axis) for axis, dim in enumerate(value.shape)]
+    lost = [
+        (dim - kept) // experts if isinstance(dim, int) and isinstance(kept, int) and dim != kept else dim
+        for dim, kept in zip(value.shape, left, strict=True)
+    ]
+    convolves = any(CONVOLUTIONS.of(use.node) is not None for use in value.consumers)
+    return sum(dim != 1 for dim in lost[: MATRIX if convolves else None]) >= MATRIX
 
 
 def _shared(router: Node, blocks: Iterable[Site]) -> tuple[str, ...]:

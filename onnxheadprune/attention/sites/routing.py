@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,9 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.facts import EQUALS, MARKS_NUMBERS
 from onnxheadprune.model.graph.view import Node, Value
+
+COUNTED = 1
+"""Input of a choice with how many it lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,27 @@ class Renumbered:
             numbers = np.full(stored.shape, self.depth - experts + left)
         yield AddConstant.of(self.node.scope.ref, name, numbers.astype(stored.dtype))
         yield SetInput(self.node.ref, self.index, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A choice that lists more experts than anything reads, as a sort lists all.
+
+    Attributes:
+        node: the choice.
+        listed: how many it lists.
+    """
+
+    node: Node
+    listed: int
+
+    def edits(self, left: int) -> Iterator[Edit]:
+        """Yield the edits for fewer experts than it lists."""
+        stored = self.node.inputs[COUNTED]
+        if left < self.listed and stored is not None:
+            name = f"{self.node.out.name}/{MARK}_listed"
+            yield AddConstant.of(self.node.scope.ref, name, np.full(1, left, np.int64))
+            yield SetInput(self.node.ref, COUNTED, name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,15 +188,16 @@ class Routing:
 
     Attributes:
         router: the linear layer whose outputs are the scores.
-        axis: of its output that has a position per expert.
+        live: labels of its outputs; several of one expert where that has several slots.
         experts: how many there are.
         meetings: inputs along which experts lie.
         through: per node that no rule lets them pass, the labels of its output and of inputs with the same axis.
         renumbered: stored numbers that name all experts.
         singles: stored numbers that name one.
+        ranked: choices that list more experts than anything reads.
         ends: where experts that are networks of their own are added up.
         picks: what tells which are chosen for a token.
-        chosen: how many are chosen for a token.
+        chosen: how many are chosen for a token; 0 where each token has all of them.
         least: how many must be left of all, and per set of positions that one choice is made from.
         picked: stored weights or operators that have an axis of experts.
         stand_in: the expert that is read where the last class is chosen, which has no weights; None without one.
@@ -179,12 +205,13 @@ class Routing:
     """
 
     router: Node
-    axis: int
+    live: Live
     experts: int
     meetings: list[Meeting] = field(default_factory=list)
     through: dict[Node, tuple[Live, Mapping[int, Live]]] = field(default_factory=dict)
     renumbered: list[Renumbered] = field(default_factory=list)
     singles: list[Single] = field(default_factory=list)
+    ranked: list[Ranked] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
     picks: list[Picks] = field(default_factory=list)
     chosen: int = 0
@@ -192,6 +219,16 @@ class Routing:
     picked: list[Node] = field(default_factory=list)
     stand_in: int | None = None
     stop: Refusal | None = None
+
+    @property
+    def axis(self) -> int:
+        """The axis of the router's output with the scores of experts."""
+        return self.live.axes[0]
+
+    @property
+    def per_token(self) -> int:
+        """How many experts each token goes through."""
+        return self.chosen or self.experts
 
     @property
     def units(self) -> int:
@@ -206,8 +243,13 @@ class Routing:
 
     def bypasses(self, gone: Sequence[int]) -> Iterator[Edit]:
         """Yield edits by which what is added up comes without some experts."""
-        without = {end.node: end.kept for end in self.ends if end.expert in gone}
+        ending = [end for end in self.ends if end.experts <= set(gone)]
+        without = {end.node: end.kept for end in ending}
+        summands = Counter(end.node for end in ending)
         for node in without:
+            if summands[node] > 1:
+                # Neither of both is left, so nothing is.
+                continue
             left = node.out
             while left.producer is not None and left.producer in without:
                 left = without[left.producer]
@@ -243,7 +285,7 @@ class Routing:
         if self.stand_in in gone:
             return f"{self.stand_in} is read, and weighs nothing, where {self.router.label} chooses no expert"
         # A choice that follows another one finds its experts taken.
-        every = (Live.numbered(0, self.experts), 0, self.chosen)
+        every = (Live.numbered(0, self.experts), 0, max(self.chosen, 1))
         for live, axis, count in (*self.least, every):
             alive = self.alive(gone, int(live.array.max()))[live.array]
             left = int(np.count_nonzero(alive, axis=live.axes.index(axis)).min())

@@ -84,9 +84,9 @@ def gates_of(site: Site) -> list[Gate]:
         return []
     routing = site.routing
     choices = {(item.node, item.index): item for item in routing.meetings if item.chooses}
-    router, numbered = routing.router.out, Live.numbered(routing.axis, routing.experts)
+    router = routing.router.out
     found = [
-        Gate(use.node, use.input_index, numbered, routing)
+        Gate(use.node, use.input_index, routing.live, routing)
         for use in router.consumers
         if (use.node, use.input_index) not in choices and router.elem_type in FLOATS and not looks_only(use)
     ]

@@ -9,6 +9,7 @@ added to.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,14 +20,14 @@ from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.readers import carried, moved_axes
+from onnxheadprune.liveness.readers import carried, moved_axes, on_all_outputs
 from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.model.graph.facts import (
+    ACCUMULATES,
     ACTIVATES,
     ADDS,
     CARRIERS,
     CASTS,
-    CHOOSES_ELEMENTS,
     DIVIDES,
     ELEMENTWISE,
     EXPANDS,
@@ -36,26 +37,25 @@ from onnxheadprune.model.graph.facts import (
     GATHERS_ELEMENTS,
     GATHERS_ROWS,
     JOINS,
+    KEEPS_ZEROS,
     MULTIPLIES,
     NORMALIZES,
     QUANTIZERS,
     SLICES,
     SPLITS,
     SUBTRACTS,
-    SUMS,
     TILES,
-    VANISHES,
     VIEWS,
     WRITES_INTO,
 )
-from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.tables import ARITHMETIC, choice_of, roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import uniform
 
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 MOVES = VIEWS | FLATTENS | CASTS | EXPANDS | TILES | SLICES | SPLITS | JOINS
 """Operators after which numbers of experts are the same numbers."""
-UNCHANGED = CARRIERS | EXPANDS | TILES | SLICES | SPLITS | JOINS
+UNCHANGED = CARRIERS | FLATTENS | EXPANDS | TILES | SLICES | SPLITS | JOINS
 PICKS = GATHERS | GATHERS_ELEMENTS | GATHERS_ROWS
 MATRIX = 2
 """Axes of a matrix; experts of matrices have one more."""
@@ -91,17 +91,17 @@ def behind(node: Node, index: int, live: Live) -> Live | None:
     shape, source = node.out.shape, node.shape(index)
     if shape is None or source is None:
         return None
-    if node in CARRIERS and index == 0:
+    if node in CARRIERS | FLATTENS and index == 0:
         return carried(node, live)
     moved = moved_axes(node, index)
     if not moved.keys() >= set(live.axes):
         return None
     found = live.renumbered(moved)
     half, wanted = (Live.over(item.axes, item.array % 2 == 0) for item in (found, live))
-    answer = ask(node, [half, *(FULL for _ in node.outputs[1:])], MASKS)
-    if isinstance(answer, Refusal) or answer.inputs.get(index) != wanted:
-        return None
-    return found
+    answer = ask(node, on_all_outputs(node, half), MASKS)
+    # A Slice of another axis reads a part of that.
+    read = FULL if isinstance(answer, Refusal) else answer.inputs.get(index, FULL)
+    return found if read.only(live.axes) == wanted else None
 
 
 def is_moved(node: Node, named: Sequence[int]) -> bool:
@@ -113,20 +113,48 @@ def is_moved(node: Node, named: Sequence[int]) -> bool:
     return len(named) == len(node.inputs) if node in JOINS else list(named) == [0]
 
 
-def out_behind(node: Node, scored: Mapping[int, Scores]) -> float | None:
-    """The output of a node at an expert that is out."""
-    known = [item.out for item in scored.values()]
-    if len(known) > 1:
-        is_nothing = NOTHING in known if node in MULTIPLIES else node in ADDS and {*known} == {NOTHING}
-        return NOTHING if is_nothing else None
-    first, number = next(iter(scored)), known[0]
-    if node in VANISHES:
-        return NOTHING if number == NEVER else None
-    if node in MULTIPLIES | SUMS or (node in DIVIDES and first == 0):
-        return number if number == NOTHING else None
-    if node in ADDS | SUBTRACTS:
-        return number if first == 0 and number == NEVER else None
-    return number if node in UNCHANGED else None
+def number_behind(node: Node, known: Mapping[int, float | None]) -> float | None:
+    """The first output of a node at an expert that is out.
+
+    Args:
+        node: the node.
+        known: the numbers that some of its inputs hold there, None where that is not known.
+    """
+    product = contraction_of(node)
+    if node in MULTIPLIES or product is not None:
+        if not any(
+            known.get(index) == NOTHING for index in (product.indices if product is not None else known)
+        ):
+            return None if product is not None else _computed(node, known)
+        bias = roles_of(node).bias
+        return (
+            NOTHING if bias is None or uniform(node.input(bias)) == NOTHING or not node.input(bias) else None
+        )
+    if node in DIVIDES and known.get(0) == NOTHING:
+        return NOTHING
+    if (node in ADDS and NEVER in known.values()) or (node in SUBTRACTS and known == {0: NEVER}):
+        return NEVER
+    if node in JOINS:
+        numbers = set(_numbers(node, known))
+        return numbers.pop() if len(numbers) == 1 else None
+    if node in UNCHANGED | PICKS:
+        return known.get(0)
+    if node in KEEPS_ZEROS | ACCUMULATES or choice_of(node) is not None:
+        return NOTHING if known.get(0) == NOTHING else None
+    return _computed(node, known)
+
+
+def _numbers(node: Node, known: Mapping[int, float | None]) -> list[float | None]:
+    return [known[index] if index in known else uniform(value) for index, value in enumerate(node.inputs)]
+
+
+def _computed(node: Node, known: Mapping[int, float | None]) -> float | None:
+    function, numbers = ARITHMETIC.of(node), _numbers(node, known)
+    try:
+        number = None if function is None else function(node, numbers)
+    except (ArithmeticError, ValueError):
+        return None
+    return None if number is None or math.isnan(number) else number
 
 
 BY_ELEMENT = ELEMENTWISE | ACTIVATES | NORMALIZES | QUANTIZERS | UNCHANGED
@@ -135,29 +163,31 @@ BY_ELEMENT = ELEMENTWISE | ACTIVATES | NORMALIZES | QUANTIZERS | UNCHANGED
 
 @dataclass(frozen=True)
 class Part:
-    """A value of one expert.
+    """A value of one expert, or the sum of those of several.
 
     Attributes:
-        expert: its number.
-        rows: whether it is empty where the expert is out; else it is zero.
+        experts: their numbers.
+        rows: whether it is empty where they are out.
+        out: else the number that it holds there; None where that is some constant.
     """
 
-    expert: int
+    experts: frozenset[int]
     rows: bool = False
+    out: float | None = NOTHING
 
 
 @dataclass(frozen=True, eq=False)
 class End:
-    """A node that adds what an expert gives to something else.
+    """A node that adds what an expert, or the sum of several, gives to something else.
 
     Attributes:
-        expert: its number.
+        experts: their numbers.
         node: the node.
-        indices: inputs that are the expert's.
-        kept: what the sum is without it.
+        indices: inputs that are theirs.
+        kept: what the sum is without them.
     """
 
-    expert: int
+    experts: frozenset[int]
     node: Node
     indices: tuple[int, ...]
     kept: Value
@@ -182,77 +212,84 @@ def picked_apart(node: Node, scores: Scores) -> dict[Value, int] | None:
     return found
 
 
-def onward(node: Node, parts: Mapping[int, Part]) -> Part | End | None:
-    """Follow an expert's values, by input index, through a node; None where the output is not known."""
-    experts = {part.expert for part in parts.values()}
-    if len(experts) > 1:
+def onward(node: Node, parts: Mapping[int, Part]) -> tuple[Part | None, Sequence[End]] | None:
+    """Follow values of experts, by input index, through a node.
+
+    Returns:
+        What its outputs are, and where experts end; None where that is not known.
+    """
+    sets = {part.experts for part in parts.values()}
+    if len(sets) > 1:
+        return _of_several(node, parts)
+    is_list = any(part.rows for part in parts.values())
+    made = (_of_rows if is_list else _of_share)(node, sets.pop(), parts)
+    if made is None:
         return None
-    expert = experts.pop()
-    if any(part.rows for part in parts.values()):
-        return _of_rows(node, expert, parts)
-    return _of_share(node, expert, set(parts))
+    return (made, ()) if isinstance(made, Part) else (None, made)
 
 
-def _of_share(node: Node, expert: int, indices: set[int]) -> Part | End | None:
-    """Follow router weights that are zero where the expert is out."""
+def _of_share(node: Node, experts: frozenset[int], parts: Mapping[int, Part]) -> Part | list[End] | None:
+    """Follow router weights that are zero where the experts are out, and what is computed from them."""
+    numbers = {index: part.out for index, part in parts.items()}
+    is_nothing = set(numbers.values()) == {NOTHING}
     if node in FINDS_NONZERO:
-        return Part(expert, rows=True)
-    if node in ADDS:
-        return _added(node, expert, indices)
-    product = contraction_of(node)
-    bias = roles_of(node).bias
-    vanishes = (
-        node in MULTIPLIES
-        or (node in DIVIDES and indices == {0})
-        or (node in CHOOSES_ELEMENTS and _chooses_nothing(node, indices))
-        or (node in UNCHANGED | SUMS and _reads_all(node, indices))
-        or (
-            product is not None
-            and bool(indices & set(product.indices))
-            and (bias is None or not node.input(bias))
-        )
-    )
-    return Part(expert) if vanishes else None
+        return Part(experts, rows=True) if is_nothing else None
+    if node in ADDS and len(parts) == 1 and is_nothing:
+        return _added(node, experts, min(parts))
+    out = None if choice_of(node) is not None else number_behind(node, numbers)
+    if out is not None:
+        return Part(experts, out=out)
+    others = [value for index, value in enumerate(node.inputs) if index not in parts and value is not None]
+    computes = contraction_of(node) is not None or node in BY_ELEMENT
+    return Part(experts, out=None) if computes and all(value.is_constant for value in others) else None
 
 
-def _added(node: Node, expert: int, indices: set[int]) -> Part | End | None:
-    others = [value for index, value in enumerate(node.inputs) if index not in indices]
-    if not others:
-        return Part(expert)
-    kept = others[0]
-    return None if kept is None or kept.shape != node.out.shape else End(expert, node, tuple(indices), kept)
+def _added(node: Node, experts: frozenset[int], index: int) -> Part | list[End] | None:
+    kept = node.inputs[1 - index]
+    if kept is not None and kept.shape == node.out.shape:
+        return [End(experts, node, (index,), kept)]
+    if uniform(kept) == NOTHING:
+        return Part(experts)
+    return Part(experts, out=None) if kept is not None and kept.is_constant else None
 
 
-def _chooses_nothing(node: Node, indices: set[int]) -> bool:
-    """Return whether an element that is chosen by zeros, or among zeros, is zero."""
-    nothing = [index in indices or uniform(node.input(index)) == NOTHING for index in (1, 2)]
-    return nothing[1] if 0 in indices else all(nothing)
+def _of_several(node: Node, parts: Mapping[int, Part]) -> tuple[Part, list[End]] | None:
+    """Follow what several experts give through their sum: each of both is what is left without the other."""
+    values = node.inputs
+    if (
+        node not in ADDS
+        or len(parts) != 2
+        or any(part.rows or part.out != NOTHING for part in parts.values())
+    ):
+        return None
+    if any(value is None or value.shape != node.out.shape for value in values):
+        return None
+    ends = [
+        End(part.experts, node, (index,), value)
+        for index, part in parts.items()
+        if (value := values[1 - index]) is not None
+    ]
+    return Part(frozenset().union(*(part.experts for part in parts.values()))), ends
 
 
-def _reads_all(node: Node, indices: set[int]) -> bool:
-    return len(indices) == len(node.inputs) if node in JOINS else indices == {0}
-
-
-def _of_rows(node: Node, expert: int, parts: Mapping[int, Part]) -> Part | End | None:
-    """Follow a list of tokens that is empty where the expert is out, or values computed for these tokens."""
+def _of_rows(node: Node, experts: frozenset[int], parts: Mapping[int, Part]) -> Part | list[End] | None:
+    """Follow a list of tokens that is empty where the experts are out, or values computed for these tokens."""
     indices = {index for index, part in parts.items() if part.rows}
-    if indices != set(parts):
+    if node in PICKS:
+        return Part(experts, rows=True)
+    if indices != parts.keys():
         return None
     if node in WRITES_INTO:
         kept = node.input(0)
         if kept is None or indices != {1, 2}:
             return None
         added = all(use.node in ADDS for use in node.out.consumers)
-        if uniform(kept) == NOTHING and added:
-            return Part(expert)
-        return End(expert, node, (1, 2), kept)
-    if node in PICKS:
-        return Part(expert, rows=True)
-    product = contraction_of(node)
-    if product is not None:
-        return Part(expert, rows=True) if _keeps_rows(node, indices) else None
-    whole = node in UNCHANGED and not _reads_all(node, indices)
-    return Part(expert, rows=True) if node in BY_ELEMENT and not whole else None
+        return Part(experts) if uniform(kept) == NOTHING and added else [End(experts, node, (1, 2), kept)]
+    if contraction_of(node) is not None:
+        return Part(experts, rows=True) if _keeps_rows(node, indices) else None
+    # Pieces that are joined are empty where all are, and views where what they read is.
+    whole = len(indices) < len(node.inputs) if node in JOINS else node in UNCHANGED and 0 not in indices
+    return Part(experts, rows=True) if node in BY_ELEMENT and not whole else None
 
 
 def _keeps_rows(node: Node, indices: set[int]) -> bool:

@@ -14,9 +14,13 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from onnxheadprune.attention.sites.routing import (
+    COUNTED,
     Meeting,
     Picks,
+    Ranked,
     Routing,
     Single,
     compared,
@@ -28,26 +32,28 @@ from onnxheadprune.attention.sites.routing_values import (
     NEVER,
     NOTHING,
     PICKS,
-    End,
     Part,
     Scores,
     axis_of,
     behind,
     in_order,
     is_moved,
+    number_behind,
     onward,
-    out_behind,
     picked_apart,
 )
-from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.contraction import Contraction, contraction_of
+from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.layouts import EXPERTS, mixture_of
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.readers import looks_only
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
     CHOOSES_ELEMENTS,
     DECIDED_BY_LARGEST,
     GATHERS_ROWS,
+    JOINS,
     REDUCES,
     SLICES,
     SOFTMAXES,
@@ -62,9 +68,17 @@ from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import uniform
 
 
-def routing_of(router: Node, axis: int, experts: int) -> Routing:
-    """Follow the scores that a linear layer computes along an axis of its output."""
-    return _Walk(Routing(router, axis, experts)).run(Live.numbered(axis, experts))
+def routing_of(router: Node, live: Live, experts: int) -> Routing:
+    """Follow the scores that a linear layer computes.
+
+    Args:
+        router: the linear layer.
+        live: the expert of each of its outputs, numbered from 1.
+        experts: how many there are.
+    """
+    found = _Walk(Routing(router, live, experts)).run()
+    # Where an expert has several scores, no single one of them sends tokens to it.
+    return found if in_order(live, experts) else replace(found, picks=[])
 
 
 class _Walk:
@@ -74,11 +88,12 @@ class _Walk:
         self.numbers: set[Value] = set()
         self.parts: dict[Value, Part] = {}
         self.unread: dict[int, Refusal] = {}
+        self.bounds: list[Picks] = []
         self.heap: list[tuple[int, Node]] = []
         self.queued: set[int] = set()
 
-    def run(self, live: Live) -> Routing:
-        self._score(self.found.router.out, Scores(live, NEVER))
+    def run(self) -> Routing:
+        self._score(self.found.router.out, Scores(self.found.live, NEVER))
         while self.heap:
             node = heapq.heappop(self.heap)[1]
             refusal = self._step(node)
@@ -88,6 +103,10 @@ class _Walk:
         last = None if self.found.stand_in is None else self.found.units
         unread = (refusal for expert, refusal in self.unread.items() if expert != last)
         self.found.stop = self.found.stop or next(unread, None)
+        if not self.found.picks and self.bounds:
+            # Nothing reads numbers: scores are compared with that of the last one chosen.
+            self.found.picks.append(self.bounds[0])
+            self.found.chosen = self.bounds[0].highest
         return self.found
 
     def _score(self, value: Value | None, scores: Scores) -> None:
@@ -141,10 +160,12 @@ class _Walk:
         apart = picked_apart(node, scores) if index == 0 else None
         if apart:
             for value, expert in apart.items():
-                self._part(value, Part(expert))
+                self._part(value, Part(frozenset([expert])))
             return None
         if node in PICKS and self._along(node, index, scores):
             return self._refused(node, "picks scores by numbers that are none of this router's choice")
+        if node in WRITES_INTO and self._added_up(node, scored):
+            return None
         if contraction_of(node) is not None:
             return self._product(node, scored)
         return self._carry(node, scored)
@@ -154,17 +175,33 @@ class _Walk:
         made = None if mixed else onward(node, parts)
         if made is None and self._stands_in(node, parts):
             return None
-        if made is None or (isinstance(made, End) and node.out.is_graph_output):
+        if made is None and not mixed and self._side_by_side(node, parts):
+            return None
+        if made is None or (made[1] and node.out.is_graph_output):
             why = self._refused(node, "reads what one expert gives in a way that no rule knows")
-            for part in parts.values():
-                self.unread.setdefault(part.expert, why)
+            for expert in frozenset[int]().union(*(part.experts for part in parts.values())):
+                self.unread.setdefault(expert, why)
             return None
-        if isinstance(made, End):
-            self.found.ends.append(made)
-            return None
-        for value in node.outputs:
-            self._part(value, made)
+        part, ends = made
+        self.found.ends += ends
+        if part is not None and len(part.experts) < self.found.units:
+            for value in node.outputs:
+                self._part(value, part)
         return None
+
+    def _side_by_side(self, node: Node, parts: Mapping[int, Part]) -> bool:
+        """Follow what single experts give where it is joined: along that axis experts lie again."""
+        shape = node.out.shape
+        if node not in JOINS or not shape or len(parts) < len(node.inputs):
+            return False
+        axis, labels = axis_of(node, len(shape)), list[int]()
+        for index, part in parts.items():
+            size = (node.shape(index) or (None,) * len(shape))[axis]
+            if not isinstance(size, int) or len(part.experts) > 1 or part.rows or part.out != NOTHING:
+                return False
+            labels += [*part.experts] * size
+        self._score(node.out, Scores(Live.over((axis,), np.asarray(labels) + 1), NOTHING))
+        return True
 
     def _stands_in(self, node: Node, parts: Mapping[int, Part]) -> bool:
         """Follow numbers among which a stored one replaces that of the last class, which has no weights (Zaya)."""
@@ -172,7 +209,7 @@ class _Walk:
         if stored is None or stored.size != 1 or node.inputs[2] not in self.numbers:
             return False
         number = int(stored.reshape(-1)[0])
-        if {index: part.expert for index, part in parts.items()} != {0: self.found.experts - 1}:
+        if {index: part.experts for index, part in parts.items()} != {0: {self.found.experts - 1}}:
             return False
         self.found.stand_in = number
         self.found.singles.append(Single(node, 1, number))
@@ -199,13 +236,19 @@ class _Walk:
         if chosen is None:
             return self._refused(node, "chooses a number of experts that is computed when the model runs")
         self._meet(node, 0, scores.live, chooses=True, moved=scores.out is None)
+        numbers, is_whole = node.outputs[-1], in_order(scores.live, self.found.experts)
+        ranks = [_ranks(value, axis, chosen) for value in node.outputs if value is not None and value.is_read]
+        if is_whole and max(ranks, default=0) < chosen and node.input(COUNTED) is not None:
+            self.found.ranked.append(Ranked(node, chosen))
+            chosen = max(ranks, default=1)
         self.found.least.append((scores.live, axis, chosen))
-        numbers = node.outputs[-1]
         if numbers is None or not numbers.is_read:
+            if is_whole and node.inputs[0] is not None:
+                self.bounds.append(Picks(node.inputs[0], axis, chosen))
             return None
-        if len(scores.live.axes) > 1 or not in_order(scores.live, self.found.experts):
+        if not is_whole:
             return self._refused(node, "numbers experts within groups")
-        self.found.chosen += chosen
+        self.found.chosen += _ranks(numbers, axis, chosen)
         self.found.picks.append(Picks(numbers, axis))
         self._number(numbers)
         return None
@@ -247,6 +290,7 @@ class _Walk:
         product = contraction_of(node)
         if product is None or not all(index in product.indices for index in scored):
             return self._refused(node, "reads scores of experts in a way that no rule knows")
+        numbers = {index: item.out for index, item in scored.items()}
         for index, scores in scored.items():
             letters = [product.axes_of(index)[axis] for axis in scores.live.axes]
             if not all(letter in product.contracted for letter in letters):
@@ -254,10 +298,9 @@ class _Walk:
                 if len(outside) != len(letters):
                     return self._refused(node, "sums scores of a part of the experts")
                 live = scores.live.renumbered(dict(zip(scores.live.axes, outside, strict=True)))
-                out = NOTHING if scores.out == NOTHING else None
-                self._score(node.out, Scores(live, out))
+                self._score(node.out, Scores(live, number_behind(node, numbers)))
                 continue
-            if scores.out != NOTHING:
+            if not self._sums_nothing(product, scored, letters):
                 return self._refused(node, "sums scores that are not zero where an expert is out")
             for other in product.indices:
                 axes = [product.axes_of(other).index(letter) for letter in letters]
@@ -265,13 +308,27 @@ class _Walk:
                 self._meet(node, other, live)
         return None
 
+    def _sums_nothing(
+        self, product: Contraction, scored: Mapping[int, Scores], letters: Sequence[str | None]
+    ) -> bool:
+        """Return whether one of the operands with these axes, whose positions are the same experts, is zero there."""
+        along = {
+            index: [product.axes_of(index)[axis] for axis in item.live.axes] for index, item in scored.items()
+        }
+        same = [scored[index] for index, own in along.items() if own == letters]
+        alike = all(np.array_equal(item.live.array, same[0].live.array) for item in same)
+        return alike and any(item.out == NOTHING for item in same)
+
     def _carry(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
         """An operator that leaves the axis of experts as it is, as its rule proves."""
         found = [behind(node, index, scores.live) for index, scores in scored.items()]
         live = found[0]
-        if live is None or any(other != live for other in found) or len(node.outputs) > 1:
+        if live is None or any(other != live for other in found):
             return self._refused(node, "reads scores of experts in a way that no rule knows")
-        self._score(node.out, Scores(live, out_behind(node, scored)))
+        out = number_behind(node, {index: item.out for index, item in scored.items()})
+        numbers = node.outputs[-1] if choice_of(node) is not None else None
+        for value in node.outputs:
+            self._score(value, Scores(live, None if value is numbers else out))
         return None
 
     def _operator(self, node: Node, scored: Mapping[int, Scores], named: Sequence[int]) -> Refusal | None:
@@ -298,6 +355,17 @@ class _Walk:
         self.found.picked.append(node)
         return None
 
+    def _added_up(self, node: Node, scored: Mapping[int, Scores]) -> bool:
+        """Values of experts that are added at places which belong to the same experts: a sum over these."""
+        is_sum = node.attribute("reduction", b"none") in (b"add", "add")
+        if not is_sum or scored.keys() != {1, 2} or scored[2].out != NOTHING:
+            return False
+        if scored[1].live != scored[2].live:
+            return False
+        for index, item in scored.items():
+            self._meet(node, index, item.live)
+        return True
+
     def _named(self, node: Node, scored: Mapping[int, Scores], named: Sequence[int]) -> Refusal | None:
         """A node that reads numbers of experts."""
         if not scored and is_moved(node, named):
@@ -315,7 +383,7 @@ class _Walk:
             single = compared_with_one(node, named[0], self.found.experts)
             if single is not None:
                 self.found.singles.append(single)
-                self._part(node.out, Part(single.expert))
+                self._part(node.out, Part(frozenset([single.expert])))
                 return None
         if hot is None:
             return self._refused(node, "reads the numbers of experts in a way that no rule knows")
@@ -332,7 +400,6 @@ class _Walk:
             before, after = (value.shape and value.shape[item.axis] for value in (item.value, node.out))
             if isinstance(before, int) and isinstance(after, int):
                 self.found.picks[place] = replace(item, value=node.out)
-                self.found.chosen -= before - after
 
     def _picked(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
         """Numbers that pick from an axis of experts: of stored weights, or of scores."""
@@ -360,3 +427,22 @@ class _Walk:
         out = scored[0].out if scored else uniform(node.input(0))
         self._score(node.out, Scores(live, out))
         return None
+
+
+def _ranks(value: Value, axis: int, listed: int) -> int:
+    """How many of the experts that a choice lists are read, from the best one on.
+
+    Args:
+        value: their numbers or scores.
+        axis: along which they are listed.
+        listed: how many are listed.
+    """
+    most = 0
+    for use in value.consumers:
+        answer = ask(use.node, [FULL for _ in use.node.outputs], MASKS)
+        if not looks_only(use):
+            read = FULL if isinstance(answer, Refusal) else answer.inputs.get(use.input_index, FULL)
+            read = read.only([axis])
+            places = np.flatnonzero(read.mask) if read.axes else np.arange(listed)
+            most = max(most, int(places.max(initial=-1)) + 1)
+    return listed if value.is_graph_output else most
