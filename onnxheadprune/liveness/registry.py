@@ -35,6 +35,11 @@ class Reason(enum.Enum):
         """True if the reason is a computation that mixes heads, so that no cut is exact."""
         return self is Reason.COUPLED
 
+    @property
+    def hides_axes(self) -> bool:
+        """True if the reason is that lengths or axes are not known, which may differ with fixed sizes."""
+        return self in (Reason.INEXPRESSIBLE, Reason.UNKNOWN_SHAPE)
+
 
 UNITS = "{units}"
 """Stands in the sentence of a propagation rule for the units that it is asked about, which it does not know."""

@@ -67,6 +67,7 @@ class Trace:
         blocked: nodes at which labels stopped.
         reduced: nodes that reduce other axes on the way, with the labels of what they compute.
         shared: whether it leads through a layer that all heads share.
+        lost: nodes whose rules say of no position of what they read which position of what they make reads it.
     """
 
     cores: tuple[Core, ...] = ()
@@ -75,6 +76,7 @@ class Trace:
     blocked: tuple[Node, ...] = ()
     reduced: tuple[tuple[Node, Live], ...] = ()
     shared: bool = False
+    lost: tuple[Node, ...] = ()
 
     def __or__(self, other: Trace) -> Trace:
         return Trace(
@@ -84,6 +86,7 @@ class Trace:
             (*self.blocked, *(item for item in other.blocked if item not in self.blocked)),
             (*self.reduced, *(item for item in other.reduced if item not in self.reduced)),
             self.shared or other.shared,
+            (*self.lost, *(item for item in other.lost if item not in self.lost)),
         )
 
     @property

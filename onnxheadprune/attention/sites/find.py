@@ -106,12 +106,11 @@ class _FixedSizes:
 
     def __init__(self, model: ModelProto) -> None:
         self._model = model
-        self._tried = TRIED if any(map(_symbols, model.graph.input)) else ()
         self._known: dict[tuple[int, int], frozenset[str]] = {}
 
     def tells_heads(self, core: Node) -> bool:
-        """Return whether a product of attention weights and values is the core of a site there."""
-        return any(core.ref in self._cores(sizes) for sizes in self._tried)
+        """Return whether a product of attention weights and values is the core of a site with several heads there."""
+        return any(core.ref in self._cores(sizes) for sizes in TRIED)
 
     def _cores(self, sizes: tuple[int, int]) -> frozenset[str]:
         """The cores of all sites that are found with these sizes; none where the model rejects them."""
@@ -121,7 +120,9 @@ class _FixedSizes:
                 sites, _ = find_structural(annotated(GraphView(fixed)))
             except (HeadPruneError, ValueError):
                 sites = []
-            self._known[sizes] = frozenset(core.ref for site in sites for core in site.cores)
+            self._known[sizes] = frozenset(
+                core.ref for site in sites if site.num_units > 1 for core in site.cores
+            )
         return self._known[sizes]
 
 
@@ -183,7 +184,9 @@ def sites_of(view: GraphView, name: str) -> Sites:
     with analysing(view.model, name):
         record = units_entry(AttentionSite.UNITS).read(view.model)
         named = frozenset(name for entry in record for name in entry.projections)
-        found, left_out = find_structural(view, named, _FixedSizes(view.model).tells_heads)
+        are_open = any(map(_symbols, view.model.graph.input))
+        fixed = _FixedSizes(view.model).tells_heads if are_open else None
+        found, left_out = find_structural(view, named, fixed)
         sites = tuple(_with_history(found, record, AttentionSite.UNITS, complete=True))
     failed: list[NotAnalysed] = []
     return Sites(

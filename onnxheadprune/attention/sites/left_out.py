@@ -7,7 +7,8 @@ multiply attention weights with values are listed here; some are not attention (
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.attention.sites.products import is_product, is_weight, summed, weight_contraction
@@ -18,7 +19,7 @@ from onnxheadprune.liveness.contraction import Contraction, contraction_of, oper
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.liveness.registry import Reason, Refusal
-from onnxheadprune.model.graph.dims import divisor
+from onnxheadprune.model.graph.dims import divisor, is_unnamed
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,
     ADDS,
@@ -26,10 +27,8 @@ from onnxheadprune.model.graph.facts import (
     DIVIDES_BY_NORM,
     MULTIPLIES,
     RAISES,
-    RESHAPES,
     SUMS,
     SUMS_MAGNITUDES,
-    TRANSPOSES,
     WEIGHS,
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Value
@@ -126,14 +125,21 @@ def _has_heads_to_tell(node: Node, found: Contraction | None) -> bool:
     """
     if found is None or node.out.shape is None:
         return True
-    return any(
-        divisor(node.out.shape[axis]) > 1
-        for axis, letter in enumerate(found.out_axes)
-        if letter in found.batch
-    )
+    own = _own_axes(node, found)
+    return any(divisor(node.out.shape[axis]) > 1 for axis in own) or _unknown_axis(node, found) is not None
 
 
-RELAYS = RESHAPES | TRANSPOSES
+def _own_axes(node: Node, found: Contraction) -> list[int]:
+    """The axes along which each position has a product of its own."""
+    return [axis for axis, letter in enumerate(found.out_axes) if letter in found.batch]
+
+
+def _unknown_axis(node: Node, found: Contraction) -> int | None:
+    """An axis of that kind of which neither the length is known nor what it counts."""
+    shape = node.out.shape or ()
+    return next((axis for axis in _own_axes(node, found) if is_unnamed(shape[axis])), None)
+
+
 MAX_BELOW = 12
 MAX_PARTS = 128
 """Values between a product and the core that reads it; an inverse of a matrix is computed by a hundred nodes."""
@@ -169,7 +175,7 @@ def left_out(
     refused: Sequence[Refused],
     folded: Sequence[Block],
     pools: Sequence[Block],
-    fixed: Callable[[Node], bool],
+    fixed: Callable[[Node], bool] | None,
 ) -> LeftOut:
     """Every product of attention weights and values that is no core of a site.
 
@@ -179,7 +185,7 @@ def left_out(
         refused: contractions whose heads could not be traced.
         folded: blocks whose heads are folded into an axis of unknown length.
         pools: blocks of one head without projected values.
-        fixed: whether the heads of a product are found once the inputs have fixed sizes.
+        fixed: tries whether the heads of a product are found once the inputs have fixed sizes; None where they have.
     """
     misses: dict[Node, NearMiss] = {}
     stopped: dict[Node, Refusal] = {}
@@ -189,7 +195,7 @@ def left_out(
             misses.setdefault(item.product, NearMiss(item.node.label, item.refusal))
         stopped.setdefault(item.product, item.refusal)
     for block in folded:
-        misses |= dict.fromkeys((core.node for core in block.cores), _folded_miss(block, fixed))
+        misses |= dict.fromkeys((core.node for core in block.cores), _folded_miss(block))
     one_head = {core.node: block for block in pools for core in block.cores}
     without: list[NearMiss] = []
     products = list(attention_products(view))
@@ -204,7 +210,9 @@ def left_out(
         elif node in one_head:
             misses[node] = NearMiss(node.label, shared_by_heads(one_head[node].projections[0].node, node))
         else:
-            misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node), contexts, fixed))
+            misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node), contexts))
+    if fixed is not None:
+        misses = {node: replace(miss, fixed=partial(fixed, node)) for node, miss in misses.items()}
     return LeftOut(tuple(misses.values()), tuple(without))
 
 
@@ -250,7 +258,7 @@ def _miss(node: Node, sentence: str) -> NearMiss:
     return NearMiss(node.label, Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence))
 
 
-def _folded_miss(block: Block, fixed: Callable[[Node], bool]) -> NearMiss:
+def _folded_miss(block: Block) -> NearMiss:
     core = block.cores[0].node
     sentence = (
         "the context's axes are folded so that every head fills the channels of the others, at other positions:"
@@ -259,14 +267,12 @@ def _folded_miss(block: Block, fixed: Callable[[Node], bool]) -> NearMiss:
     if any(not isinstance(dim, int) for dim in core.out.shape or ()):
         sentence = (
             "several pieces of one context, cut along an axis of unknown length, are joined before the projection:"
-            f" if heads lie along that axis, they cannot be told apart; {_advice(fixed(core))}"
+            " if heads lie along that axis, they cannot be told apart"
         )
     return NearMiss(core.label, Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, sentence))
 
 
-def _why_no_site(
-    node: Node, stopped: Refusal | None, contexts: Set[Value], fixed: Callable[[Node], bool]
-) -> Refusal:
+def _why_no_site(node: Node, stopped: Refusal | None, contexts: Set[Value]) -> Refusal:
     """The first node that hides the heads of a product, from its inputs down to the next contraction."""
     if _is_attention_operator(node):
         unknown = _why_unknown(node)
@@ -279,11 +285,20 @@ def _why_no_site(
             node.out.name,
             f"the shapes that {node.op_type} multiplies are not known",
         )
-    hidden = _hidden_below(node, contexts, fixed)
+    hidden = _hidden_below(node, contexts)
     if stopped is not None and (hidden is None or hidden.node != stopped.node):
         return stopped
-    # Of the same node it also says whether fixed sizes help.
-    return hidden or Refusal(Reason.NO_PROJECTION, node.label, node.out.name, UNPROJECTED)
+    if hidden is not None:
+        return hidden
+    found = contraction_of(node) or is_product(node)
+    axis = None if found is None else _unknown_axis(node, found)
+    if axis is not None:
+        sentence = (
+            f"the length of axis {axis} of {node.out.name} is not known: if heads lie along it, they cannot be told"
+            " apart"
+        )
+        return Refusal(Reason.UNKNOWN_SHAPE, node.label, node.out.name, sentence)
+    return Refusal(Reason.NO_PROJECTION, node.label, node.out.name, UNPROJECTED)
 
 
 def _is_attention_operator(node: Node) -> bool:
@@ -314,35 +329,24 @@ def _why_unknown(node: Node) -> Refusal | None:
     return Refusal(Reason.UNKNOWN_SHAPE, node.label, node.out.name, sentence)
 
 
-def _advice(helps: bool) -> str:
-    return "in an export with fixed sizes they can" if helps else "fixed sizes would not help"
-
-
-def _stopped_above(
-    layer: Node, passed: Set[Node], core: Node, fixed: Callable[[Node], bool]
-) -> Refusal | None:
+def _stopped_above(layer: Node, passed: Set[Node]) -> Refusal | None:
     """Return why the trace of heads from a linear layer up to the context stops, None if no reason is found."""
     read = summed(layer, afterwards=True)
     if read is None:
         return None
     trace = Tracer().trace(read.value, read.activation[1], read.sizes)
-    stop = next((node for node in trace.blocked if node in passed), None)
+    stop = next((node for node in (*trace.blocked, *trace.lost) if node in passed), None)
     if stop is None:
         sentence = f"{layer.label} sums the context up in a way in which its heads cannot be told apart"
         return Refusal(Reason.INEXPRESSIBLE, layer.label, layer.out.name, sentence)
     why = next((item for item in trace.refusals if item.node in (stop.ref, stop.label)), None)
-    sizes = [
-        dim for value in (*stop.inputs, *stop.outputs) if value is not None for dim in value.shape or ("?",)
-    ]
-    unknown = stop in RELAYS and any(not isinstance(dim, int) for dim in sizes)
-    advice = _advice(unknown and fixed(core))
     sentence = f"its heads cannot be followed through {stop.label}"
     if why is not None:
         sentence += f": {why.sentence}"
-    return Refusal(Reason.INEXPRESSIBLE, stop.label, stop.out.name, f"{sentence}; {advice}")
+    return Refusal(Reason.INEXPRESSIBLE, stop.label, stop.out.name, sentence)
 
 
-def _hidden_below(node: Node, contexts: Set[Value], fixed: Callable[[Node], bool]) -> Refusal | None:
+def _hidden_below(node: Node, contexts: Set[Value]) -> Refusal | None:
     """The node between a context and the next contraction that heads cannot be followed through."""
     values: list[Value] = [node.out]
     seen = set(values)
@@ -352,7 +356,7 @@ def _hidden_below(node: Node, contexts: Set[Value], fixed: Callable[[Node], bool
         passed.update(below)
         for other in below:
             layer = weight_contraction(other) is not None
-            found = _stopped_above(other, passed, node, fixed) if layer else None
+            found = _stopped_above(other, passed) if layer else None
             if found is not None:
                 return found
             if not has_law(other) and not operand_indices(other):

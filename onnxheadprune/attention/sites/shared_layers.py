@@ -28,7 +28,7 @@ from onnxheadprune.attention.sites.products import (
     upstream,
 )
 from onnxheadprune.liveness.asking import ask
-from onnxheadprune.liveness.contraction import Contraction, contraction_of
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL, Live
@@ -151,6 +151,8 @@ def _lies_along_maps(core: Core, product: Contraction, axis: int) -> bool:
     )
 
 
+CHANNELS = 1
+"""The axis of channels in what a convolution reads and makes."""
 MAX_POSITIONS = 2**20
 """Positions of one head axis and one summed axis; more are no heads."""
 
@@ -200,6 +202,25 @@ def within_heads(
     told = {int(bits): _members(int(bits)) for bits in heads.array.reshape(-1)}
     classes = {label: told[int(bits)] for label, bits in enumerate(alike, start=1)}
     return Live.over(order, fresh), classes
+
+
+def within_groups(node: Node, index: int, live: Live) -> tuple[Live, Classes] | None:
+    """Propagate labels through a convolution with groups, each of which sums within a head; None for any other node.
+
+    Each channel that a group reads stands for the labels of all channels that the group makes.
+    """
+    kernel, groups = CONVOLUTIONS.of(node), node.attribute("group", 1)
+    weight = None if kernel is None else node.shape(kernel.weight)
+    live = without_blind(live, [axis for axis in live.axes if axis != CHANNELS])
+    if weight is None or index != 0 or groups == 1 or live.axes != (CHANNELS,):
+        return None
+    made, read = weight[:2]
+    if not isinstance(read, int) or made != live.period(CHANNELS):
+        return None
+    labels = [frozenset(group.tolist()) - {0} for group in live.array.reshape(groups, -1)]
+    classes = {channel + 1: labels[channel // read] for channel in range(groups * read)}
+    fresh = [channel if classes[channel] else 0 for channel in classes]
+    return Live.over((CHANNELS,), np.array(fresh)), classes
 
 
 def _lies_along(found: Contraction, labelled: Set[str], index: int, shared: Container[int]) -> bool:

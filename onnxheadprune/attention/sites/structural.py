@@ -101,14 +101,14 @@ def _weighed(core: Core, tracer: Tracer) -> Iterator[Core]:
 
 
 def find_structural(
-    view: GraphView, named: Container[str] = (), fixed: Callable[[Node], bool] = lambda core: False
+    view: GraphView, named: Container[str] = (), fixed: Callable[[Node], bool] | None = None
 ) -> tuple[list[AttentionSite], LeftOut]:
     """All sites in graph order of their cores, and attention that is no site.
 
     Args:
         view: an annotated view.
         named: known outputs of attention projections, since a last head may not look like one.
-        fixed: whether the heads of a product are found once the inputs have fixed sizes.
+        fixed: tries whether the heads of a product are found once the inputs have fixed sizes; None where they have.
     """
     candidates, mixers, refused = _scan(view)
     grouped = merge_branches(group(candidates))
@@ -168,7 +168,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
     mixers: set[Node] = set()
     refused: list[Refused] = []
     for node in view.needed:
-        read = summed(node, afterwards=True)
+        read = summed(node, is_weight, afterwards=True)
         if read is None:
             continue
         trace = tracer.trace(read.value, read.activation[1], read.sizes)

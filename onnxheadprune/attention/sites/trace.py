@@ -23,10 +23,10 @@ from onnxheadprune.attention.sites.products import (
     stored_map,
     summed,
 )
-from onnxheadprune.attention.sites.shared_layers import SharedLayers, within_heads
+from onnxheadprune.attention.sites.shared_layers import SharedLayers, within_groups, within_heads
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.liveness.asking import ask_about
-from onnxheadprune.liveness.contraction import Contraction, contraction_of
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Array, Live, Runs
@@ -224,12 +224,18 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[S
             continue
         if node in JOINS or _same_labels(labels, live):
             upstream.append(Step(source, labels))
-        elif (within := within_heads(node, index, live)) is not None:
+        elif within := within_heads(node, index, live) or within_groups(node, index, live):
             upstream.append(Step(source, *within))
     upstream += [Step(source, labels) for source, labels in answer.bodies.items()]
     through = [] if upstream else _through_shared(node, live, shared)
     reduced = ((node, live),) if node in REDUCES else ()
-    own = Trace(mixes_heads=_is_map_by_stored(node, live), reduced=reduced, shared=bool(through))
+    is_layer = contraction_of(node) is not None or CONVOLUTIONS.of(node) is not None
+    own = Trace(
+        mixes_heads=_is_map_by_stored(node, live),
+        reduced=reduced,
+        shared=bool(through),
+        lost=() if upstream or through or is_layer else (node,),
+    )
     return own, upstream or through
 
 

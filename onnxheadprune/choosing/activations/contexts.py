@@ -20,7 +20,11 @@ from onnxheadprune.choosing.activations.parts import Parts, Running, context_of,
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.graph.facts import AVERAGES, PACKS_BLOCKS
+from onnxheadprune.liveness.asking import ask_about
+from onnxheadprune.liveness.domain import POSITIONS
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.model.graph.facts import AVERAGES, DEQUANTIZES, PACKS_BLOCKS, QUANTIZERS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
@@ -141,6 +145,9 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     value = node.inputs[index]
     if value is None:
         raise RefusedError(f"{node.label} has no weights, so they cannot be read")
+    picked = None if value.is_constant else _picked(value, axes, projection.sizes)
+    if picked is not None:
+        return picked
     array = numbers_of(value).astype(np.float64)
     roles = roles_of(node)
     # A scale that is applied later is the same for all heads of a site where it is a single number.
@@ -148,6 +155,25 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     array = (array - (0 if zero is None else zero)) * (1 if scale is None else scale)
     free = [axis for axis in range(array.ndim) if axis not in axes]
     return array.transpose(*axes, *free).reshape(int(np.prod(projection.sizes)), -1)
+
+
+def _picked(value: Value, axes: Sequence[int], sizes: Sequence[int]) -> npt.NDArray[np.float64] | None:
+    """The whole stored tensor that weights are picked from, [contracted, all others]; None where that is not known."""
+    live = Live.over(axes, np.arange(1, math.prod(sizes) + 1).reshape(sizes))
+    while not value.is_constant:
+        node = value.producer
+        answer = (
+            None if node is None or node in QUANTIZERS | DEQUANTIZES else ask_about(value, live, POSITIONS)
+        )
+        source = None if node is None else node.input(0)
+        if answer is None or source is None or isinstance(answer, Refusal):
+            return None
+        value, live = source, answer.inputs.get(0, FULL)
+    places = live.array.reshape(-1).astype(np.int64)
+    if sorted(places.tolist()) != list(range(1, math.prod(sizes) + 1)):
+        return None
+    rows = np.moveaxis(numbers_of(value).astype(np.float64), live.axes, range(len(live.axes)))
+    return rows.reshape(len(places), -1)[np.argsort(places)]
 
 
 def _of_reduction(projection: Projection) -> npt.NDArray[np.float64]:

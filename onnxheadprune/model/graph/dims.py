@@ -263,14 +263,22 @@ def known_size(shape: Shape | None, axis: int) -> int | None:
 def simplicity(dim: Dim) -> tuple[bool, bool, int, str]:
     """A key that sorts dimensions from the simplest on: numbers, names of the model, names that inference made up."""
     name = str(dim)
-    return (isinstance(dim, Symbolic), "unk__" in name or "." in name, len(name), name)
+    return (isinstance(dim, Symbolic), is_unnamed(dim), len(name), name)
+
+
+def is_unnamed(dim: Dim) -> bool:
+    """Return whether inference made up the name of a dimension, so that the model does not say what it counts."""
+    return isinstance(dim, Symbolic) and any(
+        "unk__" in atom or "." in atom for atoms, _ in dim.terms for atom in atoms
+    )
 
 
 def broadcast_dim(left: Dim, right: Dim) -> Dim:
     """The broadcast of two dimensions.
 
-    Two different symbols cannot be told apart from a broadcast of 1 at run time; the one that the
-    model itself names is preferred to one that inference made up, then the shorter expression.
+    Two different symbols cannot be told apart from a broadcast of 1 at run time, unless one is a multiple of a
+    number above 1 (heads times batch); the one that the model itself names is preferred to one that inference made
+    up, then the shorter expression.
     """
     if left == 1 or left == right:
         return right
@@ -278,7 +286,8 @@ def broadcast_dim(left: Dim, right: Dim) -> Dim:
         return left
     if isinstance(right, int):
         return right
-    return min(left, right, key=simplicity)
+    several = [dim for dim in (left, right) if divisor(dim) > 1]
+    return several[0] if len(several) == 1 else min(left, right, key=simplicity)
 
 
 def broadcast(shapes: Sequence[Shape | None]) -> Shape | None:
