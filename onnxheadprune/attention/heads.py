@@ -242,10 +242,9 @@ def _check_legal(site: Site, units: Iterable[int]) -> None:
     who = f"{site.UNIT}s {_spell(gone)} of {site.label}"
     why = site.uneven()
     if torn:
-        why = (
-            f"share blocks of its packed projection with {site.UNIT}s that stay:"
-            f" {' and '.join(map(_spell, torn[:4]))} only go together"
-        )
+        packed = (item for item in site.projections if any(len(some) > 1 for some in item.packed_together()))
+        parts = next((item.shared_parts for item in packed), "parts")
+        why = f"share {parts} with {site.UNIT}s that stay: {' and '.join(map(_spell, torn[:4]))} only go together"
     raise RefusedError(f"{who} {why}" + (f"; the nearest legal sets are {options}" if options else ""))
 
 

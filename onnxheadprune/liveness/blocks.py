@@ -6,7 +6,7 @@ and zero points of two or four bits share bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -54,12 +54,21 @@ def packed_together(node: Node, channels: Sequence[Sequence[int]]) -> Iterator[s
         node: a node whose weight is packed.
         channels: for each head, its inputs.
     """
-    size = block_size(node) * _zero_points_in_byte(node)
+    yield from _owners(channels, block_size(node) * _zero_points_in_byte(node))
+
+
+def share_blocks(node: Node, channels: Sequence[Sequence[int]]) -> bool:
+    """Return whether some heads have inputs in one block; else only bytes of zero points hold them together."""
+    return any(len(owners) > 1 for owners in _owners(channels, block_size(node)))
+
+
+def _owners(channels: Sequence[Sequence[int]], size: int) -> Iterable[set[int]]:
+    """The heads with inputs among each `size` ones in a row."""
     owners: dict[int, set[int]] = {}
     for head, inputs in enumerate(channels):
         for block in {channel // size for channel in inputs}:
             owners.setdefault(block, set()).add(head)
-    yield from owners.values()
+    return owners.values()
 
 
 def _zero_points_in_byte(node: Node) -> int:

@@ -9,7 +9,7 @@ from tests.zoo.folder import Folder, HeadSet
 LEGAL_FOR_WHOLE_SITES = re.compile(r"with nothing left to sum up cannot be expressed as a constant")
 LEGAL = re.compile(
     r"MatMulNBits packs|the last block of .* is not full|packs the zero points of"
-    r"|share blocks of its packed projection"
+    r"|share (blocks|bytes of zero points) of its packed projection"
     # The range of queries, keys or weights is taken over all heads together.
     r"|DynamicQuantizeLinear mixes values across heads"
 )

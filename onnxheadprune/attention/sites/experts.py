@@ -56,6 +56,11 @@ class ExpertProjection(Projection):
             for first in range(0, self.layout.experts * width, width):
                 yield {first + neuron for neuron in neurons}
 
+    @property
+    def shared_parts(self) -> str:
+        """The parts of a packed weight that such neurons share."""
+        return "stored elements of its packed weights"
+
     def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
         """Return why nothing can be cut off the weights as they are stored, None if it can."""
         return self.layout.why_not

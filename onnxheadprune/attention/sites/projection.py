@@ -16,7 +16,7 @@ from onnx import helper
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetDim, SetOutput
-from onnxheadprune.liveness.blocks import cut_inputs, is_packed, packed_together, why_not_cut
+from onnxheadprune.liveness.blocks import cut_inputs, is_packed, packed_together, share_blocks, why_not_cut
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.swept import Seed
@@ -153,6 +153,12 @@ class Projection:
     def packed_together(self) -> Iterator[set[int]]:
         """Units that share blocks of a packed weight, so they can only be removed together."""
         return packed_together(self.node, self.channels) if is_packed(self.node) else iter(())
+
+    @property
+    def shared_parts(self) -> str:
+        """The parts of a packed weight that such units share."""
+        bytes_alone = is_packed(self.node) and not share_blocks(self.node, self.channels)
+        return f"{'bytes of zero points' if bytes_alone else 'blocks'} of its packed projection"
 
     def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
         """Return why some of these sets of units cannot be cut off the weight, None if each can."""
