@@ -188,3 +188,15 @@ def features(core: Core) -> int | None:
         return None
     sizes = [dim for axis in core.feature_axes if isinstance(dim := shape[axis], int)]
     return math.prod(sizes) if len(sizes) == len(core.feature_axes) else None
+
+
+def head_shape(core: Core) -> tuple[int, ...]:
+    """The sizes of the axes of a core's output that enumerate heads."""
+    shape = core.node.out.shape
+    assert shape is not None
+    sizes = [dim if isinstance(dim := shape[axis], int) else 0 for axis in core.head_axes]
+    if 0 in sizes:
+        # A symbolic axis (batch * heads) carries one period: what the other head axes leave.
+        known = math.prod(size for size in sizes if size)
+        sizes = [size or len(core.heads) // known for size in sizes]
+    return tuple(sizes)

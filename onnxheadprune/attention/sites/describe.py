@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from functools import reduce
 import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.attention.sites.core import Core, features, query_width
+from onnxheadprune.attention.sites.core import Core, features, head_shape, query_width
 from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
@@ -241,18 +240,6 @@ def _head_bits(core: Core, owner: Sequence[int | None]) -> Live:
     """The bit of the head at every head position of the core's output."""
     bits = _bits(owner)
     return core.labelled(bits.reshape(head_shape(core)))
-
-
-def head_shape(core: Core) -> tuple[int, ...]:
-    """The sizes of the axes of a core's output that enumerate heads."""
-    shape = core.node.out.shape
-    assert shape is not None
-    sizes = [dim if isinstance(dim := shape[axis], int) else 0 for axis in core.head_axes]
-    if 0 in sizes:
-        # A symbolic axis (batch * heads) carries one period: what the other head axes leave.
-        known = math.prod(size for size in sizes if size)
-        sizes = [size or len(core.heads) // known for size in sizes]
-    return tuple(sizes)
 
 
 def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep] | Refusal:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from onnxheadprune.attention.sites.core import Core, is_alike
+import numpy as np
+
+from onnxheadprune.attention.sites.core import Core, head_shape, is_alike
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.liveness.asking import ask, ask_about
+from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.layouts import is_fused
-from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.model.graph.facts import CHOOSES, VIEWS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import stored_behind
@@ -134,8 +141,14 @@ def _along_heads(candidates: list[Candidate]) -> list[Candidate]:
     return [
         candidate
         for candidate in candidates
-        if all(views[core.node.index].axes == core.axes for core in candidate.cores)
+        if all(_lie_alike(views[core.node.index], core) for core in candidate.cores)
     ]
+
+
+def _lie_alike(first: Core, second: Core) -> bool:
+    """Return whether two readings of one core have its heads along the same axes; each may read other features."""
+    alike = (first.head_axes, first.runs) == (second.head_axes, second.runs)
+    return alike and not {*first.feature_axes}.isdisjoint(second.feature_axes)
 
 
 def _build(candidates: list[Candidate]) -> Block:
@@ -168,7 +181,9 @@ def _build(candidates: list[Candidate]) -> Block:
     cores: dict[int, Core] = {}
     for candidate in candidates:
         for core in candidate.cores:
-            cores.setdefault(core.node.index, core)
+            known = cores.setdefault(core.node.index, core)
+            if len(known.feature_axes) < len(core.feature_axes):
+                cores[core.node.index] = core
     return Block(projections, tuple(cores[index] for index in sorted(cores)), tuple(sets))
 
 
@@ -183,19 +198,30 @@ def _in_order(
     return sorted(heads, key=min)
 
 
-def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
-    """The head positions of several products that read the same slice of the same attention weights."""
-    readers: dict[Hashable, list[Core]] = {}
+def _of_one_map(cores: Iterable[Core]) -> Iterator[list[tuple[int, int]]]:
+    """Yield the head positions of several products that read the same slice of the same attention weights."""
+    fused: dict[Hashable, list[Core]] = {}
+    readers: dict[Hashable, list[tuple[Core, Live]]] = {}
     for core in cores:
-        weights = _weights_made(core.node) if is_fused(core.node) else _weights_read(core)
-        if weights is not None:
-            readers.setdefault(weights, []).append(core)
-    return [
-        [(core.node.index, position) for core in sharing if core.heads[position]]
-        for sharing in readers.values()
-        if len({len(core.heads) for core in sharing}) == 1
-        for position in range(len(sharing[0].heads))
-    ]
+        if is_fused(core.node):
+            made = _weights_made(core.node)
+            if made is not None:
+                fused.setdefault((made, len(core.heads)), []).append(core)
+            continue
+        read = _weights_read(core)
+        if read is not None:
+            value, live = read
+            readers.setdefault((value, live.axes, live.runs), []).append((core, live))
+    for sharing in fused.values():
+        for position in range(len(sharing[0].heads)):
+            yield [(core.node.index, position) for core in sharing if core.heads[position]]
+    for lying in readers.values():
+        axes = lying[0][1].axes
+        sizes = [math.lcm(*(live.period(axis) for _, live in lying)) for axis in axes]
+        placed = [live.aligned(axes, sizes).reshape(-1).tolist() for _, live in lying]
+        for numbers in zip(*placed, strict=True):
+            heads = [(core, number - 1) for (core, _), number in zip(lying, numbers, strict=True) if number]
+            yield [(core.node.index, head) for core, head in heads if core.heads[head]]
 
 
 def _weights_made(node: Node) -> Hashable | None:
@@ -208,20 +234,36 @@ def _weights_made(node: Node) -> Hashable | None:
     return node.domain, node.op_type, read, tuple(stated)
 
 
-def _weights_read(core: Core) -> Value | None:
-    """The attention weights of a core, None where they are no separate value or not one per head."""
+def _weights_read(core: Core) -> tuple[Value, Live] | None:
+    """The attention weights of a core behind views, with the number of the head position at each of theirs.
+
+    None where they are no separate value or not one per head.
+    """
     found = is_product(core.node)
-    if found is None or len(found.indices) != 2:
+    if found is None or len(found.indices) != 2 or not core.head_axes:
         return None
     feature = found.out_axes[core.feature_axes[0]]
     weights = next((index for index in found.indices if index not in found.owners(feature)), None)
-    shape = None if weights is None else core.node.shape(weights)
-    if weights is None or shape is None:
+    value = None if weights is None else core.node.input(weights)
+    heads = core.labelled(np.arange(1, len(core.heads) + 1).reshape(head_shape(core)))
+    answer = ask(core.node, [heads], POSITIONS)
+    live = FULL if isinstance(answer, Refusal) or weights is None else answer.inputs.get(weights, FULL)
+    if value is None or not _numbers_all(live, len(core.heads)):
         return None
-    letters = {found.out_axes[axis] for axis in core.head_axes}
-    sizes = {letter: shape[axis] for axis, letter in enumerate(found.axes_of(weights))}
-    broadcast = any(sizes.get(letter, 1) == 1 for letter in letters)
-    return None if broadcast else core.node.inputs[weights]
+    while (node := value.producer) is not None and node in VIEWS and (source := node.input(0)) is not None:
+        back = ask_about(value, live, POSITIONS)
+        above = FULL if isinstance(back, Refusal) else back.inputs.get(0, FULL)
+        if not _numbers_all(above, len(core.heads)):
+            break
+        value, live = source, above
+    return value, live
+
+
+def _numbers_all(live: Live, count: int) -> bool:
+    """Return whether all numbers from 1 to `count` lie in a value."""
+    return (
+        bool(live.axes) and not live.is_mask and {*live.array.reshape(-1).tolist()} >= {*range(1, count + 1)}
+    )
 
 
 def _channels(candidate: Candidate) -> dict[tuple[int, int], set[int]]:

@@ -230,7 +230,7 @@ def _lies_along(found: Contraction, labelled: Set[str], index: int, shared: Cont
         # Tokens that share their weights (a feed-forward block before a classifier of all tokens) are no heads.
         return bool(labelled & found.batch) and not alone
     axes = {letter: axis for axis, letter in enumerate(found.axes_of(index))}
-    return not alone or any(axes[letter] in shared for letter in alone)
+    return not alone or any(axes.get(letter) in shared for letter in labelled)
 
 
 def _label_sets(node: Node, index: int, live: Live) -> Live:

@@ -10,8 +10,8 @@ from itertools import permutations
 import numpy as np
 
 from onnxheadprune.attention.sites.blended import blended
-from onnxheadprune.attention.sites.core import Core, Trace, features
-from onnxheadprune.attention.sites.describe import Anatomy, anatomy, head_shape
+from onnxheadprune.attention.sites.core import Core, Trace, features, head_shape
+from onnxheadprune.attention.sites.describe import Anatomy, anatomy
 from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
 from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
 from onnxheadprune.attention.sites.left_out import (
