@@ -27,21 +27,24 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
         layers_report,
         near_misses,
         not_analysed,
+        not_loaded,
         sites_report,
         vocabulary_report,
     )
+    from onnxheadprune.runtime.loading import why_not_loaded
     from onnxheadprune.workflow.inspection import Inspection
 
     loaded = open_structure(model, follow_links=follow_links)
     found = Inspection.of(loaded, analysis_of(loaded))
-    sites = found.sites
+    sites, unloadable = found.sites, why_not_loaded(loaded)
     rows = [
         *exits_report(found.exits),
         *vocabulary_report([item.to_dict(found.bytes) for item in found.vocabularies]),
         *not_analysed(found.failed),
+        *not_loaded(unloadable),
     ]
     if as_json:
-        emit_json(found.to_dict())
+        emit_json(found.to_dict() | {"does_not_load": unloadable})
     elif sites.known:
         out().print(*sites_report(sites, [*layers_report(found.layers), *rows]), sep="\n")
     else:
@@ -71,11 +74,13 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     from onnxheadprune.model.soundness import NotAnalysed, attempted
     from onnxheadprune.reporting.console import out
     from onnxheadprune.reporting.folder import export_report
-    from onnxheadprune.reporting.sites import not_analysed, vocabulary_report
+    from onnxheadprune.reporting.sites import not_analysed, not_loaded, vocabulary_report
+    from onnxheadprune.runtime.loading import why_not_loaded
     from onnxheadprune.workflow.inspection import VOCABULARY
 
     export, match, why = looked_at(folder, follow_links=follow_links)
     tokens, failed = {}, {}
+    unloadable = {file.name: why_not_loaded(file.loaded) for file in export.models}
     for file in export.models:
         found = attempted(VOCABULARY, partial(vocabularies, file.view))
         stopped = [found] if isinstance(found, NotAnalysed) else []
@@ -91,6 +96,7 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
                 **file.sites.to_dict(),
                 "vocabularies": tokens[file.name],
                 "not_analysed": [item.to_dict() for item in failed[file.name]],
+                "does_not_load": unloadable[file.name],
             }
             for file in export.models
         ]
@@ -103,6 +109,7 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     else:
         found_first = next((item for item in tokens.values() if item), [])
         rows = [row for name, stopped in failed.items() for row in not_analysed(stopped, name)]
+        rows += [row for name, reason in unloadable.items() for row in not_loaded(reason, name)]
         report = [*export_report(str(folder), match, why), *vocabulary_report(found_first), *rows]
         out().print(*report, sep="\n")
     return 0

@@ -193,6 +193,18 @@ def not_analysed(failed: Sequence[NotAnalysed], where: str = "") -> Iterator[Ren
         yield item(f"{where}: {search}" if where else str(search), "bold yellow")
 
 
+def not_loaded(why: str | None, where: str = "") -> Iterator[RenderableType]:
+    """Yield that ONNX Runtime does not load a model.
+
+    Args:
+        why: its reason, None if it does.
+        where: the file, "" where there is only one.
+    """
+    if why is not None:
+        yield ""
+        yield item(f"{where + ': ' if where else ''}does not load in ONNX Runtime: {why}", "bold yellow")
+
+
 def exits_report(found: EarlyExits) -> Iterator[RenderableType]:
     """Table of the exits with what lies after each, then Loops that cannot be fixed; nothing without either."""
     if found.exits:

@@ -149,6 +149,11 @@ def carried_through(
     pruned = made.changed(made.proto, "the pruned model")
     apply.drop_metadata(pruned.proto, VALIDATION_KEY)
 
+    unloadable = None
+    if not request.proving.validate:
+        from onnxheadprune.runtime.loading import why_not_loaded
+
+        unloadable = why_not_loaded(original)
     proof, wish = _Proof(original, request, provider, data), request.choice.wish
     progress("validating" if request.proving.validate else "writing", 0, 0)
 
@@ -167,6 +172,7 @@ def carried_through(
             original=original,
             gates=() if wish is None or chosen is None else chosen.limits(wish),
             spelling=None if trimmed is None else trimmed.spelling,
+            does_not_load=unloadable,
         )
 
     if places.output is not None:

@@ -58,6 +58,7 @@ class PruneResult:
         original: the model as it was; large weights are where its files have them.
         gates: limits that the choice had to keep.
         spelling: how much of the data the tokens that are kept spell as before; None without both.
+        does_not_load: why ONNX Runtime does not load the original; None if it does, or a proof has shown it.
     """
 
     pruned: LoadedModel
@@ -72,6 +73,7 @@ class PruneResult:
     original: LoadedModel | None = None
     gates: tuple[Gate, ...] = ()
     spelling: Spelling | None = None
+    does_not_load: str | None = None
 
     def _repr_html_(self) -> str:
         return _cut_html(self)
@@ -90,9 +92,14 @@ class PruneResult:
             return ()
         grown = size_warnings(self.before, self.after)
         if not grown and self.file_bytes is not None:
-            grown = _file_warnings(*self.file_bytes)
+            grown = _file_warnings(*self.file_bytes, self._recorded())
         blind = (spelled(BLIND),) if self.chosen is not None and self.chosen.selection.is_blind else ()
-        return (*blind, *grown, *self._heavy_layer())
+        return (*_load_warnings(self.does_not_load), *blind, *grown, *self._heavy_layer())
+
+    def _recorded(self) -> int:
+        """Return how many bytes of metadata the pruned model has beyond the original's."""
+        before = 0 if self.original is None else _metadata_bytes(self.original.proto)
+        return _metadata_bytes(self.pruned.proto) - before
 
     def _heavy_layer(self) -> tuple[str, ...]:
         """Return a warning where a single layer that was removed held more than half of all operations."""
@@ -215,11 +222,29 @@ def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:
     return (sentence,)
 
 
-def _file_warnings(before: int, after: int) -> tuple[str, ...]:
-    """A sentence if the files of a pruned model take more bytes than before."""
-    if after <= before:
+def _file_warnings(before: int, after: int, recorded: int) -> tuple[str, ...]:
+    """A sentence if the files of a pruned model take more bytes than before, with the cause.
+
+    Args:
+        before: bytes of the original's files.
+        after: bytes of the pruned model's.
+        recorded: bytes of metadata that were added.
+    """
+    grown = after - before
+    if grown <= 0:
         return ()
-    return (f"the file grows by {after - before:,} bytes: what the cut adds to the graph outweighs it",)
+    cause = f"the record of what was removed takes {recorded:,} bytes of metadata"
+    if recorded < grown:
+        cause += f", and new nodes and constants take {grown - recorded:,} bytes more than what is cut"
+    return (f"the file grows by {grown:,} bytes: {cause}",)
+
+
+def _load_warnings(why: str | None) -> tuple[str, ...]:
+    return () if why is None else (f"the original does not load in ONNX Runtime: {why}",)
+
+
+def _metadata_bytes(model: ModelProto) -> int:
+    return sum(item.ByteSize() for item in model.metadata_props)
 
 
 def _cut_html(result: PruneResult) -> str:

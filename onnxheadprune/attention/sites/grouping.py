@@ -147,8 +147,9 @@ def _along_heads(candidates: list[Candidate]) -> list[Candidate]:
 
 def _lie_alike(first: Core, second: Core) -> bool:
     """Return whether two readings of one core have its heads along the same axes; each may read other features."""
+    some, others = {*first.feature_axes}, {*second.feature_axes}
     alike = (first.head_axes, first.runs) == (second.head_axes, second.runs)
-    return alike and not {*first.feature_axes}.isdisjoint(second.feature_axes)
+    return alike and (some == others or not some.isdisjoint(others))
 
 
 def _build(candidates: list[Candidate]) -> Block:
