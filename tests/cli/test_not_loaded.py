@@ -1,0 +1,126 @@
+"""`inspect` says why ONNX Runtime does not load a model, and `prune` without a proof says it before it writes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper
+
+from tests.conftest import Outcome
+from tests.engine.attention_text import MERGED, PROJECTED, attention
+
+Command = Callable[..., Outcome]
+GIANT = 2**16
+"""Rows of the giant model's matrix, 4 GiB of which nothing is written to disk."""
+
+
+def unknown_operator() -> ModelProto:
+    model = attention(f"{MERGED} {PROJECTED}")
+    model.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    model.graph.node.append(helper.make_node("Strange", ["y"], ["z"], domain="elsewhere"))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["b", "s", 8]))
+    return model
+
+
+def wrong_type() -> ModelProto:
+    model = attention(f"{MERGED} {PROJECTED}")
+    kept = helper.make_node("Cast", ["y"], ["half"], to=TensorProto.BFLOAT16)
+    model.graph.node.extend([kept, helper.make_node("Sinh", ["half"], ["z"])])
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.BFLOAT16, ["b", "s", 8]))
+    return model
+
+
+def impossible_axes() -> ModelProto:
+    """As TorchScript writes a transposition by negative axes."""
+    model = attention(f"{MERGED} {PROJECTED}")
+    model.graph.node.append(helper.make_node("Transpose", ["y"], ["z"], perm=[0, -1, 1]))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    return model
+
+
+FAILING = {
+    unknown_operator: "elsewhere:Strange(-1) is not a registered function",
+    wrong_type: "Sinh",
+    impossible_axes: "Transpose",
+}
+
+
+@pytest.mark.parametrize("make", FAILING)
+def test_inspect_says_why(make: Callable[[], ModelProto], command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(make(), path)
+    shown, told = command("inspect", path), command("inspect", path, "--json")
+    assert (shown.exit_code, told.exit_code) == (0, 0)
+    assert FAILING[make] in told.document["does_not_load"]
+    assert "does not load in ONNX Runtime: " in shown.stdout
+
+
+@pytest.mark.parametrize("make", FAILING)
+def test_without_a_proof_it_is_a_warning(
+    make: Callable[[], ModelProto], command: Command, tmp_path: Path
+) -> None:
+    model = make()
+    for output in model.graph.output:
+        if not output.type.tensor_type.HasField("shape"):
+            output.type.tensor_type.shape.dim.add()
+    onnx.save(model, tmp_path / "model.onnx")
+    outcome = command(
+        "prune",
+        tmp_path / "model.onnx",
+        "--heads",
+        "0:0",
+        "--no-validate",
+        "-o",
+        tmp_path / "o.onnx",
+        "--json",
+    )
+    assert outcome.exit_code == 0, outcome.stderr
+    (warning,) = (text for text in outcome.document["warnings"] if "load" in text)
+    assert warning.startswith("the original does not load in ONNX Runtime: ") and FAILING[make] in warning
+
+
+def test_a_model_that_loads_has_no_such_line(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(attention(f"{MERGED} {PROJECTED}"), path)
+    assert command("inspect", path, "--json").document["does_not_load"] is None
+    assert "does not load" not in command("inspect", path).stdout
+    outcome = command("prune", path, "--heads", "0:0", "--no-validate", "-o", tmp_path / "o.onnx", "--json")
+    assert not any("load" in text for text in outcome.document["warnings"])
+
+
+ASKED = """
+import json, resource, sys
+from onnxheadprune.model.load import open_structure
+from onnxheadprune.runtime.loading import why_not_loaded
+from onnxheadprune.runtime.session import onnx_runtime
+onnx_runtime()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+why = why_not_loaded(open_structure(sys.argv[1]))
+print(json.dumps([why, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024]))
+"""
+
+
+def test_the_weights_of_a_giant_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "giant.onnx"
+    model = attention(f"{MERGED} {PROJECTED} z = MatMul(y, giant)", "float[8, 1] giant")
+    giant = next(tensor for tensor in model.graph.initializer if tensor.name == "giant")
+    giant.ClearField("raw_data")
+    giant.ClearField("float_data")
+    columns = GIANT * GIANT // 4 // 8
+    giant.dims[:] = [8, columns]
+    giant.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "giant.data"), ("offset", "0"), ("length", str(8 * columns * 4))):
+        giant.external_data.add(key=key, value=value)
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["b", "s", columns]))
+    path.write_bytes(model.SerializeToString())
+    with (tmp_path / "giant.data").open("wb") as data:
+        data.truncate(8 * columns * 4)
+    done = subprocess.run([sys.executable, "-c", ASKED, path], capture_output=True, text=True, check=True)
+    why, megabytes = json.loads(done.stdout)
+    assert why is None and megabytes < 100
