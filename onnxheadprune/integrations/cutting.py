@@ -189,7 +189,8 @@ def _file(source: Path, output: Path, settings: Settings) -> Outcome:
 def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
     client = None if settings.own.runtime is None else client_named(settings.own.runtime)
     read = reader_of(source, settings.running, settings.feeds) if settings.given_inputs else None
-    result = prune_folder(source, FolderRequest(_request(settings, None, output), client, read=read))
+    request = FolderRequest(_request(settings, None, output), client, read=read, step="HeadPruning")
+    result = prune_folder(source, request)
     return Outcome(result.heads, result.warnings)
 
 

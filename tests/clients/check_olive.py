@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from environment import made_folder, tell
+from environment import ROOT, made_folder, tell
 
 from tests.deploying import exports
 
@@ -54,11 +57,36 @@ def main() -> None:
         made_folder(place)
         words = [sys.executable, "-m", "onnxheadprune.integrations.olive", "--package-config"]
         subprocess.run([*words, str(place / "package.json")], check=True)
+        _documented(place)
         _named(place)
         _then_quantized(place)
         _calibrated(place)
         _searched(place)
         _composite(place)
+
+
+def _documented(place: Path) -> None:
+    """The configuration and the commands of docs/deploying.md, word by word, with files of the names in them."""
+    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    part = page[page.index("## Olive\n") :]
+    config, commands = (re.findall(rf"```{kind}\n(.*?)```", part, re.DOTALL)[0] for kind in ("json", "sh"))
+    desk = place / "documented"
+    desk.mkdir()
+    shutil.copytree(place / "folder", desk / "FOLDER")
+    shutil.copy(place / "lines.txt", desk / "lines.txt")
+    (desk / "run.json").write_text(config)
+    where = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for line in commands.splitlines():
+        if not line.startswith("pip "):
+            subprocess.run(line, shell=True, cwd=desk, env=where, check=True)
+    out = desk / "FOLDER2"
+    kinds = {node.op_type for node in onnx.load(out / "model.onnx").graph.node}
+    assert kinds & {"MatMulInteger", "DynamicQuantizeMatMul"}, kinds
+    for name in SIDE:
+        assert (out / name).read_bytes() == (desk / "FOLDER" / name).read_bytes(), name
+    card = (out / "README.md").read_text()
+    assert "# FOLDER\n" in card and "as the pass HeadPruning wrote them" in card, card
+    tell(CLIENT, "BERT, the configuration and commands of docs/deploying.md", "olive run", [])
 
 
 def _named(place: Path) -> None:

@@ -43,6 +43,9 @@ def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
     model = "onnx/model.onnx"
     assert heads_left(out / model)[0] == heads_left(folder / model)[0] - 1
     assert validate(folder / model, out / model).verdict == "passed"
+    card = (out / "README.md").read_text()
+    assert "\n# in\n" in card
+    assert "as the pass HeadPruning wrote them" in card
 
 
 @pytest.mark.long

@@ -30,7 +30,13 @@ def read_card(root: Path, others: Sequence[str]) -> str | None:
         return None
 
 
-def model_card(result: FolderResult, before: str, config: Mapping[str, Any], command: str | None) -> str:
+def model_card(
+    result: FolderResult,
+    before: str,
+    config: Mapping[str, Any],
+    command: str | None,
+    step: str | None = None,
+) -> str:
     """Return the card of a pruned folder, in Markdown as the Hugging Face Hub shows it.
 
     Args:
@@ -38,12 +44,14 @@ def model_card(result: FolderResult, before: str, config: Mapping[str, Any], com
         before: the card of the folder that was read; its front matter and its text are kept.
         config: its `config.json`, which may name the model on the Hub.
         command: the command line or the line of Python that repeats the call, None for none.
+        step: the pass of a pipeline whose result this is; the card then names the folder that was read, since the other
+            one is the pipeline's own, and says that later passes are not in it.
     """
     kept = _FRONT_MATTER.match(before)
     front = kept[0].rstrip() if kept is not None else "\n".join(_front_matter(config))
     text = before[kept.end() :] if kept is not None else before
     return "\n".join(
-        [front, "", *_section(result, command), *(["", text.strip()] if text.strip() else []), ""]
+        [front, "", *_section(result, command, step), *(["", text.strip()] if text.strip() else []), ""]
     )
 
 
@@ -55,12 +63,18 @@ def _front_matter(config: Mapping[str, Any]) -> Iterator[str]:
     yield from ("tags:", "- onnx", "- pruned", "---")
 
 
-def _section(result: FolderResult, command: str | None) -> Iterator[str]:
+def _section(result: FolderResult, command: str | None, step: str | None) -> Iterator[str]:
     from onnxheadprune import __version__
 
-    name = Path(result.output or result.folder).name
+    name = Path(result.folder if step is not None else result.output or result.folder).name
     yield f"# {in_markdown(name)}"
     yield ""
+    if step is not None:
+        yield (
+            f"This section describes the models as the pass {step} wrote them. What later passes changed, as a"
+            " quantization does, is not in its answers and sizes."
+        )
+        yield ""
     yield f"Pruned with onnxheadprune {__version__}: {', '.join(result.removed) or 'nothing is removed'}."
     yield ""
     for question, answer in result.headline.answers:

@@ -208,7 +208,9 @@ def prune_folder(
             otherwise,
         )
         if assembly is not None and card is not None:
-            assembly.write(CARD, model_card(found, card, deploying.config, asked.command).encode())
+            assembly.write(
+                CARD, model_card(found, card, deploying.config, asked.command, asked.step).encode()
+            )
         ready(found)
         if assembly is not None:
             assembly.commit()

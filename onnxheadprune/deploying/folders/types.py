@@ -78,6 +78,7 @@ class FolderRequest:
         per_layer: let config.json say layer by layer how many KV heads are left, as transformers 5 reads it.
         read: reads data for one of its models; None without data.
         command: what repeats the call, for the model card: a command line, or a line of Python.
+        step: the pass that this is of a pipeline, whose later passes may change the models; None outside of one.
     """
 
     request: Request = field(default_factory=Request)
@@ -87,6 +88,7 @@ class FolderRequest:
     per_layer: bool = False
     read: Reader | None = None
     command: str | None = None
+    step: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
