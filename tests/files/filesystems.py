@@ -10,6 +10,12 @@ import pytest
 
 from onnxheadprune.model.storage import folder as folder_module
 
+POSIX = pytest.mark.skipif(
+    os.name == "nt" or os.environ.get("LIKE") == "windows",
+    reason="about rights, FIFOs and disks as POSIX has them",
+)
+"""Also where `tests/platforms` takes away what Windows does not have."""
+
 
 def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a FAT file system: nothing has two names, and nothing is nameless."""

@@ -28,6 +28,7 @@ from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.session import Session
 from tests import toys
 from tests.conftest import Command
+from tests.files.filesystems import POSIX
 from tests.limits import bounded, within
 
 GRAPH, NODE, VALUE_INFO, INITIALIZER, RAW_DATA, LOCATION = 7, 1, 13, 5, 9, 14
@@ -107,6 +108,7 @@ def test_the_file_that_was_read_is_the_one_that_is_trusted(
     assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@POSIX
 def test_a_fifo_that_takes_the_place_of_weights_lets_nobody_wait(tmp_path: Path) -> None:
     path = tmp_path / "w.bin"
     path.write_bytes(b"w" * 100)
@@ -199,6 +201,7 @@ def test_a_declaration_of_another_rank_is_no_truth(dims: list[Any], tmp_path: Pa
     assert result.validation is not None and result.validation.passed
 
 
+@POSIX
 def test_room_is_asked_for_before_anything_is_copied(tmp_path: Path) -> None:
     """A hole of terabytes takes no room, and a copy of it would take all that there is."""
     path, data = tmp_path / "m.onnx", tmp_path / "w.bin"

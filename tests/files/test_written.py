@@ -27,7 +27,7 @@ from tests import toys
 from tests.asked import asked
 from tests.conftest import ROOT
 from tests.crashes import complete, in_child, killed_at
-from tests.files.filesystems import no_links
+from tests.files.filesystems import POSIX, no_links
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -92,6 +92,7 @@ def test_a_full_disk_leaves_the_older_text_and_picture(tmp_path: Path) -> None:
         ]
 
 
+@POSIX
 def test_texts_keep_mode_and_owner(tmp_path: Path) -> None:
     for path in (tmp_path / "r.html", tmp_path / "h.png"):
         path.write_text("an older one")
@@ -218,6 +219,7 @@ def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {*others, "r.html", ".r.html.aaaaaaaaaaaaaaaa.tmp"}
 
 
+@POSIX
 def test_the_group_of_others_gets_no_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system does not let us give a file to its group, ours may do no more than everybody."""
 
@@ -355,7 +357,7 @@ def test_temporary_folders_of_killed_calls_are_removed_by_the_next(
         with system.temporary_folder() as other:
             assert {path.name for path in tmp_path.iterdir()} == stay | {living.name, other.name}
     assert {path.name for path in tmp_path.iterdir()} == stay
-    if os.geteuid() == 0:
+    if hasattr(system.os, "geteuid") and os.geteuid() == 0:
         foreign = tmp_path / f"{system.TEMPORARY}foreign"
         foreign.mkdir()
         (foreign / system.LOCK).touch()

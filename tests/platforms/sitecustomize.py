@@ -101,14 +101,13 @@ class Finder(importlib.abc.MetaPathFinder):
 
 
 def _is_package_at_work() -> bool:
+    """Return whether the package called, itself or through the standard library, and no other library."""
     frame = sys._getframe(2)
-    for _ in range(6):
-        if frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE:
-            return True
+    while frame.f_globals.get("__name__", "").partition(".")[0] in sys.stdlib_module_names:
         if frame.f_back is None:
             return False
         frame = frame.f_back
-    return False
+    return frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE  # type: ignore[no-any-return]
 
 
 def _is_open(path: Any) -> bool:

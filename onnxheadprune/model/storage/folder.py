@@ -98,6 +98,7 @@ class Draft:
         """
         self.folder = folder
         self.hidden: Path | None = None
+        self._closed: os.stat_result | None = None
         self.handle = self._nameless()
         if self.handle < 0:
             # Under the lock, so that nobody takes a file that is not locked yet for an abandoned one.
@@ -209,28 +210,32 @@ class Draft:
             OSError: if that is not possible, something other than a file is there by now, or this call has written it.
         """
         require_unwritten(target, renewed=renewed)
-        found = os.fstat(self.handle)
         if (why := obstacle(target)) is not None:
             raise OSError(errno.EEXIST, f"it {why}", str(target))
         if os.path.lexists(target):
             self._replace(target)
         else:
             self.link(target)
-        note_written(found, renewed=renewed)
+        note_written(self.stat(), renewed=renewed)
+
+    def stat(self) -> os.stat_result:
+        """Return the facts of the file, also once it had to be closed to get its name."""
+        return self._closed or os.fstat(self.handle)
 
     def _let_go(self) -> None:
-        if not RENAMES_OPEN:
+        if not RENAMES_OPEN and self._closed is None:
+            self._closed = os.fstat(self.handle)
             os.close(self.handle)
             self.handle = -1
 
     def close(self) -> None:
         """Close the file; without a name it is gone."""
-        if self.hidden is not None:
-            self.hidden.unlink(missing_ok=True)
-            self.hidden = None
         if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
+        if self.hidden is not None:
+            self.hidden.unlink(missing_ok=True)
+            self.hidden = None
 
 
 def require_room(folder: Path, needed: int) -> None:

@@ -140,7 +140,7 @@ class Stage:
     def size(self) -> int:
         """Bytes of both files; final once they are sealed."""
         drafts = (self.draft, self.data)
-        return sum(os.fstat(draft.handle).st_size for draft in drafts if draft is not None)
+        return sum(draft.stat().st_size for draft in drafts if draft is not None)
 
     def commit(self, backup: Path | None = None) -> None:
         """Give the files their names: the data first, then, in one step, the model.
@@ -255,7 +255,7 @@ class Stage:
 
     def _may_be_named(self) -> bool:
         try:
-            return os.path.samestat(self.target.lstat(), os.fstat(self.draft.handle))
+            return os.path.samestat(self.target.lstat(), self.draft.stat())
         except FileNotFoundError:
             return False
         except OSError:
