@@ -25,7 +25,7 @@ from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 
 
 def swept_edits(
@@ -169,13 +169,15 @@ def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, 
     """
     edits: dict[Edit, frozenset[str]] = {}
     owners: dict[Node, list[Site]] = {}
+    terms: list[Use] = []
     for site in sites.losing(heads):
         for projection in site.projections:
             if projection.is_emptied_by(heads[site.index]):
                 owners.setdefault(projection.node, []).append(site)
+                terms += [] if projection.term is None else [projection.term]
     if not owners:
         return edits
-    from onnxheadprune.liveness.branch import Remnant, bias_of, branches
+    from onnxheadprune.liveness.branch import Remnant, bias_of, branches, zero_term
     from onnxheadprune.liveness.stand_in import quantized_stand_in, stand_in
 
     def add(found: Iterable[Edit], projections: Iterable[Node]) -> None:
@@ -183,8 +185,9 @@ def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, 
         for edit in found:
             edits[edit] = edits.get(edit, frozenset()) | names
 
-    biases = {node: bias_of(node) for node in sorted(owners, key=lambda node: node.index)}
-    found = branches(bias for bias in biases.values() if isinstance(bias, Remnant))
+    sums = {use.node for use in terms}
+    biases = {node: bias_of(node) for node in sorted(owners, key=lambda node: node.index) if node not in sums}
+    found = branches((bias for bias in biases.values() if isinstance(bias, Remnant)), terms)
     for node, bias in biases.items():
         if isinstance(bias, Refusal):
             quantized = bias if roles_of(node).scales is None else quantized_stand_in(node)
@@ -194,6 +197,10 @@ def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, 
     for end in found.ends:
         made = stand_in(end, list(found.readers(end)))
         add(_or_refuse(made, end.projections[0], owners, heads), end.projections)
+    joined = {use for use, _ in found.joints}
+    for use in terms:
+        if use not in joined:
+            add(_or_refuse(stand_in(zero_term(use), [use]), use.node, owners, heads), [use.node])
     return edits
 
 

@@ -1,4 +1,8 @@
-"""The layers of a model, as its own names number them; where those tell nothing, as its structure shows them.
+"""The layers of a model: what it adds to its residual streams between two states of them.
+
+Names number the layers and name their stacks; where they tell nothing, structure shows where layers begin. What belongs
+to a layer is decided by place in the stream: all residual sums from its first one to its last one, and those behind it
+that no name puts elsewhere.
 
 By structure a layer begins at an attention and ends before the next one that follows a feed-forward block: two
 attentions in a row (a decoder's own and that to its encoder) are one layer. What comes before the first attention (a
@@ -11,20 +15,23 @@ numbers always refer to the original model.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby, pairwise
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise, takewhile
 from typing import NamedTuple, TypeAlias
 
 from onnxheadprune.attention.cut_edits import going_whole
+from onnxheadprune.attention.sites.projection import emptied
+from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term, silenced
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.edit.model_records import LAYERS_ENTRY, LAYERS_KEY
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.view import Node, Use
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.spelling import spelled
 
@@ -61,16 +68,69 @@ class Layer:
         key: its number, after the name of its stack where a model has several: "3", "encoder.3".
         name: its module path, "" where names tell none.
         sites: its attention and its other residual branches, in graph order.
+        places: where sites are added to the stream; not those inside a branch.
+        joins: the residual sums between the state of the stream before the layer and the one after it.
     """
 
     key: str
     name: str
     sites: tuple[Site, ...]
+    places: Mapping[Site, tuple[Join, Term]] = field(default_factory=dict, repr=False)
+    joins: tuple[Join, ...] = ()
 
-    @property
+    @functools.cached_property
     def removed(self) -> tuple[Site, ...]:
         """The sites that are removed with the layer: all but those that cannot be, and only lead to others of it."""
-        return tuple(site for site in self.sites if site.removable_whole or not self._leads_inside(site))
+        terms = self._whole_terms
+        return tuple(site for site in self.sites if not self._is_covered(site, terms) and self._goes(site))
+
+    @property
+    def _whole_terms(self) -> set[Use]:
+        """Residual branches that are removed as a term, whatever computes them."""
+        return {term for site in self.sites for item in site.projections if (term := item.term) is not None}
+
+    def _is_covered(self, site: Site, terms: Collection[Use]) -> bool:
+        """Return whether a site vanishes with a branch that is removed as a term; heads are removed all the same."""
+        place = self.places.get(site)
+        ends = any(item.term is not None for item in site.projections)
+        return (
+            place is not None
+            and place[1].use in terms
+            and not ends
+            and not (site.CORED and site.removable_whole)
+        )
+
+    def _goes(self, site: Site) -> bool:
+        """Return whether a site is removed, or keeps a layer from being removed that no residual sum tells of."""
+        return site.removable_whole or not (self.joins or self._leads_inside(site))
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the layer cannot be removed as a whole, None if it can."""
+        whole = self._whole_terms
+        for term, state in self._terms.items():
+            if term.use not in whole and state not in (State.ZERO, State.BIAS):
+                sites = (
+                    site for site, (_, own) in self.places.items() if own is term and site.reason is not None
+                )
+                reason = next((f": {site.label}: {site.reason}" for site in sites), "")
+                where = f"{term.value.name}, which {term.use.node.label} adds to its stream"
+                return f"no sublayer alone computes {where}{reason}"
+        return None
+
+    @property
+    def silent(self) -> tuple[Use, ...]:
+        """What is added to the stream inside the layer, but for branches of which stored biases are left.
+
+        That is all that the layer adds, whatever of it is known as a site.
+        """
+        return tuple(term.use for term, state in self._terms.items() if state is not State.BIAS)
+
+    @functools.cached_property
+    def _terms(self) -> dict[Term, State]:
+        """What each term of the layer's residual sums depends on without the layer's sites."""
+        ends = emptied(item for site in self.removed for item in site.projections if item.term is None)
+        return {term: silenced(join, term, ends) for join in self.joins for term in join.terms}
 
     def _leads_inside(self, site: Site) -> bool:
         """Return whether what a site computes goes nowhere but into other sites of the layer."""
@@ -79,8 +139,8 @@ class Layer:
         return bool(ends) and _lead_only_to(begins, ends, max(node.index for node in ends))
 
 
-def _numbered_layers(sites: Sequence[Site]) -> list[Layer]:
-    """Return the layers that the names of sites tell, stack by stack; nothing where they tell none.
+def _numbered(sites: Sequence[Site]) -> dict[Stack, dict[int, list[tuple[_Place, Site]]]]:
+    """Return the layers that the names of sites tell, by stack and number; nothing where they tell none.
 
     A module path may hold several numbers: T5 calls a sublayer `encoder.block.3.layer.1`, Swin a layer
     `layers.2.blocks.5`, and a `Sequential` numbers whatever it holds. A number counts layers where what it numbers
@@ -92,12 +152,66 @@ def _numbered_layers(sites: Sequence[Site]) -> list[Layer]:
         place = next((place for place in reversed(_places(site)) if place.shape in counting), None)
         if place is not None:
             stacks[place.stack][place.number].append((place, site))
-    labels = _labels(list(stacks))
-    return [
+    return stacks
+
+
+def _named(
+    stacks: Mapping[Stack, Mapping[int, Sequence[tuple[_Place, Site]]]],
+    others: Mapping[Stack, Sequence[Sequence[Site]]],
+) -> list[Layer]:
+    """Return layers, stack by stack.
+
+    Args:
+        stacks: those that names number.
+        others: those that names do not number, in order.
+    """
+    labels = _labels([*stacks, *others])
+    numbered = [
         Layer(f"{labels[stack]}{number}", ".".join(found[0][0].path), tuple(site for _, site in found))
         for stack, numbers in stacks.items()
         for number, found in sorted(numbers.items())
     ]
+    return numbered + [
+        Layer(f"{labels[stack]}{number}", "", tuple(own))
+        for stack, some in others.items()
+        for number, own in enumerate(some)
+    ]
+
+
+def _unnumbered(
+    ordered: Sequence[Site],
+    known: Set[Site],
+    places: Mapping[Site, tuple[Join, Term]],
+    sites: Sites,
+) -> dict[Stack, list[list[Site]]]:
+    """Return the layers of streams that no name numbers, by what the names of their sites have in common.
+
+    Args:
+        ordered: all sites in graph order.
+        known: those in layers that names number.
+        places: where sites are added to a stream.
+        sites: of the model.
+    """
+    streams: dict[Join, list[Site]] = defaultdict(list)
+    for site in ordered:
+        if site in places:
+            streams[sites.residuals.chain(places[site][0])[0]].append(site)
+    found: dict[Stack, list[list[Site]]] = {}
+    for some in streams.values():
+        layers = [] if known & {*some} else [own for own in _by_structure(some, sites, True) if len(own) > 1]
+        stack = _common_path(site.name for own in layers for site in own)
+        if len(layers) > 1 and stack and stack not in found:
+            found[stack] = layers
+    return found
+
+
+def _common_path(names: Iterable[str]) -> Stack:
+    """Return the module path that some names begin with, without a number at its end."""
+    paths = [re.split(r"[./]", name) for name in names]
+    common = [parts[0] for parts in takewhile(lambda some: len(set(some)) == 1, zip(*paths, strict=False))]
+    while common and _NUMBERED.fullmatch(common[-1]):
+        common.pop()
+    return tuple(common)
 
 
 def _places(site: Site) -> list[_Place]:
@@ -219,14 +333,18 @@ def layers(sites: Sites) -> dict[str, Layer]:
     begins = any(site.LAYER == "begin" for site in ordered)
     if not begins:
         ordered = [site for site in ordered if site.is_branch]
-    numbered = _numbered_layers(ordered)
+    places = {site: place for site in ordered if (place := _added(site, sites)) is not None}
+    stacks = _numbered(ordered)
+    known = {site for numbers in stacks.values() for own in numbers.values() for _, site in own}
+    numbered = _named(stacks, _unnumbered(ordered, known, places, sites) if stacks else {})
     if sites.layered:
         there = {site.key: site for site in ordered}
         names = {site.key: layer.name for layer in numbered for site in layer.sites}
         recorded = (
             (key, [there[own] for own in keys if own in there]) for key, keys in sites.layered.items()
         )
-        return {key: Layer(key, names.get(own[0].key, ""), tuple(own)) for key, own in recorded if own}
+        some = [Layer(key, names.get(own[0].key, ""), tuple(own)) for key, own in recorded if own]
+        return {layer.key: layer for layer in _placed(some, places, sites.residuals)}
     if not numbered and sites.layered is None:
         raise RefusedError(
             "an earlier version of this tool removed layers of this file, which it numbered otherwise, and no name in"
@@ -236,7 +354,84 @@ def layers(sites: Sites) -> dict[str, Layer]:
     found = numbered or [
         Layer(str(number), "", tuple(own)) for number, own in enumerate(_by_structure(ordered, sites, begins))
     ]
-    return {layer.key: layer for layer in found}
+    return {layer.key: layer for layer in _completed(found, ordered, places, sites)}
+
+
+def _added(site: Site, sites: Sites) -> tuple[Join, Term] | None:
+    """Return where a site's output is added to a residual stream, None if it is not."""
+    for item in site.projections:
+        if item.term is not None:
+            join = sites.residuals.at(item.node)
+            own = [] if join is None else [term for term in join.terms if term.use == item.term]
+            return None if join is None or not own else (join, own[0])
+    return sites.residuals.added(item.node for item in site.projections)
+
+
+def _placed(
+    found: Iterable[Layer], places: Mapping[Site, tuple[Join, Term]], residuals: Residuals
+) -> Iterator[Layer]:
+    """Yield layers with the residual sums of their sites; without, where two layers meet in one sum."""
+    some = list(found)
+    owners: dict[Join, set[str]] = defaultdict(set)
+    for layer in some:
+        for site in layer.sites:
+            if site in places:
+                owners[places[site][0]].add(layer.key)
+    for layer in some:
+        own = {site: places[site] for site in layer.sites if site in places}
+        joins = {join for join, _ in own.values()}
+        shared = any(len(owners[join]) > 1 for join in joins)
+        inside = () if shared else sorted(joins, key=lambda join: join.node.index)
+        yield replace(layer, places={} if shared else own, joins=tuple(inside))
+
+
+def _completed(
+    found: Sequence[Layer], ordered: Sequence[Site], places: Mapping[Site, tuple[Join, Term]], sites: Sites
+) -> Iterator[Layer]:
+    """Yield layers with all that is added to their streams between their first and last residual sums, and behind.
+
+    Args:
+        found: layers by their names or by structure.
+        ordered: all sites in graph order.
+        places: where these are added to a stream.
+        sites: of the model.
+    """
+    layers = list(_placed(found, places, sites.residuals))
+    owner = {join: number for number, layer in enumerate(layers) for join in layer.joins}
+    owned = {site for layer in layers for site in layer.sites}
+    met: dict[Join, list[Site]] = defaultdict(list)
+    for site, (join, _) in places.items():
+        met[join].append(site)
+    more: dict[int, list[Join]] = defaultdict(list)
+    seen: set[Join] = set()
+    for join in owner:
+        if join in seen:
+            continue
+        chain = sites.residuals.chain(join)
+        seen.update(chain)
+        for at, item in enumerate(chain):
+            if item in owner or any(site in owned for site in met[item]):
+                continue
+            before = next((owner[one] for one in reversed(chain[:at]) if one in owner), None)
+            after = next((owner[one] for one in chain[at:] if one in owner), None)
+            elsewhere = any(_is_named(site) for site in met[item]) and bool(layers[owner[join]].name)
+            if before is not None and (before == after or not elsewhere):
+                more[before].append(item)
+    rank = {site: place for place, site in enumerate(ordered)}
+    for number, layer in enumerate(layers):
+        joins = sorted((*layer.joins, *more[number]), key=lambda join: join.node.index)
+        new = [site for join in joins for site in met[join] if site not in owned]
+        yield replace(
+            layer,
+            sites=tuple(sorted((*layer.sites, *new), key=rank.__getitem__)),
+            places={**layer.places, **{site: places[site] for site in new}},
+            joins=tuple(joins),
+        )
+
+
+def _is_named(site: Site) -> bool:
+    """Return whether a site has the name of a module."""
+    return not site.name.startswith(f"{site.UNNAMED}_")
 
 
 def layers_kept(sites: Sites, removed: Iterable[Site]) -> list[SetMetadata]:
@@ -251,6 +446,21 @@ def layers_kept(sites: Sites, removed: Iterable[Site]) -> list[SetMetadata]:
     return [SetMetadata(LAYERS_KEY, LAYERS_ENTRY.text(keys))]
 
 
+def removed_layers(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> list[Layer]:
+    """Return the layers that a cut removes as a whole.
+
+    Args:
+        sites: of the model.
+        units: present units that are removed, per site index.
+    """
+    whole = set(going_whole(sites, units))
+    try:
+        found = layers(sites).values() if whole else ()
+    except RefusedError:
+        found = ()
+    return [layer for layer in found if layer.removed and whole.issuperset(layer.removed)]
+
+
 def parts_named(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> tuple[str, ...]:
     """Return what a cut removes as people name it: whole layers, whole sublayers, and units of others.
 
@@ -262,11 +472,7 @@ def parts_named(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> tuple[str
         units: present units that are removed, per site index.
     """
     whole = set(going_whole(sites, units))
-    try:
-        found = layers(sites).values() if whole else ()
-    except RefusedError:
-        found = ()
-    gone = [layer for layer in found if len(layer.sites) > 1 and whole.issuperset(layer.removed)]
+    gone = [layer for layer in removed_layers(sites, units) if len(layer.sites) > 1]
     inside = {site for layer in gone for site in layer.removed}
     return (
         *(f"layer.{layer.key}" for layer in gone),
@@ -299,10 +505,18 @@ def _by_structure(ordered: Sequence[Site], sites: Sites, begins: bool) -> Iterat
                 layer = []
             if begin or layer:
                 layer.append(site)
-        while layer and not layer[-1].is_branch:
+        while layer and not _is_in_stream(layer[-1], layer[0], sites):
             layer.pop()
         if layer:
             yield layer
+
+
+def _is_in_stream(site: Site, first: Site, sites: Sites) -> bool:
+    """Return whether a site is a branch of the residual stream that a layer's first site is one of."""
+    if site.is_branch:
+        return True
+    joins = [place[0] for one in (first, site) if (place := _added(one, sites)) is not None]
+    return len(joins) == 2 and joins[1] in sites.residuals.chain(joins[0])
 
 
 def _place(site: Site, sites: Sites) -> tuple[int, ...]:

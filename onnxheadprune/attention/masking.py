@@ -22,7 +22,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.layouts import is_mixture, mixture_of
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import type_of
 from onnxheadprune.model.tensors import FLOATS
 
@@ -32,7 +32,10 @@ ZERO_POINT = 2
 
 
 def masked_reference(
-    view: GraphView, sites: Iterable[Site], heads: Mapping[int, Iterable[int]]
+    view: GraphView,
+    sites: Iterable[Site],
+    heads: Mapping[int, Iterable[int]],
+    terms: Iterable[Use] = (),
 ) -> ModelProto:
     """A copy of the viewed model in which the given units contribute nothing.
 
@@ -40,6 +43,7 @@ def masked_reference(
         view: an annotated view of the original.
         sites: its sites, or those that lose units.
         heads: present units to silence, per site index.
+        terms: inputs of sums that are to be zero, whatever computes them.
 
     Raises:
         RefusedError: if the context of a projection is quantized and its zero point is not known.
@@ -57,7 +61,9 @@ def masked_reference(
             alive = projection.live_without(silenced)
             before = left[projection.node][1] if projection.node in left else True
             left[projection.node] = projection, alive & before
-    inserts = [_mask(masked, projection, alive) for projection, alive in left.values()]
+    inserts = [masked_input(masked, projection, alive) for projection, alive in left.values()]
+    known = {(item.node, item.input_index) for item in inserts}
+    inserts += [_zeroed(masked, use) for use in terms if use not in known]
     insert(masked, [*routed, *inserts])
     return masked
 
@@ -201,7 +207,24 @@ def _multiplied(place: _Place) -> Insert:
     return _before(place, nodes.multiply(place.node.ref, place.value.name, place.stored, place.name))
 
 
-def _mask(model: ModelProto, projection: Projection, alive: Mask) -> Insert:
+def _zeroed(model: ModelProto, use: Use) -> Insert:
+    """A zero in front of a sum, instead of what it adds."""
+    node, value = use.node, use.node.inputs[use.input_index]
+    assert value is not None
+    name = f"{value.name}/onnxheadprune_nothing{node.index}"
+    elem_type = type_of(value)
+    dtype = helper.tensor_dtype_to_np_dtype(elem_type if elem_type in FLOATS else TensorProto.FLOAT)
+    _store(model, node, numpy_helper.from_array(np.zeros((), dtype), f"{name}/zero"))
+    created = nodes.as_protos(nodes.multiply(node.ref, value.name, f"{name}/zero", name), node.scope.opset)
+    return Insert(node, use.input_index, created, name)
+
+
+def masked_input(model: ModelProto, projection: Projection, alive: Mask) -> Insert:
+    """The mask in front of a projection, stored in a model.
+
+    Raises:
+        RefusedError: if what it reads is quantized and its zero point is not known.
+    """
     place = _place(projection, alive)
     node, value = place.node, place.value
     if value.tensor is not None and _is_scale(node, place.index):

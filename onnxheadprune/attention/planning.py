@@ -17,10 +17,11 @@ from onnx import ModelProto
 from onnxheadprune.attention.cut_edits import caches_of, goes_whole, going_whole, require_apart, swept_edits
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import AS_IT_IS, Cache, Contract
-from onnxheadprune.attention.layers import layers_kept
+from onnxheadprune.attention.layers import layers_kept, removed_layers
 from onnxheadprune.attention.site_cuts import block_cuts, head_cuts, site_records
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.generation import why_uneven
+from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.units import names_all, resolve_units
@@ -132,8 +133,9 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     caches = caches_of(view, sites, present, contract)
     swept, edits = swept_edits(view, sites, present, contract, caches)
     cuts = head_cuts(view, sites, chosen, present)
-    blocks = block_cuts(view, sites, chosen, _shifted(sites, chosen, swept))
-    edits |= dict.fromkeys(site_records(cuts, blocks, view, sites), frozenset())
+    gone = _vanishing(sites, chosen, swept)
+    blocks = block_cuts(view, sites, chosen, {kind_of(site) for site in gone})
+    edits |= dict.fromkeys(site_records(cuts, blocks, view, sites, gone), frozenset())
     edits |= dict.fromkeys(layers_kept(sites, going_whole(sites, present)), frozenset())
     if caches.sites:
         went = (*CACHES_ENTRY.read(view.model), *caches.sites)
@@ -152,6 +154,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         tuple(change for changes in interface for change in changes),
         blocks,
         renamed,
+        layers=tuple(layer.key for layer in removed_layers(sites, present)),
         notes=(
             *([spelled(caches.idle)] if caches.idle else []),
             *_held(sites.losing(present), contract),
@@ -203,16 +206,16 @@ def _narrowed_io(swept: Sweep) -> dict[str, Live]:
     }
 
 
-def _shifted(sites: Sites, chosen: Mapping[int, Sequence[int]], swept: Sweep) -> set[type[Site]]:
-    """The kinds of sites that vanish with what a router no longer chooses, so that others keep their numbers."""
-    if not any(site.ROUTED for site in sites.losing(chosen)):
-        return set()
-    return {
-        kind
-        for kind, find in sites.others.items()
-        for site in find().sites
-        if all(swept.kept.get(item.node.out, FULL).is_dead for item in site.projections)
-    }
+def _vanishing(sites: Sites, chosen: Mapping[int, Sequence[int]], swept: Sweep) -> list[Site]:
+    """Return the sites that vanish with what others lose, so that those left keep their numbers."""
+    if not any(site.ROUTED or site.WHOLE for site in sites.losing(chosen)):
+        return []
+    return [
+        site
+        for site in sites.every
+        if not chosen.get(site.index)
+        and all(swept.kept.get(item.node.out, FULL).is_dead for item in site.projections)
+    ]
 
 
 def _planned_edits(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> tuple[PlannedEdit, ...]:

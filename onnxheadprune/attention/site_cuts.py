@@ -97,9 +97,22 @@ def _cut_before(entry: RecordedUnits) -> dict[str, Any]:
 
 
 def site_records(
-    cuts: Sequence[SiteCut], blocks: Sequence[BlockCut], view: GraphView, sites: Sites
+    cuts: Sequence[SiteCut],
+    blocks: Sequence[BlockCut],
+    view: GraphView,
+    sites: Sites,
+    vanishing: Collection[Site] = (),
 ) -> Iterator[SetMetadata]:
-    """Yield what the pruned model says of its sites: this cut and all before it, sites known by their first names."""
+    """Yield what the pruned model says of its sites: this cut and all before it, sites known by their first names.
+
+    Args:
+        cuts: of the attention sites.
+        blocks: of the others.
+        view: the model.
+        sites: its sites.
+        vanishing: those that vanish with others, of which an attention site is not looked for again.
+    """
+    absent = {site.number for site in vanishing if site.CORED}
     every: tuple[UnitsCut, ...] = (*cuts, *blocks)
     for units in dict.fromkeys((HEADS, *(cut.units for cut in blocks))):
         names = {site.number: site.projection_names for site in sites.of(units)}
@@ -108,7 +121,8 @@ def site_records(
             for entry in units_entry(units).read(view.model)
             if entry.projections
         }
-        entries = [_entry(cut, names.get(cut.number, ())) for cut in every if cut.units == units]
+        own = (cut for cut in every if cut.units == units and not (units == HEADS and cut.number in absent))
+        entries = [_entry(cut, names.get(cut.number, ())) for cut in own]
         yield SetMetadata(units_entry(units).key, units_entry(units).text(entries))
 
 

@@ -160,6 +160,10 @@ def _named_layers(text: str) -> Iterator[str]:
             continue
         stack, dot, numbers = token.rpartition(".")
         found = _RANGE.fullmatch(numbers)
+        if found is None and re.fullmatch(r"[^:,*=]*[./][^:,*=]*|\w+_\d+", token):
+            # A name, as `inspect` prints it.
+            yield f"{LAYERS}{token}"
+            continue
         if found is None:
             raise UsageError(
                 f'cannot read {token[:60]!r}: name layers and sublayers like "3 5-7 encoder.2 attn.9 ffn.4"'
@@ -173,9 +177,15 @@ def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
     """The sites that a key names of which everything goes."""
     if key.startswith(LAYERS):
         own, known = key.removeprefix(LAYERS), layers(sites)
-        if own not in known:
+        layer = known.get(own) or next((layer for layer in known.values() if layer.name == own), None)
+        if layer is None:
+            named = [site for site in sites.every if site.name == own]
+            if named:
+                return named
             raise UsageError(f"there is no layer {own[:60]!r}: this model's layers are {_listed(known)}")
-        return known[own].removed
+        if layer.obstacle is not None:
+            raise RefusedError(f"layer {layer.key} cannot be removed as a whole: {layer.obstacle}")
+        return layer.removed
     kind, own = _apart_from_kind(key)
     return sites_of_key(own, _some(kind, sites))
 

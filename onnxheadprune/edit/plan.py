@@ -128,6 +128,7 @@ class PrunePlan:
             that has them.
         notes: what was asked for and has no effect, one sentence each.
         vocabulary: the tokens that are removed after that, None without; `edits` are of the model without them.
+        layers: keys of the layers that are removed as a whole.
     """
 
     model: str
@@ -143,6 +144,7 @@ class PrunePlan:
     exit: ExitCut | None = None
     notes: tuple[str, ...] = ()
     vocabulary: VocabularyCut | None = None
+    layers: tuple[str, ...] = ()
 
     @property
     def losing(self) -> tuple[SiteCut | BlockCut, ...]:
@@ -220,6 +222,7 @@ class PrunePlan:
             "renamed": [asdict(change) for change in self.renamed],
             "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
             "notes": list(self.notes),
+            "layers": list(self.layers),
             "edge_gathers": [_edit_to_dict(gather) for gather in self.edge_gathers],
             "edit_counts": self.counts(),
         }
@@ -260,6 +263,7 @@ class PrunePlan:
             None if leaves is None else ExitCut.from_dict(leaves),
             tuple(data.get("notes", ())),
             None if tokens is None else _vocabulary_cut(tokens),
+            tuple(data.get("layers", ())),
         )
 
     def to_json(self) -> str:

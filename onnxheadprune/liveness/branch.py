@@ -7,7 +7,7 @@ residual stream, and added there instead of the branch; everything before is the
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxheadprune.edit import nodes
@@ -243,8 +243,13 @@ class Branches:
         return value
 
 
-def branches(projections: Iterable[Remnant]) -> Branches:
-    """Propagate the constant outputs of projections that sum over nothing."""
+def branches(projections: Iterable[Remnant], terms: Iterable[Use] = ()) -> Branches:
+    """Propagate the constant outputs of projections that sum over nothing.
+
+    Args:
+        projections: these outputs.
+        terms: what sums add that is removed as a whole, whatever computes it.
+    """
     left: dict[Value, Remnant] = {}
     waiting: list[tuple[int, Node]] = []
     queued: set[Node] = set()
@@ -262,14 +267,20 @@ def branches(projections: Iterable[Remnant]) -> Branches:
         found = _behind(heapq.heappop(waiting)[1], left)
         if found is not None:
             reach(found)
-    return _sorted_out(left)
+    return _sorted_out(left, list(terms))
 
 
-def _sorted_out(left: Mapping[Value, Remnant]) -> Branches:
-    joints: list[tuple[Use, Remnant]] = []
+def zero_term(use: Use) -> Remnant:
+    """A term of a sum, as the zero that is left of it."""
+    value = _read(use)
+    return Remnant(value, None, len(value.shape or ()) - 1, (use.node,))
+
+
+def _sorted_out(left: Mapping[Value, Remnant], terms: Collection[Use]) -> Branches:
+    joints = [(use, zero_term(use)) for use in terms if _joins(use, {})]
     ends: list[Remnant] = []
     for remnant in left.values():
-        uses = [use for use in content_uses(remnant.value) if not _made(use.node, left)]
+        uses = [use for use in content_uses(remnant.value) if use not in terms and not _made(use.node, left)]
         met = [use for use in uses if _joins(use, left)]
         joints += [(use, remnant) for use in met]
         if len(met) < len(uses) or remnant.value.is_graph_output:

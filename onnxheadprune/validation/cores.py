@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.attention.masking import Insert, graph_of, insert, routed_masks
+from onnxheadprune.attention.masking import Insert, graph_of, insert, masked_input, routed_masks
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.projection import Projection
@@ -119,6 +119,12 @@ def silenced_cores(planning: Planning) -> Silenced:
             stored = stored or made is not None
             skipped += [site.label] if made is None else []
             before += made or []
+            continue
+        if site.WHOLE:
+            # It is what is added to its stream, whatever else reads what it is computed from.
+            for projection in site.projections:
+                item = masked_input(model, projection, projection.live_without(heads))
+                routed.setdefault(projection.node, []).append(item)
             continue
         own = _masks(site, heads, tracer) if site.CORED else _masks_behind(site, heads)
         if own is None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto
 
 from onnxheadprune.attention.heads import HeadSpec
-from onnxheadprune.attention.layers import parts_named
+from onnxheadprune.attention.layers import parts_named, removed_layers
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.kinds import every_kind
@@ -20,6 +20,7 @@ from onnxheadprune.edit.model_records import EXITS_KEY
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord, units_entry
 from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError, spelled
+from onnxheadprune.model.graph.view import Use
 from onnxheadprune.model.load import (
     LARGE,
     LoadedModel,
@@ -141,6 +142,14 @@ def validate(
     )
 
 
+def _in_layers(planning: Planning) -> list[Use]:
+    """Return what the original adds to its streams inside the layers that are removed: the reference adds nothing.
+
+    It is read off the streams, not off the sites that lose units, so that a branch that is left shows as a difference.
+    """
+    return [use for layer in removed_layers(planning.sites, planning.heads) for use in layer.silent]
+
+
 def _meter(metric: Metric) -> MetricMeter:
     from onnxheadprune.validation.request import MetricMeter
 
@@ -217,7 +226,7 @@ def _proven(
 
     found = NOTHING_RAN
     if not problems:
-        bare = masked_reference(planning.view, planning.touched, planning.heads)
+        bare = masked_reference(planning.view, planning.touched, planning.heads, _in_layers(planning))
         # The masked reference refers to the original's weights where they lie.
         masked = refits.into(before, bare)
         oracle = None if ready is None else ready.oracle(planning, refits)

@@ -11,7 +11,6 @@ from onnx import ModelProto
 from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.functions import carried_out
-from onnxheadprune.edit.model_records import LAYERS_ENTRY
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.errors import spelled
@@ -102,17 +101,17 @@ class PruneResult:
         return _metadata_bytes(self.pruned.proto) - before
 
     def _heavy_layer(self) -> tuple[str, ...]:
-        """Return a warning where a single layer that was removed held more than half of all operations."""
-        whole = set(self.plan.removed_whole)
-        layers = LAYERS_ENTRY.read(self.pruned.proto) or {}
-        name = next((f"layer.{key}" for key, own in layers.items() if whole and whole <= set(own)), None)
-        if name is None and len(whole) == 1:
-            (name,) = self.plan.called_whole
-        if name is None or self.operations is None or not self.operations.halved:
+        """Return a warning where layers that were removed, or one sublayer, held more than half of all operations."""
+        layers = tuple(f"layer.{key}" for key in self.plan.layers)
+        names = layers or self.plan.called_whole
+        if not names or self.operations is None or not self.operations.halved:
+            return ()
+        if len(names) > 1 and not layers:
             return ()
         held = share(1 - self.operations.after / self.operations.before)
-        sentence = f"{name} held {held} of all operations: make sure that it is not a stem or a classifier"
-        return (sentence,)
+        what = names[0] if len(names) == 1 else f"the {len(names)} removed layers together"
+        kept = "it is not" if len(names) == 1 else "none of them is"
+        return (f"{what} held {held} of all operations: make sure that {kept} a stem or a classifier",)
 
     @functools.cached_property
     def model(self) -> ModelProto:

@@ -28,7 +28,9 @@ def sites(names: Sequence[str]) -> Sites:
         letter, name = text.split(" ", 1)
         like = ATTENTION if letter == "a" else BLOCK
         kind = KINDS.get(letter, like.kind)
-        made.append(replace(like, index=like.FROM + place, name=name, kind=kind))
+        # Convolutions of stems and classifiers are added to no stream.
+        ends = like.projections if kind in (like.kind, FEED_FORWARD) else ()
+        made.append(replace(like, index=like.FROM + place, name=name, kind=kind, projections=ends))
     places = {site.index: (0, place) for place, site in enumerate(made)}
     kinds = (AttentionSite, type(BLOCK))
     return Sites.gathered("m", made, kinds, places, {})

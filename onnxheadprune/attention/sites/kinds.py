@@ -93,6 +93,7 @@ class SublayerSite(Site):
     FIELD = "sublayers"
     UNNAMED = "sublayer"
     LAYER = "begin"
+    WHOLE = True
     CHOSEN = False
     FOUND_BY = "onnxheadprune.attention.sites.sublayers"
 
@@ -100,6 +101,13 @@ class SublayerSite(Site):
     def only_named(self) -> str:
         """Why it is never selected by data."""
         return ALONE
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TermSite(SublayerSite):
+    """A residual branch as what a sum adds to its stream: no layer at its end outputs its bias without the others."""
+
+    LAYER = "part"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -25,7 +25,7 @@ from onnxheadprune.attention.sites.routing_values import MATRIX, PICKS
 from onnxheadprune.attention.sites.routing_walk import routing_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.stored import weights_of
-from onnxheadprune.attention.sites.streams import MAX_BELOW, SUMS_VALUES, Streams, is_layer, near
+from onnxheadprune.attention.sites.streams import MAX_BELOW, Streams, is_layer, near
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
@@ -40,6 +40,7 @@ from onnxheadprune.model.graph.facts import (
     EXPANDS,
     GATHERS,
     GATHERS_ROWS,
+    SUMS_VALUES,
     TILES,
     VANISHES,
     VIEWS,

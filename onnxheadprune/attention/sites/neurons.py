@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from onnxheadprune.attention.sites.attention_axes import AttentionAxes, weighs_stored_values
 from onnxheadprune.attention.sites.experts import mixture_site
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
 from onnxheadprune.attention.sites.hidden import (
@@ -30,7 +31,7 @@ from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import Summed, is_weight, summed, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection, named_apart
 from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
-from onnxheadprune.attention.sites.streams import AttentionAxes, Streams, weighs_stored_values
+from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Masks

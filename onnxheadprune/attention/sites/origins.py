@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onnxheadprune.attention.sites.attention_axes import lies_along_heads, weighs_stored_values
 from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.attention.sites.own import is_picked
 from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
-from onnxheadprune.attention.sites.streams import Streams, lies_along_heads, weighs_stored_values
+from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import Labels
@@ -29,12 +30,15 @@ from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,
     ACTIVATES_PRODUCTS,
+    AVERAGES,
     CHOOSES_ELEMENTS,
     CLIPS,
     DIVIDES,
     EXTREMES,
     MULTIPLIES,
     RAISES,
+    REDUCES,
+    SUMS,
     WEIGHS,
 )
 from onnxheadprune.model.graph.view import Node, Value
@@ -43,6 +47,8 @@ MAX_STEPS = 2**12
 """Values on the way from one linear layer to the next: some ten, but for a layer that sums up what hundreds make."""
 BENDS = ACTIVATES | CLIPS | EXTREMES | RAISES | CHOOSES_ELEMENTS
 """Operators that make more of two linear layers than one."""
+AVERAGED = SUMS | AVERAGES
+"""Reductions that are linear; the largest of several pieces (Maxout) is not."""
 GATES = MULTIPLIES | DIVIDES
 NEURONS = Labels(units=NeuronSite.UNITS)
 """Labels that number neurons."""
@@ -219,7 +225,7 @@ class _Search:
 
 def _bends(node: Node, upstream: list[tuple[Value, Live]]) -> bool:
     """Return whether an operator is nonlinear: an activation, or a product of two neurons."""
-    if node in BENDS:
+    if node in BENDS or (node in REDUCES and node not in AVERAGED):
         return True
     labelled = [source for source, labels in upstream if labels.axes and not source.is_constant]
     return node in GATES and len(labelled) > 1

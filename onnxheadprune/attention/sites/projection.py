@@ -20,8 +20,8 @@ from onnxheadprune.liveness.blocks import cut_inputs, is_packed, packed_together
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.swept import Seed
-from onnxheadprune.model.graph.facts import AVERAGES, IGNORES_ZEROS
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.facts import AVERAGES, IGNORES_ZEROS, SUMS_VALUES
+from onnxheadprune.model.graph.view import Node, Scope, Use, Value
 from onnxheadprune.model.graph.walks import stored_behind, type_of
 from onnxheadprune.model.tensors import FLOATS
 
@@ -67,6 +67,12 @@ class Projection:
     weight: tuple[int, tuple[int, ...]] | None
     sizes: tuple[int, ...]
     channels: tuple[tuple[int, ...], ...]
+
+    @property
+    def term(self) -> Use | None:
+        """What it is, if it is a term of a sum: a whole residual branch, which is zero without its units."""
+        term = self.weight is None and self.node in SUMS_VALUES
+        return Use(self.node, self.activation[0]) if term else None
 
     @property
     def sums_more(self) -> bool:
@@ -170,6 +176,15 @@ class Projection:
         return next((reason for mask in masks if (reason := why_not_cut(self.node, mask))), None)
 
 
+def emptied(projections: Iterable[Projection]) -> frozenset[Node]:
+    """Return the nodes that sum over nothing once all units of some projections are removed; they may share a node."""
+    left: dict[Node, np.ndarray[Any, np.dtype[np.bool_]]] = {}
+    for item in projections:
+        alive = item.live_without(range(len(item.channels)))
+        left[item.node] = left[item.node] & alive if item.node in left else alive
+    return frozenset(node for node, alive in left.items() if not alive.any())
+
+
 SCOPES = "pkg.torch.onnx.name_scopes"
 GENERIC = re.compile(r"^(node_|n\d|val_|Mat[mM]ul|Gemm|Einsum|Conv|_|onnx::|\d)")
 
@@ -181,7 +196,10 @@ def named_apart(blocks: Iterable[tuple[Sequence[Projection], Sequence[Node]]], k
         blocks: the projections of each, and the nodes that compute its units.
         kind: the name, with a number, for blocks whose nodes have no names.
     """
-    names = [_name(*block) or f"{kind}_{index}" for index, block in enumerate(blocks)]
+    every = list(blocks)
+    first = next((node for some, makers in every for node in (*(item.node for item in some), *makers)), None)
+    scopes = first is not None and _scopes_decide(first.scope.root)
+    names = [_name(*block, scopes) or f"{kind}_{index}" for index, block in enumerate(every)]
     counts = Counter(names)
     seen: Counter[str] = Counter()
     unique = []
@@ -191,9 +209,12 @@ def named_apart(blocks: Iterable[tuple[Sequence[Projection], Sequence[Node]]], k
     return unique
 
 
-def _name(projections: Sequence[Projection], makers: Sequence[Node]) -> str:
+def _name(projections: Sequence[Projection], makers: Sequence[Node], scopes: bool) -> str:
     """The path that the known paths of all nodes begin with."""
-    paths = [*(_projection_path(projection) for projection in projections), *map(_module_path, makers)]
+    paths = [
+        *(_projection_path(projection, scopes) for projection in projections),
+        *map(_module_path, makers),
+    ]
     known = [path for path in paths if path]
     if not known:
         return ""
@@ -224,9 +245,36 @@ def _module_path(node: Node) -> list[str]:
     return []
 
 
-def _projection_path(projection: Projection) -> list[str]:
-    stored = stored_behind(projection.operand)
-    weight = stored.name if stored is not None and stored.is_initializer else ""
-    if "." in weight and not GENERIC.match(weight):
-        return re.sub(r"\.(weight|kernel|bias)(_.*)?$", "", weight).split(".")
-    return _module_path(projection.node)
+def _projection_path(projection: Projection, scopes: bool) -> list[str]:
+    """The path of a projection's module, in the name of its weight; else, or if `scopes`, of its node."""
+    module, stored = _module_path(projection.node), _stored_path(projection.operand)
+    return module if not stored or (module and scopes) else stored
+
+
+def _stored_path(weight: Value | None) -> list[str]:
+    """The path in the name of a stored weight, without its last part."""
+    stored = stored_behind(weight)
+    name = stored.name if stored is not None and stored.is_initializer else ""
+    if "." in name and not GENERIC.match(name):
+        return re.sub(r"\.(weight|kernel|bias)(_.*)?$", "", name).split(".")
+    return []
+
+
+def _scopes_decide(main: Scope) -> bool:
+    """Return whether stored weights and scopes of nodes are named in two vocabularies, so that scopes alone name sites.
+
+    TorchScript calls the module "encoders.0" of a Sequential "encoders.encoders.0" in scopes: a common beginning of
+    both paths would be no module. A weight that several nodes share has the name of one of their modules.
+    """
+    for node in main.nodes:
+        for value in node.inputs[1:2] if contraction_of(node) is not None else ():
+            stored = _stored_path(value)
+            module = _module_path(node) if stored else []
+            shared = value is not None and len(value.consumers) > 1
+            if (
+                module
+                and not shared
+                and any(one != other for one, other in zip(stored, module, strict=False))
+            ):
+                return True
+    return False

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.residual import Residuals
 from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
 from onnxheadprune.edit.records import HEADS, RecordedUnits
 from onnxheadprune.model.display import BAD, GOOD, Html, card, one_line, table, word
@@ -34,7 +35,7 @@ class AttentionSite(Site):
     """
 
     UNIT = "head"
-    UNITS = HEADS
+    UNITS: ClassVar[str] = HEADS
     BLOCK = "site"
     SHARED = "kv_head"
     TITLE = "attention site"
@@ -132,6 +133,7 @@ class Sites(Sequence[AttentionSite]):
             lost any, None where an earlier version numbered them.
         ignored_declarations: declared shapes that operators contradict, one sentence each.
         failed: the searches for other kinds that ran and ended in an unexpected error.
+        residuals: the residual sums of the model, found once they are asked for.
     """
 
     model: str
@@ -146,6 +148,7 @@ class Sites(Sequence[AttentionSite]):
     layered: Mapping[str, tuple[str, ...]] | None = field(default_factory=dict, compare=False, repr=False)
     ignored_declarations: tuple[str, ...] = field(default=(), compare=False, repr=False)
     failed: Sequence[NotAnalysed] = field(default=(), compare=False, repr=False)
+    residuals: Residuals = field(default_factory=Residuals, compare=False, repr=False)
 
     @classmethod
     def gathered(

@@ -1,7 +1,8 @@
 """Sublayers without units: a recurrence, a mixer, an attention whose heads cannot be distinguished.
 
 Such a residual branch ends with a linear layer that sums over all of it. So the branch as a
-whole can be removed exactly, like all units of any other site, independent of its operators.
+whole can be removed exactly, like all units of any other site, independent of its operators. A branch that
+ends otherwise, or whose stream reaches its sum beside its last layer, is removed as a term of the sum.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.hidden import feeds_attention
-from onnxheadprune.attention.sites.kinds import SublayerSite
+from onnxheadprune.attention.sites.kinds import SublayerSite, TermSite
 from onnxheadprune.attention.sites.origins import BENDS
 from onnxheadprune.attention.sites.products import Summed, is_weight, summed
-from onnxheadprune.attention.sites.projection import Projection, named_apart
+from onnxheadprune.attention.sites.projection import Projection, emptied, named_apart
+from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term, silenced
 from onnxheadprune.attention.sites.stored import weights_of
 from onnxheadprune.attention.sites.streams import CHOICES, MAX_BEHIND, Streams, addends, near
 from onnxheadprune.attention.sites.unit import Findings, Site
@@ -43,6 +46,7 @@ from onnxheadprune.model.graph.facts import (
     SLICES,
     SPLITS,
     SUMS,
+    SUMS_VALUES,
     VIEWS,
     WRITES_INTO,
 )
@@ -61,15 +65,74 @@ PRODUCTS = MULTIPLIES | DIVIDES
 
 
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
-    """Return the residual branches whose last layer belongs to no site, in graph order."""
+    """Return the residual branches that no site ends alone, in graph order."""
     owned = {projection.node for site in known for projection in site.projections}
     cored = [site for site in known if site.CORED]
     owned |= sweep([seed for site in cored for seed in site.seeds(site.groups[0])]).answers.keys()
     others = {item.node for site in known if site.is_branch for item in site.projections}
     streams = Streams()
     ends = [item for node in view.needed if node not in owned and (item := _end(node, streams, others))]
-    names = named_apart([((item,), ()) for item in ends], SublayerSite.UNNAMED)
-    return Findings([_site(*item) for item in zip(range(len(ends)), names, ends, strict=True)])
+    ending = [*(item for site in known if site.removable_whole for item in site.projections), *ends]
+    linear = {item.node for item in ends}
+    added = [(_whole_term(term), _inner(join, term)) for join, term in _terms_left(view, known, ending)]
+    every = [(item, ()) for item in ends] + [(item, inner) for item, inner in added if item is not None]
+    every.sort(key=lambda item: item[0].node.index)
+    names = named_apart(
+        (((), inner) if inner else ((item,), ()) for item, inner in every), SublayerSite.UNNAMED
+    )
+    return Findings(
+        [
+            _site(number, name, end, SublayerSite if end.node in linear else TermSite)
+            for number, (name, (end, _)) in enumerate(zip(names, every, strict=True))
+        ]
+    )
+
+
+def _terms_left(
+    view: GraphView, known: Sequence[Site], ending: Sequence[Projection]
+) -> Iterator[tuple[Join, Term]]:
+    """Yield what residual sums add that some layers do not silence, in the streams of known branches."""
+    residuals = Residuals()
+    joins = dict.fromkeys(
+        join for node in view.needed if node in SUMS_VALUES and (join := residuals.join(node)) is not None
+    )
+    chains: Partition[Node] = Partition()
+    waiting = list(joins)
+    while waiting:
+        before = residuals.before(join := waiting.pop())
+        chains.join([join.node, *([] if before is None else [before.node])])
+        if before is not None and before not in joins:
+            joins[before] = None
+            waiting.append(before)
+    branches = [site for site in known if site.is_branch]
+    nodes = [[item.node for item in site.projections] for site in branches]
+    nodes += [[item.node] for item in ending]
+    met = [found for some in nodes if (found := residuals.added(some)) is not None]
+    streams = {chains.root(join.node) for join, _ in met}
+    ends = emptied(ending)
+    for join in joins:
+        if chains.root(join.node) in streams:
+            for term in join.terms:
+                if silenced(join, term, ends) not in (State.ZERO, State.BIAS):
+                    yield join, term
+
+
+def _whole_term(term: Term) -> Projection | None:
+    """A term with its channels as one unit; None where no axis has a known size."""
+    shape = term.value.shape or ()
+    axis = next(
+        (axis for axis in reversed(range(len(shape))) if isinstance(size := shape[axis], int) and size), None
+    )
+    if axis is None:
+        return None
+    size = shape[axis]
+    assert isinstance(size, int)
+    return Projection(term.use.node, (term.use.input_index, (axis,)), None, (size,), (tuple(range(size)),))
+
+
+def _inner(join: Join, term: Term) -> tuple[Node, ...]:
+    """The nodes that compute a term from its stream."""
+    return tuple(_inside(term.value, join.around))
 
 
 def _end(node: Node, streams: Streams, others: Collection[Node]) -> Projection | None:
@@ -120,8 +183,8 @@ def _whole(read: Summed) -> Projection:
     return Projection(read.node, read.activation, read.weight, read.sizes, (every,))
 
 
-def _site(number: int, name: str, end: Projection) -> SublayerSite:
-    site = SublayerSite(
+def _site(number: int, name: str, end: Projection, kind: type[SublayerSite]) -> SublayerSite:
+    site = kind(
         index=SublayerSite.FROM + number,
         name=name,
         num_units=1,

@@ -184,6 +184,8 @@ IGNORES_ZEROS = Kind("reduce axes to a number that further zeros do not change")
 NORMALIZES = Kind("normalise by a mean and a variance of what they read")
 DIVIDES_BY_NORM = Kind("divide by a norm along one axis")
 ADDS_AND_NORMALIZES = Kind("add a residual stream and normalise the sum")
+PLAIN_SUMS = ADDS | ADDS_ALL
+SUMS_VALUES = PLAIN_SUMS | ADDS_AND_NORMALIZES
 SOFTMAXES = Kind("divide exponentials by their sum")
 WEIGHS = Kind("make weights that sum to one")
 

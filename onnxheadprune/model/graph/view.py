@@ -68,6 +68,11 @@ class Scope:
             scope = scope.parent
 
     @property
+    def root(self) -> Scope:
+        """The main graph."""
+        return self if self.parent is None else self.parent.root
+
+    @property
     def owners(self) -> Iterator[tuple[Node, Scope]]:
         """The nodes in whose bodies the scope lies, innermost first, each with that body."""
         return ((scope.owner, scope) for scope in self.around if scope.owner is not None)

@@ -1,0 +1,336 @@
+"""Residual streams as chains of sums: what each sum adds to its stream, and which layers compute it.
+
+A residual sum adds what layers compute from a stream to that stream. Each such term is one residual branch, whatever
+operators are in it. The sums that a stream passes one after the other are a chain; normalizations may lie in between.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from onnxheadprune.attention.sites.streams import (
+    CHOICES,
+    MAX_BEHIND,
+    MAX_BELOW,
+    addends,
+    contents,
+    is_layer,
+    is_partial_sum,
+    near,
+    spreads,
+    upstream,
+)
+from onnxheadprune.liveness.branch import bias_of
+from onnxheadprune.liveness.contraction import CONVOLUTIONS
+from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.model.graph.facts import (
+    ADDS_AND_NORMALIZES,
+    CASTS,
+    DROPOUTS,
+    GATHERS,
+    JOINS,
+    MULTIPLIES,
+    OBSERVES,
+    PADS,
+    PLAIN_SUMS,
+    SLICES,
+    SPLITS,
+    SUMS_VALUES,
+    VIEWS,
+)
+from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.graph.walks import reachable
+
+MAX_TERM = 4096
+"""Values that one term is computed by."""
+MOVES = VIEWS | CASTS | DROPOUTS | GATHERS | SLICES | SPLITS | PADS | JOINS | PLAIN_SUMS
+"""Operators that output zeros where all that they read is zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """What a residual sum adds to its stream: one input of a node of the sum.
+
+    Attributes:
+        use: the node, and which of its inputs.
+        value: what is added.
+        leaves: the addends that it sums up; itself, unless it is a sum.
+    """
+
+    use: Use
+    value: Value
+    leaves: tuple[Value, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Join:
+    """One residual sum.
+
+    Attributes:
+        node: its last node: sums that only another sum reads are a part of that.
+        streams: the addends through which the stream passes.
+        terms: what is added.
+        plain: whether no layer computes that from the stream: an embedding of something else, say.
+    """
+
+    node: Node
+    streams: tuple[Value, ...]
+    terms: tuple[Term, ...]
+    plain: bool = False
+
+    @property
+    def around(self) -> frozenset[Value]:
+        """The values of the stream in front of it, with neither a layer nor another sum in between."""
+        return frozenset().union(*map(near, self.streams))
+
+
+class State(Enum):
+    """What a value depends on once some layers compute nothing.
+
+    `STREAM`: the stream; `OTHERS`: other inputs of the model; `BIAS`: stored numbers that those layers add; `NOTHING`:
+    stored numbers alone; `ZERO`: it is zero.
+    """
+
+    STREAM, OTHERS, BIAS, NOTHING, ZERO = range(5)
+
+
+class Residuals:
+    """The residual sums of one model; each node is looked at once."""
+
+    def __init__(self) -> None:
+        self._joins: dict[Node, Join | None] = {}
+        self._before: dict[Node, Join | None] = {}
+        self._chains: dict[Join, tuple[Join, ...]] = {}
+        self._added: dict[tuple[Node, ...], tuple[Join, Term] | None] = {}
+
+    def join(self, node: Node) -> Join | None:
+        """The residual sum that a node is a part of, None if it is part of none."""
+        last = _last(node)
+        if last not in self._joins:
+            self._joins[last] = _join(last)
+        return self._joins[last]
+
+    def at(self, node: Node) -> Join | None:
+        """The same, also if no layer computes what the sum adds from its stream."""
+        return self.join(node) or self._plain(node)
+
+    def added(self, nodes: Iterable[Node]) -> tuple[Join, Term] | None:
+        """Return where the outputs of some layers are added to a stream first, None if they are not."""
+        starts = tuple(nodes)
+        if starts not in self._added:
+            self._added[starts] = self._look_ahead(starts)
+        return self._added[starts]
+
+    def _look_ahead(self, starts: Sequence[Node]) -> tuple[Join, Term] | None:
+        reached = {value for node in starts for value in node.results}
+        waiting = [(use.node.index, use.node) for node in starts for use in _ahead(node)]
+        heapq.heapify(waiting)
+        seen: set[Node] = set()
+        while waiting and len(seen) < MAX_BELOW:
+            node = heapq.heappop(waiting)[1]
+            if node in seen:
+                continue
+            seen.add(node)
+            join = self.join(node) if node in SUMS_VALUES else None
+            if join is not None:
+                found = next((term for term in join.terms if not reached.isdisjoint(term.leaves)), None)
+                if found is not None:
+                    return join, found
+                if not reached.isdisjoint(join.streams):
+                    continue
+            reached.update(node.results)
+            for use in _ahead(node):
+                heapq.heappush(waiting, (use.node.index, use.node))
+        return None
+
+    def before(self, join: Join) -> Join | None:
+        """The residual sum in front of another one in its stream, None for the first."""
+        if join.node not in self._before:
+            made = {
+                node for value in join.around if (node := value.producer) is not None and node in SUMS_VALUES
+            }
+            found = [item for node in made if (item := self.at(node)) is not None]
+            self._before[join.node] = max(found, key=lambda item: item.node.index, default=None)
+        return self._before[join.node]
+
+    def _plain(self, node: Node) -> Join | None:
+        """A sum in a stream that adds what no layer computes from it; None without a residual sum in front of it."""
+        last = _last(node)
+        made = [value for value in addends(last) if self._has_join_behind(value)]
+        if len(made) != 1 or len(addends(last)) < 2:
+            return None
+        self._joins[last] = Join(last, tuple(made), tuple(_terms(last, made)), plain=True)
+        return self._joins[last]
+
+    def _has_join_behind(self, value: Value) -> bool:
+        """Return whether a value is the state of a stream, behind some residual sum."""
+        sums = [node for item in near(value) if (node := item.producer) is not None and node in SUMS_VALUES]
+        return any(self.join(node) is not None for node in sums)
+
+    def after(self, join: Join) -> list[Join]:
+        """The residual sums behind another one in its stream, in graph order."""
+
+        def ahead(node: Node) -> Iterator[Node]:
+            ends = node is not join.node and node in SUMS_VALUES and self._is_residual(node)
+            return (use.node for use in (() if ends else _ahead(node)))
+
+        found: set[Join] = set()
+        for node in reachable([join.node], ahead, MAX_BELOW):
+            item = self.join(node) if node is not join.node and node in SUMS_VALUES else None
+            way = [] if item is None else [item]
+            while (
+                way and (before := self.before(way[-1])) is not None and before is not join and before.plain
+            ):
+                way.append(before)
+            if way and self.before(way[-1]) is join:
+                found.update(way)
+        return sorted(found, key=lambda item: item.node.index)
+
+    def _is_residual(self, node: Node) -> bool:
+        join = self.join(node)
+        return join is not None and not join.plain
+
+    def chain(self, join: Join) -> tuple[Join, ...]:
+        """All residual sums of the stream that one belongs to, in graph order."""
+        if join not in self._chains:
+            found = self._find_chain(join)
+            self._chains |= dict.fromkeys(found, found)
+        return self._chains[join]
+
+    def _find_chain(self, join: Join) -> tuple[Join, ...]:
+
+        def beside(item: Join) -> list[Join]:
+            before = self.before(item)
+            return [*self.after(item), *([] if before is None else [before])]
+
+        return tuple(sorted(reachable([join], beside), key=lambda item: item.node.index))
+
+
+def silenced(join: Join, term: Term, ends: Collection[Node]) -> State:
+    """Return what a term depends on if some layers sum over nothing, so that they output their biases.
+
+    Args:
+        join: the residual sum.
+        term: what it adds.
+        ends: the layers.
+    """
+    stream = join.around
+
+    def is_start(value: Value) -> bool:
+        return value.is_constant or value.producer is None or value.producer in ends or value in stream
+
+    def above(value: Value) -> Iterable[Value]:
+        return () if is_start(value) or value.producer is None else contents(value.producer)
+
+    values = list(reachable([term.value], above, MAX_TERM))
+    if len(values) >= MAX_TERM:
+        return State.STREAM
+    states: dict[Value, State] = {}
+    for value in sorted(values, key=lambda item: -1 if item.producer is None else item.producer.index):
+        if value.producer is not None and value.producer in ends:
+            bias = bias_of(value.producer)
+            states[value] = State.ZERO if not isinstance(bias, Refusal) and bias.name is None else State.BIAS
+        elif value.is_constant:
+            states[value] = State.NOTHING
+        elif value in stream:
+            states[value] = State.STREAM
+        elif value.producer is None:
+            states[value] = State.OTHERS
+        else:
+            read = [states.get(item, State.OTHERS) for item in contents(value.producer)]
+            states[value] = _behind(value.producer, read)
+    return states[term.value]
+
+
+def _behind(node: Node, read: Collection[State]) -> State:
+    """The state of a node's output, from those of what it computes with."""
+    states = set(read)
+    if node in MULTIPLIES and State.ZERO in states:
+        return State.ZERO
+    if State.STREAM in states:
+        return State.STREAM
+    if State.OTHERS in states:
+        # A mask, or a gate that another input computes, scales the bias.
+        return State.BIAS if node in MULTIPLIES and State.BIAS in states else State.OTHERS
+    biased = node in PLAIN_SUMS and any(value.is_constant for value in node.sources)
+    if states == {State.ZERO} and node in MOVES and not biased:
+        return State.ZERO
+    return State.BIAS if states & {State.BIAS, State.ZERO} else State.NOTHING
+
+
+def _last(node: Node) -> Node:
+    """The last node of a sum that is written as several."""
+    while node in PLAIN_SUMS and is_partial_sum(node.out, node):
+        (reader,) = {use.node for use in node.out.consumers}
+        if reader not in SUMS_VALUES:
+            break
+        node = reader
+    return node
+
+
+def _join(node: Node) -> Join | None:
+    """A sum, if it is residual."""
+    leaves = addends(node)
+    if len(leaves) < 2 or node.out.elem_type in CHOICES:
+        return None
+    streams = [value for value in leaves if _leads_to_others(value, leaves)]
+    if len(streams) == len(leaves):
+        # A mask or a condition that all branches are multiplied with is no stream.
+        streams = [
+            value for value in leaves if _leads_to_others(value, leaves, frozenset(_behind_layers(value)))
+        ]
+    terms = tuple(_terms(node, streams))
+    return Join(node, tuple(streams), terms) if streams and terms else None
+
+
+def _leads_to_others(value: Value, leaves: Collection[Value], known: Collection[Value] = ()) -> bool:
+    """Return whether layers compute other addends from one, or from what it was just computed from.
+
+    Args:
+        value: the addend.
+        leaves: all addends.
+        known: values that do not count.
+    """
+    around = near(value)
+    others = (item for other in leaves if other is not value for item in _behind_layers(other))
+    return any(item in around and item not in known for item in others)
+
+
+def _terms(node: Node, streams: Collection[Value]) -> Iterator[Term]:
+    """Yield what a sum adds to some of its addends, in the largest parts."""
+    inputs = node.inputs[:2] if node in ADDS_AND_NORMALIZES else node.inputs
+    for index, value in enumerate(inputs):
+        if value is None or value.is_constant:
+            continue
+        inner = (
+            value.producer if value.producer is not None and is_partial_sum(value, value.producer) else None
+        )
+        leaves = [value] if inner is None else addends(inner)
+        if any(leaf in streams for leaf in leaves):
+            if inner is not None:
+                yield from _terms(inner, streams)
+        else:
+            yield Term(Use(node, index), value, tuple(leaves))
+
+
+def _behind_layers(value: Value) -> Iterator[Value]:
+    """Yield what a value is computed from by layers, depthwise convolutions among them; nearest first."""
+    first = set(upstream([value], MAX_BEHIND, _has_weights))
+    layers = dict.fromkeys(item.producer for item in first if item.producer is not None)
+    read = [item for node in layers if _has_weights(node) for item in contents(node)]
+    return upstream(read, MAX_BEHIND)
+
+
+def _has_weights(node: Node) -> bool:
+    return is_layer(node) or CONVOLUTIONS.of(node) is not None
+
+
+def _ahead(node: Node) -> Iterator[Use]:
+    """Yield the readers of a node's output as a term: no layers, no sizes, no factors of many numbers."""
+    for value in node.results:
+        for use in value.consumers if value.elem_type not in CHOICES else ():
+            if not is_layer(use.node) and use.node not in OBSERVES and not spreads(use):
+                yield use
