@@ -114,8 +114,7 @@ class Layer:
                     site for site, (_, own) in self.places.items() if own is term and site.reason is not None
                 )
                 reason = next((f": {site.label}: {site.reason}" for site in sites), "")
-                where = f"{term.value.name}, which {term.use.node.label} adds to its stream"
-                return f"no sublayer alone computes {where}{reason}"
+                return f"{term.use.node.label} adds {term.value.name}, which nothing removable computes alone{reason}"
         return None
 
     @property
