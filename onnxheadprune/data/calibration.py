@@ -283,8 +283,13 @@ def _sampled(
 
 
 def _takes_one(view: GraphView, samples: Sequence[Sample], inputs: Sequence[Input]) -> bool:
-    """Return whether the model only runs on single samples, tested on the first feed that holds several."""
+    """Return whether the model only runs on single samples, tested on the first feed that holds several.
+
+    Feeds of one sample each may be joined to batches, too: a sample stands for two there.
+    """
     several = next((sample for sample in samples if rows_of(sample.feed, inputs) > 1), None)
+    if several is None and len(samples) > 1 and free_axes(samples[0], inputs):
+        several = part_of(samples[0], inputs, [0, 0])
     if several is None or not free_axes(several, inputs):
         return False
     try:

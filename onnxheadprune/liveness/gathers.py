@@ -35,7 +35,7 @@ def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -
     node = use.node
     if value.producer is not None and value.producer in MAKES_CHUNKS:
         raise RefusedError(f"the chunks of {value.name} are needed differently by different nodes")
-    place = _Place(node.scope, node.ref, f"{value.name}/{MARK}_edge{node.index}_{use.input_index}")
+    place = _Place(node.scope, node.ref, f"{value.name}/{MARK}_edge_{use.name}")
     known = _numbers(place, value, wanted)
     if known is not None:
         return [known, SetInput(node.ref, use.input_index, known.name)]

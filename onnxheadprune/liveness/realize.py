@@ -81,7 +81,7 @@ class _Realizer:
             if picking is None and not wanted.is_dead and wanted != self.sweep.kept.get(value, FULL)
         ]
         for use, value, wanted in sorted(asking, key=lambda item: (item[0].node.index, item[0].input_index)):
-            copy = repeats.of(value, wanted, use.node)
+            copy = repeats.of(value, wanted, use)
             if copy is None:
                 continue
             name, edits = copy

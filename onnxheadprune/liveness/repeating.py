@@ -41,7 +41,7 @@ from onnxheadprune.model.graph.facts import (
     SLICES,
     TRANSPOSES,
 )
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import Selection, spell_ranges
 
 FREE = REREADS | IDENTITIES
@@ -71,16 +71,16 @@ class Repeats:
         default_factory=dict
     )
 
-    def of(self, value: Value, wanted: Live, before: Node) -> tuple[str, list[Edit]] | None:
-        """The name of a copy of `value` that holds `wanted` alone, and the edits that make it before a node.
+    def of(self, value: Value, wanted: Live, use: Use) -> tuple[str, list[Edit]] | None:
+        """The name of a copy of `value` that holds `wanted` alone, and the edits that make it before its reader.
 
         None where that would cost more than a gather, or cannot be followed. Ask in the order of the readers.
         """
-        key = (before.scope.ref, value, wanted.axes, wanted.runs, wanted.array.tobytes())
+        key = (use.node.scope.ref, value, wanted.axes, wanted.runs, wanted.array.tobytes())
         if key not in self.known:
             # A gather over a symbolic axis reshapes twice: eight nodes, and every element is written once more.
             symbolic = any(isinstance((value.shape or ())[axis], Symbolic) for axis in wanted.axes)
-            copy = _Copy(self.kept, before, f"{MARK}_copy{len(self.known)}", 3 if symbolic else 1)
+            copy = _Copy(self.kept, use.node, f"{MARK}_copy_{use.name}", 3 if symbolic else 1)
             name = copy.make(value, wanted, MAX_HOPS)
             self.known[key] = None if name is None else (name, copy.edits)
         return self.known[key]

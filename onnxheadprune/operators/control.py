@@ -10,11 +10,17 @@ from collections.abc import Sequence
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule
 from onnxheadprune.model.graph.facts import CHOOSES, GENERATES, REPEATS, ROUNDS_ACTIVATIONS
-from onnxheadprune.model.graph.tables import TRIPS, cost_function, declare, size_of
+from onnxheadprune.model.graph.tables import TRIPS, Roles, cost_function, declare, size_of
 from onnxheadprune.model.graph.view import Node, Value
 
 declare(
-    "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch", domain="com.microsoft", kinds=(GENERATES,)
+    "BeamSearch",
+    "GreedySearch",
+    "Sampling",
+    "WhisperBeamSearch",
+    domain="com.microsoft",
+    kinds=(GENERATES,),
+    roles=Roles(longest=1),
 )
 declare("DynamicQuantizeLSTM", domain="com.microsoft", kinds=(ROUNDS_ACTIVATIONS,))
 declare("If", kinds=(CHOOSES,))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import HeadPruneError, apply_plan, plan_pruning, validate
 from onnxheadprune.attention.sites.find import analysis_of
-from tests import toys_layers, toys_scores
+from onnxheadprune.model.load import load_model
+from tests import toys_experts, toys_layers, toys_mixture, toys_scores
 from tests.graph_text import model_of
+from tests.tiny_samples import NAMES, TINY
 from tests.toys_all import EACH, MODELS
 
 Part = dict[str, str | list[int]]
@@ -135,6 +139,81 @@ def test_layers_that_share_weights_keep_the_same_numbers() -> None:
             step = made
         assert isinstance(once, ModelProto)
         assert by_content(once) == by_content(step)
+
+
+def kinds_of(name: str) -> dict[str, Part]:
+    """The first group of units of each kind that a model has, and its last layer."""
+    sites = analysis_of(EVERY[name](), "the model").sites.every
+    found: dict[str, Part] = {}
+    for site in sites:
+        groups = list(getattr(site, "groups", [[unit] for unit in range(site.num_units)]))
+        if site.removable and len(groups) > 1:
+            found.setdefault(site.UNITS, {site.key: list(groups[0])})
+    return found
+
+
+EVERY = {
+    **MODELS,
+    **{f"MoE, {name}": toys_mixture.RUNNABLE[name].model for name in ("relu", "4 bits, swiglu")},
+    **{f"experts, {name}": toy.model for name, toy in toys_experts.TOYS.items()},
+    **{f"sample {name}": partial(load_model, TINY / f"{name}.onnx") for name in NAMES if "sdpa" in name},
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", EVERY)
+def test_units_of_two_kinds_leave_the_same_file_in_any_order(name: str) -> None:
+    """New nodes and tensors are named after what they serve, which no other cut moves."""
+    parts = kinds_of(name)
+    for pair in itertools.permutations(parts.values(), 2):
+        check(EVERY[name](), list(pair), list(pair))
+
+
+def edges() -> ModelProto:
+    """Two blocks of attention whose values an operator without a rule reverses: each cut adds a Gather."""
+    block = """
+            qp# = MatMul(x#, q#)
+            kp# = MatMul(x#, k#)
+            vp# = MatMul(x#, v#)
+            vr# = ReverseSequence<batch_axis = 0, time_axis = 1>(vp#, lengths)
+            qs# = Reshape(qp#, split)
+            ks# = Reshape(kp#, split)
+            vs# = Reshape(vr#, split)
+            qh# = Transpose<perm = [0, 2, 1, 3]>(qs#)
+            kh# = Transpose<perm = [0, 2, 3, 1]>(ks#)
+            vh# = Transpose<perm = [0, 2, 1, 3]>(vs#)
+            scores# = MatMul(qh#, kh#)
+            soft# = Softmax<axis = -1>(scores#)
+            context# = MatMul(soft#, vh#)
+            back# = Transpose<perm = [0, 2, 1, 3]>(context#)
+            merged# = Reshape(back#, merge)
+            projected# = MatMul(merged#, o#)
+            new# = Add(projected#, x#)
+    """
+    first, second = block.replace("#", "1"), block.replace("#", "2")
+    names = ", ".join(f"float[6,6] {name}{number}" for number in (1, 2) for name in "qkvo")
+    return model_of(
+        f"""
+        <ir_version: 9, opset_import: ["" : 17]>
+        blocks (float[2,3,6] x1) => (float[2,3,6] y)
+        <int64[4] split = {{0, 0, 3, 2}}, int64[3] merge = {{0, 0, 6}}, int64[2] lengths = {{3, 2}}, {names}>
+        {{
+            {first}
+            x2 = Identity(new1)
+            {second}
+            y = Identity(new2)
+        }}
+        """
+    )
+
+
+def test_names_of_new_nodes_are_those_of_what_they_serve() -> None:
+    """An edge gather and a second cut in front of it: places in the graph are others by then."""
+    model = edges()
+    parts: list[Part] = [{"0": [0]}, {"1": [1]}]
+    for order in (parts, parts[::-1]):
+        made = check(model, parts, order)
+        assert made is not None and any("/onnxheadprune_edge_" in node.output[0] for node in made.graph.node)
 
 
 def by_content(model: ModelProto) -> list[tuple[object, ...]]:

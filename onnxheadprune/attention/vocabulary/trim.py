@@ -37,7 +37,7 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
-from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.soundness import analysing
 from onnxheadprune.model.storage.tensors import stored_size, tensors_of
@@ -272,14 +272,14 @@ def _renumbered(view: GraphView, name: str, flow: Flow, kept: Ids) -> Iterator[E
             readers = [] if value is None else [use for use in value.consumers if use.node not in flow.movers]
             for use in readers:
                 if value is not None and (use.node, use.input_index) not in ends:
-                    yield from _translated_for(use.node, use.input_index, value)
+                    yield from _translated_for(use, value)
 
 
-def _translated_for(node: Node, index: int, value: Value) -> Iterator[Edit]:
+def _translated_for(use: Use, value: Value) -> Iterator[Edit]:
     """Let one reader of new ids read the original's."""
-    output = f"{value.name}/{MARK}_ids{node.index}_{index}"
-    yield nodes.gather(node.ref, kept_ids(np.dtype(np.int64)), value.name, 0, output)
-    yield SetInput(node.ref, index, output)
+    output = f"{value.name}/{MARK}_ids_{use.name}"
+    yield nodes.gather(use.node.ref, kept_ids(np.dtype(np.int64)), value.name, 0, output)
+    yield SetInput(use.node.ref, use.input_index, output)
 
 
 def _require_passed(swept: Sweep, flows: Iterable[Flow]) -> None:

@@ -44,6 +44,7 @@ class Roles:
         alike_by_output: the same for single outputs that have another type than the first.
         types: per output its type, where none of those inputs is given.
         past_keys, past_values: the cache of an attention that takes keys and values apart.
+        longest: the number of tokens with which a generation ends, its prompt included.
         bias: what it adds to its product, in units of its output.
         zero_points: per quantized input the input with its zero point.
         scales: those of a quantized product's operands.
@@ -66,6 +67,7 @@ class Roles:
     types: Mapping[int, int] = field(default_factory=dict)
     past_keys: int | None = None
     past_values: int | None = None
+    longest: int | None = None
     bias: int | None = None
     zero_points: Mapping[int, int] = field(default_factory=dict)
     scales: tuple[int, int] | None = None

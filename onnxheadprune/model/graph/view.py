@@ -40,6 +40,12 @@ class Use(NamedTuple):
     node: Node
     input_index: int
 
+    @property
+    def name(self) -> str:
+        """A part of the names of what is made for it: the same in every model that has the node."""
+        given = next((value.name for value in self.node.outputs if value is not None), self.node.op_type)
+        return f"{given}_{self.input_index}"
+
 
 @dataclass(eq=False, slots=True)
 class Scope:

@@ -16,6 +16,8 @@ Array: TypeAlias = npt.NDArray[Any]
 UNKNOWN_ROWS = 2
 """Integers whose table is not found stay below this; 0 and 1 are valid almost everywhere."""
 
+GENERATED = 3
+"""Tokens that a generation adds to its prompt."""
 HOLE_FROM = 6
 """Shorter masks get no hole."""
 TAILS = 3.0
@@ -50,6 +52,22 @@ def read_as(item: Input, shape: tuple[int, ...], style: Style, reading: Reading)
 
 
 @dataclass(frozen=True)
+class Special:
+    """Ids that an input is compared with, in every row of it.
+
+    Attributes:
+        count: how often each of them stands there, one after the other.
+        which: the position of the only one that does; None for all of them.
+    """
+
+    count: int
+    which: int | None = None
+
+
+USUAL = Special(2)
+
+
+@dataclass(frozen=True)
 class Style:
     """The style in which inputs are filled.
 
@@ -63,6 +81,7 @@ class Style:
         tails: floats of all magnitudes up to a thousand.
         first_row: ids count up from here, so that every row of a table is read by some feed; None draws them.
         value: what about half of the floats are; None leaves that to chance.
+        special: which ids among those that inputs are compared with stand in a row, None for none of them.
     """
 
     past: int
@@ -73,6 +92,7 @@ class Style:
     tails: bool = False
     first_row: int | None = None
     value: float | None = None
+    special: Special | None = USUAL
 
 
 def fill(item: Input, shape: tuple[int, ...], style: Style, generator: np.random.Generator) -> Array:
@@ -107,12 +127,25 @@ def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.ran
             if style.first_row is not None:
                 counted = style.first_row + np.arange(math.prod(shape)).reshape(shape)
                 return counted % (item.rows or UNKNOWN_ROWS)
-            return generator.integers(0, item.rows or UNKNOWN_ROWS, shape)
+            return _with_special(generator.integers(0, item.rows or UNKNOWN_ROWS, shape), item, style.special)
+
+
+def _with_special(drawn: Array, item: Input, special: Special | None) -> Array:
+    """Ids, of which some after the first one are special as far as others are left."""
+    if special is None or not item.special or not drawn.ndim:
+        return drawn
+    # Signed even where ids are not: some stand for images by being negative.
+    chosen = item.special if special.which is None else item.special[special.which : special.which + 1]
+    repeated = np.repeat(chosen, special.count)[: max(drawn.shape[-1] - 2, 0)]
+    drawn[..., 1 : 1 + len(repeated)] = repeated
+    return drawn
 
 
 def length_of(item: Input, past: int, total: int) -> int:
     """Return what an input that holds a length has to say."""
     lowered = item.name.lower()
+    if item.ends_generation:
+        return total + GENERATED
     if "past" in lowered:
         return past
     # GroupQueryAttention is told the index of the last key.

@@ -16,10 +16,10 @@ from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.checks import MAX_RANK
-from onnxheadprune.runtime.feeds.fill import Array, Padding, Reading, Style, fill, read_as
+from onnxheadprune.runtime.feeds.fill import USUAL, Array, Padding, Reading, Special, Style, fill, read_as
 from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
 from onnxheadprune.runtime.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for
-from onnxheadprune.runtime.feeds.tables import feature_width
+from onnxheadprune.runtime.feeds.tables import feature_width, numbers_of_features
 
 _LENGTHS = re.compile(r"_?(seq(uence)?)?_?(len|lens|lengths?|seqlens?)$")
 
@@ -35,6 +35,8 @@ LARGEST = {4: 512, 3: 3000, 2: 16000}
 
 MOST_READINGS, SIZES_READ = 96, 4
 """How many other readings of inputs are tried, on how many sizes each, where a model does not run."""
+MOST_TOKENS = 16
+"""Special ids in a row that are tried, beside numbers that the graph shows."""
 MAX_ELEMENTS = 2**28
 """Of one input; more is not made up, whatever the model declares: the machine may not have as much memory."""
 
@@ -87,6 +89,9 @@ class FeedMaker:
         self.inputs = graph_inputs(view)
         self.seed = seed
         self.readings: Mapping[str, Reading] = {}
+        self._has_special = any(item.special for item in self.inputs)
+        self._special: Special | None = USUAL
+        self._features = numbers_of_features(view) if self._has_special else ()
         expressions = [
             (item, axis, dim)
             for item in self.inputs
@@ -99,6 +104,7 @@ class FeedMaker:
             for item, axis, dim in expressions
             for name in dim.symbols
         )
+        self._capacity = max((item.capacity for item in self.inputs), default=0)
         self._has_cache = bool(self._roles.past) or any(item.is_cache for item in self.inputs)
         ranks = [len(item.dims) for item, _, dim in expressions if set(dim.symbols) & set(self._roles.extent)]
         self._largest = min((LARGEST.get(rank, 64) for rank in ranks), default=0)
@@ -119,17 +125,15 @@ class FeedMaker:
         Each comes in two styles; the second is for models that give no finite numbers on the first.
         """
         tried: set[tuple[object, ...]] = set()
-        for sizes in self._sizes(case):
+        for wanted in self._sizes(case):
+            sizes = self._holding(wanted)
             numbers = numbers_for(self._roles, sizes, self._pinned)
             shapes = self._shapes(numbers)
             if shapes is None or (key := tuple(shapes.items())) in tried:
                 continue
             tried.add(key)
-            styles = (
-                Style(sizes.past, sizes.length, case.padding, case.flag, plain) for plain in (False, True)
-            )
-            normal, plain = (self._feed(shapes, style) for style in styles)
-            yield normal, plain
+            style = Style(sizes.past, sizes.length, case.padding, case.flag, special=self._special)
+            yield self._feed(shapes, style), self._feed(shapes, replace(style, plain=True))
 
     @property
     def symbols(self) -> Roles:
@@ -147,6 +151,7 @@ class FeedMaker:
         Raises:
             UsageError: if the sizes give an input no possible shape.
         """
+        sizes = self._holding(sizes)
         numbers = numbers_for(self._roles, sizes, self._pinned) | dict(dims or {})
         shapes = self._shapes(numbers)
         if shapes is None:
@@ -154,7 +159,7 @@ class FeedMaker:
             raise UsageError(
                 f"{named} give an input no possible shape, or more than {MAX_ELEMENTS:,} elements"
             )
-        return self._feed(shapes, Style(sizes.past, sizes.length, Padding.NONE, flag))
+        return self._feed(shapes, Style(sizes.past, sizes.length, Padding.NONE, flag, special=None))
 
     def wide(
         self,
@@ -179,10 +184,18 @@ class FeedMaker:
             value: what about half of the floats are.
         """
         length = min(length, self._largest) if self._roles.extent else length
-        past = past if self._roles.past else 0
-        sizes = Sizes(batch, past, length, length, distinct=False)
+        sizes = self._holding(Sizes(batch, past if self._roles.past else 0, length, length, distinct=False))
         shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned))
-        style = Style(past, length, padding, flag=True, tails=tails, first_row=first_row, value=value)
+        style = Style(
+            sizes.past,
+            length,
+            padding,
+            flag=True,
+            tails=tails,
+            first_row=first_row,
+            value=value,
+            special=self._special,
+        )
         return None if shapes is None else self._feed(shapes, style)
 
     def _sizes(self, case: Case) -> Iterator[Sizes]:
@@ -210,6 +223,10 @@ class FeedMaker:
         for length in LONGER:
             for batch in dict.fromkeys((case.batch, 1)):
                 yield Sizes(batch, case.past, length, length, distinct=False)
+
+    def _holding(self, sizes: Sizes) -> Sizes:
+        """The sizes with a past that is as long as caches must be."""
+        return replace(sizes, past=max(sizes.past, self._capacity)) if self._roles.past else sizes
 
     def _shapes(self, numbers: Mapping[str, int]) -> dict[str, tuple[int, ...]] | None:
         shapes = {}
@@ -250,6 +267,12 @@ class FeedMaker:
             The feed and the outputs, or the first error if no feed runs.
         """
         found = first_that_runs(self.candidates(case), run)
+        if isinstance(found, InferenceError) and self._special is not None and self._has_special:
+            matching = self._with_as_many_tokens(case, run)
+            if matching is not None:
+                return matching
+            self._special = None
+            found = first_that_runs(self.candidates(case), run)
         if not isinstance(found, InferenceError) or isinstance(found, MissingKernelError):
             return found
         usual = self.readings
@@ -260,6 +283,21 @@ class FeedMaker:
                 return other
         self.readings = usual
         return found
+
+    def _with_as_many_tokens(self, case: Case, run: Callable[[Feed], Outputs]) -> tuple[Feed, Outputs] | None:
+        """The first feed that runs with as many special ids in a row as something has features; None without any.
+
+        The number that was found is kept for further cases.
+        """
+        kinds = max((len(item.special) for item in self.inputs), default=0)
+        numbers = dict.fromkeys([*self._features, *range(1, MOST_TOKENS + 1)])
+        for count, which in product(numbers, range(kinds)):
+            self._special = Special(count, which)
+            longer = replace(case, length=max(case.length, count + 2))
+            found = first_that_runs(islice(self.candidates(longer), SIZES_READ), run)
+            if not isinstance(found, InferenceError):
+                return found
+        return None
 
     @property
     def note(self) -> str:
@@ -310,7 +348,8 @@ def _counted_length(
     """
     stem = _LENGTHS.sub("", item.name.lower())
     others = sorted(
-        (other for other in inputs if other is not item), key=lambda other: other.name.lower() != stem
+        (other for other in inputs if other is not item),
+        key=lambda other: (item.ends_generation and other.role is not Role.IDS, other.name.lower() != stem),
     )
     for other in others:
         for axis, dim in enumerate(other.dims):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,14 @@ from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import back_through, reachable
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime.feeds.symbols import SymbolicDim, read_dim
-from onnxheadprune.runtime.feeds.tables import MOVES, feature_width, row_bound
+from onnxheadprune.runtime.feeds.tables import (
+    MOVES,
+    compared_with,
+    ends_generation,
+    feature_width,
+    least_capacity,
+    row_bound,
+)
 
 _MASK = re.compile(r"mask(?![a-z])")
 _PIXELS = (TensorProto.UINT8, TensorProto.INT8)
@@ -77,6 +84,10 @@ class Input:
         role: what it stands for, judged by type and name; a mask also by what the graph does with it.
         rows: integers must stay below this (rows of the tables they index), None where unknown.
         widths: sizes that the weights dictate for open axes, whatever those are called.
+        capacity: positions that a cache must have at least.
+        ends_generation: whether it holds the number of tokens with which a generation ends.
+        special: numbers that it is compared with, as ids of tokens that stand for images.
+        is_shared: whether its size is fixed where the samples of other inputs have another number.
     """
 
     name: str
@@ -85,6 +96,10 @@ class Input:
     role: Role
     rows: int | None = None
     widths: Mapping[int, int] = field(default_factory=dict, compare=False)
+    capacity: int = 0
+    ends_generation: bool = False
+    special: tuple[int, ...] = ()
+    is_shared: bool = False
 
     @property
     def is_cache(self) -> bool:
@@ -99,12 +114,12 @@ class Input:
 
     @property
     def batch_axis(self) -> int | None:
-        """The batch axis, None if there is none: flags, lengths and positions that all samples share.
+        """The batch axis, None if there is none: what all samples share, as flags, lengths, positions or settings.
 
         The axis whose name contains "batch", as in "[sequence, batch, 64]"; otherwise the first one.
         """
         rank = len(self.dims)
-        if not rank or self.role is Role.FLAG:
+        if not rank or self.role is Role.FLAG or self.is_shared:
             return None
         names = [dim.text if not isinstance(dim, int) and dim.is_symbol else "" for dim in self.dims]
         named = [axis for axis, name in enumerate(names) if "batch" in name.lower()]
@@ -151,8 +166,26 @@ def graph_inputs(view: GraphView) -> tuple[Input, ...]:
         free = [axis for axis, dim in enumerate(dims) if axis and not isinstance(dim, int)]
         widths = {axis: feature_width(value, axis) for axis in free}
         known = {axis: width for axis, width in widths.items() if width is not None}
-        found.append(Input(info.name, dtype, dims, role, rows, known))
-    return tuple(found)
+        ends = tensor.elem_type not in FLOATS and ends_generation(value)
+        role = Role.LENGTHS if ends else role
+        special = compared_with(value) if role is Role.IDS else ()
+        found.append(Input(info.name, dtype, dims, role, rows, known, least_capacity(value), ends, special))
+    return _shared_marked(found)
+
+
+def _shared_marked(inputs: Sequence[Input]) -> tuple[Input, ...]:
+    """The inputs; those without a batch axis are marked: their first size is fixed, and that of others differs.
+
+    What holds whole samples, of several axes, decides on the number of samples.
+    """
+    sizes = {item: item.dims[axis] for item in inputs if (axis := item.batch_axis) is not None}
+    batches = [sizes[item] for item in sorted(sizes, key=lambda item: len(item.dims) < 2)]
+    if not batches:
+        return tuple(inputs)
+    return tuple(
+        replace(item, is_shared=isinstance(size := sizes.get(item), int) and size not in (1, batches[0]))
+        for item in inputs
+    )
 
 
 def _dims(tensor: TypeProto.Tensor) -> tuple[SymbolicDim, ...]:

@@ -143,7 +143,7 @@ def _empty_cache(item: Input, rows: int, *, unread: bool) -> tuple[int, ...]:
             " tell, so no empty one can be made; give the model's inputs with --data"
         )
     sizes = (
-        dim if isinstance(dim, int) else item.widths.get(axis, 0)
+        dim if isinstance(dim, int) else item.widths.get(axis, item.capacity)
         for axis, dim in enumerate(item.dims)
         if axis
     )

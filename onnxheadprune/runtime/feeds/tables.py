@@ -15,7 +15,9 @@ from onnxheadprune.model.graph.facts import (
     CASTS_LIKE,
     CHOOSES_ELEMENTS,
     CLIPS,
+    COMPARES,
     ELEMENTWISE,
+    EQUALS,
     EXPANDS,
     EXTREMES,
     FLATTENS,
@@ -29,10 +31,11 @@ from onnxheadprune.model.graph.facts import (
     SUBTRACTS,
     TILES,
     VIEWS,
+    WRITES_INTO,
 )
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import Node, Use, Value
-from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.model.graph.walks import back_through, reachable
 
 MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS
 """The same elements, or some of them, in other places or under another type."""
@@ -41,6 +44,9 @@ _COMPUTES = CLIPS | MULTIPLIES | REMAINDERS | ADDS | SUBTRACTS | EXTREMES | CHOO
 _SHIFTS = ADDS | SUBTRACTS
 _HANDS_ON = MOVES | _COMPUTES
 _SAME_WIDTH = ELEMENTWISE | CASTS_LIKE
+MOST_COMPARED = 6
+"""Numbers of one kind that are worth trying."""
+MOST_FEATURES, MOST_HOPS = 1024, 8
 MOST_SHIFTS = 4
 """Offsets with which one value is followed: as it is, and counted from the end of a table or two."""
 
@@ -153,6 +159,56 @@ def feature_width(value: Value, axis: int) -> int | None:
                 seen.add(use.node.out)
                 queue.append(use.node.out)
     return None
+
+
+def compared_with(value: Value) -> tuple[int, ...]:
+    """The numbers that an input of integers is compared with, as ids of tokens that stand for images.
+
+    Of a number that is a bound both it and the one below are among them.
+    """
+    found: dict[int, None] = {}
+
+    def onward(current: Value) -> Iterator[Value]:
+        return (item for use in current.consumers for item in _handed_on(use) if use.node in MOVES)
+
+    for use in (use for item in reachable([value], onward) for use in item.consumers):
+        other = use.node.literal(1 - use.input_index) if use.node in COMPARES else None
+        if other is not None and other.size <= MOST_COMPARED and np.issubdtype(other.dtype, np.integer):
+            below = () if use.node in EQUALS else (1,)
+            found |= {int(number) - step: None for number in other.reshape(-1) for step in (0, *below)}
+    return tuple(found)[:MOST_COMPARED]
+
+
+def numbers_of_features(view: GraphView) -> tuple[int, ...]:
+    """How many rows are written into values by place, as far as shapes tell: features of an image, for its tokens."""
+    found: dict[int, None] = {}
+    for node in view.nodes:
+        if node in WRITES_INTO and node.inputs[-1] is not None:
+            for maker in back_through(node.inputs[-1], MOVES, most=MOST_HOPS):
+                rows = known_size(maker.out.shape, -2)
+                found |= {} if rows is None or not 0 < rows <= MOST_FEATURES else {rows: None}
+    return tuple(found)[:MOST_COMPARED]
+
+
+def least_capacity(value: Value) -> int:
+    """The positions that a cache must have at least: those of a sliding window whose buffer it is, else none."""
+    windows = [
+        int(use.node.attribute("local_window_size", 0))
+        for use in value.consumers
+        if use.input_index in (roles_of(use.node).past_keys, roles_of(use.node).past_values)
+        and use.node.attribute("sliding_window_cache", 0)
+    ]
+    return max(windows, default=0)
+
+
+def ends_generation(value: Value) -> bool:
+    """Return whether a value holds the number of tokens with which a generation ends."""
+
+    def onward(current: Value) -> Iterator[Value]:
+        return (item for use in current.consumers if use.node in MOVES for item in use.node.results)
+
+    uses = (use for item in reachable([value], onward) for use in item.consumers)
+    return any(use.input_index == roles_of(use.node).longest for use in uses)
 
 
 def _keeps_width(node: Node, axis: int, rank: int) -> bool:

@@ -1,0 +1,241 @@
+"""Inputs that follow from the graph: ids that are compared, caches of a window, ends of a generation, settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper
+
+from onnxheadprune import Budget, Wish, prune
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.runtime.feeds.data import load_data
+from onnxheadprune.runtime.feeds.generate import FeedMaker
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from tests import toys_genai, toys_generation
+from tests.data.test_one_sample import one_sample, tokens
+from tests.graph_text import model_of
+
+# Ids that are compared with constants
+
+WAYS = {
+    "chosen": """
+        at = Equal(ids, image)
+        column = Unsqueeze(at, last)
+        first = Slice(features, zero, one, one)
+        x = Where(column, first, words)
+    """,
+    "counted and gathered": """
+        at = Equal(ids, image)
+        counted = Cast<to = 7>(at)
+        places = CumSum(counted, axis)
+        before = Sub(places, one)
+        place = Max(before, zero)
+        source = Reshape(features, rows)
+        each = Gather(source, place)
+        column = Unsqueeze(at, last)
+        x = Where(column, each, words)
+    """,
+    "written, as many as there are tokens": """
+        at = Equal(ids, image)
+        found = NonZero(at)
+        places = Transpose<perm = [1, 0]>(found)
+        source = Reshape(features, rows)
+        x = ScatterND(words, places, source)
+    """,
+    "below zero": """
+        at = Less(ids, none)
+        column = Unsqueeze(at, last)
+        first = Slice(features, zero, one, one)
+        x = Where(column, first, words)
+    """,
+}
+
+
+def towers(way: str, image: int = 19) -> ModelProto:
+    """Attention over four places of an image, whose features take the places of some tokens of a text."""
+    compared = "none" if way == "below zero" else "image"
+    return model_of(
+        f"""
+        <ir_version: 9, opset_import: ["" : 17]>
+        both (int64[batch,sequence] ids, float[batch,4,8] pixels) => (float[batch,sequence,8] y)
+        <int64 {compared} = {{{0 if compared == "none" else image}}}, int64[1] zero = {{0}}, int64[1] one = {{1}},
+         int64[1] last = {{-1}}, int64 axis = {{1}}, int64[2] rows = {{-1, 8}}, int64[4] split = {{0, 0, 2, 4}},
+         int64[3] merge = {{0, 0, 8}}, float[20,8] table, float[8,8] q, float[8,8] k, float[8,8] v, float[8,8] o,
+         float[8,8] out>
+        {{
+            qp = MatMul(pixels, q)
+            kp = MatMul(pixels, k)
+            vp = MatMul(pixels, v)
+            qs = Reshape(qp, split)
+            ks = Reshape(kp, split)
+            vs = Reshape(vp, split)
+            qh = Transpose<perm = [0, 2, 1, 3]>(qs)
+            kh = Transpose<perm = [0, 2, 3, 1]>(ks)
+            vh = Transpose<perm = [0, 2, 1, 3]>(vs)
+            scores = MatMul(qh, kh)
+            soft = Softmax<axis = -1>(scores)
+            context = MatMul(soft, vh)
+            back = Transpose<perm = [0, 2, 1, 3]>(context)
+            merged = Reshape(back, merge)
+            features = MatMul(merged, o)
+            words = Gather(table, ids)
+            {WAYS[way]}
+            y = MatMul(x, out)
+        }}
+        """
+    )
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_heads_before_features_that_replace_tokens_are_proven(way: str) -> None:
+    """Random ids alone hold no token of an image, and then nothing reads its features."""
+    found = prune(towers(way), "0:1", provider="cpu").validation
+    assert found is not None and found.verdict == "passed", found.reason
+
+
+def test_a_token_that_is_no_row_of_the_table_is_left_out_where_it_does_not_run() -> None:
+    found = prune(towers("chosen", image=25), "0:1", provider="cpu", accept_inconclusive=True).validation
+    assert found is not None and found.cases and "does not move the outputs" in found.reason
+
+
+# Caches of a window
+
+
+def window_of(window: int) -> ModelProto:
+    model = toys_genai.decoder()
+    node = next(node for node in model.graph.node if node.op_type == "GroupQueryAttention")
+    node.attribute.append(helper.make_attribute("local_window_size", window))
+    node.attribute.append(helper.make_attribute("sliding_window_cache", 1))
+    return model
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("window", [4, 8, 32])
+def test_a_cache_holds_the_whole_window(window: int, given: bool) -> None:
+    model = window_of(window)
+    x = np.random.default_rng(0).standard_normal((1, 5, toys_genai.HIDDEN)).astype(np.float32)
+    data = [{"x": x, "attention_mask": np.ones((1, 5), np.int64)}] if given else None
+    inputs = graph_inputs(view_of(model))
+    assert {item.capacity for item in inputs if item.is_cache} == {window}
+    if data is not None:
+        cache = np.zeros((1, toys_genai.KV_HEADS, window, toys_genai.HEAD_SIZE), np.float32)
+        data[0] |= {f"past_key_values.0.{name}": cache for name in ("key", "value")}
+    found = prune(model, "0:0,1", data=data, provider="cpu").validation
+    assert found is not None and found.verdict == "passed", found.reason
+    for case in found.cases:
+        assert case.shapes["past_key_values.0.key"][2] >= window
+
+
+# Generation
+
+I32, F32 = TensorProto.INT32, TensorProto.FLOAT
+GIVEN = {
+    "max_length": (I32, [1]),
+    "min_length": (I32, [1]),
+    "num_beams": (I32, [1]),
+    "num_return_sequences": (I32, [1]),
+    "length_penalty": (F32, [1]),
+    "repetition_penalty": (F32, [1]),
+    "vocab_mask": (I32, [toys_generation.VOCABULARY]),
+    "prefix_vocab_mask": (I32, ["batch", toys_generation.VOCABULARY]),
+    "attention_mask": (I32, ["batch", "prompt"]),
+    "presence_mask": (I32, ["batch", toys_generation.VOCABULARY]),
+    "seed": (I32, [1]),
+}
+LENGTHS = ["input_ids", "max_length", "min_length"]
+SETTINGS = ["repetition_penalty", "vocab_mask", "prefix_vocab_mask", "attention_mask"]
+OPERATORS = {
+    "BeamSearch": [*LENGTHS, "num_beams", "num_return_sequences", "length_penalty", *SETTINGS],
+    "GreedySearch": [*LENGTHS, *SETTINGS],
+    "Sampling": [*LENGTHS, *SETTINGS, "presence_mask", "seed"],
+}
+
+
+def generator(op_type: str, given: list[str]) -> ModelProto:
+    """A generation operator some of whose inputs are the model's."""
+    model = toys_generation.generator(op_type)
+    node = model.graph.node[-1]
+    names = OPERATORS[op_type]
+    stored = dict(zip(names, node.input, strict=False)) | {name: name for name in given}
+    node.input[:] = [stored.get(name, "") for name in names]
+    while not node.input[-1]:
+        node.input.pop()
+    for tensor in [item for item in model.graph.initializer if item.name in given]:
+        model.graph.initializer.remove(tensor)
+    model.graph.input.extend(helper.make_tensor_value_info(name, *GIVEN[name]) for name in given)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("op_type", "given"),
+    [
+        pytest.param(op_type, given, id=f"{op_type} {given[0] if len(given) == 1 else 'all'}")
+        for op_type, names in OPERATORS.items()
+        for given in (*([name] for name in names[1:]), names[1:])
+    ],
+)
+def test_every_input_of_a_generation_is_made(op_type: str, given: list[str]) -> None:
+    found = prune(generator(op_type, given), "0:1 1:1", provider="cpu").validation
+    assert found is not None and found.verdict == "passed", found.reason
+
+
+def test_a_generation_ends_behind_its_prompt_whatever_the_input_is_called() -> None:
+    model = generator("GreedySearch", ["max_length"])
+    model.graph.input[-1].name = model.graph.node[-1].input[1] = "limit"
+    maker = FeedMaker(view_of(model))
+    for case in maker.cases:
+        feed, *_ = next(maker.candidates(case))
+        assert feed["limit"] > feed["input_ids"].shape[1]
+
+
+# Inputs without a batch axis
+
+
+def scaled(dims: str, batch: str = "batch") -> ModelProto:
+    """A layer whose outputs three settings scale, which all samples share."""
+    return model_of(
+        f"""
+        <ir_version: 9, opset_import: ["" : 17]>
+        one (float[{batch},sequence,8] x, float[{dims}] scales) => (float[{batch},sequence,8] y)
+        <int64 first = {{0}}, float[8,8] w>
+        {{
+            made = MatMul(x, w)
+            flat = Flatten<axis = 0>(scales)
+            all = ReduceSum<keepdims = 0>(flat)
+            y = Mul(made, all)
+        }}
+        """
+    )
+
+
+@pytest.mark.parametrize("count", [3, 7, 64])
+@pytest.mark.parametrize(("dims", "shape"), [("3", (3,)), ("3,2", (3, 2))])
+@pytest.mark.parametrize("batch", ["batch", "1", "4"])
+def test_settings_stand_in_an_archive_as_they_are(
+    batch: str, dims: str, shape: tuple[int, ...], count: int, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((count, 5, 8)).astype(np.float32)
+    settings = random.standard_normal(shape).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, scales=settings)
+    inputs = graph_inputs(view_of(scaled(dims, batch)))
+    samples = list(load_data(tmp_path / "data.npz", inputs))
+    assert all(np.array_equal(sample.feed["scales"], settings) for sample in samples)
+    read = np.concatenate([sample.feed["x"] for sample in samples])
+    assert np.array_equal(read[:count], x)
+
+
+# Single samples
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fails", [True, False])
+def test_single_samples_in_files_of_their_own_are_trained_one_by_one(fails: bool, tmp_path: Path) -> None:
+    """Feeds of one sample each say nothing about how many a model takes, and a training joins them."""
+    for number, row in enumerate(tokens()["input_ids"]):
+        np.savez(tmp_path / f"{number:02}.npz", input_ids=row[None])
+    model = one_sample(fails=fails)
+    found = prune(model, wish=Wish(ratio=0.25), data=tmp_path, recover=Budget(epochs=1), provider="cpu")
+    assert found.validation is not None and found.validation.verdict == "passed", found.validation.reason
