@@ -70,6 +70,7 @@ class Layer:
         sites: its attention and its other residual branches, in graph order.
         places: where sites are added to the stream; not those inside a branch.
         joins: the residual sums between the state of the stream before the layer and the one after it.
+        gate: where the stream itself is multiplied with what the layer computes.
     """
 
     key: str
@@ -77,12 +78,25 @@ class Layer:
     sites: tuple[Site, ...]
     places: Mapping[Site, tuple[Join, Term]] = field(default_factory=dict, repr=False)
     joins: tuple[Join, ...] = ()
+    gate: Use | None = None
 
     @functools.cached_property
     def removed(self) -> tuple[Site, ...]:
         """The sites that are removed with the layer: all but those that cannot be, and only lead to others of it."""
         terms = self._whole_terms
         return tuple(site for site in self.sites if not self._is_covered(site, terms) and self._goes(site))
+
+    @property
+    def counted(self) -> tuple[Site, ...]:
+        """Its sites, without those inside another one."""
+        terms = self._whole_terms
+        return tuple(
+            site
+            for site in self.sites
+            if (place := self.places.get(site)) is None
+            or place[1].use not in terms
+            or any(item.term is not None for item in site.projections)
+        )
 
     @property
     def _whole_terms(self) -> set[Use]:
@@ -107,6 +121,10 @@ class Layer:
     @property
     def obstacle(self) -> str | None:
         """Why the layer cannot be removed as a whole, None if it can."""
+        if self.gate is not None:
+            factor = self.gate.node.inputs[self.gate.input_index]
+            assert factor is not None
+            return f"{self.gate.node.label} multiplies its stream with {factor.name}, which a layer computes"
         whole = self._whole_terms
         for term, state in self._terms.items():
             if term.use not in whole and state not in (State.ZERO, State.BIAS):
@@ -402,6 +420,7 @@ def _completed(
     for site, (join, _) in places.items():
         met[join].append(site)
     more: dict[int, list[Join]] = defaultdict(list)
+    gates: dict[int, Use] = {}
     seen: set[Join] = set()
     for join in owner:
         if join in seen:
@@ -416,6 +435,12 @@ def _completed(
             elsewhere = any(_is_named(site) for site in met[item]) and bool(layers[owner[join]].name)
             if before is not None and (before == after or not elsewhere):
                 more[before].append(item)
+    holder = owner | {join: number for number, some in more.items() for join in some}
+    for join, number in holder.items():
+        gate, state = sites.residuals.gate(join), sites.residuals.before(join)
+        if gate is not None and state is not None:
+            # Between two layers it may belong to either.
+            gates |= dict.fromkeys((number, holder.get(state, number)), gate)
     rank = {site: place for place, site in enumerate(ordered)}
     for number, layer in enumerate(layers):
         joins = sorted((*layer.joins, *more[number]), key=lambda join: join.node.index)
@@ -425,6 +450,7 @@ def _completed(
             sites=tuple(sorted((*layer.sites, *new), key=rank.__getitem__)),
             places={**layer.places, **{site: places[site] for site in new}},
             joins=tuple(joins),
+            gate=gates.get(number),
         )
 
 

@@ -178,6 +178,9 @@ def layers_report(layers: Sequence[LayerSummary]) -> Iterator[RenderableType]:
             held += f" (no {', no '.join(layer.lacks)})"
         made.add_row(layer.key, layer.name or "-", held, share(layer.params_share), operations)
     yield made
+    for layer in layers:
+        if layer.reason is not None:
+            yield Text(f"  - layer {layer.key} cannot be removed as a whole: {layer.reason}")
 
 
 def not_analysed(failed: Sequence[NotAnalysed], where: str = "") -> Iterator[RenderableType]:

@@ -50,6 +50,7 @@ class LayerSummary:
         params_share: of all stored elements of the model.
         operations_share: the share of all operations in their units; None where that cannot be
             counted, or the graph has more than `MOST_NODES`.
+        reason: why the layer cannot be removed as a whole, None if it can.
     """
 
     key: str
@@ -59,6 +60,7 @@ class LayerSummary:
     params: int
     params_share: float
     operations_share: float | None
+    reason: str | None = None
 
     @classmethod
     def every(cls, analysis: Analysis) -> tuple[LayerSummary, ...]:
@@ -87,7 +89,7 @@ def _titles(layer: Layer) -> list[str]:
 
 def _summary(layer: Layer, lacks: Sequence[str], elements: int, costs: Mapping[str, int]) -> LayerSummary:
     own = nodes_of(layer.sites) if costs else ()
-    params = sum(site.params for site in layer.sites)
+    params = sum(site.params for site in layer.counted)
     return LayerSummary(
         layer.key,
         layer.name,
@@ -96,6 +98,7 @@ def _summary(layer: Layer, lacks: Sequence[str], elements: int, costs: Mapping[s
         params,
         params / elements if elements else 0.0,
         sum(cost for ref, cost in costs.items() if ref in own) / sum(costs.values()) if costs else None,
+        layer.obstacle,
     )
 
 

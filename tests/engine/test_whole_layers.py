@@ -6,8 +6,9 @@ The oracle is the same network, written without the layer.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,8 +18,11 @@ import onnxheadprune as ohp
 from onnxheadprune.attention import layers as layers_module
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.errors import ValidationFailedError
+from onnxheadprune.attention.units import combined
+from onnxheadprune.errors import RefusedError, ValidationFailedError
+from tests.conftest import Command
 from tests.engine.one_node import run
+from tests.engine.test_sublayers import rename
 from tests.graph_text import model_of
 
 FEED = {
@@ -26,6 +30,7 @@ FEED = {
     for seed, name in enumerate("xt")
 }
 OTHER = "from another input"
+GATE = "gates the stream"
 ATTENTION = """
     q0@ = MatMul(in@, wq@) k0@ = MatMul(in@, wk@) v0@ = MatMul(in@, wv@)
     q1@ = Reshape(q0@, split) k1@ = Reshape(k0@, split) v1@ = Reshape(v0@, split)
@@ -68,6 +73,10 @@ BRANCHES = {
     "no layer at its end": """
         up@ = MatMul(in@, wq@) one@ = Tanh(up@) other@ = MatMul(in@, wk@) branch@ = Mul(one@, other@)
     """,
+    GATE: """
+        up@ = MatMul(in@, wu@) bent@ = Relu(up@) branch@ = MatMul(bent@, wd@)
+        raw@ = MatMul(in@, wq@) open@ = Sigmoid(raw@) kept@ = Mul(in@, open@)
+    """,
     OTHER: "branch@ = MatMul(t, wq@)",
 }
 SIZES = {
@@ -102,7 +111,7 @@ class Network:
                     text += BRANCHES[kind].replace("in@", stream).replace("@", key)
                     outputs += [f"float[B, S, 12] h{key}"] if kind == "hidden is an output" else []
                 if is_there:
-                    text += f" sum{key} = Add({stream}, branch{key})\n"
+                    text += f" sum{key} = Add({f'kept{key}' if kind == GATE else stream}, branch{key})\n"
                     stream = f"sum{key}"
                 if self.norm:
                     text += f" norm{key} = LayerNormalization({stream}, gain, shift)\n"
@@ -141,7 +150,7 @@ def check_removed(network: Network, key: str) -> None:
         np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5)
 
 
-OTHERS = [name for name in BRANCHES if name not in ("attention", "network")]
+OTHERS = [name for name in BRANCHES if name not in ("attention", "network", GATE)]
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
@@ -184,3 +193,85 @@ def test_a_branch_that_is_forgotten_fails_the_validation(monkeypatch: pytest.Mon
             with pytest.raises(ValidationFailedError):
                 ohp.prune(network.model(), {"layer.0": "*"}, provider="cpu")
     check_removed(network, "0")
+
+
+def test_a_layer_that_multiplies_its_stream_is_refused(command: Command, tmp_path: Path) -> None:
+    """Without its branches the gate of the stream would stay (the gateway of D-FINE's decoder)."""
+    network = Network([["attention", "network"], ["attention", GATE], ["attention", "network"]])
+    with pytest.raises(
+        RefusedError, match=r"layer 1 cannot be removed .* multiplies its stream with open_1_1"
+    ):
+        ohp.prune(network.model(), {"layer.1": "*"}, provider="cpu")
+    onnx.save(network.model(), tmp_path / "m.onnx")
+    told = command("inspect", tmp_path / "m.onnx", "--json").document["layers"]
+    assert [layer["reason"] is None for layer in told] == [True, False, True]
+    check_removed(network, "0")
+
+
+def renamed(model: onnx.ModelProto, name: Callable[[str, int, int], str]) -> onnx.ModelProto:
+    """The model under other names of nodes: made of the name of a value, and of the numbers of its layer and branch."""
+    for node in model.graph.node:
+        found = re.search(r"_(\d)_(\d)$", node.output[0])
+        if found:
+            node.name = name(node.output[0], int(found[1]), int(found[2]))
+    return model
+
+
+def test_one_vocabulary_names_sites() -> None:
+    """In scopes TorchScript calls `encoders.0` of a Sequential `encoders.encoders.0`; weights keep their names."""
+    model = Network([["attention", "convolution", "network"]] * 2).model()
+    renamed(model, lambda value, layer, place: f"/encoders/encoders.{layer}/part{place}/{value}")
+    stored = [tensor for tensor in model.graph.initializer if tensor.name.startswith(("wf", "wg"))]
+    rename(model, {item.name: f"encoders.{item.name[3]}.part1.{item.name[:2]}.weight" for item in stored})
+    assert held(model) == {"0": ["0", "ffn.0", "ffn.1"], "1": ["1", "ffn.2", "ffn.3"]}
+    assert [layer.name for layer in layers(inspect(model)).values()] == [
+        "encoders.encoders.0",
+        "encoders.encoders.1",
+    ]
+
+
+def test_stacks_are_counted_each_by_itself() -> None:
+    """A voice: lists of attentions and of networks in its encoder, numbered blocks of convolutions in its vocoder."""
+    blocks = [["hidden is an output", "convolution"]] * 2
+    model = Network([["attention", "network"], ["attention", "network"], *blocks]).model()
+    cut = next(node for node in model.graph.node if node.output[0] == "up_2_0")
+    stored = onnx.numpy_helper.from_array(np.ones((8, 8), np.float32), "between")
+    model.graph.initializer.append(stored)
+    between = onnx.helper.make_node("MatMul", ["sum_1_1", "between"], ["middle"])
+    model.graph.node.insert([*model.graph.node].index(cut), between)
+    for node in [*model.graph.node][[*model.graph.node].index(between) + 1 :]:
+        node.input[:] = ["middle" if name == "sum_1_1" else name for name in node.input]
+
+    def name(value: str, layer: int, place: int) -> str:
+        part = f"enc/encoder/{'ffn' if place else 'attn'}_layers.{layer}"
+        return f"/{part if layer < 2 else f'dec/resblocks.{layer - 2}/convs.{place}'}/{value}"
+
+    found = held(renamed(model, name))
+    assert list(found) == ["dec.resblocks.0", "dec.resblocks.1", "enc.encoder.0", "enc.encoder.1"]
+    assert found["enc.encoder.1"] == ["1", "ffn.1"]
+    assert found["dec.resblocks.0"] == ["sublayer.0", "ffn.2"]
+
+
+@pytest.mark.parametrize(
+    ("named", "removed"),
+    [
+        ("layers.1", ["attn.1", "ffn.1"]),
+        ("layers.0-1", ["attn.0", "attn.1", "ffn.0", "ffn.1"]),
+        ("layers.1.part1", ["ffn.1"]),
+        ("attn.1", ["attn.1"]),
+        ("ffn.0", ["ffn.0"]),
+        ("1", ["attn.1", "ffn.1"]),
+    ],
+)
+def test_layers_take_every_name_that_inspect_prints(named: str, removed: list[str]) -> None:
+    model = Network([["attention", "network"]] * 2).model()
+    spec = combined(None, {}, named)
+    assert spec is not None
+    assert list(ohp.plan_pruning(model, spec).called_whole) == removed
+
+
+def test_layers_together_that_hold_most_operations_are_named() -> None:
+    model = Network([["attention", "network"]] * 3).model()
+    made = ohp.prune(model, {f"layer.{number}": "*" for number in range(3)}, provider="cpu")
+    (warning,) = (text for text in made.warnings if "of all operations" in text)
+    assert warning.startswith("the 3 removed layers together held 9") and "none of them is a stem" in warning

@@ -29,6 +29,7 @@ from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.model.graph.facts import (
     ADDS_AND_NORMALIZES,
     CASTS,
+    DIVIDES,
     DROPOUTS,
     GATHERS,
     JOINS,
@@ -46,6 +47,7 @@ from onnxheadprune.model.graph.walks import reachable
 
 MAX_TERM = 4096
 """Values that one term is computed by."""
+SCALES = MULTIPLIES | DIVIDES
 MOVES = VIEWS | CASTS | DROPOUTS | GATHERS | SLICES | SPLITS | PADS | JOINS | PLAIN_SUMS
 """Operators that output zeros where all that they read is zero."""
 
@@ -193,6 +195,27 @@ class Residuals:
         join = self.join(node)
         return join is not None and not join.plain
 
+    def gate(self, join: Join) -> Use | None:
+        """Return where the stream itself is multiplied with what a layer computes, between two residual sums.
+
+        Args:
+            join: the second sum.
+
+        Returns:
+            The factor, None without one. A norm in single operators and a mask are none.
+        """
+        if self.before(join) is None:
+            return None
+        made = {value.producer for value in join.around if value.producer is not None}
+        for node in sorted(made, key=lambda item: item.index):
+            if node not in SCALES or len(node.inputs) != 2 or len(node.computed) != 2:
+                continue
+            sources = [frozenset(filter(_is_layer_output, near(value))) for value in node.computed]
+            for index, (own, other) in enumerate(zip(sources, reversed(sources), strict=True)):
+                if own - other:
+                    return Use(node, index)
+        return None
+
     def chain(self, join: Join) -> tuple[Join, ...]:
         """All residual sums of the stream that one belongs to, in graph order."""
         if join not in self._chains:
@@ -326,6 +349,10 @@ def _behind_layers(value: Value) -> Iterator[Value]:
 
 def _has_weights(node: Node) -> bool:
     return is_layer(node) or CONVOLUTIONS.of(node) is not None
+
+
+def _is_layer_output(value: Value) -> bool:
+    return value.producer is not None and is_layer(value.producer)
 
 
 def _ahead(node: Node) -> Iterator[Use]:
