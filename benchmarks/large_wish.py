@@ -1,11 +1,13 @@
 """What a wish costs a model larger than memory should be: heads chosen, weights refitted, the cut proven.
 
     python benchmarks/large_wish.py [--layers 22] [--samples 128] [--length 256] [--ratio 0.25] [--folder DIR]
+    python benchmarks/large_wish.py --layers 2 --small --vocabulary 151936 --samples 32 --length 127 [--named 0:0]
 
 The model is made by `benchmarks/decoder.py`: TinyLlama's shape (width 2048, 32 query heads in 4 groups), random
 weights in a file beside it; 22 layers have 1.1 billion. Printed for every stage: processor seconds, wall seconds, and
 the most memory that the process had in it: all of it, and what of that is its own (the rest are pages of files that it
-maps, which the system takes back when others need the room).
+maps, which the system takes back when others need the room). The second form is a model that is small but for its
+vocabulary: what its outputs take.
 """
 
 from __future__ import annotations
@@ -91,6 +93,8 @@ class Stages:
 @click.option("--length", default=256, show_default=True)
 @click.option("--ratio", default=0.25, show_default=True)
 @click.option("--vocabulary", default=32000, show_default=True)
+@click.option("--small", is_flag=True, help="A width of 64 in place of 2,048.")
+@click.option("--named", help="Heads to remove, in place of a ratio.")
 @click.option("--validate/--no-validate", default=True, show_default=True)
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Where to work; a new one in the current folder."
@@ -101,11 +105,14 @@ def main(
     length: int,
     ratio: float,
     vocabulary: int,
+    small: bool,
+    named: str | None,
     validate: bool,
     folder: Path | None,
 ) -> None:
     """Makes the model, then one call of `prune`."""
-    shape = Shape(layers=layers, vocabulary=vocabulary)
+    sizes = {"width": 64, "heads": 8, "groups": 4, "inner": 128} if small else {}
+    shape = Shape(layers=layers, vocabulary=vocabulary, **sizes)
     work = Path(tempfile.mkdtemp(prefix="large-wish-", dir=Path.cwd())) if folder is None else folder
     work.mkdir(exist_ok=True)
     path = work / f"decoder{layers}.onnx"
@@ -120,9 +127,9 @@ def main(
         stages("reading the model")
         result = ohp.prune(
             path,
-            None,
+            named,
             work / "pruned.onnx",
-            wish=ohp.Wish(ratio=ratio),
+            wish=None if named else ohp.Wish(ratio=ratio),
             data=feeds(shape, samples, length),
             provider="cpu",
             validate=validate,

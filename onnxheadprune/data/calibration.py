@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from onnxheadprune.data.bounded import bounded
 from onnxheadprune.data.more import (
     CHUNK,
     GIVEN,
@@ -207,6 +208,7 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
         if more is not None:
             more = more.divided(lambda feed: (one.feed for one in one_by_one(Sample(feed, None, ""), free)))
         inputs, label = fixed_to_one(inputs), f"{label}, one at a time"
+    samples = tuple(part for sample in samples for part in bounded(sample, view, inputs))
     joined = samples[0] if len(samples) == 1 else None
     if joined is not None:
         samples = tuple(_halves(joined, inputs))
@@ -283,11 +285,11 @@ def _sampled(
 
 
 def _takes_one(view: GraphView, samples: Sequence[Sample], inputs: Sequence[Input]) -> bool:
-    """Return whether the model only runs on single samples, tested on the first feed that holds several.
+    """Return whether the model only runs on single samples, tested on the smallest feed that holds several.
 
     Feeds of one sample each may be joined to batches, too: a sample stands for two there.
     """
-    several = next((sample for sample in samples if rows_of(sample.feed, inputs) > 1), None)
+    several = min((item for item in samples if rows_of(item.feed, inputs) > 1), key=_size, default=None)
     if several is None and len(samples) > 1 and free_axes(samples[0], inputs):
         several = part_of(samples[0], inputs, [0, 0])
     if several is None or not free_axes(several, inputs):
@@ -297,6 +299,11 @@ def _takes_one(view: GraphView, samples: Sequence[Sample], inputs: Sequence[Inpu
     except InferenceError:
         return False
     return takes_one(several, inputs, session.run)
+
+
+def _size(sample: Sample) -> int:
+    """The elements of a feed."""
+    return sum(array.size for array in sample.feed.values())
 
 
 def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int = RANDOM_FEEDS) -> Calibration:

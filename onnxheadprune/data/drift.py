@@ -61,6 +61,19 @@ class Evidence:
     effect: Measure | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The original's main output for a feed.
+
+    Attributes:
+        rows: without padding, [rows, features].
+        shares: as probabilities, None where directions are compared.
+    """
+
+    rows: Array
+    shares: Array | None
+
+
 class EffectMeter:
     """Mean effect over many feeds.
 
@@ -105,13 +118,25 @@ class EffectMeter:
             if not math.isfinite(found):
                 raise UsageError(f"the measure {self.name} gave {found}, which is no number to compare")
             return found, 1
-        left, right = (self._rows(outputs[self.main.name], feed) for outputs in (before, after))
-        each = np.concatenate([self._effects(left[part], right[part]) for part in _parts(left.shape)])
-        return float(each.sum()), len(each)
+        return self.apart(self.reference(before, feed), after, feed)
 
-    def _effects(self, before: Array, after: Array) -> Array:
-        left, right = before.astype(np.float64), after.astype(np.float64)
-        return self._divergence(left, right) if self.effect == KL else _angle(left, right)
+    def reference(self, before: Mapping[str, Array], feed: Feed) -> Reference:
+        """The original's outputs for a feed, prepared for comparison with those of many models by `apart`."""
+        rows = self._rows(before[self.main.name], feed)
+        return Reference(rows, self._distribution(rows) if self.effect == KL else None)
+
+    def apart(self, reference: Reference, after: Mapping[str, Array], feed: Feed) -> Measured:
+        """Measure the outputs of one feed by a named measure, without adding the result. Thread-safe."""
+        left, right = reference.rows, self._rows(after[self.main.name], feed)
+        shares = reference.shares
+        total, count = 0.0, 0
+        for part in pieces(left.shape):
+            if shares is None:
+                each = _angle(left[part].astype(np.float64), right[part].astype(np.float64))
+            else:
+                each = self._divergence(left[part], right[part], shares[part])
+            total, count = total + float(each.sum()), count + len(each)
+        return total, count
 
     def take(self, measured: Measured) -> None:
         """Add a result of `measured`."""
@@ -130,22 +155,55 @@ class EffectMeter:
         rows = output if output.ndim > 1 else output.reshape(1, -1)
         return token_rows(rows, (rows.ndim - 1,), feed, self.inputs)
 
-    def _divergence(self, before: Array, after: Array) -> Array:
+    def _distribution(self, rows: Array) -> Array:
+        """The probabilities of rows, in single precision."""
+        shares = np.empty(rows.shape, np.float32)
+        for part in pieces(rows.shape):
+            with np.errstate(invalid="ignore"):
+                shares[part] = np.exp(self._log_probabilities(self._logits(rows[part])))
+        return shares
+
+    def _divergence(self, before: Array, after: Array, shares: Array) -> Array:
+        """The divergence of rows: log(E[exp(d)]) - E[d] for the differences d of the logits, less about their mean.
+
+        In single precision: rounding counts relative to the differences, which are small where the divergence is.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):
+            apart = self._logits(after) - self._logits(before)
+            apart -= _mean(shares, apart)[:, None]
+            rest = _mean(shares, apart)
+            np.exp(apart, out=apart)
+            apart -= 1
+            found = np.log1p(_mean(shares, apart).astype(np.float64)) - rest
+        # Infinities among the numbers, and differences beyond single precision.
+        beyond = ~np.isfinite(found)
+        if not beyond.any():
+            return np.asarray(found)
+        return np.concatenate([found[~beyond], self._exactly(before[beyond], after[beyond])])
+
+    def _exactly(self, before: Array, after: Array) -> Array:
         # A token that is ruled out by minus infinity is a probability of 0.
         known = (before < np.inf).all(axis=-1) & np.isfinite(before).any(axis=-1)
-        left, right = (self._log_probabilities(rows[known]) for rows in (before, after))
+        wide = (self._logits(rows[known].astype(np.float64)) for rows in (before, after))
+        left, right = map(self._log_probabilities, wide)
         share = np.exp(left)
         with np.errstate(invalid="ignore"):
             terms = np.where(share > 0, share * (left - right), 0.0)
         return _numbers(terms.sum(axis=-1))
 
+    def _logits(self, rows: Array) -> Array:
+        return np.log(np.maximum(rows, _TINY)) if self.main.is_probabilities else rows
+
     def _log_probabilities(self, rows: Array) -> Array:
-        if self.main.is_probabilities:
-            rows = np.log(np.maximum(rows, _TINY))
         with np.errstate(invalid="ignore"):
             shifted = rows - rows.max(axis=-1, keepdims=True)
             result: Any = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         return np.asarray(result)
+
+
+def _mean(shares: Array, numbers: Array) -> Array:
+    """The mean of each row by its probabilities."""
+    return np.asarray(np.einsum("ij,ij->i", shares, numbers))
 
 
 def measured_in(main: MainOutput, effect: str | None) -> str:
@@ -166,8 +224,8 @@ def measured_in(main: MainOutput, effect: str | None) -> str:
     return effect
 
 
-def _parts(shape: tuple[int, ...]) -> list[slice]:
-    """Rows of a matrix, some at a time."""
+def pieces(shape: tuple[int, ...]) -> list[slice]:
+    """Return the rows of a matrix in pieces of `AT_ONCE` elements."""
     step = max(1, AT_ONCE // max(shape[-1], 1))
     return [slice(start, start + step) for start in range(0, max(shape[0], 1), step)]
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from onnx import ModelProto, TensorProto
 
+from onnxheadprune.model.bodies import nodes_in
+from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.load import INLINE_LIMIT, LARGE, MAPPED_FROM, LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.reading import Sources, hydrated, tensor_bytes
@@ -54,7 +56,7 @@ def supplier(model: LoadedModel, options: Any, owner: object, *, lasting: bool) 
     size = stored_bytes(model.proto)
     if size <= MAPPED_FROM or not (model.sources or size > INLINE_LIMIT):
         return lambda: bytes(hydrated(model.proto, model.sources).SerializeToString())
-    if size > LARGE or not lasting:
+    if (size > LARGE or not lasting) and not _unpacks(model.proto):
         options.add_session_config_entry(NO_COPIES, "1")
     if size - _bytes_outside(model.proto) > INLINE_LIMIT:
         path = _written(model, owner)
@@ -64,6 +66,11 @@ def supplier(model: LoadedModel, options: Any, owner: object, *, lasting: bool) 
         options.add_session_config_entry(FOLDER, str(folder))
     message = bytes(light.SerializeToString())
     return lambda: message
+
+
+def _unpacks(model: ModelProto) -> bool:
+    """Return whether a model has weights in blocks: without packed copies, they become whole floats in every run."""
+    return any(node in PACKS_BLOCKS for node in nodes_in(model.graph.node))
 
 
 def _mapped(model: LoadedModel, owner: object) -> tuple[ModelProto, Path | None]:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.data.drift import pieces
 from onnxheadprune.runtime.feeds.generate import Outputs, is_finite
 from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.validation.result import Accuracy, Drift
@@ -36,20 +37,25 @@ def _gap(actual: Array, expected: Array) -> Gap:
     if expected.dtype.kind in "OSU":
         same = bool(np.array_equal(actual, expected))
         return Gap(0.0, 0.0) if same else Gap(math.inf, math.inf)
+    rows = [item.reshape(-1, 1) for item in (actual, expected)]
+    pairs = [_largest(*(item[part] for item in rows)) for part in pieces(rows[0].shape)]
+    absolute, scale = (max(numbers) for numbers in zip(*pairs, strict=True))
+    if scale:
+        return Gap(absolute, absolute / scale)
+    # There is no scale to go by: nothing but equality will do.
+    return Gap(absolute, math.inf if absolute else 0.0)
+
+
+def _largest(actual: Array, expected: Array) -> tuple[float, float]:
+    """The largest difference and the scale, where `expected` is finite; a difference that is no number is infinite."""
     left, right = _numbers(actual), _numbers(expected)
     finite = np.isfinite(right)
     if not finite.all():
         left, right = left[finite], right[finite]
     if not right.size:
-        return Gap(0.0, 0.0)
+        return 0.0, 0.0
     absolute = float(np.abs(left - right).max())
-    if math.isnan(absolute):
-        absolute = math.inf
-    scale = float(np.abs(right).max())
-    if scale:
-        return Gap(absolute, absolute / scale)
-    # There is no scale to go by: nothing but equality will do.
-    return Gap(absolute, math.inf if absolute else 0.0)
+    return math.inf if math.isnan(absolute) else absolute, float(np.abs(right).max())
 
 
 def _numbers(array: Array) -> Array:
@@ -125,8 +131,12 @@ class DriftMeter:
 
     def add(self, original: Array, pruned: Array) -> None:
         """Count one pair of outputs of equal shape [..., features]."""
-        before, after = (_numbers(np.atleast_1d(item)) for item in (original, pruned))
+        before, after = (np.atleast_1d(item) for item in (original, pruned))
         before, after = (item.reshape(-1, item.shape[-1]) for item in (before, after))
+        for part in pieces(before.shape):
+            self._add(_numbers(before[part]), _numbers(after[part]))
+
+    def _add(self, before: Array, after: Array) -> None:
         agreeing = before.argmax(axis=1) == after.argmax(axis=1)
         # Tokens that both rule out by minus infinity are equal, and no direction.
         out = np.isneginf(before) & np.isneginf(after)

@@ -241,7 +241,8 @@ class _Bench:
             self.accuracy.add(item.labels, item.before[self.main.name], after[self.main.name])
 
     def _fitting(self, samples: Iterator[Sample]) -> Iterator[Sample]:
-        """The samples as they are given; one by one where the original takes no more at a time."""
+        """The samples, in batches whose outputs fit into memory; one by one if the original takes no more."""
+        from onnxheadprune.data.bounded import bounded
         from onnxheadprune.data.single import ONE_AT_A_TIME, one_by_one, rows_of, takes_one
 
         several: bool | None = None
@@ -250,7 +251,10 @@ class _Bench:
                 several = not takes_one(sample, self.inputs, self.original.run)
                 if not several:
                     self.notes.append(ONE_AT_A_TIME)
-            yield from [sample] if several is not False else one_by_one(sample, self.inputs)
+            if several is False:
+                yield from one_by_one(sample, self.inputs)
+            else:
+                yield from bounded(sample, self.models.asked, self.inputs)
 
     def _compared(self, source: str, held: Sequence[Ran]) -> Iterator[tuple[Ran, CaseResult, Outputs | None]]:
         """A round of feeds at exact settings: all models run them in turn, then outputs are compared feed by feed."""

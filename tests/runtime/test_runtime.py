@@ -17,10 +17,12 @@ import onnxruntime
 import pytest
 
 from onnxheadprune import InferenceError, ProviderError, runtime
+from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session, providers, session, stored
 from onnxheadprune.runtime.providers import probe, resolve_provider
 from tests import toys
 from tests.conftest import Outcome
+from tests.toys_nbits import packed
 
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}
 
@@ -233,3 +235,22 @@ def test_threads_leave_the_streams_as_they_were(capfd: pytest.CaptureFixture[str
     assert (sys.stdout, sys.stderr) == before
     sys.stdout.write("still heard\n")
     assert capfd.readouterr().out == "still heard\n"
+
+
+@pytest.mark.parametrize("blocks", [False, True], ids=["floats", "blocks"])
+def test_weights_in_blocks_are_packed_once(blocks: bool, tmp_path: Path) -> None:
+    """Without packed copies ONNX Runtime makes floats of the whole matrix in every run, at seven times the cost."""
+    model = toys.attention(extra_weight=2**21)
+    onnx.save(packed(model, 0) if blocks else model, tmp_path / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    stored.supplier(
+        open_structure(tmp_path / "model.onnx"),
+        options,
+        test_weights_in_blocks_are_packed_once,
+        lasting=False,
+    )
+    if blocks:
+        with pytest.raises(RuntimeError, match="disable_prepacking"):
+            options.get_session_config_entry(stored.NO_COPIES)
+    else:
+        assert options.get_session_config_entry(stored.NO_COPIES) == "1"

@@ -20,7 +20,7 @@ from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.kept import Kept, Room
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.parts import NOTHING, Parts, context_of, run_feed
-from onnxheadprune.data.drift import EffectMeter, Measured
+from onnxheadprune.data.drift import EffectMeter, Measured, Reference
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds.generate import Feed
@@ -167,14 +167,24 @@ class Chain:
         meters: Sequence[EffectMeter],
         passed: Passed = lambda _: None,
     ) -> None:
-        """Add to the meter of each cut what it does to the outputs.
+        """Add to the meter of each cut what it does to the outputs; all meters measure the same output alike.
 
         Raises:
             UsageError: if the model does not run on the feeds.
         """
+        references: dict[int, Reference] = {}
 
         def look(item: Outcome) -> tuple[int, Measured]:
-            return item.cut, meters[item.cut].measured(item.before, item.after, feeds[item.feed])
+            meter, feed = meters[item.cut], feeds[item.feed]
+            if not isinstance(meter.effect, str):
+                return item.cut, meter.measured(item.before, item.after, feed)
+            # All cuts of a feed follow one another in one thread.
+            if item.feed not in references:
+                references[item.feed] = meter.reference(item.before, feed)
+            found = meter.apart(references[item.feed], item.after, feed)
+            if item.cut == len(cuts) - 1:
+                del references[item.feed]
+            return item.cut, found
 
         for cut, measured in self.outcomes(cuts, feeds, source, look, passed):
             meters[cut].take(measured)
