@@ -6,6 +6,7 @@ and zero points of two or four bits share bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from onnx import TensorProto
 
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.facts import PACKS_BLOCKS
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.view import Node, Use
 
 Mask = npt.NDArray[np.bool_]
 WEIGHT, SCALES, ZERO_POINTS, GROUP_INDEX, BIAS = range(1, 6)
@@ -28,6 +29,16 @@ def is_packed(node: Node) -> bool:
 def block_size(node: Node) -> int:
     """Inputs per block."""
     return int(node.attribute("block_size", 32))
+
+
+def weights_per_element(use: Use) -> float:
+    """Return how many weights an element of a stored tensor holds: several in a packed byte, none in its scale."""
+    node, index = use.node, use.input_index
+    value = node.input(index)
+    if not is_packed(node) or index not in (WEIGHT, SCALES, ZERO_POINTS) or value is None:
+        return 1.0
+    sizes = [dim for dim in value.shape or () if isinstance(dim, int)]
+    return int(node.attribute("K")) * int(node.attribute("N")) / math.prod(sizes) if index == WEIGHT else 0.0
 
 
 def why_not_cut(node: Node, mask: Mask) -> str | None:

@@ -17,6 +17,7 @@ from onnxheadprune.attention.layers import Layer, layers
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.stored import weights_in
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies
 from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops, nodes_of
 from onnxheadprune.edit.inlining import CARRIED_FROM, decided
@@ -46,8 +47,8 @@ class LayerSummary:
         name: its module path, "" where unknown.
         sites: keys of its attention sites and feed-forward blocks ("attn.3", "ffn.3"), in graph order.
         lacks: sublayers of other layers that this layer lacks: "feed-forward block".
-        params: elements of the weights and biases of their units.
-        params_share: of all stored elements of the model.
+        params: weights and biases of their units.
+        params_share: of all stored elements of the model, packed ones counted as weights.
         operations_share: the share of all operations in their units; None where that cannot be
             counted, or the graph has more than `MOST_NODES`.
         reason: why the layer cannot be removed as a whole, None if it can.
@@ -69,7 +70,7 @@ class LayerSummary:
             found = layers(analysis.sites)
         except RefusedError:
             return ()
-        elements = stored_size(analysis.model).elements
+        elements = weights_in(analysis.model, analysis.view)
         costs = _costs(analysis) if found else {}
         every = {title: None for layer in found.values() for title in _titles(layer)}
         return tuple(
@@ -225,7 +226,7 @@ class Inspection:
     def of(cls, loaded: LoadedModel, analysis: Analysis) -> Inspection:
         """Search an analysed model; an unexpected error ends no other search."""
         size = stored_size(loaded.proto)
-        sites = replace(analysis.sites, elements=size.elements)
+        sites = replace(analysis.sites, elements=weights_in(loaded.proto, analysis.view))
         searched = [find() for find in sites.others.values()]
         failed = [item.failure for item in searched if item.failure is not None]
         found: dict[str, Any] = {}

@@ -12,6 +12,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.stored import weights_in
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.attention.sites.unit import Findings, Site
 from onnxheadprune.edit.model_records import LAYERS_ENTRY
@@ -22,7 +23,6 @@ from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import NotAnalysed, analysing, attempted
 from onnxheadprune.model.spelling import many
-from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import annotated
 
 Found = TypeVar("Found", bound=Site)
@@ -154,7 +154,8 @@ def inspect(model: ModelLike) -> Sites:
         ModelError: if the file cannot be read as an ONNX model.
     """
     loaded = open_structure(model)
-    return replace(sites_of(view_of(loaded), model_name(model)), elements=stored_size(loaded.proto).elements)
+    view = view_of(loaded)
+    return replace(sites_of(view, model_name(model)), elements=weights_in(loaded.proto, view))
 
 
 def view_of(model: ModelProto | LoadedModel) -> GraphView:

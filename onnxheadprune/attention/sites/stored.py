@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
+from onnx import ModelProto
 
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.liveness.blocks import is_packed, weights_per_element
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import (
@@ -34,8 +36,9 @@ from onnxheadprune.model.graph.facts import (
     VIEWS,
 )
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.storage.tensors import stored_size
 
 PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS | EXPANDS
 """Nodes without arithmetic: what is zero above is zero below."""
@@ -126,20 +129,42 @@ def _refused(reason: Reason, projection: Projection, sentence: str) -> Refusal:
 
 
 def weights_of(walk: Sweep) -> tuple[int, int, int]:
-    """`(elements, bytes, flops per token)` that a mask sweep removes from stored tensors."""
-    elements = size_in_bytes = flops = 0
+    """`(weights, bytes, flops per token)` that a mask sweep removes from stored tensors."""
+    weights = size_in_bytes = flops = 0
     for value in walk.reached:
         if value.tensor is None or value.shape is None:
             continue
         needs = [walk.edge(use) for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
         # A value without a consumer is an output of an `If` branch.
         live = (needs[0] if needs else walk.kept[value]).as_mask()
-        total = math.prod(dim for dim in value.shape if isinstance(dim, int))
+        total = math.prod(_sizes(value))
         gone = total - round(total * float(np.mean(live.array != 0)))
-        elements += gone
         size_in_bytes += gone * _element_bits(value.elem_type) // 8
+        gone = round(gone * _per_element(value))
+        weights += gone
         flops += 2 * gone if len(value.shape) > 1 else 0
-    return elements, size_in_bytes, flops
+    return weights, size_in_bytes, flops
+
+
+def weights_in(model: ModelProto, view: GraphView) -> int:
+    """Return the number of a model's stored elements, those of packed weights counted as weights.
+
+    Args:
+        model: as it is stored.
+        view: of the model.
+    """
+    packed = [node for node in view.nodes if is_packed(node)]
+    stored = {value for node in packed for value in node.inputs if value is not None and value.holds_tensor}
+    more = sum(math.prod(_sizes(value)) * (_per_element(value) - 1) for value in stored)
+    return stored_size(model).elements + round(more)
+
+
+def _per_element(value: Value) -> float:
+    return weights_per_element(value.consumers[0]) if value.consumers else 1.0
+
+
+def _sizes(value: Value) -> list[int]:
+    return [dim for dim in value.shape or () if isinstance(dim, int)]
 
 
 def _element_bits(elem_type: int) -> int:
