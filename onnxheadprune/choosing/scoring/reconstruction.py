@@ -34,33 +34,43 @@ class Surgeon:
         size = len(covariance)
         damping = DAMPING * float(np.trace(covariance)) / max(size, 1) + 1e-30
         self._inverse = np.linalg.inv(covariance + damping * np.eye(size))
-        self._weights = weights.copy()
+        self._weights = weights
+        self._products = weights @ weights.T if weights.shape[1] >= size else None
+        """Of the weights of every two channels, all that errors need of them; None where outputs are fewer."""
         self.left = np.arange(size)
         """The channels that are still there."""
         self.variance = float(np.sum(weights * (covariance @ weights)))
-        self._damping = damping
-        self._all = weights
+        self._bare = damping * np.square(weights).sum(axis=1)
+        """The share of the damping in the loss of each channel, which is no error."""
 
     def error(self, channels: Sequence[int]) -> float:
         """Return the loss of the output if these channels are removed too."""
         at = np.searchsorted(self.left, channels)
-        block = self._weights[at]
-        lost = float(np.sum(block * np.linalg.solve(self._inverse[np.ix_(at, at)], block)))
-        # The damping also punishes the mere length of the weights that go; that part is no error.
-        return max(lost - self._damping * float(np.square(self._all[list(channels)]).sum()), 0.0)
+        if self._products is None:
+            block = self._weights[at]
+            products = block @ block.T
+        else:
+            products = self._products[np.ix_(at, at)]
+        lost = float(np.trace(np.linalg.solve(self._inverse[np.ix_(at, at)], products)))
+        return max(lost - float(self._bare[list(channels)].sum()), 0.0)
 
     def errors(self) -> Matrix64:
         """Return the loss of the output if one more channel is removed, for each remaining one."""
-        lost = np.square(self._weights).sum(axis=1) / np.diag(self._inverse)
-        bare = self._damping * np.square(self._all[self.left]).sum(axis=1)
-        return np.asarray(np.maximum(lost - bare, 0.0), dtype=np.float64)
+        squares = np.square(self._weights).sum(axis=1) if self._products is None else np.diag(self._products)
+        lost = squares / np.diag(self._inverse)
+        return np.asarray(np.maximum(lost - self._bare[self.left], 0.0), dtype=np.float64)
 
     def remove(self, channels: Sequence[int]) -> None:
         """Remove channels, and refit the weights of the others."""
         at = np.searchsorted(self.left, channels)
         rest = np.setdiff1d(np.arange(len(self.left)), at)
         gain = np.linalg.solve(self._inverse[np.ix_(at, at)], self._inverse[np.ix_(at, rest)]).T
-        self._weights = self._weights[rest] - gain @ self._weights[at]
+        if self._products is None:
+            self._weights = self._weights[rest] - gain @ self._weights[at]
+        else:
+            mixed = self._products[np.ix_(rest, at)] - 0.5 * gain @ self._products[np.ix_(at, at)]
+            change = mixed @ gain.T
+            self._products = self._products[np.ix_(rest, rest)] - change - change.T
         self._inverse = self._inverse[np.ix_(rest, rest)] - gain @ self._inverse[np.ix_(at, rest)]
         self.left = self.left[rest]
 
