@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,6 +21,8 @@ LARGE = 2048
 """Features from which on products are made one at a time: several would fill memory."""
 Rows: TypeAlias = tuple[Array, Array | None, Array | None]
 """Features [rows, n], targets [rows, k] and weights [rows]."""
+Row: TypeAlias = tuple[Array, Array, Array]
+"""Features and targets of some rows, times the roots of their weights, and these roots."""
 AT_ONCE = 2048
 """Rows that are worth a product of their own: adding one to the sums costs as much as multiplying some hundred rows."""
 
@@ -40,6 +42,8 @@ class Moments:
         x_sum: sum of x, [n].
         y_sum: sum of y, [k].
         y_square: sum of y², [k].
+        rows: the rows themselves, times the roots of their weights, where they are few and have targets: with fewer
+            rows than features, products with them are cheaper than with the Gram matrix. None where they are many.
     """
 
     def __init__(self, features: int, targets: int = 0) -> None:
@@ -51,6 +55,7 @@ class Moments:
         self.x_sum = np.zeros(features)
         self.y_sum = np.zeros(targets)
         self.y_square = np.zeros(targets)
+        self.rows: list[Row] | None = [] if targets else None
 
     def add(self, x: Array, y: Array | None = None, weights: Array | None = None) -> None:
         """Add rows. Products are rounded like the activations, sums of them are double.
@@ -72,12 +77,20 @@ class Moments:
             self.cross += products.cross
             self.y_sum += products.y_sum
             self.y_square += products.y_square
+        self._keep([] if products.rows is None else [products.rows])
+
+    def _keep(self, rows: Sequence[Row] | None) -> None:
+        """Keep further rows, or none if they become many."""
+        few = self.rows is not None and rows is not None and 2 * self.count <= len(self.x_sum)
+        self.rows = [*self.rows, *rows] if few and self.rows is not None and rows is not None else None
 
     def merged(self, other: Moments) -> Moments:
         """The moments of both."""
         both = Moments(len(self.x_sum), len(self.y_sum))
         for name in ("count", "total", "gram", "cross", "x_sum", "y_sum", "y_square"):
             setattr(both, name, getattr(self, name) + getattr(other, name))
+        both.rows = self.rows
+        both._keep(other.rows)
         return both
 
     def first(self, count: int) -> Moments:
@@ -86,6 +99,9 @@ class Moments:
         made.count, made.total = self.count, self.total
         made.gram, made.cross = self.gram[:count, :count], self.cross[:count]
         made.x_sum, made.y_sum, made.y_square = self.x_sum[:count], self.y_sum, self.y_square
+        made.rows = None
+        if self.rows is not None and 2 * self.count <= count:
+            made.rows = [(x[:, :count], y, root) for x, y, root in self.rows]
         return made
 
     def mixed(self, mixing: Matrix64) -> Moments:
@@ -98,6 +114,7 @@ class Moments:
         made.count, made.total = self.count, self.total
         made.gram, made.cross = mixing.T @ (self.gram @ mixing), mixing.T @ self.cross
         made.x_sum, made.y_sum, made.y_square = self.x_sum @ mixing, self.y_sum, self.y_square
+        made.rows = None
         return made
 
     def through(self, weight: Matrix64, bias: Matrix64 | None) -> Moments:
@@ -109,6 +126,7 @@ class Moments:
         """
         size, targets = weight.shape
         made = self.first(size)
+        made.rows = None
         z_gram, z_sum = self.gram[size:, size:], self.x_sum[size:]
         offset = np.zeros(targets) if bias is None else bias
         made.cross = self.gram[:size, size:] @ weight + np.outer(made.x_sum, offset)
@@ -122,8 +140,19 @@ class Moments:
         total = self.total or 1.0
         x_mean, y_mean = self.x_sum / total, self.y_sum / total
         return Centred(
-            self.gram / total - np.outer(x_mean, x_mean), self.cross / total - np.outer(x_mean, y_mean)
+            self.gram / total - np.outer(x_mean, x_mean),
+            self.cross / total - np.outer(x_mean, y_mean),
+            self.scaled(x_mean, y_mean),
         )
+
+    def scaled(self, x_mean: Array | float = 0.0, y_mean: Array | float = 0.0) -> tuple[Array, Array] | None:
+        """The rows and targets less some means, with the covariances as their products; None where they are many."""
+        if not self.rows:
+            return None
+        scale = 1.0 / np.sqrt(self.total or 1.0)
+        x, y, root = (np.concatenate(parts) for parts in zip(*self.rows, strict=True))
+        weights = root[:, None].astype(np.float64)
+        return (x - weights * x_mean) * scale, (y - weights * y_mean) * scale
 
     def towards(self, weight: Matrix64, rows: npt.NDArray[np.int_]) -> Centred:
         """Return what some of the features have to say about x W of all of them: targets without a second pass."""
@@ -155,6 +184,7 @@ class Products:
         cross: None without targets.
         y_sum: zero without.
         y_square: zero without.
+        rows: the rows, None without targets.
     """
 
     count: int
@@ -164,6 +194,7 @@ class Products:
     cross: Array | None
     y_sum: Array | float
     y_square: Array | float
+    rows: Row | None = None
 
     @classmethod
     def of(cls, rows: Rows) -> Products:
@@ -179,7 +210,7 @@ class Products:
                 return cls(len(x), total, gram, x_sum, None, 0.0, 0.0).checked()
             y = y if weights is None else y * root[:, None]
             y_square = np.square(y).sum(axis=0, dtype=np.float64)
-            return cls(len(x), total, gram, x_sum, x.T @ y, root @ y, y_square).checked()
+            return cls(len(x), total, gram, x_sum, x.T @ y, root @ y, y_square, (x, y, root)).checked()
 
     def checked(self) -> Products:
         """Themselves, if they are finite.
@@ -249,12 +280,14 @@ def _joined(parts: Sequence[Array | None]) -> Array | None:
 
 @dataclass(frozen=True, eq=False)
 class Centred:
-    """The covariance of features [n, n], and their covariance with targets [n, k]."""
+    """The covariance of features [n, n], their covariance with targets [n, k], and the rows where they are few."""
 
     covariance: Matrix64
     cross: Matrix64
+    rows: tuple[Array, Array] | None = None
 
 
+Wanted: TypeAlias = "slice | npt.NDArray[np.int_]"
 LEAST_PULL, PULLS = 1e-8, 8
 """The pull from which stronger ones are tried where one is too weak for a solution, and how many of them."""
 
@@ -274,6 +307,7 @@ class Ridge:
             start: the weights to stay close to, [n, k].
         """
         self._covariance, self._cross, self._start = centred.covariance, centred.cross, start
+        self._rows = centred.rows
 
     def solved(self, strength: float, columns: npt.NDArray[np.int_] | None = None) -> Matrix64:
         """The weights, [n, columns].
@@ -286,7 +320,7 @@ class Ridge:
         for pull in (strength, *(max(strength, LEAST_PULL) * 100.0**power for power in range(1, PULLS))):
             # Where features hardly vary beside their means, rounding is most of their covariance.
             with contextlib.suppress(np.linalg.LinAlgError):
-                return np.asarray(self._start[:, wanted] + self._step(pull, self._missing[:, wanted]))
+                return np.asarray(self._start[:, wanted] + self._step(pull, np.float64, wanted))
         return np.asarray(self._start[:, wanted])
 
     @functools.cached_property
@@ -308,15 +342,44 @@ class Ridge:
         Raises:
             LinAlgError: if that is too few digits for so weak a pull.
         """
-        return self._step(strength, self._roughly_missing)
+        return self._step(strength, np.float32)
 
-    def _step(self, strength: float, missing: Array) -> Array:
+    def _step(self, strength: float, dtype: type[np.floating[Any]], wanted: Wanted = slice(None)) -> Array:
+        """The change of the wanted columns of the weights."""
         size = len(self._start)
         penalty = strength * float(np.trace(self._covariance)) / max(size, 1)
         # A direction in which nothing varies says nothing about the weights: they stay.
         least = 1e-10 * float(np.max(np.diag(self._covariance), initial=0.0))
-        system = self._covariance.astype(missing.dtype)
-        system.flat[:: size + 1] += max(penalty, least, 1e-30)
-        factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
-        found: Array = scipy.linalg.cho_solve(factor, missing, check_finite=False)
-        return found
+        pull = max(penalty, least, 1e-30)
+        if self._rows is not None:
+            # With fewer rows than features, the change is a combination of rows.
+            rows, products, left = self._by_rows[dtype]
+            return np.asarray(rows.T @ _solution(products, pull, left[:, wanted]))
+        missing = self._missing if dtype is np.float64 else self._roughly_missing
+        return _solution(self._covariance.astype(dtype), pull, missing[:, wanted])
+
+    @functools.cached_property
+    def _by_rows(self) -> Mapping[type[np.floating[Any]], tuple[Array, Array, Array]]:
+        """By precision the rows, their products with each other, and what the old weights leave of their targets."""
+        assert self._rows is not None
+        x, y = self._rows
+        products, left = x @ x.T, y - x @ self._start
+        single: tuple[Array, Array, Array] = (
+            x.astype(np.float32),
+            products.astype(np.float32),
+            left.astype(np.float32),
+        )
+        return {np.float64: (x, products, left), np.float32: single}
+
+
+def _solution(matrix: Array, pull: float, right: Array) -> Array:
+    """Solve (A + pull) x = b.
+
+    Raises:
+        LinAlgError: if A + pull is not positive definite by its digits.
+    """
+    system = matrix.copy()
+    system.flat[:: len(system) + 1] += pull
+    factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+    found: Array = scipy.linalg.cho_solve(factor, right, check_finite=False)
+    return found

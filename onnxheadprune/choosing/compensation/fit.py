@@ -165,7 +165,10 @@ class _Apart:
         product = held.gram @ weight
         self._fixed = np.sum(weight * (product - 2 * held.cross), axis=0) + held.y_square
         self._slope = (2 * (product - held.cross)).astype(np.float32)
-        self._gram = held.gram.astype(np.float32)
+        few = None if held.rows is None else held.scaled()
+        self._rows = None if few is None else (few[0] * np.sqrt(held.total)).astype(np.float32)
+        """The held-out rows if there are fewer of them than inputs."""
+        self._gram = None if self._rows is not None else held.gram.astype(np.float32)
 
     def before(self) -> Matrix64:
         """The error with the old weights and bias."""
@@ -179,9 +182,17 @@ class _Apart:
         """
         squares, new = self._fixed, self._weight
         if step is not None:
-            squares = squares + np.sum(step * (self._gram @ step + self._slope), axis=0, dtype=np.float64)
+            squares = squares + self._change(step)
             new = self._weight + step
         return self._with(squares, self._held.x_sum @ new, _shift(self._learned, new, self._bias))
+
+    def _change(self, step: npt.NDArray[np.float32]) -> Matrix64:
+        """The change of the squares by a step, for each output."""
+        if self._gram is not None:
+            return np.asarray(np.sum(step * (self._gram @ step + self._slope), axis=0, dtype=np.float64))
+        assert self._rows is not None
+        moved = np.sum(np.square(self._rows @ step), axis=0, dtype=np.float64)
+        return np.asarray(moved + np.sum(step * self._slope, axis=0, dtype=np.float64))
 
     def _with(self, squares: Matrix64, sums: Matrix64, bias: Matrix64 | None) -> Matrix64:
         held, offset = self._held, 0.0 if bias is None else bias
@@ -194,7 +205,7 @@ def _problem(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Ridge
         return Ridge(moments.centred(), weight)
     # Without a bias the mean has to go through the weights as well.
     total = moments.total or 1.0
-    raw = Centred(moments.gram / total, moments.cross / total)
+    raw = Centred(moments.gram / total, moments.cross / total, moments.scaled())
     return Ridge(raw, weight)
 
 

@@ -1,0 +1,43 @@
+"""Refits with fewer rows than inputs: solved by the rows, with the result of the normal equations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.compensation.fit import fit
+
+
+def moments(random: np.random.Generator, rows: int, inputs: int, weighted: bool) -> Moments:
+    made = Moments(inputs, 7)
+    for _ in range(3):
+        x = (random.standard_normal((rows // 3, inputs)) + 0.5).astype(np.float32)
+        y = random.standard_normal((rows // 3, 7)).astype(np.float32) + x[:, :7]
+        made.add(x, y, random.random(rows // 3) + 0.1 if weighted else None)
+    return made
+
+
+@pytest.mark.parametrize("biased", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("weighted", [True, False], ids=["weighted", "alike"])
+def test_rows_give_what_the_gram_matrix_gives(biased: bool, weighted: bool) -> None:
+    random = np.random.default_rng(0)
+    learned, held = moments(random, 60, 200, weighted), moments(random, 30, 200, weighted)
+    assert learned.rows is not None and held.rows is not None and learned.merged(held).rows is not None
+    weight, bias = random.standard_normal((200, 7)), np.zeros(7) if biased else None
+    found = fit(learned, held, weight, bias)
+    learned.rows = held.rows = None
+    plain = fit(learned, held, weight, bias)
+    assert found.strength == plain.strength is not None
+    assert found.weight == pytest.approx(plain.weight, rel=1e-5, abs=1e-6)
+    assert found.after == pytest.approx(plain.after, rel=1e-5)
+
+
+def test_rows_are_kept_only_while_they_are_few() -> None:
+    random = np.random.default_rng(0)
+    made = moments(random, 60, 200, False)
+    assert made.rows is not None and made.first(150).rows is not None
+    assert made.first(100).rows is None and made.merged(moments(random, 60, 200, False)).rows is None
+    assert made.mixed(np.eye(200)).rows is None
+    made.add(*(np.zeros((60, size), np.float32) for size in (200, 7)))
+    assert made.rows is None
