@@ -112,3 +112,33 @@ def test_the_operator_that_hides_the_heads_is_named(how: str) -> None:
     )
     (miss,) = (sites := inspect(model)).near_misses
     assert not sites and "cannot be followed through GatherElements" in miss.reason.sentence
+
+
+def test_a_mean_over_heads_whose_scores_are_sums_is_their_projection() -> None:
+    """The last layer of a graph attention network: scores add a number of each token to one of each other."""
+    model = attention(
+        "r = ReduceMean<axes = [1], keepdims = 0>(c)  e = Elu(r)  y = Concat<axis = -1>(e, e)",
+        "float[3, 1, 4] left, float[3, 1, 4] right",
+        before="""vf = MatMul(x, wv)  v4 = Reshape(vf, apart)  v = Transpose<perm = [0, 2, 1, 3]>(v4)
+          ml = Mul(v, left)  mr = Mul(v, right)  l = ReduceSum<keepdims = 1>(ml, lst)
+          rs = ReduceSum<keepdims = 1>(mr, lst)  rt = Transpose<perm = [0, 1, 3, 2]>(rs)  s = Add(l, rt)
+          a = LeakyRelu(s)  maps = Softmax<axis = -1>(a)  c = MatMul(maps, v)""",
+        given={"lst": np.array([-1])},
+        opset=17,
+    )
+    _exact(model)
+
+
+def test_a_context_that_is_rotated_names_the_rotation() -> None:
+    """Invariant point attention turns the points of each head into the frame of each token."""
+    model = attention(
+        f"""turned = Einsum<equation = "bhsi,bsij->bhsj">(c, frames)  ct = Transpose<perm = [0, 2, 1, 3]>(turned)
+        m = Reshape(ct, together)  {PROJECTED}""",
+        inputs="float[b, s, 4, 4] frames",
+    )
+    sites = inspect(model)
+    reasons = [miss.reason.sentence for miss in sites.near_misses]
+    assert sites.sites or all("which multiplies two activations" in sentence for sentence in reasons)
+    for gone in CUTS if sites.sites else ():
+        frames = np.random.default_rng(7).uniform(-1, 1, (2, 5, 4, 4)).astype(np.float32)
+        check_cut(model, FEED | {"frames": frames}, gone)

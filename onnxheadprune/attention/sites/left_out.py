@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from onnxheadprune.attention.sites.grouping import Block
-from onnxheadprune.attention.sites.products import is_product, is_weight, summed, weight_contraction
+from onnxheadprune.attention.sites.products import (
+    is_contraction,
+    is_product,
+    is_weight,
+    summed,
+    upstream,
+    weight_contraction,
+)
 from onnxheadprune.attention.sites.site import NearMiss
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.asking import has_law
@@ -329,13 +336,23 @@ def _why_unknown(node: Node) -> Refusal | None:
     return Refusal(Reason.UNKNOWN_SHAPE, node.label, node.out.name, sentence)
 
 
-def _stopped_above(layer: Node, passed: Set[Node]) -> Refusal | None:
+def _through_product(product: Node) -> Refusal:
+    """The refusal where a context is multiplied with another activation before a projection sums it up."""
+    sentence = f"its heads cannot be followed through {product.label}, which multiplies two activations"
+    return Refusal(Reason.INEXPRESSIBLE, product.label, product.out.name, sentence)
+
+
+def _stopped_above(layer: Node, passed: Set[Node], contexts: Set[Value]) -> Refusal | None:
     """Return why the trace of heads from a linear layer up to the context stops, None if no reason is found."""
     read = summed(layer, afterwards=True)
     if read is None:
         return None
     trace = Tracer().trace(read.value, read.activation[1], read.sizes)
     stop = next((node for node in (*trace.blocked, *trace.lost) if node in passed), None)
+    beside = upstream(read.value, MAX_PARTS, is_contraction) if stop is None else ()
+    product = next((item for item in beside if is_product(item) and item.out not in contexts), None)
+    if product is not None:
+        return _through_product(product)
     if stop is None:
         sentence = f"{layer.label} sums the context up in a way in which its heads cannot be told apart"
         return Refusal(Reason.INEXPRESSIBLE, layer.label, layer.out.name, sentence)
@@ -356,9 +373,11 @@ def _hidden_below(node: Node, contexts: Set[Value]) -> Refusal | None:
         passed.update(below)
         for other in below:
             layer = weight_contraction(other) is not None
-            found = _stopped_above(other, passed) if layer else None
+            found = _stopped_above(other, passed, contexts) if layer else None
             if found is not None:
                 return found
+            if is_product(other) is not None and other.out not in contexts:
+                return _through_product(other)
             if not has_law(other) and not operand_indices(other):
                 sentence = f"its heads cannot be followed through {other.label}, for which there is no rule"
                 return Refusal(Reason.NO_RULE, other.label, other.out.name, sentence)

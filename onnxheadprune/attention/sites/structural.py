@@ -210,7 +210,8 @@ def _reduced_heads(trace: Trace, tracer: Tracer) -> Iterator[Candidate]:
 def _reduced_below(view: GraphView, candidates: Iterable[Candidate], tracer: Tracer) -> Iterator[Candidate]:
     """Yield reductions over the heads of products that no layer below leads to, as where the model ends with them."""
     known = {core.node for item in candidates for core in item.cores}
-    for product in attention_products(view):
+    products = attention_products(view)
+    for product in products:
         if product in known:
             continue
         for node in _reductions_below(product):
@@ -219,7 +220,9 @@ def _reduced_below(view: GraphView, candidates: Iterable[Candidate], tracer: Tra
             channels = [axis for axis, dim in enumerate(shape) if axis not in over and isinstance(dim, int)]
             for axis in reversed(channels):
                 found = [
-                    item for item in _over_heads(node, (axis,), tracer) if all(map(_attends, item.cores))
+                    item
+                    for item in _over_heads(node, (axis,), tracer)
+                    if all(core.node in products for core in item.cores)
                 ]
                 if any(product is core.node for item in found for core in item.cores):
                     yield from found
