@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
+import onnx.defs
 from google.protobuf.message import Message
 from onnx import FunctionProto, ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto
 
@@ -26,6 +27,8 @@ Known: TypeAlias = Callable[[], Shape | None]
 Tensor: TypeAlias = TypeProto.Tensor | TypeProto.SparseTensor
 Dimension: TypeAlias = TensorShapeProto.Dimension
 TENSORS = (TypeProto.Tensor, TypeProto.SparseTensor)
+STANDARD, RUNTIMES = "ai.onnx", ("com.microsoft", "com.ms.")
+"""The standard's domain, and how those of ONNX Runtime's own operators begin."""
 REPLACEABLE = 4
 """From this version of the format on, callers may replace a stored tensor that is an input as well."""
 
@@ -212,6 +215,19 @@ def _infos(scopes: Iterable[Scope]) -> Iterator[tuple[Made, ValueInfoProto]]:
             made = scope.source(info.name)
             if made.place is not Place.UNKNOWN:
                 yield made, info
+
+
+def shadowed(original: ModelProto, pruned: ModelProto) -> Iterator[str]:
+    """Yield the operators that only the pruned model defines anew, though ONNX Runtime has kernels for them.
+
+    ONNX Runtime computes by its kernel and passes over the function, so what the function does proves nothing.
+    """
+    known = {(item.domain, item.name) for item in original.functions}
+    for item in pruned.functions:
+        domain = "" if item.domain == STANDARD else item.domain
+        its_own = domain.startswith(RUNTIMES) or onnx.defs.has(item.name, domain=domain)
+        if its_own and (item.domain, item.name) not in known:
+            yield f"{domain or STANDARD}.{item.name}"
 
 
 def _content(function: FunctionProto) -> bytes:

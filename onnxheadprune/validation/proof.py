@@ -36,6 +36,7 @@ from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.validation.claim import Claim, read_claim
+from onnxheadprune.validation.declared import shadowed
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import Likeness, undocumented
 from onnxheadprune.validation.planned import Weights, find_likeness
@@ -212,6 +213,12 @@ def _proven(
     planning, plan = claim.planning, claim.planning.plan
     invalid, notes = _checker_problems(before.proto, after.proto, names)
     refits, strange = _refits(before, after, claim)
+    anew = ", ".join(shadowed(before.as_stored, after.as_stored))
+    if anew:
+        strange = [
+            *strange,
+            f"{names[1]} defines {anew} itself, which ONNX Runtime computes by its own kernel",
+        ]
     problems = [*claim.problems, *invalid, *strange]
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
     subject = refits.into(before) if refits.tensors else before
@@ -220,7 +227,7 @@ def _proven(
     tolerance = tolerance_for(planning.view)
     notes += [*_record_notes(planned, after.proto, names[1]), *_sentences(alike)]
     numbers_decide = not (problems or alike.identical)
-    wide = _wide(before, planned, after, planning, tolerance) if numbers_decide else None
+    wide = _wide(before, planned, after, planning, tolerance, alike) if numbers_decide else None
     # Nothing that runs reads it, and while models run there should be as few in memory as can be.
     del planned
 
@@ -384,12 +391,17 @@ def _role(data: DataSource | None) -> str:
 
 
 def _wide(
-    original: LoadedModel, planned: ModelProto, pruned: LoadedModel, planning: Planning, tolerance: Tolerance
+    original: LoadedModel,
+    planned: ModelProto,
+    pruned: LoadedModel,
+    planning: Planning,
+    tolerance: Tolerance,
+    alike: Likeness,
 ) -> Wide:
     """Feeds for a pruned model whose graph is not the planned one."""
     from onnxheadprune.validation.wide import Wide
 
-    return Wide(original, planned, pruned, planning.view, tolerance.exact)
+    return Wide(original, planned, pruned, planning.view, tolerance.exact, alike.differing)
 
 
 def _refits(original: LoadedModel, pruned: LoadedModel, claim: Claim) -> tuple[Restored, list[str]]:

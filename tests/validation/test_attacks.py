@@ -222,3 +222,22 @@ def test_another_order_of_inputs_or_outputs_fails(what: str) -> None:
     listed.extend(turned)
     found = attacks.verdict(model, smaller)
     assert found.verdict == "failed" and f"lists its {what} in another order" in found.reason
+
+
+@pytest.mark.parametrize("operator", ["Relu", "com.microsoft.Gelu", "com.microsoft.QuickGelu"])
+def test_an_operator_that_is_defined_anew_fails(operator: str) -> None:
+    """ONNX Runtime has a kernel for it and passes over the function, in which all is as planned."""
+    model = toys.attention()
+    smaller = attacks.pruned(model)
+    domain, _, name = operator.rpartition(".")
+    chosen = attacks.node(smaller, "Softmax")
+    body = onnx.NodeProto.FromString(chosen.SerializeToString())
+    body.input[:], body.output[:] = ["a"], ["b"]
+    function = helper.make_function(domain, name, ["a"], ["b"], [body], [helper.make_opsetid("", 17)])
+    smaller.functions.append(function)
+    chosen.op_type, chosen.domain = name, domain
+    del chosen.attribute[:]
+    if domain:
+        smaller.opset_import.append(helper.make_opsetid(domain, 1))
+    found = attacks.verdict(model, smaller)
+    assert found.verdict == "failed" and "computes by its own kernel" in found.reason, found.reason

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -82,10 +82,7 @@ def fold(node: Node) -> npt.NDArray[np.generic] | None:
     None unless all inputs are small literals, the operator is a standard, deterministic one, and the size of
     its output is known to be small before it is computed: `Range(0, 2**40)` would fill any memory.
     """
-    if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs or not _is_small(node):
-        return None
-    # onnx before 1.23 judges a Range by the loop that defines it, as not deterministic.
-    if node not in COUNTS and not _is_function(node.op_type, node.opset):
+    if not is_computable(node) or not _is_small(node):
         return None
     literals: dict[str, npt.NDArray[np.generic]] = {}
     for value in node.inputs:
@@ -95,7 +92,16 @@ def fold(node: Node) -> npt.NDArray[np.generic] | None:
         literals[value.name] = literal
     if math.prod(max(1, literal.size) for literal in literals.values()) > MAX_COMBINED:
         return None
-    return _run(node, literals)
+    found = computed(node, literals)
+    return found if found is not None and found.size <= MAX_FOLDED else None
+
+
+def is_computable(node: Node) -> bool:
+    """Return whether a node is a standard operator with one output that its inputs decide."""
+    if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs:
+        return False
+    # onnx before 1.23 judges a Range by the loop that defines it, as not deterministic.
+    return node in COUNTS or _is_function(node.op_type, node.opset)
 
 
 def _is_small(node: Node) -> bool:
@@ -105,7 +111,8 @@ def _is_small(node: Node) -> bool:
     return math.prod(dim for dim in shape if isinstance(dim, int)) <= MAX_FOLDED
 
 
-def _run(node: Node, literals: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.generic] | None:
+def computed(node: Node, literals: Mapping[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.generic] | None:
+    """The only output of a node for inputs by name, by onnx's reference implementation; None where that fails."""
     from onnx.reference import ReferenceEvaluator
 
     inputs = [_declared(node.inputs, name, literal) for name, literal in literals.items()]
@@ -116,8 +123,7 @@ def _run(node: Node, literals: dict[str, npt.NDArray[np.generic]]) -> npt.NDArra
         results: Any = ReferenceEvaluator(model).run(None, dict(literals))
     except Exception:  # an operator the reference lacks: the value stays unknown, which is always safe
         return None
-    array = np.asarray(results[0])
-    return array if array.size <= MAX_FOLDED else None
+    return np.asarray(results[0])
 
 
 def _declared(

@@ -30,6 +30,7 @@ class Padding(enum.Enum):
     NONE = "none"
     RIGHT = "right"
     LEFT = "left, and a hole"
+    WHOLE = "the whole first sample"
 
 
 class Reading(enum.Enum):
@@ -79,7 +80,7 @@ class Style:
         plain: second try for models that choke on the first: floats between 0 and 1, and boolean masks
             the other way round (True means "ignore" in some exports).
         tails: floats of all magnitudes up to a thousand.
-        first_row: ids count up from here, so that every row of a table is read by some feed; None draws them.
+        first_row: ids count up from here, also from below zero; None draws them.
         value: what about half of the floats are; None leaves that to chance.
         special: which ids among those that inputs are compared with stand in a row, None for none of them.
     """
@@ -126,7 +127,7 @@ def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.ran
         case Role.IDS:
             if style.first_row is not None:
                 counted = style.first_row + np.arange(math.prod(shape)).reshape(shape)
-                return counted % (item.rows or UNKNOWN_ROWS)
+                return np.where(counted < 0, counted, counted % (item.rows or UNKNOWN_ROWS))
             return _with_special(generator.integers(0, item.rows or UNKNOWN_ROWS, shape), item, style.special)
 
 
@@ -159,9 +160,12 @@ def _magnitudes(shape: tuple[int, ...], generator: np.random.Generator) -> Array
 def _mask(shape: tuple[int, ...], padding: Padding) -> npt.NDArray[np.bool_]:
     """Ones; when padded, row `i` loses `1 + i` places at one end, but never more than half.
 
-    Padding on the left comes with a hole: the place after the middle is lost too.
+    Padding on the left comes with a hole: the place after the middle is lost too. Of a padded whole nothing is left.
     """
     mask = np.ones(shape, dtype=np.bool_)
+    if padding is Padding.WHOLE and len(shape) > 1:
+        mask[0] = False
+        return mask
     if padding is Padding.NONE or len(shape) < 2 or shape[-1] < 2:
         return mask
     length = shape[-1]

@@ -1,0 +1,66 @@
+"""A cut that damages its output where a quantity meets a number fails, however the number is spelled."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tests import attacks
+from tests.forgeries import DAMAGES, QUANTITIES, SPELLINGS, forged
+
+EVERY = list(itertools.product(SPELLINGS, QUANTITIES))
+PLAIN = set(zip(list(SPELLINGS)[2::2], QUANTITIES, strict=False))
+"""Each quantity once; the long run takes each spelling with each."""
+
+
+@pytest.mark.parametrize(
+    ("spelling", "quantity", "damage"),
+    [
+        pytest.param(
+            *pair,
+            list(DAMAGES)[index % len(DAMAGES)],
+            marks=() if pair in PLAIN else (pytest.mark.long,),
+        )
+        for index, pair in enumerate(EVERY)
+    ],
+)
+def test_a_forgery_fails(spelling: str, quantity: str, damage: str) -> None:
+    model, smaller = forged(quantity, spelling, damage)
+    found = attacks.verdict(model, smaller)
+    assert found.verdict == "failed", found.reason
+
+
+ODD = {
+    "a sample without a token": """most = ReduceMax<axes = [1], keepdims = 0>(attention_mask)
+        least = ReduceMin<keepdims = 0>(most) some = Cast<to = 9>(least) evil = Not(some)""",
+    "the last id of a table": """least = ReduceMin<keepdims = 0>(input_ids) n = Constant<value_int = 13>()
+        evil = Greater(least, n)""",
+    "a negative id": """least = ReduceMin<keepdims = 0>(input_ids) n = Constant<value_int = 0>()
+        evil = Less(least, n)""",
+    "an id as low as can be": """least = ReduceMin<keepdims = 0>(input_ids) n = Constant<value_int = -18>()
+        evil = Less(least, n)""",
+}
+
+
+@pytest.mark.parametrize("condition", ODD.values(), ids=ODD)
+def test_inputs_at_the_ends_of_what_is_allowed_are_run(condition: str) -> None:
+    model = attacks.text_model()
+    smaller = attacks.pruned(model)
+    attacks.doubled_where(condition)(smaller)
+    found = attacks.verdict(model, smaller)
+    assert found.verdict == "failed", found.reason
+
+
+def test_numbers_that_are_not_tried_are_counted() -> None:
+    model = attacks.text_model()
+    smaller = attacks.pruned(model)
+    numbers = ", ".join(str(2000 + index) for index in range(9))
+    listed = f"all = Constant<value_ints = [{numbers}]>() sum = ReduceSum<keepdims = 0>(all)"
+    attacks.doubled_where(f"{listed} evil = Equal(length, sum)")(smaller)
+    found = attacks.verdict(model, smaller)
+    assert found.exact == "tried"
+    assert any(
+        note.startswith("10 numbers that only its graph holds were not tried as sizes")
+        for note in found.notes
+    )
