@@ -8,7 +8,8 @@ do not make it another one.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import itertools
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,8 @@ from onnx import NodeProto
 
 from onnxheadprune.validation.scopes import Made, Place, Scope, label, own_nodes
 
-MOST_CANDIDATES = 8
-"""Planned nodes that are compared with one node of the pruned graph, where only the operator speaks for them."""
+MOST_CANDIDATES = 32
+"""Planned nodes that are looked at for one node of the pruned graph, where only the operator speaks for them."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Placed:
 
 
 Pair = tuple[NodeProto, NodeProto]
+Operator = tuple[str, str]
 SameNode = Callable[[NodeProto, NodeProto], bool]
 """Whether two nodes have the same operator, attributes, and numbers of inputs and outputs."""
 SameValue = Callable[[Made, Made], bool]
@@ -77,9 +79,11 @@ class _Matcher:
         """The planned node by the identity of the pruned one."""
         self.taken: set[int] = set()
         self.waiting: list[tuple[Placed, Placed]] = []
-        self.by_operator: dict[tuple[str, str], list[Placed]] = defaultdict(list)
+        self.by_operator: dict[Operator, deque[Placed]] = defaultdict(deque)
+        self.by_tensors: dict[tuple[Operator, frozenset[str]], list[Placed]] = defaultdict(list)
         for item in self.ours.values():
-            self.by_operator[item.proto.domain, item.proto.op_type].append(item)
+            self.by_operator[_operator(item)].append(item)
+            self.by_tensors[_operator(item), _tensors(item)].append(item)
 
     def run(self, seeds: Iterable[Pair]) -> None:
         for first, second in seeds:
@@ -89,15 +93,15 @@ class _Matcher:
         # First where all inputs agree, then where stored tensors do, last where nothing speaks against it.
         for certain, own_tensors in ((True, False), (False, True), (False, False)):
             for item in self.theirs.values():
-                if id(item.proto) in self.partner or (own_tensors and not _reads_tensor(item)):
+                if id(item.proto) in self.partner or (own_tensors and not _tensors(item)):
                     continue
-                for candidate in self._candidates(item):
+                for candidate in self._candidates(item, certain=certain):
                     if self._fits(candidate, item, certain=certain):
                         self._match(candidate, item)
                         self._spread()
                         break
 
-    def _candidates(self, item: Placed) -> Iterator[Placed]:
+    def _candidates(self, item: Placed, *, certain: bool) -> Iterator[Placed]:
         """Planned nodes that read the same at the same place, then some with the same operator."""
         for position, source in enumerate(item.sources):
             partner = None if source is None or source.place is not Place.NODE else self._partner(source)
@@ -106,22 +110,14 @@ class _Matcher:
                 yield from (
                     reader for reader, place in readers if place == position and self._is_free(reader)
                 )
-        free = (
-            candidate
-            for candidate in self.by_operator[item.proto.domain, item.proto.op_type]
-            if self._is_free(candidate)
-        )
-        names = {
-            source.name for source in item.sources if source is not None and source.place is Place.TENSOR
-        }
-        others: list[Placed] = []
-        for candidate in free:
-            held = {s.name for s in candidate.sources if s is not None and s.place is Place.TENSOR}
-            if names and names == held:
-                yield candidate
-            elif len(others) < MOST_CANDIDATES:
-                others.append(candidate)
-        yield from others
+        if certain and any(source is not None and source.place is Place.NODE for source in item.sources):
+            return
+        if _tensors(item):
+            yield from filter(self._is_free, self.by_tensors[_operator(item), _tensors(item)])
+        listed = self.by_operator[_operator(item)]
+        while listed and not self._is_free(listed[0]):
+            listed.popleft()
+        yield from filter(self._is_free, itertools.islice(listed, MOST_CANDIDATES))
 
     def _is_free(self, planned: Placed) -> bool:
         return id(planned.proto) not in self.taken
@@ -169,12 +165,13 @@ class _Matcher:
 
     def _fits(self, planned: Placed, pruned: Placed, *, certain: bool) -> bool:
         """Return whether two nodes may be the same, all inputs known to agree if `certain`."""
-        if not self._is_free(planned) or not self.same_node(planned.proto, pruned.proto):
+        if not self._is_free(planned) or _operator(planned) != _operator(pruned):
             return False
-        return all(
-            self._agrees(ours, theirs, certain=certain)
-            for ours, theirs in zip(planned.sources, pruned.sources, strict=True)
-        )
+        if len(planned.sources) != len(pruned.sources):
+            return False
+        pairs = zip(planned.sources, pruned.sources, strict=True)
+        agree = all(self._agrees(ours, theirs, certain=certain) for ours, theirs in pairs)
+        return agree and self.same_node(planned.proto, pruned.proto)
 
     def _agrees(self, ours: Made | None, theirs: Made | None, *, certain: bool) -> bool:
         """Return whether one input may be the same: what was inserted or left out before it says nothing."""
@@ -222,5 +219,12 @@ def _readers(nodes: Iterable[Placed]) -> dict[tuple[int, int], list[tuple[Placed
     return found
 
 
-def _reads_tensor(item: Placed) -> bool:
-    return any(source is not None and source.place is Place.TENSOR for source in item.sources)
+def _operator(item: Placed) -> Operator:
+    return item.proto.domain, item.proto.op_type
+
+
+def _tensors(item: Placed) -> frozenset[str]:
+    """The names of the stored tensors that a node reads."""
+    return frozenset(
+        source.name for source in item.sources if source is not None and source.place is Place.TENSOR
+    )
