@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, numpy_helper, parser
 
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
@@ -55,13 +55,13 @@ def _mixture(other_choice: bool = False) -> tuple[ModelProto, Net]:
     return net.export([summed]), net
 
 
-def _zeroed(model: ModelProto, gone: list[int]) -> ModelProto:
+def _zeroed(model: ModelProto, gone: list[int], axis: int = 2) -> ModelProto:
     made = ModelProto()
     made.CopyFrom(model)
     for tensor in made.graph.initializer:
         if tensor.name.startswith("down"):
             array = numpy_helper.to_array(tensor).copy()
-            array[:, :, gone] = 0
+            np.moveaxis(array, axis, 0)[gone] = 0
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     return made
 
@@ -92,3 +92,57 @@ def test_data_leaves_picked_experts_alone() -> None:
     """A choice by data needs the map that sums neurons up, and there is one for each token."""
     (block,) = inspect(_mixture()[0]).neurons
     assert block.removable and "a router chooses" in str(block.only_named)
+
+
+def _unrolled(numbers: str) -> ModelProto:
+    """Two experts, one after the other, of three that are stacked; `first_one` and `second_one` are their numbers."""
+    each = "".join(
+        f"""
+  u{at} = Gather <axis = 0> (up, {at}_one)
+  made{at} = MatMul (x, u{at})
+  h{at} = Relu (made{at})
+  d{at} = Gather <axis = 0> (down, {at}_one)
+  y{at} = MatMul (h{at}, d{at})
+"""
+        for at in ("first", "second")
+    )
+    model = parser.parse_model(f"""
+<ir_version: 9, opset_import: ["" : 18]>
+unrolled (float[5, 4] x, int64[2] hit) => (float[5, 4] out) <int64 zero = {{0}}, int64 one = {{1}}>
+{{ first_one = Gather <axis = 0> ({numbers}, zero)
+  second_one = Gather <axis = 0> ({numbers}, one)
+{each}
+  both = Add (yfirst, ysecond)
+  out = Add (x, both) }}""")
+    random = np.random.default_rng(0)
+    stored = {"up": (3, 4, 6), "down": (3, 6, 4)}
+    arrays = {name: random.standard_normal(shape).astype(np.float32) for name, shape in stored.items()}
+    arrays["known"] = np.array([2, 0])
+    for name, array in arrays.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    for number, node in enumerate(model.graph.node):
+        node.name = f"unrolled/{node.op_type}_{number}"
+    return model
+
+
+FEED = {"x": np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32), "hit": np.array([1, 2])}
+
+
+def test_experts_that_an_unrolled_loop_picks_are_one_block() -> None:
+    """Each iteration reads the tables at a computed place: cut for one of them alone, they would be copied."""
+    model, gone = _unrolled("hit"), [1, 4]
+    (block,) = inspect(model).neurons
+    assert (block.num_units, block.reason, block.params) == (6, None, 3 * 6 * 8)
+    plan = analyse(model, {"ffn.0": gone}, "the model").plan
+    cut = apply_plan(plan, model)
+    shapes = {tensor.name: list(tensor.dims) for tensor in cut.graph.initializer if len(tensor.dims) > 1}
+    assert plan.edge_gathers == () and shapes == {"up": [3, 4, 4], "down": [3, 4, 4]}
+    np.testing.assert_allclose(
+        run(cut, FEED)["out"], run(_zeroed(model, gone, axis=1), FEED)["out"], atol=1e-5
+    )
+
+
+def test_the_share_of_a_slice_is_the_slice() -> None:
+    """Blocks that read known places of a table own what lies there, and not the whole table each."""
+    blocks = inspect(_unrolled("known")).neurons
+    assert [block.params for block in blocks] == [6 * 8, 6 * 8]

@@ -37,7 +37,12 @@ from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ROWS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import stored_behind
+
+TOKENS = GATHERS | GATHERS_ROWS
+"""Operators that pick some of all tokens."""
 
 
 @dataclass(eq=False)
@@ -144,16 +149,35 @@ def _channels(made: Origins) -> tuple[tuple[int, ...], ...]:
 def _identity(read: Summed, made: Origins, projection: Projection) -> object:
     """Return a key that is equal for projections which read the same neurons.
 
-    They read the same channels of the same layers; or they are the same layer in both branches of an `If`.
+    They read the same channels of the same layers; or they are the same layer in both branches of an `If`; or each
+    picks the matrices of an expert from the same tables, for some of the same tokens, as an unrolled loop over the
+    experts that are chosen does.
     """
     branch = branch_of(read.node)
     if branch is not None:
         return branch[0], weight_name(projection), len(projection.channels)
+    table = _table(projection)
+    if table is not None:
+        return table, len(projection.channels), frozenset(map(_all_tokens, _read(made.makers)))
     owner = _owners(projection)
     return tuple(
         (maker.index, tuple(owner.get(min(row, default=0)) for row in rows))
         for maker, rows in sorted(made.makers.items(), key=lambda item: item[0].index)
     )
+
+
+def _table(projection: Projection) -> Value | None:
+    """Return the stored tensor that a projection's matrix is picked from by computed numbers, None without."""
+    weight = projection.operand
+    table = None if weight is None or weight.is_constant else stored_behind(weight)
+    return table if table is not None and table.is_constant else None
+
+
+def _all_tokens(value: Value) -> Value:
+    """Return what some tokens are picked from."""
+    while value.producer is not None and value.producer in TOKENS and value.producer.inputs[0] is not None:
+        value = value.producer.inputs[0]
+    return value
 
 
 def _owners(projection: Projection) -> dict[int, int]:

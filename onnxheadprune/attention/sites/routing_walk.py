@@ -52,6 +52,7 @@ from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import (
     CHOOSES_ELEMENTS,
     DECIDED_BY_LARGEST,
+    FINDS_NONZERO,
     GATHERS_ROWS,
     JOINS,
     REDUCES,
@@ -166,6 +167,11 @@ class _Walk:
             return self._refused(node, "picks scores by numbers that are none of this router's choice")
         if node in WRITES_INTO and self._added_up(node, scored):
             return None
+        if node in FINDS_NONZERO:
+            return self._refused(
+                node,
+                "lists the experts that any token is sent to, and what follows depends on how many these are",
+            )
         if contraction_of(node) is not None:
             return self._product(node, scored)
         return self._carry(node, scored)

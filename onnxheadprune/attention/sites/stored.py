@@ -19,7 +19,10 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.blocks import is_packed, weights_per_element
+from onnxheadprune.liveness.domain import MASKS
+from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import (
@@ -36,7 +39,7 @@ from onnxheadprune.model.graph.facts import (
     VIEWS,
 )
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.storage.tensors import stored_size
 
@@ -134,11 +137,12 @@ def weights_of(walk: Sweep) -> tuple[int, int, int]:
     for value in walk.reached:
         if value.tensor is None or value.shape is None:
             continue
-        needs = [walk.edge(use) for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
+        uses = [use for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
         # A value without a consumer is an output of an `If` branch.
-        live = (needs[0] if needs else walk.kept[value]).as_mask()
+        live = (walk.edge(uses[0]) if uses else walk.kept[value]).as_mask()
+        whole = _whole(uses[0]) if uses else FULL
         total = math.prod(_sizes(value))
-        gone = total - round(total * float(np.mean(live.array != 0)))
+        gone = round(total * (_share(whole) - _share(live & whole)))
         size_in_bytes += gone * _element_bits(value.elem_type) // 8
         gone = round(gone * _per_element(value))
         weights += gone
@@ -165,6 +169,16 @@ def _per_element(value: Value) -> float:
 
 def _sizes(value: Value) -> list[int]:
     return [dim for dim in value.shape or () if isinstance(dim, int)]
+
+
+def _whole(use: Use) -> Live:
+    """Return the part of a stored tensor that a node reads before anything is removed: a slice reads a slice."""
+    answer = ask(use.node, [FULL for _ in use.node.outputs], MASKS)
+    return FULL if isinstance(answer, Refusal) else answer.inputs.get(use.input_index, FULL).as_mask()
+
+
+def _share(live: Live) -> float:
+    return float(np.mean(live.array != 0))
 
 
 def _element_bits(elem_type: int) -> int:
