@@ -106,10 +106,11 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
     streams, seen = Streams(), dict[Node, MixtureSite]()
     numbered = {core: site for site in known if site.INSIDE and site.removed for core in site.cores}
     heads = {item.node for site in known if isinstance(site, AttentionSite) for item in site.projections}
-    for router, live, experts in _routers(view, streams):
+    for router, live, experts, is_gate in _routers(view, streams):
         if router in seen and seen[router].reason is None:
             continue
         routing = routing_of(router, live, experts)
+        routing.is_gate = is_gate
         if not routing.chosen and any(item.node in heads for item in routing.meetings):
             # It weighs heads.
             continue
@@ -181,23 +182,25 @@ def _multiplies_matrix(value: Value) -> bool:
     return False
 
 
-def _routers(view: GraphView, streams: Streams) -> Iterator[tuple[Node, Live, int]]:
-    """Yield linear layers that may be routers, each with the expert of each of its outputs, and their number.
+def _routers(view: GraphView, streams: Streams) -> Iterator[tuple[Node, Live, int, bool]]:
+    """Yield linear layers that may be routers, with the expert of each output, their number, and whether it is a gate.
 
     Of one layer that may have different numbers of experts, those with most come first: others are groups of these.
     """
     found: dict[tuple[Node, int], Live] = {}
+    chosen_among = set[Node]()
     for node in view.needed:
         for value, axis, size in _scores(node):
             read = _router(value, axis, size, streams)
             if read is not None and not _is_of_stacked_neurons(node, read[0]):
                 router, live, experts = read
+                chosen_among.update([router] if node not in VANISHES else [])
                 found.setdefault((router, experts), live)
                 if live.array.size > experts:
                     # Groups of experts, or slots of these.
                     found.setdefault((router, live.array.size), Live.numbered(live.axes[0], live.array.size))
     for (node, size), live in sorted(found.items(), key=lambda item: (item[0][0].index, -item[0][1])):
-        yield node, live, size
+        yield node, live, size, node not in chosen_among
 
 
 def _scores(node: Node) -> Iterator[tuple[Value, int, int]]:
@@ -311,7 +314,7 @@ def _chooses_networks(routing: Routing) -> bool:
     """
     if routing.picked or routing.ends:
         return True
-    if not routing.chosen and not any(item.node in WEIGHS for item in routing.meetings):
+    if routing.is_gate:
         # Neurons have activations, too.
         return False
     layers: list[tuple[object, ...]] = []

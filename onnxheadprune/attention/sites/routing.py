@@ -201,6 +201,7 @@ class Routing:
         least: how many must be left of all, and per set of positions that one choice is made from.
         picked: stored weights or operators that have an axis of experts.
         stand_in: the expert that is read where the last class is chosen, which has no weights; None without one.
+        is_gate: whether its scores are neither chosen among nor sum to one: neurons have activations like that.
         stop: why no expert can go, None if some can.
     """
 
@@ -218,6 +219,7 @@ class Routing:
     least: list[tuple[Live, int, int]] = field(default_factory=list)
     picked: list[Node] = field(default_factory=list)
     stand_in: int | None = None
+    is_gate: bool = False
     stop: Refusal | None = None
 
     @property
