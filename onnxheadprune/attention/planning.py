@@ -258,7 +258,7 @@ def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
         from onnxheadprune.attention.vocabulary.trim import trimming
 
         tokens = plan.vocabulary.tokens
-        loaded = trimming(loaded, tokens.kept, tokens.inputs, tokens.rows).model
+        loaded = trimming(loaded, tokens.kept, tokens.inputs, tokens.rows, tokens.outputs).model
     return loaded
 
 

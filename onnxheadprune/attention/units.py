@@ -45,8 +45,6 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
         named.setdefault(kind, {})[own] = gone
     for site in (site for key in whole for site in _whole_sites(key, sites)):
         named.setdefault(kinds.kind_of(site), {})[str(site.number)] = site.original(range(site.num_units))
-    if not named:
-        _some(AttentionSite, sites)
     chosen: dict[int, tuple[int, ...]] = {}
     for kind, specs in named.items():
         chosen |= resolved(specs, _some(kind, sites))

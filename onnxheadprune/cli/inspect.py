@@ -45,11 +45,11 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     ]
     if as_json:
         emit_json(found.to_dict() | {"does_not_load": unloadable})
-    elif sites.known:
+    elif sites.known or found.vocabularies:
         out().print(*sites_report(sites, [*layers_report(found.layers), *rows]), sep="\n")
     else:
         err().print(*near_misses(sites), *rows, sep="\n")
-    if sites.known:
+    if sites.known or found.vocabularies:
         return 0
     hint = "; see above for what came close" if sites.near_misses or sites.no_heads or sites.hidden else ""
     hint = "; see above for what could not be analysed" if found.failed else hint

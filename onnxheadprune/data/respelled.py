@@ -48,7 +48,9 @@ def tokens_in(
     for name in names:
         ids = np.asarray(sample.feed[name], np.int64)
         mask = next((mask for mask in masks if mask.shape == ids.shape), None)
-        yield ids.reshape(-1) if mask is None else ids[np.asarray(mask, np.bool_)]
+        some = ids.reshape(-1) if mask is None else ids[np.asarray(mask, np.bool_)]
+        # Labels are -100 where nothing is to be predicted.
+        yield some[some >= 0]
 
 
 def respelled(
@@ -64,13 +66,21 @@ def respelled(
         for ids in tokens_in(sample, inputs, names):
             total += ids.size
             unchanged += int(np.count_nonzero(new[ids] >= 0))
+        ids_of = {name: np.asarray(sample.feed[name]) for name in names}
         feed = {
             **sample.feed,
-            **{name: new[sample.feed[name]].astype(sample.feed[name].dtype) for name in names},
+            **{
+                name: np.where(ids < 0, ids, new[np.maximum(ids, 0)]).astype(ids.dtype)
+                for name, ids in ids_of.items()
+            },
         }
         size = rows_of(sample.feed, inputs)
         count += size
-        bad = {row for name in names for row in np.argwhere(feed[name] < 0)[:, 0].tolist()}
+        gone = [(feed[name] < 0) & (ids >= 0) for name, ids in ids_of.items()]
+        bad = {row for array in gone if array.ndim > 1 for row in np.argwhere(array)[:, 0].tolist()}
+        if any(array.any() for array in gone if array.ndim < 2):
+            # An id that is compared with those of all rows.
+            bad |= set(range(size))
         good = [row for row in range(size) if row not in bad]
         moved = Sample(feed, sample.labels, sample.source)
         if len(good) == size:

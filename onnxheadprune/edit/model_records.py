@@ -106,7 +106,8 @@ EXITS_ENTRY: Entry[tuple[RecordedExit, ...], Sequence[RecordedExit]] = Entry(
 """The early exits of the original, nothing for a model in which none was made permanent."""
 
 
-VOCABULARY_VERSION = 1
+VOCABULARY_VERSION = 2
+"""1 did not record the outputs that are logits: those with an element for each token were."""
 MAX_ROWS = 2**22
 """Rows of the largest table that is credible; the largest vocabularies have a quarter of a million."""
 
@@ -119,18 +120,21 @@ class RecordedVocabulary:
         rows: token ids of the original.
         kept: which of them are left, in order; the new id of each is its position.
         inputs: names of the inputs with token ids.
+        outputs: names of the outputs with a number for each token; None where that is not recorded.
     """
 
     rows: int
     kept: tuple[int, ...]
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, with a bit per token; `from_dict` reads it."""
         bits = np.zeros(self.rows, np.bool_)
         bits[list(self.kept)] = True
         packed = base64.b64encode(np.packbits(bits).tobytes()).decode()
-        return {"rows": self.rows, "kept": packed, "inputs": list(self.inputs)}
+        outputs = {} if self.outputs is None else {"outputs": list(self.outputs)}
+        return {"rows": self.rows, "kept": packed, "inputs": list(self.inputs)} | outputs
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RecordedVocabulary:
@@ -140,7 +144,7 @@ class RecordedVocabulary:
             ValueError: if it is not what `to_dict` makes.
         """
         with Fields(dict(data)) as fields:
-            return _read(fields, VOCABULARY_VERSION)
+            return _read(fields, VOCABULARY_VERSION if "outputs" in data else 1)
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ class VocabularyCut:
         )
 
 
-def _read(fields: Fields, _: int) -> RecordedVocabulary:
+def _read(fields: Fields, version: int) -> RecordedVocabulary:
     rows = fields.take("rows", whole(1, MAX_ROWS))
 
     def kept(value: object) -> tuple[int, ...]:
@@ -208,13 +212,14 @@ def _read(fields: Fields, _: int) -> RecordedVocabulary:
             raise ValueError(f"it is not a bit for each of {rows} tokens, of which some are kept")
         return found
 
-    def inputs(value: object) -> tuple[str, ...]:
+    def each_once(value: object) -> tuple[str, ...]:
         found = names(value)
         if isinstance(value, list) and len(found) < len(value):
-            raise ValueError("it names an input twice")
+            raise ValueError("it names an input or output twice")
         return found
 
-    return RecordedVocabulary(rows, fields.take("kept", kept), fields.take("inputs", inputs))
+    outputs = fields.take("outputs", each_once) if version > 1 else None
+    return RecordedVocabulary(rows, fields.take("kept", kept), fields.take("inputs", each_once), outputs)
 
 
 VOCABULARY_ENTRY: Entry[RecordedVocabulary | None, RecordedVocabulary] = Entry(

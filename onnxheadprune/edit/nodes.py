@@ -20,6 +20,8 @@ BOUNDS_ARE_INPUTS = 10
 HAS_NO_RANDOM_KERNELS = 22
 """The opset since which ONNX Runtime (1.31) has no kernel for RandomUniformLike and its like."""
 
+COMPARES_INTEGERS = 12
+"""The opset since which Max and Min take integers."""
 CHOOSES_NUMBERS = 9
 """The opset since which there is a Where."""
 
@@ -42,6 +44,16 @@ def multiply(before: str, left: str, right: str, output: str) -> InsertNode:
 def divide(before: str, left: str, right: str, output: str) -> InsertNode:
     """`left / right`, without a rest for whole numbers."""
     return InsertNode(before, "Div", (left, right), (output,))
+
+
+def larger(before: str, left: str, right: str, output: str) -> InsertNode:
+    """The larger of two numbers; of integers since `COMPARES_INTEGERS`."""
+    return InsertNode(before, "Max", (left, right), (output,))
+
+
+def smaller(before: str, left: str, right: str, output: str) -> InsertNode:
+    """The smaller of two numbers; of integers since `COMPARES_INTEGERS`."""
+    return InsertNode(before, "Min", (left, right), (output,))
 
 
 def less(before: str, left: str, right: str, output: str) -> InsertNode:

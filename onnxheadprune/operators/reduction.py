@@ -1,4 +1,4 @@
-"""Reductions, CumSum, TopK and Trilu: exact where the live axis is not among those they mix."""
+"""Reductions, losses, CumSum, TopK and Trilu: exact where the live axis is not among those they mix."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from onnxheadprune.model.graph.facts import (
     DECIDED_BY_LARGEST,
     IGNORES_ZEROS,
     KEEPS_ZEROS,
+    PICKS_LABELLED,
     REDUCES,
     SUMS,
     SUMS_MAGNITUDES,
@@ -108,6 +109,7 @@ def _through(node: Node, live: Live, reduced: Collection[int], rank: int) -> Ans
     return Answer({0: live.renumbered({axis: kept[axis] for axis in live.axes})})
 
 
+declare("SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss", kinds=(PICKS_LABELLED,))
 declare("CumSum", kinds=(ACCUMULATES,), roles=Roles(places=(1,)))
 declare("TopK", "Trilu", roles=Roles(places=(1,)))
 

@@ -75,13 +75,13 @@ def _heading(plan: PrunePlan) -> RenderableType:
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
     others = [f"removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others()]
     heads = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
-    # A model of other units alone has no heads to speak of.
-    what = ", ".join([heads, *others] if before or not others else others)
-    left = "" if plan.exit is None else f", exit {', '.join(map(str, plan.exit.numbers))} permanent"
+    rest = [] if plan.exit is None else [f"exit {', '.join(map(str, plan.exit.numbers))} permanent"]
     if plan.vocabulary is not None:
         tokens = plan.vocabulary.tokens.rows
-        left += f", removing {count(tokens - plan.vocabulary.left)} of {many(tokens, 'token')}"
-    return heading(f"{plan.model}: {what}{left}")
+        rest.append(f"removing {count(tokens - plan.vocabulary.left)} of {many(tokens, 'token')}")
+    # Of a model of other units alone, or of a cut of tokens alone, nothing is said of heads.
+    unsaid = not gone and (not before if others else plan.vocabulary is not None)
+    return heading(f"{plan.model}: {', '.join([*([] if unsaid else [heads]), *others, *rest])}")
 
 
 def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:

@@ -62,6 +62,12 @@ def _multiples(text: str) -> dict[str, int]:
     return {name: int(number) for name, _, number in parts}
 
 
+def output_names(text: str) -> tuple[str, ...]:
+    """Names of outputs from "logits,scores", none from "none"; each once."""
+    named = dict.fromkeys(name for item in text.split(",") if (name := item.strip()))
+    return () if list(named) == ["none"] else tuple(named)
+
+
 def unit_kinds(text: str) -> tuple[str, ...]:
     """Kinds of units from "heads,neurons" or "all"; each once, in their order."""
     named = set(SELECTED) if text.strip() == "all" else {item.strip() for item in text.split(",")}
@@ -286,6 +292,14 @@ class Cut(Selecting):
         Setting(
             "The input with token ids, where several might hold them.",
             metavar="NAME",
+            rules=(requires(TOKENS),),
+        ),
+    ] = None
+    token_logits: Annotated[
+        Text | None,
+        Setting(
+            "The outputs that are logits of tokens, with commas between, or none; where the model does not show it.",
+            metavar="NAMES",
             rules=(requires(TOKENS),),
         ),
     ] = None

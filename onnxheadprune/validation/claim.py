@@ -79,7 +79,8 @@ def read_claim(
         pruned: the model after it.
         heads: what was removed; None reads the pruned model's record.
         names: how to call the two.
-        left: something else is claimed, too (a permanent exit, which `original` has), so that no unit need be gone.
+        left: something else is claimed, too (a permanent exit or fewer tokens, which `original` has), so that no unit
+            need be gone.
 
     Raises:
         UsageError: if the two do not belong together, or nothing was removed.
@@ -97,7 +98,7 @@ def read_claim(
     went = set(theirs_went) - set(CACHES_ENTRY.read(original))
     renumbered = frozenset(_ours(went, "the cache of", pairs, ours, names))
     fused = tuple(sorted(_ours(theirs_fused, "a fusion of", pairs, ours, names)))
-    if heads is None and not any(records.values()):
+    if heads is None and not left and not any(records.values()):
         raise UsageError(
             f"{names[1]} has no record of removed heads (metadata {REMOVED_KEY}); name them with --heads"
         )

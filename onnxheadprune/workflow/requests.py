@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.units import combined
 from onnxheadprune.errors import UsageError
-from onnxheadprune.settings.cutting import AMOUNT
+from onnxheadprune.settings.cutting import AMOUNT, output_names
 
 if TYPE_CHECKING:
     # Commands make requests before anything heavy is imported.
@@ -35,12 +35,14 @@ class Tokens:
         size: how many are kept; None for all that `keep` names.
         inputs: names of the inputs with token ids; without, they are found by dataflow.
         rows: how many tokens there are, where another file of the folder says so.
+        logits: names of the outputs with a number for each token; None where the model decides.
     """
 
     keep: str | os.PathLike[str] | Sequence[int] | None = None
     size: int | None = None
     inputs: tuple[str, ...] = ()
     rows: int | None = None
+    logits: tuple[str, ...] | None = None
 
     @classmethod
     def of(
@@ -48,11 +50,13 @@ class Tokens:
         vocab: str | os.PathLike[str] | Sequence[int] | None,
         vocab_size: int | None,
         token_ids: str | None,
+        token_logits: str | None = None,
     ) -> Tokens | None:
         """Return which tokens are kept, by the settings of these names; None where all are."""
         if vocab is None and vocab_size is None:
             return None
-        return cls(vocab, vocab_size, () if token_ids is None else (token_ids,))
+        logits = None if token_logits is None else output_names(token_logits)
+        return cls(vocab, vocab_size, () if token_ids is None else (token_ids,), logits=logits)
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Choice:
             budget_of(recover, time),
             resume,
             exit=cut.exit,
-            tokens=Tokens.of(cut.vocab, cut.vocab_size, cut.token_ids),
+            tokens=Tokens.of(cut.vocab, cut.vocab_size, cut.token_ids, cut.token_logits),
         )
 
 

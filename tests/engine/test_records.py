@@ -52,7 +52,7 @@ SITES = (
 BLOCKS = (RecordedUnits(0, "mlp.0", 8, (0, 1, 2, 5), ("d",)), RecordedUnits(1, "mlp.1", 8, (), ("e",)))
 REFIT = RefitRecord(("a", "b"), "0123", 64, {"a": "0123456789abcdef", "b": "0" * 16}, steps=3)
 EXITS = (RecordedExit(1, "if", None, "taken"), RecordedExit(2, "loop", 3, "behind"))
-TOKENS = RecordedVocabulary(20, (0, 1, 5, 19), ("ids",))
+TOKENS = RecordedVocabulary(20, (0, 1, 5, 19), ("ids",), ("logits",))
 LAYERS = {"layer.0": ("0", "ffn.0"), "layer.1": ("1",)}
 RECORDS: dict[str, tuple[str, object, Callable[[ModelProto], object]]] = {
     REMOVED_KEY: (units_entry(HEADS).text(SITES), SITES, units_entry(HEADS).read),

@@ -173,6 +173,7 @@ CUTTING = RESPECTING | {
     "exit": shown("--exit", "1", model="leaving"),
     "vocab": shown("--vocab", "keep.txt", model="toy"),
     "vocab_size": shown("--vocab-size", "14", along=("--data", "{model}.npz"), model="toy"),
+    "token_logits": shown("--token-logits", "none", along=("--vocab", "keep.txt"), model="toy"),
     "token_ids": shown("--token-ids", "nothing", along=("--vocab", "keep.txt"), model="toy"),
     "ratio": shown("--ratio", "0.5"),
     "keep": shown("--keep", "2", instead="ratio"),

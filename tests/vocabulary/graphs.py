@@ -182,10 +182,85 @@ GRAPHS = {
         more=f"{TABLE}, int64 image = {{10}}, int64 pad = {{5}}, int64[1] last = {{2}}, float[1, 1, 6] features",
         output=STATES,
     ),
+    "transposed": lambda: graph(
+        FRONT,
+        "made = MatMul(y, head)\nout = Transpose<perm = [0, 2, 1]>(made)",
+        more=f"{TABLE}, float[6, 12] head",
+        output="float[batch, 12, seq] out",
+    ),
+    "convolution": lambda: graph(
+        FRONT,
+        "channels = Transpose<perm = [0, 2, 1]>(y)\nout = Conv(channels, kernel)",
+        more=f"{TABLE}, float[12, 6, 1] kernel",
+        output="float[batch, 12, seq] out",
+    ),
+    "wider_head": lambda: graph(
+        FRONT,
+        "made = MatMul(y, head)\nout = Add(made, bias)",
+        more=f"{TABLE}, float[6, 16] head, float[16] bias",
+        output="float[batch, seq, 16] out",
+    ),
+    "narrower_head": lambda: graph(
+        FRONT, "out = MatMul(y, head)", more=f"{TABLE}, float[6, 9] head", output="float[batch, seq, 9] out"
+    ),
+    "last_position_with_cache": lambda: graph(
+        FRONT,
+        "state = Gather<axis = 1>(y, last)\nout = MatMul(state, head)\npresent = Concat<axis = 1>(past, o)",
+        more=f"{TABLE}, float[6, 12] head, int64 last = {{-1}}",
+        inputs="int64[batch, seq] input_ids, float[batch, before, 6] past",
+        output="float[batch, 12] out, float[batch, after, 6] present",
+    ),
+    "loss": lambda: graph(
+        FRONT,
+        "made = MatMul(y, head)\nflat = Reshape(made, wide)\none = Reshape(labels, all)\n"
+        "out = SoftmaxCrossEntropyLoss<ignore_index = -100>(flat, one)",
+        more=f"{TABLE}, float[6, 12] head, int64[2] wide = {{-1, 12}}, int64[1] all = {{-1}}",
+        inputs="int64[batch, seq] input_ids, int64[batch, seq] labels",
+        output="float out",
+    ),
+    "scores_of_labels": lambda: graph(
+        FRONT,
+        "made = MatMul(y, head)\nall = LogSoftmax<axis = -1>(made)\nown = Max(labels, zero)\n"
+        "places = Unsqueeze(own, last)\nout = GatherElements<axis = 2>(all, places)",
+        more=f"{TABLE}, float[6, 12] head, int64 zero = {{0}}, int64[1] last = {{2}}",
+        inputs="int64[batch, seq] input_ids, int64[batch, seq] labels",
+        output="float[batch, seq, one] out",
+    ),
+    "compared_with_an_input": lambda: graph(
+        FRONT,
+        "turned = Unsqueeze(labels, end)\nmany = Unsqueeze(input_ids, start)\nsame = Equal(many, turned)\n"
+        "real = Cast<to = 1>(same)\nout = MatMul(real, y)",
+        more=f"{TABLE}, int64[1] start = {{1}}, int64[1] end = {{2}}",
+        inputs="int64[batch, seq] input_ids, int64[batch, seq] labels",
+        output=STATES,
+    ),
+    "negative_ids": lambda: graph(
+        "is_free = Less(input_ids, zero)\nput = Where(is_free, filler, input_ids)\nwords = Gather(table, put)\n"
+        "there = Unsqueeze(is_free, last)\nx = Where(there, features, words)",
+        more=f"{TABLE}, int64 zero = {{0}}, int64 filler = {{5}}, int64[1] last = {{2}}, float[1, 1, 6] features",
+        output=STATES,
+    ),
+    "weights_of_words": lambda: graph(
+        FRONT,
+        "weight = MatMul(y, column)\neach = Squeeze(weight, last)\nshape = Shape<start = 0, end = 1>(input_ids)\n"
+        "many = Concat<axis = 0>(shape, tokens)\nnone = ConstantOfShape(many)\n"
+        "out = ScatterElements<axis = 1>(none, input_ids, each)",
+        more=f"{TABLE}, float[6, 1] column, int64[1] last = {{2}}, int64[1] tokens = {{12}}",
+        output="float[batch, 12] out",
+    ),
     "probabilities": lambda: graph(
         FRONT, "made = MatMul(y, head)\nout = Softmax<axis = -1>(made)", more=f"{TABLE}, float[6, 12] head"
     ),
+    "bag": lambda: model_of(
+        f"{HEAD.format(opset=17)}g (int64[batch, seq] input_ids) => (float[batch, 6] out) <{TABLE}>"
+        " { words = Gather(table, input_ids)\nout = ReduceMean<axes = [1], keepdims = 0>(words) }",
+        0,
+    ),
 }
+UNTIED = {"wider_head": "out", "narrower_head": "out"}
+"""Graphs that do not show that an output is one of logits, with its name."""
+LABELS = ("input_ids", "labels")
+"""Inputs with token ids."""
 
 
 def session(model: ModelProto | Path) -> onnxruntime.InferenceSession:
@@ -208,7 +283,21 @@ def feeds(model: ModelProto, kept: np.ndarray) -> tuple[dict[str, np.ndarray], d
         dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
         rows = kind.shape.dim[0].dim_value or 3
         new[info.name] = random.integers(0, 2, (rows, len(kept))).astype(dtype)
-        if info.name == "input_ids":
+        if info.name in LABELS:
             new[info.name] = np.stack([random.permutation(len(kept)) for _ in range(rows)]).astype(dtype)
-    old = {**new, "input_ids": kept[new["input_ids"]].astype(new["input_ids"].dtype)}
+        elif len(kind.shape.dim) > 2:
+            new[info.name] = random.normal(size=(rows, 4, kind.shape.dim[2].dim_value)).astype(dtype)
+    old = {name: kept[new[name]].astype(new[name].dtype) if name in LABELS else new[name] for name in new}
     return new, old
+
+
+def of_kept(wanted: np.ndarray, before: ModelProto, after: ModelProto, kept: np.ndarray) -> np.ndarray:
+    """An output of the original, restricted to the kept tokens along the axis that got shorter."""
+    shapes = [
+        [dim.dim_value for dim in model.graph.output[0].type.tensor_type.shape.dim]
+        for model in (before, after)
+    ]
+    for axis, (size, left) in enumerate(zip(*shapes, strict=True)):
+        if size != left:
+            wanted = np.take(wanted, kept[kept < size], axis)
+    return wanted

@@ -4,52 +4,32 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
+from onnxheadprune.attention.vocabulary.heads import Logits
+from onnxheadprune.attention.vocabulary.meaning import Meaning, computed_from, integer_inputs
+from onnxheadprune.attention.vocabulary.places import INTEGERS, MOVES, contents
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.model.graph.facts import (
-    CARRIERS,
-    CASTS,
-    CHOOSES,
     CHOOSES_ELEMENTS,
-    DROPOUTS,
-    ELEMENTWISE,
-    EXPANDS,
-    FLATTENS,
-    GATHERS,
     GATHERS_ELEMENTS,
+    GENERATES,
     JOINS,
-    OBSERVES,
-    QUANTIZERS,
-    REDUCES,
-    SLICES,
-    SPLITS,
-    TILES,
-    VIEWS,
-    WEIGHS,
+    MARKS_NUMBERS,
+    WRITES_INTO,
 )
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.storage.tensors import bytes_needed
-from onnxheadprune.model.tensors import FLOATS
 
-MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS | CHOOSES_ELEMENTS
-"""The same ids in other places; JOINS and CHOOSES_ELEMENTS may add stored ones."""
-KEEPS_LOGITS = (
-    ELEMENTWISE | CARRIERS | QUANTIZERS | FLATTENS | SLICES | GATHERS | DROPOUTS | WEIGHS | REDUCES | JOINS
-)
-"""Operators after the map to logits that keep a number per token."""
 OTHER_IDS = re.compile(r"position|segment|type|mask|cache|lang|length")
 """Names of inputs that index tables and hold no tokens."""
 TOKENS = re.compile(r"input_ids|token")
-INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,16 +102,27 @@ class Vocabulary:
     Attributes:
         rows: number of token ids.
         inputs: names of the inputs with token ids.
-        logits: names of the outputs whose last axis has a number for each token.
+        logits: the outputs with a number for each token.
         tables: stored tensors with a row or a column per token, by their names.
         stored: ids that the graph itself uses, which must be kept.
+        open: outputs that may be logits of tokens, which nothing in the model decides.
+        others: names of outputs of linear layers with as many values, which are no tokens.
+        obstacle: why no token can be removed; "" without a reason.
     """
 
     rows: int
     inputs: tuple[str, ...]
-    logits: tuple[str, ...]
+    logits: tuple[Logits, ...]
     tables: tuple[Value, ...]
     stored: frozenset[int]
+    open: tuple[Logits, ...] = ()
+    others: tuple[str, ...] = ()
+    obstacle: str = ""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs with a number for each token."""
+        return tuple(item.name for item in self.logits)
 
     def to_dict(self, total: int) -> dict[str, Any]:
         """JSON-ready data: what `inspect --json` has under "vocabularies".
@@ -143,7 +134,7 @@ class Vocabulary:
         return {
             "rows": self.rows,
             "inputs": list(self.inputs),
-            "outputs": list(self.logits),
+            "outputs": list(self.outputs),
             "tables": [
                 {
                     "tensor": value.name,
@@ -158,13 +149,14 @@ class Vocabulary:
         }
 
 
-def vocabularies(view: GraphView) -> tuple[Vocabulary, ...]:
+def vocabularies(view: GraphView, logits: Sequence[str] | None = None) -> tuple[Vocabulary, ...]:
     """All possible vocabularies of a model: integer inputs, grouped by the rows of the tables they index.
 
     Args:
         view: an annotated view.
+        logits: names of the outputs with a number for each token; None where the model decides.
     """
-    flows = {value: flow for value in _integer_inputs(view) if (flow := flow_of(value)).lookups}
+    flows = {value: flow for value in integer_inputs(view) if (flow := flow_of(value)).lookups}
     grouped: dict[int, list[Value]] = defaultdict(list)
     for value, flow in flows.items():
         if not OTHER_IDS.search(value.name.lower()):
@@ -172,11 +164,15 @@ def vocabularies(view: GraphView) -> tuple[Vocabulary, ...]:
             sizes = [item.rows for item in flow.lookups if item.rows is not None and item.is_table]
             if sizes:
                 grouped[max(sizes)].append(value)
-    return tuple(_vocabulary(view, rows, inputs, flows) for rows, inputs in grouped.items())
+    return tuple(_vocabulary(view, rows, inputs, flows, logits) for rows, inputs in grouped.items())
 
 
 def vocabulary_of(
-    view: GraphView, name: str, inputs: Sequence[str] = (), rows: int | None = None
+    view: GraphView,
+    name: str,
+    inputs: Sequence[str] = (),
+    rows: int | None = None,
+    logits: Sequence[str] | None = None,
 ) -> Vocabulary:
     """The vocabulary of a model.
 
@@ -185,12 +181,13 @@ def vocabulary_of(
         name: the model's name in errors.
         inputs: names of the inputs with token ids; without, they are found by dataflow.
         rows: how many tokens there are, where another file of the network says so.
+        logits: names of the outputs with a number for each token; None where the model decides.
 
     Raises:
         UsageError: if several inputs may hold token ids, or one that is named does not.
         RefusedError: if no input indexes a table.
     """
-    found = vocabularies(view)
+    found = vocabularies(view, logits)
     if inputs:
         unknown = set(inputs) - {item for entry in found for item in entry.inputs}
         if unknown:
@@ -202,7 +199,7 @@ def vocabulary_of(
     if rows is not None:
         found = tuple(entry for entry in found if entry.rows == rows)
         if not found:
-            return _vocabulary(view, rows, [], {})
+            return _vocabulary(view, rows, [], {}, logits)
     if len(found) > 1:
         named = [entry for entry in found if any(TOKENS.search(item.lower()) for item in entry.inputs)]
         predicting = [entry for entry in found if entry.logits]
@@ -211,24 +208,53 @@ def vocabulary_of(
         listed = " or ".join(f"{entry.inputs[0]} ({entry.rows:,} rows)" for entry in found)
         raise UsageError(f"several inputs of {name} may hold token ids: {listed}; name it with --token-ids")
     if not found:
-        raise RefusedError(f"{name} has no vocabulary: no integer input picks rows of a stored table")
+        raise RefusedError(f"{name} has no vocabulary: {why_none(view)}")
     return found[0]
 
 
-def chooses_tokens(view: GraphView, rows: int) -> Node | None:
-    """Return a node that outputs token ids by their logits, None without.
+def why_none(view: GraphView) -> str:
+    """Return why no integer input indexes a table."""
+    generating = next((node for node in view.nodes if node in GENERATES), None)
+    if generating is not None:
+        return f"{generating.label} runs a decoder of its own; export the decoder alone"
+    for node in view.nodes:
+        if any(_table_of(node, index) is not None for index in roles_of(node).rows):
+            blocker = blocked_at({value: value.name for value in integer_inputs(view)}, node)
+            if blocker is not None:
+                return blocker
+    for value in integer_inputs(view):
+        marking = next((node for node in _behind(value) if node in MARKS_NUMBERS), None)
+        if marking is not None:
+            return (
+                f"{marking.label} makes vectors of the ids in {value.name}, and no node picks rows of a table"
+            )
+    return "no integer input picks rows of a stored table"
+
+
+def blocked_at(sources: Mapping[Value, str], lookup: Node) -> str | None:
+    """Return which node lies between ids and a lookup and computes other numbers; None without one.
 
     Args:
-        view: an annotated view.
-        rows: how many tokens there are.
+        sources: integers that may be ids, with the names of the inputs that they are from.
+        lookup: the node that picks rows of a table.
     """
-    for node in view.nodes:
-        if node not in OBSERVES and any(
-            item is not None and item.elem_type in INTEGERS for item in node.outputs
-        ):
-            if any(item is not None and _weights_behind(item, rows) for item in node.inputs):
-                return node
+    ids = {item: name for value, name in sources.items() for item in carried(value)[0]}
+    starts = [lookup.input(index) for index in roles_of(lookup).rows]
+    for item in reachable([value for value in starts if value is not None], computed_from):
+        node = item.producer
+        if node is not None and item not in ids:
+            source = next((other for other in computed_from(item) if other in ids), None)
+            if source is not None:
+                return (
+                    f"{node.label} computes other numbers from the ids in {ids[source]} before {lookup.label}"
+                    " picks rows by them"
+                )
     return None
+
+
+def _behind(value: Value) -> Iterator[Node]:
+    """The readers of the ids in a value, wherever they are moved to."""
+    return (use.node for item in carried(value)[0] for use in item.consumers)
 
 
 def flow_of(value: Value) -> Flow:
@@ -237,7 +263,15 @@ def flow_of(value: Value) -> Flow:
     Args:
         value: token ids.
     """
-    carried, order = {value}, [value]
+    _, lookups, movers = carried(value)
+    leading = _leading(movers, {item.node for item in lookups})
+    stored = {number for node in leading for array in added(node).values() for number in array.reshape(-1)}
+    return Flow(tuple(lookups), leading, frozenset(map(int, stored)))
+
+
+def carried(value: Value) -> tuple[set[Value], list[Lookup], list[Node]]:
+    """Return the values that hold the ids of a value, the nodes that pick rows by them, and those that move them."""
+    found, order = {value}, [value]
     lookups: list[Lookup] = []
     movers: list[Node] = []
     for current in order:
@@ -245,14 +279,12 @@ def flow_of(value: Value) -> Flow:
             lookup = _lookup(use)
             if lookup is not None:
                 lookups.append(lookup)
-            elif _is_moved(use, carried) and use.node not in movers:
+            elif _is_moved(use, found) and use.node not in movers:
                 movers.append(use.node)
-                fresh = [item for item in use.node.results if item not in carried]
-                carried.update(fresh)
+                fresh = [item for item in use.node.results if item not in found]
+                found.update(fresh)
                 order += fresh
-    leading = _leading(movers, {item.node for item in lookups})
-    stored = {number for node in leading for array in added(node).values() for number in array.reshape(-1)}
-    return Flow(tuple(lookups), leading, frozenset(map(int, stored)))
+    return found, lookups, movers
 
 
 def added(node: Node) -> dict[int, np.ndarray[Any, np.dtype[Any]]]:
@@ -263,26 +295,18 @@ def added(node: Node) -> dict[int, np.ndarray[Any, np.dtype[Any]]]:
     """
     if node not in JOINS | CHOOSES_ELEMENTS:
         return {}
-    return {index: array for index in _contents(node) if (array := node.literal(index)) is not None}
-
-
-def _contents(node: Node) -> Collection[int]:
-    """Inputs whose contents a node passes on."""
-    roles = roles_of(node)
-    if roles.contents is not None:
-        return roles.contents
-    return range(len(node.inputs)) if node in JOINS else (0,)
+    return {index: array for index in contents(node) if (array := node.literal(index)) is not None}
 
 
 def _is_moved(use: Use, carried: Collection[Value]) -> bool:
     """Return whether a node passes ids on unchanged, together with stored ids at most."""
     node = use.node
-    if node.domain or node not in MOVES or use.input_index not in _contents(node):
+    if node.domain or node not in MOVES or use.input_index not in contents(node):
         return False
     if any(output is not None and output.elem_type not in (*INTEGERS, 0) for output in node.outputs):
         return False
     known = added(node)
-    return all(index in known or node.input(index) in carried for index in _contents(node))
+    return all(index in known or node.input(index) in carried for index in contents(node))
 
 
 def _leading(movers: Sequence[Node], ends: Collection[Node]) -> frozenset[Node]:
@@ -296,17 +320,30 @@ def _leading(movers: Sequence[Node], ends: Collection[Node]) -> frozenset[Node]:
 
 def _lookup(use: Use) -> Lookup | None:
     """Return how a use picks rows of a stored table, None if it picks none."""
-    node, rows = use.node, roles_of(use.node).rows
-    if use.input_index not in rows or node in GATHERS_ELEMENTS:
-        return None
-    value = node.input(rows[use.input_index])
-    if value is None or not value.is_constant or not value.rank:
+    node = use.node
+    value = _table_of(node, use.input_index)
+    if value is None or value.rank is None:
         return None
     axis = node.attribute("axis", node.attribute("gather_axis", 0)) % value.rank
-    return Lookup(node, use.input_index, rows[use.input_index], axis)
+    return Lookup(node, use.input_index, roles_of(node).rows[use.input_index], axis)
 
 
-def _vocabulary(view: GraphView, rows: int, inputs: Sequence[Value], flows: dict[Value, Flow]) -> Vocabulary:
+def _table_of(node: Node, index: int) -> Value | None:
+    """The stored table whose rows a node picks by an input, None if it picks none."""
+    rows = roles_of(node).rows
+    if index not in rows or node in GATHERS_ELEMENTS | WRITES_INTO:
+        return None
+    value = node.input(rows[index])
+    return value if value is not None and value.is_constant and value.rank else None
+
+
+def _vocabulary(
+    view: GraphView,
+    rows: int,
+    inputs: Sequence[Value],
+    flows: dict[Value, Flow],
+    chosen: Sequence[str] | None,
+) -> Vocabulary:
     tables: dict[Value, None] = {}
     stored: set[int] = set()
     for value in inputs:
@@ -315,63 +352,20 @@ def _vocabulary(view: GraphView, rows: int, inputs: Sequence[Value], flows: dict
             if lookup.rows is not None and lookup.rows <= rows:
                 for index in lookup.tables:
                     tables |= dict.fromkeys(_stored_behind(lookup.node.input(index), lookup.rows))
-    logits = []
-    for info in view.model.graph.output:
-        behind = _weights_behind(view.main.values[info.name], rows)
-        if behind:
-            logits.append(info.name)
-            tables |= dict.fromkeys(item for value in behind for item in _stored_behind(value, rows))
-    return Vocabulary(
-        rows, tuple(item.name for item in inputs), tuple(logits), tuple(tables), frozenset(stored)
+    meaning = Meaning.of(view, rows, inputs, chosen)
+    tables |= dict.fromkeys(
+        place.value for place in meaning.places if place.axis is not None and place.value.holds_tensor
     )
-
-
-def _integer_inputs(view: GraphView) -> Iterator[Value]:
-    for info in view.model.graph.input:
-        value = view.main.values[info.name]
-        if value.tensor is None and info.type.tensor_type.elem_type in INTEGERS:
-            yield value
-
-
-def _weights_behind(value: Value, rows: int) -> list[Value]:
-    """Return the weights and biases of the linear layers that compute logits; nothing for other outputs."""
-    if value.elem_type not in FLOATS or _size(value, -1) != rows:
-        return []
-    found: dict[Value, None] = {}
-    seen, queue = {value}, [value]
-    while queue:
-        node = queue.pop().producer
-        if node is None:
-            continue
-        weights = _own_weights(node)
-        if weights is not None:
-            found |= dict.fromkeys(weights)
-            continue
-        read: list[Value | None] = [*node.inputs] if not node.domain and node in KEEPS_LOGITS else []
-        if node in CHOOSES:
-            read = [
-                value
-                for body in node.bodies.values()
-                for value in (body.lookup(info.name) for info in body.proto.output)
-            ]
-        for item in read:
-            if item is not None and item not in seen and _size(item, -1) == rows and not item.is_constant:
-                seen.add(item)
-                queue.append(item)
-    return list(found)
-
-
-def _own_weights(node: Node) -> list[Value] | None:
-    """Return the stored operands of a linear layer that has a column for each element of its last axis."""
-    found = contraction_of(node)
-    if found is None or not found.out_axes:
-        return None
-    last = found.out_axes[-1]
-    operands = [node.inputs[index] for index, letters in found.terms if last in letters]
-    columns = [node.inputs[index] for index in found.columns if index < len(node.inputs)]
-    if not operands or not all(value is not None and value.is_constant for value in operands):
-        return None
-    return [value for value in (*operands, *columns, *node.inputs) if value is not None and value.is_constant]
+    return Vocabulary(
+        rows,
+        tuple(dict.fromkeys([*(item.name for item in inputs), *meaning.inputs])),
+        meaning.logits,
+        tuple(tables),
+        frozenset(stored),
+        meaning.open,
+        meaning.others,
+        meaning.obstacle,
+    )
 
 
 def _stored_behind(value: Value | None, rows: int) -> Iterator[Value]:

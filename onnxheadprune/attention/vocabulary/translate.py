@@ -1,27 +1,32 @@
 """The original with new token ids: the reference for a model with a smaller vocabulary.
 
-One Gather before it turns new ids into the original's, and one after it picks the logits of the tokens that are
-kept. Nothing else is changed, so it shares nothing with the code that cuts tables.
+A Gather before it turns new ids into the original's, and one after it picks the logits of the tokens that are kept.
+Nothing else is changed, so it shares nothing with the code that cuts tables.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.vocabulary.find import Vocabulary
+from onnxheadprune.attention.vocabulary.heads import Logits
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MAIN, MARK, InsertNode
-from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.graph.view import GraphView, Value
 
 KEPT = f"{MARK}_kept"
 IDS = f"{MARK}_ids"
 ALL = f"{MARK}_all_tokens"
+OLD = f"{MARK}_old_{{}}"
+"""The name of the original's id of each token behind a zero for what is no id, by the type of ids."""
+ZERO, ONE = f"{MARK}_zero_{{}}", f"{MARK}_one_{{}}"
+"""The names of these numbers, by the type of ids."""
 
 
 def original_ids(name: str) -> str:
@@ -34,17 +39,22 @@ def all_logits(name: str) -> str:
     return f"{name}/{ALL}"
 
 
-def kept_ids(dtype: np.dtype[np.generic]) -> str:
-    """The name of the tensor with the original's id of each token."""
-    return f"{KEPT}_{dtype.name}"
+def kept_ids(dtype: np.dtype[np.generic], width: int | None = None) -> str:
+    """The name of the tensor with the original's id of each token.
+
+    Args:
+        dtype: of the ids.
+        width: the number of logits, where that is another than that of ids.
+    """
+    return f"{KEPT}_{dtype.name}" if width is None else f"{KEPT}_{dtype.name}_of_{width}"
 
 
-def _picked(name: str, axis: int) -> InsertNode:
-    """The node that picks the logits of the kept tokens: output `name`, with tokens along `axis`."""
-    return nodes.gather(MAIN, all_logits(name), kept_ids(np.dtype(np.int64)), axis, name)
+def _picked(item: Logits, indices: str) -> InsertNode:
+    """The node that picks the logits of the kept tokens."""
+    return nodes.gather(MAIN, all_logits(item.name), indices, item.axis, item.name)
 
 
-Pick: TypeAlias = Callable[[str, int], InsertNode]
+Pick: TypeAlias = Callable[[Logits, str], InsertNode]
 
 
 def translated(
@@ -60,40 +70,94 @@ def translated(
     """
     made = ModelProto()
     made.CopyFrom(view.model)
-    dtypes: set[np.dtype[Any]] = {np.dtype(np.int64)} if vocabulary.logits else set()
-    dtypes |= {_dtype(view, name) for name in vocabulary.inputs}
-    for dtype in sorted(dtypes, key=str):
-        made.graph.initializer.append(numpy_helper.from_array(kept.astype(dtype), kept_ids(dtype)))
+    stored: dict[str, npt.NDArray[np.generic]] = {}
     for name in vocabulary.inputs:
         for use in view.main.values[name].consumers:
             graph_of(made, use.node).node[use.node.position].input[use.input_index] = original_ids(name)
-    _restrict(made, view, vocabulary.logits, len(kept), pick)
-    translations = [
-        nodes.as_proto(nodes.gather(MAIN, kept_ids(_dtype(view, name)), name, 0, original_ids(name)))
-        for name in vocabulary.inputs
-    ]
-    for node in translations:
-        made.graph.node.insert(0, node)
+    for item in vocabulary.logits:
+        indices, ids = indices_of(item, vocabulary.rows, kept)
+        picking = pick(item, indices)
+        if indices in picking.inputs:
+            stored[indices] = ids
+        _restrict(made, view, item, len(ids), picking)
+    before: list[InsertNode] = []
+    for name in vocabulary.inputs:
+        dtype = dtype_of(view.main.values[name])
+        stored |= constants(kept, dtype, view.main.opset)
+        before += old_ids(MAIN, name, original_ids(name), dtype, view.main.opset)
+    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in stored.items())
+    protos = [proto for node in before for proto in nodes.as_protos(node, view.main.opset)]
+    behind = list(made.graph.node)
+    del made.graph.node[:]
+    made.graph.node.extend([*protos, *behind])
     return made
 
 
-def _dtype(view: GraphView, name: str) -> np.dtype[np.generic]:
-    return np.dtype(helper.tensor_dtype_to_np_dtype(view.main.values[name].elem_type))
+def constants(
+    kept: npt.NDArray[np.int64], dtype: np.dtype[np.generic], opset: int
+) -> dict[str, npt.NDArray[np.generic]]:
+    """The tensors that `old_ids` reads, by their names."""
+    if opset < nodes.COMPARES_INTEGERS:
+        return {kept_ids(dtype): kept.astype(dtype)}
+    numbers = {OLD: np.append(0, kept), ZERO: np.zeros((), np.int64), ONE: np.ones((), np.int64)}
+    return {name.format(dtype.name): array.astype(dtype) for name, array in numbers.items()}
 
 
-def _restrict(made: ModelProto, view: GraphView, logits: Sequence[str], tokens: int, pick: Pick) -> None:
-    """Restrict outputs to the kept tokens."""
-    outputs: Mapping[str, int] = {info.name: index for index, info in enumerate(made.graph.output)}
-    for name in logits:
-        value = view.main.values[name]
-        assert value.producer is not None and value.rank is not None
-        for use in value.consumers:
-            graph_of(made, use.node).node[use.node.position].input[use.input_index] = all_logits(name)
-        graph_of(made, value.producer).node[value.producer.position].output[value.output_index] = all_logits(
-            name
-        )
-        made.graph.node.append(nodes.as_proto(pick(name, value.rank - 1)))
-        dims = made.graph.output[outputs[name]].type.tensor_type.shape.dim
-        if dims:
-            dims[-1].Clear()
-            dims[-1].dim_value = tokens
+def old_ids(
+    before: str, source: str, output: str, dtype: np.dtype[np.generic], opset: int
+) -> list[InsertNode]:
+    """The nodes that turn new ids into the original's; a negative number is no id and stays as it is.
+
+    Args:
+        before: the node that they are inserted before.
+        source: the new ids.
+        output: the original's.
+        dtype: of both.
+        opset: of the model; an old one cannot tell negative numbers apart.
+    """
+    if opset < nodes.COMPARES_INTEGERS:
+        return [nodes.gather(before, kept_ids(dtype), source, 0, output)]
+    old, zero, one = (name.format(dtype.name) for name in (OLD, ZERO, ONE))
+    # A comparison with 0 would look as if the model knew such numbers.
+    shifted, place, found, rest = (f"{output}_{step}" for step in ("next", "place", "found", "rest"))
+    return [
+        nodes.add(before, source, one, shifted),
+        nodes.larger(before, shifted, zero, place),
+        nodes.gather(before, old, place, 0, found),
+        nodes.smaller(before, source, zero, rest),
+        nodes.add(before, found, rest, output),
+    ]
+
+
+def indices_of(item: Logits, rows: int, kept: npt.NDArray[np.int64]) -> tuple[str, npt.NDArray[np.int64]]:
+    """The name and the content of the tensor with the columns that are kept: those of kept tokens, no padding.
+
+    Args:
+        item: the logits.
+        rows: how many token ids there are.
+        kept: the original's id of each new one.
+    """
+    width = None if item.width >= rows else item.width
+    return kept_ids(np.dtype(np.int64), width), kept if width is None else kept[kept < width]
+
+
+def dtype_of(value: Value) -> np.dtype[np.generic]:
+    """The type of the ids in a value."""
+    return np.dtype(helper.tensor_dtype_to_np_dtype(value.elem_type or TensorProto.INT64))
+
+
+def _restrict(made: ModelProto, view: GraphView, item: Logits, tokens: int, picking: InsertNode) -> None:
+    """Restrict an output to the kept tokens."""
+    value, name = view.main.values[item.name], item.name
+    assert value.producer is not None
+    for use in value.consumers:
+        graph_of(made, use.node).node[use.node.position].input[use.input_index] = all_logits(name)
+    producer = graph_of(made, value.producer).node[value.producer.position]
+    producer.output[value.output_index] = all_logits(name)
+    made.graph.node.append(nodes.as_proto(picking))
+    declared = next(info for info in made.graph.output if info.name == name)
+    dims = declared.type.tensor_type.shape.dim
+    # Exporters also declare other shapes than operators output.
+    if item.axis < len(dims):
+        dims[item.axis].Clear()
+        dims[item.axis].dim_value = tokens

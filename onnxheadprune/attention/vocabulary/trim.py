@@ -19,13 +19,32 @@ from onnxheadprune.attention.vocabulary.find import (
     Flow,
     Vocabulary,
     added,
-    chooses_tokens,
+    blocked_at,
     flow_of,
     vocabulary_of,
 )
-from onnxheadprune.attention.vocabulary.translate import all_logits, kept_ids, original_ids, translated
+from onnxheadprune.attention.vocabulary.heads import Logits
+from onnxheadprune.attention.vocabulary.translate import (
+    all_logits,
+    constants,
+    dtype_of,
+    indices_of,
+    old_ids,
+    original_ids,
+    translated,
+)
 from onnxheadprune.edit import apply, nodes
-from onnxheadprune.edit.edits import MAIN, MARK, AddConstant, DropNode, Edit, Rename, SetInput, SliceTensor
+from onnxheadprune.edit.edits import (
+    MAIN,
+    MARK,
+    AddConstant,
+    DropNode,
+    Edit,
+    InsertNode,
+    Rename,
+    SetInput,
+    SliceTensor,
+)
 from onnxheadprune.edit.model_records import VOCABULARY_ENTRY, RecordedVocabulary, VocabularyCut
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VOCABULARY_KEY
@@ -71,7 +90,18 @@ class Trimming:
             plan: for `model`.
         """
         elements = plan.elements_removed + self.cut.elements
-        return replace(plan, vocabulary=self.cut, elements_removed=elements)
+        notes = (*plan.notes, *self._notes())
+        return replace(plan, vocabulary=self.cut, elements_removed=elements, notes=notes)
+
+    def _notes(self) -> Iterator[str]:
+        """Yield what becomes of outputs that are not as wide as there are tokens, or are no logits though they are."""
+        rows = self.vocabulary.rows
+        for item in self.vocabulary.logits:
+            if item.width != rows:
+                _, columns = indices_of(item, rows, self.kept)
+                yield f"{item.name} keeps {len(columns):,} of its {item.width:,} columns: those of the tokens kept"
+        for name in self.vocabulary.others:
+            yield f"{name} keeps all of its {rows:,} values, which are taken for classes and not for tokens"
 
     def translated(self, model: LoadedModel, shift: int = 0) -> ModelProto:
         """A model of the same tokens with new ids.
@@ -81,12 +111,17 @@ class Trimming:
             shift: the offset of each id: not 0 for a deliberate mistake that a proof must detect.
         """
         view = view_of(model)
-        vocabulary = vocabulary_of(view, model.name, self.vocabulary.inputs, self.vocabulary.rows)
+        known = self.vocabulary
+        vocabulary = vocabulary_of(view, model.name, known.inputs, known.rows, known.outputs)
         return translated(view, vocabulary, np.roll(self.kept, shift))
 
 
 def trimming(
-    loaded: LoadedModel, kept: Sequence[int] | Ids, inputs: Sequence[str] = (), rows: int | None = None
+    loaded: LoadedModel,
+    kept: Sequence[int] | Ids,
+    inputs: Sequence[str] = (),
+    rows: int | None = None,
+    logits: Sequence[str] | None = None,
 ) -> Trimming:
     """The model with the kept tokens only.
 
@@ -95,31 +130,57 @@ def trimming(
         kept: ids of the kept tokens.
         inputs: names of the inputs with token ids; without, they are found by dataflow.
         rows: how many tokens there are, where another file of the network says so.
+        logits: names of the outputs with a number for each token; None where the model decides.
 
     Raises:
-        UsageError: if there are no such ids, or several inputs may hold tokens.
+        UsageError: if there are no such ids, several inputs may hold tokens, or an output may be logits or not.
         RefusedError: if the model has no vocabulary, or cannot lose a part of it.
         ModelError: if the graph is not valid.
     """
     with analysing(loaded.proto, loaded.name):
         view = view_of(loaded)
-        vocabulary = vocabulary_of(view, loaded.name, inputs, rows)
+        _require_outputs(view, loaded.name, logits or ())
+        vocabulary = vocabulary_of(view, loaded.name, inputs, rows, logits)
         if not vocabulary.tables:
             raise RefusedError(f"{loaded.name} has no table with a row for each of {vocabulary.rows} tokens")
-        chooser = chooses_tokens(view, vocabulary.rows)
-        if chooser is not None:
-            raise RefusedError(
-                f"{loaded.name} itself chooses among all of its tokens, at {chooser.label}, and could choose one that"
-                " is removed; export it with logits as its output"
-            )
-        hidden = _hidden_logits(view, vocabulary)
+        if vocabulary.obstacle:
+            raise RefusedError(f"the vocabulary of {loaded.name} cannot get smaller: {vocabulary.obstacle}")
+        if vocabulary.open:
+            raise UsageError(_question(vocabulary, loaded.name))
+        hidden = _hidden_logits(view, vocabulary) if logits is None else None
         if hidden is not None:
             raise RefusedError(
                 f"the output {hidden} of {loaded.name} has a number for each of {vocabulary.rows} tokens, and no linear"
-                " layer was found that gives them as its last axis, so they would keep their old ids"
+                " layer was found that gives them, so they would keep their old ids; where they are no tokens, say so"
+                " with --token-logits none"
             )
         ids = _checked(kept, vocabulary, loaded.name)
         return _trimmed(loaded, view, vocabulary, ids)
+
+
+def _require_outputs(view: GraphView, name: str, logits: Iterable[str]) -> None:
+    """Check that a model has outputs of some names.
+
+    Raises:
+        UsageError: with the first that it lacks.
+    """
+    known = [info.name for info in view.model.graph.output]
+    unknown = next((item for item in logits if item not in known), None)
+    if unknown is not None:
+        raise UsageError(
+            f"{name} has no output {unknown!r:.80} to be logits; its outputs are {', '.join(known[:8])}"
+        )
+
+
+def _question(vocabulary: Vocabulary, name: str) -> str:
+    """Ask which outputs are logits of tokens."""
+    first = vocabulary.open[0]
+    names = ",".join(dict.fromkeys([*vocabulary.outputs, *(item.name for item in vocabulary.open)]))
+    return (
+        f"the output {first.name} of {name} has {first.width:,} values and its vocabulary {vocabulary.rows:,} tokens,"
+        f" and nothing shows whether these values are logits of tokens: if they are, give --token-logits {names}, else"
+        f" --token-logits {','.join(vocabulary.outputs) or 'none'}"
+    )
 
 
 def _hidden_logits(view: GraphView, vocabulary: Vocabulary) -> str | None:
@@ -141,12 +202,14 @@ def _hidden_logits(view: GraphView, vocabulary: Vocabulary) -> str | None:
         others += sizes
     if vocabulary.rows in others:
         return None
-    names = (info.name for info in view.model.graph.output if info.name not in vocabulary.logits)
+    named = {*vocabulary.outputs, *vocabulary.others}
     return next(
         (
-            name
-            for name in names
-            if values[name].elem_type in FLOATS and vocabulary.rows in (values[name].shape or ())
+            info.name
+            for info in view.model.graph.output
+            if info.name not in named
+            and values[info.name].elem_type in FLOATS
+            and vocabulary.rows in (values[info.name].shape or ())
         ),
         None,
     )
@@ -172,19 +235,25 @@ def _checked(kept: Sequence[int] | Ids, vocabulary: Vocabulary, name: str) -> Id
 
 def _trimmed(loaded: LoadedModel, view: GraphView, vocabulary: Vocabulary, kept: Ids) -> Trimming:
     # A Gather would tell the sweep that the original does not need the other logits.
-    proto = translated(view, vocabulary, kept, lambda name, _: nodes.same(MAIN, all_logits(name), name))
+    proto = translated(view, vocabulary, kept, _all_of)
     edits = _edits(view_of(loaded.changed(proto)), vocabulary, kept)
     made = apply.apply_edits(edits, proto)
     before = VOCABULARY_ENTRY.read(loaded.proto)
-    local = record = RecordedVocabulary(vocabulary.rows, tuple(kept.tolist()), vocabulary.inputs)
+    local = record = RecordedVocabulary(
+        vocabulary.rows, tuple(kept.tolist()), vocabulary.inputs, vocabulary.outputs
+    )
     if before is not None:
         record = replace(local, rows=before.rows, kept=tuple(before.kept[token] for token in local.kept))
     apply.set_metadata(made, VOCABULARY_KEY, VOCABULARY_ENTRY.text(record))
     elements = stored_size(loaded.proto).elements - stored_size(made).elements
     left = {stored.tensor.name: tuple(stored.tensor.dims) for stored in tensors_of(made)}
     smaller = (value.name for value in vocabulary.tables if left.get(value.name) != value.shape)
-    cut = VocabularyCut(local, vocabulary.logits, tuple(smaller), max(elements, 0))
+    cut = VocabularyCut(local, vocabulary.outputs, tuple(smaller), max(elements, 0))
     return Trimming(loaded.changed(made), cut, vocabulary, kept)
+
+
+def _all_of(item: Logits, _: str) -> InsertNode:
+    return nodes.same(MAIN, all_logits(item.name), item.name)
 
 
 def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
@@ -199,14 +268,15 @@ def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
     swept, narrowed = _swept(view, vocabulary, flows, mask)
     _require_passed(swept, flows.values())
     edits = dict(realize(view, swept).edits)
-    _require_smaller(edits, view)
+    _require_smaller(edits, view, flows)
     for name, flow in flows.items():
         edits |= dict.fromkeys(_renumbered(view, name, flow, kept), frozenset({SITE}))
-    outputs = [_producer(view.main.values[name]) for name in vocabulary.logits]
-    for node in outputs:
+    for item in vocabulary.logits:
+        node = _producer(view.main.values[item.name])
         if node not in narrowed:
             # Something mixes all logits, after which they are picked.
-            edits |= dict.fromkeys(_picked_behind(node), frozenset({SITE}))
+            _, columns = indices_of(item, vocabulary.rows, kept)
+            edits |= dict.fromkeys(_picked_behind(node, item.axis, columns), frozenset({SITE}))
     edits = settled(view, edits, swept.kept)
     for node in narrowed:
         # What it hands on takes its name; to drop it before would drop what makes that.
@@ -224,13 +294,12 @@ def _within(flow: Flow, mask: Mask) -> Flow:
     return replace(flow, lookups=tuple(item for item in lookups if mask[: item.rows].any()))
 
 
-def _picked_behind(node: Node) -> list[Edit]:
+def _picked_behind(node: Node, axis: int, columns: Ids) -> list[Edit]:
     """A Gather between logits and the node that outputs them."""
     value = _source(node)
-    assert value.rank is not None
-    output, kept = f"{value.name}/{MARK}_kept", kept_ids(np.dtype(np.int64))
-    gather = nodes.gather(node.ref, value.name, kept, value.rank - 1, output)
-    return [gather, SetInput(node.ref, 0, output)]
+    output, indices = f"{value.name}/{MARK}_kept", f"{value.name}/{MARK}_columns"
+    gather = nodes.gather(node.ref, value.name, indices, axis, output)
+    return [AddConstant.of(MAIN, indices, columns), gather, SetInput(node.ref, 0, output)]
 
 
 def _swept(
@@ -243,15 +312,23 @@ def _swept(
         for lookup in flow.lookups
         for index in lookup.tables
     ]
-    picks = [_producer(view.main.values[name]) for name in vocabulary.logits]
+    logits = {_producer(view.main.values[item.name]): item for item in vocabulary.logits}
+    picks = list(logits)
     while True:
-        wanted = {node: Live.over(((_source(node).rank or 1) - 1,), mask) for node in picks}
+        wanted = {node: Live.over((logits[node].axis,), _columns(logits[node], mask)) for node in picks}
         demands = [*seeds, *(Seed(node, 0, live, SITE) for node, live in wanted.items())]
         swept = sweep(demands, domain=Masks("tokens"))
         left = [node for node in picks if swept.kept.get(_source(node), FULL) == wanted[node]]
         if left == picks:
             return swept, picks
         picks = left
+
+
+def _columns(item: Logits, mask: Mask) -> Mask:
+    """Which logits are those of kept tokens; padding beyond the last token is not."""
+    columns = np.zeros(item.width, np.bool_)
+    columns[: len(mask)] = mask[: item.width]
+    return columns
 
 
 def _renumbered(view: GraphView, name: str, flow: Flow, kept: Ids) -> Iterator[Edit]:
@@ -273,12 +350,15 @@ def _renumbered(view: GraphView, name: str, flow: Flow, kept: Ids) -> Iterator[E
             for use in readers:
                 if value is not None and (use.node, use.input_index) not in ends:
                     yield from _translated_for(use, value)
+                    if dtype_of(value) != dtype_of(old):
+                        for stored, array in constants(kept, dtype_of(value), value.scope.opset).items():
+                            yield AddConstant.of(MAIN, stored, array)
 
 
 def _translated_for(use: Use, value: Value) -> Iterator[Edit]:
     """Let one reader of new ids read the original's."""
     output = f"{value.name}/{MARK}_ids_{use.name}"
-    yield nodes.gather(use.node.ref, kept_ids(np.dtype(np.int64)), value.name, 0, output)
+    yield from old_ids(use.node.ref, value.name, output, dtype_of(value), value.scope.opset)
     yield SetInput(use.node.ref, use.input_index, output)
 
 
@@ -304,21 +384,29 @@ def _require_passed(swept: Sweep, flows: Iterable[Flow]) -> None:
             queue += value.producer.inputs
 
 
-def _require_smaller(edits: Mapping[Edit, frozenset[str]], view: GraphView) -> None:
+def _require_smaller(
+    edits: Mapping[Edit, frozenset[str]], view: GraphView, flows: Mapping[str, Flow]
+) -> None:
     """Refuse a cut that copies a table because something needs all of it.
 
     Raises:
         RefusedError: with the first node that does.
     """
+    sources = {view.main.values[original_ids(name)]: name for name in flows}
+    narrower = {lookup.node for flow in flows.values() for lookup in flow.lookups}
     for edit in edits:
         if isinstance(edit, SliceTensor) and edit.target != edit.name:
             scope = next(scope for scope in view.scopes if scope.ref == edit.scope)
             value = scope.values[edit.name]
             moved = {item.node for item in edits if isinstance(item, SetInput) and item.value == edit.target}
-            readers = [use.node.label for use in value.consumers if use.node.ref not in moved]
+            readers = [
+                use.node for use in value.consumers if use.node.ref not in moved and use.node not in narrower
+            ]
+            blocked = blocked_at(sources, readers[0]) if readers else None
+            why = "" if blocked is None else f": {blocked}"
             raise RefusedError(
-                f"the vocabulary cannot get smaller: {readers[0] if readers else 'an output'} reads {edit.name} with"
-                " all of its tokens"
+                f"the vocabulary cannot get smaller: {readers[0].label if readers else 'an output'} reads {edit.name}"
+                f" with all of its tokens{why}"
             )
 
 

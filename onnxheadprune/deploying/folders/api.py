@@ -49,6 +49,7 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     vocab: str | os.PathLike[str] | Sequence[int] | None = None,
     vocab_size: int | None = None,
     token_ids: str | None = None,
+    token_logits: str | None = None,
     validate: bool = True,
     accept_inconclusive: bool = False,
     data_name: str | None = None,
@@ -82,7 +83,9 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder; prune takes a single model")
     request = Request(
-        Choice(heads, wish, refit, effect, recover, tokens=Tokens.of(vocab, vocab_size, token_ids)),
+        Choice(
+            heads, wish, refit, effect, recover, tokens=Tokens.of(vocab, vocab_size, token_ids, token_logits)
+        ),
         Contract(cache, allow_io_change),
         run=Run(provider, seed),
         proving=Proving(validate, accept_inconclusive, "accept_inconclusive=True"),

@@ -79,7 +79,8 @@ def _section(result: FolderResult, command: str | None, step: str | None) -> Ite
     yield ""
     for question, answer in result.headline.answers:
         yield f"* **{question}** {in_markdown(answer.sentence)}"
-    yield from ("", "| | block | removed | left |", "|---|---|---|---|")
+    if any(result.heads.values()):
+        yield from ("", "| | block | removed | left |", "|---|---|---|---|")
     for item in (item for kind in result.match.kinds for item in result.match.of_kind(kind)):
         gone = result.heads.get(item.index, ())
         if gone:

@@ -44,6 +44,12 @@ SEQUENCES = re.compile(r"bad_words_ids|force_words_ids")
 BIASED = "sequence_bias"
 """Pairs of tokens and a number; a mapping from tuples of tokens cannot be written as JSON."""
 FORCED = "forced_decoder_ids"
+SPEAKS = re.compile(
+    r"LMHead|CausalLM|MaskedLM|ConditionalGeneration|Seq2SeqLM|PreTraining|MTModel|SpeechSeq2Seq"
+)
+"""Architectures whose outputs are logits of tokens."""
+CLASSIFIES = re.compile(r"For\w*(?:Classification|QuestionAnswering|MultipleChoice|Regression)$")
+"""Architectures whose outputs are classes."""
 Keys = tuple[str, ...]
 
 
@@ -155,11 +161,19 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
     tokenizer = next(iter(tokenizers.values()), None)
     _require_readable(export, tokenizers)
     documents = {name: _json(export.root / name) for name in export.others if _is_config(name)}
-    special = set(vocabulary.stored).union(*(named_ids(document, rows) for document in documents.values()))
+    holding = dict(_holding(export, rows, documents, tokens.logits))
+    special = set().union(
+        *(found.stored for found, _ in holding.values()),
+        *(named_ids(document, rows) for document in documents.values()),
+    )
     counts = _counts(leader, vocabulary, asked) if tokens.keep is None else None
     kept = kept_ids(tokens, rows, tokenizer, counts, special)
     new = {old: place for place, old in enumerate(kept)}
-    sizes = {rows: len(kept)} | ({} if tokenizer is None else {len(tokenizer.ids): len(kept)})
+    sizes = {} if tokenizer is None else {len(tokenizer.ids): len(kept)}
+    for found, _ in holding.values():
+        for output in found.logits:
+            sizes[output.width] = sum(place < output.width for place in kept)
+    sizes[rows] = len(kept)
     changed = (
         change for name, document in documents.items() for change in changes(name, document, new, sizes)
     )
@@ -173,12 +187,71 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
         else:
             smaller[name] = _older_form(export.root / name, name, contents)
         require_same_spelling(item, smaller[name], kept)
-    holding = [file.name for file in export.models if vocabulary_of(file.view, file.name, (), rows).tables]
-    each = Tokens(kept, rows=rows)
+    each = {file.name: Tokens(kept, rows=rows, logits=named) for file, (_, named) in holding.items()}
     respelling = next((Respelling(tokenizers[name], document) for name, document in smaller.items()), None)
-    return FolderTokens(
-        dict.fromkeys(holding, each), tuple(changed), contents, following.warnings, respelling
-    )
+    return FolderTokens(each, tuple(changed), contents, following.warnings, respelling)
+
+
+def _holding(
+    export: Export, rows: int, documents: Mapping[str, Any], named: Sequence[str] | None
+) -> Iterator[tuple[ModelFile, tuple[Vocabulary, tuple[str, ...] | None]]]:
+    """Yield the files with a vocabulary, with it and the names of its logits where these are decided.
+
+    Raises:
+        UsageError: if no file has an output that is named.
+    """
+    known = {info.name for file in export.models for info in file.loaded.proto.graph.output}
+    unknown = next((name for name in named or () if name not in known), None)
+    if unknown is not None:
+        raise UsageError(f"no model of {export.root} has an output {unknown!r:.80} to be logits")
+    for file in export.models:
+        found = vocabulary_of(file.view, file.name, (), rows)
+        logits = _logits_of(file, found, documents, named)
+        found = vocabulary_of(file.view, file.name, (), rows, logits)
+        if found.tables:
+            yield file, (found, logits)
+
+
+def _logits_of(
+    file: ModelFile, found: Vocabulary, documents: Mapping[str, Any], named: Sequence[str] | None
+) -> tuple[str, ...] | None:
+    """Names of the outputs of a file that are logits of tokens, None where the model alone decides.
+
+    Args:
+        file: of the folder.
+        found: its vocabulary.
+        documents: the configurations of the folder.
+        named: what the user says.
+    """
+    if named is not None:
+        known = {info.name for info in file.loaded.proto.graph.output}
+        return tuple(name for name in named if name in known)
+    architectures = [name for document in documents.values() for name in _architectures(document)]
+    speaks = any(map(SPEAKS.search, architectures)) or any(map(_is_genai, documents))
+    if not speaks and architectures and all(map(CLASSIFIES.search, architectures)):
+        # Those of a table of tokens are logits all the same.
+        return vocabulary_of(file.view, file.name, (), found.rows, ()).outputs
+    sizes = {value for document in documents.values() for value in _sizes(document)}
+    if found.open and speaks and all(item.width in (*sizes, found.rows) for item in found.open):
+        return (*found.outputs, *(item.name for item in found.open))
+    # Without token ids, as images have none, nothing but the configuration makes numbers to logits.
+    return None if found.inputs else found.outputs
+
+
+def _architectures(document: Mapping[str, Any]) -> list[str]:
+    listed = document.get("architectures")
+    return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
+def _is_genai(name: str) -> bool:
+    return PurePosixPath(name).name == "genai_config.json"
+
+
+def _sizes(document: Mapping[str, Any]) -> Iterator[int]:
+    """Yield the sizes of vocabularies that a configuration names."""
+    for path, value in _fields(document):
+        if COUNT.fullmatch(path[-1]) and type(value) is int:
+            yield value
 
 
 def _tokenizers(export: Export) -> list[str]:

@@ -55,8 +55,11 @@ def _quantities(document: Document, shipped: Shipped | None) -> Iterator[Quantit
     cuts = document["plan"]["cuts"]
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in cuts)
     after, others = sum(cut["heads_left"] for cut in cuts), totals(block_cuts(document["plan"]))
-    if after < before or not others:
+    tokens = document["plan"].get("vocabulary")
+    if after < before or not (others or tokens):
         yield _counted("attention heads", before, after)
+    if tokens:
+        yield _counted("tokens", tokens["rows"], tokens["kept"])
     for units, gone, left in others:
         yield _counted(units, left + gone, left)
     if document.get("before") and document.get("after"):

@@ -139,12 +139,11 @@ def _cut_of(document: Document, documents: Documents) -> Cut:
     parts = [f"{gone} of {many(before, 'attention head')}"] if gone else []
     for units, lost, left in totals(block_cuts(plan)):
         parts.append(f"{count(lost)} of {many(lost + left, units.removesuffix('s'))}")
+    if (tokens := plan.get("vocabulary")) is not None:
+        parts.append(f"{count(tokens['rows'] - tokens['kept'])} of {many(tokens['rows'], 'token')}")
     what = f"{' and '.join(parts)} of {model} removed" if parts else f"{model} keeps all heads"
     if plan.get("exit") is not None:
         what += f", exit {', '.join(map(str, plan['exit']['numbers']))} permanent"
-    if plan.get("vocabulary") is not None:
-        tokens = plan["vocabulary"]
-        what += f", {count(tokens['rows'] - tokens['kept'])} of {many(tokens['rows'], 'token')} removed"
     validation, choice = document.get("validation"), document.get("choice")
     # Plans of earlier versions have no notes.
     remarks = (*(document.get("warnings") or ()), *plan.get("notes", ()))

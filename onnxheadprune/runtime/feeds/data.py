@@ -268,8 +268,9 @@ def _accepted(array: Array, item: Input, source: str) -> Array:
     if not is_finite(array):
         raise UsageError(f"{what} and holds NaN or infinite values")
     if item.role is Role.IDS and item.rows is not None and array.size:
-        if array.max() >= item.rows or array.min() < -item.rows:
-            raise UsageError(f"{what} and holds {array.max()}, but the table it indexes has {item.rows} rows")
+        wrong = array.max() if array.max() >= item.rows else array.min()
+        if wrong >= item.rows or (wrong < -item.rows and not item.mends):
+            raise UsageError(f"{what} and holds {wrong}, but the table it indexes has {item.rows} rows")
     converted = array.astype(item.dtype)
     if array.dtype.kind in "iu" and not np.array_equal(converted, array):
         raise UsageError(f"{what} and holds numbers that {item.dtype.name} cannot; {wanted}")

@@ -49,6 +49,7 @@ from onnxheadprune.runtime.feeds.tables import (
     ends_generation,
     feature_width,
     least_capacity,
+    replaces_some,
     row_bound,
 )
 
@@ -88,6 +89,7 @@ class Input:
         ends_generation: whether it holds the number of tokens with which a generation ends.
         special: numbers that it is compared with, as ids of tokens that stand for images.
         is_shared: whether its size is fixed where the samples of other inputs have another number.
+        mends: the model replaces some integers before they pick rows, as labels of -100.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Input:
     ends_generation: bool = False
     special: tuple[int, ...] = ()
     is_shared: bool = False
+    mends: bool = False
 
     @property
     def is_cache(self) -> bool:
@@ -169,7 +172,9 @@ def graph_inputs(view: GraphView) -> tuple[Input, ...]:
         ends = tensor.elem_type not in FLOATS and ends_generation(value)
         role = Role.LENGTHS if ends else role
         special = compared_with(value) if role is Role.IDS else ()
-        found.append(Input(info.name, dtype, dims, role, rows, known, least_capacity(value), ends, special))
+        mends = rows is not None and replaces_some(value)
+        capacity = least_capacity(value)
+        found.append(Input(info.name, dtype, dims, role, rows, known, capacity, ends, special, mends=mends))
     return _shared_marked(found)
 
 

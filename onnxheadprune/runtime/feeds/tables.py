@@ -42,6 +42,7 @@ MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS |
 _COMPUTES = CLIPS | MULTIPLIES | REMAINDERS | ADDS | SUBTRACTS | EXTREMES | CHOOSES_ELEMENTS
 """Arithmetic after which a row number is one still; a comparison gives something else."""
 _SHIFTS = ADDS | SUBTRACTS
+_REPLACES = CLIPS | EXTREMES | CHOOSES_ELEMENTS
 _HANDS_ON = MOVES | _COMPUTES
 _SAME_WIDTH = ELEMENTWISE | CASTS_LIKE
 MOST_COMPARED = 6
@@ -75,13 +76,18 @@ def row_bound(value: Value) -> int | None:
     return min((bound for bound in bounds if bound > 0), default=1) if bounds else None
 
 
+def replaces_some(value: Value) -> bool:
+    """Return whether a node takes other numbers for some of the integers in a value, followed as in `row_bound`."""
+    return any(use.node in _REPLACES for item in reachable([value], _onward) for use in item.consumers)
+
+
+def _onward(current: Value) -> Iterator[Value]:
+    return (item for use in current.consumers if _rows_indexed(use) is None for item in _handed_on(use))
+
+
 def tables_behind(value: Value) -> list[Value]:
     """The stored tables whose rows a value picks, followed as in `row_bound`."""
-
-    def onward(current: Value) -> Iterator[Value]:
-        return (item for use in current.consumers if _rows_indexed(use) is None for item in _handed_on(use))
-
-    uses = (use for item in reachable([value], onward) for use in item.consumers)
+    uses = (use for item in reachable([value], _onward) for use in item.consumers)
     tables = (_table(use) for use in uses if _rows_indexed(use) is not None)
     return list(dict.fromkeys(table for table in tables if table is not None))
 

@@ -32,6 +32,8 @@ MAX_LIST = 2**27
 STEM = 5
 """Characters that forms of a word share. On MiniLM's vocabulary and English prose 5 lose fewer tokens than 4 or 6."""
 RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+NUMBERS = re.compile(r"[-+]?\d+(?:\.\d*)?(?:-[-+]?\d+(?:\.\d*)?)?")
+"""Numbers and ranges that may be no ids: negative ones, fractions."""
 COUNTED = re.compile(r"(.+)\t(\d{1,15})")
 MOST = 10**15
 """The largest count."""
@@ -67,7 +69,12 @@ def kept_ids(
         named = listed.ids(rows, tokenizer)
         if tokens.size is None:
             _require_special(named, tokenizer, special, listed.source)
-            return sorted(_closed(always.union(named), tokenizer))
+            kept = sorted(_closed(always.union(named), tokenizer))
+            if len(kept) == rows:
+                raise UsageError(
+                    f"the model has {rows:,} tokens, and {listed.source} keeps them all, so it removes none"
+                )
+            return kept
         counts = np.zeros(rows, np.int64)
         for place, count in named.items():
             if count is None:
@@ -198,6 +205,7 @@ class Listed:
             UsageError: if there is no such token, or one has two counts.
         """
         found: dict[int, int | None] = {}
+        self._require_ids(rows, tokenizer)
         for entry, count in self.entries:
             for place in self._places(entry, rows, tokenizer):
                 if found.setdefault(place, count) != count:
@@ -207,12 +215,27 @@ class Listed:
                     )
         return found
 
+    def _require_ids(self, rows: int, tokenizer: TokenizerFile | None) -> None:
+        """Check that a list without a tokenizer has ids only.
+
+        Raises:
+            UsageError: with the first entry that is none.
+        """
+        texts = [entry for entry, _ in self.entries if isinstance(entry, str)]
+        if tokenizer is not None or not texts:
+            return
+        first = next((text for text in texts if not RANGE.fullmatch(text)), texts[0])
+        if NUMBERS.fullmatch(first):
+            raise UsageError(
+                f"{self.source} lists {first!r:.80}, and ids are whole numbers or ranges of 0 to {rows - 1:,}"
+            )
+        raise UsageError(
+            f"{self.source} lists the token {first!r:.80}, and there is no tokenizer beside the model; list ids instead"
+        )
+
     def _places(self, entry: str | range, rows: int, tokenizer: TokenizerFile | None) -> Sequence[int]:
         if isinstance(entry, str):
-            if tokenizer is None:
-                raise UsageError(
-                    f"{self.source} lists tokens, and there is no tokenizer beside the model; list ids instead"
-                )
+            assert tokenizer is not None
             if entry not in tokenizer.ids:
                 raise UsageError(f"{self.source} lists {entry!r:.80}, which {tokenizer.place} does not have")
             return (tokenizer.ids[entry],)
@@ -276,6 +299,9 @@ def _of_json(path: Path, content: str) -> list[Entry]:
         else ()
     )
     entries = list(pairs)
+    fraction = next((token for token, _ in entries if isinstance(token, float)), None)
+    if fraction is not None:
+        raise UsageError(f"{path} lists {fraction!r:.80}, which is neither a token nor an id")
     if not entries or not all(
         type(token) in (str, int) and (count is None or (type(count) is int and 0 <= count <= MOST))
         for token, count in entries
@@ -333,7 +359,7 @@ class Trimmed:
         assert tokens is not None
         data = None if data is None else lines_of(data)
         view = view_of(subject)
-        vocabulary = vocabulary_of(view, subject.name, tokens.inputs, tokens.rows)
+        vocabulary = vocabulary_of(view, subject.name, tokens.inputs, tokens.rows, tokens.logits)
         inputs = tuple(graph_inputs(view))
         samples = None if data is None else list(load_data(data, inputs))
         if tokens.rows is None:
@@ -346,7 +372,7 @@ class Trimmed:
         else:
             # Decided for all files of a folder.
             kept = [int(place) for place in tokens.keep or ()]  # type: ignore[union-attr]
-        made = trimming(subject, kept, vocabulary.inputs, vocabulary.rows)
+        made = trimming(subject, kept, vocabulary.inputs, vocabulary.rows, tokens.logits)
         if samples is None or not vocabulary.inputs:
             return cls(made, request, None)
         spelling, left = respelled(samples, inputs, made)

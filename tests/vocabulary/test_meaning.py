@@ -1,0 +1,329 @@
+"""Each input and output that means token ids follows, or the cut is refused with its name; no guess is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+import onnxheadprune as ohp
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.attention.vocabulary.find import vocabularies
+from onnxheadprune.edit.model_records import VOCABULARY_ENTRY
+from onnxheadprune.errors import RefusedError, UsageError
+from tests import toys_generation
+from tests.conftest import Outcome
+from tests.graph_text import model_of
+from tests.vocabulary.graphs import FRONT, GRAPHS, HEAD, KEPT, STATES, TABLE, TIED, graph, run
+
+Command = Callable[..., Outcome]
+HEAD_12 = f"{TABLE}, float[6, 12] head"
+FIRST = "state = Gather<axis = 1>(y, place)\nout = MatMul(state, head)"
+POOLED = "state = ReduceMean<axes = [1], keepdims = 0>(y)\nout = MatMul(state, head)"
+CLASSES = "float[batch, 12] out"
+
+
+def kept_of(model: ModelProto, **more: str) -> ModelProto:
+    return ohp.prune(model, vocab=KEPT.tolist(), provider="cpu", **more).model
+
+
+def width(model: ModelProto) -> int:
+    return model.graph.output[0].type.tensor_type.shape.dim[-1].dim_value
+
+
+def test_a_classifier_keeps_its_classes() -> None:
+    """It reads the state of the first position, and has as many classes as there are tokens."""
+    model = graph(FRONT, FIRST, more=f"{HEAD_12}, int64 place = {{0}}", output=CLASSES)
+    plan = ohp.prune(model, vocab=KEPT.tolist(), provider="cpu").plan
+    assert plan.notes == ("out keeps all of its 12 values, which are taken for classes and not for tokens",)
+    made = kept_of(model)
+    ids = np.array([[0, 2, 4, 1]])
+    np.testing.assert_array_equal(run(made, {"input_ids": ids})[0], run(model, {"input_ids": KEPT[ids]})[0])
+
+
+OPEN = {
+    "pooled": lambda: graph(FRONT, POOLED, more=HEAD_12, output=CLASSES),
+    "last position": lambda: graph(FRONT, FIRST, more=f"{HEAD_12}, int64 place = {{-1}}", output=CLASSES),
+    "wider": GRAPHS["wider_head"],
+    "narrower": GRAPHS["narrower_head"],
+    "in a loop": lambda: graph(
+        FRONT,
+        "turned = Transpose<perm = [1, 0, 2]>(y)\nmade = Scan<num_scan_inputs = 1, body = step (float[b, 6] row) =>"
+        " (float[b, 9] logits) { logits = MatMul(row, head) }>(turned)\nout = Transpose<perm = [1, 0, 2]>(made)",
+        more=f"{TABLE}, float[6, 9] head",
+        output="float[batch, seq, 9] out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_the_model_does_not_show_is_asked(command: Command, tmp_path: Path, name: str) -> None:
+    """With the answer, the logits follow or stay as they are, and the record of the file says which."""
+    model = OPEN[name]()
+    path, keep = tmp_path / "model.onnx", tmp_path / "keep.txt"
+    onnx.save(model, path)
+    keep.write_text("\n".join(map(str, KEPT)), "utf-8")
+    call = ("prune", path, "-o", tmp_path / "out.onnx", "--vocab", keep, "--provider", "cpu")
+    shown = command(*call)
+    assert shown.exit_code == 2 and "--token-logits out, else --token-logits none" in shown.stderr
+    assert command(*call, "--token-logits", "outs").exit_code == 2
+    ids = np.array([[0, 2, 4, 1]])
+    (wanted,) = run(model, {"input_ids": KEPT[ids]})
+    before = width(model)
+    for answer, columns in (("out", KEPT[before > KEPT]), ("none", np.arange(before))):
+        shown = command(*call, "--token-logits", answer)
+        assert shown.exit_code == 0, shown.stderr
+        made = onnx.load(tmp_path / "out.onnx")
+        np.testing.assert_allclose(run(made, {"input_ids": ids})[0], wanted[..., columns], rtol=0, atol=1e-6)
+        told = f"out keeps {len(columns)} of its {before} columns: those of the tokens kept"
+        assert (told in shown.stdout) == (answer == "out" and before != 12)
+        assert VOCABULARY_ENTRY.read(made).outputs == (("out",) if answer == "out" else ())
+        assert command("validate", path, tmp_path / "out.onnx", "--provider", "cpu").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "asked"), [(2, False), (6, False), (7, True), (12, False), (23, True), (24, False)]
+)
+def test_padding_is_never_as_long_as_the_vocabulary(size: int, asked: bool) -> None:
+    """Logits of labels, of which there are far fewer than tokens, stay without a question."""
+    model = graph(
+        FRONT,
+        "out = MatMul(y, head)",
+        more=f"{TABLE}, float[6, {size}] head",
+        output=f"float[batch, seq, {size}] out",
+    )
+    (found,) = vocabularies(view_of(model))
+    assert [item.name for item in found.open] == (["out"] if asked else [])
+    assert found.outputs == (("out",) if size == 12 else ())
+
+
+def test_hidden_states_as_wide_as_the_vocabulary_is_long_are_no_logits() -> None:
+    """The last operator adds a linear layer to the stream, which the layer before reads, too."""
+    model = graph(FRONT, more="float[6, 6] table", output=STATES)
+    (found,) = vocabularies(view_of(model))
+    assert (found.rows, found.outputs, found.open) == (6, (), ())
+
+
+LABELS = "int64[batch, seq] input_ids, int64[batch, seq] labels"
+REFUSED = {
+    "labels are changed": (
+        lambda: graph(
+            FRONT,
+            "made = MatMul(y, head)\nmoved = Add(labels, one)\nplaces = Unsqueeze(moved, last)\n"
+            "out = GatherElements<axis = 2>(made, places)",
+            more=f"{HEAD_12}, int64 one = {{1}}, int64[1] last = {{2}}",
+            inputs=LABELS,
+            output="float[batch, seq, one] out",
+        ),
+        "its input labels ",
+    ),
+    "labels of open logits": (
+        lambda: graph(
+            FRONT,
+            "made = MatMul(y, head)\nplaces = Unsqueeze(labels, last)\n"
+            "out = GatherElements<axis = 2>(made, places)",
+            more=f"{TABLE}, float[6, 9] head, int64[1] last = {{2}}",
+            inputs=LABELS,
+            output="float[batch, seq, one] out",
+        ),
+        "its input labels chooses among 9 values",
+    ),
+    "a mask of tokens": (
+        lambda: graph(
+            FRONT,
+            "made = MatMul(y, head)\nout = Add(made, allowed)",
+            more=HEAD_12,
+            inputs="int64[batch, seq] input_ids, float[12] allowed",
+        ),
+        "its input allowed has a value for each of 12 tokens",
+    ),
+    "ids as an output": (
+        lambda: graph(
+            FRONT,
+            "out = Identity(y)\nmoved = Slice(input_ids, one, most, one)",
+            more=f"{TABLE}, int64[1] one = {{1}}, int64[1] most = {{99}}",
+            output=f"{STATES}, int64[batch, rest] moved",
+        ),
+        "its output moved holds token ids",
+    ),
+    "computed ids as an output": (
+        lambda: graph(
+            FRONT,
+            "out = Identity(y)\nmoved = Add(input_ids, one)",
+            more=f"{TABLE}, int64 one = {{1}}",
+            output=f"{STATES}, int64[batch, seq] moved",
+        ),
+        "its output moved is computed from token ids",
+    ),
+    "a choice among open logits": (
+        lambda: graph(
+            FRONT,
+            "made = MatMul(y, head)\nout = ArgMax<axis = -1>(made)",
+            more=f"{TABLE}, float[6, 9] head",
+            output="int64[batch, seq, one] out",
+        ),
+        "chooses among 9 values, which may be tokens",
+    ),
+    "ids beyond the table": (
+        lambda: graph(
+            "is_image = Equal(input_ids, image)\nput = Where(is_image, filler, input_ids)\nwords = Gather(table, put)\n"
+            "there = Unsqueeze(is_image, last)\nx = Where(there, features, words)",
+            more=f"{TABLE}, int64 image = {{12}}, int64 filler = {{5}}, int64[1] last = {{2}},"
+            " float[1, 1, 6] features",
+            output=STATES,
+        ),
+        "compares ids with 12, which is none of the 12 tokens",
+    ),
+    "a choice among tokens": (
+        lambda: graph(
+            FRONT,
+            f"{TIED.replace('out', 'made')}\nout = ArgMax<axis = -1>(made)",
+            more=TABLE,
+            output="int64[b, s, o] out",
+        ),
+        "it chooses among all of its tokens itself, at ArgMax -> out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_place_that_would_keep_its_old_ids_is_named(name: str) -> None:
+    make, sentence = REFUSED[name]
+    with pytest.raises(RefusedError) as caught:
+        kept_of(make())
+    assert sentence in str(caught.value)
+
+
+BETWEEN = {
+    "Clip": ("made = Clip(input_ids, zero, most)", ""),
+    "Add": ("made = Add(input_ids, one)", ""),
+    "Where": (
+        "same = Equal(input_ids, one)\nother = Mul(input_ids, one)\nmade = Where(same, other, input_ids)",
+        "Mul",
+    ),
+    "Concat": ("twice = Mul(input_ids, one)\nmade = Concat<axis = 1>(twice, input_ids)", "Mul"),
+    "Mod": ("made = Mod(input_ids, most)", ""),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_the_operator_between_ids_and_table_is_named(name: str) -> None:
+    front, changing = BETWEEN[name]
+    model = graph(
+        f"{front}\nx = Gather(table, made)",
+        more=f"{TABLE}, int64 zero = {{0}}, int64 one = {{1}}, int64 most = {{11}}",
+        output="float[batch, many, 6] out",
+    )
+    with pytest.raises(RefusedError) as caught:
+        kept_of(model)
+    told = str(caught.value)
+    assert "computes other numbers from the ids in input_ids before Gather -> x" in told
+    assert f"has no vocabulary: {name} -> made" in told or (changing and f"{changing} -> " in told)
+
+
+def test_a_second_lookup_by_changed_ids_is_named() -> None:
+    """As BART moves the ids of its encoder to those of its decoder."""
+    model = graph(
+        "words = Gather(table, input_ids)\nmoved = Mod(input_ids, nine)\nmore = Gather(table, moved)\n"
+        "x = Add(words, more)",
+        more=f"{TABLE}, int64 nine = {{9}}",
+        output=STATES,
+    )
+    with pytest.raises(
+        RefusedError, match=r"reads table with all of its tokens: Mod -> moved computes other"
+    ):
+        kept_of(model)
+
+
+def test_vectors_that_mark_ids_are_named() -> None:
+    model = graph(
+        "marks = OneHot<axis = -1>(input_ids, depth, values)\nx = MatMul(marks, table)",
+        more=f"{TABLE}, int64 depth = {{12}}, float[2] values",
+        output=STATES,
+        given={"values": np.array([0, 1], np.float32)},
+    )
+    with pytest.raises(RefusedError, match="OneHot -> marks makes vectors of the ids in input_ids"):
+        kept_of(model)
+
+
+def test_operators_that_generate_are_named() -> None:
+    with pytest.raises(RefusedError, match="runs a decoder of its own"):
+        kept_of(toys_generation.generator())
+
+
+def test_negative_numbers_are_no_ids() -> None:
+    """They mean the same in the pruned model: a place that is filled with something else."""
+    model = GRAPHS["negative_ids"]()
+    ids = np.array([[0, -1, 3], [-1, 5, 2]])
+    old = np.where(ids < 0, ids, KEPT[np.maximum(ids, 0)])
+    np.testing.assert_allclose(
+        run(kept_of(model), {"input_ids": ids})[0], run(model, {"input_ids": old})[0], atol=1e-6
+    )
+
+
+def test_labels_are_renumbered_and_ignored_ones_stay(command: Command, tmp_path: Path) -> None:
+    model = GRAPHS["loss"]()
+    path, out, keep = tmp_path / "model.onnx", tmp_path / "out.onnx", tmp_path / "keep.txt"
+    onnx.save(model, path)
+    keep.write_text("\n".join(map(str, KEPT)), "utf-8")
+    ids = np.random.default_rng(0).choice(KEPT, (6, 5))
+    labels = np.where(np.arange(5) < 2, -100, ids)
+    labels[0, 4] = 11
+    np.savez(tmp_path / "d.npz", input_ids=ids, labels=labels)
+    shown = command(
+        "prune", path, "-o", out, "--vocab", keep, "--data", tmp_path / "d.npz", "--provider", "cpu", "--json"
+    )
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.document["plan"]["vocabulary"]["inputs"] == ["input_ids", "labels"]
+    assert shown.document["spelling"]["samples"] == 6 and shown.document["spelling"]["whole"] == 5
+    new = {"input_ids": np.array([[0, 1, 2]]), "labels": np.array([[-100, 4, 5]])}
+    old = {"input_ids": KEPT[new["input_ids"]], "labels": np.array([[-100, KEPT[4], KEPT[5]]])}
+    np.testing.assert_allclose(run(out, new)[0], run(model, old)[0], atol=1e-6)
+
+
+NETWORK = "h = MatMul(x, w_1)\nbent = Relu(h)\nback = MatMul(bent, w_2)\nout = Add(x, back)"
+WITHOUT = {
+    "a table alone": (lambda: GRAPHS["bag"](), ()),
+    "a feed-forward network": (
+        lambda: model_of(
+            f"{HEAD.format(opset=17)}g (int64[batch, seq] input_ids) => (float[batch, seq, 6] out)"
+            f" <{TABLE}, float[6, 16] w_1, float[16, 6] w_2> {{ x = Gather(table, input_ids)\n{NETWORK} }}",
+            0,
+        ),
+        ("--neurons", "0:1,3"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_models_without_attention_lose_tokens(command: Command, tmp_path: Path, name: str) -> None:
+    """Nothing that is shown speaks of heads."""
+    make, more = WITHOUT[name]
+    path, out, keep = tmp_path / "model.onnx", tmp_path / "out.onnx", tmp_path / "keep.txt"
+    onnx.save(make(), path)
+    keep.write_text("\n".join(map(str, KEPT)), "utf-8")
+    assert command("inspect", path).exit_code == 0
+    shown = command("prune", path, "-o", out, "--vocab", keep, *more, "--provider", "cpu")
+    assert shown.exit_code == 0, shown.stderr
+    assert "removing 6 of 12 tokens" in shown.stdout and "head" not in shown.stdout
+    checked = command("validate", path, out, "--provider", "cpu")
+    assert checked.exit_code == 0 and "head" not in checked.stdout
+    assert command("prune", out, "-o", tmp_path / "again.onnx", "--vocab", keep).exit_code == 2
+
+
+def test_what_is_shown_of_tokens_does_not_speak_of_heads(command: Command, tmp_path: Path) -> None:
+    path, keep, report = tmp_path / "model.onnx", tmp_path / "keep.txt", tmp_path / "report.html"
+    onnx.save(GRAPHS["tied"](), path)
+    keep.write_text("\n".join(map(str, KEPT)), "utf-8")
+    shown = command("prune", path, "-o", tmp_path / "out.onnx", "--vocab", keep, "--report", report)
+    assert shown.exit_code == 0 and "heads" not in shown.stdout
+    assert "6 of 12 tokens of model.onnx removed" in report.read_text("utf-8")
+
+
+def test_a_name_that_is_no_output_is_an_error() -> None:
+    with pytest.raises(UsageError, match="has no output 'logit' to be logits; its outputs are out"):
+        kept_of(GRAPHS["wider_head"](), token_logits="logit")
