@@ -102,3 +102,12 @@ def _is_worth_reading(tensor: TensorProto) -> bool:
         return True
     integers = np.issubdtype(dtype, np.integer) or dtype == np.bool_
     return integers and len(tensor.dims) == 1 and tensor.dims[0] <= MOST_NUMBERS
+
+
+def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
+    """Give weights names that the syntax of ONNX text does not allow."""
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+    for tensor in model.graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)

@@ -110,7 +110,7 @@ GUIDES = {
             (
                 "combine model.onnx pruned.onnx --to int8-qdq --data data.npz",
                 "combine model.onnx pruned.onnx --to int8-qdq --data lines.txt",
-                "combine model.onnx pruned.onnx --to int8-dynamic --data data.npz --json",
+                "combine model.onnx pruned.onnx --to int4 --data data.npz",
             ),
             "to data tokenizer metric batch seq output report as_json",
         ),

@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 PLACE = re.compile(r"^( *)\{settings\}\n", re.MULTILINE)
 """Where the keywords of a function that are settings come in its docstring."""
 OPTION = re.compile(
-    r"(?:onnxheadprune|pip install)\b[^;,`]*"  # a command line
+    r"(?:onnxheadprune|optimum-cli|pip install)\b[^;,`]*"  # a command line
     r"|(?:\b(?P<function>prune|score) )?(?<![\w-])--(?P<no>no-)?(?P<name>[a-z]+(?:-[a-z]+)*)"
     r"(?:[ =](?P<value>[a-z0-9]+)\b| (?=\"))?"
 )

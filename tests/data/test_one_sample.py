@@ -9,45 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import prune, validate
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.cli import group
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.model.storage.wire import BIG
 from tests import toys_scores
+from tests.data.one_at_a_time import LENGTH, SAMPLES, one_sample, tokens
 
 Command = Callable[..., Any]
-SAMPLES, LENGTH = 40, 6
 NOTE = "takes one sample at a time"
-
-
-def one_sample(*, fails: bool) -> ModelProto:
-    """Return a decoder that takes one sample though its batch is a symbol: several fail, or become one long sequence.
-
-    Its table of tokens is large enough to stay on disk while it is read.
-    """
-    model = toys_scores.stack()
-    embedding = next(node for node in model.graph.node if node.op_type == "Gather")
-    table = next(tensor for tensor in model.graph.initializer if tensor.name == embedding.input[0])
-    rows = np.resize(numpy_helper.to_array(table), (BIG // table.dims[1], table.dims[1]))
-    table.CopyFrom(numpy_helper.from_array(rows, table.name))
-    read = embedding.output[0]
-    embedding.output[0] = "looked_up"
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1, -1, toys_scores.HIDDEN]), "one"))
-    new = [helper.make_node("Reshape", ["looked_up", "one"], ["together"], name="together")]
-    other = "looked_up" if fails else "together"
-    new.append(helper.make_node("Add", ["together", other], [read], name="doubled"))
-    position = list(model.graph.node).index(embedding) + 1
-    for node in reversed(new):
-        model.graph.node.insert(position, node)
-    return model
-
-
-def tokens() -> dict[str, Any]:
-    random = np.random.default_rng(0)
-    return {"input_ids": random.integers(0, toys_scores.VOCABULARY, (SAMPLES, LENGTH))}
 
 
 @pytest.fixture(params=[True, False], ids=["fails", "another size"])

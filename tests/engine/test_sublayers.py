@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from onnxheadprune.errors import RefusedError
 from tests import toys
 from tests.conftest import Command
 from tests.engine.one_node import run
-from tests.graph_text import model_of
+from tests.graph_text import model_of, rename
 
 FEED = {"x": np.random.default_rng(0).normal(size=(2, 5, 8)).astype(np.float32)}
 
@@ -71,15 +70,6 @@ def network(mixer: str, *, named: bool = True, count: int = 3) -> onnx.ModelProt
     for tensor in [item for item in model.graph.initializer if item.name not in used]:
         model.graph.initializer.remove(tensor)
     return model
-
-
-def rename(model: onnx.ModelProto, names: Mapping[str, str]) -> None:
-    """Give weights names that the syntax of ONNX text does not allow."""
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names.get(name, name)
-    for tensor in model.graph.initializer:
-        tensor.name = names.get(tensor.name, tensor.name)
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -22,8 +22,7 @@ from onnxheadprune.attention.units import combined
 from onnxheadprune.errors import RefusedError, ValidationFailedError
 from tests.conftest import Command
 from tests.engine.one_node import run
-from tests.engine.test_sublayers import rename
-from tests.graph_text import model_of
+from tests.graph_text import model_of, rename
 
 FEED = {
     name: np.random.default_rng(seed).normal(size=(2, 5, 8)).astype(np.float32)

@@ -25,6 +25,7 @@ from tests.conftest import ROOT, Command
 FOREIGN = {
     "runtime/host.py": {"--query-gpu", "--format"},
     "integrations/olive.py": {"--config", "--package-config"},
+    "model/documents.py": {"--model"},
 }
 """Options of other programs."""
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![\w-])")

@@ -14,7 +14,7 @@ from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from tests import toys_genai, toys_generation
-from tests.data.test_one_sample import one_sample, tokens
+from tests.data.one_at_a_time import one_sample, tokens
 from tests.graph_text import model_of
 
 # Ids that are compared with constants

@@ -35,7 +35,9 @@ from onnxheadprune.workflow.result import file_bytes
 def _gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, final: Path) -> list[Gate]:
     """Every limit that a job sets."""
     limits: dict[str, float] = {
-        name: limit for name, limit in asdict(asked).items() if limit not in (None, False)
+        name: limit
+        for name, limit in asdict(asked).items()
+        if limit is not None and limit is not False  # 0 is a limit
     }
     validations = of_each(results["validate"]) if "validate" in results else []
     found = [
