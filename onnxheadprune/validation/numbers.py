@@ -91,7 +91,7 @@ def numbers_of(
     tables = _table_lengths(view)
     known = {*turning, *following, *tables}
     shared = sorted({int(number) for number in held if number == int(number)} - known)
-    wholes = (number for number in results if number == int(number))
+    wholes = [size for number in results for size in _sizes(number)]
     signed = dict.fromkeys(sign * number for number in (*own, *wholes) for sign in (1, -1) if number)
     return Numbers(
         tuple(turning),
