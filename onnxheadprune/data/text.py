@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from onnxheadprune.data.beside import ALONE, Beside
 from onnxheadprune.data.lines import WHOLE, Reading, Texts
 from onnxheadprune.data.more import CHUNK, MOST_SAMPLES, Chunk, Feeds, More, spread
 from onnxheadprune.data.prompts import Pair, Prompts
-from onnxheadprune.data.vocabulary import Tokens, Vocabulary
+from onnxheadprune.data.vocabulary import Tokens, Vocabulary, longest_text
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.load import LoadedModel
@@ -65,7 +66,8 @@ def text_feeds(
         path: a UTF-8 file with one sample a line, JSON lines or Parquet.
         tokenizer: a `tokenizer.json` of the `tokenizers` library, or a folder that holds a tokenizer.
         inputs: the graph inputs.
-        max_length: tokens after which a sample is cut off, or divided into windows.
+        max_length: tokens after which a sample is cut off, or divided into windows; the default is lowered to what the
+            configuration beside the tokenizer allows.
         reading: the part of the file to read.
         beside: the other models in the folder.
         logits: runs a language model; None makes each line one sample.
@@ -74,6 +76,8 @@ def text_feeds(
         UsageError: if a file cannot be read, holds no text, or the model has inputs that text cannot provide.
         HeadPruneError: if a model beside it cannot be read or run.
     """
+    if max_length == DEFAULT_LENGTH:
+        max_length = min(max_length, longest_text(Path(tokenizer)))
     made = _Making(Prompts(inputs, beside), Texts(path, reading), Vocabulary(tokenizer, max_length))
     lines, rest = made.drawn(divided=logits is not None)
     known = [line for line in lines if line is not None]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,13 @@ BYTE_PAIRS = ("vocab.json", "merges.txt")
 SETTINGS = "tokenizer_config.json"
 NAMES = "special_tokens_map.json"
 ADDED = "added_tokens.json"
+CONFIG = "config.json"
+NESTED = ("text_config", "decoder", "encoder")
+"""Where configurations of several models keep those that read text."""
+AFTER_PADDING = frozenset(
+    "camembert data2vec-text esm ibert longformer roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
+)
+"""Types of models that count positions from behind the padding token's id, so that a table of 514 rows has 512."""
 SPECIAL = ("unk_token", "sep_token", "cls_token", "pad_token", "mask_token")
 GPTS_OWN = ("<|endoftext|>", "<s>", "</s>", "<unk>", "<pad>", "<mask>")
 SAVE_ONE = "save one with AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers"
@@ -105,6 +114,32 @@ def has_tokenizer(folder: Path) -> bool:
     """Return whether a folder holds a tokenizer that `Vocabulary` reads."""
     forms = ((TOKENIZER,), (WORD_PIECES,), BYTE_PAIRS)
     return any(all((folder / name).is_file() for name in form) for form in forms)
+
+
+def longest_text(tokenizer: Path) -> int:
+    """Return the tokens of the longest text that the configuration beside a tokenizer allows; large without a limit.
+
+    Args:
+        tokenizer: its file or folder.
+    """
+    files = _Files(tokenizer if tokenizer.is_dir() else tokenizer.parent, NOTHING)
+    settings: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    with contextlib.suppress(UsageError):  # whoever needs the file says what is wrong with it
+        settings = files.document(SETTINGS)
+    with contextlib.suppress(UsageError):
+        config = files.document(CONFIG)
+    found = [settings.get("model_max_length")]
+    for part in (config, *(config[name] for name in NESTED if isinstance(config.get(name), dict))):
+        positions, padding = (
+            part.get("max_position_embeddings", part.get("n_positions")),
+            part.get("pad_token_id"),
+        )
+        if str(part.get("model_type")) in AFTER_PADDING and type(positions) is int and type(padding) is int:
+            positions -= padding + 1
+        found.append(positions)
+    # transformers writes 1e30 where a tokenizer knows no limit.
+    return min((number for number in found if type(number) is int and number > 1), default=sys.maxsize)
 
 
 def tokenizer_of(path: Path | str, content: str) -> Any:

@@ -11,9 +11,15 @@ from typing import Any
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.lines import Reading, Text, Texts
+from onnxheadprune.data.text import text_feeds
 from onnxheadprune.data.vocabulary import Vocabulary, has_tokenizer
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime.feeds.inputs import graph_inputs
+from tests import toys, toys_scores
+from tests.calibration_files import tokenizer
 from tests.conftest import Outcome
 from tests.options.models import write_models
 
@@ -203,3 +209,32 @@ def test_options_of_texts(command: Command, tmp_path: Path) -> None:
     assert outcome.exit_code == 2 and "unless a tokenizer lies beside the model" in " ".join(
         outcome.stderr.split()
     )
+
+
+LIMITS = {
+    "the tokenizer's": ({"model_max_length": 5}, {}, 5),
+    "none": ({"model_max_length": 10**30}, {"max_position_embeddings": -1}, 12),
+    "BART's table": ({}, {"model_type": "bart", "max_position_embeddings": 6, "pad_token_id": 1}, 6),
+    "XLM-R's table": ({}, {"model_type": "xlm-roberta", "max_position_embeddings": 6, "pad_token_id": 1}, 4),
+    "CLIP's table": ({}, {"model_type": "clip", "text_config": {"max_position_embeddings": 7}}, 7),
+    "GPT-2's table": ({}, {"model_type": "gpt2", "n_positions": 8}, 8),
+    "the smaller one": ({"model_max_length": 5}, {"max_position_embeddings": 4}, 4),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_text_for_a_folder_is_no_longer_than_its_configuration_allows(name: str, tmp_path: Path) -> None:
+    settings, config, most = LIMITS[name]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    words = tokenizer(tmp_path, words=toys.VOCABULARY)
+    text = write(tmp_path / "lines.txt", " ".join(f"w{number}" for number in range(12)), "w1 w2")
+    inputs = graph_inputs(view_of(LoadedModel.of(toys_scores.stack(), "m")))
+    for place in (words, tmp_path):
+        feeds = list(text_feeds(text, place, inputs))
+        assert max(feed["input_ids"].shape[1] for feed in feeds) == most
+    # What a user asks for is theirs: the model refuses it, or takes it.
+    (longest, *_) = text_feeds(text, words, inputs, max_length=11)
+    assert longest["input_ids"].shape[1] in (2, 11)
+    (tmp_path / "config.json").write_text("{")
+    assert list(text_feeds(text, words, inputs))
