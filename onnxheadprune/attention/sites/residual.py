@@ -318,7 +318,9 @@ def _leads_to_others(value: Value, leaves: Collection[Value], known: Collection[
         known: values that do not count.
     """
     around = near(value)
-    others = (item for other in leaves if other is not value for item in _behind_layers(other))
+    # What lies in front of all of these values leads to none of them.
+    since = min(-1 if item.producer is None else item.producer.index for item in around)
+    others = (item for other in leaves if other is not value for item in _behind_layers(other, since))
     return any(item in around and item not in known for item in others)
 
 
@@ -339,12 +341,21 @@ def _terms(node: Node, streams: Collection[Value]) -> Iterator[Term]:
             yield Term(Use(node, index), value, tuple(leaves))
 
 
-def _behind_layers(value: Value) -> Iterator[Value]:
-    """Yield what a value is computed from by layers, depthwise convolutions among them; nearest first."""
-    first = set(upstream([value], MAX_BEHIND, _has_weights))
+def _behind_layers(value: Value, since: int = -1) -> Iterator[Value]:
+    """Yield what a value is computed from by layers, depthwise convolutions among them; nearest first.
+
+    Args:
+        value: the value.
+        since: the index of a node; what lies in front of it is left out.
+    """
+
+    def ends(node: Node) -> bool:
+        return node.index < since or _has_weights(node)
+
+    first = set(upstream([value], MAX_BEHIND, ends))
     layers = dict.fromkeys(item.producer for item in first if item.producer is not None)
-    read = [item for node in layers if _has_weights(node) for item in contents(node)]
-    return upstream(read, MAX_BEHIND)
+    read = [item for node in layers if node.index >= since and _has_weights(node) for item in contents(node)]
+    return upstream(read, MAX_BEHIND, lambda node: node.index < since)
 
 
 def _has_weights(node: Node) -> bool:
