@@ -253,3 +253,27 @@ def test_a_map_per_head_is_not_one_map_for_all_channels() -> None:
     _, missed, without = lists(model(toy, toy.node("MatMul", [spread, toy.weight("alike", D, D)], "y")))
     assert without == [] and len(missed) == 1
     assert "a map per head" in missed[0] and "treats all heads alike" in missed[0]
+
+
+def test_iterations_of_a_scan_may_be_heads() -> None:
+    """Each iteration attends with the queries, keys and values of one head."""
+    toy = Toy()
+    queries, keys, values = operands(toy)
+    first = [toy.node("Transpose", [name], f"{name}_first", perm=[1, 0, 2, 3]) for name in (queries, values)]
+    turned = toy.node("Transpose", [keys], "keys_first", perm=[1, 0, 2, 3])
+    body = [
+        helper.make_node("MatMul", ["one_q", "one_k"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["weights"], axis=-1),
+        helper.make_node("MatMul", ["weights", "one_v"], ["one_c"]),
+    ]
+    shapes = {"one_q": ["b", "s", D], "one_k": ["b", D, "s"], "one_v": ["b", "s", D], "one_c": ["b", "s", D]}
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    graph = helper.make_graph(body, "body", infos[:3], infos[3:])
+    contexts = toy.node("Scan", [first[0], turned, first[1]], "contexts", body=graph, num_scan_inputs=3)
+    back = toy.node("Transpose", [contexts], "back", perm=[1, 2, 0, 3])
+    flat = toy.node("Reshape", [back, toy.constant("flat", np.array([0, 0, WIDTH]))], "flat_context")
+    found, missed, without = lists(
+        model(toy, toy.node("MatMul", [flat, toy.weight("o", WIDTH, HIDDEN)], "y"))
+    )
+    assert not any("one map for all channels" in sentence for sentence in without)
+    assert found or ["iteration" in sentence for sentence in missed] == [True]

@@ -30,8 +30,10 @@ from onnxheadprune.model.graph.dims import divisor, is_unnamed
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,
     ADDS,
+    CHOOSES,
     DIVIDES,
     DIVIDES_BY_NORM,
+    GENERATES,
     MULTIPLIES,
     RAISES,
     SUMS,
@@ -210,7 +212,11 @@ def left_out(
     for node in products:
         if node in claimed or node in misses or _is_part(node, claimed):
             continue
-        if not _has_heads_to_tell(node, contraction_of(node) or is_product(node)):
+        told = _has_heads_to_tell(node, contraction_of(node) or is_product(node))
+        repeated = None if told else _repeated_by(node)
+        if repeated is not None:
+            misses[node] = NearMiss(node.label, repeated)
+        elif not told:
             pools_all = "it pools with one map for all channels, so there are no heads to tell apart"
             no_axis = "no axis of its output can enumerate heads: it has one map for all channels"
             without.append(_miss(node, pools_all if node in one_head else no_axis))
@@ -221,6 +227,17 @@ def left_out(
     if fixed is not None:
         misses = {node: replace(miss, fixed=partial(fixed, node)) for node, miss in misses.items()}
     return LeftOut(tuple(misses.values()), tuple(without))
+
+
+def _repeated_by(node: Node) -> Refusal | None:
+    """Return why heads cannot be told apart that iterations of a Loop or a Scan may be; None outside of such bodies."""
+    owner = next((owner for owner, _ in node.scope.owners if owner not in CHOOSES | GENERATES), None)
+    if owner is None:
+        return None
+    sentence = (
+        f"{owner.label} computes it once per iteration: if iterations are heads, they cannot be told apart"
+    )
+    return Refusal(Reason.INEXPRESSIBLE, owner.label, node.out.name, sentence)
 
 
 def _contexts(view: GraphView, products: Iterable[Node]) -> set[Value]:
