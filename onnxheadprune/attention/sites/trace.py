@@ -8,7 +8,7 @@ recognised by name.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -32,6 +32,7 @@ from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Array, Live, Runs
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.model.graph.facts import JOINS, REDUCES
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -197,6 +198,13 @@ class Tracer:
         return self._known[_key(start, live)]
 
 
+def _reads_contents(node: Node) -> Callable[[Step], bool]:
+    """Return whether a step leads to what a node passes on, not to positions that it is picked by."""
+    contents = roles_of(node).contents
+    passed_on = {value for index, value in enumerate(node.inputs) if contents is None or index in contents}
+    return lambda step: step.value in passed_on or step.value.producer is None or bool(node.bodies)
+
+
 def _key(value: Value, live: Live) -> Key:
     return value, live.axes, live.runs, live.array.tobytes()
 
@@ -234,7 +242,7 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[S
         mixes_heads=_is_map_by_stored(node, live),
         reduced=reduced,
         shared=bool(through),
-        lost=() if upstream or through or is_layer else (node,),
+        lost=() if through or is_layer or any(map(_reads_contents(node), upstream)) else (node,),
     )
     return own, upstream or through
 
