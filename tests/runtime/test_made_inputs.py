@@ -95,6 +95,19 @@ def test_heads_before_features_that_replace_tokens_are_proven(way: str) -> None:
     assert found is not None and found.verdict == "passed", found.reason
 
 
+@pytest.mark.parametrize("kind", ["int64", "bool"])
+def test_a_mask_of_the_places_of_features_marks_as_many(kind: str) -> None:
+    """As Kosmos-2 and its like are told which tokens stand for images."""
+    model = towers("written, as many as there are tokens")
+    compared = next(node for node in model.graph.node if node.op_type == "Equal")
+    elem_type = TensorProto.BOOL if kind == "bool" else TensorProto.INT64
+    model.graph.input.append(helper.make_tensor_value_info("image_mask", elem_type, ["batch", "sequence"]))
+    compared.CopyFrom(helper.make_node("Cast", ["image_mask"], ["at"], to=TensorProto.BOOL))
+    model.graph.initializer.remove(next(item for item in model.graph.initializer if item.name == "image"))
+    found = prune(model, "0:1", provider="cpu").validation
+    assert found is not None and found.verdict == "passed", found.reason
+
+
 def test_a_token_that_is_no_row_of_the_table_is_left_out_where_it_does_not_run() -> None:
     found = prune(towers("chosen", image=25), "0:1", provider="cpu", accept_inconclusive=True).validation
     assert found is not None and found.cases and "does not move the outputs" in found.reason

@@ -58,7 +58,7 @@ class Special:
 
     Attributes:
         count: how often each of them stands there, one after the other.
-        which: the position of the only one that does; None for all of them.
+        which: the position of the only one that does, as often as something has features; None for all of them.
     """
 
     count: int
@@ -98,6 +98,10 @@ class Style:
 
 def fill(item: Input, shape: tuple[int, ...], style: Style, generator: np.random.Generator) -> Array:
     """An array of `shape` and of the input's type."""
+    special = style.special
+    if item.marks_places and shape and special is not None and special.which is not None:
+        places = np.arange(shape[-1])
+        return np.broadcast_to((places > 0) & (places <= special.count), shape).astype(item.dtype)
     return _values(item, shape, style, generator).astype(item.dtype)
 
 

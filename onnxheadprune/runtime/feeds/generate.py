@@ -89,7 +89,7 @@ class FeedMaker:
         self.inputs = graph_inputs(view)
         self.seed = seed
         self.readings: Mapping[str, Reading] = {}
-        self._has_special = any(item.special for item in self.inputs)
+        self._has_special = any(item.special or item.marks_places for item in self.inputs)
         self._special: Special | None = USUAL
         self._features = numbers_of_features(view) if self._has_special else ()
         expressions = [
@@ -289,7 +289,7 @@ class FeedMaker:
 
         The number that was found is kept for further cases.
         """
-        kinds = max((len(item.special) for item in self.inputs), default=0)
+        kinds = max(1, *(len(item.special) for item in self.inputs))
         numbers = dict.fromkeys([*self._features, *range(1, MOST_TOKENS + 1)])
         for count, which in product(numbers, range(kinds)):
             self._special = Special(count, which)

@@ -49,6 +49,7 @@ from onnxheadprune.runtime.feeds.tables import (
     ends_generation,
     feature_width,
     least_capacity,
+    marks_places,
     replaces_some,
     row_bound,
 )
@@ -88,6 +89,7 @@ class Input:
         capacity: positions that a cache must have at least.
         ends_generation: whether it holds the number of tokens with which a generation ends.
         special: numbers that it is compared with, as ids of tokens that stand for images.
+        marks_places: whether it is a mask whose places are listed, as those of tokens that features replace.
         is_shared: whether its size is fixed where the samples of other inputs have another number.
         mends: the model replaces some integers before they pick rows, as labels of -100.
     """
@@ -101,6 +103,7 @@ class Input:
     capacity: int = 0
     ends_generation: bool = False
     special: tuple[int, ...] = ()
+    marks_places: bool = False
     is_shared: bool = False
     mends: bool = False
 
@@ -173,8 +176,11 @@ def graph_inputs(view: GraphView) -> tuple[Input, ...]:
         role = Role.LENGTHS if ends else role
         special = compared_with(value) if role is Role.IDS else ()
         mends = rows is not None and replaces_some(value)
+        marks = role in (Role.MASK, Role.BOOLS) and marks_places(value)
         capacity = least_capacity(value)
-        found.append(Input(info.name, dtype, dims, role, rows, known, capacity, ends, special, mends=mends))
+        found.append(
+            Input(info.name, dtype, dims, role, rows, known, capacity, ends, special, marks, mends=mends)
+        )
     return _shared_marked(found)
 
 

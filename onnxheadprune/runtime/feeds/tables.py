@@ -20,6 +20,7 @@ from onnxheadprune.model.graph.facts import (
     EQUALS,
     EXPANDS,
     EXTREMES,
+    FINDS_NONZERO,
     FLATTENS,
     GATHERS,
     JOINS,
@@ -183,6 +184,18 @@ def compared_with(value: Value) -> tuple[int, ...]:
             below = () if use.node in EQUALS else (1,)
             found |= {int(number) - step: None for number in other.reshape(-1) for step in (0, *below)}
     return tuple(found)[:MOST_COMPARED]
+
+
+def marks_places(value: Value) -> bool:
+    """Return whether the places of an input's numbers are listed: a mask of the tokens that features replace."""
+
+    def onward(current: Value) -> Iterator[Value]:
+        return (
+            item for use in current.consumers if use.node in MOVES | COMPARES for item in use.node.results
+        )
+
+    uses = (use for item in reachable([value], onward) for use in item.consumers)
+    return any(use.node in FINDS_NONZERO for use in uses)
 
 
 def numbers_of_features(view: GraphView) -> tuple[int, ...]:
