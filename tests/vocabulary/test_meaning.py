@@ -178,6 +178,43 @@ REFUSED = {
         ),
         "compares ids with 12, which is none of the 12 tokens",
     ),
+    "flat logits": (
+        lambda: graph(
+            FRONT,
+            "made = MatMul(y, head)\nout = Flatten<axis = 1>(made)",
+            more=HEAD_12,
+            output="float[batch, all] out",
+        ),
+        "Flatten -> out arranges logits of tokens anew, for its output out",
+    ),
+    "flat logits of the table": (
+        lambda: graph(
+            FRONT,
+            f"{TIED.replace('out', 'made')}\nsoft = Softmax(made)\nout = Reshape(soft, flat)",
+            more=f"{TABLE}, int64[1] flat = {{-1}}",
+            output="float[all] out",
+        ),
+        "Reshape -> out arranges logits of tokens anew",
+    ),
+    "logits beside others": (
+        lambda: graph(
+            FRONT,
+            "made = MatMul(y, head)\nturned = Transpose<perm = [0, 2, 1]>(y)\ncopied = MatMul(y, turned)\n"
+            "out = Concat<axis = 2>(copied, made)",
+            more=HEAD_12,
+            output="float[batch, seq, all] out",
+        ),
+        "Concat -> out arranges logits of tokens anew",
+    ),
+    "logits in two outputs": (
+        lambda: graph(
+            FRONT,
+            "made = MatMul(y, head)\nout, rest = Split<axis = 2>(made, sizes)",
+            more=f"{HEAD_12}, int64[2] sizes = {{8, 4}}",
+            output="float[batch, seq, 8] out, float[batch, seq, 4] rest",
+        ),
+        "Split -> out arranges logits of tokens anew",
+    ),
     "a choice among tokens": (
         lambda: graph(
             FRONT,

@@ -11,12 +11,23 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from onnxheadprune.attention.vocabulary.places import Place, alike, behind
+from onnxheadprune.attention.vocabulary.places import HANDS_ON, Place, alike, behind, contents
 from onnxheadprune.liveness.asking import has_law
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic
-from onnxheadprune.model.graph.facts import CHOOSES, GATHERS, OBSERVES, REDUCES, SLICES
+from onnxheadprune.model.graph.facts import (
+    CARRIERS,
+    CHOOSES,
+    ELEMENTWISE,
+    GATHERS,
+    OBSERVES,
+    QUANTIZERS,
+    REDUCES,
+    SLICES,
+    WEIGHS,
+    Kind,
+)
 from onnxheadprune.model.graph.tables import choice_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.graph.walks import reachable
@@ -30,6 +41,7 @@ MOST = 4096
 """Places of one kind; a residual stream has more, and is no row of logits."""
 STEPS = 32
 """Operators between a position that is picked and the layer that reads it."""
+_FOLLOWED = HANDS_ON | ELEMENTWISE | WEIGHS | QUANTIZERS | CARRIERS
 Answer: TypeAlias = Literal["tokens", "open", "other"]
 
 
@@ -103,19 +115,64 @@ def has_layer(place: Place) -> bool:
     return any(map(_is_of_layer, _along(place) or ()))
 
 
-def _along(place: Place) -> list[Place] | None:
+def _along(place: Place, arranged: Kind | None = None) -> list[Place] | None:
     """The computed places that an axis of an output runs along; None if it is one of hidden states.
 
     Nothing but a choice is made of logits: no layer sums over them, and none mixes them.
+
+    Args:
+        place: the axis.
+        arranged: operators that may arrange its elements anew; None for none.
     """
     found: list[Place] = []
     for item in reachable([place], alike, MOST):
         if item.value.is_constant or item.axis is None:
             continue
-        if not all(_keeps(item, use) for use in item.value.consumers):
-            return None
+        for use in item.value.consumers:
+            if not (_keeps(item, use) or (arranged is not None and use.node in arranged)):
+                return None
         found.append(item)
     return found
+
+
+def rearranged(view: GraphView, places: Sequence[Place], rows: int | None) -> str:
+    """Return which output holds logits in another arrangement than along one axis; "" without one.
+
+    Args:
+        view: of the model.
+        places: axes that count tokens.
+        rows: how many tokens there are, where linear layers with as many columns are logits, too.
+    """
+    starts = [place for place in places if place.axis is not None and place.value.elem_type in FLOATS]
+    known = set(starts)
+    for node in view.nodes if rows is not None else ():
+        for axis in range(node.out.rank or 0) if node.results else ():
+            place = Place(node.out, axis)
+            if place.size == rows and place not in known and _is_of_layer(place):
+                starts += _along(place, HANDS_ON) or ()
+    for place in starts:
+        for use in () if place.value.is_constant else place.value.consumers:
+            if use.node in HANDS_ON and use.input_index in contents(use.node) and not _keeps(place, use):
+                output = _only_output(use.node)
+                if output is not None:
+                    return f"{use.node.label} arranges logits of tokens anew, for its output {output}"
+    return ""
+
+
+def _only_output(node: Node) -> str | None:
+    """The output that elements of a node's results go to; None if a layer reads them."""
+    found = None
+    for value in reachable(node.results, _handed_on, MOST):
+        if value.is_graph_output and value.scope.parent is None:
+            found = value.name
+        for use in value.consumers:
+            if use.node not in _FOLLOWED | OBSERVES | REDUCES and choice_of(use.node) is None:
+                return None
+    return found
+
+
+def _handed_on(value: Value) -> Iterator[Value]:
+    return (item for use in value.consumers if use.node in _FOLLOWED for item in use.node.results)
 
 
 def _keeps(place: Place, use: Use) -> bool:

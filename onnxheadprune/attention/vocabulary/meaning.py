@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from onnxheadprune.attention.vocabulary.heads import Logits, axes_of, has_layer, judged, together
+from onnxheadprune.attention.vocabulary.heads import Logits, axes_of, has_layer, judged, rearranged, together
 from onnxheadprune.attention.vocabulary.places import HANDS_ON, INTEGERS, Place, contents, picked
 from onnxheadprune.model.graph.facts import ELEMENTWISE, EQUALS, GENERATES, OBSERVES, REDUCES
 from onnxheadprune.model.graph.tables import choice_of
@@ -84,6 +84,7 @@ class Meaning:
             _chooser(view, places)
             or found.obstacle
             or obstacle
+            or rearranged(view, places, rows if chosen is None else None)
             or _beyond(places, rows)
             or _obstacle(view, places, {*(value.name for value in ids), *found.inputs}),
         )
