@@ -212,7 +212,7 @@ def _vanishing(sites: Sites, chosen: Mapping[int, Sequence[int]], swept: Sweep) 
         return []
     return [
         site
-        for site in sites.every
+        for site in sites.known
         if not chosen.get(site.index)
         and all(swept.kept.get(item.node.out, FULL).is_dead for item in site.projections)
     ]
