@@ -122,7 +122,10 @@ def longest_text(tokenizer: Path) -> int:
     Args:
         tokenizer: its file or folder.
     """
-    files = _Files(tokenizer if tokenizer.is_dir() else tokenizer.parent, NOTHING)
+    try:
+        files = _Files(tokenizer if tokenizer.is_dir() else tokenizer.parent, NOTHING)
+    except OSError:
+        return sys.maxsize
     settings: dict[str, Any] = {}
     config: dict[str, Any] = {}
     with contextlib.suppress(UsageError):  # whoever needs the file says what is wrong with it

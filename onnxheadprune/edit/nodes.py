@@ -217,7 +217,7 @@ def _is_defined(edit: InsertNode, opset: int) -> bool:
     )
 
 
-_BROADCASTS = {"Max": 8}
+_BROADCASTS = {"Max": 8, "Min": 8}
 """Operators that took only inputs of one shape before."""
 
 

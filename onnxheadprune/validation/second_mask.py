@@ -122,7 +122,8 @@ class SecondMask:
             return
         for tap in taps:
             (one, scale), (two, _) = tap.rest(first), tap.rest(second)
-            moved = np.abs(one.astype(np.float64) - two.astype(np.float64)).max(initial=0.0)
+            with np.errstate(invalid="ignore"):
+                moved = np.abs(one.astype(np.float64) - two.astype(np.float64)).max(initial=0.0)
             if np.isfinite(moved) and moved > self.tolerance.exact * scale:
                 self.problems.append(
                     f"{tap.projection} reads more than the heads of {tap.site}: with them silenced where they are"

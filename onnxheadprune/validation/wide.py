@@ -62,12 +62,13 @@ def _sizes_for(numbers: Numbers, *, has_past: bool) -> Iterator[_Size]:
     windows = _around((n for n in numbers.shared if min(LENGTHS) <= n <= LARGEST_WINDOW), MOST_WINDOWS)
     yield from (_Size(batch, length) for batch, length in SMALL_SIZES)
     tables = _around(numbers.tables, MOST_SIZES)
-    yield from (_Size(1, length) for length in sorted({*LENGTHS, *around, *windows, *tables}))
+    small = range(1, ALWAYS + 1)
+    yield from (_Size(1, length) for length in sorted({*small, *LENGTHS, *around, *windows, *tables}))
     yield from (_Size(batch, SHORT) for batch in (*around, *windows))
     # A batch of that many samples may need to be as short as can be.
     yield from (_Size(batch, 1) for batch in around if batch * SHORT > MOST_TOKENS)
     if has_past:
-        for number in around:
+        for number in (*small, *around):
             # One token after so many, and so many with the past.
             yield from (_Size(1, 1, number), _Size(1, 1, number - 1))
             yield _Size(1, max(number - PAST, 1))

@@ -58,6 +58,7 @@ LINES = {
     "PIL": f"score {SAMPLES / 'digits_vit.onnx'} --data pictures",
     "tokenizers": "score ids.onnx --data text.txt --tokenizer tokenizer.json",
     "pyarrow": "score ids.onnx --data text.parquet",
+    "dask": f"{SCORED} --method ablation --data random --dask local",
     "distributed": f"{SCORED} --method ablation --data random --dask local",
     "onnx_ir": "quantize model.onnx -o out.onnx --to int4",
     "yaml": "run job.yaml --junit j.xml",

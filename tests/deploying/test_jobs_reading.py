@@ -40,6 +40,7 @@ VALUES: dict[str, Any] = {
     "score.method": "ablation", "score.drift": "m:f", "score.jobs": 2, "score.dask": "local",
     "prune.heads": {"0": [1, 3]}, "prune.neurons": "0:3", "prune.experts": "0:3", "prune.layers": "1", "prune.exit": 2,
     "prune.vocab": "keep.txt", "prune.vocab_size": 12, "prune.token_ids": "input_ids",
+    "prune.token_logits": "none",
     "prune.units": ["heads", "neurons"], "prune.runtime": "genai",
     "prune.method": "fisher",
     "prune.ratio": 0.3, "prune.keep": 2, "prune.target_speedup": 1.5,

@@ -110,6 +110,14 @@ def number_range(draw: Draw, op_type: str) -> Case:
     return Case(op_type, tuple(np.array(number) for number in numbers), fixed=frozenset({0, 1, 2}))
 
 
+@strategy("OneHot")
+def marks(draw: Draw, op_type: str) -> Case:
+    shape = draw_shape(draw)
+    depth, axis = draw(st.integers(2, 4)), draw(st.integers(0, len(shape)))
+    inputs = (integers(draw, shape, -depth, depth), np.array(depth), vector(0, 1))
+    return Case(op_type, inputs, {"axis": signed(draw, axis, len(shape) + 1)}, frozenset({1, 2}))
+
+
 @strategy("ScatterND")
 def scatter_nd(draw: Draw, op_type: str) -> Case:
     shape = draw_shape(draw)

@@ -17,7 +17,8 @@ from tests import toys_scores
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
-ATTENTION, BLOCK = inspect(toys_scores.stack(layers=1)).every
+STACK = inspect(toys_scores.stack(layers=12))
+ATTENTION, BLOCK = STACK.sites[0], STACK.of("neurons")[0]
 KINDS = {"f": FEED_FORWARD, "c": CONVOLUTION, "m": MLP}
 
 
@@ -26,7 +27,8 @@ def sites(names: Sequence[str]) -> Sites:
     made: list[Site] = []
     for place, text in enumerate(names):
         letter, name = text.split(" ", 1)
-        like = ATTENTION if letter == "a" else BLOCK
+        # Each has a place of its own in the stream.
+        like = STACK.sites[place] if letter == "a" else STACK.of("neurons")[place]
         kind = KINDS.get(letter, like.kind)
         # Convolutions of stems and classifiers are added to no stream.
         ends = like.projections if kind in (like.kind, FEED_FORWARD) else ()

@@ -43,6 +43,8 @@ EXAMPLES: dict[str, list[tuple[tuple[Any, ...], Array]]] = {
     "subtract": [((*SHAPES, "y"), np.array([0, 2, 0]))],
     "multiply": [((*SHAPES, "y"), np.array([4, 3, 16])), ((SQUARE, SQUARE[:1], "y"), SQUARE * SQUARE[:1])],
     "divide": [((*SHAPES, "y"), np.array([1, 3, 1]))],
+    "larger": [((SQUARE, SQUARE[::-1], "y"), np.maximum(SQUARE, SQUARE[::-1]))],
+    "smaller": [((SQUARE, SQUARE[::-1], "y"), np.minimum(SQUARE, SQUARE[::-1]))],
     "less": [((SHAPES[1], SHAPES[0], "y"), np.array([False, True, False]))],
     "choose": [((np.array([True, False, True]), *SHAPES, "y"), np.array([2, 1, 4]))],
     "cast": [((LONG, TensorProto.FLOAT, "y"), LONG.astype(np.float32))],
@@ -63,7 +65,7 @@ EXAMPLES: dict[str, list[tuple[tuple[Any, ...], Array]]] = {
     "tile": [((SQUARE, np.array([1, 2]), "y"), np.tile(SQUARE, (1, 2)))],
 }
 """Per function that writes one node its arguments behind `before`, arrays for names, and what the node gives."""
-LATER = {"Where": 9, "QuantizeLinear": 10}
+LATER = {"Max": 8, "Min": 8, "Where": 9, "QuantizeLinear": 10}
 """Operators that older opsets have nothing alike for."""
 WRITERS = {
     name: function

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models
 
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.workflow.requests import Tokens
 from onnxheadprune.workflow.vocabulary.keep import kept_ids
 from onnxheadprune.workflow.vocabulary.otherwise import require_same_spelling
@@ -48,7 +48,13 @@ def test_unknown_words_stay_unknown(seed: int, tmp_path: Path) -> None:
     file, before, more = TokenizerFile(tmp_path / "tokenizer.json"), spelled(tokens), 0
     for some in range(3):
         asked = random.Random(some).sample(range(len(tokens)), len(tokens) // 2)
-        kept = kept_ids(Tokens([*asked, *file.always]), len(tokens), file)
+        try:
+            kept = kept_ids(Tokens([*asked, *file.always]), len(tokens), file)
+        except UsageError as error:
+            # What these words need may be all there is.
+            if "keeps them all" not in str(error):
+                raise
+            continue
         left = [tokens[place] for place in kept]
         more += len(left) - len({*asked, *file.always})
         for old, new in zip(before, spelled(left), strict=True):

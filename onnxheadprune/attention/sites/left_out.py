@@ -275,7 +275,18 @@ def shared_by_heads(layer: Node, core: Node) -> Refusal:
     sentence = (
         f"it has a map per head, and {layer.label} has no weights of single heads: it treats all heads alike"
     )
+    found = contraction_of(layer)
+    if found is not None and found.batch and any(_is_stack(value) for value in layer.inputs[1:]):
+        sentence = (
+            f"{layer.label} has a matrix for each of its positions, which nothing sums up before the next layer: these"
+            " are networks of their own, not heads of one projection"
+        )
     return Refusal(Reason.NO_PROJECTION, core.label, core.out.name, sentence)
+
+
+def _is_stack(value: Value | None) -> bool:
+    """Return whether a value is several stored matrices."""
+    return value is not None and value.is_constant and any(dim != 1 for dim in (value.shape or ())[:-2])
 
 
 def _miss(node: Node, sentence: str) -> NearMiss:

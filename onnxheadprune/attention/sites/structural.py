@@ -46,7 +46,7 @@ from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.facts import ADDS, OBSERVES, REDUCES, WEIGHS
+from onnxheadprune.model.graph.facts import ADDS, MULTIPLIES, OBSERVES, REDUCES, WEIGHS
 from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.graph.walks import reachable
@@ -258,6 +258,9 @@ def _over_heads(node: Node, channels: tuple[int, ...], tracer: Tracer) -> Iterat
         if len(sizes) < len(axes) or math.prod(sizes) > MAX_CONTRACTED or not isinstance(heads, int):
             continue
         cores = tracer.trace(value, axes, tuple(sizes)).cores
+        if any(core.node is value.producer and core.node in MULTIPLIES for core in cores):
+            # A product that is written as Mul and ReduceSum: this is its own sum.
+            continue
         if are_heads(cores, heads):
             yield Candidate(node, (0, axes), None, tuple(sizes), cores)
 
