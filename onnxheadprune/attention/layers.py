@@ -137,7 +137,7 @@ class Layer:
 
     @property
     def silent(self) -> tuple[Use, ...]:
-        """What is added to the stream inside the layer, but for branches of which stored biases are left.
+        """Terms of the layer's residual sums, except branches of which stored biases are left.
 
         That is all that the layer adds, whatever of it is known as a site.
         """
@@ -145,7 +145,7 @@ class Layer:
 
     @functools.cached_property
     def _terms(self) -> dict[Term, State]:
-        """What each term of the layer's residual sums depends on without the layer's sites."""
+        """The state of each term of the layer's residual sums without the layer's sites."""
         ends = emptied(item for site in self.removed for item in site.projections if item.term is None)
         return {term: silenced(join, term, ends) for join in self.joins for term in join.terms}
 

@@ -1,4 +1,4 @@
-"""How much of a model and of its data a choice runs.
+"""The extent to which a selection runs a model and its data.
 
 In a small model measuring every site is fast; in one of a billion weights, a few cuts of every site on all samples
 take days. So the work is limited in advance: enough to compare sites in acceptable time.

@@ -43,7 +43,7 @@ class Fold:
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """What a choice has seen of its data.
+    """The samples and moments that a selection is based on.
 
     Attributes:
         data: the samples that `moments` were taken on.

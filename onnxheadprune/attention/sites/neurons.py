@@ -174,7 +174,7 @@ def _table(projection: Projection) -> Value | None:
 
 
 def _all_tokens(value: Value) -> Value:
-    """Return what some tokens are picked from."""
+    """Return the tokens that some are picked from."""
     while value.producer is not None and value.producer in TOKENS and value.producer.inputs[0] is not None:
         value = value.producer.inputs[0]
     return value

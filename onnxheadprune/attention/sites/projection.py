@@ -70,7 +70,7 @@ class Projection:
 
     @property
     def term(self) -> Use | None:
-        """What it is, if it is a term of a sum: a whole residual branch, which is zero without its units."""
+        """The term of a residual sum that it stands for, a whole residual branch; None for a layer."""
         term = self.weight is None and self.node in SUMS_VALUES
         return Use(self.node, self.activation[0]) if term else None
 

@@ -54,7 +54,7 @@ MOVES = VIEWS | CASTS | DROPOUTS | GATHERS | SLICES | SPLITS | PADS | JOINS | PL
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """What a residual sum adds to its stream: one input of a node of the sum.
+    """An addend of a residual sum: one input of a node of the sum.
 
     Attributes:
         use: the node, and which of its inputs.
@@ -90,7 +90,7 @@ class Join:
 
 
 class State(Enum):
-    """What a value depends on once some layers compute nothing.
+    """The dependence of a value on its inputs once some layers compute nothing.
 
     `STREAM`: the stream; `OTHERS`: other inputs of the model; `BIAS`: stored numbers that those layers add; `NOTHING`:
     stored numbers alone; `ZERO`: it is zero.
@@ -233,7 +233,7 @@ class Residuals:
 
 
 def silenced(join: Join, term: Term, ends: Collection[Node]) -> State:
-    """Return what a term depends on if some layers sum over nothing, so that they output their biases.
+    """Return the state of a term if some layers sum over nothing, so that they output their biases.
 
     Args:
         join: the residual sum.

@@ -229,7 +229,7 @@ class Routing:
 
     @property
     def per_token(self) -> int:
-        """How many experts each token goes through."""
+        """The number of experts that each token goes through."""
         return self.chosen or self.experts
 
     @property

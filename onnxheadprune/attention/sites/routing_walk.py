@@ -436,7 +436,7 @@ class _Walk:
 
 
 def _ranks(value: Value, axis: int, listed: int) -> int:
-    """How many of the experts that a choice lists are read, from the best one on.
+    """The number of listed experts that are read, from the best one on.
 
     Args:
         value: their numbers or scores.

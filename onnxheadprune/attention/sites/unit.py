@@ -81,7 +81,7 @@ class Site:
     INSIDE: ClassVar[bool] = False
     """Whether units are computed inside one operator, so that its stored weights silence them, not cores."""
     WHOLE: ClassVar[bool] = False
-    """Whether its one unit is a residual branch, which is silenced where it is added to the stream."""
+    """True if its one unit is a residual branch, which is silenced where it is added to the stream."""
     ROUTED: ClassVar[bool] = False
     """Whether a router keeps units out of what is computed, so that its scores silence them, not zeros in a context."""
     CHOSEN: ClassVar[bool] = True

@@ -36,7 +36,7 @@ class Meaning:
 
     @classmethod
     def of(cls, view: GraphView, rows: int, ids: Sequence[Value], chosen: Collection[str] | None) -> Meaning:
-        """Return what means token ids.
+        """Return the inputs and outputs that hold token ids.
 
         Args:
             view: an annotated view.
