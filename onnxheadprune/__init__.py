@@ -18,8 +18,8 @@ from onnxheadprune import errors
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.planning import plan_pruning
+    from onnxheadprune.attention.sites.attention_site import AttentionSite, NearMiss, Sites
     from onnxheadprune.attention.sites.find import inspect
-    from onnxheadprune.attention.sites.site import AttentionSite, NearMiss, Sites
     from onnxheadprune.benchmarking.measure import Ratio
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
     from onnxheadprune.benchmarking.runner import bench
@@ -230,7 +230,7 @@ _HOMES = {
         "Reason",
         "Refusal",
     ),
-    "attention.sites.site": (
+    "attention.sites.attention_site": (
         "AttentionSite",
         "NearMiss",
         "Sites",

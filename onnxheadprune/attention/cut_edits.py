@@ -11,19 +11,19 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.attention.io_changes import CacheCut, Contract, cache_cut
+from onnxheadprune.attention.sites.attention_site import Sites
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.attention.sites.unit import Site, handed_out
+from onnxheadprune.attention.sites.site import Site, handed_out
 from onnxheadprune.edit.edits import DropInputs, DropNode, Edit, SetInput
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.domain import MASKS, Masks
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 
@@ -177,8 +177,8 @@ def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, 
                 terms += [] if projection.term is None else [projection.term]
     if not owners:
         return edits
-    from onnxheadprune.liveness.branch import Remnant, bias_of, branches, zero_term
-    from onnxheadprune.liveness.stand_in import quantized_stand_in, stand_in
+    from onnxheadprune.liveness.emptied_branches import Remnant, bias_of, branches, zero_term
+    from onnxheadprune.liveness.emptied_outputs import quantized_stand_in, stand_in
 
     def add(found: Iterable[Edit], projections: Iterable[Node]) -> None:
         names = frozenset(site.name for node in projections for site in owners[node])

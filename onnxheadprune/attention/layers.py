@@ -24,10 +24,10 @@ from itertools import groupby, pairwise, takewhile
 from typing import NamedTuple, TypeAlias
 
 from onnxheadprune.attention.cut_edits import going_whole
+from onnxheadprune.attention.sites.attention_site import Sites
 from onnxheadprune.attention.sites.projection import emptied
 from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term, silenced
-from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.edit.model_records import LAYERS_ENTRY, LAYERS_KEY
 from onnxheadprune.errors import RefusedError

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxheadprune.attention.sites.attention_site import Site
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.errors import RefusedError

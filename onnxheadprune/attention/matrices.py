@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper
 
 from onnxheadprune.attention.quantized import Grid, Levels, StoredLevels, limits_of, numbers_of
-from onnxheadprune.liveness.readers import is_shared
+from onnxheadprune.liveness.consumers import is_shared
 from onnxheadprune.model.graph.facts import (
     ADDS,
     CASTS,

@@ -15,16 +15,16 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.attention.cut_edits import caches_of, goes_whole, going_whole, require_apart, swept_edits
-from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import AS_IT_IS, Cache, Contract
 from onnxheadprune.attention.layers import layers_kept, removed_layers
-from onnxheadprune.attention.site_cuts import block_cuts, head_cuts, site_records
+from onnxheadprune.attention.planned_cuts import block_cuts, head_cuts, site_records
+from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.kinds import kind_of
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
-from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.attention.units import names_all, resolve_units
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.unit_specs import names_all, resolve_units
 from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetMetadata, SliceTensor
 from onnxheadprune.edit.plan import IoChange, LeftOutNode, PlannedEdit, PrunePlan, RenamedIo, fingerprint
 from onnxheadprune.edit.records import CACHES_ENTRY, CACHES_KEY
@@ -33,11 +33,11 @@ from onnxheadprune.errors import RefusedError, spelled
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.liveness.sweep_result import Sweep
+from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
-from onnxheadprune.model.soundness import analysing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def plan_pruning(
     contract = Contract(cache, allow_io_change)
     if exit is None:
         return analyse(loaded.proto, heads, model_name(model), contract).plan
-    from onnxheadprune.attention.exits.leave import leaving
+    from onnxheadprune.attention.exits.permanent import leaving
 
     left = leaving(loaded, (exit,))
     return left.on(analyse(left.model.proto, heads, model_name(model), contract).plan)
@@ -251,7 +251,7 @@ def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
         HeadPruneError: as `leaving` and `trimming` do.
     """
     if plan.exit is not None:
-        from onnxheadprune.attention.exits.leave import leaving
+        from onnxheadprune.attention.exits.permanent import leaving
 
         loaded = leaving(loaded, plan.exit.numbers).model
     if plan.vocabulary is not None:

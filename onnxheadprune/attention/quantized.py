@@ -15,8 +15,15 @@ import numpy.typing as npt
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxheadprune.errors import InferenceError, RefusedError
-from onnxheadprune.liveness.blocks import GROUP_INDEX, SCALES, WEIGHT, ZERO_POINTS, block_size, is_packed
-from onnxheadprune.liveness.readers import is_shared
+from onnxheadprune.liveness.consumers import is_shared
+from onnxheadprune.liveness.packed_blocks import (
+    GROUP_INDEX,
+    SCALES,
+    WEIGHT,
+    ZERO_POINTS,
+    block_size,
+    is_packed,
+)
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel

@@ -15,7 +15,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.facts import CHOOSES

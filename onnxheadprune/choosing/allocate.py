@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.moves import Heads, Step
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.display import one_line

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from onnxheadprune.attention.observed import observed
+from onnxheadprune.attention.main_graph_copy import observed
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE
-from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable, seen, with_enough
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.curves import measured_paths

@@ -71,7 +71,7 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     from onnxheadprune.attention.vocabulary.find import vocabularies
     from onnxheadprune.deploying.folders.opening import looked_at
     from onnxheadprune.deploying.folders.types import sites_to_dict
-    from onnxheadprune.model.soundness import NotAnalysed, attempted
+    from onnxheadprune.model.analysis_errors import NotAnalysed, attempted
     from onnxheadprune.reporting.console import out
     from onnxheadprune.reporting.folder import export_report
     from onnxheadprune.reporting.sites import not_analysed, not_loaded, vocabulary_report

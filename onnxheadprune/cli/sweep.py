@@ -50,7 +50,7 @@ def sweep(
     each, units are selected, and the remaining weights are adjusted, and trained with --recover or --time, as by prune
     --ratio.
     """
-    from onnxheadprune.attention.observed import first_tokens
+    from onnxheadprune.attention.main_graph_copy import first_tokens
     from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.reporting.console import err

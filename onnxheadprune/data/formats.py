@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, regular_file
-from onnxheadprune.model.storage.mistaken import in_place_of
+from onnxheadprune.model.storage.file_magic import in_place_of
 from onnxheadprune.settings.inputs import DataFormat
 
 HEAD = 2**16

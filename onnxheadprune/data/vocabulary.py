@@ -12,7 +12,7 @@ from typing import Any
 
 from onnxheadprune.errors import UsageError, heed_interrupt
 from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, read_text
-from onnxheadprune.model.storage.mistaken import in_place_of
+from onnxheadprune.model.storage.file_magic import in_place_of
 from onnxheadprune.runtime.foreign import users_code
 
 TOKENIZER = "tokenizer.json"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto, helper
 
+from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import DropNode, Edit

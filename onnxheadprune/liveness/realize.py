@@ -9,13 +9,13 @@ import numpy as np
 
 from onnxheadprune.edit.edits import MARK, Edit, SetDim, SetInput, SliceTensor
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.asking import makes_chunks
-from onnxheadprune.liveness.literals import freeze_observers, reads_own_shape
+from onnxheadprune.liveness.consumers import selecting_answer
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.readers import selecting_answer
+from onnxheadprune.liveness.recomputing import Repeats
 from onnxheadprune.liveness.registry import Answer
-from onnxheadprune.liveness.repeating import Repeats
-from onnxheadprune.liveness.swept import Sweep, observes
+from onnxheadprune.liveness.rule_calls import makes_chunks
+from onnxheadprune.liveness.shape_literals import freeze_observers, reads_own_shape
+from onnxheadprune.liveness.sweep_result import Sweep, observes
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.tensors import Selection, spell_ranges
@@ -107,7 +107,7 @@ class _Realizer:
             if inner.holds_tensor:
                 self.out.add(SliceTensor(body.ref, inner.name, _select(live, inner), inner.name), sites)
             else:
-                from onnxheadprune.liveness.gathers import output_gather
+                from onnxheadprune.liveness.edge_gathers import output_gather
 
                 for edit in output_gather(inner, have, live, self._why(inner)):
                     self.out.add(edit, sites)
@@ -179,7 +179,7 @@ class _Realizer:
             if picking is not None and use.node not in self.sweep.answers and picking.rewrite is not None:
                 for edit in picking.rewrite({use.input_index: wanted}):
                     self.out.add(edit, sites)
-            from onnxheadprune.liveness.gathers import edge_gather
+            from onnxheadprune.liveness.edge_gathers import edge_gather
 
             reason = self._why(value)
             for edit in edge_gather(use, value, have, wanted, reason):

@@ -14,11 +14,8 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.asking import ask, makes_chunks
 from onnxheadprune.liveness.axes import reshape_back
-from onnxheadprune.liveness.domain import MASKS, Domain
-from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.readers import (
+from onnxheadprune.liveness.consumers import (
     LOOKED_THROUGH,
     carried,
     carrier_outputs,
@@ -29,8 +26,11 @@ from onnxheadprune.liveness.readers import (
     outlet,
     selecting_answer,
 )
+from onnxheadprune.liveness.domain import MASKS, Domain
+from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.registry import Answer, Refusal
-from onnxheadprune.liveness.swept import Seed, Sweep, observes, settle
+from onnxheadprune.liveness.rule_calls import ask, makes_chunks
+from onnxheadprune.liveness.sweep_result import Seed, Sweep, observes, settle
 from onnxheadprune.model.graph.facts import RESHAPES, VIEWS, WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Use, Value
 

@@ -297,7 +297,7 @@ class Parsed(NamedTuple):
 
 
 def _not_a_model(path: Path, reason: str) -> ModelError:
-    from onnxheadprune.model.storage.mistaken import not_a_model
+    from onnxheadprune.model.storage.file_magic import not_a_model
 
     return not_a_model(path, reason)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.edit.edits import DropInputs, Edit
+from onnxheadprune.liveness.axis_masks import rows
 from onnxheadprune.liveness.live import Live, fits
-from onnxheadprune.liveness.picking import rows
 from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, simplicity

@@ -12,8 +12,8 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
+from onnxheadprune.liveness.axis_masks import dtype_of, place, ranks_within
 from onnxheadprune.liveness.live import FULL, Array, Live
-from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
 from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ELEMENTS, GATHERS_ROWS, WRITES_INTO

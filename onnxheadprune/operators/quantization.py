@@ -8,9 +8,9 @@ from onnx import TensorProto
 
 from onnxheadprune.edit.edits import DropInputs, Edit, SetAttribute
 from onnxheadprune.liveness.axes import broadcast_back
-from onnxheadprune.liveness.blocks import cut_columns
 from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Product, contraction_of
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.packed_blocks import cut_columns
 from onnxheadprune.liveness.registry import (
     Answer,
     Refusal,
@@ -276,7 +276,7 @@ def _n_bits_packed(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 def _n_bits_letters(node: Node) -> Contraction | None:
-    """A weight in blocks, `[N, K / block, bytes]`; its summed axis counts blocks (see `blocks.py`)."""
+    """A weight in blocks, `[N, K / block, bytes]`; its summed axis counts blocks (see `packed_blocks.py`)."""
     left = node.shape(0)
     if left is None:
         return None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edit.edits import Edit
-from onnxheadprune.liveness.literals import target_literals
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import Answer, Refusal, beside, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.shape_literals import target_literals
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.facts import PADS
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, named, shape_function

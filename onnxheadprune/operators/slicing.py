@@ -13,10 +13,10 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
-from onnxheadprune.liveness.literals import scaled
+from onnxheadprune.liveness.axis_masks import dtype_of, place, ranks_within
 from onnxheadprune.liveness.live import FULL, Array, Live
-from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
 from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.shape_literals import scaled
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic
 from onnxheadprune.model.graph.elements import Elements, elements_of

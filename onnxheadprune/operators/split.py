@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.edit.edits import MARK, AddConstant, DropOutputs, Edit, SetAttribute, SetDim, SetInput
-from onnxheadprune.liveness.literals import scaled
+from onnxheadprune.liveness.axis_masks import dtype_of, place, rows
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.picking import dtype_of, place, rows
 from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.shape_literals import scaled
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic
 from onnxheadprune.model.graph.elements import Elements, elements_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.deploying.folders.card import CARD
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.deploying.folders.types import FileResult, FolderResult

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
-from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.model.soundness import NotAnalysed
+from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.spelling import count, many, share, size, spelled
 from onnxheadprune.reporting.console import heading, item, row, table
 from onnxheadprune.settings.cutting import UNITS

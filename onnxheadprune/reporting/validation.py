@@ -12,8 +12,8 @@ from onnxheadprune.model.spelling import accuracy as spelled
 from onnxheadprune.model.spelling import many, measure, share
 from onnxheadprune.reporting.console import bullet, heading, row, table
 from onnxheadprune.runtime import Provider
+from onnxheadprune.validation.graph_comparison import Likeness
 from onnxheadprune.validation.headline import Headline
-from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.result import Accuracy, Drift, Validation
 
 STYLES = {"good": "bold green", "open": "bold cyan", "doubtful": "bold yellow", "bad": "bold red"}

@@ -17,7 +17,6 @@ from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.load import parse_structure
 from onnxheadprune.model.storage.system import temporary_folder_of
-from onnxheadprune.runtime.patience import may_never_end, waited_for
 from onnxheadprune.runtime.session import (
     CUDA,
     FATAL_ONLY,
@@ -28,6 +27,7 @@ from onnxheadprune.runtime.session import (
     placement_of,
     sentence,
 )
+from onnxheadprune.runtime.slow_hints import may_never_end, waited_for
 
 DEVICES = {
     CUDA: "cuda",

@@ -21,8 +21,8 @@ from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.system import temporary_folder
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.foreign import quiet_stdout
+from onnxheadprune.runtime.int8_saturation import saturates
 from onnxheadprune.runtime.session import onnx_runtime, sentence
-from onnxheadprune.runtime.unsaturated import saturates
 from onnxheadprune.settings.measuring import Rounding, To
 
 LEAST_BLOCK = 16

@@ -26,10 +26,10 @@ from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.system import temporary_folder
 from onnxheadprune.runtime.deterministic import without_randomness
 from onnxheadprune.runtime.foreign import quiet_stdout
-from onnxheadprune.runtime.patience import may_never_end, waited_for
-from onnxheadprune.runtime.stored import supplier
-from onnxheadprune.runtime.turns import Turns
-from onnxheadprune.runtime.unsaturated import may_saturate, saturates, unrounded, unsaturated
+from onnxheadprune.runtime.int8_saturation import may_saturate, saturates, unrounded, unsaturated
+from onnxheadprune.runtime.memory_limits import supplier
+from onnxheadprune.runtime.memory_turns import Turns
+from onnxheadprune.runtime.slow_hints import may_never_end, waited_for
 
 Array: TypeAlias = npt.NDArray[Any]
 

@@ -92,7 +92,7 @@ def _rounds_activations(node: Node) -> bool:
 
 
 def _rounds_for_speed(node: Node) -> bool:
-    """Return whether a node rounds activations to int8 in a deployment; see `runtime/unsaturated.py`.
+    """Return whether a node rounds activations to int8 in a deployment; see `runtime/int8_saturation.py`.
 
     Of weights that are dequantized in blocks and the product that reads them, ONNX Runtime makes such a node.
     """

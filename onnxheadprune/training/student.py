@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.choosing.gradients.differentiate import Gradient
-from onnxheadprune.edit.extract import needed_nodes
+from onnxheadprune.edit.submodel import needed_nodes
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import Feed, narrowed

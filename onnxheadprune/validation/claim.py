@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto, ValueInfoProto
 
-from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.layers import layers, parts_named
 from onnxheadprune.attention.planning import Planning, planned
+from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of, recognised
 from onnxheadprune.attention.sites.kinds import called, every_kind
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
-from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.attention.units import resolve_units
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.unit_specs import resolve_units
 from onnxheadprune.edit.model_records import LAYERS_ENTRY
 from onnxheadprune.edit.records import (
     CACHES_ENTRY,

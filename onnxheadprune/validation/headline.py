@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import kind_of_key
-from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.errors import spelled
 from onnxheadprune.model.display import BAD, DOUBTFUL, GOOD, PLAIN, Html, line

@@ -16,15 +16,15 @@ from onnx import ModelProto, TensorProto
 from onnxheadprune.attention.masking import graph_of, masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.find import analysis_of
-from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.edit.extract import Restored, store_constants, stored_anew, with_stored
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.model_records import EXITS_ENTRY, VOCABULARY_ENTRY, RecordedExit
+from onnxheadprune.edit.submodel import Restored, store_constants, stored_anew, with_stored
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 
 if TYPE_CHECKING:
-    from onnxheadprune.attention.exits.leave import Leaving
+    from onnxheadprune.attention.exits.permanent import Leaving
     from onnxheadprune.attention.vocabulary.trim import Trimming
 
 
@@ -113,7 +113,7 @@ def _forced_original(
 
 
 def _left(original: LoadedModel, numbers: Sequence[int]) -> Leaving:
-    from onnxheadprune.attention.exits.leave import leaving
+    from onnxheadprune.attention.exits.permanent import leaving
 
     return leaving(original, numbers)
 

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.layers import parts_named, removed_layers
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.data.drift import Measure
-from onnxheadprune.edit.extract import Restored
 from onnxheadprune.edit.model_records import EXITS_KEY
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord, units_entry
+from onnxheadprune.edit.submodel import Restored
 from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError, spelled
+from onnxheadprune.model.analysis_errors import blaming, foreign_in
 from onnxheadprune.model.graph.view import Use
 from onnxheadprune.model.load import (
     LARGE,
@@ -30,16 +31,15 @@ from onnxheadprune.model.load import (
     open_structure,
     stored_bytes,
 )
-from onnxheadprune.model.soundness import blaming, foreign_in
 from onnxheadprune.runtime import CPU, Provider, Session, versions
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.validation.claim import Claim, read_claim
-from onnxheadprune.validation.declared import shadowed
-from onnxheadprune.validation.deployed import Models
-from onnxheadprune.validation.likeness import Likeness, undocumented
-from onnxheadprune.validation.planned import Weights, find_likeness
+from onnxheadprune.validation.declarations import shadowed
+from onnxheadprune.validation.deployment import Models
+from onnxheadprune.validation.expected_model import Weights, find_likeness
+from onnxheadprune.validation.graph_comparison import Likeness, undocumented
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import RefitDrift, Validation, Verdict
 from onnxheadprune.validation.runs import NOTHING_RAN, run_all
@@ -86,9 +86,9 @@ def _with_refits(
 if TYPE_CHECKING:
     from onnxheadprune.attention.vocabulary.trim import Trimming
     from onnxheadprune.data.sources import Data
+    from onnxheadprune.validation.extra_inputs import Wide
     from onnxheadprune.validation.oracle import Prepared
     from onnxheadprune.validation.request import Metric, MetricMeter
-    from onnxheadprune.validation.wide import Wide
 
 
 def validate(
@@ -399,7 +399,7 @@ def _wide(
     alike: Likeness,
 ) -> Wide:
     """Feeds for a pruned model whose graph is not the planned one."""
-    from onnxheadprune.validation.wide import Wide
+    from onnxheadprune.validation.extra_inputs import Wide
 
     return Wide(original, planned, pruned, planning.view, tolerance.exact, alike.differing)
 

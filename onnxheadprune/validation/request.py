@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.data.drift import Measure
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import one_line

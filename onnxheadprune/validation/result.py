@@ -12,8 +12,8 @@ from onnxheadprune.model.spelling import accuracy, file_name, many, measure, sho
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
+from onnxheadprune.validation.graph_comparison import Likeness
 from onnxheadprune.validation.headline import Exact, exactness, headline_of
-from onnxheadprune.validation.likeness import Likeness
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.request import MetricResult

@@ -28,16 +28,16 @@ from onnxheadprune.validation.compare import (
     stray,
     worst,
 )
-from onnxheadprune.validation.declared import contradicted
-from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
+from onnxheadprune.validation.declarations import contradicted
+from onnxheadprune.validation.deployment import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift, spell, too_far
 from onnxheadprune.validation.rounds import Ran, Runner, rounds
 from onnxheadprune.validation.second_mask import SecondMask
 
 if TYPE_CHECKING:
+    from onnxheadprune.validation.extra_inputs import Wide
     from onnxheadprune.validation.request import MetricMeter, MetricResult
-    from onnxheadprune.validation.wide import Wide
 
 
 @dataclass

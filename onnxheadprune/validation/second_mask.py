@@ -9,9 +9,9 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.sites.unit import handed_out
-from onnxheadprune.edit.extract import with_stored
+from onnxheadprune.attention.sites.attention_site import Site
+from onnxheadprune.attention.sites.site import handed_out
+from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
@@ -26,8 +26,8 @@ from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs, narrowed
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.validation.compare import worst
-from onnxheadprune.validation.cores import Tap, silenced_cores
-from onnxheadprune.validation.deployed import Models
+from onnxheadprune.validation.core_masks import Tap, silenced_cores
+from onnxheadprune.validation.deployment import Models
 from onnxheadprune.validation.rounds import Runner
 
 DRAWN = (Role.FLOATS, Role.IDS, Role.PIXELS, Role.BOOLS)

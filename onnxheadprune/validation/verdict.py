@@ -12,7 +12,7 @@ from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
-from onnxheadprune.validation.likeness import Likeness
+from onnxheadprune.validation.graph_comparison import Likeness
 from onnxheadprune.validation.result import Tried, Verdict, shows
 from onnxheadprune.validation.runs import Findings
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnxheadprune.attention.observed import first_tokens, observed
+from onnxheadprune.attention.main_graph_copy import first_tokens, observed
+from onnxheadprune.attention.sites.attention_site import Sites
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.kinds import kinds_of
-from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.activations.parts import Parts, Running
 from onnxheadprune.choosing.joint import JointSpace

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.planning import analyse, require_something
 from onnxheadprune.edit import apply
-from onnxheadprune.edit.functions import carried_out
+from onnxheadprune.edit.local_functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import REFIT_ENTRY, VALIDATION_KEY
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
@@ -38,7 +38,7 @@ from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.result import PruneResult, file_bytes
 
 if TYPE_CHECKING:
-    from onnxheadprune.attention.exits.leave import Leaving
+    from onnxheadprune.attention.exits.permanent import Leaving
     from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.validation.result import Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
@@ -190,7 +190,7 @@ def _left(original: LoadedModel, request: Request) -> Leaving | None:
     """
     if request.choice.exit is None:
         return None
-    from onnxheadprune.attention.exits.leave import leaving
+    from onnxheadprune.attention.exits.permanent import leaving
 
     return leaving(original, (request.choice.exit,))
 

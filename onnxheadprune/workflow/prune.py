@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import Cache, Contract
 from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.data.sources import data_for
-from onnxheadprune.edit.functions import carried_out
+from onnxheadprune.edit.local_functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.layout import ExternalData

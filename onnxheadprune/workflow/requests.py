@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.io_changes import Contract
-from onnxheadprune.attention.units import combined
+from onnxheadprune.attention.unit_specs import combined
 from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.cutting import AMOUNT, output_names
 
 if TYPE_CHECKING:
     # Commands make requests before anything heavy is imported.
-    from onnxheadprune.attention.heads import HeadSpec
+    from onnxheadprune.attention.head_specs import HeadSpec
     from onnxheadprune.choosing.compensation.record import Compensation
     from onnxheadprune.choosing.wishes import Requirements, Wish
     from onnxheadprune.data.drift import Measure

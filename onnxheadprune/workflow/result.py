@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.edit.functions import carried_out
+from onnxheadprune.edit.local_functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.errors import spelled

@@ -25,9 +25,9 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.pickling import Sent, arrived, sent
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
-from onnxheadprune.model.travelling import Sent, arrived, sent
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL

@@ -18,7 +18,7 @@ from onnxheadprune.choosing.activations.kept import Kept, Room, Shelf
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.compensation.compensate import compensate
-from onnxheadprune.edit.extract import with_stored
+from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.runtime import CPU, Provider, Session
 from tests import toys_scores

@@ -13,14 +13,14 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import Budget, Limits, RefusedError, UsageError, Wish, prune, score, select_heads, validate
-from onnxheadprune.attention.observed import observed
+from onnxheadprune.attention.main_graph_copy import observed
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.parts import Running
 from onnxheadprune.choosing.scoring.score import Method
 from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.edit.both_branches import counts_where
 from onnxheadprune.edit.model_records import EXITS_ENTRY
-from onnxheadprune.edit.side_by_side import counts_where
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from tests import toys_exits

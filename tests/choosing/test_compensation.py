@@ -23,8 +23,8 @@ from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
 from onnxheadprune.choosing.compensation.fit import fit
 from onnxheadprune.choosing.compensation.pair import Pair
 from onnxheadprune.choosing.wishes import Wish
-from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY, REMOVED_KEY
+from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.workflow.choice.completing import named

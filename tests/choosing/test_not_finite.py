@@ -9,7 +9,7 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import UsageError, Wish, prune, score
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.data.calibration import Feeds
 from tests import toys, toys_scores
 

@@ -16,7 +16,7 @@ from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.compensation.fit import fit, on_grid
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime.unsaturated import unsaturated
+from onnxheadprune.runtime.int8_saturation import unsaturated
 
 RANDOM = np.random.default_rng(7)
 K, N = 32, 6

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.choosing.scoring.scores import DATA_FREE, read_scores
 from tests.calibration_files import pictures, tokenizer
 from tests.choosing.conftest import is_picture, said

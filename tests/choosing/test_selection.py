@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune.attention.heads import is_legal
+from onnxheadprune.attention.head_specs import is_legal
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments
@@ -303,7 +303,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     from onnxheadprune.choosing.activations.linear import Linear
     from onnxheadprune.choosing.curves import _refits
     from onnxheadprune.data.drift import EffectMeter
-    from onnxheadprune.edit.extract import with_stored
+    from onnxheadprune.edit.submodel import with_stored
     from onnxheadprune.runtime import Session
 
     view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(20))

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from onnxheadprune.attention.observed import branch, branches, first_tokens
+from onnxheadprune.attention.main_graph_copy import branch, branches, first_tokens
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.data.beside import Beside, beside, tokenizer_of
 from onnxheadprune.data.calibration import calibration_data
@@ -20,7 +20,7 @@ from onnxheadprune.data.lines import Reading
 from onnxheadprune.data.more import MOST_SAMPLES
 from onnxheadprune.data.supplied import supplied
 from onnxheadprune.data.text import text_feeds
-from onnxheadprune.edit.side_by_side import answered
+from onnxheadprune.edit.both_branches import answered
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import Session

@@ -17,7 +17,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from onnxheadprune import UsageError, inspect, validate
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.integrations import olive
 from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, cut, default_of, settings_of, type_of
 from onnxheadprune.settings.setting import declared

@@ -25,7 +25,7 @@ from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.view import GraphView, Node
 from tests.engine.masks import Array, Draw, block_lives, compact, lives, lives_in_runs

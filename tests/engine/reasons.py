@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.sites.attention_near_misses import LeftOut
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import TRIED, view_of
-from onnxheadprune.attention.sites.left_out import LeftOut
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.site import NearMiss
 from onnxheadprune.attention.sites.structural import find_structural
-from onnxheadprune.attention.sites.unit import NearMiss
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 SUMS_PRODUCTS = re.compile("MatMul|Gemm|Einsum|Conv")

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from tests.conftest import Outcome
 from tests.engine.block_spellings import text_model
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune.attention.heads import is_legal
+from onnxheadprune.attention.head_specs import is_legal
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import planned

@@ -9,7 +9,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.domain import MASKS, POSITIONS, Domain, Labels
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.view import Node
 from tests.graph_text import model_of
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.liveness.asking import ask, ask_about, checked
 from onnxheadprune.liveness.domain import MASKS, POSITIONS, Domain, Labels
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.recomputing import Repeats
 from onnxheadprune.liveness.registry import Answer, Reason, Refusal
-from onnxheadprune.liveness.repeating import Repeats
+from onnxheadprune.liveness.rule_calls import ask, ask_about, checked
 from onnxheadprune.model.graph.view import GraphView, Node
 from tests.graph_text import model_of
 
 PACKAGE = Path(__file__).parents[2] / "onnxheadprune"
-DOORWAY = "liveness/asking.py"
+DOORWAY = "liveness/rule_calls.py"
 TABLE = "liveness/registry.py"
 
 GRAPH = """

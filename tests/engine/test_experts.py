@@ -21,7 +21,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.validation.cores import silenced_cores
+from onnxheadprune.validation.core_masks import silenced_cores
 from tests import toys_mixture
 from tests.conftest import Outcome
 from tests.engine.one_node import run

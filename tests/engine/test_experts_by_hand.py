@@ -17,9 +17,9 @@ from onnx import ModelProto, numpy_helper, parser
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.attention_site import Sites
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.validation.cores import silenced_cores
+from onnxheadprune.validation.core_masks import silenced_cores
 from tests.conftest import Outcome
 from tests.engine.one_node import run
 from tests.toys_experts import BY_HAND, CHOSEN, EXPERTS, Toy, tokens

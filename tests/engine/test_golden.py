@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxheadprune.attention.heads import parse_heads
+from onnxheadprune.attention.head_specs import parse_heads
 from onnxheadprune.validation.proof import validate
 from tests.golden_file import answered, read
 from tests.graph_text import model_of, text_of

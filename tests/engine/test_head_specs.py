@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxheadprune.attention.heads import MAX_LISTED, parse_heads, resolved
+from onnxheadprune.attention.head_specs import MAX_LISTED, parse_heads, resolved
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError, UsageError

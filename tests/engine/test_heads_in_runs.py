@@ -15,7 +15,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.validation.cores import silenced_cores
+from onnxheadprune.validation.core_masks import silenced_cores
 from tests.engine.one_node import run
 from tests.graph_text import model_of
 

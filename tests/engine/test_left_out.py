@@ -10,8 +10,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune import inspect, plan_pruning
+from onnxheadprune.attention.sites.attention_near_misses import attention_products
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.attention.sites.left_out import attention_products
 from onnxheadprune.edit.plan import PrunePlan
 from tests.engine.toy_parts import HIDDEN, WIDTH, D, H, attended, merged, operands, projected, softmax
 from tests.toys import Toy

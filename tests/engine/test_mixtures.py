@@ -22,7 +22,7 @@ from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.validation.cores import silenced_cores
+from onnxheadprune.validation.core_masks import silenced_cores
 from tests.engine.one_node import run
 from tests.toys_mixture import EXPERTS, HIDDEN, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Toy, tokens
 

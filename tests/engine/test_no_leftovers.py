@@ -11,7 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto
 from onnxheadprune import HeadPruneError, apply_plan, inspect, plan_pruning, validate
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.find import analysis_of
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.bodies import bodies_of
 from tests import toys_parallel
 from tests.conftest import SAMPLES

@@ -90,7 +90,9 @@ def test_small_graphs(attend: Callable[[Net, Any, int], Any], count: int, heads:
 
 
 def test_what_is_in_no_list_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxheadprune.attention.sites.left_out.attention_products", lambda view: [])
+    monkeypatch.setattr(
+        "onnxheadprune.attention.sites.attention_near_misses.attention_products", lambda view: []
+    )
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
     with pytest.raises(AssertionError, match="MatMul"):

@@ -11,7 +11,7 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.apply import apply_plan
 from tests import toys
 from tests.engine import block_spellings as blocks

@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.liveness.sweep_result import Seed
 from tests.engine.masks import Array, compact
 from tests.engine.one_node import pruned, run
 

@@ -10,12 +10,12 @@ import pytest
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.sites.kinds import every_kind
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.liveness.domain import MASKS, Domain, Labels, Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import UNITS, Reason
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import Shape
 from tests.engine.masks import Array
 from tests.engine.one_node import Case, build_model, check, default_setup

@@ -15,7 +15,7 @@ from onnx import ModelProto, parser
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.liveness.sweep_result import Seed
 from tests.engine.masks import Array, Draw, compact, lives
 from tests.engine.one_node import assert_same, pruned, run
 

@@ -8,7 +8,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import Reason
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.liveness.sweep_result import Seed
 from tests.engine.masks import compact
 from tests.engine.one_node import pruned, run
 from tests.graph_text import model_of

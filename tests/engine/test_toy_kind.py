@@ -16,10 +16,10 @@ import pytest
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites import kinds
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.attention.sites.unit import SPAN, Findings, Site
+from onnxheadprune.attention.sites.site import SPAN, Findings, Site
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.errors import UsageError

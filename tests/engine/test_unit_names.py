@@ -14,7 +14,7 @@ import pytest
 
 from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.attention.sites.kinds import called, every_kind
-from onnxheadprune.attention.sites.unit import SPAN, Site
+from onnxheadprune.attention.sites.site import SPAN, Site
 from tests import toys_layers
 from tests.conftest import ROOT, Command
 
@@ -196,7 +196,7 @@ def test_projections_are_identified(command: Command, model: Path, nameless: boo
 
 
 def test_what_serves_all_kinds_calls_no_unit_a_head() -> None:
-    """Liveness does not know whose units it removes; `mixing.py` is read for heads and reworded for neurons."""
+    """Liveness does not know whose units it removes; `edge_gathers.py` names the head (the first part) of a shape."""
     found = []
     for path in (ROOT / "onnxheadprune" / "liveness").glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -209,8 +209,7 @@ def test_what_serves_all_kinds_calls_no_unit_a_head() -> None:
             f"{path.name}: {node.value}"
             for node in ast.walk(tree)
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in told
-            if re.search(r"\bheads?\b .*\b|\bheads?$", node.value)
-            and path.name not in ("mixing.py", "gathers.py")
+            if re.search(r"\bheads?\b .*\b|\bheads?$", node.value) and path.name != "edge_gathers.py"
         ]
     assert found == []
 

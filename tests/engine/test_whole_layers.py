@@ -18,7 +18,7 @@ import onnxheadprune as ohp
 from onnxheadprune.attention import layers as layers_module
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.attention.units import combined
+from onnxheadprune.attention.unit_specs import combined
 from onnxheadprune.errors import RefusedError, ValidationFailedError
 from tests.conftest import Command
 from tests.engine.one_node import run

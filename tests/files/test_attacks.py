@@ -94,7 +94,7 @@ MAKERS = {
     "model/storage/assembly.py": "a folder that appears at once; its files come from the one writer, or are copied",
     "model/storage/claims.py": "whether a folder takes files, found out with a nameless one",
     "model/storage/system.py": "folders of the system's temporary folder, and the locks in them",
-    "runtime/stored.py": "weights, in a new folder of the system's temporary folder",
+    "runtime/memory_limits.py": "weights, in a new folder of the system's temporary folder",
     "runtime/memory.py": "a temporary folder; and the process's own file in /proc",
     "runtime/foreign.py": "os.devnull",
     "reporting/pictures/__init__.py": "savefig into memory",

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, ModelError, UsageError, inspect
-from onnxheadprune.attention.heads import parse_heads
+from onnxheadprune.attention.head_specs import parse_heads
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.scoring.scores import read_scores
 from onnxheadprune.data.images import image_feeds

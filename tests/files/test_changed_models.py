@@ -14,13 +14,13 @@ from onnx import ModelProto
 from onnxheadprune import bench, prune
 from onnxheadprune.benchmarking.entry import Entry
 from onnxheadprune.choosing.compensation.record import Compensation, refitted
-from onnxheadprune.edit.extract import with_stored
+from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.model.load import LoadedModel, load_model, open_model, open_structure
-from onnxheadprune.model.replacing import with_contents
+from onnxheadprune.model.new_contents import with_contents
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.bound import BoundSession
-from onnxheadprune.runtime.unsaturated import unrounded
+from onnxheadprune.runtime.int8_saturation import unrounded
 from tests import toys, toys_nbits
 from tests.clocks import heavy, patient
 

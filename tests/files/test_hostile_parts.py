@@ -21,7 +21,7 @@ from onnxheadprune.model import load
 from onnxheadprune.model.storage import wire
 from onnxheadprune.model.storage.reading import Source
 from onnxheadprune.model.storage.wire import spell_varint
-from onnxheadprune.runtime import patience
+from onnxheadprune.runtime import slow_hints
 from onnxheadprune.runtime.bound import BoundSession
 from onnxheadprune.runtime.feeds import generate
 from onnxheadprune.runtime.providers import resolve_provider
@@ -142,13 +142,13 @@ FEED = {"x": np.ones((1, 2, 12), np.float32)}
 
 @pytest.mark.long
 def test_a_loop_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE", 0.5)
+    monkeypatch.setattr(slow_hints, "PATIENCE", 0.5)
     session = Session(looping(2**62), resolve_provider("cpu"))
     with within(20), pytest.raises(InferenceError, match=r"takes longer than .* and it has a loop"):
         session.run(FEED)
     quick = Session(looping(3), resolve_provider("cpu"))
     plain = Session(toys.attention(), resolve_provider("cpu"))
-    monkeypatch.setattr(patience, "PATIENCE", 60)
+    monkeypatch.setattr(slow_hints, "PATIENCE", 60)
     assert np.array_equal(quick.run(FEED)["z"], plain.run(FEED)["y"])
 
 
@@ -158,12 +158,12 @@ def test_measuring_stops_a_loop_that_never_ends(tmp_path: Path, monkeypatch: pyt
     provider = resolve_provider("cpu")
     for trips in (2**62, 3):
         onnx.save(looping(trips), tmp_path / f"{trips}.onnx")
-    monkeypatch.setattr(patience, "PATIENCE", 0.5)
+    monkeypatch.setattr(slow_hints, "PATIENCE", 0.5)
     with within(20), pytest.raises(InferenceError, match=r"takes longer than .* and it has a loop"):
         BoundSession(tmp_path / f"{2**62}.onnx", provider).bind(FEED)
     with within(60), pytest.raises(InferenceError, match="and it has a loop"):
         bench(looping(2**62), provider="cpu", repeats=5, memory=False)
-    monkeypatch.setattr(patience, "PATIENCE", 60)
+    monkeypatch.setattr(slow_hints, "PATIENCE", 60)
     bound = BoundSession(tmp_path / "3.onnx", provider).bind(FEED)
     bound.run()
     plain = Session(toys.attention(), provider).run(FEED)["y"]

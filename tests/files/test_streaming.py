@@ -18,7 +18,7 @@ from benchmarks.decoder import Shape, make
 from onnxheadprune import UsageError, apply_plan, plan_pruning, prune, validate
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.load import open_model, open_structure
-from onnxheadprune.model.replacing import with_contents
+from onnxheadprune.model.new_contents import with_contents
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage import reading, wire
 from onnxheadprune.model.storage.layout import Layout, splice, token
@@ -26,7 +26,7 @@ from onnxheadprune.model.storage.reading import Opened, Source, hydrated, same_b
 from onnxheadprune.model.storage.tensors import BITS, Span, defer_cut, refer, tensors_of
 from onnxheadprune.model.storage.wire import structure
 from onnxheadprune.model.tensors import Selection, cut, spell_ranges
-from onnxheadprune.runtime import CPU, Provider, Session, stored
+from onnxheadprune.runtime import CPU, Provider, Session, memory_limits
 from tests import toys
 from tests.conftest import ROOT
 
@@ -95,7 +95,7 @@ def test_large_models_are_mapped_not_read(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for models over 256 MB: the masked reference refers to the original's files, staged ones are shown."""
-    for module in ("runtime.stored", "model.save"):
+    for module in ("runtime.memory_limits", "model.save"):
         monkeypatch.setattr(f"onnxheadprune.{module}.MAPPED_FROM", 1000)
     for number, path in enumerate((decoder, in_one_file(decoder, tmp_path))):
         folder = tmp_path / str(number)
@@ -308,8 +308,8 @@ def test_too_much_for_a_message_and_not_in_files(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut weights that were not written anywhere yet, more than a message holds."""
-    monkeypatch.setattr(stored, "MAPPED_FROM", 1000)
-    monkeypatch.setattr(stored, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(memory_limits, "MAPPED_FROM", 1000)
+    monkeypatch.setattr(memory_limits, "INLINE_LIMIT", 1000)
     result = prune(decoder, "*:2-3", provider="cpu")
     assert result.validation is not None and result.validation.passed
 

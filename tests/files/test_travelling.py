@@ -17,8 +17,8 @@ from onnxheadprune import score
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
+from onnxheadprune.model.pickling import arrived, sent
 from onnxheadprune.model.storage.tensors import is_outside
-from onnxheadprune.model.travelling import arrived, sent
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.cutting import Cutter
 from onnxheadprune.workflow.choosing import choose

@@ -16,19 +16,19 @@ PACKAGE = ROOT / "onnxheadprune"
 HOME = PACKAGE / "attention" / "sites"
 """Where kinds are at home."""
 SPOKEN = {
-    "attention/units.py": "an example of --layers in a sentence",
+    "attention/unit_specs.py": "an example of --layers in a sentence",
     "cli/guides.py": "examples of options, and the options that most calls need",
     "cli/prune.py": "--neurons, and what the command says of itself",
     "cli/score.py": "the words of --units",
     "edit/site_cuts.py": "the field that every plan has in JSON",
     "liveness/layouts.py": "what inputs of one operator that holds experts mean",
-    "liveness/branch.py": "a sentence about experts in one operator",
+    "liveness/emptied_branches.py": "a sentence about experts in one operator",
     "operators/mixture.py": "the operator that holds experts",
     "choosing/joint.py": "why experts are counted in bytes",
     "choosing/scoring/by_method.py": "scores that experts alone have",
     "choosing/scoring/experts.py": "scores that experts alone have",
     "settings/cutting.py": "the declarations of --neurons, --multiple-of and --units",
-    "validation/expert_cores.py": "neurons of experts in one operator, silenced in its weights",
+    "validation/expert_masks.py": "neurons of experts in one operator, silenced in its weights",
     "workflow/requests.py": "the setting neurons",
 }
 """Files that name a kind beside heads, since users do: options, keys of a job, fields."""

@@ -63,8 +63,11 @@ OPTIONS = {"settings"} | {
 TABLES = frozenset({"reporting.console"})
 CUT = frozenset(f"workflow.{name}" for name in ("pipeline", "proving", "requests", "result"))
 VERDICT = frozenset(
-    {"benchmarking.gate", *(f"validation.{name}" for name in ("declared", "headline", "likeness"))}
-    | {"validation.result", "validation.scopes"}
+    {
+        "benchmarking.gate",
+        *(f"validation.{name}" for name in ("declarations", "graph_comparison", "headline")),
+    }
+    | {"validation.result", "validation.producers"}
 )
 """What is said of a verdict, also where there is none."""
 PROOF = frozenset({"validation", *(f"data.{name}" for name in ("drift", "single"))})

@@ -132,7 +132,7 @@ def test_an_operator_looked_up_alone_is_known_as_well_as_with_all_others() -> No
 
 UNFILLED = {
     "annotate": "from onnxheadprune.model.graph.infer import annotate; annotate(view)",
-    "rule": "from onnxheadprune.liveness.asking import has_law; has_law(node)",
+    "rule": "from onnxheadprune.liveness.rule_calls import has_law; has_law(node)",
     "layout": "from onnxheadprune.liveness.layouts import layout_of; layout_of(node)",
     "kind": "from onnxheadprune.model.graph.facts import VIEWS; node in VIEWS",
 }

@@ -14,9 +14,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxheadprune import prune, validate
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Session, session
+from onnxheadprune.runtime.int8_saturation import may_saturate, saturates, unsaturated
 from onnxheadprune.runtime.session import onnx_runtime
-from onnxheadprune.runtime.unsaturated import may_saturate, saturates, unsaturated
-from onnxheadprune.validation import deployed
+from onnxheadprune.validation import deployment
 from tests import toys
 
 RANDOM = np.random.default_rng(0)
@@ -169,7 +169,7 @@ def test_deployment_is_compared_without_saturation(
     if pretended:
         monkeypatch.setattr(session, "saturates", lambda runtime: True)
     here = pretended or saturates(onnx_runtime())
-    monkeypatch.setattr(deployed, "Session", Recording)
+    monkeypatch.setattr(deployment, "Session", Recording)
     source, quantized, cut = (tmp_path / name for name in ("m.onnx", "q.onnx", "cut.onnx"))
     onnx.save(toys.attention(hidden=64, heads=4), source)
     quantize_dynamic(source, quantized, weight_type=QuantType.QInt8, per_channel=True)
@@ -178,5 +178,5 @@ def test_deployment_is_compared_without_saturation(
     verdict = validate(quantized, cut)
     assert verdict.verdict == "passed"
     assert ran == [not here] * 2
-    assert (deployed.SATURATES in verdict.notes) == here
+    assert (deployment.SATURATES in verdict.notes) == here
     assert validate(quantized, cut, heads={0: [3]}).verdict == "failed"

@@ -18,7 +18,7 @@ import pytest
 
 from onnxheadprune import InferenceError, ProviderError, runtime
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.runtime import CPU, CUDA, Provider, Session, providers, session, stored
+from onnxheadprune.runtime import CPU, CUDA, Provider, Session, memory_limits, providers, session
 from onnxheadprune.runtime.providers import probe, resolve_provider
 from tests import toys
 from tests.conftest import Outcome
@@ -179,8 +179,8 @@ def test_a_silent_fallback_is_an_error() -> None:
 def test_large_models_go_through_a_file_that_is_removed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(stored, "INLINE_LIMIT", 1000)
-    monkeypatch.setattr(stored, "MAPPED_FROM", 1000)
+    monkeypatch.setattr(memory_limits, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(memory_limits, "MAPPED_FROM", 1000)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model = toys.attention(extra_weight=5000)
     loaded = Session(model, Provider(CPU, "test"))
@@ -243,7 +243,7 @@ def test_weights_in_blocks_are_packed_once(blocks: bool, tmp_path: Path) -> None
     model = toys.attention(extra_weight=2**21)
     onnx.save(packed(model, 0) if blocks else model, tmp_path / "model.onnx")
     options = onnxruntime.SessionOptions()
-    stored.supplier(
+    memory_limits.supplier(
         open_structure(tmp_path / "model.onnx"),
         options,
         test_weights_in_blocks_are_packed_once,
@@ -251,6 +251,6 @@ def test_weights_in_blocks_are_packed_once(blocks: bool, tmp_path: Path) -> None
     )
     if blocks:
         with pytest.raises(RuntimeError, match="disable_prepacking"):
-            options.get_session_config_entry(stored.NO_COPIES)
+            options.get_session_config_entry(memory_limits.NO_COPIES)
     else:
-        assert options.get_session_config_entry(stored.NO_COPIES) == "1"
+        assert options.get_session_config_entry(memory_limits.NO_COPIES) == "1"

@@ -14,8 +14,8 @@ from onnxheadprune import apply_plan, plan_pruning, prune, validate
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.int8_saturation import LEVEL, unrounded
 from onnxheadprune.runtime.tolerances import FLOAT32, QUANTIZED, tolerance_for
-from onnxheadprune.runtime.unsaturated import LEVEL, unrounded
 from tests import toys_genai, toys_nbits
 from tests.toys import Toy, set_initializer
 

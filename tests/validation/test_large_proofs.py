@@ -15,15 +15,15 @@ import pytest
 from onnxheadprune import prune, validate
 from onnxheadprune.choosing.compensation.compensate import compensate
 from onnxheadprune.choosing.compensation.record import restored
-from onnxheadprune.model import load, replacing
+from onnxheadprune.model import load, new_contents
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage import wire
 from onnxheadprune.model.storage.tensors import is_outside
-from onnxheadprune.runtime import CPU, Provider, Session, stored
-from onnxheadprune.runtime.turns import Turns
+from onnxheadprune.runtime import CPU, Provider, Session, memory_limits
+from onnxheadprune.runtime.memory_turns import Turns
 from onnxheadprune.validation.claim import read_claim
-from onnxheadprune.validation.deployed import SPARED
+from onnxheadprune.validation.deployment import SPARED
 from tests import toys, toys_scores
 
 HEADS = "0:1 1:0,3"
@@ -34,11 +34,11 @@ HERE = Provider(CPU, "test")
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A model that counts as larger than memory, its tensors of 100 bytes and more as large ones."""
-    for module in ("runtime.stored", "model.save", "model.load"):
+    for module in ("runtime.memory_limits", "model.save", "model.load"):
         monkeypatch.setattr(f"onnxheadprune.{module}.MAPPED_FROM", 1000)
-    for module in (wire, stored, load, replacing):
+    for module in (wire, memory_limits, load, new_contents):
         monkeypatch.setattr(module, "BIG", 100)
-    monkeypatch.setattr("onnxheadprune.validation.deployed.SPARED", 0)
+    monkeypatch.setattr("onnxheadprune.validation.deployment.SPARED", 0)
     path = tmp_path / "model.onnx"
     save_model(toys_scores.stack(), path, external=True)
     return path

@@ -15,8 +15,8 @@ from onnx import ModelProto, helper
 from onnxheadprune import apply_plan, plan_pruning
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.validation.likeness import Likeness
-from onnxheadprune.validation.planned import find_likeness
+from onnxheadprune.validation.expected_model import find_likeness
+from onnxheadprune.validation.graph_comparison import Likeness
 from tests import attacks, toys
 
 MODELS = {

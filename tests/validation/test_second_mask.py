@@ -13,9 +13,9 @@ from onnxheadprune import prune, validate
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites import find
+from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
 from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.interface import AS_BEFORE
@@ -23,8 +23,8 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.tolerances import FLOAT32
-from onnxheadprune.validation.cores import silenced_cores
-from onnxheadprune.validation.deployed import Models
+from onnxheadprune.validation.core_masks import silenced_cores
+from onnxheadprune.validation.deployment import Models
 from onnxheadprune.validation.second_mask import SecondMask
 from tests import toys, toys_scores
 from tests.deploying import exports

@@ -25,7 +25,7 @@ from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import FLOAT32, POWER, QUANTIZED
 from onnxheadprune.validation.compare import worst
-from onnxheadprune.validation.sensitivity import Sensitivity, with_noise
+from onnxheadprune.validation.rounding_sensitivity import Sensitivity, with_noise
 from tests import toys
 from tests.toys_recovery import LAYER
 

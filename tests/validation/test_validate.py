@@ -28,7 +28,7 @@ from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.edit.records import REMOVED_KEY, VALIDATION_KEY
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime.deterministic import NOISE
-from onnxheadprune.validation import deployed
+from onnxheadprune.validation import deployment
 from onnxheadprune.validation.result import shows
 from tests import toys
 from tests.corruptions import (
@@ -246,7 +246,7 @@ def test_a_model_that_does_not_load_fails() -> None:
 
 
 def test_a_deployment_that_computes_something_else_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(deployed.Session):
+    class Wrong(deployment.Session):
         """Stands for an optimizer that breaks the pruned model."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -257,7 +257,7 @@ def test_a_deployment_that_computes_something_else_fails(monkeypatch: pytest.Mon
             outputs = super().run(feed)
             return {name: value + 0.1 * self.broken for name, value in outputs.items()}
 
-    monkeypatch.setattr(deployed, "Session", Wrong)
+    monkeypatch.setattr(deployment, "Session", Wrong)
     model = toys.attention()
     result = check(model, pruned(model))
     assert result.verdict == "failed"
@@ -392,7 +392,7 @@ def test_inputs_that_cannot_be_made_up_prove_nothing() -> None:
 
 
 def test_a_runtime_that_crashes_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployed, "survives_optimization", lambda *_: False)
+    monkeypatch.setattr(deployment, "survives_optimization", lambda *_: False)
     model = toys.attention(dtype=np.float16)
     result = check(model, pruned(model))
     assert result.verdict == "passed"

@@ -15,7 +15,7 @@ from onnxheadprune import ProviderError, UsageError, apply_plan, plan_pruning, v
 from onnxheadprune import runtime as runtime_module
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session
 from onnxheadprune.runtime import session as session_module
-from onnxheadprune.validation import deployed, runs, second_mask
+from onnxheadprune.validation import deployment, runs, second_mask
 from onnxheadprune.validation.result import drift_gate
 from tests import toys
 from tests.conftest import Outcome
@@ -39,7 +39,7 @@ class Elsewhere(Session):
 
 def pretend(monkeypatch: pytest.MonkeyPatch, session: type[Session]) -> None:
     monkeypatch.setattr(runs, "Session", session)
-    monkeypatch.setattr(deployed, "Session", session)
+    monkeypatch.setattr(deployment, "Session", session)
     monkeypatch.setattr(second_mask, "Session", session)
 
 
@@ -68,7 +68,7 @@ def test_an_optimizer_that_breaks_one_length_is_caught(monkeypatch: pytest.Monke
             off = 0.1 * (self.broken and feed["x"].shape[0] == 1)
             return {name: value + np.float32(off) for name, value in super().run(feed).items()}
 
-    monkeypatch.setattr(deployed, "Session", Wrong)
+    monkeypatch.setattr(deployment, "Session", Wrong)
     model = toys.attention()
     result = validate(model, pruned(model), provider="cpu")
     assert result.verdict == "failed"

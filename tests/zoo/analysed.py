@@ -6,8 +6,8 @@ from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
+from onnxheadprune.attention.sites.attention_site import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.model.graph.view import GraphView
 from tests.zoo.folder import Folder
 from tests.zoo.row import general

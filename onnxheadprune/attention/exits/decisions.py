@@ -14,8 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.edit import nodes
+from onnxheadprune.edit.both_branches import BRANCHES
 from onnxheadprune.edit.edits import MARK
-from onnxheadprune.edit.side_by_side import BRANCHES
 from onnxheadprune.model.graph.facts import CASTS, CHOOSES, IDENTITIES
 from onnxheadprune.model.graph.tables import ARITHMETIC
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value

@@ -21,11 +21,11 @@ from onnxheadprune.attention.exits.decisions import (
     going_in,
     settled,
 )
+from onnxheadprune.attention.sites.attention_site import Sites
 from onnxheadprune.attention.sites.kinds import every_kind
-from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.edit.both_branches import BRANCHES
 from onnxheadprune.edit.model_records import EXITS_ENTRY, RecordedExit
-from onnxheadprune.edit.side_by_side import BRANCHES
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import CHOOSES, IDENTITIES, REPEATS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value

@@ -12,19 +12,19 @@ from functools import cached_property
 
 import numpy as np
 
-from onnxheadprune.attention.sites.left_out import attention_products, sums_to_one
+from onnxheadprune.attention.sites.attention_near_misses import attention_products, sums_to_one
 from onnxheadprune.attention.sites.products import core_product, is_product, is_weight, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.attention.sites.trace import Tracer
-from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import divisor
 from onnxheadprune.model.graph.facts import (
     CARRIERS,

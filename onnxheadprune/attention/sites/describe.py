@@ -15,14 +15,14 @@ from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
 from onnxheadprune.attention.sites.sharing import Sharing, bits_of, fused_anatomy, join_shared, weights_read
-from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.consumers import MAX_HOPS, carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
-from onnxheadprune.liveness.readers import MAX_HOPS, carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.facts import WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Value
 

@@ -21,13 +21,13 @@ from onnxheadprune.attention.sites.products import (
     upstream,
     weight_contraction,
 )
-from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.facts import (
     ADDS,

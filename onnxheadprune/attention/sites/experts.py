@@ -14,12 +14,12 @@ import numpy as np
 
 from onnxheadprune.attention.sites.kinds import FEED_FORWARD, PICKED, NeuronSite
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.stored import units_together, weights_of
+from onnxheadprune.attention.sites.stored_weights import units_together, weights_of
 from onnxheadprune.liveness.layouts import EXPERTS, Mixture, mixture_of
 from onnxheadprune.liveness.live import DEAD
 from onnxheadprune.liveness.registry import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.liveness.sweep_result import Seed
 from onnxheadprune.model.graph.view import Node
 
 

@@ -11,17 +11,17 @@ from typing import TypeVar
 from onnx import ModelProto, ValueInfoProto
 
 from onnxheadprune.attention.sites import kinds
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
-from onnxheadprune.attention.sites.stored import weights_in
+from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
+from onnxheadprune.attention.sites.site import Findings, Site
+from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.sites.structural import find_structural
-from onnxheadprune.attention.sites.unit import Findings, Site
 from onnxheadprune.edit.model_records import LAYERS_ENTRY
 from onnxheadprune.edit.records import RecordedUnits, units_entry
 from onnxheadprune.errors import HeadPruneError, ModelError
+from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, attempted
 from onnxheadprune.model.graph.restated import restated
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
-from onnxheadprune.model.soundness import NotAnalysed, analysing, attempted
 from onnxheadprune.model.spelling import many
 from onnxheadprune.operators import annotated
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.model.graph.facts import GENERATES
 from onnxheadprune.model.graph.view import Node, Value
 

@@ -12,11 +12,11 @@ import numpy as np
 from onnxheadprune.attention.sites.core import Core, head_shape, is_alike
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.liveness.asking import ask, ask_about
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.rule_calls import ask, ask_about
 from onnxheadprune.model.graph.facts import CHOOSES, VIEWS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value

@@ -6,7 +6,7 @@ convolutions between the layers, each expert of a mixture, experts that a router
 and quantized forms of all of them. Experts in one operator are read from its layout (`experts.py`).
 
 Every connected pair of linear layers is accounted for: it is a block, or a near miss with
-the node that stops it (`hidden.py`), or separated by an attention or a residual stream.
+the node that stops it (`feed_forward_near_misses.py`), or separated by an attention or a residual stream.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 
 from onnxheadprune.attention.sites.attention_axes import AttentionAxes, weighs_stored_values
 from onnxheadprune.attention.sites.experts import mixture_site
-from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
-from onnxheadprune.attention.sites.hidden import (
+from onnxheadprune.attention.sites.feed_forward_near_misses import (
     Hidden,
     hidden_by,
     is_shared,
@@ -26,13 +25,14 @@ from onnxheadprune.attention.sites.hidden import (
     statistics,
     unread,
 )
+from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
 from onnxheadprune.attention.sites.kinds import CONVOLUTION, FEED_FORWARD, LOW_RANK, MLP, NeuronSite
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import Summed, is_weight, summed, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection, named_apart
-from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
+from onnxheadprune.attention.sites.site import Findings, NearMiss, Site, united
+from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams
-from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL

@@ -14,14 +14,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from onnxheadprune.attention.sites.grouping import Block
-from onnxheadprune.attention.sites.own import foreign
+from onnxheadprune.attention.sites.head_channels import foreign
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.readers import looks_only
 from onnxheadprune.liveness.registry import Reason, Refusal
-from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import (
     CARRIERS,
     ELEMENTWISE,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from itertools import permutations
 from typing import NamedTuple
 
+from onnxheadprune.liveness.consumers import content_uses
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
-from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.facts import (
     ADDS,

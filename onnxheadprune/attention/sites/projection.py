@@ -16,10 +16,16 @@ from onnx import helper
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetDim, SetOutput
-from onnxheadprune.liveness.blocks import cut_inputs, is_packed, packed_together, share_blocks, why_not_cut
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.liveness.packed_blocks import (
+    cut_inputs,
+    is_packed,
+    packed_together,
+    share_blocks,
+    why_not_cut,
+)
+from onnxheadprune.liveness.sweep_result import Seed
 from onnxheadprune.model.graph.facts import AVERAGES, IGNORES_ZEROS, SUMS_VALUES
 from onnxheadprune.model.graph.view import Node, Scope, Use, Value
 from onnxheadprune.model.graph.walks import stored_behind, type_of

@@ -23,8 +23,8 @@ from onnxheadprune.attention.sites.streams import (
     spreads,
     upstream,
 )
-from onnxheadprune.liveness.branch import bias_of
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
+from onnxheadprune.liveness.emptied_branches import bias_of
 from onnxheadprune.liveness.registry import Refusal
 from onnxheadprune.model.graph.facts import (
     ADDS_AND_NORMALIZES,

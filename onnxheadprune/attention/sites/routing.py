@@ -15,7 +15,7 @@ from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.registry import Answer, Refusal
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.facts import EQUALS, MARKS_NUMBERS
 from onnxheadprune.model.graph.view import Node, Value
 

@@ -15,11 +15,11 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.kinds import MixtureSite
 from onnxheadprune.attention.sites.routing import Routing
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.readers import looks_only
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
 

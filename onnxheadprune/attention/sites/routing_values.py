@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.consumers import carried, moved_axes, on_all_outputs
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.readers import carried, moved_axes, on_all_outputs
 from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.facts import (
     ACCUMULATES,
     ACTIVATES,

@@ -42,13 +42,13 @@ from onnxheadprune.attention.sites.routing_values import (
     onward,
     picked_apart,
 )
-from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.layouts import EXPERTS, mixture_of
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.readers import looks_only
 from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.facts import (
     CHOOSES_ELEMENTS,
     DECIDED_BY_LARGEST,

@@ -27,12 +27,12 @@ from onnxheadprune.attention.sites.products import (
     summed,
     upstream,
 )
-from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.dims import Shape, divisor
 from onnxheadprune.model.graph.view import Node, Value
 

@@ -1,299 +1,428 @@
-"""Attention sites: a core that produces contexts per head, and projections that sum over heads."""
+"""Sites of any kind of unit: contractions with weights that sum over units, each of which can be removed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, ClassVar, Self
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
 
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.residual import Residuals
-from onnxheadprune.attention.sites.unit import Findings, NearMiss, Site, united
-from onnxheadprune.edit.records import HEADS, RecordedUnits
-from onnxheadprune.model.display import BAD, GOOD, Html, card, one_line, table, word
-from onnxheadprune.model.soundness import NotAnalysed
-from onnxheadprune.model.spelling import count, file_name, many
+from onnxheadprune.edit.records import RecordedUnits
+from onnxheadprune.edit.site_cuts import HEADS_KEY
+from onnxheadprune.liveness.live import DEAD, Live
+from onnxheadprune.liveness.registry import Answer, Reason, Refusal
+from onnxheadprune.liveness.sweep_result import Seed
+from onnxheadprune.model.analysis_errors import NotAnalysed
+from onnxheadprune.model.display import one_line
+from onnxheadprune.model.graph.view import GraphView, Node, Value
 
-__all__ = ["AttentionSite", "NearMiss", "Projection", "Site", "Sites", "united"]
+OPERATIONS, BYTES = "operations", "bytes"
+"""The resources that a cut can save."""
+SPAN = 1_000_000
+"""How many indices each kind of site has for itself, so that no cut of one kind shifts another."""
 
 
-@one_line("index name kind num_units removed head_size kv_num_heads reason")
 @dataclass(frozen=True, eq=False, kw_only=True)
-class AttentionSite(Site):
-    """One attention block; its units are heads.
+class Site:
+    """One block of removable units. A kind of unit is a subclass, in a file of its own; see `kinds.py`.
 
     Attributes:
-        index: position in graph order of the cores; stable when the model is pruned.
-        kind: "mha", "gqa" or "mqa"; "unknown" where the sharing of keys and values is unknown.
-        kv_num_heads: key/value heads; equal to the heads where unknown.
-        head_size: width of a query or key head; that of a value head where no product of queries and keys has one.
-        v_head_size: width of a context head.
-        original_kv_num_heads: key/value heads before any pruning.
-        kv_known: whether the sharing of keys and values is known. Else each head is assumed to have its own, which is
-            exact: shared parts are kept as long as one of their heads is.
+        index: unique among all sites of all kinds; stable when the model is pruned.
+        name: module path, if the model has it.
+        kind: the type of the block, in one word; empty where there is only one.
+        num_units: present units.
+        groups: units that must stay equally many: heads by KV head, neurons by expert; else single units.
+        projections: the contractions that sum over the units.
+        cores: the nodes that compute the units.
+        units: the units that can only be removed together, because a projection packs them in one block; else each
+            alone.
+        free: graph inputs and outputs that belong to the units (the cache of heads).
+        lying: the unit at each position of these, one bit per unit, where known.
+        maps: graph outputs with one map per unit, which only shrink with the caller's consent.
+        held: why `free` keeps its shape when units are removed, None if it shrinks.
+        read_elsewhere: whether that is only because something else reads a context, which the same cut may remove.
+        reason: why no unit can be removed, None if some can.
+        whole: whether all units can be removed together, even if single ones cannot.
+        params: elements of all weights and biases that belong to the units.
+        bytes: their size in bytes.
+        flops_per_token: multiply-adds x 2 in the projections, without the part that grows with the sequence.
+        removed: units that an earlier pruning removed (indices of the original model).
+        original_num_units: units before any pruning.
     """
 
-    UNIT = "head"
-    UNITS: ClassVar[str] = HEADS
-    BLOCK = "site"
-    SHARED = "kv_head"
-    TITLE = "attention site"
-    KEY = ""
-    FROM = 0
-    FIELD = "sites"
-    UNNAMED = "attention"
-    LAYER = "begin"
-    WIDE = False
-    CORED = True
+    UNIT: ClassVar[str]
+    """What one unit is called."""
+    UNITS: ClassVar[str]
+    """What several are called: in wishes, in the record of a cut, and in JSON."""
+    BLOCK: ClassVar[str]
+    """What a site of this kind is called."""
+    TITLE: ClassVar[str]
+    """The same in full."""
+    KEY: ClassVar[str]
+    """What the keys of such sites begin with in a spec."""
+    FROM: ClassVar[int]
+    """Where their indices begin: a multiple of `SPAN`."""
+    FIELD: ClassVar[str]
+    """The list of these sites in `inspect --json`."""
+    UNNAMED: ClassVar[str] = "site"
+    """What a site whose nodes have no names is called, with a number."""
+    SHARED: ClassVar[str] = "set"
+    """What is called that a group of units shares: the owner of columns in `inspect --json`."""
+    LAYER: ClassVar[str] = ""
+    """What such a site is of a layer: its "begin", a "part" of it, or nothing."""
+    WIDE: ClassVar[bool] = True
+    """Whether a site has hundreds of units, of which many go at a time; else each is weighed against each."""
+    CORED: ClassVar[bool] = False
+    """Whether `cores` make the units on an axis that enumerates them, so that they can be silenced there."""
+    INSIDE: ClassVar[bool] = False
+    """Whether units are computed inside one operator, so that its stored weights silence them, not cores."""
+    WHOLE: ClassVar[bool] = False
+    """True if its one unit is a residual branch, which is silenced where it is added to the stream."""
+    ROUTED: ClassVar[bool] = False
+    """Whether a router keeps units out of what is computed, so that its scores silence them, not zeros in a context."""
+    CHOSEN: ClassVar[bool] = True
+    """Whether units of this kind may be selected by data or scores; otherwise they are removed only by name."""
+    METHODS: ClassVar[tuple[str, ...]] = (
+        "reconstruction",
+        "weight",
+        "activation",
+        "fluctuation",
+        "ablation",
+        "fisher",
+        "taylor",
+        "random",
+    )
+    """The methods by which units can be scored, the default one first."""
+    SAVES: ClassVar[str] = OPERATIONS
+    """The resource that a cut of this kind saves, and of which ratios are shares: "operations" or "bytes"."""
+    ALL_GROUPS_STAY: ClassVar[bool] = False
+    """True if every group must keep at least one unit, unless the whole site is removed."""
+    COUNTED_BY: ClassVar[tuple[str, ...]] = ()
+    """Fields of configurations that specify one number of units for all sites."""
+    FOUND_BY: ClassVar[str] = ""
+    """The module whose function `found` looks for the sites; it is imported when they are first asked for."""
 
-    kind: str
-    kv_num_heads: int
-    head_size: int
-    v_head_size: int
-    original_kv_num_heads: int = 0
-    kv_known: bool = True
+    index: int
+    name: str
+    kind: str = ""
+    num_units: int
+    groups: tuple[tuple[int, ...], ...]
+    projections: tuple[Projection, ...]
+    cores: tuple[Node, ...]
+    units: tuple[tuple[int, ...], ...] = ()
+    free: frozenset[Value] = frozenset()
+    lying: Mapping[Value, Live] = field(default_factory=dict, repr=False)
+    maps: frozenset[Value] = frozenset()
+    held: Refusal | None = None
+    read_elsewhere: bool = False
+    reason: Refusal | None = None
+    whole: bool = True
+    params: int = 0
+    bytes: int = 0
+    flops_per_token: int = 0
+    removed: tuple[int, ...] = ()
+    original_num_units: int = 0
+
+    @classmethod
+    def found(cls, view: GraphView, known: Sequence[Site]) -> Findings:
+        """The sites of this kind, numbered from `FROM` on in graph order, and its near misses.
+
+        Args:
+            view: an annotated view.
+            known: its attention sites, and those of the kinds that are listed before this one.
+        """
+        found: Findings = importlib.import_module(cls.FOUND_BY).found(view, known)
+        return found
+
+    @classmethod
+    def owns(cls, index: int) -> bool:
+        """Return whether an index is that of a site of this kind."""
+        return cls.FROM <= index < cls.FROM + SPAN
 
     @property
-    def num_heads(self) -> int:
-        """Query heads."""
-        return self.num_units
+    def is_branch(self) -> bool:
+        """True if it is a branch of a residual stream, as sublayers are; stems and heads are none."""
+        return True
+
+    @classmethod
+    def called(cls, number: int) -> str:
+        """Return the name of a site in messages, tables and pages, by its number: "attn.3", "ffn.3"."""
+        return f"{cls.KEY or HEADS_KEY}{number}"
 
     @property
-    def original_num_heads(self) -> int:
-        """Query heads before any pruning."""
-        return self.original_num_units
+    def number(self) -> int:
+        """Position among the sites of its kind in the original."""
+        return self.index - self.FROM
 
     @property
-    def kv_count(self) -> str:
-        """Key/value heads, formatted for tables."""
-        return str(self.kv_num_heads) if self.kv_known else "?"
+    def key(self) -> str:
+        """The site's key in a spec."""
+        return f"{self.KEY}{self.number}"
+
+    @property
+    def label(self) -> str:
+        """The site's name in sentences."""
+        return f"{self.called(self.number)} ({self.name})"
+
+    @property
+    def removable(self) -> bool:
+        """True if units can be removed exactly."""
+        return self.reason is None
+
+    @property
+    def removable_whole(self) -> bool:
+        """True if all units can be removed together exactly; operators that mix them are removed too."""
+        every = range(self.num_units)
+        return self.reason is None or (
+            self.whole
+            and self.reason.reason is not Reason.NO_PROJECTION
+            and all(projection.is_emptied_by(every) for projection in self.projections)
+        )
+
+    @property
+    def projection_names(self) -> tuple[str, ...]:
+        """Output names of the projections, which identify the site in pruned models."""
+        outputs = (projection.node.outputs[0] for projection in self.projections)
+        # Both branches of a merged decoder may use one name.
+        return tuple(dict.fromkeys(value.name for value in outputs if value is not None))
+
+    @cached_property
+    def original_units(self) -> tuple[int, ...]:
+        """The original model's index of each present unit."""
+        gone = set(self.removed)
+        return tuple(unit for unit in range(self.original_num_units) if unit not in gone)
+
+    def recorded(self) -> RecordedUnits:
+        """Return the site's entry for a record."""
+        return RecordedUnits(
+            self.number, self.name, self.original_num_units, self.removed, self.projection_names
+        )
+
+    def with_record(self, entry: RecordedUnits) -> Self:
+        """Return the site with its number, name and units in the original, as a record has them."""
+        return replace(
+            self,
+            index=self.FROM + entry.number,
+            name=entry.name,
+            removed=entry.removed,
+            original_num_units=entry.num_units,
+        )
+
+    @property
+    def only_named(self) -> str | None:
+        """Why its units are only removed if named, never selected by data; None if they may be selected."""
+        return None
 
     @property
     def shape(self) -> tuple[object, ...]:
         """Properties that are equal in all files with this site."""
-        return self.original_num_heads, self.original_kv_num_heads, self.v_head_size, self.removed
+        return self.original_num_units, self.removed
 
     @property
     def told(self) -> str:
         """`shape` in words."""
-        counts = f"{self.original_num_heads} heads ({self.original_kv_num_heads} of keys and values)"
-        return f"{counts} of size {self.v_head_size}{self.told_before}"
+        return f"{self.original_num_units} {self.UNITS}{self.told_before}"
 
-    def recorded(self) -> RecordedUnits:
-        """Return the site's entry for a record."""
-        return replace(super().recorded(), kv_num_heads=self.original_kv_num_heads)
+    @property
+    def told_before(self) -> str:
+        """The number of removed units, in words."""
+        return f", {len(self.removed)} of them removed before" if self.removed else ""
 
-    def with_record(self, entry: RecordedUnits) -> Self:
-        """Return the site with its number, name and heads in the original, as a record has them."""
-        return replace(super().with_record(entry), original_kv_num_heads=entry.kv_num_heads)
+    def shares(self) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
+        """Sets of units that share stored elements, and the units at the same position of each set.
+
+        Returns:
+            The sets that can only be removed together where weights are packed, else the groups; and the units at the
+            first position of each group, the second and so on: all units, if positions are unrelated.
+        """
+        packed = any(len(unit) > 1 for unit in self.units)
+        sets = self.units if packed and len(self.groups) == self.num_units else self.groups
+        every = range(self.num_units)
+        if len(sets) == 1 and not packed:
+            # What all share goes only with all.
+            return [[unit] for unit in every], [every]
+        if packed or len({len(some) for some in sets}) != 1:
+            return sets, [every]
+        return sets, list(zip(*sets, strict=True))
 
     def flops_per_unit(self, length: float) -> float:
-        """Multiply-adds x 2 per token of one head, with its scores and its context.
-
-        Args:
-            length: positions of a sequence.
-        """
-        both = self.head_size + self.v_head_size
-        return super().flops_per_unit(length) + 2 * length * both
+        """Multiply-adds x 2 per token of one unit, in sequences of a length."""
+        return self.flops_per_token / self.num_units
 
     def to_dict(self) -> dict[str, Any]:
-        """The site as JSON-ready data (the contract of `inspect --json`)."""
+        """The site as JSON-ready data (a part of the contract of `inspect --json`)."""
         return {
-            "index": self.index,
+            "index": self.number,
+            "key": self.key,
             "name": self.name,
-            "kind": self.kind,
-            "core": self.cores[0].op_type,
-            "num_heads": self.num_heads,
-            "kv_num_heads": self.kv_num_heads if self.kv_known else None,
-            "head_size": self.head_size,
-            "v_head_size": self.v_head_size,
+            **({"kind": self.kind} if self.kind else {}),
+            f"num_{self.UNITS}": self.num_units,
             **self._state(),
+            "together": max((len(unit) for unit in self.units), default=1),
             "projections": self._projections(),
         }
 
+    def _state(self) -> dict[str, Any]:
+        """Return the part of `to_dict` that all kinds share, with the same names and order."""
+        return {
+            "removable": self.removable,
+            "removable_whole": self.removable_whole,
+            "reason": None if self.reason is None else str(self.reason),
+            "params": self.params,
+            "bytes": self.bytes,
+            "flops_per_token": self.flops_per_token,
+            "removed": list(self.removed),
+        }
 
-@one_line("model sites near_misses others")
+    def _projections(self) -> list[dict[str, str]]:
+        """The nodes that sum over the units: name, scope and output, since nodes may be nameless and names repeated."""
+        nodes = (projection.node for projection in self.projections)
+        return [{"node": node.proto.name, "scope": node.scope.ref, "output": node.out.name} for node in nodes]
+
+    def present(self, units: Iterable[int]) -> tuple[int, ...]:
+        """The present index of each unit, from its index in the original model."""
+        return tuple(self._present[unit] for unit in units)
+
+    @cached_property
+    def _present(self) -> dict[int, int]:
+        return {original: now for now, original in enumerate(self.original_units)}
+
+    def original(self, units: Iterable[int]) -> tuple[int, ...]:
+        """The index in the original model of each unit, from its present one."""
+        names = self.original_units
+        return tuple(names[unit] for unit in units)
+
+    def still_there(self, units: Container[int]) -> frozenset[int]:
+        """The present indices of those units (of the original model) that still exist."""
+        return frozenset(self.present(unit for unit in self.original_units if unit in units))
+
+    @property
+    def movable(self) -> frozenset[Value]:
+        """The inputs and outputs that shrink with the units: none where one of them is needed with all units."""
+        return self.free if self.held is None else frozenset()
+
+    def seeds(self, units: Iterable[int], emptied: bool = True) -> Iterator[Seed]:
+        """The first demands of the sweep when `units` (present indices) are removed.
+
+        Args:
+            units: the removed units.
+            emptied: whether projections that then sum over nothing demand nothing; else they are left out.
+        """
+        gone = tuple(units)
+        for projection in self.projections:
+            if emptied or not projection.is_emptied_by(gone):
+                yield from projection.seeds(gone, self.name)
+
+    def answers(self, units: Iterable[int]) -> Mapping[Node, Answer]:
+        """Return fixed answers of nodes, instead of their rules, when `units` (present indices) are removed."""
+        return {}
+
+    @property
+    def details(self) -> Mapping[str, str]:
+        """Additional columns of the table of sites."""
+        return {}
+
+    @property
+    def elsewhere(self) -> str:
+        """A hint for an error about a unit that does not exist."""
+        return ""
+
+    def why_too_few(self, units: Sequence[int]) -> str | None:
+        """Return why `units` (present indices) cannot be removed together, None if they can."""
+        return None
+
+    def inner(self, sites: Iterable[Site]) -> tuple[Site, ...]:
+        """Those of the given sites that lie inside its units, and are removed with them."""
+        return ()
+
+    def uneven(self) -> str:
+        """Return the error if groups lose different numbers of units."""
+        return (
+            f"leave its {len(self.groups)} KV heads with different numbers of query heads"
+            f" (groups {', '.join(','.join(map(str, self.original(group))) for group in self.groups)})"
+        )
+
+
+@one_line()
 @dataclass(frozen=True)
-class Sites(Sequence[AttentionSite]):
-    """All sites of a model in order of their index, and attention that is no site.
-
-    Each product of attention weights and values is in one of the three.
+class NearMiss:
+    """A candidate that is no site, with the reason.
 
     Attributes:
-        model: name of the model.
-        sites: the sites, also by `[]`, `len` and iteration.
-        near_misses: attention with heads that cannot be distinguished or cut, with the reasons.
-        no_heads: attention in which no axis can enumerate heads.
-        elements: elements of all stored tensors of the model, None where they were not counted.
-        others: finds the sites of each other kind, on demand.
-        places: the position of each site, by its index: the number of a section of the model and a position in it;
-            without, the model is one section, with positions by projections.
-        layered: the keys of the sites of each layer of the original, by layer key; empty where no layer has
-            lost any, None where an earlier version numbered them.
-        ignored_declarations: declared shapes that operators contradict, one sentence each.
-        failed: the searches for other kinds that ran and ended in an unexpected error.
-        residuals: the residual sums of the model, found once they are asked for.
+        node: label of the projection, or of the attention.
+        obstacle: why it is none.
+        units: the name of the units of such a site.
+        fixed: tries whether the units are found once all inputs have fixed sizes; None where they have.
     """
 
-    model: str
-    sites: tuple[AttentionSite, ...]
-    near_misses: tuple[NearMiss, ...] = field(default_factory=tuple)
-    no_heads: tuple[NearMiss, ...] = field(default_factory=tuple)
-    elements: int | None = None
-    others: Mapping[type[Site], Callable[[], Findings]] = field(
-        default_factory=dict, compare=False, repr=False
-    )
-    places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
-    layered: Mapping[str, tuple[str, ...]] | None = field(default_factory=dict, compare=False, repr=False)
-    ignored_declarations: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    failed: Sequence[NotAnalysed] = field(default=(), compare=False, repr=False)
-    residuals: Residuals = field(default_factory=Residuals, compare=False, repr=False)
+    node: str
+    obstacle: Refusal
+    units: str = "heads"
+    fixed: Callable[[], bool] | None = field(default=None, compare=False, repr=False)
 
-    @classmethod
-    def gathered(
-        cls,
-        name: str,
-        every: Iterable[Site],
-        kinds: Iterable[type[Site]],
-        places: Mapping[int, tuple[int, ...]],
-        layered: Mapping[str, tuple[str, ...]] | None,
-    ) -> Sites:
-        """Combine sites of several models as if they were one model's.
+    @cached_property
+    def reason(self) -> Refusal:
+        """The obstacle, with whether fixed sizes help, which is tried for those who read it."""
+        if self.fixed is None:
+            return self.obstacle
+        if self.fixed():
+            advice = f"in an export with fixed sizes its {self.units} are found"
+        elif self.obstacle.reason.hides_axes:
+            advice = "fixed sizes would not help"
+        else:
+            return self.obstacle
+        return replace(self.obstacle, sentence=f"{self.obstacle.sentence}; {advice}")
 
-        Args:
-            name: the name of that model.
-            every: sites of all kinds, with distinct indices.
-            kinds: these kinds.
-            places: see above.
-            layered: see above.
-        """
-        some = tuple(every)
-        heads = tuple(site for site in some if isinstance(site, AttentionSite))
-        found: dict[type[Site], tuple[Site, ...]] = {
-            kind: tuple(site for site in some if kind.owns(site.index))
-            for kind in kinds
-            if kind is not AttentionSite
-        }
-        return cls(
-            name,
-            heads,
-            others={kind: partial(Findings, own) for kind, own in found.items()},
-            places=places,
-            layered=layered,
-        )
+    def to_dict(self) -> dict[str, str]:
+        """The near miss as JSON-ready data."""
+        return {"node": self.node, "reason": self.reason.sentence, "units": self.units}
 
-    @property
-    def neurons(self) -> tuple[Site, ...]:
-        """The feed-forward blocks, in graph order."""
-        return self.of("neurons")
 
-    def of(self, units: str) -> tuple[Site, ...]:
-        """The sites of one kind, in graph order.
+class Findings(NamedTuple):
+    """The sites of one kind in a model, its near misses, and the unexpected error that ended the search, if any."""
 
-        Args:
-            units: the kind's name of its units ("heads", "neurons").
+    sites: Sequence[Site]
+    near_misses: Sequence[NearMiss] = ()
+    failure: NotAnalysed | None = None
+
+    def asked_for(self) -> Sequence[Site]:
+        """Return the sites for those who need them.
 
         Raises:
-            Exception: the unexpected error that ended the search for them.
+            Exception: the error that ended the search.
         """
-        if units == AttentionSite.UNITS:
-            return self.sites
-        return next(
-            (tuple(find().asked_for()) for kind, find in self.others.items() if units == kind.UNITS), ()
-        )
-
-    def losing(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
-        """The sites of all kinds that lose units.
-
-        Args:
-            units: what goes, per site index.
-        """
-        found: list[Site] = [site for site in self.sites if units.get(site.index)]
-        for kind, find in self.others.items():
-            if any(map(kind.owns, units)):
-                found += [site for site in find().asked_for() if units.get(site.index)]
-        return tuple(found)
-
-    def concerned(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
-        """All attention sites, and those of other kinds that lose units.
-
-        Args:
-            units: what goes, per site index.
-        """
-        return (*self.sites, *(site for site in self.losing(units) if site not in self.sites))
-
-    def at(self, index: int) -> Site:
-        """The site of any kind with an index, which must exist."""
-        found = next((find for kind, find in self.others.items() if kind.owns(index)), None)
-        some: Sequence[Site] = self.sites if found is None else found().asked_for()
-        return next(site for site in some if site.index == index)
-
-    @property
-    def every(self) -> tuple[Site, ...]:
-        """The sites of all kinds.
-
-        Raises:
-            Exception: the unexpected error that ended the search for parts of layers.
-        """
-        for kind, find in self.others.items():
-            if kind.LAYER:
-                find().asked_for()
-        return self.known
-
-    @property
-    def known(self) -> tuple[Site, ...]:
-        """The sites of all kinds, without those whose search ended in an unexpected error."""
-        return (*self.sites, *(site for find in self.others.values() for site in find().sites))
-
-    @property
-    def hidden(self) -> tuple[NearMiss, ...]:
-        """Near misses of all kinds other than heads, with the reasons."""
-        return tuple(miss for find in self.others.values() for miss in find().near_misses)
-
-    def __len__(self) -> int:
-        return len(self.sites)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.sites[index]
-
-    def _repr_html_(self) -> str:
-        total = sum(site.num_heads for site in self)
-        columns = ("#", "site", "kind", "heads", "kv heads", "head size", "elements", "removable")
-        missed = [*self.near_misses, *self.no_heads]
-        return card(
-            f"{file_name(self.model)}: {many(len(self), 'attention site')}, {many(total, 'head')}",
-            table(columns, map(_row, self), columns[3:7]),
-            table(
-                ("attention that is no site", "why"), ((miss.node, miss.reason.sentence) for miss in missed)
-            ),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The output of `inspect --json`."""
-        return {
-            "model": self.model,
-            "sites": [_with_tensors(site) for site in self.sites],
-            "near_misses": [miss.to_dict() for miss in (*self.near_misses, *self.hidden)],
-            "no_heads": [miss.to_dict() for miss in self.no_heads],
-            "elements": self.elements,
-            "ignored_declarations": list(self.ignored_declarations),
-            "not_analysed": [item.to_dict() for item in self.failed],
-            **{
-                kind.FIELD: [_with_tensors(site) for site in find().sites]
-                for kind, find in self.others.items()
-            },
-        }
+        if self.failure is not None:
+            raise self.failure.error
+        return self.sites
 
 
-def _with_tensors(site: Site) -> dict[str, Any]:
-    from onnxheadprune.attention.sites.owned import owned
+def united(some: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Some units, and all that must be removed with them."""
+    asked = set(some)
+    return tuple(sorted(asked.union(*(unit for unit in units if asked & set(unit)))))
 
-    return site.to_dict() | {"tensors": owned(site)}
 
+def handed_out(sites: Iterable[Site], gone: Mapping[int, tuple[int, ...]]) -> dict[Value, Live]:
+    """Return the part of each cache that callers need without some units, whether or not the graph reads it.
 
-def _row(site: AttentionSite) -> tuple[str | Html, ...]:
-    """Cells of a table in a notebook."""
-    removable = word("yes", GOOD) if site.reason is None else word(f"no: {site.reason.sentence}", BAD)
-    counts = (str(site.num_heads), site.kv_count, str(site.head_size), count(site.params))
-    return site.called(site.number), site.name, site.kind, *counts, removable
+    Args:
+        sites: all sites whose units may lie there; parts that one of them needs are kept.
+        gone: the removed units, by site index.
+    """
+    needed: dict[Value, Live] = {}
+    owned: dict[Value, Live] = {}
+    for site in sites:
+        dead = sum(1 << unit for unit in gone.get(site.index, ()))
+        for value, live in site.lying.items():
+            if not live.is_mask:
+                alive = Live.over(live.axes, np.asarray((live.array & ~dead) != 0, np.bool_), live.runs)
+                needed[value] = needed.get(value, DEAD) | alive
+                owned[value] = owned.get(value, DEAD) | live.as_mask()
+    return {
+        value: alive | Live.over(owned[value].axes, ~owned[value].mask, owned[value].runs)
+        for value, alive in needed.items()
+    }

@@ -9,12 +9,7 @@ from itertools import permutations
 
 import numpy as np
 
-from onnxheadprune.attention.sites.blended import blended
-from onnxheadprune.attention.sites.core import Core, Trace, features, head_shape
-from onnxheadprune.attention.sites.describe import Anatomy, anatomy
-from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
-from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
-from onnxheadprune.attention.sites.left_out import (
+from onnxheadprune.attention.sites.attention_near_misses import (
     MAX_BELOW,
     LeftOut,
     Refused,
@@ -22,8 +17,13 @@ from onnxheadprune.attention.sites.left_out import (
     left_out,
     shared_by_heads,
 )
+from onnxheadprune.attention.sites.attention_site import AttentionSite, united
+from onnxheadprune.attention.sites.core import Core, Trace, features, head_shape
+from onnxheadprune.attention.sites.describe import Anatomy, anatomy
+from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
+from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
+from onnxheadprune.attention.sites.head_channels import foreign
 from onnxheadprune.attention.sites.obstacles import held_caches, obstacle, read_elsewhere
-from onnxheadprune.attention.sites.own import foreign
 from onnxheadprune.attention.sites.products import (
     MAX_CONTRACTED,
     is_product,
@@ -34,18 +34,18 @@ from onnxheadprune.attention.sites.products import (
 )
 from onnxheadprune.attention.sites.projection import named_apart
 from onnxheadprune.attention.sites.shared_layers import are_heads
-from onnxheadprune.attention.sites.site import AttentionSite, united
-from onnxheadprune.attention.sites.stored import units_together, weights_of, why_not_cut
+from onnxheadprune.attention.sites.site import handed_out
+from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
+from onnxheadprune.attention.sites.summed_heads import blended
 from onnxheadprune.attention.sites.trace import Tracer
-from onnxheadprune.attention.sites.unit import handed_out
-from onnxheadprune.liveness.asking import ask, ask_about
+from onnxheadprune.liveness.consumers import content_uses
 from onnxheadprune.liveness.contraction import contraction_of, operands
 from onnxheadprune.liveness.domain import POSITIONS, Masks
 from onnxheadprune.liveness.layouts import is_fused
-from onnxheadprune.liveness.readers import content_uses
 from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.rule_calls import ask, ask_about
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import ADDS, MULTIPLIES, OBSERVES, REDUCES, WEIGHS
 from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import GraphView, Node

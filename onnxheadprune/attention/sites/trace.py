@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.core import Classes, Core, Heads, Trace
 from onnxheadprune.attention.sites.evidence import tokens_of, told_apart, without_blind
 from onnxheadprune.attention.sites.products import (
@@ -24,13 +25,12 @@ from onnxheadprune.attention.sites.products import (
     summed,
 )
 from onnxheadprune.attention.sites.shared_layers import SharedLayers, within_groups, within_heads
-from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Array, Live, Runs
 from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.rule_calls import ask_about
 from onnxheadprune.model.graph.facts import JOINS, REDUCES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from onnxheadprune.attention.vocabulary.heads import Logits
-from onnxheadprune.attention.vocabulary.meaning import Meaning, computed_from, integer_inputs
 from onnxheadprune.attention.vocabulary.places import INTEGERS, MOVES, contents
+from onnxheadprune.attention.vocabulary.token_id_io import Meaning, computed_from, integer_inputs
+from onnxheadprune.attention.vocabulary.token_logits import Logits
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.facts import (
     CHOOSES_ELEMENTS,

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.rule_calls import ask_about
 from onnxheadprune.model.graph.facts import (
     CASTS,
     CHOOSES,

@@ -15,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.vocabulary.find import Vocabulary
-from onnxheadprune.attention.vocabulary.heads import Logits
+from onnxheadprune.attention.vocabulary.token_logits import Logits
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MAIN, MARK, InsertNode
 from onnxheadprune.model.graph.view import GraphView, Value

@@ -23,7 +23,7 @@ from onnxheadprune.attention.vocabulary.find import (
     flow_of,
     vocabulary_of,
 )
-from onnxheadprune.attention.vocabulary.heads import Logits
+from onnxheadprune.attention.vocabulary.token_logits import Logits
 from onnxheadprune.attention.vocabulary.translate import (
     all_logits,
     constants,
@@ -55,10 +55,10 @@ from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
+from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.soundness import analysing
 from onnxheadprune.model.storage.tensors import stored_size, tensors_of
 from onnxheadprune.model.tensors import FLOATS
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from onnxheadprune.attention.matrices import Matrix, Weights, matrix_of
 from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.liveness.blocks import is_packed
+from onnxheadprune.liveness.consumers import content_uses, contents_of
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.layouts import layout_of
-from onnxheadprune.liveness.readers import content_uses, contents_of
+from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.model.graph.facts import (
     ACTIVATES_PRODUCTS,
     ADDS,

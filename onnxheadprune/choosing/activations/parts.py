@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.edit.extract import read_by, stored_anew
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.edit.submodel import read_by, stored_anew
 from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError
 from onnxheadprune.model.bodies import stored_tensor
 from onnxheadprune.model.graph.facts import QUANTIZERS
@@ -23,7 +23,7 @@ from onnxheadprune.runtime.workers import MOST, workers_on
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.sites.routing_mask import Gate
-from onnxheadprune.edit.side_by_side import counts_where
+from onnxheadprune.edit.both_branches import counts_where
 from onnxheadprune.runtime.feeds.generate import Feed
 
 NOTHING: Mapping[str, Array] = MappingProxyType({})

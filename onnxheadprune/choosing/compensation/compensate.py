@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxheadprune.attention.quantized import Grid
-from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.attention_site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.chain import Cut, changed_by_cut
 from onnxheadprune.choosing.activations.contexts import missing
@@ -38,8 +38,8 @@ from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.splicing import MOST_WORK, as_much_as_pays, with_spliced
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Array, Provider
+from onnxheadprune.runtime.memory_turns import give_back
 from onnxheadprune.runtime.progress import NOTE, Progress, silent
-from onnxheadprune.runtime.turns import give_back
 from onnxheadprune.runtime.workers import algebra_threads
 
 IN_MEMORY = 2**26

@@ -18,22 +18,22 @@ from typing import Any, Protocol
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxheadprune.attention.observed import others
+from onnxheadprune.attention.main_graph_copy import others
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.attention.sites.attention_site import Sites
 from onnxheadprune.attention.sites.kinds import key_of
-from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.choosing.compensation.tasks import refittable
 from onnxheadprune.choosing.compensation.trainable import trainable
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.edits import DropTensor, SliceTensor
-from onnxheadprune.edit.extract import Restored, store_constants, store_in_bodies
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY, RefitRecord
+from onnxheadprune.edit.submodel import Restored, store_constants, store_in_bodies
 from onnxheadprune.model.bodies import graphs_in, stored_tensor
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.replacing import Computed, Contents, with_contents
+from onnxheadprune.model.new_contents import Computed, Contents, with_contents
 from onnxheadprune.model.storage.reading import Source, in_memory
 from onnxheadprune.model.storage.tensors import PRIVATE, Span, bytes_needed, is_outside, refer, span_of
 from onnxheadprune.model.tensors import read_ranges

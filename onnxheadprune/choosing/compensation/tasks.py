@@ -16,12 +16,12 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from onnxheadprune.attention.sites.attention_site import Site
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Flow
 from onnxheadprune.choosing.activations.linear import Linear, feeders
-from onnxheadprune.edit.side_by_side import counts_where
-from onnxheadprune.liveness.readers import contents_of
+from onnxheadprune.edit.both_branches import counts_where
+from onnxheadprune.liveness.consumers import contents_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 Which: TypeAlias = Literal["own", "behind", "all"]

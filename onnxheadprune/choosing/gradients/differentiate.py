@@ -23,8 +23,8 @@ from onnxheadprune.choosing.gradients.forward import (
     taken_apart,
     widened,
 )
-from onnxheadprune.edit.extract import needed_nodes, read_by
 from onnxheadprune.edit.gradients import GRADIENTS, Attribute, Constant, Step, Term, UnknownShapeError, Writer
+from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.facts import DEQUANTIZES, TRANSPOSES, opset_of
 from onnxheadprune.model.graph.restated import converted_to

@@ -17,7 +17,6 @@ from onnx import (
     numpy_helper,
 )
 
-from onnxheadprune.edit.extract import needed_nodes, read_by
 from onnxheadprune.edit.gradients import (
     DECOMPOSITIONS,
     GRADIENTS,
@@ -27,6 +26,7 @@ from onnxheadprune.edit.gradients import (
     UnknownShapeError,
     Writer,
 )
+from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.model.bodies import bodies_of, graphs_in
 from onnxheadprune.model.graph.facts import QUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.attention.sites.attention_site import Site, Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.site import Site, Sites
 from onnxheadprune.choosing.activations.chain import Chain, Cut
 from onnxheadprune.choosing.activations.contexts import (
     context_moments,
@@ -45,7 +45,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.travelling import Sent, arrived, sent
+from onnxheadprune.model.pickling import Sent, arrived, sent
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.settings.cutting import Method

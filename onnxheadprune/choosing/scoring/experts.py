@@ -20,12 +20,12 @@ from onnx import TensorProto, helper
 
 from onnxheadprune.attention.sites.routing import Picks, Routing
 from onnxheadprune.attention.sites.routing_mask import Gate, gates_of, never, routed_by
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain
 from onnxheadprune.choosing.activations.parts import Parts, Running, run_feed
 from onnxheadprune.data.drift import Evidence, counted
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.readers import looks_only
+from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.model.graph.facts import ADDS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.runtime import Array, Session

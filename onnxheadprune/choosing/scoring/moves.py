@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from onnxheadprune.attention.heads import is_legal
-from onnxheadprune.attention.sites.unit import Site, united
+from onnxheadprune.attention.head_specs import is_legal
+from onnxheadprune.attention.sites.site import Site, united
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.branch import bias_of
+from onnxheadprune.liveness.emptied_branches import bias_of
 from onnxheadprune.liveness.registry import Refusal
 
 Heads = frozenset[int]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.scoring.moves import BOTH, Heads, Move, Step, cheapest, moves

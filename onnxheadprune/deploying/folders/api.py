@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 
-from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import Cache, Contract
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.data.drift import Measure

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.attention.heads import original_groups
+from onnxheadprune.attention.head_specs import original_groups
 from onnxheadprune.attention.io_changes import Contract
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import called, kind_of
-from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.deploying.clients.contract import CONFIG, CachedSite, ConfigChange, Deployment, FileFacts
 from onnxheadprune.deploying.clients.genai import CONFIG as GENAI_CONFIG
 from onnxheadprune.deploying.clients.layers import KV_HEADS, described

@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 
 from onnx import TensorProto
 
+from onnxheadprune.attention.sites.attention_site import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.data.beside import SHELF
 from onnxheadprune.errors import HeadPruneError, ModelError, UsageError
 from onnxheadprune.model.graph.view import GraphView

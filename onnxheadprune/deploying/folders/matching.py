@@ -17,15 +17,15 @@ import numpy.typing as npt
 
 from onnxheadprune.attention.matrices import matrix_of
 from onnxheadprune.attention.quantized import StoredLevels, packed_matrix
+from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.kinds import called, kind_of
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.deploying.folders.export import Export, ModelFile, says_its_part
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.runtime import Array
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxheadprune.attention.sites.kinds import every_kind
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.deploying.folders.export import Export, ModelFile, open_export
 from onnxheadprune.deploying.folders.matching import HEADS_ALONE, Match, matched
 from onnxheadprune.edit.records import units_entry

@@ -10,11 +10,11 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE as HEADS_ONLY
 from onnxheadprune.attention.sites.kinds import LAYERS, every_kind, kind_of
-from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.attention.units import kinds_named, resolve_units
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.unit_specs import kinds_named, resolve_units
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.deploying.folders.card import CARD, model_card, read_card
 from onnxheadprune.deploying.folders.deploying import Deploying

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from onnxheadprune.attention.sites import kinds
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import key_of
-from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.sources import Data as SourceOfData
 from onnxheadprune.data.sources import data_for, read_data, with_own_tokenizer

@@ -116,7 +116,7 @@ def _check_span(stored: Stored, sources: Sources) -> Span:
             f"{stored.label} has {length} bytes where its shape {list(tensor.dims)} needs {needed}"
         )
     if span.offset + needed > source.size:
-        from onnxheadprune.model.storage.mistaken import in_place_of
+        from onnxheadprune.model.storage.file_magic import in_place_of
 
         raise ModelError(
             f"{stored.label} needs bytes {span.offset} to {span.offset + needed} of {span.location}, which has"

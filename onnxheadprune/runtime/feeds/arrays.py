@@ -110,7 +110,7 @@ def open_npz(path: str | os.PathLike[str]) -> dict[str, Array | Stored]:
     """
     file = regular_file(path, "the data")
     if not zipfile.is_zipfile(file):
-        from onnxheadprune.model.storage.mistaken import in_place_of
+        from onnxheadprune.model.storage.file_magic import in_place_of
 
         raise UsageError(f"{path} is no .npz file{in_place_of(file) or '; write one with numpy.savez'}")
     try:

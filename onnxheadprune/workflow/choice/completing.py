@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnxheadprune.attention.heads import HeadSpec
-from onnxheadprune.attention.units import resolve_units
+from onnxheadprune.attention.head_specs import HeadSpec
+from onnxheadprune.attention.unit_specs import resolve_units
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.choosing.compensation.record import Compensation, Refit
 from onnxheadprune.choosing.space import AFTER_REFIT, Selection

@@ -31,8 +31,8 @@ from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LARGE, LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
+from onnxheadprune.runtime.memory_turns import Turns
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.recover import Recovering, require_recoverable, split_for_recovery
 from onnxheadprune.workflow.choice.chosen import Chosen

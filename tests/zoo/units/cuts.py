@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.sites.attention_site import Sites
 from onnxheadprune.attention.sites.kinds import NeuronSite
-from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 
 NEURONS, LAYERS = "neurons", "layers"
 KINDS = (NEURONS, LAYERS)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.site import Site
 from tests.zoo.build import Workshop
 from tests.zoo.case import Case
 from tests.zoo.families import all_cases

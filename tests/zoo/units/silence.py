@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import NeuronSite
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.sweep import sweep

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from tests.zoo.analysed import Analysed, told

@@ -1,0 +1,330 @@
+"""Specs: which heads or other units of which sites. Parsing, resolving against a model, GQA legality."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.kinds import kind_of_key
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.spelling import spelled
+
+HeadSpec: TypeAlias = (
+    str | Path | Mapping[str, Iterable[int]] | Mapping[str, Iterable[int] | str] | Mapping[int, Iterable[int]]
+)
+MAX_UNITS = 12
+"""Units of heads of which all unions are looked at for the nearest legal set."""
+MAX_SPELLED = 64
+"""Units that are named one by one in a sentence."""
+MAX_NAMED = 6
+"""Sites that a sentence lists with their names."""
+ALL = "*"
+"""The key that means every site."""
+MAX_HEAD = 9_999
+"""The largest head and site index that a spec may name; the widest models have a few hundred heads."""
+MAX_LISTED = 2**20
+"""Units that a spec may list."""
+MAX_UNIT = MAX_LISTED - 1
+"""The largest unit of another kind that a spec may name; the widest feed-forward blocks have some fifty thousand."""
+EXAMPLE = '"0:1,3 5:0-3 *:7"'
+
+
+def parse_heads(spec: HeadSpec) -> dict[str, tuple[int, ...]]:
+    """A spec as `{site key: heads}`; a key is an index, a name or "*".
+
+    Args:
+        spec: an inline spec ("0:1,3 encoder.layer.5:0-3 *:7"), the path of a JSON file
+            `{"0": [1, 3]}`, or such a mapping.
+
+    Raises:
+        UsageError: if it does not parse, with the part that does not.
+    """
+    if isinstance(spec, Mapping):
+        return _from_mapping(spec, "the head spec")
+    text = str(spec).strip()
+    if text.startswith("{"):
+        return _from_json(text, "the head spec")
+    if isinstance(spec, Path) or text.endswith(".json"):
+        return _from_json(read_text(text, "the head spec file"), text)
+    return _from_inline(text)
+
+
+def _from_inline(text: str) -> dict[str, tuple[int, ...]]:
+    parsed: dict[str, tuple[int, ...]] = {}
+    tokens = text.split()
+    if not tokens:
+        raise UsageError(f"the head spec is empty; write for example {EXAMPLE}")
+    for token in tokens:
+        key, colon, numbers = token.rpartition(":")
+        if not colon or not key or not numbers:
+            kind = kind_of_key(token) or AttentionSite
+            raise UsageError(
+                f"cannot read {_short(token)} in the {kind.UNIT} spec; write {kind.BLOCK.upper()}:{kind.UNITS.upper()},"
+                f" for example {EXAMPLE}"
+            )
+        parsed[key] = _merge(parsed.get(key, ()), _numbers(numbers, token, key))
+    return parsed
+
+
+def most_units(key: str) -> int:
+    """The largest number of a unit that a key may go with."""
+    return MAX_HEAD if kind_of_key(key) is None else MAX_UNIT
+
+
+def _numbers(text: str, token: str, key: str) -> list[int]:
+    most, units = most_units(key), _units(key)
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(
+                f"cannot read {_short(part)} in {_short(token)}: {units} are numbers or ranges like 0-3"
+            )
+        if max(len(first), len(last)) > len(str(most)):
+            raise UsageError(f"cannot read {_short(part)}: {units} are numbers up to {most}")
+        stop = int(last) if dash else int(first)
+        if stop < int(first):
+            raise UsageError(f"the range {_short(part)} in {_short(token)} runs backwards")
+        found += range(int(first), stop + 1)
+        if len(found) > MAX_LISTED:
+            raise UsageError(f"the spec lists more than {MAX_LISTED:,} {units}")
+    return found
+
+
+def _units(key: str) -> str:
+    """Return what the units of the site that a key names are called."""
+    return (kind_of_key(key) or AttentionSite).UNITS
+
+
+def _short(text: str) -> str:
+    """A quoted part of a spec, cut off where it is long."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _from_json(text: str, where: str) -> dict[str, tuple[int, ...]]:
+    try:
+        data = parse_json(text, once=True)
+    except NotJsonError as error:
+        raise UsageError(f"{where} is {error}") from error
+    if not isinstance(data, dict):
+        raise UsageError(f'{where} must hold an object like {{"0": [1, 3]}}')
+    return _from_mapping(data, where)
+
+
+def _from_mapping(
+    data: Mapping[str, Iterable[int]] | Mapping[str, Iterable[int] | str] | Mapping[int, Iterable[int]],
+    where: str,
+) -> dict[str, tuple[int, ...]]:
+    parsed: dict[str, tuple[int, ...]] = {}
+    for key, heads in data.items():
+        listed = isinstance(heads, Iterable) and not isinstance(heads, str)
+        numbers: list[Any] | None = list(itertools.islice(heads, MAX_LISTED + 1)) if listed else None
+        most = most_units(str(key))
+        if numbers is None or not all(_is_unit(head, most) for head in numbers):
+            raise UsageError(
+                f"{where}: the {_units(str(key))} of {_short(str(key))} must be a list of numbers from 0 to {most}"
+            )
+        if len(numbers) > MAX_LISTED:
+            raise UsageError(f"{where} lists more than {MAX_LISTED:,} {_units(str(key))}")
+        parsed[str(key)] = _merge(parsed.get(str(key), ()), [operator.index(head) for head in numbers])
+    return parsed
+
+
+def _is_unit(number: object, most: int) -> bool:
+    return (
+        not isinstance(number, bool) and hasattr(number, "__index__") and 0 <= operator.index(number) <= most
+    )
+
+
+def _merge(known: Iterable[int], more: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted({*known, *more}))
+
+
+def resolved(parsed: Mapping[str, Iterable[int]], sites: Sequence[Site]) -> dict[int, tuple[int, ...]]:
+    """Units (of the original) per site index, which exist and may go together.
+
+    Args:
+        parsed: units per key: an index, a name, a part of one, or "*".
+        sites: the sites of one kind.
+
+    Raises:
+        UsageError: if a site or unit does not exist, or was removed before.
+        RefusedError: if a site cannot lose units, or the set is not legal.
+    """
+    chosen: dict[int, set[int]] = {}
+    for key, units in parsed.items():
+        for site in sites_of_key(key, sites):
+            for unit in units:
+                if unit >= site.original_num_units:
+                    raise UsageError(
+                        f"{site.label} has no {site.UNIT} {unit}: its {site.UNIT}s are"
+                        f" 0-{site.original_num_units - 1}{site.elsewhere}"
+                    )
+            before = set(units) & set(site.removed)
+            if before:
+                raise UsageError(f"{site.UNIT} {min(before)} of {site.label} was removed before")
+            chosen.setdefault(site.index, set()).update(units)
+    by_index = {site.index: site for site in sites}
+    resolved = {index: tuple(sorted(units)) for index, units in sorted(chosen.items()) if units}
+    for index, units in resolved.items():
+        _check_legal(by_index[index], units)
+    return resolved
+
+
+def sites_of_key(key: str, sites: Sequence[Site]) -> list[Site]:
+    """The sites that a key names.
+
+    Raises:
+        UsageError: if there is none, or a part of a name fits several.
+    """
+    if key == ALL:
+        return list(sites)
+    found = [site for site in sites if site.name == key]
+    if not found and key.isdecimal() and len(key) <= len(str(MAX_HEAD)):
+        found = [site for site in sites if site.number == int(key)]
+    if not found:
+        # Whole components of a name: "encoder.layer.5" of "bert.encoder.layer.5.attention".
+        found = [site for site in sites if f".{key}." in f".{site.name}."]
+    if not found:
+        raise UsageError(f"there is no {sites[0].BLOCK} {_short(key)}; this model has {listed(sites)}")
+    if len(found) > 1:
+        raise UsageError(f"{_short(key)} is ambiguous: {listed(found)}; use the full name or the number")
+    return found
+
+
+def listed(sites: Sequence[Site]) -> str:
+    """Return sites by their keys: a few with their names, many in ranges ("attn.0-23, ffn.0-23")."""
+    if len(sites) <= MAX_NAMED:
+        return ", ".join(site.label for site in sites)
+    numbers: dict[type[Site], list[int]] = {}
+    for site in sites:
+        numbers.setdefault(type(site), []).append(site.number)
+    return ", ".join(kind.called(0).removesuffix("0") + spelled(own) for kind, own in numbers.items())
+
+
+def _check_legal(site: Site, units: Iterable[int]) -> None:
+    """Check whether `units` (original indices) may be removed from a site together.
+
+    Every KV head that survives must keep equally many query heads, since the graph repeats KV heads
+    a fixed number of times. Where it repeats some more often than others, that holds for each kind.
+
+    Raises:
+        RefusedError: with the reason, and the nearest legal sets.
+    """
+    gone = set(units)
+    all_go = len(gone) == site.num_units
+    if site.reason is not None and not (all_go and site.removable_whole):
+        raise RefusedError(f"{site.label} cannot lose {site.UNIT}s: {site.reason}")
+    few = site.why_too_few(site.present(sorted(gone)))
+    if few is not None:
+        raise RefusedError(f"{site.label} cannot lose {site.UNIT}s {_spell(gone)}: {few}")
+    if all_go:
+        return
+    groups, whole = original_groups(site), [set(site.original(unit)) for unit in site.units]
+    torn = [unit for unit in whole if unit & gone and not unit <= gone]
+    even = is_legal(groups, gone) and not (site.ALL_GROUPS_STAY and any(gone >= {*group} for group in groups))
+    if even and not torn:
+        return
+    if site.ALL_GROUPS_STAY:
+        nearest = _nearest_even(groups, whole, gone)
+    elif any(len(unit) > 1 for unit in whole):
+        nearest = _nearest_whole(whole, groups, gone)
+    else:
+        touched = set[int]().union(*(group for group in groups if gone & set(group)))
+        nearest = [option for option in _nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
+    options = " or ".join(map(_spell, nearest))
+    who = f"{site.UNIT}s {_spell(gone)} of {site.label}"
+    why = site.uneven()
+    if torn:
+        packed = (item for item in site.projections if any(len(some) > 1 for some in item.packed_together()))
+        parts = next((item.shared_parts for item in packed), "parts")
+        why = f"share {parts} with {site.UNIT}s that stay: {' and '.join(map(_spell, torn[:4]))} only go together"
+    raise RefusedError(f"{who} {why}" + (f"; the nearest legal sets are {options}" if options else ""))
+
+
+def _nearest_whole(
+    units: Sequence[set[int]], groups: Sequence[Sequence[int]], gone: set[int]
+) -> list[set[int]]:
+    """Legal sets of whole units that differ in the fewest heads, three at most."""
+    near = [unit for unit in units if unit & gone] if len(units) > MAX_UNITS else units
+    sets = [
+        set[int]().union(*chosen)
+        for count in range(1, min(len(near), MAX_UNITS) + 1)
+        for chosen in itertools.combinations(near[:MAX_UNITS], count)
+    ]
+    legal = [heads for heads in sets if is_legal(groups, heads)]
+    differing = [len(heads.symmetric_difference(gone)) for heads in legal]
+    nearest = [heads for heads, count in zip(legal, differing, strict=True) if count == min(differing)]
+    return sorted(nearest, key=sorted)[:3]
+
+
+def _nearest_even(
+    groups: Sequence[Sequence[int]], units: Sequence[set[int]], gone: set[int]
+) -> list[set[int]]:
+    """The smallest set that contains `gone` and the largest in it, if every group loses equally many, and none all."""
+    owner = {unit: number for number, group in enumerate(groups) for unit in group}
+    own: list[list[set[int]]] = [[] for _ in groups]
+    for unit in units:
+        own[owner[min(unit)]].append(unit)
+    found = []
+    for inside in (False, True):
+        # Those that are asked for come first; what is added to them is what other groups lose.
+        asked = [[unit for unit in mine if (unit <= gone if inside else unit & gone)] for mine in own]
+        counts = [len(mine) for mine in asked]
+        most = min(counts) if inside else min(max(counts), min(map(len, own)) - 1)
+        if not most:
+            continue
+        sets = [
+            [*wanted, *(unit for unit in mine if unit not in wanted)][:most]
+            for wanted, mine in zip(asked, own, strict=True)
+        ]
+        chosen = set[int]().union(*(unit for mine in sets for unit in mine))
+        if is_legal(groups, chosen) and chosen not in found:
+            found.append(chosen)
+    return found
+
+
+def original_groups(site: Site) -> tuple[tuple[int, ...], ...]:
+    """The site's groups (KV groups of heads) in indices of the original model."""
+    return tuple(site.original(group) for group in site.groups)
+
+
+def is_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> bool:
+    """Return whether every group that survives keeps as many heads as the other ones of its size."""
+    left = {(len(group), len(set(group) - gone)) for group in groups}
+    surviving = [(size, count) for size, count in left if count]
+    return bool(surviving) and len(surviving) == len({size for size, _ in surviving})
+
+
+def _nearest_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> list[set[int]]:
+    """The smallest legal set that contains `gone`, and the largest that `gone` contains."""
+    left = [set(group) - gone for group in groups]
+    supersets = []
+    for count in range(1, max(len(group) for group in left) + 1):
+        extra = set(gone)
+        for members in left:
+            extra |= members if len(members) < count else set(sorted(members)[: len(members) - count])
+        if any(set(group) - extra for group in groups):
+            supersets.append(extra)
+    most = max(len(members) for members in left)
+    subset = set(gone)
+    for group, members in zip(groups, left, strict=True):
+        missing = most - len(members)
+        if members and missing:
+            subset -= set(sorted(set(group) & gone)[:missing])
+    options = [min(supersets, key=len)] if supersets else []
+    if subset and subset not in options:
+        options.append(subset)
+    return options
+
+
+def _spell(units: Iterable[int]) -> str:
+    """Heads one by one; of other units there are too many for that."""
+    listed = sorted(units)
+    return ",".join(map(str, listed)) if len(listed) <= MAX_SPELLED else spelled(listed)

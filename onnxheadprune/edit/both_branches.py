@@ -1,0 +1,189 @@
+"""Conditions of merged models, and both bodies of an If beside each other with a choice of elements after them.
+
+Numbers inside a body cannot be read while a model runs. Here everything is in the main graph, and runs whether its
+condition holds or not; each node from a body has the conditions under which it counts (`counts_where`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from onnxheadprune.edit.inlined_bodies import Inliner
+from onnxheadprune.edit.nodes import as_proto, as_protos, cast, choose, same
+from onnxheadprune.edit.submodel import needed_nodes
+from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+
+BRANCHES: Mapping[bool, str] = {True: "then_branch", False: "else_branch"}
+
+
+def asking(view: GraphView) -> tuple[Node, ...]:
+    """The nodes of the main graph that choose between two branches, if all of them ask the same graph input."""
+    nodes = tuple(node for node in view.main.nodes if node in CHOOSES)
+    flags = {node.inputs[0] for node in nodes}
+    asked = next(iter(flags), None)
+    alone = len(flags) == 1 and asked is not None and asked.is_graph_input and not asked.is_initializer
+    return nodes if alone else ()
+
+
+def answered(view: GraphView, answer: bool) -> ModelProto | None:
+    """The model for one answer of its flag: the branches that are run then take the place of the choice.
+
+    Values and stored tensors keep their names; inputs that nobody reads any more are gone.
+
+    Returns:
+        The model; None where it asks no flag, or names mean one thing in a branch and another one outside.
+    """
+    choices = {node.position: node for node in asking(view)}
+    if not choices:
+        return None
+    made = ModelProto()
+    made.CopyFrom(view.model)
+    del made.graph.node[:]
+    for position, node in enumerate(view.model.graph.node):
+        choice = choices.get(position)
+        if choice is None:
+            made.graph.node.append(node)
+            continue
+        body = choice.bodies[BRANCHES[answer]].proto
+        made.graph.node.extend(_inlined(body, node))
+        made.graph.initializer.extend(body.initializer)
+        made.graph.sparse_initializer.extend(body.sparse_initializer)
+        made.graph.value_info.extend(body.value_info)
+    if not _is_unambiguous(made.graph):
+        return None
+    _drop_unread(made.graph)
+    return made
+
+
+def _inlined(body: GraphProto, choice: NodeProto) -> Iterator[NodeProto]:
+    yield from body.node
+    for inner, outer in zip(body.output, choice.output, strict=True):
+        if outer and inner.name != outer:
+            yield as_proto(same("", inner.name, outer))
+
+
+def _is_unambiguous(graph: GraphProto) -> bool:
+    """Return whether every name is given once."""
+    given = [name for node in graph.node for name in node.output if name]
+    given += [tensor.name for tensor in graph.initializer]
+    stored = {tensor.name for tensor in graph.initializer}
+    given += [item.name for item in graph.input if item.name not in stored]
+    return len(given) == len(set(given))
+
+
+def _drop_unread(graph: GraphProto) -> None:
+    nodes, needed = needed_nodes(graph, [item.name for item in graph.output])
+    nodes = [_copy(node) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    inputs = [item for item in graph.input if item.name in needed]
+    tensors = [item for item in graph.initializer if item.name in needed]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
+
+
+def _copy(node: NodeProto) -> NodeProto:
+    made = NodeProto()
+    made.CopyFrom(node)
+    return made
+
+
+_KEY = "onnxheadprune.counts_where"
+
+
+def side_by_side(view: GraphView, nodes: Iterable[Node]) -> ModelProto | None:
+    """A copy of a model in which both bodies of each If run, and the condition picks what they give.
+
+    Returns:
+        The model; None where a body gives something of another shape than the other one, so that no elements can be
+        picked, or where a stored tensor would get another name.
+    """
+    chosen = list(nodes)
+    if not all(_is_alike(node) for node in chosen):
+        return None
+    unfolding = _Unfolding(view)
+    unfolding.open({node: tuple(node.bodies.values()) for node in chosen})
+    moved = ((value, name) for value, name in unfolding.names.items() if value.tensor is not None)
+    if any(value.name != name and not _is_number(value) for value, name in moved):
+        return None
+    return unfolding.copied()
+
+
+def counts_where(node: Node) -> tuple[tuple[str, bool], ...]:
+    """By which conditions a node of such a model counts: names of values, each with the answer that it must have."""
+    for entry in node.proto.metadata_props:
+        if entry.key == _KEY:
+            return tuple((str(name), bool(answer)) for name, answer in json.loads(entry.value))
+    return ()
+
+
+def _is_alike(node: Node) -> bool:
+    """Return whether both bodies of an If give the same shapes, as far as these are known."""
+    for index in range(len(node.outputs)):
+        shapes = [_shape(body.lookup(body.proto.output[index].name)) for body in node.bodies.values()]
+        first, second = shapes
+        if first is None or second is None or len(first) != len(second):
+            return False
+        if any(_differ(one, other) for one, other in zip(first, second, strict=True)):
+            return False
+    return True
+
+
+def _shape(value: Value | None) -> Shape | None:
+    return None if value is None else value.shape
+
+
+def _differ(one: object, other: object) -> bool:
+    return one != other and (isinstance(one, int) or isinstance(other, int))
+
+
+def _is_number(value: Value) -> bool:
+    """Return whether a stored tensor is a shape or an axis, of which no refit makes another one."""
+    return value.literal() is not None and value.literal().dtype.kind in "biu"  # type: ignore[union-attr]
+
+
+class _Unfolding(Inliner):
+    def given(self, node: Node) -> Iterator[NodeProto]:
+        """Of each output the elements that the body gives whose answer the condition has."""
+        bodies = [node.bodies[BRANCHES[answer]] for answer in (True, False)]
+        for index, output in enumerate(node.outputs):
+            if output is None:
+                continue
+            given = [body.lookup(body.proto.output[index].name) for body in bodies]
+            yes, no = (self.name_of(value) for value in given)
+            name, condition = self.name_of(output), self.name_of(node.inputs[0])
+            edits = [choose(node.ref, condition, yes, no, name)]
+            if any(value is not None and value.elem_type == TensorProto.BOOL for value in (output, *given)):
+                # ONNX Runtime picks numbers, and no truth values.
+                edits = [
+                    cast(node.ref, yes, TensorProto.INT32, f"{name}/yes"),
+                    cast(node.ref, no, TensorProto.INT32, f"{name}/no"),
+                    choose(node.ref, condition, f"{name}/yes", f"{name}/no", f"{name}/number"),
+                    cast(node.ref, f"{name}/number", TensorProto.BOOL, name),
+                ]
+            for made in (made for edit in edits for made in as_protos(edit, node.opset)):
+                self._tag(made, node)
+                yield made
+
+    def copy(self, node: Node) -> NodeProto:
+        """A node, with the conditions that it counts by."""
+        made = super().copy(node)
+        self._tag(made, node)
+        return made
+
+    def _tag(self, made: NodeProto, node: Node) -> None:
+        conditions = []
+        scope = node.scope
+        while scope.owner is not None and scope.owner in self.opened:
+            answer = next(answer for answer, name in BRANCHES.items() if scope.owner.bodies[name] is scope)
+            conditions.append((self.name_of(scope.owner.inputs[0]), answer))
+            scope = scope.owner.scope
+        if conditions:
+            made.metadata_props.add(key=_KEY, value=json.dumps(conditions))

@@ -1,0 +1,311 @@
+"""Removing whole sites: their projections sum over nothing, so only their biases are left.
+
+Such a bias is the same for every token. It is propagated forward, combined with other constants, to where it joins the
+residual stream, and added there instead of the branch; everything before is then unused and removed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
+from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.consumers import content_uses, looks_only
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.layouts import mixture_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.registry import Reason, Refusal, refuse
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    DROPOUTS,
+    IDENTITIES,
+    KEEPS_ZEROS,
+    MULTIPLIES,
+    RESHAPES,
+    SLICES,
+    SQUEEZES,
+    SUMS_PRODUCTS,
+    TRANSPOSES,
+)
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import Node, Use, Value
+
+PASSING = IDENTITIES | DROPOUTS | CASTS
+
+
+@dataclass(frozen=True)
+class Remnant:
+    """A value that has become constant.
+
+    It is the projection's bias, the same for every token: a constant along one axis, or zero. Nodes that only move it,
+    scale it or add a constant to it output a constant again.
+
+    Attributes:
+        value: the value.
+        name: of the constant vector, None for zero.
+        axis: the axis of `value` that the vector runs along.
+        projections: the projections that sum over nothing.
+        edits: edits that compute the vector.
+    """
+
+    value: Value
+    name: str | None
+    axis: int
+    projections: tuple[Node, ...]
+    edits: tuple[Edit, ...] = ()
+
+
+def _reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tuple[Edit, ...]:
+    """Edits that make the constant `target` of `source`, under another shape, before a node."""
+    return (
+        AddConstant(node.scope.ref, f"{target}_shape", shape),
+        nodes.reshape(node.ref, source, f"{target}_shape", target),
+    )
+
+
+def bias_of(node: Node) -> Remnant | Refusal:
+    """Return the output of a projection that sums over nothing; a refusal if it adds more than a plain bias."""
+    if node in KEEPS_ZEROS:
+        return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
+    mixture = mixture_of(node)
+    if mixture is not None:
+        if mixture.bias is None:
+            return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
+        why = f"without neurons each token would get the biases that its experts in {node.label} have"
+        return refuse(node, Reason.NO_PROJECTION, why)
+    index = roles_of(node).bias
+    bias = None if index is None else node.input(index)
+    scale = node.attribute("beta", 1.0)
+    if node not in SUMS_PRODUCTS or (bias is not None and scale not in (0.0, 1.0)):
+        why = f"what {node.op_type} outputs with nothing left to sum up cannot be expressed as a constant"
+        return refuse(node, Reason.NO_PROJECTION, why)
+    axis = len(node.out.shape or ()) - 1 if CONVOLUTIONS.of(node) is None else 1
+    return Remnant(node.out, None if bias is None or not scale else bias.name, axis, (node,))
+
+
+def _behind(node: Node, left: Mapping[Value, Remnant]) -> Remnant | None:
+    """Return the output of a node that reads such constants, None if it is no constant along one axis."""
+    if node.bodies or any(value is not None and value.is_read for value in node.outputs[1:]):
+        return None
+    reads = [Use(node, index) for index, value in enumerate(node.inputs) if value in left]
+    first = left[_read(reads[0])]
+    if len(reads) == 1:
+        return _through(reads[0], first)
+    if len(reads) > 2 or len(node.inputs) != 2 or not (node in ADDS or node in MULTIPLIES):
+        return None
+    return _combined(node, first, left[_read(reads[1])])
+
+
+def _read(use: Use) -> Value:
+    value = use.node.inputs[use.input_index]
+    assert value is not None
+    return value
+
+
+def _combined(node: Node, left: Remnant, right: Remnant) -> Remnant | None:
+    """Return the sum or product of two constants: another constant, if both run along the last axis."""
+    last = len(node.out.shape or ()) - 1
+    if any(item.value.shape != node.out.shape or item.axis != last for item in (left, right)):
+        return None
+    projections = tuple(dict.fromkeys((*left.projections, *right.projections)))
+    edits = tuple(dict.fromkeys((*left.edits, *right.edits)))
+    on = Remnant(node.out, None, last, projections, edits)
+    if node in MULTIPLIES and None in (left.name, right.name):
+        return on
+    if left.name is None or right.name is None:
+        return replace(on, name=left.name or right.name)
+    name = f"{node.out.name}/{MARK}_left"
+    made = InsertNode(node.ref, node.op_type, (left.name, right.name), (name,))
+    return replace(on, name=name, edits=(*edits, made))
+
+
+def _through(use: Use, remnant: Remnant) -> Remnant | None:
+    """Return the output of a node that reads one constant."""
+    node, source, target = use.node, remnant.value.shape, use.node.out.shape
+    on = replace(remnant, value=node.out)
+    if node in PASSING:
+        return on if node not in CASTS or remnant.name is None else None
+    if node in SQUEEZES and remnant.name is None:
+        return replace(on, axis=len(target or ()) - 1)
+    if node in TRANSPOSES:
+        order = node.attribute("perm", list(reversed(range(len(source or ())))))
+        return replace(on, axis=order.index(remnant.axis))
+    if node in SLICES and use.input_index == 0:
+        if source is None or target is None or source[remnant.axis] != target[remnant.axis]:
+            return None
+        return on
+    if node in RESHAPES and use.input_index == 0:
+        axis = _axis_behind(node, remnant)
+        return None if axis is None else replace(on, axis=axis)
+    if node in MULTIPLIES and remnant.name is None and source == target:
+        return on
+    if node in ADDS or node in MULTIPLIES:
+        return _with_constant(use, remnant)
+    return _layer_of_zero(use, remnant)
+
+
+def _layer_of_zero(use: Use, remnant: Remnant) -> Remnant | None:
+    """The output of a linear layer that reads zeros: its bias."""
+    product = contraction_of(use.node)
+    if remnant.name is not None or product is None or use.input_index not in product.indices:
+        return None
+    found = bias_of(use.node)
+    return None if isinstance(found, Refusal) else replace(found, projections=remnant.projections)
+
+
+def _axis_behind(node: Node, remnant: Remnant) -> int | None:
+    """The axis that the constant runs along after a Reshape, None if it is split."""
+    source, target = remnant.value.shape, node.out.shape
+    if source is None or target is None:
+        return None
+    size = source[remnant.axis]
+    for axis, dim in enumerate(target):
+        if dim != size or not isinstance(dim, int) or dim < 2:
+            continue
+        back = reshape_back(Live.numbered(axis, dim), source, target)
+        if back is not None and back.axes == (remnant.axis,) and back.period(remnant.axis) == dim:
+            return axis
+    return None
+
+
+def _with_constant(use: Use, remnant: Remnant) -> Remnant | None:
+    """Return the remnant after a bias or a layer scale, which vary along the last axis alone."""
+    node, other = use.node, use.node.inputs[1 - use.input_index]
+    on = replace(remnant, value=node.out)
+    if other is None or not other.is_constant or other.shape is None:
+        return None
+    # Axes are counted from the last one.
+    if remnant.axis != len(node.out.shape or ()) - 1 or any(dim != 1 for dim in other.shape[:-1]):
+        return None
+    if remnant.name is None and node in MULTIPLIES:
+        return on
+    flat, edits = other.name, remnant.edits
+    if len(other.shape) > 1:
+        flat = f"{node.out.name}/{MARK}_flat"
+        edits += _reshaped(node, other.name, flat, (-1,))
+    if remnant.name is None:
+        return replace(on, name=flat, edits=edits)
+    name = f"{node.out.name}/{MARK}_left"
+    made = InsertNode(node.ref, node.op_type, (remnant.name, flat), (name,))
+    return replace(on, name=name, edits=(*edits, made))
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The remains of branches that vanish together.
+
+    Attributes:
+        left: all values that have become constant.
+        joints: where such a constant is added to something else.
+        ends: constants that other nodes read at their full size.
+        bypassed: replacements of additions to which nothing is left to add.
+    """
+
+    left: Mapping[Value, Remnant]
+    joints: Sequence[tuple[Use, Remnant]]
+    ends: Sequence[Remnant]
+    bypassed: Mapping[Node, Value]
+
+    def readers(self, end: Remnant) -> Iterator[Use]:
+        """Return the readers of the value that a constant replaces."""
+        joints = {use for use, _ in self.joints}
+        return (use for use in end.value.consumers if not self._vanishes(use.node) and use not in joints)
+
+    def rejoined(self, joint: Use, left: Remnant) -> list[Edit]:
+        """Edits that add a constant instead of its branch."""
+        node = joint.node
+        if left.name is not None:
+            after = len(node.out.shape or ()) - 1 - left.axis
+            name, made = left.name, list(left.edits)
+            if after:
+                name = f"{node.out.name}/{MARK}_bias"
+                made += _reshaped(node, left.name, name, (-1, *(1,) * after))
+            return [*made, SetInput(node.ref, joint.input_index, name)]
+        stream = self._stream(node)
+        if node.out.is_graph_output:
+            return [nodes.same(node.ref, stream.name, node.out.name), DropNode(node.ref, node.op_type)]
+        # Additions of other branches that vanish are gone themselves.
+        staying = [use for use in node.out.consumers if not self._vanishes(use.node)]
+        return [SetInput(use.node.ref, use.input_index, stream.name) for use in staying]
+
+    def _vanishes(self, node: Node) -> bool:
+        return node in self.bypassed or _made(node, self.left)
+
+    def _stream(self, joint: Node) -> Value:
+        """Return the rest of a sum."""
+        value = self.bypassed[joint]
+        while value.producer is not None and value.producer in self.bypassed:
+            value = self.bypassed[value.producer]
+        return value
+
+
+def branches(projections: Iterable[Remnant], terms: Iterable[Use] = ()) -> Branches:
+    """Propagate the constant outputs of projections that sum over nothing.
+
+    Args:
+        projections: these outputs.
+        terms: what sums add that is removed as a whole, whatever computes it.
+    """
+    left: dict[Value, Remnant] = {}
+    waiting: list[tuple[int, Node]] = []
+    queued: set[Node] = set()
+
+    def reach(remnant: Remnant) -> None:
+        left[remnant.value] = remnant
+        for use in remnant.value.consumers:
+            if use.node not in queued and use.node.scope is remnant.value.scope and not looks_only(use):
+                queued.add(use.node)
+                heapq.heappush(waiting, (use.node.index, use.node))
+
+    for remnant in projections:
+        reach(remnant)
+    while waiting:
+        found = _behind(heapq.heappop(waiting)[1], left)
+        if found is not None:
+            reach(found)
+    return _sorted_out(left, list(terms))
+
+
+def zero_term(use: Use) -> Remnant:
+    """A term of a sum, as the zero that is left of it."""
+    value = _read(use)
+    return Remnant(value, None, len(value.shape or ()) - 1, (use.node,))
+
+
+def _sorted_out(left: Mapping[Value, Remnant], terms: Collection[Use]) -> Branches:
+    joints = [(use, zero_term(use)) for use in terms if _joins(use, {})]
+    ends: list[Remnant] = []
+    for remnant in left.values():
+        uses = [use for use in content_uses(remnant.value) if use not in terms and not _made(use.node, left)]
+        met = [use for use in uses if _joins(use, left)]
+        joints += [(use, remnant) for use in met]
+        if len(met) < len(uses) or remnant.value.is_graph_output:
+            ends.append(remnant)
+    bypassed = {
+        use.node: beside for use, remnant in joints if remnant.name is None and (beside := _beside(use))
+    }
+    return Branches(left, joints, ends, bypassed)
+
+
+def _joins(use: Use, left: Mapping[Value, Remnant]) -> bool:
+    """Return whether a node adds a constant to a computed value of the same shape."""
+    other = _beside(use) if use.node in ADDS else None
+    return (
+        other is not None
+        and not other.is_constant
+        and other not in left
+        and other.shape == use.node.out.shape
+    )
+
+
+def _beside(joint: Use) -> Value | None:
+    """Return the value that a branch is added to."""
+    return joint.node.inputs[1 - joint.input_index]
+
+
+def _made(node: Node, left: Mapping[Value, Remnant]) -> bool:
+    return any(value in left for value in node.outputs)

@@ -1,0 +1,345 @@
+"""Literals instead of computed sizes: the target shape of a Reshape or Expand, and the output of a `Shape`.
+
+ONNX Runtime's fusions read literal head counts, and a computed shape would keep the original number, so the element of
+every narrowed axis of a target is replaced, and only that element: batch and sequence stay as the exporter computed
+them. A `Shape` or `Size` of a narrowed value that others read keeps the original number, in that element alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, SetInput, SetOutput
+from onnxheadprune.edit.renaming import free_name
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.consumers import carried, only_observed
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.model.graph.dims import Shape, Symbolic
+from onnxheadprune.model.graph.elements import shape_range
+from onnxheadprune.model.graph.facts import EXPANDS, GATHERS, JOINS, RESHAPES, SHOWS_SHAPE, SHOWS_SIZE, SLICES
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import Node, Use, Value
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change of one element of a target shape: `old // period * live`, or simply `number`."""
+
+    axis: int
+    period: int
+    live: int
+    number: int | None
+
+    @property
+    def tag(self) -> str:
+        """A part of a name that is unique per change."""
+        return f"{self.axis}_{self.live}of{self.period}"
+
+
+def target_literals(
+    node: Node,
+    index: int,
+    live: Live,
+    axes: Sequence[int] | None = None,
+    copied: Mapping[int, int] | None = None,
+) -> Sequence[Edit]:
+    """Edits that make input `index`, the target shape of `node`, describe the narrowed output.
+
+    Args:
+        node: a Reshape, Expand, Tile or ConstantOfShape.
+        index: its shape input.
+        live: what its output keeps.
+        axes: the narrowed axes that the input describes; all of them if None.
+        copied: sizes of axes whose 0 in the target would copy a narrowed axis of the input.
+    """
+    target, shape = node.input(index), node.out.shape
+    if target is None or shape is None:
+        return []
+    changes = [_change(live, shape, axis) for axis in live.axes if axes is None or axis in axes]
+    changes = [change for change in changes if change.live != change.period]
+    changes += [Change(axis, 1, 1, number) for axis, number in (copied or {}).items()]
+    # An Expand target may have fewer axes than the output, and 1 where it leaves an axis as it is.
+    changes = [change for change in changes if _element(target, shape, change.axis) >= 0]
+    if node in EXPANDS and target.elements is not None:
+        changes = [c for c in changes if target.elements[_element(target, shape, c.axis)] != 1]
+    if not changes:
+        return []
+    literal = target.literal()
+    if literal is not None:
+        return _new_constant(node, index, target, literal.reshape(-1), changes, shape)
+    from_concat = _from_concat(node, index, target, changes)
+    return from_concat if from_concat is not None else _computed(node, index, target, changes)
+
+
+def _change(live: Live, shape: Shape, axis: int) -> Change:
+    count, period = live.extent(axis)
+    dim = shape[axis]
+    return Change(axis, period, count, None if isinstance(dim, Symbolic) else dim // period * count)
+
+
+def _element(target: Value, shape: Shape, axis: int) -> int:
+    """Return which element of a target describes an output axis; negative if none does."""
+    size = len(shape)
+    if target.shape is not None and len(target.shape) == 1 and isinstance(target.shape[0], int):
+        size = target.shape[0]
+    return axis - (len(shape) - size)
+
+
+def _name(target: Value, changes: Sequence[Change]) -> str:
+    return f"{target.name}/{MARK}_" + "_".join(change.tag for change in changes)
+
+
+def _new_constant(
+    node: Node, index: int, target: Value, literal: np.ndarray, changes: Sequence[Change], shape: Shape
+) -> Sequence[Edit]:
+    values = [int(item) for item in literal]
+    offset = len(shape) - len(values)
+    for change in changes:
+        old = values[change.axis - offset]
+        if change.number is not None:
+            values[change.axis - offset] = change.number
+        elif old > 0:
+            values[change.axis - offset] = old // change.period * change.live
+    if values == [int(item) for item in literal]:
+        return []
+    name = _name(target, changes)
+    return [AddConstant(node.scope.ref, name, tuple(values)), SetInput(node.ref, index, name)]
+
+
+def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change]) -> Sequence[Edit] | None:
+    """The exporters' usual form: a Concat of one-element pieces and literal runs."""
+    concat = target.producer
+    if concat is None or concat not in JOINS or concat.scope is not node.scope:
+        return None
+    pieces = list(concat.inputs)
+    starts = [0]
+    for piece in pieces:
+        if (
+            piece is None
+            or piece.shape is None
+            or len(piece.shape) != 1
+            or not isinstance(piece.shape[0], int)
+        ):
+            return None
+        starts.append(starts[-1] + piece.shape[0])
+    offset = len(node.out.shape or ()) - starts[-1]
+    names = [piece.name for piece in pieces if piece is not None]
+    edits: list[Edit] = []
+    for change in changes:
+        element = change.axis - offset
+        at = max(position for position, start in enumerate(starts[:-1]) if start <= element)
+        piece = pieces[at]
+        assert piece is not None
+        literal = piece.literal()
+        width = starts[at + 1] - starts[at]
+        name = f"{target.name}/{MARK}_{change.tag}_piece{at}"
+        if literal is not None:
+            if names[at] != piece.name:
+                return None
+            values = [int(item) for item in literal.reshape(-1)]
+            old = values[element - starts[at]]
+            if change.number is None and old <= 0:
+                continue
+            new = change.number if change.number is not None else old // change.period * change.live
+            values[element - starts[at]] = new
+            edits.append(AddConstant(node.scope.ref, name, tuple(values)))
+        elif width != 1:
+            return None
+        elif change.number is not None:
+            edits.append(AddConstant(node.scope.ref, name, (change.number,)))
+        else:
+            edits += scaled(concat.ref, node.scope.ref, piece.name, name, [change.period], [change.live])
+        names[at] = name
+    if not edits:
+        return []
+    name = _name(target, changes)
+    edits.append(nodes.concat(concat.ref, tuple(names), name))
+    return [*edits, SetInput(node.ref, index, name)]
+
+
+def _computed(node: Node, index: int, target: Value, changes: Sequence[Change]) -> Sequence[Edit]:
+    """Any other computed shape: literals replace its elements, dimensions of unknown size are scaled at run time."""
+    rank = len(node.out.shape or ())
+    size = rank
+    if target.shape is not None and len(target.shape) == 1 and isinstance(target.shape[0], int):
+        size = target.shape[0]
+    periods, counts, mask, numbers = [1] * size, [1] * size, [0] * size, [0] * size
+    for change in changes:
+        element = change.axis - (rank - size)
+        inferred = target.elements is not None and target.elements[element] == -1
+        if change.number is not None:
+            mask[element], numbers[element] = 1, change.number
+        elif not inferred:
+            periods[element], counts[element] = change.period, change.live
+    scope, source, edits = node.scope.ref, target.name, list[Edit]()
+    if periods != counts:
+        name = free_name(node.scope, f"{node.out.name}/{MARK}_scaled")
+        edits += scaled(node.ref, scope, source, name, periods, counts)
+        source = name
+    if any(mask):
+        name = free_name(node.scope, f"{node.out.name}/{MARK}_shape")
+        edits.append(AddConstant(scope, f"{name}_literals", tuple(numbers)))
+        if node.scope.opset >= nodes.CHOOSES_NUMBERS:
+            edits.append(AddConstant(scope, f"{name}_mask", tuple(mask), dtype="bool"))
+            edits.append(nodes.choose(node.ref, f"{name}_mask", f"{name}_literals", source, name))
+        else:
+            edits += [
+                AddConstant(scope, f"{name}_others", tuple(1 - here for here in mask)),
+                nodes.multiply(node.ref, source, f"{name}_others", f"{name}_rest"),
+                nodes.add(node.ref, f"{name}_rest", f"{name}_literals", name),
+            ]
+        source = name
+    return [*edits, SetInput(node.ref, index, source)] if edits else []
+
+
+def scaled(
+    before: str,
+    scope: str,
+    source: str,
+    name: str,
+    periods: Sequence[int] | int,
+    counts: Sequence[int] | int,
+    dtype: str = "int64",
+) -> list[Edit]:
+    """Edits that compute `source // periods * counts`, of type `dtype` as `source` is, as value `name`."""
+    own = name if MARK in name else source
+    return [
+        AddConstant.of(scope, f"{own}_of", np.array(periods, dtype)),
+        AddConstant.of(scope, f"{own}_live", np.array(counts, dtype)),
+        nodes.divide(before, source, f"{own}_of", f"{own}_whole"),
+        nodes.multiply(before, f"{own}_whole", f"{own}_live", name),
+    ]
+
+
+def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
+    """Return whether a node's target shape is the `Shape` of a value narrowed exactly as its own output."""
+    index = roles_of(node).target
+    target = None if index is None else node.input(index)
+    shape = None if target is None else target.producer
+    if shape is None or shape not in SHOWS_SHAPE or shape.attribute("start") or shape.attribute("end"):
+        return False
+    observed = shape.input(0)
+    if observed is None or observed.shape is None or node.out.shape is None:
+        return False
+    ours, theirs = kept.get(node.out, FULL), kept.get(observed, FULL)
+    if len(observed.shape) != len(node.out.shape) or ours.is_full:
+        return False
+    axes = {*ours.axes, *theirs.axes}
+    return all(
+        observed.shape[axis] == node.out.shape[axis] and ours.extent(axis) == theirs.extent(axis)
+        for axis in axes
+    )
+
+
+def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> Iterator[Edit]:
+    """Edits that keep the results of the shape observers of a narrowed value."""
+    for use in value.consumers:
+        if use.node.domain == "" and use.node in SHOWS_SHAPE:
+            yield from _freeze_shape(use.node, live, kept)
+        elif use.node.domain == "" and use.node in SHOWS_SIZE:
+            yield from _freeze_size(use.node, live)
+        elif use.node.out not in kept and only_observed(use.node):
+            through = carried(use.node, live) or _sliced(use.node, live)
+            if through is None:
+                raise RefusedError(f"{use.node.label} is only there for its shape, which cannot be followed")
+            if use.node in RESHAPES:
+                yield from target_literals(use.node, 1, through)
+            yield from freeze_observers(use.node.out, through, kept)
+
+
+@dataclass(frozen=True)
+class _Narrowed:
+    """For every element that a Shape node reports: entries kept and entries in the original."""
+
+    live: list[int]
+    whole: list[int]
+
+    def touches(self, positions: np.ndarray) -> bool:
+        return any(self.live[int(p)] != self.whole[int(p)] for p in positions.reshape(-1))
+
+
+def _freeze_shape(shape: Node, live: Live, kept: Mapping[Value, Live]) -> Iterator[Edit]:
+    observed = shape.input(0)
+    assert observed is not None and observed.shape is not None
+    extents = [live.extent(axis) for axis in shape_range(shape, len(observed.shape))]
+    narrowed = _Narrowed([extent[0] for extent in extents], [extent[1] for extent in extents])
+    if narrowed.live == narrowed.whole:
+        return
+    raw = f"{shape.out.name}/{MARK}_raw"
+    readers: list[Edit] = []
+    patched = False
+    for use in shape.out.consumers:
+        positions = picked_positions(use, len(extents))
+        own = roles_of(use.node).target == use.input_index and reads_own_shape(use.node, kept)
+        if own or (positions is not None and not narrowed.touches(positions)):
+            readers.append(SetInput(use.node.ref, use.input_index, raw))
+            continue
+        numbers = use.node.out.elements if positions is not None else None
+        if numbers is not None and all(isinstance(item, int) for item in numbers.reshape(-1)):
+            values = tuple(int(item) for item in numbers.reshape(-1))
+            yield DropNode(use.node.ref, use.node.op_type)
+            yield AddConstant(use.node.scope.ref, use.node.out.name, values, scalar=numbers.ndim == 0)
+            continue
+        patched = True
+    if patched or shape.out.is_graph_output:
+        yield SetOutput(shape.ref, 0, raw)
+        yield from scaled(_after(shape), shape.scope.ref, raw, shape.out.name, narrowed.live, narrowed.whole)
+        yield from readers
+
+
+def picked_positions(use: Use, size: int) -> np.ndarray | None:
+    """Return which elements a Gather or Slice with literal indices takes, None for any other consumer."""
+    node = use.node
+    if use.input_index != 0 or node.domain != "" or node.out.is_graph_output:
+        return None
+    if node in GATHERS:
+        literal = node.literal(1)
+        return None if literal is None else np.asarray(literal % size)
+    bounds = _bounds(node, 1)
+    return None if bounds is None else np.arange(size)[bounds[0]]
+
+
+def _bounds(node: Node, rank: int) -> list[slice] | None:
+    """Return the bounds of a Slice on each axis, None where they are computed or the node is another one."""
+    if node not in SLICES or any(node.input(index) and node.literal(index) is None for index in (1, 2, 3, 4)):
+        return None
+    starts, ends = node.int_list("starts", 1) or [], node.int_list("ends", 2) or []
+    axes = node.int_list("axes", 3) or range(len(starts))
+    steps = node.int_list("steps", 4) or [1] * len(starts)
+    taken = [slice(None)] * rank
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        taken[axis] = slice(start, end, step)
+    return taken
+
+
+def _sliced(node: Node, live: Live) -> Live | None:
+    """Return how many entries a Slice takes of what is left of its input, None if none, more, or not known."""
+    shape = node.out.shape
+    bounds = None if shape is None else _bounds(node, len(shape))
+    if shape is None or bounds is None:
+        return None
+    through = FULL
+    for axis in live.axes:
+        left, whole = (len(range(count)[bounds[axis]]) for count in live.extent(axis))
+        if shape[axis] != whole or not min(1, whole) <= left <= whole:
+            return None
+        through &= Live.over((axis,), np.arange(whole) < left)
+    return through
+
+
+def _freeze_size(size: Node, live: Live) -> Iterator[Edit]:
+    counts = [live.extent(axis) for axis in live.axes]
+    raw = f"{size.out.name}/{MARK}_raw"
+    kept = int(np.prod([count for count, _ in counts]))
+    whole = int(np.prod([period for _, period in counts]))
+    yield SetOutput(size.ref, 0, raw)
+    yield from scaled(_after(size), size.scope.ref, raw, size.out.name, kept, whole)
+
+
+def _after(node: Node) -> str:
+    """The next node, before which readers of `node` can be inserted."""
+    return node.scope.nodes[node.position + 1].ref

@@ -1,0 +1,296 @@
+"""The second mask: heads silenced where they are made, at the output of their product or fused operator.
+
+A site names a projection. Masking that projection's input proves a cut of it, and would prove a wrong site too: one
+whose "projection" is a feed-forward layer that reads the attention together with the residual stream. So the heads
+are silenced at their cores as well. If the projection is the heads' own, nothing of them is left in its input, and both
+masks are one model. A bias after the core leaves a constant there; that is the heads', but depends on no input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from onnxheadprune.attention.masking import Insert, graph_of, insert, masked_input, routed_masks
+from onnxheadprune.attention.planning import Planning
+from onnxheadprune.attention.sites.attention_site import Site
+from onnxheadprune.attention.sites.core import Core
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.trace import Tracer
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import InsertNode
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.runtime import Array
+
+COUNTED = (TensorProto.INT32, TensorProto.INT64)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A value that a projection reads from removed heads.
+
+    Attributes:
+        site: how to call the site.
+        projection: how to call the projection.
+        value: name of its input.
+        axes: contracted axes of that input.
+        gone: the positions on those axes that belong to the heads.
+        zero: name of the number that an integer input means by zero, which dynamic quantization finds anew for
+            every input of the model; None where zero is zero, or is stored.
+    """
+
+    site: str
+    projection: str
+    value: str
+    axes: tuple[int, ...]
+    gone: Array
+    zero: str | None = None
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Values that have to be outputs of the model."""
+        return (self.value,) if self.zero is None else (self.value, self.zero)
+
+    def rest(self, outputs: Mapping[str, Array]) -> tuple[Array, float]:
+        """Return what is there, [positions, everything else], and the scale of the whole input."""
+        array = outputs[self.value]
+        if self.zero is not None:
+            array = array.astype(np.int32) - outputs[self.zero].astype(np.int32)
+        front = np.moveaxis(array, self.axes, range(len(self.axes)))
+        rows = front.reshape(self.gone.size, -1)
+        scale = float(np.abs(rows.astype(np.float64)).max(initial=0.0))
+        return rows[self.gone.reshape(-1)], scale
+
+
+@dataclass(frozen=True)
+class Silenced:
+    """The original with heads silenced at their cores.
+
+    Attributes:
+        model: it, with the inputs of the projections as further outputs.
+        taps: those inputs.
+        skipped: sites that cannot be silenced there.
+        any: whether some site can.
+        hidden: whether some projection lies in the body of a control-flow operator, whose values no output shows.
+    """
+
+    model: ModelProto
+    taps: tuple[Tap, ...]
+    skipped: tuple[str, ...]
+    any: bool
+    hidden: bool
+
+
+def silenced_cores(planning: Planning) -> Silenced:
+    """The viewed model with the removed heads silenced at their cores."""
+    model = ModelProto()
+    model.CopyFrom(planning.view.model)
+    tracer = Tracer()
+    masks: dict[Node, Live] = {}
+    taps: list[Tap] = []
+    skipped: list[str] = []
+    hidden = False
+    before: list[tuple[GraphProto, NodeProto]] = []
+    stored = False
+    routed: dict[Node, list[Insert]] = {}
+    for site in planning.touched:
+        heads = planning.heads[site.index]
+        if site.ROUTED:
+            from onnxheadprune.validation.expert_masks import with_other_weights
+
+            for item in routed_masks(model, site, heads):
+                routed.setdefault(item.node, []).append(item)
+            changed = with_other_weights(model, site, heads)
+            stored = stored or changed is not None
+            skipped += [site.label] if changed is None else []
+            before += changed or []
+            continue
+        if site.INSIDE:
+            from onnxheadprune.validation.expert_masks import silenced_inside
+
+            made = silenced_inside(model, site, heads)
+            stored = stored or made is not None
+            skipped += [site.label] if made is None else []
+            before += made or []
+            continue
+        if site.WHOLE:
+            # It is what is added to its stream, whatever else reads what it is computed from.
+            for projection in site.projections:
+                item = masked_input(model, projection, projection.live_without(heads))
+                routed.setdefault(projection.node, []).append(item)
+            continue
+        own = _masks(site, heads, tracer) if site.CORED else _masks_behind(site, heads)
+        if own is None:
+            skipped.append(site.label)
+            continue
+        for node, mask in own.items():
+            masks[node] = mask & masks[node] if node in masks else mask
+        for projection in site.projections:
+            tap = _tap(site, projection, heads)
+            if tap is None:
+                hidden = True
+            else:
+                taps.append(tap)
+    for node in sorted({*masks, *routed}, key=lambda item: -item.index):
+        if node in masks:
+            _insert(model, node, masks[node])
+        insert(model, routed.get(node, ()))
+    for graph, new in before:
+        graph.node.insert(0, new)
+    known = {info.name for info in model.graph.output}
+    for name in dict.fromkeys(name for tap in taps for name in tap.shown if name not in known):
+        model.graph.output.append(ValueInfoProto(name=name))
+    return Silenced(model, tuple(taps), tuple(skipped), bool(masks) or stored, hidden)
+
+
+def _tap(site: Site, projection: Projection, heads: Sequence[int]) -> Tap | None:
+    """None where the projection lies in the body of a control-flow operator, whose values no output shows."""
+    index, axes = projection.activation
+    value = projection.node.inputs[index]
+    if value is None or value.scope.parent is not None:
+        return None
+    gone = ~projection.live_without(heads)
+    return Tap(site.label, projection.node.label, value.name, axes, gone, _found_zero(projection.node, index))
+
+
+def _found_zero(node: Node, index: int) -> str | None:
+    """The zero point of an integer input, where a node finds it when the model runs."""
+    at = roles_of(node).zero_points.get(index)
+    zero = None if at is None else node.input(at)
+    return None if zero is None or zero.is_constant else zero.name
+
+
+def _masks(site: Site, heads: Sequence[int], tracer: Tracer) -> dict[Node, Live] | None:
+    """Return what stays of the output of each core, over its axes; None where heads are mixed or axes unknown there."""
+    found: dict[Node, Live] = {}
+    for projection in site.projections:
+        index, axes = projection.activation
+        value = projection.node.inputs[index]
+        assert value is not None
+        gone = {1 + position for head in heads for position in projection.channels[head]}
+        for core in tracer.trace(value, axes, projection.sizes).cores:
+            if core.node not in site.cores:
+                continue
+            mask = _mask(core, gone)
+            if mask is None:
+                return None
+            earlier = found.get(core.node)
+            found[core.node] = mask if earlier is None else earlier & mask
+    return found
+
+
+def _masks_behind(site: Site, units: Sequence[int]) -> dict[Node, Live] | None:
+    """What stays of the values that a site's projections read, for whoever reads them; None where none can be masked.
+
+    A neuron has no core of its own: it is the position that a projection reads.
+    """
+    found: dict[Node, Live] = {}
+    for projection in site.projections:
+        value = projection.node.inputs[projection.activation[0]]
+        node = None if value is None else value.producer
+        if node is None or node.out is not value or not _can_mask(node):
+            return None
+        mask = Live.over(projection.activation[1], projection.live_without(units))
+        found[node] = mask & found[node] if node in found else mask
+    return found
+
+
+def _mask(core: Core, gone: set[int]) -> Live | None:
+    """Return which positions of a core's output stay; None where heads are mixed or axes unknown."""
+    alive = [not labels & gone for labels in core.heads]
+    mixed = any(labels & gone and not labels <= gone for labels in core.heads)
+    shape = core.node.out.shape
+    if mixed or shape is None or not _can_mask(core.node):
+        return None
+    dims = [shape[axis] for axis in core.head_axes]
+    known = [dim for dim in dims if isinstance(dim, int)]
+    product = math.prod(known)
+    symbolic = len(dims) - len(known)
+    if symbolic > 1 or not product or (symbolic and len(alive) % product):
+        return None
+    # A symbolic axis gets one period: what the known ones leave of the heads.
+    sizes = [dim if isinstance(dim, int) else len(alive) // product for dim in dims]
+    cells = np.array(alive)
+    if len(known) == len(dims) == 1 and known[0] % len(alive) == 0:
+        # A fused operator's last axis holds heads and their channels in one.
+        cells = np.repeat(cells, known[0] // len(alive))
+    if cells.size != math.prod(sizes):
+        return None
+    return Live.over(core.head_axes, cells.reshape(sizes), core.runs)
+
+
+def _can_mask(node: Node) -> bool:
+    return node.out.elem_type in (0, *FLOATS, *COUNTED) or _zero_point(node) is not None
+
+
+def _zero_point(node: Node) -> Value | None:
+    """Return what a product of integers means by zero in its output."""
+    index = roles_of(node).output_zero
+    return None if index is None else node.input(index)
+
+
+def _insert(model: ModelProto, node: Node, alive: Live) -> None:
+    """Put a mask after a node, so that whoever reads the node's output reads it masked."""
+    graph, name = graph_of(model, node), node.out.name
+    raw, stem = f"{name}/onnxheadprune_core", f"{name}/onnxheadprune_silent"
+    shape = node.out.shape
+    assert shape is not None
+    mask = alive.spread(len(shape))
+    counted = node.out.elem_type in (*FLOATS, *COUNTED)
+    dtype = helper.tensor_dtype_to_np_dtype(node.out.elem_type) if counted else np.dtype(np.bool_)
+    held = stem
+    # A generation operator runs its decoders as graphs of their own, which see nothing around them.
+    graph.initializer.append(numpy_helper.from_array(mask.astype(dtype), stem))
+    created: list[InsertNode] = []
+    for axis in [axis for axis in alive.axes if not isinstance(shape[axis], int)]:
+        created += _tiled(graph, raw, stem, mask.shape, axis, alive.run(axis) != 1)
+        held = created[-1].outputs[0]
+    if counted:
+        created.append(nodes.multiply(node.ref, raw, held, name))
+    else:
+        known = _zero_point(node)
+        zero = f"{stem}/zero" if known is None else known.name
+        if known is None:
+            created.append(nodes.subtract(node.ref, raw, raw, zero))
+        created.append(nodes.choose(node.ref, held, raw, zero, name))
+    graph.node[node.position].output[0] = raw
+    for edit in reversed(created):
+        for new in reversed(nodes.as_protos(edit, node.scope.opset)):
+            graph.node.insert(node.position + 1, new)
+
+
+def _tiled(
+    graph: GraphProto, source: str, mask: str, sizes: Sequence[int], axis: int, in_runs: bool
+) -> list[InsertNode]:
+    """A mask of one period, or each entry of it, repeated along a symbolic axis as often as `source` is long."""
+    place = axis + in_runs
+    numbers = {
+        "axis": [axis],
+        "period": [sizes[axis]],
+        "apart": [*sizes[:place], 1, *sizes[place:]],
+        "before": [1] * place,
+        "after": [1] * (len(sizes) - place),
+        "joined": [*sizes[:axis], -1, *sizes[axis + 1 :]],
+    }
+    for name, values in numbers.items():
+        tensor = numpy_helper.from_array(np.array(values, dtype=np.int64), f"{mask}/{name}")
+        graph.initializer.append(tensor)
+    shape, length, times, repeats, rows, tiled, long = (
+        f"{mask}/{name}" for name in ("shape", "length", "times", "repeats", "rows", "tiled", "long")
+    )
+    return [
+        nodes.shape_of("", source, shape),
+        nodes.gather("", shape, f"{mask}/axis", 0, length),
+        nodes.divide("", length, f"{mask}/period", times),
+        nodes.concat("", (f"{mask}/before", times, f"{mask}/after"), repeats),
+        nodes.reshape("", mask, f"{mask}/apart", rows),
+        nodes.tile("", rows, repeats, tiled),
+        nodes.reshape("", tiled, f"{mask}/joined", long),
+    ]
