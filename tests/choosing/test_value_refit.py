@@ -89,6 +89,24 @@ CORES = {
 }
 
 
+def inside(keys: int = 12) -> ModelProto:
+    """Attention that projects its queries, keys and values itself."""
+    random = np.random.default_rng(9)
+    model = parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[b,s,12] x) => (float[b,s,12] out) {{
+            c = com.microsoft.Attention <num_heads = 3, qkv_hidden_sizes = [{keys}, {keys}, 12]> (x, w, b)
+            projected = MatMul (c, o)
+            out = Add (x, projected)
+        }}"""
+    )
+    arrays = {"w": (12, 2 * keys + 12), "b": (2 * keys + 12,), "o": (12, 12)}
+    for name, shape in arrays.items():
+        array = random.standard_normal(shape).astype(np.float32) / 2
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    return model
+
+
 def feeds(count: int = 12, width: int = 12) -> list[dict[str, Any]]:
     random = np.random.default_rng(5)
     return [{"x": random.standard_normal((4, 6, width)).astype(np.float32)} for _ in range(count)]
@@ -124,6 +142,8 @@ FORMS: dict[str, tuple[Any, Any, str, list[int]]] = {
     ),
     "packed": (lambda: packed(CORES["softmax"]), feeds, "w", [8, 9, 10, 11, 32, 33, 34, 35]),
     "linear attention": (lambda: packed(CORES["linear"]), feeds, "w", [8, 9, 10, 11, 32, 33, 34, 35]),
+    "inside": (lambda: inside(), feeds, "w", [24, 25, 26, 27, 32, 33, 34, 35]),
+    "inside, narrow keys": (lambda: inside(keys=6), feeds, "w", [12, 13, 14, 15, 20, 21, 22, 23]),
 }
 
 

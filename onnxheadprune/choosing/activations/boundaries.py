@@ -88,15 +88,16 @@ class Boundaries:
         nodes = self._flow.downstream(stage.changes, ())
         return frozenset(value.name for node in nodes for value in node.results)
 
-    def entering(self, start: Value, end: Value) -> list[Value]:
-        """The values that the nodes between two values read beside the first."""
-        behind = set(self._flow.downstream(self._flow.users(start), ()))
+    def entering(self, start: Value | Node, end: Value) -> list[Value]:
+        """The values that the nodes from a value, or a node, to another value read; the first among them."""
+        first = [start] if isinstance(start, Node) else self._flow.users(start)
+        behind = set(self._flow.downstream(first, ()))
         between = [node for node in self._flow.upstream([end]) if node in behind]
         found = {
             value: None
             for node in between
             for value in self._flow.reads(node)
-            if value is not start and value.producer not in behind
+            if value.producer not in behind
         }
         return sorted(found, key=lambda value: value.name)
 

@@ -141,6 +141,8 @@ def _scale_of(x: Value) -> Value | None:
 
 
 PASSING = IDENTITIES | DROPOUTS
+PROJECTS = (0, 1, 2)
+"""Inputs of a fused attention that projects itself: x, the weight, and the bias of queries, keys and values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +161,8 @@ class Linear:
         is_late: whether the bias is only added after `out`.
         other: what y is added to (the residual stream), None where it is not simply added.
         joint: the node that adds them, None without `other`.
+        is_inside: whether the node is a fused attention that projects its queries, keys and values itself: y is no
+            value of the graph, and `out` what the attention makes of it.
     """
 
     node: Node
@@ -172,6 +176,7 @@ class Linear:
     other: Value | None
     is_late: bool = False
     joint: Node | None = None
+    is_inside: bool = False
 
     @classmethod
     def of(cls, projection: Projection) -> Linear | None:
@@ -199,6 +204,20 @@ class Linear:
                     tuple(right.index(letter) for letter in letters),
                 )
         return None
+
+    @classmethod
+    def inside(cls, node: Node) -> Linear | None:
+        """The projection inside of a fused attention to queries, keys and values, None if it cannot be rewritten."""
+        x, weight, offset = (node.input(index) for index in PROJECTS)
+        if x is None or weight is None or not weight.is_constant or len(weight.shape or ()) != 2:
+            return None
+        matrix, own = matrix_of(weight, (0,), (1,)), _Bias()
+        if offset is not None:
+            own = (_stored_bias(offset) if offset.is_constant else None) or _Bias(is_known=False)
+        if matrix is None or not own.is_known or x.shape is None or node.out.shape is None:
+            return None
+        last = (len(x.shape) - 1,), (len(node.out.shape) - 1,)
+        return cls(node, x, last[0], matrix, node.out, last[1], own.bias, own.fixed, None, is_inside=True)
 
     @property
     def is_free(self) -> bool:
@@ -240,9 +259,10 @@ def feeders(value: Value) -> tuple[Linear, ...]:
         node = item.producer
         if node is None or item.is_constant:
             return []
-        linear = Linear.at(node)
+        projects = _projects(node)
+        linear = Linear.inside(node) if projects else Linear.at(node)
         if linear is None:
-            return [] if _projects(node) else contents_of(node)
+            return [] if projects else contents_of(node)
         found[node.index] = linear
         return []
 

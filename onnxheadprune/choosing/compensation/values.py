@@ -2,7 +2,8 @@
 
 Nothing is assumed about the attention between the two. The part of the model from the layer to the context is run
 on values that are scaled or exchanged, column by column, and a layer that passes computes values: this holds for
-softmax and linear attention, for fused operators, packed projections and grouped heads alike.
+softmax and linear attention, for fused operators, packed projections and grouped heads alike. Where a fused attention
+projects inside, no value can be exchanged; there columns of its weights are.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.choosing.activations.boundaries import Reader, Walk
-from onnxheadprune.choosing.activations.linear import Linear
+from onnxheadprune.choosing.activations.linear import PROJECTS, Linear
 from onnxheadprune.choosing.compensation.fit import Ints, Layout
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
@@ -56,10 +57,22 @@ class Values:
         read: yields its inputs and all other values up to the context, feed by feed.
     """
 
-    def __init__(self, linear: Linear, read: Reader, after: Session, context: Context) -> None:
-        """A candidate, to be tested by `fits`."""
+    def __init__(
+        self, linear: Linear, read: Reader, after: Session, context: Context, inside: Mapping[str, Array]
+    ) -> None:
+        """A candidate, to be tested by `fits`.
+
+        Args:
+            linear: the layer.
+            read: yields its inputs and all other values up to the context, feed by feed.
+            after: from there to the context.
+            context: what the site's projection reads, and the remaining heads.
+            inside: weight and bias, by name, where a fused attention projects inside.
+        """
         self.linear, self.read = linear, read
         self._after, self._context, self._axes = after, context.value, context.axes
+        self._names = tuple(inside)
+        self._inside = np.vstack(list(inside.values())) if inside else None
         self.layout = Layout(np.zeros((0, 0), int), np.zeros((0, 0), int), 0)
         self.used: Ints = np.zeros(0, int)
         self.basis: Array = np.zeros((0, 0))
@@ -89,15 +102,16 @@ class Values:
         if len({len(channels) for channels in context.heads}) != 1:
             return None
         for linear in maps:
-            entering = walk.boundaries.entering(linear.out, context.value)
+            entering = walk.boundaries.entering(
+                linear.node if linear.is_inside else linear.out, context.value
+            )
             try:
                 read = walk.changed([linear.source, linear.out, context.value, *entering, *also])
                 here = read(0)
-                given = [
-                    name for name in (linear.out.name, *(item.name for item in entering)) if name in here
-                ]
-                after = walk.parts.between(here, given, context.value)
-                found = cls(linear, read, after, context)
+                columns = _weights_inside(linear, here[linear.source.name]) if linear.is_inside else {}
+                given = [*columns, *(item.name for item in entering if item.name in here)]
+                after = walk.parts.between({**here, **columns}, given, context.value)
+                found = cls(linear, read, after, context, columns)
                 if found.fits(context.heads, here):
                     kept = sorted(channel for head in context.heads for channel in head)
                     return found if found.prepare(data, kept, runs_on) else None
@@ -109,8 +123,8 @@ class Values:
     def fits(self, heads: Sequence[Sequence[int]], here: Mapping[str, Array]) -> bool:
         """Return whether the layer computes the values of all these heads, each with equal use of its channels."""
         self._heads = np.array(heads)
-        value, source = here[self.linear.out.name], here[self.linear.source.name]
-        if value.shape[:-1] != source.shape[:-1]:
+        value, source = self._columns_of(here), here[self.linear.source.name]
+        if self._inside is None and value.shape[:-1] != source.shape[:-1]:
             return False
         context = self._rows(here, value)
         found = np.full(context.shape[1], -1)
@@ -148,8 +162,13 @@ class Values:
 
     def features(self, here: Mapping[str, Array], feed: Feed, data: Calibration) -> Array:
         """The attention-weighted main directions of the inputs per head, [rows, heads x directions]."""
-        value = here[self.linear.out.name]
-        inputs = (here[self.linear.source.name] @ self.basis).astype(value.dtype)
+        value, inputs = self._columns_of(here), self.basis
+        if self._inside is None:
+            inputs = here[self.linear.source.name] @ inputs
+        else:
+            # A bias would be a part of every feature.
+            inputs = np.pad(inputs, ((0, len(value) - len(inputs)), (0, 0)))
+        inputs = inputs.astype(value.dtype)
         heads, size = self._heads.shape
         seen = []
         for start in range(0, self.basis.shape[1], size):
@@ -159,8 +178,16 @@ class Values:
             seen.append(token_rows(context, self._axes, dict(feed), data.inputs)[:, self._heads])
         return np.stack(seen, axis=2).reshape(-1, heads * self.basis.shape[1])
 
+    def _columns_of(self, here: Mapping[str, Array]) -> Array:
+        """The layer's outputs, or its weights and bias one below the other: both have a column per output."""
+        return here[self.linear.out.name] if self._inside is None else self._inside
+
     def _run(self, here: Mapping[str, Array], value: Array) -> Array:
-        return self._after.run({**here, self.linear.out.name: value})[self._context.name]
+        given = {self.linear.out.name: value}
+        if self._inside is not None:
+            rows = self.linear.matrix.rows
+            given = dict(zip(self._names, (value[:rows], *value[rows:]), strict=True))
+        return self._after.run({**here, **given})[self._context.name]
 
     def _rows(self, here: Mapping[str, Array], value: Array) -> Array:
         """Contexts as [positions, channels]."""
@@ -176,6 +203,18 @@ class Values:
             if sum(map(len, found)) >= most:
                 break
         return np.concatenate(found)
+
+
+def _weights_inside(linear: Linear, source: Array) -> dict[str, Array]:
+    """The weight and the bias of a projection inside of a fused attention, by the names that its node reads."""
+    weight, bias = (linear.node.input(index) for index in PROJECTS[1:])
+    assert weight is not None
+    found = {weight.name: linear.matrix.read().astype(source.dtype)}
+    if bias is not None:
+        stored = linear.read_bias() if linear.fixed is None else linear.read_offset()
+        assert stored is not None
+        found[bias.name] = stored.astype(source.dtype)
+    return found
 
 
 def _ratios(before: Array, after: Array) -> tuple[Array, bool]:
