@@ -2,23 +2,31 @@
 
     python benchmarks/accuracy.py MODEL TOKENIZER [--more] [--recover 20] [--rivals/--no-rivals] [-o results.json]
     python benchmarks/accuracy.py MODEL TOKENIZER --ratio 0.5 --sentences 16384 --time 5m
+    python benchmarks/accuracy.py MODEL TOKENIZER --only-refitted --no-rivals --recover 10 --draw 1 --before CHECKOUT
 
-MODEL and tokenizer.json come from sample_models/export_minilm.py. The sentences are docstrings of the standard
-library and of NumPy, SciPy and scikit-learn, shuffled with a seed: 512 to calibrate on, 1,500 others to judge by the
-mean cosine to the original's mean-pooled embedding, the overlap of the ten nearest neighbours, and the rank
-correlation of all pairwise similarities. With `--time` each row is one call with a time of its own, on so many
-sentences (`--sentences`, more than once for several); those beyond the first ten thousand are from other installed
-packages, and none of them is one of the judge's. quality_picture.py draws what docs/benchmarks.md has of it.
+MODEL and tokenizer.json come from sample_models/export_minilm.py. The sentences are docstrings of Python's standard
+library, shuffled with a seed: 512 to calibrate on (the first, or those of another `--draw`), 1,500 others to judge by
+the mean cosine to the original's mean-pooled embedding, the overlap of the ten nearest neighbours, and the rank
+correlation of all pairwise similarities. Other sentences give other figures (with those of NumPy, SciPy and
+scikit-learn the same call has a cosine of .971 in place of .974), so the first line says which ones they are. With
+`--time` each row is one call with a time of its own, on so many sentences (`--sentences`, more than once for several);
+those beyond the first ten thousand are from installed packages, and none of them is one of the judge's. With
+`--before` each row is also made by the package in another checkout. quality_picture.py draws what docs/benchmarks.md
+has of it.
 """
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import itertools
 import json
+import os
 import platform
 import random
 import re
+import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -38,7 +46,6 @@ from onnxheadprune.data.text import text_feeds
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
 from onnxheadprune.training.budget import parse_budget, parse_time
 
-PACKAGES = ("numpy", "scipy", "sklearn")
 SEED, CALIBRATION, HELD_OUT = 0, 512, 1500
 NOT_PROSE = re.compile(r">>>|\.\. |::|\|")
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
@@ -59,15 +66,9 @@ def docstrings(path: Path) -> Iterator[str]:
 def corpus() -> list[str]:
     """Sentences of 6 to 50 words, in an order that the seed decides."""
     library = Path(sysconfig.get_paths()["stdlib"])
-    site = Path(sysconfig.get_paths()["purelib"])
-    files = [path for path in library.rglob("*.py") if "site-packages" not in path.parts]
-    files += [path for name in PACKAGES for path in (site / name).rglob("*.py")]
-    found = set()
-    for path in files:
-        if "test" in str(path.relative_to(library if path.is_relative_to(library) else site)):
-            continue
-        found |= set(sentences_of(path))
-    ordered = sorted(found)
+    files = (path.relative_to(library) for path in library.rglob("*.py"))
+    own = [path for path in files if "site-packages" not in path.parts and "test" not in str(path)]
+    ordered = sorted({item for path in own for item in sentences_of(library / path)})
     random.Random(SEED).shuffle(ordered)
     return ordered
 
@@ -93,6 +94,12 @@ def larger_corpus(count: int) -> list[str]:
     if count > len(found):
         raise click.ClickException(f"the installed packages hold {len(found):,} sentences, not {count:,}")
     return found[:count]
+
+
+def said_of(sentences: Sequence[str]) -> str:
+    """The sentences of a table in words: other sentences give other figures."""
+    digest = hashlib.sha256("\n".join(sentences).encode()).hexdigest()[:8]
+    return f"{len(sentences):,} sentences of Python {platform.python_version()} ({digest})"
 
 
 def sentences_of(path: Path) -> Iterator[str]:
@@ -174,8 +181,12 @@ class Judge:
                 "cpu_seconds": cpu,
             }
         )
-        figures = f"{cosine:.4f} / {overlap:.3f} / {rank:.4f}"
-        click.echo(f"| {way} | {ratio:.0%} | {figures} | {seconds:.0f} s ({cpu:.0f} CPU-s) |")
+        click.echo(f"| {way} | {ratio:.0%} | {_figures(self.rows[-1])} |")
+
+
+def _figures(row: dict[str, Any]) -> str:
+    quality_of = f"{row['cosine']:.4f} / {row['overlap']:.4f} / {row['rank']:.4f}"
+    return f"{quality_of} | {row['seconds']:.0f} s ({row['cpu_seconds']:.0f} CPU-s)"
 
 
 def clocks() -> tuple[float, float]:
@@ -262,6 +273,27 @@ def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool)
         judge.judge(way, ratio, function(), since)
 
 
+def beside(rows: Sequence[dict[str, Any]], before: Path) -> None:
+    """Print the rows of this table beside the same ones of another checkout's package, made by this very script.
+
+    Args:
+        rows: of the package that is imported here.
+        before: the other checkout.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder, "rows.json")
+        given = [item for item in sys.argv[1:] if not item.startswith("--before=")]
+        if "--before" in given:
+            at = given.index("--before")
+            given[at : at + 2] = []
+        there = {**os.environ, "PYTHONPATH": str(before)}
+        subprocess.run([sys.executable, __file__, *given, "-o", found], env=there, check=True)
+        others = json.loads(found.read_text(encoding="utf-8"))
+    click.echo("\n| way | heads removed | before | time | now | time |\n|---|---|---|---|---|---|")
+    for one, other in zip(rows, others, strict=True):
+        click.echo(f"| {one['way']} | {one['ratio']:.0%} | {_figures(other)} | {_figures(one)} |")
+
+
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.argument("tokenizer", type=click.Path(path_type=Path, exists=True))
@@ -276,6 +308,13 @@ def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool)
 @click.option(
     "--sentences", "counts", multiple=True, type=int, default=(CALIBRATION,), help="Of those calls."
 )
+@click.option(
+    "--draw", default=0, show_default=True, help="The sentences to calibrate on: the next 512 for each."
+)
+@click.option("--only-refitted", is_flag=True, help="Without the rows that are not refitted.")
+@click.option(
+    "--before", type=click.Path(path_type=Path, exists=True), help="Checkout of what to compare with."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 def main(
     model: Path,
@@ -287,6 +326,9 @@ def main(
     recover: tuple[str, ...],
     times: tuple[str, ...],
     counts: tuple[int, ...],
+    draw: int,
+    only_refitted: bool,
+    before: Path | None,
     output: Path | None,
 ) -> None:
     """Prints a Markdown table: cosine / overlap / rank correlation, and the seconds it took."""
@@ -297,16 +339,18 @@ def main(
     def feeds(chosen: Sequence[str]) -> Feeds:
         return sentence_feeds(chosen, tokenizer, inputs)
 
-    calibration = feeds(sentences[:CALIBRATION])
+    calibration = feeds(sentences[draw * CALIBRATION : -HELD_OUT][:CALIBRATION])
     judge = Judge(proto, feeds(sentences[-HELD_OUT:]))
     click.echo(
-        f"{date.today()}, {platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__}"
+        f"{date.today()}, {platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__},"
+        f" {said_of(sentences)}"
     )
     click.echo("\n| way | heads removed | cosine / overlap / rank | time |\n|---|---|---|---|")
     for ratio, count, budget in itertools.product(ratios, counts, times):
         timed(judge, model, (tokenizer, count), ohp.Wish(ratio=ratio), budget, ratio)
     for ratio in () if times else ratios:
-        ours(judge, model, calibration, ratio, "no refit", refit=False)
+        if not only_refitted:
+            ours(judge, model, calibration, ratio, "no refit", refit=False)
         ours(judge, model, calibration, ratio, "refit")
         for budget in recover:
             way = f"refit, trained for {parse_budget(budget)}"
@@ -321,6 +365,8 @@ def main(
             rivals(judge, model, calibration, ratio, finetune)
     if output is not None:
         output.write_text(json.dumps(judge.rows, indent=1) + "\n", encoding="utf-8")
+    if before is not None:
+        beside(judge.rows, before)
 
 
 if __name__ == "__main__":
