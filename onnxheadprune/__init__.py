@@ -18,8 +18,10 @@ from onnxheadprune import errors
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.planning import plan_pruning
-    from onnxheadprune.attention.sites.attention_site import AttentionSite, NearMiss, Sites
+    from onnxheadprune.attention.sites.all_sites import Sites
+    from onnxheadprune.attention.sites.attention_site import AttentionSite
     from onnxheadprune.attention.sites.find import inspect
+    from onnxheadprune.attention.sites.near_miss import NearMiss
     from onnxheadprune.benchmarking.measure import Ratio
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
     from onnxheadprune.benchmarking.runner import bench
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
         ValidationFailedError,
     )
     from onnxheadprune.fusion.result import Fusion, SiteFusion
-    from onnxheadprune.liveness.registry import Reason, Refusal
+    from onnxheadprune.liveness.refusals import Reason, Refusal
     from onnxheadprune.model.storage.tensors import StoredSize
     from onnxheadprune.reporting.pictures.curve import plot_curve
     from onnxheadprune.reporting.pictures.heads import plot_heads
@@ -54,8 +56,8 @@ if TYPE_CHECKING:
     from onnxheadprune.settings.measuring import Timing
     from onnxheadprune.training.budget import Budget
     from onnxheadprune.training.result import Recovery
+    from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.proof import validate
-    from onnxheadprune.validation.request import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.combine import Combination, combine
@@ -226,16 +228,14 @@ _HOMES = {
         "PrunePlan",
     ),
     "edit.site_cuts": ("SiteCut",),
-    "liveness.registry": (
+    "liveness.refusals": (
         "Reason",
         "Refusal",
     ),
-    "attention.sites.attention_site": (
-        "AttentionSite",
-        "NearMiss",
-        "Sites",
-    ),
-    "validation.request": ("MetricResult",),
+    "attention.sites.attention_site": ("AttentionSite",),
+    "attention.sites.near_miss": ("NearMiss",),
+    "attention.sites.all_sites": ("Sites",),
+    "validation.metric": ("MetricResult",),
     "validation.result": (
         "Accuracy",
         "CaseResult",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from tests.toys import VOCABULARY, Toy

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.attention.io_changes import CacheCut, Contract, cache_cut
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site, handed_out
 from onnxheadprune.edit.edits import DropInputs, DropNode, Edit, SetInput
@@ -21,7 +21,7 @@ from onnxheadprune.liveness.domain import MASKS, Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.packed_blocks import is_packed
 from onnxheadprune.liveness.realize import realize
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.tables import roles_of

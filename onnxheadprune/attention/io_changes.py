@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.edits import DropBranchOutput, DropInputs, DropIo, DropNode, Edit, Rename, SetInput
 from onnxheadprune.edit.plan import RenamedIo

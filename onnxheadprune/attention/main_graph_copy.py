@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxheadprune.attention.exits.find import inside, layers_of
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.exits.running import inside, layers_of
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
-from onnxheadprune.edit.both_branches import BRANCHES, answered, asking, side_by_side
+from onnxheadprune.edit.both_branches import BRANCHES, side_by_side
+from onnxheadprune.edit.merged_models import answered, asking
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.facts import CHOOSES

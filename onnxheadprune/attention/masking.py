@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.attention_site import Site
+from onnxheadprune.attention.insertion import Insert, graph_of, insert
 from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.layouts import is_mixture, mixture_of
+from onnxheadprune.model.graph.element_types import type_of
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
-from onnxheadprune.model.graph.walks import type_of
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.tensors import FLOATS
 
 Mask = npt.NDArray[np.bool_]
@@ -48,8 +49,7 @@ def masked_reference(
     Raises:
         RefusedError: if the context of a projection is quantized and its zero point is not known.
     """
-    masked = ModelProto()
-    masked.CopyFrom(view.model)
+    masked = copied(view.model)
     left: dict[Node, tuple[Projection, Mask]] = {}
     routed: list[Insert] = []
     for site in sites:
@@ -111,8 +111,7 @@ def with_variables(
     Raises:
         RefusedError: if what a projection reads is never a real number.
     """
-    made = ModelProto()
-    made.CopyFrom(view.model)
+    made = copied(view.model)
     inserts, found = [], {}
     for projection in {projection.node: projection for projection in projections}.values():
         place = _place(projection, projection.live_without(()))
@@ -126,25 +125,6 @@ def with_variables(
         inserts.append(_multiplied(place))
     insert(made, inserts)
     return made, found
-
-
-class Insert(NamedTuple):
-    """Nodes before a node, and which of its inputs reads their result."""
-
-    node: Node
-    input_index: int
-    created: list[NodeProto]
-    result: str
-
-
-def insert(model: ModelProto, inserts: Iterable[Insert]) -> None:
-    """Put new nodes before those that read them, in place."""
-    every = sorted(inserts, key=lambda item: -item.node.index)
-    for item in every:
-        graph_of(model, item.node).node[item.node.position].input[item.input_index] = item.result
-    for item in every:
-        for new in reversed(item.created):
-            graph_of(model, item.node).node.insert(item.node.position, new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,8 +255,7 @@ def _rounded_again(name: str, rounding: tuple[Node, ...]) -> Iterator[NodeProto]
     """Copy of rounding nodes for a masked value; the originals stay for whoever else reads them."""
     source = name
     for node in rounding:
-        copy = NodeProto()
-        copy.CopyFrom(node.proto)
+        copy = copied(node.proto)
         copy.input[0], copy.name = source, f"{name}/{node.op_type}"
         source = copy.output[0] = copy.name
         yield copy
@@ -302,7 +281,7 @@ def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
     Raises:
         RefusedError: if the zero points are not stored.
     """
-    from onnxheadprune.attention.quantized import packed_again, unpacked
+    from onnxheadprune.attention.packed_matrices import packed_again, unpacked
 
     layout, bits = mixture_of(node), 8
     assert layout is not None
@@ -324,12 +303,3 @@ def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
 def _weight_type(projection: Projection) -> int:
     found = type_of(projection.operand or projection.node.out)
     return found if found in FLOATS else TensorProto.FLOAT
-
-
-def graph_of(model: ModelProto, node: Node) -> GraphProto:
-    """The graph of the copy that corresponds to a node's scope."""
-    graph = model.graph
-    for owner, scope in reversed(list(node.scope.owners)):
-        bodies = graph.node[owner.position].attribute
-        graph = next(item.g for item in bodies if owner.bodies.get(item.name) is scope)
-    return graph

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.edit.records import HEADS, RecordedUnits, units_entry

@@ -1,42 +1,35 @@
-"""Planning: from named heads to an immutable list of edits.
-
-Sites whose contexts others read without a projection: their heads can go where these others go in the same cut.
-"""
+"""Planning: from named heads to an immutable list of edits."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 from onnx import ModelProto
 
-from onnxheadprune.attention.cut_edits import caches_of, goes_whole, going_whole, require_apart, swept_edits
+from onnxheadprune.attention.cut_edits import caches_of, going_whole, require_apart, swept_edits
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import AS_IT_IS, Cache, Contract
 from onnxheadprune.attention.layers import layers_kept, removed_layers
 from onnxheadprune.attention.planned_cuts import block_cuts, head_cuts, site_records
-from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
+from onnxheadprune.attention.read_contexts import with_readers
+from onnxheadprune.attention.removed_elements import elements_removed
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import names_all, resolve_units
-from onnxheadprune.edit.edits import DropNode, DropTensor, Edit, SetMetadata, SliceTensor
+from onnxheadprune.edit.edits import Edit, SetMetadata
 from onnxheadprune.edit.plan import IoChange, LeftOutNode, PlannedEdit, PrunePlan, RenamedIo, fingerprint
 from onnxheadprune.edit.records import CACHES_ENTRY, CACHES_KEY
 from onnxheadprune.edit.renaming import with_fresh_names
 from onnxheadprune.errors import RefusedError, spelled
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.analysis_errors import analysing
-from onnxheadprune.model.bodies import is_constant
-from onnxheadprune.model.graph.view import GraphView, Value
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 
 
@@ -123,7 +116,7 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
 
 
 def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Planning:
-    view, sites = analysis.view, _with_readers(heads, analysis.sites)
+    view, sites = analysis.view, with_readers(heads, analysis.sites)
     chosen = resolve_units(heads, sites)
     present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
     require_apart(sites.losing(present), present)
@@ -149,7 +142,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         cuts,
         _planned_edits(view, edits),
         (*(_io_sentence(changes) for changes in interface), *map(_renamed_sentence, renamed)),
-        _elements_removed(view, edits),
+        elements_removed(view, edits),
         _left_out(sites) if names_all(heads) else (),
         tuple(change for changes in interface for change in changes),
         blocks,
@@ -270,79 +263,3 @@ def require_something(plan: PrunePlan) -> None:
     """
     if not plan.changes_something:
         raise RefusedError("no heads were named, or no site has more than it keeps: nothing to remove")
-
-
-__all__ = ["Planning", "analyse", "plan_pruning", "planned", "planned_on", "require_something"]
-
-
-def _with_readers(spec: HeadSpec, sites: Sites) -> Sites:
-    """The sites, without the reasons of those whose contexts nobody needs any more once all of a spec is gone.
-
-    Raises:
-        HeadPruneError: if the spec cannot be read, or names what cannot go for another reason.
-    """
-    if not any(site.read_elsewhere for site in sites):
-        return sites
-    allowed = _where(sites, lambda site: site.read_elsewhere)
-    chosen = resolve_units(spec, allowed)
-    gone = {site.index: site.present(chosen[site.index]) for site in allowed.losing(chosen)}
-    losing = {site.index: site for site in allowed.losing(gone)}
-    free = frozenset[Value]().union(*(site.movable for site in losing.values() if not goes_whole(site, gone)))
-    walk = sweep([seed for site in losing.values() for seed in site.seeds(gone[site.index])], free)
-
-    def is_free(site: AttentionSite) -> bool:
-        return site.read_elsewhere and site.index in losing and _is_free(site, gone[site.index], walk)
-
-    return _where(sites, is_free)
-
-
-def _where(sites: Sites, condition: Callable[[AttentionSite], bool]) -> Sites:
-    """The sites, without the reasons of those that fulfil a condition."""
-    return replace(
-        sites, sites=tuple(replace(site, reason=None) if condition(site) else site for site in sites.sites)
-    )
-
-
-def _is_free(site: AttentionSite, gone: Sequence[int], walk: Sweep) -> bool:
-    """Return whether no reader needs the removed heads: the contexts keep exactly the remaining heads."""
-    masks = [walk.kept.get(core.out, FULL).mask for core in site.cores]
-    left = sum(Fraction(int(np.count_nonzero(mask)), mask.size) for mask in masks) / len(masks)
-    return left == Fraction(site.num_heads - len(gone), site.num_heads)
-
-
-def _elements_removed(view: GraphView, edits: Iterable[Edit]) -> int:
-    """Elements that are cut off stored tensors, and those of tensors that vanish as a whole.
-
-    Seen from every tensor that results: of a weight that layers share and cut differently, each copy loses its own.
-    Target shapes, bounds and single numbers are no weights.
-    """
-    edits = list(edits)
-    scopes = {scope.ref: scope for scope in view.scopes}
-    cuts = [edit for edit in edits if isinstance(edit, SliceTensor)]
-    total = sum(_cut_off(scopes[edit.scope].values[edit.name], edit) for edit in cuts)
-    copied = {scopes[edit.scope].values[edit.name] for edit in cuts if edit.target != edit.name}
-    return total + sum(_size(value) for value in _vanished(view, edits) if value not in copied)
-
-
-def _cut_off(value: Value, edit: SliceTensor) -> int:
-    size = _size(value)
-    return size - size // math.prod(edit.selection.sizes) * math.prod(edit.selection.kept)
-
-
-def _vanished(view: GraphView, edits: Iterable[Edit]) -> Iterator[Value]:
-    """Weights that nobody reads any more."""
-    scopes = {scope.ref: scope for scope in view.scopes}
-    for edit in edits:
-        match edit:
-            case DropTensor(scope, name):
-                value = scopes[scope].values[name]
-            case DropNode(node) if is_constant(view.by_ref[node]):
-                value = view.by_ref[node].out
-            case _:
-                continue
-        if value.shape and value.elements is None:
-            yield value
-
-
-def _size(value: Value) -> int:
-    return 0 if value.tensor is None else math.prod(value.tensor.dims)

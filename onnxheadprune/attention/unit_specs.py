@@ -14,7 +14,8 @@ from pathlib import Path
 from onnxheadprune.attention.head_specs import ALL, EXAMPLE, HeadSpec, parse_heads, resolved, sites_of_key
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites import kinds
-from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
+from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.site_cuts import HEADS_KEY

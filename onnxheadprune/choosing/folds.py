@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from onnxheadprune.attention.sites.attention_site import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.effort import Work, samples_to_measure

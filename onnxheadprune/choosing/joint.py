@@ -15,10 +15,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite, Site, Sites
+from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.attention.sites.kinds import LAYERS
-from onnxheadprune.attention.sites.site import BYTES, OPERATIONS
+from onnxheadprune.attention.sites.site import BYTES, OPERATIONS, Site
 from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable, seen, with_enough
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Choice, Limits, Paths, Savings, keep_per_site

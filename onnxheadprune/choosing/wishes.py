@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from onnxheadprune.attention.head_specs import listed, parse_heads
-from onnxheadprune.attention.sites.attention_site import Site
 from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE, wishable
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of

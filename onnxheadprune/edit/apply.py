@@ -52,6 +52,7 @@ from onnxheadprune.edit.renaming import (
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.bodies import graphs_in
 from onnxheadprune.model.graph.facts import opset_of
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.tensors import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut
 
@@ -67,16 +68,14 @@ def apply_plan(plan: PrunePlan, model: ModelProto) -> ModelProto:
     """
     if fingerprint(model) != plan.fingerprint:
         raise RefusedError("this plan was made for another model")
-    pruned = ModelProto()
-    pruned.CopyFrom(model)
+    pruned = copied(model)
     _Surgeon(pruned).operate([item.edit for item in plan.edits])
     return pruned
 
 
 def apply_edits(edits: Iterable[Edit], model: ModelProto) -> ModelProto:
     """A copy of `model` with edits carried out that were made for exactly this model."""
-    changed = ModelProto()
-    changed.CopyFrom(model)
+    changed = copied(model)
     _Surgeon(changed).operate(edits)
     return changed
 
@@ -211,8 +210,7 @@ class _Surgeon:
                 if ref in self.dropped:
                     gone.update(node.output)
                 else:
-                    copy = NodeProto()
-                    copy.CopyFrom(node)
+                    copy = copied(node)
                     nodes.append(copy)
             nodes += self.inserted.get(f"{scope}[{len(graph.node)}]", [])
             del graph.node[:]

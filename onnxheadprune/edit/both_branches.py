@@ -1,4 +1,4 @@
-"""Conditions of merged models, and both bodies of an If beside each other with a choice of elements after them.
+"""Both bodies of an If beside each other with a choice of elements after them.
 
 Numbers inside a body cannot be read while a model runs. Here everything is in the main graph, and runs whether its
 condition holds or not; each node from a body has the conditions under which it counts (`counts_where`).
@@ -9,90 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxheadprune.edit.inlined_bodies import Inliner
-from onnxheadprune.edit.nodes import as_proto, as_protos, cast, choose, same
-from onnxheadprune.edit.submodel import needed_nodes
+from onnxheadprune.edit.nodes import as_protos, cast, choose
 from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 BRANCHES: Mapping[bool, str] = {True: "then_branch", False: "else_branch"}
-
-
-def asking(view: GraphView) -> tuple[Node, ...]:
-    """The nodes of the main graph that choose between two branches, if all of them ask the same graph input."""
-    nodes = tuple(node for node in view.main.nodes if node in CHOOSES)
-    flags = {node.inputs[0] for node in nodes}
-    asked = next(iter(flags), None)
-    alone = len(flags) == 1 and asked is not None and asked.is_graph_input and not asked.is_initializer
-    return nodes if alone else ()
-
-
-def answered(view: GraphView, answer: bool) -> ModelProto | None:
-    """The model for one answer of its flag: the branches that are run then take the place of the choice.
-
-    Values and stored tensors keep their names; inputs that nobody reads any more are gone.
-
-    Returns:
-        The model; None where it asks no flag, or names mean one thing in a branch and another one outside.
-    """
-    choices = {node.position: node for node in asking(view)}
-    if not choices:
-        return None
-    made = ModelProto()
-    made.CopyFrom(view.model)
-    del made.graph.node[:]
-    for position, node in enumerate(view.model.graph.node):
-        choice = choices.get(position)
-        if choice is None:
-            made.graph.node.append(node)
-            continue
-        body = choice.bodies[BRANCHES[answer]].proto
-        made.graph.node.extend(_inlined(body, node))
-        made.graph.initializer.extend(body.initializer)
-        made.graph.sparse_initializer.extend(body.sparse_initializer)
-        made.graph.value_info.extend(body.value_info)
-    if not _is_unambiguous(made.graph):
-        return None
-    _drop_unread(made.graph)
-    return made
-
-
-def _inlined(body: GraphProto, choice: NodeProto) -> Iterator[NodeProto]:
-    yield from body.node
-    for inner, outer in zip(body.output, choice.output, strict=True):
-        if outer and inner.name != outer:
-            yield as_proto(same("", inner.name, outer))
-
-
-def _is_unambiguous(graph: GraphProto) -> bool:
-    """Return whether every name is given once."""
-    given = [name for node in graph.node for name in node.output if name]
-    given += [tensor.name for tensor in graph.initializer]
-    stored = {tensor.name for tensor in graph.initializer}
-    given += [item.name for item in graph.input if item.name not in stored]
-    return len(given) == len(set(given))
-
-
-def _drop_unread(graph: GraphProto) -> None:
-    nodes, needed = needed_nodes(graph, [item.name for item in graph.output])
-    nodes = [_copy(node) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    inputs = [item for item in graph.input if item.name in needed]
-    tensors = [item for item in graph.initializer if item.name in needed]
-    del graph.input[:]
-    graph.input.extend(inputs)
-    del graph.initializer[:]
-    graph.initializer.extend(tensors)
-
-
-def _copy(node: NodeProto) -> NodeProto:
-    made = NodeProto()
-    made.CopyFrom(node)
-    return made
 
 
 _KEY = "onnxheadprune.counts_where"

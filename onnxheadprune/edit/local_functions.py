@@ -18,6 +18,7 @@ from onnxheadprune.edit.edits import MAIN, DropTensor, SliceTensor
 from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.prepare import prepared
 
 Function: TypeAlias = tuple[str, str]
@@ -63,8 +64,7 @@ def _on_stored(
 
 def _touched(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> set[Function]:
     """The functions whose nodes or constants the plan changes, and those that declare shapes of their own."""
-    tagged = ModelProto()
-    tagged.CopyFrom(stored)
+    tagged = copied(stored)
     for function in tagged.functions:
         for node in nodes_in(function.node):
             node.metadata_props.add(key=_TAG, value="\n".join(_id(function)))

@@ -19,6 +19,7 @@ from onnx import (
 
 from onnxheadprune.model.bodies import bodies_of, stored_tensor
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.reading import Sources, in_memory
 
 Array = npt.NDArray[Any]
@@ -50,8 +51,7 @@ def read_by(node: NodeProto) -> set[str]:
 
 def with_stored(model: ModelProto, stored: Mapping[str, Numbers]) -> ModelProto:
     """A copy of a model in which the named initializers and constants hold other numbers, those of bodies included."""
-    changed = ModelProto()
-    changed.CopyFrom(model)
+    changed = copied(model)
     for tensor in changed.graph.initializer:
         if tensor.name in stored:
             tensor.CopyFrom(_tensor(tensor, stored[tensor.name]))

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper
 from onnxheadprune.fusion.emit import IMPOSSIBLE, Emitter, Tensor, view_cost
 from onnxheadprune.fusion.scores import Bias
 from onnxheadprune.fusion.walk import Axis, Layout, flat, size_of
+from onnxheadprune.model.graph.element_types import type_of
 from onnxheadprune.model.graph.view import Value
-from onnxheadprune.model.graph.walks import type_of
 
 _WIDTH: dict[int, int] = {TensorProto.DOUBLE: 8, TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2}
 _LOWEST: dict[int, float] = {

@@ -25,7 +25,7 @@ from onnxheadprune.fusion.emit import (
 from onnxheadprune.fusion.match import Match
 from onnxheadprune.fusion.scores import cannot
 from onnxheadprune.fusion.walk import Axis, Layout, Place, downstream, size_of, upstream
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 
 Attributes = tuple[tuple[str, Attribute], ...]
 HEAD_SIZE_UNIT = 8

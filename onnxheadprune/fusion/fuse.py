@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto, helper
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
+from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.trace import Tracer
@@ -31,10 +32,10 @@ from onnxheadprune.fusion.match import match
 from onnxheadprune.fusion.result import FuseMode, Fusion, SiteFusion
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.layouts import is_fused
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.model.graph.facts import opset_of
-from onnxheadprune.model.graph.restated import converted_to
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.opset_conversion import converted_to
 
 OPERATORS: dict[str, tuple[tuple[Operator, ...], ...]] = {
     "contrib": ((GROUP_QUERY,), (MULTI_HEAD, MULTI_HEAD_SPREAD)),

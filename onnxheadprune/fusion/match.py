@@ -13,7 +13,8 @@ from onnx import TensorProto
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.fusion.scores import Bias, Operand, core_roles, read_scores, score_operands
 from onnxheadprune.fusion.walk import Axis, Layout, flat, layout_above
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
+from onnxheadprune.model.graph.element_types import type_of
 from onnxheadprune.model.graph.facts import (
     CASTS,
     CHOOSES_ELEMENTS,
@@ -21,8 +22,8 @@ from onnxheadprune.model.graph.facts import (
     SOFTMAXES,
     TESTS_NAN,
 )
+from onnxheadprune.model.graph.scalars import scalar_of
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.graph.walks import scalar_of, type_of
 
 
 @dataclass(frozen=True, eq=False)

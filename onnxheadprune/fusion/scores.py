@@ -19,9 +19,10 @@ from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.fusion.walk import SCALES, Atom, Axis, Layout, axis_of, flat, layout_above, size_of
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.element_types import type_of
 from onnxheadprune.model.graph.facts import (
     ADDS,
     ADDS_ALL,
@@ -32,8 +33,8 @@ from onnxheadprune.model.graph.facts import (
     MULTIPLIES_FLOATS,
     SUBTRACTS,
 )
+from onnxheadprune.model.graph.scalars import scalar_of, uniform
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.graph.walks import scalar_of, type_of, uniform
 
 
 @dataclass(frozen=True, eq=False)

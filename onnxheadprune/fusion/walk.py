@@ -27,8 +27,8 @@ from onnxheadprune.model.graph.facts import (
     REREADS,
     TRANSPOSES,
 )
+from onnxheadprune.model.graph.scalars import scalar_of
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.graph.walks import scalar_of
 
 
 @dataclass(frozen=True)

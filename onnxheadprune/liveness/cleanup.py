@@ -29,8 +29,9 @@ from onnxheadprune.edit.edits import (
     scope_of,
 )
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.consumers import Key, Readers
+from onnxheadprune.liveness.consumers import Key
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.remaining_reads import Readers
 from onnxheadprune.liveness.shape_sources import ShapeSources
 from onnxheadprune.model.graph.facts import OBSERVES
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Use, Value

@@ -17,7 +17,7 @@ from onnxheadprune.liveness.consumers import content_uses, looks_only
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.layouts import mixture_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Reason, Refusal, refuse
+from onnxheadprune.liveness.refusals import Reason, Refusal, refuse
 from onnxheadprune.model.graph.facts import (
     ADDS,
     CASTS,

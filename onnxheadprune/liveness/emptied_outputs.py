@@ -17,11 +17,11 @@ from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.emptied_branches import Remnant
-from onnxheadprune.liveness.registry import Reason, Refusal, refuse
+from onnxheadprune.liveness.refusals import Reason, Refusal, refuse
+from onnxheadprune.model.graph.element_types import type_of
 from onnxheadprune.model.graph.facts import SUMS_INTEGERS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
-from onnxheadprune.model.graph.walks import type_of
 from onnxheadprune.model.tensors import FLOATS
 
 

@@ -10,11 +10,12 @@ import numpy as np
 from onnxheadprune.edit.edits import MARK, Edit, SetDim, SetInput, SliceTensor
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.consumers import selecting_answer
+from onnxheadprune.liveness.frozen_shapes import freeze_observers
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.recomputing import Repeats
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import makes_chunks
-from onnxheadprune.liveness.shape_literals import freeze_observers, reads_own_shape
+from onnxheadprune.liveness.shape_literals import reads_own_shape
 from onnxheadprune.liveness.sweep_result import Sweep, observes
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value

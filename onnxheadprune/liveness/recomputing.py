@@ -25,7 +25,7 @@ from onnxheadprune.edit.edits import (
 )
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import FULL, Live, Runs
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.shape_literals import reads_own_shape
 from onnxheadprune.model.graph.dims import Symbolic

@@ -12,15 +12,8 @@ from collections.abc import Sequence
 
 from onnxheadprune.liveness.domain import Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
-from onnxheadprune.liveness.registry import (
-    RULES,
-    Answer,
-    Reason,
-    Refusal,
-    inexpressible,
-    refuse,
-    unknown_shape,
-)
+from onnxheadprune.liveness.refusals import Reason, Refusal, inexpressible, refuse, unknown_shape
+from onnxheadprune.liveness.registry import RULES, Answer
 from onnxheadprune.model.graph.facts import (
     MAKES_CHUNKS,
     SPLITS,

@@ -1,28 +1,25 @@
-"""Literals instead of computed sizes: the target shape of a Reshape or Expand, and the output of a `Shape`.
+"""Literals instead of computed sizes in the target shape of a Reshape or Expand.
 
 ONNX Runtime's fusions read literal head counts, and a computed shape would keep the original number, so the element of
 every narrowed axis of a target is replaced, and only that element: batch and sequence stay as the exporter computed
-them. A `Shape` or `Size` of a narrowed value that others read keeps the original number, in that element alone.
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.edit import nodes
-from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, SetInput, SetOutput
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.edit.renaming import free_name
-from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.consumers import carried, only_observed
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.model.graph.dims import Shape, Symbolic
-from onnxheadprune.model.graph.elements import shape_range
-from onnxheadprune.model.graph.facts import EXPANDS, GATHERS, JOINS, RESHAPES, SHOWS_SHAPE, SHOWS_SIZE, SLICES
+from onnxheadprune.model.graph.facts import EXPANDS, JOINS, SHOWS_SHAPE
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.graph.view import Node, Value
 
 
 @dataclass(frozen=True)
@@ -233,113 +230,3 @@ def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
         observed.shape[axis] == node.out.shape[axis] and ours.extent(axis) == theirs.extent(axis)
         for axis in axes
     )
-
-
-def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> Iterator[Edit]:
-    """Edits that keep the results of the shape observers of a narrowed value."""
-    for use in value.consumers:
-        if use.node.domain == "" and use.node in SHOWS_SHAPE:
-            yield from _freeze_shape(use.node, live, kept)
-        elif use.node.domain == "" and use.node in SHOWS_SIZE:
-            yield from _freeze_size(use.node, live)
-        elif use.node.out not in kept and only_observed(use.node):
-            through = carried(use.node, live) or _sliced(use.node, live)
-            if through is None:
-                raise RefusedError(f"{use.node.label} is only there for its shape, which cannot be followed")
-            if use.node in RESHAPES:
-                yield from target_literals(use.node, 1, through)
-            yield from freeze_observers(use.node.out, through, kept)
-
-
-@dataclass(frozen=True)
-class _Narrowed:
-    """For every element that a Shape node reports: entries kept and entries in the original."""
-
-    live: list[int]
-    whole: list[int]
-
-    def touches(self, positions: np.ndarray) -> bool:
-        return any(self.live[int(p)] != self.whole[int(p)] for p in positions.reshape(-1))
-
-
-def _freeze_shape(shape: Node, live: Live, kept: Mapping[Value, Live]) -> Iterator[Edit]:
-    observed = shape.input(0)
-    assert observed is not None and observed.shape is not None
-    extents = [live.extent(axis) for axis in shape_range(shape, len(observed.shape))]
-    narrowed = _Narrowed([extent[0] for extent in extents], [extent[1] for extent in extents])
-    if narrowed.live == narrowed.whole:
-        return
-    raw = f"{shape.out.name}/{MARK}_raw"
-    readers: list[Edit] = []
-    patched = False
-    for use in shape.out.consumers:
-        positions = picked_positions(use, len(extents))
-        own = roles_of(use.node).target == use.input_index and reads_own_shape(use.node, kept)
-        if own or (positions is not None and not narrowed.touches(positions)):
-            readers.append(SetInput(use.node.ref, use.input_index, raw))
-            continue
-        numbers = use.node.out.elements if positions is not None else None
-        if numbers is not None and all(isinstance(item, int) for item in numbers.reshape(-1)):
-            values = tuple(int(item) for item in numbers.reshape(-1))
-            yield DropNode(use.node.ref, use.node.op_type)
-            yield AddConstant(use.node.scope.ref, use.node.out.name, values, scalar=numbers.ndim == 0)
-            continue
-        patched = True
-    if patched or shape.out.is_graph_output:
-        yield SetOutput(shape.ref, 0, raw)
-        yield from scaled(_after(shape), shape.scope.ref, raw, shape.out.name, narrowed.live, narrowed.whole)
-        yield from readers
-
-
-def picked_positions(use: Use, size: int) -> np.ndarray | None:
-    """Return which elements a Gather or Slice with literal indices takes, None for any other consumer."""
-    node = use.node
-    if use.input_index != 0 or node.domain != "" or node.out.is_graph_output:
-        return None
-    if node in GATHERS:
-        literal = node.literal(1)
-        return None if literal is None else np.asarray(literal % size)
-    bounds = _bounds(node, 1)
-    return None if bounds is None else np.arange(size)[bounds[0]]
-
-
-def _bounds(node: Node, rank: int) -> list[slice] | None:
-    """Return the bounds of a Slice on each axis, None where they are computed or the node is another one."""
-    if node not in SLICES or any(node.input(index) and node.literal(index) is None for index in (1, 2, 3, 4)):
-        return None
-    starts, ends = node.int_list("starts", 1) or [], node.int_list("ends", 2) or []
-    axes = node.int_list("axes", 3) or range(len(starts))
-    steps = node.int_list("steps", 4) or [1] * len(starts)
-    taken = [slice(None)] * rank
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        taken[axis] = slice(start, end, step)
-    return taken
-
-
-def _sliced(node: Node, live: Live) -> Live | None:
-    """Return how many entries a Slice takes of what is left of its input, None if none, more, or not known."""
-    shape = node.out.shape
-    bounds = None if shape is None else _bounds(node, len(shape))
-    if shape is None or bounds is None:
-        return None
-    through = FULL
-    for axis in live.axes:
-        left, whole = (len(range(count)[bounds[axis]]) for count in live.extent(axis))
-        if shape[axis] != whole or not min(1, whole) <= left <= whole:
-            return None
-        through &= Live.over((axis,), np.arange(whole) < left)
-    return through
-
-
-def _freeze_size(size: Node, live: Live) -> Iterator[Edit]:
-    counts = [live.extent(axis) for axis in live.axes]
-    raw = f"{size.out.name}/{MARK}_raw"
-    kept = int(np.prod([count for count, _ in counts]))
-    whole = int(np.prod([period for _, period in counts]))
-    yield SetOutput(size.ref, 0, raw)
-    yield from scaled(_after(size), size.scope.ref, raw, size.out.name, kept, whole)
-
-
-def _after(node: Node) -> str:
-    """The next node, before which readers of `node` can be inserted."""
-    return node.scope.nodes[node.position + 1].ref

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput, scope_of
-from onnxheadprune.liveness.consumers import Asking, Readers
+from onnxheadprune.liveness.consumers import Asking
+from onnxheadprune.liveness.frozen_shapes import picked_positions
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.shape_literals import picked_positions
+from onnxheadprune.liveness.remaining_reads import Readers
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import shape_range
 from onnxheadprune.model.graph.facts import SHOWS_SHAPE

@@ -2,10 +2,6 @@
 
 Nodes are visited in reverse topological order, each once, and only those that liveness reaches. A value
 keeps the union of what its consumers ask for; a consumer that was never visited asks for all of it.
-
-A Reshape that hands on more than was asked for, where what was asked for is no block of its input.
-
-A relative shift cuts positions out of scores whose rows it has folded anew: those it keeps, the heads it need not.
 """
 
 from __future__ import annotations
@@ -14,27 +10,21 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.axes import reshape_back
-from onnxheadprune.liveness.consumers import (
-    LOOKED_THROUGH,
-    carried,
-    carrier_outputs,
-    content_uses,
-    leads_out,
-    looks_only,
-    only_passed_on,
-    outlet,
-    selecting_answer,
-)
+from onnxheadprune.liveness.carriers import carrier_outputs, leads_out, only_passed_on, outlet
+from onnxheadprune.liveness.consumers import selecting_answer
+from onnxheadprune.liveness.covering_blocks import covering
 from onnxheadprune.liveness.domain import MASKS, Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.registry import Answer, Refusal
+from onnxheadprune.liveness.refusals import Refusal
+from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import ask, makes_chunks
-from onnxheadprune.liveness.sweep_result import Seed, Sweep, observes, settle
-from onnxheadprune.model.graph.facts import RESHAPES, VIEWS, WRITES_INTO
+from onnxheadprune.liveness.settling import settle
+from onnxheadprune.liveness.sweep_result import Seed, Sweep, observes
+from onnxheadprune.liveness.unread_positions import beside_unread, read_of
+from onnxheadprune.model.graph.facts import VIEWS, WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-_MAX_VIEWS = 4
+_MAX_VIEWS = 8
 """Views in a row that are looked through for what is picked from them."""
 
 
@@ -175,7 +165,7 @@ class _Sweeper:
             return Answer({0: lives[0]})
         answer = ask(node, lives, self.domain)
         if isinstance(answer, Refusal) and self.domain.cuts:
-            return _covering(node, lives[0]) or answer
+            return covering(node, lives[0]) or answer
         return answer
 
     def _ask_all(self, node: Node, inputs: Mapping[int, Live]) -> None:
@@ -208,7 +198,7 @@ class _Sweeper:
             total = self.domain.united(total, self._handed_out(value))
         if not self.domain.cuts or makes_chunks(value):
             return total
-        return _beside_unread(value, self.domain.narrowed(total))
+        return beside_unread(value, self.domain.narrowed(total))
 
     def _handed_out(self, value: Value) -> Live:
         """Return the callers' demand on a value that other nodes wrote into before.
@@ -216,7 +206,7 @@ class _Sweeper:
         Of a cache of all layers each layer reads its own rows, but the next call reads all of them.
         """
         if value.is_graph_output:
-            return DEAD if _read_of(value).is_full else self.handed.get(value, FULL)
+            return DEAD if read_of(value).is_full else self.handed.get(value, FULL)
         picked = any(selecting_answer(use) is not None for use in value.consumers)
         return FULL if picked and any(item in self.free for item in carrier_outputs(value)) else DEAD
 
@@ -280,77 +270,3 @@ class _Sweeper:
 def _is_view(node: Node) -> bool:
     """Return whether a node only re-arranges its first input, by constants alone."""
     return node in VIEWS and all(other is None or other.is_constant for other in node.inputs[1:])
-
-
-def _covering(node: Node, live: Live) -> Answer | None:
-    """The answer of a Reshape that keeps the smallest block of its input that covers the demand.
-
-    Returns:
-        None for other operators, where the block is all of the input, or where it is no block of the output.
-    """
-    source, shape = node.shape(0), node.out.shape
-    if node not in RESHAPES or source is None or shape is None:
-        return None
-    back = reshape_back(live, source, shape)
-    if back is None or back.dense_shape() is not None:
-        return None
-    block = back.as_mask().dense_closure()
-    through = None if block.is_full else carried(node, block)
-    if through is None or through.dense_shape() is None:
-        return None
-    answer = ask(node, [through], MASKS)
-    if isinstance(answer, Refusal) or answer.inputs.get(0) != block:
-        return None
-    return Answer(answer.inputs, answer.rewrite, kept=(through,))
-
-
-def _beside_unread(value: Value, live: Live) -> Live:
-    """`live` without the axes along which it only omits positions that are unread in the original.
-
-    Args:
-        value: the value.
-        live: the demand of its readers once heads are removed, as a mask.
-    """
-    if not live.axes or _is_shared_view(value):
-        # Views of a packed value each read a part: what one of them leaves out, another one reads.
-        return live
-    read = _read_of(value)
-    for axis in read.axes:
-        wider = live.only([other for other in live.axes if other != axis])
-        if axis in live.axes and wider & read == live & read and wider.dense_shape() is not None:
-            live = wider
-    return live
-
-
-def _read_of(value: Value) -> Live:
-    """Return the part of a value that consumers read in the original."""
-    total: Live = DEAD
-    for use in value.consumers:
-        if looks_only(use):
-            continue
-        picked = _read_through(use)
-        if picked.is_full:
-            return FULL
-        total = total | picked
-    return total
-
-
-def _read_through(use: Use) -> Live:
-    """Return the part that one consumer reads in the original."""
-    answer = selecting_answer(use)
-    return FULL if answer is None else answer.inputs.get(use.input_index, FULL)
-
-
-def _is_shared_view(value: Value) -> bool:
-    """Return whether a value is a view of a value with other readers."""
-    for _ in range(_MAX_VIEWS):
-        node = value.producer
-        if node is None or node not in LOOKED_THROUGH or node.inputs[0] is None:
-            return False
-        value = node.inputs[0]
-        if len(content_uses(value)) > 1:
-            return True
-    return False
-
-
-_MAX_VIEWS = 8

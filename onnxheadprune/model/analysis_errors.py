@@ -1,4 +1,4 @@
-"""Analyses of a model: errors with their cause, and Python's garbage collector paused.
+"""Unexpected errors in analyses of a model, with their cause.
 
 Of searches that nobody asked for an unexpected error is a value, so that it ends no command.
 """
@@ -6,7 +6,6 @@ Of searches that nobody asked for an unexpected error is a value, so that it end
 from __future__ import annotations
 
 import contextlib
-import gc
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from onnx import ModelProto
 
 from onnxheadprune.errors import HeadPruneError, ModelError, heed_interrupt
 from onnxheadprune.model.bodies import nodes_of_model
+from onnxheadprune.model.garbage_collection import no_collection
 from onnxheadprune.model.load import check_model
 
 Result = TypeVar("Result")
@@ -83,7 +83,7 @@ def analysing(model: ModelProto, name: str) -> Iterator[None]:
     Raises:
         ModelError: if the model is not valid; an `AnalysisError` if that is unknown.
     """
-    with blaming((model, name)), _no_collection():
+    with blaming((model, name)), no_collection():
         yield
 
 
@@ -120,21 +120,6 @@ def blaming(*models: tuple[ModelProto, str]) -> Iterator[None]:
             f"{name} cannot be analysed ({told}); it has operators that onnx cannot check"
             f" ({foreign}), so it may not be valid; if it runs in ONNX Runtime, please report this"
         ) from error
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Pause Python's cycle collector: views of a million nodes, sweeps and plans leave no cycles behind.
-
-    Searching for them takes half of the time of making a view.
-    """
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 def foreign_in(model: ModelProto) -> str | None:

@@ -18,6 +18,7 @@ from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.bodies import stored_tensor
 from onnxheadprune.model.documents import require_model
 from onnxheadprune.model.exchange import brought_in, is_other, name_of
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
 from onnxheadprune.model.storage.reading import (
@@ -357,8 +358,7 @@ def _checkable(model: ModelProto) -> ModelProto:
     touched = any(item.tensor.external_data for item in tensors_of(model))
     if not touched and stored_bytes(model) <= INLINE_LIMIT:
         return model
-    skeleton = ModelProto()
-    skeleton.CopyFrom(model)
+    skeleton = copied(model)
     del skeleton.graph.initializer[:]
     declared = {info.name for info in model.graph.input}
     for tensor in model.graph.initializer:

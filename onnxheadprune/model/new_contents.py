@@ -11,10 +11,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.folder import write_all
 from onnxheadprune.model.storage.reading import Source
 from onnxheadprune.model.storage.tensors import (
@@ -66,8 +67,7 @@ def with_contents(loaded: LoadedModel, contents: Mapping[str, Contents]) -> Load
     Raises:
         UsageError: if there is no such initializer, or an array does not fit.
     """
-    copy = ModelProto()
-    copy.CopyFrom(loaded.proto)
+    copy = copied(loaded.proto)
     sources = dict(loaded.sources)
     tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
     for name, given in contents.items():

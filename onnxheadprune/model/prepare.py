@@ -15,6 +15,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.bodies import nodes_in
+from onnxheadprune.model.messages import copied
 
 MAX_NODES = 2_000_000
 """Nodes of a model whose functions are inlined. A graph of a million takes some 20 seconds and 1.6 GB."""
@@ -117,8 +118,7 @@ def _in_order(model: ModelProto) -> ModelProto:
     order = _order(model.graph)
     if order == list(range(len(order))):
         return model
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     del copy.graph.node[:]
     copy.graph.node.extend(model.graph.node[position] for position in order)
     return copy

@@ -17,15 +17,8 @@ from onnxheadprune.liveness.layouts import (
     per_head,
 )
 from onnxheadprune.liveness.live import FULL, Array, Live, unite
-from onnxheadprune.liveness.registry import (
-    Answer,
-    Reason,
-    Refusal,
-    inexpressible,
-    refuse,
-    rule,
-    unknown_shape,
-)
+from onnxheadprune.liveness.refusals import Reason, Refusal, inexpressible, refuse, unknown_shape
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Shape, known_size
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxheadprune.edit.gradients import Constant, Step, Term, UnknownShapeError, decomposition
+from onnxheadprune.edit.gradient_terms import Term
+from onnxheadprune.edit.gradients import Constant, Step, UnknownShapeError, decomposition
 
 HIDDEN = -1e38
 """What is added to scores that do not count. Infinity would make NaN of rows without any."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from onnxheadprune.liveness.layouts import FusedLayout, HeadAxis, Heads, given, layout_reader
 from onnxheadprune.liveness.live import Live, together
-from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import known_size
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function

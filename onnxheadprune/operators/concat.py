@@ -9,7 +9,8 @@ import numpy as np
 from onnxheadprune.edit.edits import DropInputs, Edit
 from onnxheadprune.liveness.axis_masks import rows
 from onnxheadprune.liveness.live import Live, fits
-from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, simplicity
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of

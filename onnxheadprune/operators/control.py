@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule
+from onnxheadprune.liveness.refusals import Refusal, inexpressible
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph.facts import CHOOSES, GENERATES, REPEATS, ROUNDS_ACTIVATIONS
 from onnxheadprune.model.graph.tables import TRIPS, Roles, cost_function, declare, size_of
 from onnxheadprune.model.graph.view import Node, Value

@@ -8,7 +8,8 @@ from dataclasses import replace
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS, Contraction, Kernel, Product
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Answer, Refusal, beside, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, beside, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.facts import (

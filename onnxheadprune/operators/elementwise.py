@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import Live, together
-from onnxheadprune.liveness.registry import Answer, Refusal, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, unknown_shape
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph.dims import broadcast
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,

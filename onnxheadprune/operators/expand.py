@@ -10,7 +10,8 @@ from onnx import numpy_helper
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import FULL, Array, Live, unite
-from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.liveness.shape_literals import target_literals
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import broadcast

@@ -14,7 +14,8 @@ from onnx import TensorProto
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.axis_masks import dtype_of, place, ranks_within
 from onnxheadprune.liveness.live import FULL, Array, Live
-from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ELEMENTS, GATHERS_ROWS, WRITES_INTO
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, number_function, shape_function

@@ -11,7 +11,8 @@ from onnx import TensorProto
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Letters, Product, contraction_of
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Answer, Refusal, coupled, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, coupled, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph.dims import Dim, Shape, Symbolic, broadcast, broadcast_dim
 from onnxheadprune.model.graph.facts import (
     ACTIVATES_PRODUCTS,

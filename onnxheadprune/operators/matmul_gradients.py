@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxheadprune.edit.gradient_terms import MICROSOFT, Term
 from onnxheadprune.edit.gradients import (
-    MICROSOFT,
     Constant,
     Partials,
     Step,
-    Term,
     UnknownShapeError,
     decomposition,
     gradient,

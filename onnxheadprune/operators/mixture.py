@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from onnxheadprune.liveness.layouts import Mixture, NeuronAxis, Order, mixture_of, mixture_reader
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule
+from onnxheadprune.liveness.refusals import Refusal, inexpressible
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph.tables import (
     Roles,
     Shapes,

@@ -10,18 +10,8 @@ from onnx import TensorProto
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import (
-    Answer,
-    Reason,
-    Refusal,
-    beside,
-    coupled,
-    mixing,
-    rank_of,
-    refuse,
-    rule,
-    unknown_shape,
-)
+from onnxheadprune.liveness.refusals import Reason, Refusal, coupled, refuse, unknown_shape
+from onnxheadprune.liveness.registry import Answer, beside, mixing, rank_of, rule
 from onnxheadprune.model.graph.facts import (
     ADDS_AND_NORMALIZES,
     DIVIDES_BY_NORM,

@@ -7,16 +7,8 @@ from collections.abc import Sequence
 
 from onnx import TensorProto
 
-from onnxheadprune.edit.gradients import (
-    MICROSOFT,
-    Constant,
-    Partials,
-    Step,
-    Term,
-    UnknownShapeError,
-    decomposition,
-    gradient,
-)
+from onnxheadprune.edit.gradient_terms import MICROSOFT, Term
+from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, decomposition, gradient
 
 
 def _axes(step: Step) -> list[int]:

@@ -11,15 +11,8 @@ from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Product, contraction_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.packed_blocks import cut_columns
-from onnxheadprune.liveness.registry import (
-    Answer,
-    Refusal,
-    coupled,
-    inexpressible,
-    mixing,
-    rule,
-    unknown_shape,
-)
+from onnxheadprune.liveness.refusals import Refusal, coupled, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, mixing, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, broadcast
 from onnxheadprune.model.graph.facts import (

@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from onnxheadprune.liveness.live import Live, together
-from onnxheadprune.liveness.registry import (
-    Answer,
-    Refusal,
-    beside,
-    coupled,
-    inexpressible,
-    mixing,
-    rule,
-    unknown_shape,
-)
+from onnxheadprune.liveness.refusals import Refusal, coupled, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, beside, mixing, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.elements import Elements, boxed, elements_of

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Answer, Refusal, beside, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, beside, rule
 from onnxheadprune.liveness.shape_literals import target_literals
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.facts import PADS

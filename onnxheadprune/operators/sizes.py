@@ -10,7 +10,8 @@ from onnx import numpy_helper
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import Elements, boxed, shape_range

@@ -15,7 +15,8 @@ from onnx import TensorProto
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
 from onnxheadprune.liveness.axis_masks import dtype_of, place, ranks_within
 from onnxheadprune.liveness.live import FULL, Array, Live
-from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.liveness.shape_literals import scaled
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Answer, Refusal, mixing, rank_of, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, unknown_shape
+from onnxheadprune.liveness.registry import Answer, mixing, rank_of, rule
 from onnxheadprune.model.graph.facts import SOFTMAXES, WEIGHS
 from onnxheadprune.model.graph.tables import Roles, Shapes, declare, shape_function
 from onnxheadprune.model.graph.view import Node

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Answer, Refusal, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.refusals import Refusal, inexpressible, unknown_shape
+from onnxheadprune.liveness.registry import Answer, rule
 from onnxheadprune.liveness.shape_literals import target_literals
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, product

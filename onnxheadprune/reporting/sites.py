@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
+from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.spelling import count, many, share, size, spelled

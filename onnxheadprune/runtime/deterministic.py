@@ -16,6 +16,7 @@ from onnxheadprune.edit.nodes_random import CONTRIB, FixedNumbers
 from onnxheadprune.model.bodies import bodies_of, constant_tensor, graphs_in, is_constant
 from onnxheadprune.model.graph.facts import DRAWS, DROPOUTS, opset_of
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import copied
 
 NOISE = "/onnxheadprune_noise"
 """In the outputs of random nodes that measure rounding: these stay random."""
@@ -37,8 +38,7 @@ def without_randomness(model: LoadedModel) -> LoadedModel:
     """The model with fixed numbers instead of random ones; itself where it draws none."""
     if not random_nodes(model.proto):
         return model
-    made = ModelProto()
-    made.CopyFrom(model.proto)
+    made = copied(model.proto)
     opset, types = opset_of(made), _declared_types(made)
     for graph, node, position in reversed(list(_found(made.graph, {}))):
         if node in DROPOUTS:

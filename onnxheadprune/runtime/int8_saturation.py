@@ -27,6 +27,7 @@ from onnxheadprune.model.bodies import bodies_of, nodes_of_model
 from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.graph.tables import ROLES
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import copied
 
 LEVEL = "accuracy_level"
 
@@ -35,8 +36,7 @@ def unrounded(model: LoadedModel) -> LoadedModel:
     """The model with MatMulNBits computing in the precision of its inputs; itself where it does so already."""
     if not any(map(_level, _packed(model.proto))):
         return model
-    copy = ModelProto()
-    copy.CopyFrom(model.proto)
+    copy = copied(model.proto)
     for node in _packed(copy):
         kept = [attribute for attribute in node.attribute if attribute.name != LEVEL]
         del node.attribute[:]
@@ -63,8 +63,7 @@ def unsaturated(model: LoadedModel) -> LoadedModel:
     """
     if not may_saturate(model):
         return model
-    copy = ModelProto()
-    copy.CopyFrom(model.proto)
+    copy = copied(model.proto)
     for graph, products in list(_products(copy.graph, {})):
         _rewrite(graph, products)
     constants = [

@@ -6,6 +6,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import HeadPruneError, InferenceError
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.session import CPU, Provider, Session
 
@@ -39,8 +40,7 @@ def _why(model: LoadedModel) -> str | None:
 
 def _without_weights(model: ModelProto) -> ModelProto:
     """A copy whose large tensors are inputs."""
-    made = ModelProto()
-    made.CopyFrom(model)
+    made = copied(model)
     known = {item.name for item in made.graph.input}
     large = [tensor for tensor in made.graph.initializer if _elements(tensor) > SMALL]
     small = [tensor for tensor in made.graph.initializer if _elements(tensor) <= SMALL]

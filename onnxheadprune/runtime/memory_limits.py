@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto
 from onnxheadprune.model.bodies import nodes_in
 from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.load import INLINE_LIMIT, LARGE, MAPPED_FROM, LoadedModel, stored_bytes
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.reading import Sources, hydrated, tensor_bytes
 from onnxheadprune.model.storage.system import temporary_folder_of
@@ -75,8 +76,7 @@ def _unpacks(model: ModelProto) -> bool:
 
 def _mapped(model: LoadedModel, owner: object) -> tuple[ModelProto, Path | None]:
     """The structure with references that ONNX Runtime can follow, and the folder they start from."""
-    light = ModelProto()
-    light.CopyFrom(model.proto)
+    light = copied(model.proto)
     tensors = [item.tensor for item in tensors_of(light)]
     files = _files(model.sources)
     made = _Made(owner)

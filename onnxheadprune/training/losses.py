@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
+from onnxheadprune.model.messages import copied
 from onnxheadprune.training.optimizer import nodes_of
 
 PREFIX = "onnxheadprune.recovery."
@@ -85,8 +86,7 @@ class Part:
 
 def with_loss(student: ModelProto, parts: Sequence[Part]) -> ModelProto:
     """The model with the sum of the parts as its only output."""
-    made = ModelProto()
-    made.CopyFrom(student)
+    made = copied(student)
     del made.graph.output[:]
     names = []
     for part in parts:

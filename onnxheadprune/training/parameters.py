@@ -22,6 +22,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import DEQUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
 
@@ -142,8 +143,7 @@ def _refuse_blocks(view: GraphView) -> None:
 
 def without_constants(model: ModelProto, names: Collection[str]) -> ModelProto:
     """The model with initializers in the place of Constants of these names."""
-    made = ModelProto()
-    made.CopyFrom(model)
+    made = copied(model)
     for node in model.graph.node:
         if set(node.output) & set(names):
             made.graph.node.remove(node)

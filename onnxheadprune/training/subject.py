@@ -15,8 +15,8 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.facts import opset_of
 from onnxheadprune.model.graph.main_output import MainOutput
-from onnxheadprune.model.graph.restated import converted_to
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds.inputs import Role
 from onnxheadprune.training.losses import LOSS, with_loss

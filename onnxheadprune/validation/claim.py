@@ -15,8 +15,10 @@ from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.layers import layers, parts_named
 from onnxheadprune.attention.planning import Planning, planned
-from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
-from onnxheadprune.attention.sites.find import Analysis, analysis_of, recognised
+from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.find import Analysis, analysis_of
+from onnxheadprune.attention.sites.history import recognised
 from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import resolve_units

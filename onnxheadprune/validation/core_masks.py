@@ -15,17 +15,19 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.attention.masking import Insert, graph_of, insert, masked_input, routed_masks
+from onnxheadprune.attention.insertion import Insert, graph_of, insert
+from onnxheadprune.attention.masking import masked_input, routed_masks
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.attention.sites.attention_site import Site
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
 
@@ -90,8 +92,7 @@ class Silenced:
 
 def silenced_cores(planning: Planning) -> Silenced:
     """The viewed model with the removed heads silenced at their cores."""
-    model = ModelProto()
-    model.CopyFrom(planning.view.model)
+    model = copied(planning.view.model)
     tracer = Tracer()
     masks: dict[Node, Live] = {}
     taps: list[Tap] = []

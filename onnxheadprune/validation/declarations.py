@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from onnx import FunctionProto, ModelProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto
 
 from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.messages import copied
 from onnxheadprune.runtime import Array
 from onnxheadprune.validation.producers import Made, Place, Scope
 
@@ -231,8 +232,7 @@ def shadowed(original: ModelProto, pruned: ModelProto) -> Iterator[str]:
 
 
 def _content(function: FunctionProto) -> bytes:
-    copy = FunctionProto()
-    copy.CopyFrom(function)
+    copy = copied(function)
     copy.ClearField("doc_string")
     return bytes(copy.SerializeToString(deterministic=True))
 

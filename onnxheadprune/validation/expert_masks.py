@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-from onnxheadprune.attention.masking import graph_of
+from onnxheadprune.attention.insertion import graph_of
 from onnxheadprune.attention.sites.experts import ExpertProjection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes

@@ -29,6 +29,7 @@ from onnx import (
 )
 
 from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.spelling import many
 from onnxheadprune.validation.declarations import Declarations, Inferred
 from onnxheadprune.validation.node_matching import Matching, matched
@@ -45,8 +46,7 @@ def undocumented(model: ModelProto) -> ModelProto:
     """A copy without doc strings, which no analysis and no run reads; the model itself if they are short."""
     if sum(len(item.doc_string) for item in _documented(model)) < MUCH:
         return model
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for item in _documented(copy):
         item.ClearField("doc_string")
     return copy

@@ -38,11 +38,12 @@ from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.declarations import shadowed
 from onnxheadprune.validation.deployment import Models
-from onnxheadprune.validation.expected_model import Weights, find_likeness
+from onnxheadprune.validation.expected_model import find_likeness
 from onnxheadprune.validation.graph_comparison import Likeness, undocumented
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import RefitDrift, Validation, Verdict
 from onnxheadprune.validation.runs import NOTHING_RAN, run_all
+from onnxheadprune.validation.stored_tensors import Weights
 from onnxheadprune.validation.verdict import judge, tried_on, words_for
 
 WORSE = 2.0
@@ -87,8 +88,8 @@ if TYPE_CHECKING:
     from onnxheadprune.attention.vocabulary.trim import Trimming
     from onnxheadprune.data.sources import Data
     from onnxheadprune.validation.extra_inputs import Wide
+    from onnxheadprune.validation.metric import Metric, MetricMeter
     from onnxheadprune.validation.oracle import Prepared
-    from onnxheadprune.validation.request import Metric, MetricMeter
 
 
 def validate(
@@ -152,7 +153,7 @@ def _in_layers(planning: Planning) -> list[Use]:
 
 
 def _meter(metric: Metric) -> MetricMeter:
-    from onnxheadprune.validation.request import MetricMeter
+    from onnxheadprune.validation.metric import MetricMeter
 
     return MetricMeter(metric)
 

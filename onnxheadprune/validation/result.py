@@ -16,7 +16,7 @@ from onnxheadprune.validation.graph_comparison import Likeness
 from onnxheadprune.validation.headline import Exact, exactness, headline_of
 
 if TYPE_CHECKING:
-    from onnxheadprune.validation.request import MetricResult
+    from onnxheadprune.validation.metric import MetricResult
 
 
 Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]

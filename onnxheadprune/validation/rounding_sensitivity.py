@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, NodeProto
 
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.edit import nodes
@@ -18,6 +18,7 @@ from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.deterministic import NOISE
@@ -127,8 +128,7 @@ def with_noise(masked: LoadedModel, planning: Planning, size: float) -> LoadedMo
         planning: of the cut.
         size: of the noise, relative to the largest absolute element of what it is added to.
     """
-    copy = ModelProto()
-    copy.CopyFrom(masked.proto)
+    copy = copied(masked.proto)
     _Noise(_summed_otherwise(planning), size, planning.view.main.opset).add_to(copy.graph)
     return masked.changed(copy)
 

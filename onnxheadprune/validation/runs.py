@@ -37,7 +37,7 @@ from onnxheadprune.validation.second_mask import SecondMask
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.extra_inputs import Wide
-    from onnxheadprune.validation.request import MetricMeter, MetricResult
+    from onnxheadprune.validation.metric import MetricMeter, MetricResult
 
 
 @dataclass

@@ -9,8 +9,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.attention.sites.attention_site import Site
-from onnxheadprune.attention.sites.site import handed_out
+from onnxheadprune.attention.sites.site import Site, handed_out
 from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.liveness.contraction import contraction_of

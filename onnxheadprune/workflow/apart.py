@@ -18,7 +18,7 @@ from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.validation.compare import AccuracyMeter
-from onnxheadprune.validation.request import Metric, MetricMeter, MetricResult
+from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
 from onnxheadprune.validation.result import Accuracy
 
 

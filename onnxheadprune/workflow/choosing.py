@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from onnxheadprune.attention.main_graph_copy import first_tokens, observed
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Site

@@ -14,13 +14,13 @@ from onnxheadprune.attention.exits.decisions import settled
 from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
 from onnxheadprune.attention.exits.permanent import leaving_from
 from onnxheadprune.attention.layers import Layer, layers
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.stored_weights import weights_in
 from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies
 from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops, nodes_of
-from onnxheadprune.edit.inlined_bodies import CARRIED_FROM, decided
+from onnxheadprune.edit.decided_conditions import CARRIED_FROM, decided
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, attempted
 from onnxheadprune.model.bodies import bodies_of, has_bodies

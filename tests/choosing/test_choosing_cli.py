@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from onnxheadprune import inspect
-from onnxheadprune.attention.head_specs import is_legal
+from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.edit.records import REFIT_ENTRY
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores

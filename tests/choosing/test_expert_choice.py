@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.attention.sites.kinds import MixtureSite
+from onnxheadprune.attention.sites.mixture_site import MixtureSite
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.wishes import Wish

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import POINTS, Effort, Work, samples_to_measure
 from onnxheadprune.choosing.folds import MOST_APART, Fold, Looked, look_at

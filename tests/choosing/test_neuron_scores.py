@@ -13,7 +13,7 @@ import pytest
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.sites.kinds import NeuronSite
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.choosing.scoring.by_method import GROUPS
 from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_by_worth

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.head_specs import is_legal
+from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.choosing.activations.contexts import context_moments, projection_matrix

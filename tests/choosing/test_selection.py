@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune.attention.head_specs import is_legal
+from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments

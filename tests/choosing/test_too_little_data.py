@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError, UsageError, Wish, prune, score
-from onnxheadprune.attention.sites.kinds import NeuronSite
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.choosing.scoring.scores import SHARES
 from onnxheadprune.data.calibration import Feeds
 from onnxheadprune.runtime.progress import NOTE

@@ -20,7 +20,7 @@ from onnxheadprune.data.lines import Reading
 from onnxheadprune.data.more import MOST_SAMPLES
 from onnxheadprune.data.supplied import supplied
 from onnxheadprune.data.text import text_feeds
-from onnxheadprune.edit.both_branches import answered
+from onnxheadprune.edit.merged_models import answered
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import Session

@@ -9,8 +9,9 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.sites.attention_near_misses import LeftOut
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.find import TRIED, view_of
-from onnxheadprune.attention.sites.site import NearMiss
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.attention.sites.fixed_sizes import TRIED
+from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 

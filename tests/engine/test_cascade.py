@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.liveness.registry import Reason
+from onnxheadprune.liveness.refusals import Reason
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
 from tests.engine.cuts import check_cut

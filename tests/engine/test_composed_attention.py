@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune.attention.head_specs import is_legal
 from onnxheadprune.attention.io_changes import Contract
+from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import planned
 from onnxheadprune.attention.sites.find import Analysis, analysis_of

@@ -13,7 +13,8 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.domain import MASKS, POSITIONS, Domain, Labels
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.recomputing import Repeats
-from onnxheadprune.liveness.registry import Answer, Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
+from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import ask, ask_about, checked
 from onnxheadprune.model.graph.view import GraphView, Node
 from tests.graph_text import model_of

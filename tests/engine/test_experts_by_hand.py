@@ -17,7 +17,7 @@ from onnx import ModelProto, numpy_helper, parser
 import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.validation.core_masks import silenced_cores
 from tests.conftest import Outcome

@@ -12,7 +12,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.liveness.registry import Reason
+from onnxheadprune.liveness.refusals import Reason
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
 from tests.engine.net_parts import B, D, H, S

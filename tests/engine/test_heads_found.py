@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx.shape_inference import infer_shapes
 
-from onnxheadprune.attention.head_specs import is_legal
+from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect

@@ -10,8 +10,9 @@ import pytest
 
 from onnxheadprune import inspect, prune
 from onnxheadprune.attention.layers import layers
-from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
-from onnxheadprune.attention.sites.kinds import CONVOLUTION, FEED_FORWARD, MLP
+from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.neuron_site import CONVOLUTION, FEED_FORWARD, MLP
 from onnxheadprune.attention.sites.site import Site
 from tests import toys_scores
 from tests.conftest import Outcome

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Reason
+from onnxheadprune.liveness.refusals import Reason
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import STATIC
 from tests.engine.cuts import check_cut

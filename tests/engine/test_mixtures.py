@@ -17,7 +17,7 @@ from onnxheadprune import prune
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.attention.sites.kinds import NeuronSite
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.edit.apply import apply_plan

@@ -12,7 +12,7 @@ import pytest
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.registry import Reason
+from onnxheadprune.liveness.refusals import Reason
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN, STATIC
 from tests.engine.cuts import check_cut

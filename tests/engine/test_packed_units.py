@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.attention.head_specs import is_legal
+from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.choosing.allocate import Limits

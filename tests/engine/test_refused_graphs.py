@@ -16,7 +16,7 @@ from onnxheadprune.attention.planning import analyse, plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.registry import Reason
+from onnxheadprune.liveness.refusals import Reason
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
 from tests.engine.masks import Array

@@ -13,7 +13,7 @@ from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.liveness.domain import MASKS, Domain, Labels, Masks
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import UNITS, Reason
+from onnxheadprune.liveness.refusals import UNITS, Reason
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.dims import Shape

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Reason
+from onnxheadprune.liveness.refusals import Reason
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed
 from tests.engine.masks import compact

@@ -11,7 +11,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.liveness.registry import Reason
+from onnxheadprune.liveness.refusals import Reason
 from tests.engine.block_graph import Net
 from tests.engine.net_parts import WIDTH, D, H, context_of, merged, projected
 from tests.engine.one_node import run

@@ -17,11 +17,11 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.layouts import LAYOUTS
 from onnxheadprune.liveness.registry import RULES
 from onnxheadprune.model.graph import facts
+from onnxheadprune.model.graph.element_types import type_of
 from onnxheadprune.model.graph.facts import CARRIERS, VIEWS, Kind
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.graph.tables import ARITHMETIC, COSTS, NUMBERS, ROLES, SHAPES, Table
 from onnxheadprune.model.graph.view import Node
-from onnxheadprune.model.graph.walks import type_of
 from tests import toys
 from tests.graph_text import model_of
 
@@ -32,7 +32,7 @@ OURS = (
     "fusion/emit",
     "fusion/forms",
     "edit/nodes",
-    "edit/gradients",
+    "edit/gradient",
     "choosing/gradients",
 )
 """Operators themselves, and what edits, fusers and gradients write."""

@@ -13,7 +13,8 @@ from onnxheadprune import prune, validate
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites import find
-from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
+from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.edit.apply import apply_plan

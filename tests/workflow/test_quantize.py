@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from onnxheadprune import RefusedError, UsageError, Wish, combine, inspect, prune, quantize, validate
-from onnxheadprune.attention.quantized import packed_again, packed_matrix, unpacked
+from onnxheadprune.attention.packed_matrices import packed_again, packed_matrix, unpacked
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.records import QUANTIZED_ENTRY, QUANTIZED_KEY, VALIDATION_KEY

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.model.graph.view import GraphView
 from tests.zoo.folder import Folder

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.model.graph.view import GraphView
 
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from onnxheadprune.attention.masking import graph_of
+from onnxheadprune.attention.insertion import graph_of
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.both_branches import BRANCHES
 from onnxheadprune.edit.edits import MARK
 from onnxheadprune.model.graph.facts import CASTS, CHOOSES, IDENTITIES
 from onnxheadprune.model.graph.tables import ARITHMETIC
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
+from onnxheadprune.model.messages import copied
 
 GOING_IN, GOING_OUT = 1, 0
 """The input of a Loop's body that says whether the last turn wanted another one; the output that says it of this."""
@@ -171,8 +172,7 @@ _LOGIC = (TensorProto.BOOL, TensorProto.UNDEFINED)
 def forced(view: GraphView, decisions: Iterable[Decision]) -> ModelProto:
     """A copy of a model with conditions fixed at an answer, independent of computed values."""
     decisions = tuple(decisions)
-    made = ModelProto()
-    made.CopyFrom(view.model)
+    made = copied(view.model)
     for position, (value, answer) in enumerate(_held(decisions).items()):
         array = np.full((1,) if value.shape == (1,) else (), answer)
         made.graph.initializer.append(numpy_helper.from_array(array, f"{FORCED}{position}"))

@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxheadprune.attention.exits.decisions import (
     GOING_OUT,
     ContradictionError,
     Decision,
-    Settled,
     given_by,
     going_in,
     settled,
 )
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.exits.running import Layers, inside, layers_of, running
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.kinds import every_kind
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.both_branches import BRANCHES
 from onnxheadprune.edit.model_records import EXITS_ENTRY, RecordedExit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import CHOOSES, IDENTITIES, REPEATS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
-from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.spelling import many
 
 MOST_LISTED = 256
@@ -275,48 +273,6 @@ def _why_not_fixed(node: Node, going: Value) -> str | None:
     if going.consumers or given.count(going.name) > 1:
         return f"its body reads {going.name}, which says whether it goes on, for something else, too"
     return None
-
-
-__all__ = ["Exit", "Exits", "RefusedExit", "exits_of"]
-
-
-Layers = tuple[Node, ...]
-"""The projections of all sites of one kind: a layer runs where they run."""
-
-
-def layers_of(sites: Iterable[Site]) -> Layers:
-    """The nodes that stand for the layers of these sites."""
-    return tuple(projection.node for site in sites for projection in site.projections)
-
-
-def inside(layers: Layers, body: Scope) -> int:
-    """Return the number of layers in a body, including nested bodies."""
-    return sum(1 for node in layers if body in node.scope.around)
-
-
-def running(view: GraphView, settled: Settled) -> set[Node]:
-    """The nodes that the outputs of a model need, where some conditions are known.
-
-    Args:
-        view: an annotated view of the model.
-        settled: the known conditions; of an If with a known condition only one body runs.
-    """
-
-    def needed(value: Value | None) -> Iterator[Value | None]:
-        node = None if value is None or value in settled.known else value.producer
-        if value is None or node is None:
-            return
-        chosen = settled.choices.get(node)
-        if chosen is not None:
-            yield from given_by([chosen], value.output_index)
-            return
-        yield from node.inputs
-        for body in node.bodies.values():
-            yield from (body.lookup(info.name) for info in body.proto.output)
-
-    outputs = [view.main.lookup(info.name) for info in view.main.proto.output]
-    values = (value for value in reachable(outputs, needed) if value not in settled.known)
-    return {value.producer for value in values if value is not None and value.producer is not None}
 
 
 def _reached_from(view: GraphView, starts: Sequence[Node]) -> Mapping[Node, int]:

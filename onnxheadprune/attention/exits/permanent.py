@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from onnx import ModelProto, ValueInfoProto
 
 from onnxheadprune.attention.exits.decisions import ContradictionError, Decision, Settled, settled
-from onnxheadprune.attention.exits.find import Exit, Exits, exits_of, running
+from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
+from onnxheadprune.attention.exits.running import running
 from onnxheadprune.attention.layers import layers_kept
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import apply
-from onnxheadprune.edit.inlined_bodies import Left, decided
+from onnxheadprune.edit.decided_conditions import Left, decided
 from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY, ExitState, RecordedExit
 from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
 from onnxheadprune.edit.records import HEADS, RecordedUnits, units_entry

@@ -21,7 +21,7 @@ from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import partial
 
-from onnxheadprune.attention.sites.attention_site import NearMiss
 from onnxheadprune.attention.sites.grouping import Block
+from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.products import (
     is_contraction,
     is_product,
@@ -24,7 +24,7 @@ from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.consumers import content_uses
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operand_indices
 from onnxheadprune.liveness.layouts import is_fused, layout_of
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import has_law
 from onnxheadprune.model.graph.dims import divisor, is_unnamed
 from onnxheadprune.model.graph.facts import (

@@ -24,7 +24,7 @@ from onnxheadprune.attention.sites.products import (
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep

@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxheadprune.attention.sites.kinds import FEED_FORWARD, PICKED, NeuronSite
+from onnxheadprune.attention.sites.neuron_site import FEED_FORWARD, PICKED, NeuronSite
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of
 from onnxheadprune.liveness.layouts import EXPERTS, Mixture, mixture_of
 from onnxheadprune.liveness.live import DEAD
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed
 from onnxheadprune.model.graph.view import Node

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from onnxheadprune.attention.sites.obstacles import reduction_ahead, returns
+from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.origins import Cause, Origins, Stop
 from onnxheadprune.attention.sites.products import is_product, is_weight, upstream, weight_contraction
-from onnxheadprune.attention.sites.site import NearMiss
+from onnxheadprune.attention.sites.reductions_ahead import reduction_ahead, returns
 from onnxheadprune.attention.sites.streams import Streams, below, is_grouped, is_layer
 from onnxheadprune.liveness.consumers import looks_only
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
 from onnxheadprune.liveness.layouts import is_fused
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import OBSERVES, WEIGHS
 from onnxheadprune.model.graph.view import Node, Use, Value

@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask, ask_about
 from onnxheadprune.model.graph.facts import CHOOSES, VIEWS
 from onnxheadprune.model.graph.tables import roles_of

@@ -24,7 +24,7 @@ from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about, has_law
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import DIVIDES, MULTIPLIES, MULTIPLIES_QUANTIZED, OBSERVES

@@ -17,14 +17,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.kinds import MixtureSite
+from onnxheadprune.attention.sites.mixture_site import MixtureSite
+from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.origins import origins
 from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection, named_apart
 from onnxheadprune.attention.sites.routing import Routing
 from onnxheadprune.attention.sites.routing_values import MATRIX, PICKS
 from onnxheadprune.attention.sites.routing_walk import routing_of
-from onnxheadprune.attention.sites.site import Findings, NearMiss, Site
+from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.attention.sites.stored_weights import weights_of
 from onnxheadprune.attention.sites.streams import MAX_BELOW, Streams, is_layer, near
 from onnxheadprune.edit.edits import Edit
@@ -32,7 +33,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contraction_of, operand_indices
 from onnxheadprune.liveness.layouts import mixture_of
 from onnxheadprune.liveness.live import DEAD, Live
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed
 from onnxheadprune.model.graph.facts import (

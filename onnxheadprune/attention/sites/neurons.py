@@ -26,11 +26,12 @@ from onnxheadprune.attention.sites.feed_forward_near_misses import (
     unread,
 )
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
-from onnxheadprune.attention.sites.kinds import CONVOLUTION, FEED_FORWARD, LOW_RANK, MLP, NeuronSite
+from onnxheadprune.attention.sites.near_miss import NearMiss
+from onnxheadprune.attention.sites.neuron_site import CONVOLUTION, FEED_FORWARD, LOW_RANK, MLP, NeuronSite
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import Summed, is_weight, summed, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection, named_apart
-from onnxheadprune.attention.sites.site import Findings, NearMiss, Site, united
+from onnxheadprune.attention.sites.site import Findings, Site, united
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of

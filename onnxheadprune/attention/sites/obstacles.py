@@ -1,39 +1,28 @@
-"""Obstacles to removing a site's heads: a trial sweep that leaves a part of a head, and the node that keeps it.
-
-Heads in a row: the context of one head is an input of another, through weights that sum over all of them.
-
-Such weights read the context like an output projection, but their outputs are queries, keys or values, or are
-multiplied with the context before the projection (squeeze and excite, a gate on the merged heads). A head silenced at
-the projection would still act through other heads, a head silenced at its core would change them:
-two different models, so neither is "the head removed".
-"""
+"""Obstacles to removing a site's heads: a trial sweep that leaves a part of a head, and the node that keeps it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.attention.sites.head_channels import foreign
-from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.heads_in_series import heads_in_series, is_beside
+from onnxheadprune.attention.sites.reductions_ahead import reduction_ahead, returns
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.liveness.consumers import looks_only
-from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import (
     CARRIERS,
-    ELEMENTWISE,
     EXPANDS,
     FLATTENS,
     JOINS,
-    REDUCES,
     SLICES,
     VIEWS,
     WRITES_INTO,
 )
-from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.graph.walks import reachable
 
@@ -65,12 +54,12 @@ def obstacle(
     for node in talking:
         sentence = f"{node.op_type} mixes attention maps across heads (talking heads)"
         return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
-    in_a_row = _cascade(block)
+    in_a_row = heads_in_series(block)
     if in_a_row is not None:
         # What is added to a residual stream reaches all later layers: the stream is the reason, not what reads it.
         return foreign(block, trial, removed) or in_a_row
     for node, refusal in trial.refusals.items():
-        coupled = refusal.reason is Reason.COUPLED and not _is_beside(node, block)
+        coupled = refusal.reason is Reason.COUPLED and not is_beside(node, block)
         if coupled and _holds_heads_back(node, trial, without):
             return refusal
     for value, live in trial.kept.items():
@@ -177,7 +166,7 @@ def _mixing_consumer(value: Value, trial: Sweep, block: Block) -> Refusal | None
         if (use.node.index, use.input_index) in trial.edges:
             continue
         reduction = reduction_ahead(use.node, wanted, 3)
-        if reduction is None or _is_beside(reduction, block):
+        if reduction is None or is_beside(reduction, block):
             continue
         if returns(reduction, trial, MAX_HOPS):
             sentence = (
@@ -186,112 +175,3 @@ def _mixing_consumer(value: Value, trial: Sweep, block: Block) -> Refusal | None
             )
             return Refusal(Reason.COUPLED, reduction.label, value.name, sentence)
     return None
-
-
-def reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
-    """The reduction over a live axis that an unnarrowed consumer leads to, None if it is none within `hops`."""
-    if node in REDUCES:
-        shape, reduced = node.shape(0), reduced_axes(node)
-        if shape is None or reduced is None:
-            return None
-        if not set(live.axes).isdisjoint(reduced):
-            return node
-        if not node.attribute("keepdims", 1):
-            left = [axis for axis in range(len(shape)) if axis not in reduced]
-            live = live.renumbered({axis: left.index(axis) for axis in live.axes})
-    elif node not in ELEMENTWISE:
-        return None
-    if hops == 0:
-        return None
-    for use in node.out.consumers:
-        found = reduction_ahead(use.node, live, hops - 1)
-        if found is not None:
-            return found
-    return None
-
-
-def returns(node: Node, trial: Sweep, hops: int) -> bool:
-    """Return whether the node's result flows into a node that the sweep visited."""
-    if hops == 0:
-        return False
-    for use in node.out.consumers:
-        if use.node in trial.answers:
-            return True
-        if contraction_of(use.node) is None and returns(use.node, trial, hops - 1):
-            return True
-    return False
-
-
-def _cascade(block: Block) -> Refusal | None:
-    """Return why removing one head of a block would change another one, None if it would not."""
-    for projection in block.projections:
-        for core in block.cores:
-            if core.node.scope is projection.node.scope and _is_upstream(projection.node, core.node):
-                return _refusal(projection, core.node)
-    for reader in block.projections if len(block.projections) > 1 else ():
-        beside = list(_beside(reader, block))
-        for projection in block.projections:
-            if projection.node.scope is not reader.node.scope or projection is reader:
-                continue
-            for joint, node in beside:
-                if _is_upstream(projection.node, node):
-                    sentence = (
-                        f"{joint.label} joins the context of each head with what {projection.node.label} computes"
-                        " of all heads"
-                    )
-                    return Refusal(Reason.COUPLED, joint.label, joint.out.name, sentence)
-    return None
-
-
-def _is_beside(node: Node, block: Block) -> bool:
-    """Return whether a node is independent of the heads: no core reads it, and it reads no core.
-
-    Its outputs may be weights of heads (a router, a softmax over gates). They are computed unchanged
-    when a head is removed, and the weights of the remaining heads are picked from them.
-    """
-    cores = [core.node for core in block.cores]
-    return all(core.scope is node.scope for core in cores) and not any(
-        _is_upstream(node, core) or _is_upstream(core, node) for core in cores
-    )
-
-
-def _refusal(projection: Projection, core: Node) -> Refusal:
-    sentence = f"the context of one head is also an input of another head, through {projection.node.label}"
-    return Refusal(Reason.COUPLED, core.label, core.out.name, sentence)
-
-
-def _is_upstream(node: Node, of: Node) -> bool:
-    """Return whether `of` is `node`, or depends on it."""
-
-    def above(current: Node) -> list[Node]:
-        return [producer for producer in current.producers if producer.index >= node.index]
-
-    return node in reachable([of], above)
-
-
-def _beside(reader: Projection, block: Block) -> Iterator[tuple[Node, Node]]:
-    """Yield nodes that combine a value elementwise with the context before a projection, with the value's producer."""
-    way = _way(reader, block)
-    for node in sorted(way, key=lambda item: item.index):
-        beside = [producer for producer in node.producers if producer not in way]
-        yield from ((node, producer) for producer in (beside if node in ELEMENTWISE else ()))
-
-
-def _way(reader: Projection, block: Block) -> frozenset[Node]:
-    """The cores, and the nodes between them and a projection, except other projections."""
-    cores = [core.node for core in block.cores]
-    first, others = min(node.index for node in cores), {item.node for item in block.projections}
-    leads: dict[Node, bool] = dict.fromkeys(cores, True)
-    start = reader.node.inputs[reader.activation[0]]
-    stack = [start.producer] if start is not None and start.producer is not None else []
-    while stack:
-        node = stack[-1]
-        ends = node in leads or node in others or node.index < first
-        ahead = [] if ends else node.producers
-        missing = [producer for producer in ahead if producer not in leads]
-        if missing:
-            stack += missing
-            continue
-        stack.pop()
-        leads.setdefault(node, any(leads[producer] for producer in ahead))
-    return frozenset(node for node, is_on_it in leads.items() if is_on_it)

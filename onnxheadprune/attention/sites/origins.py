@@ -18,14 +18,14 @@ import numpy as np
 
 from onnxheadprune.attention.sites.attention_axes import lies_along_heads, weighs_stored_values
 from onnxheadprune.attention.sites.head_channels import is_picked
-from onnxheadprune.attention.sites.kinds import NeuronSite
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,

@@ -26,9 +26,10 @@ from onnxheadprune.liveness.packed_blocks import (
     why_not_cut,
 )
 from onnxheadprune.liveness.sweep_result import Seed
+from onnxheadprune.model.graph.element_types import type_of
 from onnxheadprune.model.graph.facts import AVERAGES, IGNORES_ZEROS, SUMS_VALUES
 from onnxheadprune.model.graph.view import Node, Scope, Use, Value
-from onnxheadprune.model.graph.walks import stored_behind, type_of
+from onnxheadprune.model.graph.walks import stored_behind
 from onnxheadprune.model.tensors import FLOATS
 
 

@@ -25,7 +25,7 @@ from onnxheadprune.attention.sites.streams import (
 )
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.emptied_branches import bias_of
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.model.graph.facts import (
     ADDS_AND_NORMALIZES,
     CASTS,

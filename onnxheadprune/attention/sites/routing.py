@@ -13,7 +13,8 @@ import numpy.typing as npt
 from onnxheadprune.attention.sites.routing_values import End
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.registry import Answer, Refusal
+from onnxheadprune.liveness.refusals import Refusal
+from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.graph.facts import EQUALS, MARKS_NUMBERS

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.kinds import MixtureSite
+from onnxheadprune.attention.sites.mixture_site import MixtureSite
 from onnxheadprune.attention.sites.routing import Routing
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import nodes

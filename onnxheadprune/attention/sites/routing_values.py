@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.liveness.consumers import carried, moved_axes, on_all_outputs
+from onnxheadprune.liveness.carriers import carried, moved_axes, on_all_outputs
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.facts import (
     ACCUMULATES,
@@ -48,9 +48,9 @@ from onnxheadprune.model.graph.facts import (
     VIEWS,
     WRITES_INTO,
 )
+from onnxheadprune.model.graph.scalars import uniform
 from onnxheadprune.model.graph.tables import ARITHMETIC, choice_of, roles_of
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.graph.walks import uniform
 
 INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 MOVES = VIEWS | FLATTENS | CASTS | EXPANDS | TILES | SLICES | SPLITS | JOINS

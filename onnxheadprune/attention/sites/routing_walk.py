@@ -47,7 +47,7 @@ from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.layouts import EXPERTS, mixture_of
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.facts import (
     CHOOSES_ELEMENTS,
@@ -64,9 +64,9 @@ from onnxheadprune.model.graph.facts import (
     WRITES_INTO,
 )
 from onnxheadprune.model.graph.reductions import reduced_axes
+from onnxheadprune.model.graph.scalars import uniform
 from onnxheadprune.model.graph.tables import Choice, choice_of, roles_of
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.graph.walks import uniform
 
 
 def routing_of(router: Node, live: Live, experts: int) -> Routing:

@@ -31,7 +31,7 @@ from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contra
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.model.graph.dims import Shape, divisor
 from onnxheadprune.model.graph.view import Node, Value

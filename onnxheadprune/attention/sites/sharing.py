@@ -15,7 +15,7 @@ from operator import or_
 from onnxheadprune.attention.sites.evidence import stored_weights
 from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Partition
-from onnxheadprune.liveness.consumers import carrier_outputs
+from onnxheadprune.liveness.carriers import carrier_outputs
 from onnxheadprune.liveness.layouts import layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep_result import Sweep

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.edit.records import RecordedUnits
 from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.liveness.live import DEAD, Live
-from onnxheadprune.liveness.registry import Answer, Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
+from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.sweep_result import Seed
 from onnxheadprune.model.analysis_errors import NotAnalysed
-from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 OPERATIONS, BYTES = "operations", "bytes"
@@ -345,41 +346,6 @@ class Site:
             f"leave its {len(self.groups)} KV heads with different numbers of query heads"
             f" (groups {', '.join(','.join(map(str, self.original(group))) for group in self.groups)})"
         )
-
-
-@one_line()
-@dataclass(frozen=True)
-class NearMiss:
-    """A candidate that is no site, with the reason.
-
-    Attributes:
-        node: label of the projection, or of the attention.
-        obstacle: why it is none.
-        units: the name of the units of such a site.
-        fixed: tries whether the units are found once all inputs have fixed sizes; None where they have.
-    """
-
-    node: str
-    obstacle: Refusal
-    units: str = "heads"
-    fixed: Callable[[], bool] | None = field(default=None, compare=False, repr=False)
-
-    @cached_property
-    def reason(self) -> Refusal:
-        """The obstacle, with whether fixed sizes help, which is tried for those who read it."""
-        if self.fixed is None:
-            return self.obstacle
-        if self.fixed():
-            advice = f"in an export with fixed sizes its {self.units} are found"
-        elif self.obstacle.reason.hides_axes:
-            advice = "fixed sizes would not help"
-        else:
-            return self.obstacle
-        return replace(self.obstacle, sentence=f"{self.obstacle.sentence}; {advice}")
-
-    def to_dict(self) -> dict[str, str]:
-        """The near miss as JSON-ready data."""
-        return {"node": self.node, "reason": self.reason.sentence, "units": self.units}
 
 
 class Findings(NamedTuple):

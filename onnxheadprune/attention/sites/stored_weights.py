@@ -1,16 +1,9 @@
-"""Stored weights of units: their size, inseparable units, and reasons why units cannot be removed.
-
-A silenced context adds nothing to a quantized sum only if writer and reader use the same zero point.
-
-A head that is multiplied by zero before a quantizer becomes that quantizer's zero point. A reader of the
-integers subtracts a zero point too; if it is another one, a silenced head still adds a constant, and a removed one
-would not.
-"""
+"""Stored weights of units: their size, inseparable units, and reasons why units cannot be removed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -19,87 +12,15 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites.grouping import Partition
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.zero_points import why_zero_is_lost
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.packed_blocks import is_packed, weights_per_element
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask
 from onnxheadprune.liveness.sweep_result import Sweep
-from onnxheadprune.model.graph.facts import (
-    DEQUANTIZES,
-    DROPOUTS,
-    EXPANDS,
-    FLATTENS,
-    GATHERS,
-    JOINS,
-    MEASURES_SCALE,
-    PADS,
-    SLICES,
-    SPLITS,
-    VIEWS,
-)
-from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
-from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.graph.view import GraphView, Use, Value
 from onnxheadprune.model.storage.tensors import stored_size
-
-PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS | EXPANDS
-"""Nodes without arithmetic: what is zero above is zero below."""
-MAX_NODES = 256
-
-
-def _why_zero_is_lost(projection: Projection, unit: str) -> str | None:
-    """Return why silenced units would still add something to a projection's sum, None if they add nothing."""
-    for reader, index in _readers(projection):
-        asked = roles_of(reader).zero_points[index]
-        for zero in _written(reader.inputs[index]):
-            if not _same(zero, reader.input(asked)):
-                return (
-                    f"{reader.label} takes another zero point off the context than its quantizer added, so that a"
-                    f" silenced {unit} still adds a constant"
-                )
-    return None
-
-
-def _readers(projection: Projection) -> Iterator[tuple[Node, int]]:
-    """The projection itself if it reads integers, and dequantizers right above it."""
-    node, index = projection.node, projection.activation[0]
-    if index in roles_of(node).zero_points:
-        yield node, index
-    for value in _above(node.inputs[index]):
-        if value.producer is not None and value.producer in DEQUANTIZES:
-            yield value.producer, 0
-
-
-def _written(value: Value | None) -> Iterator[Value | None]:
-    """The known zero points of the quantizers upstream."""
-    for source in _above(value):
-        node = source.producer
-        if node is not None and node in MEASURES_SCALE:
-            yield node.outputs[2] if len(node.outputs) > 2 else None
-        elif node is not None and (zero := roles_of(node).output_zero) is not None:
-            yield node.input(zero)
-
-
-def _above(value: Value | None) -> Iterator[Value]:
-    """Yield the sources of a value through views and unions alone."""
-
-    def passed(item: Value) -> list[Value]:
-        node = item.producer
-        if node is None or node not in PASSING:
-            return []
-        return node.sources if node in JOINS else node.sources[:1]
-
-    walk = reachable([] if value is None else [value], passed, MAX_NODES)
-    return (item for item in walk if not passed(item))
-
-
-def _same(left: Value | None, right: Value | None) -> bool:
-    if left is right:
-        return True
-    numbers = [np.zeros(()) if value is None else value.literal() for value in (left, right)]
-    first, second = numbers
-    return first is not None and second is not None and bool(np.all(first == second))
 
 
 def units_together(projections: Iterable[Projection], count: int) -> tuple[tuple[int, ...], ...]:
@@ -121,7 +42,7 @@ def why_not_cut(site: Site) -> Refusal | None:
         if packed is not None:
             return _refused(Reason.OPAQUE_WEIGHTS, item, packed)
     for item in site.projections:
-        lost = _why_zero_is_lost(item, site.UNIT)
+        lost = why_zero_is_lost(item, site.UNIT)
         if lost is not None:
             return _refused(Reason.COUPLED, item, lost)
     return None

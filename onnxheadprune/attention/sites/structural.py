@@ -17,8 +17,8 @@ from onnxheadprune.attention.sites.attention_near_misses import (
     left_out,
     shared_by_heads,
 )
-from onnxheadprune.attention.sites.attention_site import AttentionSite, united
-from onnxheadprune.attention.sites.core import Core, Trace, features, head_shape
+from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.core import Core, Trace, head_shape
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy
 from onnxheadprune.attention.sites.evidence import rows_of_stored_queries
 from onnxheadprune.attention.sites.grouping import Block, Candidate, group, merge_branches
@@ -33,8 +33,9 @@ from onnxheadprune.attention.sites.products import (
     weight_contraction,
 )
 from onnxheadprune.attention.sites.projection import named_apart
+from onnxheadprune.attention.sites.score_products import features
 from onnxheadprune.attention.sites.shared_layers import are_heads
-from onnxheadprune.attention.sites.site import handed_out
+from onnxheadprune.attention.sites.site import handed_out, united
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.summed_heads import blended
 from onnxheadprune.attention.sites.trace import Tracer
@@ -42,7 +43,7 @@ from onnxheadprune.liveness.consumers import content_uses
 from onnxheadprune.liveness.contraction import contraction_of, operands
 from onnxheadprune.liveness.domain import POSITIONS, Masks
 from onnxheadprune.liveness.layouts import is_fused
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask, ask_about
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Sweep

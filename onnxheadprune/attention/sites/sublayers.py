@@ -13,7 +13,6 @@ from dataclasses import replace
 
 from onnxheadprune.attention.sites.feed_forward_near_misses import feeds_attention
 from onnxheadprune.attention.sites.grouping import Partition
-from onnxheadprune.attention.sites.kinds import SublayerSite, TermSite
 from onnxheadprune.attention.sites.origins import BENDS
 from onnxheadprune.attention.sites.products import Summed, is_weight, summed
 from onnxheadprune.attention.sites.projection import Projection, emptied, named_apart
@@ -21,6 +20,7 @@ from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term,
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.attention.sites.stored_weights import weights_of
 from onnxheadprune.attention.sites.streams import CHOICES, MAX_BEHIND, Streams, addends, near
+from onnxheadprune.attention.sites.sublayer_site import SublayerSite, TermSite
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.facts import (
     ADDS_ALL,

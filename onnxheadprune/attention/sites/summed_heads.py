@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from onnxheadprune.attention.sites.attention_near_misses import sums_to_one
-from onnxheadprune.attention.sites.core import Core, score_products
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.attention.sites.products import (
     MAX_UPSTREAM,
@@ -20,9 +20,10 @@ from onnxheadprune.attention.sites.products import (
     is_product,
     upstream,
 )
+from onnxheadprune.attention.sites.score_products import score_products
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.layouts import is_fused
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, REDUCES
 from onnxheadprune.model.graph.reductions import reduced_axes
 from onnxheadprune.model.graph.view import Node, Value

@@ -29,7 +29,7 @@ from onnxheadprune.liveness.contraction import CONVOLUTIONS, Contraction, contra
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.live import Array, Live, Runs
-from onnxheadprune.liveness.registry import Reason, Refusal
+from onnxheadprune.liveness.refusals import Reason, Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
 from onnxheadprune.model.graph.facts import JOINS, REDUCES
 from onnxheadprune.model.graph.tables import roles_of

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
 from onnxheadprune.model.graph.facts import (
     CASTS,

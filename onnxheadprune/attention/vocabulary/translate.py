@@ -13,12 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.masking import graph_of
+from onnxheadprune.attention.insertion import graph_of
 from onnxheadprune.attention.vocabulary.find import Vocabulary
 from onnxheadprune.attention.vocabulary.token_logits import Logits
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MAIN, MARK, InsertNode
 from onnxheadprune.model.graph.view import GraphView, Value
+from onnxheadprune.model.messages import copied
 
 KEPT = f"{MARK}_kept"
 IDS = f"{MARK}_ids"
@@ -68,8 +69,7 @@ def translated(
         kept: the original's id of each new one.
         pick: makes the node that outputs logits.
     """
-    made = ModelProto()
-    made.CopyFrom(view.model)
+    made = copied(view.model)
     stored: dict[str, npt.NDArray[np.generic]] = {}
     for name in vocabulary.inputs:
         for use in view.main.values[name].consumers:

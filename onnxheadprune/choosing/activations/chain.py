@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from onnx import helper
 
-from onnxheadprune.attention.sites.attention_site import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.kept import Kept, Room
 from onnxheadprune.choosing.activations.linear import Linear

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.quantized import numbers_of
-from onnxheadprune.attention.sites.attention_site import Site
 from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError, Rows, gather
@@ -22,7 +22,7 @@ from onnxheadprune.data.drift import token_rows
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 from onnxheadprune.liveness.rule_calls import ask_about
 from onnxheadprune.model.graph.facts import AVERAGES, DEQUANTIZES, PACKS_BLOCKS, QUANTIZERS
 from onnxheadprune.model.graph.tables import roles_of

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxheadprune.attention.quantized import Grid
-from onnxheadprune.attention.sites.attention_site import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.chain import Cut, changed_by_cut
 from onnxheadprune.choosing.activations.contexts import missing

@@ -20,7 +20,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxheadprune.attention.main_graph_copy import others
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.choosing.compensation.tasks import refittable
 from onnxheadprune.choosing.compensation.trainable import trainable

@@ -16,8 +16,8 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxheadprune.attention.sites.attention_site import Site
 from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.boundaries import Flow
 from onnxheadprune.choosing.activations.linear import Linear, feeders
 from onnxheadprune.edit.both_branches import counts_where

@@ -23,12 +23,13 @@ from onnxheadprune.choosing.gradients.forward import (
     taken_apart,
     widened,
 )
-from onnxheadprune.edit.gradients import GRADIENTS, Attribute, Constant, Step, Term, UnknownShapeError, Writer
+from onnxheadprune.edit.gradient_terms import Attribute, Term, Writer
+from onnxheadprune.edit.gradients import GRADIENTS, Constant, Step, UnknownShapeError
 from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.facts import DEQUANTIZES, TRANSPOSES, opset_of
-from onnxheadprune.model.graph.restated import converted_to
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.opset_conversion import converted_to
 from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.operators import annotated

@@ -17,15 +17,8 @@ from onnx import (
     numpy_helper,
 )
 
-from onnxheadprune.edit.gradients import (
-    DECOMPOSITIONS,
-    GRADIENTS,
-    Constant,
-    Step,
-    Term,
-    UnknownShapeError,
-    Writer,
-)
+from onnxheadprune.edit.gradient_terms import Term, Writer
+from onnxheadprune.edit.gradients import DECOMPOSITIONS, GRADIENTS, Constant, Step, UnknownShapeError
 from onnxheadprune.edit.submodel import needed_nodes, read_by
 from onnxheadprune.model.bodies import bodies_of, graphs_in
 from onnxheadprune.model.graph.facts import QUANTIZES

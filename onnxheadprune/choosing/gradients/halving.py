@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxheadprune.choosing.gradients.differentiate import Gradient
 from onnxheadprune.choosing.gradients.forward import names_of
-from onnxheadprune.edit.gradients import Term, Writer
+from onnxheadprune.edit.gradient_terms import Term, Writer
 from onnxheadprune.model.graph.facts import MULTIPLIES_FLOATS, SUMS_PRODUCTS
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.operators import annotated

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.attention_site import Site, Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain, Cut
 from onnxheadprune.choosing.activations.contexts import (
     context_moments,

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from onnxheadprune.attention.head_specs import is_legal
+from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.sites.site import Site, united
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.emptied_branches import bias_of
-from onnxheadprune.liveness.registry import Refusal
+from onnxheadprune.liveness.refusals import Refusal
 
 Heads = frozenset[int]
 Move = frozenset[int]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.attention_site import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.scores import MAX_SCORES
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError

@@ -7,9 +7,10 @@ from collections.abc import Collection
 from concurrent.futures import Executor
 
 from onnxheadprune.attention.main_graph_copy import observed
-from onnxheadprune.attention.sites.attention_site import Site, Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE, every_kind, scorable, wishable
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.scores import (
     DATA_FREE,

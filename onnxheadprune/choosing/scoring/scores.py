@@ -15,8 +15,8 @@ from pathlib import PurePath
 from typing import Any, get_args
 
 from onnxheadprune.attention.head_specs import most_units
-from onnxheadprune.attention.sites.attention_site import Site
 from onnxheadprune.attention.sites.kinds import KINDS, called, every_kind, key_of, kind_at, kind_of_key
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import Html, card, line, one_line, squares, table
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text

@@ -38,7 +38,7 @@ import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper, parser
 
 from onnxheadprune.attention.masking import with_variables
-from onnxheadprune.attention.sites.attention_site import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.parts import context_of, require_main, run_feed
 from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
 from onnxheadprune.choosing.scoring.scores import FISHER, TAYLOR

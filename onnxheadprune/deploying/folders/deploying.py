@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.attention.head_specs import original_groups
 from onnxheadprune.attention.io_changes import Contract
+from onnxheadprune.attention.legal_cuts import original_groups
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import called, kind_of
 from onnxheadprune.deploying.clients.contract import CONFIG, CachedSite, ConfigChange, Deployment, FileFacts

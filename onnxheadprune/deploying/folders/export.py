@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from onnx import TensorProto
 
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.data.beside import SHELF
 from onnxheadprune.errors import HeadPruneError, ModelError, UsageError

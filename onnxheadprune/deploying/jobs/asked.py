@@ -18,7 +18,8 @@ from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import decided
 from onnxheadprune.settings.cutting import Recovering, Scoring
 from onnxheadprune.settings.inputs import RANDOM, Running, Samples
-from onnxheadprune.validation.request import ValidationRequest, load_metric
+from onnxheadprune.validation.metric import load_metric
+from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.quantize import QuantizeRequest
 from onnxheadprune.workflow.requests import (
     Choice,

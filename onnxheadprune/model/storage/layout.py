@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune.errors import ModelError
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.folder import write_all
 from onnxheadprune.model.storage.reading import BLOCK, Opened, Part, parts
 from onnxheadprune.model.storage.tensors import (
@@ -144,8 +145,7 @@ def lay_out(
     Returns:
         The layout, and the bytes of data that stay inside the model.
     """
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     stored = list(tensors_of(copy))
     sizes = {position: _size(item) for position, item in enumerate(stored)}
     out = {position for position, item in enumerate(stored) if _goes_out(item, external, own)}
@@ -164,13 +164,13 @@ def lay_out(
             place = shared.get(key := _key(tensor))
             if place is None:
                 offset = -(-end // alignment) * alignment
-                place = Placed(_copy(tensor), offset, sizes[position])
+                place = Placed(copied(tensor), offset, sizes[position])
                 placed.append(place)
                 end = offset + place.length
                 shared[key] = place
             refer(tensor, Span(location, place.offset, place.length))
         elif is_outside(tensor):
-            spliced.append(Placed(_copy(tensor), -1, sizes[position]))
+            spliced.append(Placed(copied(tensor), -1, sizes[position]))
             hold(tensor, token(prefix, len(spliced) - 1))
         elif _was_outside(tensor):
             hold(tensor, tensor.raw_data)
@@ -218,12 +218,6 @@ def _key(tensor: TensorProto) -> object:
     if is_outside(tensor):
         return span_of(tensor), cuts_of(tensor)
     return bytes(tensor.raw_data) if len(tensor.raw_data) < BIG else id(tensor)
-
-
-def _copy(tensor: TensorProto) -> TensorProto:
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
-    return copy
 
 
 @dataclass(frozen=True)

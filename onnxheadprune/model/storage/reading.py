@@ -19,6 +19,7 @@ import numpy.typing as npt
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune.errors import ModelError
+from onnxheadprune.model.messages import copied
 from onnxheadprune.model.storage.system import BINARY, read_at
 from onnxheadprune.model.storage.tensors import (
     BITS,
@@ -180,8 +181,7 @@ def in_memory(tensor: TensorProto, sources: Sources) -> TensorProto:
     Raises:
         ModelError: if it cannot be read.
     """
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
+    copy = copied(tensor)
     if is_outside(copy):
         hold(copy, tensor_bytes(tensor, sources))
     return copy
@@ -306,8 +306,7 @@ def hydrated(model: ModelProto, sources: Sources) -> ModelProto:
     touched = [item for item in tensors_of(model) if item.tensor.external_data]
     if not touched:
         return model
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    copy = copied(model)
     for stored in tensors_of(copy):
         if is_outside(stored.tensor):
             hold(stored.tensor, tensor_bytes(stored.tensor, sources))

@@ -18,7 +18,7 @@ from functools import partial
 
 import numpy as np
 
-from onnxheadprune.attention.sites.attention_site import Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.benchmarking.runner import bench

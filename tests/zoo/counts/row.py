@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxheadprune.attention.layers import Layer
-from onnxheadprune.attention.sites.attention_site import AttentionSite, Sites
+from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.attention_site import AttentionSite
 
 
 @dataclass(frozen=True)

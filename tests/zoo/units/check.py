@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
 from onnxheadprune.edit.apply import apply_plan

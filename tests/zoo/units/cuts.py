@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.attention.layers import layers
-from onnxheadprune.attention.sites.attention_site import Sites
-from onnxheadprune.attention.sites.kinds import NeuronSite
+from onnxheadprune.attention.sites.all_sites import Sites
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import Site
 
 NEURONS, LAYERS = "neurons", "layers"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from onnxheadprune.attention.sites.attention_site import Sites
+from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.site import Site
 from tests.zoo.build import Workshop
 from tests.zoo.case import Case

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.kinds import NeuronSite
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.contexts import projection_matrix

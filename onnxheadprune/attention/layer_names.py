@@ -1,0 +1,149 @@
+"""Layers by the names of their sites: the numbers in module paths that count layers."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import groupby, pairwise, takewhile
+from typing import NamedTuple, TypeAlias
+
+from onnxheadprune.attention.sites.site import Site
+
+Stack: TypeAlias = tuple[str, ...]
+"""The module path that layers have in common, without their numbers: ("encoder", "layers")."""
+
+_SPOKEN = ("layer", "layers", "h", "block", "blocks")
+"""Names of stacks whose numbers count layers, also where each layer holds a single residual branch."""
+_NUMBERED = re.compile(r"(.*?)[._-]*(\d{1,4})")
+_REPEATED = re.compile(r"#\d+$")
+"""The running number of sites with equal names."""
+_UNSAFE = re.compile(r"[\s:*,]+")
+"""Characters that separate the parts of a spec, and so cannot be in the key of a layer."""
+
+
+class Place(NamedTuple):
+    """One number in a module path: the stack that it counts in, the number, and the path up to it."""
+
+    stack: Stack
+    number: int
+    path: Stack
+
+    @property
+    def shape(self) -> Stack:
+        """The stack without the numbers in its path: the stages of a pyramid are alike."""
+        return tuple("*" if part.isdecimal() else part for part in self.stack)
+
+
+def layers_by_name(sites: Sequence[Site]) -> dict[Stack, dict[int, list[tuple[Place, Site]]]]:
+    """Return the layers that the names of sites tell, by stack and number; nothing where they tell none.
+
+    A module path may hold several numbers: T5 calls a sublayer `encoder.block.3.layer.1`, Swin a layer
+    `layers.2.blocks.5`, and a `Sequential` numbers whatever it holds. A number counts layers where what it numbers
+    holds an attention and something beside it; of several such numbers the innermost does.
+    """
+    counting = _counting(sites)
+    stacks: dict[Stack, dict[int, list[tuple[Place, Site]]]] = defaultdict(lambda: defaultdict(list))
+    for site in sites:
+        place = next((place for place in reversed(_places(site)) if place.shape in counting), None)
+        if place is not None:
+            stacks[place.stack][place.number].append((place, site))
+    return stacks
+
+
+def common_path(names: Iterable[str]) -> Stack:
+    """Return the module path that some names begin with, without a number at its end."""
+    paths = [re.split(r"[./]", name) for name in names]
+    common = [parts[0] for parts in takewhile(lambda some: len(set(some)) == 1, zip(*paths, strict=False))]
+    while common and _NUMBERED.fullmatch(common[-1]):
+        common.pop()
+    return tuple(common)
+
+
+def _places(site: Site) -> list[Place]:
+    """Return the numbers in the module path of a site, from the outermost on."""
+    parts = [part for part in re.split(r"[./]", _REPEATED.sub("", site.name)) if part]
+    places = []
+    for position, part in enumerate(parts):
+        found = _NUMBERED.fullmatch(part)
+        # A bare number counts in the module before it, "layer_3" in the modules "layer" beside it.
+        if found is None or not (position or found[1]) or found[1] == site.UNNAMED:
+            continue
+        word = (found[1],) if found[1] else ()
+        places.append(Place((*parts[:position], *word), int(found[2]), tuple(parts[: position + 1])))
+    return places
+
+
+def _counting(sites: Sequence[Site]) -> Collection[Stack]:
+    """Return the shapes of the stacks whose numbers count layers."""
+    held: dict[Stack, dict[tuple[Stack, int], list[Site]]] = defaultdict(lambda: defaultdict(list))
+    for site in sites:
+        for place in _places(site):
+            held[place.shape][place.stack, place.number].append(site)
+    begins = any(site.LAYER == "begin" for site in sites)
+    together, alone = set(), []
+    for shape, numbered in held.items():
+        beginning = [[not begins or site.LAYER == "begin" for site in found] for found in numbered.values()]
+        if len(numbered) == 1 and _is_repeated(numbered):
+            continue
+        if any(len(found) > 1 and any(found) for found in beginning):
+            if not begins or not any(_holds_layers(found, len(shape)) for found in numbered.values()):
+                together.add(shape)
+        elif all(map(any, beginning)) or (shape[-1] in _SPOKEN and not _alternates(numbered)):
+            own = [site for found in numbered.values() for site in found]
+            if not _are_between(sites, own):
+                alone.append(shape)
+    # Without a number that holds several sites, the outermost one that holds attention is the layer's.
+    return together or set(sorted(alone, key=len)[:1])
+
+
+def _are_between(sites: Sequence[Site], some: Sequence[Site]) -> bool:
+    """Return whether other blocks lie between some sites: their numbers are not those of whole layers."""
+    places = [place for place, site in enumerate(sites) if site in some]
+    between = sites[places[0] : places[-1]]
+    return any(site.LAYER != "begin" and site not in some for site in between)
+
+
+def _alternates(numbered: Mapping[tuple[Stack, int], Sequence[Site]]) -> bool:
+    """Return whether numbers count sublayers: attention and network one after the other, or no attention at all."""
+    begins = [found[0].LAYER == "begin" for _, found in sorted(numbered.items())]
+    return not any(begins) or all(one != other for one, other in pairwise(begins))
+
+
+def _holds_layers(sites: Sequence[Site], depth: int) -> bool:
+    """Return whether sites of one number are several layers: an attention follows a block, under a number of its own.
+
+    Args:
+        sites: in graph order.
+        depth: parts of the module path before the number.
+    """
+    runs = [list(run) for begins, run in groupby(sites, lambda site: site.LAYER == "begin") if begins]
+    inner = [
+        [
+            tuple((place.stack, place.number) for place in _places(site) if len(place.stack) > depth)[-1:]
+            for site in run
+        ]
+        for run in runs
+    ]
+    # A decoder's layer has two attentions in a row, under one number.
+    own = [set(numbers) for numbers in inner]
+    apart = sum(map(len, own)) == len(set().union(*own))
+    return len(runs) > 1 and apart and all(number for numbers in inner for number in numbers)
+
+
+def _is_repeated(numbered: Mapping[tuple[Stack, int], Iterable[Site]]) -> bool:
+    """Return whether one module runs several times: its number is that of none of its runs."""
+    return any(_REPEATED.search(site.name) for found in numbered.values() for site in found)
+
+
+def stack_labels(stacks: Sequence[Stack]) -> dict[Stack, str]:
+    """Return what stands before the numbers of each stack: what tells its path from those of the others."""
+    first = stacks[0] if stacks else ()
+    shortest = min(map(len, stacks), default=0)
+    front = next((n for n in range(shortest) if any(stack[n] != first[n] for stack in stacks)), shortest)
+    back = next(
+        (n for n in range(shortest - front) if any(stack[-1 - n] != first[-1 - n] for stack in stacks)),
+        shortest - front,
+    )
+    own = {stack: ".".join(stack[front : len(stack) - back]) for stack in stacks}
+    return {stack: f"{_UNSAFE.sub('_', label)}." if label else "" for stack, label in own.items()}

@@ -1,0 +1,101 @@
+"""Mixtures of experts as a kind of unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnxheadprune.attention.sites.site import BYTES, SPAN, Site
+
+if TYPE_CHECKING:
+    from onnxheadprune.attention.sites.routing import Routing
+    from onnxheadprune.liveness.registry import Answer
+    from onnxheadprune.model.graph.view import Node
+
+
+UNSEEN = "no value of the graph tells which experts are chosen"
+
+
+ALL_USED = "each token goes through all of its experts"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MixtureSite(Site):
+    """The experts that one router chooses from.
+
+    Attributes:
+        routing: the path of its scores.
+        shared: keys of the feed-forward blocks of the shared experts.
+    """
+
+    UNIT = "expert"
+    UNITS = "experts"
+    BLOCK = "mixture"
+    TITLE = "mixture-of-experts block"
+    KEY = "moe."
+    FROM = 3 * SPAN
+    FIELD = "mixtures"
+    UNNAMED = "mixture"
+    WIDE = False
+    ROUTED = True
+    METHODS = ("reap", "frequency", "activation", "ablation", "random")
+    SAVES = BYTES
+    ALL_GROUPS_STAY = True
+    COUNTED_BY = ("num_local_experts", "num_experts", "n_routed_experts")
+    FOUND_BY = "onnxheadprune.attention.sites.mixtures"
+
+    routing: Routing
+    shared: tuple[str, ...] = ()
+
+    @property
+    def only_named(self) -> str | None:
+        """Why its experts are never selected by data, None if data shows which experts tokens are routed to."""
+        if not self.routing.chosen:
+            return ALL_USED
+        return None if self.routing.picks else UNSEEN
+
+    def answers(self, units: Iterable[int]) -> dict[Node, Answer]:
+        """Return the answers of the operators in which scores of experts meet."""
+        return self.routing.answers(tuple(units))
+
+    def why_too_few(self, units: Sequence[int]) -> str | None:
+        """Return why experts cannot be removed together: enough must remain to choose for each token."""
+        return self.routing.why_too_few(units)
+
+    def uneven(self) -> str:
+        """Return the error if groups lose different numbers of experts."""
+        return f"leave the {len(self.groups)} groups of its router with different numbers of experts, or with none"
+
+    def inner(self, sites: Iterable[Site]) -> tuple[Site, ...]:
+        """Those of the given sites that lie inside experts which are separate networks."""
+        return tuple(
+            site
+            for site in sites
+            if site is not self and self.routing.holds(item.node for item in site.projections)
+        )
+
+    @property
+    def elsewhere(self) -> str:
+        """A hint for an error about an expert that does not exist: the block of the shared expert."""
+        keys = " and ".join(self.shared)
+        return keys and f"; the shared expert is a feed-forward block, {keys}: remove its neurons or all"
+
+    @property
+    def details(self) -> dict[str, str]:
+        """The number of experts chosen per token, the shared experts, and the size of a routed one in bytes."""
+        shared = {"shared": " ".join(self.shared)} if self.shared else {}
+        return {
+            "chosen": f"{self.routing.chosen:,}" if self.routing.chosen else "all",
+            **shared,
+            "bytes each": f"{self.bytes // self.num_units:,}",
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mixture as JSON-ready data (a part of the contract of `inspect --json`)."""
+        return super().to_dict() | {
+            "chosen_per_token": self.routing.per_token,
+            "shared_experts": list(self.shared),
+            "groups": len(self.groups),
+            "bytes_per_expert": self.bytes // self.num_units,
+        }

@@ -1,0 +1,70 @@
+"""Feed-forward blocks as a kind of unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onnxheadprune.attention.sites.site import SPAN, Site
+
+FEED_FORWARD = "feed-forward"
+"""A branch of a residual stream, with an activation or a gate."""
+
+
+CONVOLUTION = "convolution"
+"""Convolutions of stems and backbones, whose windows span several positions, or that no residual stream goes around."""
+
+
+LOW_RANK = "low-rank"
+"""Nothing but a product of two matrices: no activation between the layers."""
+
+
+MLP = "mlp"
+"""Layers with an activation that no residual stream goes around: poolers, classifiers, projectors."""
+
+
+PICKED = "its units are those of experts that a router chooses, and data says nothing of these"
+
+
+NO_ACTIVATION = "its units are the ranks of a product of two matrices, with no activation in between"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NeuronSite(Site):
+    """One feed-forward block; its units are neurons, numbered in the order in which the second linear layer reads them.
+
+    Its `kind` is one of the words above.
+    """
+
+    UNIT = "neuron"
+    UNITS = "neurons"
+    BLOCK = "block"
+    TITLE = "feed-forward block"
+    KEY = "ffn."
+    FROM = SPAN
+    FIELD = "feed_forward"
+    UNNAMED = "feed_forward"
+    LAYER = "part"
+    FOUND_BY = "onnxheadprune.attention.sites.neurons"
+
+    @property
+    def is_branch(self) -> bool:
+        """True if it is a branch of a residual stream, as sublayers are; stems and heads are none."""
+        return self.kind == FEED_FORWARD
+
+    @property
+    def experts(self) -> int:
+        """The number of experts of a block in one operator, whose neurons are numbered expert by expert."""
+        return 1
+
+    @property
+    def only_named(self) -> str | None:
+        """Why its neurons are removed only if named, None if they can be scored."""
+        weights = [item.operand for item in self.projections]
+        if any(weight is None or not weight.is_constant for weight in weights):
+            return PICKED
+        return NO_ACTIVATION if self.kind == LOW_RANK else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block as JSON-ready data (a part of the contract of `inspect --json`)."""
+        return super().to_dict() | {"experts": self.experts}

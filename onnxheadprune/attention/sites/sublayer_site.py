@@ -1,0 +1,39 @@
+"""Whole residual branches as a kind of unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxheadprune.attention.sites.site import SPAN, Site
+
+ALONE = "a sublayer has no units to choose among"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SublayerSite(Site):
+    """One innermost residual branch; it has one unit, itself."""
+
+    UNIT = "sublayer"
+    UNITS = "sublayers"
+    BLOCK = "sublayer"
+    TITLE = "other sublayer"
+    KEY = "sublayer."
+    FROM = 2 * SPAN
+    FIELD = "sublayers"
+    UNNAMED = "sublayer"
+    LAYER = "begin"
+    WHOLE = True
+    CHOSEN = False
+    FOUND_BY = "onnxheadprune.attention.sites.sublayers"
+
+    @property
+    def only_named(self) -> str:
+        """Why it is never selected by data."""
+        return ALONE
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TermSite(SublayerSite):
+    """A residual branch as what a sum adds to its stream: no layer at its end outputs its bias without the others."""
+
+    LAYER = "part"
