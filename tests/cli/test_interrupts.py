@@ -15,6 +15,7 @@ from PIL import Image
 
 from onnxheadprune.cli.outcome import INTERRUPTED
 from tests import toys
+from tests.sources import FILES, nodes
 from tests.conftest import ROOT, SAMPLES
 
 PACKAGE = ROOT / "onnxheadprune"
@@ -74,8 +75,8 @@ ELSEWHERE = {"click", "olive", "onnx_graphsurgeon"}
 def roots() -> set[str]:
     """All packages of others that are imported anywhere."""
     found: set[str] = set()
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path in FILES:
+        for node in nodes(path):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -115,7 +116,7 @@ def test_an_interrupt_while_a_library_is_imported(library: str, kind: str, place
 
 def sentences(path: Path) -> Iterator[tuple[int, bool]]:
     """Handlers that make a sentence of a failed import, or of whatever came, and whether they heed interrupts."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if not isinstance(node, ast.ExceptHandler) or not isinstance(node.type, ast.Name):
             continue
         raises = [item for item in ast.walk(node) if isinstance(item, ast.Raise) and item.exc is not None]
@@ -127,8 +128,6 @@ def sentences(path: Path) -> Iterator[tuple[int, bool]]:
 def test_every_sentence_about_an_import_heeds_interrupts() -> None:
     """For users of the Python API, whose signals are their own."""
     found = {
-        (str(path.relative_to(PACKAGE)), line): heeds
-        for path in PACKAGE.rglob("*.py")
-        for line, heeds in sentences(path)
+        (str(path.relative_to(PACKAGE)), line): heeds for path in FILES for line, heeds in sentences(path)
     }
     assert len(found) > 3 and all(found.values()), found

@@ -17,6 +17,7 @@ from onnxheadprune.attention.sites.kinds import called, every_kind
 from onnxheadprune.attention.sites.site import SPAN, Site
 from tests import toys_layers
 from tests.conftest import ROOT, Command
+from tests.sources import nodes
 
 INSIDE = re.compile(r"(?<![\d.])[1-9]\d{6}(?!\d)")
 """What the index of a site beside attention looks like."""
@@ -111,7 +112,7 @@ def test_no_source_prints_an_index() -> None:
     found = [
         f"{path.name}:{node.lineno}"
         for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes(path)
         if isinstance(node, ast.FormattedValue)
         if isinstance(shown := node.value, ast.Attribute) and shown.attr == "index"
         if isinstance(shown.value, ast.Name) and shown.value.id in ("site", "cut", "entry")

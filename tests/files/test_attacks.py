@@ -21,6 +21,7 @@ from onnxheadprune.reporting.pictures.heads import save_heatmap
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 from tests.conftest import ROOT, Outcome
 from tests.files.calls import BATCH, CALLS, Call, furnish, snapshot, writing_parameters
+from tests.sources import nodes
 
 Command = Callable[..., Outcome]
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX system")
@@ -73,7 +74,7 @@ def test_options_that_write_say_so() -> None:
 def makers(path: Path) -> Iterator[tuple[int, str]]:
     """Calls in a file that make files or change them."""
     verbs = "write_bytes mkstemp NamedTemporaryFile savefig savez save touch rename copyfile copy2 move symlink_to"
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

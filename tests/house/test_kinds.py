@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from onnxheadprune.attention.sites import kinds
-from tests.conftest import ROOT
+from tests.sources import FILES, PACKAGE, tree
 
-PACKAGE = ROOT / "onnxheadprune"
 HOME = PACKAGE / "attention" / "sites"
 """Where kinds are at home."""
 SPOKEN = {
@@ -76,7 +75,7 @@ def _named(node: ast.AST) -> str:
 
 
 def _files() -> Iterator[tuple[str, Path]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in FILES:
         if not path.is_relative_to(HOME):
             yield path.relative_to(PACKAGE).as_posix(), path
 
@@ -93,9 +92,7 @@ def _words() -> re.Pattern[str]:
 
 def test_nobody_asks_which_kind_it_is() -> None:
     classes = [kind.__name__ for kind in _with_subclasses(kinds.every_kind())]
-    found = {
-        name: list(_asked(ast.parse(path.read_text("utf-8")), classes, _words())) for name, path in _files()
-    }
+    found = {name: list(_asked(tree(path), classes, _words())) for name, path in _files()}
     asks = {name: [one for one in places if not one.startswith("names")] for name, places in found.items()}
     assert {name: places for name, places in asks.items() if places} == {}
     names = {name: places for name, places in found.items() if places}
@@ -121,7 +118,7 @@ def test_the_scan_sees(line: str, told: str) -> None:
 def test_a_kind_is_one_file() -> None:
     """Each kind beside heads is a class in a file of its own, which its finders and the list of kinds name."""
     importing = []
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in FILES:
         text = path.read_text("utf-8")
         if "NeuronSite" in text:
             importing.append(path.relative_to(PACKAGE).as_posix())

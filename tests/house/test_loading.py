@@ -19,6 +19,7 @@ import pytest
 
 from onnxheadprune.cli import NAMES
 from tests import toys
+from tests.sources import FILES, nodes
 
 HEAVY = {
     "PIL",
@@ -219,18 +220,18 @@ def _names(requirements: Iterable[str]) -> set[str]:
     return {re.split(r"[><=;\[ ]", item)[0].lower().replace("_", "-") for item in requirements}
 
 
-def _imported(tree: ast.Module) -> set[str]:
+def _imported(nodes: Iterable[ast.AST]) -> set[str]:
     """Top-level modules that a file imports anywhere in it."""
-    found = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    found |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    found |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
     return {name.split(".")[0] for name in found}
 
 
-def _required(tree: ast.Module) -> dict[str, str]:
+def _required(nodes: Iterable[ast.AST]) -> dict[str, str]:
     """Modules that a file asks for before it imports them, with the extra that it names."""
     calls = [
         [argument.value for argument in node.args[1:] if isinstance(argument, ast.Constant)]
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "require_packages"
     ]
     return {str(module): str(extra) for extra, *modules in calls for module in modules}
@@ -240,9 +241,13 @@ def test_what_an_installation_may_lack_is_asked_for_by_its_extra() -> None:
     """A library is installed with the package, or `require_packages` names an extra that has it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     base, extras = _names(project["dependencies"]), project["optional-dependencies"]
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "onnxheadprune").rglob("*.py")]
-    required = {module: extra for tree in trees for module, extra in _required(tree).items()}
-    libraries = set().union(*map(_imported, trees)) - sys.stdlib_module_names - HOSTS - {"onnxheadprune"}
+    required = {module: extra for path in FILES for module, extra in _required(nodes(path)).items()}
+    libraries = (
+        set().union(*(_imported(nodes(path)) for path in FILES))
+        - sys.stdlib_module_names
+        - HOSTS
+        - {"onnxheadprune"}
+    )
     distributions = packages_distributions()
     assert len(libraries) > 15 and len(required) > 5
     for module in libraries:

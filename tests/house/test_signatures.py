@@ -6,8 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "onnxheadprune"
-FILES = sorted(PACKAGE.rglob("*.py"))
+from tests.sources import PACKAGE, tree
+
 TYPED = sorted(path for room in ("cli", "workflow") for path in (PACKAGE / room).glob("*.py"))
 """The path from a command to the work; `reporting` draws with a library that has no types."""
 UNTYPED = {
@@ -36,7 +36,7 @@ def functions(path: Path) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunc
             else:
                 yield from within(child, name)
 
-    return within(ast.parse(path.read_text(encoding="utf-8")), module)
+    return within(tree(path), module)
 
 
 def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:

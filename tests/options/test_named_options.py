@@ -21,6 +21,7 @@ from onnxheadprune.settings.words import OPTION as SPELLED
 from onnxheadprune.settings.words import in_python
 from tests import toys
 from tests.conftest import ROOT, Command
+from tests.sources import FILES, nodes
 
 FOREIGN = {
     "runtime/host.py": {"--query-gpu", "--format"},
@@ -47,9 +48,8 @@ def listed() -> tuple[set[str], set[str]]:
 
 def texts(path: Path) -> Iterator[str]:
     """String literals of a module, without docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    documentation = {id(node.value) for node in nodes(path) if isinstance(node, ast.Expr)}
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
             yield node.value
 
@@ -57,7 +57,7 @@ def texts(path: Path) -> Iterator[str]:
 def test_options_in_messages_are_in_help() -> None:
     shown, hidden = listed()
     strays: dict[str, set[str]] = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in FILES:
         written = list(texts(path))
         found = {option for text in written for option in OPTION.findall(text)}
         name = path.relative_to(PACKAGE).as_posix()
@@ -94,7 +94,7 @@ def named_in_python(text: str) -> set[str]:
 
 def test_messages_in_python_name_keywords() -> None:
     known, strays = keywords() | NO_KEYWORD, {}
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in FILES:
         name = path.relative_to(PACKAGE).as_posix()
         if not name.startswith(ELSEWHERE):
             strays[name] = {
