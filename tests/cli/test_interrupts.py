@@ -15,8 +15,8 @@ from PIL import Image
 
 from onnxheadprune.cli.outcome import INTERRUPTED
 from tests import toys
-from tests.sources import FILES, nodes
 from tests.conftest import ROOT, SAMPLES
+from tests.sources import FILES, nodes
 
 PACKAGE = ROOT / "onnxheadprune"
 STOPPED = '''
