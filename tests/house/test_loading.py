@@ -19,7 +19,7 @@ import pytest
 
 from onnxheadprune.cli import NAMES
 from tests import toys
-from tests.sources import FILES, nodes
+from tests.sources import FILES, PACKAGE, nodes
 
 HEAVY = {
     "PIL",
@@ -43,97 +43,58 @@ HEAVY = {
     "yaml",
 }
 """Libraries that take long to import, of which none of these requests needs any."""
-COMMAND_LINE = frozenset({"errors", "cli", "cli.outcome"})
-FILE = frozenset({"model", "model.graph", "model.storage", "edit"})
-OPERATORS = frozenset(
-    f"operators.{name}" for name in ("arithmetic", "elementwise", "gather", "matmul", "softmax", "views")
-)
-"""Those of the toy, and no others."""
-SITES = FILE | OPERATORS | {"liveness", "runtime", "runtime.feeds", "attention", "attention.sites"}
-"""Folders, and single modules of others, as all below."""
-OPTIONS = {"settings"} | {
-    f"cli.{name}"
-    for name in (
-        "claiming",
-        "cutting",
-        "inputs",
-        "deriving",
-        "presenting",
-    )
-}
-TABLES = frozenset({"reporting.console"})
-CUT = frozenset(f"workflow.{name}" for name in ("pipeline", "proving", "requests", "result"))
-VERDICT = frozenset(
-    {
-        "benchmarking.gate",
-        *(f"validation.{name}" for name in ("declarations", "graph_comparison", "headline")),
-    }
-    | {"validation.result", "validation.producers"}
-)
-"""What is said of a verdict, also where there is none."""
-PROOF = frozenset({"validation", *(f"data.{name}" for name in ("drift", "single"))})
-PRUNE = (
-    COMMAND_LINE
-    | SITES
-    | OPTIONS
-    | TABLES
-    | CUT
-    | VERDICT
-    | {"cli.prune", "reporting.plan", "reporting.progress", "reporting.validation"}
-    | {"choosing.compensation.record"}
-)
+ROOMS = frozenset(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists())
 
 
 @dataclass(frozen=True)
 class Call:
-    """A command line, what it may load, and whether it takes seconds."""
+    """A command line, and what it must not load: rooms or folders of them, but for some modules."""
 
     line: str
-    may: frozenset[str]
+    never: frozenset[str]
+    but: frozenset[str] = frozenset()
 
 
+PAGES = frozenset({"reporting.page", "reporting.pictures"})
+"""Drawn for who asks for a page or a picture."""
+OTHERS = frozenset({"deploying", "integrations"}) | PAGES
+CHOICE = frozenset({"choosing", "training", "fusion"})
+"""Needed where the tool chooses what goes, or changes what stays."""
+LIMITS = frozenset({"benchmarking.gate"})
+"""A limit and whether it was kept: every result has room for one."""
+MEASURES = frozenset({"data.drift"})
+"""The measure of a difference, which a proof takes."""
 CALLS = {
-    "help": Call("--help", COMMAND_LINE | {"cli.guides"}),
-    "named heads": Call("prune {model} --heads 0:1 -o {out} --provider cpu", PRUNE | PROOF),
-    "without a proof": Call("prune {model} --heads 0:1 -o {out} --no-validate", PRUNE),
-    "with data": Call(
+    "help": Call("--help", ROOMS - {"cli", "errors"}),
+    "named heads": Call(
+        "prune {model} --heads 0:1 -o {out} --provider cpu",
+        CHOICE | OTHERS | {"benchmarking", "data"},
+        LIMITS | MEASURES,
+    ),
+    "without a proof": Call(
+        "prune {model} --heads 0:1 -o {out} --no-validate", CHOICE | OTHERS | {"benchmarking", "data"}, LIMITS
+    ),
+    "named heads with data": Call(
         "prune {model} --heads 0:1 -o {out} --provider cpu --data {data}",
-        PRUNE
-        | PROOF
-        | {
-            f"data.{name}"
-            for name in ("beside", "calibration", "formats", "more", "sources", "supplied", "vocabulary")
-        },
+        CHOICE | OTHERS | {"benchmarking"},
+        LIMITS,
     ),
     "fuse": Call(
         "fuse {model} --mode contrib -o {out} --provider cpu",
-        PRUNE - {"cli.prune"}
-        | PROOF
-        | {"cli.fuse", "reporting.plan", "fusion", "workflow.fuse"}
-        | {f"operators.attention{part}" for part in ("", "_contrib")},
+        (CHOICE - {"fusion"}) | OTHERS | {"benchmarking", "data"},
+        LIMITS | MEASURES,
     ),
     "inspect": Call(
         "inspect {model}",
-        COMMAND_LINE
-        | SITES
-        | OPTIONS
-        | TABLES
-        | {"cli.inspect", "attention.exits", "workflow.inspection"}
-        | {"attention.vocabulary", "attention.vocabulary.find"}
-        | {"reporting.sites"}
-        | {"benchmarking.flops"},
+        CHOICE | OTHERS | {"benchmarking", "data", "validation"},
+        frozenset({"benchmarking.flops"}),
     ),
     "validate": Call(
         "validate {model} {cut} --provider cpu",
-        COMMAND_LINE
-        | SITES
-        | OPTIONS
-        | TABLES
-        | VERDICT
-        | PROOF
-        | {"workflow.requests"}
-        | {"cli.pairs", "cli.validate", "reporting.validation"},
+        CHOICE | OTHERS | {"benchmarking", "data"},
+        LIMITS | MEASURES,
     ),
+    "bench": Call("bench {model} {cut} --provider cpu", CHOICE | OTHERS | {"data", "workflow"}),
 }
 LOADED = """
 import json, sys
@@ -158,10 +119,10 @@ def carried_out(line: str) -> str:
     return f"from onnxheadprune.cli import main\nassert main({line.split()!r}) == 0"
 
 
-def strangers(files: dict[str, Path], may: frozenset[str]) -> set[str]:
-    """What is loaded and may not be; packages that only hold others do not count."""
-    modules = {name for name, file in files.items() if file.name != "__init__.py"}
-    return {name for name in modules if name not in may and name.rpartition(".")[0] not in may - {"cli"}}
+def unasked(files: dict[str, Path], call: Call) -> set[str]:
+    """What is loaded and must not be; packages that only hold others do not count."""
+    modules = {name for name, file in files.items() if file.name != "__init__.py"} - call.but
+    return {name for name in modules if any(f"{name}.".startswith(f"{room}.") for room in call.never)}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +143,7 @@ def test_a_request_loads_what_it_asks_for(name: str, files: dict[str, Path], tmp
     call = CALLS[name]
     line = call.line.format(**files, out=tmp_path / "out.onnx")
     ours, heavy = loaded_by(carried_out(line))
-    assert strangers(ours, call.may) == set()
+    assert unasked(ours, call) == set()
     assert heavy == set()
 
 
@@ -198,14 +159,14 @@ def test_help_of_all_commands_loads_settings_and_click_alone() -> None:
 @pytest.mark.long
 def test_the_python_api_of_a_cut_loads_no_more() -> None:
     ours, heavy = loaded_by("import onnxheadprune.workflow.prune")
-    assert strangers(ours, PRUNE | {"workflow.prune", "data.sources"}) == set()
+    assert unasked(ours, CALLS["without a proof"]) <= {"data.sources"}
     assert heavy == set()
 
 
 @pytest.mark.long
 def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
     ours, heavy = loaded_by("import onnxheadprune.workflow.choosing")
-    assert {"workflow.choosing", "choosing.scoring.score"} <= strangers(ours, PRUNE)
+    assert "choosing.scoring.score" in unasked(ours, CALLS["named heads"])
     assert "scipy" in heavy
 
 
