@@ -44,7 +44,7 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.text import text_feeds
 from onnxheadprune.runtime.feeds.inputs import Input, graph_inputs
-from onnxheadprune.training.budget import parse_budget, parse_time
+from onnxheadprune.training.budget import parse_budget
 
 SEED, CALIBRATION, HELD_OUT = 0, 512, 1500
 NOT_PROSE = re.compile(r">>>|\.\. |::|\|")
@@ -209,19 +209,18 @@ def ours(
     with tempfile.TemporaryDirectory() as folder:
         result = ohp.prune(
             path,
-            None,
             Path(folder, "pruned.onnx"),
-            wish=ohp.Wish(ratio=ratio),
+            ratio=ratio,
             data=feeds,
             provider="cpu",
             refit=refit,
-            recover=None if recover is None else parse_budget(recover),
+            recover=recover,
         )
         judge.judge(way, ratio, result.model, since)
 
 
 def timed(
-    judge: Judge, path: Path, text: tuple[Path, int], wish: ohp.Wish, budget: str, share: float
+    judge: Judge, path: Path, text: tuple[Path, int], wish: dict[str, Any], budget: str, share: float
 ) -> None:
     """One call of `prune` with a time of its own, from reading the text to writing the model.
 
@@ -235,11 +234,11 @@ def timed(
     """
     tokenizer, count = text
     sentences, inputs = larger_corpus(count), graph_inputs(view_of(onnx.load(path)))
-    since, whole = clocks(), parse_time(budget)
+    since = clocks()
     with tempfile.TemporaryDirectory() as folder:
         feeds = sentence_feeds(sentences, tokenizer, inputs)
         output = Path(folder, "pruned.onnx")
-        result = ohp.prune(path, None, output, wish=wish, data=feeds, provider="cpu", recover=whole)
+        result = ohp.prune(path, output, **wish, data=feeds, provider="cpu", time=budget)
         judge.judge(f"{count:,} sentences, --time {budget}", share, result.model, since)
         assert result.chosen is not None and result.chosen.recovery is not None
         trained = result.chosen.recovery
@@ -347,7 +346,7 @@ def main(
     )
     click.echo("\n| way | heads removed | cosine / overlap / rank | time |\n|---|---|---|---|")
     for ratio, count, budget in itertools.product(ratios, counts, times):
-        timed(judge, model, (tokenizer, count), ohp.Wish(ratio=ratio), budget, ratio)
+        timed(judge, model, (tokenizer, count), {"ratio": ratio}, budget, ratio)
     for ratio in () if times else ratios:
         if not only_refitted:
             ours(judge, model, calibration, ratio, "no refit", refit=False)

@@ -28,8 +28,6 @@ from onnxheadprune import inspect, prune
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import METHODS, HeadScores
-from onnxheadprune.choosing.wishes import Wish
-from onnxheadprune.training.budget import parse_budget
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 MODEL = SAMPLES / "char_gpt.onnx"
@@ -67,9 +65,16 @@ def measured(
 ) -> dict[str, Any]:
     """One cut: what `prune --ratio` makes of the model, and what it costs."""
     start, processor = time.perf_counter(), time.process_time()
-    wish = Wish(ratio=ratio, scores=scores, units=units)
-    budget = None if recover is None else parse_budget(recover)
-    result = prune(MODEL, wish=wish, data=str(data), refit=refit, recover=budget, provider="cpu")
+    result = prune(
+        MODEL,
+        ratio=ratio,
+        scores=scores,
+        units=units,
+        data=data,
+        refit=refit,
+        recover=recover,
+        provider="cpu",
+    )
     seconds, cpu = time.perf_counter() - start, time.process_time() - processor
     after = losses(result.model)
     # Windows are the same before and after, so their differences tell more than the two means.

@@ -88,7 +88,7 @@ def everything(
     yield bound_reached("half of the heads, float16", bench(half[0], half[1], **sizes))
     yield same_speed("pruned by exported small, float16", bench(half[2], half[1], **sizes))
     fused = folder / f"bert{layers}-pruned-fp16-fused.onnx"
-    prune(half[1], {}, fused, fuse="contrib", provider=provider, accept_inconclusive=True)
+    prune(half[1], fused, heads={}, fuse="contrib", provider=provider, accept_inconclusive=True)
     for before, what in ((half[0], "unfused original"), (half[1], "unfused pruned")):
         yield fused_rows(before, fused, f"fused pruned by {what}, float16", sizes)[0]
     if on_cuda:

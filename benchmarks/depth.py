@@ -172,13 +172,7 @@ def measure(
         bytes_stored = path.stat().st_size
         started, before = time.monotonic(), time.process_time()
         ohp.prune(
-            path,
-            None,
-            Path(folder, "pruned.onnx"),
-            wish=ohp.Wish(ratio=ratio),
-            data=feeds,
-            provider="cpu",
-            validate=validate,
+            path, Path(folder, "pruned.onnx"), ratio=ratio, data=feeds, provider="cpu", validate=validate
         )
         return {
             "layers": layers,

@@ -99,7 +99,7 @@ def main(most: int, step: int) -> None:
         cut = next_head(cut, calibration["images"], target, heads)
         if removed % step:
             continue
-        result = prune(MODEL, cut, provider="cpu")
+        result = prune(MODEL, heads=cut, provider="cpu")
         accuracy = float((logits(result.model, test["images"]).argmax(1) == test["labels"]).mean())
         rows.append(
             {

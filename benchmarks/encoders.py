@@ -54,7 +54,7 @@ def encoders(folder: Path, layers: int, *, attention: str = "eager") -> Encoders
         _export(made.small, layers, attention, REMOVED)
     if not made.pruned.exists():
         heads = {layer: list(REMOVED) for layer in range(layers)}
-        prune(made.original, heads, made.pruned, provider="cpu")
+        prune(made.original, made.pruned, heads=heads, provider="cpu")
     _check_equal(made)
     return made
 

@@ -36,8 +36,6 @@ from onnx_export import export
 from training import begin, exported_logits, step
 
 import onnxheadprune as ohp
-from onnxheadprune.choosing.allocate import Limits
-from onnxheadprune.choosing.wishes import Wish
 
 EXPERTS, CHOSEN, WIDTH = 8, 2, 128
 BATCH, CONTEXT, LEARNING_RATE, BALANCE = 16, 96, 3e-3, 0.001
@@ -175,15 +173,14 @@ def main(model: Path | None, steps: int, output: Path | None) -> None:
             export(trained, feed, "logits", {0: "batch", 1: "sequence"}, "torchscript", path)
             exported_logits(path, trained, "input_ids", torch.from_numpy(test[0][:8]))
         rows: dict[str, Any] = {"original": {"perplexity": round(perplexity(onnx.load(path), test), 3)}}
-        even, uneven = Limits(uniform=True), Limits()
         for refit in (False, True):
             told = ", refitted" if refit else ""
             data = {"input_ids": ids}
             rows[f"random{told}"] = drawn(path, data, test, refit)
             for method in METHODS:
-                for limits, name in ((even, "as many of every layer"), (uneven, "drift across layers")):
-                    wish = Wish(ratio=0.5, units=ONLY_EXPERTS, method=method, limits=limits)
-                    rows[f"{method}, {name}{told}"] = cut(path, data, test, refit, wish=wish)
+                for uniform, name in ((True, "as many of every layer"), (False, "drift across layers")):
+                    target = {"ratio": 0.5, "units": ONLY_EXPERTS, "method": method, "uniform": uniform}
+                    rows[f"{method}, {name}{told}"] = cut(path, data, test, refit, **target)
                     click.echo(f"{method}, {name}{told}: {rows[f'{method}, {name}{told}']}", err=True)
         size = path.stat().st_size
     found = {

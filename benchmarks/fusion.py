@@ -16,10 +16,9 @@ from typing import Any
 
 import click
 
-from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune import bench, plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.benchmarking.result import Benchmark
-from onnxheadprune.benchmarking.runner import bench
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion.fuse import fuse
@@ -48,7 +47,7 @@ def heads_to_remove(path: Path, share: float) -> dict[int, list[int]]:
 def forms(path: Path, share: float) -> Iterator[tuple[str, LoadedModel | str]]:
     """Each form of a model by name, or why it cannot be made."""
     whole = open_model(path)
-    cut = apply_plan(plan_pruning(whole, heads_to_remove(path, share)), whole.proto)
+    cut = apply_plan(plan_pruning(whole, heads=heads_to_remove(path, share)), whole.proto)
     for width, proto in (("whole", whole.proto), ("pruned", cut)):
         yield f"{width} unfused", LoadedModel(proto, f"{width} unfused")
         for mode in FUSED:

@@ -127,9 +127,9 @@ def main(
         stages("reading the model")
         result = ohp.prune(
             path,
-            named,
             work / "pruned.onnx",
-            wish=None if named else ohp.Wish(ratio=ratio),
+            heads=named,
+            ratio=None if named else ratio,
             data=feeds(shape, samples, length),
             provider="cpu",
             validate=validate,

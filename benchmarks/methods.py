@@ -91,8 +91,8 @@ def rows_of(subject: Subject, kinds: Sequence[str], ways: Sequence[str]) -> Iter
     known: dict[str, Method | None] = {MEASURED: None, **{name: name for name in METHODS}}
     for kind in kinds:
         for method in map(known.__getitem__, ways):
-            wish = ohp.Wish(ratio=RATIO, units=frozenset({kind}), method=method)
-            made = ohp.prune(subject.model, wish=wish, data=subject.learn, provider="cpu", validate=False)
+            target: Any = {"ratio": RATIO, "units": kind, "method": method}
+            made = ohp.prune(subject.model, **target, data=subject.learn, provider="cpu", validate=False)
             assert made.chosen is not None
             yield {
                 "subject": f"{subject.name} {kind}",

@@ -121,7 +121,7 @@ def main(layers: str) -> None:
         model = stack(count)
         heads = {index: [index % HEADS] for index in range(count)}
         start = time.process_time()
-        plan = plan_pruning(model, heads)
+        plan = plan_pruning(model, heads=heads)
         seconds = time.process_time() - start
         nodes = len(model.graph.node)
         rows.append(

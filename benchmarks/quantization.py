@@ -32,7 +32,6 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.runtime.quantizing import To
-from onnxheadprune.settings.measuring import Timing
 from onnxheadprune.workflow.combine import QUANTIZED, Combination
 
 
@@ -109,15 +108,16 @@ def main(
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         pruned = Path(folder, "pruned.onnx")
-        wish, what = ohp.Wish(ratio=ratio), f"{ratio:.0%} of the heads"
+        wish, what = {"ratio": ratio}, f"{ratio:.0%} of the heads"
         if speed is not None:
-            both = frozenset({"heads", "neurons"})
-            wish, what = ohp.Wish(ratio=1 - 1 / speed, units=both), f"{speed:g} times fewer operations"
-        ohp.prune(model, None, pruned, wish=wish, data=data, provider="cpu")
-        timing = Timing(batch=(8,), seq=(128,), time_budget=budget)
+            wish: Any = {"ratio": 1 - 1 / speed, "units": "heads,neurons"}
+            what = f"{speed:g} times fewer operations"
+        ohp.prune(model, pruned, **wish, data=data, provider="cpu")
         for way in ways:
             click.echo(f"\n{way}, {what}")
-            result = ohp.combine(model, pruned, to=way, data=data, provider="cpu", timing=timing)
+            result = ohp.combine(
+                model, pruned, to=way, data=data, provider="cpu", batch=8, seq=128, time_budget=budget
+            )
             protos = [hydrated(corner.model.proto, corner.model.sources) for corner in result.corners]
             found[way] = told(result, [quality(embeddings(item, held), original) for item in protos])
     if all_operators:

@@ -64,9 +64,7 @@ def measured(budget: float) -> dict[str, Any]:
         results = []
         for ratio in RATIOS[1:]:
             path = Path(folder, f"{ratio}.onnx")
-            results.append(
-                ohp.prune(MODEL, None, path, wish=ohp.Wish(ratio=ratio), data=data, provider="cpu")
-            )
+            results.append(ohp.prune(MODEL, path, ratio=ratio, data=data, provider="cpu"))
         paths = [Path(result.output or "") for result in results]
         judged = [ohp.validate(MODEL, path, data=test, provider="cpu") for path in paths]
         # One thread: where others are at work too, two of them wait for each other.

@@ -50,14 +50,7 @@ def main(
         count, epochs, exchanges = RECIPES[name]
         data, since = sentence_feeds(sentences[:count], tokenizer, inputs), clocks()
         with mock.patch(LOOKED_UP, return_value=None) if not exchanges else mock.MagicMock():
-            made = ohp.prune(
-                model,
-                wish=ohp.Wish(ratio=ratio),
-                data=data,
-                provider="cpu",
-                seed=seed,
-                recover=ohp.Budget(epochs=epochs),
-            )
+            made = ohp.prune(model, ratio=ratio, data=data, provider="cpu", seed=seed, recover=epochs)
         judge.judge(name, ratio, made.model, since)
     if output is not None:
         output.write_text(json.dumps(judge.rows, indent=1) + "\n", encoding="utf-8")

@@ -61,7 +61,7 @@ def subject_of(
     path: Path, heads: str | Mapping[int, list[int]], feeds: list[Feed]
 ) -> tuple[Subject, Calibration]:
     """A cut of a model, and data for it: of each feed what the model has as an input."""
-    made = prune(path, heads, provider="cpu", validate=False)
+    made = prune(path, heads=heads, provider="cpu", validate=False)
     view = view_of(onnx.load(path))
     given = {info.name for info in view.main.proto.input}
     data = calibration_data([{n: a for n, a in feed.items() if n in given} for feed in feeds], view)

@@ -197,12 +197,12 @@ def kill(count: int, megabytes: int) -> None:
         onnx.save(model, source)
         for external in ("always", "never"):
             settings: dict[str, Any] = {"validate": False, "external_data": external}
-            prune(source, "0:2", target, **settings)
+            prune(source, target, heads="0:2", **settings)
             new = complete(target)
-            prune(source, "0:1", target, **settings)
+            prune(source, target, heads="0:1", **settings)
             old = complete(target)
             started = time.monotonic()
-            prune(source, "0:1", target, **settings)
+            prune(source, target, heads="0:1", **settings)
             takes = time.monotonic() - started
             for _ in range(count // 2):
                 wait = rng.uniform(0, 1.2 * takes)
@@ -211,7 +211,7 @@ def kill(count: int, megabytes: int) -> None:
                 state = "old" if now == old else "new" if now == new else "broken"
                 tally[f"{external}: {'killed' if killed else 'finished'}, {state}"] += 1
                 tally["litter after the kill"] += bool(litter(target.parent, target))
-                prune(source, "0:1", target, **settings)
+                prune(source, target, heads="0:1", **settings)
                 tally["litter after the next run"] += bool(litter(target.parent, target))
                 tally["broken"] += state == "broken" or complete(target) != old
     click.echo(json.dumps({"kills": count, "numpy": np.__version__, "outcomes": dict(sorted(tally.items()))}))

@@ -20,8 +20,7 @@ from pathlib import Path
 import click
 import onnx
 
-from onnxheadprune import inspect
-from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune import inspect, plan_pruning
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.model.load import load_model
 from onnxheadprune.model.save import save_model
@@ -46,7 +45,7 @@ def load_and_save(path: Path, target: Path) -> None:
 def prune(path: Path, target: Path, heads: dict[int, list[int]]) -> None:
     """Load, find, plan, cut and write; no validation."""
     model = load_model(path)
-    save_model(apply_plan(plan_pruning(model, heads), model), target)
+    save_model(apply_plan(plan_pruning(model, heads=heads), model), target)
 
 
 def timed(action: object, *arguments: object) -> float:

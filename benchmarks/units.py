@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -37,7 +38,7 @@ MULTIPLE = 8
 """How many neurons a block keeps is a multiple of this, as `prune` has it."""
 
 
-def wish_of(way: str, share: float, sites: ohp.Sites) -> ohp.Wish | None:
+def wish_of(way: str, share: float, sites: ohp.Sites) -> dict[str, Any] | None:
     """The wish that saves a share of the blocks' operations in some way, None where that way cannot save so much.
 
     Args:
@@ -57,8 +58,7 @@ def wish_of(way: str, share: float, sites: ohp.Sites) -> ohp.Wish | None:
         "uniform": ("heads", "neurons"),
         "with layers": ("heads", "neurons", "layers"),
     }
-    limits = ohp.Limits(min_heads=0, uniform=way == "uniform")
-    return ohp.Wish(ratio=ratio, units=frozenset(kinds.get(way, (way,))), limits=limits)
+    return {"ratio": ratio, "units": kinds.get(way, (way,)), "min_heads": 0, "uniform": way == "uniform"}
 
 
 def units_of(way: str, share: float, sites: ohp.Sites) -> dict[str, list[int]]:
@@ -128,13 +128,13 @@ def main(
                     try:
                         made = ohp.prune(
                             model,
-                            units,
                             Path(folder, "pruned.onnx"),
-                            wish=wish,
+                            heads=units,
+                            **(wish or {}),
                             data=data,
                             provider="cpu",
                             refit=True,
-                            recover=None if budget is None else parse_budget(budget),
+                            recover=budget,
                         )
                     except RefusedError as error:
                         click.echo(f"| {way} | {share:.0%} | {error} | |")

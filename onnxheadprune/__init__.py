@@ -4,7 +4,7 @@
 
     for site in ohp.inspect("model.onnx"):
         print(site.index, site.name, site.num_heads)
-    result = ohp.prune("model.onnx", "0:1,3 5:0-3", "pruned.onnx")
+    result = ohp.prune("model.onnx", "pruned.onnx", heads="0:1,3 5:0-3")
 
 Names are loaded when they are first used, so importing the package is cheap.
 """
@@ -17,23 +17,24 @@ from typing import TYPE_CHECKING, Any
 from onnxheadprune import errors
 
 if TYPE_CHECKING:
-    from onnxheadprune.attention.planning import plan_pruning
+    from onnxheadprune.api.bench import bench
+    from onnxheadprune.api.folder import prune_folder
+    from onnxheadprune.api.prune import fuse, plan_pruning, prune
+    from onnxheadprune.api.quantize import combine, quantize
+    from onnxheadprune.api.recover import recover
+    from onnxheadprune.api.score import score, select_heads
+    from onnxheadprune.api.sweep import sweep
+    from onnxheadprune.api.validate import validate
     from onnxheadprune.attention.sites.all_sites import Sites
     from onnxheadprune.attention.sites.attention_site import AttentionSite
     from onnxheadprune.attention.sites.find import inspect
     from onnxheadprune.attention.sites.near_miss import NearMiss
     from onnxheadprune.benchmarking.measure import Ratio
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
-    from onnxheadprune.benchmarking.runner import bench
-    from onnxheadprune.choosing.allocate import Limits
     from onnxheadprune.choosing.compensation.record import Compensation, Refit
-    from onnxheadprune.choosing.scoring.score import score
     from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores, read_scores, write_scores
-    from onnxheadprune.choosing.select import select_heads
     from onnxheadprune.choosing.space import Selection
-    from onnxheadprune.choosing.wishes import Wish
     from onnxheadprune.data.calibration import Calibration
-    from onnxheadprune.deploying.folders.api import prune_folder
     from onnxheadprune.deploying.folders.types import FolderResult
     from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
     from onnxheadprune.edit.site_cuts import SiteCut
@@ -52,22 +53,16 @@ if TYPE_CHECKING:
     from onnxheadprune.reporting.pictures.curve import plot_curve
     from onnxheadprune.reporting.pictures.heads import plot_heads
     from onnxheadprune.reporting.pictures.latency import plot_latency
-    from onnxheadprune.settings.inputs import Inputs
-    from onnxheadprune.settings.measuring import Timing
-    from onnxheadprune.training.budget import Budget
     from onnxheadprune.training.result import Recovery
     from onnxheadprune.validation.metric import MetricResult
-    from onnxheadprune.validation.proof import validate
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
     from onnxheadprune.workflow.choice.chosen import Chosen
-    from onnxheadprune.workflow.combine import Combination, combine
+    from onnxheadprune.workflow.combine import Combination
     from onnxheadprune.workflow.curve import Curve, CurvePoint
     from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, find_exits
-    from onnxheadprune.workflow.prune import apply_plan, prune
-    from onnxheadprune.workflow.quantize import QuantizeResult, quantize
-    from onnxheadprune.workflow.recover import recover
+    from onnxheadprune.workflow.prune import apply_plan
+    from onnxheadprune.workflow.quantize import QuantizeResult
     from onnxheadprune.workflow.result import PruneResult
-    from onnxheadprune.workflow.sweep import sweep
 
 __version__ = "0.2.0"
 
@@ -75,7 +70,6 @@ __all__ = [
     "Accuracy",
     "AttentionSite",
     "Benchmark",
-    "Budget",
     "Calibration",
     "CaseResult",
     "Cell",
@@ -94,9 +88,7 @@ __all__ = [
     "HeadPruneError",
     "HeadScores",
     "InferenceError",
-    "Inputs",
     "Latency",
-    "Limits",
     "MetricResult",
     "ModelError",
     "ModelFacts",
@@ -118,16 +110,15 @@ __all__ = [
     "SiteScores",
     "Sites",
     "StoredSize",
-    "Timing",
     "UsageError",
     "Validation",
     "ValidationFailedError",
-    "Wish",
     "__version__",
     "apply_plan",
     "bench",
     "combine",
     "find_exits",
+    "fuse",
     "inspect",
     "plan_pruning",
     "plot_curve",
@@ -146,39 +137,43 @@ __all__ = [
 ]
 
 _HOMES = {
-    "deploying.folders.api": ("prune_folder",),
-    "deploying.folders.types": ("FolderResult",),
-    "workflow.prune": (
-        "apply_plan",
+    "api.prune": (
         "prune",
+        "fuse",
+        "plan_pruning",
     ),
+    "api.folder": ("prune_folder",),
+    "api.recover": ("recover",),
+    "api.quantize": (
+        "quantize",
+        "combine",
+    ),
+    "api.score": (
+        "score",
+        "select_heads",
+    ),
+    "api.sweep": ("sweep",),
+    "api.validate": ("validate",),
+    "api.bench": ("bench",),
+    "deploying.folders.types": ("FolderResult",),
+    "workflow.prune": ("apply_plan",),
     "workflow.inspection": (
         "EarlyExit",
         "EarlyExits",
         "find_exits",
     ),
-    "workflow.combine": (
-        "Combination",
-        "combine",
-    ),
-    "workflow.quantize": (
-        "QuantizeResult",
-        "quantize",
-    ),
-    "workflow.recover": ("recover",),
+    "workflow.combine": ("Combination",),
+    "workflow.quantize": ("QuantizeResult",),
     "workflow.curve": (
         "Curve",
         "CurvePoint",
     ),
-    "workflow.sweep": ("sweep",),
     "reporting.pictures.curve": ("plot_curve",),
     "reporting.pictures.heads": ("plot_heads",),
     "reporting.pictures.latency": ("plot_latency",),
     "workflow.result": ("PruneResult",),
-    "attention.planning": ("plan_pruning",),
     "attention.sites.find": ("inspect",),
     "model.storage.tensors": ("StoredSize",),
-    "validation.proof": ("validate",),
     "benchmarking.result": (
         "Benchmark",
         "Cell",
@@ -188,15 +183,12 @@ _HOMES = {
         "ModelFacts",
     ),
     "benchmarking.measure": ("Ratio",),
-    "benchmarking.runner": ("bench",),
     "data.calibration": ("Calibration",),
     "workflow.choice.chosen": ("Chosen",),
-    "choosing.wishes": ("Wish",),
     "choosing.compensation.record": (
         "Compensation",
         "Refit",
     ),
-    "training.budget": ("Budget",),
     "training.result": ("Recovery",),
     "choosing.scoring.scores": (
         "HeadScores",
@@ -204,12 +196,7 @@ _HOMES = {
         "read_scores",
         "write_scores",
     ),
-    "choosing.scoring.score": ("score",),
-    "choosing.allocate": ("Limits",),
     "choosing.space": ("Selection",),
-    "choosing.select": ("select_heads",),
-    "settings.inputs": ("Inputs",),
-    "settings.measuring": ("Timing",),
     "errors": (
         "HeadPruneError",
         "InferenceError",

@@ -42,7 +42,7 @@ def text_model() -> ModelProto:
 
 def pruned(model: ModelProto, heads: Any = "0:1") -> ModelProto:
     """A right cut."""
-    return apply_plan(plan_pruning(model, heads), model)
+    return apply_plan(plan_pruning(model, heads=heads), model)
 
 
 def node(model: ModelProto, op_type: str) -> Any:

@@ -57,7 +57,7 @@ def in_child(action: Callable[[], Any]) -> int:
 
 def pruned_and_killed_after(seconds: float, source: Path, target: Path, heads: str, **settings: Any) -> bool:
     """Kills a pruning process at a moment; whether it was still at work."""
-    child = in_child(lambda: prune(source, heads, target, validate=False, **settings))
+    child = in_child(lambda: prune(source, target, heads=heads, validate=False, **settings))
     time.sleep(seconds)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
@@ -82,7 +82,7 @@ def killed_at(step: int, action: Callable[[], Any]) -> bool:
 
 def pruned_and_killed_at(step: int, source: Path, target: Path, heads: str, **settings: Any) -> bool:
     """Kills a pruning process at a step."""
-    return killed_at(step, lambda: prune(source, heads, target, validate=False, **settings))
+    return killed_at(step, lambda: prune(source, target, heads=heads, validate=False, **settings))
 
 
 def interrupted_at(step: int, stderr: Path, *arguments: object) -> int:

@@ -195,7 +195,7 @@ def tried(path: Path, output: Path, *, run: bool) -> str:
         weights.write_bytes(weights_beside(toys.attention(extra_weight=20_000))[1])
     try:
         inspect(path)
-        prune(path, "*:0", output, validate=False)
+        prune(path, output, heads="*:0", validate=False)
     except HeadPruneError:
         assert not list(output.parent.glob(f"*{output.name}*")), "a refusal left a file"
         return "refused"
@@ -215,7 +215,7 @@ def tried(path: Path, output: Path, *, run: bool) -> str:
     for left in output.parent.glob(f"*{output.name}*"):
         left.unlink()
     try:
-        prune(path, "*:0", output, provider="cpu")
+        prune(path, output, heads="*:0", provider="cpu")
     except ValidationFailedError:
         assert not list(output.parent.glob(f"*{output.name}*")), "a failed validation left a file"
         return f"caught: {verdict.reason}"

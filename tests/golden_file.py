@@ -19,7 +19,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune import plan_pruning
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import SetMetadata
@@ -72,7 +72,7 @@ def answered(golden: Golden) -> tuple[str, ModelProto | None]:
     sections = {"before": text_of(golden.model)}
     pruned = None
     try:
-        plan = plan_pruning(golden.model, golden.heads, **golden.flags)
+        plan = plan_pruning(golden.model, heads=golden.heads, **golden.flags)
     except RefusedError as error:
         sections["refused"] = f"{error}\n"
     else:

@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.cut_edits import caches_of, going_whole, require_apart, swept_edits
 from onnxheadprune.attention.head_specs import HeadSpec
-from onnxheadprune.attention.io_changes import AS_IT_IS, Cache, Contract
+from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
 from onnxheadprune.attention.layers import layers_kept, removed_layers
 from onnxheadprune.attention.planned_cuts import block_cuts, head_cuts, site_records
 from onnxheadprune.attention.read_contexts import with_readers
@@ -62,22 +62,14 @@ class Planning:
         return self.sites.losing(self.heads)
 
 
-def plan_pruning(
-    model: ModelLike,
-    heads: HeadSpec,
-    *,
-    exit: int | None = None,  # noqa: A002 the option's own name; nothing here leaves the interpreter
-    cache: Cache = "narrow",
-    allow_io_change: bool = False,
-) -> PrunePlan:
-    """Return what removing `heads` changes in a model. The model itself is not touched.
+def plan_of(model: ModelLike, heads: HeadSpec, contract: Contract, exit_: int | None = None) -> PrunePlan:
+    """Return what removing units changes in a model.
 
     Args:
-        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
-        heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file.
-        exit: the early exit that is made permanent first, by its number; None for none.
-        cache: what happens to past and present inputs and outputs; see `prune`.
-        allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
+        model: as users give it.
+        heads: a spec of units.
+        contract: what may happen to inputs and outputs.
+        exit_: the early exit that is made permanent first, by its number; None for none.
 
     Raises:
         UsageError: if the spec or the path is wrong.
@@ -85,12 +77,11 @@ def plan_pruning(
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    contract = Contract(cache, allow_io_change)
-    if exit is None:
+    if exit_ is None:
         return analyse(loaded.proto, heads, model_name(model), contract).plan
     from onnxheadprune.attention.exits.permanent import leaving
 
-    left = leaving(loaded, (exit,))
+    left = leaving(loaded, (exit_,))
     return left.on(analyse(left.model.proto, heads, model_name(model), contract).plan)
 
 
@@ -100,7 +91,7 @@ def analyse(
     name: str,
     contract: Contract = AS_IT_IS,
 ) -> Planning:
-    """Like `plan_pruning`, and keeps the analysis."""
+    """Like `plan_of`, and keeps the analysis."""
     with analysing(model, name):
         return planned(analysis_of(model, name), heads, contract)
 
@@ -109,7 +100,7 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
     """Return what removing heads changes in a model that is analysed already.
 
     Raises:
-        HeadPruneError: as `plan_pruning` does.
+        HeadPruneError: as `plan_of` does.
     """
     with analysing(analysis.model, analysis.name):
         return _planned(analysis, heads, contract)

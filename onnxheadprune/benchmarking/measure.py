@@ -59,10 +59,10 @@ LEAST_FLOOR = 0.01
 class BenchSettings(TypedDict, total=False):
     """Settings of `benchmark` by name, where somebody else says where it runs; see there."""
 
-    batch: Sequence[int] | None
-    seq: Sequence[int] | None
-    past: Sequence[int] | None
-    dims: Mapping[str, int] | None
+    batch: tuple[int, ...] | None
+    seq: tuple[int, ...] | None
+    past: tuple[int, ...] | None
+    dims: Mapping[str, int]
     repeats: int | None
     time_budget: float
     seed: int

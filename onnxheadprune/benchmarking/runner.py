@@ -32,8 +32,7 @@ from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.feeds.generate import Feed, Outputs
 from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.memory import footprint
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.settings.measuring import Timing
+from onnxheadprune.runtime.providers import resolve_provider
 
 LOW_PRECISION = ("float16", "bfloat16")
 OUTLIER = 5
@@ -54,65 +53,6 @@ class Scouted:
 
 
 Progress = Callable[[str], object]
-
-
-def bench(
-    model: ModelLike,
-    *others: ModelLike,
-    provider: str | Provider = AUTO,
-    batch: Sequence[int] | None = None,
-    seq: Sequence[int] | None = None,
-    past: Sequence[int] | None = None,
-    dims: Mapping[str, int] | None = None,
-    repeats: int | None = None,
-    time_budget: float = 10.0,
-    seed: int = 0,
-    threads: int | None = None,
-    cuda_graph: bool = False,
-    memory: bool = True,
-    progress: Callable[[str], object] | None = None,
-) -> Benchmark:
-    """Measure the latency of models side by side, in one process.
-
-    Args:
-        model: the reference.
-        others: what to compare with it, usually pruned versions.
-        provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
-        batch: batch sizes; by default 1 and 8.
-        seq: sequence lengths; by default 128, or the longest that runs.
-        past: lengths of the cache after which one new token is measured.
-        dims: sizes of single symbolic dimensions.
-        repeats: blocks per grid point; None goes by `time_budget`.
-        time_budget: seconds per grid point, for all models together.
-        seed: of the inputs, the order of measurement and the bootstrap.
-        threads: of the CPU's kernels; None leaves ONNX Runtime's own choice.
-        cuda_graph: capture and replay CUDA graphs (CUDA only), where every model and shape allows it.
-        memory: also measure the peak of memory, in a process of its own.
-        progress: is told in a few words what is done next.
-
-    Returns:
-        Latencies, ratios with their intervals, verdicts, operations and bounds.
-
-    Raises:
-        UsageError: if a size does not fit the model, or an option makes no sense.
-        ModelError: if a model cannot be read or does not run.
-        ProviderError: if the asked-for provider does not run here, or not one node runs on it.
-    """
-    timing = Timing(
-        batch=_in_order(batch),
-        seq=_in_order(seq),
-        past=_in_order(past),
-        dims=dims or {},
-        repeats=repeats,
-        time_budget=time_budget,
-        threads=threads,
-    )
-    request = BenchRequest(**vars(timing), provider=provider, seed=seed, cuda_graph=cuda_graph, memory=memory)
-    return run_benchmark((model, *others), request, progress or (lambda _: None))
-
-
-def _in_order(sizes: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if sizes is None else tuple(sizes)
 
 
 def run_benchmark(

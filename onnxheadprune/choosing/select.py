@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from onnxheadprune.attention.main_graph_copy import observed
 from onnxheadprune.attention.sites.attention_site import AttentionSite
-from onnxheadprune.attention.sites.find import Analysis, analysis_of
+from onnxheadprune.attention.sites.find import Analysis
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE
 from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable, seen, with_enough
-from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
 from onnxheadprune.choosing.folds import look_at
@@ -34,21 +32,14 @@ from onnxheadprune.choosing.space import (
     WITHOUT_DATA,
     Asked,
     SearchSpace,
-    Selection,
     Space,
     foresee,
 )
 from onnxheadprune.choosing.wishes import Requirements
-from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.data.drift import Evidence, Measure
-from onnxheadprune.data.sources import Data, data_for
-from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.load import ModelLike, open_structure
-from onnxheadprune.runtime import Provider
+from onnxheadprune.data.drift import Evidence
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
-from onnxheadprune.settings.cutting import Method
 
 
 @dataclass(frozen=True)
@@ -62,58 +53,6 @@ class Candidates:
 
     sites: tuple[AttentionSite, ...]
     kept: Mapping[int, Heads]
-
-
-def select_heads(
-    model: ModelLike,
-    *,
-    ratio: float | None = None,
-    keep: int | None = None,
-    scores: HeadScores | None = None,
-    method: Method | None = None,
-    data: Data | None = None,
-    limits: Limits | None = None,
-    protect: str | None = None,
-    provider: str | Provider = AUTO,
-    effect: Measure | None = None,
-    progress: Progress = silent,
-) -> Selection:
-    """The heads whose removal should cost least.
-
-    Args:
-        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
-        ratio: share of all heads of the model to remove.
-        keep: heads that every site keeps.
-        scores: what heads are worth; None measures it on `data`, or without data goes by the weights. Scores that
-            are shares of a site order its heads; with `data`, what cuts of each site cost is measured.
-        method: a method of `score` that scores them on `data`, in the place of given scores.
-        data: calibration data; see `Inputs` for the forms.
-        limits: floors, multiples, uniformity.
-        protect: a head spec of heads that must stay; a bare site protects all of its heads.
-        provider: where to run.
-        effect: the user's measure of drift.
-        progress: told what is being done.
-
-    Raises:
-        UsageError: unless exactly one wish is given, or if the data or the scores do not fit.
-        RefusedError: if the wish cannot be met.
-    """
-    if (ratio is None) == (keep is None):
-        raise UsageError("give a ratio, or the number of heads that every site keeps")
-    loaded = open_structure(model)
-    if data is not None:
-        loaded = observed(loaded) or loaded
-    analysis = analysis_of(loaded)
-    evidence = None
-    if data is not None:
-        where = provider if isinstance(provider, Provider) else resolve_provider(provider)
-        evidence = Evidence(calibration_data(data_for(model, data, where), analysis.view), where, effect)
-    requirements = Requirements(scores=scores, limits=limits or Limits(), protect=protect, method=method)
-
-    def asked(space: Space) -> Selection:
-        return space.ratio(ratio) if ratio is not None else space.keeping(keep or 0)
-
-    return asked(search_space(analysis, requirements, evidence, progress, asked))
 
 
 def search_space(

@@ -35,18 +35,13 @@ def check_ahead(model: Path | LoadedModel, request: Request) -> None:
 
 def plan_ahead(model: Path | LoadedModel, request: Request) -> tuple[list[RenderableType], dict[str, object]]:
     """The report and the document of a plan that nothing has to be measured for."""
-    from onnxheadprune.attention.planning import plan_pruning, require_something
+    from onnxheadprune.attention.planning import plan_of, require_something
     from onnxheadprune.reporting.plan import fusion_rows, plan_report
     from onnxheadprune.workflow.fuse import planned_fusion
     from onnxheadprune.workflow.result import planned_size, size_warnings
 
-    plan = plan_pruning(
-        model,
-        {} if request.choice.heads is None else request.choice.heads,
-        exit=request.choice.exit,
-        cache=request.contract.cache,
-        allow_io_change=request.contract.allow_io_change,
-    )
+    heads = {} if request.choice.heads is None else request.choice.heads
+    plan = plan_of(model, heads, request.contract, request.choice.exit)
     fusion = None
     if request.fuse == "none":
         require_something(plan)

@@ -62,7 +62,7 @@ def batch(
         cut,
         choice,
         Run(running.provider, running.seed, running.data),
-        Proving(not checking.no_validate, checking.accept_inconclusive),
+        Proving(checking.validate, checking.accept_inconclusive),
         Writing(external_data=external_data),
     )
     read = None if running.data is None else _DataReader.rooted(running)

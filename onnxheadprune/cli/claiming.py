@@ -133,9 +133,9 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
         yield making_of(beside(output))
     if given.get("method") == "ablation":
         from onnxheadprune.choosing.scoring.partial import MARK
-        from onnxheadprune.cli.score import score_path
+        from onnxheadprune.choosing.scoring.scores import partial_path
 
-        yield Making("the record of finished sites,", score_path(output), mark=MARK)
+        yield Making("the record of finished sites,", partial_path(output), mark=MARK)
 
 
 def _readings(context: click.Context) -> Iterator[Reading]:

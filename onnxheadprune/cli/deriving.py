@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -178,9 +177,18 @@ class DerivedCommand(click.Command):
             if isinstance(parameter, click.Option) and times > 1 and not _may_repeat(parameter):
                 raise click.UsageError(f"{parameter.opts[-1]} is given more than once", ctx)
         spelled = {parameter.name or "": _spelled(parameter) for parameter in self.params}
-        sentence = first_broken(
-            self._rules(spelled), _given(ctx) | dict.fromkeys(self.implies, True), spelled
-        )
+
+        def spell(name: str, value: str) -> str | None:
+            """An option as it is typed."""
+            option = spelled.get(name)
+            if option is None or value in ("", "True"):
+                return option
+            if value == "False":
+                return option if option.startswith("--no-") else option.replace("--", "--no-", 1)
+            return f"{option} {value}"
+
+        given = _given(ctx) | dict.fromkeys(self.implies, True)
+        sentence = first_broken(self._rules(spelled), given, spell)
         if sentence is not None:
             raise click.UsageError(sentence, ctx)
         if self.makes is not None:
@@ -277,11 +285,13 @@ def _parameter_of(item: Declared, made: str) -> click.Parameter:
     flag = f"--{item.name.replace('_', '-')}"
     flags = setting.flags.split() or [flag]
     if item.kind is bool:
-        is_pair = "/" in flags[0] or item.default is not False
-        named |= {"is_flag": True, "type": None}
+        only_off = flags[0].startswith("--no-")
+        is_pair = "/" in flags[0] or (item.default is not False and not only_off)
+        named |= {"is_flag": True, "type": None} | ({"flag_value": False} if only_off else {})
         flags = [f"{flag}/--no-{flag[2:]}"] if is_pair and "/" not in flags[0] else flags
     if not item.required and (setting.parse is None or isinstance(item.default, tuple)):
-        named["show_default"] = item.default is not None and item.default is not False and item.default != ()
+        nothing = item.default is None or item.default is False or item.default == ()
+        named["show_default"] = not (nothing or flags[0].startswith("--no-"))
     return click.Option(
         [*flags, item.name], help=_worded(setting.help).replace("MODEL.pruned", made), **named
     )
@@ -327,7 +337,9 @@ def _taken(name: str, item: Declared | type, values: Mapping[str, object]) -> ob
 def _complete(values: dict[str, Any], what: str, of: str) -> None:
     """Name the output that nobody named, or the backup of a model that is replaced."""
     if values.get("in_place"):
-        values["backup"] = values["backup"] or _backup_of(values[of])
+        from onnxheadprune.model.storage.claims import backup_path
+
+        values["backup"] = values["backup"] or backup_path(values[of])
     elif values["output"] is None and not values.get("dry_run"):
         values["output"] = _output_of(values[of], what)
 
@@ -337,21 +349,6 @@ def _output_of(model: Path, what: str) -> Path:
     place = model if model.name else model.resolve()
     name = place.name.removesuffix(".onnx")
     return place.with_name(f"{name}.{what}" if place.is_dir() else f"{name}.{what}.onnx")
-
-
-def _backup_of(model: Path) -> Path:
-    """A name beside a model that is free, or whose file is the model, as an interrupted run leaves it."""
-    names = (model.with_name(f"{model.name}.bak{number or ''}") for number in itertools.count())
-    return next(name for name in names if not os.path.lexists(name) or _is_copy(model, name))
-
-
-def _is_copy(model: Path, other: Path) -> bool:
-    from onnxheadprune.model.storage.claims import is_same_content
-
-    try:
-        return is_same_content(other, model)
-    except OSError:
-        return False
 
 
 def _given(context: click.Context) -> dict[str, object]:

@@ -40,7 +40,7 @@ def fuse(
     request = Request(
         fuse=mode,
         run=Run(running.provider, running.seed, read_data(model, running)),
-        proving=Proving(not checking.no_validate, checking.accept_inconclusive),
+        proving=Proving(checking.validate, checking.accept_inconclusive),
         writing=Writing(place, target.external_data, target.backup),
     )
     return carry_out(model, request, Showing(report, None, as_json), dry_run=dry_run)

@@ -75,7 +75,7 @@ def prune(
         cut,
         choice,
         Run(running.provider, running.seed, None if in_folder else read_data(subject, running)),
-        Proving(not checking.no_validate, checking.accept_inconclusive),
+        Proving(checking.validate, checking.accept_inconclusive),
         Writing(place, target.external_data, target.backup, _data_name(deploying.data_name, place)),
     )
     if in_folder:

@@ -47,7 +47,7 @@ def recover(
             resume=resume,
         ),
         run=Run(running.provider, running.seed, read_data(model, running)),
-        proving=Proving(not checking.no_validate, checking.accept_inconclusive),
+        proving=Proving(checking.validate, checking.accept_inconclusive),
         writing=Writing(output, external_data),
     )
     with err().status("validating"):

@@ -60,7 +60,7 @@ def score(
     from onnxheadprune.attention.sites.kinds import HEADS_ALONE
     from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.choosing.scoring.score import default_method, score
-    from onnxheadprune.choosing.scoring.scores import write_scores
+    from onnxheadprune.choosing.scoring.scores import partial_path, write_scores
     from onnxheadprune.data.sources import with_own_tokenizer
     from onnxheadprune.reporting.choice import heat_rows, score_rows
     from onnxheadprune.reporting.console import err
@@ -83,7 +83,7 @@ def score(
     )
     data = read_data(subject, samples)
     method = scoring.method or default_method(units, measured=data is not None)
-    partial = None if output is None or method != "ablation" else score_path(output)
+    partial = None if output is None or method != "ablation" else partial_path(output)
     with open_executor(scoring.jobs, scoring.dask) as executor, progress_on(err()) as progress:
         scores = score(
             subject,
@@ -136,8 +136,3 @@ def _check_folder(output: Path) -> None:
 
     if not output.parent.is_dir():
         raise UsageError(f"the folder {output.parent} does not exist")
-
-
-def score_path(output: Path) -> Path:
-    """The file beside an output with the finished parts of a long scoring."""
-    return output.with_name(f"{output.name}.partial")

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.settings.inputs import RANDOM, TEXT_FORMATS, TEXTS, DataFormat, Inputs, Running, Samples
+from onnxheadprune.settings.inputs import RANDOM, TEXT_FORMATS, TEXTS, DataFormat, Running, Samples
 from onnxheadprune.settings.setting import declared
 
 if TYPE_CHECKING:
@@ -17,27 +17,25 @@ if TYPE_CHECKING:
     from onnxheadprune.runtime import Provider
     from onnxheadprune.runtime.feeds.samples import DataSource
 
-Data: TypeAlias = "DataSource | Inputs"
-"""The forms of data that functions take: a path, arrays, feeds, or a path with how it becomes inputs."""
 VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
 BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx*", "*embed*.onnx*")
 """Files beside a model that complete text and data."""
 
 
-def _kind_of_data(inputs: Inputs) -> DataFormat | None:
+def _kind_of_data(inputs: Running) -> DataFormat | None:
     """The format of the data, detected from its content where it is not specified; None where it is no file.
 
     Raises:
         UsageError: if the content does not tell.
     """
-    if inputs.data is None or inputs.data == RANDOM:
+    if not isinstance(inputs.data, str) or inputs.data == RANDOM:
         return None
     from onnxheadprune.data import formats
 
     return inputs.data_format or formats.format_of(inputs.data)
 
 
-def kind_if_told(inputs: Inputs) -> DataFormat | None:
+def kind_if_told(inputs: Running) -> DataFormat | None:
     """The kind of data, None also where its content does not show it: reading it raises the error."""
     try:
         return _kind_of_data(inputs)
@@ -96,58 +94,13 @@ def with_own_tokenizer(folder: Path, running: Running) -> Running:
     return replace(running, tokenizer=folder) if has_tokenizer(folder) else running
 
 
-def running_of(data: str | os.PathLike[str] | Inputs, seed: int = 0) -> Running:
-    """The command line's settings for data given as a path, as text or `Path`."""
-    inputs = data if isinstance(data, Inputs) else Inputs(data=os.fspath(data))
-    given = {name: getattr(inputs, name) for name in declared(Inputs)}
-    place, tokenizer = given.pop("data"), given.pop("tokenizer")
-    return Running(
-        data=None if place is None else os.fspath(place),
-        tokenizer=None if tokenizer is None else Path(tokenizer),
-        **given,
-        seed=seed,
-    )
-
-
-@overload
-def data_for(model: ModelLike, data: None, provider: str | Provider, seed: int = 0) -> None: ...
-
-
-@overload
-def data_for(model: ModelLike, data: Data, provider: str | Provider, seed: int = 0) -> DataSource: ...
-
-
-@overload
-def data_for(
-    model: ModelLike, data: Data | None, provider: str | Provider, seed: int = 0
-) -> DataSource | None: ...
-
-
-def data_for(
-    model: ModelLike, data: Data | None, provider: str | Provider, seed: int = 0
-) -> DataSource | None:
-    """The user's own data for one model, completed by other models of its folder.
-
-    Args:
-        model: what it is for.
-        data: as the user gives it; data that are already read stay unchanged.
-        provider: where the models beside it run.
-        seed: of random inputs.
-
-    Raises:
-        UsageError: if it cannot be read.
-        HeadPruneError: if a model cannot be read or run.
-    """
-    if data is None:
-        return None
-    from onnxheadprune.data.calibration import Calibration
-    from onnxheadprune.data.more import Feeds
-
-    if isinstance(data, (Calibration, Feeds)):
-        return data
-    if isinstance(data, (str, os.PathLike, Inputs)):
-        return read_data(model, running_of(data, seed), provider=provider)
-    return _supplied(model, data, provider)
+def data_for(model: ModelLike, data: DataSource, provider: str | Provider, seed: int = 0) -> DataSource:
+    """The user's own data for one model, completed by other models of its folder; see `read_data`."""
+    if not isinstance(data, (str, os.PathLike)):
+        return _in_memory(model, data, provider)
+    found = read_data(model, Running(data=os.fspath(data), seed=seed), provider=provider)
+    assert found is not None
+    return found
 
 
 def read_data(
@@ -169,6 +122,8 @@ def read_data(
     provider = provider or running.provider
     kind = _kind_of_data(running)
     _require_effect(running, kind)
+    if not isinstance(running.data, str):
+        return _in_memory(model, running.data, provider)
     if kind in TEXT_FORMATS:
         return _texts(model, running, kind, provider, in_folder)
     if running.data != RANDOM and kind != "images":
@@ -201,7 +156,8 @@ def _require_effect(running: Running, kind: DataFormat | None) -> None:
     for name, item in declared(Samples).items():
         if name not in effective and getattr(running, name) != item.default:
             of = "text" if name in TEXTS.split() else "images"
-            raise UsageError(f"--{name.replace('_', '-')} is for {of}, which {running.data} is not")
+            what = running.data if isinstance(running.data, str) else "the data in memory"
+            raise UsageError(f"--{name.replace('_', '-')} is for {of}, which {what} is not")
 
 
 def _texts(
@@ -242,6 +198,14 @@ def _texts(
         beside=beside(loaded.path, _resolved(provider)),
         logits=logits_of(loaded),
     )
+
+
+def _in_memory(model: ModelLike, data: DataSource, provider: str | Provider) -> DataSource:
+    """Arrays and batches for one model; what is read already stays unchanged."""
+    from onnxheadprune.data.calibration import Calibration
+    from onnxheadprune.data.more import Feeds
+
+    return data if isinstance(data, (Calibration, Feeds)) else _supplied(model, data, provider)
 
 
 def _supplied(model: ModelLike, data: DataSource, provider: str | Provider) -> DataSource:

@@ -81,16 +81,18 @@ _ALIASES = {
 _MISSING_LIBRARY = re.compile(r"with error: (?:Error loading )?\"?([^\n\"]+)")
 
 
-def resolve_provider(asked: str = AUTO) -> Provider:
+def resolve_provider(asked: str | Provider = AUTO) -> Provider:
     """The provider to run on.
 
     Args:
-        asked: "auto" (CUDA if a probe really runs there, else CPU), "cpu", "cuda", or the name of any
-            other provider, short ("tensorrt") or in full ("TensorrtExecutionProvider").
+        asked: "auto" (CUDA if a probe really runs there, else CPU), "cpu", "cuda", the name of any
+            other provider, short ("tensorrt") or in full, or one that is resolved already.
 
     Raises:
         ProviderError: if the asked-for provider does not run here. There is no silent fallback.
     """
+    if isinstance(asked, Provider):
+        return asked
     if asked.lower() == AUTO:
         obstacle = probe(CUDA)
         if obstacle is None:

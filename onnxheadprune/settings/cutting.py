@@ -91,7 +91,7 @@ Drift = Annotated[
     Setting(
         DRIFT_HELP,
         metavar="M",
-        rules=(excludes("dry_run no_validate", unless="data"),),
+        rules=(excludes("dry_run validate=False", unless="data"),),
         section=SELECTION,
     ),
 ]

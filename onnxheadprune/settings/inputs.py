@@ -28,12 +28,12 @@ TEXTS = "text_field target_field max_samples tokenizer max_length"
 _RUNS = "ratio keep target_speedup max_drift refit=True vocab_size"
 _UNUSED = (
     excludes("dry_run", unless=_RUNS),
-    excludes("no_validate", unless=f"{_RUNS} recover time fuse=auto mode=auto"),
+    excludes("validate=False", unless=f"{_RUNS} recover time fuse=auto mode=auto"),
 )
 """Inputs have no effect where nothing runs."""
 _MATTERS = (
     excludes("dry_run", unless="data=random recover"),
-    excludes("no_validate", unless="data=random recover time fuse=auto mode=auto"),
+    excludes("validate=False", unless="data=random recover time fuse=auto mode=auto"),
 )
 _OF_DATA = (requires("data"),)
 
@@ -94,7 +94,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 def _size(text: str) -> tuple[int, int]:
     """Height and width from "224" or "224x192"."""
-    parts = text.lower().split("x")
+    parts = text.lower().replace(",", "x").split("x")
     if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
         raise ValueError(f"{text!r} is not a size like 224 or 224x192")
     return int(parts[0]), int(parts[-1])
@@ -167,20 +167,13 @@ class Samples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs(Samples):
-    """Data, and how it becomes inputs of a model.
+class Running(Samples):
+    """Inputs, and where models run.
 
-    Functions take it as `data`, and the place of data alone where nothing else is to be said: a path, "module:function"
-    or "random". Arrays in memory are given as they are: a mapping like an `.npz` file, or an iterable of batches.
+    In Python `data` may also be arrays in memory: a mapping like an `.npz` file, or an iterable of batches.
     """
 
     data: Data = None
     data_format: Format = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Running(Inputs):
-    """Inputs, and where models run."""
-
     provider: Provider = "auto"
     seed: Seed = 0

@@ -13,13 +13,19 @@ in jobs.
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from onnxheadprune.errors import UsageError
+
+Spell: TypeAlias = Callable[[str, str], "str | None"]
+"""Writes a setting by its name and value, "" for none, as one front end has it; None where it has no such setting."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +57,19 @@ class Rule:
         needs, against = known(self.needs), known(self.against)
         return Rule(needs, against, known(self.unless), self.value) if needs or against else None
 
-    def broken(self, name: str, given: Mapping[str, object], spelled: Mapping[str, str]) -> str | None:
+    def broken(self, name: str, given: Mapping[str, object], spell: Spell) -> str | None:
         """A sentence, None if the rule holds."""
         subject = f"{name}={self.value}" if self.value else name
         if not _holds(subject, given):
             return None
-        shown, needs, unless = _spell(subject, spelled), self.needs.split(), self.unless.split()
+        shown, needs, unless = _spelled(subject, spell), self.needs.split(), self.unless.split()
         if needs and not any(_holds(word, given) for word in needs):
-            return f"{shown} requires {_listed(needs, spelled)}"
+            return f"{shown} requires {_listed(needs, spell)}"
         obstacle = next((word for word in self.against.split() if _holds(word, given)), None)
         if obstacle is None or any(_holds(word, given) for word in unless):
             return None
-        but = f" without {_listed(unless, spelled)}" if any(_name(word) in spelled for word in unless) else ""
-        return f"{shown} and {_spell(obstacle, spelled)} are mutually exclusive{but}"
+        but = f" without {listed}" if (listed := _listed(unless, spell)) else ""
+        return f"{shown} and {_spelled(obstacle, spell)} are mutually exclusive{but}"
 
 
 def requires(words: str, *, value: str = "") -> Rule:
@@ -80,6 +86,8 @@ NAMED = re.compile(r"\{(\w+)\}")
 """The name of a setting in the help of another one."""
 
 
+MOST_QUOTED = 60
+"""Characters of a value that a message repeats."""
 PERCENT = r"^[0-9]+(\.[0-9]+)?%$"
 
 
@@ -230,6 +238,73 @@ class Declared:
         """True if it must be given."""
         return self.default is MISSING
 
+    def read(self, value: object, other: str = "") -> Any:
+        """A value that Python or a file of another tool gives, read as the command line reads its text.
+
+        Args:
+            value: the value.
+            other: what else the caller accepts, for the message.
+
+        Raises:
+            UsageError: if it is of another type, or outside the bounds.
+        """
+        kind, parse = self.kind, self.setting.parse
+        try:
+            if parse is not None:
+                return self._of_items(parse, value)
+            if isinstance(self.bounds, Shares):
+                value = share(value)
+        except ValueError as error:
+            raise UsageError(f"{self.name}: {error}") from None
+        if kind is Path and isinstance(value, (str, os.PathLike)) and os.fspath(value):
+            return Path(value)
+        if kind is str and isinstance(value, (str, os.PathLike)) and os.fspath(value):
+            return os.fspath(value)
+        if kind is bool and isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value in self.words:
+            return value
+        if get_origin(kind) is tuple and _is_list(value) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+        is_number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        if kind not in (int, float) or not is_number:
+            expected = f"{self.expected} or {other}" if other else self.expected
+            raise UsageError(f"{self.name} must be {expected}, not {_quoted(value)}")
+        if not self.bounds.admit(kind(value)):
+            percent = (
+                f'; write "{value}%" for percent'
+                if isinstance(self.bounds, Shares) and kind(value) > 1
+                else ""
+            )
+            raise UsageError(f"{self.name} must be {self.bounds}, not {value}{percent}")
+        return kind(value)
+
+    def _of_items(self, parse: Callable[[str], object], value: object) -> object:
+        """What text, items of a list, or pairs of a mapping say, by the reader of the text.
+
+        Raises:
+            ValueError: if it is none of these, or the reader refuses it.
+        """
+        if isinstance(value, Mapping):
+            if get_origin(self.kind) is Mapping:
+                read = [parse(f"{key}={item}") for key, item in value.items()]
+                return {
+                    key: item for pairs in read if isinstance(pairs, Mapping) for key, item in pairs.items()
+                }
+        elif isinstance(value, (str, Real)) and not isinstance(value, bool):
+            return parse(str(value))
+        elif _is_list(value):
+            return parse(",".join(map(str, value)))
+        raise ValueError(f"{_quoted(value)} is not of the form {self.setting.metavar}")
+
+    @property
+    def expected(self) -> str:
+        """The values that it may have, in words."""
+        if self.words:
+            return f"{', '.join(self.words[:-1])} or {self.words[-1]}" if self.words[1:] else self.words[0]
+        kinds = {bool: "True or False", int: "a whole number", float: "a number", Path: "a path", str: "text"}
+        return kinds.get(self.kind, "a list of texts")
+
     def check(self, value: float | Mapping[Any, float]) -> None:
         """Check a number, or each number of a mapping, against the bounds.
 
@@ -253,6 +328,16 @@ class Declared:
         """The values that it may have, where these are words; of a list its items, of a mapping its keys."""
         kind = get_args(self.kind)[0] if get_origin(self.kind) in (tuple, Mapping) else self.kind
         return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object] | Set[object]]:
+    return isinstance(value, (Sequence, Set)) and not isinstance(value, (str, bytes))
+
+
+def _quoted(value: object) -> str:
+    """A value in few characters."""
+    text = repr(value)
+    return text if len(text) <= MOST_QUOTED and text.isprintable() else f"a {type(value).__name__}"
 
 
 _KNOWN: dict[type[Any], Mapping[str, Declared]] = {}
@@ -332,26 +417,20 @@ def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     return hint, ()
 
 
-def first_broken(
-    rules: Iterable[tuple[str, Rule]], given: Mapping[str, object], spelled: Mapping[str, str]
-) -> str | None:
+def first_broken(rules: Iterable[tuple[str, Rule]], given: Mapping[str, object], spell: Spell) -> str | None:
     """The sentence about the first setting that would have no effect, None if there is none.
 
     Args:
         rules: names of settings, each with a rule in full names.
         given: values of the settings that somebody gave, and of those that are implied.
-        spelled: how settings are written; what is implied is not.
+        spell: how settings are written, with a value or without; None for what is implied.
     """
-    sentences = (rule.broken(name, given, spelled) for name, rule in rules)
+    sentences = (rule.broken(name, given, spell) for name, rule in rules)
     return next((sentence for sentence in sentences if sentence is not None), None)
 
 
 def _parts(word: str) -> tuple[str, str, str]:
     return word.partition("=")
-
-
-def _name(word: str) -> str:
-    return _parts(word)[0]
 
 
 def _holds(word: str, given: Mapping[str, object]) -> bool:
@@ -362,13 +441,12 @@ def _holds(word: str, given: Mapping[str, object]) -> bool:
     return value in found if isinstance(found, Mapping) else str(found) == value
 
 
-def _spell(word: str, spelled: Mapping[str, str]) -> str:
+def _spelled(word: str, spell: Spell) -> str:
     name, _, value = _parts(word)
-    if value == "False":
-        return spelled[name].replace("--", "--no-", 1)
-    return spelled[name] if value in ("", "True") else f"{spelled[name]} {value}"
+    return spell(name, value) or word
 
 
-def _listed(words: Collection[str], spelled: Mapping[str, str]) -> str:
-    *most, last = (_spell(word, spelled) for word in words if _name(word) in spelled)
-    return f"{', '.join(most)} or {last}" if most else last
+def _listed(words: Collection[str], spell: Spell) -> str:
+    """Words as their callers write them, "" if all are implied."""
+    shown = [text for name, _, value in map(_parts, words) if (text := spell(name, value)) is not None]
+    return f"{', '.join(shown[:-1])} or {shown[-1]}" if shown[1:] else "".join(shown)

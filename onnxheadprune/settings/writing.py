@@ -79,7 +79,7 @@ AcceptInconclusive = Annotated[
     bool,
     Setting(
         "Write even if the heads matter too little for a wrong cut to show.",
-        rules=(excludes("dry_run"), excludes("no_validate")),
+        rules=(excludes("dry_run"), excludes("validate=False")),
         section=OUTPUT,
     ),
 ]
@@ -128,12 +128,14 @@ class Checking:
 
     SECTION: ClassVar[str] = OUTPUT
 
-    no_validate: Annotated[
+    validate: Annotated[
         bool,
         Setting(
-            "Do not compare with the masked reference (noted in the metadata).", rules=(excludes("dry_run"),)
+            "Do not compare with the masked reference (noted in the metadata).",
+            flags="--no-validate",
+            rules=(excludes("dry_run"),),
         ),
-    ] = False
+    ] = True
     accept_inconclusive: AcceptInconclusive = False
 
 

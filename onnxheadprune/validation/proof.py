@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.layers import parts_named, removed_layers
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.kinds import every_kind
-from onnxheadprune.data.drift import Measure
 from onnxheadprune.edit.model_records import EXITS_KEY
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord, units_entry
@@ -33,7 +31,7 @@ from onnxheadprune.model.load import (
 )
 from onnxheadprune.runtime import CPU, Provider, Session, versions
 from onnxheadprune.runtime.feeds.samples import USERS_DATA, DataSource
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.declarations import shadowed
@@ -86,62 +84,9 @@ def _with_refits(
 
 if TYPE_CHECKING:
     from onnxheadprune.attention.vocabulary.trim import Trimming
-    from onnxheadprune.data.sources import Data
     from onnxheadprune.validation.extra_inputs import Wide
     from onnxheadprune.validation.metric import Metric, MetricMeter
     from onnxheadprune.validation.oracle import Prepared
-
-
-def validate(
-    original: ModelLike,
-    pruned: ModelLike,
-    *,
-    heads: HeadSpec | None = None,
-    data: Data | None = None,
-    provider: str | Provider = AUTO,
-    seed: int = 0,
-    metric: Metric | None = None,
-    effect: Measure | None = None,
-    unseen: bool = False,
-    strict: bool = False,
-) -> Validation:
-    """Compare a pruned model with the masked reference, and measure what the cut costs.
-
-    The masked reference is built from the *original*, for the heads that the pruned model's metadata
-    says are gone. Both run on random inputs of several sizes, and on `data`. The verdict is "passed"
-    only if silencing the heads moves the outputs enough for a wrong cut to show. Where its graph is not the planned
-    one, `exact` is "tried": equal on all inputs that were run, and no more is known.
-
-    Args:
-        original: the model before the cut.
-        pruned: the model after it.
-        heads: the removed heads, where the pruned model's metadata does not say.
-        data: the user's inputs; see `Inputs` for the forms.
-        provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
-        seed: of the random inputs.
-        metric: the user's own measure, a function or "module:function", called with (outputs, feed) per feed of `data`
-            or once with (outputs, feeds); see `MetricMeter`.
-        effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output. See
-            `calibration.drift.EffectMeter`.
-        unseen: `data` is none that the weights were trained on, which the verdict then says.
-        strict: `passed` is False where the verdict rests on numbers alone.
-
-    Raises:
-        UsageError: if the models do not belong together, nothing was removed, or the data or metric does not fit.
-        ModelError: if a model cannot be read, or the original itself does not load in ONNX Runtime.
-        RefusedError: if the heads cannot be removed from the original.
-        ProviderError: if the asked-for provider does not run here.
-    """
-    given = None
-    if data is not None:
-        from onnxheadprune.data.sources import data_for
-
-        given = data_for(original, data, provider, seed)
-    return prove(
-        original,
-        pruned,
-        ValidationRequest(heads, given, provider, seed, metric, effect, unseen=unseen, strict=strict),
-    )
 
 
 def _in_layers(planning: Planning) -> list[Use]:

@@ -19,7 +19,7 @@ class ValidationRequest:
 
     Attributes:
         heads: the removed heads, where the pruned model's metadata does not say.
-        data: the user's inputs; see `Inputs` for the forms.
+        data: the user's inputs.
         provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
         seed: of the random inputs.
         metric: the user's own measure, a function or "module:function"; see `MetricMeter`.

@@ -13,7 +13,6 @@ from onnxheadprune.benchmarking.measure import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.data.calibration import Calibration, calibration_data
-from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.edit.records import QUANTIZED_ENTRY
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
@@ -23,8 +22,8 @@ from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.storage.claims import Reading, named_files
 from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.settings.measuring import Rounding, Timing, To
+from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.settings.measuring import Rounding, Timing
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.oracle import claimed_exits, claimed_vocabulary
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
@@ -128,41 +127,6 @@ class Combination:
             "notes": list(self.notes),
             "benchmark": self.benchmark.to_dict(),
         }
-
-
-def combine(
-    model: ModelLike,
-    pruned: ModelLike,
-    *,
-    to: To,
-    data: Data,
-    output: str | Path | None = None,
-    provider: str = AUTO,
-    timing: Timing | None = None,
-) -> Combination:
-    """Quantize a model and its pruned form, prune the quantized model too, and compare all of them.
-
-    Args:
-        model: the original, in floats.
-        pruned: the result of `prune`.
-        to: "int8-dynamic", "int8-qdq" or "int4".
-        data: the user's inputs; see `Inputs` for the forms. A fifth is held out to measure on; ranges
-            and refits use the rest.
-        output: where to write the better of both orders; None writes nothing.
-        provider: where to run.
-        timing: settings of latency measurements; None for the defaults of `benchmark`.
-
-    Raises:
-        UsageError: if the models do not belong together, or the data does not fit.
-        RefusedError: if ONNX Runtime cannot quantize a model.
-    """
-    request = CombineRequest(
-        Rounding(to=to),
-        Run(provider, 0, data_for(model, data, provider)),
-        timing=timing or Timing(),
-        writing=Writing(output),
-    )
-    return combined_through(model, pruned, request)
 
 
 @one_call()

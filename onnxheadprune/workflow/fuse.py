@@ -103,16 +103,18 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
         return pruned.proto, _kept(pruned.proto, original.name, trials, "no candidate is exact here")
     candidates = [pruned.proto, *(model for model, _ in made)]
     names = ["unfused", *(fusion.mode for _, fusion in made)]
-    from onnxheadprune.benchmarking.runner import bench
+    from onnxheadprune.benchmarking.measure import BenchRequest
+    from onnxheadprune.benchmarking.runner import run_benchmark
 
-    measured = bench(
-        *(pruned.changed(model, name) for model, name in zip(candidates, names, strict=True)),
+    request = BenchRequest(
         provider=provider,
         time_budget=setting.seconds,
         repeats=setting.repeats,
         seed=setting.seed,
         memory=False,
     )
+    models = [pruned.changed(model, name) for model, name in zip(candidates, names, strict=True)]
+    measured = run_benchmark(models, request)
     ratios = {name: _ratios(measured, index) for index, name in enumerate(names) if index}
     trials = [dataclasses.replace(trial, ratios=ratios.get(trial.mode, {})) for trial in trials]
     best = _best(measured, names)
@@ -126,10 +128,12 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
 
 def _obstacle(original: LoadedModel, fused: LoadedModel, provider: Provider, setting: Setting) -> str:
     """Return why a candidate is not exact on this provider, "" if it is."""
-    from onnxheadprune.validation.proof import validate
+    from onnxheadprune.validation.proof import prove
+    from onnxheadprune.validation.request import ValidationRequest
 
+    request = ValidationRequest(None, setting.data, provider, setting.seed)
     try:
-        verdict = validate(original, fused, data=setting.data, provider=provider, seed=setting.seed)
+        verdict = prove(original, fused, request)
     except InferenceError as error:
         return str(error)
     return verdict.reason if verdict.verdict == "failed" else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,7 +11,6 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import Measure
-from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.edit.apply import drop_metadata, set_metadata
 from onnxheadprune.edit.records import (
     COMPENSATED_KEY,
@@ -29,15 +27,14 @@ from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.folder import one_call
-from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.quantizing import decided, quantized
-from onnxheadprune.settings.measuring import Rounding, To
+from onnxheadprune.settings.measuring import Rounding
 from onnxheadprune.workflow.apart import Looking, Reference
 from onnxheadprune.workflow.requests import Run, Writing
 
@@ -104,52 +101,6 @@ class QuantizeResult:
             "drift_measured_on": self.measured_on or None,
             "notes": list(self.notes),
         }
-
-
-def quantize(
-    model: ModelLike,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    to: To,
-    data: Data | None = None,
-    per_channel: bool = True,
-    reduce_range: bool | None = None,
-    block_size: int = 32,
-    exclude: tuple[str, ...] = (),
-    provider: str = AUTO,
-    effect: Measure | None = None,
-    external_data: ExternalData = "auto",
-    progress: Progress = silent,
-) -> QuantizeResult:
-    """Quantize a model with ONNX Runtime's own quantizer, try the result, then write it.
-
-    Args:
-        model: the model, in floats.
-        output: where to write; None writes nothing.
-        to: "int8-dynamic", "int8-qdq" (needs data) or "int4" (needs the package onnx-ir).
-        data: the user's inputs, that ranges are found on and drift is measured on; see `Inputs`.
-        per_channel: int8 weights get a scale per output; else one per tensor.
-        reduce_range: int8 weights use seven of eight bits; None does so where the processor's product of uint8 by
-            int8 saturates.
-        block_size: inputs that share a scale, for int4.
-        exclude: names of nodes that stay unchanged.
-        provider: where drift is measured.
-        effect: the measure of drift: "kl", "cosine" or your own function; None goes by the kind of output.
-        external_data: keep weights beside the output: as the input does, always or never.
-        progress: told what is being done.
-
-    Raises:
-        UsageError: if a path, a setting or the data is wrong. Nothing is written.
-        ModelError: if the model cannot be read.
-        RefusedError: if ONNX Runtime cannot quantize it, or does not run what it made of it.
-    """
-    how = Rounding(
-        to=to, per_channel=per_channel, reduce_range=reduce_range, block_size=block_size, exclude=exclude
-    )
-    request = QuantizeRequest(
-        how, Run(provider, 0, data_for(model, data, provider)), Writing(output, external_data), effect
-    )
-    return quantized_through(model, request, progress)
 
 
 @one_call()

@@ -7,59 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxheadprune.choosing.compensation.record import Compensation, restored
-from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.edit.records import FUSED_ENTRY
 from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct
-from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.training.budget import Budget
+from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.oracle import prepared
-from onnxheadprune.validation.proof import validate
-from onnxheadprune.workflow.pipeline import carried_through
-from onnxheadprune.workflow.requests import Choice, Request, Run, Tokens, Writing
-from onnxheadprune.workflow.result import PruneResult
-
-
-def recover(
-    model: ModelLike,
-    pruned: ModelLike,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    data: Data,
-    budget: Budget,
-    provider: str = AUTO,
-    seed: int = 0,
-    resume: bool = False,
-    progress: Progress = silent,
-) -> PruneResult:
-    """Train what is left of a pruned model to give what the original gives, prove the result, then write it.
-
-    Args:
-        model: the original.
-        pruned: what `prune` made of it.
-        output: where to write; None writes nothing.
-        data: the user's inputs; see `Inputs` for the forms. A twentieth of the samples is set aside to judge by; a
-            refit of `pruned` that has learned from the same data is made again without them.
-        budget: how long to train.
-        provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
-        seed: of the order of the data.
-        resume: go on with a training that was interrupted, from the file beside `output`.
-        progress: told what is being done; see `prune`.
-
-    Raises:
-        UsageError: if the models do not belong together, or the data is no good for it.
-        RefusedError: if no gradient reaches a weight.
-        ValidationFailedError: if `pruned` is no exact cut of `model`, or the result is not shown to be one.
-    """
-    choice = Choice(recover=budget, resume=resume)
-    request = Request(
-        choice, run=Run(provider, seed, data_for(model, data, provider, seed)), writing=Writing(output)
-    )
-    return carried_through(model, recovery_request(model, pruned, request), progress)
+from onnxheadprune.validation.proof import prove
+from onnxheadprune.validation.request import ValidationRequest
+from onnxheadprune.workflow.requests import Request, Tokens
 
 
 def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> Request:
@@ -75,7 +33,7 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
     original, made = open_structure(model), open_structure(pruned)
     names = model_name(model), model_name(pruned)
     provider = resolve_provider(request.run.provider)
-    found = validate(model, pruned, provider=provider, seed=request.run.seed)
+    found = prove(model, pruned, ValidationRequest(provider=provider, seed=request.run.seed))
     if found.verdict == "failed":
         raise ValidationFailedError(
             f"{names[1]} is not shown to be a cut of {names[0]}: {found.reason}", found

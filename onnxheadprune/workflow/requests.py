@@ -205,8 +205,9 @@ def requirements_of(selecting: Selecting) -> Requirements:
     from onnxheadprune.choosing.scoring.scores import read_scores
     from onnxheadprune.choosing.wishes import Requirements
 
+    scores = selecting.scores
     return Requirements(
-        scores=None if selecting.scores is None else read_scores(selecting.scores),
+        scores=read_scores(scores) if isinstance(scores, (str, os.PathLike)) else scores,
         limits=Limits(selecting.min_heads, selecting.multiple_of, selecting.uniform),
         protect=selecting.protect,
         units=frozenset(selecting.units),
@@ -214,14 +215,14 @@ def requirements_of(selecting: Selecting) -> Requirements:
     )
 
 
-def measure_of(drift: str | None) -> Measure | None:
-    """The measure of drift: "auto", "kl", "cosine" or "module:function"; None leaves it to the kind of output.
+def measure_of(drift: Measure | None) -> Measure | None:
+    """The measure of drift: "auto", "kl", "cosine", "module:function" or a function; None leaves it to the output.
 
     Raises:
         UsageError: if there is no such measure, or a function cannot be imported.
     """
-    if drift is None:
-        return None
+    if not isinstance(drift, str):
+        return drift
     from onnxheadprune.data.drift import AUTO, MEASURES
     from onnxheadprune.runtime.foreign import import_function
 

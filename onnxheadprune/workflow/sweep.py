@@ -4,39 +4,32 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
 
 from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.executors import run_all
-from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import Selection
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter
-from onnxheadprune.data.sources import Data, data_for
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.main_output import require_main_output
-from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.pickling import Sent, arrived, sent
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
-from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.settings.cutting import Method
 from onnxheadprune.settings.setting import share
-from onnxheadprune.training.budget import Budget
-from onnxheadprune.training.recover import Recovering
 from onnxheadprune.workflow.choice.chosen import data_words
 from onnxheadprune.workflow.choice.completing import completed
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
@@ -44,12 +37,21 @@ from onnxheadprune.workflow.choice.latency import speedups
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 
-def parse_sweep(spec: str) -> tuple[float, ...]:
-    """Ratios from "0:0.7:0.05" or "0:70%:5%", both ends included.
+def parse_sweep(spec: str | Sequence[float]) -> tuple[float, ...]:
+    """Ratios from "0:0.7:0.05" or "0:70%:5%", both ends included; numbers as they are.
 
     Raises:
-        UsageError: if it is no such range.
+        UsageError: if it is no such range, or the numbers do not rise.
     """
+    if not isinstance(spec, str):
+        ratios = tuple(spec) if isinstance(spec, Iterable) else ()
+        if (
+            not ratios
+            or not all(isinstance(ratio, Real) and 0 <= ratio < 1 for ratio in ratios)
+            or sorted(ratios) != list(ratios)
+        ):
+            raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {spec!r} does not")
+        return ratios
     try:
         start, stop, step = (float(str(share(part))) for part in spec.split(":"))
     except ValueError as error:
@@ -70,51 +72,6 @@ class PointTask:
     data: Calibration
     provider: Provider
     trying: Trying
-
-
-def sweep(
-    model: ModelLike,
-    ratios: str | Sequence[float],
-    data: Data,
-    *,
-    limits: Limits | None = None,
-    scores: HeadScores | None = None,
-    method: Method | None = None,
-    refit: bool = True,
-    recover: Budget | None = None,
-    provider: str = AUTO,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Curve:
-    """Cuts of many sizes, each with its own choice and refit: drift, accuracy, size and measured speed.
-
-    Args:
-        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
-        ratios: shares of all heads, as numbers or as "0:0.7:0.1".
-        data: calibration data; see `Inputs` for the forms. A fifth of it is set aside to judge by. `labels` among its
-            arrays give accuracy.
-        limits: floors, multiples, uniformity.
-        scores: what heads are worth; None measures it on the data.
-        method: a method of `score` that scores them on the data, in the place of given scores.
-        refit: refit what is left to the original's activations.
-        recover: how long what is left is trained after that, for each size; the time of a call is for all of them.
-        provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
-        seed: of the order of the data in a training.
-        progress: told what is being done, how much of it is done, and of how much (0: unknown).
-
-    Raises:
-        UsageError: if the ratios or the data are wrong.
-        RefusedError: if nothing can be removed.
-        ProviderError: if the asked-for provider does not run here.
-    """
-    shares = parse_sweep(ratios) if isinstance(ratios, str) else tuple(ratios)
-    if not shares or not all(0 <= share < 1 for share in shares) or sorted(shares) != list(shares):
-        raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {ratios!r} does not")
-    where = resolve_provider(provider)
-    loaded = open_structure(model)
-    trying = Trying(refit, recovering=None if recover is None else Recovering(recover, seed))
-    cutter = Cutter(loaded, data_for(loaded, data, where), where, trying, progress)
-    return sweep_ratios(cutter, Requirements(scores=scores, limits=limits or Limits(), method=method), shares)
 
 
 def sweep_ratios(

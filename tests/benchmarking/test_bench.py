@@ -44,7 +44,7 @@ def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def smaller(digits: Path, tmp_path: Path) -> Path:
     path = tmp_path / "smaller.onnx"
-    prune(digits, "1:1,3,6 2:0-3,5,6 3:0-2,4-7", path, validate=False)
+    prune(digits, path, heads="1:1,3,6 2:0-3,5,6 3:0-2,4-7", validate=False)
     return path
 
 
@@ -180,7 +180,7 @@ def test_a_much_smaller_model_is_faster() -> None:
 
 def test_decode_steps_have_a_cache_and_one_token() -> None:
     model = toys.attention(cache=True)
-    smaller = prune(model, "0:1", validate=False).model
+    smaller = prune(model, heads="0:1", validate=False).model
     result = bench(model, smaller, batch=[2], seq=[6], past=[5, 9], **QUICK)
     assert [(point.seq, point.past) for point in result.points] == [(6, 0), (1, 5), (1, 9)]
     assert [point.is_decode for point in result.points] == [False, True, True]
@@ -246,7 +246,7 @@ def test_fused_and_unfused_are_not_comparable(digits: Path, tmp_path: Path) -> N
 
 def test_a_site_that_is_gone_takes_its_fused_operators_along(digits: Path, tmp_path: Path) -> None:
     path = tmp_path / "gone.onnx"
-    prune(digits, "1:0-7", path, validate=False)
+    prune(digits, path, heads="1:0-7", validate=False)
     assert bench(digits, path, batch=[1], **QUICK).models[1].comparable
 
 

@@ -145,7 +145,7 @@ def test_counting_changes_nothing(digits: Path) -> None:
 @pytest.mark.parametrize("name", ["bert-dynamo-sdpa", "gpt2-torchscript-eager"])
 def test_fusing_changes_no_count(tiny: Path, name: str, mode: Any) -> None:
     model = open_model(tiny / f"{name}.onnx").proto
-    fused = prune(model, {}, fuse=mode, validate=False).model
+    fused = prune(model, heads={}, fuse=mode, validate=False).model
     feed = FeedMaker(view_of(model)).sized(Sizes(2, 0, 8, 1, distinct=False))
     before, after = (Flops.of(concrete_view(item, feed), attention_nodes(item)) for item in (model, fused))
     assert (after.total, after.attention) == (before.total, before.attention)

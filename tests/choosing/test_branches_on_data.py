@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import Budget, Limits, RefusedError, UsageError, Wish, prune, score, select_heads, validate
+from onnxheadprune import RefusedError, UsageError, prune, score, select_heads, validate
 from onnxheadprune.attention.main_graph_copy import observed
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
@@ -99,9 +99,8 @@ def test_without_conditions_every_sample_would_count(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("form", ["nested", "weights outside"])
 def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
     model = FORMS[form]()
-    wish = Wish(ratio=0.3, units=frozenset({"heads", "neurons"}), limits=Limits(multiple_of={"neurons": 1}))
     feeds = _feeds(20, 0.3, 2.0)
-    result = prune(model, wish=wish, data=feeds)
+    result = prune(model, ratio=0.3, units="heads,neurons", multiple_of={"neurons": 1}, data=feeds)
     assert result.validation is not None and result.validation.passed and result.validation.refitted
     assert result.chosen is not None and not result.chosen.unreached
     inner = {tensor.name for tensor in model.graph.initializer}
@@ -113,18 +112,18 @@ def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
 
 @pytest.mark.long
 def test_what_no_sample_runs_is_left_alone_and_named() -> None:
-    result = prune(toys_exits.nested(), wish=Wish(ratio=0.2), data=_feeds(12, 0.3, 0.31))
+    result = prune(toys_exits.nested(), ratio=0.2, data=_feeds(12, 0.3, 0.31))
     assert result.chosen is not None
     assert result.chosen.unreached == ("attn.1 (l1)", "attn.2 (l2)", "ffn.1 (l1)", "ffn.2 (l2)")
     assert set(result.plan.removed) == {0}
     with pytest.raises(RefusedError, match="only 3 can go"):
-        prune(toys_exits.nested(), wish=Wish(ratio=0.5), data=_feeds(12, 0.3, 0.31))
+        prune(toys_exits.nested(), ratio=0.5, data=_feeds(12, 0.3, 0.31))
 
 
 @pytest.mark.long
 def test_a_refitted_tensor_in_a_body_that_was_damaged_is_seen() -> None:
     model = toys_exits.nested()
-    pruned = prune(model, wish=Wish(ratio=0.3), data=_feeds(20, 0.3, 2.0)).model
+    pruned = prune(model, ratio=0.3, data=_feeds(20, 0.3, 2.0)).model
     names = set(validate(model, pruned).refitted)
     (choice,) = [node for node in pruned.graph.node if node.op_type == "If"]
     body = next(item.g for item in choice.attribute if item.name == "then_branch")
@@ -150,14 +149,14 @@ def test_scores_of_branches_and_where_there_are_none() -> None:
 def test_what_is_not_measured_on_branches_is_refused_with_the_way_out() -> None:
     model, feeds = toys_exits.nested(), _feeds(12, 0.3, 2.0)
     with pytest.raises(RefusedError, match="make an exit permanent with exit="):
-        prune(model, wish=Wish(target_speedup=1.1), data=feeds)
+        prune(model, target_speedup=1.1, data=feeds)
     with pytest.raises(RefusedError, match="inside the body of a control-flow operator"):
-        prune(toys_exits.loop(), wish=Wish(ratio=0.25), data=feeds)
+        prune(toys_exits.loop(), ratio=0.25, data=feeds)
 
 
 @pytest.mark.long
 def test_an_exit_is_taken_before_anything_is_chosen() -> None:
-    result = prune(toys_exits.nested(), exit=2, wish=Wish(max_drift=0.5), data=_feeds(20, 0.3, 2.0))
+    result = prune(toys_exits.nested(), exit=2, max_drift=0.5, data=_feeds(20, 0.3, 2.0))
     assert result.validation is not None and result.validation.passed
     assert result.plan.exit is not None and result.plan.removed and set(result.plan.removed) <= {0, 1}
 
@@ -165,7 +164,7 @@ def test_an_exit_is_taken_before_anything_is_chosen() -> None:
 @pytest.mark.long
 def test_what_is_refitted_behind_a_mask_may_have_lain_in_a_branch() -> None:
     feeds = _feeds(20, 0.3, 2.0)
-    result = prune(toys_exits.nested(), {"0": [1], "1": [2]}, exit=2, refit=True, data=feeds)
+    result = prune(toys_exits.nested(), heads={"0": [1], "1": [2]}, exit=2, refit=True, data=feeds)
     assert result.validation is not None and result.validation.passed
     assert {name.split(".")[0] for name in result.validation.refitted} >= {"l0", "l1"}
 
@@ -173,7 +172,7 @@ def test_what_is_refitted_behind_a_mask_may_have_lain_in_a_branch() -> None:
 @pytest.mark.long
 def test_layers_in_branches_can_be_trained() -> None:
     feeds = _feeds(40, 0.3, 2.0)
-    result = prune(toys_exits.nested(), wish=Wish(ratio=0.25), data=feeds, recover=Budget(epochs=1))
+    result = prune(toys_exits.nested(), ratio=0.25, data=feeds, recover=1)
     assert result.chosen is not None and result.chosen.recovery is not None
     assert result.validation is not None and result.validation.passed
 

@@ -47,15 +47,14 @@ def accuracy(model: Any) -> float:
 def refitted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The digits ViT without half of its heads, chosen and refitted on its calibration data."""
     out = tmp_path_factory.mktemp("refitted") / "pruned.onnx"
-    wish = Wish(ratio=0.5)
-    return prune(SAMPLES / "digits_vit.onnx", output=out, wish=wish, data=str(CALIBRATION), provider="cpu")
+    return prune(SAMPLES / "digits_vit.onnx", output=out, ratio=0.5, data=str(CALIBRATION), provider="cpu")
 
 
 @pytest.fixture(scope="module")
 def plain(refitted: Any) -> Any:
     """The same cut, nothing refitted."""
     heads = refitted.chosen.selection.spec
-    return prune(SAMPLES / "digits_vit.onnx", heads, provider="cpu", validate=False)
+    return prune(SAMPLES / "digits_vit.onnx", heads=heads, provider="cpu", validate=False)
 
 
 # It pays
@@ -228,7 +227,7 @@ def record_of_nothing(model: ModelProto) -> None:
 @pytest.fixture(scope="module")
 def compensated() -> tuple[ModelProto, ModelProto]:
     original = toys_scores.stack()
-    made = prune(original, "0:1 1:0,3", data=toys_scores.ids(24), refit=True, provider="cpu")
+    made = prune(original, heads="0:1 1:0,3", data=toys_scores.ids(24), refit=True, provider="cpu")
     return original, made.model
 
 
@@ -263,7 +262,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
         prune(
             toys_scores.stack(),
             output=tmp_path / f"{name}.onnx",
-            wish=Wish(ratio=0.5),
+            ratio=0.5,
             data=toys_scores.ids(24),
             provider="cpu",
         )
@@ -275,8 +274,8 @@ def test_a_compensated_model_can_be_pruned_again(tmp_path: Path) -> None:
     original, first, second = (tmp_path / f"{name}.onnx" for name in ("original", "first", "second"))
     onnx.save(toys_scores.stack(), original)
     data: Any = toys_scores.ids(24)
-    prune(original, "0:1", first, data=data, refit=True, provider="cpu")
-    prune(first, "1:2", second, data=data, refit=True, provider="cpu")
+    prune(original, first, heads="0:1", data=data, refit=True, provider="cpu")
+    prune(first, second, heads="1:2", data=data, refit=True, provider="cpu")
     assert validate(first, second, provider="cpu").verdict == "passed"
     assert validate(original, second, provider="cpu").verdict == "passed"
 
@@ -284,10 +283,10 @@ def test_a_compensated_model_can_be_pruned_again(tmp_path: Path) -> None:
 @pytest.mark.long
 def test_a_compensated_model_can_be_pruned_again_under_other_names(tmp_path: Path) -> None:
     """Its record speaks of tensors that were there when it was refitted; the second cut claims nothing of them."""
-    once = prune(toys_scores.stack(), "0:1", data=toys_scores.ids(24), refit=True, provider="cpu")
+    once = prune(toys_scores.stack(), heads="0:1", data=toys_scores.ids(24), refit=True, provider="cpu")
     renamed = onnx.compose.add_prefix(once.model, "a_")
     assert REFIT_ENTRY.read(renamed) is not None
-    twice = prune(renamed, "1:2", tmp_path / "twice.onnx", provider="cpu")
+    twice = prune(renamed, tmp_path / "twice.onnx", heads="1:2", provider="cpu")
     assert twice.validation is not None and twice.validation.passed and not twice.validation.refitted
     # What only the pruned file says is a claim of its own.
     forged = onnx.load(tmp_path / "twice.onnx")
@@ -304,7 +303,7 @@ def test_a_compensated_model_can_be_pruned_again_under_other_names(tmp_path: Pat
 
 def test_shared_weights_are_left_alone_with_the_reason() -> None:
     model = toys_scores.stack(shared=True)
-    found = prune(model, "0:1", data=toys_scores.ids(24), refit=True, provider="cpu")
+    found = prune(model, heads="0:1", data=toys_scores.ids(24), refit=True, provider="cpu")
     assert found.chosen is not None and found.chosen.compensation is not None
     assert set(found.chosen.compensation.stored) == {"head.weight"}
     assert {item.node: item.skipped for item in found.chosen.compensation.refits}.items() >= {
@@ -320,7 +319,7 @@ def test_shared_weights_are_left_alone_with_the_reason() -> None:
 def test_refits_keep_the_stored_type_and_are_proven(form: dict[str, Any]) -> None:
     model = toys_scores.stack(**form)
     heads = "0:0-2" if "kv_heads" in form else "0:1 1:3"
-    found = prune(model, heads, data=toys_scores.ids(24), refit=True, provider="cpu")
+    found = prune(model, heads=heads, data=toys_scores.ids(24), refit=True, provider="cpu")
     assert found.chosen is not None and found.chosen.compensation is not None
     assert found.validation is not None and found.validation.verdict == "passed"
     new = found.chosen.compensation.stored["layer0.attn.out.weight"]
@@ -375,7 +374,7 @@ def test_data_may_fill_a_cache_that_the_cut_narrows() -> None:
         }
         for _ in range(8)
     ]
-    found = prune(model, wish=Wish(ratio=0.5), data=data, provider="cpu")
+    found = prune(model, ratio=0.5, data=data, provider="cpu")
     assert found.chosen is not None and found.chosen.drift is not None and found.chosen.drift > 0
     assert found.validation is not None and found.validation.verdict == "passed"
     cutter = Cutter(open_structure(model), data, HERE)

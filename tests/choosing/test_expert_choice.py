@@ -15,7 +15,6 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.mixture_site import MixtureSite
-from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.errors import RefusedError, UsageError
@@ -161,7 +160,7 @@ def test_mixtures_behind_each_other() -> None:
     measured = score(model, method="ablation", data=data, provider=HERE, units=ONLY)
     for site in measured.sites:
         for expert in (0, 3):
-            cut = ohp.prune(model, {site.key: [expert]}, validate=False).model
+            cut = ohp.prune(model, heads={site.key: [expert]}, validate=False).model
             gaps = [_cosine(run(model, feed)["y"], run(cut, feed)["y"]) for feed in data]
             np.testing.assert_allclose(site.scores[expert], np.mean(gaps), rtol=1e-3, atol=1e-6)
 
@@ -174,7 +173,7 @@ def _cosine(one: Array, other: Array) -> float:
 def chosen(model: ModelProto, data: Any = FEEDS, **wish: Any) -> dict[str, list[int]]:
     """The experts that a wish removes."""
     wish = {"units": ONLY, **wish}
-    made = ohp.prune(model, wish=Wish(**wish), data=data, provider="cpu", refit=False, validate=False)
+    made = ohp.prune(model, **wish, data=data, provider="cpu", refit=False, validate=False)
     assert made.chosen is not None
     return made.chosen.selection.spec
 
@@ -195,8 +194,7 @@ def test_never_fewer_than_are_chosen_and_groups_stay_equal(toy: Toy) -> None:
 def test_a_ratio_is_a_share_of_bytes_and_the_choice_is_proved() -> None:
     model = TOYS["picked"].model()
     (site,) = inspect(model).of("experts")
-    wish = Wish(ratio=0.5, units=ONLY)
-    made = ohp.prune(model, wish=wish, data=FEEDS, provider="cpu")
+    made = ohp.prune(model, ratio=0.5, units=ONLY, data=FEEDS, provider="cpu")
     assert made.chosen is not None and made.validation is not None and made.validation.passed
     assert "scores (reap) within mixtures" in made.chosen.selection.basis
     assert "over the bytes saved (experts save memory" in made.chosen.selection.basis
@@ -211,8 +209,8 @@ def test_a_ratio_is_a_share_of_bytes_and_the_choice_is_proved() -> None:
     ("wish", "gone"),
     [
         ({"keep": 4}, [2, 2]),
-        ({"ratio": 0.3, "limits": Limits(uniform=True)}, [2, 2]),
-        ({"ratio": 0.3, "limits": Limits(multiple_of={"experts": 4})}, [2, 2]),
+        ({"ratio": 0.3, "uniform": True}, [2, 2]),
+        ({"ratio": 0.3, "multiple_of": {"experts": 4}}, [2, 2]),
         ({"ratio": 0.3, "protect": "moe.0"}, [0, 4]),
     ],
     ids=["keep", "uniform", "multiple of", "protect"],
@@ -229,7 +227,7 @@ def test_a_refit_knows_which_experts_are_out() -> None:
     model, data = twice(TOYS["picked"]), [{"a/x": toys_experts.tokens(seed)} for seed in range(24)]
     drifts = []
     for refit in (False, True):
-        made = ohp.prune(model, {"moe.0": [0, 1, 4]}, data=data, refit=refit, provider="cpu")
+        made = ohp.prune(model, heads={"moe.0": [0, 1, 4]}, data=data, refit=refit, provider="cpu")
         assert made.validation is not None and made.validation.passed
         drifts.append(np.mean([_cosine(run(model, feed)["y"], run(made.model, feed)["y"]) for feed in data]))
         # The router of the mixture behind is a linear layer as well.
@@ -310,7 +308,7 @@ def test_experts_that_are_chosen_one_by_one(steps: str, monkeypatch: pytest.Monk
     for name, number in {"large": 1e35, "far": FAR, "never": -1e35}.items():
         model.graph.initializer.append(numpy_helper.from_array(np.float32([number]), name))
     with pytest.raises(RefusedError, match="1 would be left to choose 2 from"):
-        ohp.prune(model, {"moe.0": range(1, EXPERTS)}, provider="cpu")
+        ohp.prune(model, heads={"moe.0": range(1, EXPERTS)}, provider="cpu")
     rows = np.concatenate([feed["x"] for feed in FEEDS])
     weights = [_weights(steps, scores) for scores in rows @ Toy().tensors()["router"].astype(np.float64)]
     tokens = [

@@ -43,14 +43,14 @@ def data() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def twin() -> Any:
-    return prune(plain(), HEADS, data=data(), refit=True, provider="cpu").chosen
+    return prune(plain(), heads=HEADS, data=data(), refit=True, provider="cpu").chosen
 
 
 @pytest.mark.parametrize("make", [optimized, contrib])
 def test_fused_models_are_refitted_as_their_plain_twins(make: Any, twin: Any, tmp_path: Path) -> None:
     model = make(tmp_path)
     del model.graph.value_info[:]
-    found = prune(model, HEADS, data=data(), refit=True, provider="cpu").chosen
+    found = prune(model, heads=HEADS, data=data(), refit=True, provider="cpu").chosen
     own = [item.site for item in twin.compensation.done if item.site is not None]
     assert {item.site for item in found.compensation.done if item.site is not None} == set(own)
     assert len(found.compensation.done) == len(twin.compensation.done)

@@ -224,13 +224,8 @@ def test_what_is_held_constant_on_the_way_is_named() -> None:
     scores = score(model_of(text), method="fisher", data=data, provider=HERE, units={"neurons"})
     assert list(scores.constant) == ["c"] and "Sign" in scores.constant["c"]
     assert scores.to_dict()["constant"] == scores.constant
-    wish = ohp.Wish(
-        ratio=0.3,
-        units=frozenset({"neurons"}),
-        method="fisher",
-        limits=ohp.Limits(multiple_of={"neurons": 1}),
-    )
-    result = ohp.prune(model_of(text), wish=wish, data=data, provider="cpu", validate=False)
+    target: Any = {"ratio": 0.3, "units": "neurons", "method": "fisher", "multiple_of": {"neurons": 1}}
+    result = ohp.prune(model_of(text), **target, data=data, provider="cpu", validate=False)
     assert result.chosen is not None and result.chosen.selection.constant == scores.constant
     told = Console(width=200, record=True)
     told.print(*choice_rows(result.chosen, result.plan), sep="\n")

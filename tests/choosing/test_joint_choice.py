@@ -207,9 +207,9 @@ def test_a_speed_up_is_bought_with_measured_time(tmp_path: Path) -> None:
     told: list[str] = []
     made = ohp.prune(
         SAMPLES / "digits_vit.onnx",
-        None,
         tmp_path / "fast.onnx",
-        wish=ohp.Wish(target_speedup=1.05, units=frozenset({"heads", "neurons"})),
+        target_speedup=1.05,
+        units=frozenset({"heads", "neurons"}),
         data=str(SAMPLES / "digits_calibration.npz"),
         provider="cpu",
         progress=lambda what, done, total: told.append(f"{what} {done}/{total}"),

@@ -193,8 +193,8 @@ QUICK = ("weight", "fisher")
     ],
 )
 def test_a_choice_of_heads_and_neurons_by_every_method_is_exact(method: Any, place: Path) -> None:
-    wish = ohp.Wish(ratio=0.4, units=BOTH, method=method, limits=ohp.Limits(multiple_of={"neurons": 2}))
-    result = ohp.prune(place / "toy.onnx", wish=wish, data=str(place / "ids.npz"), provider="cpu")
+    target: Any = {"ratio": 0.4, "units": BOTH, "method": method, "multiple_of": {"neurons": 2}}
+    result = ohp.prune(place / "toy.onnx", **target, data=str(place / "ids.npz"), provider="cpu")
     assert result.validation is not None and result.validation.passed and result.chosen is not None
     selection = result.chosen.selection
     assert f"scores ({method}) within blocks, measured drift after refit" in selection.basis
@@ -262,7 +262,7 @@ def test_a_sweep_goes_by_a_method(place: Path) -> None:
     found = {}
     for method in ("weight", "fisher"):
         curve = ohp.sweep(
-            place / "toy.onnx", (0.0, 0.5), str(place / "ids.npz"), method=method, provider="cpu"
+            place / "toy.onnx", (0.0, 0.5), data=str(place / "ids.npz"), method=method, provider="cpu"
         )
         found[method] = {key: list(heads) for key, heads in curve.points[1].heads.items()}
     assert all(sum(map(len, heads.values())) == 4 for heads in found.values())

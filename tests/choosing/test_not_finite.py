@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import UsageError, Wish, prune, score
+from onnxheadprune import UsageError, prune, score
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.data.calibration import Feeds
 from tests import toys, toys_scores
@@ -77,8 +77,7 @@ def data(*, bad: int = 1) -> Feeds:
 @pytest.mark.parametrize("method", [None, *AttentionSite.METHODS])
 def test_the_site_drops_out_with_its_reason(way: dict[str, Any], method: Any) -> None:
     model = overflowing()
-    wish = Wish(**way, method=method)
-    made = prune(model, wish=wish, data=data(), provider="cpu", validate=False)
+    made = prune(model, **way, method=method, data=data(), provider="cpu", validate=False)
     assert made.chosen is not None
     selection = made.chosen.selection
     assert selection.count and 1 not in selection.heads
@@ -91,7 +90,9 @@ def test_the_site_drops_out_with_its_reason(way: dict[str, Any], method: Any) ->
 @pytest.mark.long
 def test_what_is_refitted_behind_it_keeps_its_numbers() -> None:
     """The linear layers behind a cut see the overflow too."""
-    made = prune(overflowing(), {0: [1]}, refit=True, data=data(), provider="cpu", validate=False).chosen
+    made = prune(
+        overflowing(), heads={0: [1]}, refit=True, data=data(), provider="cpu", validate=False
+    ).chosen
     assert made is not None and made.compensation is not None
     skipped = {item.node: item.skipped for item in made.compensation.refits if item.skipped}
     done = [item.node for item in made.compensation.refits if not item.skipped]
@@ -103,7 +104,7 @@ def test_where_no_site_is_finite_the_reason_is_the_answer() -> None:
     model = overflowing()
     toys.set_initializer(model, "layer0.attn.v.weight", np.full((12, 16), 1e38, np.float32))
     with pytest.raises(UsageError, match=REASON):
-        prune(model, wish=Wish(ratio=0.25), data=data(), provider="cpu")
+        prune(model, ratio=0.25, data=data(), provider="cpu")
 
 
 def test_scores_are_of_all_sites_or_none() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxheadprune import select_heads
 from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
@@ -22,7 +23,7 @@ from onnxheadprune.choosing.folds import Fold
 from onnxheadprune.choosing.scoring.moves import Step, path_by_worth
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.scores import HeadScores
-from onnxheadprune.choosing.select import search_space, select_heads
+from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import SearchSpace, Selection
 from onnxheadprune.choosing.wishes import Requirements, Wish
 from onnxheadprune.data.drift import Evidence
@@ -188,7 +189,7 @@ def test_wrong_wishes() -> None:
     model = toys_scores.stack()
     with pytest.raises(UsageError, match="the number of heads that every site keeps"):
         select_heads(model)
-    with pytest.raises(UsageError, match="the number of heads that every site keeps"):
+    with pytest.raises(UsageError, match="ratio= and keep= are mutually exclusive"):
         select_heads(model, ratio=0.5, keep=2)
     with pytest.raises(UsageError, match="keep must be at least 1"):
         select_heads(model, keep=0)
@@ -243,18 +244,18 @@ def test_protected_heads_and_floors_are_kept() -> None:
     scores = HeadScores.from_dict({"0": [0, 1, 2, 3], "1": [10, 11, 12, 13]})
     assert chosen(model, ratio=0.375, scores=scores, protect="0:0").heads == {0: (1, 2, 3)}
     assert chosen(model, ratio=0.375, scores=scores, protect="0").heads == {1: (0, 1, 2)}
-    assert chosen(model, ratio=0.25, scores=scores, limits=Limits(min_heads=3)).heads == {0: (0,), 1: (0,)}
+    assert chosen(model, ratio=0.25, scores=scores, min_heads=3).heads == {0: (0,), 1: (0,)}
     assert chosen(model, keep=2, scores=scores).heads == {0: (0, 1), 1: (0, 1)}
     with pytest.raises(RefusedError, match="3 of 8 heads were asked for, but only 2 can go"):
-        chosen(model, ratio=0.375, scores=scores, limits=Limits(min_heads=3))
+        chosen(model, ratio=0.375, scores=scores, min_heads=3)
 
 
 def test_with_floor_0_a_whole_site_goes_when_that_is_cheapest() -> None:
     model = toys_scores.stack()
     scores = HeadScores.from_dict({"0": [0.0, 0.0, 0.1, 0.1], "1": [10, 11, 12, 13]})
-    assert chosen(model, ratio=0.5, scores=scores, limits=Limits(min_heads=0)).heads == {0: (0, 1, 2, 3)}
+    assert chosen(model, ratio=0.5, scores=scores, min_heads=0).heads == {0: (0, 1, 2, 3)}
     assert chosen(model, ratio=0.5, scores=scores).heads == {0: (0, 1, 2), 1: (0,)}
-    kept = chosen(model, ratio=0.5, scores=scores, limits=Limits(min_heads=0), protect="0:3")
+    kept = chosen(model, ratio=0.5, scores=scores, min_heads=0, protect="0:3")
     assert kept.heads == {0: (0, 1, 2), 1: (0,)}
 
 
@@ -262,7 +263,7 @@ def test_with_floor_0_a_whole_site_goes_when_that_is_cheapest() -> None:
 def test_a_model_that_was_pruned_before_is_spoken_of_in_its_old_heads() -> None:
     from onnxheadprune import prune
 
-    model = prune(toys_scores.stack(), "0:1", provider="cpu").model
+    model = prune(toys_scores.stack(), heads="0:1", provider="cpu").model
     scores = HeadScores.from_dict({"0": [5, None, 0, 7], "1": [2, 8, 9, 4]})
     found = chosen(model, ratio=2 / 7, scores=scores)
     assert found.heads == {0: (2,), 1: (0,)} and found.scores[0] == (5, None, 0, None)

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxheadprune import UsageError, Wish, bench, inspect, prune
+from onnxheadprune import UsageError, bench, inspect, prune
 from onnxheadprune.benchmarking import measure, runner
 from onnxheadprune.benchmarking.measure import Ratio
 from onnxheadprune.benchmarking.result import Benchmark, Comparison, GridPoint, SpeedUp
@@ -119,10 +119,7 @@ def test_heads_that_cost_next_to_nothing_buy_no_speed(command: Command, tmp_path
 @pytest.mark.usefixtures("short_clocks")
 @patient
 def test_what_is_tried_is_what_is_written(tmp_path: Path) -> None:
-    sizes = {"repeats": 5}
-    result = prune(
-        heavy(), wish=Wish(target_speedup=1.5, sizes=sizes), fuse="contrib", provider="cpu", validate=False
-    )
+    result = prune(heavy(), target_speedup=1.5, repeats=5, fuse="contrib", provider="cpu", validate=False)
     assert result.chosen is not None and result.chosen.speed is not None
     measured = bench(heavy(), result.model, **SHORT)
     assert "com.microsoft:MultiHeadAttention" in measured.models[1].operators
@@ -164,7 +161,7 @@ def test_cuts_share_the_clock_of_one_original(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(runner, "measure_round", counted)
     original = open_structure(heavy())
-    cuts = [prune(original, {0: range(gone)}, validate=False).model for gone in (8, 12)]
+    cuts = [prune(original, heads={0: range(gone)}, validate=False).model for gone in (8, 12)]
     makers = [functools.partial(original.changed, cut) for cut in cuts]
     found = list(speedups(original, makers, HERE))
     assert lanes == [4] * measure.ROUNDS and 1.1 < found[0].value < found[1].value
@@ -252,4 +249,4 @@ def test_the_search_finds_the_smallest_count_in_few_looks(most: int, curve: str)
 
 def test_sizes_that_do_not_fit_are_said() -> None:
     with pytest.raises(UsageError, match="batch of this model is fixed to 2"):
-        prune(heavy(), wish=Wish(target_speedup=1.5, sizes={"batch": [4]}), provider="cpu", validate=False)
+        prune(heavy(), target_speedup=1.5, batch=[4], provider="cpu", validate=False)

@@ -12,8 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import prune, validate
-from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune import plan_pruning, prune, validate
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.compensation.record import Compensation, Refit, sealed
@@ -86,7 +85,7 @@ def test_a_map_that_is_spread_over_what_it_is_added_to_is_refitted_to_what_it_ga
     model.graph.initializer.append(quality)
     model.graph.node.append(helper.make_node("MatMul", ["layer1.out", "quality.weight"], ["quality"]))
     model.graph.node.append(helper.make_node("Add", ["classes", "quality"], ["logits"]))
-    result = prune(model, "0:1 1:3", data=toys_scores.ids(24), refit=True, provider="cpu")
+    result = prune(model, heads="0:1 1:3", data=toys_scores.ids(24), refit=True, provider="cpu")
     assert result.chosen is not None and result.chosen.compensation is not None
     assert "quality.weight" in result.chosen.compensation.stored
     assert result.validation is not None and result.validation.verdict == "passed"
@@ -211,7 +210,7 @@ def test_what_is_no_normalisation_leaves_the_map_as_it_is() -> None:
 @pytest.mark.parametrize("norms", ["pre", "post"])
 def test_a_cut_with_a_stand_in_is_proven_and_names_its_tensors(norms: Any) -> None:
     model = toys_layers.decoder(3, norms=norms, seed=2)
-    result = prune(model, LAYER, data=DATA, refit=True, provider="cpu")
+    result = prune(model, heads=LAYER, data=DATA, refit=True, provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
     (front,) = standing(result.chosen.compensation)
     record = REFIT_ENTRY.read(result.model)
@@ -226,19 +225,19 @@ def test_a_cut_with_a_stand_in_is_proven_and_names_its_tensors(norms: Any) -> No
 def test_a_front_that_stands_in_for_nothing_may_not_come_from_the_file() -> None:
     """The same tensor, in a cut that has no run behind it, is an altered weight."""
     model = toys_layers.decoder(3, norms="pre")
-    result = prune(model, LAYER, data=DATA, refit=True, provider="cpu")
+    result = prune(model, heads=LAYER, data=DATA, refit=True, provider="cpu")
     changed = toys.get_initializer(result.model, "layer0.ffn.out.weight")
-    other = prune(model, {"layer.0": "*"}, data=DATA, refit=True, provider="cpu").model
+    other = prune(model, heads={"layer.0": "*"}, data=DATA, refit=True, provider="cpu").model
     assert all(tensor.name != "layer0.ffn.out.weight" for tensor in other.graph.initializer)
     part = {"1": [0]}
-    partly = prune(model, part, data=DATA, refit=True, provider="cpu").model
+    partly = prune(model, heads=part, data=DATA, refit=True, provider="cpu").model
     toys.set_initializer(partly, "layer0.ffn.out.weight", changed)
     for entry in partly.metadata_props:
         if entry.key == "onnxheadprune.compensated":
             content = json.loads(entry.value)
             content["tensors"].append("layer0.ffn.out.weight")
             entry.value = json.dumps(content)
-    sealed(open_structure(partly), plan_pruning(model, part))
+    sealed(open_structure(partly), plan_pruning(model, heads=part))
     refused = validate(model, partly, provider="cpu")
     assert refused.verdict == "failed" and "which no refit of this cut changes" in refused.reason
 
@@ -246,8 +245,8 @@ def test_a_front_that_stands_in_for_nothing_may_not_come_from_the_file() -> None
 @pytest.mark.long
 def test_a_second_cut_finds_its_own_stand_in() -> None:
     model = toys_layers.decoder(4, norms="pre")
-    first = prune(model, {"layer.2": "*"}, data=DATA, refit=True, provider="cpu")
-    second = prune(first.model, {"layer.1": "*"}, data=DATA, refit=True, provider="cpu")
+    first = prune(model, heads={"layer.2": "*"}, data=DATA, refit=True, provider="cpu")
+    second = prune(first.model, heads={"layer.1": "*"}, data=DATA, refit=True, provider="cpu")
     assert second.validation is not None and second.validation.verdict == "passed"
     assert validate(model, second.model, provider="cpu").verdict == "passed"
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import RefusedError, UsageError, Wish, prune, score
+from onnxheadprune import RefusedError, UsageError, prune, score
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.choosing.scoring.scores import SHARES
 from onnxheadprune.data.calibration import Feeds
@@ -33,13 +33,7 @@ def data(count: int, unit: str = "sample") -> Feeds:
 
 
 def chosen(count: int, **wish: Any) -> Any:
-    made = prune(
-        toys_scores.stack(),
-        wish=Wish(**wish),
-        data=data(count),
-        provider="cpu",
-        validate=False,
-    )
+    made = prune(toys_scores.stack(), **wish, data=data(count), provider="cpu", validate=False)
     return made.chosen
 
 
@@ -52,7 +46,7 @@ def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, wi
     with pytest.raises(UsageError) as caught:
         prune(
             toys_scores.stack(),
-            wish=Wish(**wish),
+            **wish,
             data=data(2, unit),
             provider="cpu",
             progress=lambda what, done, of: told.append(what),
@@ -99,13 +93,15 @@ def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
     told: list[str] = []
     model = toys_scores.stack(heads=8, kv_heads=8)
     # The sites of one kind are not alike: 32 inputs, and 16.
-    model = prune(model, {1: range(4)}, provider="cpu", validate=False).model
+    model = prune(model, heads={1: range(4)}, provider="cpu", validate=False).model
     with pytest.raises(
         RefusedError, match=r"can go .*more sample.* of this length (is|are) needed; .*refit=True"
     ):
         prune(
             model,
-            wish=Wish(ratio=0.9, method=method, **units),
+            ratio=0.9,
+            method=method,
+            **units,
             data=data(4),
             provider="cpu",
             progress=lambda what, done, of: told.append(what),
@@ -130,7 +126,7 @@ def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
     told: list[str] = []
     found = prune(
         toys_scores.stack(),
-        {0: [1]},
+        heads={0: [1]},
         refit=True,
         data=data(count, "line"),
         provider="cpu",

@@ -259,7 +259,7 @@ def test_new_values_lower_the_held_out_error_and_the_cut_is_proven(form: str) ->
     make, data, weight, _ = FORMS[form]
     model = make()
     heads = "0:0-2" if form == "grouped" else "0:1"
-    found = prune(model, heads, data=data(30), refit=True, provider="cpu")
+    found = prune(model, heads=heads, data=data(30), refit=True, provider="cpu")
     assert found.chosen is not None and found.chosen.compensation is not None
     assert found.validation is not None and found.validation.verdict == "passed"
     compensation = found.chosen.compensation

@@ -416,7 +416,7 @@ def test_second_rename_that_fails_restores_the_older_model(
 ) -> None:
     model = toys.attention(extra_weight=5000)
     out = tmp_path / "o.onnx"
-    prune(model, "0:1", out, external_data="always", provider="cpu")
+    prune(model, out, heads="0:1", external_data="always", provider="cpu")
     before = _listing(tmp_path)
     rename = Path.replace
 
@@ -427,7 +427,7 @@ def test_second_rename_that_fails_restores_the_older_model(
 
     monkeypatch.setattr(Path, "replace", fails)
     with pytest.raises(UsageError, match="Input/output error"):
-        prune(model, "0:2", out, external_data="always", provider="cpu")
+        prune(model, out, heads="0:2", external_data="always", provider="cpu")
     assert _listing(tmp_path) == before
 
 
@@ -435,9 +435,9 @@ def test_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("onnxheadprune.model.save.INLINE_LIMIT", 10_000)
     model = toys.attention(extra_weight=5000)
     with pytest.raises(UsageError, match='external_data="auto"'):
-        prune(model, "0:1", tmp_path / "o.onnx", external_data="never", provider="cpu")
+        prune(model, tmp_path / "o.onnx", heads="0:1", external_data="never", provider="cpu")
     assert not list(tmp_path.iterdir())
-    prune(model, "0:1", tmp_path / "o.onnx", provider="cpu")
+    prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert [path.name[:7] for path in sorted(tmp_path.iterdir())] == ["o.onnx", "o.onnx."]
 
 
@@ -454,8 +454,8 @@ def test_data_that_the_model_does_not_run_on(refused: Refused, toy: Path, tmp_pa
 def test_negative_seed(refused: Refused, toy: Path, tmp_path: Path) -> None:
     arguments = ("prune", toy, "-o", tmp_path / "o.onnx", "--heads", "0:1", "--seed", -1)
     assert "--seed" in refused(2, *arguments)
-    with pytest.raises(UsageError, match="a seed is a number from 0 up"):
-        prune(toy, "0:1", seed=-1, provider="cpu")
+    with pytest.raises(UsageError, match="seed must be at least 0, not -1"):
+        prune(toy, heads="0:1", seed=-1, provider="cpu")
 
 
 @pytest.mark.long
@@ -474,7 +474,7 @@ def test_out_of_memory(toy: Path) -> None:
 
 def test_unknown_kind_of_external_data(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="auto, always or never"):
-        prune(toys.attention(), "0:1", tmp_path / "o.onnx", external_data="sometimes")  # type: ignore[arg-type]
+        prune(toys.attention(), tmp_path / "o.onnx", heads="0:1", external_data="sometimes")  # type: ignore[arg-type]
 
 
 def test_errors_name_inputs_that_hold_no_numbers(refused: Refused, toy: Path, tmp_path: Path) -> None:

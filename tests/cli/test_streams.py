@@ -113,7 +113,7 @@ def test_a_full_disk_is_no_verdict(toy: Path) -> None:
 def test_a_reader_that_leaves_changes_no_verdict(toy: Path) -> None:
     """`validate | true` says what `validate` says."""
     pruned, wrong = toy.with_name("p.onnx"), toy.with_name("w.onnx")
-    prune(toy, "0:1", pruned, provider="cpu")
+    prune(toy, pruned, heads="0:1", provider="cpu")
     model = onnx.load(pruned)
     weight = next(item for item in model.graph.initializer if item.name == "attn.out.weight")
     weight.raw_data = bytes(np.frombuffer(weight.raw_data, np.float32) * np.float32(2))

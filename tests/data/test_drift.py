@@ -233,7 +233,7 @@ def test_a_cut_without_numbers_is_never_near(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_prune_and_validate_give_one_number_as_a_library() -> None:
     model, feeds = toys_scores.stack(), toys_scores.ids(6)
-    result = prune(model, {0: [1]}, data=feeds, provider="cpu", refit=True, effect="cosine")
+    result = prune(model, heads={0: [1]}, data=feeds, provider="cpu", refit=True, drift="cosine")
     assert result.chosen is not None and result.validation is not None and result.validation.drift is not None
     assert json.dumps(result.to_dict()["choice"]["drift_unit"]) == '"1 - cosine"'
     assert result.chosen.drift == pytest.approx(result.validation.drift.value, rel=1e-9)

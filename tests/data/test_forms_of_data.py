@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -15,9 +15,8 @@ import pytest
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import calibration_data
-from onnxheadprune.data.sources import data_for
-from onnxheadprune.settings.inputs import DataFormat
-from onnxheadprune.settings.measuring import Timing
+from onnxheadprune.data.sources import read_data
+from onnxheadprune.settings.inputs import DataFormat, Running
 from tests.conftest import Outcome
 from tests.options.models import write_models
 
@@ -26,29 +25,29 @@ FUNCTIONS = [
     for name in ohp.__all__
     if inspect.isfunction(getattr(ohp, name)) and "data" in inspect.signature(getattr(ohp, name)).parameters
 ]
-WISH = ohp.Wish(ratio=0.25)
 CALLS: Mapping[str, Mapping[str, Any]] = {
-    "combine": {"to": "int8-dynamic", "timing": Timing(batch=(1,), seq=(4,), repeats=5)},
-    "prune": {"wish": WISH},
-    "prune_folder": {"wish": WISH},
+    "combine": {"to": "int8-dynamic", "batch": 1, "seq": 4, "repeats": 5},
+    "fuse": {},
+    "prune": {"ratio": 0.25},
+    "prune_folder": {"ratio": 0.25},
     "quantize": {"to": "int8-qdq"},
-    "recover": {"budget": ohp.Budget(epochs=1)},
+    "recover": {"budget": 1},
     "score": {},
     "select_heads": {"ratio": 0.25},
     "sweep": {"ratios": [0, 0.5]},
     "validate": {},
 }
 """What each function is given beside models and data."""
-FORMS: Mapping[str, tuple[str, object]] = {
-    "npz": ("toy", "toy.npz"),
-    "a folder of npz": ("toy", Path("arrays")),
-    "text": ("toy", "lines.txt"),
-    "text read otherwise": ("toy", ohp.Inputs(data="rows.jsonl", text_field="question", max_length=2)),
-    "jsonl": ("toy", "rows.jsonl"),
-    "parquet": ("toy", "rows.parquet"),
-    "images": ("vision", ohp.Inputs(data="pictures", image_size=(16, 8))),
-    "random": ("toy", "random"),
-    "function": ("toy", "feeds_for_forms:feeds"),
+FORMS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "npz": ("toy", {"data": "toy.npz"}),
+    "a folder of npz": ("toy", {"data": Path("arrays")}),
+    "text": ("toy", {"data": "lines.txt"}),
+    "text read otherwise": ("toy", {"data": "rows.jsonl", "text_field": "question", "max_length": 2}),
+    "jsonl": ("toy", {"data": "rows.jsonl"}),
+    "parquet": ("toy", {"data": "rows.parquet"}),
+    "images": ("vision", {"data": "pictures", "image_size": (16, 8)}),
+    "random": ("toy", {"data": "random"}),
+    "function": ("toy", {"data": "feeds_for_forms:feeds"}),
 }
 """Models and data that fits them."""
 
@@ -91,24 +90,25 @@ def test_functions_take_text_by_its_path(name: str, short_clocks: None) -> None:
     models = ["toy.onnx", "toy-less.onnx"]
     count = 2 if name in ("combine", "recover", "validate") else 1
     subjects = ["export-toy"] if name == "prune_folder" else models[:count]
-    data = ohp.Inputs(data="lines.txt", tokenizer="tokenizer.json") if name == "prune_folder" else "lines.txt"
-    assert function(*subjects, data=data, **CALLS[name], provider="cpu") is not None
+    data = {"data": "lines.txt"} | ({"tokenizer": "tokenizer.json"} if name == "prune_folder" else {})
+    assert function(*subjects, **data, **CALLS[name], provider="cpu") is not None
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_detected(form: str) -> None:
     model, data = FORMS[form]
     method: Any = "activation"
-    scores = ohp.score(f"{model}.onnx", data=data, method=method, provider="cpu")  # type: ignore[arg-type]
+    scores = ohp.score(f"{model}.onnx", **data, method=method, provider="cpu")
     assert all(np.isfinite(values).all() for site in scores.sites for values in [np.asarray(site.scores)])
 
 
 @pytest.mark.parametrize("form", sorted(FORMS.keys() - {"random"}))
 def test_messages_call_data_by_its_place(form: str) -> None:
     model, data = FORMS[form]
-    place = data.data if isinstance(data, ohp.Inputs) else data
-    read = data_for(f"{model}.onnx", cast("Any", data), "cpu")
-    assert calibration_data(read, view_of(onnx.load(f"{model}.onnx"))).source.startswith(str(place))
+    read = read_data(f"{model}.onnx", Running(**{**data, "data": str(data["data"])}, provider="cpu"))
+    assert read is not None
+    found = calibration_data(read, view_of(onnx.load(f"{model}.onnx"))).source
+    assert found.startswith(str(data["data"]))
 
 
 @pytest.mark.long

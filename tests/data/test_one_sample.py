@@ -65,7 +65,7 @@ def test_samples_are_run_one_by_one(
     data: str,
 ) -> None:
     monkeypatch.chdir(place)
-    prune("model.onnx", "0:1", "cut.onnx", provider="cpu")
+    prune("model.onnx", "cut.onnx", heads="0:1", provider="cpu")
     (place / "models").mkdir()
     onnx.save(onnx.load("model.onnx"), place / "models" / "model.onnx")
     (place / "cuts").mkdir()
@@ -111,7 +111,7 @@ def test_data_of_such_a_model_holds_single_samples(fails: bool) -> None:
 def test_labels_stay_with_their_samples() -> None:
     model = one_sample(fails=True)
     data = {**tokens(), "labels": np.zeros((SAMPLES, LENGTH), np.int64)}
-    found = validate(model, prune(model, "0:1", provider="cpu").model, data=data, provider="cpu")
+    found = validate(model, prune(model, heads="0:1", provider="cpu").model, data=data, provider="cpu")
     assert found.verdict == "passed" and found.accuracy is not None
     assert found.accuracy.count == SAMPLES * LENGTH
 

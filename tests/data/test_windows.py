@@ -14,9 +14,9 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.more import Feeds
 from onnxheadprune.data.respelled import lines_of
-from onnxheadprune.data.sources import data_for
+from onnxheadprune.data.sources import read_data
 from onnxheadprune.data.text import LEAST, Windows
-from onnxheadprune.settings.inputs import Inputs
+from onnxheadprune.settings.inputs import Running
 from onnxheadprune.training.batches import BATCH, Batches
 from tests.calibration_files import tokenizer
 
@@ -59,7 +59,7 @@ def read(folder: Path, rows: list[list[int]], model: ModelProto, end: bool = Tru
     from onnx import save
 
     save(model, folder / "model.onnx")
-    found = data_for(folder / "model.onnx", Inputs(data=str(folder / "lines.txt"), **how), "cpu")
+    found = read_data(folder / "model.onnx", Running(data=str(folder / "lines.txt"), **how, provider="cpu"))
     assert isinstance(found, Feeds)
     return found
 

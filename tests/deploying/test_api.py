@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import onnxheadprune
-from onnxheadprune import FolderResult, Inputs, RefusedError, UsageError, Wish, inspect, prune_folder
-from onnxheadprune.deploying.folders.api import _written
+from onnxheadprune import FolderResult, RefusedError, UsageError, inspect, prune_folder
+from onnxheadprune.api.folder import _written
 from tests import toys
 from tests.conftest import Outcome
 from tests.deploying import exports
@@ -23,7 +23,7 @@ Command = Callable[..., Outcome]
 def test_the_function_gives_the_folder_of_the_command(command: Command, tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     before = contents(folder)
-    result = prune_folder(folder, {"0": [1], "1": [0, 3]}, tmp_path / "out", provider="cpu")
+    result = prune_folder(folder, tmp_path / "out", heads={"0": [1], "1": [0, 3]}, provider="cpu")
     assert isinstance(result, FolderResult) and result.heads == {0: (1,), 1: (0, 3)}
     assert [item.result.validation.verdict for item in result.files if item.result.validation] == [
         "passed"
@@ -38,12 +38,12 @@ def test_the_function_gives_the_folder_of_the_command(command: Command, tmp_path
     assert others == [out, out]
     assert contents(folder) == before
     with pytest.raises(UsageError, match="a folder with files in it, and none is ever replaced"):
-        prune_folder(folder, "0:1", tmp_path / "out")
+        prune_folder(folder, tmp_path / "out", heads="0:1")
 
 
 def test_a_look_ahead_writes_nothing(tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
-    result = prune_folder(folder, "0:1", validate=False)
+    result = prune_folder(folder, heads="0:1", validate=False)
     assert result.output is None and result.heads == {0: (1,)}
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -52,20 +52,12 @@ def test_a_look_ahead_writes_nothing(tmp_path: Path) -> None:
     ("value", "written"),
     [
         (Path("in") / "data.npz", "'in/data.npz'"),
-        (
-            Wish(ratio=0.25, units=frozenset({"neurons"})),
-            "onnxheadprune.Wish(units=frozenset({'neurons'}), ratio=0.25)",
-        ),
-        (
-            Inputs(data="a.txt", tokenizer=Path("gpt2")),
-            "onnxheadprune.Inputs(tokenizer='gpt2', data='a.txt')",
-        ),
         ({"0": [1], "ffn.1": range(3)}, "{'0': [1], 'ffn.1': range(0, 3)}"),
         ({"ids": np.zeros(3)}, "..."),
         (list(range(9999)), "..."),
         (print, "..."),
     ],
-    ids=["path", "wish", "inputs", "spec", "arrays", "long", "function"],
+    ids=["path", "spec", "arrays", "long", "function"],
 )
 def test_arguments_are_written_as_python_takes_them(value: object, written: str) -> None:
     assert _written(value) == written
@@ -76,7 +68,7 @@ def test_a_wish_on_data(tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (12, 6))
     result = prune_folder(
-        folder, output=tmp_path / "out", wish=Wish(ratio=0.5), data={"input_ids": ids}, data_name="{}.weights"
+        folder, output=tmp_path / "out", ratio=0.5, data={"input_ids": ids}, data_name="{}.weights"
     )
     assert sum(map(len, result.heads.values())) == 4
     leader = next(item.result for item in result.files if item.leads)
@@ -88,18 +80,22 @@ def test_what_is_refused(tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     for call, kind, sentence in (
         (
-            lambda: prune_folder(folder / "onnx" / "model.onnx", "0:1"),
+            lambda: prune_folder(folder / "onnx" / "model.onnx", heads="0:1"),
             UsageError,
             "prune takes a single model",
         ),
-        (lambda: prune_folder(folder, "0:1", runtime="nobody"), UsageError, "there is no runtime 'nobody'"),
+        (
+            lambda: prune_folder(folder, heads="0:1", runtime="nobody"),
+            UsageError,
+            "runtime must be sentence-transformers, .* not 'nobody'",
+        ),
         (lambda: prune_folder(folder), UsageError, "name the heads to remove, or give an amount"),
         (
-            lambda: prune_folder(folder, "0:1", folder / "below"),
+            lambda: prune_folder(folder, folder / "below", heads="0:1"),
             UsageError,
             "lies in the folder that is read",
         ),
-        (lambda: prune_folder(folder, {}), RefusedError, "no heads were named"),
+        (lambda: prune_folder(folder, heads={}), RefusedError, "no heads were named"),
     ):
         with pytest.raises(kind, match=sentence):
             call()

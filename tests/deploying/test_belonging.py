@@ -123,11 +123,11 @@ def test_a_present_that_is_computed_beside_the_keys_is_a_cache() -> None:
             node.CopyFrom(helper.make_node("Transpose", ["k_split"], ["present_key"], perm=[0, 2, 1, 3]))
         elif list(node.output) == ["keys_transposed"]:
             node.input[0] = "k_heads"
-    plan = plan_pruning(model, {0: [1]})
+    plan = plan_pruning(model, heads={0: [1]})
     assert {(change.name, change.before, change.after) for change in plan.interface} == {
         ("present_key", 4, 3),
         ("present_value", 4, 3),
     }
     assert not plan.edge_gathers
-    kept = plan_pruning(model, {0: [1]}, cache="keep")
+    kept = plan_pruning(model, heads={0: [1]}, cache="keep")
     assert kept.interface == () and kept.edge_gathers

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from markdown_it import MarkdownIt
 
-from onnxheadprune.deploying.folders.api import prune_folder
+from onnxheadprune import prune_folder
 from tests import toys
 from tests.conftest import Outcome
 from tests.deploying import exports
@@ -80,7 +80,7 @@ def test_names_open_no_markup(tmp_path: Path) -> None:
     onnx.save(model, folder / "onnx" / "model.onnx")
     for name in ("model_quantized.onnx", "model.onnx_data"):
         (folder / "onnx" / name).unlink()
-    prune_folder(folder, "0:1", tmp_path / "out", provider="cpu")
+    prune_folder(folder, tmp_path / "out", heads="0:1", provider="cpu")
     card = (tmp_path / "out" / CARD).read_text()
     shown = MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(card)
     assert "<a " not in shown and "<b>" not in shown and "    onnxheadprune.prune_folder(folder=" in card

@@ -6,12 +6,13 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import Limits, RefusedError, Wish, inspect, prune_folder
+from onnxheadprune import RefusedError, inspect, prune_folder
 from onnxheadprune.deploying.clients.all import CLIENTS
 from tests import toys, toys_nbits, toys_scores, toys_seq2seq
 from tests.conftest import Outcome
@@ -161,12 +162,12 @@ def test_weights_in_blocks_decide_what_can_go(command: Command, tmp_path: Path) 
 @pytest.mark.long
 def test_a_wish_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
-    wish = Wish(ratio=0.4, units=frozenset({"heads", "neurons"}), limits=Limits(multiple_of={"neurons": 2}))
+    target: Any = {"ratio": 0.4, "units": ["heads", "neurons"], "multiple_of": {"neurons": 2}}
     data = {
         "input_ids": np.random.default_rng(3).integers(3, toys.VOCABULARY, (24, 6)),
         "attention_mask": np.ones((24, 6), np.int64),
     }
-    result = prune_folder(folder, output=out, wish=wish, data=data, provider="cpu")
+    result = prune_folder(folder, output=out, **target, data=data, provider="cpu")
     assert [item.name for item in result.files] == ["encoder_model.onnx"]
     (sentence,) = (text for text in result.warnings if "is left unchanged" in text)
     assert sentence.startswith("decoder_model.onnx is left unchanged: its units are scored on data")
@@ -233,4 +234,4 @@ def test_no_client_asks_for_widths(client: str, command: Command, tmp_path: Path
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     exports.decoder(tmp_path / "in")
     with pytest.raises(RefusedError, match="no feed-forward block was found in this model"):
-        prune_folder(tmp_path / "in", {"ffn.0": [1]})
+        prune_folder(tmp_path / "in", heads={"ffn.0": [1]})

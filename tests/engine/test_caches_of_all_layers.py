@@ -87,7 +87,7 @@ def silenced(model: ModelProto, gone: dict[int, list[int]]) -> ModelProto:
 )
 def test_each_row_keeps_the_heads_of_its_layer(gone: dict[int, list[int]]) -> None:
     model = decoder()
-    result = prune(model, gone)
+    result = prune(model, heads=gone)
     left = {layer: [head for head in range(4) if head not in heads] for layer, heads in gone.items()}
     size = len(left[0])
     assert sorted(result.plan.io_changes) == [
@@ -100,7 +100,7 @@ def test_each_row_keeps_the_heads_of_its_layer(gone: dict[int, list[int]]) -> No
 
 def test_rows_that_keep_different_numbers_keep_all() -> None:
     model, gone = decoder(), {0: [1], 1: [0, 2]}
-    result = prune(model, gone)
+    result = prune(model, heads=gone)
     assert result.plan.io_changes == ()
     _steps(silenced(model, gone), result.model, {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]}, dead=gone)
 
@@ -108,7 +108,7 @@ def test_rows_that_keep_different_numbers_keep_all() -> None:
 def test_a_cache_that_leaves_under_other_axes_keeps_all() -> None:
     """Behind a Transpose to [keys or values, layer, batch, head, token, channel] nobody tells which rows are whose."""
     model, gone = _transposed(decoder()), {0: [1], 1: [2]}
-    result = prune(model, gone)
+    result = prune(model, heads=gone)
     assert result.plan.io_changes == ()
     _steps(
         silenced(model, gone), result.model, {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]}, dead=gone, kinds_first=True

@@ -52,7 +52,7 @@ ROLLED = """
 @pytest.mark.parametrize("gone", [[1], [0, 3]])
 def test_a_window_that_moves_on_is_a_cache(moved: str, gone: list[int]) -> None:
     model = model_of(WINDOW.replace("MOVED", moved.format("k") + moved.format("v")))
-    result = prune(model, {0: gone})
+    result = prune(model, heads={0: gone})
     left = 4 - len(gone)
     assert sorted(result.plan.io_changes) == [
         f"{role}_{what}: 4 -> {left} on axis 1"

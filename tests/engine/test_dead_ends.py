@@ -102,13 +102,13 @@ def test_a_dead_end_is_no_obstacle(dead: Callable[[Toy], str], gone: list[int]) 
     model = toy_model(dead)
     (site,) = inspect(model)
     assert site.removable, site.reason
-    pruned = apply_plan(plan_pruning(model, {0: gone}), model)
+    pruned = apply_plan(plan_pruning(model, heads={0: gone}), model)
     np.testing.assert_allclose(outputs(pruned), outputs(toy_model(silent=tuple(gone))), atol=1e-5)
 
 
 def test_what_a_cut_does_not_touch_stays() -> None:
     model = toy_model(lambda toy: toy.node("Exp", ["x"], "dead"), relu_of_stream)
-    names = [node.name for node in apply_plan(plan_pruning(model, {0: [1]}), model).graph.node]
+    names = [node.name for node in apply_plan(plan_pruning(model, heads={0: [1]}), model).graph.node]
     assert {"Exp_dead", "Neg_kept"} <= set(names)
 
 

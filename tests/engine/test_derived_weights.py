@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
 
-from onnxheadprune import Wish, prune
+from onnxheadprune import prune
 from onnxheadprune.attention.matrices import matrix_of
 from onnxheadprune.attention.quantized import numbers_of
 from onnxheadprune.attention.sites.find import sites_of, view_of
@@ -169,9 +169,7 @@ def test_weights_are_written_where_the_way_back_is_known(way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_a_ratio_is_chosen_refitted_and_proven(way: str, tmp_path: Any) -> None:
     feeds = [{"x": RANDOM.standard_normal((8, 6, WIDTH)).astype(np.float32)} for _ in range(5)]
-    result = prune(
-        network(WAYS[way]), output=tmp_path / "out.onnx", wish=Wish(ratio=0.5), data=feeds, provider="cpu"
-    )
+    result = prune(network(WAYS[way]), output=tmp_path / "out.onnx", ratio=0.5, data=feeds, provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
     chosen = result.chosen
     assert chosen is not None and chosen.compensation is not None
@@ -182,7 +180,7 @@ def test_a_ratio_is_chosen_refitted_and_proven(way: str, tmp_path: Any) -> None:
 @pytest.mark.long
 def test_scores_by_the_weights_need_no_data() -> None:
     for way in WAYS.values():
-        assert prune(network(way), wish=Wish(ratio=0.25), provider="cpu").chosen is not None
+        assert prune(network(way), ratio=0.25, provider="cpu").chosen is not None
 
 
 DYNAMIC = ("Shape", "Size", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout")

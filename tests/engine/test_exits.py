@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune import Budget, apply_plan, combine, find_exits, plan_pruning, prune, recover, validate
+from onnxheadprune import apply_plan, combine, find_exits, plan_pruning, prune, recover, validate
 from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import ModelError, RefusedError, UsageError, ValidationFailedError
@@ -64,7 +64,7 @@ def test_the_model_at_an_exit_is_the_one_that_never_had_more_layers(form: str, n
 )
 def test_an_exit_and_units_go_in_one_call(form: str) -> None:
     model = toys_exits.FORMS[form]()
-    result = prune(model, {"0": [1, 3], "ffn.0": range(4)}, exit=2)
+    result = prune(model, heads={"0": [1, 3], "ffn.0": range(4)}, exit=2)
     assert result.validation is not None and result.validation.passed
     assert result.validation.likeness is not None and result.validation.likeness.identical
     assert [item.name for item in result.model.graph.input] == ["x"]
@@ -81,7 +81,7 @@ def test_what_is_behind_is_gone_and_numbers_stay() -> None:
     assert not {name for name in names if name.startswith(("l1", "l2"))}
     assert result.plan.exit is not None
     assert (result.plan.exit.sites, result.plan.exit.heads, result.plan.exit.of) == (2, 8, 2)
-    again = prune(result.model, {"0": [0]})
+    again = prune(result.model, heads={"0": [0]})
     assert again.plan.removed == {0: (0,)}
     states = {entry.number: entry.state for entry in EXITS_ENTRY.read(again.model)}
     assert states == {1: "taken", 2: "behind"}
@@ -95,7 +95,7 @@ def test_what_is_behind_is_gone_and_numbers_stay() -> None:
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_decision_that_a_branch_gives_out_is_constant(number: int) -> None:
-    result = prune(toys_exits.telling(), {"0": [1]}, exit=number)
+    result = prune(toys_exits.telling(), heads={"0": [1]}, exit=number)
     assert result.validation is not None and result.validation.passed
     told = next(change for change in result.plan.interface if change.role == "output")
     assert (told.name, told.before, told.after) == ("went_on", "computed", "always false")
@@ -108,7 +108,7 @@ def test_two_towers_keep_the_numbers_of_their_exits() -> None:
     first = prune(original, exit=1)
     assert first.validation is not None and first.validation.passed
     assert [item.number for item in find_exits(first.model).exits] == [2]
-    second = prune(first.model, {"2": [1]}, exit=2)
+    second = prune(first.model, heads={"2": [1]}, exit=2)
     assert second.validation is not None and second.validation.passed
     assert not [node for node in second.model.graph.node if node.op_type == "If"]
     found = validate(original, second.model)
@@ -183,9 +183,9 @@ def test_a_number_out_of_range_is_refused_with_what_there_is(number: int) -> Non
 @pytest.mark.long
 def test_one_name_in_two_bodies_means_two_things() -> None:
     model = toys_exits.chain(4, tagged=False)
-    result = prune(model, {"1": [0], "2": [1]}, exit=3)
+    result = prune(model, heads={"1": [0], "2": [1]}, exit=3)
     assert result.validation is not None and result.validation.passed
-    assert validate(model, prune(result.model, {"2": [0]}).model).heads == {1: (0,), 2: (0, 1)}
+    assert validate(model, prune(result.model, heads={"2": [0]}).model).heads == {1: (0,), 2: (0, 1)}
     made = [name for node in result.model.graph.node for name in node.output]
     assert len(made) == len(set(made))
 
@@ -193,11 +193,11 @@ def test_one_name_in_two_bodies_means_two_things() -> None:
 @pytest.mark.long
 def test_a_plan_says_all_and_can_be_carried_out_later() -> None:
     model = toys_exits.nested()
-    plan = plan_pruning(model, {"0": [2]}, exit=2)
+    plan = plan_pruning(model, heads={"0": [2]}, exit=2)
     again = PrunePlan.from_dict(json.loads(plan.to_json()))
     assert again == plan and "exit 2 permanent" in str(plan)
     made = apply_plan(again, model)
-    assert made.graph == prune(model, {"0": [2]}, exit=2).model.graph
+    assert made.graph == prune(model, heads={"0": [2]}, exit=2).model.graph
     assert validate(model, made).passed
     with pytest.raises(RefusedError):
         apply_plan(again, toys_exits.skipping())
@@ -269,7 +269,7 @@ def test_a_record_of_exits_that_cannot_be_read_is_refused() -> None:
         entry for entry in left.metadata_props if entry.key == EXITS_KEY
     ).value = '{"exits": [{"state": "x"}]}'
     with pytest.raises(ModelError, match=EXITS_KEY):
-        prune(left, {"0": [1]})
+        prune(left, heads={"0": [1]})
 
 
 def test_inspect_says_what_lies_behind(command: Command, tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_a_file_with_weights_beside_it_is_left_as_well(tmp_path: Path) -> None:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     onnx.save(model, path, save_as_external_data=True, location="model.bin", size_threshold=100)
-    result = prune(path, {"1": [2]}, output, exit=2)
+    result = prune(path, output, heads={"1": [2]}, exit=2)
     assert result.validation is not None and result.validation.passed
     assert validate(path, output).passed
 
@@ -323,8 +323,8 @@ def test_what_was_left_at_an_exit_goes_on_from_there(command: Command, tmp_path:
     """Fused in the same call, trained afterwards, measured beside the original; combined only from the exit on."""
     path, output, trained = (tmp_path / f"{name}.onnx" for name in ("model", "left", "trained"))
     onnx.save(toys_exits.nested(), path)
-    assert prune(path, {"0": [1]}, output, exit=2, fuse="contrib").validation is not None
-    cut = prune(path, {"0": [1]}, tmp_path / "cut.onnx", exit=2)
+    assert prune(path, output, heads={"0": [1]}, exit=2, fuse="contrib").validation is not None
+    cut = prune(path, tmp_path / "cut.onnx", heads={"0": [1]}, exit=2)
     assert cut.validation is not None and cut.validation.passed
     random = np.random.default_rng(0)
     feeds = [
@@ -334,7 +334,7 @@ def test_what_was_left_at_an_exit_goes_on_from_there(command: Command, tmp_path:
         }
         for _ in range(24)
     ]
-    made = recover(path, tmp_path / "cut.onnx", trained, data=feeds, budget=Budget(epochs=1))
+    made = recover(path, tmp_path / "cut.onnx", trained, data=feeds, budget=1)
     assert made.validation is not None and made.validation.passed and made.validation.exits == (2,)
     measured = command("bench", path, trained, "--seq", "4", "--batch", "1", "--repeats", "5", "--json")
     assert measured.exit_code == 0

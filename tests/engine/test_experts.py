@@ -45,7 +45,7 @@ def test_what_is_left_computes_what_a_router_without_them_does(toy: Toy) -> None
         planning = analyse(model, {"moe.0": gone}, "the model")
         want = toy.expected(x, gone)
         made = [
-            ohp.prune(model, {"moe.0": gone}, provider="cpu").model,
+            ohp.prune(model, heads={"moe.0": gone}, provider="cpu").model,
             masked_reference(planning.view, planning.touched, planning.heads),
             silenced_cores(planning).model,
         ]
@@ -110,7 +110,7 @@ def test_a_shared_expert_is_a_block_that_is_added_unweighed(
 @pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
 def test_an_operator_that_holds_a_mixture_loses_experts(toy: toys_mixture.Toy) -> None:
     model, x = toy.model(), toys_mixture.tokens()
-    made = ohp.prune(model, {"moe.0": [1]}, provider="cpu").model
+    made = ohp.prune(model, heads={"moe.0": [1]}, provider="cpu").model
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     want = toy.expected(x, toy.tensors(), out=[1])
     np.testing.assert_allclose(run(made, {"x": x})["y"], want, atol=2e-5, rtol=1e-5)
@@ -188,7 +188,7 @@ def _saved(model: ModelProto, path: Path) -> Path:
 def test_a_wrong_expert_is_seen(tmp_path: Path) -> None:
     """Weights of another expert than the router's column, and a record of another one."""
     path, wrong = _saved(Toy().model(), tmp_path / "model.onnx"), tmp_path / "wrong.onnx"
-    made = ohp.prune(path, {"moe.0": [1, 4]}, provider="cpu").model
+    made = ohp.prune(path, heads={"moe.0": [1, 4]}, provider="cpu").model
     for name in ("up", "router"):
         changed = ModelProto()
         changed.CopyFrom(made)
@@ -275,9 +275,9 @@ def test_neurons_inside_an_operator_go_after_experts(tmp_path: Path) -> None:
         RefusedError, match="are one operator, which numbers neurons by expert: remove experts"
     ):
         analyse(model, {"moe.0": [1], "ffn.0": neurons}, "the model")
-    ohp.prune(model, {"ffn.0": neurons}, path, provider="cpu")
+    ohp.prune(model, path, heads={"ffn.0": neurons}, provider="cpu")
     with pytest.raises(RefusedError, match="has lost neurons before; remove experts first"):
         analyse(onnx.load(path), {"moe.0": [1]}, "the model")
-    ohp.prune(model, {"moe.0": [1]}, path, provider="cpu")
-    made = ohp.prune(path, {"ffn.0": [0, 32]}, provider="cpu")
+    ohp.prune(model, path, heads={"moe.0": [1]}, provider="cpu")
+    made = ohp.prune(path, heads={"ffn.0": [0, 32]}, provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed"

@@ -41,7 +41,7 @@ def test_what_is_left_computes_what_a_router_without_them_does(toy: Toy) -> None
         planning = analyse(model, {"moe.0": gone}, "the model")
         want = toy.expected(x, gone)
         made = [
-            ohp.prune(model, {"moe.0": gone}, provider="cpu").model,
+            ohp.prune(model, heads={"moe.0": gone}, provider="cpu").model,
             masked_reference(planning.view, planning.touched, planning.heads),
             silenced_cores(planning).model,
         ]
@@ -289,7 +289,7 @@ def test_experts_with_slots_are_removed() -> None:
         inputs = np.einsum("tes,td->esd", dispatch / dispatch.sum(0), x)
         given = np.maximum(inputs @ stored["up"][left], 0) @ stored["down"][left]
         want = x + np.einsum("tes,esd->td", combine / combine.sum((1, 2), keepdims=True), given)
-        made = ohp.prune(model, {"moe.0": gone}, provider="cpu")
+        made = ohp.prune(model, heads={"moe.0": gone}, provider="cpu")
         assert made.validation is not None and made.validation.verdict == "passed"
         np.testing.assert_allclose(run(made.model, {"x": x})["out"], want, atol=2e-5)
 
@@ -327,6 +327,6 @@ def test_experts_that_choose_tokens_are_removed() -> None:
         for token in np.argsort(-shares[:, expert], kind="stable")[:3]:
             hidden = np.maximum(x[token] @ stored["up"][expert], 0)
             want[token] += shares[token, expert] * (hidden @ stored["down"][expert])
-    made = ohp.prune(model, {"moe.0": gone}, provider="cpu")
+    made = ohp.prune(model, heads={"moe.0": gone}, provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed"
     np.testing.assert_allclose(run(made.model, {"x": x})["out"], want, atol=2e-5)

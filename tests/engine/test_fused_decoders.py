@@ -7,10 +7,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from onnxheadprune import inspect, prune
+from onnxheadprune import inspect, prune, validate
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime.feeds.generate import FeedMaker
-from onnxheadprune.validation.proof import validate
 from tests import toys_genai as toys
 
 
@@ -40,5 +39,5 @@ def test_smaller_cases_follow_where_several_tokens_meet_a_cache() -> None:
 def test_pruning_validates_on_made_up_feeds(tmp_path: Path, repeated: bool, heads: str) -> None:
     source, target = tmp_path / "model.onnx", tmp_path / "pruned.onnx"
     onnx.save(toys.decoder(repeated=repeated), source)
-    prune(source, heads, output=target)
+    prune(source, heads=heads, output=target)
     assert validate(source, target).passed

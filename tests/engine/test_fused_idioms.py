@@ -91,7 +91,7 @@ def test_keys_and_values_packed_by_head() -> None:
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     (site,) = inspect(model)
     assert (site.num_heads, site.head_size, site.v_head_size) == (count, size, size)
-    smaller = apply_plan(plan_pruning(model, {0: (1,)}), model)
+    smaller = apply_plan(plan_pruning(model, heads={0: (1,)}), model)
     kept = [0, 2, 3]
     for name, axis, width in (("q.weight", 1, size), ("kv.weight", 1, 2 * size), ("o.weight", 0, size)):
         whole = get_initializer(model, name)

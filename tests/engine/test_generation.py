@@ -32,7 +32,7 @@ def test_every_layer_is_a_site(op_type: str) -> None:
 def test_equal_cuts_are_exact(op_type: str) -> None:
     """Heads may differ between layers, not their number."""
     model = generator(op_type)
-    plan = plan_pruning(model, "0:1 1:2")
+    plan = plan_pruning(model, heads="0:1 1:2")
     assert not plan.edge_gathers and not plan.io_changes
     want = run(generator(op_type, {0: (1,), 1: (2,)}), FEED)["sequences"]
     assert not np.array_equal(want, run(model, FEED)["sequences"])
@@ -43,13 +43,13 @@ def test_unequal_cuts_are_refused_with_the_reason() -> None:
     with pytest.raises(
         RefusedError, match=r"one head count for the caches of all layers.*remove equally many"
     ):
-        plan_pruning(generator(), "0:1")
+        plan_pruning(generator(), heads="0:1")
 
 
 def test_a_layer_that_goes_as_a_whole_keeps_its_cache() -> None:
     model = generator()
     want = run(generator(silent={0: range(HEADS)}), FEED)["sequences"]
-    got = run(apply_plan(plan_pruning(model, {0: range(HEADS)}), model), FEED)["sequences"]
+    got = run(apply_plan(plan_pruning(model, heads={0: range(HEADS)}), model), FEED)["sequences"]
     np.testing.assert_array_equal(got, want)
 
 
@@ -57,7 +57,7 @@ def test_copies_of_a_decoder_share_their_caches() -> None:
     """The prompt is read by a copy of its own."""
     model = generator(init=True)
     with pytest.raises(RefusedError, match="the same heads"):
-        plan_pruning(model, "0:1 1:1 2:2 3:2")
+        plan_pruning(model, heads="0:1 1:1 2:2 3:2")
     planning = analyse(model, "*:1", "generator")
     want = run(generator(silent={0: (1,), 1: (1,)}, init=True), FEED)["sequences"]
     np.testing.assert_array_equal(run(apply_plan(planning.plan, model), FEED)["sequences"], want)

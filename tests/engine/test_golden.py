@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxheadprune import validate
 from onnxheadprune.attention.head_specs import parse_heads
-from onnxheadprune.validation.proof import validate
 from tests.golden_file import answered, read
 from tests.graph_text import model_of, text_of
 from tests.toys import get_initializer, set_initializer

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from onnxheadprune import plan_pruning
 from onnxheadprune.attention.head_specs import MAX_LISTED, parse_heads, resolved
-from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError, UsageError
 from tests import golden_file, toys
@@ -39,8 +39,8 @@ def test_the_nearest_legal_sets_of_grouped_queries_can_go(gone: tuple[int, ...])
     """Four query heads on two KV heads, {0, 1} and {2, 3}."""
     model = golden_file.read(GOLDEN / "grouped_whole_group.txt").model
     with pytest.raises(RefusedError, match="different numbers of query heads") as refused:
-        plan_pruning(model, {0: gone})
+        plan_pruning(model, heads={0: gone})
     offered = re.findall(r"\d+(?:[,-]\d+)*", str(refused.value).rpartition("nearest legal sets are")[2])
     assert offered
     for heads in offered:
-        assert plan_pruning(model, f"0:{heads}").removed
+        assert plan_pruning(model, heads=f"0:{heads}").removed

@@ -46,5 +46,5 @@ def test_heads_without_their_axis_are_cut(keepdims: int) -> None:
     model = heads_one_by_one(keepdims)
     (site,) = inspect(model).sites
     assert site.num_heads == HEADS and site.reason is None
-    found = prune(model, "0:1", provider="cpu").validation
+    found = prune(model, heads="0:1", provider="cpu").validation
     assert found is not None and found.exact == "yes", found.reason

@@ -22,7 +22,7 @@ Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 def models() -> tuple[ModelProto, ModelProto]:
     """Two layers of four heads, and the same without heads 0 and 2 of the second."""
     original = toys_scores.stack()
-    return original, apply_plan(plan_pruning(original, {1: [0, 2]}), original)
+    return original, apply_plan(plan_pruning(original, heads={1: [0, 2]}), original)
 
 
 def rewritten(model: ModelProto, change: Change, version: int = 2) -> ModelProto:
@@ -67,7 +67,7 @@ def test_a_site_that_the_record_does_not_know_shifts_no_index(models: tuple[Mode
     assert (new.index, new.removed, new.num_heads) == (1, (), 4)
     found = validate(original, old, provider="cpu")
     assert found.verdict == "passed" and found.heads == {1: (0, 2)}
-    again = apply_plan(plan_pruning(old, {0: [1], 1: [3]}), old)
+    again = apply_plan(plan_pruning(old, heads={0: [1], 1: [3]}), old)
     assert [entry.removed for entry in units_entry(HEADS).read(again)] == [(0, 1, 2), (3,)]
     assert validate(original, again, provider="cpu").heads == {0: (3,), 1: (0, 1, 2)}
 
@@ -84,7 +84,7 @@ def test_records_without_names_go_by_order(models: tuple[ModelProto, ModelProto]
     old = rewritten(pruned, without_names, version=1)
     assert [site.removed for site in inspect(old)] == [(), (0, 2)]
     assert validate(original, old, provider="cpu").verdict == "passed"
-    again = apply_plan(plan_pruning(old, {0: [1]}), old)
+    again = apply_plan(plan_pruning(old, heads={0: [1]}), old)
     assert [bool(entry.projections) for entry in units_entry(HEADS).read(again)] == [True, True]
     with pytest.raises(ModelError, match="does not fit the 2 sites of this model"):
         inspect(rewritten(old, without_the_first, version=1))
@@ -102,7 +102,7 @@ def test_heads_that_are_not_as_many_as_the_record_says(models: tuple[ModelProto,
 def narrowed() -> ModelProto:
     """The digits ViT without 64 neurons of its second block."""
     path = ROOT / "sample_models" / "digits_vit.onnx"
-    return apply_plan(plan_pruning(path, {"ffn.1": range(64)}), path)
+    return apply_plan(plan_pruning(path, heads={"ffn.1": range(64)}), path)
 
 
 def renamed(model: ModelProto, change: Change) -> ModelProto:

@@ -122,7 +122,7 @@ def decoder(form: Form) -> ModelProto:
 
 def shape_left(form: Form, *, agreed: bool = False) -> list[int | str]:
     """The input's shape after head 1 is removed; the cut is proven."""
-    found = prune(decoder(form), "0:1", provider="cpu", allow_io_change=agreed)
+    found = prune(decoder(form), heads="0:1", provider="cpu", allow_io_change=agreed)
     assert found.validation is not None and found.validation.verdict == "passed", found.validation.reason
     (info,) = (item for item in found.model.graph.input if item.name == "h")
     return [dim.dim_value or dim.dim_param for dim in info.type.tensor_type.shape.dim]

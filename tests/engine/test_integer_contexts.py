@@ -51,13 +51,13 @@ GIVEN = {
 
 @pytest.mark.parametrize("gone", ["0:1", "0:0,2"])
 def test_heads_go_from_a_context_in_integers(gone: str) -> None:
-    result = prune(model_of(TEXT, given=GIVEN), gone, provider="cpu")
+    result = prune(model_of(TEXT, given=GIVEN), heads=gone, provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
 
 
 @pytest.mark.long
 def test_another_row_of_the_projection_is_seen() -> None:
     model = model_of(TEXT, given=GIVEN)
-    wrong = apply_plan(plan_pruning(model, "0:1"), model)
+    wrong = apply_plan(plan_pruning(model, heads="0:1"), model)
     set_initializer(wrong, "w_o", get_initializer(wrong, "w_o")[::-1])
     assert validate(model, wrong, provider="cpu").verdict == "failed"

@@ -193,7 +193,7 @@ def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command,
     assert [(layer["key"], layer["name"], layer["sites"]) for layer in layers_told] == [
         (str(n), f"blocks.{n}", [f"attn.{n}", f"ffn.{n}"]) for n in range(4)
     ]
-    result = prune(digits, {"layer.2": "*"}, provider="cpu")
+    result = prune(digits, heads={"layer.2": "*"}, provider="cpu")
     saved = result.operations
     assert saved is not None
     assert layers_told[2]["operations_share"] == pytest.approx(1 - saved.after / saved.before)
@@ -208,7 +208,7 @@ def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command,
 @pytest.mark.parametrize(("model", "warned"), [({"layers": 1, "inner": 200}, 1), ({"layers": 3}, 0)])
 @pytest.mark.parametrize("spec", ["layer.0", "ffn.0"])
 def test_a_layer_that_holds_most_operations_is_named(spec: str, model: dict[str, int], warned: int) -> None:
-    result = prune(toys_scores.stack(**model), {spec: "*"}, provider="cpu")  # type: ignore[arg-type]
+    result = prune(toys_scores.stack(**model), heads={spec: "*"}, provider="cpu")  # type: ignore[arg-type]
     assert sum("of all operations: make sure" in text for text in result.warnings) == warned
 
 

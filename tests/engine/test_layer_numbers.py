@@ -23,7 +23,7 @@ DIGITS = ROOT / "sample_models" / "digits_vit.onnx"
 
 
 def cut(model: Any, spec: Mapping[str, Any]) -> ModelProto:
-    return apply_plan(plan_pruning(model, spec), model)
+    return apply_plan(plan_pruning(model, heads=spec), model)
 
 
 def keys(model: Any) -> dict[str, list[str]]:
@@ -61,7 +61,7 @@ def shorter() -> ModelProto:
 @pytest.mark.long
 def test_a_layer_behind_one_that_went_has_the_same_number(shorter: ModelProto) -> None:
     assert keys(shorter) == {"0": ["0", "ffn.0"], "2": ["2", "ffn.2"], "3": ["3", "ffn.3"]}
-    result = prune(shorter, {"layer.2": "*"}, provider="cpu")
+    result = prune(shorter, heads={"layer.2": "*"}, provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
     assert keys(result.model) == {"0": ["0", "ffn.0"], "3": ["3", "ffn.3"]}
     at_once = cut(DIGITS, {"layer.1": "*", "layer.2": "*"})
@@ -74,7 +74,7 @@ def test_a_layer_behind_one_that_went_has_the_same_number(shorter: ModelProto) -
 
 def test_a_layer_that_is_gone_cannot_go_again(shorter: ModelProto) -> None:
     with pytest.raises(UsageError, match="there is no layer '1': this model's layers are 0 2-3"):
-        plan_pruning(shorter, {"layer.1": "*"})
+        plan_pruning(shorter, heads={"layer.1": "*"})
 
 
 @pytest.mark.long
@@ -82,7 +82,7 @@ def test_a_sublayer_that_is_left_alone_stays_in_its_layer() -> None:
     """Without the block that ended its layer, attention would be taken for a part of the next one."""
     left = cut(DIGITS, {"ffn.1": "*"})
     assert keys(left) == {"0": ["0", "ffn.0"], "1": ["1"], "2": ["2", "ffn.2"], "3": ["3", "ffn.3"]}
-    assert plan_pruning(left, {"layer.2": "*"}).removed == {2: tuple(range(8))}
+    assert plan_pruning(left, heads={"layer.2": "*"}).removed == {2: tuple(range(8))}
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_a_record_of_the_former_numbering_is_never_read_with_another_meaning() -
     unnamed = anonymous(toys_scores.stack(layers=3))
     unnamed.metadata_props.add(key=LAYERS_KEY, value=FORMER)
     with pytest.raises(RefusedError, match="an earlier version of this tool removed layers"):
-        plan_pruning(unnamed, {"layer.1": "*"})
-    assert plan_pruning(unnamed, {"ffn.1": "*", "0": [1]}).changes_something
+        plan_pruning(unnamed, heads={"layer.1": "*"})
+    assert plan_pruning(unnamed, heads={"ffn.1": "*", "0": [1]}).changes_something
 
 
 def test_layers_beside_those_behind_an_exit_keep_their_numbers() -> None:

@@ -153,11 +153,11 @@ def test_a_star_says_what_it_leaves_out() -> None:
     first = projected(toy, attended(toy, softmax))
     second = merged(toy, attended(toy, softmax, "other_"), "other_")
     found = model(toy, first, second)
-    plan = plan_pruning(found, "*:0")
+    plan = plan_pruning(found, heads="*:0")
     assert ["no output projection" in item.reason for item in plan.left_out] == [True]
     assert plan.to_dict()["left_out"][0]["node"] == plan.left_out[0].node
     assert PrunePlan.from_dict(plan.to_dict()).left_out == plan.left_out
-    assert not plan_pruning(found, "0:0").left_out
+    assert not plan_pruning(found, heads="0:0").left_out
 
 
 def embedded(outputs: int) -> ModelProto:

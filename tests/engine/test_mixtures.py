@@ -19,7 +19,6 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.benchmarking.flops import Flops, concrete_view
-from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.validation.core_masks import silenced_cores
@@ -179,8 +178,8 @@ def test_numbers_stay_those_of_the_original(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.onnx" for name in ("original", "first", "second")]
     onnx.save(toy.model(), paths[0])
     first, second = [0, 1, 40, 41, 90, 95], [2, 42, 64]
-    assert prune(paths[0], {"ffn.0": first}, paths[1]).validation.passed
-    assert prune(paths[1], {"ffn.0": second}, paths[2]).validation.passed
+    assert prune(paths[0], paths[1], heads={"ffn.0": first}).validation.passed
+    assert prune(paths[1], paths[2], heads={"ffn.0": second}).validation.passed
     want = toy.expected(x, toy.tensors(), [*first, *second])
     np.testing.assert_allclose(run(onnx.load(paths[2]), {"x": x})["y"], want, atol=1e-5)
 
@@ -202,9 +201,8 @@ def test_elements_of_a_block_are_those_of_its_experts() -> None:
 def test_data_says_nothing_of_neurons_inside_an_operator(tmp_path: Path) -> None:
     onnx.save(Toy().model(), tmp_path / "model.onnx")
     np.savez(tmp_path / "data.npz", x=np.concatenate([tokens()] * 8))
-    wish = Wish(ratio=0.5, units=frozenset({"neurons"}))
     with pytest.raises(RefusedError, match=r"experts that a router chooses, .*: name them"):
-        prune(tmp_path / "model.onnx", data=tmp_path / "data.npz", wish=wish)
+        prune(tmp_path / "model.onnx", data=tmp_path / "data.npz", ratio=0.5, units="neurons")
 
 
 SECOND = {**RUNNABLE, "8 bits in blocks": UNRUNNABLE["8 bits in blocks"]}

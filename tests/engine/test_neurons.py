@@ -115,7 +115,7 @@ def test_bad_words_are_refused_in_a_sentence(
 
 @pytest.mark.long
 def test_the_api_takes_one_spec(digits: Path) -> None:
-    made = ohp.prune(digits, {"0": [1], "ffn.2": range(64), "layer.3": "*"}, validate=False)
+    made = ohp.prune(digits, heads={"0": [1], "ffn.2": range(64), "layer.3": "*"}, validate=False)
     assert made.plan.removed == {0: (1,), 3: tuple(range(8))}
     assert {cut.key: cut.left for cut in made.plan.blocks} == {
         "ffn.0": 128,
@@ -125,7 +125,7 @@ def test_the_api_takes_one_spec(digits: Path) -> None:
     }
     assert ohp.PrunePlan.from_dict(made.plan.to_dict()) == made.plan
     with pytest.raises(UsageError, match="ambiguous"):
-        ohp.prune(digits, {"ffn.mlp": [1]}, validate=False)
+        ohp.prune(digits, heads={"ffn.mlp": [1]}, validate=False)
 
 
 def test_ranges_are_read_as_they_are_spelled() -> None:
@@ -190,9 +190,9 @@ def test_what_only_the_size_of_some_neurons_is_read_of_keeps_it(bounds: tuple[in
         whole = len(range(8)[taken])
         if not min(1, whole) <= len(left[taken]) <= whole:
             with pytest.raises(RefusedError, match="only there for its shape"):
-                ohp.prune(model, {"ffn.0": gone}, provider="cpu")
+                ohp.prune(model, heads={"ffn.0": gone}, provider="cpu")
             continue
-        result = ohp.prune(model, {"ffn.0": gone}, provider="cpu")
+        result = ohp.prune(model, heads={"ffn.0": gone}, provider="cpu")
         session = onnxruntime.InferenceSession(
             result.pruned.proto.SerializeToString(), providers=["CPUExecutionProvider"]
         )

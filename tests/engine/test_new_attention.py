@@ -118,7 +118,7 @@ def test_whole_groups_go(build: Any) -> None:
     model = build()
     (site,) = inspect(model)
     assert (site.num_heads, site.kv_num_heads, site.head_size) == (H, K, D)
-    plan = plan_pruning(model, {0: GONE})
+    plan = plan_pruning(model, heads={0: GONE})
     assert not plan.edge_gathers
     (want,), (whole,), (got,) = outputs(build(GONE)), outputs(model), outputs(apply_plan(plan, model))
     np.testing.assert_allclose(got, want, atol=1e-5)
@@ -135,7 +135,7 @@ def test_a_subgraph_that_sees_all_heads_is_a_near_miss() -> None:
 def test_maps_that_leave_the_model_are_narrowed_with_consent() -> None:
     model = with_maps()
     with pytest.raises(RefusedError, match="allow_io_change=True narrows that output"):
-        plan_pruning(model, {0: GONE})
+        plan_pruning(model, heads={0: GONE})
     planning = analyse(model, {0: GONE}, "maps", Contract(allow_io_change=True))
     assert set(planning.io.live) == {"maps"}
     (want, maps), (got, narrowed) = outputs(with_maps(GONE)), outputs(apply_plan(planning.plan, model))

@@ -37,7 +37,7 @@ def test_everything_left_is_read(name: str, whole: bool) -> None:
     model = onnx.load(SAMPLES / "tiny" / name)
     assert not list(unread(model.graph))
     heads = {site.index: range(site.num_heads if whole else 1) for site in inspect(model)}
-    assert not list(unread(apply_plan(plan_pruning(model, heads), model).graph))
+    assert not list(unread(apply_plan(plan_pruning(model, heads=heads), model).graph))
 
 
 # What is there for its shape alone
@@ -103,7 +103,7 @@ def check(model: ModelProto, renumber: bool = False) -> None:
         try:
             cut = apply_plan(
                 plan_pruning(
-                    model, dict.fromkeys(spec.split(), "*"), cache="renumber" if renumber else "narrow"
+                    model, heads=dict.fromkeys(spec.split(), "*"), cache="renumber" if renumber else "narrow"
                 ),
                 model,
             )
@@ -138,7 +138,7 @@ def test_a_parallel_layer_leaves_one_addition(bias: bool) -> None:
     """What its parts leave is one vector, or nothing."""
     model = toys_parallel.decoder(bias=bias)
     for gone in ([1], [1, 2]):
-        cut = apply_plan(plan_pruning(model, {f"layer.{number}": "*" for number in gone}), model)
+        cut = apply_plan(plan_pruning(model, heads={f"layer.{number}": "*" for number in gone}), model)
         new = [node.op_type for node in cut.graph.node if "onnxheadprune" in node.name]
         assert new == ["Add"] * len(gone) * bias
         layer = 22 if bias else 20
@@ -150,7 +150,7 @@ def test_a_parallel_layer_leaves_one_addition(bias: bool) -> None:
 def test_a_stand_in_takes_its_size_from_what_stays() -> None:
     """In front of a fused residual normalisation a value of full size is needed, and nothing but its size."""
     model = MODELS["fused at the end"]()
-    cut = apply_plan(plan_pruning(model, {"layer.2": "*"}), model)
+    cut = apply_plan(plan_pruning(model, heads={"layer.2": "*"}), model)
     (shape,) = (node for node in cut.graph.node if node.op_type == "Shape")
     assert shape.input[0] == "embedded"
     assert validate(model, cut, provider="cpu").verdict == "passed"

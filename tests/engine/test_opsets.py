@@ -189,7 +189,7 @@ CUTS: dict[str, tuple[dict[str, Any], list[int]]] = {
 def test_a_cut_is_proven_in_every_opset(name: str, opset: int) -> None:
     parts, gone = CUTS[name]
     model = model_of(ATTENTION.format(opset=opset, **(PLAIN | parts)))
-    result = prune(model, {0: gone})
+    result = prune(model, heads={0: gone})
     assert result.validation is not None and result.validation.passed
     onnx.checker.check_model(result.model, full_check=True)
 
@@ -198,7 +198,7 @@ def test_a_cut_is_proven_in_every_opset(name: str, opset: int) -> None:
 @pytest.mark.parametrize("opset", OPSETS)
 def test_a_fused_block_runs_in_every_opset(opset: int) -> None:
     model = model_of(ATTENTION.format(opset=opset, **(PLAIN | {"tail": ADDED})))
-    result = prune(model, {0: [1]}, fuse="contrib")
+    result = prune(model, heads={0: [1]}, fuse="contrib")
     assert result.validation is not None and result.validation.passed
 
 

@@ -52,7 +52,7 @@ def joined(parts: Sequence[Part]) -> Part:
 def cut(model: ModelProto, spec: Part, renumber: bool) -> ModelProto | str:
     """The model without some units, or why that is refused."""
     try:
-        return apply_plan(plan_pruning(model, spec, cache="renumber" if renumber else "narrow"), model)
+        return apply_plan(plan_pruning(model, heads=spec, cache="renumber" if renumber else "narrow"), model)
     except HeadPruneError as error:
         return str(error)
 

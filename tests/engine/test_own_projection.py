@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.refusals import Reason
@@ -125,7 +125,7 @@ def test_what_is_added_is_no_heads(how: str, heads: int, plan: Any) -> None:
     mixed = how == "residual_normed" and heads > 1
     assert site.reason.reason is (Reason.COUPLED if mixed else Reason.NO_PROJECTION)
     with pytest.raises(RefusedError):
-        plan_pruning(model, {0: [0]})
+        plan_pruning(model, heads={0: [0]})
 
 
 @PLANS
@@ -212,7 +212,7 @@ def _cut(model: Any, net: Net, how: str, sets: Sequence[list[int]]) -> None:
     for gone in sets:
         if how in ("gated_by_the_stream", "chosen"):
             # What the stream says of a head is gathered from it: exact, with an edge gather.
-            plan_pruning(model, {0: gone})
+            plan_pruning(model, heads={0: gone})
         else:
             check_cut(model, net.feed, gone)
 

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+from onnxheadprune import plan_pruning, select_heads
 from onnxheadprune.attention.legal_cuts import is_legal
-from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
-from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.moves import moves, path_by_worth
-from onnxheadprune.choosing.select import select_heads
 from onnxheadprune.errors import RefusedError
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN
@@ -61,7 +59,7 @@ def test_heads_of_one_block_go_together() -> None:
 def test_half_a_block_is_refused_with_the_nearest_sets(gone: list[int], nearest: str) -> None:
     model, _ = _model()
     with pytest.raises(RefusedError, match=f"only go together; the nearest legal sets are {nearest}"):
-        plan_pruning(model, {0: gone})
+        plan_pruning(model, heads={0: gone})
 
 
 def test_wishes_keep_blocks_whole() -> None:
@@ -69,8 +67,8 @@ def test_wishes_keep_blocks_whole() -> None:
     for ratio, most in ((0.4, 2), (0.7, 4)):
         chosen = select_heads(model, ratio=ratio).heads[0]
         assert len(chosen) == most
-        plan_pruning(model, {0: chosen})
-    assert len(select_heads(model, ratio=0.4, limits=Limits(multiple_of={"heads": 4})).heads[0]) == 2
+        plan_pruning(model, heads={0: chosen})
+    assert len(select_heads(model, ratio=0.4, multiple_of={"heads": 4}).heads[0]) == 2
 
 
 def test_blocks_within_groups_of_queries() -> None:
@@ -87,7 +85,7 @@ def test_blocks_within_groups_of_queries() -> None:
     nearest = "the nearest legal sets are 0,1,2,3 or 0,1,4,5 or 0,1,6,7$"
     for gone, reason in (([0, 1], "different numbers of query heads"), ([0], "only go together")):
         with pytest.raises(RefusedError, match=f"{reason}.*; {nearest}"):
-            plan_pruning(model, {0: gone})
+            plan_pruning(model, heads={0: gone})
 
 
 def test_a_site_in_one_block_is_refused() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
 from tests.engine.block_graph import Net
@@ -54,7 +54,7 @@ def test_heads_whose_zero_points_share_a_byte_go_together() -> None:
     with pytest.raises(
         RefusedError, match=r"share bytes of zero points of .* only go together; the nearest legal sets are"
     ):
-        plan_pruning(model, "0:1")
+        plan_pruning(model, heads="0:1")
 
 
 def test_inputs_in_another_order_are_refused() -> None:

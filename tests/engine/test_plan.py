@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune import plan_pruning
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import DropInputs, SetOutput, SliceTensor
@@ -35,7 +35,7 @@ MODELS = {
 def case(request: pytest.FixtureRequest) -> tuple[ModelProto, PrunePlan]:
     blueprint, heads = MODELS[request.param]
     model, _ = build(blueprint)
-    return model, plan_pruning(model, {"*": heads})
+    return model, plan_pruning(model, heads={"*": heads})
 
 
 def bytes_of(model: ModelProto) -> bytes:
@@ -62,7 +62,7 @@ def test_deserialised_plan_gives_the_same_bytes(case: tuple[ModelProto, PrunePla
 def test_planning_twice_gives_the_same_plan(case: tuple[ModelProto, PrunePlan]) -> None:
     model, plan = case
     copy = ModelProto.FromString(model.SerializeToString())
-    assert plan_pruning(copy, {cut.index: cut.removed for cut in plan.cuts}) == plan
+    assert plan_pruning(copy, heads={cut.index: cut.removed for cut in plan.cuts}) == plan
 
 
 def test_plan_is_refused_on_another_model(case: tuple[ModelProto, PrunePlan]) -> None:
@@ -89,28 +89,28 @@ def record(model: ModelProto) -> list[dict[str, Any]]:
 
 def test_record_of_two_prunings_is_that_of_one() -> None:
     model, _ = build(PLAIN)
-    once = apply_plan(plan_pruning(model, {0: [1, 3], 1: [0]}), model)
-    first = apply_plan(plan_pruning(model, {0: [1]}), model)
-    twice = apply_plan(plan_pruning(first, {0: [3], 1: [0]}), first)
+    once = apply_plan(plan_pruning(model, heads={0: [1, 3], 1: [0]}), model)
+    first = apply_plan(plan_pruning(model, heads={0: [1]}), model)
+    twice = apply_plan(plan_pruning(first, heads={0: [3], 1: [0]}), first)
     assert record(once) == record(twice)
 
 
 @pytest.mark.long
 def test_pruning_twice_composes_in_original_indices() -> None:
     model, feed = build(PLAIN)
-    once = apply_plan(plan_pruning(model, {0: [1, 3], 1: [0]}), model)
-    first = apply_plan(plan_pruning(model, {0: [1]}), model)
+    once = apply_plan(plan_pruning(model, heads={0: [1, 3], 1: [0]}), model)
+    first = apply_plan(plan_pruning(model, heads={0: [1]}), model)
     sites = inspect(first)
     assert sites[0].removed == (1,)
     assert sites[0].original_units == (0, 2, 3)
-    twice = apply_plan(plan_pruning(first, {0: [3], 1: [0]}), first)
+    twice = apply_plan(plan_pruning(first, heads={0: [3], 1: [0]}), first)
     for name, array in run(once, feed).items():
         np.testing.assert_array_equal(run(twice, feed)[name], array)
     for model in (once, twice):
         assert [item["removed"] for item in record(model)] == [[1, 3], [0]]
         assert [item["num_heads"] for item in record(model)] == [4, 4]
     with pytest.raises(UsageError, match="removed before"):
-        plan_pruning(twice, {0: [1]})
+        plan_pruning(twice, heads={0: [1]})
 
 
 def test_what_the_plan_does_not_name_is_bit_identical() -> None:
@@ -121,7 +121,7 @@ def test_what_the_plan_does_not_name_is_bit_identical() -> None:
         node.doc_string = f"node {position}"
         node.metadata_props.add(key="position", value=str(position))
     model.graph.node.add(op_type="Identity", name="dead", input=["x"], output=["unused"])
-    plan = plan_pruning(model, {0: [1]})
+    plan = plan_pruning(model, heads={0: [1]})
     pruned = apply_plan(plan, model)
     named = {
         ref for item in plan.edits for key in ("node", "before") if (ref := getattr(item.edit, key, None))
@@ -159,7 +159,7 @@ def test_in_old_files_new_tensors_are_inputs_too() -> None:
         model.graph.input.append(
             helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
         )
-    smaller = apply_plan(plan_pruning(model, "0:1"), model)
+    smaller = apply_plan(plan_pruning(model, heads="0:1"), model)
     names = [info.name for info in smaller.graph.input]
     assert {tensor.name for tensor in smaller.graph.initializer} <= {*names}
     assert len({*names}) == len(names)

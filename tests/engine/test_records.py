@@ -200,7 +200,7 @@ def test_a_record_that_is_there_twice_is_refused(key: str) -> None:
 def cut_in_every_way() -> tuple[ModelProto, ModelProto]:
     model = toys_layers.decoder(3, cache=True)
     spec = {"0": [1], "ffn.0": [3], "layer.1": "*"}
-    return model, prune(model, spec, cache="renumber", fuse="contrib", provider="cpu").model
+    return model, prune(model, heads=spec, cache="renumber", fuse="contrib", provider="cpu").model
 
 
 UNPROVEN = {"operator"}

@@ -11,8 +11,9 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
+from onnxheadprune import plan_pruning
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.planning import analyse, plan_pruning
+from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
@@ -96,7 +97,7 @@ def test_site_is_refused(name: str) -> None:
     reasons = [site.reason for site in sites] or [miss.reason for miss in sites.near_misses]
     assert [refusal.reason for refusal in reasons if refusal] == [reason]
     with pytest.raises(RefusedError):
-        plan_pruning(model, {0: [1]})
+        plan_pruning(model, heads={0: [1]})
 
 
 def test_no_output_projection_is_a_near_miss() -> None:
@@ -168,7 +169,7 @@ def test_packed_weights_that_no_head_fills_are_refused() -> None:
     sites = inspect(model)
     assert [site.reason.reason for site in sites if site.reason] == [Reason.OPAQUE_WEIGHTS]
     with pytest.raises(RefusedError):
-        plan_pruning(model, {0: [1]})
+        plan_pruning(model, heads={0: [1]})
 
 
 def test_a_shape_that_the_caller_decides_costs_an_edge_gather() -> None:

@@ -44,7 +44,7 @@ def caches(numbers: Sequence[int], pattern: str = "past_key_values.{}.{}") -> li
 
 def cut(model: ModelProto, spec: Any = ATTENTION, **more: Any) -> ModelProto:
     """The model without what a spec names, proven."""
-    result = prune(model, spec, provider="cpu", cache="renumber", **more)
+    result = prune(model, heads=spec, provider="cpu", cache="renumber", **more)
     assert result.validation is not None and result.validation.verdict == "passed", result.validation
     return result.model
 
@@ -74,7 +74,7 @@ def test_names_run_on_without_a_gap_and_nothing_of_the_layer_is_left() -> None:
     assert inputs == ["input_ids", *caches(range(3))]
     assert outputs == ["logits", *caches(range(3), "present.{}.{}")]
     assert not [node.name for node in made.graph.node if "layer1" in node.name and node.op_type != "Add"]
-    kept = prune(model, {"layer.1": "*"}, provider="cpu").model
+    kept = prune(model, heads={"layer.1": "*"}, provider="cpu").model
     assert names(kept) == names(model) and len(kept.graph.node) > len(made.graph.node)
 
 
@@ -97,7 +97,7 @@ def test_outputs_are_the_masked_originals_under_their_new_names() -> None:
 
 def test_the_change_is_told_as_data() -> None:
     model = toys_layers.decoder(3, cache=True)
-    plan = plan_pruning(model, ATTENTION, cache="renumber")
+    plan = plan_pruning(model, heads=ATTENTION, cache="renumber")
     assert [(item.role, item.name, item.after) for item in plan.renamed if item.name.endswith("key")] == [
         ("input", "past_key_values.1.key", None),
         ("input", "past_key_values.2.key", "past_key_values.1.key"),
@@ -107,7 +107,7 @@ def test_the_change_is_told_as_data() -> None:
     assert "output present.2.key: is called present.1.key" in plan.io_changes
     again = PrunePlan.from_dict(json.loads(plan.to_json()))
     assert again == plan and names(apply_plan(again, model)) == names(apply_plan(plan, model))
-    assert plan_pruning(model, ATTENTION).renamed == ()
+    assert plan_pruning(model, heads=ATTENTION).renamed == ()
 
 
 def test_heads_of_other_layers_go_along() -> None:
@@ -160,14 +160,14 @@ def test_a_second_cut_goes_on_and_every_pair_is_proven() -> None:
     assert CACHES_ENTRY.read(second) == (1, 2) and names(second)[0] == ["input_ids", *caches(range(2))]
     for before, after in ((model, first), (first, second), (model, second)):
         assert validate(before, after, provider="cpu").verdict == "passed"
-    plain = prune(first, {"3": [0]}, provider="cpu").model
+    plain = prune(first, heads={"3": [0]}, provider="cpu").model
     assert CACHES_ENTRY.read(plain) == (1,) and validate(model, plain, provider="cpu").verdict == "passed"
 
 
 @pytest.mark.long
 def test_a_cache_that_an_earlier_cut_left_stays() -> None:
     model = toys_layers.decoder(4, cache=True)
-    kept = prune(model, ATTENTION, provider="cpu").model
+    kept = prune(model, heads=ATTENTION, provider="cpu").model
     second = cut(kept, {"3": "*"})
     assert names(second)[0] == ["input_ids", *caches(range(3))] and CACHES_ENTRY.read(second) == (3,)
     assert validate(model, second, provider="cpu").verdict == "passed"
@@ -217,7 +217,7 @@ def test_a_model_without_its_record_does_not_belong_to_the_original() -> None:
 
 def test_a_record_of_caches_that_are_there_is_refused() -> None:
     model = toys_layers.decoder(3, cache=True)
-    kept = prune(model, ATTENTION, provider="cpu").model
+    kept = prune(model, heads=ATTENTION, provider="cpu").model
     kept.metadata_props.add(key=CACHES_KEY, value='{"version": 1, "sites": [1]}')
     with pytest.raises(UsageError, match="do not belong together"):
         validate(model, kept, provider="cpu")
@@ -231,9 +231,9 @@ def test_a_record_of_caches_that_are_there_is_refused() -> None:
 
 def refusal(model: ModelProto, spec: Any = ATTENTION) -> str:
     with pytest.raises(RefusedError) as refused:
-        plan_pruning(model, spec, cache="renumber")
+        plan_pruning(model, heads=spec, cache="renumber")
     assert 'cache="renumber"' in str(refused.value)
-    assert not plan_pruning(model, spec).renamed
+    assert not plan_pruning(model, heads=spec).renamed
     return str(refused.value)
 
 

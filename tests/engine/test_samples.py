@@ -11,7 +11,8 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from onnxheadprune.attention.planning import plan_pruning, planned
+from onnxheadprune import plan_pruning
+from onnxheadprune.attention.planning import planned
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import AddConstant, DropNode, DropTensor, InsertNode, SetDim, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
@@ -75,7 +76,7 @@ def test_planning_leaves_the_analysis_as_it_was(name: str) -> None:
     """One that has served other sets of heads gives the plan of a new one."""
     for heads in reference(name.partition("-")[0]).head_sets[:2]:
         plan = planned(analysis(name), heads).plan
-    assert plan.edits == plan_pruning(sample(name), heads).edits
+    assert plan.edits == plan_pruning(sample(name), heads=heads).edits
 
 
 def floats(model: ModelProto) -> int:
@@ -160,7 +161,7 @@ def test_digits_can_lose_any_head(digits: Path) -> None:
 
     model = onnx.load(digits)
     for heads in ("0:1", "*:7", "0:0-6 1:1-7 2:0,2,4,6", "3:0-3"):
-        plan = plan_pruning(model, heads)
+        plan = plan_pruning(model, heads=heads)
         assert plan.edge_gathers == ()
         assert validate(model, apply_plan(plan, model), provider="cpu").verdict == "passed"
 
@@ -185,7 +186,7 @@ def touch_the_producer(model: ModelProto) -> None:
 @pytest.mark.parametrize("touch", [touch_a_weight, touch_a_node, touch_a_doc_string, touch_the_producer])
 def test_whatever_else_moves_is_seen(touch: Any) -> None:
     original = sample("bert-torchscript-eager")
-    plan = plan_pruning(original, "0:1")
+    plan = plan_pruning(original, heads="0:1")
     pruned = apply_plan(plan, original)
     check_untouched(original, pruned, plan)
     touch(pruned)

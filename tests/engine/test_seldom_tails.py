@@ -58,7 +58,7 @@ TAILS = {
 @pytest.mark.parametrize("what", TAILS)
 def test_a_whole_site_goes(what: str) -> None:
     model = model_of(changed("whole_site", *TAILS[what]))
-    result = prune(model, "0:0-2", provider="cpu")
+    result = prune(model, heads="0:0-2", provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
     assert not result.plan.edge_gathers
     left = [node.op_type for node in result.model.graph.node]
@@ -70,6 +70,6 @@ def test_elements_that_are_counted_stay_as_many() -> None:
     scaled = "number = Size (k_heads)\n   real = Cast <to = 1> (number)\n   scores = Div (raw, real)"
     lines = f"raw = MatMul (q_heads, k_heads)\n   {scaled}"
     model = model_of(changed("plain", ("scores = MatMul (q_heads, k_heads)", lines)))
-    result = prune(model, "0:1", provider="cpu")
+    result = prune(model, heads="0:1", provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
     assert not result.plan.edge_gathers

@@ -82,7 +82,7 @@ def test_a_layer_holds_its_mixer_and_goes_with_it(mixer: str, named: bool) -> No
         for key, layer in layers(inspect(model)).items()
     }
     assert held == {str(n): [f"sublayer.{n}", f"ffn.{n}"] for n in range(3)}
-    made = ohp.prune(model, {"layer.1": "*"}, provider="cpu")
+    made = ohp.prune(model, heads={"layer.1": "*"}, provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed", made.validation
     other = onnx.ModelProto()
     other.CopyFrom(model)
@@ -156,8 +156,8 @@ def test_what_mixes_heads_goes_with_all_of_them() -> None:
     (site,) = inspect(model)
     assert not site.removable and site.removable_whole
     with pytest.raises(RefusedError, match="LayerNormalization mixes values across heads"):
-        ohp.prune(model, {"0": [1]}, provider="cpu")
-    made = ohp.prune(model, {"attn.0": "*"}, provider="cpu")
+        ohp.prune(model, heads={"0": [1]}, provider="cpu")
+    made = ohp.prune(model, heads={"attn.0": "*"}, provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed"
     other = onnx.ModelProto()
     other.CopyFrom(model)
@@ -176,7 +176,7 @@ def test_a_projection_that_reads_the_stream_is_not_removed_with_the_heads() -> N
     assert not any(site.removable_whole for site in sites)
     for site in sites:
         with pytest.raises(RefusedError):
-            ohp.prune(model_of(text), {site.called(site.number): "*"}, provider="cpu")
+            ohp.prune(model_of(text), heads={site.called(site.number): "*"}, provider="cpu")
 
 
 INSIDE = """
@@ -208,5 +208,5 @@ def test_a_block_inside_an_attention_goes_with_the_layer() -> None:
     assert any("also needed elsewhere" in str(site.reason) for site in inner)
     (layer,) = layers(sites).values()
     assert inner <= {*layer.sites} and inner.isdisjoint(layer.removed)
-    made = ohp.prune(model, {"layer.0": "*"}, provider="cpu")
+    made = ohp.prune(model, heads={"layer.0": "*"}, provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,6 @@ from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import SPAN, Findings, Site
-from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
@@ -96,7 +96,7 @@ def test_it_is_found_and_named(model: Path) -> None:
 
 def test_its_cut_equals_what_the_weights_say(model: Path) -> None:
     """The oracle knows nothing of sites: zeros in the rows of the output projection that read the channel."""
-    made = ohp.prune(model, {"width.0": [1], "width.1": [0, 3]}, provider="cpu")
+    made = ohp.prune(model, heads={"width.0": [1], "width.1": [0, 3]}, provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed"
     assert made.plan.edge_gathers == () and made.plan.kinds == "channels"
     other = onnx.load(model)
@@ -113,7 +113,7 @@ def test_its_cut_equals_what_the_weights_say(model: Path) -> None:
 
 
 def test_its_mask_is_the_same_model(model: Path) -> None:
-    made = ohp.prune(model, {"width.1": [2]}, validate=False)
+    made = ohp.prune(model, heads={"width.1": [2]}, validate=False)
     view = view_of(onnx.load(model))
     sites = inspect(model)
     masked = masked_reference(view, sites.every, {WidthSite.FROM + 1: (2,)})
@@ -143,25 +143,22 @@ def test_it_is_recorded_cut_again_and_proven(command: Command, model: Path, tmp_
 def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
     """The record says channel 2, and channel 0 is gone."""
     wrong = tmp_path / "wrong.onnx"
-    ohp.prune(model, {"width.1": [0]}, wrong, provider="cpu")
+    ohp.prune(model, wrong, heads={"width.1": [0]}, provider="cpu")
     changed = onnx.load(wrong)
     for entry in changed.metadata_props:
         entry.value = entry.value.replace('"removed": "0"', '"removed": "2"')
     onnx.save(changed, wrong)
     assert ohp.validate(model, wrong, provider="cpu").verdict == "failed"
-    plan = ohp.plan_pruning(model, {"width.0": [1]})
+    plan = ohp.plan_pruning(model, heads={"width.0": [1]})
     assert ohp.PrunePlan.from_dict(plan.to_dict()) == plan and plan.spec == {"width.0": [1]}
 
 
 @pytest.mark.long
 def test_a_wish_weighs_it_against_heads_and_neurons(model: Path) -> None:
-    wish = Wish(
-        ratio=0.3,
-        units=frozenset({"heads", "neurons", "channels"}),
-        limits=Limits(multiple_of={"neurons": 1}),
-    )
+    units: Any = {"heads", "neurons", "channels"}
+    target: Any = {"ratio": 0.3, "units": units, "multiple_of": {"neurons": 1}}
     data = {"input_ids": np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))}
-    made = ohp.prune(model, wish=wish, data=data, provider="cpu", refit=False)
+    made = ohp.prune(model, **target, data=data, provider="cpu", refit=False)
     assert made.validation is not None and made.validation.verdict == "passed" and made.chosen is not None
     assert made.plan.cuts_something and "measured drift" in made.chosen.selection.basis
     with pytest.raises(UsageError, match="units are heads, neurons, experts, channels, layers, not pairs"):

@@ -138,7 +138,7 @@ def held(model: onnx.ModelProto) -> dict[str, list[str]]:
 
 def check_removed(network: Network, key: str) -> None:
     """Remove a layer, and compare with the network that is written without it."""
-    made = ohp.prune(network.model(), {f"layer.{key}": "*"}, provider="cpu")
+    made = ohp.prune(network.model(), heads={f"layer.{key}": "*"}, provider="cpu")
     assert made.validation is not None and made.validation.verdict == "passed", made.validation
     oracle = replace(network, without=int(key)).model()
     names = {item.name for item in oracle.graph.input}
@@ -190,7 +190,7 @@ def test_a_branch_that_is_forgotten_fails_the_validation(monkeypatch: pytest.Mon
             )
             patched.setattr(layers_module.Layer, "obstacle", None)
             with pytest.raises(ValidationFailedError):
-                ohp.prune(network.model(), {"layer.0": "*"}, provider="cpu")
+                ohp.prune(network.model(), heads={"layer.0": "*"}, provider="cpu")
     check_removed(network, "0")
 
 
@@ -200,7 +200,7 @@ def test_a_layer_that_multiplies_its_stream_is_refused(command: Command, tmp_pat
     with pytest.raises(
         RefusedError, match=r"layer 1 cannot be removed .* multiplies its stream with open_1_1"
     ):
-        ohp.prune(network.model(), {"layer.1": "*"}, provider="cpu")
+        ohp.prune(network.model(), heads={"layer.1": "*"}, provider="cpu")
     onnx.save(network.model(), tmp_path / "m.onnx")
     told = command("inspect", tmp_path / "m.onnx", "--json").document["layers"]
     assert [layer["reason"] is None for layer in told] == [True, False, True]
@@ -266,11 +266,11 @@ def test_layers_take_every_name_that_inspect_prints(named: str, removed: list[st
     model = Network([["attention", "network"]] * 2).model()
     spec = combined(None, {}, named)
     assert spec is not None
-    assert list(ohp.plan_pruning(model, spec).called_whole) == removed
+    assert list(ohp.plan_pruning(model, heads=spec).called_whole) == removed
 
 
 def test_layers_together_that_hold_most_operations_are_named() -> None:
     model = Network([["attention", "network"]] * 3).model()
-    made = ohp.prune(model, {f"layer.{number}": "*" for number in range(3)}, provider="cpu")
+    made = ohp.prune(model, heads={f"layer.{number}": "*" for number in range(3)}, provider="cpu")
     (warning,) = (text for text in made.warnings if "of all operations" in text)
     assert warning.startswith("the 3 removed layers together held 9") and "none of them is a stem" in warning

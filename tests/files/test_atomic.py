@@ -55,11 +55,11 @@ def target(tmp_path: Path) -> Path:
 
 def states(source: Path, target: Path, external: Any) -> tuple[dict[str, str], dict[str, str]]:
     """What is there before and after, and the old one in place."""
-    prune(source, "0:2", target, validate=False, external_data=external)
+    prune(source, target, heads="0:2", validate=False, external_data=external)
     new = complete(target)
     for path in target.parent.iterdir():
         path.unlink()
-    prune(source, "0:1", target, validate=False, external_data=external)
+    prune(source, target, heads="0:1", validate=False, external_data=external)
     return complete(target), new
 
 
@@ -74,7 +74,7 @@ def test_killed_at_every_step(
     """
     if not nameless:
         monkeypatch.setattr(folder_module.Draft, "_nameless", lambda _: -1)
-    older, newer = (prune(source, heads, validate=False).pruned for heads in ("0:1", "0:2"))
+    older, newer = (prune(source, heads=heads, validate=False).pruned for heads in ("0:1", "0:2"))
 
     def write(model: LoadedModel) -> None:
         with stage_model(model, target, external) as stage:
@@ -103,7 +103,7 @@ def test_killed_at_every_step(
 
 @pytest.mark.parametrize("external", ["never", "always"])
 def test_killed_before_there_is_an_older_one(source: Path, target: Path, external: Any) -> None:
-    prune(source, "0:2", target, validate=False, external_data=external)
+    prune(source, target, heads="0:2", validate=False, external_data=external)
     new = complete(target)
     for step in range(0, 60, 3):
         for path in target.parent.iterdir():
@@ -111,7 +111,7 @@ def test_killed_before_there_is_an_older_one(source: Path, target: Path, externa
         if not pruned_and_killed_at(step, source, target, "0:2", external_data=external):
             break
         assert not target.exists() or complete(target) == new
-    prune(source, "0:2", target, validate=False, external_data=external)
+    prune(source, target, heads="0:2", validate=False, external_data=external)
     assert complete(target) == new
     assert not litter(target.parent, target)
 
@@ -122,7 +122,7 @@ def test_killed_at_random(source: Path, target: Path) -> None:
     for _ in range(20):
         pruned_and_killed_after(random.uniform(0, 0.08), source, target, "0:2", external_data="always")
         assert complete(target) in (old, new)
-        prune(source, "0:1", target, validate=False, external_data="always")
+        prune(source, target, heads="0:1", validate=False, external_data="always")
         assert complete(target) == old
         assert not litter(target.parent, target)
 
@@ -270,14 +270,14 @@ def test_read_only_folder(source: Path, tmp_path: Path, external: str) -> None:
 
 def test_other_models_of_the_folder_keep_their_data(source: Path, target: Path) -> None:
     """A renamed or copied output still refers to its data file, which therefore stays."""
-    prune(source, "0:1", target, validate=False, external_data="always")
+    prune(source, target, heads="0:1", validate=False, external_data="always")
     kept = target.with_name("copy of the first.bak")
     shutil.copy(target, kept)
     first = complete(kept)
-    prune(source, "0:2", target, validate=False, external_data="always")
+    prune(source, target, heads="0:2", validate=False, external_data="always")
     assert complete(kept) == first
     kept.unlink()
-    prune(source, "0:3", target, validate=False, external_data="always")
+    prune(source, target, heads="0:3", validate=False, external_data="always")
     assert not litter(target.parent, target)
 
 
@@ -286,12 +286,12 @@ def test_data_of_the_same_name_is_never_replaced(
 ) -> None:
     """Names are made from samples of the content; equal names with other content are told apart."""
     monkeypatch.setattr("onnxheadprune.model.storage.stage.Stage._digest", lambda *_: "0" * 64)
-    prune(source, "0:1", target, validate=False, external_data="always")
+    prune(source, target, heads="0:1", validate=False, external_data="always")
     target.rename(target.with_name("first.onnx"))
     first = complete(target.with_name("first.onnx"))
     other = onnx.load(source)
     toys.set_initializer(other, "extra.weight", np.zeros(ELEMENTS, np.float32))
-    prune(other, "0:1", target, validate=False, external_data="always")
+    prune(other, target, heads="0:1", validate=False, external_data="always")
     assert complete(target.with_name("first.onnx")) == first
     assert complete(target)["data"] != first["data"]
     assert len(list(target.parent.glob("*.data"))) == 2
@@ -301,11 +301,11 @@ def test_sixteen_processes_at_once(source: Path, target: Path) -> None:
     """The same file to the same place: one of the results is there, complete, and no litter."""
     states_by_head = []
     for head in range(4):
-        prune(source, f"0:{head}", target, validate=False, external_data="always")
+        prune(source, target, heads=f"0:{head}", validate=False, external_data="always")
         states_by_head.append(complete(target))
 
     def write(head: int) -> None:
-        prune(source, f"0:{head}", target, validate=False, external_data="always")
+        prune(source, target, heads=f"0:{head}", validate=False, external_data="always")
 
     # Forked, so that all of them write at once: a new interpreter starts for longer than it writes.
     children = [in_child(partial(write, index % 4)) for index in range(16)]
@@ -316,14 +316,14 @@ def test_sixteen_processes_at_once(source: Path, target: Path) -> None:
 
 def test_in_place_with_a_backup(source: Path, tmp_path: Path) -> None:
     before, kept = source.read_bytes(), tmp_path / "kept.onnx"
-    result = prune(source, "0:1", source, backup=kept, provider="cpu")
+    result = prune(source, heads="0:1", in_place=True, backup=kept, provider="cpu")
     assert kept.read_bytes() == before
     assert source.read_bytes() != before
     assert result.model == onnx.load(source)
     with pytest.raises(UsageError, match="exists already"):
-        prune(source, "0:2", source, backup=kept, provider="cpu")
-    with pytest.raises(UsageError, match="the output is the model itself"):
-        prune(source, "0:2", tmp_path / "other.onnx", backup=tmp_path / "k.onnx", provider="cpu")
+        prune(source, heads="0:2", in_place=True, backup=kept, provider="cpu")
+    with pytest.raises(UsageError, match="backup= requires in_place="):
+        prune(source, tmp_path / "other.onnx", heads="0:2", backup=tmp_path / "k.onnx", provider="cpu")
 
 
 def test_in_place_with_data_beside(tmp_path: Path) -> None:
@@ -339,10 +339,10 @@ def test_in_place_with_data_beside(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     with pytest.raises(UsageError, match="same folder"):
-        prune(source, "0:1", source, backup=elsewhere / "b.onnx", validate=False)
-    prune(source, "0:1", source, backup=tmp_path / "b.onnx", validate=False)
+        prune(source, heads="0:1", in_place=True, backup=elsewhere / "b.onnx", validate=False)
+    prune(source, heads="0:1", in_place=True, backup=tmp_path / "b.onnx", validate=False)
     assert complete(tmp_path / "b.onnx") == original
-    prune(source, "0:2", source, backup=tmp_path / "b2.onnx", validate=False)
+    prune(source, heads="0:2", in_place=True, backup=tmp_path / "b2.onnx", validate=False)
     assert complete(tmp_path / "b.onnx") == original
     assert complete(tmp_path / "b2.onnx") != complete(source)
 
@@ -356,7 +356,7 @@ def test_in_place_that_fails_changes_nothing(
     before = source.read_bytes()
     monkeypatch.setattr(Path, "replace", fails)
     with pytest.raises(UsageError, match="Input/output error"):
-        prune(source, "0:1", source, backup=tmp_path / "kept.onnx", validate=False)
+        prune(source, heads="0:1", in_place=True, backup=tmp_path / "kept.onnx", validate=False)
     assert source.read_bytes() == before
     assert [path.name for path in source.parent.iterdir()] == [source.name]
     assert not (tmp_path / "kept.onnx").exists()

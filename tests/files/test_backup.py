@@ -59,10 +59,10 @@ def test_killed_at_every_step(
             complete(model)
             before = kept.read_bytes(), model.read_bytes()
             with pytest.raises(UsageError, match="exists already"):
-                prune(model, "0:2", model, backup=kept, validate=False)
+                prune(model, heads="0:2", in_place=True, backup=kept, validate=False)
             assert (kept.read_bytes(), model.read_bytes()) == before
         else:
-            prune(model, "0:1", model, backup=kept, validate=False)
+            prune(model, heads="0:1", in_place=True, backup=kept, validate=False)
         assert complete(kept) == original
         assert litter(place, model) - {"kept.onnx", "w.bin"} <= set() or done
         if not killed:
@@ -78,12 +78,12 @@ def test_a_copy_is_taken_up_and_anything_else_stays(tmp_path: Path) -> None:
         kept = model.with_name(name)
         kept.write_bytes(content)
         with pytest.raises(UsageError, match="exists already, and is no copy of the model"):
-            prune(model, "0:1", model, backup=kept, validate=False)
+            prune(model, heads="0:1", in_place=True, backup=kept, validate=False)
         assert (kept.read_bytes(), model.read_bytes()) == (content, original)
     kept = model.with_name("copy")
     kept.write_bytes(original)
     number = kept.stat().st_ino
-    prune(model, "0:1", model, backup=kept, validate=False)
+    prune(model, heads="0:1", in_place=True, backup=kept, validate=False)
     assert kept.read_bytes() == original != model.read_bytes()
     assert kept.stat().st_ino == number
 
@@ -101,7 +101,7 @@ def test_a_backup_that_is_the_model_itself(tmp_path: Path, command: Command) -> 
         model.with_name("link"),
     ):
         with pytest.raises(UsageError, match=r"is the model itself|is a link to"):
-            prune(model, "0:1", model, backup=kept, validate=False)
+            prune(model, heads="0:1", in_place=True, backup=kept, validate=False)
         outcome = command("prune", model, "--in-place", "--backup", kept, "--heads", "0:1")
         assert outcome.exit_code == 2 and "Traceback" not in outcome.stderr
         assert model.read_bytes() == original
@@ -114,7 +114,7 @@ def test_names_that_a_file_system_takes_for_one(tmp_path: Path, monkeypatch: pyt
     assert not claims.is_same_entry(model, model.with_name("M.ONNX"))
     monkeypatch.setattr(claims, "_tells_cases_apart", lambda _: False)
     with pytest.raises(UsageError, match="is the model itself"):
-        prune(model, "0:1", model, backup=model.with_name("M.ONNX"), validate=False)
+        prune(model, heads="0:1", in_place=True, backup=model.with_name("M.ONNX"), validate=False)
     one, other = (claims.Making("x", tmp_path / name) for name in ("caf\u00e9.html", "CAFE\u0301.html"))
     with pytest.raises(UsageError, match="are the same file"):
         claims.check_makings([one, other], list)
@@ -133,7 +133,7 @@ def test_a_model_that_was_replaced_meanwhile_stays(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(stage.Stage, "write", meanwhile)
     with pytest.raises(HeadPruneError, match="modified after it was read"):
-        prune(model, "0:1", model, backup=model.with_name("kept.onnx"), validate=False)
+        prune(model, heads="0:1", in_place=True, backup=model.with_name("kept.onnx"), validate=False)
     assert model.read_bytes() == newer
     assert [path.name for path in model.parent.iterdir()] == [model.name]
 
@@ -152,7 +152,7 @@ def test_a_failure_after_the_model_was_named_leaves_its_backup(
 
     monkeypatch.setattr(folder_module.Draft, "put", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prune(model, "0:1", model, backup=kept, validate=False, external_data="always")
+        prune(model, heads="0:1", in_place=True, backup=kept, validate=False, external_data="always")
     assert complete(kept) == original != complete(model)
 
 
@@ -164,7 +164,14 @@ def test_mode_and_owner_are_kept_in_place(tmp_path: Path, mode: int, external: A
         os.chown(model, 12345, 23456)
     model.chmod(mode)
     before = model.stat()
-    prune(model, "0:1", model, backup=model.with_name("kept.onnx"), validate=False, external_data=external)
+    prune(
+        model,
+        heads="0:1",
+        in_place=True,
+        backup=model.with_name("kept.onnx"),
+        validate=False,
+        external_data=external,
+    )
     made = [path for path in model.parent.iterdir() if path.name != "kept.onnx"]
     assert len(made) == (1 if external == "never" else 2)
     for path in made:
@@ -196,7 +203,7 @@ def test_many_at_once_keep_one_original(tmp_path: Path) -> None:
     original, kept = model.read_bytes(), model.with_name("kept.onnx")
 
     def replaces(head: int) -> None:
-        prune(model, f"0:{head}", model, backup=kept, validate=False)
+        prune(model, heads=f"0:{head}", in_place=True, backup=kept, validate=False)
 
     children = [in_child(partial(replaces, index % 4)) for index in range(8)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]

@@ -62,7 +62,7 @@ def test_only_a_file_that_was_read_gives_a_path(stored: Path) -> None:
         with_contents(loaded, {"attn.q.bias": np.zeros(64, np.float32)}),
         refitted(loaded, Compensation({"attn.q.bias": np.zeros(64, np.float32)}, (), "", 1)),
         loaded.changed(with_stored(loaded.proto, {})),
-        prune(stored, {0: [1]}, provider="cpu").pruned,
+        prune(stored, heads={0: [1]}, provider="cpu").pruned,
     ):
         assert made.path is None and made.data_files == ()
     with pytest.raises(TypeError):
@@ -92,7 +92,7 @@ def test_a_changed_model_is_what_runs(stored: Path, tmp_path: Path) -> None:
 @patient
 def test_a_changed_model_is_what_is_measured(stored: Path) -> None:
     loaded = open_structure(stored)
-    cut = prune(stored, {0: range(14)}, validate=False).pruned
+    cut = prune(stored, heads={0: range(14)}, validate=False).pruned
     assert cut.path is None and cut.inline == loaded.inline
     result = bench(loaded, cut, loaded.changed(loaded.proto), **QUICK)
     assert result.speedup(1).value > 1.2
@@ -120,7 +120,7 @@ def test_weights_that_stay_on_disk_are_found(
         save_model(load_model(path), kept, external=external)
         loaded = open_structure(kept)
         assert loaded.sources
-        cut = prune(kept, {0: [1, 2, 3]}, validate=False).pruned
+        cut = prune(kept, heads={0: [1, 2, 3]}, validate=False).pruned
         assert cut.sources and cut.path is None
         monkeypatch.chdir(tmp_path)
         result = bench(loaded, cut, batch=[1], seq=[4], **QUICK)

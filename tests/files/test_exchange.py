@@ -80,7 +80,7 @@ def test_what_comes_in_goes_out(
     original = with_function()
     before = original.SerializeToString()
     given = into(original)
-    result = ohp.prune(given, {0: [1]})
+    result = ohp.prune(given, heads={0: [1]})
     made = out(result)
     assert type(made) is type(given)
     again = open_structure(made)
@@ -92,7 +92,7 @@ def test_what_comes_in_goes_out(
     assert metadata(held)["author"] == "tests" and len(metadata(held)) >= 3
     # The record of the heads came along: it need not be said which ones are gone, and another cut goes on from there.
     assert ohp.validate(given, made).verdict == "passed"
-    second = ohp.prune(made, {0: [2]})
+    second = ohp.prune(made, heads={0: [2]})
     (site,) = ohp.inspect(out(second))
     assert site.removed == (1, 2)
     assert original.SerializeToString() == before
@@ -101,7 +101,7 @@ def test_what_comes_in_goes_out(
 @pytest.mark.parametrize("into", [graph_of, ir_of])
 def test_what_is_given_is_not_changed(into: Callable[[ModelProto], Any]) -> None:
     given = into(with_function())
-    ohp.prune(given, {0: [1]})
+    ohp.prune(given, heads={0: [1]})
     (site,) = ohp.inspect(given)
     assert site.num_heads == toys.HEADS and not site.removed
 
@@ -109,7 +109,7 @@ def test_what_is_given_is_not_changed(into: Callable[[ModelProto], Any]) -> None
 @pytest.mark.parametrize("into", [graph_of, ir_of])
 def test_every_function_takes_them(into: Callable[[ModelProto], Any]) -> None:
     given = into(toys.attention())
-    plan = ohp.plan_pruning(given, {0: [1]})
+    plan = ohp.plan_pruning(given, heads={0: [1]})
     assert plan.model == "toy"
     assert ohp.validate(given, ohp.apply_plan(plan, given)).verdict == "passed"
     assert ohp.score(given, method="weight").sites
@@ -130,12 +130,12 @@ def test_weights_of_onnx_ir_stay_in_their_file(ir: ModuleType, tmp_path: Path) -
     (outside,) = [item for item in loaded.proto.graph.initializer if item.data_location]
     assert outside.name == "extra.weight" and outside.dims == [LARGE]
     before = (tmp_path / "w.bin").read_bytes()
-    result = ohp.prune(given, {0: [1]}, tmp_path / "less.onnx")
+    result = ohp.prune(given, tmp_path / "less.onnx", heads={0: [1]})
     assert ohp.validate(path, tmp_path / "less.onnx").verdict == "passed"
     assert initializers(ir.to_proto(result.to_onnx_ir())) == initializers(result.model)
     assert (tmp_path / "w.bin").read_bytes() == before
     with pytest.raises(UsageError, match="the model's weights"):
-        ohp.prune(given, {0: [1]}, tmp_path / "w.bin")
+        ohp.prune(given, tmp_path / "w.bin", heads={0: [1]})
 
 
 def test_weights_outside_of_the_folder_are_not_read(ir: ModuleType, tmp_path: Path) -> None:
@@ -166,4 +166,4 @@ def test_a_plain_graph_has_no_metadata() -> None:
 def test_without_onnx_ir_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnx_ir", None)
     with pytest.raises(UsageError, match="requires onnx_ir, which is not installed: pip install 'onnx-ir"):
-        ohp.prune(toys.attention(), {0: [1]}).to_onnx_ir()
+        ohp.prune(toys.attention(), heads={0: [1]}).to_onnx_ir()

@@ -80,7 +80,7 @@ def test_untouched_functions_stay(tmp_path: Path, softmax: bool, external: Any) 
     model = with_functions(softmax=softmax)
     path = tmp_path / "m.onnx"
     onnx.save(model, path)
-    result = prune(path, "0:1", tmp_path / "o.onnx", provider="cpu", external_data=external)
+    result = prune(path, tmp_path / "o.onnx", heads="0:1", provider="cpu", external_data=external)
     assert result.validation is not None and result.validation.passed
     found = onnx.load(tmp_path / "o.onnx")
     assert names(found) == ALL
@@ -95,7 +95,7 @@ def test_touched_functions_are_inlined_and_only_they(tmp_path: Path) -> None:
     model = with_functions(split=True)
     path = tmp_path / "m.onnx"
     onnx.save(model, path)
-    result = prune(path, "0:1", tmp_path / "o.onnx", provider="cpu")
+    result = prune(path, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert result.validation is not None and result.validation.passed
     assert names(onnx.load(tmp_path / "o.onnx")) == ["Plus", "Twice", "Unused", "Soft"]
     assert validate(path, tmp_path / "o.onnx", provider="cpu").passed
@@ -108,7 +108,7 @@ def test_callers_of_inlined_functions_are_inlined(tmp_path: Path) -> None:
     )
     model.functions.append(outer)
     next(node for node in model.graph.node if node.op_type == "Split").op_type = "Outer"
-    result = prune(model, "0:1", tmp_path / "o.onnx", provider="cpu")
+    result = prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert result.validation is not None and result.validation.passed
     assert names(onnx.load(tmp_path / "o.onnx")) == ["Plus", "Twice", "Unused", "Soft"]
 
@@ -118,8 +118,8 @@ def test_all_else_is_identical_also_with_functions() -> None:
     model.functions.append(function("Unused", [helper.make_node("Neg", ["a"], ["b"])], ["a"], ["b"]))
     model.opset_import.append(OPSETS[1])
     model.ir_version = 10
-    plan = plan_pruning(model, "0:1")
-    assert unexplained(model, prune(model, "0:1", provider="cpu").model, plan) == []
+    plan = plan_pruning(model, heads="0:1")
+    assert unexplained(model, prune(model, heads="0:1", provider="cpu").model, plan) == []
     assert unexplained(model, apply_plan(plan, model), plan) == []
 
 
@@ -131,7 +131,7 @@ def test_the_order_of_nodes_stays_as_stored(tmp_path: Path) -> None:
     del model.graph.node[:]
     model.graph.node.extend(moved)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    prune(tmp_path / "m.onnx", "0:1", tmp_path / "o.onnx", validate=False)
+    prune(tmp_path / "m.onnx", tmp_path / "o.onnx", heads="0:1", validate=False)
     found = onnx.load(tmp_path / "o.onnx")
     assert [node.name for node in found.graph.node] == [node.name for node in model.graph.node]
     assert np.array_equal(
@@ -161,7 +161,7 @@ def test_edits_of_all_places_find_theirs_beside_a_function(golden: str) -> None:
     model.functions.append(function("Twice", parts, ["a"], ["c"]))
     model.opset_import.append(OPSETS[1])
     model.ir_version = 10
-    result = prune(model, case.heads, provider="cpu", **case.flags)
+    result = prune(model, heads=case.heads, provider="cpu", **case.flags)
     assert result.validation is not None and result.validation.verdict == "passed"
     assert names(result.model) == ["Twice"]
     assert [node.op_type for node in result.model.graph.node].count("Twice") == 2

@@ -150,7 +150,7 @@ def test_tied_weights_may_share_all_bytes(folder: Path) -> None:
 
     path = changed(folder, tie)
     out = folder / "out.onnx"
-    result = prune(path, "0:1", out, provider="cpu")
+    result = prune(path, out, heads="0:1", provider="cpu")
     assert result.validation is not None and result.validation.passed
     places = {
         tensor.name: [entry.value for entry in tensor.external_data if entry.key == "offset"]
@@ -322,7 +322,7 @@ def test_custom_domains_load_nothing(tmp_path: Path) -> None:
     onnx.save(model, path)
     assert len(inspect(path)) == 1
     with pytest.raises(ModelError, match="does not load in ONNX Runtime"):
-        prune(path, "0:1", tmp_path / "o.onnx", provider="cpu")
+        prune(path, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
 
 

@@ -14,8 +14,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune import HeadPruneError, InferenceError, ModelError, UsageError, inspect, prune
-from onnxheadprune.benchmarking.runner import bench
+from onnxheadprune import HeadPruneError, InferenceError, ModelError, UsageError, bench, inspect, prune
 from onnxheadprune.cli import outcome
 from onnxheadprune.model import load
 from onnxheadprune.model.storage import wire
@@ -104,7 +103,7 @@ def test_the_file_that_was_read_is_the_one_that_is_trusted(
 
     monkeypatch.setattr(load, "_refers_to", swapped)
     with pytest.raises(ModelError, match="was modified while being read"):
-        prune(path, "0:1", tmp_path / "o.onnx", provider="cpu")
+        prune(path, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -189,7 +188,7 @@ def test_inputs_that_no_machine_holds_are_not_made_up(
         model = toys.attention()
         model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, shape))
         with pytest.raises(HeadPruneError, match="no random inputs fit the original model"):
-            prune(model, "0:1", tmp_path / "o.onnx", provider="cpu")
+            prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert not list(tmp_path.iterdir())
 
 
@@ -197,7 +196,7 @@ def test_inputs_that_no_machine_holds_are_not_made_up(
 def test_a_declaration_of_another_rank_is_no_truth(dims: list[Any], tmp_path: Path) -> None:
     model = toys.attention()
     model.graph.value_info.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, dims))
-    result = prune(model, "0:1", tmp_path / "o.onnx", provider="cpu")
+    result = prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert result.validation is not None and result.validation.passed
 
 
@@ -221,7 +220,7 @@ def test_room_is_asked_for_before_anything_is_copied(tmp_path: Path) -> None:
         tensor.external_data.add(key=key, value=value)
     path.write_bytes(model.SerializeToString())
     with within(20), pytest.raises(UsageError, match="cannot be written: no space is left"):
-        prune(path, "0:1", tmp_path / "o.onnx", validate=False)
+        prune(path, tmp_path / "o.onnx", heads="0:1", validate=False)
     assert sorted(item.name for item in tmp_path.iterdir()) == ["m.onnx", "w.bin"]
 
 
@@ -272,6 +271,6 @@ def test_a_node_that_reads_one_input_ten_thousand_times(tmp_path: Path) -> None:
     model = toys.attention()
     model.graph.node.append(helper.make_node("Concat", ["x"] * 10_000, ["long"], axis=0))
     before = os.times()
-    result = prune(model, "0:1", tmp_path / "o.onnx", provider="cpu")
+    result = prune(model, tmp_path / "o.onnx", heads="0:1", provider="cpu")
     assert result.validation is not None and result.validation.passed
     assert os.times().user - before.user < 12

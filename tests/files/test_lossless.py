@@ -137,9 +137,9 @@ def as_read(path: Path) -> ModelProto:
 )
 def test_all_else_is_bit_identical(exhibits: ModelProto, tmp_path: Path, form: str, external: Any) -> None:
     path = stored(exhibits, tmp_path, form)
-    plan = plan_pruning(path, "0:1,3")
+    plan = plan_pruning(path, heads="0:1,3")
     assert {"slice", "constant", "input", "dim"} <= plan.counts().keys()
-    prune(path, "0:1,3", tmp_path / "o.onnx", validate=False, external_data=external)
+    prune(path, tmp_path / "o.onnx", heads="0:1,3", validate=False, external_data=external)
     found = as_read(tmp_path / "o.onnx")
     assert unexplained(exhibits, found, plan) == []
     assert bool(list(tmp_path.glob("o.onnx.*.data"))) == (
@@ -189,8 +189,8 @@ def _damage(model: ModelProto, kind: str) -> None:
     "kind", ["weight", "cut weight", "metadata", "unknown field", "order", "doc string", "training", "sparse"]
 )
 def test_the_walk_can_fail(exhibits: ModelProto, kind: str) -> None:
-    plan = plan_pruning(exhibits, "0:1")
-    pruned = prune(exhibits, "0:1", validate=False).model
+    plan = plan_pruning(exhibits, heads="0:1")
+    pruned = prune(exhibits, heads="0:1", validate=False).model
     assert unexplained(exhibits, pruned, plan) == []
     _damage(pruned, kind)
     assert unexplained(exhibits, pruned, plan)
@@ -225,11 +225,11 @@ def test_a_run_over_an_older_output_gives_the_same_bytes(
 ) -> None:
     path = stored(exhibits, tmp_path, "inside")
     out = tmp_path / "o.onnx"
-    prune(path, "0:1", out, validate=False, external_data=external)
+    prune(path, out, heads="0:1", validate=False, external_data=external)
     first = {item.name: item.read_bytes() for item in tmp_path.iterdir()}
-    prune(path, "0:2", out, validate=False, external_data=external)
+    prune(path, out, heads="0:2", validate=False, external_data=external)
     assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} != first
-    prune(path, "0:1", out, validate=False, external_data=external)
+    prune(path, out, heads="0:1", validate=False, external_data=external)
     assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == first
 
 
@@ -253,7 +253,7 @@ def test_alignment_is_kept(tmp_path: Path, given: int, kept: int) -> None:
             position = -(-len(data) // given) * given
     (tmp_path / "w").write_bytes(data)
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
-    prune(tmp_path / "m.onnx", "0:1", tmp_path / "o.onnx", provider="cpu")
+    prune(tmp_path / "m.onnx", tmp_path / "o.onnx", heads="0:1", provider="cpu")
     found = offsets(tmp_path / "o.onnx")
     assert len(found) == 7
     assert np.gcd.reduce(found) == kept
@@ -261,5 +261,5 @@ def test_alignment_is_kept(tmp_path: Path, given: int, kept: int) -> None:
 
 def test_new_data_files_are_aligned_to_pages(tmp_path: Path) -> None:
     onnx.save(toys.attention(hidden=24, extra_weight=ELEMENTS), tmp_path / "m.onnx")
-    prune(tmp_path / "m.onnx", "0:1", tmp_path / "o.onnx", external_data="always", validate=False)
+    prune(tmp_path / "m.onnx", tmp_path / "o.onnx", heads="0:1", external_data="always", validate=False)
     assert np.gcd.reduce(offsets(tmp_path / "o.onnx")) == 4096

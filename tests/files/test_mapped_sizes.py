@@ -38,15 +38,15 @@ def model_with(extra: int) -> onnx.ModelProto:
 )
 def test_a_refit_does_not_depend_on_the_size(above: bool, pruned_above: bool, tmp_path: Path) -> None:
     bare = model_with(1)
-    cut = stored_bytes(bare) - stored_bytes(prune(bare, HEADS_TO_REMOVE, validate=False).model)
+    cut = stored_bytes(bare) - stored_bytes(prune(bare, heads=HEADS_TO_REMOVE, validate=False).model)
     room = 2 * cut if pruned_above else cut // 2 if above else -cut
     extra = (MAPPED_FROM + room - stored_bytes(bare)) // 4
     onnx.save(model_with(extra), tmp_path / "model.onnx")
     x = np.random.default_rng(0).standard_normal((64, 8, HIDDEN)).astype(np.float32)
     found = prune(
         tmp_path / "model.onnx",
-        HEADS_TO_REMOVE,
         tmp_path / "out.onnx",
+        heads=HEADS_TO_REMOVE,
         data={"x": x},
         refit=True,
         provider="cpu",

@@ -66,7 +66,7 @@ def test_a_structure_holds_no_weights(decoder: Path, tmp_path: Path, inline: boo
 )
 def test_streamed_and_in_memory_are_equal(decoder: Path, tmp_path: Path, inline: bool, external: Any) -> None:
     path = in_one_file(decoder, tmp_path) if inline else decoder
-    result = prune(path, "*:2-3", tmp_path / "o.onnx", external_data=external, provider="cpu")
+    result = prune(path, tmp_path / "o.onnx", heads="*:2-3", external_data=external, provider="cpu")
     assert result.validation is not None and result.validation.passed
     expected = apply_plan(result.plan, onnx.load(path))
     found = onnx.load(tmp_path / "o.onnx")
@@ -79,7 +79,7 @@ def test_streamed_and_in_memory_are_equal(decoder: Path, tmp_path: Path, inline:
 
 def test_a_wrong_byte_on_disk_fails_the_validation(decoder: Path, tmp_path: Path) -> None:
     """In a row of the embedding that no random input reads, and in a weight that was cut."""
-    prune(decoder, "*:2-3", tmp_path / "o.onnx", validate=False)
+    prune(decoder, tmp_path / "o.onnx", heads="*:2-3", validate=False)
     data = next(tmp_path.glob("*.data"))
     whole = data.read_bytes()
     tensors = {t.name: t for t in onnx.load(tmp_path / "o.onnx", load_external_data=False).graph.initializer}
@@ -100,10 +100,10 @@ def test_large_models_are_mapped_not_read(
     for number, path in enumerate((decoder, in_one_file(decoder, tmp_path))):
         folder = tmp_path / str(number)
         folder.mkdir()
-        result = prune(path, "*:2-3", folder / "o.onnx", provider="cpu")
+        result = prune(path, folder / "o.onnx", heads="*:2-3", provider="cpu")
         assert result.validation is not None and result.validation.passed
         assert validate(path, folder / "o.onnx", provider="cpu").passed
-        in_memory = prune(path, "*:2-3", provider="cpu")
+        in_memory = prune(path, heads="*:2-3", provider="cpu")
         assert in_memory.validation is not None and in_memory.validation.passed
         assert len(list(folder.iterdir())) == 2 - number
     assert [item.name for item in decoder.parent.iterdir()] == ["d.onnx", "d.onnx.bin"] or len(
@@ -130,7 +130,7 @@ def test_a_failed_validation_of_a_large_model_leaves_nothing(
 
     monkeypatch.setattr(Layout, "write_data", spoiled)
     with pytest.raises(ValidationFailedError, match="neither those of"):
-        prune(decoder, "*:2-3", tmp_path / "o.onnx", provider="cpu")
+        prune(decoder, tmp_path / "o.onnx", heads="*:2-3", provider="cpu")
     assert not list(tmp_path.iterdir())
 
 
@@ -203,17 +203,17 @@ def test_same_bytes_sees_differences(tmp_path: Path) -> None:
 def test_copies_without_the_help_of_the_system(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prune(decoder, "*:2-3", tmp_path / "a.onnx", validate=False)
+    prune(decoder, tmp_path / "a.onnx", heads="*:2-3", validate=False)
     one = next(tmp_path.glob("a.onnx.*")).read_bytes()
 
     def fails(*_: Any) -> int:
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr("os.copy_file_range", fails)
-    prune(decoder, "*:2-3", tmp_path / "b.onnx", validate=False)
+    prune(decoder, tmp_path / "b.onnx", heads="*:2-3", validate=False)
     assert next(tmp_path.glob("b.onnx.*")).read_bytes() == one
     monkeypatch.setattr("os.copy_file_range", lambda *_: 0)
-    prune(decoder, "*:2-3", tmp_path / "c.onnx", validate=False)
+    prune(decoder, tmp_path / "c.onnx", heads="*:2-3", validate=False)
     assert next(tmp_path.glob("c.onnx.*")).read_bytes() == one
 
 
@@ -222,11 +222,11 @@ def test_inline_models_over_the_limit_leave_as_external_data(
 ) -> None:
     path = in_one_file(decoder, tmp_path)
     monkeypatch.setattr("onnxheadprune.model.save.INLINE_LIMIT", 1_000_000)
-    prune(path, "*:2-3", tmp_path / "o.onnx", provider="cpu")
+    prune(path, tmp_path / "o.onnx", heads="*:2-3", provider="cpu")
     assert len(list(tmp_path.glob("o.onnx.*.data"))) == 1
     assert (tmp_path / "o.onnx").stat().st_size < 100_000
     with pytest.raises(UsageError, match='external_data="auto"'):
-        prune(path, "*:2-3", tmp_path / "never.onnx", external_data="never", provider="cpu")
+        prune(path, tmp_path / "never.onnx", heads="*:2-3", external_data="never", provider="cpu")
 
 
 def test_weights_in_constants_and_bodies(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_weights_in_constants_and_bodies(tmp_path: Path) -> None:
     light = open_structure(path).proto
     assert light.ByteSize() < 20_000
     for external in ("auto", "always"):
-        result = prune(path, "0:1", tmp_path / "o.onnx", external_data=external, provider="cpu")
+        result = prune(path, tmp_path / "o.onnx", heads="0:1", external_data=external, provider="cpu")
         assert result.validation is not None and result.validation.passed
         sizes = sorted(len(item.tensor.raw_data) for item in tensors_of(onnx.load(tmp_path / "o.onnx")))
         assert sizes[-2:] == [4 * ELEMENTS, 4 * ELEMENTS]
@@ -278,10 +278,10 @@ def test_new_contents_are_cut_like_the_old(decoder: Path, tmp_path: Path) -> Non
         calls.append(1)
         return new
 
-    plan = plan_pruning(decoder, "*:2-3")
+    plan = plan_pruning(decoder, heads="*:2-3")
     other = with_contents(loaded, {name: compute, "final_norm.weight": np.full(256, 2, np.float32)})
     assert not calls
-    result = prune(other, "*:2-3", tmp_path / "o.onnx", provider="cpu")
+    result = prune(other, tmp_path / "o.onnx", heads="*:2-3", provider="cpu")
     assert calls and result.validation is not None and result.validation.passed
     reference = onnx.load(decoder)
     toys.set_initializer(reference, name, new)
@@ -299,7 +299,7 @@ def test_new_contents_are_cut_like_the_old(decoder: Path, tmp_path: Path) -> Non
 def test_references_without_their_files(decoder: Path) -> None:
     light = open_structure(decoder).proto
     with pytest.raises(ModelError, match="not in memory"):
-        prune(light, "*:2-3")
+        prune(light, heads="*:2-3")
     with pytest.raises(ModelError, match="are not loaded; pass the model as a path"):
         Session(light, Provider(CPU, "test"))
 
@@ -310,7 +310,7 @@ def test_too_much_for_a_message_and_not_in_files(
     """Cut weights that were not written anywhere yet, more than a message holds."""
     monkeypatch.setattr(memory_limits, "MAPPED_FROM", 1000)
     monkeypatch.setattr(memory_limits, "INLINE_LIMIT", 1000)
-    result = prune(decoder, "*:2-3", provider="cpu")
+    result = prune(decoder, heads="*:2-3", provider="cpu")
     assert result.validation is not None and result.validation.passed
 
 

@@ -77,7 +77,7 @@ def test_every_command_sorts_what_it_reads(
     (tmp_path / "folder").mkdir()
     for place in ("model.onnx", "folder/model.onnx"):
         onnx.save(model, tmp_path / place)
-    prune("model.onnx", "0:1", "pruned.onnx")
+    prune("model.onnx", "pruned.onnx", heads="0:1")
     (tmp_path / "job.yaml").write_text(JOB)
     outcome = command(*shlex.split(CALLS[name]), "--json")
     assert outcome.exit_code == 0, outcome
@@ -87,7 +87,7 @@ def test_every_command_sorts_what_it_reads(
 def test_documents_of_unsorted_models_are_those_of_sorted_ones() -> None:
     """Differences, operations and sizes, of the model that is stored in its own order."""
     model = toys.attention()
-    found = [prune(item, "0:1") for item in (model, backwards(model))]
+    found = [prune(item, heads="0:1") for item in (model, backwards(model))]
     documents = [item.to_dict() for item in found]
     for key in ("operations", "before", "after"):
         assert documents[0][key] == documents[1][key], key

@@ -112,7 +112,7 @@ def test_a_tensor_is_kept_wherever_it_is(name: str, elements: int, outside: bool
     external: ExternalData
     for external in ("auto", "always", "never"):
         output = tmp_path / f"{external}.onnx"
-        prune(tmp_path / "m.onnx", "0:1", output, validate=False, external_data=external)
+        prune(tmp_path / "m.onnx", output, heads="0:1", validate=False, external_data=external)
         written = ModelProto.FromString(output.read_bytes())
         found = [item.tensor for item in tensors_of(written) if item.tensor.name in names]
         for tensor in found:

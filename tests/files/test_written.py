@@ -118,7 +118,7 @@ def test_what_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="cannot be written: it is "):
             write_text(target, "text")
         with pytest.raises(UsageError, match=r"is a|is not a"):
-            prune(toys.attention(), "0:1", target, validate=False)
+            prune(toys.attention(), target, heads="0:1", validate=False)
         assert (tmp_path / "other").read_text() == "not ours"
         assert len(list(tmp_path.iterdir())) == 2
         target.rmdir() if target.is_dir() and not target.is_symlink() else target.unlink()
@@ -156,7 +156,9 @@ def test_long_names_in_any_script(tmp_path: Path) -> None:
     ):
         target = tmp_path / name
         for heads in ("0:1", "0:2"):
-            prune(toys.attention(extra_weight=5000), heads, target, validate=False, external_data="always")
+            prune(
+                toys.attention(extra_weight=5000), target, heads=heads, validate=False, external_data="always"
+            )
             assert {"model", "data"} == set(complete(target))
         assert len(list(tmp_path.iterdir())) == 2
         write_text(target, "a text")
@@ -168,7 +170,7 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     no_links(monkeypatch)
     target = tmp_path / "o.onnx"
     for heads in ("0:1", "0:2"):
-        prune(toys.attention(extra_weight=5000), heads, target, validate=False, external_data="always")
+        prune(toys.attention(extra_weight=5000), target, heads=heads, validate=False, external_data="always")
         assert set(complete(target)) == {"model", "data"}
         assert len(list(tmp_path.iterdir())) == 2
 
@@ -181,7 +183,13 @@ def test_weights_that_are_read_are_never_swept_up(tmp_path: Path) -> None:
     onnx.save(toy, tmp_path / "m.onnx", save_as_external_data=True, location=weights, size_threshold=100)
     before = complete(tmp_path / "m.onnx")
     for heads in ("0:1", "0:2"):
-        prune(tmp_path / "m.onnx", heads, tmp_path / "out" / "o.onnx", validate=False, external_data="always")
+        prune(
+            tmp_path / "m.onnx",
+            tmp_path / "out" / "o.onnx",
+            heads=heads,
+            validate=False,
+            external_data="always",
+        )
         assert complete(tmp_path / "m.onnx") == before
 
 
@@ -191,19 +199,19 @@ def test_weights_that_any_model_near_refers_to_stay(tmp_path: Path) -> None:
     folder = tmp_path / "up" / "out"
     folder.mkdir(parents=True)
     output, toy = folder / "o.onnx", toys.attention(extra_weight=5000)
-    prune(toy, "0:1", output, validate=False, external_data="always")
+    prune(toy, output, heads="0:1", validate=False, external_data="always")
     data, model = next(folder.glob("*.data")), onnx.load(output, load_external_data=False)
     for place, spelled in ((folder, "./"), (tmp_path / "up", "out/"), (tmp_path, "up/./out/")):
         for tensor in model.graph.initializer:
             for entry in tensor.external_data:
                 entry.value = spelled + data.name if entry.key == "location" else entry.value
         (place / "near.onnx").write_bytes(model.SerializeToString())
-        prune(toy, "0:2", output, validate=False, external_data="always")
+        prune(toy, output, heads="0:2", validate=False, external_data="always")
         assert complete(place / "near.onnx")["data"], spelled
         (place / "near.onnx").unlink()
         assert data.exists()
         shutil.copy(data, tmp_path / "kept")
-        prune(toy, "0:3", output, validate=False, external_data="always")
+        prune(toy, output, heads="0:3", validate=False, external_data="always")
         assert not data.exists()
         shutil.copy(tmp_path / "kept", data)
 
@@ -256,10 +264,10 @@ def test_the_api_knows_its_inputs_too(tmp_path: Path) -> None:
         (tmp_path / "w.bin", {}),
     ):
         with pytest.raises(UsageError, match="which this call reads"):
-            prune(model, heads, target, **settings)  # type: ignore[arg-type]
+            prune(model, target, heads=heads, **settings)  # type: ignore[arg-type]
     for target in (f"{tmp_path}/new/", f"{tmp_path}/new/.", f"{tmp_path}/zero\0byte", "\ud800", "x" * 5000):
         with pytest.raises(UsageError):
-            prune(model, heads, target)
+            prune(model, target, heads=heads)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

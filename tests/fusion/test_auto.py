@@ -99,7 +99,7 @@ def kinds(model: ModelProto) -> set[str]:
 def test_what_is_kept_is_faster(tmp_path: Path) -> None:
     # From a path, as on the command line: the candidates are measured, not the file that they came from.
     onnx.save(slow(), tmp_path / "m.onnx")
-    result = prune(tmp_path / "m.onnx", {0: [1]}, fuse="auto", provider="cpu", data=DATA)
+    result = prune(tmp_path / "m.onnx", heads={0: [1]}, fuse="auto", provider="cpu", data=DATA)
     assert result.fusion is not None and result.fusion.mode == "auto"
     assert result.fusion.chosen in ("contrib", "onnx")
     assert {trial.mode for trial in result.fusion.trials} == {"contrib", "onnx"}
@@ -107,7 +107,7 @@ def test_what_is_kept_is_faster(tmp_path: Path) -> None:
     assert list(result.to_dict()["fusion"]["trials"][0]["ratios"]) == ["batch 2"]
     assert result.validation is not None and result.validation.verdict == "passed"
     assert result.pruned.path is None
-    unfused = prune(slow(), {0: [1]}, validate=False).model
+    unfused = prune(slow(), heads={0: [1]}, validate=False).model
     measured = bench(unfused, result.model, provider="cpu", repeats=10, memory=False, threads=1)
     assert measured.guaranteed(1) > 1.1
 
@@ -121,7 +121,7 @@ def test_the_slow_candidate_is_left(
     monkeypatch: pytest.MonkeyPatch, modes: tuple[FuseMode, ...], chosen: FuseMode, kind: str
 ) -> None:
     slow_candidates(monkeypatch, modes)
-    result = prune(slow(), {0: [1]}, fuse="auto", provider="cpu", data=DATA)
+    result = prune(slow(), heads={0: [1]}, fuse="auto", provider="cpu", data=DATA)
     assert result.fusion is not None and result.fusion.chosen == chosen
     assert kinds(result.model) == {kind}
 
@@ -129,13 +129,13 @@ def test_the_slow_candidate_is_left(
 @patient
 def test_nothing_faster_leaves_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     slow_candidates(monkeypatch, ("contrib", "onnx"))
-    result = prune(sized(block(EAGER)), {0: [1]}, fuse="auto", provider="cpu", data=DATA)
+    result = prune(sized(block(EAGER)), heads={0: [1]}, fuse="auto", provider="cpu", data=DATA)
     assert result.fusion is not None and result.fusion.chosen == "none" and kinds(result.model) == {"Softmax"}
     assert all(ratio > 1.2 for trial in result.fusion.trials for ratio in trial.ratios.values())
     with pytest.raises(
         RefusedError, match=r"no fused form is measurably faster.*contrib: \d+\.\d\d at batch 2"
     ):
-        prune(sized(block(EAGER)), {}, fuse="auto", provider="cpu", data=DATA)
+        prune(sized(block(EAGER)), heads={}, fuse="auto", provider="cpu", data=DATA)
 
 
 @patient
@@ -152,7 +152,7 @@ def test_a_candidate_that_is_not_exact_is_not_measured(monkeypatch: pytest.Monke
         return made, fusion
 
     monkeypatch.setattr(fusing, "fuse", broken)
-    result = prune(slow(), {0: [1]}, fuse="auto", provider="cpu", data=DATA)
+    result = prune(slow(), heads={0: [1]}, fuse="auto", provider="cpu", data=DATA)
     assert result.fusion is not None and result.fusion.chosen == "onnx"
     wrong, right = result.fusion.trials
     assert "differs from the masked reference" in wrong.obstacle and wrong.ratios == {}
@@ -171,5 +171,5 @@ def test_the_provider_that_was_asked_for_measures_without_a_validation(
 
     monkeypatch.setattr("onnxheadprune.workflow.fuse.Setting", noted)
     # Beyond what is followed between scores and softmax, so that there is nothing to measure.
-    prune(slow(200), {0: [1]}, fuse="auto", provider="cpu", validate=False)
+    prune(slow(200), heads={0: [1]}, fuse="auto", provider="cpu", validate=False)
     assert [provider.reason for provider in seen] == ["asked for"]

@@ -33,7 +33,7 @@ def metadata(model: ModelProto) -> dict[str, str]:
 @pytest.mark.parametrize("mode", MODES)
 def test_pruned_and_fused(mode: FuseMode, tmp_path: Path) -> None:
     model, output = block(MASKED, inputs=KEY_MASK), tmp_path / "out.onnx"
-    result = prune(model, {0: [1, 3]}, output, fuse=mode, provider="cpu")
+    result = prune(model, output, heads={0: [1, 3]}, fuse=mode, provider="cpu")
     assert result.validation is not None
     assert result.validation.verdict == "passed"
     assert "the heads or the fused sites" in result.validation.reason
@@ -49,8 +49,8 @@ def test_pruned_and_fused(mode: FuseMode, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_fused_model_can_be_pruned_on(mode: FuseMode, tmp_path: Path) -> None:
     model = attention(cache=True)
-    first = prune(model, {0: [1]}, fuse=mode, provider="cpu")
-    second = prune(first.model, {0: [2]}, tmp_path / "out.onnx", provider="cpu")
+    first = prune(model, heads={0: [1]}, fuse=mode, provider="cpu")
+    second = prune(first.model, tmp_path / "out.onnx", heads={0: [2]}, provider="cpu")
     assert second.validation is not None
     assert second.validation.verdict == "passed"
     site = inspect(tmp_path / "out.onnx")[0]
@@ -61,7 +61,7 @@ def test_a_fused_model_can_be_pruned_on(mode: FuseMode, tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_fusion_alone(mode: FuseMode) -> None:
     model = block(EAGER)
-    result = prune(model, {}, fuse=mode, provider="cpu")
+    result = prune(model, heads={}, fuse=mode, provider="cpu")
     assert result.validation is not None
     assert result.validation.verdict == "passed"
     assert result.validation.reason.startswith("equals the original")
@@ -71,25 +71,25 @@ def test_fusion_alone(mode: FuseMode) -> None:
 
 
 def test_what_was_not_asked_for_is_not_done() -> None:
-    result = prune(block(EAGER), {0: [1]}, provider="cpu")
+    result = prune(block(EAGER), heads={0: [1]}, provider="cpu")
     assert result.fusion is None
     assert FUSED_KEY not in metadata(result.model)
     assert "Softmax" in operators(result.model)
 
 
 def test_an_unknown_mode_is_wrong_usage() -> None:
-    with pytest.raises(UsageError, match="fusion is one of"):
-        prune(block(EAGER), {}, fuse="fast", provider="cpu")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="fuse must be auto, onnx, contrib or none"):
+        prune(block(EAGER), heads={}, fuse="fast", provider="cpu")  # type: ignore[arg-type]
 
 
 def test_nothing_to_fuse_and_nothing_to_remove_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"nothing to fuse.*Tanh -> capped stands between"):
-        prune(block(CAPPED), {}, tmp_path / "out.onnx", fuse="contrib", provider="cpu")
+        prune(block(CAPPED), tmp_path / "out.onnx", heads={}, fuse="contrib", provider="cpu")
     assert not list(tmp_path.iterdir())
 
 
 def test_heads_go_even_where_nothing_can_be_fused() -> None:
-    result = prune(block(CAPPED), {0: [1]}, fuse="contrib", provider="cpu")
+    result = prune(block(CAPPED), heads={0: [1]}, fuse="contrib", provider="cpu")
     assert result.fusion is not None
     assert not result.fusion.made
     assert "Tanh -> capped" in result.fusion.sites[0].reason
@@ -105,7 +105,7 @@ def _attribute(model: ModelProto, name: str, value: float) -> None:
 @pytest.mark.long
 def test_a_wrong_scale_is_caught() -> None:
     model = block(EAGER)
-    result = prune(model, {}, fuse="contrib", provider="cpu").model
+    result = prune(model, heads={}, fuse="contrib", provider="cpu").model
     _attribute(result, "scale", 0.36)
     assert validate(model, result, provider="cpu").verdict == "failed"
 
@@ -113,7 +113,7 @@ def test_a_wrong_scale_is_caught() -> None:
 @pytest.mark.long
 def test_a_forgotten_mask_is_caught() -> None:
     model = block(MASKED, inputs=KEY_MASK)
-    result = prune(model, {}, fuse="contrib", provider="cpu").model
+    result = prune(model, heads={}, fuse="contrib", provider="cpu").model
     node = next(node for node in result.graph.node if node.op_type == "MultiHeadAttention")
     del node.input[3:]
     assert validate(model, result, provider="cpu").verdict == "failed"
@@ -122,7 +122,7 @@ def test_a_forgotten_mask_is_caught() -> None:
 @pytest.mark.long
 def test_swapped_keys_and_values_are_caught() -> None:
     model = block(EAGER)
-    result = prune(model, {0: [2]}, fuse="contrib", provider="cpu").model
+    result = prune(model, heads={0: [2]}, fuse="contrib", provider="cpu").model
     node = next(node for node in result.graph.node if node.op_type == "MultiHeadAttention")
     node.input[1], node.input[2] = node.input[2], node.input[1]
     assert validate(model, result, provider="cpu").verdict == "failed"
@@ -130,7 +130,7 @@ def test_swapped_keys_and_values_are_caught() -> None:
 
 def test_an_altered_weight_of_a_fused_model_is_caught() -> None:
     model = block(EAGER)
-    result = prune(model, {}, fuse="contrib", provider="cpu").model
+    result = prune(model, heads={}, fuse="contrib", provider="cpu").model
     weight = get_initializer(result, "wv")
     weight[0, 0] += 1e-6
     set_initializer(result, "wv", weight)
@@ -145,7 +145,7 @@ def test_a_fused_site_that_shows_nowhere_proves_nothing(tmp_path: Path) -> None:
     with pytest.raises(
         ValidationFailedError, match="silencing the fused sites does not move the outputs at all"
     ):
-        prune(model, {}, tmp_path / "out.onnx", fuse="contrib", provider="cpu")
+        prune(model, tmp_path / "out.onnx", heads={}, fuse="contrib", provider="cpu")
     assert not list(tmp_path.iterdir())
 
 
@@ -194,7 +194,7 @@ def test_neither_heads_nor_fusion_is_wrong_usage(tmp_path: Path, capsys: pytest.
 
 def test_a_broken_record_is_an_error() -> None:
     model = block(EAGER)
-    result = prune(model, {}, fuse="contrib", provider="cpu").model
+    result = prune(model, heads={}, fuse="contrib", provider="cpu").model
     for entry in result.metadata_props:
         if entry.key == FUSED_KEY:
             entry.value = "{"
@@ -210,7 +210,7 @@ def test_weights_beside_the_model_stay_there(mode: FuseMode, tmp_path: Path) -> 
     onnx.save(
         attention(hidden=96), source, save_as_external_data=True, location="in.bin", size_threshold=1024
     )
-    result = prune(source, {0: [1]}, output, fuse=mode, provider="cpu")
+    result = prune(source, output, heads={0: [1]}, fuse=mode, provider="cpu")
     assert result.validation is not None
     assert result.validation.verdict == "passed"
     assert len(list(tmp_path.glob("out*"))) == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune import plan_pruning
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.fusion.result import FuseMode
@@ -28,7 +28,7 @@ INDEX = 7
 def test_all_sites_are_fused_and_equal_pytorch(name: str, mode: FuseMode, tmp_path: Path) -> None:
     expected = reference(name.partition("-")[0])
     original = sample(name)
-    pruned = apply_plan(plan_pruning(original, expected.head_sets[INDEX]), original)
+    pruned = apply_plan(plan_pruning(original, heads=expected.head_sets[INDEX]), original)
     for model, variant in ((original, "original"), (pruned, f"set{INDEX:02}")):
         result, fusion = fuse(model, mode)
         assert len(fusion.made) == len(fusion.sites) == 3, str(fusion)

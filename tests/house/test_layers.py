@@ -31,6 +31,7 @@ ROOMS = (
     "workflow",
     "deploying",
     "reporting",
+    "api",
     "cli",
     "integrations",
 )

@@ -133,7 +133,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     np.savez(folder / "data.npz", input_ids=np.arange(20).reshape(4, 5) % toys.VOCABULARY)
     from onnxheadprune import prune
 
-    prune(model, "0:1", cut, validate=False)
+    prune(model, cut, heads="0:1", validate=False)
     return {"model": model, "cut": cut, "data": folder / "data.npz"}
 
 

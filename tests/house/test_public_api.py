@@ -17,7 +17,6 @@ PUBLIC = [
     "Accuracy",
     "AttentionSite",
     "Benchmark",
-    "Budget",
     "Calibration",
     "CaseResult",
     "Cell",
@@ -36,9 +35,7 @@ PUBLIC = [
     "HeadPruneError",
     "HeadScores",
     "InferenceError",
-    "Inputs",
     "Latency",
-    "Limits",
     "MetricResult",
     "ModelError",
     "ModelFacts",
@@ -60,16 +57,15 @@ PUBLIC = [
     "SiteScores",
     "Sites",
     "StoredSize",
-    "Timing",
     "UsageError",
     "Validation",
     "ValidationFailedError",
-    "Wish",
     "__version__",
     "apply_plan",
     "bench",
     "combine",
     "find_exits",
+    "fuse",
     "inspect",
     "plan_pruning",
     "plot_curve",
@@ -122,7 +118,7 @@ def test_functions_are_not_hidden_by_modules() -> None:
 def test_commands_and_functions_of_one_thing_share_the_name() -> None:
     from onnxheadprune.cli import NAMES
 
-    without = {"batch", "doctor", "fuse", "report", "run"}
+    without = {"batch", "doctor", "report", "run"}
     assert set(NAMES) - set(PUBLIC) == without
 
 
@@ -174,7 +170,7 @@ def test_paths_protos_and_graphs_are_equal(tmp_path: Path) -> None:
     sources = {"path": path, "text": str(path), "proto": model, "graph": gs.import_onnx(model)}
     for source in sources.values():
         assert [site.num_heads for site in onnxheadprune.inspect(source)] == [toys.HEADS]
-        plan = onnxheadprune.plan_pruning(source, {0: [1]})
+        plan = onnxheadprune.plan_pruning(source, heads={0: [1]})
         pruned = onnxheadprune.apply_plan(plan, source)
         assert onnxheadprune.validate(source, pruned).verdict == "passed"
     assert model.SerializeToString() == before
@@ -183,14 +179,14 @@ def test_paths_protos_and_graphs_are_equal(tmp_path: Path) -> None:
 def test_plans_survive_json() -> None:
     import json
 
-    plan = onnxheadprune.plan_pruning(toys.attention(cache=True), "0:1,3")
+    plan = onnxheadprune.plan_pruning(toys.attention(cache=True), heads="0:1,3")
     assert onnxheadprune.PrunePlan.from_dict(json.loads(plan.to_json())) == plan
 
 
 def test_result_is_json_ready() -> None:
     import json
 
-    result = onnxheadprune.prune(toys.attention(), {"0": [1]})
+    result = onnxheadprune.prune(toys.attention(), heads={"0": [1]})
     document = json.loads(json.dumps(result.to_dict()))
     assert document["validation"]["verdict"] == "passed"
     assert document["before"]["elements"] > document["after"]["elements"]
@@ -198,6 +194,6 @@ def test_result_is_json_ready() -> None:
 
 
 def test_elements_removed_is_what_weights_lose() -> None:
-    result = onnxheadprune.prune(toys.attention(), {0: [1, 2]})
+    result = onnxheadprune.prune(toys.attention(), heads={0: [1, 2]})
     width = 2 * toys.HEAD_SIZE
     assert result.plan.elements_removed == 4 * width * toys.HIDDEN + 3 * width

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.long
 SCRIPT = """\
 import onnxheadprune as ohp
 
-result = ohp.prune("model.onnx", {0: [1, 2]}, "smaller.onnx")
+result = ohp.prune("model.onnx", "smaller.onnx", heads={0: [1, 2]})
 passed: bool = result.validation is not None and result.validation.passed
 sites = [site.name for site in ohp.inspect("model.onnx")]
 """

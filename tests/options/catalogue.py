@@ -60,7 +60,7 @@ MODES: dict[str, dict[str, Mode]] = {
             "backup": ("--backup", "kept.onnx"),
         }
         | HEADS,
-        "heads unproven": OUT | HEADS | {"no_validate": ("--no-validate",)},
+        "heads unproven": OUT | HEADS | {"validate": ("--no-validate",)},
         "heads ahead": DRY | HEADS,
         "folder": EXPORT | HEADS,
         "folder ahead": {"model": ("export-{model}",), "dry_run": ("--dry-run",)} | HEADS,
@@ -83,7 +83,7 @@ MODES: dict[str, dict[str, Mode]] = {
         "plain": OUT,
         "standard": OUT | {"mode": ("--mode", "onnx")},
         "ahead": DRY,
-        "unproven": OUT | {"no_validate": ("--no-validate",)},
+        "unproven": OUT | {"validate": ("--no-validate",)},
         "in place": {
             "model": ("{model}.onnx",),
             "in_place": ("--in-place",),
@@ -92,7 +92,7 @@ MODES: dict[str, dict[str, Mode]] = {
     },
     "batch": {
         "heads": FOLDER | HEADS,
-        "heads unproven": FOLDER | HEADS | {"no_validate": ("--no-validate",)},
+        "heads unproven": FOLDER | HEADS | {"validate": ("--no-validate",)},
         "ratio": FOLDER | RATIO,
         "ratio on data": FOLDER | RATIO | DATA,
         "fuse": FOLDER | {"fuse": ("--fuse", "contrib")},
@@ -186,7 +186,7 @@ CUTTING = RESPECTING | {
 WRITING = CALIBRATING | {
     "output": shown("-o", "other.onnx"),
     "seed": Trial((("--seed", "7"),)),
-    "no_validate": shown("--no-validate"),
+    "validate": shown("--no-validate"),
     "accept_inconclusive": shown("--accept-inconclusive", model="silent"),
     "external_data": shown("--external-data", "always", model="heavy"),
     "as_json": shown("--json"),

@@ -45,7 +45,7 @@ def write_models(folder: Path) -> Path:
         path = folder / f"{name}.onnx"
         onnx.save(model, path)
         np.savez(folder / f"{name}.npz", **data)
-        prune(path, {0: [1]}, folder / f"{name}-less.onnx", validate=False)
+        prune(path, folder / f"{name}-less.onnx", heads={0: [1]}, validate=False)
         job = f"model: {name}.onnx\noutput: out-of-{name}\nprune: {{heads: '0:1'}}\n"
         (folder / f"job-{name}.yaml").write_text(job, encoding="utf-8")
         (folder / f"folder-{name}").mkdir()
@@ -81,7 +81,7 @@ def _linked(folder: Path) -> None:
     model = toys.attention(extra_weight=1000)
     x = np.random.default_rng(3).standard_normal((8, 6, toys.HIDDEN)).astype(np.float32)
     np.savez(folder / "linked.npz", x=x)
-    prune(model, {0: [1]}, folder / "linked-less.onnx", validate=False)
+    prune(model, folder / "linked-less.onnx", heads={0: [1]}, validate=False)
     elsewhere = folder.parent / f"{folder.name}-blobs"
     for place in (folder / "linked.onnx", folder / "export-linked" / "model.onnx"):
         place.parent.mkdir(exist_ok=True)

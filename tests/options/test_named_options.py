@@ -107,8 +107,8 @@ def test_an_error_in_python_names_keywords_and_on_the_command_line_options(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     model = ROOT / "sample_models" / "digits_vit.onnx"
-    with pytest.raises(ohp.UsageError, match=r"give it with data=$"):
-        ohp.prune(model, wish=ohp.Wish(ratio=0.25), refit=True)
+    with pytest.raises(ohp.UsageError, match=r"refit= requires data=$"):
+        ohp.prune(model, ratio=0.25, refit=True)
     assert run(["prune", str(model), "--heads", "0:1", "--refit", "-o", "x.onnx"]) == 2
     assert "--refit requires --data" in capsys.readouterr().err
     assert pickle.loads(pickle.dumps(ohp.prune)) is ohp.prune
@@ -129,7 +129,7 @@ def said(value: object) -> Iterator[str]:
     ("keywords", "options"),
     [
         ({"heads": "0:0", "cache": "renumber"}, "prune --heads 0:0 --cache renumber"),
-        ({"wish": ohp.Wish(ratio=0.25)}, "prune --ratio 0.25"),
+        ({"ratio": 0.25}, "prune --ratio 0.25"),
         ({"to": "int8-dynamic"}, "quantize --to int8-dynamic"),
     ],
 )

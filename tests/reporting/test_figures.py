@@ -82,7 +82,7 @@ def test_growth_has_a_plus_and_a_warning(command: Command, tmp_path: Path) -> No
     )
     assert len(told["warnings"]) == 1 and "by" in told["warnings"][0]
     assert "warning" in outcome.stdout and "(--" not in outcome.stdout
-    assert prune(path, "0:1", cache="keep").to_dict()["file_bytes"] is None
+    assert prune(path, heads="0:1", cache="keep").to_dict()["file_bytes"] is None
 
 
 @pytest.mark.parametrize(

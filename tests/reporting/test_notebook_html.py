@@ -55,7 +55,7 @@ def read(result: Shown) -> Read:
 
 @pytest.fixture(scope="module")
 def cut() -> ohp.PruneResult:
-    return ohp.prune(toys.attention(), "0:1,3")
+    return ohp.prune(toys.attention(), heads="0:1,3")
 
 
 def test_a_cut_says_what_went_and_whether_it_was_proven(cut: ohp.PruneResult) -> None:
@@ -127,11 +127,11 @@ def test_an_unclosed_element_is_noticed() -> None:
 def test_a_sweep_is_one_call() -> None:
     random = np.random.default_rng(0)
     feeds = [{"x": random.normal(size=(4, 3, toys.HIDDEN)).astype(np.float32)} for _ in range(10)]
-    curve = ohp.sweep(toys.attention(), (0, 0.5), feeds, provider="cpu")
+    curve = ohp.sweep(toys.attention(), (0, 0.5), data=feeds, provider="cpu")
     assert [point.removed for point in curve.points] == [0, 2]
     before, after = (point.elements for point in curve.points)
     assert curve.elements == before and before is not None and after is not None and after < before
     assert curve.to_dict()["points"][1]["elements"] == after
     for wrong in ((), (0.5, 0), (1.5,), "0:2:1"):
         with pytest.raises(ohp.UsageError, match="upwards between 0 and 1"):
-            ohp.sweep(toys.attention(), wrong, feeds)
+            ohp.sweep(toys.attention(), wrong, data=feeds)

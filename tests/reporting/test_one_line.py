@@ -14,7 +14,7 @@ from onnxheadprune.model.display import MOST
 from tests import toys
 
 PUBLIC = [getattr(ohp, name) for name in ohp.__all__ if name != "__version__"]
-RESULTS = [kind for kind in PUBLIC if is_dataclass(kind) and kind not in (ohp.Inputs, ohp.Timing)]
+RESULTS = [kind for kind in PUBLIC if is_dataclass(kind)]
 FILLINGS: dict[str, Any] = {
     "text of many lines": "first\nsecond \x1b[31m\u202e" * 40,
     "a list of models": [ModelProto()] * 1000,
@@ -37,8 +37,7 @@ def test_a_result_is_shown_in_one_line(kind: type[Any], filling: str) -> None:
 
 
 def test_it_names_what_matters() -> None:
-    result = ohp.prune(toys.attention(), {0: [1]})
+    result = ohp.prune(toys.attention(), heads={0: [1]})
     assert "verdict='passed'" in repr(result.validation) and "heads={0: (1,)}" in repr(result.validation)
     assert "Validation(verdict='passed'" in repr(result) and "elements=" in repr(result)
     assert "removed=(1,)" in repr(result.plan.cuts[0])
-    assert repr(ohp.Wish(ratio=0.25)) == "Wish(ratio=0.25, units=frozenset({'heads'}))"

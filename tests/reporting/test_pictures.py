@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from onnxheadprune import UsageError, plot_curve, plot_heads, plot_latency
+from onnxheadprune import UsageError, plot_curve, plot_heads, plot_latency, prune
 from onnxheadprune.benchmarking.result import GridPoint
 from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.reporting.pictures import save_figure
 from onnxheadprune.reporting.pictures.heads import heads_picture
 from onnxheadprune.reporting.pictures.style import COLOURS, GREY
-from onnxheadprune.workflow.prune import prune
 from tests import toys
 from tests.pictures import DEUTAN, PROTAN, TRITAN, apart, contrast, faults, texts
 from tests.toys_pictures import LONG, benchmark_result, curve_result
@@ -142,7 +141,7 @@ def test_maps_of_heads_are_readable(sites: int, heads: int) -> None:
 
 @pytest.mark.long
 def test_a_map_marks_each_head_that_goes() -> None:
-    result = prune(toys.attention(), "0:1,3")
+    result = prune(toys.attention(), heads="0:1,3")
     figure = plot_heads(result)
     assert "2 of 4 heads removed" in words(figure) and "crossed: removed" in words(figure)
     crosses = {line.get_xdata()[0] for line in figure.axes[0].get_lines()}

@@ -142,7 +142,7 @@ def test_dynamically_quantized_models_are_proven(gone: list[int], tmp_path: Path
     onnx.save(toys.attention(hidden=64, heads=4), source)
     quantize_dynamic(source, quantized, weight_type=QuantType.QInt8)
     assert any(node.op_type == "MatMulInteger" for node in onnx.load(quantized).graph.node)
-    prune(quantized, {0: gone}, cut)
+    prune(quantized, cut, heads={0: gone})
     assert validate(quantized, cut).verdict == "passed"
     assert validate(quantized, cut, heads={0: [3]}).verdict == "failed"
 
@@ -173,7 +173,7 @@ def test_deployment_is_compared_without_saturation(
     source, quantized, cut = (tmp_path / name for name in ("m.onnx", "q.onnx", "cut.onnx"))
     onnx.save(toys.attention(hidden=64, heads=4), source)
     quantize_dynamic(source, quantized, weight_type=QuantType.QInt8, per_channel=True)
-    prune(quantized, {0: [1]}, cut)
+    prune(quantized, cut, heads={0: [1]})
     ran.clear()
     verdict = validate(quantized, cut)
     assert verdict.verdict == "passed"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import Budget, Wish, prune
+from onnxheadprune import prune
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime.feeds.data import load_data
 from onnxheadprune.runtime.feeds.generate import FeedMaker
@@ -91,7 +91,7 @@ def towers(way: str, image: int = 19) -> ModelProto:
 @pytest.mark.parametrize("way", WAYS)
 def test_heads_before_features_that_replace_tokens_are_proven(way: str) -> None:
     """Random ids alone hold no token of an image, and then nothing reads its features."""
-    found = prune(towers(way), "0:1", provider="cpu").validation
+    found = prune(towers(way), heads="0:1", provider="cpu").validation
     assert found is not None and found.verdict == "passed", found.reason
 
 
@@ -104,12 +104,14 @@ def test_a_mask_of_the_places_of_features_marks_as_many(kind: str) -> None:
     model.graph.input.append(helper.make_tensor_value_info("image_mask", elem_type, ["batch", "sequence"]))
     compared.CopyFrom(helper.make_node("Cast", ["image_mask"], ["at"], to=TensorProto.BOOL))
     model.graph.initializer.remove(next(item for item in model.graph.initializer if item.name == "image"))
-    found = prune(model, "0:1", provider="cpu").validation
+    found = prune(model, heads="0:1", provider="cpu").validation
     assert found is not None and found.verdict == "passed", found.reason
 
 
 def test_a_token_that_is_no_row_of_the_table_is_left_out_where_it_does_not_run() -> None:
-    found = prune(towers("chosen", image=25), "0:1", provider="cpu", accept_inconclusive=True).validation
+    found = prune(
+        towers("chosen", image=25), heads="0:1", provider="cpu", accept_inconclusive=True
+    ).validation
     assert found is not None and found.cases and "does not move the outputs" in found.reason
 
 
@@ -135,7 +137,7 @@ def test_a_cache_holds_the_whole_window(window: int, given: bool) -> None:
     if data is not None:
         cache = np.zeros((1, toys_genai.KV_HEADS, window, toys_genai.HEAD_SIZE), np.float32)
         data[0] |= {f"past_key_values.0.{name}": cache for name in ("key", "value")}
-    found = prune(model, "0:0,1", data=data, provider="cpu").validation
+    found = prune(model, heads="0:0,1", data=data, provider="cpu").validation
     assert found is not None and found.verdict == "passed", found.reason
     for case in found.cases:
         assert case.shapes["past_key_values.0.key"][2] >= window
@@ -190,7 +192,7 @@ def generator(op_type: str, given: list[str]) -> ModelProto:
     ],
 )
 def test_every_input_of_a_generation_is_made(op_type: str, given: list[str]) -> None:
-    found = prune(generator(op_type, given), "0:1 1:1", provider="cpu").validation
+    found = prune(generator(op_type, given), heads="0:1 1:1", provider="cpu").validation
     assert found is not None and found.verdict == "passed", found.reason
 
 
@@ -250,5 +252,5 @@ def test_single_samples_in_files_of_their_own_are_trained_one_by_one(fails: bool
     for number, row in enumerate(tokens()["input_ids"]):
         np.savez(tmp_path / f"{number:02}.npz", input_ids=row[None])
     model = one_sample(fails=fails)
-    found = prune(model, wish=Wish(ratio=0.25), data=tmp_path, recover=Budget(epochs=1), provider="cpu")
+    found = prune(model, ratio=0.25, data=tmp_path, recover=1, provider="cpu")
     assert found.validation is not None and found.validation.verdict == "passed", found.validation.reason

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune import Budget, Wish, prune, validate
+from onnxheadprune import prune, validate
 from onnxheadprune.model.graph.facts import is_random
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Array, Provider, Session
@@ -188,19 +188,19 @@ def attention(op_type: str, place: str, opset: int = 17) -> ModelProto:
 @pytest.mark.parametrize("op_type", DRAWS)
 def test_a_cut_is_proven_wherever_numbers_are_drawn(op_type: str, place: str) -> None:
     """At the weights of the heads too, where some of the numbers belong to a removed head."""
-    found = prune(attention(op_type, place), "0:1,2", provider="cpu").validation
+    found = prune(attention(op_type, place), heads="0:1,2", provider="cpu").validation
     assert found is not None and found.verdict == "passed", found.reason
     assert any(f"in all compared models: {op_type} (" in note for note in found.notes)
 
 
 def test_a_model_that_draws_is_proven_in_opsets_without_a_kernel() -> None:
-    found = prune(attention("RandomNormalLike", "x", opset=22), "0:1", provider="cpu").validation
+    found = prune(attention("RandomNormalLike", "x", opset=22), heads="0:1", provider="cpu").validation
     assert found is not None and found.verdict == "passed", found.reason
 
 
 def test_a_file_that_draws_otherwise_fails() -> None:
     model = attention("RandomNormalLike", "x")
-    made = prune(model, "0:1", provider="cpu").model
+    made = prune(model, heads="0:1", provider="cpu").model
     node = next(node for node in made.graph.node if node.op_type == "RandomNormalLike")
     node.attribute.append(helper.make_attribute("scale", 2.0))
     assert validate(model, made, provider="cpu").verdict == "failed"
@@ -209,9 +209,8 @@ def test_a_file_that_draws_otherwise_fails() -> None:
 def test_refit_and_recovery_see_the_same_numbers_in_both_models() -> None:
     model = attention("RandomNormalLike", "projected")
     data = {"x": np.random.default_rng(0).standard_normal((32, 6, 8)).astype(np.float32)}
-    for recover in (None, Budget(epochs=1)):
-        wish = Wish(ratio=0.25)
-        found = prune(model, wish=wish, data=data, provider="cpu", refit=True, recover=recover).validation
+    for recover in (None, 1):
+        found = prune(model, ratio=0.25, data=data, provider="cpu", refit=True, recover=recover).validation
         assert found is not None and found.verdict == "passed", found.reason
 
 
@@ -240,7 +239,9 @@ def test_where_the_original_does_not_repeat_itself_the_inputs_decide_on_which_it
     scales: tuple[float, ...],
 ) -> None:
     model = unsteady()
-    right, wrong = (prune(model, heads, provider="cpu", validate=False).model for heads in ("0:1", "0:2"))
+    right, wrong = (
+        prune(model, heads=heads, provider="cpu", validate=False).model for heads in ("0:1", "0:2")
+    )
     found = validate(model, right, data=rows(*scales), provider="cpu")
     assert found.verdict == "passed", found.reason
     assert any("inputs the original is not deterministic" in note for note in found.notes)
@@ -252,7 +253,7 @@ def test_where_the_original_does_not_repeat_itself_the_inputs_decide_on_which_it
 
 def test_without_such_inputs_nothing_is_decided() -> None:
     model = unsteady()
-    made = prune(model, "0:1", provider="cpu", validate=False).model
+    made = prune(model, heads="0:1", provider="cpu", validate=False).model
     found = validate(model, made, data=rows(1.0), provider="cpu")
     assert found.verdict == "inconclusive"
     assert "the original is not deterministic: its outputs differ each time it runs" in found.reason

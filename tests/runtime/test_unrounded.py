@@ -88,7 +88,9 @@ def test_the_level_widens_what_a_deployment_may_do_and_nothing_else() -> None:
 
 def test_a_right_cut_passes_at_the_tolerance_of_floats(tmp_path: Path) -> None:
     onnx.save(decoder(), tmp_path / "m.onnx")
-    result = prune(tmp_path / "m.onnx", "0:0,1", output=tmp_path / "out.onnx", provider="cpu").validation
+    result = prune(
+        tmp_path / "m.onnx", heads="0:0,1", output=tmp_path / "out.onnx", provider="cpu"
+    ).validation
     assert result is not None and result.verdict == "passed"
     exact = [case for case in result.cases if case.settings == "exact"]
     assert len(exact) >= 3 and max(case.max_rel_error for case in exact) <= FLOAT32.exact
@@ -100,8 +102,8 @@ def test_a_right_cut_passes_at_the_tolerance_of_floats(tmp_path: Path) -> None:
 def test_a_wrong_cut_fails(settings: str) -> None:
     """Even what is allowed when deployed is a fraction of one head."""
     model = decoder()
-    wrong = apply_plan(plan_pruning(model, "0:0,1"), model)
-    other = apply_plan(plan_pruning(model, "0:2,3"), model)
+    wrong = apply_plan(plan_pruning(model, heads="0:0,1"), model)
+    other = apply_plan(plan_pruning(model, heads="0:2,3"), model)
     for tensor in other.graph.initializer:
         set_initializer(wrong, tensor.name, onnx.numpy_helper.to_array(tensor))
     result = validate(model, wrong, provider="cpu")
@@ -137,7 +139,7 @@ def test_blocks_that_a_deployment_fuses_round_there_too(tmp_path: Path) -> None:
     model.ir_version = 10
     found = tolerance_for(view_of(model))
     assert (found.exact, found.deployed) == (FLOAT32.exact, QUANTIZED.deployed)
-    result = prune(model, "0:1", output=tmp_path / "smaller.onnx", provider="cpu")
+    result = prune(model, heads="0:1", output=tmp_path / "smaller.onnx", provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
 
 

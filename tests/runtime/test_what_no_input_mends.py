@@ -22,7 +22,7 @@ def test_a_weight_that_holds_nan_is_named() -> None:
     weight = toys.get_initializer(model, "attn.q.weight").copy()
     weight[0, :] = np.nan
     toys.set_initializer(model, "attn.q.weight", weight)
-    result = validate(model, apply_plan(plan_pruning(model, "0:1"), model))
+    result = validate(model, apply_plan(plan_pruning(model, heads="0:1"), model))
     assert result.verdict == "inconclusive"
     assert "attn.q.weight holds NaN itself" in result.reason
     assert "--data" not in result.reason
@@ -76,7 +76,7 @@ def of_text(text: str) -> ModelProto:
 @pytest.mark.parametrize("text", WITHOUT_KERNEL.values(), ids=WITHOUT_KERNEL)
 def test_a_kernel_that_is_missing_is_no_matter_of_inputs(text: str) -> None:
     model = of_text(text)
-    smaller = apply_plan(plan_pruning(model, "0:1"), model)
+    smaller = apply_plan(plan_pruning(model, heads="0:1"), model)
     with pytest.raises(MissingKernelError, match=r"not (implemented|supported)") as raised:
         validate(model, smaller, provider="cpu")
     assert "--data" not in str(raised.value)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 # PyTorch wants us to compile; what it exports then has no branches, unless they are written with torch.cond.
 pytestmark = [pytest.mark.samples, pytest.mark.filterwarnings("ignore")]
 
-from onnxheadprune import Wish, find_exits, prune, validate  # noqa: E402
+from onnxheadprune import find_exits, prune, validate  # noqa: E402
 from tests.zoo.families._stack import WIDTH  # noqa: E402
 from tests.zoo.families.early_exit import DEPTH, EarlyExit  # noqa: E402
 from tests.zoo.init import spread  # noqa: E402
@@ -78,7 +78,7 @@ def test_branches_of_torch_cond_are_exits(tmp_path: Path) -> None:
     assert program is not None
     program.save(path)
     assert [item.heads for item in find_exits(path).exits] == [8, 4]
-    result = prune(path, {"0": [1]}, exit=2, provider="cpu")
+    result = prune(path, heads={"0": [1]}, exit=2, provider="cpu")
     assert result.validation is not None and result.validation.passed
 
 
@@ -120,6 +120,6 @@ def test_an_exit_is_the_module_with_fewer_layers(module: EarlyExit, model: Path,
 def test_heads_are_chosen_on_the_samples_that_reach_them(model: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     feeds = [{"x": random.standard_normal((BATCH, 12, WIDTH)).astype(np.float32)} for _ in range(24)]
-    result = prune(model, None, tmp_path / "out.onnx", wish=Wish(ratio=0.25), data=feeds, provider="cpu")
+    result = prune(model, tmp_path / "out.onnx", ratio=0.25, data=feeds, provider="cpu")
     assert result.validation is not None and result.validation.passed and result.validation.refitted
     assert validate(model, tmp_path / "out.onnx", data=feeds, provider="cpu").passed

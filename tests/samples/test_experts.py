@@ -157,7 +157,9 @@ def test_it_is_pytorch_with_the_router_masked(name: str, dynamo: bool, tmp_path:
     _exported(model, path, dynamo)
     mixtures = inspect(path).of("experts")
     assert [site.reason for site in mixtures] == [None] * len(gone)
-    made = ohp.prune(path, {site.key: out for site, out in zip(mixtures, gone, strict=True)}, provider="cpu")
+    made = ohp.prune(
+        path, heads={site.key: out for site, out in zip(mixtures, gone, strict=True)}, provider="cpu"
+    )
     assert made.validation is not None and made.validation.verdict == "passed"
     assert made.plan.edge_gathers == ()
     ids = torch.randint(1, 40, (3, 7))
@@ -178,10 +180,10 @@ def test_an_expert_that_stands_in_for_none_stays(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     _exported(_built("zaya"), path, False)
     with pytest.raises(RefusedError, match="cannot lose experts 0: 0 is read, and weighs nothing, where"):
-        ohp.prune(path, {"moe.0": [0]})
+        ohp.prune(path, heads={"moe.0": [0]})
     ids = torch.randint(1, 40, (12, 7)).numpy()
     data = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    made = ohp.prune(path, wish=ohp.Wish(keep=1, units=frozenset({"experts"})), data=data)
+    made = ohp.prune(path, keep=1, units=frozenset({"experts"}), data=data)
     assert [cut.removed for cut in made.plan.blocks if cut.key.startswith("moe")] == [(1, 2, 3, 4, 5)] * 2
 
 

@@ -42,7 +42,7 @@ def heads() -> dict[int, list[int]]:
 @pytest.fixture(scope="module")
 def pruned(minilm: Path, heads: Mapping[int, list[int]]) -> Path:
     output = minilm.with_name("pruned.onnx")
-    result = prune(minilm, heads, output, provider="cpu")
+    result = prune(minilm, output, heads=heads, provider="cpu")
     assert result.validation is not None
     assert result.validation.verdict == "passed"
     return output

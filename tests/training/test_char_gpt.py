@@ -61,10 +61,10 @@ def test_cutting_three_heads_in_ten_costs_less_if_the_rest_is_refitted(original:
     """On one window of sixteen, which costs the same heads and a tenth of the time; thoroughly on one of two."""
     with np.load(CALIBRATION) as file:
         data = {name: file[name][::every] for name in file.files}
-    refitted = ohp.prune(MODEL, wish=ohp.Wish(ratio=0.3), data=data, provider="cpu")
+    refitted = ohp.prune(MODEL, ratio=0.3, data=data, provider="cpu")
     assert refitted.validation is not None and refitted.validation.verdict == "passed"
     assert refitted.chosen is not None and refitted.chosen.selection.count == 10
-    as_it_is = ohp.prune(MODEL, refitted.chosen.selection.spec, validate=False)
+    as_it_is = ohp.prune(MODEL, heads=refitted.chosen.selection.spec, validate=False)
     rise = [perplexity(result.model) / original - 1 for result in (refitted, as_it_is)]
     assert 0 < rise[0] < 0.07
     assert rise[1] > 1.3 * rise[0]
@@ -78,8 +78,9 @@ def test_lines_of_text_are_learned_from_as_windows(tmp_path: Path) -> None:
     tokenizer(tmp_path, 96)
     text = tmp_path / "lines.txt"
     text.write_text("\n".join(" ".join(f"w{token - 1}" for token in line) for line in lines))
-    inputs = ohp.Inputs(data=str(text), tokenizer=tmp_path)
-    made = ohp.prune(MODEL, {0: [1], 2: [0, 3]}, data=inputs, recover=ohp.Budget(epochs=1), provider="cpu")
+    made = ohp.prune(
+        MODEL, heads={0: [1], 2: [0, 3]}, data=text, tokenizer=tmp_path, recover=1, provider="cpu"
+    )
     assert made.chosen is not None and (recovery := made.chosen.recovery) is not None
     assert recovery.samples + recovery.held_out == math.ceil(lines.size / (lines.size // LEAST))
     assert recovery.best > 0 and recovery.curve[-1].loss < recovery.curve[0].loss

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from onnxheadprune import Budget, UsageError, Wish, prune
+from onnxheadprune import UsageError, prune
 from onnxheadprune.reporting.plan import prune_report
 from onnxheadprune.training.checkpoint import beside
 from tests import toys_recovery
@@ -56,8 +56,8 @@ def test_a_recovery_is_never_worse_than_none(count: int, epochs: int, refit: boo
         toys_recovery.encoder(),
         {"data": feeds, "refit": refit, "provider": "cpu", "validate": False},
     )
-    plain = prune(model, wish=Wish(ratio=0.375), **seen)
-    made = prune(model, wish=Wish(ratio=0.375), recover=Budget(epochs=epochs), **seen)
+    plain = prune(model, ratio=0.375, **seen)
+    made = prune(model, ratio=0.375, recover=epochs, **seen)
     assert plain.chosen is not None and made.chosen is not None and made.chosen.recovery is not None
     found = made.chosen.recovery
     assert found.samples + found.held_out == count and found.samples >= 16
@@ -104,5 +104,5 @@ def test_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_a_time_is_kept_to() -> None:
-    found = trained(recover=Budget(seconds=1.5))
+    found = trained(recover="1.5s")
     assert found.trials and 1.4 < found.seconds < 60 and np.isfinite(found.after)

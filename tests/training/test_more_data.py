@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune import Budget, Wish, prune
+from onnxheadprune import prune
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import Calibration, calibration_data
@@ -34,7 +34,7 @@ from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds.inputs import graph_inputs
 from onnxheadprune.training.batches import Batches
-from onnxheadprune.training.budget import parse_budget, parse_time
+from onnxheadprune.training.budget import Budget, parse_budget, parse_time
 from onnxheadprune.training.checkpoint import beside
 from onnxheadprune.training.recover import MOST_JUDGES, Recovering, split_for_recovery
 from onnxheadprune.training.result import Measured
@@ -255,10 +255,10 @@ def test_samples_that_are_all_the_same_are_refused_before_any_work(tmp_path: Pat
     with pytest.raises(UsageError, match=r"all 400 samples of the given data are the same"):
         prune(
             toys_recovery.encoder(layers=1),
-            wish=Wish(ratio=0.25),
+            ratio=0.25,
             data={"input_ids": ids, "attention_mask": np.ones_like(ids)},
             provider="cpu",
-            recover=Budget(epochs=1),
+            recover=1,
             progress=lambda what, done, of: said.append(what),
         )
     assert said == []
@@ -291,12 +291,14 @@ def trained(folder: Path, output: Path | None = None, **given: Any) -> Any:
     ids = np.array([numbered(number) for number in range(COUNT)])
     data = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     settings: dict[str, Any] = {
-        "recover": Budget(epochs=0.5),
+        "recover": 0.5,
         "refit": False,
         "provider": "cpu",
         "validate": False,
     }
-    return prune(toys_recovery.encoder(layers=1), {0: [1, 2]}, output, data=data, **{**settings, **given})
+    return prune(
+        toys_recovery.encoder(layers=1), output, heads={0: [1, 2]}, data=data, **{**settings, **given}
+    )
 
 
 @pytest.mark.long
@@ -362,9 +364,9 @@ def test_what_would_help_is_what_helps(count: int, epochs: int, wanted: str) -> 
     data = toys_recovery.sentences(count=count)
     made = prune(
         toys_recovery.encoder(),
-        HEADS,
+        heads=HEADS,
         data=data,
-        recover=Budget(epochs=epochs),
+        recover=epochs,
         refit=False,
         provider="cpu",
         validate=False,
@@ -449,13 +451,9 @@ def test_what_is_no_time_of_a_call(spelled: str) -> None:
 def test_a_call_keeps_to_its_time(tmp_path: Path) -> None:
     began = time.monotonic()
     feeds = [feed for seed in range(8) for feed in toys_recovery.sentences(seed=seed)]
-    made = prune(
-        toys_recovery.encoder(), HEADS, data=feeds, refit=True, provider="cpu", recover=Budget(call=8.0)
-    )
+    made = prune(toys_recovery.encoder(), heads=HEADS, data=feeds, refit=True, provider="cpu", time="8.0s")
     took = time.monotonic() - began
     assert made.chosen is not None and made.chosen.recovery is not None
     assert made.chosen.recovery.steps > 0 and 0.8 * 8 < took < 1.1 * 8 + 1
-    small = prune(
-        toys_recovery.encoder(), wish=Wish(ratio=0.25), data=feeds, provider="cpu", recover=Budget(call=0.01)
-    )
+    small = prune(toys_recovery.encoder(), ratio=0.25, data=feeds, provider="cpu", time="0.01s")
     assert small.chosen is not None and small.chosen.drift is not None

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune import Budget, PruneResult, RefusedError, UsageError, prune, recover, validate
+from onnxheadprune import PruneResult, RefusedError, UsageError, prune, recover, validate
 from onnxheadprune.choosing.compensation.record import digest
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY
@@ -29,11 +29,11 @@ SENTENCES = toys_recovery.sentences()
 def recovered(output: Path | None = None, **given: Any) -> PruneResult:
     settings: dict[str, Any] = {
         "data": SENTENCES,
-        "recover": Budget(epochs=6),
+        "recover": 6,
         "refit": False,
         "provider": "cpu",
     }
-    return prune(toys_recovery.encoder(), HEADS, output, **{**settings, **given})
+    return prune(toys_recovery.encoder(), output, heads=HEADS, **{**settings, **given})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> PruneResult:
 
 
 def test_a_recovered_model_is_nearer_on_other_data(result: PruneResult) -> None:
-    plain = prune(toys_recovery.encoder(), HEADS, provider="cpu")
+    plain = prune(toys_recovery.encoder(), heads=HEADS, provider="cpu")
     assert drift(result.model) < 0.8 * drift(plain.model)
 
 
@@ -56,7 +56,7 @@ def test_recovery_with_a_scalar_as_the_first_input() -> None:
     model.graph.node[position].output[0] = "normalized"
     model.graph.node.insert(position + 1, helper.make_node("Mul", ["normalized", "strength"], ["stream0"]))
     data = [{"strength": np.array(1, np.float32), **feed} for feed in SENTENCES]
-    found = prune(model, HEADS, data=data, recover=Budget(epochs=1), refit=False, provider="cpu")
+    found = prune(model, heads=HEADS, data=data, recover=1, refit=False, provider="cpu")
     assert found.chosen is not None and found.chosen.recovery is not None
     assert found.chosen.recovery.used == found.chosen.recovery.samples
 
@@ -65,7 +65,7 @@ def test_recovery_with_a_boolean_mask() -> None:
     model = toys_recovery.encoder()
     model.graph.input[1].type.tensor_type.elem_type = TensorProto.BOOL
     data = [{**feed, "attention_mask": feed["attention_mask"] != 0} for feed in SENTENCES]
-    found = prune(model, HEADS, data=data, recover=Budget(epochs=6), refit=False, provider="cpu")
+    found = prune(model, heads=HEADS, data=data, recover=6, refit=False, provider="cpu")
     assert found.chosen is not None and found.chosen.recovery is not None
     assert found.chosen.recovery.after < 0.8 * found.chosen.recovery.before
 
@@ -92,8 +92,8 @@ def test_the_document_tells_how_it_went(result: PruneResult) -> None:
 def test_weights_in_a_file_beside_the_model_are_recovered_alike(result: PruneResult, tmp_path: Path) -> None:
     source, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     onnx.save(toys_recovery.encoder(), source, save_as_external_data=True, location="w.bin", size_threshold=0)
-    settings: dict[str, Any] = {"data": SENTENCES, "recover": Budget(epochs=6), "provider": "cpu"}
-    stored = prune(source, HEADS, out, refit=False, **settings)
+    settings: dict[str, Any] = {"data": SENTENCES, "recover": 6, "provider": "cpu"}
+    stored = prune(source, out, heads=HEADS, refit=False, **settings)
     assert stored.validation is not None and stored.validation.passed
     numbers = [
         {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_bytes(result: PruneResult) -> None:
 
 def test_half_precision_is_trained_in_single_and_stored_in_half(tmp_path: Path) -> None:
     model = toys_recovery.encoder(dtype=np.float16)
-    found = prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=6), refit=False, provider="cpu")
+    found = prune(model, heads=HEADS, data=SENTENCES, recover=6, refit=False, provider="cpu")
     assert found.validation is not None and found.validation.passed and found.chosen is not None
     assert found.chosen.recovery is not None and found.chosen.recovery.best
     assert {str(array.dtype) for array in found.chosen.recovery.stored.values()} == {"float16"}
@@ -161,9 +161,7 @@ def test_half_precision_is_trained_in_single_and_stored_in_half(tmp_path: Path) 
 
 def test_quantized_weights_are_trained_through_their_levels() -> None:
     model = toys_scores.stack(quantized=True)
-    found = prune(
-        model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=8), refit=False, provider="cpu"
-    )
+    found = prune(model, heads={0: [1]}, data=toys_scores.ids(), recover=8, refit=False, provider="cpu")
     assert found.chosen is not None and found.chosen.recovery is not None
     stored, held = found.chosen.recovery.stored, found.chosen.recovery.constant
     name = "layer0.attn.out.weight"
@@ -174,7 +172,7 @@ def test_quantized_weights_are_trained_through_their_levels() -> None:
 def test_fused_attention_is_trained_through_what_it_is_made_of() -> None:
     model, fusion = fuse(toys_recovery.encoder(), "contrib")
     assert len(fusion.made) == 2
-    found = prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=6), refit=False, provider="cpu")
+    found = prune(model, heads=HEADS, data=SENTENCES, recover=6, refit=False, provider="cpu")
     assert found.validation is not None and found.validation.passed and found.chosen is not None
     assert found.chosen.recovery is not None and found.chosen.recovery.best
     assert {"q_weight0", "v_weight1"} <= set(found.chosen.recovery.trained)
@@ -183,9 +181,7 @@ def test_fused_attention_is_trained_through_what_it_is_made_of() -> None:
 def test_an_old_opset_is_raised_for_the_gradients_alone() -> None:
     model = toys_scores.stack()
     model.opset_import[0].version = 12
-    found = prune(
-        model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=4), refit=False, provider="cpu"
-    )
+    found = prune(model, heads={0: [1]}, data=toys_scores.ids(), recover=4, refit=False, provider="cpu")
     assert found.chosen is not None and found.chosen.recovery is not None and found.chosen.recovery.best
     assert found.model.opset_import[0].version == 12
 
@@ -193,12 +189,7 @@ def test_an_old_opset_is_raised_for_the_gradients_alone() -> None:
 def test_cuts_that_are_stored_several_times_stay_alike() -> None:
     model = toys_scores.stack(shared=True)
     found = prune(
-        model,
-        {0: [1], 1: [2]},
-        data=toys_scores.ids(),
-        recover=Budget(epochs=1),
-        refit=False,
-        provider="cpu",
+        model, heads={0: [1], 1: [2]}, data=toys_scores.ids(), recover=1, refit=False, provider="cpu"
     )
     assert found.chosen is not None and found.chosen.recovery is not None
     assert any("several cuts" in reason for reason in found.chosen.recovery.constant.values())
@@ -208,9 +199,9 @@ def test_blocks_of_four_bits_are_refused() -> None:
     with pytest.raises(RefusedError, match=r"packed in blocks .* recover the model before it is quantized"):
         prune(
             toys_nbits.packed(toys_scores.stack(), 0),
-            {0: [1]},
+            heads={0: [1]},
             data=toys_scores.ids(),
-            recover=Budget(epochs=1),
+            recover=1,
             provider="cpu",
         )
 
@@ -224,13 +215,13 @@ def test_an_output_without_gradients_is_refused_before_work() -> None:
     model.graph.node.append(helper.make_node("Sign", ["logits"], ["signs"]))
     model.graph.output[0].name = "signs"
     with pytest.raises(RefusedError, match="no gradient of signs reaches a weight"):
-        prune(model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=1), provider="cpu")
+        prune(model, heads={0: [1]}, data=toys_scores.ids(), recover=1, provider="cpu")
 
 
 def test_weights_in_double_precision_are_refused_before_work() -> None:
     model = toys_recovery.encoder(dtype=np.float64)
     with pytest.raises(RefusedError, match="stored in double precision, and training is in single precision"):
-        prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=1), refit=False, provider="cpu")
+        prune(model, heads=HEADS, data=SENTENCES, recover=1, refit=False, provider="cpu")
 
 
 @pytest.mark.parametrize("feeds", [SENTENCES[:1], SENTENCES[:2]], ids=["one feed", "few samples"])
@@ -248,7 +239,7 @@ def test_a_model_that_says_always_the_same_is_refused() -> None:
     model = toys_recovery.encoder()
     toys.set_initializer(model, "norm2_weight1", np.zeros(toys_recovery.WIDTH, np.float32))
     with pytest.raises(UsageError, match="is the same for all of"):
-        prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=1), refit=False, provider="cpu")
+        prune(model, heads=HEADS, data=SENTENCES, recover=1, refit=False, provider="cpu")
 
 
 # Commands
@@ -259,7 +250,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model, its cut, and sentences for both."""
     monkeypatch.chdir(tmp_path)
     onnx.save(toys_recovery.encoder(), "model.onnx")
-    prune("model.onnx", HEADS, "pruned.onnx", provider="cpu")
+    prune("model.onnx", "pruned.onnx", heads=HEADS, provider="cpu")
     Path("data").mkdir()
     for number, feed in enumerate(SENTENCES):
         np.savez(f"data/{number}.npz", **feed)  # type: ignore[arg-type]
@@ -283,7 +274,7 @@ def test_a_pruned_model_is_recovered_afterwards(folder: Path, command: Callable[
     assert outcome.exit_code == 0, outcome.stderr
     made = onnx.load("out.onnx")
     assert drift(made) < 0.8 * drift(onnx.load("pruned.onnx"))
-    again = recover("model.onnx", "out.onnx", data=SENTENCES, budget=Budget(epochs=2), provider="cpu")
+    again = recover("model.onnx", "out.onnx", data=SENTENCES, budget=2, provider="cpu")
     before, after = REFIT_ENTRY.read(made), REFIT_ENTRY.read(again.model)
     assert before is not None and after is not None and after.steps >= before.steps > 0
 
@@ -291,17 +282,15 @@ def test_a_pruned_model_is_recovered_afterwards(folder: Path, command: Callable[
 def test_a_refit_that_has_seen_the_judge_is_made_again(folder: Path) -> None:
     """Two calls with one set of data write what one call writes: no training is compared with a refit that knew it."""
     settings: dict[str, Any] = {"data": SENTENCES, "provider": "cpu"}
-    prune("model.onnx", HEADS, "refitted.onnx", refit=True, **settings)
-    after = recover("model.onnx", "refitted.onnx", budget=Budget(epochs=6), **settings)
-    at_once = prune("model.onnx", HEADS, refit=True, recover=Budget(epochs=6), **settings)
+    prune("model.onnx", "refitted.onnx", heads=HEADS, refit=True, **settings)
+    after = recover("model.onnx", "refitted.onnx", budget=6, **settings)
+    at_once = prune("model.onnx", heads=HEADS, refit=True, recover=6, **settings)
     assert after.chosen is not None and after.chosen.recovery is not None
     assert after.chosen.recovery.rejected is None and after.chosen.held_out
     assert [item.raw_data for item in after.model.graph.initializer] == [
         item.raw_data for item in at_once.model.graph.initializer
     ]
-    other = recover(
-        "model.onnx", "refitted.onnx", data=SENTENCES[:-1], provider="cpu", budget=Budget(epochs=1)
-    )
+    other = recover("model.onnx", "refitted.onnx", data=SENTENCES[:-1], provider="cpu", budget=1)
     assert other.chosen is not None and other.chosen.compensation is not None
     assert other.chosen.compensation.data == after.chosen.compensation.data  # type: ignore[union-attr]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxheadprune import Budget, Recovery, prune, validate
+from onnxheadprune import Recovery, prune, validate
 from onnxheadprune.runtime.feeds.generate import Feed
 from tests import toys_recovery
 
@@ -18,9 +18,9 @@ UNSEEN = toys_recovery.sentences(seed=77)
 
 
 def trained(output: Path | None = None, model: ModelProto | None = None, **given: Any) -> Recovery:
-    settings: dict[str, Any] = {"recover": Budget(epochs=EPOCHS), "refit": False, "provider": "cpu"}
+    settings: dict[str, Any] = {"recover": EPOCHS, "refit": False, "provider": "cpu"}
     model = model or toys_recovery.encoder()
-    result = prune(model, HEADS, output, data=toys_recovery.sentences(), **{**settings, **given})
+    result = prune(model, output, heads=HEADS, data=toys_recovery.sentences(), **{**settings, **given})
     assert result.chosen is not None and result.chosen.recovery is not None
     return result.chosen.recovery
 

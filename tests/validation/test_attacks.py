@@ -195,7 +195,7 @@ def test_what_onnx_runtime_optimized_rests_on_numbers(level: str, tmp_path: Path
 
 @pytest.mark.parametrize("mode", ["contrib", "onnx"])
 def test_fused_attention_is_the_planned_fusion(mode: Any, tmp_path: Path) -> None:
-    made = prune(toys.attention(), "0:1", tmp_path / "fused.onnx", fuse=mode, provider="cpu")
+    made = prune(toys.attention(), tmp_path / "fused.onnx", heads="0:1", fuse=mode, provider="cpu")
     found = made.validation
     assert found is not None and found.verdict == "passed"
     assert found.likeness is not None and found.likeness.identical, found.likeness.differences

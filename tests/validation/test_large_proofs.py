@@ -79,7 +79,7 @@ def test_what_is_cut_is_mapped_from_a_file_that_goes_with_the_session(
     own = tmp_path / "temporary"
     own.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(own))
-    cut = prune(large, HEADS, provider="cpu", validate=False)
+    cut = prune(large, heads=HEADS, provider="cpu", validate=False)
     session = Session(cut.pruned, HERE)
     (folder,) = own.iterdir()
     assert sorted(item.name for item in folder.iterdir()) == ["lock", "weights"]
@@ -100,8 +100,8 @@ def test_refitted_tensors_stay_in_the_file(
     output = tmp_path / "pruned.onnx"
     result = prune(
         large,
-        HEADS,
         output,
+        heads=HEADS,
         data=DATA,
         refit=True,
         provider="cpu",
@@ -133,7 +133,7 @@ def test_refitted_tensors_stay_in_the_file(
 @pytest.mark.long
 def test_damage_to_a_refitted_tensor_in_a_file_shows(large: Path, tmp_path: Path) -> None:
     output = tmp_path / "pruned.onnx"
-    prune(large, HEADS, output, data=DATA, refit=True, provider="cpu", external_data="never")
+    prune(large, output, heads=HEADS, data=DATA, refit=True, provider="cpu", external_data="never")
     model = onnx.load(output)
     name = next(
         name

@@ -109,5 +109,5 @@ def test_masks_lie_in_the_body(op_type: str) -> None:
 def test_a_cut_in_a_body_is_proven(op_type: str) -> None:
     source, heads = HOLDERS[op_type]
     model = source()
-    found = validate(model, apply_plan(plan_pruning(model, heads), model), provider="cpu")
+    found = validate(model, apply_plan(plan_pruning(model, heads=heads), model), provider="cpu")
     assert found.verdict == "passed", found.reason

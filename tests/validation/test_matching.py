@@ -28,7 +28,7 @@ MODELS = {
 
 def cut(name: str) -> tuple[ModelProto, PrunePlan, ModelProto]:
     model = MODELS[name]()
-    plan = plan_pruning(model, "0:1")
+    plan = plan_pruning(model, heads="0:1")
     return model, plan, apply_plan(plan, model)
 
 

@@ -154,6 +154,6 @@ def test_a_documented_model_is_validated(tmp_path: Path) -> None:
     documented(model, 2 * MEGABYTE)
     from onnxheadprune import prune
 
-    prune(model, "0:1", pruned, provider="cpu", validate=False)
+    prune(model, pruned, heads="0:1", provider="cpu", validate=False)
     assert len(onnx.load(pruned).graph.node[0].doc_string) > 1000
     assert validate(model, pruned, provider="cpu").passed

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune import ModelError, Validation, prune, validate
-from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune import ModelError, Validation, plan_pruning, prune, validate
 from onnxheadprune.choosing.compensation.record import sealed
 from onnxheadprune.edit.records import COMPENSATED_KEY, FUSED_KEY, REFIT_ENTRY, REMOVED_KEY
 from onnxheadprune.model.load import open_structure
@@ -24,7 +23,7 @@ DATA: Any = toys_scores.ids(24)
 @pytest.fixture(scope="module")
 def made() -> tuple[ModelProto, ModelProto]:
     original = toys_scores.stack()
-    return original, prune(original, HEADS, data=DATA, refit=True, provider="cpu").model
+    return original, prune(original, heads=HEADS, data=DATA, refit=True, provider="cpu").model
 
 
 def copy_of(model: ModelProto) -> ModelProto:
@@ -53,7 +52,7 @@ def add_noise(model: ModelProto, name: str, size: float = 1.0) -> None:
 
 def reseal(original: ModelProto, model: ModelProto) -> None:
     """Writes digests that fit, as an attacker would."""
-    sealed(open_structure(model), plan_pruning(original, HEADS))
+    sealed(open_structure(model), plan_pruning(original, heads=HEADS))
 
 
 @pytest.mark.long
@@ -186,8 +185,8 @@ def test_a_record_that_is_none_is_named(text: str) -> None:
 @pytest.mark.long
 def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
     original = toys_scores.stack()
-    first = prune(original, "0:1", data=DATA, refit=True, provider="cpu").model
-    second = prune(first, "1:0-3", provider="cpu").model
+    first = prune(original, heads="0:1", data=DATA, refit=True, provider="cpu").model
+    second = prune(first, heads="1:0-3", provider="cpu").model
     assert check(first, second).verdict == "passed"
     assert check(original, second).verdict == "passed"
 
@@ -196,8 +195,8 @@ def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
 def test_digests_are_of_what_is_written() -> None:
     """A second cut narrows a refitted tensor, and the record follows."""
     original = toys_scores.stack()
-    first = prune(original, "0:1", data=DATA, refit=True, provider="cpu").model
-    second = prune(first, "0:2", provider="cpu").model
+    first = prune(original, heads="0:1", data=DATA, refit=True, provider="cpu").model
+    second = prune(first, heads="0:2", provider="cpu").model
     before, after = REFIT_ENTRY.read(first), REFIT_ENTRY.read(second)
     assert before is not None and after is not None
     name = "layer0.attn.out.weight"

@@ -280,5 +280,5 @@ def relocated(site: AttentionSite, view: Any) -> Sites:
 def test_a_zero_that_moves_with_the_input_is_no_rest_of_a_head() -> None:
     """Integers that are quantized at run time have another zero for each input; a silenced head is that zero."""
     model = exports.quantized(toys_scores.stack())
-    result = prune(model, {0: [1], 1: [0, 3]})
+    result = prune(model, heads={0: [1], 1: [0, 3]})
     assert result.validation is not None and result.validation.passed, result.validation

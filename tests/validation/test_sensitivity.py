@@ -136,7 +136,7 @@ def renamed(model: ModelProto) -> ModelProto:
 
 
 def cut(model: ModelProto, spec: Any) -> ModelProto:
-    return apply_plan(plan_pruning(model, spec), model)
+    return apply_plan(plan_pruning(model, heads=spec), model)
 
 
 def verdict(seed: int, smaller: ModelProto) -> Validation:

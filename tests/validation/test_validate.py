@@ -43,7 +43,7 @@ Corruption = Callable[[ModelProto], None]
 
 
 def pruned(model: ModelProto, heads: Any = "0:1") -> ModelProto:
-    return apply_plan(plan_pruning(model, heads), model)
+    return apply_plan(plan_pruning(model, heads=heads), model)
 
 
 def check(model: ModelProto, smaller: ModelProto, **options: Any) -> Validation:
@@ -90,7 +90,7 @@ def test_pruned_twice_is_checked_against_either_model() -> None:
 
 def test_kept_cache_shape_is_recognised() -> None:
     model = toys.attention(cache=True)
-    smaller = apply_plan(plan_pruning(model, "0:1", cache="keep"), model)
+    smaller = apply_plan(plan_pruning(model, heads="0:1", cache="keep"), model)
     assert check(model, smaller).verdict == "passed"
 
 
@@ -443,7 +443,7 @@ def test_unreadable_record_is_named() -> None:
 
 @pytest.mark.long
 def test_data_that_are_read_say_the_same(digits: Path, digits_test: Path) -> None:
-    smaller = prune(digits, "1:0,3", validate=False).model
+    smaller = prune(digits, heads="1:0,3", validate=False).model
     data = calibration_data(str(digits_test), view_of(load_model(digits)))
     found = [validate(digits, smaller, data=source, provider="cpu") for source in (digits_test, data)]
     assert found[0].accuracy == found[1].accuracy and found[0].accuracy is not None
@@ -452,7 +452,7 @@ def test_data_that_are_read_say_the_same(digits: Path, digits_test: Path) -> Non
 
 @pytest.mark.long
 def test_drift_and_accuracy_on_labelled_data(digits: Path, digits_test: Path) -> None:
-    result = prune(digits, "*:0", data=digits_test, provider="cpu").validation
+    result = prune(digits, heads="*:0", data=digits_test, provider="cpu").validation
     assert result is not None
     assert result.accuracy is not None
     assert result.accuracy.count == 450
@@ -474,7 +474,7 @@ def test_accuracy_is_what_numpy_says(digits: Path, digits_test: Path, tmp_path: 
     import onnxruntime
 
     out = tmp_path / "pruned.onnx"
-    result = prune(digits, "1:0,1,2,3", out, data=digits_test, provider="cpu").validation
+    result = prune(digits, out, heads="1:0,1,2,3", data=digits_test, provider="cpu").validation
     assert result is not None
     assert result.accuracy is not None
     data = np.load(digits_test)
@@ -525,7 +525,7 @@ def test_prune_refuses_to_write_what_failed(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(apply, "apply_plan", broken)
     with pytest.raises(ValidationFailedError, match="nothing is written") as caught:
-        prune(toys.attention(), "0:1", tmp_path / "out.onnx", provider="cpu")
+        prune(toys.attention(), tmp_path / "out.onnx", heads="0:1", provider="cpu")
     assert caught.value.validation.verdict == "failed"
     assert not list(tmp_path.iterdir())
 
@@ -533,16 +533,16 @@ def test_prune_refuses_to_write_what_failed(tmp_path: Path, monkeypatch: pytest.
 def test_prune_writes_what_is_inconclusive_only_when_told(tmp_path: Path) -> None:
     model = toys.attention(silent_heads=(1,))
     with pytest.raises(ValidationFailedError, match="inconclusive"):
-        prune(model, "0:1", tmp_path / "out.onnx", provider="cpu")
+        prune(model, tmp_path / "out.onnx", heads="0:1", provider="cpu")
     assert not list(tmp_path.iterdir())
-    prune(model, "0:1", tmp_path / "out.onnx", provider="cpu", accept_inconclusive=True)
+    prune(model, tmp_path / "out.onnx", heads="0:1", provider="cpu", accept_inconclusive=True)
     assert _stamp(tmp_path / "out.onnx").startswith("inconclusive CPU")
 
 
 def test_metadata_tells_whether_it_was_validated(tmp_path: Path) -> None:
     model = toys.attention()
-    prune(model, "0:1", tmp_path / "proven.onnx", provider="cpu")
-    prune(model, "0:1", tmp_path / "unproven.onnx", validate=False)
+    prune(model, tmp_path / "proven.onnx", heads="0:1", provider="cpu")
+    prune(model, tmp_path / "unproven.onnx", heads="0:1", validate=False)
     assert _stamp(tmp_path / "proven.onnx").startswith("passed CPU")
     assert _stamp(tmp_path / "unproven.onnx") == "skipped (--no-validate)"
     author = {entry.key: entry.value for entry in onnx.load(tmp_path / "proven.onnx").metadata_props}
@@ -586,6 +586,6 @@ def test_maps_that_leave_the_model_are_proven_as_they_were_agreed_to(tmp_path: P
     model.ir_version = 10
     smaller = tmp_path / "smaller.onnx"
     with pytest.raises(RefusedError, match="allow_io_change=True"):
-        prune(model, "0:1", output=smaller, provider="cpu")
-    prune(model, "0:1", output=smaller, allow_io_change=True, provider="cpu")
+        prune(model, heads="0:1", output=smaller, provider="cpu")
+    prune(model, heads="0:1", output=smaller, allow_io_change=True, provider="cpu")
     assert check(model, onnx.load(smaller)).verdict == "passed"

@@ -26,7 +26,7 @@ ELSEWHERE = Provider("CUDAExecutionProvider", "pretended")
 
 
 def pruned(model: Any, heads: str = "0:1") -> Any:
-    return apply_plan(plan_pruning(model, heads), model)
+    return apply_plan(plan_pruning(model, heads=heads), model)
 
 
 class Elsewhere(Session):

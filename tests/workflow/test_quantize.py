@@ -14,20 +14,19 @@ import onnx
 import pytest
 from rich.console import Console
 
-from onnxheadprune import RefusedError, UsageError, Wish, combine, inspect, prune, quantize, validate
+from onnxheadprune import RefusedError, UsageError, combine, inspect, prune, quantize, validate
 from onnxheadprune.attention.packed_matrices import packed_again, packed_matrix, unpacked
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.records import QUANTIZED_ENTRY, QUANTIZED_KEY, VALIDATION_KEY
 from onnxheadprune.reporting.combination import combine_report
 from onnxheadprune.runtime import quantizing
-from onnxheadprune.settings.measuring import Timing
 from tests import toys, toys_nbits, toys_scores
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
 DATA = toys_scores.ids(12, 8)
-QUICK = Timing(batch=(2,), repeats=5, threads=1)
+QUICK: dict[str, Any] = {"batch": 2, "repeats": 5, "threads": 1}
 
 
 def keys(model: onnx.ModelProto) -> dict[str, str]:
@@ -85,8 +84,8 @@ def test_the_root_logger_is_left_alone(toy: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "sentence"),
     [
-        ({"to": "int3"}, UsageError, "one of int8-dynamic, int8-qdq, int4"),
-        ({"to": "int8-qdq"}, UsageError, "finds the ranges of activations on data"),
+        ({"to": "int3"}, UsageError, "to must be int8-dynamic, int8-qdq or int4"),
+        ({"to": "int8-qdq"}, UsageError, 'to="int8-qdq" requires data='),
         ({"to": "int4", "block_size": 24}, UsageError, "a power of two"),
         ({"to": "int8-dynamic", "exclude": ("nowhere",)}, UsageError, "no node named 'nowhere'"),
     ],
@@ -109,12 +108,12 @@ def test_nothing_is_quantized_twice_or_where_nothing_is_stored(rounded: onnx.Mod
 
 @pytest.mark.long
 def test_the_record_of_a_cut_is_kept_and_later_cuts_count_from_it(toy: Path) -> None:
-    cut = prune(toy, {0: [1]}, data=DATA, refit=True, provider="cpu")
+    cut = prune(toy, heads={0: [1]}, data=DATA, refit=True, provider="cpu")
     both = quantize(cut.model, to="int8-dynamic").model
     record = QUANTIZED_ENTRY.read(both)
     assert VALIDATION_KEY not in keys(both) and record is not None and record.refit is not None
     assert inspect(both)[0].removed == (1,)
-    again = prune(both, {0: [2]}, provider="cpu")
+    again = prune(both, heads={0: [2]}, provider="cpu")
     assert again.validation is not None and again.validation.verdict == "passed"
     assert inspect(again.model)[0].removed == (1, 2) and QUANTIZED_KEY in keys(again.model)
 
@@ -134,8 +133,8 @@ def test_maps_of_integers_are_what_they_were_of_floats(toy: Path, rounded: onnx.
 
 @pytest.mark.long
 def test_a_wish_on_a_quantized_model_refits_its_levels(rounded: onnx.ModelProto) -> None:
-    result = prune(rounded, wish=Wish(ratio=0.25), data=DATA, provider="cpu")
-    bare = prune(rounded, wish=Wish(ratio=0.25), data=DATA, provider="cpu", refit=False)
+    result = prune(rounded, ratio=0.25, data=DATA, provider="cpu")
+    bare = prune(rounded, ratio=0.25, data=DATA, provider="cpu", refit=False)
     chosen = result.chosen
     assert result.validation is not None and result.validation.verdict == "passed"
     assert chosen is not None and bare.chosen is not None
@@ -163,7 +162,7 @@ def test_a_refit_that_does_harm_is_given_up(
         return found
 
     monkeypatch.setattr(cutting, "compensate", harmful)
-    chosen = prune(rounded, {0: [1]}, data=DATA, refit=True, provider="cpu").chosen
+    chosen = prune(rounded, heads={0: [1]}, data=DATA, refit=True, provider="cpu").chosen
     assert chosen is not None and chosen.compensation is None
     assert chosen.given_up is not None and chosen.drift is not None and chosen.given_up > chosen.drift
 
@@ -191,10 +190,10 @@ def test_blocks_of_four_bits_are_read_and_written() -> None:
 
 @pytest.mark.long
 def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None) -> None:
-    cut = prune(toy, {0: [1], 1: [2]}, tmp_path / "cut.onnx", data=DATA, refit=True, provider="cpu")
+    cut = prune(toy, tmp_path / "cut.onnx", heads={0: [1], 1: [2]}, data=DATA, refit=True, provider="cpu")
     assert cut.output is not None
     out = tmp_path / "both.onnx"
-    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, output=out, provider="cpu", timing=QUICK)
+    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, output=out, provider="cpu", **QUICK)
     names = [corner.name for corner in found.corners]
     assert names == ["original", "pruned", "quantized", "pruned, then quantized", "quantized, then pruned"]
     drifts = {corner.name: corner.distance.drift for corner in found.corners}
@@ -212,9 +211,9 @@ def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None)
 @pytest.mark.long
 def test_both_orders_lose_the_same_neurons(toy: Path, tmp_path: Path, short_clocks: None) -> None:
     """The second order once took the heads of a cut alone, so that two different cuts were compared."""
-    cut = prune(toy, {0: [1], "ffn.0": range(8)}, tmp_path / "cut.onnx", provider="cpu")
+    cut = prune(toy, tmp_path / "cut.onnx", heads={0: [1], "ffn.0": range(8)}, provider="cpu")
     assert cut.output is not None
-    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, provider="cpu", timing=QUICK)
+    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, provider="cpu", **QUICK)
     for corner in found.corners:
         sites, gone = inspect(corner.model.proto), "pruned" in corner.name
         assert sites[0].removed == ((1,) if gone else ())
@@ -225,9 +224,9 @@ def test_both_orders_lose_the_same_neurons(toy: Path, tmp_path: Path, short_cloc
 def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path, short_clocks: None) -> None:
     """Heads of this toy are narrower than a block of sixteen."""
     pytest.importorskip("onnx_ir", reason="int4 needs it")
-    cut = prune(toy, {0: [1]}, tmp_path / "cut.onnx", provider="cpu")
+    cut = prune(toy, tmp_path / "cut.onnx", heads={0: [1]}, provider="cpu")
     assert cut.output is not None
-    found = combine(toy, cut.output, to="int4", data=DATA, provider="cpu", timing=QUICK)
+    found = combine(toy, cut.output, to="int4", data=DATA, provider="cpu", **QUICK)
     assert found.recommended == "pruned, then quantized" and set(found.refused) == {"quantized, then pruned"}
 
 
@@ -235,7 +234,7 @@ def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path, short_c
 def test_the_comparison_is_told_in_every_form(
     toy: Path, tmp_path: Path, command: Command, short_clocks: None
 ) -> None:
-    prune(toy, {0: [1]}, tmp_path / "cut.onnx", provider="cpu")
+    prune(toy, tmp_path / "cut.onnx", heads={0: [1]}, provider="cpu")
     np.savez(tmp_path / "d.npz", input_ids=np.concatenate([feed["input_ids"] for feed in DATA]))
     words = [
         toy,

@@ -44,7 +44,7 @@ def test_all_sites_run_fused(store: Store, case: str, variant: str, mode: FuseMo
     draw = random.Random(5)
     heads = {site.index: list(draw.choice(site.groups)) for site in sites if len(site.groups) > 1}
     for chosen in ({}, heads):
-        result = prune(model, chosen, tmp_path / "out.onnx", fuse=mode, provider="cpu")
+        result = prune(model, tmp_path / "out.onnx", heads=chosen, fuse=mode, provider="cpu")
         assert result.fusion is not None
         assert len(result.fusion.made) == len(sites), str(result.fusion)
         assert result.validation is not None

@@ -22,11 +22,12 @@ from onnxheadprune.choosing.scoring.scores import (
 )
 from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Evidence, Measure
-from onnxheadprune.data.sources import Data, data_for
+from onnxheadprune.data.sources import data_for
 from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.settings.cutting import Method
@@ -36,7 +37,7 @@ def score(
     model: ModelLike,
     *,
     method: Method | None = None,
-    data: Data | None = None,
+    data: DataSource | None = None,
     provider: str | Provider = AUTO,
     effect: Measure | None = None,
     executor: Executor | None = None,
@@ -52,7 +53,7 @@ def score(
             the data, "fisher" and "taylor" one forward and backward, "ablation" about half a pass per head or expert,
             or per group of neurons. "frequency" (one pass) and "reap" (one more per chosen expert) score experts alone;
             "weight", "fluctuation", "reconstruction", "fisher" and "taylor" do not. None: "reconstruction" or "reap".
-        data: calibration data; see `Inputs` for the forms.
+        data: calibration data.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         effect: for "ablation": a measure instead of divergence or cosine, called with the outputs
             before, the outputs after and the feed; larger is worse. "fisher" takes "kl" or "cosine".

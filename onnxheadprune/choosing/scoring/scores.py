@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, get_args
 
 from onnxheadprune.attention.head_specs import most_units
@@ -335,6 +335,11 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
     )
     method, means = next(iter(told), (IMPORTED, IMPORTED))
     return replace(read, method=method, unit=means)
+
+
+def partial_path(output: Path) -> Path:
+    """The file beside an output with the finished parts of a long scoring."""
+    return output.with_name(f"{output.name}.partial")
 
 
 def write_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:

@@ -11,7 +11,6 @@ from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.data.calibration import Calibration
-from onnxheadprune.data.sources import Data as SourceOfData
 from onnxheadprune.data.sources import data_for, read_data, with_own_tokenizer
 from onnxheadprune.deploying.clients.contract import Client, ConfigChange
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
@@ -33,7 +32,7 @@ Reader: TypeAlias = Callable[[LoadedModel], "Data"]
 """Reads the user's data for a model of the folder."""
 
 
-def reader_of(folder: Path, running: Running, feeds: SourceOfData | None = None) -> Reader:
+def reader_of(folder: Path, running: Running, feeds: DataSource | None = None) -> Reader:
     """Read data for the models of a folder, whose own tokenizer is taken for text.
 
     Args:

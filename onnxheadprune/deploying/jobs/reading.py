@@ -249,7 +249,7 @@ def require_effective(job: Job) -> None:
     Raises:
         UsageError: if a key has no effect beside the others.
     """
-    sentence = first_broken(_rules(), job.said(), {name: name for name in _dotted()})
+    sentence = first_broken(_rules(), job.said(), _spell)
     if sentence is not None:
         raise job.refused(sentence)
 
@@ -357,3 +357,10 @@ def _names(section: Key) -> list[str]:
         kinds = [hint, *get_args(hint)]
         kind = next((item for item in kinds if isinstance(item, type) and is_dataclass(item)), None)
     return [item.name for item in fields(kind)] if isinstance(kind, type) and is_dataclass(kind) else []
+
+
+def _spell(name: str, value: str) -> str | None:
+    """A key as messages name it."""
+    if name not in _dotted():
+        return None
+    return name if value in ("", "True") else f"{name} {value.lower() if value == 'False' else value}"

@@ -187,7 +187,7 @@ class Workshop:
         keys, provider = self.job.keys.score, self.job.keys.provider
         assert keys is not None
         running = running_of(self.job)
-        data = None if running.data is None else running
+        data = read_data(self.model, running)
         units = self.job.keys.prune.units
         method = keys.method or default_method(units, measured=data is not None)
         partial = self.folder / PARTIAL if method == "ablation" else None

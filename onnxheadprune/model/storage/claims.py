@@ -8,6 +8,7 @@ are handled. All checks run before any work. The rules are listed in docs/promis
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import secrets
 import stat
@@ -390,3 +391,16 @@ def _files_of(path: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(path, followlinks=False):
         for name in names:
             yield Path(folder) / name
+
+
+def backup_path(model: Path) -> Path:
+    """A name beside a model that is free, or whose file is the model, as an interrupted run leaves it."""
+    names = (model.with_name(f"{model.name}.bak{number or ''}") for number in itertools.count())
+    return next(name for name in names if not os.path.lexists(name) or _is_copy(model, name))
+
+
+def _is_copy(model: Path, other: Path) -> bool:
+    try:
+        return is_same_content(other, model)
+    except OSError:
+        return False

@@ -19,9 +19,9 @@ from functools import partial
 import numpy as np
 
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.benchmarking.measure import BenchSettings
+from onnxheadprune.benchmarking.measure import BenchRequest, BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.benchmarking.runner import bench
+from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.allocate import Savings
 from onnxheadprune.choosing.joint import OVER_SAVED, JointSpace
 from onnxheadprune.choosing.scoring.moves import Step
@@ -74,7 +74,7 @@ def speedups(
         some = [make() for make in cuts[first : first + room]]
         budget = min(SECONDS * (2 + len(some)) / 3, seconds * len(some) / len(cuts) / POINTS)
         settings: BenchSettings = {"time_budget": budget, "memory": False, **(sizes or {})}
-        measured = bench(original, *some, provider=provider, **settings)
+        measured = run_benchmark((original, *some), BenchRequest(**settings, provider=provider))
         yield from (measured.speedup(index) for index in range(1, len(some) + 1))
 
 

@@ -1,0 +1,42 @@
+"""The calls of the Python API: the settings of each function, and the rules of it alone."""
+
+from __future__ import annotations
+
+from onnxheadprune.api.keywords import Call
+from onnxheadprune.settings.calls import (
+    SIZES,
+    BenchCall,
+    CombineCall,
+    FolderCall,
+    FuseCall,
+    PruneCall,
+    QuantizeCall,
+    RecoverCall,
+    ScoreCall,
+    SelectCall,
+    SweepCall,
+    ValidateCall,
+)
+from onnxheadprune.settings.inputs import Samples
+from onnxheadprune.settings.setting import declared, excludes, requires
+
+_RANDOM = {"seed": requires("data=random")}
+_TIMED = {SIZES: requires("target_speedup")}
+PRUNE = Call("prune", PruneCall, without="output runtime per_layer_config", rules=_TIMED)
+PRUNE_FOLDER = Call("prune_folder", FolderCall, without="exit")
+FUSE = Call("fuse", FuseCall, without="output")
+RECOVER = Call("recover", RecoverCall, implies="recover")
+QUANTIZE = Call("quantize", QuantizeCall, rules={"drift provider": requires("data"), **_RANDOM})
+COMBINE = Call("combine", CombineCall, rules={"external_data": requires("output")})
+SCORE = Call("score", ScoreCall, rules={"data": excludes("method=weight method=random"), **_RANDOM})
+SWEEP = Call("sweep", SweepCall, implies="ratio", rules={"seed": requires("data=random recover time")})
+SELECT = Call(
+    "select_heads",
+    SelectCall,
+    only="ratio keep scores method protect min_heads multiple_of uniform drift provider seed"
+    f" data data_format {' '.join(declared(Samples))}",
+)
+PLAN = Call("plan_pruning", SelectCall, only="heads neurons experts layers exit cache allow_io_change")
+VALIDATE = Call("validate", ValidateCall)
+BENCH = Call("bench", BenchCall)
+CALLS = (PRUNE, PRUNE_FOLDER, FUSE, RECOVER, QUANTIZE, COMBINE, SCORE, SWEEP, SELECT, PLAN, VALIDATE, BENCH)

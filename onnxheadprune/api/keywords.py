@@ -1,0 +1,294 @@
+"""Keywords of functions: from the declarations of settings to values, names and documentation."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+import textwrap
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field
+from numbers import Real
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args, get_origin
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.settings.setting import SECTIONS, Declared, Rule, Shares, declared, first_broken
+from onnxheadprune.settings.words import described
+
+Group = TypeVar("Group")
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What a keyword takes beside the text of the option.
+
+    Attributes:
+        type: the type, as a file of Python has it.
+        words: the same in a sentence.
+        fit: True for such an object.
+    """
+
+    type: str
+    words: str
+    fit: Callable[[object], bool]
+
+
+def _is_scores(value: object) -> bool:
+    from onnxheadprune.choosing.scoring.scores import HeadScores
+
+    return isinstance(value, HeadScores)
+
+
+def _is_provider(value: object) -> bool:
+    from onnxheadprune.runtime import Provider
+
+    return isinstance(value, Provider)
+
+
+def _units() -> tuple[str, ...]:
+    from onnxheadprune.attention.sites.kinds import wishable
+
+    return tuple(wishable())
+
+
+_UNITS = Objects("HeadSpec", "a mapping like {0: [1, 3]}", lambda value: isinstance(value, Mapping))
+_TIME = Objects(
+    "float", "a number of epochs", lambda value: isinstance(value, Real) and not isinstance(value, bool)
+)
+OBJECTS: Mapping[str, Objects] = {
+    "heads": _UNITS,
+    "neurons": _UNITS,
+    "experts": _UNITS,
+    "scores": Objects("HeadScores", "the result of score", _is_scores),
+    "vocab": Objects("Sequence[int]", "a list of ids", lambda value: isinstance(value, (list, tuple, range))),
+    "data": Objects(
+        "Mapping[str, Any] | Iterable[Mapping[str, Any]] | Calibration",
+        "arrays by the names of inputs or batches of them",
+        lambda value: isinstance(value, (Mapping, Iterable)) and not isinstance(value, (str, bytes)),
+    ),
+    "drift": Objects("Callable[..., float]", "a function", callable),
+    # A kind of unit that somebody registered is none of the option's words.
+    "units": Objects("", "", lambda value: bool(_items(value)) and set(_items(value)) <= set(_units())),
+    "metric": Objects("Callable[..., Any]", "a function", callable),
+    "recover": _TIME,
+    "budget": _TIME,
+    "provider": Objects("Provider", "a provider that runs here", _is_provider),
+}
+"""By the names of settings."""
+
+
+@dataclass(frozen=True)
+class Call(Generic[Group]):
+    """The keywords of one function.
+
+    Attributes:
+        name: of the function.
+        group: its settings.
+        without: those that are no keywords of it, with spaces between.
+        only: all that are keywords, with spaces between; "" where all but those are.
+        implies: settings that it always has, as rules name them.
+        rules: rules of this function alone, by the names of settings with spaces between them.
+    """
+
+    name: str
+    group: type[Group]
+    without: str = ""
+    only: str = ""
+    implies: str = ""
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+
+    @property
+    def keywords(self) -> dict[str, Declared]:
+        """Its settings by name, in the order of the sections of `--help`."""
+        known = declared(self.group)
+        names = sorted(known, key=lambda name: SECTIONS.index(known[name].section))
+        only = self.only.split() or names
+        return {name: known[name] for name in names if name in only and name not in self.without.split()}
+
+    def read(self, given: Mapping[str, object], **more: object) -> Group:
+        """The settings of a call.
+
+        Args:
+            given: the keywords.
+            more: settings that are no keywords, as the output.
+
+        Raises:
+            UsageError: if there is no such keyword, a value is of another type, or would have no effect.
+        """
+        known = self.keywords
+        for name, value in more.items():
+            if value is not None and not isinstance(value, (str, os.PathLike)):
+                raise UsageError(f"{name} must be a path, not {value!r}")
+        unknown = next((name for name in given if name not in known), None)
+        if unknown is not None:
+            instead = _instead(unknown, known) or f"; help(onnxheadprune.{self.name}) lists all"
+            raise UsageError(f"{self.name}() has no keyword {unknown}{instead}")
+        given = {name: value for name, value in given.items() if value is not None}
+        lacking = next((name for name, item in known.items() if item.required and name not in given), None)
+        if lacking is not None:
+            raise UsageError(f"{self.name}() requires {lacking}=")
+        read = {name: _read(known[name], value) for name, value in given.items()}
+        self._check_rules(read, more)
+        fields = declared(self.group)
+        return self.group(**read, **{name: value for name, value in more.items() if name in fields})
+
+    def _check_rules(self, read: Mapping[str, object], more: Mapping[str, object]) -> None:
+        known = self.keywords
+        given = {
+            name: value
+            if isinstance(value, (str, int, float, tuple)) or get_origin(known[name].kind)
+            else MISSING
+            for name, value in read.items()
+            if _differs(value, known[name].default)
+        }
+        given |= {name: value for name, value in more.items() if value is not None}
+        spelled = {*known, *more}
+
+        def spell(name: str, value: str) -> str | None:
+            """A keyword as Python has it."""
+            if name not in spelled:
+                return None
+            is_text = bool(value) and value not in ("True", "False")
+            return f'{name}="{value}"' if is_text else f"{name}={value}"
+
+        rules = [(name, rule) for name, item in known.items() for rule in item.setting.rules]
+        rules += [(name, rule) for names, rule in self.rules.items() for name in names.split()]
+        implied = self.implies.split()
+        resolved = (
+            (name, rule.resolved(lambda word: word if word in spelled or word in implied else None))
+            for name, rule in rules
+        )
+        in_force = [(name, rule) for name, rule in resolved if rule is not None]
+        sentence = first_broken(in_force, given | dict.fromkeys(implied, True), spell)
+        if sentence is not None:
+            raise UsageError(sentence)
+
+
+def _instead(unknown: str, known: Mapping[str, Declared]) -> str:
+    """What to write for a name that is no keyword: what other programs call it, or what is spelled like it."""
+    also = (item.name for item in known.values() if unknown.replace("_", "-") in item.setting.also.split())
+    found = next(also, None) or next(iter(difflib.get_close_matches(unknown, known, 1)), None)
+    return "" if found is None else f"; use {found}="
+
+
+def _read(item: Declared, value: object) -> object:
+    objects = OBJECTS.get(item.name)
+    if objects is None or isinstance(value, (str, os.PathLike)):
+        return item.read(value)
+    if not objects.fit(value):
+        return item.read(value, objects.words)
+    return tuple(name for name in _units() if name in _items(value)) if item.name == "units" else value
+
+
+def _items(value: object) -> Collection[object]:
+    return value if isinstance(value, Collection) and not isinstance(value, str) else ()
+
+
+def _differs(value: object, default: object) -> bool:
+    return type(value) is not type(default) or value != default
+
+
+def keywords_of(call: Call[Any]) -> Callable[[Function], Function]:
+    """Give a function its keywords: in its signature, and in its documentation in place of the line {settings}."""
+
+    def decorate(function: Function) -> Function:
+        own = inspect.signature(function)
+        fixed = [item for item in own.parameters.values() if item.kind is not item.VAR_KEYWORD]
+        keywords = [
+            inspect.Parameter(
+                item.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if item.required else _shown(item.default),
+            )
+            for item in call.keywords.values()
+        ]
+        fixed = [
+            item.replace(default=None) if callable(item.default) and item.name == "progress" else item
+            for item in fixed
+        ]
+        last = [item for item in fixed if item.kind is item.KEYWORD_ONLY]
+        first = [item for item in fixed if item not in last]
+        plain = [item.replace(annotation=inspect.Parameter.empty) for item in (*first, *keywords, *last)]
+        function.__signature__ = own.replace(parameters=plain)  # type: ignore[attr-defined]
+        place = re.compile(r"^( *)\{settings\}\n", re.MULTILINE)
+        function.__doc__ = place.sub(lambda found: "".join(_lines(call, found[1])), function.__doc__ or "")
+        return function
+
+    return decorate
+
+
+def _shown(default: Any) -> Any:
+    """A default as users would write it."""
+    is_text = isinstance(default, tuple) and default and all(isinstance(item, str) for item in default)
+    return ",".join(default) if is_text else default
+
+
+def _lines(call: Call[Any], indent: str) -> Iterator[str]:
+    for item in call.keywords.values():
+        yield (
+            textwrap.fill(
+                f"{item.name}: {_said(item)}",
+                100,
+                initial_indent=indent,
+                subsequent_indent=f"{indent}    ",
+                break_on_hyphens=False,
+            )
+            + "\n"
+        )
+
+
+def _said(item: Declared) -> str:
+    """What a keyword does; the help of an option that switches something off is about False."""
+    text = described(item)
+    return f"False: {text[0].lower()}{text[1:]}" if item.setting.flags.startswith("--no-") else text
+
+
+def type_of(item: Declared) -> str:
+    """The type of a keyword, as a file of Python has it."""
+    kind = item.kind
+    if get_origin(kind) is tuple:
+        each = f"Literal[{_words(item)}]" if item.words else get_args(kind)[0]
+        named = (
+            each if isinstance(each, str) else {"int": "int", "float": "float"}.get(_bare_name(each), "str")
+        )
+        alone = f"{named} | " if named in ("int", "float") else ""
+        text = f"{alone}Collection[{named}]" + (" | str" if item.setting.parse is not None else "")
+    elif get_origin(kind) is Mapping:
+        key = f"Literal[{_words(item)}]" if item.words else "str"
+        text = f"Mapping[{key}, int] | str"
+    elif item.setting.parse is not None:
+        text = "int | Sequence[int] | str"
+    elif item.words:
+        text = f"Literal[{_words(item)}]"
+    elif isinstance(item.bounds, Shares):
+        text = "float | str"
+    else:
+        text = {bool: "bool", int: "int", float: "float", Path: "str | os.PathLike[str]"}.get(kind, "str")
+    if item.name in OBJECTS and OBJECTS[item.name].type:
+        also = OBJECTS[item.name].type
+        text = also if also == "HeadSpec" else f"{text} | {also}"
+    if item.name == "data":
+        text = f"os.PathLike[str] | {text}"
+    return text if item.required or item.default is not None else f"{text} | None"
+
+
+def _words(item: Declared) -> str:
+    return ", ".join(f'"{word}"' for word in item.words)
+
+
+def _bare_name(kind: Any) -> str:
+    return getattr(getattr(kind, "__origin__", kind), "__name__", "str")
+
+
+def typed_dict(call: Call[Any]) -> Iterator[str]:
+    """The lines of a class with the types of a function's keywords."""
+    title = "".join(part.title() for part in call.name.split("_"))
+    yield f"class {title}Keywords(TypedDict, total=False):"
+    yield f'    """Keywords of `{call.name}`."""'
+    yield ""
+    for item in call.keywords.values():
+        text = type_of(item)
+        yield f"    {item.name}: {f'Required[{text}]' if item.required else text}"

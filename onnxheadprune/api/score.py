@@ -1,0 +1,109 @@
+"""`score` as a function, and the selection alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Unpack
+
+from onnxheadprune.api import calls
+from onnxheadprune.api.common import Output, data_of, subject_of
+from onnxheadprune.api.keywords import keywords_of
+from onnxheadprune.api.typed import (
+    ScoreKeywords,
+    SelectHeadsKeywords,
+)
+from onnxheadprune.attention.main_graph_copy import observed
+from onnxheadprune.attention.sites.find import analysis_of
+from onnxheadprune.choosing.scoring import score as scoring
+from onnxheadprune.choosing.scoring.executors import open_executor
+from onnxheadprune.choosing.scoring.scores import HeadScores, partial_path, write_scores
+from onnxheadprune.choosing.select import search_space
+from onnxheadprune.choosing.space import Selection, Space
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.drift import Evidence
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.load import ModelLike, open_structure
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.workflow.requests import (
+    measure_of,
+    requirements_of,
+)
+
+
+@keywords_of(calls.SCORE)
+def score(
+    model: ModelLike, output: Output = None, *, progress: Progress = silent, **settings: Unpack[ScoreKeywords]
+) -> HeadScores:
+    """Score heads, neurons and experts by importance: on data, or by the weights alone. Larger is more important.
+
+        scores = ohp.score("model.onnx", data="sentences.txt")
+        scores = ohp.score("model.onnx", "scores.csv", method="ablation", data="sentences.txt", jobs=4)
+
+    Args:
+        model: see `prune`.
+        output: where to write the scores: a name that ends with .csv as a table, else JSON; None writes nothing. An
+            ablation that was interrupted goes on where it stopped when it is called again with the same one.
+        {settings}
+        progress: see `prune`.
+
+    Raises:
+        UsageError: if there is no data where the method needs it, the data does not fit, or units have no scores.
+        RefusedError: if the model has no sites, or a site that this method cannot see into.
+    """
+    given = calls.SCORE.read(settings, output=output)
+    subject = subject_of(model, given.follow_links)
+    data = data_of(subject, given)
+    method = given.method or scoring.default_method(given.units, measured=data is not None)
+    provider = given.provider
+    with open_executor(given.jobs, given.dask) as executor:
+        scores = scoring.score(
+            subject,
+            method=method,
+            data=data,
+            # Weights alone need no provider, but one that is asked for by name must be usable.
+            provider=provider if provider == AUTO else resolve_provider(provider),
+            effect=measure_of(given.drift),
+            executor=executor,
+            partial=None if output is None or method != "ablation" else partial_path(Path(output)),
+            progress=progress,
+            units=given.units,
+        )
+    if output is not None:
+        write_scores(scores, output)
+    return scores
+
+
+@keywords_of(calls.SELECT)
+def select_heads(
+    model: ModelLike, *, progress: Progress = silent, **settings: Unpack[SelectHeadsKeywords]
+) -> Selection:
+    """Return the heads whose removal should cost least.
+
+        heads = ohp.select_heads("model.onnx", ratio=0.25, data="sentences.txt").heads
+        heads = ohp.select_heads("model.onnx", keep=6, scores="scores.csv").heads
+
+    Args:
+        model: see `prune`.
+        {settings}
+        progress: see `prune`.
+
+    Raises:
+        UsageError: unless exactly one target is given, or if the data or the scores do not fit.
+        RefusedError: if the target cannot be met.
+    """
+    given = calls.SELECT.read(settings)
+    if (given.ratio is None) == (given.keep is None):
+        raise UsageError("give a ratio, or the number of heads that every site keeps")
+    loaded, data = open_structure(model), data_of(model, given)
+    if data is not None:
+        loaded = observed(loaded) or loaded
+    analysis, evidence = analysis_of(loaded), None
+    if data is not None:
+        provider = resolve_provider(given.provider)
+        evidence = Evidence(calibration_data(data, analysis.view), provider, measure_of(given.drift))
+
+    def asked(space: Space) -> Selection:
+        return space.ratio(given.ratio) if given.ratio is not None else space.keeping(given.keep or 0)
+
+    return asked(search_space(analysis, requirements_of(given), evidence, progress, asked))

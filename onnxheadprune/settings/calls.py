@@ -1,0 +1,137 @@
+"""The settings of one call each, as a function of Python takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from onnxheadprune.settings.cutting import (
+    Cut,
+    Drift,
+    Recover,
+    Recovering,
+    Resume,
+    Scoring,
+    Selecting,
+    Time,
+    Unit,
+    unit_kinds,
+)
+from onnxheadprune.settings.inputs import SEED_HELP, Dask, Jobs, Provider, Running
+from onnxheadprune.settings.measuring import Benching, Metric, Rounding, Strict, Timing
+from onnxheadprune.settings.setting import CHANGES, EXECUTION, SELECTION, Natural, Setting, Text
+from onnxheadprune.settings.writing import Checking, Deploying, ExternalData, FollowLinks, Target
+
+Mode: TypeAlias = Literal["contrib", "onnx", "auto"]
+FuseMode = Annotated[
+    Mode,
+    Setting(
+        "ONNX Runtime's own operators (contrib), the standard Attention (onnx), or the fastest on this machine (auto).",
+        section=CHANGES,
+    ),
+]
+ScoredUnits = Annotated[
+    tuple[Unit, ...],
+    Setting(
+        'What is scored: "heads", "neurons" of feed-forward blocks, "experts" of mixtures, or several with commas'
+        " between.",
+        metavar="KINDS",
+        parse=unit_kinds,
+        section=SELECTION,
+    ),
+]
+SIZES = "batch seq past dims repeats time_budget threads"
+"""Settings of `Timing`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderCall(Deploying, Checking, Running, Cut):
+    """`prune` of a folder."""
+
+    recover: Recover = None
+    time: Time = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneCall(Timing, FolderCall, Target):
+    """`prune`; the sizes are those that a target for the speed-up is measured at."""
+
+    resume: Resume = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseCall(Checking, Running, Target):
+    """`fuse`."""
+
+    mode: FuseMode = "contrib"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecoverCall(Checking, Running, Recovering):
+    """`recover`."""
+
+    resume: Resume = False
+    external_data: ExternalData = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeCall(Running, Rounding):
+    """`quantize`."""
+
+    drift: Drift = None
+    external_data: ExternalData = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombineCall(Timing, QuantizeCall):
+    """`combine`."""
+
+    metric: Metric = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreCall(Running, Scoring):
+    """`score`."""
+
+    units: ScoredUnits = ("heads",)
+    follow_links: FollowLinks = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepCall(Running, Selecting):
+    """`sweep`."""
+
+    recover: Recover = None
+    time: Time = None
+    jobs: Jobs = 1
+    dask: Dask = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectCall(Running, Cut):
+    """`select_heads`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateCall(Running):
+    """`validate`, without its limits."""
+
+    SECTION: ClassVar[str] = SELECTION
+
+    heads: Annotated[
+        Text | None,
+        Setting("The removed heads, if the metadata of PRUNED does not specify them.", metavar="H"),
+    ] = None
+    metric: Metric = None
+    drift: Drift = None
+    strict: Strict = False
+    follow_links: FollowLinks = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchCall(Benching):
+    """`bench`."""
+
+    provider: Provider = "auto"
+    seed: Annotated[Natural, Setting(SEED_HELP, metavar="N", section=EXECUTION)] = 0
+    follow_links: FollowLinks = False
