@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from onnx import ModelProto
@@ -15,9 +14,9 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.flops import Flops, attention_nodes, concrete_view
 from onnxheadprune.benchmarking.result import GridPoint, ModelFacts
+from onnxheadprune.benchmarking.summary import fused
 from onnxheadprune.edit.records import CACHES_KEY, HEADS, REMOVED_KEY, VALIDATION_KEY, units_entry
 from onnxheadprune.errors import InferenceError, ModelError, UsageError
-from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.tensors import stored_size
@@ -28,7 +27,6 @@ from onnxheadprune.runtime.feeds.symbols import Sizes
 from onnxheadprune.runtime.tolerances import tolerance_for
 from onnxheadprune.settings.measuring import Timing
 
-CACHE_LAYOUT = ("ReorderInput", "ReorderOutput")
 BATCHES = (1, 8)
 LENGTHS = (128, 64, 32, 16, 8, 4)
 """Lengths to try where the user names none: position tables of small models are short."""
@@ -39,24 +37,6 @@ _SEQUENCE_WORDS = ("seq", "length", "token")
 """In names of dimensions of float inputs: embeddings come in as floats, as images do, and have a sequence."""
 Runs = Callable[[GridPoint], InferenceError | None]
 """Tries a model at a point."""
-
-
-class _Named(NamedTuple):
-    """An operator by its name."""
-
-    domain: str
-    op_type: str
-
-
-def _is_fused(operator: str) -> bool:
-    """Return whether an operator of an optimized graph ("Softmax", "com.microsoft:BiasGelu") stands for several."""
-    domain, _, op_type = operator.rpartition(":")
-    return op_type not in CACHE_LAYOUT and (bool(domain) or _Named("", op_type) in STANDS_FOR_PATTERN)
-
-
-def fused(operators: Mapping[str, int]) -> dict[str, int]:
-    """The fused part of a histogram."""
-    return {name: count for name, count in operators.items() if _is_fused(name)}
 
 
 def differences(

@@ -10,8 +10,9 @@ from typing import Any
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.measure import NO_DIFFERENCE, Ratio, Verdict
-from onnxheadprune.model.display import BAD, DOUBTFUL, GOOD, PLAIN, Html, card, line, one_line, table, word
-from onnxheadprune.model.spelling import many, short_names
+from onnxheadprune.benchmarking.summary import bench_facts, label_of
+from onnxheadprune.model.display import Displayed, one_line
+from onnxheadprune.model.facts import Facts
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.memory import Footprint
 
@@ -47,13 +48,7 @@ class GridPoint:
     @property
     def label(self) -> str:
         """How to name it to a person."""
-        parts = [f"batch {self.batch}"]
-        if self.is_decode:
-            parts.append(f"1 token after {self.past}")
-        elif self.seq is not None:
-            parts.append(f"seq {self.seq}" + (f" after {self.past}" if self.past else ""))
-        parts += [f"{name} {size}" for name, size in self.dims.items()]
-        return ", ".join(parts if self.extent is None else [*parts, f"size {self.extent}"])
+        return label_of(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -262,18 +257,9 @@ class ModelFacts:
         }
 
 
-def _compared(found: Comparison | None) -> tuple[str | Html, ...]:
-    """Cells of a table in a notebook."""
-    if found is None:
-        return "", "", ""
-    colour = {"faster": GOOD, "slower": BAD}.get(found.verdict, PLAIN)
-    interval = f"{1 / found.ratio.high:.3f} to {1 / found.ratio.low:.3f}"
-    return f"{found.speedup:.3f}", interval, word(found.verdict, colour)
-
-
 @one_line("models cells provider noise notes")
 @dataclass(frozen=True)
-class Benchmark:
+class Benchmark(Displayed):
     """Everything that `bench` measured.
 
     Attributes:
@@ -298,32 +284,9 @@ class Benchmark:
     machine: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
-    def _repr_html_(self) -> str:
-        names = short_names([facts.name for facts in self.models])
-        rows = [
-            (
-                cell.point.label,
-                names[cell.model],
-                f"{1000 * cell.latency.p50:.3g}",
-                *_compared(cell.comparison),
-            )
-            for point in self.points
-            for cell in self.cells
-            if cell.point == point
-        ]
-        columns = ("sizes", "model", "median, ms", "times as fast", "95 % interval", "")
-        where = f"{self.provider.label}, onnxruntime {self.versions.get('onnxruntime', '?')}"
-        return card(
-            "Latency, models in turn",
-            table(columns, rows, columns[2:5]),
-            line("ran on", f"{where}; {self.machine['processor']}, {many(self.machine['cores'], 'core')}"),
-            *(
-                line("not comparable", f"{name}: {reason}", DOUBTFUL)
-                for name, facts in zip(names, self.models, strict=True)
-                for reason in facts.differences
-            ),
-            *(line("note", note, DOUBTFUL) for note in self.notes),
-        )
+    def facts(self) -> Facts:
+        """The verdicts, the latencies, and what qualifies them."""
+        return bench_facts(self.to_dict())
 
     def cells_of(self, model: int) -> tuple[Cell, ...]:
         """The cells of one model in the order of the grid."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
+    from onnxheadprune.edit.plan import PrunePlan
+    from onnxheadprune.fusion.result import Fusion
     from onnxheadprune.model.load import LoadedModel
+    from onnxheadprune.model.storage.tensors import StoredSize
     from onnxheadprune.workflow.requests import Request
 
 
@@ -33,12 +35,35 @@ def check_ahead(model: Path | LoadedModel, request: Request) -> None:
         resolve_provider(request.run.provider)
 
 
-def plan_ahead(model: Path | LoadedModel, request: Request) -> tuple[list[RenderableType], dict[str, object]]:
-    """The report and the document of a plan that nothing has to be measured for."""
+@dataclass(frozen=True)
+class Planned:
+    """A plan that nothing has to be measured for.
+
+    Attributes:
+        fusion: what becomes of each site, None if no fusion was asked for.
+        sizes: what stored tensors hold before and after; None where nothing changes.
+    """
+
+    plan: PrunePlan
+    fusion: Fusion | None
+    sizes: tuple[StoredSize, StoredSize] | None
+
+    def to_dict(self) -> dict[str, object]:
+        """The document of a dry run."""
+        from onnxheadprune.workflow.result import size_warnings
+
+        told: dict[str, object] = {} if self.fusion is None else {"fusion": self.fusion.to_dict()}
+        if self.sizes is not None:
+            told |= {"before": self.sizes[0].to_dict(), "after": self.sizes[1].to_dict()}
+        told["warnings"] = [] if self.sizes is None else list(size_warnings(*self.sizes))
+        return self.plan.to_dict() | told
+
+
+def plan_ahead(model: Path | LoadedModel, request: Request) -> Planned:
+    """Plan a cut of named units."""
     from onnxheadprune.attention.planning import plan_of, require_something
-    from onnxheadprune.reporting.plan import fusion_rows, plan_report
     from onnxheadprune.workflow.fuse import planned_fusion
-    from onnxheadprune.workflow.result import planned_size, size_warnings
+    from onnxheadprune.workflow.result import planned_size
 
     heads = {} if request.choice.heads is None else request.choice.heads
     plan = plan_of(model, heads, request.contract, request.choice.exit)
@@ -47,9 +72,4 @@ def plan_ahead(model: Path | LoadedModel, request: Request) -> tuple[list[Render
         require_something(plan)
     else:
         fusion = planned_fusion(plan, model, request.fuse)
-    sizes = planned_size(plan, model) if plan.changes_something else None
-    told: dict[str, object] = {} if fusion is None else {"fusion": fusion.to_dict()}
-    if sizes is not None:
-        told |= {"before": sizes[0].to_dict(), "after": sizes[1].to_dict()}
-    told["warnings"] = [] if sizes is None else list(size_warnings(*sizes))
-    return [*plan_report(plan, None, sizes), *fusion_rows(fusion)], plan.to_dict() | told
+    return Planned(plan, fusion, planned_size(plan, model) if plan.changes_something else None)

@@ -62,10 +62,11 @@ def bench(
     """
     from onnxheadprune.benchmarking.measure import BenchRequest
     from onnxheadprune.benchmarking.runner import run_benchmark
-    from onnxheadprune.reporting.benchmark import benchmark_report, write_files
-    from onnxheadprune.reporting.console import err, out
+    from onnxheadprune.benchmarking.summary import bench_facts
+    from onnxheadprune.reporting.benchmark import write_files
+    from onnxheadprune.reporting.console import err, out, rows_of
     from onnxheadprune.reporting.pictures import check_picture, save_figure
-    from onnxheadprune.reporting.validation import gate_rows
+    from onnxheadprune.reporting.validation import provider_rows
 
     if plot is not None:
         check_picture(plot)
@@ -85,7 +86,7 @@ def bench(
         told = {"gates": [gate.to_dict() for gate in gates], "run": run_record()}
         documents.append(result.to_dict() | told)
         if not as_json:
-            out().print(*gate_rows(gates), *benchmark_report(result), sep="\n")
+            out().print(*provider_rows(result.provider), *rows_of(bench_facts(documents[-1])), sep="\n")
         with presentation.prepared():
             write_files(result, csv_path, markdown)
             if plot is not None:

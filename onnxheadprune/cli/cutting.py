@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.result import PruneResult
 
 
+_REAL = "the same without --dry-run"
+
+
 @dataclass(frozen=True)
 class Showing:
     """Settings for the output of a run."""
@@ -46,7 +49,9 @@ def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, 
     def ready(result: PruneResult) -> None:
         from onnxheadprune.reporting.plan import prune_report
 
-        _prepare(presentation, model, list(prune_report(result)), result.to_dict, showing, result)
+        _prepare(
+            presentation, model, list(prune_report(result, showing.report)), result.to_dict, showing, result
+        )
 
     result = _done(model, request, showing, ready)
     return presentation.deliver(result.output)
@@ -83,27 +88,34 @@ def stages_of(request: Request) -> Iterator[Stage]:
 
 def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
     from onnxheadprune.cli.ahead import check_ahead, plan_ahead
-    from onnxheadprune.reporting.plan import fusion_rows, plan_report, planned_output
+    from onnxheadprune.reporting.plan import answer_report, fusion_rows, plan_details
+    from onnxheadprune.validation.headline import headline_of
+    from onnxheadprune.validation.summary import result_of
     from onnxheadprune.workflow.requests import Proving, Writing
 
     check_ahead(model, request)
     told = request.writing.output
-    ahead = None if told is None else Path(told)
-    would: dict[str, object] = {} if ahead is None else {"would_write": str(ahead)}
+    would: dict[str, object] = {} if told is None else {"would_write": str(told)}
     presentation, result = Presentation(), None
     choice = request.choice
     if choice.wish is None and not choice.refit and choice.tokens is None:
-        rows, planned = plan_ahead(model, request)
+        planned = plan_ahead(model, request)
+        plan, fusion, sizes = planned.plan, planned.fusion, planned.sizes
+        details = plan_details(plan, None, sizes)
+        summary = planned.to_dict() | would
     else:
         request = replace(request, writing=Writing(), proving=Proving(validate=False))
         result = _done(model, request, showing)
-        sizes = result.before, result.after
-        rows = [*plan_report(result.plan, result.chosen, sizes, result.spelling), *fusion_rows(result.fusion)]
+        fusion = result.fusion
+        details = plan_details(result.plan, result.chosen, (result.before, result.after), result.spelling)
+        summary = result.summary() | would
+    facts = result_of(summary, headline_of([None])).facts()
+    rows = list(answer_report(facts, _REAL, showing.report, (*details, *fusion_rows(fusion))))
 
     def document() -> dict[str, object]:
-        return (planned if result is None else _with_edits(result)) | would
+        return summary if result is None else _with_edits(result) | would
 
-    _prepare(presentation, model, [*rows, *planned_output(ahead)], document, showing, result)
+    _prepare(presentation, model, rows, document, showing, result)
     return presentation.deliver()
 
 

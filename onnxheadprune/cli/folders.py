@@ -37,7 +37,6 @@ def prune_export(
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.folder import folder_report
     from onnxheadprune.reporting.page import save_page
-    from onnxheadprune.reporting.plan import planned_output
     from onnxheadprune.reporting.progress import progress_on
 
     told = None if request.writing.output is None else Path(request.writing.output)
@@ -66,7 +65,7 @@ def prune_export(
         if showing.as_json:
             presentation.json(document)
         else:
-            presentation.rows(*folder_report(result), *planned_output(ahead))
+            presentation.rows(*folder_report(result, showing.report))
 
     with progress_on(err()) as progress:
         result = prune_folder(folder, asked, progress, ready)

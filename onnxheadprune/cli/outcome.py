@@ -163,9 +163,9 @@ def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | 
             }
         emit_json({"error": message, "exit_code": exit_code, **details})
     elif validation is not None:
-        from onnxheadprune.reporting.validation import validation_report
+        from onnxheadprune.reporting.console import rows_of
 
-        err().print(*validation_report(validation, _refused(message, validation)), sep="\n")
+        err().print(*rows_of(validation.facts()), sep="\n")
     print_error(message)
     return exit_code
 

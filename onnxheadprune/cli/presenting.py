@@ -68,7 +68,7 @@ class Presentation:
             The exit code: not 0 if a report could not be written.
         """
         from onnxheadprune.errors import UsageError
-        from onnxheadprune.reporting.console import print_error, row
+        from onnxheadprune.reporting.console import NEXT, Row, print_error
 
         lost: list[str] = []
         written = [] if made is None else [made]
@@ -80,8 +80,8 @@ class Presentation:
             else:
                 written.append(str(file.target))
                 if not self._is_json:
-                    kind = _KINDS.get(Path(file.target).suffix.lower(), "written")
-                    self.rows(row(kind, str(file.target)))
+                    kind = _KINDS.get(Path(file.target).suffix.lower(), "file")
+                    self.rows(Row(kind, str(file.target), indent=NEXT))
         sys.stdout.write(self._text)
         if not lost:
             return 0

@@ -53,8 +53,8 @@ def sweep(
     from onnxheadprune.attention.main_graph_copy import first_tokens
     from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.model.load import open_structure
-    from onnxheadprune.reporting.console import err
-    from onnxheadprune.reporting.curve import curve_files, curve_rows, save_curve
+    from onnxheadprune.reporting.console import err, rows_of
+    from onnxheadprune.reporting.curve import curve_files, save_curve
     from onnxheadprune.reporting.pictures import check_picture
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.runtime.providers import resolve_provider
@@ -86,5 +86,5 @@ def sweep(
     if as_json:
         presentation.json(curve.to_dict() | {"run": record})
     else:
-        presentation.rows(*curve_rows(curve))
+        presentation.rows(*rows_of(curve.facts()))
     return presentation.deliver()

@@ -59,8 +59,8 @@ def validate(
     against its like, and whether all of them lost the same heads.
     """
     from onnxheadprune.errors import ValidationFailedError
-    from onnxheadprune.reporting.console import err, out, row
-    from onnxheadprune.reporting.validation import gate_rows, validation_report
+    from onnxheadprune.reporting.console import err, out, row, rows_of
+    from onnxheadprune.reporting.validation import provider_rows
     from onnxheadprune.validation.claim import require_recorded
     from onnxheadprune.validation.headline import headline_of
     from onnxheadprune.validation.proof import prove
@@ -107,7 +107,8 @@ def validate(
             document | {"gates": [gate.to_dict() for gate in gates], "accepted": good, "run": run_record()}
         )
         if not as_json:
-            out().print(*validation_report(result, headline), *gate_rows(gates), sep="\n")
+            facts = result.judged(headline, gates)
+            out().print(*provider_rows(result.provider), *rows_of(facts), sep="\n")
     if as_json:
         emit_json(joined(pairs, documents) | ({"same": same} if same else {}) | {"accepted": accepted})
     elif same:

@@ -1,4 +1,4 @@
-"""Display of results: a `repr` of one line, and short HTML for notebooks, in the colours of the notebook's theme.
+"""Display of results: a `repr` of one line, and HTML for notebooks and pages, in the colours of their theme.
 
 Text is escaped here, so a name from a model is never markup.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import fields
 from enum import Enum
 from typing import Any, TypeVar
 
+from onnxheadprune.model.facts import Cell, Fact, Facts, Figures, Part, Squares, State, Table, Word
 from onnxheadprune.model.spelling import escaped
 
 MOST = 200
@@ -89,84 +90,101 @@ def _cut(text: str, most: int) -> str:
 
 MOST_ROWS = 24
 """Rows of a table that are shown; a notebook has no place for more."""
-PLAIN, GOOD, BAD, DOUBTFUL = "", "#17834f", "#c8402f", "#9a6a00"
-"""Colours of words; they are read on white as well as on black."""
+_COLORS = {
+    "": "",
+    "open": "",
+    "good": "color:var(--good,#17834f)",
+    "bad": "color:var(--bad,#c8402f)",
+    "doubtful": "color:var(--doubt,#9a6a00)",
+}
+"""Colors of words: those of a page's theme, or ones that are read on white as well as on black."""
 _SQUARE = "display:inline-block;width:1.1em;margin:1px;text-align:center;border:1px solid #8888"
 _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
 
-@dataclass(frozen=True)
-class Html:
-    """Trusted markup, as opposed to text to escape."""
+class Displayed:
+    """A result that notebooks show as HTML."""
 
-    text: str
+    def facts(self) -> Facts:
+        """What the result says, for every writer."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        return html_of(self.facts())
 
 
-Part = str | Html
-
-
-def card(title: str, *parts: Html | None) -> str:
-    """A result as HTML.
+def html_of(facts: Facts | Part, most: int | None = MOST_ROWS) -> str:
+    """A result, or a part of one, as HTML.
 
     Args:
-        title: one line.
-        parts: the content; None is left out.
+        facts: what it says.
+        most: rows that are shown of a table; None shows all.
     """
-    body = "".join(part.text for part in parts if part is not None)
-    return f'<div style="margin:0.3em 0"><div><b>{_text(title)}</b></div>{body}</div>'
+    if not isinstance(facts, Facts):
+        return _part(facts, most)
+    answer = f" {_word(facts.answer, facts.state)}" if facts.answer else ""
+    body = "".join(_part(part, most) for part in (*facts.parts, *facts.details))
+    return f'<div style="margin:0.3em 0"><div><b>{_text(facts.title)}</b>{answer}</div>{body}</div>'
 
 
-def line(label: str, text: str, colour: str = PLAIN) -> Html:
-    """A labelled sentence."""
-    return Html(f"<div><b>{_text(label)}</b> {word(text, colour).text}</div>")
+def _part(part: Part, most: int | None) -> str:
+    if isinstance(part, Fact):
+        return f"<div><b>{_text(part.label)}</b> {_word(part.text, part.state)}</div>"
+    return _figures(part) if isinstance(part, Figures) else _table(part, most)
 
 
-def word(text: str, colour: str = PLAIN) -> Html:
-    """Text in a colour."""
-    return Html(f'<span style="color:{colour}">{_text(text)}</span>' if colour else _text(text))
+def _word(text: str, state: State) -> str:
+    color = _COLORS[state]
+    return f'<span style="{color}">{_text(text)}</span>' if color else _text(text)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], numeric: Collection[str] = ()) -> Html:
-    """A table with column names; long ones are truncated, with the number of rows."""
-    every = list(rows)
-    if not every:
-        return Html("")
-    sides = [_RIGHT if column in numeric else _LEFT for column in columns]
+def _figures(part: Figures) -> str:
+    rows = []
+    for row in part.rows:
+        values = [row.before, row.after, row.change]
+        cells = "".join(f'<td style="{_RIGHT}">{_text(value)}</td>' for value in values if any(values))
+        note = f'<td colspan="{1 if any(values) else 4}" style="{_LEFT}">{_text(row.note)}</td>'
+        rows.append(f'<tr><th scope="row" style="{_LEFT}">{_text(row.name)}</th>{cells}{note}</tr>')
+    names = ("", "before", "after", "change", "")
+    head = "".join(f'<th scope="col" style="{_RIGHT}">{name}</th>' if name else "<td></td>" for name in names)
+    return f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _table(part: Table, most: int | None) -> str:
+    """A table with names of columns; long ones are cut off, with the number of rows."""
+    if not part.rows:
+        return ""
+    sides = [_RIGHT if column in part.numeric else _LEFT for column in part.columns]
     head = "".join(
-        f'<th style="{side}">{_text(name)}</th>' if name else "<td></td>"
-        for name, side in zip(columns, sides, strict=True)
+        f'<th scope="col" style="{side}">{_text(name)}</th>' if name else "<td></td>"
+        for name, side in zip(part.columns, sides, strict=True)
     )
     lines = []
-    for cells in every[:MOST_ROWS]:
+    for cells in part.rows[:most]:
         pairs = zip(cells, sides, strict=True)
         lines.append("".join(f'<td style="{side}">{_cell(cell)}</td>' for cell, side in pairs))
     body = "".join(f"<tr>{cells}</tr>" for cells in lines)
-    rest = len(every) - MOST_ROWS
+    rest = 0 if most is None else len(part.rows) - most
     more = f"<div>and {rest} more</div>" if rest > 0 else ""
-    return Html(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 
 
-def squares(values: Sequence[float | None], gone: Collection[int] = (), words: Sequence[str] = ()) -> Html:
-    """A square per head, bluer for higher scores, crossed if the head is removed.
-
-    Args:
-        values: from 0 to 1; None where unknown.
-        gone: positions of removed heads.
-        words: tooltips, one per square.
-    """
+def _squares(cell: Squares) -> str:
+    """A square per unit, bluer for higher scores, crossed if the unit is removed."""
     made = []
-    for position, value in enumerate(values):
-        told = f' title="{_text(words[position])}"' if words else ""
-        shade = (
-            "transparent" if value is None or position in gone else f"rgba(0,114,178,{0.1 + 0.9 * value:.2f})"
-        )
-        cross = "&times;" if position in gone else "&nbsp;"
+    for position, value in enumerate(cell.shades):
+        told = f' title="{_text(cell.words[position])}"' if cell.words else ""
+        unknown = value is None or position in cell.gone
+        shade = "transparent" if unknown else f"rgba(0,114,178,{0.1 + 0.9 * (value or 0.0):.2f})"
+        cross = "&times;" if position in cell.gone else "&nbsp;"
         made.append(f'<span style="{_SQUARE};background:{shade}"{told}>{cross}</span>')
-    return Html(f'<span style="white-space:nowrap;line-height:1.1em">{"".join(made)}</span>')
+    return f'<span style="white-space:nowrap;line-height:1.1em">{"".join(made)}</span>'
 
 
-def _cell(cell: Part) -> str:
-    return cell.text if isinstance(cell, Html) else _text(cell)
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, Squares):
+        return _squares(cell)
+    return _word(cell.text, cell.state) if isinstance(cell, Word) else _text(cell)
 
 
 def _text(text: str) -> str:

@@ -55,6 +55,28 @@ def size(bytes_: int) -> str:
     raise AssertionError("unreachable")
 
 
+def rounded(amount: float, unit: str = "") -> str:
+    """An amount in three digits: "9.52 M", with a unit "576 kB"."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if amount < 999.5 or prefix == "T":
+            break
+        amount /= 1000
+    digits = f"{amount:.0f}" if not prefix or amount >= 99.95 else f"{amount:.{1 if amount >= 9.995 else 2}f}"
+    return f"{digits} {prefix}{unit}".rstrip()
+
+
+def moved(before: float, after: float) -> str:
+    """The change of a number in whole percent, small ones with a decimal: "-34 %", "-1.5 %"."""
+    if before == after:
+        return "unchanged"
+    if not before:
+        return "new"
+    part = 100 * (after - before) / before
+    if abs(part) >= 9.95:
+        return f"{part:+.0f} %"
+    return f"{part:+.1f} %" if abs(part) >= 0.05 else f"less than {'+' if part > 0 else '-'}0.1 %"
+
+
 def measure(error: float) -> str:
     """A relative error: "0" or "3.1e-07"."""
     return f"{error:.1e}" if error else "0"

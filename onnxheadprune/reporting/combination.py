@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.console import RenderableType
 
+from onnxheadprune.model.markdown import markdown_table
 from onnxheadprune.model.spelling import accuracy, change, in_markdown, many, size
 from onnxheadprune.model.storage.folder import write_text
-from onnxheadprune.reporting.console import bullet, heading, markdown_table, row, table
+from onnxheadprune.reporting.console import bullet, heading, row, table
 from onnxheadprune.settings.measuring import Rounding
 from onnxheadprune.workflow.combine import Combination
 from onnxheadprune.workflow.quantize import QuantizeResult

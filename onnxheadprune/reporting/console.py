@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +19,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from onnxheadprune.model.spelling import escaped, in_markdown
+from onnxheadprune.model.facts import Fact, Facts, Figure, Figures, Part, State, Word, plain
+from onnxheadprune.model.facts import Table as FactTable
+from onnxheadprune.model.spelling import escaped
 
 PIPE_WIDTH = 160
 """Width where nobody looks at a terminal: wide enough that `grep` finds whole rows."""
@@ -81,6 +83,8 @@ def print_error(message: str) -> None:
 
 LABEL = 12
 """Width of the labels."""
+NEXT = 7
+"""Width of the labels of what comes next, and of the files that were written."""
 LEAST_CELL = 16
 """Characters that a column which wraps is given at least."""
 _ENDLESS, _INDENT = 10_000, "   "
@@ -195,10 +199,82 @@ def item(text: str, style: str = "") -> Row:
     return Row("  -", text, style, indent=4)
 
 
-def markdown_table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Collection[str] = ()
-) -> list[str]:
-    """Lines of a table in Markdown; `numeric` columns are aligned to the right."""
-    marks = ("---:" if column in numeric else ":---" for column in columns)
-    head, *body = (f"| {' | '.join(map(in_markdown, cells))} |" for cells in (columns, *rows))
-    return [head, f"| {' | '.join(marks)} |", *body]
+STYLES: Mapping[State, str] = {
+    "": "",
+    "good": "bold green",
+    "open": "bold cyan",
+    "doubtful": "bold yellow",
+    "bad": "bold red",
+}
+_TITLE, _GAP = 24, 3
+"""Characters of a title that the answer begins beside, and blanks between columns of figures."""
+
+
+def rows_of(facts: Facts) -> Iterator[RenderableType]:
+    """A result for the terminal: the answer, then every part; with --verbose the details, too."""
+    if facts.answer and cell_len(facts.title) <= _TITLE:
+        yield Row(facts.title + " " * _GAP, facts.answer, STYLES[facts.state], cell_len(facts.title) + _GAP)
+    else:
+        yield heading(facts.title)
+        if facts.answer:
+            yield Row("  ", facts.answer, STYLES[facts.state], indent=2)
+    before: Part | None = None
+    details = facts.details if is_asked("verbose") else ()
+    for part in (*facts.parts, *details):
+        if not (isinstance(part, Fact) and isinstance(before, Fact)):
+            yield ""
+        before = part
+        if isinstance(part, Fact):
+            yield row(part.label, part.text, STYLES[part.state].removeprefix("bold "))
+        else:
+            yield _FigureRows(part.rows) if isinstance(part, Figures) else _table_of(part)
+
+
+def _table_of(part: FactTable) -> RenderableType:
+    made = table(*part.columns, numeric=part.numeric, wraps=part.wraps)
+    for cells in part.rows:
+        made.add_row(
+            *(
+                Text(escaped(cell.text), STYLES[cell.state]) if isinstance(cell, Word) else plain(cell)
+                for cell in cells
+            )
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class _FigureRows:
+    """Quantities below each other: before -> after, the change, and on what; notes wrap where there is little room."""
+
+    rows: tuple[Figure, ...]
+
+    def __rich_console__(self, console: RichConsole, options: ConsoleOptions) -> RenderResult:
+        """Align the columns, and wrap the notes to the width of the console."""
+        pairs = [row for row in self.rows if row.after]
+        name = max((cell_len(escaped(row.name)) for row in self.rows), default=0)
+        was, now, change = (
+            max((cell_len(getattr(row, field)) for row in pairs), default=0)
+            for field in ("before", "after", "change")
+        )
+        values = was + now + len(" -> ") + _GAP + change
+        for row in self.rows:
+            value = row.before
+            if row.after:
+                value = (
+                    f"{row.before.rjust(was)} -> {row.after.ljust(now)}{' ' * _GAP}{row.change.rjust(change)}"
+                )
+            start = 2 + name + _GAP
+            line = Text.assemble("  ", (escaped(row.name).ljust(name + _GAP), "bold"), escaped(value))
+            at = start + (max(values, cell_len(value)) + _GAP if value else 0)
+            if options.max_width - at < LEAST_CELL and value and row.note:
+                yield line
+                line, at = Text(" " * start), start
+            notes = textwrap.wrap(
+                escaped(row.note), max(options.max_width - at, LEAST_CELL), break_on_hyphens=False
+            )
+            line.append(" " * (at - line.cell_len) if notes else "")
+            for number, text in enumerate(notes or [""]):
+                first = line if not number else Text(" " * at)
+                first.append(text, "dim" if value else "yellow")
+                first.rstrip()
+                yield first

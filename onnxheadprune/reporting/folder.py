@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -14,9 +16,10 @@ from onnxheadprune.deploying.folders.matching import Match, SharedSite
 from onnxheadprune.deploying.folders.types import FileResult, FolderResult
 from onnxheadprune.model.spelling import change, count, escaped, many, size, spelled
 from onnxheadprune.reporting.choice import choice_rows
-from onnxheadprune.reporting.console import bullet, heading, row, table
+from onnxheadprune.reporting.console import STYLES, bullet, heading, row, table
+from onnxheadprune.reporting.plan import answer_report
 from onnxheadprune.reporting.sites import block_rows, removable
-from onnxheadprune.reporting.validation import STYLES, headline_rows, provider_rows
+from onnxheadprune.reporting.validation import provider_rows
 from onnxheadprune.validation.result import Validation
 
 if TYPE_CHECKING:
@@ -26,44 +29,34 @@ _SHOWN = 8
 """Files that are listed by name."""
 
 
-def folder_report(result: FolderResult) -> Iterator[RenderableType]:
-    """What goes from which files, what it saves, what is proven, and what follows."""
+def folder_report(result: FolderResult, report: Path | None = None) -> Iterator[RenderableType]:
+    """The answer; with --verbose also sites, files, choices and configuration."""
     for validation in [item.result.validation for item in result.files if item.result.validation][:1]:
         yield from provider_rows(validation.provider)
-    told = f"{many(len(result.files), 'model')} of {result.folder}"
-    removing = ", ".join(f"removing {part}" for part in result.removed) or "nothing is removed"
-    yield heading(f"{told}: {removing}")
-    yield from headline_rows(result.headline)
-    yield ""
+    files = None if result.output is None else shlex.join((result.folder, result.output))
+    call = "the same without --dry-run" if files is None else f"onnxheadprune bench {files}"
+    yield from answer_report(result.facts(), call, report, _details(result))
+
+
+def _details(result: FolderResult) -> Iterator[RenderableType]:
     for kind in result.match.kinds:
         lost = [item for item in result.match.of_kind(kind) if result.heads.get(item.index)]
         if lost:
-            yield _sites(kind, lost, result)
             yield ""
+            yield _sites(kind, lost, result)
+    yield ""
     yield _files(result)
     yield ""
     for item in result.files:
         if item.leads:
             yield from choice_rows(item.result.chosen, item.result.plan)
-    yield from _notes(result)
     yield from _interface(result)
-    if result.runtime is not None and not result.changes:
-        yield row("config", f"no update needed for {result.runtime}")
-    if result.spelling is not None:
-        from onnxheadprune.reporting.sites import spelling_rows
-
-        yield from spelling_rows(result.spelling, result.otherwise)
-    if result.rewritten:
-        yield row("tokenizer", ", ".join(result.rewritten), "yellow")
     for index, field in enumerate(result.changes):
         yield row("config" if not index else "", str(field), "yellow")
-    for warning in result.warnings:
-        yield row("warning", warning, "bold yellow")
     if result.output is not None:
         yield row("copied", _listed(result.copied))
         if result.card:
             yield row("model card", CARD)
-        yield row("written", result.output)
 
 
 def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -> RenderableType:
@@ -98,22 +91,6 @@ def _verdict(validation: Validation | None) -> Text | str:
 def _short(validation: Validation) -> str:
     error = validation.error
     return validation.reason.split(";")[0] if error is None else f"error {error:.1e}"
-
-
-def _notes(result: FolderResult) -> Iterator[RenderableType]:
-    for item in result.files:
-        gathers = item.result.plan.edge_gathers
-        if gathers:
-            number = many(len(gathers), "edge gather")
-            yield row(
-                "at run time", f"{item.name} has {number}, which cost something whenever it runs", "yellow"
-            )
-        for warning in item.result.warnings:
-            yield row("warning", f"{item.name}: {warning}", "bold yellow")
-    # What has no effect in one file (an encoder without a cache) may well have one in another.
-    without = [frozenset(item.result.plan.notes) for item in result.files]
-    for note in sorted(frozenset.intersection(*without)) if without else ():
-        yield row("note", note, "yellow")
 
 
 def _interface(result: FolderResult) -> Iterator[RenderableType]:

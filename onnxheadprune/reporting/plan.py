@@ -1,8 +1,10 @@
-"""The report of `prune`: what goes, what it saves, what changes at the edges."""
+"""The report of `prune`, `recover` and `fuse`: the answer on one screen, and the details."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +14,13 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import BlockCut
 from onnxheadprune.model.spelling import change, count, many, size, spelled
 from onnxheadprune.model.storage.tensors import StoredSize
-from onnxheadprune.reporting.console import bullet, heading, row, table
-from onnxheadprune.reporting.validation import headline_rows, provider_rows, verdict_rows
-from onnxheadprune.workflow.result import size_warnings
+from onnxheadprune.reporting.console import NEXT, Row, bullet, is_asked, row, rows_of, table
+from onnxheadprune.reporting.validation import provider_rows
 
 if TYPE_CHECKING:
     from onnxheadprune.data.respelled import Spelling
     from onnxheadprune.fusion.result import Fusion
+    from onnxheadprune.model.facts import Facts
     from onnxheadprune.workflow.choice.chosen import Chosen
     from onnxheadprune.workflow.result import PruneResult
 
@@ -38,19 +40,41 @@ _WORDS = {
 }
 
 
-def plan_report(
+def answer_report(
+    facts: Facts,
+    next_call: str = "",
+    report: Path | None = None,
+    details: Iterable[RenderableType] = (),
+) -> Iterator[RenderableType]:
+    """The answer on one screen: the sentence, the figures, what to know, and what to do next.
+
+    Args:
+        facts: what the result says.
+        next_call: the command that comes next, "" for none.
+        report: a page that has the rest; None if none was asked for.
+        details: what stands between both with --verbose.
+    """
+    yield from rows_of(facts)
+    if is_asked("verbose"):
+        yield from details
+    yield ""
+    if next_call:
+        yield Row("next", next_call, indent=NEXT)
+    if not is_asked("verbose"):
+        page = "; --report page.html" if report is None else ""
+        yield Row("more", f"--verbose shows each site, the plan and the proof{page}", indent=NEXT)
+
+
+def plan_details(
     plan: PrunePlan,
     chosen: Chosen | None = None,
     sizes: tuple[StoredSize, StoredSize] | None = None,
     spelling: Spelling | None = None,
 ) -> Iterator[RenderableType]:
-    """Table of the sites that lose heads, and what the plan changes; `sizes` are those before and after it."""
-    yield _heading(plan)
+    """The sites that lose units, and what the plan changes; `sizes` are those before and after it."""
     yield from _cuts(plan)
     if sizes is not None:
         yield from _sizes(*sizes)
-        if plan.changes_something:
-            yield from _warnings(size_warnings(*sizes))
     yield from _vocabulary(plan, spelling)
     yield from _changes(plan)
     yield from _choice(chosen, plan)
@@ -68,20 +92,6 @@ def _choice(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:
         from onnxheadprune.reporting.choice import choice_rows
 
         yield from choice_rows(chosen, plan)
-
-
-def _heading(plan: PrunePlan) -> RenderableType:
-    gone = sum(len(cut.removed) for cut in plan.cuts)
-    before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
-    others = [f"removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others()]
-    heads = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
-    rest = [] if plan.exit is None else [f"exit {', '.join(map(str, plan.exit.numbers))} permanent"]
-    if plan.vocabulary is not None:
-        tokens = plan.vocabulary.tokens.rows
-        rest.append(f"removing {count(tokens - plan.vocabulary.left)} of {many(tokens, 'token')}")
-    # Of a model of other units alone, or of a cut of tokens alone, nothing is said of heads.
-    unsaid = not gone and (not before if others else plan.vocabulary is not None)
-    return heading(f"{plan.model}: {', '.join([*([] if unsaid else [heads]), *others, *rest])}")
 
 
 def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
@@ -167,36 +177,22 @@ def _sizes(before: StoredSize, after: StoredSize) -> Iterator[RenderableType]:
         )
 
 
-def _warnings(warnings: Sequence[str]) -> Iterator[RenderableType]:
-    for warning in warnings:
-        yield row("warning", warning, "bold yellow")
-
-
-def planned_output(path: Path | None) -> Iterator[RenderableType]:
-    """Yield where the run that a dry run looks at would write."""
-    if path is not None:
-        yield row("would write", str(path))
-
-
-def prune_report(result: PruneResult) -> Iterator[RenderableType]:
-    """The plan, the sizes before and after, the verdict and the file."""
+def prune_report(result: PruneResult, report: Path | None = None) -> Iterator[RenderableType]:
+    """The answer; with --verbose also the plan, the choice and the proof."""
     if result.validation is not None:
         yield from provider_rows(result.validation.provider)
-    yield _heading(result.plan)
-    yield from headline_rows(result.headline)
-    yield from _cuts(result.plan)
-    yield from _sizes(result.before, result.after)
-    yield from _warnings(result.warnings)
-    yield from _vocabulary(result.plan, result.spelling)
-    yield from _changes(result.plan)
-    yield from _choice(result.chosen, result.plan)
-    yield from fusion_rows(result.fusion)
-    if result.validation is None:
-        yield row("validation", "skipped (--no-validate); the model's metadata says so", "yellow")
-    else:
-        yield from verdict_rows(result.validation)
-    if result.output is not None:
-        yield row("written", result.output)
+    sizes = result.before, result.after
+    facts = replace(result.facts(), details=() if result.validation is None else result.validation.details)
+    details = (*plan_details(result.plan, result.chosen, sizes, result.spelling), *fusion_rows(result.fusion))
+    yield from answer_report(facts, _next(result), report, details)
+
+
+def _next(result: PruneResult) -> str:
+    """The command that measures the written model, or proves it where that was left out."""
+    if result.output is None:
+        return ""
+    command = "validate" if result.validation is None else "bench"
+    return f"onnxheadprune {command} {shlex.join((result.plan.model, result.output))}"
 
 
 def fusion_rows(fusion: Fusion | None) -> Iterator[RenderableType]:

@@ -124,6 +124,15 @@ class Likeness:
         """True if nothing differs but names and order."""
         return not self.count
 
+    @property
+    def sentence(self) -> str:
+        """How far the graph is the planned one, in words."""
+        if self.identical:
+            return f"{many(self.nodes, 'node')}, all as planned but for names and order"
+        missing = f", {many(len(self.missing), 'planned node')} missing" if self.missing else ""
+        same = f"{self.same} of {many(self.nodes, 'node')} are the planned ones{missing}"
+        return f"{same}; it parts from the plan in {many(self.count, 'place')}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {

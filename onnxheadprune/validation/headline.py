@@ -11,13 +11,11 @@ from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.errors import spelled
-from onnxheadprune.model.display import BAD, DOUBTFUL, GOOD, PLAIN, Html, line
 from onnxheadprune.model.spelling import accuracy, many, share
 
 State: TypeAlias = Literal["good", "open", "doubtful", "bad"]
 """How a reader should take an answer; "open" is theirs to judge."""
 _ORDER: tuple[State, ...] = ("good", "open", "doubtful", "bad")
-_COLORS = {"good": GOOD, "open": PLAIN, "doubtful": DOUBTFUL, "bad": BAD}
 QUESTIONABLE, RUINED = 0.05, 0.25
 """Parts of the correct or agreeing outputs that are lost, from which no limit is needed to doubt a model, or to call it
 ruined."""
@@ -86,13 +84,6 @@ class Headline:
             ("Is it exact?", self.exact),
             ("Is it good enough?", self.good_enough),
         )
-
-    def lines(self) -> list[Html]:
-        """The answers, as a notebook shows them."""
-        return [
-            line(question, answer.sentence, _COLORS[self.state if answer is self.result else answer.state])
-            for question, answer in self.answers
-        ]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

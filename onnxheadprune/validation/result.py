@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.model.display import BAD, DOUBTFUL, GOOD, Html, card, line, one_line, table, word
-from onnxheadprune.model.spelling import accuracy, file_name, many, measure, short_names
-from onnxheadprune.runtime import Provider
+from onnxheadprune.model.display import Displayed, one_line
+from onnxheadprune.model.facts import Fact, Facts, Part, State, Table, Word
+from onnxheadprune.model.spelling import file_name, many, measure, share
+from onnxheadprune.runtime import SUFFIX, Provider
 from onnxheadprune.runtime.feeds.samples import USERS_DATA
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.graph_comparison import Likeness
-from onnxheadprune.validation.headline import Exact, exactness, headline_of
+from onnxheadprune.validation.headline import Exact, Headline, exactness, headline_of
+from onnxheadprune.validation.summary import Result
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.metric import MetricResult
@@ -221,7 +223,7 @@ class Accuracy:
 
 @one_line("verdict reason original pruned heads drift accuracy metric")
 @dataclass(frozen=True)
-class Validation:
+class Validation(Displayed):
     """The verdict on one pruned model, and everything it rests on.
 
     Attributes:
@@ -320,45 +322,58 @@ class Validation:
             metric=None if metric is None else replace(metric, measured_on=known),
         )
 
-    def verdict_line(self) -> Html:
-        """The verdict, as a notebook shows it."""
-        colour = {"yes": GOOD, "no": BAD}.get(self.exact, DOUBTFUL)
-        return line("validation", f"{self.verdict}: {self.reason}", colour)
+    @property
+    def verdict_fact(self) -> Fact:
+        """The verdict and what it rests on."""
+        states: Mapping[str, State] = {"yes": "good", "no": "bad"}
+        return Fact("validation", f"{self.verdict}: {self.reason}", states.get(self.exact, "doubtful"))
 
-    def _repr_html_(self) -> str:
-        rows = [
+    def facts(self) -> Facts:
+        """Whether the pruned model is exact, what it costs, and the cases that were run."""
+        return self.judged(headline_of([self.to_dict()]))
+
+    def judged(self, headline: Headline, gates: Sequence[Gate] = ()) -> Facts:
+        """The same with a headline and limits of the caller's own."""
+        told = Result(file_name(self.pruned), (), headline, [self.to_dict()], gates=gates).facts()
+        return replace(told, details=(Fact("original", self.original), *self.details))
+
+    @property
+    def details(self) -> tuple[Part, ...]:
+        """What was run and compared, and what the verdict rests on."""
+        return tuple(self._details())
+
+    def _details(self) -> Iterator[Part]:
+        if self.without:
+            yield Fact("without", ", ".join(self.without))
+        columns = ("inputs", "settings", "shapes", "error", "allowed", "effect", "")
+        rows = tuple(
             (
                 case.source if case.feeds == 1 else f"{case.source} x{case.feeds}",
                 case.settings,
+                _few_shapes(case.shapes),
                 measure(case.max_rel_error),
                 f"{case.tolerance:.0e}",
                 f"{case.power:.1e}" if case.finite else "not finite",
-                word("ok", GOOD) if case.passed else word("differs", BAD),
+                Word("ok", "good") if case.passed else Word("differs", "bad"),
             )
             for case in self.cases
-        ]
-        names = ("inputs", "settings", "error", "allowed", "effect of the heads", "")
-        found = self.accuracy
-        moved = self.drift
-        drift = None
-        if moved is not None and moved.value is not None:
-            drift = f"{moved.value:.3g} ({moved.measure}) from the original on {moved.source} inputs"
-        return card(
-            " against ".join(short_names([self.pruned, self.original])),
-            *headline_of([self.to_dict()]).lines(),
-            self.verdict_line(),
-            *(line("problem", problem, BAD) for problem in self.problems[1:]),
-            table(names, rows, names[2:5]),
-            None
-            if found is None
-            else line(
-                "accuracy",
-                f"{accuracy(found.original)} -> {accuracy(found.pruned)} of {many(found.count, 'label')}",
-            ),
-            None if drift is None else line("drift", drift),
-            line("ran on", f"{self.provider.label}, onnxruntime {self.versions.get('onnxruntime', '?')}"),
-            *(line("note", note, DOUBTFUL) for note in self.notes),
         )
+        if rows:
+            yield Table(columns, rows, columns[3:6], ("shapes",))
+        yield self.verdict_fact
+        yield from (Fact("problem", problem, "bad") for problem in self.problems[1:])
+        if self.drift is not None:
+            yield Fact("drift", _drift(self.drift))
+        if self.accuracy is not None:
+            output, known = self.accuracy.output, self.accuracy.measured_on
+            yield Fact("accuracy", f"{many(self.accuracy.count, 'label')} (argmax of {output}) on {known}")
+        yield Fact("weights", f"{many(self.weights_compared, 'stored tensor')} compared bit by bit")
+        if self.likeness is not None:
+            yield Fact("graph", self.likeness.sentence)
+        placed = [f"{number} on {name.removesuffix(SUFFIX)}" for name, number in self.placement.items()]
+        where = f" (nodes: {', '.join(placed)})" if len(placed) > 1 else ""
+        runtime = self.versions.get("onnxruntime", "?")
+        yield Fact("ran on", f"{self.provider.label}{where}, onnxruntime {runtime}")
 
     def stamp(self) -> str:
         """One line for the metadata of a model: verdict, where, how exact. The same on every run."""
@@ -434,3 +449,17 @@ def drift_gate(drift: Drift | None, limit: float) -> Gate:
     if drift is None or drift.value is None:
         return Gate("max_drift", "no output", limit, None, False, None if drift is None else drift.measure)
     return Gate("max_drift", drift.output, limit, drift.value, drift.value <= limit, drift.measure)
+
+
+def _few_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    listed = [f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in shapes.items()]
+    return ", ".join(listed) if len(listed) < 3 else f"{listed[0]}, {len(listed) - 1} more"
+
+
+def _drift(drift: Drift) -> str:
+    value = "" if drift.value is None else f" {drift.value:.3g} ({drift.measure}),"
+    agreement = "" if drift.top1_agreement is None else f", top-1 agreement {share(drift.top1_agreement)}"
+    return (
+        f"{drift.output} against the original on {drift.measured_on}:{value} largest difference"
+        f" {drift.max:.3g} and mean difference {drift.mean:.3g} of its scale, cosine {drift.cosine:.4f}{agreement}"
+    )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.attention.sites.kinds import kind_of_key
+from onnxheadprune.benchmarking.measure import NO_DIFFERENCE
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.model.display import card, line, one_line, table
-from onnxheadprune.model.spelling import accuracy, count, file_name, many
+from onnxheadprune.benchmarking.summary import Document, label_of
+from onnxheadprune.model.display import Displayed, one_line
+from onnxheadprune.model.facts import Fact, Facts, Table
+from onnxheadprune.model.spelling import accuracy as accuracy_words
+from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.model.storage.folder import write_text
 
 
@@ -74,7 +78,7 @@ class CurvePoint:
 
 @one_line("model points heads unit knee measured_on")
 @dataclass(frozen=True)
-class Curve:
+class Curve(Displayed):
     """Cuts of growing size.
 
     Attributes:
@@ -115,25 +119,9 @@ class Curve:
             "elements": self.elements,
         }
 
-    def _repr_html_(self) -> str:
-        labelled = any(point.accuracy is not None for point in self.points)
-        columns = ["removed", "elements left", f"drift ({self.unit})", "times as fast", ""]
-        rows = [
-            [
-                gone_words(self.counted, self.heads, point.removed, point.units),
-                "" if point.elements is None else count(point.elements),
-                f"{point.drift:.3g}",
-                "" if point.speedup is None else f"{point.speedup:.2f}",
-                "knee" if position == self.knee else "",
-            ]
-            for position, point in enumerate(self.points)
-        ]
-        if labelled:
-            columns.insert(3, "accuracy")
-            for row, point in zip(rows, self.points, strict=True):
-                row.insert(3, "" if point.accuracy is None else accuracy(point.accuracy))
-        measured = line("measured on", self.measured_on)
-        return card(f"{file_name(self.model)}: what cuts cost", table(columns, rows, columns[:-1]), measured)
+    def facts(self) -> Facts:
+        """A row per cut, and what the columns are."""
+        return curve_facts(self.to_dict())
 
     def write(self, path: str | os.PathLike[str], run: Mapping[str, object] | None = None) -> None:
         """Write the curve as JSON.
@@ -164,3 +152,71 @@ def recovery_words(points: Iterable[Mapping[str, object]]) -> str | None:
     better = sum(found["rejected"] is None for found in trained)
     others = "; the others keep their refit, which is nearer to the original on held-out data"
     return f"{better} of {many(len(trained), 'cut')}{others if better < len(trained) else ''}"
+
+
+def curve_facts(document: Document) -> Facts:
+    """A curve as `sweep --json` prints it: a row per cut, then the meaning of each column."""
+    return Facts(
+        f"{file_name(document['model'])}: what cuts cost",
+        parts=(curve_table(document), *(Fact(*item) for item in column_words(document))),
+    )
+
+
+def curve_table(document: Document) -> Table:
+    """A row per cut; the last column marks the knee.
+
+    A size of inputs at which no difference in speed was measurable has an "=".
+    """
+    counted, sizes = document["ratio_of"], speed_sizes(document)
+    by_share, several = counted != "heads", len(sizes) > 1
+    columns = ("asked", *([counted] if by_share else []), "removed", "drift", "accuracy", "speed")
+    columns = (*columns, *(sizes if several else []), "remark")
+    rows = []
+    for position, point in enumerate(document["points"]):
+        accuracy, speedup, speed = point["accuracy"], point["speedup"], point["speed"]
+        found = [_measured(cell) for cell in speed["at"]] if speed else [""] * len(sizes)
+        rows.append(
+            (
+                f"{point['ratio']:.0%}",
+                *([f"-{curve_share(document, point):.1%}"] if by_share else []),
+                gone_words(counted, document["heads"], point["removed"], point["units"]),
+                f"{point['drift']:.3g}",
+                "" if accuracy is None else accuracy_words(accuracy),
+                "" if speedup is None else f"{speedup:.2f}x",
+                *(found if several else []),
+                "knee" if position == document["knee"] else "",
+            )
+        )
+    return Table(columns, tuple(rows), columns[:-1])
+
+
+def _measured(cell: Document) -> str:
+    return ("= " if cell["verdict"] == NO_DIFFERENCE else "") + f"{cell['speedup']:.2f}x"
+
+
+def curve_share(document: Document, point: Document) -> float:
+    """Return what a cut takes of what ratios are shares of."""
+    share = point["share"]
+    return float(point["removed"] / max(document["heads"], 1) if share is None else share)
+
+
+def speed_sizes(document: Document) -> list[str]:
+    """The sizes of inputs that the speed of a curve's cuts was measured at."""
+    speed = next((point["speed"] for point in document["points"] if point["speed"]), None)
+    return [] if speed is None else [label_of(cell["point"]) for cell in speed["at"]]
+
+
+def column_words(document: Document) -> Iterator[tuple[str, str]]:
+    """Yield the meaning of each column of a curve, with its name."""
+    if document["ratio_of"] != "heads":
+        yield "asked", f"shares of the {document['ratio_of']} of all blocks that can lose units"
+    yield "drift", f"{document['drift_unit']} on {document['measured_on']}"
+    if any(point["accuracy"] is not None for point in document["points"]):
+        yield "accuracy", f"on {document['measured_on']}"
+    recovered = recovery_words(document["points"])
+    if recovered is not None:
+        yield "recovered", recovered
+    speed = next((point["speed"] for point in document["points"] if point["speed"]), None)
+    if speed is not None:
+        where = f"{'; '.join(speed_sizes(document))}, on {speed['provider']}, without refitted weights"
+        yield "speed", f"the least over {where}; what is no measurable difference (=) counts as 1 at most"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
@@ -14,13 +15,15 @@ from onnxheadprune.edit.local_functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.errors import spelled
-from onnxheadprune.model.display import DOUBTFUL, Html, card, line, one_line, squares, table
+from onnxheadprune.model.display import Displayed, one_line
+from onnxheadprune.model.facts import Cell, Fact, Facts, Part, Squares, Table
 from onnxheadprune.model.load import LoadedModel, ModelLike, load_model, open_structure
-from onnxheadprune.model.spelling import change, count, file_name, many, share, size
+from onnxheadprune.model.spelling import share
 from onnxheadprune.model.spelling import spelled as spelled_numbers
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.validation.headline import Headline, headline_of
+from onnxheadprune.validation.summary import result_of
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -39,7 +42,7 @@ BLIND = "chosen by weights alone, which predicts little of the loss in outputs: 
 
 @one_line("output validation before after chosen plan")
 @dataclass(frozen=True, eq=False)
-class PruneResult:
+class PruneResult(Displayed):
     """A pruned model and how it came about.
 
     Attributes:
@@ -74,8 +77,22 @@ class PruneResult:
     spelling: Spelling | None = None
     does_not_load: str | None = None
 
-    def _repr_html_(self) -> str:
-        return _cut_html(self)
+    def facts(self) -> Facts:
+        """What the cut brought and cost; the sites as details."""
+        told = result_of(self.summary(), self.headline).facts()
+        return replace(told, details=tuple(self._details()))
+
+    def _details(self) -> Iterator[Part]:
+        cuts = tuple(_site(cut) for cut in self.plan.cuts if cut.removed)
+        if cuts:
+            yield Table(("#", "site", "removed", "left", ""), cuts, ("left",), ("removed",))
+        chosen = self.chosen
+        if chosen is not None:
+            yield Fact("chosen by", chosen.selection.basis)
+            if chosen.drift is not None:
+                yield Fact("selection drift", f"{chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")
+        if self.validation is not None:
+            yield from self.validation.details
 
     @property
     def headline(self) -> Headline:
@@ -106,7 +123,7 @@ class PruneResult:
         names = layers or self.plan.called_whole
         if not names or self.operations is None or not self.operations.halved:
             return ()
-        if len(names) > 1 and not layers:
+        if self.plan.exit is not None or (len(names) > 1 and not layers):
             return ()
         held = share(1 - self.operations.after / self.operations.before)
         what = names[0] if len(names) == 1 else f"the {len(names)} removed layers together"
@@ -170,6 +187,10 @@ class PruneResult:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the model itself."""
+        return {**self.summary(), "differences": [item.to_dict() for item in self.differences]}
+
+    def summary(self) -> dict[str, object]:
+        """JSON-ready data without the differences between the two models."""
         files = None
         if self.file_bytes is not None:
             files = {"before": self.file_bytes[0], "after": self.file_bytes[1]}
@@ -188,7 +209,6 @@ class PruneResult:
             "warnings": list(self.warnings),
             "operations": None if self.operations is None else self.operations.to_dict(),
             "gates": [gate.to_dict() for gate in self.gates],
-            "differences": [item.to_dict() for item in self.differences],
         }
 
 
@@ -246,46 +266,9 @@ def _metadata_bytes(model: ModelProto) -> int:
     return sum(item.ByteSize() for item in model.metadata_props)
 
 
-def _cut_html(result: PruneResult) -> str:
-    """Return what was removed, from what to what, and whether that was proven, as a notebook shows it."""
-    plan, before, after, chosen = result.plan, result.before, result.after, result.chosen
-    gone = sum(len(cut.removed) for cut in plan.cuts)
-    total = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
-    rows = [
-        ("heads", count(total), count(total - gone), change(total, total - gone)),
-        (
-            "stored elements",
-            count(before.elements),
-            count(after.elements),
-            change(before.elements, after.elements),
-        ),
-        ("bytes of weights", size(before.bytes), size(after.bytes), change(before.bytes, after.bytes)),
-    ]
-    title = f"{file_name(plan.model)}: {many(gone, 'head')} of {total} removed"
-    for position, (units, lost, left) in enumerate(plan.others(), 1):
-        title += f", {many(lost, units.removesuffix('s'))}"
-        rows.insert(position, (units, count(lost + left), count(left), change(lost + left, left)))
-    return card(
-        title,
-        *result.headline.lines(),
-        table(("", "before", "after", "change"), rows, ("before", "after", "change")),
-        table(("#", "site", "removed", "heads"), map(_site, plan.cuts)),
-        line("chosen by", chosen.selection.basis) if chosen is not None else None,
-        _drift(chosen),
-        line("validation", "skipped: nothing was compared", DOUBTFUL)
-        if result.validation is None
-        else result.validation.verdict_line(),
-        *(line("warning", sentence, DOUBTFUL) for sentence in result.warnings),
-    )
-
-
-def _site(cut: SiteCut) -> tuple[str | Html, ...]:
+def _site(cut: SiteCut) -> tuple[Cell, ...]:
     gone = {*cut.removed, *cut.removed_before}
-    drawn = squares([None if head in gone else 0.5 for head in range(cut.num_heads)], gone)
-    return cut.called, cut.name, spelled_numbers(cut.removed) or "-", drawn
-
-
-def _drift(chosen: Chosen | None) -> Html | None:
-    if chosen is None or chosen.drift is None:
-        return None
-    return line("selection drift", f"{chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")
+    shades = tuple(None if head in gone else 0.5 for head in range(cut.num_heads))
+    before = f" (before: {spelled_numbers(cut.removed_before)})" if cut.removed_before else ""
+    left = f"{cut.heads_left} of {cut.num_heads}"
+    return cut.called, cut.name, spelled_numbers(cut.removed) + before, left, Squares(shades, gone)

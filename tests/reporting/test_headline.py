@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.deploying.batch import BatchFile, BatchResult
 from onnxheadprune.deploying.jobs.state import JobResult, StepOutcome
 from onnxheadprune.errors import ModelError
+from onnxheadprune.model.facts import Fact, Figures
 from onnxheadprune.reporting.folder import batch_report, item_line
 from onnxheadprune.reporting.job import (
     _shipped,
@@ -178,11 +180,17 @@ def require_alike(result: JobResult, folder: Path, printed: Callable[..., str]) 
     assert document["headline"] == found.to_dict()
     for question, answer in found.answers:
         assert properties[question] == answer.sentence
-        assert f"**{question}**" in summary and answer.sentence in summary and answer.sentence in terminal
+    facts = result.facts()
+    places = [summary, terminal]
     if result.results:
         page = (folder / "report.html").read_text(encoding="utf-8")
         assert f'<section id="result" class="headline {found.state}">' in page
-        assert all(f"<dt>{question}</dt>" in page for question, _ in found.answers)
+        places.append(html.unescape(page))
+    figures = [row for part in facts.parts if isinstance(part, Figures) for row in part.rows]
+    assert bool(figures) == bool(result.results)
+    remarks = [part.text for part in facts.parts if isinstance(part, Fact)]
+    for said in (facts.answer, *remarks, *(row.after or row.before or row.note for row in figures)):
+        assert all(said in place for place in places), said
 
 
 def test_a_cut_that_was_validated_later_is_judged_by_that() -> None:
@@ -191,7 +199,7 @@ def test_a_cut_that_was_validated_later_is_judged_by_that() -> None:
     assert "not checked" in page_of(documents)
     documents.add(validation("passed", (0.9, 0.1)), "the validation")
     page = page_of(documents)
-    assert 'class="headline bad"' in page and "falls from 90.00 % to 10.00 %" in page
+    assert 'class="headline bad"' in page and "not good enough: accuracy 90.0 % -&gt; 10.0 % on" in page
 
 
 def test_every_limit_has_a_sentence_that_is_true() -> None:
@@ -228,16 +236,17 @@ def test_the_page_of_a_job_is_of_the_model_that_is_deployed(tmp_path: Path) -> N
     }
     validated = validation("passed", (0.9, 0.9)) | {"deployed": own}
     result = job(validation("passed", (0.99, 0.99)), (), None)
-    results = {**result.results, "quantize": {}, "validate": validated}
+    sizes = {"before": {"bytes": 17000}, "after": {"bytes": 5000}, "quantization": {"to": "int8"}}
+    results = {**result.results, "quantize": sizes, "validate": validated}
     changed = {"folder": str(tmp_path / "out"), "model": "out/quantized.onnx", "results": results}
     (tmp_path / "out").mkdir()
     result = JobResult(**{**vars(result), **changed, "file_bytes": (17000, 5000)})
-    documents = Documents(result.headline, _shipped(result))
+    documents = Documents(result.facts(), _shipped(result))
     documents.add(results["prune"], "the cut")
     documents.add(validated, "the validation")
     page = page_of(documents)
     assert "<h1>out/quantized.onnx</h1>" in page and "5.00 kB" in page and "13.00 kB" not in page
-    assert "test data, t.npz" in page and page.count("before it was quantized, it computed") == 3
+    assert "test data, t.npz" in page and "exact before it was quantized" in page
     assert "it computes what" not in page and "99.00 %" not in page
 
 

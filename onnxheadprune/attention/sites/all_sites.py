@@ -12,13 +12,14 @@ from onnxheadprune.attention.sites.near_miss import NearMiss
 from onnxheadprune.attention.sites.residual import Residuals
 from onnxheadprune.attention.sites.site import Findings, Site
 from onnxheadprune.model.analysis_errors import NotAnalysed
-from onnxheadprune.model.display import BAD, GOOD, Html, card, one_line, table, word
+from onnxheadprune.model.display import Displayed, one_line
+from onnxheadprune.model.facts import Cell, Facts, Table, Word
 from onnxheadprune.model.spelling import count, file_name, many
 
 
 @one_line("model sites near_misses others")
 @dataclass(frozen=True)
-class Sites(Sequence[AttentionSite]):
+class Sites(Sequence[AttentionSite], Displayed):
     """All sites of a model in order of their index, and attention that is no site.
 
     Each product of attention weights and values is in one of the three.
@@ -160,15 +161,17 @@ class Sites(Sequence[AttentionSite]):
     def __getitem__(self, index: Any) -> Any:
         return self.sites[index]
 
-    def _repr_html_(self) -> str:
+    def facts(self) -> Facts:
+        """The attention sites, and attention that is none."""
         total = sum(site.num_heads for site in self)
         columns = ("#", "site", "kind", "heads", "kv heads", "head size", "elements", "removable")
         missed = [*self.near_misses, *self.no_heads]
-        return card(
+        reasons = tuple((miss.node, miss.reason.sentence) for miss in missed)
+        return Facts(
             f"{file_name(self.model)}: {many(len(self), 'attention site')}, {many(total, 'head')}",
-            table(columns, map(_row, self), columns[3:7]),
-            table(
-                ("attention that is no site", "why"), ((miss.node, miss.reason.sentence) for miss in missed)
+            parts=(
+                Table(columns, tuple(map(_row, self)), columns[3:7]),
+                Table(("attention that is no site", "why"), reasons),
             ),
         )
 
@@ -195,8 +198,7 @@ def _with_tensors(site: Site) -> dict[str, Any]:
     return site.to_dict() | {"tensors": owned(site)}
 
 
-def _row(site: AttentionSite) -> tuple[str | Html, ...]:
-    """Cells of a table in a notebook."""
-    removable = word("yes", GOOD) if site.reason is None else word(f"no: {site.reason.sentence}", BAD)
+def _row(site: AttentionSite) -> tuple[Cell, ...]:
+    removable = Word("yes", "good") if site.reason is None else Word(f"no: {site.reason.sentence}", "bad")
     counts = (str(site.num_heads), site.kv_count, str(site.head_size), count(site.params))
     return site.called(site.number), site.name, site.kind, *counts, removable

@@ -18,8 +18,9 @@ from onnxheadprune.attention.head_specs import most_units
 from onnxheadprune.attention.sites.kinds import KINDS, called, every_kind, key_of, kind_at, kind_of_key
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.display import Html, card, line, one_line, squares, table
+from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.facts import Fact, Facts, Part, Squares, Table
 from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.settings.cutting import Method
@@ -86,7 +87,7 @@ class SiteScores:
 
 @one_line("model method unit sites data samples")
 @dataclass(frozen=True)
-class HeadScores:
+class HeadScores(Displayed):
     """The scores of all heads and, where requested, of all neurons.
 
     Attributes:
@@ -197,36 +198,29 @@ class HeadScores:
         """Scores of heads per site, under "index name"."""
         return {f"{called(site.index)} {site.name}".strip(): site.scores for site in self.heads}
 
-    def _repr_html_(self) -> str:
+    def facts(self) -> Facts:
+        """The scores of heads by rank, and what they were measured on."""
         known = sorted(value for site in self.heads for value in site.scores if value is not None)
         last = max(len(known) - 1, 1)
 
-        def drawn(site: SiteScores) -> Html:
+        def drawn(site: SiteScores) -> Squares:
             # Ranks, so that a few huge scores do not hide the rest.
             ranks = [None if value is None else bisect_left(known, value) / last for value in site.scores]
-            told = [
-                "gone" if value is None else f"{site.kind.UNIT} {unit}: {value:.3g}"
+            words = [
+                "removed" if value is None else f"{site.kind.UNIT} {unit}: {value:.3g}"
                 for unit, value in enumerate(site.scores)
             ]
-            return squares(ranks, words=told)
+            return Squares(tuple(ranks), words=words)
 
-        return card(
-            f"{file_name(self.model)}: {self.kinds} scored by {self.method}",
-            table(
-                ("#", "site", "the bluer, the higher the score, by rank"),
-                ((called(site.index), site.name, drawn(site)) for site in self.heads),
-            )
-            if self.heads
-            else None,
-            *(
-                line(kind.UNITS, f"of {many(count, kind.BLOCK)}")
-                for kind, count in Counter(site.kind for site in self.blocks).items()
-            ),
-            line("unit", self.unit),
-            line("data", f"{many(self.samples, 'sample')} of {self.source}")
-            if self.source is not None
-            else None,
-        )
+        rows = tuple((called(site.index), site.name, drawn(site)) for site in self.heads)
+        parts: list[Part] = [Table(("#", "site", "the bluer, the higher the score, by rank"), rows)]
+        blocks = Counter(site.kind for site in self.blocks)
+        parts += [Fact(kind.UNITS, f"of {many(number, kind.BLOCK)}") for kind, number in blocks.items()]
+        parts.append(Fact("unit", self.unit))
+        if self.source is not None:
+            parts.append(Fact("data", f"{many(self.samples, 'sample')} of {self.source}"))
+        title = f"{file_name(self.model)}: {self.kinds} scored by {self.method}"
+        return Facts(title, parts=tuple(parts))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data: the file format."""

@@ -14,12 +14,14 @@ from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.sources import data_for, read_data, with_own_tokenizer
 from onnxheadprune.deploying.clients.contract import Client, ConfigChange
 from onnxheadprune.deploying.folders.matching import Match, SharedSite
-from onnxheadprune.model.display import one_line
+from onnxheadprune.model.display import Displayed, one_line
+from onnxheadprune.model.facts import Facts
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import count, many, spelled
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.validation.headline import Headline, headline_of
+from onnxheadprune.validation.summary import result_of
 from onnxheadprune.workflow.requests import Request, Tokens
 from onnxheadprune.workflow.result import PruneResult
 
@@ -106,7 +108,7 @@ class FileResult:
 
 @one_line("folder output runtime files heads warnings")
 @dataclass(frozen=True, eq=False)
-class FolderResult:
+class FolderResult(Displayed):
     """A pruned folder and how it came about.
 
     Attributes:
@@ -168,8 +170,19 @@ class FolderResult:
         """How much of the data the tokens that are kept spell as before, by the first model that reads them."""
         return next((item.result.spelling for item in self.files if item.result.spelling is not None), None)
 
+    def facts(self) -> Facts:
+        """What the cut brought and cost."""
+        return result_of(self.summary(), self.headline).facts()
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
+        return self._told([item.result.to_dict() for item in self.files])
+
+    def summary(self) -> dict[str, object]:
+        """JSON-ready data without the differences between models."""
+        return self._told([item.result.summary() for item in self.files])
+
+    def _told(self, results: list[dict[str, Any]] | list[dict[str, object]]) -> dict[str, Any]:
         return {
             "folder": self.folder,
             "output": self.output,
@@ -178,7 +191,8 @@ class FolderResult:
             **_gone_to_dict(self.heads),
             **sites_to_dict(self.match),
             "files": [
-                {"file": item.name, "leads": item.leads, **item.result.to_dict()} for item in self.files
+                {"file": item.name, "leads": item.leads, **told}
+                for item, told in zip(self.files, results, strict=True)
             ],
             "copied": list(self.copied),
             "config_changes": [change.to_dict() for change in self.changes],

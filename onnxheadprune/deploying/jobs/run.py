@@ -17,7 +17,7 @@ from onnxheadprune.deploying.batch_worker import Digests, digests, digests_of
 from onnxheadprune.deploying.jobs.asked import Document, Given, is_function, require_askable
 from onnxheadprune.deploying.jobs.keys import GateKeys
 from onnxheadprune.deploying.jobs.reading import Job
-from onnxheadprune.deploying.jobs.state import MODEL, STATE, JobResult, State, StepOutcome, of_each
+from onnxheadprune.deploying.jobs.state import MODEL, STATE, JobResult, State, StepOutcome
 from onnxheadprune.deploying.jobs.steps import PRUNED_FOLDER, Step, Workshop, require_folder_job
 from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.model.documents import kind_of, parse_json, read_text
@@ -29,6 +29,7 @@ from onnxheadprune.model.storage.stage import locations
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
 from onnxheadprune.validation.result import Drift, drift_gate, strict_gate
+from onnxheadprune.validation.summary import files_of
 from onnxheadprune.workflow.result import file_bytes
 
 
@@ -39,13 +40,13 @@ def _gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, fin
         for name, limit in asdict(asked).items()
         if limit is not None and limit is not False  # 0 is a limit
     }
-    validations = of_each(results["validate"]) if "validate" in results else []
+    validations = files_of(results["validate"]) if "validate" in results else []
     found = [
         replace(gate, subject=f"{gate.subject} of {result['file']}") if "file" in result else gate
         for result in validations
         for gate in _of_validation(limits, result)
     ]
-    speedups = [_speedup(result) for result in of_each(results.get("bench", {}))]
+    speedups = [_speedup(result) for result in files_of(results.get("bench", {}))]
     known = [speedup for speedup in speedups if speedup is not None]
     measured = {
         "min_speedup": min(known) if known and len(known) == len(speedups) else None,
@@ -107,7 +108,7 @@ def _disk_bytes(model: Path) -> int:
 
 def _operations(result: Document) -> float | None:
     """The remaining share of operations; of a folder, for the leading files of its networks."""
-    counted = [item.get("operations") for item in of_each(result) if item.get("leads", True)]
+    counted = [item.get("operations") for item in files_of(result) if item.get("leads", True)]
     if not counted or any(not item or not item["before"] for item in counted):
         return None
     after, before = (sum(item[when] for item in counted if item) for when in ("after", "before"))

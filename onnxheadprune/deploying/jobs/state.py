@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -13,9 +13,13 @@ from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.deploying.batch_worker import Digests, digests, file_digest
 from onnxheadprune.deploying.jobs.asked import Document
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError
+from onnxheadprune.model.display import Displayed
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.facts import Fact, Facts, Figure, Part, Table, Word
+from onnxheadprune.model.facts import State as FactState
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.validation.headline import Headline, headline_of
+from onnxheadprune.validation.summary import Result, files_of, result_of, sized
 
 STATE = "onnxheadprune-job.json"
 FORMAT = 1
@@ -165,6 +169,12 @@ def _digests(value: Mapping[str, object] | None) -> Digests | None:
 
 BEFORE_AFTER = ("before", "after")
 Status: TypeAlias = Literal["done", "unchanged", "failed", "not reached"]
+STATES: Mapping[Status, FactState] = {
+    "done": "good",
+    "unchanged": "",
+    "failed": "bad",
+    "not reached": "doubtful",
+}
 
 
 @dataclass(frozen=True)
@@ -187,14 +197,8 @@ class StepOutcome:
         return asdict(self)
 
 
-def of_each(result: Document) -> list[Document]:
-    """The results of each file of a folder, or of a single model."""
-    files: list[Document] = result.get("files", [result])
-    return files
-
-
 @dataclass(frozen=True)
-class JobResult:
+class JobResult(Displayed):
     """The verdict on a job.
 
     Attributes:
@@ -233,7 +237,7 @@ class JobResult:
     @property
     def limits(self) -> tuple[Gate, ...]:
         """The limits of the job, and those of the selection of its cut."""
-        chosen = [] if self.cut is None else of_each(self.cut)
+        chosen = [] if self.cut is None else files_of(self.cut)
         return (*self.gates, *(Gate(**gate) for item in chosen for gate in item.get("gates", ())))
 
     @property
@@ -245,13 +249,52 @@ class JobResult:
         if isinstance(error, ValidationFailedError) and error.validation is not None:
             found = [error.validation.to_dict()]
         elif "validate" in results:
-            found = list(of_each(results["validate"]))
+            found = list(files_of(results["validate"]))
         elif cut is not None:
-            found = [item["validation"] for item in of_each(cut)]
+            found = [item["validation"] for item in files_of(cut)]
         failed = None if error is None else f"the step {self.failed} failed: {error}"
         return headline_of(
             found, self.limits, failed=failed, data="validate.data", quantized="quantize" in results
         )
+
+    def facts(self) -> Facts:
+        """What came out of the job, and how far it got."""
+        told = self._result().facts()
+        steps = tuple(
+            (step.name, Word(step.status, STATES[step.status]), f"{step.seconds:.1f}" if step.seconds else "")
+            for step in self.steps
+        )
+        columns = ("step", "status", "seconds")
+        more: list[Part] = [Table(columns, steps, columns[2:])]
+        if self.model is not None:
+            more.append(Fact("model", self.model))
+        return replace(told, parts=(*told.parts, *more))
+
+    def _result(self) -> Result:
+        cut, results = self.cut, self.results
+        if cut is None:
+            return Result(self.name, (), self.headline, (), gates=self.limits)
+        found = result_of(cut, self.headline, self.name)
+        validations = list(files_of(results["validate"])) if "validate" in results else found.validations
+        return replace(
+            found,
+            validations=validations,
+            file_bytes=self.file_bytes or found.file_bytes,
+            quantized="quantize" in results,
+            gates=self.limits,
+            figures=tuple(self._figures()),
+            data="validate.data",
+        )
+
+    def _figures(self) -> Iterator[Figure]:
+        """The weights after quantization, and the speed."""
+        stored = self.results.get("quantize")
+        if stored is not None:
+            name = f"weights in {stored['quantization']['to']}"
+            yield sized(name, stored["before"]["bytes"], stored["after"]["bytes"])
+        speedups = [item.get("guaranteed", {}).get("1") for item in files_of(self.results.get("bench", {}))]
+        if speedups and all(speedup is not None for speedup in speedups):
+            yield Figure("speed", f"{min(speedups):.2f}x", note="at least, at every size")
 
     @property
     def failed(self) -> str | None:

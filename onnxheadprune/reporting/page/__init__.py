@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.display import html_of
 from onnxheadprune.model.spelling import escaped
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.reporting.page.documents import Document, Documents, Shipped, read_documents
@@ -60,7 +61,7 @@ def _rendered(story: Story) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    return Environment(
+    made = Environment(
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_safe,
@@ -68,6 +69,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["html"] = lambda said: Markup(html_of(said, most=None))
+    return made
 
 
 def _safe(value: object) -> object:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
-from onnxheadprune.validation.headline import Headline
+from onnxheadprune.model.facts import Facts
 
 Document: TypeAlias = Mapping[str, Any]
 Kind: TypeAlias = Literal["cut", "validation", "benchmark", "curve", "combination"]
@@ -51,9 +51,9 @@ class Documents:
     """All that one page tells of.
 
     Attributes:
-        headline: of a job; None makes one of the documents.
+        facts: of a job; None makes them of the documents.
         shipped: what came out of a job, None without one.
-        folders: names of the folders whose models are among the cuts.
+        folders: results of folders, whose models are among the cuts.
         cuts: results of `prune` and `fuse`, or plans of a dry run.
         validations: results of `validate`.
         benchmarks: results of `bench`.
@@ -62,9 +62,9 @@ class Documents:
         combinations: results of `combine`.
     """
 
-    headline: Headline | None = None
+    facts: Facts | None = None
     shipped: Shipped | None = None
-    folders: list[str] = field(default_factory=list)
+    folders: list[Document] = field(default_factory=list)
     cuts: list[Document] = field(default_factory=list)
     validations: list[Document] = field(default_factory=list)
     benchmarks: list[Document] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Documents:
         if isinstance(files, list):
             # A folder: a result for each of its models.
             if document.get("folder"):
-                self.folders.append(str(document.get("output") or document["folder"]))
+                self.folders.append(document)
             for item in files:
                 if isinstance(item, Mapping):
                     self.add({"run": document.get("run"), **item}, f"{source}, {item.get('file')}")

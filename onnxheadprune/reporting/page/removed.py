@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.attention.sites.kinds import called
-from onnxheadprune.edit.site_cuts import block_cuts, totals
-from onnxheadprune.model.spelling import change, count, many, size
-from onnxheadprune.reporting.page.documents import Document, Shipped
+from onnxheadprune.edit.site_cuts import block_cuts
+from onnxheadprune.model.spelling import change, count, many
+from onnxheadprune.reporting.page.documents import Document
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,6 @@ class Quantity:
     note: str = ""
 
 
-def quantities(document: Document, shipped: Shipped | None = None) -> list[Quantity]:
-    """Return what a cut changes in size.
-
-    Args:
-        document: the result of `prune` or `fuse`.
-        shipped: the model that a job made of it, whose files count.
-    """
-    return list(_quantities(document, shipped))
-
-
 def blocks(document: Document) -> dict[str, list[Quantity]]:
     """Return what is left of each site of other kinds than heads that was cut, by what its units are called."""
     found: dict[str, list[Quantity]] = {}
@@ -51,60 +41,12 @@ def blocks(document: Document) -> dict[str, list[Quantity]]:
     return found
 
 
-def _quantities(document: Document, shipped: Shipped | None) -> Iterator[Quantity]:
-    cuts = document["plan"]["cuts"]
-    before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in cuts)
-    after, others = sum(cut["heads_left"] for cut in cuts), totals(block_cuts(document["plan"]))
-    tokens = document["plan"].get("vocabulary")
-    if after < before or not (others or tokens):
-        yield _counted("attention heads", before, after)
-    if tokens:
-        yield _counted("tokens", tokens["rows"], tokens["kept"])
-    for units, gone, left in others:
-        yield _counted(units, left + gone, left)
-    if document.get("before") and document.get("after"):
-        there, here = document["before"], document["after"]
-        yield _counted("stored elements", there["elements"], here["elements"], note="weights and constants")
-        if not document.get("file_bytes"):
-            yield _bytes("weights", there["bytes"], here["bytes"])
-    files = document.get("file_bytes")
-    if shipped is not None:
-        yield _bytes("file", shipped.before, shipped.after, f"{shipped.name}, with the files of its weights")
-    elif files:
-        yield _bytes("file", files["before"], files["after"], "with the files of its weights")
-    done = document.get("operations")
-    if done:
-        part = "" if done["complete"] else "; some could not be counted"
-        shapes = ", ".join(f"{name} {'x'.join(map(str, dims))}" for name, dims in done["shapes"].items())
-        yield Quantity(
-            "operations of a run",
-            _operations(done["before"]),
-            _operations(done["after"]),
-            change(done["before"], done["after"]),
-            _left(done["before"], done["after"]),
-            f"products only, at {shapes}{part}",
-        )
-
-
 def _counted(name: str, before: int, after: int, note: str = "") -> Quantity:
     return Quantity(name, count(before), count(after), change(before, after), _left(before, after), note)
 
 
-def _bytes(name: str, before: int, after: int, note: str = "") -> Quantity:
-    return Quantity(name, size(before), size(after), change(before, after), _left(before, after), note)
-
-
 def _left(before: int, after: int) -> float | None:
     return 100 * after / before if before and after <= before else None
-
-
-def _operations(number: int) -> str:
-    amount = float(number)
-    for unit in ("", "thousand", "million", "billion"):
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}".strip()
-        amount /= 1000
-    return f"{amount:,.3g} trillion"
 
 
 SHADES = 5

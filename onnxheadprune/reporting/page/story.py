@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from onnxheadprune.benchmarking.gate import Gate
+from onnxheadprune.benchmarking.summary import method_of
 from onnxheadprune.edit.site_cuts import block_cuts, totals
+from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
 from onnxheadprune.model.spelling import count, many, short_names
 from onnxheadprune.reporting.combination import Comparison, comparison_of
-from onnxheadprune.reporting.curve import curve_facts
-from onnxheadprune.reporting.page.charts import CurveChart, Latency, curve_chart, latency_method, latency_of
+from onnxheadprune.reporting.page.charts import CurveChart, Latency, curve_chart, latency_of
 from onnxheadprune.reporting.page.documents import Document, Documents, Shipped
 from onnxheadprune.reporting.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.reporting.page.removed import (
@@ -22,9 +23,10 @@ from onnxheadprune.reporting.page.removed import (
     blocks,
     difference_list,
     head_map,
-    quantities,
 )
-from onnxheadprune.validation.headline import Headline, headline_of
+from onnxheadprune.validation.headline import Answer, headline_of
+from onnxheadprune.validation.summary import Result, files_of, result_of
+from onnxheadprune.workflow.curve import column_words
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,9 @@ class Cut:
 
     name: str
     summary: str
-    headline: Headline
+    facts: Facts
+    answers: tuple[tuple[str, Answer], ...]
     proof: Proof
-    quantities: list[Quantity]
     heads: HeadMap
     blocks: dict[str, list[Quantity]]
     effects: list[Effect]
@@ -44,13 +46,19 @@ class Cut:
     plan: tuple[str, ...]
     contract: tuple[str, ...]
 
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """Quantities by name, of those that were measured."""
+        parts = (part for part in self.facts.parts if isinstance(part, Figures))
+        return {figure.name: figure for part in parts for figure in part.rows if figure.before}
+
 
 @dataclass(frozen=True)
 class Story:
     """All of a page."""
 
     title: str
-    headline: Headline | None
+    facts: Facts | None
     cuts: tuple[Cut, ...]
     names: tuple[str, ...]
     latencies: tuple[Latency, ...]
@@ -59,6 +67,11 @@ class Story:
     limits: tuple[tuple[str, bool], ...] = ()
     combinations: tuple[Comparison, ...] = ()
     settings: tuple[Setting, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the quantities of all cuts."""
+        return tuple(dict.fromkeys(name for cut in self.cuts for name in cut.figures))
 
 
 def story_of(documents: Documents) -> Story:
@@ -79,8 +92,8 @@ def story_of(documents: Documents) -> Story:
     combinations = tuple(comparison_of(item) for item in documents.combinations)
     settings = (*(cut.setting for cut in cuts if len(cuts) == 1), *_settings_of(documents))
     return Story(
-        _title(documents, cuts, curves),
-        _headline(documents),
+        _title(documents, cuts),
+        _facts(documents, cuts),
         cuts,
         names,
         latencies,
@@ -92,19 +105,28 @@ def story_of(documents: Documents) -> Story:
     )
 
 
-def _headline(documents: Documents) -> Headline | None:
-    """The headline of all results together; that of a job is made where its limits are known."""
-    if documents.headline is not None:
-        return documents.headline
-    if len(documents.cuts) > 1 and not documents.folders:
+def _facts(documents: Documents, cuts: tuple[Cut, ...]) -> Facts | None:
+    """What all results say together; that of a job is made where its limits are known."""
+    if documents.facts is not None:
+        return documents.facts
+    limits = [Gate(**item) for item in documents.limits]
+    validations = documents.validations
+    if len(documents.folders) == 1 and not validations:
+        (folder,) = documents.folders
+        each = [_validation(item) for item in files_of(folder)]
+        return result_of(folder, headline_of(each, limits)).facts()
+    if len(cuts) == 1:
+        (document,) = documents.cuts
+        found = [_validation(document)]
+        # A cut that was written with --no-validate, and validated afterwards.
+        found = [*([] if validations and found == [None] else found), *validations]
+        told = replace(result_of(document, headline_of(found, limits)), validations=found, gates=limits)
+        return told.facts()
+    if cuts or not validations:
         # Alternatives, of which each has its own.
         return None
-    found = [_validation(document) for document in documents.cuts]
-    if documents.validations and len(found) == 1 and found[0] is None:
-        # A cut that was written with --no-validate, and validated afterwards.
-        found = []
-    found += documents.validations
-    return headline_of(found, [Gate(**item) for item in documents.limits]) if found else None
+    name = PurePath(validations[-1]["pruned"]).name
+    return Result(name, (), headline_of(validations, limits), validations, gates=limits).facts()
 
 
 def _validation(document: Document) -> Document | None:
@@ -118,16 +140,26 @@ def _judged(validation: Document, shipped: Shipped | None) -> str:
     return PurePath(validation["pruned"]).name
 
 
-def _title(documents: Documents, cuts: tuple[Cut, ...], curves: tuple[CurveChart, ...]) -> str:
+def _title(documents: Documents, cuts: tuple[Cut, ...]) -> str:
     if documents.shipped is not None:
         return documents.shipped.name
     if documents.folders:
-        return " and ".join(PurePath(folder).name for folder in documents.folders)
+        names = (PurePath(item.get("output") or item["folder"]).name for item in documents.folders)
+        return " and ".join(names)
     if len(cuts) == 1:
         return PurePath(cuts[0].name).name
     if cuts:
-        return f"{len(cuts)} results side by side"
-    return f"What cuts of {PurePath(curves[0].model).name} cost" if curves else "Measured models"
+        return f"{len(cuts)} results: {_listed([cut.name for cut in cuts])}"
+    if documents.curves:
+        return f"What cuts of {PurePath(documents.curves[0]['model']).name} cost"
+    models = [facts["name"] for item in documents.benchmarks for facts in item["models"]]
+    return _listed(models or [item["pruned"] for item in documents.validations])
+
+
+def _listed(names: list[str]) -> str:
+    """Names of files, the first few."""
+    short = short_names(list(dict.fromkeys(names)))
+    return ", ".join(short[:3]) + (f" and {len(short) - 3} more" if len(short) > 3 else "")
 
 
 def _cut_of(document: Document, documents: Documents) -> Cut:
@@ -145,14 +177,15 @@ def _cut_of(document: Document, documents: Documents) -> Cut:
     if plan.get("exit") is not None:
         what += f", exit {', '.join(map(str, plan['exit']['numbers']))} permanent"
     validation, choice = document.get("validation"), document.get("choice")
+    headline = headline_of([_validation(document)], [Gate(**item) for item in document.get("gates") or ()])
     # Plans of earlier versions have no notes.
     remarks = (*(document.get("warnings") or ()), *plan.get("notes", ()))
     return Cut(
         document.get("output") or document.get("would_write") or document["model"],
         what if document.get("output") or validation else f"{what} (a look ahead; nothing was written)",
-        headline_of([_validation(document)], [Gate(**item) for item in document.get("gates") or ()]),
+        result_of(document, headline).facts(),
+        headline.answers,
         proof_of(validation, remarks, quantized=shipped is not None and shipped.quantized),
-        quantities(document, shipped),
         head_map(document),
         blocks(document),
         # What comes out of a job is judged by its last validation, on data of its own.
@@ -176,14 +209,6 @@ def _edits(document: Document) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A name and what it is."""
-
-    name: str
-    value: str
-
-
-@dataclass(frozen=True)
 class Setting:
     """The conditions under which the figures of one result were measured."""
 
@@ -204,7 +229,7 @@ def _of_benchmark(document: Document) -> Setting:
     used, machine = document["settings"], document["machine"]
     facts = [Fact("models", ", ".join(facts["name"] for facts in document["models"]))]
     facts.append(Fact("ran on", f"{document['provider']['name']}: {document['provider']['reason']}"))
-    facts.append(Fact("how", f"{latency_method(document)}; seed {used['seed']}"))
+    facts.append(Fact("how", f"{method_of(document)}; seed {used['seed']}"))
     load = machine.get("load_average")
     if load is not None:
         facts.append(Fact("load of the machine", f"{load:.2f} on {many(machine['cores'], 'core')}"))
@@ -219,7 +244,7 @@ def _of_validation(document: Document) -> Setting:
 
 
 def _of_curve(document: Document) -> Setting:
-    facts = [Fact("model", document["model"]), *(Fact(*item) for item in curve_facts(document))]
+    facts = [Fact("model", document["model"]), *(Fact(*item) for item in column_words(document))]
     return _setting("The sweep", "the same sweep", facts, document)
 
 
@@ -289,5 +314,18 @@ def _commands_of_cut(document: Document) -> Iterator[Fact]:
     output = document.get("output")
     if output:
         files = shlex.join((document["model"], output))
-        yield Fact("prove the file again", f"onnxheadprune validate {files}")
+        yield Fact("prove the file again", f"onnxheadprune validate {files}{_data_of(document)}")
         yield Fact("measure its speed", f"onnxheadprune bench {files}")
+
+
+def _data_of(document: Document) -> str:
+    """The options that give the data of the call, as it was typed."""
+    words = shlex.split((document.get("run") or {}).get("command", ""))
+    found = []
+    for option in ("--data", "--tokenizer"):
+        for position, word in enumerate(words):
+            if word == option and position + 1 < len(words):
+                found += [option, words[position + 1]]
+            elif word.startswith(f"{option}="):
+                found.append(word)
+    return f" {shlex.join(found)}" if found else ""

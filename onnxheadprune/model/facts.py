@@ -1,0 +1,116 @@
+"""What a result says, as values: a sentence, figures, tables and remarks, which three writers show.
+
+The terminal (`reporting/console.py`), Markdown (`model/markdown.py`) and HTML (`model/display.py`, for notebooks and
+pages) write the same values in the same order. Where these values are made is decided what a result says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+State: TypeAlias = Literal["", "good", "open", "doubtful", "bad"]
+"""How a reader should take a text; "open" is theirs to judge, "" says nothing of that."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A cell of a table with a state."""
+
+    text: str
+    state: State = ""
+
+
+@dataclass(frozen=True)
+class Squares:
+    """A cell that draws the units of a site, a square each.
+
+    Attributes:
+        shades: from 0 to 1, None where unknown.
+        gone: positions of removed units.
+        words: tooltips, one per square, or none.
+    """
+
+    shades: tuple[float | None, ...]
+    gone: Collection[int] = ()
+    words: Sequence[str] = ()
+
+
+Cell: TypeAlias = str | Word | Squares
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A labelled sentence."""
+
+    label: str
+    text: str
+    state: State = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A quantity before and after, or a single value of it, or why it was not measured.
+
+    Attributes:
+        after: empty where there is one value only, which is `before`.
+        note: on what it was measured; where there is no value, why it was not.
+    """
+
+    name: str
+    before: str = ""
+    after: str = ""
+    change: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Quantities below each other."""
+
+    rows: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with names of columns.
+
+    Attributes:
+        numeric: columns that are aligned to the right.
+        wraps: columns of sentences and lists, which wrap where there is little room.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    numeric: Collection[str] = ()
+    wraps: Collection[str] = ()
+
+
+Part: TypeAlias = Fact | Figures | Table
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that one result says.
+
+    Attributes:
+        title: what it is about, the name of a file for one.
+        answer: the sentence that is read first, empty where the title says it.
+        state: how to take the answer.
+        parts: what follows, in this order.
+        details: what is shown where there is room: in notebooks.
+    """
+
+    title: str
+    answer: str = ""
+    state: State = ""
+    parts: tuple[Part, ...] = ()
+    details: tuple[Part, ...] = ()
+
+
+def plain(cell: Cell) -> str:
+    """A cell as text; units that are drawn are named by their positions."""
+    if isinstance(cell, Squares):
+        return ", ".join(map(str, sorted(cell.gone))) or "-"
+    return cell.text if isinstance(cell, Word) else cell

@@ -1,0 +1,426 @@
+"""What a cut brought and cost: the sentence that is read first, the figures below it, and what to know.
+
+Made of the documents that `--json` prints, for the terminal, notebooks, pages and the summary of a job alike.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from onnxheadprune.benchmarking.gate import Gate
+from onnxheadprune.edit.site_cuts import block_cuts, totals
+from onnxheadprune.errors import spelled
+from onnxheadprune.model.facts import Fact, Facts, Figure, Figures, Part
+from onnxheadprune.model.spelling import accuracy, count, many, moved, rounded, share
+from onnxheadprune.validation.headline import Document, Headline
+
+FINE = 1000
+"""Labels from which an accuracy has two decimals."""
+HALF = 0.03
+"""How far a part may lie from a half to be called one."""
+_SAMPLES = re.compile(r"\(([\d,]+) of [\d,]+ samples\)")
+_SEEN = re.compile(r"which the (\w+) has seen")
+_RANDOM = "random inputs"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a cut, as the documents that it is told from.
+
+    Attributes:
+        title: the file, folder or job that it is about.
+        cuts: the cut of every network, those of a folder that units were chosen on.
+        headline: its answers.
+        validations: of every file, with "file" in a folder; None where the proof was skipped.
+        file_bytes: all files before and after, None where nothing was written.
+        quantized: whether the proven model was quantized afterwards.
+        gates: limits that were set.
+        remarks: what else a reader should know.
+        figures: further quantities, behind those of the size.
+        data: the option or key that names data to measure on.
+    """
+
+    title: str
+    cuts: Sequence[Document]
+    headline: Headline
+    validations: Sequence[Document | None] = (None,)
+    file_bytes: tuple[int, int] | None = None
+    quantized: bool = False
+    gates: Sequence[Gate] = ()
+    remarks: tuple[Fact, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    data: str = "--data"
+
+    @property
+    def measured(self) -> list[Document]:
+        """Documents with what is known of the outputs: those of the model that is deployed."""
+        found = [item for item in self.validations if item is not None]
+        if self.quantized:
+            return [item["deployed"] | {"file": item.get("file")} for item in found if "deployed" in item]
+        return found
+
+    @property
+    def is_ahead(self) -> bool:
+        """True if nothing was written and nothing was compared, as in a dry run."""
+        return not any(self.validations) and not any(cut.get("output") for cut in self.cuts)
+
+    def facts(self) -> Facts:
+        """The answer, the figures, and what to know."""
+        sizes, outputs = list(self._sizes()), list(self._outputs())
+        figures = (*sizes, *self.figures, *outputs)
+        parts: list[Part] = [Figures(figures)] if figures else []
+        parts += [Fact("limit", gate.sentence, "good" if gate.passed else "bad") for gate in self.gates]
+        parts += self._doubts()
+        parts += [fact for cut in self.cuts for fact in remarks_of(cut)]
+        parts += self.remarks
+        state = self.headline.state if not self.is_ahead else ""
+        return Facts(self.title, self._answer(), state, tuple(dict.fromkeys(parts)))
+
+    def _answer(self) -> str:
+        result = self.headline.result
+        clauses = [self._exact(), self._size(), self._quality()]
+        told = ", ".join(clause for clause in clauses if clause)
+        if result.answer == "rejected":
+            # That it is not exact is said with the rest.
+            reason = "" if self.headline.exact.answer == "no" else result.reason
+            return f"rejected: {'; '.join(filter(None, (reason, told if any(self.validations) else '')))}"
+        return f"accepted: {told}" if result.answer == "accepted" else told
+
+    def _exact(self) -> str:
+        if self.is_ahead:
+            return "planned, nothing was written"
+        found = self.headline.exact.answer
+        words = {
+            "yes": "exact before it was quantized" if self.quantized else "exact",
+            "tried": "equal on all inputs that were tried",
+            "no": "not exact",
+            "not shown": "not shown to be exact",
+        }
+        return words.get(found, "not checked whether it is exact")
+
+    def _size(self) -> str:
+        done = _sum(cut.get("operations") for cut in self.cuts)
+        if done is not None:
+            return _part_of(*done, "of the operations", "fewer operations", "more operations")
+        if self.file_bytes is not None:
+            return _part_of(*self.file_bytes, "of the size", "smaller", "larger")
+        stored = self._stored()
+        return "" if stored is None else _part_of(*stored, "of the weights", "smaller", "larger")
+
+    def _quality(self) -> str:
+        if self.is_ahead or (not self.cuts and not self.measured):
+            return ""
+        known = [clause for item in self.measured for clause in _clauses(item)]
+        if known:
+            doubt = "not good enough: " if self.headline.good_enough.state == "bad" else ""
+            return doubt + "; ".join(known)
+        blind = "chosen without data, " if any(map(_is_blind, self.cuts)) else ""
+        return f"{blind}its effect on your task is unknown"
+
+    def _sizes(self) -> Iterator[Figure]:
+        yield from _units(self.cuts)
+        done = _sum(cut.get("operations") for cut in self.cuts)
+        if done is not None:
+            before, after = done
+            note = _shapes(next(cut["operations"] for cut in self.cuts if cut.get("operations")))
+            yield _changed("operations", before, after, rounded(before), rounded(after), note)
+        stored = self._stored()
+        if self.file_bytes is not None:
+            yield sized("file" if len(self.validations) < 2 else "files", *self.file_bytes)
+        elif stored is not None:
+            yield sized("weights", *stored)
+        for cut in self.cuts:
+            yield from _fused(cut.get("fusion"))
+            yield from _speed((cut.get("choice") or {}).get("speed"))
+
+    def _stored(self) -> tuple[int, int] | None:
+        if not all(cut.get("before") and cut.get("after") for cut in self.cuts) or not self.cuts:
+            return None
+        before, after = (sum(cut[when]["bytes"] for cut in self.cuts) for when in ("before", "after"))
+        return None if before == after else (before, after)
+
+    def _outputs(self) -> Iterator[Figure]:
+        """Accuracy, metric and drift: what was measured, or what to give for it."""
+        if self.is_ahead:
+            return
+        figures = [figure for item in self.measured for figure in _outputs(item)]
+        names = {figure.name.partition(" ")[0] for figure in figures}
+        data = spelled(self.data)
+        if "accuracy" not in names and not any(item["metric"] for item in self.measured):
+            yield Figure("accuracy", note=f"not measured: give labels in {data}")
+        yield from figures
+        if "drift" not in names and "cosine" not in names and not self.measured:
+            yield Figure("drift", note="not measured")
+
+    def _doubts(self) -> Iterator[Fact]:
+        """The reason of a verdict that is not the best one."""
+        exact = self.headline.exact
+        if exact.answer in ("tried", "not shown", "no"):
+            yield Fact("validation", exact.sentence, exact.state)
+        elif exact.answer == "not checked" and not self.is_ahead:
+            yield Fact("validation", exact.reason, exact.state)
+        for validation in self.validations:
+            for note in () if validation is None else validation["notes"]:
+                yield Fact("note", note, "doubtful")
+
+
+def _is_blind(cut: Document) -> bool:
+    """Return whether units were chosen by their weights alone."""
+    if not (choice := cut.get("choice")):
+        return False
+    from onnxheadprune.choosing.space import WITHOUT_DATA
+
+    return bool(choice["selection"]["basis"] == WITHOUT_DATA)
+
+
+def _sum(found: Iterable[Mapping[str, Any] | None]) -> tuple[int, int] | None:
+    """Before and after over all networks, None where one of them is not known."""
+    every = list(found)
+    if not every or not all(every):
+        return None
+    before, after = (sum(item[when] for item in every if item) for when in ("before", "after"))
+    return before, after
+
+
+def _part_of(before: float, after: float, of: str, fewer: str, more: str) -> str:
+    if before == after or not before:
+        return ""
+    if abs(after / before - 0.5) < HALF:
+        return f"half {of}"
+    return f"{moved(before, after).lstrip('+-')} {fewer if after < before else more}"
+
+
+def _units(cuts: Sequence[Document]) -> Iterator[Figure]:
+    """Units of every kind before and after."""
+    sites = [site for cut in cuts for site in cut["plan"]["cuts"]]
+    before = sum(site["num_heads"] - len(site["removed_before"]) for site in sites)
+    gone = sum(len(site["removed"]) for site in sites)
+    if gone:
+        yield _counted("heads", before, before - gone)
+    for units, lost, left in totals(one for cut in cuts for one in block_cuts(cut["plan"])):
+        yield _counted(units, lost + left, left)
+    for plan in [cut["plan"] for cut in cuts]:
+        if plan.get("layers"):
+            yield Figure("layers", f"{len(plan['layers'])} removed")
+        if plan.get("exit") is not None:
+            numbers = ", ".join(map(str, plan["exit"]["numbers"]))
+            yield Figure("exit", f"{numbers} of {plan['exit']['of']}", note="permanent, without the others")
+    tokens = next((found for cut in cuts if (found := cut["plan"].get("vocabulary"))), None)
+    if tokens is not None:
+        yield _counted("tokens", tokens["rows"], tokens["kept"])
+    spelling = next((found for cut in cuts if (found := cut.get("spelling"))), None)
+    if spelling is not None:
+        whole = f"{count(spelling['whole'])} of {many(spelling['samples'], 'sample')} are spelled as before"
+        yield Figure(
+            "spelling", share(spelling["unchanged_share"]), note=f"of the data's tokens kept; {whole}"
+        )
+
+
+def _counted(name: str, before: int, after: int) -> Figure:
+    return _changed(name, before, after, count(before), count(after))
+
+
+def _changed(name: str, before: float, after: float, was: str, now: str, note: str = "") -> Figure:
+    return Figure(name, was, now, moved(before, after), note)
+
+
+def sized(name: str, before: int, after: int) -> Figure:
+    """Bytes before and after."""
+    return _changed(name, before, after, rounded(before, "B"), rounded(after, "B"))
+
+
+def _shapes(operations: Document) -> str:
+    """Sizes of the inputs that operations are counted at: "at 2 x 1 x 8 x 8"."""
+    shapes = list(dict.fromkeys(" x ".join(map(str, dims)) for dims in operations["shapes"].values() if dims))
+    more = ", ..." if len(shapes) > 2 else ""
+    part = "" if operations["complete"] else ("; " if shapes else "") + "some could not be counted"
+    return (f"at {', '.join(shapes[:2])}{more}" if shapes else "") + part
+
+
+def _fused(fusion: Document | None) -> Iterator[Figure]:
+    if fusion is not None:
+        kinds = ", ".join(f"{number} {name}" for name, number in fusion["operators"].items())
+        if fusion["opset"] != fusion["opset_before"]:
+            kinds += f"{', ' if kinds else ''}opset {fusion['opset_before']} -> {fusion['opset']}"
+        yield Figure("fused", f"{fusion['fused']} of {many(len(fusion['sites']), 'site')}", note=kinds)
+
+
+def _speed(speed: Document | None) -> Iterator[Figure]:
+    if speed is not None:
+        yield Figure("speed", f"{speed['value']:.2f}x", note=f"the least measured, on {speed['provider']}")
+
+
+def _outputs(measured: Document) -> Iterator[Figure]:
+    """Figures on the outputs of one model."""
+    found, metric, drift = measured["accuracy"], measured["metric"], measured["drift"]
+    of = f" of {measured['file']}" if measured.get("file") else ""
+    if found:
+        was, now = found["original"], found["pruned"]
+        change = "" if was == now else f"{100 * (now - was):+.{2 if found['count'] >= FINE else 1}f} points"
+        spell = accuracy if found["count"] >= FINE else share
+        note = on_words(found["measured_on"], found["count"], "label")
+        yield Figure(f"accuracy{of}", spell(was), spell(now), change, note)
+    if metric:
+        was, now = metric["original"], metric["pruned"]
+        note = on_words(metric["measured_on"], metric.get("samples"))
+        yield Figure(f"{metric['name']}{of}", f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}", note)
+    if drift is not None:
+        yield _drift(measured, of)
+
+
+def _drift(measured: Document, of: str) -> Figure:
+    drift = measured["drift"]
+    if isinstance(drift, float):
+        unit, value, words = measured["drift_unit"], drift, measured["measured_on"]
+    else:
+        unit, value, words = drift["measure"], drift["value"], drift["measured_on"]
+    if value is None:
+        return Figure(f"cosine{of}", f"{drift['cosine']:.4f}", note=on_words(words))
+    spelled_unit = "KL" if unit == "kl" else f"({unit})"
+    return Figure(f"drift{of}", f"{_few(value)} {spelled_unit}", note=on_words(words))
+
+
+def _few(value: float) -> str:
+    """A drift in one or two digits; no more of it is known."""
+    return f"{value:.2g}" if value >= 0.001 or not value else f"{value:.1g}"
+
+
+def on_words(measured_on: str, number: int | None = None, noun: str = "sample") -> str:
+    """What a figure was measured on, in a few words: "16 held-out labels", "450 labels".
+
+    Args:
+        measured_on: as documents say it.
+        number: how many; None where that is not known but by these words.
+        noun: what is counted.
+    """
+    if measured_on == _RANDOM:
+        return _RANDOM
+    counted, seen = _SAMPLES.search(measured_on), _SEEN.search(measured_on)
+    if number is None and counted is not None:
+        number = int(counted[1].replace(",", ""))
+    held = "held" in measured_on
+    things = f"{'held-out ' if held else ''}{noun}"
+    told = f"all {things}s" if number is None else many(number, things)
+    return f"{told} that the {seen[1]} has seen" if seen is not None and not held else told
+
+
+def _clauses(measured: Document) -> Iterator[str]:
+    """What is known of the outputs on the user's data, as parts of a sentence."""
+    for figure in _outputs(measured):
+        on = f" on {figure.note}"
+        if figure.note == _RANDOM:
+            continue
+        if figure.after:
+            same = figure.before == figure.after
+            yield f"{figure.name} {'unchanged' if same else f'{figure.before} -> {figure.after}'}{on}"
+            return
+        yield f"{figure.name} {figure.before}{on}"
+
+
+def remarks_of(cut: Document) -> Iterator[Fact]:
+    """What a reader should know of one cut, in a line each; `--verbose` and the page have it in full."""
+    plan, choice = cut["plan"], cut.get("choice") or {}
+    for warning in cut.get("warnings") or ():
+        yield Fact("warning", warning, "doubtful")
+    yield from _not_done(choice)
+    if gathers := plan.get("edge_gathers"):
+        number = many(len(gathers), "edge gather")
+        yield Fact("at run time", f"{number}, which cost something whenever the model runs", "doubtful")
+    if changes := plan.get("io_changes"):
+        more = f"; and {len(changes) - 1} more" if len(changes) > 1 else ""
+        yield Fact(
+            "interface", f"inputs and outputs change, and so must callers: {changes[0]}{more}", "doubtful"
+        )
+    if left_out := plan.get("left_out"):
+        number = many(len(left_out), "attention product")
+        yield Fact("left out", f'"*" means all sites; {number} outside them are unchanged', "doubtful")
+    for note in plan.get("notes") or ():
+        yield Fact("note", note, "doubtful")
+    fusion = cut.get("fusion")
+    reasons = (
+        dict.fromkeys(site["reason"] for site in fusion["sites"] if site.get("reason")) if fusion else ()
+    )
+    for reason in list(reasons)[:1]:
+        more = f"; and {many(len(reasons) - 1, 'other reason')}" if len(reasons) > 1 else ""
+        yield Fact("not fused", f"{reason}{more}", "doubtful")
+
+
+def _not_done(choice: Mapping[str, Any]) -> Iterator[Fact]:
+    """What was asked for and left weights or sites unchanged."""
+    refits = (choice.get("compensation") or {}).get("refits") or ()
+    if refits and all(item["skipped"] is not None for item in refits):
+        number = many(len(refits), "linear layer")
+        yield Fact("warning", f"nothing was refitted, of {number}: {refits[0]['skipped']}", "doubtful")
+    if choice.get("refit_given_up") is not None:
+        drifts = f"{choice['refit_given_up']:.3g}, without one it is {choice['drift']:.3g}"
+        text = f"nothing was refitted: with the existing quantization scales the drift would be {drifts}"
+        yield Fact("warning", text, "doubtful")
+    recovery = choice.get("recovery")
+    if recovery is not None and recovery["rejected"] is not None:
+        yield Fact("warning", f"nothing was recovered: {recovery['rejected']}", "doubtful")
+    left = {**(choice.get("selection") or {}).get("left_out", {})}
+    left |= dict.fromkeys(choice.get("unreached") or (), "no sample of the data runs it")
+    if left:
+        name, reason = next(iter(left.items()))
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        yield Fact("left alone", f"{name}{more}: {reason}", "doubtful")
+
+
+def result_of(document: Document, headline: Headline, title: str = "") -> Result:
+    """The result of `prune`, `recover` or `fuse` of a model or a folder, or a plan of it, as its document says it.
+
+    Args:
+        document: what `--json` prints.
+        headline: its answers.
+        title: what it is about, in place of the file or folder that was written.
+    """
+    each = files_of(document)
+    sizes = [item.get("file_bytes") for item in each]
+    name = document.get("folder") or document["model"]
+    return Result(
+        title or document.get("output") or document.get("would_write") or PurePath(name).name,
+        [item for item in each if item.get("leads", True)],
+        headline,
+        [_validation(item, len(each) > 1) for item in each],
+        _sum(sizes),
+        gates=[Gate(**gate) for item in each for gate in item.get("gates") or ()],
+        remarks=tuple(_of_folder(document)),
+    )
+
+
+def files_of(document: Document) -> list[dict[str, Any]]:
+    """The result of each file of a folder, or of a single model; a plan of a dry run like the result it would have."""
+    each: list[dict[str, Any]] = document.get("files", [document])
+    return [item if "plan" in item or "cuts" not in item else {**item, "plan": item} for item in each]
+
+
+def _validation(item: Document, is_one_of_several: bool) -> Document | None:
+    validation = item.get("validation")
+    named = {"file": item.get("file")} if is_one_of_several else {}
+    return None if validation is None else {**validation, **named}
+
+
+def _of_folder(document: Document) -> Iterator[Fact]:
+    """What follows for a folder's other files and for whoever loads it."""
+    if "files" not in document:
+        return
+    for warning in document.get("warnings") or ():
+        yield Fact("warning", warning, "doubtful")
+    if changes := document.get("config_changes"):
+        places = ", ".join(dict.fromkeys(change["file"] for change in changes))
+        yield Fact("config", f"{many(len(changes), 'field')} updated in {places}")
+    elif document.get("runtime"):
+        yield Fact("config", f"no update needed for {document['runtime']}")
+    if document.get("rewritten"):
+        yield Fact("tokenizer", f"rewritten: {', '.join(document['rewritten'])}")
+    otherwise = document.get("spelled_otherwise") or {}
+    if otherwise.get("reason"):
+        yield Fact("spelling", f"texts with other tokens are not compared: {otherwise['reason']}", "doubtful")
+    elif otherwise:
+        texts = many(otherwise["texts"], "text")
+        cosines = f"mean cosine {otherwise['mean_cosine']:.4f}, worst {otherwise['worst_cosine']:.4f}"
+        yield Fact("spelling", f"{texts} with other tokens, each model with its own tokenizer: {cosines}")
