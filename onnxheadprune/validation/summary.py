@@ -163,9 +163,18 @@ class Result:
             yield Fact("validation", exact.sentence, exact.state)
         elif exact.answer == "not checked" and not self.is_ahead:
             yield Fact("validation", exact.reason, exact.state)
-        for validation in self.validations:
-            for note in () if validation is None else validation["notes"]:
-                yield Fact("note", note, "doubtful")
+        for validation in filter(None, self.validations):
+            yield from _unproven(validation)
+            yield from (Fact("note", note, "doubtful") for note in validation["notes"])
+
+
+def _unproven(validation: Document) -> Iterator[Fact]:
+    """Tensors with new numbers of which no data of the user shows what they do."""
+    refit = validation.get("refit")
+    if validation.get("refitted") and (refit is None or refit["source"] != "data"):
+        number = many(len(validation["refitted"]), "tensor")
+        text = f"{number} are taken from the file: give {spelled('--data')} to show what they do to outputs"
+        yield Fact("note", text, "doubtful")
 
 
 def _is_blind(cut: Document) -> bool:
