@@ -75,5 +75,5 @@ def test_a_cut_says_where_its_files_went(toy: Path, command: Command, tmp_path: 
     assert outcome.exit_code == 0, outcome
     assert "chosen by weights alone" in outcome.stdout and "--recover" not in outcome.stdout
     flat = "".join(outcome.stdout.split())
-    for label, path in (("written", out), ("report", page), ("plot", plot)):
+    for label, path in (("", out), ("report", page), ("plot", plot)):
         assert f"{label}{path}" in flat
