@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from onnxheadprune.model.facts import Fact
 from onnxheadprune.model.spelling import accuracy
 
 _SENTENCES = {
@@ -56,6 +57,15 @@ class Gate:
             limit=self._spelled(self.limit),
             measure="" if self.measure is None else f" ({self.measure})",
             measured=self.measure,
+        )
+
+    @property
+    def fact(self) -> Fact:
+        """Whether it was kept, and what was found."""
+        return Fact(
+            "limit",
+            f"{'kept' if self.passed else 'broken'}: {self.sentence}",
+            "good" if self.passed else "bad",
         )
 
     def _spelled(self, value: float | None) -> str:

@@ -56,7 +56,7 @@ def bench_facts(document: Document) -> Facts:
         kept = all(gate.passed for gate in gates)
         answer = f"{'accepted' if kept else 'rejected'}: {answer}".removesuffix(": ")
         state = "good" if kept else "bad"
-    parts += [Fact("limit", gate.sentence, "good" if gate.passed else "bad") for gate in gates]
+    parts += [gate.fact for gate in gates]
     for name, facts in zip(names, document["models"], strict=True):
         parts += [
             Fact("not comparable", f"{name}: {why}", "doubtful") for why in facts.get("differences", ())

@@ -73,7 +73,7 @@ class Result:
         sizes, outputs = list(self._sizes()), list(self._outputs())
         figures = (*sizes, *self.figures, *outputs)
         parts: list[Part] = [Figures(figures)] if figures else []
-        parts += [Fact("limit", gate.sentence, "good" if gate.passed else "bad") for gate in self.gates]
+        parts += [gate.fact for gate in self.gates]
         parts += self._doubts()
         parts += [fact for cut in self.cuts for fact in remarks_of(cut)]
         parts += self.remarks

@@ -126,10 +126,15 @@ def test_scores_of_a_file_decide(command: Command, toy: Path, data: Path, tmp_pa
 
 def test_a_dry_run_of_a_wish_writes_nothing(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    outcome = command("prune", toy, "--ratio", 0.5, "--data", data, "--dry-run", "-o", out, *CPU)
+    outcome = command("prune", toy, "--ratio", 0.5, "--data", data, "--dry-run", "-v", "-o", out, *CPU)
     assert outcome.exit_code == 0 and not out.exists()
     text = " ".join(outcome.stdout.split())
-    assert "removing 4 of 8 heads" in text and "measured drift after refit" in text and "x removed" in text
+    assert (
+        "planned, nothing was written" in text
+        and "heads 8 -> 4" in text
+        and "measured drift after refit" in text
+        and "x removed" in text
+    )
 
 
 # Targets

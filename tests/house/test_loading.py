@@ -60,8 +60,8 @@ PAGES = frozenset({"reporting.page", "reporting.pictures"})
 OTHERS = frozenset({"deploying", "integrations"}) | PAGES
 CHOICE = frozenset({"choosing", "training", "fusion"})
 """Needed where the tool chooses what goes, or changes what stays."""
-LIMITS = frozenset({"benchmarking.gate"})
-"""A limit and whether it was kept: every result has room for one."""
+LIMITS = frozenset({"benchmarking.gate", "benchmarking.flops"})
+"""A limit and whether it was kept, and the operations of a run: every result has room for them."""
 MEASURES = frozenset({"data.drift"})
 """The measure of a difference, which a proof takes."""
 CALLS = {

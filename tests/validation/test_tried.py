@@ -11,7 +11,6 @@ import pytest
 from onnxheadprune import validate
 from onnxheadprune.deploying.jobs.keys import GateKeys
 from onnxheadprune.deploying.jobs.run import _gates_of
-from onnxheadprune.model.display import DOUBTFUL, GOOD
 from onnxheadprune.validation.result import Validation
 from tests import attacks
 from tests.conftest import Outcome
@@ -39,7 +38,9 @@ def found(pair: tuple[Path, Path]) -> Validation:
 def test_the_command_calls_it_tried_and_strict_rejects_it(command: Command, pair: tuple[Path, Path]) -> None:
     outcome = command("validate", *pair, "--provider", "cpu")
     assert outcome.exit_code == 0
-    (line,) = [line for line in outcome.stdout.splitlines() if line.startswith("exact ")]
+    answer, *lines = outcome.stdout.splitlines()
+    assert "exact" not in answer and "equal on all inputs that were tried" in answer
+    (line,) = [line for line in lines if line.startswith("validation ")]
     assert line.split(maxsplit=1)[1].startswith("tried: the graph is not the planned one; equal on ")
     assert ", lengths 1 to " in line
     strict = command("validate", *pair, "--provider", "cpu", "--strict", "--json")
@@ -64,7 +65,7 @@ def test_python_says_the_same(found: Validation, pair: tuple[Path, Path]) -> Non
 
 
 def test_a_notebook_shows_another_colour(found: Validation) -> None:
-    assert DOUBTFUL in found.verdict_line().text and GOOD not in found.verdict_line().text
+    assert found.verdict_fact.state == "doubtful" and "--doubt" in found._repr_html_()
     assert "tried: the graph is not the planned one" in found._repr_html_()
 
 
