@@ -7,8 +7,8 @@
 MODEL and tokenizer.json come from sample_models/export_minilm.py. The sentences are docstrings of Python's standard
 library, shuffled with a seed: 512 to calibrate on (the first, or those of another `--draw`), 1,500 others to judge by
 the mean cosine to the original's mean-pooled embedding, the overlap of the ten nearest neighbours, and the rank
-correlation of all pairwise similarities. Other sentences give other figures (with those of NumPy, SciPy and
-scikit-learn the same call has a cosine of .971 in place of .974), so the first line says which ones they are. With
+correlation of all pairwise similarities. Other sentences give other figures (`--also numpy --also scipy --also sklearn`
+has a cosine of .971 in place of .974 at half of the heads), so the first line says which ones they are. With
 `--time` each row is one call with a time of its own, on so many sentences (`--sentences`, more than once for several);
 those beyond the first ten thousand are from installed packages, and none of them is one of the judge's. With
 `--before` each row is also made by the package in another checkout. quality_picture.py draws what docs/benchmarks.md
@@ -63,12 +63,17 @@ def docstrings(path: Path) -> Iterator[str]:
             yield ast.get_docstring(node) or ""
 
 
-def corpus() -> list[str]:
-    """Sentences of 6 to 50 words, in an order that the seed decides."""
-    library = Path(sysconfig.get_paths()["stdlib"])
-    files = (path.relative_to(library) for path in library.rglob("*.py"))
-    own = [path for path in files if "site-packages" not in path.parts and "test" not in str(path)]
-    ordered = sorted({item for path in own for item in sentences_of(library / path)})
+def corpus(packages: Sequence[str] = ()) -> list[str]:
+    """Sentences of 6 to 50 words, in an order that the seed decides.
+
+    Args:
+        packages: installed ones whose docstrings count beside those of the standard library.
+    """
+    library, site = (Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib"))
+    files = [(library, path) for path in library.rglob("*.py") if "site-packages" not in path.parts]
+    files += [(site, path) for name in packages for path in (site / name).rglob("*.py")]
+    own = [path for root, path in files if "test" not in str(path.relative_to(root))]
+    ordered = sorted({item for path in own for item in sentences_of(path)})
     random.Random(SEED).shuffle(ordered)
     return ordered
 
@@ -307,6 +312,7 @@ def beside(rows: Sequence[dict[str, Any]], before: Path) -> None:
 @click.option(
     "--sentences", "counts", multiple=True, type=int, default=(CALIBRATION,), help="Of those calls."
 )
+@click.option("--also", "packages", multiple=True, metavar="PACKAGE", help="Its docstrings count, too.")
 @click.option(
     "--draw", default=0, show_default=True, help="The sentences to calibrate on: the next 512 for each."
 )
@@ -325,13 +331,14 @@ def main(
     recover: tuple[str, ...],
     times: tuple[str, ...],
     counts: tuple[int, ...],
+    packages: tuple[str, ...],
     draw: int,
     only_refitted: bool,
     before: Path | None,
     output: Path | None,
 ) -> None:
     """Prints a Markdown table: cosine / overlap / rank correlation, and the seconds it took."""
-    sentences = corpus()
+    sentences = corpus(packages)
     proto = onnx.load(model)
     inputs = graph_inputs(view_of(proto))
 
