@@ -278,7 +278,7 @@ def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool)
 
 
 def beside(rows: Sequence[dict[str, Any]], before: Path) -> None:
-    """Print the rows of this table beside the same ones of another checkout's package, made by this very script.
+    """Print the rows of this table beside the same ones of another checkout's package, made by its own script.
 
     Args:
         rows: of the package that is imported here.
@@ -291,7 +291,11 @@ def beside(rows: Sequence[dict[str, Any]], before: Path) -> None:
             at = given.index("--before")
             given[at : at + 2] = []
         there = {**os.environ, "PYTHONPATH": str(before)}
-        subprocess.run([sys.executable, __file__, *given, "-o", found], env=there, check=True)
+        subprocess.run(
+            [sys.executable, before / "benchmarks" / Path(__file__).name, *given, "-o", found],
+            env=there,
+            check=True,
+        )
         others = json.loads(found.read_text(encoding="utf-8"))
     click.echo("\n| way | heads removed | before | time | now | time |\n|---|---|---|---|---|---|")
     for one, other in zip(rows, others, strict=True):
