@@ -49,7 +49,7 @@ def _computing(value: Value) -> ModelProto:
     made = ModelProto(ir_version=IR_VERSION)
     made.graph.name = "constants"
     nodes: set[Node] = set()
-    for item in reachable([value], lambda item: [] if item.producer is None else item.producer.sources):
+    for item in reachable([value], lambda item: item.sources):
         if item.is_initializer and item.tensor is not None:
             made.graph.initializer.append(item.tensor)
         elif item.producer is not None:

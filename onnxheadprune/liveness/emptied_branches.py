@@ -6,7 +6,6 @@ residual stream, and added there instead of the branch; everything before is the
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,6 +32,7 @@ from onnxheadprune.model.graph.facts import (
 )
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
+from onnxheadprune.model.graph.walks import in_graph_order
 
 PASSING = IDENTITIES | DROPOUTS | CASTS
 
@@ -250,23 +250,17 @@ def branches(projections: Iterable[Remnant], terms: Iterable[Use] = ()) -> Branc
         projections: these outputs.
         terms: what sums add that is removed as a whole, whatever computes it.
     """
-    left: dict[Value, Remnant] = {}
-    waiting: list[tuple[int, Node]] = []
-    queued: set[Node] = set()
+    left = {remnant.value: remnant for remnant in projections}
 
-    def reach(remnant: Remnant) -> None:
-        left[remnant.value] = remnant
-        for use in remnant.value.consumers:
-            if use.node not in queued and use.node.scope is remnant.value.scope and not looks_only(use):
-                queued.add(use.node)
-                heapq.heappush(waiting, (use.node.index, use.node))
+    def readers(value: Value) -> list[Node]:
+        uses = value.consumers if value in left else ()
+        return [use.node for use in uses if use.node.scope is value.scope and not looks_only(use)]
 
-    for remnant in projections:
-        reach(remnant)
-    while waiting:
-        found = _behind(heapq.heappop(waiting)[1], left)
+    first = [node for value in left for node in readers(value)]
+    for node in in_graph_order(first, lambda node: readers(node.out)):
+        found = _behind(node, left)
         if found is not None:
-            reach(found)
+            left[found.value] = found
     return _sorted_out(left, list(terms))
 
 

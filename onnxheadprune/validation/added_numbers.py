@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from onnx import ModelProto, NodeProto
@@ -20,6 +21,7 @@ from onnxheadprune.model.bodies import is_constant
 from onnxheadprune.model.graph.elements import computed, is_computable
 from onnxheadprune.model.graph.facts import CASTS, FINDS_NONZERO, GATHERS, SLICES
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.storage.tensors import BITS, is_outside, tensors_of
 from onnxheadprune.model.tensors import array_of
 from onnxheadprune.runtime import Array
@@ -142,14 +144,11 @@ def _read(view: GraphView, differing: Sequence[NodeProto]) -> Iterator[float]:
 
 def _behind(nodes: Sequence[Node]) -> list[Node]:
     """These nodes and all before them whose inputs are constant, in the order in which they are computed."""
-    found: dict[Node, None] = {}
-    waiting = list(nodes)
-    while waiting and len(found) < MOST_FOLDED:
-        node = waiting.pop()
-        if node not in found:
-            found[node] = None
-            waiting += [item for item in node.producers if all(value.is_constant for value in item.sources)]
-    return sorted(found, key=lambda node: node.index)
+
+    def constant(node: Node) -> list[Node]:
+        return [item for item in node.producers if all(value.is_constant for value in item.sources)]
+
+    return sorted(islice(reachable(nodes, constant), MOST_FOLDED), key=lambda node: node.index)
 
 
 def _computed(node: Node, known: Mapping[Value, Array]) -> Array | None:

@@ -42,7 +42,7 @@ from onnxheadprune.model.graph.facts import (
     WEIGHS,
 )
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.graph.walks import along, reachable
 
 PASSES_KEYS = CARRIERS | DROPOUTS | NORMALIZES | SLICES | SPLITS
 """Nodes between a linear layer and the keys that it makes."""
@@ -195,10 +195,9 @@ def rows_of_stored_queries(node: Node) -> list[Dim]:
     if found is None:
         return []
     product, stored = found[0], node.shape(found[2])
-    maker = node.inputs[found[1]]
-    while maker is not None and (source := _passed_on(maker)) is not None:
-        maker = source
-    if maker is None or maker.producer is None or weight_contraction(maker.producer) is None:
+    keys = node.inputs[found[1]]
+    *_, source = [None] if keys is None else along(keys, _passed_on)
+    if source is None or source.producer is None or weight_contraction(source.producer) is None:
         return []
     return [
         dim

@@ -127,7 +127,7 @@ class _Search:
             return item.is_constant or item.producer in self.cores or _is_shape(item)
 
         def above(item: Value) -> list[Value]:
-            return [] if item.producer is None or is_known(item) else item.producer.sources
+            return [] if is_known(item) else item.sources
 
         for number, item in enumerate(reachable([value], above)):
             ends = item.producer is None or contraction_of(item.producer) is not None

@@ -6,10 +6,10 @@ operators are in it. The sums that a stream passes one after the other are a cha
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 
 from onnxheadprune.attention.sites.streams import (
     CHOICES,
@@ -43,7 +43,7 @@ from onnxheadprune.model.graph.facts import (
     VIEWS,
 )
 from onnxheadprune.model.graph.view import Node, Use, Value
-from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.graph.walks import in_graph_order, reachable
 
 MAX_TERM = 4096
 """Values that one term is computed by."""
@@ -128,14 +128,12 @@ class Residuals:
 
     def _look_ahead(self, starts: Sequence[Node]) -> tuple[Join, Term] | None:
         reached = {value for node in starts for value in node.results}
-        waiting = [(use.node.index, use.node) for node in starts for use in _ahead(node)]
-        heapq.heapify(waiting)
-        seen: set[Node] = set()
-        while waiting and len(seen) < MAX_BELOW:
-            node = heapq.heappop(waiting)[1]
-            if node in seen:
-                continue
-            seen.add(node)
+
+        def ahead(node: Node) -> Iterator[Node]:
+            return (use.node for use in (_ahead(node) if node.out in reached else ()))
+
+        first = (use.node for node in starts for use in _ahead(node))
+        for node in islice(in_graph_order(first, ahead), MAX_BELOW):
             join = self.join(node) if node in SUMS_VALUES else None
             if join is not None:
                 found = next((term for term in join.terms if not reached.isdisjoint(term.leaves)), None)
@@ -144,8 +142,6 @@ class Residuals:
                 if not reached.isdisjoint(join.streams):
                     continue
             reached.update(node.results)
-            for use in _ahead(node):
-                heapq.heappush(waiting, (use.node.index, use.node))
         return None
 
     def before(self, join: Join) -> Join | None:

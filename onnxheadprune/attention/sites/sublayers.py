@@ -51,7 +51,7 @@ from onnxheadprune.model.graph.facts import (
     WRITES_INTO,
 )
 from onnxheadprune.model.graph.view import GraphView, Node, Value
-from onnxheadprune.model.graph.walks import reachable
+from onnxheadprune.model.graph.walks import in_graph_order, reachable
 
 GATES = BENDS | SIGMOIDS | COMPARES
 """Operators after which a layer is no term of a sum, but a gate or a router of others."""
@@ -147,10 +147,10 @@ def _end(node: Node, streams: Streams, others: Collection[Node]) -> Projection |
 
 def _is_term(node: Node, total: Node) -> bool:
     """Return whether a sum is linear in a layer's output: no activation, gate or choice in between."""
-    reached, ahead = set(node.outputs), {use.node for use in node.out.consumers}
-    while ahead:
-        # In the order of the graph, so that all that leads to a node is known when it is looked at.
-        ahead.discard(first := min(ahead, key=lambda item: item.index))
+    reached = set(node.outputs)
+    readers = (use.node for use in node.out.consumers)
+    # In the order of the graph, so that all that leads to a node is known when it is looked at.
+    for first in in_graph_order(readers, lambda item: item.readers if item.out in reached else ()):
         if first is total:
             return True
         factors = sum(value in reached for value in first.inputs) if first in PRODUCTS else 1
@@ -158,8 +158,7 @@ def _is_term(node: Node, total: Node) -> bool:
             continue
         if len(reached) > MAX_BEHIND:
             return False
-        reached |= set(first.outputs)
-        ahead.update(first.readers)
+        reached.update(first.outputs)
     return False
 
 

@@ -371,7 +371,7 @@ def _vocabulary(
 def _stored_behind(value: Value | None, rows: int) -> Iterator[Value]:
     """Yield the stored tensors with an axis of `rows` that a value is computed from."""
     starts = [] if value is None else [value]
-    walk = reachable(starts, lambda item: [] if item.producer is None else item.producer.sources)
+    walk = reachable(starts, lambda item: item.sources)
     return (item for item in walk if item.holds_tensor and rows in (item.shape or ()))
 
 

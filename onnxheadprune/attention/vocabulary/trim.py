@@ -58,6 +58,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.sweep_result import Seed, Sweep
 from onnxheadprune.model.analysis_errors import analysing
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.model.graph.walks import reachable
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.tensors import stored_size, tensors_of
 from onnxheadprune.model.tensors import FLOATS
@@ -374,14 +375,12 @@ def _require_passed(swept: Sweep, flows: Iterable[Flow]) -> None:
         raise RefusedError(
             f"the vocabulary cannot get smaller: several tokens share a scale at {shared.label}"
         )
-    queue = [lookup.node.input(lookup.table) for flow in flows for lookup in flow.lookups]
-    while queue:
-        value = queue.pop()
-        if value is not None and value.producer is not None:
-            if value.producer in swept.refusals:
-                reason = swept.refusals[value.producer].about("tokens")
-                raise RefusedError(f"the vocabulary cannot get smaller: {reason}")
-            queue += value.producer.inputs
+    tables = (lookup.node.input(lookup.table) for flow in flows for lookup in flow.lookups)
+    makers = (table.producer for table in tables if table is not None)
+    for node in reachable([node for node in makers if node is not None], lambda node: node.producers):
+        if node in swept.refusals:
+            reason = swept.refusals[node].about("tokens")
+            raise RefusedError(f"the vocabulary cannot get smaller: {reason}")
 
 
 def _require_smaller(

@@ -110,6 +110,11 @@ class Value:
         return None if self.shape is None else len(self.shape)
 
     @property
+    def sources(self) -> list[Value]:
+        """The values that it is computed from."""
+        return [] if self.producer is None else self.producer.sources
+
+    @property
     def is_read(self) -> bool:
         """True if a node reads the value, or it leaves its graph."""
         return bool(self.consumers) or self.is_graph_output

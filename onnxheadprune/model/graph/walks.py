@@ -1,7 +1,8 @@
-"""Walks through a graph."""
+"""Walks through a graph: all that can be reached, in any order or in that of the graph, and along one way."""
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,32 @@ def reachable(
             if other not in seen:
                 seen.add(other)
                 queue.append(other)
+
+
+def in_graph_order(starts: Iterable[Node], following: Callable[[Node], Iterable[Node]]) -> Iterator[Node]:
+    """Yield some nodes and all that can be reached from them downstream, each once, in the order of the graph.
+
+    `following` is asked of a node only after the caller has seen it, and whoever reads it then comes later.
+    """
+    first = dict.fromkeys(starts)
+    waiting = [(node.index, node) for node in first]
+    seen = set(first)
+    heapq.heapify(waiting)
+    while waiting:
+        node = heapq.heappop(waiting)[1]
+        yield node
+        for other in following(node):
+            if other not in seen:
+                seen.add(other)
+                heapq.heappush(waiting, (other.index, other))
+
+
+def along(start: Item, following: Callable[[Item], Item | None]) -> Iterator[Item]:
+    """Yield an item and what follows it, one after the other, to the last one."""
+    item: Item | None = start
+    while item is not None:
+        yield item
+        item = following(item)
 
 
 def back_through(value: Value | None, kind: Kind, most: int = 2**16) -> Iterator[Node]:
