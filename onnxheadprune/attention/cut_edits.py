@@ -59,11 +59,7 @@ def swept_edits(
 def caches_of(
     view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], contract: Contract
 ) -> CacheCut:
-    """Return what becomes of the caches of sites removed as a whole.
-
-    Raises:
-        RefusedError: if they cannot go, and were asked to.
-    """
+    """Return what becomes of the caches of sites removed as a whole."""
     if contract.cache != "renumber":
         return CacheCut()
     return cache_cut(view, sites, going_whole(sites, heads), contract.renumbered_sites)
@@ -162,11 +158,7 @@ def going_whole(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> list[Site
 
 
 def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, frozenset[str]]:
-    """Edits that take the branches of projections without any unit off the residual stream.
-
-    Raises:
-        RefusedError: if what a projection computes without heads cannot be expressed as a constant.
-    """
+    """Edits that take the branches of projections without any unit off the residual stream."""
     edits: dict[Edit, frozenset[str]] = {}
     owners: dict[Node, list[Site]] = {}
     terms: list[Use] = []
@@ -210,11 +202,7 @@ def _or_refuse(
     owners: Mapping[Node, Sequence[Site]],
     heads: Mapping[int, tuple[int, ...]],
 ) -> Sequence[Edit]:
-    """The edits for a projection without units.
-
-    Raises:
-        RefusedError: if there are none.
-    """
+    """The edits for a projection without units."""
     if not isinstance(found, Refusal):
         return found
     site = owners[projection][0]

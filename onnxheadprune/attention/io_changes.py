@@ -249,11 +249,7 @@ def _in_branches(value: Value) -> Iterator[DropBranchOutput]:
 
 
 def _require_unread(value: Value, edits: Mapping[Edit, frozenset[str]]) -> None:
-    """Check whether nothing reads a cache that goes.
-
-    Raises:
-        RefusedError: if something does.
-    """
+    """Check whether nothing reads a cache that goes."""
     dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
     made = value.producer is not None and value.producer.ref not in dropped
     if made and not any(edit in edits for edit in _in_branches(value)):

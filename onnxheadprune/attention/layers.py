@@ -135,12 +135,7 @@ def _named(
     stacks: Mapping[Stack, Mapping[int, Sequence[tuple[Place, Site]]]],
     others: Mapping[Stack, Sequence[Sequence[Site]]],
 ) -> list[Layer]:
-    """Return layers, stack by stack.
-
-    Args:
-        stacks: those that names number.
-        others: those that names do not number, in order.
-    """
+    """Return layers, stack by stack."""
     labels = stack_labels([*stacks, *others])
     numbered = [
         Layer(f"{labels[stack]}{number}", ".".join(found[0][0].path), tuple(site for _, site in found))
@@ -160,14 +155,7 @@ def _unnumbered(
     places: Mapping[Site, tuple[Join, Term]],
     sites: Sites,
 ) -> dict[Stack, list[list[Site]]]:
-    """Return the layers of streams that no name numbers, by what the names of their sites have in common.
-
-    Args:
-        ordered: all sites in graph order.
-        known: those in layers that names number.
-        places: where sites are added to a stream.
-        sites: of the model.
-    """
+    """Return the layers of streams that no name numbers, by what the names of their sites have in common."""
     streams: dict[Join, list[Site]] = defaultdict(list)
     for site in ordered:
         if site in places:
@@ -182,13 +170,7 @@ def _unnumbered(
 
 
 def _lead_only_to(begins: Iterable[Node], ends: Collection[Node], last: int) -> bool:
-    """Return whether all that is computed with the results of some nodes goes through others.
-
-    Args:
-        begins: some nodes.
-        ends: the others.
-        last: the index of a node after which nothing else of interest lies.
-    """
+    """Return whether all that is computed with the results of some nodes goes through others."""
     for node in reachable(begins, lambda node: [reader for reader in node.readers if reader not in ends]):
         if any(value.is_graph_output for value in node.results):
             return False
@@ -266,14 +248,7 @@ def _placed(
 def _completed(
     found: Sequence[Layer], ordered: Sequence[Site], places: Mapping[Site, tuple[Join, Term]], sites: Sites
 ) -> Iterator[Layer]:
-    """Yield layers with all that is added to their streams between their first and last residual sums, and behind.
-
-    Args:
-        found: layers by their names or by structure.
-        ordered: all sites in graph order.
-        places: where these are added to a stream.
-        sites: of the model.
-    """
+    """Yield layers with all that is added to their streams between their first and last residual sums, and behind."""
     layers = list(_placed(found, places, sites.residuals))
     owner = {join: number for number, layer in enumerate(layers) for join in layer.joins}
     owned = {site for layer in layers for site in layer.sites}
@@ -333,12 +308,7 @@ def layers_kept(sites: Sites, removed: Iterable[Site]) -> list[SetMetadata]:
 
 
 def removed_layers(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> list[Layer]:
-    """Return the layers that a cut removes as a whole.
-
-    Args:
-        sites: of the model.
-        units: present units that are removed, per site index.
-    """
+    """Return the layers that a cut removes as a whole."""
     whole = set(going_whole(sites, units))
     try:
         found = layers(sites).values() if whole else ()
@@ -352,10 +322,6 @@ def parts_named(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> tuple[str
 
     >>> parts_named(sites, units)  # doctest: +SKIP
     ('layer.3', 'attn.0:1,3', 'ffn.0:0-63', 'ffn.1')
-
-    Args:
-        sites: of the model.
-        units: present units that are removed, per site index.
     """
     whole = set(going_whole(sites, units))
     gone = [layer for layer in removed_layers(sites, units) if len(layer.sites) > 1]

@@ -20,9 +20,6 @@ def check_legal(site: Site, units: Iterable[int]) -> None:
 
     Every KV head that survives must keep equally many query heads, since the graph repeats KV heads
     a fixed number of times. Where it repeats some more often than others, that holds for each kind.
-
-    Raises:
-        RefusedError: with the reason, and the nearest legal sets.
     """
     gone = set(units)
     all_go = len(gone) == site.num_units

@@ -22,9 +22,8 @@ FIRST_TOKENS = False
 def branch(view: GraphView, sites: Sites, answer: bool) -> Analysis | None:
     """The model that one answer of the flag leaves, if its sites are those of the whole.
 
-    Returns:
-        The model with its sites, which have the numbers that they have in the whole; None where the model asks no flag,
-        or some of its sites are not in that branch.
+    The model with its sites, which have the numbers that they have in the whole; None where the model asks no flag, or
+    some of its sites are not in that branch.
     """
     made = answered(view, answer)
     if made is None:
@@ -40,11 +39,7 @@ def branch(view: GraphView, sites: Sites, answer: bool) -> Analysis | None:
 
 
 def first_tokens(loaded: LoadedModel) -> LoadedModel | None:
-    """Of a merged decoder the model for the first tokens, with the sites of the whole; None for any other model.
-
-    Raises:
-        ModelError: if the graph is not valid.
-    """
+    """Of a merged decoder the model for the first tokens, with the sites of the whole; None for any other model."""
     if not has_bodies(loaded.proto):
         return None
     analysis = analysis_of(loaded)
@@ -65,9 +60,6 @@ def observed(loaded: LoadedModel) -> LoadedModel | None:
 
     Of a merged decoder that is the model for the first tokens. Where only one of two bodies holds layers (an early
     exit, a layer that may be skipped), both are run, and the condition picks what they give.
-
-    Raises:
-        ModelError: if the graph is not valid.
     """
     if not has_bodies(loaded.proto):
         return None

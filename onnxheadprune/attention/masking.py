@@ -262,11 +262,7 @@ def _rounded_again(name: str, rounding: tuple[Node, ...]) -> Iterator[NodeProto]
 
 
 def _zero_point(node: Node) -> str:
-    """The zero point of the context operand of a quantized projection.
-
-    Raises:
-        RefusedError: if it is not a single number, so that zero cannot be expressed as a constant.
-    """
+    """The zero point of the context operand of a quantized projection."""
     value = node.input(ZERO_POINT)
     if roles_of(node).zero_points.get(0) != ZERO_POINT or value is None:
         raise RefusedError(
@@ -276,11 +272,7 @@ def _zero_point(node: Node) -> str:
 
 
 def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
-    """The bytes that mean zero in the last layer of a mixture, a new tensor that fits each row of it.
-
-    Raises:
-        RefusedError: if the zero points are not stored.
-    """
+    """The bytes that mean zero in the last layer of a mixture, a new tensor that fits each row of it."""
     from onnxheadprune.attention.packed_matrices import packed_again, unpacked
 
     layout, bits = mixture_of(node), 8

@@ -91,11 +91,7 @@ def _apart(spec: HeadSpec) -> tuple[dict[str, tuple[int, ...]], list[str]]:
 
 
 def _no_layers(parsed: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Refuse numbers of units in a layer, which has units of several kinds.
-
-    Raises:
-        UsageError: if there are any.
-    """
+    """Refuse numbers of units in a layer, which has units of several kinds."""
     for key in parsed:
         if key.startswith(LAYERS):
             raise UsageError(
@@ -111,9 +107,6 @@ def combined(heads: HeadSpec | None, others: Mapping[str, str | None], layers: s
         heads: a head spec.
         others: the same for other kinds, by what they call their units; keys need not begin as the kind has them.
         layers: layers and sublayers that are removed as a whole: "3 5-7 attn.9 ffn.4".
-
-    Raises:
-        UsageError: if one does not parse.
     """
     given = {units: text for units, text in others.items() if text is not None}
     if not given and layers is None:
@@ -200,11 +193,7 @@ def _listed(keys: Iterable[str]) -> str:
 
 
 def _some(kind: type[Site], sites: Sites) -> tuple[Site, ...]:
-    """The sites of one kind.
-
-    Raises:
-        RefusedError: if there are none.
-    """
+    """The sites of one kind."""
     found = sites.of(kind.UNITS)
     if not found:
         find = sites.others.get(kind)

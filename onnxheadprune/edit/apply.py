@@ -229,12 +229,7 @@ def _drop_branch_outputs(outputs: Iterable[tuple[NodeProto, int]]) -> None:
 
 
 def _declare_stored(graph: GraphProto, before: Collection[str]) -> None:
-    """Make inputs of stored tensors that are new, as old versions of the format have it.
-
-    Args:
-        graph: the main graph.
-        before: what it stored before; what of that is no input stays none.
-    """
+    """Make inputs of stored tensors that are new, as old versions of the format have it."""
     declared = {info.name for info in graph.input}.union(before)
     for tensor in graph.initializer:
         if tensor.name not in declared:

@@ -25,9 +25,8 @@ _KEY = "onnxheadprune.counts_where"
 def side_by_side(view: GraphView, nodes: Iterable[Node]) -> ModelProto | None:
     """A copy of a model in which both bodies of each If run, and the condition picks what they give.
 
-    Returns:
-        The model; None where a body gives something of another shape than the other one, so that no elements can be
-        picked, or where a stored tensor would get another name.
+    The model; None where a body gives something of another shape than the other one, so that no elements can be picked,
+    or where a stored tensor would get another name.
     """
     chosen = list(nodes)
     if not all(_is_alike(node) for node in chosen):

@@ -157,12 +157,7 @@ CARRIED_FROM = 2
 
 
 def _drop_unread_states(loop: NodeProto, needed: Iterable[str]) -> None:
-    """Drop what a Loop carries only for itself, and what its body computes for that.
-
-    Args:
-        loop: the node, which is changed.
-        needed: names that somebody reads outside of it.
-    """
+    """Drop what a Loop carries only for itself, and what its body computes for that."""
     (body,) = bodies_of(loop)
     read = set(needed)
     given = [*loop.output, *[""] * (len(body.output) - 1 - len(loop.output))]

@@ -28,8 +28,7 @@ def answered(view: GraphView, answer: bool) -> ModelProto | None:
 
     Values and stored tensors keep their names; inputs that nobody reads any more are gone.
 
-    Returns:
-        The model; None where it asks no flag, or names mean one thing in a branch and another one outside.
+    The model; None where it asks no flag, or names mean one thing in a branch and another one outside.
     """
     choices = {node.position: node for node in asking(view)}
     if not choices:

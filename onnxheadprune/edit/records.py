@@ -126,11 +126,7 @@ class QuantizedRecord:
 
 
 def units_entry(units: str) -> Entry[tuple[RecordedUnits, ...], Sequence[RecordedUnits]]:
-    """The entry of the sites of one kind in the original with the units that they have lost.
-
-    Args:
-        units: what the kind calls its units, as in "neurons".
-    """
+    """The entry of the sites of one kind in the original with the units that they have lost."""
     if units == HEADS:
         return _HEADS_ENTRY
 

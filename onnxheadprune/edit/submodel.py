@@ -73,23 +73,14 @@ class Restored:
     sources: Sources = field(default_factory=dict)
 
     def arrays(self) -> dict[str, Array]:
-        """All of them in memory.
-
-        Raises:
-            ModelError: if one cannot be read.
-        """
+        """All of them in memory."""
         return {
             name: numpy_helper.to_array(in_memory(tensor, self.sources))
             for name, tensor in self.tensors.items()
         }
 
     def into(self, model: LoadedModel, proto: ModelProto | None = None) -> LoadedModel:
-        """A model with these tensors in the place of its own; without any, it is not copied.
-
-        Args:
-            model: the original, or what is made from it.
-            proto: made from it; None for its own.
-        """
+        """A model with these tensors in the place of its own; without any, it is not copied."""
         made = proto or model.proto
         return self.beside(model).changed(with_stored(made, self.tensors) if self.tensors else made)
 

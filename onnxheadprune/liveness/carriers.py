@@ -113,12 +113,7 @@ def on_all_outputs(node: Node, live: Live) -> list[Live]:
 
 
 def moved_axes(node: Node, index: int = 0) -> dict[int, int]:
-    """Return the output axes of a node's input axes, found by asking its rule for every second index of each.
-
-    Args:
-        node: the node.
-        index: of the input.
-    """
+    """Return the output axes of a node's input axes, found by asking its rule for every second index of each."""
     mapping: dict[int, int] = {}
     for axis, dim in enumerate(node.out.shape or ()):
         size = dim if isinstance(dim, int) else divisor(dim)

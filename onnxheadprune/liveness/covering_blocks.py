@@ -16,8 +16,7 @@ from onnxheadprune.model.graph.view import Node
 def covering(node: Node, live: Live) -> Answer | None:
     """The answer of a Reshape that keeps the smallest block of its input that covers the demand.
 
-    Returns:
-        None for other operators, where the block is all of the input, or where it is no block of the output.
+    None for other operators, where the block is all of the input, or where it is no block of the output.
     """
     source, shape = node.shape(0), node.out.shape
     if node not in RESHAPES or source is None or shape is None:

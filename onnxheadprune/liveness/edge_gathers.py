@@ -22,15 +22,7 @@ from onnxheadprune.model.graph.view import Scope, Use, Value
 def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -> list[Edit]:
     """Edits that narrow one edge from the kept part of `value` to the part that its consumer needs.
 
-    Args:
-        use: the edge.
-        value: the value on it.
-        have: what the value keeps.
-        wanted: what the consumer reads, a part of `have`.
-        reason: why the value itself is not narrowed.
-
-    Returns:
-        A `Gather` per axis where the axes are independent, else a `Gather` on the flattened axes.
+    A `Gather` per axis where the axes are independent, else a `Gather` on the flattened axes.
     """
     node = use.node
     if value.producer is not None and value.producer in MAKES_CHUNKS:
@@ -61,14 +53,7 @@ def _numbers(place: _Place, value: Value, wanted: Live) -> AddConstant | None:
 
 
 def output_gather(value: Value, have: Live, wanted: Live, reason: str) -> list[Edit]:
-    """Gather an output of an `If` branch: the value is renamed, and the gather takes over its name.
-
-    Args:
-        value: an output of the branch, computed in it.
-        have: what the value keeps.
-        wanted: what the output of the `If` keeps.
-        reason: why the value itself is not narrowed.
-    """
+    """Gather an output of an `If` branch: the value is renamed, and the gather takes over its name."""
     producer = value.producer
     assert producer is not None
     scope, raw = value.scope, f"{value.name}/{MARK}_raw"

@@ -28,12 +28,7 @@ from onnxheadprune.model.tensors import FLOATS
 def stand_in(left: Remnant, readers: Sequence[Use]) -> Sequence[Edit] | Refusal:
     """Edits that replace the sum of projections by a constant.
 
-    Args:
-        left: what is left of them.
-        readers: its readers; may include shape observers.
-
-    Returns:
-        The edits, or a refusal if the constant, or its size, cannot be expressed as a constant.
+    The edits, or a refusal if the constant, or its size, cannot be expressed as a constant.
     """
     builder = _Builder(left.projections[0], left.value, list(left.edits))
     constant = builder.constant(left)

@@ -59,12 +59,7 @@ def why_not_cut(node: Node, mask: Mask) -> str | None:
 
 
 def packed_together(node: Node, channels: Sequence[Sequence[int]]) -> Iterator[set[int]]:
-    """Heads with inputs in one block, or in some whose zero points share a byte.
-
-    Args:
-        node: a node whose weight is packed.
-        channels: for each head, its inputs.
-    """
+    """Heads with inputs in one block, or in some whose zero points share a byte."""
     yield from _owners(channels, block_size(node) * _zero_points_in_byte(node))
 
 

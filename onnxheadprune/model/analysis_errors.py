@@ -56,15 +56,7 @@ class NotAnalysed:
 
 
 def attempted(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:
-    """Return what a search finds, or the unexpected error that ended it.
-
-    Args:
-        what: what it looks for.
-        find: the search.
-
-    Raises:
-        HeadPruneError: as `find` does, for expected reasons.
-    """
+    """Return what a search finds, or the unexpected error that ended it."""
     try:
         return find()
     except AnalysisError as error:

@@ -62,10 +62,6 @@ def kind_of(path: str | os.PathLike[str]) -> int | None:
 def require_there(path: str | os.PathLike[str], what: str = "") -> int:
     """The file mode of an existing path of any kind.
 
-    Args:
-        path: the path.
-        what: its name in errors, followed by a space.
-
     Raises:
         UsageError: if it does not exist, or cannot be examined.
     """
@@ -95,15 +91,7 @@ def require_model(path: Path) -> int:
 
 
 def regular_file(path: str | os.PathLike[str], what: str) -> Path:
-    """The path, if it is a regular file. Others (a FIFO, a device) may block, or never end.
-
-    Args:
-        path: the path.
-        what: its name in errors ("the text").
-
-    Raises:
-        UsageError: if not.
-    """
+    """The path, if it is a regular file. Others (a FIFO, a device) may block, or never end."""
     mode = require_there(path, f"{what} ")
     if not stat.S_ISREG(mode):
         kind = "a device or socket"
@@ -116,16 +104,7 @@ def regular_file(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) -> str:
-    """A UTF-8 file.
-
-    Args:
-        path: the path.
-        what: its name in errors.
-        limit: the most bytes.
-
-    Raises:
-        UsageError: if it is not UTF-8 text, or larger.
-    """
+    """A UTF-8 file."""
     file = regular_file(path, what)
     try:
         with file.open("rb") as stream:

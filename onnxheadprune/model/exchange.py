@@ -69,11 +69,7 @@ def brought_in(source: OtherModel, name: str) -> tuple[ModelProto, dict[str, Sou
 
 
 def _files_of(source: onnx_ir.Model, name: str) -> dict[str, Source]:
-    """The files of the initializers of all graphs, by their location.
-
-    Raises:
-        ModelError: if one leads out of its folder, or two have one location.
-    """
+    """The files of the initializers of all graphs, by their location."""
     import onnx_ir
 
     folders: dict[str, Path] = {}

@@ -217,11 +217,7 @@ def structure_of(
 
 
 def _from_memory(source: ModelProto | gs.Graph | onnx_ir.Model) -> LoadedModel:
-    """A checked model from memory; large weights of onnx_ir models stay in their files.
-
-    Raises:
-        ModelError: if it is damaged, or refers to data that cannot be read.
-    """
+    """A checked model from memory; large weights of onnx_ir models stay in their files."""
     name = model_name(source)
     model, sources = (source, {}) if isinstance(source, ModelProto) else brought_in(source, name)
     if not sources:

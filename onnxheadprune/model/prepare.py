@@ -54,11 +54,7 @@ def prepared(model: ModelProto) -> ModelProto:
 
 
 def _check_calls(model: ModelProto) -> None:
-    """Check whether a model can be inlined within bounds.
-
-    Raises:
-        ModelError: if a function calls itself, or the inlined graph would be too large.
-    """
+    """Check whether a model can be inlined within bounds."""
     counts = _Counter({_id(function): function for function in model.functions})
     made = counts.of_nodes(model.graph.node, ())
     if made.nodes > MAX_NODES or made.bytes - model.graph.ByteSize() > MAX_BYTES:
@@ -109,9 +105,6 @@ def _in_order(model: ModelProto) -> ModelProto:
 
     ONNX asks for that order, but some converters append their nodes at the end and ONNX Runtime sorts
     silently. A graph that is in order already is not changed.
-
-    Raises:
-        ModelError: if the graph has a cycle.
     """
     if _is_ordered(model.graph):
         return model

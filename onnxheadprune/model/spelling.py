@@ -122,12 +122,7 @@ def file_name(name: str) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, shortened in the middle: beginning and end may both distinguish it from others.
-
-    Args:
-        text: any text.
-        most: the most characters, at least 3.
-    """
+    """The text, shortened in the middle: beginning and end may both distinguish it from others."""
     if len(text) <= most:
         return text
     end = (most - 1) // 2
@@ -151,10 +146,6 @@ def spelled(numbers: Iterable[int]) -> str:
 
 def read_ranges(text: str, most: int) -> tuple[int, ...]:
     """The numbers that `spelled` wrote.
-
-    Args:
-        text: the ranges; may be empty.
-        most: the largest plausible number.
 
     Raises:
         ValueError: if it is not what `spelled` writes, or names a larger number.

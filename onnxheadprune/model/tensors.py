@@ -90,11 +90,7 @@ def take(array: npt.NDArray[Any], selection: Selection) -> npt.NDArray[Any]:
 
 
 def cut(tensor: TensorProto, selection: Selection) -> None:
-    """Cut a tensor in place, keeping its name, type, doc string and how its data is stored.
-
-    Raises:
-        RefusedError: if its data is not in memory.
-    """
+    """Cut a tensor in place, keeping its name, type, doc string and how its data is stored."""
     if tensor.data_location == TensorProto.EXTERNAL:
         raise RefusedError(f"the data of initializer {tensor.name!r} is not loaded")
     dims = tuple(tensor.dims)

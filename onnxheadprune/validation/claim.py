@@ -195,12 +195,7 @@ def _paired(record: Sequence[RecordedUnits], sites: Sequence[Site]) -> dict[int,
 def _recorded(
     kind: type[Site], record: Sequence[RecordedUnits], analysis: Analysis, names: tuple[str, str]
 ) -> dict[str, list[int]]:
-    """Units of one kind that the pruned model's record lists as removed and the original still has, per site.
-
-    Raises:
-        UsageError: if the record does not speak of the original's sites.
-        ModelError: if the original's cannot be read.
-    """
+    """Units of one kind that the pruned model's record lists as removed and the original still has, per site."""
     if not record:
         return {}
     # Sites that the original has lost, as a whole or with an expert, are in its record alone.

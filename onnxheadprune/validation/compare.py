@@ -26,12 +26,7 @@ class Gap:
 
 
 def _gap(actual: Array, expected: Array) -> Gap:
-    """The largest difference where `expected` is finite; infinite if shapes differ or `actual` is not finite.
-
-    Args:
-        actual: the output to judge.
-        expected: what it should be; its largest absolute value is the scale.
-    """
+    """The largest difference where `expected` is finite; infinite if shapes differ or `actual` is not finite."""
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return Gap(math.inf, math.inf)
     if expected.dtype.kind in "OSU":

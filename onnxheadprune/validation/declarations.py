@@ -71,13 +71,7 @@ class Declarations:
                 self._note_fixed(ours, theirs)
 
     def inside(self, ours: Iterable[Scope], theirs: Iterable[Scope], pairs: Pairs) -> Iterator[str]:
-        """Differences of what is said of values in between, and in bodies.
-
-        Args:
-            ours: the scopes of the planned graph.
-            theirs: those of the pruned one.
-            pairs: values that are the same in both.
-        """
+        """Differences of what is said of values in between, and in bodies."""
         known = {(id(made.thing), made.index): info for made, info in _infos(ours)}
         for made, info in _infos(theirs):
             partner = pairs.get((id(made.thing), made.index))

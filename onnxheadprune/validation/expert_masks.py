@@ -26,8 +26,7 @@ Insert = tuple[GraphProto, NodeProto]
 def silenced_inside(model: ModelProto, site: Site, neurons: Sequence[int]) -> list[Insert] | None:
     """Let a mixture read its first layer with zeros in the rows of neurons, in a copy in which no node has moved yet.
 
-    Returns:
-        Nodes that go to the beginning of graphs, once all others are placed; None where the layer is not stored.
+    Nodes that go to the beginning of graphs, once all others are placed; None where the layer is not stored.
     """
     made: list[Insert] = []
     for projection in site.projections:
@@ -41,8 +40,7 @@ def silenced_inside(model: ModelProto, site: Site, neurons: Sequence[int]) -> li
 def with_other_weights(model: ModelProto, site: Site, gone: Sequence[int]) -> list[Insert] | None:
     """Let a mixture read other numbers in place of all that a cut takes off, in a copy in which no node has moved yet.
 
-    Returns:
-        Nodes that go to the beginning of graphs, once all others are placed; None where no weight is a number.
+    Nodes that go to the beginning of graphs, once all others are placed; None where no weight is a number.
     """
     made: list[Insert] = []
     changed = False

@@ -124,16 +124,7 @@ class Wide:
         exact: float,
         differing: Sequence[NodeProto] = (),
     ) -> None:
-        """Look at both graphs.
-
-        Args:
-            original: where the tensors of `view` lie.
-            planned: the original with the plan carried out.
-            pruned: the model to judge.
-            view: the original's annotated view.
-            exact: the relative difference up to which tables are the same.
-            differing: nodes of the pruned model that are not the planned ones.
-        """
+        """Look at both graphs."""
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.view = view

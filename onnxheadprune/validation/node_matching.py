@@ -52,14 +52,7 @@ def matched(
     same_node: SameNode,
     same_value: SameValue,
 ) -> Matching:
-    """Match the nodes of a planned graph and a pruned one.
-
-    Args:
-        scopes: the graphs of both.
-        seeds: pairs that were found to be the same.
-        same_node: compares two nodes without their inputs.
-        same_value: compares what no node makes.
-    """
+    """Match the nodes of a planned graph and a pruned one."""
     matcher = _Matcher(scopes, same_node, same_value)
     matcher.run(seeds)
     return matcher.found()

@@ -98,13 +98,7 @@ def _forced_original(
 ) -> tuple[LoadedModel, LoadedModel]:
     """The original with its decisions forced to the exits that a pruned model claims, made from the original alone.
 
-    Args:
-        original: the model before the cut, with all of its exits.
-        left: the exits, as they were found in it.
-        refits: refitted tensors, under the names that they have after the exits.
-
-    Returns:
-        The forced original with the refitted tensors, and the original with the last decision the other way.
+    The forced original with the refitted tensors, and the original with the last decision the other way.
     """
     from onnxheadprune.attention.exits.decisions import forced, otherwise
 
@@ -202,10 +196,6 @@ class Prepared:
 
     def oracle(self, planning: Planning, refits: Restored) -> Oracle | None:
         """Return what the pruned model must equal; None where the masked reference is all that it takes.
-
-        Args:
-            planning: the units that are removed, planned on `model`.
-            refits: refitted tensors, under the names that they have there.
 
         Raises:
             RefusedError: if a site is seen only once the exit is taken, so that the original cannot be masked.

@@ -89,11 +89,6 @@ NOTHING_RAN = Findings((), (), (), None, None, {})
 def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | None = None) -> Findings:
     """Random feeds, the user's data, a pass at deployment settings, a second opinion of the CPU.
 
-    Args:
-        models: what is compared.
-        request: what was asked for.
-        metric: collects the user's own measure, None without.
-
     Raises:
         InferenceError: if the original itself does not load, or has a node that nothing here computes.
         UsageError: if the data does not fit the model.

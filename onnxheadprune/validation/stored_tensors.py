@@ -43,12 +43,11 @@ class Weights:
         Tensors that another tool renamed or merged have no counterpart and are left to the comparison of
         outputs; literals that the plan writes are, too.
 
+        How many are the planned ones or were compared, and the names of those that differ: in their numbers, their
+        shape or their type.
+
         Args:
             known: names of tensors of the pruned model that were found to be the planned ones.
-
-        Returns:
-            How many are the planned ones or were compared, and the names of those that differ: in their numbers,
-            their shape or their type.
         """
         compared, altered = 0, []
         for name, tensor in _tensors(self.pruned.proto.graph):

@@ -105,14 +105,7 @@ def judge(
 
 
 def _unseen(power: float, error: float, allowed: float, tolerance: Tolerance) -> str:
-    """Return why a wrong cut would not have shown; nothing where it would have.
-
-    Args:
-        power: how far silencing moves the outputs, relative to their scale.
-        error: the largest difference between the pruned model and its reference.
-        allowed: up to which difference the pruned model is the same.
-        tolerance: the usual one.
-    """
+    """Return why a wrong cut would not have shown; nothing where it would have."""
     if not power:
         return "does not move the outputs at all"
     moves = f"moves the outputs by only {power:.1e} of their scale"

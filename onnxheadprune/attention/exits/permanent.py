@@ -81,11 +81,7 @@ def leaving(loaded: LoadedModel, numbers: Sequence[int]) -> Leaving:
 
 
 def leaving_from(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) -> Leaving:
-    """The same for an analysed model.
-
-    Raises:
-        HeadPruneError: as `leaving` does.
-    """
+    """The same for an analysed model."""
     with analysing(loaded.proto, loaded.name):
         return _leaving(loaded, analysis, numbers)
 

@@ -62,12 +62,7 @@ def cache_ends(walk: Sweep, labels: Labels) -> dict[Value, Live]:
 
 
 def _is_kept(value: Value, outputs: Sequence[Value]) -> bool:
-    """Return whether an input that carries heads is a cache, and not numbers of heads, a condition or scales.
-
-    Args:
-        value: the input.
-        outputs: outputs on the same path.
-    """
+    """Return whether an input that carries heads is a cache, and not numbers of heads, a condition or scales."""
     if value.elem_type in _INDICES_AND_CONDITIONS or value.shape is None:
         return False
     if sum(dim != 1 for dim in value.shape) >= _CACHE_RANK:

@@ -89,6 +89,9 @@ def told_apart(node: Node, axis: int, size: int, run: Dim = 1, stacked: bool = F
     Only output channels of linear layers count. Other stored tensors do not: tokens are rows of stored
     queries, or each is multiplied with a table of relative positions, and a fixed batch repeats stored tensors.
 
+    For each position the number of its class: positions that read the same weights are in one class. None where
+    unknown, because an operator on the way has no rule or a shape is unknown.
+
     Args:
         node: a product.
         axis: an axis of its output.
@@ -97,10 +100,6 @@ def told_apart(node: Node, axis: int, size: int, run: Dim = 1, stacked: bool = F
         stacked: whether a layer that computes some positions and no others tells those apart: its output is stacked
             with that of other layers. Rows are not told apart by that, for texts and images that attend to each other
             have layers of their own, too.
-
-    Returns:
-        For each position the number of its class: positions that read the same weights are in one class. None where
-        unknown, because an operator on the way has no rule or a shape is unknown.
     """
     walk = _walk_of(node, axis, size, run)
     if walk is None:

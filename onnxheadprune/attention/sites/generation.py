@@ -26,12 +26,7 @@ def comes_or_goes(value: Value) -> bool:
 
 
 def why_uneven(sites: Iterable[AttentionSite], heads: Mapping[int, Sequence[int]]) -> str | None:
-    """Return why a generation operator could not run its decoder after the cut, None if all can.
-
-    Args:
-        sites: all sites of a model.
-        heads: present head indices to remove, per site index.
-    """
+    """Return why a generation operator could not run its decoder after the cut, None if all can."""
     inside: dict[Node, list[AttentionSite]] = {}
     for site in sites:
         owners = {owner for value in site.free if (owner := _generator_of(value)) is not None}

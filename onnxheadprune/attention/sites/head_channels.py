@@ -174,8 +174,7 @@ def _operands(node: Node) -> list[Value]:
 def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Live]] | None:
     """Return the input positions that labelled positions of a node's output depend on, by input index.
 
-    Returns:
-        None where the node computes them: weights, a product, or an unknown operator.
+    None where the node computes them: weights, a product, or an unknown operator.
     """
     if not has_law(node) or is_fused(node) or is_product(node) is not None:
         return None

@@ -26,12 +26,8 @@ def with_history(
     their numbers and sizes are equal. Where `complete`, every site that the record leaves units must be there;
     a feed-forward block may be hidden by another tool's changes.
 
-    Returns:
-        The sites in order of their number in the original. Sites that the record does not know, because the version
-        that wrote it did not find them, are numbered after those that it knows.
-
-    Raises:
-        ModelError: if the record does not fit the sites.
+    The sites in order of their number in the original. Sites that the record does not know, because the version that
+    wrote it did not find them, are numbered after those that it knows.
     """
     if not record:
         return list(sites)

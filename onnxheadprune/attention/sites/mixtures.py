@@ -98,12 +98,7 @@ class RoutedProjection(Projection):
 
 
 def found(view: GraphView, known: Sequence[Site]) -> Findings:
-    """All mixtures in graph order of their routers.
-
-    Args:
-        view: an annotated view.
-        known: sites of other kinds; neurons inside experts are theirs.
-    """
+    """All mixtures in graph order of their routers."""
     streams, seen = Streams(), dict[Node, MixtureSite]()
     numbered = {core: site for site in known if site.INSIDE and site.removed for core in site.cores}
     heads = {item.node for site in known if isinstance(site, AttentionSite) for item in site.projections}

@@ -103,14 +103,7 @@ class Origins:
 
 
 def origins(value: Value, axes: tuple[int, ...], sizes: tuple[int, ...], streams: Streams) -> Origins:
-    """Trace the positions of some axes of a value to their layers; labels count from 1, in row-major order.
-
-    Args:
-        value: the input of a projection.
-        axes: the axes that the projection sums over.
-        sizes: their lengths.
-        streams: the residual streams of the model.
-    """
+    """Trace the positions of some axes of a value to their layers; labels count from 1, in row-major order."""
     return _Search(streams).run(value, axes, sizes)
 
 

@@ -194,11 +194,7 @@ class Residuals:
     def gate(self, join: Join) -> Use | None:
         """Return where the stream itself is multiplied with what a layer computes, between two residual sums.
 
-        Args:
-            join: the second sum.
-
-        Returns:
-            The factor, None without one. A norm in single operators and a mask are none.
+        The factor, None without one. A norm in single operators and a mask are none.
         """
         if self.before(join) is None:
             return None
@@ -229,13 +225,7 @@ class Residuals:
 
 
 def silenced(join: Join, term: Term, ends: Collection[Node]) -> State:
-    """Return the state of a term if some layers sum over nothing, so that they output their biases.
-
-    Args:
-        join: the residual sum.
-        term: what it adds.
-        ends: the layers.
-    """
+    """Return the state of a term if some layers sum over nothing, so that they output their biases."""
     stream = join.around
 
     def is_start(value: Value) -> bool:
@@ -306,13 +296,7 @@ def _join(node: Node) -> Join | None:
 
 
 def _leads_to_others(value: Value, leaves: Collection[Value], known: Collection[Value] = ()) -> bool:
-    """Return whether layers compute other addends from one, or from what it was just computed from.
-
-    Args:
-        value: the addend.
-        leaves: all addends.
-        known: values that do not count.
-    """
+    """Return whether layers compute other addends from one, or from what it was just computed from."""
     around = near(value)
     # What lies in front of all of these values leads to none of them.
     since = min(-1 if item.producer is None else item.producer.index for item in around)

@@ -215,8 +215,7 @@ def picked_apart(node: Node, scores: Scores) -> dict[Value, int] | None:
 def onward(node: Node, parts: Mapping[int, Part]) -> tuple[Part | None, Sequence[End]] | None:
     """Follow values of experts, by input index, through a node.
 
-    Returns:
-        What its outputs are, and where experts end; None where that is not known.
+    What its outputs are, and where experts end; None where that is not known.
     """
     sets = {part.experts for part in parts.values()}
     if len(sets) > 1:

@@ -436,13 +436,7 @@ class _Walk:
 
 
 def _ranks(value: Value, axis: int, listed: int) -> int:
-    """The number of listed experts that are read, from the best one on.
-
-    Args:
-        value: their numbers or scores.
-        axis: along which they are listed.
-        listed: how many are listed.
-    """
+    """The number of listed experts that are read, from the best one on."""
     most = 0
     for use in value.consumers:
         answer = ask(use.node, [FULL for _ in use.node.outputs], MASKS)

@@ -47,14 +47,7 @@ def _heads_of(bits: int) -> Iterator[int]:
 
 
 def join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: int) -> Sharing:
-    """Heads whose bits meet in one element share that element: they are one KV group.
-
-    Args:
-        groups: the groups known so far.
-        walk: a label sweep up the values of a core.
-        num_heads: heads of the block.
-        everyone: the bits of all heads of the core.
-    """
+    """Heads whose bits meet in one element share that element: they are one KV group."""
     known = labelled = False
     for value, live in _leaves(walk):
         found = _bits(live)

@@ -72,12 +72,7 @@ def weights_of(walk: Sweep) -> tuple[int, int, int]:
 
 
 def weights_in(model: ModelProto, view: GraphView) -> int:
-    """Return the number of a model's stored elements, those of packed weights counted as weights.
-
-    Args:
-        model: as it is stored.
-        view: of the model.
-    """
+    """Return the number of a model's stored elements, those of packed weights counted as weights."""
     packed = [node for node in view.nodes if is_packed(node)]
     stored = {value for node in packed for value in node.inputs if value is not None and value.holds_tensor}
     more = sum(math.prod(_sizes(value)) * (_per_element(value) - 1) for value in stored)

@@ -43,9 +43,8 @@ class _Run:
 def owned(site: Site) -> list[dict[str, Any]]:
     """Return what each unit of a site owns of each stored tensor, as JSON-ready data.
 
-    Returns:
-        One entry per tensor and run of positions, in the order of a trial sweep; none for a site
-        that cannot lose units, or has only one.
+    One entry per tensor and run of positions, in the order of a trial sweep; none for a site that cannot lose units, or
+    has only one.
     """
     if not site.removable:
         return []

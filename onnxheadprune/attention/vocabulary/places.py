@@ -111,12 +111,7 @@ def _before(place: Place, node: Node) -> Iterator[Place]:
 
 
 def behind(place: Place, use: Use) -> Iterator[Place]:
-    """Yield the places that one reader of a value relates to it.
-
-    Args:
-        place: of the value.
-        use: the reader.
-    """
+    """Yield the places that one reader of a value relates to it."""
     node = use.node
     if place.axis is not None:
         yield from _axes_behind(place, node, use.input_index)

@@ -74,14 +74,13 @@ def together(starts: Collection[Place]) -> list[Place]:
 def judged(view: GraphView, place: Place, rows: int, ids: Sequence[Value]) -> Answer:
     """Return whether an axis that is not tied to a table counts tokens.
 
+    "open" if the model does not show it.
+
     Args:
         view: of the model.
         place: the axis.
         rows: how many token ids there are.
         ids: the inputs with token ids; nothing where another file of the network has them.
-
-    Returns:
-        "open" if the model does not show it.
     """
     width, caches = place.size, _has_caches(view)
     near = rows < FAR * width and width < FAR * rows
@@ -119,10 +118,6 @@ def _along(place: Place, arranged: Kind | None = None) -> list[Place] | None:
     """The computed places that an axis of an output runs along; None if it is one of hidden states.
 
     Nothing but a choice is made of logits: no layer sums over them, and none mixes them.
-
-    Args:
-        place: the axis.
-        arranged: operators that may arrange its elements anew; None for none.
     """
     found: list[Place] = []
     for item in reachable([place], alike, MOST):

@@ -61,14 +61,7 @@ Pick: TypeAlias = Callable[[Logits, str], InsertNode]
 def translated(
     view: GraphView, vocabulary: Vocabulary, kept: npt.NDArray[np.int64], pick: Pick = _picked
 ) -> ModelProto:
-    """A copy of a model that takes new ids, with the logits of the kept tokens.
-
-    Args:
-        view: an annotated view of the model.
-        vocabulary: of the model.
-        kept: the original's id of each new one.
-        pick: makes the node that outputs logits.
-    """
+    """A copy of a model that takes new ids, with the logits of the kept tokens."""
     made = copied(view.model)
     stored: dict[str, npt.NDArray[np.generic]] = {}
     for name in vocabulary.inputs:
@@ -130,13 +123,7 @@ def old_ids(
 
 
 def indices_of(item: Logits, rows: int, kept: npt.NDArray[np.int64]) -> tuple[str, npt.NDArray[np.int64]]:
-    """The name and the content of the tensor with the columns that are kept: those of kept tokens, no padding.
-
-    Args:
-        item: the logits.
-        rows: how many token ids there are.
-        kept: the original's id of each new one.
-    """
+    """The name and the content of the tensor with the columns that are kept: those of kept tokens, no padding."""
     width = None if item.width >= rows else item.width
     return kept_ids(np.dtype(np.int64), width), kept if width is None else kept[kept < width]
 

@@ -85,11 +85,7 @@ class Trimming:
     kept: Ids
 
     def on(self, plan: PrunePlan) -> PrunePlan:
-        """Translate a plan for the smaller vocabulary to one for the source.
-
-        Args:
-            plan: for `model`.
-        """
+        """Translate a plan for the smaller vocabulary to one for the source."""
         elements = plan.elements_removed + self.cut.elements
         notes = (*plan.notes, *self._notes())
         return replace(plan, vocabulary=self.cut, elements_removed=elements, notes=notes)
@@ -160,11 +156,7 @@ def trimming(
 
 
 def _require_outputs(view: GraphView, name: str, logits: Iterable[str]) -> None:
-    """Check that a model has outputs of some names.
-
-    Raises:
-        UsageError: with the first that it lacks.
-    """
+    """Check that a model has outputs of some names."""
     known = [info.name for info in view.model.graph.output]
     unknown = next((item for item in logits if item not in known), None)
     if unknown is not None:
@@ -188,10 +180,6 @@ def _hidden_logits(view: GraphView, vocabulary: Vocabulary) -> str | None:
     """Return the name of an output with a number for each token whose linear layer was not found, None without.
 
     An axis as long as the vocabulary may also be that of an input, or the width of the tables.
-
-    Args:
-        view: an annotated view.
-        vocabulary: of the model.
     """
     values = view.main.values
     others = [size for info in view.model.graph.input for size in values[info.name].shape or ()]
@@ -217,11 +205,7 @@ def _hidden_logits(view: GraphView, vocabulary: Vocabulary) -> str | None:
 
 
 def _checked(kept: Sequence[int] | Ids, vocabulary: Vocabulary, name: str) -> Ids:
-    """The ids in order, each once.
-
-    Raises:
-        UsageError: if one is none of the model's, or one that the graph itself uses is missing.
-    """
+    """The ids in order, each once."""
     ids = np.unique(np.asarray(kept, np.int64))
     if not len(ids):
         raise UsageError("no token is kept; name at least one")
@@ -258,11 +242,7 @@ def _all_of(item: Logits, _: str) -> InsertNode:
 
 
 def _edits(view: GraphView, vocabulary: Vocabulary, kept: Ids) -> list[Edit]:
-    """All edits on the model that answers to new ids.
-
-    Raises:
-        RefusedError: if a table is needed with all of its rows.
-    """
+    """All edits on the model that answers to new ids."""
     mask = np.zeros(vocabulary.rows, np.bool_)
     mask[kept] = True
     flows = {name: _within(flow_of(view.main.values[original_ids(name)]), mask) for name in vocabulary.inputs}
@@ -364,11 +344,7 @@ def _translated_for(use: Use, value: Value) -> Iterator[Edit]:
 
 
 def _require_passed(swept: Sweep, flows: Iterable[Flow]) -> None:
-    """Refuse a cut that a node between a table and a lookup does not follow, as where tokens share a scale.
-
-    Raises:
-        RefusedError: with the reason of the first one.
-    """
+    """Refuse a cut that a node between a table and a lookup does not follow, as where tokens share a scale."""
     flows = list(flows)
     shared = next((item.node for flow in flows for item in flow.lookups if item.shares_scales), None)
     if shared is not None:
@@ -386,11 +362,7 @@ def _require_passed(swept: Sweep, flows: Iterable[Flow]) -> None:
 def _require_smaller(
     edits: Mapping[Edit, frozenset[str]], view: GraphView, flows: Mapping[str, Flow]
 ) -> None:
-    """Refuse a cut that copies a table because something needs all of it.
-
-    Raises:
-        RefusedError: with the first node that does.
-    """
+    """Refuse a cut that copies a table because something needs all of it."""
     sources = {view.main.values[original_ids(name)]: name for name in flows}
     narrower = {lookup.node for flow in flows.values() for lookup in flow.lookups}
     for edit in edits:

@@ -62,11 +62,7 @@ def main_output(view: GraphView, narrowed: Container[str]) -> MainOutput | None:
 
 
 def require_main_output(view: GraphView, narrowed: Container[str] = ()) -> MainOutput:
-    """The output that effects are measured on; none of those that a cut narrows.
-
-    Raises:
-        RefusedError: if there is none.
-    """
+    """The output that effects are measured on; none of those that a cut narrows."""
     main = main_output(view, narrowed)
     if main is None:
         raise RefusedError("the model has no float output to measure the effect of a head on")

@@ -21,11 +21,7 @@ from onnxheadprune.model.storage.system import OwnFolder, sweep_folders
 
 
 def check_folder(target: Path, source: Path) -> None:
-    """Check whether a folder can be made.
-
-    Raises:
-        UsageError: if it exists, or lies in the source.
-    """
+    """Check whether a folder can be made."""
     check_makings([Making("the output", target, kind="folder")], list)
     if not target.name or target.name in (".", ".."):
         raise UsageError(f"the output {target} has no name; name a folder that is not there yet")
@@ -56,11 +52,7 @@ class Assembly:
     """
 
     def __init__(self, target: Path) -> None:
-        """Make the hidden folder.
-
-        Raises:
-            UsageError: if that is not possible.
-        """
+        """Make the hidden folder."""
         self.target = target
         with sentences(target):
             self._around = OwnFolder(lambda: target.parent / hidden_name(target.name))
@@ -90,11 +82,7 @@ class Assembly:
         return path
 
     def copy(self, source: Path, name: str) -> None:
-        """Copy a file, with its rights.
-
-        Raises:
-            UsageError: if it cannot be read or written.
-        """
+        """Copy a file, with its rights."""
         path = self.place(name)
         with sentences(self.target):
             shutil.copyfile(source, path)
@@ -102,19 +90,11 @@ class Assembly:
             note_written(path.lstat())
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a small file.
-
-        Raises:
-            UsageError: if it cannot be written.
-        """
+        """Write a small file."""
         write_file(self.place(name), data)
 
     def commit(self) -> None:
-        """Give the folder its name, in one step.
-
-        Raises:
-            UsageError: if something was created there in the meantime.
-        """
+        """Give the folder its name, in one step."""
         with sentences(self.target):
             for folder, _, names in os.walk(self.folder):
                 for name in names:

@@ -32,11 +32,7 @@ _TWO_PER_ELEMENT = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
 
 def check_tensors(tensors: Iterable[Stored], name: str, sources: Sources) -> None:
-    """Check every stored tensor, and complete the references to files.
-
-    Raises:
-        ModelError: for the first invalid tensor.
-    """
+    """Check every stored tensor, and complete the references to files."""
     spans: list[tuple[Span, str]] = []
     for stored in tensors:
         if stored.role is Role.SPARSE and not stored.tensor.ByteSize():
@@ -53,11 +49,7 @@ def check_tensors(tensors: Iterable[Stored], name: str, sources: Sources) -> Non
 
 
 def check_private(tensors: Iterable[Stored], name: str) -> None:
-    """Check that no entry uses a key that is reserved for this package.
-
-    Raises:
-        ModelError: if a file holds one.
-    """
+    """Check that no entry uses a key that is reserved for this package."""
     for stored in tensors:
         keys = entries_of(stored.tensor).keys() - {EXPLICIT}
         if any(key.startswith(PRIVATE) for key in keys):
@@ -143,11 +135,7 @@ def _check_overlaps(spans: Iterable[tuple[Span, str]], name: str) -> None:
 
 
 def check_names(model: ModelProto, name: str) -> None:
-    """Check that names are text and unique in their graph. Invalid UTF-8 reaches Python as bytes.
-
-    Raises:
-        ModelError: with the invalid name.
-    """
+    """Check that names are text and unique in their graph. Invalid UTF-8 reaches Python as bytes."""
     _text([item.domain for item in model.opset_import], name)
     _text([text for entry in model.metadata_props for text in (entry.key, entry.value)], name)
     for function in model.functions:

@@ -92,11 +92,7 @@ def check_makings(makings: Sequence[Making], readings: Callable[[], Iterable[Rea
 
 
 def check_distinct(makings: Sequence[Making], readings: Callable[[], Iterable[Reading]]) -> None:
-    """Check that no output of a call is another output, or an input.
-
-    Raises:
-        UsageError: for the first one that is.
-    """
+    """Check that no output of a call is another output, or an input."""
     _check_each_other(makings)
     # A "new" file replaces nothing: where one is there, it is the backup of an interrupted run, maybe a link.
     there = [made for made in makings if made.kind not in ("folder", "new") and os.path.lexists(made.path)]
@@ -119,12 +115,7 @@ def check_distinct(makings: Sequence[Making], readings: Callable[[], Iterable[Re
 
 
 def named_files(what: str, value: object) -> Iterator[Reading]:
-    """The files that a value of an argument names: a path, or the module of "module:function".
-
-    Args:
-        what: its name in messages.
-        value: of any kind; only text and paths name files.
-    """
+    """The files that a value of an argument names: a path, or the module of "module:function"."""
     if (
         not isinstance(value, (str, os.PathLike))
         or not (text := os.fspath(value))
@@ -339,11 +330,7 @@ def _may_be_one(one: Making, other: Making) -> bool:
 
 
 def _check_made_names(model: Making, makings: Sequence[Making]) -> None:
-    """Check that no output has a possible content-derived name of a model's weights.
-
-    Raises:
-        UsageError: for the first one that has.
-    """
+    """Check that no output has a possible content-derived name of a model's weights."""
     target = model.path.with_name(folded(model.path.name))
     folder = identity(target.parent)
     for made in makings:
@@ -354,11 +341,7 @@ def _check_made_names(model: Making, makings: Sequence[Making]) -> None:
 
 
 def _check_below(folder: Making, makings: Sequence[Making]) -> None:
-    """Check that no output lies in a folder that is made as a whole.
-
-    Raises:
-        UsageError: for the first one that does.
-    """
+    """Check that no output lies in a folder that is made as a whole."""
     own = identity(folder.path)
     for made in makings:
         if made is not folder and any(identity(above) == own for above in made.path.absolute().parents):

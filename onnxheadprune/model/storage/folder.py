@@ -341,11 +341,7 @@ def write_all(handle: int, data: bytes) -> None:
 
 @contextlib.contextmanager
 def sentences(target: Path) -> Iterator[None]:
-    """Turn what the system says about writing into a sentence.
-
-    Raises:
-        UsageError: in place of an OSError.
-    """
+    """Turn what the system says about writing into a sentence."""
     try:
         yield
     except OSError as error:

@@ -135,15 +135,14 @@ def lay_out(
 ) -> tuple[Layout, int]:
     """Decide where the data of each tensor goes. The model is not changed.
 
+    The layout, and the bytes of data that stay inside the model.
+
     Args:
         model: the structure; tensors are in memory or refer to files.
         own: the location that means the file of the model itself.
         location: what to call the data file.
         external: "auto" leaves every tensor where it was, "always" and "never" move them.
         limit: bytes that the model file can hold; beyond it, "auto" moves tensors out.
-
-    Returns:
-        The layout, and the bytes of data that stay inside the model.
     """
     copy = copied(model)
     stored = list(tensors_of(copy))

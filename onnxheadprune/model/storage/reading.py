@@ -176,11 +176,7 @@ class Opened:
 
 
 def in_memory(tensor: TensorProto, sources: Sources) -> TensorProto:
-    """A copy of a tensor that holds its data, all cuts made.
-
-    Raises:
-        ModelError: if it cannot be read.
-    """
+    """A copy of a tensor that holds its data, all cuts made."""
     copy = copied(tensor)
     if is_outside(copy):
         hold(copy, tensor_bytes(tensor, sources))
@@ -188,11 +184,7 @@ def in_memory(tensor: TensorProto, sources: Sources) -> TensorProto:
 
 
 def tensor_bytes(tensor: TensorProto, sources: Sources) -> bytes:
-    """The raw data of a tensor, all cuts made.
-
-    Raises:
-        ModelError: if it cannot be read.
-    """
+    """The raw data of a tensor, all cuts made."""
     if not is_outside(tensor):
         return bytes(tensor.raw_data)
     with Opened(sources) as opened:
@@ -298,11 +290,7 @@ def _runs(live: Positions) -> tuple[Positions, Positions]:
 
 
 def hydrated(model: ModelProto, sources: Sources) -> ModelProto:
-    """A copy with all weights in memory and no reference left; the model itself where it has none.
-
-    Raises:
-        ModelError: if weights cannot be read.
-    """
+    """A copy with all weights in memory and no reference left; the model itself where it has none."""
     touched = [item for item in tensors_of(model) if item.tensor.external_data]
     if not touched:
         return model

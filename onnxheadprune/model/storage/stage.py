@@ -56,13 +56,6 @@ class Stage:
     ) -> None:
         """Write the data file.
 
-        Args:
-            layout: the model, and where its tensors go.
-            sources: the files that they come from.
-            target: where the model goes.
-            location: what the model calls its data file until that has a name.
-            named: the name of the data file; None makes one from the content.
-
         Raises:
             OSError: if it cannot be written.
             ModelError: if weights cannot be read.
@@ -264,8 +257,7 @@ class Stage:
     def _free_data_name(self) -> Path | None:
         """Find a name for the data file that nothing else has, and let the model refer to it.
 
-        Returns:
-            The name to give, None where there is no data file or an equal one has it already.
+        The name to give, None where there is no data file or an equal one has it already.
 
         Raises:
             FileExistsError: if another file has the name that was asked for.

@@ -121,9 +121,6 @@ class OwnFolder:
     def __init__(self, name: Callable[[], Path]) -> None:
         """Make the folder.
 
-        Args:
-            name: returns its path, each time another one.
-
         Raises:
             OSError: if it cannot be made.
         """

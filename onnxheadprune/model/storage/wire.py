@@ -121,12 +121,7 @@ class Reader:
 def structure(handle: int, location: str) -> tuple[bytes, int]:
     """A serialized model whose large raw data is replaced by references into the file itself.
 
-    Args:
-        handle: an open file that holds a serialized `ModelProto`.
-        location: what the references name as their file.
-
-    Returns:
-        The serialized structure, and how many references are in it.
+    The serialized structure, and how many references are in it.
 
     Raises:
         WireError: if the file is truncated or no protobuf message.
