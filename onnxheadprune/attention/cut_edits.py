@@ -35,7 +35,7 @@ def swept_edits(
     contract: Contract,
     caches: CacheCut,
 ) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
-    """Return what is live without the heads, and the edits that follow, each with the sites that caused it.
+    """The liveness without the heads, and the edits that follow, each with the sites that caused it.
 
     Raises:
         RefusedError: if a site cannot be removed as a whole.
@@ -59,7 +59,7 @@ def swept_edits(
 def caches_of(
     view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], contract: Contract
 ) -> CacheCut:
-    """Return what becomes of the caches of sites removed as a whole."""
+    """The changes of the caches of sites removed as a whole."""
     if contract.cache != "renumber":
         return CacheCut()
     return cache_cut(view, sites, going_whole(sites, heads), contract.renumbered_sites)

@@ -95,7 +95,7 @@ def _numbers(text: str, token: str, key: str) -> list[int]:
 
 
 def _units(key: str) -> str:
-    """Return what the units of the site that a key names are called."""
+    """The name of the units of the site that a key names."""
     return (kind_of_key(key) or AttentionSite).UNITS
 
 

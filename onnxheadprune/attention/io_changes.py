@@ -120,7 +120,7 @@ class CacheCut:
 def cache_cut(
     view: GraphView, sites: Sites, whole: Sequence[Site], only: frozenset[int] | None = None
 ) -> CacheCut:
-    """Return what becomes of the caches when some sites are removed as a whole.
+    """The changes of the caches when some sites are removed as a whole.
 
     Args:
         view: an annotated view of the model.

@@ -137,7 +137,7 @@ def _is_repeated(numbered: Mapping[tuple[Stack, int], Iterable[Site]]) -> bool:
 
 
 def stack_labels(stacks: Sequence[Stack]) -> dict[Stack, str]:
-    """Return what stands before the numbers of each stack: what tells its path from those of the others."""
+    """The prefix of each stack's numbers in keys: the part of its path that the others do not have."""
     first = stacks[0] if stacks else ()
     shortest = min(map(len, stacks), default=0)
     front = next((n for n in range(shortest) if any(stack[n] != first[n] for stack in stacks)), shortest)

@@ -180,7 +180,7 @@ def _lead_only_to(begins: Iterable[Node], ends: Collection[Node], last: int) -> 
 
 
 def layers(sites: Sites) -> dict[str, Layer]:
-    """Return what is left of the layers of a model, by the keys that they had in the original, in order.
+    """The remaining layers of a model, by the keys that they had in the original, in order.
 
     Args:
         sites: of the model. Of a pruned one its record decides; a site that the record does not know is in no layer.
@@ -218,7 +218,7 @@ def layers(sites: Sites) -> dict[str, Layer]:
 
 
 def _added(site: Site, sites: Sites) -> tuple[Join, Term] | None:
-    """Return where a site's output is added to a residual stream, None if it is not."""
+    """The sum that adds a site's output to a residual stream, None without one."""
     for item in site.projections:
         if item.term is not None:
             join = sites.residuals.at(item.node)
@@ -318,7 +318,7 @@ def removed_layers(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> list[L
 
 
 def parts_named(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> tuple[str, ...]:
-    """Return what a cut removes as people name it: whole layers, whole sublayers, and units of others.
+    """The removed parts in the notation of specs: whole layers, whole sublayers, and units of others.
 
     >>> parts_named(sites, units)  # doctest: +SKIP
     ('layer.3', 'attn.0:1,3', 'ffn.0:0-63', 'ffn.1')

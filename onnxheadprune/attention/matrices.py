@@ -75,7 +75,7 @@ class Weights(Protocol):
         """True if they can hold few numbers only."""
 
     def grid(self) -> Grid | None:
-        """Return what they can hold where that is few numbers, None where they are floats."""
+        """The numbers that they can hold, None where they are floats."""
 
     def read(self, array: Array | None = None) -> npt.NDArray[np.float64]:
         """The numbers, [in, out]; of other contents than the model's where some are given."""
@@ -300,7 +300,7 @@ def _is_affine(node: Node, index: int) -> bool:
 
 
 def forward(node: Node, index: int, value: Array) -> Array:
-    """Return what a node makes of the numbers of its input."""
+    """The numbers that a node computes from those of its input."""
     levels = levels_of(node, index, value.shape)
     return _moved(node, value) if levels is None else levels.numbers(value)
 
@@ -325,7 +325,7 @@ def _backward(node: Node, index: int, value: Array) -> Array:
 
 
 def levels_of(node: Node, index: int, dims: tuple[int, ...]) -> Levels | None:
-    """Return what a node takes the elements of an input for, None where it only moves them."""
+    """The meaning of an input's quantized values at a node, None where it only moves them."""
     if node in DEQUANTIZES:
         scale, zero = (_spread(node, side, dims) for side in (node.input(1), node.input(2)))
         return Levels(np.ones(()) if scale is None else scale, np.zeros(()) if zero is None else zero)

@@ -103,7 +103,7 @@ def site_records(
     sites: Sites,
     vanishing: Collection[Site] = (),
 ) -> Iterator[SetMetadata]:
-    """Yield what the pruned model says of its sites: this cut and all before it, sites known by their first names.
+    """Yield the pruned model's record of its sites: this cut and all before it, sites known by their first names.
 
     Args:
         cuts: of the attention sites.

@@ -63,7 +63,7 @@ class Planning:
 
 
 def plan_of(model: ModelLike, heads: HeadSpec, contract: Contract, exit_: int | None = None) -> PrunePlan:
-    """Return what removing units changes in a model.
+    """Plan the removal of units from a model, which is not changed.
 
     Args:
         model: as users give it.
@@ -97,7 +97,7 @@ def analyse(
 
 
 def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) -> Planning:
-    """Return what removing heads changes in a model that is analysed already.
+    """Plan the removal of heads from a model that is analysed already.
 
     Raises:
         HeadPruneError: as `plan_of` does.
@@ -149,7 +149,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
 
 
 def _io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
-    """Return what becomes of one graph input or output, axis by axis."""
+    """The changes of one graph input or output, axis by axis."""
     value = view.main.values[name]
     assert value.shape is not None
     role = "input" if value.is_graph_input else "output"
@@ -180,7 +180,7 @@ def _renamed_sentence(change: RenamedIo) -> str:
 
 
 def _narrowed_io(swept: Sweep) -> dict[str, Live]:
-    """Return what is live of each graph input and output that gets narrower."""
+    """The kept part of each graph input and output that gets narrower."""
     return {
         value.name: live
         for value, live in swept.narrowed()
@@ -222,7 +222,7 @@ def _held(touched: Sequence[Site], contract: Contract) -> list[str]:
 
 
 def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
-    """Return what attends and is no site."""
+    """The attention that is no site."""
     return tuple(
         LeftOutNode(item.node, item.reason.sentence) for item in (*sites.near_misses, *sites.no_heads)
     )

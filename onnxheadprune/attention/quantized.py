@@ -74,7 +74,7 @@ class Levels:
     zero: Array
 
     def numbers(self, levels: Array) -> Array:
-        """Return what levels mean."""
+        """The numbers that quantized values stand for."""
         return np.asarray((levels.astype(np.float64) - self.zero) * self.scale)
 
     def exact(self, numbers: Array) -> Array:
@@ -86,7 +86,7 @@ class Levels:
         return np.asarray(np.clip(np.rint(numbers / self._divisor) + self.zero, *limits))
 
     def then(self, behind: Levels) -> Levels:
-        """Return what levels mean where others are applied to their meaning."""
+        """The scale and zero point of quantized values whose meaning is quantized again."""
         return Levels(self.scale * behind.scale, self.zero + behind.zero / self._divisor)
 
     @property
@@ -128,18 +128,18 @@ class Grid:
     limits: tuple[int, int]
 
     def nearest(self, numbers: Array) -> Array:
-        """Return what can be held that is nearest to each number of a matrix [in, out]."""
+        """The representable number nearest to each number of a matrix [in, out]."""
         return self.levels.numbers(self.levels.nearest(numbers, self.limits))
 
     def of_rows(self, rows: Sequence[int]) -> Grid:
-        """Return what some of the rows can hold."""
+        """The grid of some of the rows."""
         scale, zero = (
             side[list(rows)] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero)
         )
         return Grid(Levels(scale, zero), self.limits)
 
     def row(self, row: int) -> Grid:
-        """Return what one row [out] can hold."""
+        """The grid of one row [out]."""
         scale, zero = (side[row] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero))
         return Grid(Levels(scale, zero), self.limits)
 

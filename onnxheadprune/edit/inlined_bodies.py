@@ -32,7 +32,7 @@ class Inliner:
         self._taken: set[str] = set()
 
     def open(self, bodies: Mapping[Node, tuple[Scope, ...]]) -> None:
-        """Say which bodies become a part of the main graph, as far as they are reached from there."""
+        """Make bodies a part of the main graph, as far as they are reached from there."""
         main = self.view.main
         self._find_opened(main, bodies)
         self._taken = set(main.values).union(*(body.values for body in self._closed(main)))
@@ -59,7 +59,7 @@ class Inliner:
         return name
 
     def name_of(self, value: Value | None) -> str:
-        """Return what a value is called now, "" for none."""
+        """The present name of a value, "" for none."""
         if value is None:
             return ""
         while value in self.same:
@@ -67,7 +67,7 @@ class Inliner:
         return self.names.get(value, value.name)
 
     def given(self, node: Node) -> Iterator[NodeProto]:
-        """Return what gives the outputs of a node whose bodies are in the main graph."""
+        """The nodes that give the outputs of a node whose bodies are in the main graph."""
         raise NotImplementedError
 
     def copy(self, node: Node) -> NodeProto:
@@ -121,7 +121,7 @@ class Inliner:
                 yield self.copy(node)
 
     def _move_stored(self, scope: Scope, graph: GraphProto) -> None:
-        """What a body stores and declares, under the new names."""
+        """Move the stored tensors and declarations of a body, under the new names."""
         proto = scope.proto
         for tensor in proto.initializer:
             graph.initializer.append(tensor)

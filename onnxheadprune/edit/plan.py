@@ -169,7 +169,7 @@ class PrunePlan:
 
     @property
     def kinds(self) -> str:
-        """What goes, in words: "heads", "heads and neurons", or nothing."""
+        """The kinds of removed units in words: "heads", "heads and neurons", or nothing."""
         return " and ".join(dict.fromkeys(cut.units for cut in self.losing))
 
     def others(self) -> list[tuple[str, int, int]]:
@@ -314,7 +314,7 @@ def _edit_to_dict(edit: Edit) -> dict[str, Any]:
 
 
 def _by_units(cuts: Iterable[BlockCut]) -> dict[str, Any]:
-    """What a plan says of sites of other kinds, as JSON-ready data: a list for each kind, and which lists these are."""
+    """The cuts of other kinds as JSON-ready data: a list for each kind, and the names of these lists."""
     found: dict[str, list[dict[str, Any]]] = {units: [] for units in ALWAYS}
     for cut in cuts:
         found.setdefault(cut.units, []).append(cut.to_dict())

@@ -163,7 +163,7 @@ def one_of(known: Iterable[Read]) -> Reader[Read]:
 
 
 def optional(read: Reader[Read]) -> Reader[Read | None]:
-    """Return what `read` takes, or null."""
+    """A reader that takes what `read` takes, or null."""
     return lambda value: None if value is None else read(value)
 
 

@@ -56,7 +56,7 @@ DIGEST = 16
 
 @dataclass(frozen=True)
 class RecordedUnits:
-    """What is written about one site of the original model. Units are indices of that model.
+    """The record of one site of the original model. Units are indices of that model.
 
     Attributes:
         number: its position among the sites of its kind in the original.
@@ -88,7 +88,7 @@ class RecordedUnits:
 
 @dataclass(frozen=True)
 class RefitRecord:
-    """Which initializers of the original were refitted, and on what data.
+    """The refitted initializers of the original, and the data that they were refitted on.
 
     Attributes:
         tensors: their names in the original.
@@ -108,7 +108,7 @@ class RefitRecord:
 
 @dataclass(frozen=True)
 class QuantizedRecord:
-    """How a model was quantized.
+    """The settings by which a model was quantized.
 
     Attributes:
         to: the way ("int8-dynamic", "int8-qdq" or "int4").
@@ -219,7 +219,7 @@ def _refit(fields: Fields, version: int) -> RefitRecord:
 
 
 def _refit_before(content: object) -> RefitRecord:
-    """Return what was refitted before a model was quantized: an entry within another one."""
+    """The refit before a model was quantized: an entry within another one."""
     with Fields(content) as fields:
         return _refit(fields, fields.take("version", whole(1, COMPENSATED_VERSION)))
 

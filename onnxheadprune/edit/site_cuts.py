@@ -44,7 +44,7 @@ class UnitsCut(ABC):
     @property
     @abstractmethod
     def called(self) -> str:
-        """How messages, tables and pages name the site."""
+        """The site's name in messages, tables and pages."""
 
     @property
     def left(self) -> int:
@@ -77,12 +77,12 @@ class SiteCut(UnitsCut):
 
     @property
     def key(self) -> str:
-        """How a spec names the site."""
+        """The site's key in a spec."""
         return str(self.number)
 
     @property
     def called(self) -> str:
-        """How messages, tables and pages name the site."""
+        """The site's name in messages, tables and pages."""
         return f"{HEADS_KEY}{self.number}"
 
     @property
@@ -141,7 +141,7 @@ class BlockCut(UnitsCut):
 
     @property
     def called(self) -> str:
-        """How messages, tables and pages name the site."""
+        """The site's name in messages, tables and pages."""
         return self.key
 
     def to_dict(self) -> dict[str, Any]:

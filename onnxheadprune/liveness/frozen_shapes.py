@@ -76,7 +76,7 @@ def _freeze_shape(shape: Node, live: Live, kept: Mapping[Value, Live]) -> Iterat
 
 
 def picked_positions(use: Use, size: int) -> np.ndarray | None:
-    """Return which elements a Gather or Slice with literal indices takes, None for any other consumer."""
+    """The elements that a Gather or Slice with literal indices picks, None for any other consumer."""
     node = use.node
     if use.input_index != 0 or node.domain != "" or node.out.is_graph_output:
         return None
@@ -115,7 +115,7 @@ def _after(node: Node) -> str:
 
 
 def _sliced(node: Node, live: Live) -> Live | None:
-    """Return how many entries a Slice takes of what is left of its input, None if none, more, or not known."""
+    """The number of entries that a Slice picks from the rest of its input, None if none, more, or not known."""
     shape = node.out.shape
     bounds = None if shape is None else _bounds(node, len(shape))
     if shape is None or bounds is None:

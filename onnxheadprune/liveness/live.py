@@ -140,14 +140,14 @@ class Live:
         return array
 
     def __or__(self, other: Live) -> Live:
-        """Return what is live in either."""
+        """The union."""
         axes, mine, theirs, runs = self._paired(other)
         # Sets of labels are Python integers, and numpy gives the number itself where there are no axes.
         either = np.asarray(mine | theirs, dtype=np.result_type(mine, theirs))
         return Live.over(axes, either, runs)
 
     def __and__(self, other: Live) -> Live:
-        """Return what is live in both, without labels."""
+        """The intersection, without labels."""
         axes, mine, theirs, runs = self._paired(other)
         return Live.over(axes, np.asarray((mine != 0) & (theirs != 0)), runs)
 

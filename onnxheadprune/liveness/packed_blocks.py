@@ -32,7 +32,7 @@ def block_size(node: Node) -> int:
 
 
 def weights_per_element(use: Use) -> float:
-    """Return how many weights an element of a stored tensor holds: several in a packed byte, none in its scale."""
+    """The number of weights in an element of a stored tensor: several in a packed byte, none in its scale."""
     node, index = use.node, use.input_index
     value = node.input(index)
     if not is_packed(node) or index not in (WEIGHT, SCALES, ZERO_POINTS) or value is None:

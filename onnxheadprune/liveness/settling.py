@@ -130,7 +130,7 @@ def _relax(result: Sweep) -> None:
 
 
 def _hand_on_chunks(result: Sweep) -> None:
-    """Whoever takes a chunk that keeps more than asked for hands that on: no gather can stand before a sequence."""
+    """Let nodes that take a chunk keep all that it keeps, since no gather can stand before a sequence."""
     for node in [node for node in result.answers if node in TAKES_CHUNKS]:
         value = node.inputs[0]
         have = FULL if value is None else result.kept.get(value, FULL)

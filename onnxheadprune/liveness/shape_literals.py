@@ -79,7 +79,7 @@ def _change(live: Live, shape: Shape, axis: int) -> Change:
 
 
 def _element(target: Value, shape: Shape, axis: int) -> int:
-    """Return which element of a target describes an output axis; negative if none does."""
+    """The element of a target that describes an output axis; negative if none does."""
     size = len(shape)
     if target.shape is not None and len(target.shape) == 1 and isinstance(target.shape[0], int):
         size = target.shape[0]

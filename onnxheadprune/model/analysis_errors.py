@@ -56,7 +56,7 @@ class NotAnalysed:
 
 
 def attempted(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:
-    """Return what a search finds, or the unexpected error that ended it."""
+    """The result of a search, or the unexpected error that ended it."""
     try:
         return find()
     except AnalysisError as error:

@@ -112,7 +112,7 @@ def _negative(node: Node) -> Elements | None:
 
 @number_function("Mod")
 def _modulo(node: Node) -> Elements | None:
-    """Return what is left of a floor division; with `fmod` the sign would be the dividend's."""
+    """The remainder of a floor division; with `fmod` the sign would be the dividend's."""
     return None if node.attribute("fmod", 0) else _combine(_remainder)(node)
 
 

@@ -125,7 +125,7 @@ def _attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 def _live_heads(axis: HeadAxis, arrays: Mapping[Heads, Array]) -> Live:
-    """Return what is live along an axis that carries heads, if `arrays` has an entry for every head."""
+    """The live set along an axis that carries heads, if `arrays` has an entry for every head."""
     return Live.over(
         (axis.axis,), np.concatenate([np.repeat(arrays[run.heads], run.width) for run in axis.runs])
     )
@@ -134,7 +134,7 @@ def _live_heads(axis: HeadAxis, arrays: Mapping[Heads, Array]) -> Live:
 def _outputs(
     node: Node, layout: FusedLayout, lives: Sequence[Live], arrays: Mapping[Heads, Array]
 ) -> tuple[Live, ...] | Refusal:
-    """What each output keeps: caches and maps lose heads with the context. A refusal if somebody needs more of them."""
+    """The kept part of each output: caches and maps lose heads with the context; a refusal if a reader needs more."""
     kept: list[Live] = [lives[0], *(FULL for _ in node.outputs[1:])]
     carried = {index: HeadAxis.key_values(axis, 1) for index, axis in layout.caches.items()}
     carried |= {index: HeadAxis.queries(axis, 1) for index, axis in layout.maps.items()}

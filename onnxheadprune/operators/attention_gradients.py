@@ -73,7 +73,7 @@ def _positions(length: Term) -> Term:
 
 
 def _window(query: Term, key: Term, past: Term | None, width: int = 0) -> Term:
-    """Return which keys [T] lie at or before each query [S], and at most `width` before, if that is given: [S, T]."""
+    """A mask [S, T] of the keys at or before each query, and at most `width` before, if that is given."""
     rows = _positions(query.dim(2)).unsqueeze([1])
     rows = rows if past is None else rows + past.dim(2)
     columns = _positions(key.dim(2)).unsqueeze([0])
@@ -241,7 +241,7 @@ def _multi_head_parts(step: Step) -> list[Term | None] | Constant:
 
 
 def _padding_bias(step: Step, index: int, elem_type: int) -> Term | Constant | None:
-    """Return what a mask of ONNX Runtime's operators adds to the scores: `mask_filter_value` where it is 0."""
+    """The bias that a mask of ONNX Runtime's operators adds to the scores: `mask_filter_value` where it is 0."""
     mask = step.given(index)
     if mask is None:
         return None

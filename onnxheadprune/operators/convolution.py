@@ -218,7 +218,7 @@ def _is_pointwise(node: Node) -> bool:
 
 
 def _kernel(node: Node) -> Kernel:
-    """Return where a convolution has its weight."""
+    """The position of a convolution's weight among its inputs."""
     return CONVOLUTIONS[node.domain, node.op_type]
 
 

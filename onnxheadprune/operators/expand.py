@@ -99,7 +99,7 @@ def _tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 def _repetitions(once: Live, kept: Live, axis: int, factor: int) -> tuple[Live, Live, int]:
-    """Return what one repetition needs, what all of them then have, and how many are needed."""
+    """The demand of one repetition, the kept part of all of them, and the number of needed ones."""
     if axis not in once.axes or axis not in kept.axes:
         return once, kept, factor
     rows = [_in_rows(live, axis, factor) for live in (once, kept)]

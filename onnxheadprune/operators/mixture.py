@@ -151,7 +151,7 @@ def _sizes(node: Node, first: int, last: int, levels: int) -> tuple[int, int] | 
 
 
 def _order(node: Node, first: int, values: int, width: int) -> Order | None:
-    """Return how gates and values lie in the first layer, None where its rows are not as many as its attribute says."""
+    """The order of gates and values in the first layer, None where its attribute states another number of rows."""
     shape, other = node.shape(first), node.shape(values)
     if node.input(values) is not None and (other is None or other[1] != width):
         return None

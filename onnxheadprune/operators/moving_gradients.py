@@ -138,7 +138,7 @@ def _triangle_gradient(step: Step) -> Partials:
 
 @gradient("ScatterND")
 def _scatter_rows_gradient(step: Step) -> Partials:
-    """What was written over does not count; what was written is read again."""
+    """Zero the gradient of overwritten rows, and gather that of the updates."""
     how = step.node.attribute("reduction", "none")
     if how not in ("none", "add"):
         return dict.fromkeys((0, 2), Constant(f"scatters by {how}"))

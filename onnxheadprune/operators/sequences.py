@@ -48,7 +48,7 @@ class _Chunks:
         return axis if self.dropped and axis > self.axis else axis + 1
 
     def piece(self, live: Live, index: int) -> Live:
-        """Return what is live of the part of the input that is one chunk, from what is live of the sequence."""
+        """The live set of one chunk as a part of the input, from that of the sequence."""
         array, axes = live.array, list(live.axes)
         if axes[:1] == [0]:
             array, axes = array[index, ...], axes[1:]
@@ -66,7 +66,7 @@ class _Chunks:
 
 
 def _chunks_of(node: Node | None) -> _Chunks | None:
-    """Return how a node divides its input into a sequence; None if it does not, or where numbers are not known."""
+    """The division of a node's input into a sequence; None if it makes none, or where numbers are not known."""
     shape = None if node is None or node not in MAKES_CHUNKS else node.shape(0)
     if node is None or not shape:
         return None
@@ -137,7 +137,7 @@ def _source(node: Node) -> Node | None:
 
 
 def _position(node: Node, count: int) -> int | None:
-    """Return which of `count` chunks a node takes, None where it is computed."""
+    """The index of the chunk that a node takes, None where it is computed."""
     literal = node.literal(1)
     if literal is None or not -count <= (number := int(literal.reshape(-1)[0])) < count:
         return None

@@ -60,7 +60,7 @@ class Stretch:
         return range(size)[self.start : None if beyond else self.end : self.step]
 
     def length(self, dim: Dim) -> Dim | None:
-        """Return how much it takes of an axis of size `dim`, None where that cannot be said.
+        """The length of the stretch of an axis of size `dim`, None where unknown.
 
         >>> Stretch(2, 2**31 - 1, 1).length(8)
         6
@@ -90,7 +90,7 @@ class Stretch:
         return dim if isinstance(self.end, int) and self.end >= TO_THE_END else self.end
 
     def in_runs(self, dim: Dim, run: Dim) -> tuple[range, int] | None:
-        """Return which runs it takes of an axis of size `dim`, and how many there are; None if it takes parts."""
+        """The runs that it takes of an axis of size `dim`, and their number; None if it takes parts."""
         if self.start is None or self.end is None or self.step != 1:
             return None
         start, end, whole = (dims.divide(bound, run) for bound in (self.start, self.stop(dim), dim))
@@ -100,7 +100,7 @@ class Stretch:
 
 
 def _stretches(node: Node, rank: int) -> dict[int, Stretch] | None:
-    """Return what a Slice takes of each axis that it cuts, None if the axes are not known."""
+    """The stretch that a Slice takes of each axis that it cuts, None if the axes are not known."""
     starts, ends = _numbers(node, "starts", 1), _numbers(node, "ends", 2)
     axes = node.int_list("axes", 3)
     if axes is None:

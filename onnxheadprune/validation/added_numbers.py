@@ -112,7 +112,7 @@ def _sizes(number: float) -> Iterator[int]:
 
 
 def _follow(numbers: Iterable[float]) -> Iterator[float]:
-    """What follows from one number or two: a size may be squared, multiplied or shifted before it is compared."""
+    """Yield numbers that follow from one or two: a size may be squared, multiplied or shifted before it is compared."""
     known = list(dict.fromkeys(numbers))
     for number in known:
         yield from (number**0.5, number**2 if number < LONGEST else 0.0)
@@ -201,7 +201,7 @@ def _attributes(node: NodeProto) -> Iterator[float]:
 
 
 def _held(model: ModelProto) -> Counter[float]:
-    """Return how often small constants and attributes hold each number."""
+    """The number of occurrences of each number in small constants and attributes."""
     found: Counter[float] = Counter()
     for tensor, _ in tensors_of(model):
         if (

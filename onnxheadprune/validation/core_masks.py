@@ -61,7 +61,7 @@ class Tap:
         return (self.value,) if self.zero is None else (self.value, self.zero)
 
     def rest(self, outputs: Mapping[str, Array]) -> tuple[Array, float]:
-        """Return what is there, [positions, everything else], and the scale of the whole input."""
+        """The input at silenced positions, [positions, everything else], and the scale of the whole input."""
         array = outputs[self.value]
         if self.zero is not None:
             array = array.astype(np.int32) - outputs[self.zero].astype(np.int32)
@@ -169,7 +169,7 @@ def _found_zero(node: Node, index: int) -> str | None:
 
 
 def _masks(site: Site, heads: Sequence[int], tracer: Tracer) -> dict[Node, Live] | None:
-    """Return what stays of the output of each core, over its axes; None where heads are mixed or axes unknown there."""
+    """The kept part of the output of each core, over its axes; None where heads are mixed or axes unknown there."""
     found: dict[Node, Live] = {}
     for projection in site.projections:
         index, axes = projection.activation
@@ -188,7 +188,7 @@ def _masks(site: Site, heads: Sequence[int], tracer: Tracer) -> dict[Node, Live]
 
 
 def _masks_behind(site: Site, units: Sequence[int]) -> dict[Node, Live] | None:
-    """What stays of the values that a site's projections read, for whoever reads them; None where none can be masked.
+    """The kept part of the values that a site's projections read, for all readers; None where none can be masked.
 
     A neuron has no core of its own: it is the position that a projection reads.
     """
@@ -204,7 +204,7 @@ def _masks_behind(site: Site, units: Sequence[int]) -> dict[Node, Live] | None:
 
 
 def _mask(core: Core, gone: set[int]) -> Live | None:
-    """Return which positions of a core's output stay; None where heads are mixed or axes unknown."""
+    """The kept positions of a core's output; None where heads are mixed or axes unknown."""
     alive = [not labels & gone for labels in core.heads]
     mixed = any(labels & gone and not labels <= gone for labels in core.heads)
     shape = core.node.out.shape
@@ -232,7 +232,7 @@ def _can_mask(node: Node) -> bool:
 
 
 def _zero_point(node: Node) -> Value | None:
-    """Return what a product of integers means by zero in its output."""
+    """The zero point of the output of a product of integers."""
     index = roles_of(node).output_zero
     return None if index is None else node.input(index)
 

@@ -81,7 +81,7 @@ class Models:
 
     @cached_property
     def sensitivity(self) -> Sensitivity:
-        """How far rounding alone moves the masked reference."""
+        """The distance that rounding alone moves the masked reference."""
         return Sensitivity(self.masked, self.planning, self.tolerance, self.session)
 
     @property

@@ -53,7 +53,7 @@ def undocumented(model: ModelProto) -> ModelProto:
 
 
 def _documented(model: ModelProto) -> Iterator[Documented]:
-    """Whatever in a model may have a doc string of any length."""
+    """Yield all parts of a model that may have a doc string."""
     yield model
     yield from _of_graph(model.graph)
     for function in model.functions:
@@ -211,7 +211,7 @@ class _Walk:
             self._compare(*self.waiting.pop())
 
     def find_leftovers(self) -> None:
-        """What feeds no output: nodes and tensors that the planned graph does not have."""
+        """Note nodes and tensors that feed no output and that the planned graph does not have."""
         if self.differences:
             return  # Behind the first difference nothing was walked, so there is no telling what is left over.
         left = [
@@ -342,7 +342,7 @@ class _Walk:
         return ""
 
     def _defaults(self, node: NodeProto) -> dict[str, AttributeProto]:
-        """Return what the operator takes for attributes that are not spelled."""
+        """The defaults of the operator's attributes."""
         domain = _domain(node.domain)
         key = node.op_type, domain
         if key not in self._schemas:

@@ -146,7 +146,7 @@ def _exact(validation: Document | None, quantized: bool) -> Answer:
 
 
 def _reference(validation: Document) -> str:
-    """Return what an exact model equals."""
+    """The reference that an exact model equals."""
     removed, refitted = _removed(validation["units"]), len(validation["refitted"])
     parts = [f"its exit {', '.join(map(str, validation['exits']))} forced"] if validation["exits"] else []
     parts += ["its token ids translated"] if validation.get("tokens") else []
@@ -245,7 +245,7 @@ def _drift(measured: Document, of: str) -> str:
 
 
 def _at_random(measured: Sequence[Document]) -> str:
-    """Return what random inputs show, which is better than nothing."""
+    """The answer from random inputs, which is better than none."""
     figures = [_drift(item, _of(item)) for item in measured if item["drift"] is not None]
     return f"; {'; '.join(figures)}" if figures else ""
 

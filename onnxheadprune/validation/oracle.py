@@ -137,7 +137,7 @@ def _refitted(model: ModelProto, left: Leaving, refits: Mapping[str, TensorProto
 
 @dataclass(frozen=True, eq=False)
 class Oracle:
-    """What a pruned model is compared with.
+    """The reference that a pruned model is compared with.
 
     Attributes:
         original: what takes the same inputs, with all units.
@@ -168,7 +168,7 @@ class Prepared:
 
     @property
     def model(self) -> LoadedModel:
-        """What units are planned on, and what the graph is compared with."""
+        """The model that units are planned on, and that the graph is compared with."""
         if self.trimmed is not None:
             return self.trimmed.model
         return self.whole if self.left is None else self.left.model
@@ -185,17 +185,17 @@ class Prepared:
 
     @property
     def tokens(self) -> tuple[int, int] | None:
-        """How many tokens are kept, and of how many."""
+        """The number of kept tokens, and of all."""
         return None if self.trimmed is None else (self.trimmed.cut.left, self.trimmed.cut.tokens.rows)
 
     @property
     def without(self) -> tuple[str, ...]:
-        """What is gone, as people read it."""
+        """The removed parts in words."""
         exits = tuple(f"exit {number}" for number in self.exits)
         return exits if self.tokens is None else (*exits, f"{self.tokens[1] - self.tokens[0]:,} tokens")
 
     def oracle(self, planning: Planning, refits: Restored) -> Oracle | None:
-        """Return what the pruned model must equal; None where the masked reference is all that it takes.
+        """The reference that the pruned model must equal; None where the masked reference is enough.
 
         Raises:
             RefusedError: if a site is seen only once the exit is taken, so that the original cannot be masked.

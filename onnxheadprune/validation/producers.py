@@ -46,7 +46,7 @@ class Made:
 
     @property
     def label(self) -> str:
-        """How to name it to a person."""
+        """The name in messages."""
         if self.place is Place.NODE:
             return label(self.thing)
         return f"{self.place.value} ({self.name})"
@@ -69,7 +69,7 @@ class Scope:
     bodies: dict[int, dict[str, Scope]] = field(default_factory=dict)
 
     def source(self, name: str) -> Made:
-        """Return what makes the value of that name, seen from here; Identity nodes are passed over."""
+        """The producer of the value of that name, seen from here; Identity nodes are passed over."""
         scope: Scope | None = self
         while scope is not None:
             found = scope.made.get(name)
@@ -108,7 +108,7 @@ def scopes_of(graph: GraphProto, parent: Scope | None = None) -> list[Scope]:
 
 
 def label(node: NodeProto) -> str:
-    """How to name a node to a person."""
+    """A node's name in messages."""
     return f"{node.op_type} ({node.name or next(filter(None, node.output), 'without outputs')})"
 
 

@@ -90,7 +90,7 @@ if TYPE_CHECKING:
 
 
 def _in_layers(planning: Planning) -> list[Use]:
-    """Return what the original adds to its streams inside the layers that are removed: the reference adds nothing.
+    """The terms that the original adds to its streams inside removed layers; the reference adds none of them.
 
     It is read off the streams, not off the sites that lose units, so that a branch that is left shows as a difference.
     """
@@ -104,7 +104,7 @@ def _meter(metric: Metric) -> MetricMeter:
 
 
 def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
-    """Return what `validate` does, for a request.
+    """Validate a pruned model, for a request.
 
     Raises:
         HeadPruneError: as `validate` does.
@@ -250,7 +250,7 @@ def _proven(
 def weight_problems(
     original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str], alike: Likeness
 ) -> tuple[int, list[str]]:
-    """Return how many stored tensors were compared bit by bit, and a sentence if some are not as planned.
+    """The number of stored tensors compared bit by bit, and a sentence if some are not as planned.
 
     Args:
         original: the model before the cut.
@@ -271,7 +271,7 @@ def weight_problems(
 
 
 def _record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator[str]:
-    """Yield where the pruned model's records, which later cuts go by, say something else than belongs to the plan."""
+    """Yield differences between the pruned model's records, which later cuts rely on, and those of the plan."""
     if set(FUSED_ENTRY.read(pruned)) != set(FUSED_ENTRY.read(planned)):
         yield f"the record of {name} lists other sites as fused than its graph shows"
     for kind in every_kind():
@@ -289,7 +289,7 @@ def _record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterato
 
 
 def _sentences(found: Likeness) -> Iterator[str]:
-    """Yield what a report says about a graph that is not the planned one."""
+    """Yield the sentences of a report about a graph that is not the planned one."""
     yield from found.others
     for difference in found.differences:
         yield f"not as planned: {difference}"
@@ -328,7 +328,7 @@ def _opened(source: ModelLike) -> LoadedModel:
 
 
 def _role(data: DataSource | None) -> str:
-    """Return what the data is called in a verdict."""
+    """The name of the data in a verdict."""
     if data is None:
         return USERS_DATA
     from onnxheadprune.data.calibration import Calibration

@@ -26,7 +26,7 @@ Settings: TypeAlias = Literal["exact", "deployed", "on the CPU", "against the CP
 
 
 def shows(power: float, error: float, epsilon: float) -> bool:
-    """Whether a wrong cut would have shown: its effect is far above the difference that was seen, and above rounding.
+    """Return whether a wrong cut would have shown: its effect is far above the observed difference, and above rounding.
 
     Args:
         power: how far silencing the heads moves the outputs, relative to their scale.
@@ -112,7 +112,7 @@ RANDOM_INPUTS = "random inputs"
 @one_line("value measure cosine top1_agreement source output")
 @dataclass(frozen=True)
 class Drift:
-    """How far the pruned model's main output lies from the original's: the price of the cut.
+    """The distance of the pruned model's main output from the original's: the price of the cut.
 
     Attributes:
         source: "random" or "data".
@@ -144,7 +144,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class RefitDrift:
-    """What refitted tensors do: the drift from the original with them, and without them.
+    """The effect of refitted tensors: the drift from the original with them, and without them.
 
     Attributes:
         source: "random" or "data".
@@ -302,7 +302,7 @@ class Validation(Displayed):
 
     @property
     def allowed(self) -> float:
-        """What was allowed at exact settings."""
+        """The tolerance at exact settings."""
         return max((case.tolerance for case in self.cases if case.usual), default=self.tolerance.exact)
 
     @property

@@ -85,7 +85,7 @@ class Sensitivity:
         return plain + min(moved, MOST)
 
     def _drawn(self, feed: Feed, names: Sequence[str]) -> tuple[Outputs, list[Outputs]]:
-        """Return what the masked reference gives, and what it gives with noise, in the pruned model's shapes."""
+        """The outputs of the masked reference, without and with noise, in the pruned model's shapes."""
         try:
             still, noisy = self._both()
             reference = self._compared(still, feed, names)
@@ -116,7 +116,7 @@ def _apart(left: Outputs, right: Outputs, names: Sequence[str]) -> float:
 
 
 def _nearest(outputs: Outputs, others: Sequence[Outputs], names: Sequence[str]) -> float:
-    """Return how far outputs lie from the nearest of others; without any, infinitely far."""
+    """The distance of outputs from the nearest of others; without any, infinite."""
     return min((_apart(outputs, other, names) for other in others if other is not outputs), default=math.inf)
 
 

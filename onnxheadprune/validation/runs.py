@@ -186,7 +186,7 @@ class _Bench:
         self.cases = [*made, functools.reduce(CaseResult.joined, self.cases)] if self.cases else made
 
     def wide_cases(self, wide: Wide, seed: int) -> None:
-        """What the usual feeds leave out; sizes that the original cannot take are passed over."""
+        """Yield inputs that the usual ones leave out; sizes that the original cannot take are skipped."""
         self.problems += wide.problems
         allowed = self.models.tolerance.deployed
         tails: list[Feed] = []
@@ -226,7 +226,7 @@ class _Bench:
             self.cases.append(combined)
 
     def _judge(self, item: Ran, after: Outputs) -> None:
-        """What the user's labels and measure say of a feed."""
+        """Apply the user's labels and measure to a feed."""
         if self.metric is not None:
             from onnxheadprune.data.single import rows_of
 
@@ -347,7 +347,7 @@ class _Bench:
             self.moved.add(before, after, feed)
 
     def _power(self, feed: Feed, reference: Outputs, before: Outputs, names: tuple[str, ...]) -> float:
-        """How far a mistake would move the outputs: the least of what heads, fused sites and the other decision do."""
+        """The effect of a mistake on the outputs: the least of heads, fused sites and the other decision."""
         alive = before if self.alive is None else self.alive.run(feed)
         effects = (
             [worst(reference, alive, names)[1].relative] if self.models.planning.plan.cuts_something else []
@@ -382,7 +382,7 @@ class _Bench:
         self.kept.append(kept)
 
     def _unsteady(self, feed: Feed, before: Outputs) -> str:
-        """How far the original lies from itself when it runs again; nothing where it repeats itself."""
+        """The distance of the original from itself when it runs again, as a sentence; "" where it repeats itself."""
         name, off = worst(self.original.run(feed), before, judged(before, "exact", self.models.tolerance))
         if off.relative <= self.models.tolerance.exact:
             return ""

@@ -181,7 +181,7 @@ def _weights_before(site: Site) -> set[Value]:
 
 
 def _gates(site: Site) -> list[Value]:
-    """Return what is multiplied with the contexts of a site on their way to its projections."""
+    """The factors of a site's contexts on their way to its projections."""
     last = {projection.node for projection in site.projections}
 
     def ahead(node: Node) -> list[Node]:

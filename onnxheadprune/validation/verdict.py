@@ -19,7 +19,7 @@ from onnxheadprune.validation.runs import Findings
 
 @dataclass(frozen=True)
 class Words:
-    """What a verdict speaks of.
+    """The words of a verdict.
 
     Attributes:
         reference: what the pruned model is compared with.
@@ -35,7 +35,7 @@ class Words:
 def words_for(
     removed: str, fused: bool, refitted: bool, exits: Sequence[int] = (), trimmed: bool = False
 ) -> Words:
-    """Return what the verdict on a model speaks of.
+    """The words of the verdict on a model.
 
     Args:
         removed: what is gone, "heads" for example; nothing if nothing is.
@@ -132,7 +132,7 @@ def _spoilt(view: GraphView) -> Value | None:
 
 
 def tried_on(alike: Likeness, found: Findings, view: GraphView) -> Tried:
-    """Return what a verdict rests on where the graph is not the planned one."""
+    """The evidence for a verdict where the graph is not the planned one."""
     what = "the graph is not the planned one"
     if alike.declared == alike.count:
         what = "the declarations are not the planned ones"

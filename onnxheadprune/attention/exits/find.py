@@ -233,7 +233,7 @@ class _Search:
         self.found.append(Exit(len(self.found) + 1, node, condition, before, leaves, endless))
 
     def _is_last(self, layers: Layers, before: tuple[Decision, ...], leaves: Decision) -> bool:
-        """Whether no further layer runs once a node has decided so, and whether the outputs depend on that at all."""
+        """Return whether the outputs depend on a node's decision, and no further layer runs after it."""
         try:
             left = running(self.view, settled(self.view, (*before, leaves)))
             reached = running(self.view, settled(self.view, before))
@@ -276,7 +276,7 @@ def _why_not_fixed(node: Node, going: Value) -> str | None:
 
 
 def _reached_from(view: GraphView, starts: Sequence[Node]) -> Mapping[Node, int]:
-    """Return which of some nodes each node depends on, as bits: bit `i` for `starts[i]`.
+    """The nodes among `starts` that each node depends on, as bits: bit `i` for `starts[i]`.
 
     A node depends on its inputs and those of its bodies, and nodes in a body on the inputs of its owner.
     """

@@ -69,7 +69,7 @@ def without_blind(live: Live, among: Iterable[int]) -> Live:
 
 
 def _differs(live: Live, axis: int) -> bool:
-    """Whether two live labels along an axis differ, all other positions being the same."""
+    """Return whether two live labels along an axis differ, all other positions being the same."""
     position, array = live.axes.index(axis), live.array
     largest = array.max(axis=position)
     smallest = np.where(array == 0, np.iinfo(array.dtype).max, array).min(axis=position)
@@ -84,7 +84,7 @@ def tokens_of(live: Live, axes: Sequence[int]) -> int:
 
 
 def told_apart(node: Node, axis: int, size: int, run: Dim = 1, stacked: bool = False) -> list[int] | None:
-    """Which positions of an axis of a product have separate weights upstream.
+    """The positions of an axis of a product that have separate weights upstream.
 
     Only output channels of linear layers count. Other stored tensors do not: tokens are rows of stored
     queries, or each is multiplied with a table of relative positions, and a fixed batch repeats stored tensors.

@@ -135,7 +135,7 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
 
 
 def _unrouted(view: GraphView, sites: Sequence[MixtureSite]) -> Iterator[NearMiss]:
-    """Yield where stored matrices are picked for each token by something else than a router, as a hash of the token."""
+    """Yield nodes that pick a stored matrix for each token by something else than a router, as a hash of the token."""
     if any(site.reason is not None for site in sites):
         # Their numbers may be those of a router that could not be followed.
         return

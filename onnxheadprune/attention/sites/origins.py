@@ -139,7 +139,7 @@ class _Search:
         return found
 
     def _step(self, value: Value, live: Live) -> list[tuple[Value, Live]] | Stop:
-        """Return where labels continue from a value; nowhere if a linear layer computes it."""
+        """The values to which labels continue from a value; none if a linear layer computes it."""
         node, found = value.producer, self.found
         if node is None:
             return Stop(value, Cause.SOURCE)
@@ -164,7 +164,7 @@ class _Search:
         return upstream + list(answer.bodies.items())
 
     def _mixed(self, value: Value, live: Live, refusal: Refusal) -> list[tuple[Value, Live]] | Stop:
-        """Return where labels continue at an operator without a rule for them: a normalisation moves no position."""
+        """The values to which labels continue at an operator without a rule: a normalisation moves no position."""
         node = value.producer
         assert node is not None
         source = node.input(0)

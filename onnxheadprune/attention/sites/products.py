@@ -142,7 +142,7 @@ def _is_outer(node: Node) -> bool:
 
 
 def is_weight(value: Value) -> bool:
-    """Whether a value is stored, or picked from stored matrices by a router (the experts of a mixture)."""
+    """Return whether a value is stored, or picked from stored matrices by a router (the experts of a mixture)."""
     for _ in range(6):
         if value.is_constant:
             return True

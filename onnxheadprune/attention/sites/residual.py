@@ -120,7 +120,7 @@ class Residuals:
         return self.join(node) or self._plain(node)
 
     def added(self, nodes: Iterable[Node]) -> tuple[Join, Term] | None:
-        """Return where the outputs of some layers are added to a stream first, None if they are not."""
+        """The first sum that adds the outputs of some layers to a stream, None without one."""
         starts = tuple(nodes)
         if starts not in self._added:
             self._added[starts] = self._look_ahead(starts)
@@ -192,7 +192,7 @@ class Residuals:
         return join is not None and not join.plain
 
     def gate(self, join: Join) -> Use | None:
-        """Return where the stream itself is multiplied with what a layer computes, between two residual sums.
+        """The product of the stream itself with the output of a layer, between two residual sums.
 
         The factor, None without one. A norm in single operators and a mask are none.
         """
@@ -305,7 +305,7 @@ def _leads_to_others(value: Value, leaves: Collection[Value], known: Collection[
 
 
 def _terms(node: Node, streams: Collection[Value]) -> Iterator[Term]:
-    """Yield what a sum adds to some of its addends, in the largest parts."""
+    """Yield the terms that a sum adds to some of its addends, in the largest parts."""
     inputs = node.inputs[:2] if node in ADDS_AND_NORMALIZES else node.inputs
     for index, value in enumerate(inputs):
         if value is None or value.is_constant:
@@ -322,7 +322,7 @@ def _terms(node: Node, streams: Collection[Value]) -> Iterator[Term]:
 
 
 def _behind_layers(value: Value, since: int = -1) -> Iterator[Value]:
-    """Yield what a value is computed from by layers, depthwise convolutions among them; nearest first.
+    """Yield the sources of a value behind layers, depthwise convolutions among them; nearest first.
 
     Args:
         value: the value.

@@ -274,7 +274,7 @@ class Routing:
         return bool(self.ends) and all(self._networks.kept.get(node.out, FULL).is_dead for node in nodes)
 
     def answers(self, gone: Sequence[int]) -> dict[Node, Answer]:
-        """Return what the nodes answer that no rule lets scores pass."""
+        """The answers of the nodes that no rule lets scores pass."""
         return {
             node: Answer(
                 {index: self.left(source, gone) for index, source in inputs.items()},

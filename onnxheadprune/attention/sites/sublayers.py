@@ -91,7 +91,7 @@ def found(view: GraphView, known: Sequence[Site]) -> Findings:
 def _terms_left(
     view: GraphView, known: Sequence[Site], ending: Sequence[Projection]
 ) -> Iterator[tuple[Join, Term]]:
-    """Yield what residual sums add that some layers do not silence, in the streams of known branches."""
+    """Yield the terms of residual sums that some layers do not silence, in the streams of known branches."""
     residuals = Residuals()
     joins = dict.fromkeys(
         join for node in view.needed if node in SUMS_VALUES and (join := residuals.join(node)) is not None

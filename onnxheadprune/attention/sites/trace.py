@@ -277,7 +277,7 @@ def _split_fused(node: Node, output_index: int, live: Live) -> FusedHeads | None
 
 
 def _refused(value: Value, live: Live, refusal: Refusal, shared: SharedLayers) -> tuple[Trace, list[Step]]:
-    """Return where labels continue that an operator's rule refuses."""
+    """The continuation of labels that an operator's rule refuses."""
     node = value.producer
     assert node is not None
     seen = without_blind(live, live.axes)

@@ -41,7 +41,7 @@ class _Run:
 
 
 def owned(site: Site) -> list[dict[str, Any]]:
-    """Return what each unit of a site owns of each stored tensor, as JSON-ready data.
+    """The columns of each stored tensor that each unit of a site owns, as JSON-ready data.
 
     One entry per tensor and run of positions, in the order of a trial sweep; none for a site that cannot lose units, or
     has only one.

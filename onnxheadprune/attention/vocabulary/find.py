@@ -232,7 +232,7 @@ def why_none(view: GraphView) -> str:
 
 
 def blocked_at(sources: Mapping[Value, str], lookup: Node) -> str | None:
-    """Return which node lies between ids and a lookup and computes other numbers; None without one.
+    """The node between ids and a lookup that computes other numbers; None without one.
 
     Args:
         sources: integers that may be ids, with the names of the inputs that they are from.
@@ -319,7 +319,7 @@ def _leading(movers: Sequence[Node], ends: Collection[Node]) -> frozenset[Node]:
 
 
 def _lookup(use: Use) -> Lookup | None:
-    """Return how a use picks rows of a stored table, None if it picks none."""
+    """The lookup by which a use picks rows of a stored table, None if it picks none."""
     node = use.node
     value = _table_of(node, use.input_index)
     if value is None or value.rank is None:

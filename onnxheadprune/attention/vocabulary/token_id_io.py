@@ -131,7 +131,7 @@ class Meaning:
 
 
 def _beyond(places: Sequence[Place], rows: int) -> str:
-    """Return which node knows ids that are no rows of the table, as those of images may be; "" without one."""
+    """The node that knows ids beyond the rows of the table, as those of images may be; "" without one."""
     for place in places if rows else ():
         for use in place.value.consumers if place.axis is None else ():
             known = use.node.literal(1 - use.input_index) if use.node in EQUALS else None
@@ -192,7 +192,7 @@ def _chosen_among(view: GraphView) -> Iterator[tuple[Place, str]]:
 
 
 def _chooser(view: GraphView, places: Collection[Place]) -> str:
-    """Return which node computes integers from logits; "" without one."""
+    """The node that computes integers from logits; "" without one."""
     generating = next((node for node in view.nodes if node in GENERATES), None)
     if generating is not None:
         return f"{generating.label} chooses tokens itself; export the decoder alone"

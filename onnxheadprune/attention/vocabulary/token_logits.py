@@ -131,7 +131,7 @@ def _along(place: Place, arranged: Kind | None = None) -> list[Place] | None:
 
 
 def rearranged(view: GraphView, places: Sequence[Place], rows: int | None) -> str:
-    """Return which output holds logits in another arrangement than along one axis; "" without one.
+    """The output that holds logits in another arrangement than along one axis; "" without one.
 
     Args:
         view: of the model.

@@ -91,7 +91,7 @@ class Trimming:
         return replace(plan, vocabulary=self.cut, elements_removed=elements, notes=notes)
 
     def _notes(self) -> Iterator[str]:
-        """Yield what becomes of outputs that are not as wide as there are tokens, or are no logits though they are."""
+        """Yield notes on outputs that are not as wide as there are tokens, or are no logits though they are."""
         rows = self.vocabulary.rows
         for item in self.vocabulary.logits:
             if item.width != rows:
@@ -306,7 +306,7 @@ def _swept(
 
 
 def _columns(item: Logits, mask: Mask) -> Mask:
-    """Which logits are those of kept tokens; padding beyond the last token is not."""
+    """The logits of kept tokens, without padding beyond the last token."""
     columns = np.zeros(item.width, np.bool_)
     columns[: len(mask)] = mask[: item.width]
     return columns

@@ -65,7 +65,7 @@ def shape_range(node: Node, rank: int) -> range:
 
 
 def elements_of(node: Node, index: int) -> Elements | None:
-    """Return what is known of the elements of input `index`."""
+    """The known elements of input `index`."""
     value = node.input(index)
     return None if value is None else value.elements
 

@@ -181,7 +181,7 @@ def declare(*op_types: str, domain: str = "", kinds: Sequence[Kind] = (), roles:
 
 
 def roles_of(node: Node) -> Roles:
-    """Return what the inputs of a node are."""
+    """The roles of a node's inputs."""
     return ROLES.of(node) or NO_ROLES
 
 

@@ -185,7 +185,7 @@ class Node:
 
     @property
     def label(self) -> str:
-        """How to name the node to a person."""
+        """The node's name in messages."""
         if self.proto.name:
             return f"{self.proto.name} ({self.op_type})"
         given = next((value.name for value in self.outputs if value is not None), self.ref)

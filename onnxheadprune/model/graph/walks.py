@@ -74,7 +74,7 @@ def back_through(value: Value | None, kind: Kind, most: int = 2**16) -> Iterator
 
 
 def stored_behind(value: Value | None) -> Value | None:
-    """Return where first inputs lead from a value: the tensor that is transposed, cast or dequantized to make it."""
+    """The end of the chain of first inputs behind a value: the tensor that is transposed, cast or dequantized."""
     while (
         value is not None and not value.holds_tensor and value.producer is not None and value.producer.inputs
     ):

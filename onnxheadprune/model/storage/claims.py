@@ -349,7 +349,7 @@ def _check_below(folder: Making, makings: Sequence[Making]) -> None:
 
 
 def _tells_cases_apart(folder: Path) -> bool:
-    """Whether names that differ in case, or in how accents are composed, are two in a folder or the nearest one."""
+    """Return whether the nearest existing folder distinguishes names by case and by the composition of accents."""
     name = f".{secrets.token_hex(8)}-\u00e9.tmp"
     while not _is_dir(folder) and folder != folder.parent:
         folder = folder.parent

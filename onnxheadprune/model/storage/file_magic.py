@@ -83,7 +83,7 @@ _WORDS = (
 
 
 def _taken_for(head: bytes) -> Kind | None:
-    """Return what a file that begins like this is, None if nobody knows."""
+    """The type of a file that begins like this, None if unknown."""
     if not head:
         return Kind("an empty file", "fetch or export it again")
     for mark in _MARKS:
@@ -102,7 +102,7 @@ def _taken_for(head: bytes) -> Kind | None:
 
 
 def _taken_for_at(path: Path) -> Kind | None:
-    """Return what the file at a path is, None if nobody knows, or it cannot be read."""
+    """The type of the file at a path, None if unknown, or if it cannot be read."""
     try:
         with os.fdopen(open_at_once(path), "rb") as stream:
             return _taken_for(stream.read(_READ))

@@ -286,7 +286,7 @@ class _Bytes(Reader):
         self.window = data
 
     def count(self) -> None:
-        """What this tool has made is as large as it is."""
+        """The size of data in memory."""
 
 
 _NOT_HERE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)

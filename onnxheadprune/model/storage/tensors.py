@@ -51,7 +51,7 @@ class Span:
 
 
 def own_location(path: Path) -> str:
-    """Return what stands for a model's file itself in references: its name, as the text that ONNX wants."""
+    """The location that refers to the model's own file: its name, as the text that ONNX wants."""
     return os.fsencode(path.name).decode(errors="replace").replace("\ufffd", "_")
 
 
@@ -79,7 +79,7 @@ def entries_of(tensor: TensorProto) -> dict[str, str]:
 
 
 def span_of(tensor: TensorProto) -> Span:
-    """Return where the data of an external tensor lies; a missing length is -1.
+    """The place of an external tensor's data; a missing length is -1.
 
     Raises:
         ModelError: if a number is no number, or there is no location.
@@ -131,7 +131,7 @@ def hold(tensor: TensorProto, data: bytes, *, outside: int | None = None) -> Non
 
 
 def offset_outside(tensor: TensorProto) -> int | None:
-    """Return where in a file beside the model data lay that is in memory now; None if it was in the model."""
+    """The offset in an external file of data that is in memory now; None if it was in the model."""
     return next((int(entry.value) for entry in tensor.external_data if entry.key == OUTSIDE), None)
 
 
@@ -187,7 +187,7 @@ class Stored(NamedTuple):
 
     @property
     def label(self) -> str:
-        """How to name it to a person."""
+        """The name in messages."""
         name = repr(self.tensor.name[:80]) if self.tensor.name else "without a name"
         return f"{self.role.value if self.role is Role.INITIALIZER else 'tensor'} {name}"
 
