@@ -24,6 +24,12 @@ from onnxheadprune.settings.setting import check
 
 WITHOUT_DATA = "weights (no data was given)"
 """The basis of a choice that nothing was measured for."""
+NAMED = "named"
+"""The basis of a choice that the user made."""
+CARRIED_OVER = "carried over from"
+"""What the basis begins with in a file of a folder that units were not chosen on."""
+UNTRIED = "in no cut that was considered"
+"""What is known of a unit without a score where others have one."""
 AFTER_REFIT = "measured drift after refit"
 """The basis of a choice by trial refits."""
 

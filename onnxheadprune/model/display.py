@@ -90,14 +90,8 @@ def _cut(text: str, most: int) -> str:
 
 MOST_ROWS = 24
 """Rows of a table that are shown; a notebook has no place for more."""
-_COLORS = {
-    "": "",
-    "open": "",
-    "good": "color:var(--good,#17834f)",
-    "bad": "color:var(--bad,#c8402f)",
-    "doubtful": "color:var(--doubt,#9a6a00)",
-}
-"""Colors of words: those of a page's theme, or ones that are read on white as well as on black."""
+_COLORS = {"": "", "open": "", "good": "#17834f", "bad": "#c8402f", "doubtful": "#9a6a00"}
+"""Colors of words, which are read on white as well as on black; pages have others, by the class."""
 _SQUARE = "display:inline-block;width:1.1em;margin:1px;text-align:center;border:1px solid #8888"
 _LEFT, _RIGHT = "text-align:left", "text-align:right"
 
@@ -135,7 +129,7 @@ def _part(part: Part, most: int | None) -> str:
 
 def _word(text: str, state: State) -> str:
     color = _COLORS[state]
-    return f'<span style="{color}">{_text(text)}</span>' if color else _text(text)
+    return f'<span class="{state}" style="color:{color}">{_text(text)}</span>' if color else _text(text)
 
 
 def _figures(part: Figures) -> str:

@@ -12,6 +12,7 @@ from rich.text import Text
 from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.choosing.compensation.record import Compensation
 from onnxheadprune.choosing.scoring.scores import HeadScores, SiteScores
+from onnxheadprune.choosing.space import UNTRIED
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.spelling import escaped, many
 from onnxheadprune.reporting.console import bullet, heading, row, table
@@ -235,7 +236,7 @@ class _HeatMap:
                     yield Text("  " + _numbers(start, end).rstrip(), style="dim")
                     yield Text.assemble("  ", strip[_CELL * start : _CELL * end])
         legend = Text(f"{_SHADES} low to high score, by rank over all sites", style="dim")
-        for symbol, words in (("x", "removed"), ("·", "without a score, kept")):
+        for symbol, words in (("x", "removed"), ("·", f"kept, {UNTRIED}")):
             if any(symbol in strip.plain for strip in strips.values()):
                 legend.append(f"; {symbol} {words}")
         for line in legend.wrap(console, max(options.max_width - indent, 20)):

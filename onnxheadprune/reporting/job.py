@@ -32,6 +32,19 @@ def _shipped(result: JobResult) -> Shipped | None:
     return Shipped(f"{name}/{PurePath(result.model).name}", *result.file_bytes, "quantize" in result.results)
 
 
+def _with_choice(cut: Mapping[str, Any], prune: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """A cut that was trained, with the choice of the step that removed: one page tells of one cut."""
+    if prune is None or prune is cut:
+        return cut
+    if "files" in cut:
+        chosen = {item["file"]: item for item in prune["files"]}
+        return {**cut, "files": [_with_choice(item, chosen.get(item["file"])) for item in cut["files"]]}
+    choice, earlier = cut.get("choice"), prune.get("choice")
+    if not choice or not earlier:
+        return cut
+    return {**cut, "choice": {**choice, "selection": earlier["selection"]}}
+
+
 def save_results(result: JobResult, record: Mapping[str, object]) -> None:
     """Write the verdict, its summary in Markdown, and the page, into the job's folder.
 
@@ -41,8 +54,7 @@ def save_results(result: JobResult, record: Mapping[str, object]) -> None:
     folder = Path(result.folder)
     documents = Documents(result.facts(), _shipped(result))
     if result.cut is not None:
-        # What was trained is what is left of the cut; one page tells of one.
-        documents.add(result.cut, "the cut")
+        documents.add(_with_choice(result.cut, result.results.get("prune")), "the cut")
     for name in ("validate", "bench"):
         if name in result.results:
             documents.add(result.results[name], name)

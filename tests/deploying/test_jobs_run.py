@@ -101,7 +101,7 @@ def test_a_job_from_end_to_end(command: Command, place: Path) -> None:
     assert verdict["run"]["command"].startswith("onnxheadprune run ")
     page = (place / "out" / "report.html").read_text()
     assert "2 of 8 attention heads of toy.onnx removed" in page
-    assert "Were the limits kept?" in page and page.count("<td>kept</td>") == 3
+    assert page.count("kept: ") == 3
     summary = (place / "out" / "summary.md").read_text()
     assert "## job: accepted" in summary and "| heads of the sites that lost some |" in summary
     (suite,) = JUnitXml.fromfile(str(place / "gates.xml"))

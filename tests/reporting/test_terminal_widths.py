@@ -64,7 +64,7 @@ def test_a_strip_of_heads_has_numbers_and_a_legend(width: int, heads: int) -> No
     assert drawn.count("x") == 1 and drawn.count("·") == 1
     assert sum(map(drawn.count, "░▒▓█")) == 2 * (4 * heads - 2)
     assert str((heads - 1) // 4 * 4 if heads > 10 else heads - 1) in text
-    for words in ("low to high score", "x removed", "without a score"):
+    for words in ("low to high score", "x removed", "kept, in no cut"):
         assert words in " ".join(text.split())
 
 

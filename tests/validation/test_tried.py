@@ -65,7 +65,7 @@ def test_python_says_the_same(found: Validation, pair: tuple[Path, Path]) -> Non
 
 
 def test_a_notebook_shows_another_colour(found: Validation) -> None:
-    assert found.verdict_fact.state == "doubtful" and "--doubt" in found._repr_html_()
+    assert found.verdict_fact.state == "doubtful" and 'class="doubtful"' in found._repr_html_()
     assert "tried: the graph is not the planned one" in found._repr_html_()
 
 

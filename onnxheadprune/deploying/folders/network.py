@@ -16,7 +16,7 @@ from onnxheadprune.attention.unit_specs import resolve_units
 from onnxheadprune.choosing.activations.linear import feeders
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.compensation.record import Compensation, NewNumbers
-from onnxheadprune.choosing.space import Selection
+from onnxheadprune.choosing.space import CARRIED_OVER, Selection
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.deploying.folders.export import Export, ModelFile
@@ -205,7 +205,7 @@ def _followed(
             f" precision than those of {leader.name}; convert the refitted {leader.name} again instead"
         )
         return Choice(_spec_of(local), effect=effect)
-    return Choice(effect=effect, decided=Chosen(Selection(local, f"carried over from {leader.name}"), own))
+    return Choice(effect=effect, decided=Chosen(Selection(local, f"{CARRIED_OVER} {leader.name}"), own))
 
 
 def carried(numbers: NewNumbers, steps: int, leader: ModelFile, other: ModelFile) -> Compensation | None:

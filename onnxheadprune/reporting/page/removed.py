@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.attention.sites.kinds import called
+from onnxheadprune.choosing.space import CARRIED_OVER, NAMED, UNTRIED
 from onnxheadprune.edit.site_cuts import block_cuts
 from onnxheadprune.model.spelling import change, count, many
 from onnxheadprune.reporting.page.documents import Document
@@ -91,12 +92,17 @@ class HeadMap:
     basis: str
     scored: bool
 
+    @property
+    def untried(self) -> bool:
+        """True if a head was in no cut that was considered."""
+        return any(head.state == "must-stay" for site in self.sites for head in site.heads)
+
 
 def head_map(document: Document) -> HeadMap:
     """The map of a cut."""
     choice = document.get("choice")
     scores = {} if not choice else choice["selection"]["scores"]
-    basis = "" if not choice else choice["selection"]["basis"]
+    basis = NAMED if not choice else choice["selection"]["basis"]
     known = sorted(value for values in scores.values() for value in values if value is not None)
     sites = []
     cuts = document["plan"]["cuts"]
@@ -134,11 +140,19 @@ def _head(
     if head in before:
         return _Head(head, "gone-before", None, "removed by an earlier cut")
     if head in removed:
-        why = f"chosen by {basis}" if basis else "named by the user"
-        return _Head(head, "gone", shade, f"removed: {why}{worth}")
-    if basis and value is None:
-        return _Head(head, "must-stay", None, "always kept: protected, a minimum, or the last of its site")
+        return _Head(head, "gone", shade, f"removed: {_reason(basis)}{worth}")
+    if basis in ("", NAMED):
+        return _Head(head, "stays", None, "kept: not named")
+    if value is None and known:
+        return _Head(head, "must-stay", None, f"kept: {UNTRIED}")
     return _Head(head, "stays", shade, f"kept{worth}")
+
+
+def _reason(basis: str) -> str:
+    """Why a head is removed, as far as the result says it."""
+    if basis in ("", NAMED):
+        return "named"
+    return basis if basis.startswith(CARRIED_OVER) else f"chosen by {basis}"
 
 
 ELSEWHERE = "outside of sites"

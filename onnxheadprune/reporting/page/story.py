@@ -64,7 +64,6 @@ class Story:
     latencies: tuple[Latency, ...]
     curves: tuple[CurveChart, ...]
     validations: tuple[tuple[str, Proof, list[Effect]], ...]
-    limits: tuple[tuple[str, bool], ...] = ()
     combinations: tuple[Comparison, ...] = ()
     settings: tuple[Setting, ...] = ()
 
@@ -88,7 +87,6 @@ def story_of(documents: Documents) -> Story:
     names = short_names([cut.name for cut in cuts])
     latencies = tuple(latency_of(item) for item in documents.benchmarks)
     curves = tuple(curve_chart(item) for item in documents.curves)
-    limits = tuple((Gate(**item).sentence, bool(item["passed"])) for item in documents.limits)
     combinations = tuple(comparison_of(item) for item in documents.combinations)
     settings = (*(cut.setting for cut in cuts if len(cuts) == 1), *_settings_of(documents))
     return Story(
@@ -99,7 +97,6 @@ def story_of(documents: Documents) -> Story:
         latencies,
         curves,
         validations,
-        limits,
         combinations,
         settings,
     )

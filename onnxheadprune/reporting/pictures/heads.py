@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from onnxheadprune.choosing.scoring.scores import HeadScores
+from onnxheadprune.choosing.space import UNTRIED
 from onnxheadprune.model.spelling import escaped, shortened
 from onnxheadprune.reporting.choice import Removed, Scores, heat_of
 from onnxheadprune.reporting.pictures import save_figure
@@ -70,7 +71,7 @@ def heads_picture(
     removed: Removed | None = None,
     title: str = "",
     unit: str = "",
-    unscored: str = "always kept",
+    unscored: str = f"kept, {UNTRIED}",
 ) -> Picture:
     """A square per head, one row per site: brighter for higher scores, crossed if the head is removed.
 

@@ -10,7 +10,7 @@ from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.unit_specs import resolve_units
 from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.choosing.compensation.record import Compensation, Refit
-from onnxheadprune.choosing.space import AFTER_REFIT, Selection
+from onnxheadprune.choosing.space import AFTER_REFIT, NAMED, Selection
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.storage.reading import hydrated
@@ -35,7 +35,7 @@ def named(cutter: Cutter, heads: HeadSpec) -> Chosen:
         UsageError: if the spec is wrong.
         RefusedError: if they cannot be removed.
     """
-    return completed(cutter, Selection(resolve_units(heads, cutter.sites), "named"))
+    return completed(cutter, Selection(resolve_units(heads, cutter.sites), NAMED))
 
 
 def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
