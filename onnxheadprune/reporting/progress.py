@@ -29,6 +29,8 @@ KNOWN = 0.02
 """Part of a call that must be done before its end is estimated."""
 SURE = 0.25
 """Part of a stage from which its own pace tells its end."""
+ROOMY, NARROW = 100, 64
+"""Columns of a terminal from which progress has a long bar and the time so far, and from which it has a bar."""
 ALMOST = 0.95
 """Part of a stage that may be done at most as long as it does not say so."""
 
@@ -177,21 +179,21 @@ def progress_on(console: Console, stages: Iterable[Stage] = ()) -> Iterator[Tell
 def _bar(to_come: Callable[[], str], console: Console) -> Progress:
     """Return one bar for the call, with a line below it on what is to come."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Bar(Progress):
         def get_renderables(self) -> Iterable[RenderableType]:
             yield from super().get_renderables()
             if text := to_come():
-                yield Text(text, style="dim")
+                yield Text(text, style="dim", no_wrap=True, overflow="ellipsis")
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    return Bar(*columns, console=console, transient=True)
+    # What is being done gives way to the bar where there is little room, and the bar to the estimate.
+    what = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    bar = [BarColumn(bar_width=40 if console.width >= ROOMY else 16)] if console.width >= NARROW else []
+    elapsed = [TimeElapsedColumn()] if console.width >= ROOMY else []
+    left = TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True))
+    return Bar(what, *bar, *elapsed, left, console=console, transient=True, expand=True)
 
 
 class Lines:

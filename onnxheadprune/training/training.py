@@ -262,5 +262,7 @@ class Training:
         held = self.state.curve[-1].loss
         seconds = self.plan.seconds
         done, total = (self.state.step, self.steps) if seconds is None else (self._seconds(), seconds)
-        what = f"recovering: step {self.state.step}, loss {loss:.3g}, held out {held:.3g}"
+        # Of a budget of epochs the steps are what is counted.
+        step = "" if seconds is None else f"step {self.state.step}, "
+        what = f"recovering: {step}loss {loss:.3g}, held out {held:.3g}"
         self.plan.progress(what, round(done), round(total))

@@ -204,3 +204,18 @@ def test_every_message_of_a_cut_belongs_to_a_stage(wish: Wish, tmp_path: Path) -
     carried_through(tmp_path / "toy.onnx", request, lambda what, done, of: told.append(what))
     names = tuple(name for stage in stages_of(request) for name in stage.names)
     assert told and all(what.startswith(names) for what in told), set(told)
+
+
+@pytest.mark.parametrize(("width", "has_bar"), [(50, False), (80, True), (120, True)])
+def test_a_narrow_terminal_keeps_what_is_left(width: int, has_bar: bool) -> None:
+    text = io.StringIO()
+    names = ("refitting", "recovering", "validating")
+    stages = tuple(Stage(name, (name,), seconds=90) for name in names)
+    with progress_on(Console(file=text, force_terminal=True, width=width), stages) as tell:
+        tell("refitting, layer by layer", 1, 12)
+        tell("recovering: loss 0.0123, held out 0.0234", 40, 150)
+    whole = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
+    shown = [line.rstrip() for line in re.split(r"[\r\n]+", whole) if "2 of 3, recovering" in line]
+    assert shown and all(len(line) <= width for line in shown)
+    assert re.search(r"about (3 min 00|\d+) s left$", shown[-1]), shown
+    assert ("━" in shown[-1]) == has_bar
