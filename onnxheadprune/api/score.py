@@ -12,7 +12,7 @@ from onnxheadprune.api.typed import (
     ScoreKeywords,
     SelectHeadsKeywords,
 )
-from onnxheadprune.attention.main_graph_copy import observed
+from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.scoring import score as scoring
 from onnxheadprune.choosing.scoring.executors import open_executor
@@ -97,7 +97,7 @@ def select_heads(
         raise UsageError("give a ratio, or the number of heads that every site keeps")
     loaded, data = open_structure(model), data_of(model, given)
     if data is not None:
-        loaded = observed(loaded) or loaded
+        loaded = main_graph_copy(loaded) or loaded
     analysis, evidence = analysis_of(loaded), None
     if data is not None:
         provider = resolve_provider(given.provider)

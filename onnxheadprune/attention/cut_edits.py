@@ -13,7 +13,7 @@ import numpy as np
 from onnxheadprune.attention.io_changes import CacheCut, Contract, cache_cut
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.projection import Projection
-from onnxheadprune.attention.sites.site import Site, handed_out
+from onnxheadprune.attention.sites.site import Site, caller_demands
 from onnxheadprune.edit.edits import DropInputs, DropNode, Edit, SetInput
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.cleanup import settled
@@ -42,13 +42,15 @@ def swept_edits(
     """
     swept = _sweep(view, sites, heads, contract)
     edits = _edits(view, sites, heads, swept, caches)
-    if not _half_dead(swept, edits):
+    if not _read_for_shape_only(swept, edits):
         return swept, edits | caches.closing(view, edits)
     # A shape of what vanishes is used elsewhere: what computes it stays unchanged, and is only not summed up.
     swept = _sweep(view, sites, heads, contract, emptied=False)
     edits = _edits(view, sites, heads, swept, caches)
-    wide = [site for site in going_whole(sites, heads) if any(item.sums_more for item in site.projections)]
-    if wide and _half_dead(swept, edits):
+    wide = [
+        site for site in sites_losing_all(sites, heads) if any(item.sums_more for item in site.projections)
+    ]
+    if wide and _read_for_shape_only(swept, edits):
         raise RefusedError(
             f"{wide[0].label} cannot be removed as a whole: the shape of its context is used elsewhere; leave at"
             f" least one {wide[0].UNIT}"
@@ -62,7 +64,7 @@ def caches_of(
     """The changes of the caches of sites removed as a whole."""
     if contract.cache != "renumber":
         return CacheCut()
-    return cache_cut(view, sites, going_whole(sites, heads), contract.renumbered_sites)
+    return cache_cut(view, sites, sites_losing_all(sites, heads), contract.renumbered_sites)
 
 
 def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -> None:
@@ -126,7 +128,7 @@ def _sweep(
     chosen = sites.losing(heads)
     seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], emptied)]
     for site in chosen:
-        if site.maps and not contract.allow_io_change and not goes_whole(site, heads):
+        if site.maps and not contract.allow_io_change and not loses_all(site, heads):
             names = ", ".join(sorted(value.name for value in site.maps))
             raise RefusedError(
                 f"{site.label} cannot lose heads while the model outputs attention weights per head"
@@ -136,9 +138,9 @@ def _sweep(
     handed: Mapping[Value, Live] = {}
     if contract.cache != "keep":
         # A site removed as a whole leaves its cache as it was: nothing of its model contract changes.
-        partly = [site for site in chosen if not goes_whole(site, heads)]
+        partly = [site for site in chosen if not loses_all(site, heads)]
         free.update(*(site.movable for site in partly))
-        handed = handed_out(sites, {site.index: heads[site.index] for site in partly})
+        handed = caller_demands(sites, {site.index: heads[site.index] for site in partly})
     if contract.allow_io_change:
         free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
     called = {site.UNITS for site in chosen}
@@ -147,14 +149,14 @@ def _sweep(
     return sweep(seeds, frozenset(free), masks, handed=handed, answers=answers)
 
 
-def goes_whole(site: Site, heads: Mapping[int, tuple[int, ...]]) -> bool:
+def loses_all(site: Site, heads: Mapping[int, tuple[int, ...]]) -> bool:
     """Return whether a site loses all its units."""
     return len(heads.get(site.index, ())) == site.num_units
 
 
-def going_whole(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> list[Site]:
+def sites_losing_all(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> list[Site]:
     """The sites that lose all their units."""
-    return [site for site in sites.losing(heads) if goes_whole(site, heads)]
+    return [site for site in sites.losing(heads) if loses_all(site, heads)]
 
 
 def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, frozenset[str]]:
@@ -206,7 +208,7 @@ def _or_refuse(
     if not isinstance(found, Refusal):
         return found
     site = owners[projection][0]
-    if goes_whole(site, heads):
+    if loses_all(site, heads):
         raise RefusedError(
             f"{site.label} cannot be removed as a whole: {found}; leave at least one {site.UNIT}"
         )
@@ -215,7 +217,7 @@ def _or_refuse(
     )
 
 
-def _half_dead(sweep: Sweep, edits: Iterable[Edit]) -> list[Value]:
+def _read_for_shape_only(sweep: Sweep, edits: Iterable[Edit]) -> list[Value]:
     """Values that nobody needs and somebody still reads: to look at their shape.
 
     What computes them must not be narrowed then, or it would not run, or show another shape.

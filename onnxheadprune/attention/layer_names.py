@@ -22,7 +22,7 @@ _UNSAFE = re.compile(r"[\s:*,]+")
 """Characters that separate the parts of a spec, and so cannot be in the key of a layer."""
 
 
-class Place(NamedTuple):
+class NumberedPath(NamedTuple):
     """One number in a module path: the stack that it counts in, the number, and the path up to it."""
 
     stack: Stack
@@ -35,7 +35,7 @@ class Place(NamedTuple):
         return tuple("*" if part.isdecimal() else part for part in self.stack)
 
 
-def layers_by_name(sites: Sequence[Site]) -> dict[Stack, dict[int, list[tuple[Place, Site]]]]:
+def layers_by_name(sites: Sequence[Site]) -> dict[Stack, dict[int, list[tuple[NumberedPath, Site]]]]:
     """Return the layers that the names of sites tell, by stack and number; nothing where they tell none.
 
     A module path may hold several numbers: T5 calls a sublayer `encoder.block.3.layer.1`, Swin a layer
@@ -43,7 +43,7 @@ def layers_by_name(sites: Sequence[Site]) -> dict[Stack, dict[int, list[tuple[Pl
     holds an attention and something beside it; of several such numbers the innermost does.
     """
     counting = _counting(sites)
-    stacks: dict[Stack, dict[int, list[tuple[Place, Site]]]] = defaultdict(lambda: defaultdict(list))
+    stacks: dict[Stack, dict[int, list[tuple[NumberedPath, Site]]]] = defaultdict(lambda: defaultdict(list))
     for site in sites:
         place = next((place for place in reversed(_places(site)) if place.shape in counting), None)
         if place is not None:
@@ -60,7 +60,7 @@ def common_path(names: Iterable[str]) -> Stack:
     return tuple(common)
 
 
-def _places(site: Site) -> list[Place]:
+def _places(site: Site) -> list[NumberedPath]:
     """Return the numbers in the module path of a site, from the outermost on."""
     parts = [part for part in re.split(r"[./]", _REPEATED.sub("", site.name)) if part]
     places = []
@@ -70,7 +70,7 @@ def _places(site: Site) -> list[Place]:
         if found is None or not (position or found[1]) or found[1] == site.UNNAMED:
             continue
         word = (found[1],) if found[1] else ()
-        places.append(Place((*parts[:position], *word), int(found[2]), tuple(parts[: position + 1])))
+        places.append(NumberedPath((*parts[:position], *word), int(found[2]), tuple(parts[: position + 1])))
     return places
 
 

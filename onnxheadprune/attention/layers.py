@@ -21,8 +21,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from onnxheadprune.attention.cut_edits import going_whole
-from onnxheadprune.attention.layer_names import Place, Stack, common_path, layers_by_name, stack_labels
+from onnxheadprune.attention.cut_edits import sites_losing_all
+from onnxheadprune.attention.layer_names import NumberedPath, Stack, common_path, layers_by_name, stack_labels
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.projection import emptied
 from onnxheadprune.attention.sites.residual import Join, Residuals, State, Term, silenced
@@ -132,7 +132,7 @@ class Layer:
 
 
 def _named(
-    stacks: Mapping[Stack, Mapping[int, Sequence[tuple[Place, Site]]]],
+    stacks: Mapping[Stack, Mapping[int, Sequence[tuple[NumberedPath, Site]]]],
     others: Mapping[Stack, Sequence[Sequence[Site]]],
 ) -> list[Layer]:
     """Return layers, stack by stack."""
@@ -309,7 +309,7 @@ def layers_kept(sites: Sites, removed: Iterable[Site]) -> list[SetMetadata]:
 
 def removed_layers(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> list[Layer]:
     """Return the layers that a cut removes as a whole."""
-    whole = set(going_whole(sites, units))
+    whole = set(sites_losing_all(sites, units))
     try:
         found = layers(sites).values() if whole else ()
     except RefusedError:
@@ -323,7 +323,7 @@ def parts_named(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> tuple[str
     >>> parts_named(sites, units)  # doctest: +SKIP
     ('layer.3', 'attn.0:1,3', 'ffn.0:0-63', 'ffn.1')
     """
-    whole = set(going_whole(sites, units))
+    whole = set(sites_losing_all(sites, units))
     gone = [layer for layer in removed_layers(sites, units) if len(layer.sites) > 1]
     inside = {site for layer in gone for site in layer.removed}
     return (

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from onnxheadprune.attention.exits.running import inside, layers_of
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
-from onnxheadprune.edit.both_branches import BRANCHES, side_by_side
-from onnxheadprune.edit.merged_models import answered, asking
+from onnxheadprune.edit.both_branches import BRANCHES, with_both_branches
+from onnxheadprune.edit.merged_models import flag_choices, with_answer
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.bodies import has_bodies
 from onnxheadprune.model.graph.facts import CHOOSES
@@ -19,17 +19,17 @@ FIRST_TOKENS = False
 """The answer for tokens that come before there is a cache: `use_cache_branch` is false."""
 
 
-def branch(view: GraphView, sites: Sites, answer: bool) -> Analysis | None:
+def branch_analysis(view: GraphView, sites: Sites, answer: bool) -> Analysis | None:
     """The model that one answer of the flag leaves, if its sites are those of the whole.
 
     The model with its sites, which have the numbers that they have in the whole; None where the model asks no flag, or
     some of its sites are not in that branch.
     """
-    made = answered(view, answer)
+    made = with_answer(view, answer)
     if made is None:
         return None
     found = analysis_of(LoadedModel(made, sites.model, view.sources))
-    refs = {f"{node.ref}.{BRANCHES[answer]}" for node in asking(view)}
+    refs = {f"{node.ref}.{BRANCHES[answer]}" for node in flag_choices(view)}
     alike = len(found.sites.sites) == len(sites.sites) and all(
         {item.node.out.name for item in whole.projections if item.node.scope.ref in refs}
         == set(part.projection_names)
@@ -43,19 +43,19 @@ def first_tokens(loaded: LoadedModel) -> LoadedModel | None:
     if not has_bodies(loaded.proto):
         return None
     analysis = analysis_of(loaded)
-    found = branch(analysis.view, analysis.sites, FIRST_TOKENS)
+    found = branch_analysis(analysis.view, analysis.sites, FIRST_TOKENS)
     return None if found is None else loaded.changed(found.model)
 
 
-def branches(view: GraphView, sites: Sites) -> Iterator[Analysis]:
+def branch_analyses(view: GraphView, sites: Sites) -> Iterator[Analysis]:
     """The models that the answers of the flag leave; none for a model without one."""
     for answer in BRANCHES:
-        found = branch(view, sites, answer)
+        found = branch_analysis(view, sites, answer)
         if found is not None:
             yield found
 
 
-def observed(loaded: LoadedModel) -> LoadedModel | None:
+def main_graph_copy(loaded: LoadedModel) -> LoadedModel | None:
     """Of a model with sites in the bodies of Ifs one with the same sites in its main graph; None for any other model.
 
     Of a merged decoder that is the model for the first tokens. Where only one of two bodies holds layers (an early
@@ -78,7 +78,7 @@ def _unfolded(view: GraphView, sites: Sites) -> Analysis | None:
         return None
     layers = layers_of(sites.known)
     nodes = [node for node in choices if sum(1 for body in node.bodies.values() if inside(layers, body)) == 1]
-    made = side_by_side(view, nodes) if nodes else None
+    made = with_both_branches(view, nodes) if nodes else None
     if made is None:
         return None
     try:
@@ -91,7 +91,7 @@ def _unfolded(view: GraphView, sites: Sites) -> Analysis | None:
 
 def others(view: GraphView, sites: Sites) -> Iterator[Analysis]:
     """The other forms of a model that a refit may have been computed on."""
-    yield from branches(view, sites)
+    yield from branch_analyses(view, sites)
     found = _unfolded(view, sites)
     if found is not None:
         yield found

@@ -128,7 +128,7 @@ def with_variables(
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
+class _MaskPlace:
     """The place of a mask.
 
     Attributes:
@@ -160,7 +160,7 @@ class _Place:
         return self.mask.astype(helper.tensor_dtype_to_np_dtype(self.elem_type))
 
 
-def _place(projection: Projection, alive: Mask) -> _Place:
+def _place(projection: Projection, alive: Mask) -> _MaskPlace:
     node, index = projection.node, projection.activation[0]
     value = node.inputs[index]
     assert value is not None and value.shape is not None
@@ -174,7 +174,7 @@ def _place(projection: Projection, alive: Mask) -> _Place:
     elem_type = value.elem_type or (
         0 if roles_of(node).zero_points.get(0) == ZERO_POINT else _weight_type(projection)
     )
-    return _Place(node, index, value, mask, elem_type, rounding, name)
+    return _MaskPlace(node, index, value, mask, elem_type, rounding, name)
 
 
 def _store(model: ModelProto, node: Node, tensor: TensorProto) -> None:
@@ -182,7 +182,7 @@ def _store(model: ModelProto, node: Node, tensor: TensorProto) -> None:
     graph_of(model, node).initializer.append(tensor)
 
 
-def _multiplied(place: _Place) -> Insert:
+def _multiplied(place: _MaskPlace) -> Insert:
     """A real value times its mask."""
     return _before(place, nodes.multiply(place.node.ref, place.value.name, place.stored, place.name))
 
@@ -222,7 +222,7 @@ def masked_input(model: ModelProto, projection: Projection, alive: Mask) -> Inse
     return _before(place, nodes.choose(node.ref, place.stored, value.name, zero, place.name))
 
 
-def _before(place: _Place, created: InsertNode) -> Insert:
+def _before(place: _MaskPlace, created: InsertNode) -> Insert:
     """A new node at its place, and what rounds its result."""
     inserted = [
         *nodes.as_protos(created, place.node.scope.opset),

@@ -13,7 +13,7 @@ from onnxheadprune.edit.site_cuts import BlockCut, SiteCut, UnitsCut
 from onnxheadprune.model.graph.view import GraphView
 
 
-def head_cuts(
+def planned_head_cuts(
     view: GraphView,
     sites: Sites,
     chosen: Mapping[int, tuple[int, ...]],
@@ -41,7 +41,7 @@ def head_cuts(
     return tuple(sorted(cuts, key=lambda cut: cut.number))
 
 
-def block_cuts(
+def planned_block_cuts(
     view: GraphView,
     sites: Sites,
     chosen: Mapping[int, tuple[int, ...]],

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.cut_edits import caches_of, going_whole, require_apart, swept_edits
+from onnxheadprune.attention.cut_edits import caches_of, require_apart, sites_losing_all, swept_edits
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.io_changes import AS_IT_IS, Contract
 from onnxheadprune.attention.layers import layers_kept, removed_layers
-from onnxheadprune.attention.planned_cuts import block_cuts, head_cuts, site_records
+from onnxheadprune.attention.planned_cuts import planned_block_cuts, planned_head_cuts, site_records
 from onnxheadprune.attention.read_contexts import with_readers
 from onnxheadprune.attention.removed_elements import elements_removed
 from onnxheadprune.attention.sites.all_sites import Sites
@@ -116,11 +116,11 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         raise RefusedError(uneven)
     caches = caches_of(view, sites, present, contract)
     swept, edits = swept_edits(view, sites, present, contract, caches)
-    cuts = head_cuts(view, sites, chosen, present)
+    cuts = planned_head_cuts(view, sites, chosen, present)
     gone = _vanishing(sites, chosen, swept)
-    blocks = block_cuts(view, sites, chosen, {kind_of(site) for site in gone})
+    blocks = planned_block_cuts(view, sites, chosen, {kind_of(site) for site in gone})
     edits |= dict.fromkeys(site_records(cuts, blocks, view, sites, gone), frozenset())
-    edits |= dict.fromkeys(layers_kept(sites, going_whole(sites, present)), frozenset())
+    edits |= dict.fromkeys(layers_kept(sites, sites_losing_all(sites, present)), frozenset())
     if caches.sites:
         went = (*CACHES_ENTRY.read(view.model), *caches.sites)
         edits[SetMetadata(CACHES_KEY, CACHES_ENTRY.text(went))] = frozenset()

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from onnxheadprune.attention.cut_edits import goes_whole
+from onnxheadprune.attention.cut_edits import loses_all
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.attention_site import AttentionSite
@@ -31,7 +31,7 @@ def with_readers(spec: HeadSpec, sites: Sites) -> Sites:
     chosen = resolve_units(spec, allowed)
     gone = {site.index: site.present(chosen[site.index]) for site in allowed.losing(chosen)}
     losing = {site.index: site for site in allowed.losing(gone)}
-    free = frozenset[Value]().union(*(site.movable for site in losing.values() if not goes_whole(site, gone)))
+    free = frozenset[Value]().union(*(site.movable for site in losing.values() if not loses_all(site, gone)))
     walk = sweep([seed for site in losing.values() for seed in site.seeds(gone[site.index])], free)
 
     def is_free(site: AttentionSite) -> bool:

@@ -71,7 +71,7 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     from onnxheadprune.attention.vocabulary.find import vocabularies
     from onnxheadprune.deploying.folders.opening import looked_at
     from onnxheadprune.deploying.folders.types import sites_to_dict
-    from onnxheadprune.model.analysis_errors import NotAnalysed, attempted
+    from onnxheadprune.model.analysis_errors import NotAnalysed, try_analysis
     from onnxheadprune.reporting.console import out
     from onnxheadprune.reporting.folder import export_report
     from onnxheadprune.reporting.sites import not_analysed, not_loaded, vocabulary_report
@@ -82,7 +82,7 @@ def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     tokens, failed = {}, {}
     unloadable = {file.name: why_not_loaded(file.loaded) for file in export.models}
     for file in export.models:
-        found = attempted(VOCABULARY, partial(vocabularies, file.view))
+        found = try_analysis(VOCABULARY, partial(vocabularies, file.view))
         stopped = [found] if isinstance(found, NotAnalysed) else []
         tokens[file.name] = (
             [] if isinstance(found, NotAnalysed) else [item.to_dict(file.size) for item in found]

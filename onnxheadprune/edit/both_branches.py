@@ -22,7 +22,7 @@ BRANCHES: Mapping[bool, str] = {True: "then_branch", False: "else_branch"}
 _KEY = "onnxheadprune.counts_where"
 
 
-def side_by_side(view: GraphView, nodes: Iterable[Node]) -> ModelProto | None:
+def with_both_branches(view: GraphView, nodes: Iterable[Node]) -> ModelProto | None:
     """A copy of a model in which both bodies of each If run, and the condition picks what they give.
 
     The model; None where a body gives something of another shape than the other one, so that no elements can be picked,

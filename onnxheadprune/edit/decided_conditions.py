@@ -18,7 +18,7 @@ from onnxheadprune.model.messages import keep, replace_all
 
 
 @dataclass(frozen=True, eq=False)
-class Left:
+class DecidedModel:
     """The rest of a model, after an exit is taken permanently.
 
     Attributes:
@@ -36,7 +36,7 @@ class Left:
 
 def decided(
     view: GraphView, known: Mapping[Value, bool], choices: Mapping[Node, Scope], turns: Mapping[Node, int]
-) -> Left:
+) -> DecidedModel:
     """A copy of a model in which conditions are decided.
 
     Args:
@@ -55,7 +55,7 @@ class _Surgeon(Inliner):
         self.constants: dict[str, TensorProto] = {}
         self.fixed: set[str] = set()
 
-    def run(self, choices: Mapping[Node, Scope]) -> Left:
+    def run(self, choices: Mapping[Node, Scope]) -> DecidedModel:
         self.open({node: (body,) for node, body in choices.items()})
         made = self.copied()
         graph, values = made.graph, self.view.main.values
@@ -68,7 +68,7 @@ class _Surgeon(Inliner):
             _rename_output(graph, name)
             graph.node.append(as_proto(same("", self.name_of(values[name]), name)))
         graph.initializer.extend(self.constants.values())
-        return Left(made, self.names, self._drop_unread(graph), constant)
+        return DecidedModel(made, self.names, self._drop_unread(graph), constant)
 
     def name_of(self, value: Value | None) -> str:
         """A constant for what is known; for what an If gave, what its body gives in its place."""

@@ -312,7 +312,7 @@ def scope_of(ref: str) -> str:
 
 
 def edit_from_dict(data: Mapping[str, Any]) -> Edit:
-    """The inverse of `edit_to_dict`.
+    """An edit from the document of a plan: `edit`, the name of its kind, and its fields.
 
     Raises:
         KeyError: if the kind is unknown.

@@ -25,7 +25,7 @@ Function: TypeAlias = tuple[str, str]
 _TAG = "onnxheadprune.function"
 
 
-def carried_out(
+def apply_with_functions(
     plan: PrunePlan, loaded: LoadedModel, replan: Callable[[ModelProto], PrunePlan] | None = None
 ) -> ModelProto:
     """The model with the plan carried out, on the model as it is stored wherever that is possible.

@@ -14,7 +14,7 @@ from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.messages import copied, keep, replace_all
 
 
-def asking(view: GraphView) -> tuple[Node, ...]:
+def flag_choices(view: GraphView) -> tuple[Node, ...]:
     """The nodes of the main graph that choose between two branches, if all of them ask the same graph input."""
     nodes = tuple(node for node in view.main.nodes if node in CHOOSES)
     flags = {node.inputs[0] for node in nodes}
@@ -23,14 +23,14 @@ def asking(view: GraphView) -> tuple[Node, ...]:
     return nodes if alone else ()
 
 
-def answered(view: GraphView, answer: bool) -> ModelProto | None:
+def with_answer(view: GraphView, answer: bool) -> ModelProto | None:
     """The model for one answer of its flag: the branches that are run then take the place of the choice.
 
     Values and stored tensors keep their names; inputs that nobody reads any more are gone.
 
     The model; None where it asks no flag, or names mean one thing in a branch and another one outside.
     """
-    choices = {node.position: node for node in asking(view)}
+    choices = {node.position: node for node in flag_choices(view)}
     if not choices:
         return None
     made = copied(view.model)

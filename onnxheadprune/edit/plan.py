@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from onnx import AttributeProto, GraphProto, ModelProto
 
 from onnxheadprune.edit.edits import EdgeGather, Edit, edit_from_dict
-from onnxheadprune.edit.site_cuts import ALWAYS, BlockCut, SiteCut, block_cuts, totals
+from onnxheadprune.edit.site_cuts import ALWAYS, BlockCut, SiteCut, block_cuts_of, totals
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.spelling import spelled
@@ -258,7 +258,7 @@ class PrunePlan:
             data["elements_removed"],
             missed,
             interface,
-            block_cuts(data),
+            block_cuts_of(data),
             renamed,
             None if leaves is None else ExitCut.from_dict(leaves),
             tuple(data.get("notes", ())),

@@ -184,7 +184,7 @@ def totals(cuts: Iterable[BlockCut]) -> list[tuple[str, int, int]]:
     ]
 
 
-def block_cuts(data: Mapping[str, Any]) -> tuple[BlockCut, ...]:
-    """The inverse of `by_units`, out of the document of a plan; plans of earlier versions say of neurons at most."""
+def block_cuts_of(data: Mapping[str, Any]) -> tuple[BlockCut, ...]:
+    """The cuts of other kinds in the document of a plan; plans of earlier versions have neurons at most."""
     kinds = data.get("kinds", ALWAYS)
     return tuple(BlockCut.from_dict(item, units) for units in kinds for item in data.get(units, ()))

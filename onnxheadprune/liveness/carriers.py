@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxheadprune.liveness.axes import reshape_back
-from onnxheadprune.liveness.consumers import MAX_HOPS, looks_only
+from onnxheadprune.liveness.consumers import MAX_CARRIERS, looks_only
 from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import DEAD, Live, fits
 from onnxheadprune.liveness.refusals import Refusal
@@ -45,7 +45,7 @@ def outlet(value: Value) -> Value | None:
     return owner.outputs[names.index(value.name)] if value.name in names else None
 
 
-def carrier_outputs(value: Value, depth: int = MAX_HOPS) -> list[Value]:
+def carrier_outputs(value: Value, depth: int = MAX_CARRIERS) -> list[Value]:
     """Copies of `value`: through carriers, or out of the branches of an `If`."""
     if depth == 0:
         return []
@@ -56,14 +56,14 @@ def carrier_outputs(value: Value, depth: int = MAX_HOPS) -> list[Value]:
     return [found for item in handed_on for found in (item, *carrier_outputs(item, depth - 1))]
 
 
-def only_passed_on(node: Node, free: frozenset[Value], depth: int = MAX_HOPS) -> bool:
+def only_passed_on(node: Node, free: frozenset[Value], depth: int = MAX_CARRIERS) -> bool:
     """Return whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
     if depth == 0 or not passes_on(node) or node in RESHAPES:
         return False
     return leads_out(node.out, free, depth - 1)
 
 
-def leads_out(value: Value, free: frozenset[Value], depth: int = MAX_HOPS) -> bool:
+def leads_out(value: Value, free: frozenset[Value], depth: int = MAX_CARRIERS) -> bool:
     """Return whether a value is only used for free graph outputs and shape observers."""
     if value.is_graph_output and value not in free:
         output = outlet(value)

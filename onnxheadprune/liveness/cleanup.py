@@ -29,9 +29,9 @@ from onnxheadprune.edit.edits import (
     scope_of,
 )
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.consumers import Key
+from onnxheadprune.liveness.consumers import ReadKey
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.remaining_reads import Readers
+from onnxheadprune.liveness.remaining_reads import RemainingReads
 from onnxheadprune.liveness.shape_sources import ShapeSources
 from onnxheadprune.model.graph.facts import OBSERVES
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Use, Value
@@ -67,10 +67,10 @@ class _Cleanup:
         self.view = view
         self.edits = dict(edits)
         self.kept = {} if kept is None else kept
-        self.readers = Readers(going)
+        self.readers = RemainingReads(going)
         self.inputs, self.gone = self.readers.inputs, self.readers.gone
-        self.uses: Counter[Key] = Counter()
-        self.lost: list[tuple[Key, frozenset[str]]] = []
+        self.uses: Counter[ReadKey] = Counter()
+        self.lost: list[tuple[ReadKey, frozenset[str]]] = []
         self.touched: dict[Value, frozenset[str]] = dict.fromkeys(going, NOBODY)
         self.dropped: dict[Edit, frozenset[str]] = {}
         self.unmade: set[Edit] = set()
@@ -96,9 +96,9 @@ class _Cleanup:
 
     def _changed(
         self, narrowed: Iterable[Value], edits: Mapping[Edit, frozenset[str]]
-    ) -> dict[Key, frozenset[str]]:
+    ) -> dict[ReadKey, frozenset[str]]:
         """Return the values that are removed or narrower after all edits, with the sites that caused it."""
-        found: dict[Key, frozenset[str]] = dict.fromkeys(narrowed, NOBODY)
+        found: dict[ReadKey, frozenset[str]] = dict.fromkeys(narrowed, NOBODY)
         for edit, sites in edits.items():
             if isinstance(edit, DropTensor | DropIo) or (
                 isinstance(edit, SliceTensor) and edit.target == edit.name
@@ -113,7 +113,7 @@ class _Cleanup:
             found.update((key, sites) for key in keys if key is not None)
         return found
 
-    def _dead_ends(self, changed: dict[Key, frozenset[str]]) -> dict[Edit, frozenset[str]]:
+    def _dead_ends(self, changed: dict[ReadKey, frozenset[str]]) -> dict[Edit, frozenset[str]]:
         """The nodes that no output depended on in the original, and that read a removed or narrowed value."""
         found: dict[Edit, frozenset[str]] = {}
         hit: dict[Node, frozenset[str]] = {}
@@ -231,22 +231,22 @@ class _Cleanup:
         return next(scope for scope in self.view.scopes if scope.ref == ref)
 
     @staticmethod
-    def _key(scope: Scope, name: str) -> Key | None:
+    def _key(scope: Scope, name: str) -> ReadKey | None:
         return (scope.lookup(name) or name) if name else None
 
-    def _use(self, scope: Scope, name: str, reader: Use | InsertNode) -> Key | None:
+    def _use(self, scope: Scope, name: str, reader: Use | InsertNode) -> ReadKey | None:
         key = self._key(scope, name)
         if key is not None:
             self.uses[key] += 1
             self.readers.add(key, reader)
         return key
 
-    def _keep_back(self, key: Key | None, sites: frozenset[str]) -> None:
+    def _keep_back(self, key: ReadKey | None, sites: frozenset[str]) -> None:
         if isinstance(key, Value):
             self.readers.kept_back.add(key)
         self._release(key, sites)
 
-    def _release(self, key: Key | None, sites: frozenset[str]) -> None:
+    def _release(self, key: ReadKey | None, sites: frozenset[str]) -> None:
         if key is None:
             return
         self.uses[key] -= 1
@@ -255,7 +255,7 @@ class _Cleanup:
         elif isinstance(key, Value):
             self.touched[key] = self.touched.get(key, NOBODY) | sites
 
-    def _check(self, key: Key, sites: frozenset[str]) -> None:
+    def _check(self, key: ReadKey, sites: frozenset[str]) -> None:
         if not isinstance(key, Value) or self.uses[key] > 0:
             return
         if key.is_initializer:

@@ -68,7 +68,7 @@ def contents_of(node: Node) -> list[Value]:
     ]
 
 
-MAX_HOPS = 6
+MAX_CARRIERS = 6
 """Carriers in a row that are followed."""
 
 
@@ -86,7 +86,7 @@ def selecting_answer(use: Use) -> Answer | None:
     return answer
 
 
-Key: TypeAlias = Value | str
+ReadKey: TypeAlias = Value | str
 """A value of the model, or the name of a new one."""
 Asking: TypeAlias = Use | InsertNode
 """A node, old or new, that asks for the shape of its first input."""

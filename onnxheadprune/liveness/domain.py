@@ -109,7 +109,7 @@ class Labels(Domain):
     units: str = "units"
 
     def says_nothing(self, live: Live) -> bool:
-        """Return whether it has no label, or all of them. A value of one head alone still carries its label."""
+        """Return whether all positions are alike: without any label, or each with all of them."""
         return live.is_full and (live.is_mask or live.array == self.everyone)
 
     def united(self, first: Live, second: Live) -> Live:

@@ -99,8 +99,8 @@ class FusedLayout:
         return self.num_heads // self.kv_num_heads
 
 
-Reader: TypeAlias = Callable[[Node], FusedLayout | None]
-LAYOUTS: Table[Reader] = Table("layouts")
+LayoutReader: TypeAlias = Callable[[Node], FusedLayout | None]
+LAYOUTS: Table[LayoutReader] = Table("layouts")
 """What reads the layout of a fused attention."""
 layout_reader = LAYOUTS.register
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from onnxheadprune.edit.edits import InsertNode
-from onnxheadprune.liveness.consumers import Asking, Key, looks_only
+from onnxheadprune.liveness.consumers import Asking, ReadKey, looks_only
 from onnxheadprune.model.graph.facts import (
     CASTS_LIKE,
     OBSERVES,
@@ -16,7 +16,7 @@ from onnxheadprune.model.graph.view import Node, Use, Value
 
 
 @dataclass
-class Readers:
+class RemainingReads:
     """The remaining reads after edits.
 
     Attributes:
@@ -29,14 +29,14 @@ class Readers:
     """
 
     going: Collection[Value] = ()
-    inputs: dict[Node, list[Key | None]] = field(default_factory=dict)
+    inputs: dict[Node, list[ReadKey | None]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     unmade: set[InsertNode] = field(default_factory=set)
     kept_back: set[Value] = field(default_factory=set)
     pinned: set[Node] = field(default_factory=set)
-    _more: defaultdict[Key, list[Use | InsertNode]] = field(default_factory=lambda: defaultdict(list))
+    _more: defaultdict[ReadKey, list[Use | InsertNode]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, key: Key, reader: Use | InsertNode) -> None:
+    def add(self, key: ReadKey, reader: Use | InsertNode) -> None:
         """Record a read that the model does not have."""
         self._more[key].append(reader)
 
@@ -49,7 +49,7 @@ class Readers:
             owner = owner.scope.owner
         return False
 
-    def readers(self, key: Key) -> Iterator[Use | InsertNode]:
+    def readers(self, key: ReadKey) -> Iterator[Use | InsertNode]:
         """Yield all reads of a value."""
         for use in key.consumers if isinstance(key, Value) else ():
             current = self.inputs.get(use.node)

@@ -21,7 +21,7 @@ from onnxheadprune.model.graph.facts import (
 from onnxheadprune.model.graph.view import Node, Value
 
 
-def has_law(node: Node) -> bool:
+def has_rule(node: Node) -> bool:
     """Return whether a node's operator has a rule."""
     return RULES.of(node) is not None
 

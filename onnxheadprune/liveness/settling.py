@@ -28,16 +28,16 @@ from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import TAKES_CHUNKS
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-MAX_HOPS = 4
+_MAX_VIEWS = 4
 
 
-Found = dict[Node, tuple[Live, Live, Answer]]
+RelaxedViews = dict[Node, tuple[Live, Live, Answer]]
 """Per view: what it now reads, what it now hands on, and its answer to that."""
 
 
 def _relaxed(
-    node: Node, have: Live, picking: Callable[[Use], Answer | None], hops: int = MAX_HOPS
-) -> Found | None:
+    node: Node, have: Live, picking: Callable[[Use], Answer | None], hops: int = _MAX_VIEWS
+) -> RelaxedViews | None:
     """The views from `node` on that can take all of `have`; None if some reader after them cannot pick from that.
 
     Queries, keys and values are often views of one packed value (`Transpose`, then `Gather` number 1 of 3). Asked for
@@ -51,7 +51,7 @@ def _relaxed(
     answer = ask(node, [through], MASKS)
     if isinstance(answer, Refusal) or answer.inputs.get(0) != have:
         return None
-    found: Found = {node: (have, through, answer)}
+    found: RelaxedViews = {node: (have, through, answer)}
     for use in node.out.consumers:
         if looks_only(use):
             continue

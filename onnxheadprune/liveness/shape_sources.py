@@ -14,7 +14,7 @@ from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInp
 from onnxheadprune.liveness.consumers import Asking
 from onnxheadprune.liveness.frozen_shapes import picked_positions
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.remaining_reads import Readers
+from onnxheadprune.liveness.remaining_reads import RemainingReads
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import shape_range
 from onnxheadprune.model.graph.facts import SHOWS_SHAPE
@@ -173,7 +173,7 @@ class _Spelling:
 class ShapeSources:
     """Other sources for shapes of otherwise unused values."""
 
-    def __init__(self, view: GraphView, kept: Mapping[Value, Live], readers: Readers) -> None:
+    def __init__(self, view: GraphView, kept: Mapping[Value, Live], readers: RemainingReads) -> None:
         """Prepare the search."""
         self._view = view
         self._readers = readers

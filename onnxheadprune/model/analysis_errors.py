@@ -55,7 +55,7 @@ class NotAnalysed:
         return {"what": self.what, "error": self.told}
 
 
-def attempted(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:
+def try_analysis(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:
     """The result of a search, or the unexpected error that ended it."""
     try:
         return find()
@@ -70,17 +70,17 @@ def attempted(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:
 
 @contextlib.contextmanager
 def analysing(model: ModelProto, name: str) -> Iterator[None]:
-    """As `blaming`, with Python's garbage collector paused.
+    """As `explaining_failures`, with Python's garbage collector paused.
 
     Raises:
         ModelError: if the model is not valid; an `AnalysisError` if that is unknown.
     """
-    with blaming((model, name)), no_collection():
+    with explaining_failures((model, name)), no_collection():
         yield
 
 
 @contextlib.contextmanager
-def blaming(*models: tuple[ModelProto, str]) -> Iterator[None]:
+def explaining_failures(*models: tuple[ModelProto, str]) -> Iterator[None]:
     """Check the validity of models after an analysis failed, since analyses assume valid graphs.
 
     On valid models the failure is a bug and is raised. Operators of unknown domains cannot be checked: a model with

@@ -21,17 +21,17 @@ MOST_OF_ONE = 60
 """Characters of one field."""
 
 _KINDS: set[type[Any]] = set()
-Kind = TypeVar("Kind", bound=type[Any])
+DataclassType = TypeVar("DataclassType", bound=type[Any])
 
 
-def one_line(shown: str = "") -> Callable[[Kind], Kind]:
+def one_line(shown: str = "") -> Callable[[DataclassType], DataclassType]:
     """Give a dataclass a `repr` of one line.
 
     Args:
         shown: names of fields separated by spaces, the important ones first; all fields if not given.
     """
 
-    def decorate(kind: Kind) -> Kind:
+    def decorate(kind: DataclassType) -> DataclassType:
         names = shown.split() or [item.name for item in fields(kind) if item.repr]
 
         def represented(self: object) -> str:

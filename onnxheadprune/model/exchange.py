@@ -43,7 +43,7 @@ def name_of(source: OtherModel) -> str:
     return str(graph.name or "model")
 
 
-def brought_in(source: OtherModel, name: str) -> tuple[ModelProto, dict[str, Source]]:
+def from_library(source: OtherModel, name: str) -> tuple[ModelProto, dict[str, Source]]:
     """The model as a new ModelProto, and the files that its tensors refer to.
 
     Args:

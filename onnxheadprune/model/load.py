@@ -17,7 +17,7 @@ from onnx import ModelProto
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.bodies import stored_tensor
 from onnxheadprune.model.documents import require_model
-from onnxheadprune.model.exchange import brought_in, is_other, name_of
+from onnxheadprune.model.exchange import from_library, is_other, name_of
 from onnxheadprune.model.messages import copied
 from onnxheadprune.model.prepare import prepared
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
@@ -219,7 +219,7 @@ def structure_of(
 def _from_memory(source: ModelProto | gs.Graph | onnx_ir.Model) -> LoadedModel:
     """A checked model from memory; large weights of onnx_ir models stay in their files."""
     name = model_name(source)
-    model, sources = (source, {}) if isinstance(source, ModelProto) else brought_in(source, name)
+    model, sources = (source, {}) if isinstance(source, ModelProto) else from_library(source, name)
     if not sources:
         _check_in_memory(model, name)
     check_names(model, name)

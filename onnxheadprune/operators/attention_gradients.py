@@ -14,7 +14,7 @@ HIDDEN = -1e38
 
 
 @dataclass(frozen=True)
-class Scores:
+class AttentionScores:
     """The steps from scores to weights.
 
     Attributes:
@@ -48,7 +48,7 @@ def _repeated(term: Term, times: int) -> Term:
     return term.unsqueeze([2]).expand(target).reshape(merged)
 
 
-def _attended(query: Term, key: Term, value: Term, scores: Scores) -> Term:
+def _attended(query: Term, key: Term, value: Term, scores: AttentionScores) -> Term:
     """Contexts [B, H, S, Dv] of queries [B, H, S, D], keys [B, H, T, D] and values [B, H, T, Dv]."""
     product = (
         query * scores.scale if scores.scale else (query / query.dim(3).cast(query.elem_type).op("Sqrt"))
@@ -109,7 +109,7 @@ def _attention_parts(step: Step) -> list[Term | None] | Constant:
     biases = [] if step.given(3) is None else [_mask(step.input(3), query.elem_type)]
     if node.attribute("is_causal", 0):
         biases.append(_hidden_unless(_window(query, key, step.given(4)), query.elem_type))
-    scores = Scores(node.attribute("scale"), float(node.attribute("softcap", 0.0)), tuple(biases))
+    scores = AttentionScores(node.attribute("scale"), float(node.attribute("softcap", 0.0)), tuple(biases))
     times = counts[0] // counts[1]
     context = _attended(query, _repeated(key, times), _repeated(value, times), scores)
     return [_heads_joined(context) if apart else context, key, value]
@@ -236,7 +236,7 @@ def _multi_head_parts(step: Step) -> list[Term | None] | Constant:
     biases += [] if padding is None else [padding]
     if node.attribute("unidirectional", 0):
         biases.append(_hidden_unless(_window(query, key, step.given(6)), query.elem_type))
-    context = _attended(query, key, value, Scores(node.attribute("scale"), 0.0, tuple(biases)))
+    context = _attended(query, key, value, AttentionScores(node.attribute("scale"), 0.0, tuple(biases)))
     return [_heads_joined(context), key, value]
 
 
@@ -282,7 +282,7 @@ def _packed_parts(step: Step) -> list[Term | None] | Constant:
     if node.attribute("unidirectional", 0):
         earlier = None if past is None else pasts[0]
         biases.append(_hidden_unless(_window(query, key, earlier), key.elem_type))
-    context = _attended(query, key, value, Scores(node.attribute("scale"), 0.0, tuple(biases)))
+    context = _attended(query, key, value, AttentionScores(node.attribute("scale"), 0.0, tuple(biases)))
     stacked = step.writer.joined([key.unsqueeze([0]), value.unsqueeze([0])], axis=0)
     return [_heads_joined(context), stacked]
 
@@ -326,7 +326,7 @@ def _group_query_parts(step: Step) -> list[Term | None] | Constant:
         width = max(0, int(attribute("local_window_size", -1)))
         allowed = allowed.op("And", _window(query, key, past, width))
     biases = (_hidden_unless(allowed, query.elem_type), *([] if step.given(10) is None else [step.input(10)]))
-    scores = Scores(attribute("scale"), float(attribute("softcap", 0.0)), biases)
+    scores = AttentionScores(attribute("scale"), float(attribute("softcap", 0.0)), biases)
     times = heads // kv
     return [
         _heads_joined(_attended(query, _repeated(key, times), _repeated(value, times), scores)),

@@ -18,11 +18,11 @@ from onnx import FunctionProto, ModelProto, TensorProto, TensorShapeProto, TypeP
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.messages import copied
 from onnxheadprune.runtime import Array
-from onnxheadprune.validation.producers import Made, Place, Scope
+from onnxheadprune.validation.producers import Producer, ProducerKind, Scope
 
 Inferred: TypeAlias = Callable[[str], Shape | None]
 """The shape that the planned graph gives one of its values, None where that is not known."""
-Pairs: TypeAlias = Mapping[tuple[int, int], Made]
+Pairs: TypeAlias = Mapping[tuple[int, int], Producer]
 """What makes a planned value, by the identity and the output of what makes the same value of the pruned model."""
 Known: TypeAlias = Callable[[], Shape | None]
 Tensor: TypeAlias = TypeProto.Tensor | TypeProto.SparseTensor
@@ -201,14 +201,14 @@ def _replaceable(model: ModelProto) -> set[str]:
     return _stored(model) & {info.name for info in model.graph.input if model.ir_version >= REPLACEABLE}
 
 
-def _infos(scopes: Iterable[Scope]) -> Iterator[tuple[Made, ValueInfoProto]]:
+def _infos(scopes: Iterable[Scope]) -> Iterator[tuple[Producer, ValueInfoProto]]:
     """All that is said of values in between, and of what goes into bodies and comes out."""
     for scope in scopes:
         graph = scope.graph
         outside = () if scope.parent is None else (*graph.input, *graph.output)
         for info in (*graph.value_info, *outside):
             made = scope.source(info.name)
-            if made.place is not Place.UNKNOWN:
+            if made.place is not ProducerKind.UNKNOWN:
                 yield made, info
 
 

@@ -33,7 +33,7 @@ from onnxheadprune.model.messages import copied
 from onnxheadprune.model.spelling import many
 from onnxheadprune.validation.declarations import Declarations, Inferred
 from onnxheadprune.validation.node_matching import Matching, matched
-from onnxheadprune.validation.producers import Made, Place, Scope, label, nodes_of, scopes_of
+from onnxheadprune.validation.producers import Producer, ProducerKind, Scope, label, nodes_of, scopes_of
 
 Documented: TypeAlias = (
     ModelProto | GraphProto | FunctionProto | NodeProto | AttributeProto | TensorProto | ValueInfoProto
@@ -186,13 +186,13 @@ class _Walk:
         self.scopes = (scopes_of(planned.graph), scopes_of(pruned.graph))
         self.partners: dict[int, Scope] = {id(self.scopes[0][0]): self.scopes[1][0]}
         self.seen: set[tuple[int, int, int, int]] = set()
-        self.pairs: dict[tuple[int, int], Made] = {}
+        self.pairs: dict[tuple[int, int], Producer] = {}
         self.reached: tuple[set[int], set[int]] = (set(), set())
         self.same_nodes: list[tuple[NodeProto, NodeProto]] = []
         self.same_tensors: set[str] = set()
         self.known: dict[tuple[int, int], bool] = {}
         self.differences: list[str] = []
-        self.waiting: list[tuple[Made, Made, str]] = []
+        self.waiting: list[tuple[Producer, Producer, str]] = []
         self._schemas: dict[tuple[str, str], dict[str, AttributeProto]] = {}
         self._opsets = {_domain(item.domain): item.version for item in planned.opset_import}
 
@@ -251,24 +251,24 @@ class _Walk:
             self.pairs[key[2:]] = first
             self.waiting.append((first, second, where))
 
-    def _compare(self, ours: Made, theirs: Made, where: str) -> None:
+    def _compare(self, ours: Producer, theirs: Producer, where: str) -> None:
         for side, made in enumerate((ours, theirs)):
-            if made.place is Place.NODE:
+            if made.place is ProducerKind.NODE:
                 self.reached[side].add(id(made.thing))
         if ours.place is not theirs.place:
             self.differences.append(f"{where} is {theirs.label} in place of {ours.label}")
-        elif ours.place is Place.NODE:
+        elif ours.place is ProducerKind.NODE:
             self._compare_nodes(ours, theirs, where)
-        elif ours.place is Place.TENSOR:
+        elif ours.place is ProducerKind.TENSOR:
             self._compare_tensors(ours, theirs, where)
         elif not self._same_elsewhere(ours, theirs):
             self.differences.append(f"{where} is {theirs.label} in place of {ours.label}")
 
-    def _same_elsewhere(self, ours: Made, theirs: Made) -> bool:
+    def _same_elsewhere(self, ours: Producer, theirs: Producer) -> bool:
         """Return whether two inputs are the same one, or two sparse tensors."""
-        if ours.place is Place.SPARSE:
+        if ours.place is ProducerKind.SPARSE:
             return self._same_sparse(ours.name, ours.thing, theirs.thing)
-        if ours.place is Place.UNKNOWN:
+        if ours.place is ProducerKind.UNKNOWN:
             return False
         if self.partners.get(id(ours.scope)) is not theirs.scope:
             return False
@@ -281,13 +281,13 @@ class _Walk:
         parts = ((ours.values, theirs.values), (ours.indices, theirs.indices))
         return ours.dims == theirs.dims and all(self.same_tensor(name, *pair) for pair in parts)
 
-    def _compare_tensors(self, ours: Made, theirs: Made, where: str) -> None:
+    def _compare_tensors(self, ours: Producer, theirs: Producer, where: str) -> None:
         if self._same_numbers(ours, theirs):
             self.same_tensors.add(theirs.name)
         else:
             self.differences.append(f"{where} holds other numbers than the planned {ours.name}")
 
-    def _same_numbers(self, ours: Made, theirs: Made) -> bool:
+    def _same_numbers(self, ours: Producer, theirs: Producer) -> bool:
         key = id(ours.thing), id(theirs.thing)
         if key not in self.known:
             self.known[key] = self.same_tensor(ours.name, ours.thing, theirs.thing)
@@ -296,10 +296,10 @@ class _Walk:
     def matching(self) -> Matching:
         """Match all nodes, also those behind a difference."""
 
-        def same_value(ours: Made, theirs: Made) -> bool:
+        def same_value(ours: Producer, theirs: Producer) -> bool:
             return (
                 self._same_numbers(ours, theirs)
-                if ours.place is Place.TENSOR
+                if ours.place is ProducerKind.TENSOR
                 else self._same_elsewhere(ours, theirs)
             )
 
@@ -308,7 +308,7 @@ class _Walk:
 
         return matched(self.scopes, self.same_nodes, same_node, same_value)
 
-    def _compare_nodes(self, ours: Made, theirs: Made, where: str) -> None:
+    def _compare_nodes(self, ours: Producer, theirs: Producer, where: str) -> None:
         first, second = ours.thing, theirs.thing
         difference = self._differs(first, second)
         if ours.index != theirs.index and not difference:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from onnxheadprune.validation.producers import Made, Place, Scope, label, own_nodes
+from onnxheadprune.validation.producers import Producer, ProducerKind, Scope, label, own_nodes
 
 MOST_CANDIDATES = 32
 """Planned nodes that are looked at for one node of the pruned graph, where only the operator speaks for them."""
@@ -35,14 +35,14 @@ class Placed:
 
     proto: NodeProto
     scope: Scope
-    sources: tuple[Made | None, ...]
+    sources: tuple[Producer | None, ...]
 
 
 Pair = tuple[NodeProto, NodeProto]
 Operator = tuple[str, str]
 SameNode = Callable[[NodeProto, NodeProto], bool]
 """Whether two nodes have the same operator, attributes, and numbers of inputs and outputs."""
-SameValue = Callable[[Made, Made], bool]
+SameValue = Callable[[Producer, Producer], bool]
 """Whether two stored tensors or two inputs are the same."""
 
 
@@ -97,13 +97,17 @@ class _Matcher:
     def _candidates(self, item: Placed, *, certain: bool) -> Iterator[Placed]:
         """Planned nodes that read the same at the same place, then some with the same operator."""
         for position, source in enumerate(item.sources):
-            partner = None if source is None or source.place is not Place.NODE else self._partner(source)
+            partner = (
+                None if source is None or source.place is not ProducerKind.NODE else self._partner(source)
+            )
             if partner is not None and source is not None:
                 readers = self.readers[0].get((id(partner.proto), source.index), ())
                 yield from (
                     reader for reader, place in readers if place == position and self._is_free(reader)
                 )
-        if certain and any(source is not None and source.place is Place.NODE for source in item.sources):
+        if certain and any(
+            source is not None and source.place is ProducerKind.NODE for source in item.sources
+        ):
             return
         if _tensors(item):
             yield from filter(self._is_free, self.by_tensors[_operator(item), _tensors(item)])
@@ -115,7 +119,7 @@ class _Matcher:
     def _is_free(self, planned: Placed) -> bool:
         return id(planned.proto) not in self.taken
 
-    def _partner(self, made: Made) -> Placed | None:
+    def _partner(self, made: Producer) -> Placed | None:
         return self.partner.get(id(made.thing))
 
     def _match(self, planned: Placed, pruned: Placed) -> bool:
@@ -131,7 +135,7 @@ class _Matcher:
         while self.waiting:
             planned, pruned = self.waiting.pop()
             for ours, theirs in self._read_by(planned, pruned):
-                if ours.place is theirs.place is Place.NODE and ours.index == theirs.index:
+                if ours.place is theirs.place is ProducerKind.NODE and ours.index == theirs.index:
                     self._try(self.ours[id(ours.thing)], self.theirs[id(theirs.thing)], certain=False)
             for index in range(len(pruned.proto.output)):
                 readers = self.readers[0].get((id(planned.proto), index), ())
@@ -142,7 +146,7 @@ class _Matcher:
                         if place == position and self._try(candidate, reader, certain=True):
                             break
 
-    def _read_by(self, planned: Placed, pruned: Placed) -> Iterator[tuple[Made, Made]]:
+    def _read_by(self, planned: Placed, pruned: Placed) -> Iterator[tuple[Producer, Producer]]:
         """The inputs of two nodes, and the outputs of their bodies."""
         for ours, theirs in zip(planned.sources, pruned.sources, strict=False):
             if ours is not None and theirs is not None:
@@ -166,18 +170,18 @@ class _Matcher:
         agree = all(self._agrees(ours, theirs, certain=certain) for ours, theirs in pairs)
         return agree and self.same_node(planned.proto, pruned.proto)
 
-    def _agrees(self, ours: Made | None, theirs: Made | None, *, certain: bool) -> bool:
+    def _agrees(self, ours: Producer | None, theirs: Producer | None, *, certain: bool) -> bool:
         """Return whether one input may be the same: what was inserted or left out before it says nothing."""
         if ours is None or theirs is None:
             return ours is theirs
-        if ours.place is theirs.place is Place.NODE:
+        if ours.place is theirs.place is ProducerKind.NODE:
             partner = self._partner(theirs)
             if partner is not None and partner.proto is ours.thing:
                 return ours.index == theirs.index
         elif ours.place is theirs.place:
             return self.same_value(ours, theirs)
-        inserted = theirs.place is Place.NODE and self._partner(theirs) is None
-        left_out = ours.place is Place.NODE and id(ours.thing) not in self.taken
+        inserted = theirs.place is ProducerKind.NODE and self._partner(theirs) is None
+        left_out = ours.place is ProducerKind.NODE and id(ours.thing) not in self.taken
         return not certain and (inserted or left_out)
 
     def found(self) -> Matching:
@@ -207,7 +211,7 @@ def _readers(nodes: Iterable[Placed]) -> dict[tuple[int, int], list[tuple[Placed
     found: dict[tuple[int, int], list[tuple[Placed, int]]] = defaultdict(list)
     for item in nodes:
         for position, source in enumerate(item.sources):
-            if source is not None and source.place is Place.NODE:
+            if source is not None and source.place is ProducerKind.NODE:
                 found[id(source.thing), source.index].append((item, position))
     return found
 
@@ -219,5 +223,5 @@ def _operator(item: Placed) -> Operator:
 def _tensors(item: Placed) -> frozenset[str]:
     """The names of the stored tensors that a node reads."""
     return frozenset(
-        source.name for source in item.sources if source is not None and source.place is Place.TENSOR
+        source.name for source in item.sources if source is not None and source.place is ProducerKind.TENSOR
     )

@@ -16,7 +16,7 @@ from onnxheadprune.model.bodies import nodes_in, stored_tensor
 from onnxheadprune.model.graph.facts import IDENTITIES
 
 
-class Place(enum.Enum):
+class ProducerKind(enum.Enum):
     """The identity of a value."""
 
     NODE = "a node's output"
@@ -27,7 +27,7 @@ class Place(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Made:
+class Producer:
     """The producer of a value.
 
     Attributes:
@@ -38,7 +38,7 @@ class Made:
         index: which output of the node, or which input of the graph.
     """
 
-    place: Place
+    place: ProducerKind
     scope: Scope
     name: str
     thing: Any
@@ -47,7 +47,7 @@ class Made:
     @property
     def label(self) -> str:
         """The name in messages."""
-        if self.place is Place.NODE:
+        if self.place is ProducerKind.NODE:
             return label(self.thing)
         return f"{self.place.value} ({self.name})"
 
@@ -65,21 +65,21 @@ class Scope:
 
     graph: GraphProto
     parent: Scope | None = None
-    made: dict[str, Made] = field(default_factory=dict)
+    made: dict[str, Producer] = field(default_factory=dict)
     bodies: dict[int, dict[str, Scope]] = field(default_factory=dict)
 
-    def source(self, name: str) -> Made:
+    def source(self, name: str) -> Producer:
         """The producer of the value of that name, seen from here; Identity nodes are passed over."""
         scope: Scope | None = self
         while scope is not None:
             found = scope.made.get(name)
             if found is None:
                 scope = scope.parent
-            elif found.place is Place.NODE and passes_on(found.thing):
+            elif found.place is ProducerKind.NODE and passes_on(found.thing):
                 name, scope = found.thing.input[0], found.scope
             else:
                 return found
-        return Made(Place.UNKNOWN, self, name, None)
+        return Producer(ProducerKind.UNKNOWN, self, name, None)
 
 
 def scopes_of(graph: GraphProto, parent: Scope | None = None) -> list[Scope]:
@@ -87,18 +87,18 @@ def scopes_of(graph: GraphProto, parent: Scope | None = None) -> list[Scope]:
     own = Scope(graph, parent)
     found = [own]
     for index, info in enumerate(graph.input):
-        own.made[info.name] = Made(Place.INPUT, own, info.name, info, index)
+        own.made[info.name] = Producer(ProducerKind.INPUT, own, info.name, info, index)
     for tensor in graph.initializer:
-        own.made[tensor.name] = Made(Place.TENSOR, own, tensor.name, tensor)
+        own.made[tensor.name] = Producer(ProducerKind.TENSOR, own, tensor.name, tensor)
     for sparse in graph.sparse_initializer:
-        own.made[sparse.values.name] = Made(Place.SPARSE, own, sparse.values.name, sparse)
+        own.made[sparse.values.name] = Producer(ProducerKind.SPARSE, own, sparse.values.name, sparse)
     for node in graph.node:
         tensor = stored_tensor(node)
         for index, name in enumerate(node.output):
             if tensor is not None:
-                own.made[name] = Made(Place.TENSOR, own, name, tensor)
+                own.made[name] = Producer(ProducerKind.TENSOR, own, name, tensor)
             elif name:
-                own.made[name] = Made(Place.NODE, own, name, node, index)
+                own.made[name] = Producer(ProducerKind.NODE, own, name, node, index)
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 inner = scopes_of(attribute.g, own)

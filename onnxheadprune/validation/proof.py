@@ -18,7 +18,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import FUSED_ENTRY, VOCABULARY_KEY, RefitRecord, units_entry
 from onnxheadprune.edit.submodel import Restored
 from onnxheadprune.errors import HeadPruneError, InferenceError, ModelError, spelled
-from onnxheadprune.model.analysis_errors import blaming, foreign_in
+from onnxheadprune.model.analysis_errors import explaining_failures, foreign_in
 from onnxheadprune.model.graph.view import Use
 from onnxheadprune.model.load import (
     LARGE,
@@ -111,7 +111,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     """
     before, after = _opened(original), _opened(pruned)
     named = ((before.proto, model_name(original)), (after.proto, model_name(pruned)))
-    with _saying_if_invalid(before, model_name(original)), blaming(*named):
+    with _saying_if_invalid(before, model_name(original)), explaining_failures(*named):
         return _proven(before, after, (model_name(original), model_name(pruned)), request)
 
 

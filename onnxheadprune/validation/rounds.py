@@ -15,7 +15,7 @@ ROUND_BYTES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
-class Ran:
+class OriginalRun:
     """A feed that the original ran.
 
     Attributes:
@@ -79,9 +79,9 @@ def _attempt(session: Session, feed: Feed) -> Outputs | InferenceError:
         return error
 
 
-def rounds(items: Iterable[Ran]) -> Iterator[list[Ran]]:
+def rounds(items: Iterable[OriginalRun]) -> Iterator[list[OriginalRun]]:
     """Feeds in order, as many at a time as their outputs leave room for, at least one."""
-    held: list[Ran] = []
+    held: list[OriginalRun] = []
     size = 0
     for item in items:
         held.append(item)

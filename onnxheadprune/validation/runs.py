@@ -32,7 +32,7 @@ from onnxheadprune.validation.declarations import contradicted
 from onnxheadprune.validation.deployment import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift, spell, too_far
-from onnxheadprune.validation.rounds import Ran, Runner, rounds
+from onnxheadprune.validation.rounds import OriginalRun, Runner, rounds
 from onnxheadprune.validation.second_mask import SecondMask
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class _Bench:
         maker = self.maker
         maker.seed = seed
         obstacles: list[str] = []
-        ran: list[Ran] = []
+        ran: list[OriginalRun] = []
         for case in maker.cases:
             found = maker.first_that_runs(case, self.original.run)
             if isinstance(found, MissingKernelError):
@@ -170,7 +170,7 @@ class _Bench:
                 if len(obstacles) == 1 and not ran:
                     break
             else:
-                ran.append(Ran(*found, deploy=case.padding is not Padding.LEFT))
+                ran.append(OriginalRun(*found, deploy=case.padding is not Padding.LEFT))
         for held in rounds(ran):
             self.cases += [case for _, case, _ in self._compared("random", held)]
         if maker.note:
@@ -191,11 +191,11 @@ class _Bench:
         allowed = self.models.tolerance.deployed
         tails: list[Feed] = []
 
-        def ran() -> Iterator[Ran]:
+        def ran() -> Iterator[OriginalRun]:
             for item in wide.feeds(self.maker):
                 with contextlib.suppress(InferenceError):
                     tails.extend([item.feed] if item.tails else [])
-                    yield Ran(item.feed, self.original.run(item.feed), deploy=False)
+                    yield OriginalRun(item.feed, self.original.run(item.feed), deploy=False)
 
         for held in rounds(ran()):
             for item, case, _ in self._compared("wide", held):
@@ -207,10 +207,10 @@ class _Bench:
     def data_cases(self, data: DataSource) -> None:
         from onnxheadprune.runtime.feeds.data import load_data
 
-        def ran() -> Iterator[Ran]:
+        def ran() -> Iterator[OriginalRun]:
             for sample in self._fitting(load_data(data, self.inputs)):
                 try:
-                    yield Ran(sample.feed, self.original.run(sample.feed), labels=sample.labels)
+                    yield OriginalRun(sample.feed, self.original.run(sample.feed), labels=sample.labels)
                 except MissingKernelError:
                     raise
                 except InferenceError as error:
@@ -225,7 +225,7 @@ class _Bench:
         if combined is not None:
             self.cases.append(combined)
 
-    def _judge(self, item: Ran, after: Outputs) -> None:
+    def _judge(self, item: OriginalRun, after: Outputs) -> None:
         """Apply the user's labels and measure to a feed."""
         if self.metric is not None:
             from onnxheadprune.data.single import rows_of
@@ -251,7 +251,9 @@ class _Bench:
             else:
                 yield from bounded(sample, self.models.asked, self.inputs)
 
-    def _compared(self, source: str, held: Sequence[Ran]) -> Iterator[tuple[Ran, CaseResult, Outputs | None]]:
+    def _compared(
+        self, source: str, held: Sequence[OriginalRun]
+    ) -> Iterator[tuple[OriginalRun, CaseResult, Outputs | None]]:
         """A round of feeds at exact settings: all models run them in turn, then outputs are compared feed by feed."""
         feeds = [item.feed for item in held]
         if source != "wide":

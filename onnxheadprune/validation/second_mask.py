@@ -9,7 +9,7 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.attention.sites.site import Site, handed_out
+from onnxheadprune.attention.sites.site import Site, caller_demands
 from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.liveness.contraction import contraction_of
@@ -155,7 +155,7 @@ def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
         if site.CORED:
             heads = planning.heads[site.index]
             maps = _weights_before(site)
-            handed = handed_out([site], planning.heads)
+            handed = caller_demands([site], planning.heads)
             for value, live in sweep(list(site.seeds(heads)), site.movable, handed=handed).narrowed():
                 if value in maps and value.scope.parent is None:
                     yield value, live

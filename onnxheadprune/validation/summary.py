@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.edit.site_cuts import block_cuts, totals
+from onnxheadprune.edit.site_cuts import block_cuts_of, totals
 from onnxheadprune.errors import spelled
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures, Part
 from onnxheadprune.model.spelling import accuracy, count, many, moved, rounded, share
@@ -210,7 +210,7 @@ def _units(cuts: Sequence[Document]) -> Iterator[Figure]:
     gone = sum(len(site["removed"]) for site in sites)
     if gone:
         yield _counted("heads", before, before - gone)
-    for units, lost, left in totals(one for cut in cuts for one in block_cuts(cut["plan"])):
+    for units, lost, left in totals(one for cut in cuts for one in block_cuts_of(cut["plan"])):
         yield _counted(units, lost + left, left)
     for plan in [cut["plan"] for cut in cuts]:
         if plan.get("layers"):

@@ -18,7 +18,7 @@ from onnxheadprune.validation.runs import Findings
 
 
 @dataclass(frozen=True)
-class Words:
+class VerdictWords:
     """The words of a verdict.
 
     Attributes:
@@ -34,7 +34,7 @@ class Words:
 
 def words_for(
     removed: str, fused: bool, refitted: bool, exits: Sequence[int] = (), trimmed: bool = False
-) -> Words:
+) -> VerdictWords:
     """The words of the verdict on a model.
 
     Args:
@@ -51,13 +51,13 @@ def words_for(
         other = "deciding otherwise" if exits else "reading other tokens"
         silencing = f"silencing the {done} or {other}" if done else other
         mistake = "a wrong exit" if exits else "a wrong token"
-        return Words(f"the original with {' and '.join(filter(None, parts))}", silencing, mistake)
+        return VerdictWords(f"the original with {' and '.join(filter(None, parts))}", silencing, mistake)
     if not removed:
-        return Words("the original", "silencing the fused sites", "a wrong fusion")
+        return VerdictWords("the original", "silencing the fused sites", "a wrong fusion")
     if refitted:
-        return Words("the refitted and masked original", f"silencing the {removed}", "a wrong cut")
+        return VerdictWords("the refitted and masked original", f"silencing the {removed}", "a wrong cut")
     silenced = f"the {removed} or the fused sites" if fused else f"the {removed}"
-    return Words("the masked reference", f"silencing {silenced}", "a wrong cut")
+    return VerdictWords("the masked reference", f"silencing {silenced}", "a wrong cut")
 
 
 def judge(
@@ -65,7 +65,7 @@ def judge(
     found: Findings,
     tolerance: Tolerance,
     provider: Provider,
-    words: Words,
+    words: VerdictWords,
     view: GraphView,
 ) -> tuple[Verdict, str]:
     """The verdict and its reason."""

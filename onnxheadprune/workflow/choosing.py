@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from onnxheadprune.attention.main_graph_copy import first_tokens, observed
+from onnxheadprune.attention.main_graph_copy import first_tokens, main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.kinds import kinds_of
@@ -63,7 +63,7 @@ def chosen_for(
         raise UsageError("name the heads or give an amount, not both")
     where = provider or resolve_provider(request.run.provider)
     first = None if data is None else first_tokens(model)
-    beside = None if data is None or first is not None else observed(model)
+    beside = None if data is None or first is not None else main_graph_copy(model)
     if beside is not None and choice.wish is not None and choice.wish.target_speedup is not None:
         raise RefusedError(
             f"how fast {model.name} is depends on the branches that its inputs take, so no cut is searched for by its"

@@ -22,7 +22,7 @@ from onnxheadprune.attention.vocabulary.find import Vocabulary, vocabularies
 from onnxheadprune.benchmarking.flops import Flops, concrete_view, node_flops, nodes_of
 from onnxheadprune.edit.decided_conditions import CARRIED_FROM, decided
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, attempted
+from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
 from onnxheadprune.model.bodies import bodies_of, has_bodies
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.graph.facts import REPEATS
@@ -231,7 +231,7 @@ class Inspection:
         failed = [item.failure for item in searched if item.failure is not None]
         found: dict[str, Any] = {}
         for what, search in SEARCHES.items():
-            made = attempted(what, partial(search, loaded, analysis))
+            made = try_analysis(what, partial(search, loaded, analysis))
             if isinstance(made, NotAnalysed):
                 failed.append(made)
             else:

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.planning import analyse, require_something
 from onnxheadprune.edit import apply
-from onnxheadprune.edit.local_functions import carried_out
+from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import REFIT_ENTRY, VALIDATION_KEY
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
@@ -257,7 +257,7 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
     if request.fuse == "none":
         if request.choice.exit is None and request.choice.tokens is None:
             require_something(plan)
-        cut = subject.changed(carried_out(plan, subject, planned))
+        cut = subject.changed(apply_with_functions(plan, subject, planned))
     else:
         cut = subject.changed(apply.apply_plan(plan, subject.proto))
     seal_refits(cut, plan)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from onnx import ModelProto
 
 from onnxheadprune.attention.planning import planned_on
-from onnxheadprune.edit.local_functions import carried_out
+from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.reading import hydrated
@@ -28,6 +28,6 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
         ModelError: if the model cannot be read.
     """
     loaded = planned_on(plan, open_structure(model))
-    pruned = loaded.changed(carried_out(plan, loaded))
+    pruned = loaded.changed(apply_with_functions(plan, loaded))
     seal_refits(pruned, plan)
     return hydrated(pruned.proto, pruned.sources)

@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.benchmarking.gate import Gate
-from onnxheadprune.edit.local_functions import carried_out
+from onnxheadprune.edit.local_functions import apply_with_functions
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.errors import spelled
@@ -227,7 +227,7 @@ def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredS
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    return stored_size(loaded.as_stored), stored_size(carried_out(plan, planned_on(plan, loaded)))
+    return stored_size(loaded.as_stored), stored_size(apply_with_functions(plan, planned_on(plan, loaded)))
 
 
 def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:

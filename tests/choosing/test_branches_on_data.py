@@ -13,7 +13,7 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import RefusedError, UsageError, prune, score, select_heads, validate
-from onnxheadprune.attention.main_graph_copy import observed
+from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.parts import Running
@@ -47,7 +47,7 @@ def _feeds(count: int, least: float, most: float) -> list[dict[str, Any]]:
 
 
 def _beside(model: ModelProto) -> Analysis:
-    found = observed(open_structure(model))
+    found = main_graph_copy(open_structure(model))
     assert found is not None
     return analysis_of(found.proto, "the model")
 

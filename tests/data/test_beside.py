@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from onnxheadprune.attention.main_graph_copy import branch, branches, first_tokens
+from onnxheadprune.attention.main_graph_copy import branch_analyses, branch_analysis, first_tokens
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.data.beside import Beside, beside, tokenizer_of
 from onnxheadprune.data.calibration import calibration_data
@@ -20,7 +20,7 @@ from onnxheadprune.data.lines import Reading
 from onnxheadprune.data.more import MOST_SAMPLES
 from onnxheadprune.data.supplied import supplied
 from onnxheadprune.data.text import text_feeds
-from onnxheadprune.edit.merged_models import answered
+from onnxheadprune.edit.merged_models import with_answer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import Session
@@ -275,7 +275,7 @@ def cases(answer: bool) -> Sequence[tuple[str, str]]:
 def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool) -> None:
     merged = toys_seq2seq.merged()
     view = view_of(merged)
-    made = answered(view, answer)
+    made = with_answer(view, answer)
     assert made is not None
     onnx.checker.check_model(made, full_check=True)
     random = np.random.default_rng(0)
@@ -296,16 +296,16 @@ def test_a_merged_decoder_is_what_its_flag_leaves(answer: bool) -> None:
     names = {item.name for item in made.graph.input}
     assert "use_cache_branch" not in names and ("encoder_hidden_states" in names) is not answer
     sites = sites_of(view, "merged")
-    found = branch(view, sites, answer)
+    found = branch_analysis(view, sites, answer)
     assert found is not None and [site.index for site in found.sites] == [site.index for site in sites]
-    assert len(list(branches(view, sites))) == 2
+    assert len(list(branch_analyses(view, sites))) == 2
 
 
 def test_names_that_mean_two_things_are_left_alone() -> None:
     merged = toys_seq2seq.merged()
     other = onnx.helper.make_node("Identity", ["encoder_hidden_states"], ["embedded"], name="outside")
     merged.graph.node.insert(0, other)
-    assert answered(view_of(merged), answer=False) is None
+    assert with_answer(view_of(merged), answer=False) is None
 
 
 def test_other_models_have_no_first_tokens() -> None:

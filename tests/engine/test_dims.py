@@ -117,10 +117,10 @@ def test_only_sums_of_products_are_never_negative() -> None:
 
 
 def test_a_name_may_spell_a_product() -> None:
-    assert dims.spelled("4*b") == dims.multiply(4, B)
-    assert dims.spelled("b * s*2") == dims.multiply(2, dims.multiply(B, S))
+    assert dims.parsed_dim("4*b") == dims.multiply(4, B)
+    assert dims.parsed_dim("b * s*2") == dims.multiply(2, dims.multiply(B, S))
     for name in ("b", "b + 1", "past-4*b", "2*3", "4*", "9" * 5000 + "*b"):
-        assert dims.spelled(name) == symbol(name)
+        assert dims.parsed_dim(name) == symbol(name)
 
 
 def test_what_passes_liveness_on_element_by_element_has_a_shape() -> None:

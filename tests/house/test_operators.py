@@ -18,7 +18,7 @@ from onnxheadprune.liveness.layouts import LAYOUTS
 from onnxheadprune.liveness.registry import RULES
 from onnxheadprune.model.graph import facts
 from onnxheadprune.model.graph.element_types import type_of
-from onnxheadprune.model.graph.facts import CARRIERS, VIEWS, Kind
+from onnxheadprune.model.graph.facts import CARRIERS, VIEWS, OperatorKind
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.graph.tables import ARITHMETIC, COSTS, NUMBERS, ROLES, SHAPES, Table
 from onnxheadprune.model.graph.view import Node
@@ -42,7 +42,7 @@ ELSEWHERE = {
     "runtime/unsaturated.py": ["MatMulInteger"],
 }
 """Names of operators in other files: what users call the block, what any graph may hold, the kernel that is tried."""
-KINDS = [kind for kind in vars(facts).values() if isinstance(kind, Kind)]
+KINDS = [kind for kind in vars(facts).values() if isinstance(kind, OperatorKind)]
 TABLES: list[Iterable[tuple[str, str]]] = [RULES, SHAPES, NUMBERS, COSTS, LAYOUTS, ROLES, *KINDS]
 NAMES = {schema.name for schema in onnx.defs.get_all_schemas()} | {
     op_type for table in TABLES for _, op_type in table
@@ -90,11 +90,11 @@ EACH_ALONE = """
 import gc, importlib, pkgutil, re, sys
 from onnxheadprune.liveness import contraction, layouts, registry
 from onnxheadprune.edit import gradients
-from onnxheadprune.model.graph.facts import GRADIENTS, OPERATORS, Kind
+from onnxheadprune.model.graph.facts import GRADIENTS, OPERATORS, OperatorKind
 from onnxheadprune.model.graph.tables import Table
 import onnxheadprune.operators
 tables = [item for item in gc.get_objects() if isinstance(item, Table)]
-kinds = [item for item in gc.get_objects() if isinstance(item, Kind) and not item._parts]
+kinds = [item for item in gc.get_objects() if isinstance(item, OperatorKind) and not item._parts]
 
 def answers(key):
     node = type("Node", (), {"domain": key[0], "op_type": key[1]})
@@ -134,7 +134,7 @@ def test_an_operator_looked_up_alone_is_known_as_well_as_with_all_others() -> No
 
 UNFILLED = {
     "annotate": "from onnxheadprune.model.graph.infer import annotate; annotate(view)",
-    "rule": "from onnxheadprune.liveness.rule_calls import has_law; has_law(node)",
+    "rule": "from onnxheadprune.liveness.rule_calls import has_rule; has_rule(node)",
     "layout": "from onnxheadprune.liveness.layouts import layout_of; layout_of(node)",
     "kind": "from onnxheadprune.model.graph.facts import VIEWS; node in VIEWS",
 }
@@ -167,7 +167,7 @@ def test_kinds_are_joined_and_closed() -> None:
     view = view_of(toys.attention())
     assert any(node in VIEWS for node in view.nodes)
     assert all(node in CARRIERS for node in view.nodes if node in VIEWS)
-    kind = Kind("test")
+    kind = OperatorKind("test")
     kind.add("Add")
     with pytest.raises(ValueError, match="twice"):
         kind.add("Add")

@@ -14,7 +14,7 @@ from onnxheadprune.attention.layers import layers_kept
 from onnxheadprune.attention.sites.find import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit import apply
-from onnxheadprune.edit.decided_conditions import Left, decided
+from onnxheadprune.edit.decided_conditions import DecidedModel, decided
 from onnxheadprune.edit.model_records import EXITS_ENTRY, EXITS_KEY, ExitState, RecordedExit
 from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
 from onnxheadprune.edit.records import HEADS, RecordedUnits, units_entry
@@ -120,7 +120,7 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
     return Leaving(loaded.changed(made), cut, _interface(left), behind, moved, analysis, exits, decisions)
 
 
-def _interface(left: Left) -> dict[IoChange, str]:
+def _interface(left: DecidedModel) -> dict[IoChange, str]:
     found = {}
     for info in left.inputs:
         change = IoChange("input", info.name, None, _spelled(info), "gone")
@@ -140,7 +140,7 @@ def _spelled(info: ValueInfoProto) -> str:
     return f"[{', '.join(dims)}]"
 
 
-def _names(site: Site, left: Left, found: Settled) -> tuple[str, ...]:
+def _names(site: Site, left: DecidedModel, found: Settled) -> tuple[str, ...]:
     """Return the names that identify a site in the remaining model; empty if it is removed."""
     made = _made(left.model)
     values: list[Value] = [item.node.out for item in site.projections]
@@ -158,7 +158,7 @@ def _made(model: ModelProto) -> set[str]:
     return {name for node in nodes_in(model.graph.node) for name in node.output}
 
 
-def _recorded(units: str, analysis: Analysis, left: Left, found: Settled) -> list[RecordedUnits]:
+def _recorded(units: str, analysis: Analysis, left: DecidedModel, found: Settled) -> list[RecordedUnits]:
     """The record of all sites of one kind in the original; those after the exit count as removed."""
     # What is gone is not recognised by a name that now means something else.
     made = _made(left.model)

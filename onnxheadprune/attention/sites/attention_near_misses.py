@@ -25,7 +25,7 @@ from onnxheadprune.liveness.consumers import content_uses
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operand_indices
 from onnxheadprune.liveness.layouts import is_fused, layout_of
 from onnxheadprune.liveness.refusals import Reason, Refusal
-from onnxheadprune.liveness.rule_calls import has_law
+from onnxheadprune.liveness.rule_calls import has_rule
 from onnxheadprune.model.graph.dims import divisor, is_unnamed
 from onnxheadprune.model.graph.facts import (
     ACTIVATES,
@@ -406,7 +406,7 @@ def _hidden_below(node: Node, contexts: Set[Value]) -> Refusal | None:
                 return found
             if is_product(other) is not None and other.out not in contexts:
                 return _through_product(other)
-            if not has_law(other) and not operand_indices(other):
+            if not has_rule(other) and not operand_indices(other):
                 sentence = f"its heads cannot be followed through {other.label}, for which there is no rule"
                 return Refusal(Reason.NO_RULE, other.label, other.out.name, sentence)
             if operand_indices(other) and other.out.shape is None:

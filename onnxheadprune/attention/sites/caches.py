@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.liveness.carriers import carried, carrier_outputs, outlet, passes_on
-from onnxheadprune.liveness.consumers import MAX_HOPS
+from onnxheadprune.liveness.consumers import MAX_CARRIERS
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.live import Array, Live
 from onnxheadprune.liveness.refusals import Refusal
@@ -71,14 +71,14 @@ def _is_kept(value: Value, outputs: Sequence[Value]) -> bool:
 
 
 def _one_per_head(live: Live) -> bool:
-    """Return whether every position belongs to another head."""
+    """Return whether every position belongs to another head, axes aside along which heads do not differ."""
     if not live.axes or _all_differ(live.array):
         return bool(live.axes)
     told = _read_apart(live.array)
     return told.size > 1 and _all_differ(told)
 
 
-def _carried_on(value: Value, live: Live, depth: int = MAX_HOPS) -> Iterator[tuple[Value, Live]]:
+def _carried_on(value: Value, live: Live, depth: int = MAX_CARRIERS) -> Iterator[tuple[Value, Live]]:
     """Copies of `value` by `carrier_outputs`, each with its own labels."""
     if depth == 0:
         return

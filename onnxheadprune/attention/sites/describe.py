@@ -186,7 +186,7 @@ class _Survey:
 
 
 def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int | None], everyone: int) -> Sweep:
-    """A label sweep up some inputs of a fused node, one bit per head; empty where its shapes are unknown."""
+    """A label sweep up some inputs of a fused node, one bit per head; empty where its layout or rule is unknown."""
     layout = layout_of(core.node)
     if layout is None:
         return Sweep()

@@ -94,7 +94,7 @@ class ExpertSite(NeuronSite):
 
     @property
     def only_named(self) -> str | None:
-        """Outputs of neurons are inside the operator."""
+        """Why its neurons are removed only if named: their outputs are inside the operator."""
         return PICKED
 
 

@@ -19,7 +19,7 @@ from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.edit.model_records import LAYERS_ENTRY
 from onnxheadprune.edit.records import units_entry
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, attempted
+from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.operators import annotated
@@ -93,7 +93,7 @@ def _others(
     """Return functions that find the sites of each other kind, on first use, and add to `failed` where they cannot."""
 
     def search(kind: type[Site], before: Sequence[Callable[[], Findings]]) -> Findings:
-        made = attempted(f"{kind.TITLE}s", lambda: _units_of(kind, view, name, attention, before))
+        made = try_analysis(f"{kind.TITLE}s", lambda: _units_of(kind, view, name, attention, before))
         if isinstance(made, NotAnalysed):
             failed.append(made)
             return Findings((), (), made)

@@ -25,7 +25,7 @@ from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.layouts import is_fused
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusals import Reason, Refusal
-from onnxheadprune.liveness.rule_calls import ask_about, has_law
+from onnxheadprune.liveness.rule_calls import ask_about, has_rule
 from onnxheadprune.liveness.sweep_result import Sweep
 from onnxheadprune.model.graph.facts import DIVIDES, MULTIPLIES, MULTIPLIES_QUANTIZED, OBSERVES
 from onnxheadprune.model.graph.tables import roles_of
@@ -99,7 +99,7 @@ class _Search:
             return None if self._is_of_cores(value) else value
         sources = _sources(node, value, live)
         if sources is None:
-            made = not has_law(node) or value in self.makers or is_product(node) is not None
+            made = not has_rule(node) or value in self.makers or is_product(node) is not None
             return None if made and self._dies(value, live) else value
         if not sources:
             # Rows of a table, picked by the inputs, or stored numbers that are only spread out.
@@ -176,7 +176,7 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
 
     None where the node computes them: weights, a product, or an unknown operator.
     """
-    if not has_law(node) or is_fused(node) or is_product(node) is not None:
+    if not has_rule(node) or is_fused(node) or is_product(node) is not None:
         return None
     answer = ask_about(value, live, POSITIONS)
     if isinstance(answer, Refusal):

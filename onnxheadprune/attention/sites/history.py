@@ -12,12 +12,12 @@ from onnxheadprune.edit.records import RecordedUnits, units_entry
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.spelling import many
 
-Found = TypeVar("Found", bound=Site)
+AnySite = TypeVar("AnySite", bound=Site)
 
 
 def with_history(
-    sites: Sequence[Found], record: Sequence[RecordedUnits], units: str, *, complete: bool = False
-) -> list[Found]:
+    sites: Sequence[AnySite], record: Sequence[RecordedUnits], units: str, *, complete: bool = False
+) -> list[AnySite]:
     """Original numbers, names and units of sites of one kind, from the record of earlier pruning.
 
     A site is recognised by the output names of its projections, which no cut changes, and its number of units must

@@ -103,7 +103,7 @@ def _written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronS
 
 
 def _projection(read: Summed, made: Origins, axes: AttentionAxes) -> Projection:
-    """A linear layer with the positions of each neuron that it sums over, None if it sums over none."""
+    """A linear layer with the positions of each neuron that it sums over; without channels if it sums over none."""
     found = Projection(read.node, read.activation, read.weight, read.sizes, ())
     if made.makers:
         made.strange |= axes.of_heads(found)

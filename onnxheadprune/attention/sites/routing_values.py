@@ -64,7 +64,7 @@ NOTHING, NEVER = 0.0, -np.inf
 
 
 @dataclass(frozen=True)
-class Scores:
+class ExpertScores:
     """A value with an axis of experts.
 
     Attributes:
@@ -193,7 +193,7 @@ class End:
     kept: Value
 
 
-def picked_apart(node: Node, scores: Scores) -> dict[Value, int] | None:
+def picked_apart(node: Node, scores: ExpertScores) -> dict[Value, int] | None:
     """The outputs of a node that picks from an axis of experts, each with its only expert; None if that is not so."""
     if node not in GATHERS | SLICES | SPLITS or scores.out != NOTHING or len(scores.live.axes) != 1:
         return None

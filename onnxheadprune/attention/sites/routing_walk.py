@@ -32,8 +32,8 @@ from onnxheadprune.attention.sites.routing_values import (
     NEVER,
     NOTHING,
     PICKS,
+    ExpertScores,
     Part,
-    Scores,
     axis_of,
     behind,
     in_order,
@@ -85,7 +85,7 @@ def routing_of(router: Node, live: Live, experts: int) -> Routing:
 class _Walk:
     def __init__(self, found: Routing) -> None:
         self.found = found
-        self.scores: dict[Value, Scores] = {}
+        self.scores: dict[Value, ExpertScores] = {}
         self.numbers: set[Value] = set()
         self.parts: dict[Value, Part] = {}
         self.unread: dict[int, Refusal] = {}
@@ -94,7 +94,7 @@ class _Walk:
         self.queued: set[int] = set()
 
     def run(self) -> Routing:
-        self._score(self.found.router.out, Scores(self.found.live, NEVER))
+        self._score(self.found.router.out, ExpertScores(self.found.live, NEVER))
         while self.heap:
             node = heapq.heappop(self.heap)[1]
             refusal = self._step(node)
@@ -110,7 +110,7 @@ class _Walk:
             self.found.chosen = self.bounds[0].highest
         return self.found
 
-    def _score(self, value: Value | None, scores: Scores) -> None:
+    def _score(self, value: Value | None, scores: ExpertScores) -> None:
         if value is not None:
             self.scores[value] = scores
             self._reach(value, "scores")
@@ -206,7 +206,7 @@ class _Walk:
             if not isinstance(size, int) or len(part.experts) > 1 or part.rows or part.out != NOTHING:
                 return False
             labels += [*part.experts] * size
-        self._score(node.out, Scores(Live.over((axis,), np.asarray(labels) + 1), NOTHING))
+        self._score(node.out, ExpertScores(Live.over((axis,), np.asarray(labels) + 1), NOTHING))
         return True
 
     def _stands_in(self, node: Node, parts: Mapping[int, Part]) -> bool:
@@ -228,11 +228,11 @@ class _Walk:
     def _meet(self, node: Node, index: int, live: Live, chooses: bool = False, moved: bool = False) -> None:
         self.found.meetings.append(Meeting(node, index, live, chooses, moved))
 
-    def _along(self, node: Node, index: int, scores: Scores) -> bool:
+    def _along(self, node: Node, index: int, scores: ExpertScores) -> bool:
         shape = node.shape(0)
         return index == 0 and bool(shape) and axis_of(node, len(shape or ())) in scores.live.axes
 
-    def _choice(self, node: Node, scores: Scores, choice: Choice) -> Refusal | None:
+    def _choice(self, node: Node, scores: ExpertScores, choice: Choice) -> Refusal | None:
         """A TopK or an ArgMax: with experts on its axis, it outputs their numbers."""
         axis, chosen = choice.axis, choice.count
         if axis not in scores.live.axes:
@@ -259,7 +259,7 @@ class _Walk:
         self._number(numbers)
         return None
 
-    def _weighed(self, node: Node, scores: Scores) -> Refusal | None:
+    def _weighed(self, node: Node, scores: ExpertScores) -> Refusal | None:
         """A Softmax over experts: one that is out weighs nothing."""
         rank = len(node.out.shape or ())
         first = node.attribute("axis", -1 if node.opset >= 13 else 1) % max(rank, 1)
@@ -270,13 +270,13 @@ class _Walk:
             return self._refused(node, "compares the scores of experts of one group")
         self._meet(node, 0, scores.live, chooses=True, moved=scores.out is None)
         self._pass(node, scores.live, {0: scores.live})
-        self._score(node.out, Scores(scores.live, NOTHING if node in SOFTMAXES else None))
+        self._score(node.out, ExpertScores(scores.live, NOTHING if node in SOFTMAXES else None))
         return None
 
     def _pass(self, node: Node, live: Live, inputs: Mapping[int, Live]) -> None:
         self.found.through[node] = (live, inputs)
 
-    def _reduced(self, node: Node, scores: Scores) -> Refusal | None:
+    def _reduced(self, node: Node, scores: ExpertScores) -> Refusal | None:
         """A reduction over experts: the largest score, or a sum in which one that is out adds nothing."""
         reduced = reduced_axes(node)
         if reduced is None:
@@ -291,7 +291,7 @@ class _Walk:
         self._meet(node, 0, scores.live, chooses=largest, moved=scores.out is None)
         return None
 
-    def _product(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
+    def _product(self, node: Node, scored: Mapping[int, ExpertScores]) -> Refusal | None:
         """A product of matrices: a sum over experts in which one that is out adds nothing."""
         product = contraction_of(node)
         if product is None or not all(index in product.indices for index in scored):
@@ -304,7 +304,7 @@ class _Walk:
                 if len(outside) != len(letters):
                     return self._refused(node, "sums scores of a part of the experts")
                 live = scores.live.renumbered(dict(zip(scores.live.axes, outside, strict=True)))
-                self._score(node.out, Scores(live, number_behind(node, numbers)))
+                self._score(node.out, ExpertScores(live, number_behind(node, numbers)))
                 continue
             if not self._sums_nothing(product, scored, letters):
                 return self._refused(node, "sums scores that are not zero where an expert is out")
@@ -315,7 +315,7 @@ class _Walk:
         return None
 
     def _sums_nothing(
-        self, product: Contraction, scored: Mapping[int, Scores], letters: Sequence[str | None]
+        self, product: Contraction, scored: Mapping[int, ExpertScores], letters: Sequence[str | None]
     ) -> bool:
         """Return whether one of the operands with these axes, whose positions are the same experts, is zero there."""
         along = {
@@ -325,7 +325,7 @@ class _Walk:
         alike = all(np.array_equal(item.live.array, same[0].live.array) for item in same)
         return alike and any(item.out == NOTHING for item in same)
 
-    def _carry(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
+    def _carry(self, node: Node, scored: Mapping[int, ExpertScores]) -> Refusal | None:
         """An operator that leaves the axis of experts as it is, as its rule proves."""
         found = [behind(node, index, scores.live) for index, scores in scored.items()]
         live = found[0]
@@ -334,10 +334,12 @@ class _Walk:
         out = number_behind(node, {index: item.out for index, item in scored.items()})
         numbers = node.outputs[-1] if choice_of(node) is not None else None
         for value in node.outputs:
-            self._score(value, Scores(live, None if value is numbers else out))
+            self._score(value, ExpertScores(live, None if value is numbers else out))
         return None
 
-    def _operator(self, node: Node, scored: Mapping[int, Scores], named: Sequence[int]) -> Refusal | None:
+    def _operator(
+        self, node: Node, scored: Mapping[int, ExpertScores], named: Sequence[int]
+    ) -> Refusal | None:
         """A mixture in one operator: it chooses, and holds all experts along the first axis of what is stored."""
         layout = mixture_of(node)
         assert layout is not None
@@ -361,7 +363,7 @@ class _Walk:
         self.found.picked.append(node)
         return None
 
-    def _added_up(self, node: Node, scored: Mapping[int, Scores]) -> bool:
+    def _added_up(self, node: Node, scored: Mapping[int, ExpertScores]) -> bool:
         """Values of experts that are added at places which belong to the same experts: a sum over these."""
         is_sum = node.attribute("reduction", b"none") in (b"add", "add")
         if not is_sum or scored.keys() != {1, 2} or scored[2].out != NOTHING:
@@ -372,7 +374,7 @@ class _Walk:
             self._meet(node, index, item.live)
         return True
 
-    def _named(self, node: Node, scored: Mapping[int, Scores], named: Sequence[int]) -> Refusal | None:
+    def _named(self, node: Node, scored: Mapping[int, ExpertScores], named: Sequence[int]) -> Refusal | None:
         """A node that reads numbers of experts."""
         if not scored and is_moved(node, named):
             self._narrow(node)
@@ -395,7 +397,7 @@ class _Walk:
             return self._refused(node, "reads the numbers of experts in a way that no rule knows")
         self.found.renumbered.append(hot)
         self._pass(node, hot.live, {})
-        self._score(node.out, Scores(hot.live, hot.out))
+        self._score(node.out, ExpertScores(hot.live, hot.out))
         return None
 
     def _narrow(self, node: Node) -> None:
@@ -407,7 +409,7 @@ class _Walk:
             if isinstance(before, int) and isinstance(after, int):
                 self.found.picks[place] = replace(item, value=node.out)
 
-    def _picked(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
+    def _picked(self, node: Node, scored: Mapping[int, ExpertScores]) -> Refusal | None:
         """Numbers that pick from an axis of experts: of stored weights, or of scores."""
         shape = node.shape(0)
         axis = axis_of(node, len(shape or (0,)))
@@ -421,7 +423,7 @@ class _Walk:
             self.found.picked.append(node)
         return None
 
-    def _written(self, node: Node, scored: Mapping[int, Scores]) -> Refusal | None:
+    def _written(self, node: Node, scored: Mapping[int, ExpertScores]) -> Refusal | None:
         """Numbers that say where something is written: the weights of the chosen, beside nothing for all others."""
         shape = node.shape(0)
         axis = axis_of(node, len(shape or (0,)))
@@ -431,7 +433,7 @@ class _Walk:
             return self._refused(node, "writes by the numbers of experts into something else than experts")
         self._pass(node, live, {0: live})
         out = scored[0].out if scored else uniform(node.input(0))
-        self._score(node.out, Scores(live, out))
+        self._score(node.out, ExpertScores(live, out))
         return None
 
 

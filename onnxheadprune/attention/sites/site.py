@@ -372,7 +372,7 @@ def united(some: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ..
     return tuple(sorted(asked.union(*(unit for unit in units if asked & set(unit)))))
 
 
-def handed_out(sites: Iterable[Site], gone: Mapping[int, tuple[int, ...]]) -> dict[Value, Live]:
+def caller_demands(sites: Iterable[Site], gone: Mapping[int, tuple[int, ...]]) -> dict[Value, Live]:
     """Return the part of each cache that callers need without some units, whether or not the graph reads it.
 
     Args:

@@ -35,7 +35,7 @@ from onnxheadprune.attention.sites.products import (
 from onnxheadprune.attention.sites.projection import named_apart
 from onnxheadprune.attention.sites.score_products import features
 from onnxheadprune.attention.sites.shared_layers import are_heads
-from onnxheadprune.attention.sites.site import handed_out, united
+from onnxheadprune.attention.sites.site import caller_demands, united
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.summed_heads import blended
 from onnxheadprune.attention.sites.trace import Tracer
@@ -417,6 +417,6 @@ def _is_own(site: AttentionSite, block: Block) -> bool:
 
 def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = None) -> Sweep:
     """The sweep in which some heads are removed."""
-    handed = handed_out([site], {site.index: heads})
+    handed = caller_demands([site], {site.index: heads})
     masks = Masks(site.UNITS)
     return sweep(list(site.seeds(heads)), site.movable | site.maps, masks, through=through, handed=handed)

@@ -145,10 +145,10 @@ HEADS = Labels(units=AttentionSite.UNITS)
 """Labels that number the positions of heads."""
 
 
-Key: TypeAlias = tuple[Value, tuple[int, ...], Runs, bytes]
+TraceKey: TypeAlias = tuple[Value, tuple[int, ...], Runs, bytes]
 
 
-class Step(NamedTuple):
+class TraceStep(NamedTuple):
     """The next values of labels; each label may represent several downstream ones."""
 
     value: Value
@@ -161,7 +161,7 @@ class Tracer:
 
     def __init__(self) -> None:
         self._shared = SharedLayers(self.trace)
-        self._known: dict[Key, Trace] = {}
+        self._known: dict[TraceKey, Trace] = {}
 
     def trace(self, value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Trace:
         """Return the sources of the positions of `axes` (of the given sizes) of `value`."""
@@ -198,18 +198,18 @@ class Tracer:
         return self._known[_key(start, live)]
 
 
-def _reads_contents(node: Node) -> Callable[[Step], bool]:
+def _reads_contents(node: Node) -> Callable[[TraceStep], bool]:
     """Return whether a step leads to what a node passes on, not to positions that it is picked by."""
     contents = roles_of(node).contents
     passed_on = {value for index, value in enumerate(node.inputs) if contents is None or index in contents}
     return lambda step: step.value in passed_on or step.value.producer is None or bool(node.bodies)
 
 
-def _key(value: Value, live: Live) -> Key:
+def _key(value: Value, live: Live) -> TraceKey:
     return value, live.axes, live.runs, live.array.tobytes()
 
 
-def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[Step]]:
+def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[TraceStep]]:
     """Return the result at one value, and where its labels continue."""
     node = value.producer
     if node is None or value.is_constant:
@@ -231,10 +231,10 @@ def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[S
         if source is None or source.is_constant or not labels.axes or labels.is_full:
             continue
         if node in JOINS or _same_labels(labels, live):
-            upstream.append(Step(source, labels))
+            upstream.append(TraceStep(source, labels))
         elif within := within_heads(node, index, live) or within_groups(node, index, live):
-            upstream.append(Step(source, *within))
-    upstream += [Step(source, labels) for source, labels in answer.bodies.items()]
+            upstream.append(TraceStep(source, *within))
+    upstream += [TraceStep(source, labels) for source, labels in answer.bodies.items()]
     through = [] if upstream else _through_shared(node, live, shared)
     reduced = ((node, live),) if node in REDUCES else ()
     is_layer = contraction_of(node) is not None or CONVOLUTIONS.of(node) is not None
@@ -276,7 +276,9 @@ def _split_fused(node: Node, output_index: int, live: Live) -> FusedHeads | None
     return FusedHeads(heads, layout.out_axes[:1], layout.out_axes[1:], tokens)
 
 
-def _refused(value: Value, live: Live, refusal: Refusal, shared: SharedLayers) -> tuple[Trace, list[Step]]:
+def _refused(
+    value: Value, live: Live, refusal: Refusal, shared: SharedLayers
+) -> tuple[Trace, list[TraceStep]]:
     """The continuation of labels that an operator's rule refuses."""
     node = value.producer
     assert node is not None
@@ -287,18 +289,18 @@ def _refused(value: Value, live: Live, refusal: Refusal, shared: SharedLayers) -
     if refusal.reason is Reason.COUPLED and node.shape(0) is not None and node.shape(0) == value.shape:
         # A normalisation mixes positions but moves none. Whether it mixes heads is for a trial sweep to say.
         source = node.inputs[0]
-        return Trace(), [Step(source, live)] if source is not None else []
+        return Trace(), [TraceStep(source, live)] if source is not None else []
     return Trace(refusals=(refusal,), blocked=(node,)), []
 
 
-def _through_shared(node: Node, live: Live, shared: SharedLayers) -> list[Step]:
+def _through_shared(node: Node, live: Live, shared: SharedLayers) -> list[TraceStep]:
     """Continue labels through a layer that all heads share."""
     axes = shared.axes(node)
     read = summed(node) if axes else None
     if read is None:
         return []
     within = within_heads(node, read.activation[0], live, axes)
-    return [] if within is None else [Step(read.value, *within)]
+    return [] if within is None else [TraceStep(read.value, *within)]
 
 
 def _is_map_by_stored(node: Node, live: Live) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.site import Site, handed_out
+from onnxheadprune.attention.sites.site import Site, caller_demands
 from onnxheadprune.liveness.domain import Masks
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
@@ -84,7 +84,7 @@ def _decoded(value: Value, axes: tuple[int, ...], lives: Sequence[Live]) -> Numb
 
 
 def _trial(site: Site, gone: Sequence[int]) -> Sweep:
-    handed = handed_out([site], {site.index: tuple(gone)})
+    handed = caller_demands([site], {site.index: tuple(gone)})
     return sweep(list(site.seeds(gone)), site.movable | site.maps, Masks(site.UNITS), handed=handed)
 
 

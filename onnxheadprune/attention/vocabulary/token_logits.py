@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from onnxheadprune.attention.vocabulary.places import HANDS_ON, Place, alike, behind, contents
 from onnxheadprune.liveness.contraction import contraction_of
-from onnxheadprune.liveness.rule_calls import has_law
+from onnxheadprune.liveness.rule_calls import has_rule
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic
 from onnxheadprune.model.graph.facts import (
@@ -26,7 +26,7 @@ from onnxheadprune.model.graph.facts import (
     REDUCES,
     SLICES,
     WEIGHS,
-    Kind,
+    OperatorKind,
 )
 from onnxheadprune.model.graph.tables import choice_of
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
@@ -114,7 +114,7 @@ def has_layer(place: Place) -> bool:
     return any(map(_is_of_layer, _along(place) or ()))
 
 
-def _along(place: Place, arranged: Kind | None = None) -> list[Place] | None:
+def _along(place: Place, arranged: OperatorKind | None = None) -> list[Place] | None:
     """The computed places that an axis of an output runs along; None if it is one of hidden states.
 
     Nothing but a choice is made of logits: no layer sums over them, and none mixes them.
@@ -195,7 +195,7 @@ def _is_opaque(node: Node | None) -> bool:
     """Return whether the axes of a node's outputs cannot be followed to its inputs."""
     if node is None or node in CHOOSES:
         return False
-    return bool(node.bodies) or (bool(node.domain) and not has_law(node))
+    return bool(node.bodies) or (bool(node.domain) and not has_rule(node))
 
 
 def _has_positions(place: Place, ids: Sequence[Value]) -> bool:

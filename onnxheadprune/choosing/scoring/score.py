@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from concurrent.futures import Executor
 
-from onnxheadprune.attention.main_graph_copy import observed
+from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.kinds import HEADS_ALONE, every_kind, scorable, wishable
@@ -86,7 +86,7 @@ def score(
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     calibration = calibration_data(data_for(loaded, data, where), view)
     require_variety(calibration)
-    first = observed(loaded)
+    first = main_graph_copy(loaded)
     if first is not None:
         loaded = first
         view = view_of(first)

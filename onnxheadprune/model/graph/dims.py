@@ -52,7 +52,7 @@ def symbol(name: str) -> Symbolic:
 
 
 @functools.lru_cache(maxsize=1024)  # A model has thousands of values, and few names of dimensions.
-def spelled(name: str) -> Dim:
+def parsed_dim(name: str) -> Dim:
     """The polynomial that a declared name spells: torch.export writes `4*batch` for a batch of folded heads.
 
     Sums are left alone. Exporters also declare those that are not true in every branch of a merged decoder.

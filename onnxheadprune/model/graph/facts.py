@@ -16,7 +16,7 @@ import onnx
 from onnx import ModelProto
 from onnx.defs import OpSchema
 
-Key: TypeAlias = tuple[str, str]
+OperatorKey: TypeAlias = tuple[str, str]
 
 
 class Operation(Protocol):
@@ -68,18 +68,18 @@ OPERATORS = Catalog()
 GRADIENTS = Catalog()
 
 
-class Kind:
+class OperatorKind:
     """A set of operators.
 
     Attributes:
         what: what the operators do, for errors.
     """
 
-    def __init__(self, what: str, *parts: Kind) -> None:
+    def __init__(self, what: str, *parts: OperatorKind) -> None:
         self.what = what
         self._parts = parts
-        self._keys: set[Key] = set()
-        self._known: dict[Key, bool] = {}
+        self._keys: set[OperatorKey] = set()
+        self._known: dict[OperatorKey, bool] = {}
 
     def add(self, *op_types: str, domain: str = "") -> None:
         """Say that operators of one domain are of this kind.
@@ -98,14 +98,14 @@ class Kind:
     def __contains__(self, node: Operation) -> bool:
         return self._has((node.domain, node.op_type))
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[OperatorKey]:
         OPERATORS.load_all()
         return iter(self._all())
 
-    def __or__(self, other: Kind) -> Kind:
-        return Kind(f"{self.what} or {other.what}", self, other)
+    def __or__(self, other: OperatorKind) -> OperatorKind:
+        return OperatorKind(f"{self.what} or {other.what}", self, other)
 
-    def _has(self, key: Key) -> bool:
+    def _has(self, key: OperatorKey) -> bool:
         known = self._known.get(key)
         if known is None:
             own = ("", key[1]) if key[0] == "ai.onnx" else key
@@ -113,94 +113,96 @@ class Kind:
             known = self._known[key] = own in self._keys or any(part._has(key) for part in self._parts)
         return known
 
-    def _all(self) -> frozenset[Key]:
+    def _all(self) -> frozenset[OperatorKey]:
         own = self._keys | {("ai.onnx", op_type) for domain, op_type in self._keys if not domain}
         return frozenset(own).union(*(part._all() for part in self._parts))
 
 
-RESHAPES = Kind("read one buffer under other axes that an input lists")
-SQUEEZES = Kind("put in axes of size 1, or drop them")
-FLATTENS = Kind("read one buffer under other axes that the operator computes")
-TRANSPOSES = Kind("change the order of axes")
-IDENTITIES = Kind("give what they take")
-DROPOUTS = Kind("give what they take, at inference")
-DRAWS_NORMAL = Kind("draw from a normal distribution")
-DRAWS_BETWEEN = Kind("draw between two limits")
-DRAWS_TRUTHS = Kind("draw truth values with given probabilities")
-DRAWS_CLASSES = Kind("draw classes with given logits")
-CASTS = Kind("change the type")
-CASTS_LIKE = Kind("change the type to that of another input")
-QUANTIZES = Kind("quantize with a scale that is given")
-MEASURES_SCALE = Kind("quantize with a scale of their own")
-DEQUANTIZES = Kind("dequantize")
-ROUNDS_ACTIVATIONS = Kind("compute with activations of a few levels")
-SLICES = Kind("cut a stretch out of axes")
-GATHERS = Kind("pick indices of one axis")
-GATHERS_ROWS = Kind("pick rows at places")
-WRITES_INTO = Kind("write into some places of their first input")
-GATHERS_ELEMENTS = Kind("pick single elements")
-PICKS_LABELLED = Kind("pick elements of axis 1 of their first input by labels, their second, for a loss")
-TAKES_CHUNKS = Kind("take one chunk of a sequence")
-MAKES_CHUNKS = Kind("cut a tensor into a sequence of chunks")
-SPLITS = Kind("cut one axis into pieces")
-JOINS = Kind("join pieces along an axis")
-PADS = Kind("put something around")
-EXPANDS = Kind("repeat axes of size 1")
-TILES = Kind("repeat axes")
-FILLS = Kind("only write")
-MARKS_NUMBERS = Kind("mark each number on an axis of its own")
-FINDS_NONZERO = Kind("list the places of elements that are not zero")
-COUNTS = Kind("count from one number to another")
-SHOWS_SHAPE = Kind("tell a shape")
-SHOWS_SIZE = Kind("tell how many elements there are")
+RESHAPES = OperatorKind("read one buffer under other axes that an input lists")
+SQUEEZES = OperatorKind("put in axes of size 1, or drop them")
+FLATTENS = OperatorKind("read one buffer under other axes that the operator computes")
+TRANSPOSES = OperatorKind("change the order of axes")
+IDENTITIES = OperatorKind("give what they take")
+DROPOUTS = OperatorKind("give what they take, at inference")
+DRAWS_NORMAL = OperatorKind("draw from a normal distribution")
+DRAWS_BETWEEN = OperatorKind("draw between two limits")
+DRAWS_TRUTHS = OperatorKind("draw truth values with given probabilities")
+DRAWS_CLASSES = OperatorKind("draw classes with given logits")
+CASTS = OperatorKind("change the type")
+CASTS_LIKE = OperatorKind("change the type to that of another input")
+QUANTIZES = OperatorKind("quantize with a scale that is given")
+MEASURES_SCALE = OperatorKind("quantize with a scale of their own")
+DEQUANTIZES = OperatorKind("dequantize")
+ROUNDS_ACTIVATIONS = OperatorKind("compute with activations of a few levels")
+SLICES = OperatorKind("cut a stretch out of axes")
+GATHERS = OperatorKind("pick indices of one axis")
+GATHERS_ROWS = OperatorKind("pick rows at places")
+WRITES_INTO = OperatorKind("write into some places of their first input")
+GATHERS_ELEMENTS = OperatorKind("pick single elements")
+PICKS_LABELLED = OperatorKind(
+    "pick elements of axis 1 of their first input by labels, their second, for a loss"
+)
+TAKES_CHUNKS = OperatorKind("take one chunk of a sequence")
+MAKES_CHUNKS = OperatorKind("cut a tensor into a sequence of chunks")
+SPLITS = OperatorKind("cut one axis into pieces")
+JOINS = OperatorKind("join pieces along an axis")
+PADS = OperatorKind("put something around")
+EXPANDS = OperatorKind("repeat axes of size 1")
+TILES = OperatorKind("repeat axes")
+FILLS = OperatorKind("only write")
+MARKS_NUMBERS = OperatorKind("mark each number on an axis of its own")
+FINDS_NONZERO = OperatorKind("list the places of elements that are not zero")
+COUNTS = OperatorKind("count from one number to another")
+SHOWS_SHAPE = OperatorKind("tell a shape")
+SHOWS_SIZE = OperatorKind("tell how many elements there are")
 
-ELEMENTWISE = Kind("compute element by element, with broadcasting")
-DIVIDES = Kind("divide two values, element by element")
-SUBTRACTS = Kind("subtract two values")
-ADDS = Kind("add two values")
-ADDS_ALL = Kind("add any number of values")
-MULTIPLIES = Kind("multiply two values, element by element")
-MULTIPLIES_QUANTIZED = Kind("multiply two quantized values, element by element")
-RAISES = Kind("raise to a power")
-CHOOSES_ELEMENTS = Kind("choose each element by a condition")
-TESTS_NAN = Kind("tell what is no number")
-COMPARES = Kind("compare two values, element by element")
-EQUALS = Kind("tell which elements of two values are equal")
-JOINS_TRUTHS = Kind("combine truth values, element by element")
-REMAINDERS = Kind("give the remainder of a division")
-EXTREMES = Kind("take the larger or the smaller of values, element by element")
-SIGMOIDS = Kind("squash each element between 0 and 1, along a sigmoid")
-VANISHES = Kind("tend to zero where what they read tends to minus infinity")
-CLIPS = Kind("keep each element between bounds")
-ACTIVATES = Kind("apply an activation function to each element")
+ELEMENTWISE = OperatorKind("compute element by element, with broadcasting")
+DIVIDES = OperatorKind("divide two values, element by element")
+SUBTRACTS = OperatorKind("subtract two values")
+ADDS = OperatorKind("add two values")
+ADDS_ALL = OperatorKind("add any number of values")
+MULTIPLIES = OperatorKind("multiply two values, element by element")
+MULTIPLIES_QUANTIZED = OperatorKind("multiply two quantized values, element by element")
+RAISES = OperatorKind("raise to a power")
+CHOOSES_ELEMENTS = OperatorKind("choose each element by a condition")
+TESTS_NAN = OperatorKind("tell what is no number")
+COMPARES = OperatorKind("compare two values, element by element")
+EQUALS = OperatorKind("tell which elements of two values are equal")
+JOINS_TRUTHS = OperatorKind("combine truth values, element by element")
+REMAINDERS = OperatorKind("give the remainder of a division")
+EXTREMES = OperatorKind("take the larger or the smaller of values, element by element")
+SIGMOIDS = OperatorKind("squash each element between 0 and 1, along a sigmoid")
+VANISHES = OperatorKind("tend to zero where what they read tends to minus infinity")
+CLIPS = OperatorKind("keep each element between bounds")
+ACTIVATES = OperatorKind("apply an activation function to each element")
 
-REDUCES = Kind("reduce axes to one number")
-SUMS = Kind("sum along axes")
-DECIDED_BY_LARGEST = Kind("reduce axes to a number that the largest elements decide")
-AVERAGES = Kind("take the mean along axes")
-ACCUMULATES = Kind("sum up what stands before, along one axis")
-KEEPS_ZEROS = Kind("reduce zeros to zero")
-SUMS_MAGNITUDES = Kind("sum absolute values along axes")
-IGNORES_ZEROS = Kind("reduce axes to a number that further zeros do not change")
-NORMALIZES = Kind("normalise by a mean and a variance of what they read")
-DIVIDES_BY_NORM = Kind("divide by a norm along one axis")
-ADDS_AND_NORMALIZES = Kind("add a residual stream and normalise the sum")
+REDUCES = OperatorKind("reduce axes to one number")
+SUMS = OperatorKind("sum along axes")
+DECIDED_BY_LARGEST = OperatorKind("reduce axes to a number that the largest elements decide")
+AVERAGES = OperatorKind("take the mean along axes")
+ACCUMULATES = OperatorKind("sum up what stands before, along one axis")
+KEEPS_ZEROS = OperatorKind("reduce zeros to zero")
+SUMS_MAGNITUDES = OperatorKind("sum absolute values along axes")
+IGNORES_ZEROS = OperatorKind("reduce axes to a number that further zeros do not change")
+NORMALIZES = OperatorKind("normalise by a mean and a variance of what they read")
+DIVIDES_BY_NORM = OperatorKind("divide by a norm along one axis")
+ADDS_AND_NORMALIZES = OperatorKind("add a residual stream and normalise the sum")
 PLAIN_SUMS = ADDS | ADDS_ALL
 SUMS_VALUES = PLAIN_SUMS | ADDS_AND_NORMALIZES
-SOFTMAXES = Kind("divide exponentials by their sum")
-WEIGHS = Kind("make weights that sum to one")
+SOFTMAXES = OperatorKind("divide exponentials by their sum")
+WEIGHS = OperatorKind("make weights that sum to one")
 
-SUMS_PRODUCTS = Kind("sum products, and add nothing but a plain bias")
-SUMS_INTEGERS = Kind("sum products of integers, into 32 bits")
-MULTIPLIES_MATRICES = Kind("multiply matrices, and perhaps add a bias")
-MULTIPLIES_FLOATS = Kind("multiply two floating-point tensors, and add nothing")
-ACTIVATES_PRODUCTS = Kind("apply an activation function to a sum of products")
-PACKS_BLOCKS = Kind("read weights that are packed in blocks of a few bits")
-CHOOSES = Kind("run one of two subgraphs")
-REPEATS = Kind("run a subgraph over and over, as long as a condition holds")
-GENERATES = Kind("run a decoder of their own over and over")
+SUMS_PRODUCTS = OperatorKind("sum products, and add nothing but a plain bias")
+SUMS_INTEGERS = OperatorKind("sum products of integers, into 32 bits")
+MULTIPLIES_MATRICES = OperatorKind("multiply matrices, and perhaps add a bias")
+MULTIPLIES_FLOATS = OperatorKind("multiply two floating-point tensors, and add nothing")
+ACTIVATES_PRODUCTS = OperatorKind("apply an activation function to a sum of products")
+PACKS_BLOCKS = OperatorKind("read weights that are packed in blocks of a few bits")
+CHOOSES = OperatorKind("run one of two subgraphs")
+REPEATS = OperatorKind("run a subgraph over and over, as long as a condition holds")
+GENERATES = OperatorKind("run a decoder of their own over and over")
 
-STANDS_FOR_PATTERN = Kind("stand for several nodes of other exporters")
+STANDS_FOR_PATTERN = OperatorKind("stand for several nodes of other exporters")
 
 REREADS = RESHAPES | SQUEEZES
 """One buffer under other axes that the node is told."""

@@ -342,5 +342,7 @@ def _declared_shape(info: ValueInfoProto) -> Shape | None:
         if kind == "dim_value":
             shape.append(dim.dim_value)
         else:
-            shape.append(dims.spelled(dim.dim_param) if dim.dim_param else dims.symbol(f"{info.name}.{axis}"))
+            shape.append(
+                dims.parsed_dim(dim.dim_param) if dim.dim_param else dims.symbol(f"{info.name}.{axis}")
+            )
     return tuple(shape)

@@ -14,11 +14,11 @@ from typing import Generic, TypeAlias, TypeVar
 
 from onnxheadprune.model.graph.dims import Dim, Shape, symbol
 from onnxheadprune.model.graph.elements import Elements
-from onnxheadprune.model.graph.facts import OPERATORS, Catalog, Kind, Operation
+from onnxheadprune.model.graph.facts import OPERATORS, Catalog, Operation, OperatorKind
 from onnxheadprune.model.graph.view import Node
 
 Entry = TypeVar("Entry")
-Key: TypeAlias = tuple[str, str]
+OperatorKey: TypeAlias = tuple[str, str]
 """Domain ("" for the standard one) and name of an operator."""
 Shapes: TypeAlias = Sequence[Shape | None]
 """Shapes of a node's outputs, None where unknown."""
@@ -94,7 +94,7 @@ class Table(Generic[Entry]):
     def __init__(self, what: str, *catalogs: Catalog) -> None:
         self.what = what
         self._catalogs = (OPERATORS, *catalogs)
-        self._entries: dict[Key, Entry] = {}
+        self._entries: dict[OperatorKey, Entry] = {}
 
     def add(self, op_types: Sequence[str], domain: str, entry: Entry) -> None:
         """Register one entry for operators of one domain.
@@ -128,18 +128,18 @@ class Table(Generic[Entry]):
         """
         return self._found((node.domain, node.op_type))
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[OperatorKey]:
         for catalog in self._catalogs:
             catalog.load_all()
         return iter(self._entries)
 
-    def __getitem__(self, key: Key) -> Entry:
+    def __getitem__(self, key: OperatorKey) -> Entry:
         entry = self._found(key)
         if entry is None:
             raise KeyError(key)
         return entry
 
-    def _found(self, key: Key) -> Entry | None:
+    def _found(self, key: OperatorKey) -> Entry | None:
         entry = self._entries.get(key)
         if entry is None:
             for catalog in self._catalogs:
@@ -169,7 +169,9 @@ arithmetic = ARITHMETIC.register
 ROLES: Table[Roles] = Table("roles")
 
 
-def declare(*op_types: str, domain: str = "", kinds: Sequence[Kind] = (), roles: Roles | None = None) -> None:
+def declare(
+    *op_types: str, domain: str = "", kinds: Sequence[OperatorKind] = (), roles: Roles | None = None
+) -> None:
     """Declare what operators of one domain are: once for each, with all kinds and the roles of its inputs.
 
     Raises:
@@ -220,8 +222,8 @@ class Choice:
     highest: bool
 
 
-Reader: TypeAlias = Callable[[Node], Choice | None]
-CHOICES: Table[Reader] = Table("choices")
+ChoiceReader: TypeAlias = Callable[[Node], Choice | None]
+CHOICES: Table[ChoiceReader] = Table("choices")
 
 
 choice_reader = CHOICES.register

@@ -1,4 +1,6 @@
-"""Identity checks of files that a call reads and writes: only files named as outputs are ever replaced.
+"""Identity checks of files that a call reads and writes.
+
+Only files named as outputs are ever replaced, and files that a call names itself if they begin with its mark.
 
 Two paths are one file if they lead to the same device and inode; a path that does not exist yet is its
 folder's identity and its name. So relative paths, links, hard links and case-insensitive file systems

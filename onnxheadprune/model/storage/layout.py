@@ -34,7 +34,16 @@ from onnxheadprune.model.storage.tensors import (
     span_of,
     tensors_of,
 )
-from onnxheadprune.model.storage.wire import BIG, BYTES, MODEL, PATHS, TENSOR, Reader, fields_of, spell_varint
+from onnxheadprune.model.storage.wire import (
+    BIG,
+    BYTES,
+    MODEL,
+    PATHS,
+    TENSOR,
+    WireReader,
+    fields_of,
+    spell_varint,
+)
 
 ExternalData: TypeAlias = Literal["auto", "always", "never"]
 EXTERNAL_THRESHOLD = 1024
@@ -278,7 +287,7 @@ class _Splicer:
         return fields_of(_Bytes(self.data), (start, end))
 
 
-class _Bytes(Reader):
+class _Bytes(WireReader):
     """The same reading from memory."""
 
     def __init__(self, data: bytes) -> None:

@@ -65,7 +65,7 @@ PATHS = _paths_to_tensors()
 MODEL = ModelProto.DESCRIPTOR.full_name
 
 
-class Reader:
+class WireReader:
     """Reads a file through one small window."""
 
     def __init__(self, handle: int, size: int) -> None:
@@ -127,14 +127,14 @@ def structure(handle: int, location: str) -> tuple[bytes, int]:
         WireError: if the file is truncated or no protobuf message.
     """
     size = os.fstat(handle).st_size
-    reader = Reader(handle, size)
+    reader = WireReader(handle, size)
     pieces: list[bytes] = []
     _lighten(reader, (0, size), MODEL, location, pieces, 0)
     return b"".join(pieces), reader.references
 
 
 def _lighten(
-    reader: Reader, extent: tuple[int, int], kind: str, location: str, pieces: list[bytes], depth: int
+    reader: WireReader, extent: tuple[int, int], kind: str, location: str, pieces: list[bytes], depth: int
 ) -> None:
     if depth > MAX_DEPTH:
         raise WireError(f"messages are nested more than {MAX_DEPTH} deep")
@@ -172,7 +172,7 @@ def _lighten(
         pieces.append(reader.read(kept, end))
 
 
-def fields_of(reader: Reader, extent: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+def fields_of(reader: WireReader, extent: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
     """Number, start, start of the payload (-1 if it has no length) and end of each field."""
     position, end = extent
     depth = 0
