@@ -47,8 +47,9 @@ def combine(
     PRUNED is what prune made of MODEL. A fifth of the data is held out: drift, accuracy and metric are of it, ranges of
     activations and refits of the rest.
     """
-    from onnxheadprune.reporting.combination import combine_report, write_combination
-    from onnxheadprune.reporting.console import err
+    from onnxheadprune.model.markdown import markdown_of
+    from onnxheadprune.model.storage.folder import write_text
+    from onnxheadprune.reporting.console import err, rows_of
     from onnxheadprune.reporting.page import save_page
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.workflow.apart import Looking
@@ -69,13 +70,13 @@ def combine(
         document = {**result.to_dict(), "run": run_record()}
         with presentation.prepared():
             if markdown is not None:
-                write_combination(result, markdown)
+                write_text(markdown, markdown_of(result.facts()))
             if report is not None:
                 save_page(report, document)
         if as_json:
             presentation.json(document)
         else:
-            presentation.rows(*combine_report(result))
+            presentation.rows(*rows_of(result.facts()))
 
     with progress_on(err()) as progress:
         result = combined_through(model, pruned, request, progress, ready)

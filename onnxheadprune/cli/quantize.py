@@ -28,8 +28,7 @@ def quantize(
 
     With data the drift is reported, as a deployment runs both. Use combine to see a pruned model quantized beside it.
     """
-    from onnxheadprune.reporting.combination import quantize_report
-    from onnxheadprune.reporting.console import err
+    from onnxheadprune.reporting.console import err, rows_of
     from onnxheadprune.reporting.progress import progress_on
     from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, quantized_through
     from onnxheadprune.workflow.requests import Run, Writing, measure_of
@@ -46,7 +45,7 @@ def quantize(
         if as_json:
             presentation.json({**result.to_dict(), "run": run_record()})
         else:
-            presentation.rows(*quantize_report(result))
+            presentation.rows(*rows_of(result.facts()))
 
     with progress_on(err()) as progress:
         quantized_through(model, request, progress, ready)

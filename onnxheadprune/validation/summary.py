@@ -20,6 +20,8 @@ from onnxheadprune.validation.headline import Document, Headline
 
 FINE = 1000
 """Labels from which an accuracy has two decimals."""
+FEW = 2
+"""Changed fields of a configuration that are written out."""
 HALF = 0.03
 """How far a part may lie from a half to be called one."""
 _SAMPLES = re.compile(r"\(([\d,]+) of [\d,]+ samples\)")
@@ -278,10 +280,21 @@ def _outputs(measured: Document) -> Iterator[Figure]:
         note = on_words(metric["measured_on"], metric.get("samples"))
         yield Figure(f"{metric['name']}{of}", f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}", note)
     if drift is not None:
-        yield _drift(measured, of)
+        yield drift_figure(measured, of)
 
 
-def _drift(measured: Document, of: str) -> Figure:
+def size_words(figure: Figure) -> str:
+    """How much less a size is: "71 % smaller"."""
+    change = figure.change
+    return (
+        f"{change.lstrip('+-')} {'smaller' if change[:1] == '-' else 'larger'}"
+        if change[:1] in "+-"
+        else change
+    )
+
+
+def drift_figure(measured: Document, of: str = "") -> Figure:
+    """The drift of one model, from a measurement as documents have it."""
     drift = measured["drift"]
     if isinstance(drift, float):
         unit, value, words = measured["drift_unit"], drift, measured["measured_on"]
@@ -420,8 +433,12 @@ def _of_folder(document: Document) -> Iterator[Fact]:
     for warning in document.get("warnings") or ():
         yield Fact("warning", warning, "doubtful")
     if changes := document.get("config_changes"):
-        places = ", ".join(dict.fromkeys(change["file"] for change in changes))
-        yield Fact("config", f"{many(len(changes), 'field')} updated in {places}")
+        listed = [
+            f"{item['file']}: {item['field'].strip('/').replace('/', '.')} {item['before']} -> {item['after']}"
+            for item in changes
+        ]
+        more = f"; and {many(len(listed) - FEW, 'more field')}" if len(listed) > FEW else ""
+        yield Fact("config", f"{'; '.join(listed[:FEW])}{more}")
     elif document.get("runtime"):
         yield Fact("config", f"no update needed for {document['runtime']}")
     if document.get("rewritten"):

@@ -16,7 +16,8 @@ from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.edit.records import QUANTIZED_ENTRY
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
-from onnxheadprune.model.display import one_line
+from onnxheadprune.model.display import Displayed, one_line
+from onnxheadprune.model.facts import Facts
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.storage.claims import Reading, named_files
@@ -27,6 +28,7 @@ from onnxheadprune.settings.measuring import Rounding, Timing
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.oracle import claimed_exits, claimed_vocabulary
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
+from onnxheadprune.workflow.combination import combination_facts
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, held_out, quantized_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
@@ -73,7 +75,7 @@ class Corner:
 
 @one_line("original recommended reason corners refused output")
 @dataclass(frozen=True, eq=False)
-class Combination:
+class Combination(Displayed):
     """The models side by side.
 
     Attributes:
@@ -104,6 +106,10 @@ class Combination:
         one, other = (self.benchmark.cells_of(names.index(item)) for item in (against, name))
         logs = [math.log(a.latency.p50 / b.latency.p50) for a, b in zip(one, other, strict=True)]
         return math.exp(sum(logs) / len(logs))
+
+    def facts(self) -> Facts:
+        """The better order, and the models side by side."""
+        return combination_facts(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the models themselves."""

@@ -21,7 +21,8 @@ from onnxheadprune.edit.records import (
     QuantizedRecord,
 )
 from onnxheadprune.errors import InferenceError, RefusedError, spelled
-from onnxheadprune.model.display import one_line
+from onnxheadprune.model.display import Displayed, one_line
+from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.spelling import many
@@ -35,6 +36,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.quantizing import decided, quantized
 from onnxheadprune.settings.measuring import Rounding
+from onnxheadprune.validation.summary import drift_figure, size_words, sized
 from onnxheadprune.workflow.apart import Looking, Reference
 from onnxheadprune.workflow.requests import Run, Writing
 
@@ -58,7 +60,7 @@ class QuantizeRequest:
 
 @one_line("name output before after drift unit measured_on")
 @dataclass(frozen=True, eq=False)
-class QuantizeResult:
+class QuantizeResult(Displayed):
     """A quantized model and how it came about.
 
     Attributes:
@@ -86,6 +88,20 @@ class QuantizeResult:
     unit: str = ""
     measured_on: str = ""
     notes: tuple[str, ...] = ()
+
+    def facts(self) -> Facts:
+        """The sentence, the weights before and after, and the drift."""
+        stored, done = self.matrices
+        figures = [sized("weights", self.before.bytes, self.after.bytes)]
+        if self.drift is None:
+            figures.append(Figure("drift", note=f"not measured: give {spelled('--data')}"))
+        else:
+            measured = {"drift": self.drift, "drift_unit": self.unit, "measured_on": self.measured_on}
+            figures.append(drift_figure(measured))
+        parts = (Figures(tuple(figures)), Fact("settings", settings_of(self.how)))
+        notes = (Fact("note", note, "doubtful") for note in self.notes)
+        answer = f"{done} of {many(stored, 'stored float tensor')} to {self.how.to}, {size_words(figures[0])}"
+        return Facts(self.output or self.name, answer, "open", (*parts, *notes))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the model itself."""
@@ -221,3 +237,11 @@ def _notes(asked: Rounding, used: Rounding) -> tuple[str, ...]:
         reason = "since this processor's product of uint8 by int8 saturates"
         return (f"weights use seven of their eight bits, {reason}; --full-range is for one that does not",)
     return ("weights use all eight bits; --reduce-range is for x86 processors without VNNI, which saturate",)
+
+
+def settings_of(how: Rounding) -> str:
+    """The scales and bits of a quantization, in words."""
+    if how.to == "int4":
+        return f"blocks of {how.block_size} inputs, symmetric"
+    scales = "a scale per output" if how.per_channel else "a scale per tensor"
+    return f"{scales}, {'seven' if how.reduce_range else 'eight'} bits"

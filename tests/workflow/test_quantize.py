@@ -19,7 +19,7 @@ from onnxheadprune.attention.packed_matrices import packed_again, packed_matrix,
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.edit.records import QUANTIZED_ENTRY, QUANTIZED_KEY, VALIDATION_KEY
-from onnxheadprune.reporting.combination import combine_report
+from onnxheadprune.reporting.console import rows_of
 from onnxheadprune.runtime import quantizing
 from tests import toys, toys_nbits, toys_scores
 from tests.conftest import Outcome
@@ -203,7 +203,7 @@ def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None)
     assert inspect(out)[0].removed == (1,)
     assert len(found.to_dict()["corners"]) == 5
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(*combine_report(found), sep="\n")
+    console.print(*rows_of(found.facts()), sep="\n")
     shown = console.export_text()
     assert "recommended" in shown and all(name in shown for name in names)
 

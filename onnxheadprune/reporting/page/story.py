@@ -12,7 +12,6 @@ from onnxheadprune.benchmarking.summary import method_of
 from onnxheadprune.edit.site_cuts import block_cuts_of, totals
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
 from onnxheadprune.model.spelling import count, many, short_names
-from onnxheadprune.reporting.combination import Comparison, comparison_of
 from onnxheadprune.reporting.page.charts import CurveChart, Latency, curve_chart, latency_of
 from onnxheadprune.reporting.page.documents import Document, Documents, Shipped
 from onnxheadprune.reporting.page.proof import Effect, Proof, effects_of, proof_of
@@ -26,6 +25,7 @@ from onnxheadprune.reporting.page.removed import (
 )
 from onnxheadprune.validation.headline import Answer, headline_of
 from onnxheadprune.validation.summary import Result, files_of, result_of
+from onnxheadprune.workflow.combination import combination_facts
 from onnxheadprune.workflow.curve import column_words
 
 
@@ -64,7 +64,7 @@ class Story:
     latencies: tuple[Latency, ...]
     curves: tuple[CurveChart, ...]
     validations: tuple[tuple[str, Proof, list[Effect]], ...]
-    combinations: tuple[Comparison, ...] = ()
+    combinations: tuple[Facts, ...] = ()
     settings: tuple[Setting, ...] = ()
 
     @property
@@ -87,7 +87,7 @@ def story_of(documents: Documents) -> Story:
     names = short_names([cut.name for cut in cuts])
     latencies = tuple(latency_of(item) for item in documents.benchmarks)
     curves = tuple(curve_chart(item) for item in documents.curves)
-    combinations = tuple(comparison_of(item) for item in documents.combinations)
+    combinations = tuple(combination_facts(item) for item in documents.combinations)
     settings = (*(cut.setting for cut in cuts if len(cuts) == 1), *_settings_of(documents))
     return Story(
         _title(documents, cuts),
