@@ -12,15 +12,20 @@ SIGNS: dict[State, str] = {"": "", "good": "✅ ", "open": "", "doubtful": "⚠�
 
 def markdown_of(facts: Facts) -> str:
     """A result as Markdown."""
+    return "\n".join([f"## {in_markdown(facts.title)}", "", *markdown_lines(facts), ""])
+
+
+def markdown_lines(facts: Facts) -> list[str]:
+    """A result as lines of Markdown without a heading, to stand below one."""
     answer = f"{SIGNS[facts.state]}{in_markdown(facts.answer)}"
-    lines = [f"## {in_markdown(facts.title)}", "", *([answer, ""] if facts.answer else [])]
+    lines = [answer, ""] if facts.answer else []
     before: Part | None = None
     for part in facts.parts:
         if isinstance(before, Fact) and not isinstance(part, Fact):
             lines.append("")
         lines += _lines(part)
         before = part
-    return "\n".join([*lines, *([""] if lines[-1] else [])])
+    return lines if lines[-1:] != [""] else lines[:-1]
 
 
 def _lines(part: Part) -> Iterator[str]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from onnxheadprune.deploying.folders.types import FolderResult
+from onnxheadprune.model.facts import Fact
+from onnxheadprune.model.markdown import markdown_lines
 from onnxheadprune.model.spelling import change, count, in_markdown, many, size, spelled
 
 CARD = "README.md"
@@ -77,8 +80,10 @@ def _section(result: FolderResult, command: str | None, step: str | None) -> Ite
         yield ""
     yield f"Pruned with onnxheadprune {__version__}: {', '.join(result.removed) or 'nothing is removed'}."
     yield ""
-    for question, answer in result.headline.answers:
-        yield f"* **{question}** {in_markdown(answer.sentence)}"
+    told = result.facts()
+    # Fields of the configuration are all listed below.
+    parts = tuple(part for part in told.parts if not (isinstance(part, Fact) and part.label == "config"))
+    yield from markdown_lines(replace(told, parts=parts))
     if any(result.heads.values()):
         yield from ("", "| | block | removed | left |", "|---|---|---|---|")
     for item in (item for kind in result.match.kinds for item in result.match.of_kind(kind)):
