@@ -95,8 +95,8 @@ def run_batch(
     """
     from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.deploying.batch import prune_batch
-    from onnxheadprune.reporting.console import err, out
-    from onnxheadprune.reporting.folder import batch_report, item_line
+    from onnxheadprune.reporting.console import err, out, rows_of
+    from onnxheadprune.reporting.folder import item_line
 
     console = err()
     with open_executor(jobs if dask is not None else 1, dask) as executor:
@@ -112,7 +112,7 @@ def run_batch(
     if as_json:
         emit_json(result.to_dict())
     else:
-        out().print(*batch_report(result), sep="\n")
+        out().print(*rows_of(result.facts()), sep="\n")
     return result.exit_code
 
 

@@ -33,7 +33,9 @@ from onnxheadprune.deploying.batch_worker import (
     timed,
 )
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.display import Displayed
 from onnxheadprune.model.documents import parse_json, read_text
+from onnxheadprune.model.facts import Facts, State, Table, Word
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.training.budget import Budget
@@ -42,6 +44,14 @@ from onnxheadprune.workflow.requests import Request
 
 RECORD = "onnxheadprune-batch.json"
 FORMAT = 1
+_STATES: Mapping[str, State] = {
+    "done": "good",
+    "skipped": "",
+    "refused": "doubtful",
+    "failed": "bad",
+    "crashed": "bad",
+    "bug": "bad",
+}
 _ORDER = ("done", "skipped", "refused", "failed", "crashed", "bug")
 
 
@@ -59,6 +69,7 @@ class BatchFile:
         seconds: how long it took.
         drift: how far the pruned model lies from the original, as `validate` says it; None where nothing was measured.
         headline: whether it is exact, good enough and accepted; None of a model that was not pruned now.
+        answer: what its result says in a sentence, "" of a model that was not pruned now.
     """
 
     file: str
@@ -69,6 +80,12 @@ class BatchFile:
     seconds: float
     drift: Mapping[str, object] | None = None
     headline: Headline | None = None
+    answer: str = ""
+
+    @property
+    def word(self) -> Word:
+        """The status, in the state of the headline where there is one."""
+        return Word(self.status, _STATES[self.status] if self.headline is None else self.headline.state)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -77,7 +94,7 @@ class BatchFile:
 
 
 @dataclass(frozen=True)
-class BatchResult:
+class BatchResult(Displayed):
     """The verdicts of a batch, in order of the models' names."""
 
     folder: str
@@ -97,6 +114,14 @@ class BatchResult:
         if not any(codes):
             return 0
         return 1 if 1 in codes else 3
+
+    def facts(self) -> Facts:
+        """How many models ended how, and what the result of each says."""
+        rows = tuple((item.file, item.word, item.answer or item.reason) for item in self.files)
+        columns = ("model", "verdict", "result")
+        counts = ", ".join(f"{number} {status}" for status, number in self.counts.items())
+        table = Table(columns, rows, wraps=columns[2:])
+        return Facts(self.output, counts, "open" if not self.exit_code else "doubtful", (table,))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -163,6 +188,7 @@ def prune_batch(
             outcome.seconds,
             None if outcome.drift is None else outcome.drift.to_dict(),
             outcome.headline,
+            outcome.answer,
         )
         with told:
             files[name] = item

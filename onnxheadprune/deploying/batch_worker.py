@@ -83,6 +83,7 @@ class Outcome:
         drift: how far the pruned model lies from the original, None where nothing was measured.
         proof: None where nothing was proven.
         headline: of a model that was pruned now, None of others.
+        answer: what its result says in a sentence, "" where it has none.
     """
 
     status: str
@@ -92,6 +93,7 @@ class Outcome:
     drift: Drift | None = None
     proof: Proof | None = None
     headline: Headline | None = None
+    answer: str = ""
 
 
 def timed(job: Job) -> Outcome:
@@ -197,11 +199,19 @@ def _pruned(job: Job) -> Outcome:
     result = carried_through(job.model, request)
     verdict = result.validation
     if verdict is None:
-        return Outcome("done", 0, "not validated", headline=result.headline)
+        return Outcome("done", 0, "not validated", headline=result.headline, answer=result.facts().answer)
     proof = None
     if verdict.passed and before == _read_by(job):
         proof = Proof(before, digests(job.output), verdict.reason)
-    return Outcome("done", 0, verdict.reason, drift=verdict.drift, proof=proof, headline=result.headline)
+    return Outcome(
+        "done",
+        0,
+        verdict.reason,
+        drift=verdict.drift,
+        proof=proof,
+        headline=result.headline,
+        answer=result.facts().answer,
+    )
 
 
 def _proven(job: Job) -> bool:

@@ -23,7 +23,7 @@ from onnxheadprune.reporting.validation import provider_rows
 from onnxheadprune.validation.result import Validation
 
 if TYPE_CHECKING:
-    from onnxheadprune.deploying.batch import BatchFile, BatchResult
+    from onnxheadprune.deploying.batch import BatchFile
 
 _SHOWN = 8
 """Files that are listed by name."""
@@ -173,34 +173,7 @@ def _where(number: int, match: Match) -> Iterator[RenderableType]:
             yield row(f"{kind.BLOCK}s", f"{kind.KEY}{spelled(numbers)} are in {', '.join(files)}")
 
 
-_BATCH_STYLES = {
-    "done": "green",
-    "skipped": "dim",
-    "refused": "yellow",
-    "failed": "red",
-    "crashed": "red",
-    "bug": "red",
-}
-
-
-def _batch_style(item: BatchFile) -> str:
-    return _BATCH_STYLES[item.status] if item.headline is None else STYLES[item.headline.state]
-
-
 def item_line(item: BatchFile) -> Text:
     """One line about one model."""
-    line = Text(f"{item.status:8}", style=_batch_style(item))
+    line = Text(f"{item.status:8}", style=STYLES[item.word.state])
     return line.append(f" {escaped(item.file)} ({item.seconds:.1f} s)", style="default")
-
-
-def batch_report(result: BatchResult) -> Iterator[RenderableType]:
-    """A table of all models, and how many ended how."""
-    yield heading(f"{result.folder}: {many(len(result.files), 'model')} into {result.output}")
-    yield ""
-    made = table("model", "verdict", "good enough", "reason", wraps=("good enough", "reason"))
-    for item in result.files:
-        enough = "" if item.headline is None else item.headline.good_enough.sentence
-        made.add_row(item.file, Text(item.status, style=_batch_style(item)), enough, item.reason)
-    yield made
-    yield ""
-    yield row("summary", ", ".join(f"{number} {status}" for status, number in result.counts.items()))

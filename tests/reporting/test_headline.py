@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 from junitparser import JUnitXml
-from rich.table import Table
 
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
 from onnxheadprune.deploying.batch import BatchFile, BatchResult
 from onnxheadprune.deploying.jobs.state import JobResult, StepOutcome
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.facts import Fact, Figures
-from onnxheadprune.reporting.folder import batch_report, item_line
+from onnxheadprune.model.facts import Fact, Figures, Table, Word
+from onnxheadprune.reporting.folder import item_line
 from onnxheadprune.reporting.job import (
     _shipped,
     job_report,
@@ -27,6 +26,7 @@ from onnxheadprune.reporting.job import (
 )
 from onnxheadprune.reporting.page import Documents, page_of
 from onnxheadprune.validation.headline import headline_of
+from onnxheadprune.validation.summary import result_of
 from tests.conftest import SAMPLES, Outcome
 from tests.toys_report import cut_document
 
@@ -253,7 +253,8 @@ def test_the_page_of_a_job_is_of_the_model_that_is_deployed(tmp_path: Path) -> N
 @pytest.mark.parametrize(("accuracy", "color"), [((0.9, 0.9), "cyan"), ((0.9, 0.1), "red")])
 def test_a_batch_shows_what_its_models_lost(accuracy: tuple[float, float], color: str) -> None:
     found = headline_of([validation("passed", accuracy)])
-    item = BatchFile("m.onnx", "done", 0, "equals the reference", "out/m.onnx", 1.0, None, found)
+    answer = result_of(cut_document(), found).facts().answer
+    item = BatchFile("m.onnx", "done", 0, "equals the reference", "out/m.onnx", 1.0, None, found, answer)
     assert color in str(item_line(item).style) and item.to_dict()["headline"] == found.to_dict()
-    (table,) = [row for row in batch_report(BatchResult("in", "out", (item,))) if isinstance(row, Table)]
-    assert found.good_enough.sentence in list(table.columns[2].cells)
+    (table,) = BatchResult("in", "out", (item,)).facts().parts
+    assert isinstance(table, Table) and table.rows == (("m.onnx", Word("done", found.state), answer),)
