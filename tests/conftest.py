@@ -6,7 +6,7 @@ import gc
 import json
 import math
 import signal
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +21,25 @@ from onnxheadprune.workflow.choice import latency as speeding
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
+CASES = pytest.StashKey[Counter[str]]()
+"""How many cases of each test have been collected."""
 
 
 def pytest_configure() -> None:
     """A shell starts what runs in its background with Ctrl-C switched off, and tests send it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Leave every nth case of what is marked `one_in(n)` in the plain run: one law, which the long run tries on all."""
+    marker = item.get_closest_marker("one_in")
+    if marker is not None:
+        cases = item.config.stash.setdefault(CASES, Counter())
+        name = item.nodeid.partition("[")[0]
+        if cases[name] % marker.args[0]:
+            item.add_marker(pytest.mark.long)
+        cases[name] += 1
 
 
 @pytest.hookimpl(trylast=True)

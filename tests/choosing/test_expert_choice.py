@@ -78,6 +78,7 @@ def scored(model: ModelProto, method: Any, data: Any = FEEDS) -> Array:
     return np.array(site.scores, np.float64)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_scores_are_their_definitions_in_every_form(toy: Toy) -> None:
     expected = defined(routed(toy, np.concatenate([feed["x"] for feed in FEEDS])), EXPERTS)
@@ -179,6 +180,7 @@ def chosen(model: ModelProto, data: Any = FEEDS, **wish: Any) -> dict[str, list[
     return made.chosen.selection.spec
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_never_fewer_than_are_chosen_and_groups_stay_equal(toy: Toy) -> None:
     """Asked for the most that can go; there are no scores that lead further."""

@@ -70,6 +70,7 @@ def _speed(*ratios: tuple[float, float, float], floor: float) -> SpeedUp:
     return SpeedUp(tuple(cells), Provider(CPU, "test"))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("seed", range(20))
 def test_noise_removes_no_option(seed: int) -> None:
     """Whatever a busy machine measures, of some sites or of all, everything that can go still can."""

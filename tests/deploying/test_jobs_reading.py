@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ VALUES: dict[str, Any] = {
 """A good value for every key that is no section."""
 
 
+@cache
+def by_schema() -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(schema())
+
+
 def test_every_key_has_a_value_here() -> None:
     assert set(VALUES) == set(dotted_keys()) - set(sections())
 
@@ -76,7 +82,7 @@ def test_every_key_is_set_on_the_command_line(key: str, tmp_path: Path) -> None:
     plain = {site: list(gone) for site, gone in value.items()} if key == "prune.heads" else value
     plain = str(plain) if isinstance(plain, Path) else plain
     assert (list(plain) if isinstance(expected, list) else plain) == expected
-    jsonschema.validate(job.document, schema())
+    by_schema().validate(job.document)
 
 
 def test_every_key_is_described_in_the_schema() -> None:
@@ -170,7 +176,7 @@ def test_what_is_no_job_is_refused_in_a_sentence(name: str, command: Command, tm
 def test_the_schema_refuses_what_the_types_refuse(name: str) -> None:
     said = read_yaml(SAYS_WRONG[name][0], "job").value
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(said, schema())
+        by_schema().validate(said)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pytest
@@ -18,8 +17,8 @@ from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.rule_calls import ask, ask_about, checked
 from onnxheadprune.model.graph.view import GraphView, Node
 from tests.graph_text import model_of
+from tests.sources import FILES, PACKAGE, nodes
 
-PACKAGE = Path(__file__).parents[2] / "onnxheadprune"
 DOORWAY = "liveness/rule_calls.py"
 TABLE = "liveness/registry.py"
 
@@ -52,9 +51,9 @@ def node_of(view: GraphView, op_type: str) -> Node:
     return next(node for node in view.nodes if node.op_type == op_type)
 
 
-def calls_of_laws(source: str) -> Iterator[str]:
+def calls_of_laws(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Calls of the function of a registered law."""
-    for call in ast.walk(ast.parse(source)):
+    for call in nodes:
         if (
             isinstance(call, ast.Call)
             and isinstance(call.func, ast.Attribute)
@@ -63,18 +62,15 @@ def calls_of_laws(source: str) -> Iterator[str]:
             yield ast.unparse(call)
 
 
-def readers_of_the_table(source: str) -> Iterator[str]:
+def readers_of_the_table(nodes: Iterable[ast.AST]) -> Iterator[str]:
     """Names of the table of laws, or of one of its entries."""
-    for name in ast.walk(ast.parse(source)):
+    for name in nodes:
         if isinstance(name, ast.Name) and name.id in ("RULES", "RuleEntry"):
             yield name.id
 
 
 def test_only_the_doorway_calls_laws() -> None:
-    sources = {
-        path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8")
-        for path in sorted(PACKAGE.rglob("*.py"))
-    }
+    sources = {path.relative_to(PACKAGE).as_posix(): nodes(path) for path in FILES}
     callers = {path for path, source in sources.items() if list(calls_of_laws(source))}
     assert callers == {DOORWAY}
     readers = {path for path, source in sources.items() if list(readers_of_the_table(source))}
@@ -83,8 +79,8 @@ def test_only_the_doorway_calls_laws() -> None:
 
 def test_calls_of_laws_are_seen() -> None:
     source = "from registry import RULES\nanswer = RULES.of(node).function(node, lives)\n"
-    assert list(calls_of_laws(source)) == ["RULES.of(node).function(node, lives)"]
-    assert list(readers_of_the_table(source)) == ["RULES"]
+    assert list(calls_of_laws(ast.walk(ast.parse(source)))) == ["RULES.of(node).function(node, lives)"]
+    assert list(readers_of_the_table(ast.walk(ast.parse(source)))) == ["RULES"]
 
 
 WRONG: dict[str, tuple[Answer, Reason]] = {

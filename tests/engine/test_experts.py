@@ -32,6 +32,7 @@ PAIRS = ([1, 4], [0, 5])
 """Sets that leave two groups of experts equal."""
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
 def test_what_is_left_computes_what_a_router_without_them_does(toy: Toy) -> None:
     model, x = toy.model(), tokens()
@@ -89,6 +90,7 @@ BESIDE = {
 """Nodes with a feed-forward block, those that compute the output, and whether the block is a shared expert."""
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("body", ["picked", "scattered", "each, its tokens", "each, compared"])
 @pytest.mark.parametrize("case", BESIDE.values(), ids=BESIDE)
 def test_a_shared_expert_is_a_block_that_is_added_unweighed(

@@ -28,6 +28,7 @@ Command = Callable[..., Outcome]
 PAIRS = ([1, 4], [0, 5])
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("toy", BY_HAND.values(), ids=BY_HAND)
 def test_what_is_left_computes_what_a_router_without_them_does(toy: Toy) -> None:
     model, x = toy.model(), tokens()

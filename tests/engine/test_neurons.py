@@ -158,6 +158,7 @@ BOUNDS = [
 """Starts, ends and steps of slices of eight neurons."""
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("bounds", BOUNDS, ids=str)
 def test_what_only_the_size_of_some_neurons_is_read_of_keeps_it(bounds: tuple[int, int, int]) -> None:
     """Mixtures that fill a part of a row with zeros first (VitPose) read the size of a slice of their neurons."""

@@ -152,6 +152,7 @@ def check_removed(network: Network, key: str) -> None:
 OTHERS = [name for name in BRANCHES if name not in ("attention", "network", GATE)]
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("place", [0, 1, 2])
 @pytest.mark.parametrize("kind", OTHERS)
 def test_every_branch_of_a_layer_is_removed(kind: str, place: int) -> None:

@@ -201,6 +201,7 @@ def odd_targets(place: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize(("call", "name"), ATTACKS)
 def test_a_target_that_is_no_file(call: Call, name: str, command: Command, place: Path) -> None:
     for target, why in odd_targets(place).items():

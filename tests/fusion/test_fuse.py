@@ -205,6 +205,7 @@ def test_rows_without_a_visible_key_are_as_in_the_original(name: str, mode: Fuse
     assert_same(model, result, feeds)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CASES)
 def test_a_fused_block_equals_the_original(name: str, mode: FuseMode, tmp_path: Path) -> None:
@@ -222,6 +223,7 @@ def test_a_fused_block_equals_the_original(name: str, mode: FuseMode, tmp_path: 
     assert sum(operators[kind] for kind in ("MatMul", "FusedMatMul")) <= 4
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CASES)
 def test_a_fused_block_has_the_same_site(name: str, mode: FuseMode) -> None:

@@ -41,6 +41,7 @@ def test_every_gradient_has_an_example() -> None:
     assert [key for key in KEYS if key not in ELSEWHERE and not examples_of(key)] == []
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("key", [key for key in KEYS if key not in ELSEWHERE], ids=lambda key: ".".join(key))
 def test_gradient_equals_differences(key: Key) -> None:
     checked: set[int] = set()

@@ -138,6 +138,7 @@ def test_a_quantized_model_has_figures_of_its_own() -> None:
     assert found.exact.reason.startswith("before it was quantized")
 
 
+@pytest.mark.one_in(7)
 @pytest.mark.parametrize(("verdict", "accuracy", "gates"), CASES)
 def test_every_report_of_a_job_shows_the_same_headline(
     verdict: str | None,

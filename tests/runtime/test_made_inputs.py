@@ -183,6 +183,7 @@ def generator(op_type: str, given: list[str]) -> ModelProto:
     return model
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("op_type", "given"),
     [

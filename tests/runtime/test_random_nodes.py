@@ -184,6 +184,7 @@ def attention(op_type: str, place: str, opset: int = 17) -> ModelProto:
     )
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("op_type", DRAWS)
 def test_a_cut_is_proven_wherever_numbers_are_drawn(op_type: str, place: str) -> None:

@@ -14,7 +14,7 @@ from tests.broken_nodes import PLACES, broken, operators_with_rules, with_broken
 
 OPERATORS = operators_with_rules()
 EACH, MANY = 1, 24
-"""Broken nodes of each operator in the plain run, others for each, and in the long one."""
+"""Broken nodes of each operator: one, another for each, in a first round, and many in the long run."""
 
 
 def ended(original: ModelProto, smaller: ModelProto) -> str:
@@ -33,6 +33,7 @@ def nodes_of(key: tuple[str, str], each: int) -> list[tuple[str, str, NodeProto]
     return [known[(start + index * step) % len(known)] for index in range(each)]
 
 
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize(
     ("key", "each"),
     [
