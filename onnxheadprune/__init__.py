@@ -19,6 +19,7 @@ from onnxheadprune import errors
 if TYPE_CHECKING:
     from onnxheadprune.api.bench import bench
     from onnxheadprune.api.folder import prune_folder
+    from onnxheadprune.api.inspect import inspect
     from onnxheadprune.api.prune import fuse, plan_pruning, prune
     from onnxheadprune.api.quantize import combine, quantize
     from onnxheadprune.api.recover import recover
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from onnxheadprune.api.validate import validate
     from onnxheadprune.attention.sites.all_sites import Sites
     from onnxheadprune.attention.sites.attention_site import AttentionSite
-    from onnxheadprune.attention.sites.find import inspect
     from onnxheadprune.attention.sites.near_miss import NearMiss
     from onnxheadprune.benchmarking.measure import Ratio
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
@@ -143,6 +143,7 @@ _HOMES = {
         "plan_pruning",
     ),
     "api.folder": ("prune_folder",),
+    "api.inspect": ("inspect",),
     "api.recover": ("recover",),
     "api.quantize": (
         "quantize",
@@ -172,7 +173,6 @@ _HOMES = {
     "reporting.pictures.heads": ("plot_heads",),
     "reporting.pictures.latency": ("plot_latency",),
     "workflow.result": ("PruneResult",),
-    "attention.sites.find": ("inspect",),
     "model.storage.tensors": ("StoredSize",),
     "benchmarking.result": (
         "Benchmark",

@@ -9,6 +9,7 @@ from onnxheadprune.settings.calls import (
     CombineCall,
     FolderCall,
     FuseCall,
+    InspectCall,
     PruneCall,
     QuantizeCall,
     RecoverCall,
@@ -39,4 +40,19 @@ SELECT = Call(
 PLAN = Call("plan_pruning", SelectCall, only="heads neurons experts layers exit cache allow_io_change")
 VALIDATE = Call("validate", ValidateCall)
 BENCH = Call("bench", BenchCall)
-CALLS = (PRUNE, PRUNE_FOLDER, FUSE, RECOVER, QUANTIZE, COMBINE, SCORE, SWEEP, SELECT, PLAN, VALIDATE, BENCH)
+INSPECT = Call("inspect", InspectCall)
+CALLS = (
+    PRUNE,
+    PRUNE_FOLDER,
+    FUSE,
+    RECOVER,
+    QUANTIZE,
+    COMBINE,
+    SCORE,
+    SWEEP,
+    SELECT,
+    PLAN,
+    VALIDATE,
+    BENCH,
+    INSPECT,
+)

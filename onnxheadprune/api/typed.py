@@ -436,3 +436,9 @@ class BenchKeywords(TypedDict, total=False):
     provider: str | Provider
     seed: int
     follow_links: bool
+
+
+class InspectKeywords(TypedDict, total=False):
+    """Keywords of `inspect`."""
+
+    follow_links: bool

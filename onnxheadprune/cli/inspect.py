@@ -22,33 +22,18 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     from onnxheadprune.errors import RefusedError
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.reporting.console import err, out, print_error
-    from onnxheadprune.reporting.sites import (
-        exits_report,
-        layers_report,
-        near_misses,
-        not_analysed,
-        not_loaded,
-        sites_report,
-        vocabulary_report,
-    )
+    from onnxheadprune.reporting.sites import inspection_report
     from onnxheadprune.runtime.loading import why_not_loaded
     from onnxheadprune.workflow.inspection import Inspection
 
     loaded = open_structure(model, follow_links=follow_links)
     found = Inspection.of(loaded, analysis_of(loaded))
     sites, unloadable = found.sites, why_not_loaded(loaded)
-    rows = [
-        *exits_report(found.exits),
-        *vocabulary_report([item.to_dict(found.bytes) for item in found.vocabularies]),
-        *not_analysed(found.failed),
-        *not_loaded(unloadable),
-    ]
     if as_json:
         emit_json(found.to_dict() | {"does_not_load": unloadable})
-    elif sites.known or found.vocabularies:
-        out().print(*sites_report(sites, [*layers_report(found.layers), *rows]), sep="\n")
     else:
-        err().print(*near_misses(sites), *rows, sep="\n")
+        console = out() if sites.known or found.vocabularies else err()
+        console.print(*inspection_report(found, unloadable), sep="\n")
     if sites.known or found.vocabularies:
         return 0
     hint = "; see above for what came close" if sites.near_misses or sites.no_heads or sites.hidden else ""

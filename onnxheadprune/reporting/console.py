@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -73,6 +74,17 @@ def _asked_width() -> int | None:
         return None
     digits = asked.lstrip("0")
     return MOST_WIDTH if len(digits) > 4 else min(max(int(digits), LEAST_WIDTH), MOST_WIDTH)
+
+
+def text_of(rows: Iterable[RenderableType]) -> str:
+    """Rows as text without colors, as wide as standard output."""
+    width = _console(stderr=False).width
+    console = Console(
+        file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False, color_system=None
+    )
+    with console.capture() as captured:
+        console.print(*rows, sep="\n")
+    return captured.get().rstrip("\n")
 
 
 def print_error(message: str) -> None:

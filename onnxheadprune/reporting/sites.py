@@ -18,7 +18,7 @@ from onnxheadprune.model.analysis_errors import NotAnalysed
 from onnxheadprune.model.spelling import count, many, share, size, spelled
 from onnxheadprune.reporting.console import heading, item, row, table
 from onnxheadprune.settings.cutting import UNITS
-from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, LayerSummary
+from onnxheadprune.workflow.inspection import EarlyExit, EarlyExits, Inspection, LayerSummary
 
 if TYPE_CHECKING:
     from onnxheadprune.data.respelled import Spelling
@@ -27,6 +27,26 @@ if TYPE_CHECKING:
 
 WIDE, BAR = 90, 12
 """Columns of a terminal from which there is room for bars, and of the longest bar."""
+
+
+def inspection_report(found: Inspection, unloadable: str | None) -> Iterator[RenderableType]:
+    """All that is known of the structure of a model.
+
+    Args:
+        found: what was found in it.
+        unloadable: why ONNX Runtime does not load it, None where it does.
+    """
+    rows = [
+        *exits_report(found.exits),
+        *vocabulary_report([item.to_dict(found.bytes) for item in found.vocabularies]),
+        *not_analysed(found.failed),
+        *not_loaded(unloadable),
+    ]
+    if found.sites.known or found.vocabularies:
+        yield from sites_report(found.sites, [*layers_report(found.layers), *rows])
+    else:
+        yield from near_misses(found.sites)
+        yield from rows
 
 
 def sites_report(sites: Sites, further: Sequence[RenderableType] = ()) -> Iterator[RenderableType]:

@@ -129,6 +129,13 @@ class ValidateCall(Running):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectCall:
+    """`inspect`."""
+
+    follow_links: FollowLinks = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchCall(Benching):
     """`bench`."""
 

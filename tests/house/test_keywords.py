@@ -17,6 +17,7 @@ from onnxheadprune.api import typed
 from onnxheadprune.api.calls import CALLS
 from onnxheadprune.api.keywords import OBJECTS, Call
 from onnxheadprune.cli import group
+from onnxheadprune.cli import main as run
 from tests import toys
 from tests.conftest import ROOT
 
@@ -49,7 +50,8 @@ def test_help_begins_with_two_examples_and_lists_the_keywords(call: Call[Any]) -
     assert "\n" not in first and examples.count(f"ohp.{call.name}(") == 2
     assert all(f"    {name}: " in text for name in call.keywords)
     for line in examples.splitlines():
-        (example,) = [node for node in ast.walk(ast.parse(line.strip())) if isinstance(node, ast.Call)]
+        calls = [node for node in ast.walk(ast.parse(line.strip())) if isinstance(node, ast.Call)]
+        (example,) = [node for node in calls if ast.unparse(node.func) == f"ohp.{call.name}"]
         call.read({str(item.arg): ast.literal_eval(item.value) for item in example.keywords}, output="x")
 
 
@@ -93,6 +95,14 @@ def test_messages_name_keywords(name: str, keywords: dict[str, Any], sentence: s
 def test_sizes_are_a_number_a_list_or_the_text_of_the_option(value: Any, read: tuple[int, ...]) -> None:
     call = next(call for call in CALLS if call.name == "bench")
     assert call.read({"batch": value}).batch == read
+
+
+def test_sites_print_as_the_table_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    model = ROOT / "sample_models" / "digits_vit.onnx"
+    assert run(["inspect", str(model)]) == 0
+    sites = ohp.inspect(model)
+    assert str(sites).rstrip() == capsys.readouterr().out.rstrip() and isinstance(sites, ohp.Sites)
+    assert repr(sites).startswith("Sites(model=") and "\n" not in repr(sites)
 
 
 def test_an_output_is_a_path() -> None:

@@ -21,26 +21,24 @@ from onnxheadprune.edit.records import units_entry
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.analysis_errors import NotAnalysed, analysing, try_analysis
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.operators import annotated
 
 
 def inspect(model: ModelLike) -> Sites:
     """The attention sites of a model, in graph order of their cores.
 
-    Args:
-        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
-
-    Returns:
-        The sites with head counts, groups and sizes, and the near misses with their reasons.
-
     Raises:
         UsageError: if the path does not exist.
         ModelError: if the file cannot be read as an ONNX model.
     """
-    loaded = open_structure(model)
+    return inspect_loaded(open_structure(model))
+
+
+def inspect_loaded(loaded: LoadedModel) -> Sites:
+    """The attention sites of a model that is read, with the number of its elements."""
     view = view_of(loaded)
-    return replace(sites_of(view, model_name(model)), elements=weights_in(loaded.proto, view))
+    return replace(sites_of(view, loaded.name), elements=weights_in(loaded.proto, view))
 
 
 def view_of(model: ModelProto | LoadedModel) -> GraphView:
