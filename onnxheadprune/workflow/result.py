@@ -95,6 +95,11 @@ class PruneResult(Displayed):
             yield from self.validation.details
 
     @property
+    def verdict(self) -> str:
+        """The verdict of the validation, "skipped" where nothing was compared."""
+        return "skipped" if self.validation is None else self.validation.verdict
+
+    @property
     def headline(self) -> Headline:
         """Whether it is exact, good enough and accepted."""
         validation = None if self.validation is None else self.validation.to_dict()
