@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.deploying.folders.types import FolderRequest, reader_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut
+from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Method
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared, share
+from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Group = TypeVar("Group")
 MEASURED = "measured"
 """The method that measures cuts on the data; without data it goes by the weights."""
+SelectionMethod: TypeAlias = Literal[("measured", *get_args(Method))]  # type: ignore[valid-type]  # one list of methods
 NO_DATA = (MEASURED, "weight", "random")
 """Methods that work without data."""
 
@@ -37,26 +38,15 @@ class PassKeys:
         Share | None,
         Setting("Share of all heads to remove, where nothing else specifies what to remove."),
     ] = 0.25
-    units: Annotated[
-        Literal["heads", "groups"],
+    whole_groups: Annotated[
+        bool,
         Setting(
-            "What is removed at a time: heads, wherever they cost least, or groups: whole KV groups, the same share of"
-            " every layer."
+            "Remove whole KV groups, the same share of every layer, and not heads wherever they cost least."
         ),
-    ] = "heads"
+    ] = False
     method: Annotated[
-        Literal[
-            "measured",
-            "reconstruction",
-            "weight",
-            "activation",
-            "fluctuation",
-            "ablation",
-            "fisher",
-            "taylor",
-            "random",
-        ],
-        Setting("How heads are selected; without data, measured goes by the weights."),
+        SelectionMethod,
+        Setting("How units are selected; without data, measured goes by the weights."),
     ] = "measured"
     runtime: Runtime = None
     accept_inconclusive: AcceptInconclusive = False
@@ -119,7 +109,9 @@ def settings_of(values: Mapping[str, Any], feeds: Data = None) -> Settings:
     cut = _group(Cut, {name: value for name, value in given.items() if name not in declared(PassKeys)})
     specified = [getattr(cut, name) for name in f"{UNITS} {TOKENS} exit {AMOUNT}".split()]
     if all(item is None for item in specified):
-        cut = replace(cut, ratio=own.ratio, method=None if own.method == "measured" else own.method)
+        cut = replace(cut, ratio=own.ratio)
+    if any(getattr(cut, name) is not None for name in AMOUNT.split()) and own.method != MEASURED:
+        cut = replace(cut, method=own.method)
     settings = Settings(cut, _group(Running, given), own, feeds)
     if len(settings.given_inputs) > 1:
         raise UsageError("data and data_config are mutually exclusive")
@@ -132,27 +124,9 @@ def _group(group: type[Group], values: Mapping[str, Any]) -> Group:
 
 def _value(item: Declared, value: Any) -> Any:
     """A value in the type of its setting. Olive makes a path of a word, where there is a file of that name."""
-    if item.setting.parse is not None:
-        return item.setting.parse(str(value)) if isinstance(value, str | Path) else value
-    if item.words:
-        word = Path(value).name
-        if word not in item.words:
-            raise UsageError(f"{item.name} must be {', '.join(item.words)}, not {word!r}")
-        return word
-    if isinstance(item.bounds, Shares):
-        value = _share(value)
-    if item.kind in (int, float):
-        item.check(value)
-    if item.name == "provider":
-        return Path(value).name
-    return Path(value) if item.kind is Path else value
-
-
-def _share(value: Any) -> Any:
-    try:
-        return share(value)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    if isinstance(value, Path) and item.kind is not Path and item.name != "data":
+        value = value.name
+    return item.read(value)
 
 
 @dataclass(frozen=True)
@@ -197,7 +171,7 @@ def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
 def _request(settings: Settings, data: Data, output: Path) -> Request:
     choice, own, running = Choice.of(settings.cut), settings.own, settings.running
     wish = choice.wish
-    if wish is not None and own.units == "groups":
+    if wish is not None and own.whole_groups:
         limits = replace(wish.limits, uniform=True, whole_groups=True)
         choice = replace(choice, wish=replace(wish, limits=limits))
     return Request.of(

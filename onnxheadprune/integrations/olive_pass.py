@@ -36,7 +36,7 @@ LOG = logging.getLogger("olive.onnxheadprune")
 """A child of Olive's own, so that its log level holds."""
 SEARCHED: dict[str, tuple[object, ...]] = {
     "ratio": (0.125, 0.25, 0.375, 0.5),
-    "units": PARAMETERS["units"].words,
+    "whole_groups": (False, True),
     "method": (MEASURED, "reconstruction"),
 }
 """What a search tries, unless given."""

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from onnxheadprune.settings.setting import CHANGES, DISPLAY, EXECUTION, OUTPUT, Setting, excludes, requires
 
 Beside: TypeAlias = Literal["auto", "always", "never"]
-RuntimeName: TypeAlias = Literal[
-    "sentence-transformers",
-    "optimum",
-    "transformers.js",
-    "genai",
-    "tei",
-    "fastembed",
-    "openvino",
-    "ort",
-]
+RUNTIMES: Mapping[str, str] = {
+    "sentence-transformers": "sentence_transformers",
+    "optimum": "optimum",
+    "transformers.js": "transformers_js",
+    "genai": "genai",
+    "tei": "text_embeddings_inference",
+    "fastembed": "fastembed",
+    "openvino": "openvino",
+    "ort": "onnx_runtime",
+}
+"""All runtimes by name, with the file of `deploying/clients` that has the `CLIENT`."""
+RuntimeName: TypeAlias = Literal[tuple(RUNTIMES)]  # type: ignore[valid-type]  # type checkers read api/typed.py
+
+
+_LISTED = f"{', '.join([*RUNTIMES][:-1])} or {[*RUNTIMES][-1]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +92,7 @@ AcceptInconclusive = Annotated[
 Runtime = Annotated[
     RuntimeName | None,
     Setting(
-        f"The runtime or library that loads the folder: {', '.join(get_args(RuntimeName)[:-1])} or"
-        f" {get_args(RuntimeName)[-1]}. Cuts that it cannot express are refused, targets are met within those that it"
+        f"The runtime or library that loads the folder: {_LISTED}. Cuts that it cannot express are refused, targets are met within those that it"
         " can, and its configuration is updated.",
         metavar="RUNTIME",
         section=CHANGES,

@@ -15,10 +15,11 @@ import pytest
 from onnxheadprune import RefusedError
 from onnxheadprune.choosing.allocate import Limits, allocate
 from onnxheadprune.choosing.scoring.moves import merged, path_by_worth, ways_of
-from onnxheadprune.deploying.clients.all import CLIENTS, client_named
+from onnxheadprune.deploying import clients
+from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
 from onnxheadprune.deploying.clients.layers import described
-from onnxheadprune.settings.writing import RuntimeName
+from onnxheadprune.settings.writing import RUNTIMES, RuntimeName
 from tests import toys, toys_scores
 from tests.conftest import ROOT, Outcome
 from tests.deploying import exports
@@ -45,7 +46,11 @@ def followed(name: str, deployment: Deployment) -> dict[str, Any]:
 
 
 def test_the_command_line_knows_all_clients() -> None:
-    assert set(get_args(RuntimeName)) == set(CLIENTS)
+    files = {
+        path.stem for path in Path(clients.__file__).parent.glob("*.py") if "\nCLIENT = " in path.read_text()
+    }
+    assert files == set(RUNTIMES.values()) and get_args(RuntimeName) == tuple(RUNTIMES)
+    assert [client_named(name).name for name in RUNTIMES] == [*RUNTIMES]
 
 
 LLAMA = {"model_type": "llama", "num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 64}
@@ -74,7 +79,7 @@ def test_the_fields_that_optimum_computes_caches_from(config: dict[str, Any], af
 
 
 def test_nothing_follows_where_no_cache_gets_narrower() -> None:
-    for client in CLIENTS.values():
+    for client in map(client_named, RUNTIMES):
         assert client.changes(cut(LLAMA, (), ())) == ()
 
 

@@ -17,9 +17,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from onnxheadprune import UsageError, inspect, validate
-from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.choosing.scoring.scores import METHODS
 from onnxheadprune.integrations import olive
 from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, cut, default_of, settings_of, type_of
+from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.setting import declared
 from tests import toys_scores
 from tests.conftest import ROOT
@@ -58,7 +59,7 @@ def test_methods_take_the_share_of_heads_that_is_asked_for(method: str, tmp_path
     assert sum(map(len, outcome.heads.values())) == round(total * 0.25)
 
 
-def test_units_say_what_goes_at_a_time(tmp_path: Path) -> None:
+def test_whole_groups_are_the_same_share_of_every_layer(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     uneven = toys_scores.stack(heads=4, kv_heads=4)
     names = {tensor.name: tensor for tensor in uneven.graph.initializer}
@@ -68,17 +69,17 @@ def test_units_say_what_goes_at_a_time(tmp_path: Path) -> None:
     names[weak].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array), weak))
     onnx.save(uneven, model)
     found = {}
-    for units in PARAMETERS["units"].words:
-        settings = settings_of({"ratio": 0.25, "units": units, "method": "weight"})
-        found[units] = cut(model, tmp_path / f"{units}.onnx", settings).heads
-    assert {len(gone) for gone in found["groups"].values()} == {1}
-    assert sum(map(len, found["heads"].values())) == sum(map(len, found["groups"].values()))
+    for whole in (False, True):
+        settings = settings_of({"ratio": 0.25, "whole_groups": whole, "method": "weight"})
+        found[whole] = cut(model, tmp_path / f"{whole}.onnx", settings).heads
+    assert {len(gone) for gone in found[True].values()} == {1}
+    assert sum(map(len, found[False].values())) == sum(map(len, found[True].values()))
 
 
 def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
     for wrong in (
         {"ratio": 1.5},
-        {"ratio": 0.5, "units": "layers"},
+        {"ratio": 0.5, "units": "pairs"},
         {"ratio": 0.5, "method": "dice"},
         {"target_speedup": 150.0},
     ):
@@ -143,5 +144,7 @@ def test_the_page_shows_settings_that_exist() -> None:
     assert set(prune) <= {*PARAMETERS, "data_config"}
     for name in (*declared(PassKeys), "data_config"):
         assert f"`{name}`" in page, f"the page says nothing of {name}"
-    assert set(PARAMETERS["method"].words) == {"measured", *AttentionSite.METHODS}
+    assert set(PARAMETERS["method"].words) == {"measured", *METHODS}
+    assert PARAMETERS["units"] == declared(Cut)["units"]
+    assert settings_of({"keep": 3, "method": "weight"}).cut.method == "weight"
     assert all(method in page for method in PARAMETERS["method"].words)

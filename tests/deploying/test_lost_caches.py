@@ -11,9 +11,10 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError
-from onnxheadprune.deploying.clients.all import CLIENTS, client_named
+from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.clients.contract import CachedSite, Deployment, FileFacts
 from onnxheadprune.deploying.clients.layers import described
+from onnxheadprune.settings.writing import RUNTIMES
 from tests import toys_layers
 from tests.conftest import Outcome
 from tests.deploying import exports
@@ -77,7 +78,8 @@ def test_a_number_that_is_not_that_of_the_caches_is_refused(client: str, config:
 
 
 def test_nothing_follows_where_none_goes_or_nobody_counts() -> None:
-    for name, client in CLIENTS.items():
+    for name in RUNTIMES:
+        client = client_named(name)
         assert client.changes(lost(LLAMA, False, False)) == ()
         if name not in COUNTING:
             assert client.changes(lost(LLAMA, True, False)) == ()

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError, inspect, prune_folder
-from onnxheadprune.deploying.clients.all import CLIENTS
+from onnxheadprune.settings.writing import RUNTIMES
 from tests import toys, toys_nbits, toys_scores, toys_seq2seq
 from tests.conftest import Outcome
 from tests.deploying import exports
@@ -211,7 +211,7 @@ def test_the_networks_of_a_folder_share_the_time_of_the_call(command: Command, t
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("client", sorted(CLIENTS.keys() - {"genai"}))
+@pytest.mark.parametrize("client", sorted(RUNTIMES.keys() - {"genai"}))
 def test_no_client_asks_for_widths(client: str, command: Command, tmp_path: Path) -> None:
     """Caches stay as they are, so nothing follows; a width that the configuration tells is named."""
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"

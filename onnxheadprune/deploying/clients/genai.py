@@ -63,4 +63,4 @@ def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     return (*changes, *counted(cut, TITLE, place))
 
 
-GENAI = Client("genai", TITLE, check=_check, changes=_changes)
+CLIENT = Client("genai", TITLE, check=_check, changes=_changes)

@@ -65,4 +65,4 @@ def _set(way: tuple[str, ...], config: Json, values: Json) -> tuple[ConfigChange
     )
 
 
-OPTIMUM = Client("optimum", TITLE, even_caches=True, changes=_changes)
+CLIENT = Client("optimum", TITLE, even_caches=True, changes=_changes)

@@ -66,4 +66,4 @@ def _announced(beside: list[FileFacts], before: Any) -> Any:
     return True
 
 
-TRANSFORMERS_JS = Client("transformers.js", "transformers.js", check=_check, changes=_changes, data_name=DATA)
+CLIENT = Client("transformers.js", "transformers.js", check=_check, changes=_changes, data_name=DATA)

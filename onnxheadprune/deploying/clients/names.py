@@ -1,0 +1,6 @@
+"""Names of files that runtimes look for."""
+
+from __future__ import annotations
+
+EXPECTED = ("model.onnx", "onnx/model.onnx")
+"""Where encoders are looked for; text-embeddings-inference loads the first one that is there."""
