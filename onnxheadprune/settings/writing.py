@@ -92,8 +92,8 @@ AcceptInconclusive = Annotated[
 Runtime = Annotated[
     RuntimeName | None,
     Setting(
-        f"The runtime or library that loads the folder: {_LISTED}. Cuts that it cannot express are refused, targets are met within those that it"
-        " can, and its configuration is updated.",
+        f"The runtime or library that loads the folder: {_LISTED}. Cuts that it cannot express are refused, targets are"
+        " met within those that it can, and its configuration is updated.",
         metavar="RUNTIME",
         section=CHANGES,
         also="for client target",
