@@ -17,7 +17,6 @@ from onnxheadprune.api.typed import (
 )
 from onnxheadprune.attention.io_changes import Contract
 from onnxheadprune.attention.planning import plan_of
-from onnxheadprune.attention.unit_specs import combined
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import LoadedModel, ModelLike
@@ -129,8 +128,7 @@ def plan_pruning(model: ModelLike, **settings: Unpack[PlanPruningKeywords]) -> P
         ModelError: if the model cannot be read.
     """
     given = calls.PLAN.read(settings)
-    spec = combined(given.heads, {"neurons": given.neurons, "experts": given.experts}, given.layers)
-    contract = Contract(given.cache, given.allow_io_change)
+    spec, contract = Choice.of(given).heads, Contract(given.cache, given.allow_io_change)
     return plan_of(model, {} if spec is None else spec, contract, given.exit)
 
 

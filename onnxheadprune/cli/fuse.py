@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.inputs import read_data
+from onnxheadprune.settings.calls import FuseMode
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.setting import CHANGES, Setting
 from onnxheadprune.settings.writing import Checking, DryRun, Json, Model, Report, Target
 
 
@@ -18,14 +16,7 @@ def fuse(
     target: Target,
     running: Running,
     checking: Checking,
-    mode: Annotated[
-        Literal["contrib", "onnx", "auto"],
-        Setting(
-            "ONNX Runtime's own operators (contrib), the standard Attention (onnx), or the fastest on this machine"
-            " (auto).",
-            section=CHANGES,
-        ),
-    ] = "contrib",
+    mode: FuseMode = "contrib",
     dry_run: DryRun = False,
     report: Report = None,
     as_json: Json = False,

@@ -10,9 +10,10 @@ import click
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.inputs import read_data, subject_of
 from onnxheadprune.cli.presenting import Presentation
-from onnxheadprune.settings.cutting import Scoring, Unit, unit_kinds
+from onnxheadprune.settings.calls import ScoredUnits
+from onnxheadprune.settings.cutting import Scoring
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.setting import OUTPUT, SELECTION, Setting, excludes, requires
+from onnxheadprune.settings.setting import OUTPUT, Setting, excludes, requires
 from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
 if TYPE_CHECKING:
@@ -24,16 +25,7 @@ def score(
     model: Model,
     scoring: Scoring,
     running: Running,
-    units: Annotated[
-        tuple[Unit, ...],
-        Setting(
-            'What is scored: "heads", "neurons" of feed-forward blocks, "experts" of mixtures, or several with commas'
-            " between.",
-            metavar="KINDS",
-            parse=unit_kinds,
-            section=SELECTION,
-        ),
-    ] = ("heads",),
+    units: ScoredUnits = ("heads",),
     output: Annotated[
         Path | None,
         Setting(
