@@ -107,24 +107,28 @@ class Displayed:
         return html_of(self.facts())
 
 
-def html_of(facts: Facts | Part, most: int | None = MOST_ROWS) -> str:
-    """A result, or a part of one, as HTML.
+def html_of(facts: Facts | Table) -> str:
+    """A result, or a table alone, as HTML for a notebook, with the first rows of long tables."""
+    return _html(facts, on_page=False)
 
-    Args:
-        facts: what it says.
-        most: rows that are shown of a table; None shows all.
-    """
-    if not isinstance(facts, Facts):
-        return _part(facts, most)
+
+def page_html(facts: Facts | Table) -> str:
+    """The same for a page, whose tables are whole, can be sorted and scroll by themselves."""
+    return _html(facts, on_page=True)
+
+
+def _html(facts: Facts | Table, on_page: bool) -> str:
+    if isinstance(facts, Table):
+        return _table(facts, "", on_page)
     answer = f" {_word(facts.answer, facts.state)}" if facts.answer else ""
-    body = "".join(_part(part, most) for part in (*facts.parts, *facts.details))
+    body = "".join(_part(part, facts.title, on_page) for part in (*facts.parts, *facts.details))
     return f'<div style="margin:0.3em 0"><div><b>{_text(facts.title)}</b>{answer}</div>{body}</div>'
 
 
-def _part(part: Part, most: int | None) -> str:
+def _part(part: Part, title: str, on_page: bool) -> str:
     if isinstance(part, Fact):
         return f"<div><b>{_text(part.label)}</b> {_word(part.text, part.state)}</div>"
-    return _figures(part) if isinstance(part, Figures) else _table(part, most)
+    return _figures(part) if isinstance(part, Figures) else _table(part, title, on_page)
 
 
 def _word(text: str, state: State) -> str:
@@ -144,8 +148,8 @@ def _figures(part: Figures) -> str:
     return f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
-def _table(part: Table, most: int | None) -> str:
-    """A table with names of columns; long ones are cut off, with the number of rows."""
+def _table(part: Table, title: str, on_page: bool) -> str:
+    """A table with names of columns; in a notebook long ones are cut off, with the number of rows."""
     if not part.rows:
         return ""
     sides = [_RIGHT if column in part.numeric else _LEFT for column in part.columns]
@@ -153,14 +157,21 @@ def _table(part: Table, most: int | None) -> str:
         f'<th scope="col" style="{side}">{_text(name)}</th>' if name else "<td></td>"
         for name, side in zip(part.columns, sides, strict=True)
     )
+    shown = part.rows if on_page else part.rows[:MOST_ROWS]
     lines = []
-    for cells in part.rows[:most]:
+    for cells in shown:
         pairs = zip(cells, sides, strict=True)
         lines.append("".join(f'<td style="{side}">{_cell(cell)}</td>' for cell, side in pairs))
     body = "".join(f"<tr>{cells}</tr>" for cells in lines)
-    rest = 0 if most is None else len(part.rows) - most
+    rest = len(part.rows) - len(shown)
     more = f"<div>and {rest} more</div>" if rest > 0 else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+    if not on_page:
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+    label = _text(f"{title}: {', '.join(part.columns[:3])}".removeprefix(": "))
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table class="sortable">'
+        f'<caption class="hidden">{label}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
 
 
 def _squares(cell: Squares) -> str:

@@ -172,7 +172,7 @@ def _result(exact: Answer, gates: Sequence[Gate], failed: str | None, warning: s
         # Limits on the outputs are quoted where the model is not good enough.
         others = [gate.sentence for gate in broken if gate.name not in QUALITY]
         return Answer("rejected", "bad", "; ".join([count, *others]))
-    found = Answer("no limits given", "open", "set limits to have it accepted or rejected")
+    found = Answer("no limits given", "open", "limits are for validate and jobs")
     if gates:
         kept = "the limit is" if len(gates) == 1 else f"all {len(gates)} limits are"
         found = Answer("accepted", "good", f"{kept} kept")

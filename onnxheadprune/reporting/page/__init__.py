@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.display import html_of
+from onnxheadprune.model.display import page_html
 from onnxheadprune.model.spelling import escaped
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.reporting.page.documents import Document, Documents, Shipped, read_documents
@@ -69,7 +69,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["html"] = lambda said: Markup(html_of(said, most=None))
+    made.filters["html"] = lambda said: Markup(page_html(said))
     return made
 
 
