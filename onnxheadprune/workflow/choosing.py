@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.main_graph_copy import first_tokens, main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
@@ -27,13 +28,14 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.training.checkpoint import beside
-from onnxheadprune.training.recover import Recovering
 from onnxheadprune.workflow.choice.chosen import Chosen, Trial
 from onnxheadprune.workflow.choice.completing import completed, drift, named
 from onnxheadprune.workflow.choice.cutting import Cutter, Trying
 from onnxheadprune.workflow.choice.latency import by_latency, smallest_reaching, speedups
 from onnxheadprune.workflow.requests import Request
+
+if TYPE_CHECKING:
+    from onnxheadprune.training.recover import Recovering
 
 ROUNDING = 1e-3
 """Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
@@ -102,6 +104,9 @@ def _recovering(request: Request) -> Recovering | None:
     choice, output = request.choice, request.writing.output
     if choice.recover is None:
         return None
+    from onnxheadprune.training.checkpoint import beside
+    from onnxheadprune.training.recover import Recovering
+
     trains_many = choice.wish is not None and choice.wish.max_drift is not None
     state = None if output is None or trains_many else beside(output)
     return Recovering(choice.recover, request.run.seed, state, choice.resume)

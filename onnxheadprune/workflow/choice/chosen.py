@@ -14,10 +14,10 @@ from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.display import one_line
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import many
-from onnxheadprune.training.result import Recovery
 
 if TYPE_CHECKING:
     from onnxheadprune.choosing.wishes import Wish
+    from onnxheadprune.training.result import Recovery
 
 
 @dataclass(frozen=True)

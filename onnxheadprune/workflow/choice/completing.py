@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.unit_specs import resolve_units
@@ -16,11 +17,12 @@ from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.feeds.generate import narrowed
 from onnxheadprune.runtime.feeds.samples import Sample
-from onnxheadprune.training.recover import Recovering, recover
-from onnxheadprune.training.result import Recovery
-from onnxheadprune.training.subject import Subject
 from onnxheadprune.workflow.choice.chosen import Chosen
 from onnxheadprune.workflow.choice.cutting import Cutter
+
+if TYPE_CHECKING:
+    from onnxheadprune.training.recover import Recovering
+    from onnxheadprune.training.result import Recovery
 
 NOT_WRITTEN = "measured drift after trial refits, none of which could be written"
 """The basis of a choice whose refit left all weights unchanged."""
@@ -176,6 +178,9 @@ def _worth_it(cutter: Cutter, chosen: Chosen) -> Chosen:
 
 def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
     """Return a cut after training."""
+    from onnxheadprune.training.recover import recover
+    from onnxheadprune.training.subject import Subject
+
     assert cutter.learn is not None and cutter.held is not None and chosen.plan is not None
     cut = cutter.cut(chosen)
     subject = Subject(

@@ -7,6 +7,7 @@ import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,17 +26,18 @@ from onnxheadprune.data.drift import Evidence, Measure
 from onnxheadprune.data.splicing import MOST_WORK
 from onnxheadprune.edit import apply
 from onnxheadprune.errors import UsageError
-from onnxheadprune.fusion.fuse import fuse
-from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.load import LARGE, LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.memory_turns import Turns
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.training.budget import Budget
-from onnxheadprune.training.recover import Recovering, require_recoverable, split_for_recovery
 from onnxheadprune.workflow.choice.chosen import Chosen
+
+if TYPE_CHECKING:
+    from onnxheadprune.fusion.result import FuseMode
+    from onnxheadprune.training.budget import Budget
+    from onnxheadprune.training.recover import Recovering
 
 REFIT_SHARE = 0.4
 """Part of the time that is left of a call which a refit may take, if it wants that much."""
@@ -118,6 +120,8 @@ class Cutter:
         if trying.recovering is not None:
             if self.data is None:
                 raise UsageError("a recovery needs data; give it with --data")
+            from onnxheadprune.training.recover import require_recoverable, split_for_recovery
+
             require_recoverable(self.view, require_main_output(self.view), self.data, trying.recovering)
             self.learn, self.held = split_for_recovery(self.data)
             given = trying.given
@@ -213,6 +217,8 @@ class Cutter:
         cut = self.cut(self.planned(Chosen(selection)))
         if self.trying.fuse in ("none", "auto"):
             return cut
+        from onnxheadprune.fusion.fuse import fuse
+
         return cut.changed(fuse(cut.proto, self.trying.fuse, self.model.name)[0])
 
     @functools.cached_property
