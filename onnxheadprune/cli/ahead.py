@@ -1,4 +1,4 @@
-"""Dry runs: check that outputs can be written and the model can run, and plan the cut. Loaded for --dry-run only."""
+"""The plan of a dry run. Loaded for --dry-run only."""
 
 from __future__ import annotations
 
@@ -12,27 +12,6 @@ if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.model.storage.tensors import StoredSize
     from onnxheadprune.workflow.requests import Request
-
-
-def check_ahead(model: Path | LoadedModel, request: Request) -> None:
-    """Check that the outputs of a dry run can be written, and that its provider is available.
-
-    Raises:
-        UsageError: if the output or the backup cannot be written.
-        ProviderError: if the provider does not run here.
-    """
-    from onnxheadprune.model.load import open_structure
-    from onnxheadprune.model.save import check_backup, check_target
-    from onnxheadprune.runtime.providers import AUTO, resolve_provider
-
-    target, backup = request.writing.output, request.writing.backup
-    if target is not None:
-        loaded = open_structure(model)
-        place = check_target(target, loaded, in_place=backup is not None)
-        if backup is not None:
-            check_backup(backup, place, loaded)
-    if request.run.provider.lower() != AUTO:
-        resolve_provider(request.run.provider)
 
 
 @dataclass(frozen=True)

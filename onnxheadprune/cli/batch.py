@@ -33,7 +33,7 @@ def batch(
             "The folder for the pruned models [default: DIR.pruned].",
             metavar="OUTDIR",
             flags="-o --output",
-            creates=True,
+            creates="*",
             section=OUTPUT,
         ),
     ] = None,

@@ -37,7 +37,7 @@ def bench(
     ] = None,
     csv_path: Annotated[
         Path | None,
-        Setting("Also write the numbers as CSV.", metavar="FILE", flags="--csv", creates=True),
+        Setting("Also write the numbers as CSV.", metavar="FILE", flags="--csv", creates=".csv"),
     ] = None,
     markdown: Annotated[
         Path | None,
@@ -45,12 +45,14 @@ def bench(
             "Also write the latencies as a Markdown table.",
             metavar="FILE",
             flags="--export-markdown",
-            creates=True,
+            creates=".md .markdown",
         ),
     ] = None,
     plot: Annotated[
         Path | None,
-        Setting("Also plot latency against sizes (.png, .svg, .pdf).", metavar="FILE", creates=True),
+        Setting(
+            "Also plot latency against sizes (.png, .svg, .pdf).", metavar="FILE", creates=".png .svg .pdf"
+        ),
     ] = None,
     follow_links: FollowLinks = False,
     as_json: Json = False,

@@ -1,6 +1,6 @@
 """Files of a command: what it reads exists, and each file that it would make is free, and none that it reads.
 
-What a command reads and makes follows from its parameters: options of the type `OUTPUT` name files that it makes,
+What a command reads and makes follows from its parameters: options of the type `Output` name files that it makes,
 those of the type `FILE` and `--data` name what it reads, whatever else is text may name a file too, and its arguments
 are models, with the weights beside them.
 """
@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxheadprune.cli.deriving import FILE, Output
+from onnxheadprune.cli.deriving import FILE, SPELLED, Output
 from onnxheadprune.settings.inputs import RANDOM
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ def guarded(command: click.Command) -> click.Command:
 
     @functools.wraps(work)
     def callback(**values: object) -> object:
+        from onnxheadprune.model.storage.claims import replacing
         from onnxheadprune.model.storage.folder import one_call
 
-        _check(click.get_current_context())
-        with one_call():
+        context = click.get_current_context()
+        with one_call(), replacing(bool(context.params.get("force"))):
+            _check(context)
             return work(**values)
 
     command.callback = callback
@@ -69,48 +72,40 @@ def _require_inputs(context: click.Context) -> None:
 
 
 def _makings(context: click.Context) -> Iterator[Making]:
+    from onnxheadprune.model.save import Outputs
     from onnxheadprune.model.storage.claims import Making
 
     given = context.params
-    model = given.get("model")
+    model, pattern = given.get("model"), given.get("data_name")
+    kind = _kind(given)
     if given.get("in_place") and model is not None:
-        yield Making("the output", model, kind="model", replaces="MODEL")
-        yield from _named_data(model, given)
+        spelled = "", context.meta.get(f"{SPELLED}backup", "")
+        yield from replace(
+            Outputs.of(model, given["backup"], pattern), original="MODEL", spelled=spelled
+        ).makings()
     for option in context.command.params:
-        path = given.get(option.name or "")
-        if not isinstance(option.type, Output) or path is None:
+        path, typed = given.get(option.name or ""), context.meta.get(f"{SPELLED}{option.name}", "")
+        if not isinstance(option.type, Output) or path is None or option.name == "backup":
             continue
-        what = max(option.opts, key=len)
-        spelled = context.meta.get(f"onnxheadprune.spelled.{option.name}", "")
-        if option.name == "backup":
-            yield Making("the backup", path, spelled, "new", copy_of=model, replaces="MODEL")
-        elif option.name == "output":
-            kind = _kind(given)
-            yield Making("the output", path, spelled, kind)
-            yield from _beside(path, given)
-            if kind == "model":
-                yield from _named_data(path, given)
+        if option.name != "output":
+            yield Making(max(option.opts, key=len), path, typed, suffixes=option.type.suffixes)
+        elif kind == "model":
+            beside = tuple(_beside(path, given))
+            yield from replace(Outputs.of(path, None, pattern, beside), spelled=(typed, "")).makings()
         else:
-            yield Making(what, path, spelled)
+            suffixes = option.type.suffixes if kind == "file" else ()
+            yield Making("the output", path, typed, kind, copy_of=model, suffixes=suffixes)
+            yield from _beside(path, given)
 
 
-def _kind(given: Mapping[str, object]) -> Literal["folder", "model", "file"]:
+def _kind(given: Mapping[str, object]) -> Literal["folder", "new folder", "model", "file"]:
     """Return what the output is: many models make a folder."""
     model = given.get("model")
-    is_export = isinstance(model, Path) and model.is_dir() and "runtime" in given
-    if "folder" in given or is_export:
+    if isinstance(model, Path) and model.is_dir() and "runtime" in given:
+        return "new folder"
+    if "folder" in given:
         return "folder"
     return "model" if "external_data" in given or "when" in given else "file"
-
-
-def _named_data(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
-    """The file with weights that has a name of its own."""
-    from onnxheadprune.model.storage.claims import Making
-    from onnxheadprune.model.storage.names import named_data
-
-    pattern = given.get("data_name")
-    if isinstance(pattern, str):
-        yield Making("--data-name", output.with_name(named_data(output, pattern)), kind="data")
 
 
 def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:

@@ -28,7 +28,7 @@ def combine(
             "Where to write the better of both orders, if at all.",
             metavar="OUT",
             flags="-o --output",
-            creates=True,
+            creates=".onnx",
             section=OUTPUT,
         ),
     ] = None,
@@ -37,7 +37,12 @@ def combine(
     external_data: ExternalData = "auto",
     markdown: Annotated[
         Path | None,
-        Setting("Also write the table as Markdown.", metavar="FILE", flags="--export-markdown", creates=True),
+        Setting(
+            "Also write the table as Markdown.",
+            metavar="FILE",
+            flags="--export-markdown",
+            creates=".md .markdown",
+        ),
     ] = None,
     report: Report = None,
     as_json: Json = False,
@@ -48,7 +53,7 @@ def combine(
     activations and refits of the rest.
     """
     from onnxheadprune.model.markdown import markdown_of
-    from onnxheadprune.model.storage.folder import write_text
+    from onnxheadprune.model.storage.folder import write_markdown
     from onnxheadprune.reporting.console import err, rows_of
     from onnxheadprune.reporting.page import save_page
     from onnxheadprune.reporting.progress import progress_on
@@ -70,7 +75,7 @@ def combine(
         document = {**result.to_dict(), "run": run_record()}
         with presentation.prepared():
             if markdown is not None:
-                write_text(markdown, markdown_of(result.facts()))
+                write_markdown(markdown, markdown_of(result.facts()))
             if report is not None:
                 save_page(report, document)
         if as_json:

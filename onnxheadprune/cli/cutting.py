@@ -87,13 +87,18 @@ def stages_of(request: Request) -> Iterator[Stage]:
 
 
 def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
-    from onnxheadprune.cli.ahead import check_ahead, plan_ahead
+    from onnxheadprune.cli.ahead import plan_ahead
+    from onnxheadprune.model.load import open_structure
     from onnxheadprune.reporting.plan import answer_report, fusion_rows, plan_details
+    from onnxheadprune.runtime.providers import AUTO, resolve_provider
     from onnxheadprune.validation.headline import headline_of
     from onnxheadprune.validation.summary import result_of
+    from onnxheadprune.workflow.pipeline import claimed
     from onnxheadprune.workflow.requests import Proving, Writing
 
-    check_ahead(model, request)
+    claimed(open_structure(model), request)
+    if request.run.provider.lower() != AUTO:
+        resolve_provider(request.run.provider)
     told = request.writing.output
     would: dict[str, object] = {} if told is None else {"would_write": str(told)}
     presentation, result = Presentation(), None

@@ -25,26 +25,31 @@ from onnxheadprune.settings.setting import (
     parameters,
     share,
 )
-from onnxheadprune.settings.writing import Loudness
+from onnxheadprune.settings.writing import Loudness, Replacing
 
 Work = Callable[..., int]
 FILE = click.Path(path_type=Path, readable=False)
 """Existence is checked where the file is read, with a better sentence than click's."""
 
 
+SPELLED = "onnxheadprune.spelled."
+"""Precedes the name of an option in the context: how its path was written."""
+
+
 class Output(click.Path):
     """A file that a command makes; `claiming` checks all of them."""
+
+    def __init__(self, suffixes: str) -> None:
+        super().__init__(path_type=Path, readable=False)
+        self.suffixes = () if suffixes == "*" else tuple(suffixes.split())
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path; what was written is kept in the context, since a path forgets a trailing slash."""
         if os.fspath(value) == "-":
             self.fail("- would be standard output; files are only written whole, so name one", param, ctx)
         if ctx is not None and param is not None:
-            ctx.meta[f"onnxheadprune.spelled.{param.name}"] = os.fspath(value)
+            ctx.meta[f"{SPELLED}{param.name}"] = os.fspath(value)
         return super().convert(value, param, ctx)
-
-
-OUTPUT = Output(path_type=Path, readable=False)
 
 
 if TYPE_CHECKING:
@@ -250,6 +255,8 @@ def command(
         settings: dict[str, Declared] = {}
         for key, item in taken.items():
             settings |= {key: item} if isinstance(item, Declared) else declared(item)
+        if any(item.setting.creates for item in settings.values()):
+            settings |= declared(Replacing)
         settings |= declared(Loudness)
 
         @functools.wraps(work)
@@ -317,7 +324,7 @@ def _type(item: Declared) -> click.ParamType[Any]:
     if item.words:
         return click.Choice(item.words)
     if kind is Path:
-        return OUTPUT if item.setting.creates else FILE
+        return Output(item.setting.creates) if item.setting.creates else FILE
     if kind in (int, float):
         low = bounds.ge if bounds.gt is None else bounds.gt
         high = bounds.le if bounds.lt is None else bounds.lt

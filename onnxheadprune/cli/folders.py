@@ -33,7 +33,6 @@ def prune_export(
     Returns:
         The exit code.
     """
-    from onnxheadprune.model.storage.assembly import check_folder
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.folder import folder_report
     from onnxheadprune.reporting.page import save_page
@@ -42,8 +41,6 @@ def prune_export(
     told = None if request.writing.output is None else Path(request.writing.output)
     ahead = told if dry_run else None
     if dry_run:
-        if told is not None:
-            check_folder(told, folder)
         request = replace(request, writing=replace(request.writing, output=None))
     asked = FolderRequest(
         request,

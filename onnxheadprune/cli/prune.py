@@ -23,7 +23,7 @@ Heatmap = Annotated[
     Setting(
         "Plot of the scores of heads, and which are removed: .png or .svg.",
         metavar="FILE",
-        creates=True,
+        creates=".png .svg .pdf",
         rules=(requires(AMOUNT),),
     ),
 ]

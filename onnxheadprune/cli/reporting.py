@@ -16,7 +16,7 @@ def report(
     results: Annotated[tuple[Path, ...], Setting("Documents that were saved with --json.", argument=True)],
     output: Annotated[
         Path,
-        Setting("Where to write the page.", metavar="OUT.html", flags="-o --output", creates=True),
+        Setting("Where to write the page.", metavar="OUT.html", flags="-o --output", creates=".html .htm"),
     ],
     as_json: Json = False,
 ) -> int:

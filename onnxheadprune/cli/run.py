@@ -37,7 +37,7 @@ def run(
         Setting(
             "Also write steps and limits as JUnit XML.",
             metavar="FILE",
-            creates=True,
+            creates=".xml",
             rules=(excludes("schema"),),
         ),
     ] = None,

@@ -29,16 +29,16 @@ def score(
     output: Annotated[
         Path | None,
         Setting(
-            "Where to write the scores: FILE.csv as a table, else JSON.",
+            "Where to write the scores: FILE.csv as a table, FILE.json with what they were measured on.",
             metavar="FILE",
             flags="-o --output",
-            creates=True,
+            creates=".json .csv",
             section=OUTPUT,
         ),
     ] = None,
     heatmap: Annotated[
         Path | None,
-        Setting("Plot of sites and heads: FILE.png or FILE.svg.", metavar="FILE", creates=True),
+        Setting("Plot of sites and heads: FILE.png or FILE.svg.", metavar="FILE", creates=".png .svg .pdf"),
     ] = None,
     follow_links: FollowLinks = False,
     as_json: Json = False,
@@ -64,8 +64,6 @@ def score(
     provider = running.provider
     if heatmap is not None:
         check_picture(heatmap)
-    if output is not None:
-        _check_folder(output)
     effect = measure_of(scoring.drift)
     if heatmap is not None and not set(units) >= HEADS_ALONE:
         raise click.UsageError("--heatmap is a plot of heads; score them too", click.get_current_context())
@@ -122,9 +120,3 @@ def _leader_of(folder: Path, follow_links: bool) -> LoadedModel:
     return match.networks[0].leader.loaded
 
 
-def _check_folder(output: Path) -> None:
-    """Raise a UsageError if the folder of the output is missing; checked before long work."""
-    from onnxheadprune.errors import UsageError
-
-    if not output.parent.is_dir():
-        raise UsageError(f"the folder {output.parent} does not exist")

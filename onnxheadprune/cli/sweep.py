@@ -28,7 +28,7 @@ def sweep(
             "Where to write the curve: a plot (.png, .svg) with the JSON beside it, or the reverse.",
             metavar="OUT",
             flags="-o --output",
-            creates=True,
+            creates=".png .svg .pdf .json",
             section=OUTPUT,
         ),
     ] = None,

@@ -36,7 +36,14 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.display import Displayed
 from onnxheadprune.model.documents import parse_json, read_text
 from onnxheadprune.model.facts import Facts, State, Table, Word
-from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
+from onnxheadprune.model.storage.claims import (
+    Making,
+    Reading,
+    check_distinct,
+    check_makings,
+    is_forced,
+    named_files,
+)
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.validation.headline import Headline
@@ -198,9 +205,9 @@ def prune_batch(
 
     def job_of(name: str, budget: Budget | None) -> Job:
         mine = dataclasses.replace(request, choice=dataclasses.replace(request.choice, recover=budget))
-        return Job(str(source / name), mine, str(target / name), book.proof(name), read)
+        return Job(str(source / name), mine, str(target / name), book.proof(name), read, force)
 
-    budget = request.choice.recover
+    budget, force = request.choice.recover, is_forced()
 
     def lane(worker: Worker, stopping: threading.Event) -> None:
         while not stopping.is_set():
@@ -318,7 +325,7 @@ def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Se
     # Models are read by other processes only. Weights need no look into them: what this tool did not make is
     # not replaced by a worker.
     inputs = [*(Reading("the model", source / name) for name in models), *others]
-    record = Making("the record", target / RECORD)
+    record = Making("the record", target / RECORD, recorded=True)
     check_makings([Making("the output", target, kind="folder")], list)
     if target.exists():
         check_makings([record], list)

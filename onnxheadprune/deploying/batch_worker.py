@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from onnxheadprune.errors import HeadPruneError, UsageError, ValidationFailedError, options_named
 from onnxheadprune.model.documents import regular_file
-from onnxheadprune.model.storage.claims import named_files
-from onnxheadprune.model.storage.stage import bears_our_mark
+from onnxheadprune.model.storage.claims import named_files, replacing
 from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:
@@ -64,6 +63,7 @@ class Job:
         request: what to do with it, but for the output.
         proof: of an earlier run, None if there was none.
         read: reads the data for the model, None where the request brings it.
+        force: replace an output that this tool has not written, too.
     """
 
     model: str
@@ -71,6 +71,7 @@ class Job:
     output: str
     proof: Proof | None
     read: Reader | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,15 +189,12 @@ def _pruned(job: Job) -> Outcome:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the folder {output.parent} cannot be made: {error.strerror or error}") from error
-    if output.is_file() and not output.is_symlink() and not bears_our_mark(output):
-        raise UsageError(
-            f"{output} is there and was not made by this tool, so it is not replaced; move it away"
-        )
     before = _read_by(job)
     request = replace(job.request, writing=replace(job.request.writing, output=job.output))
     if job.read is not None:
         request = replace(request, run=replace(request.run, data=job.read(Path(job.model))))
-    result = carried_through(job.model, request)
+    with replacing(job.force):
+        result = carried_through(job.model, request)
     verdict = result.validation
     if verdict is None:
         return Outcome("done", 0, "not validated", headline=result.headline, answer=result.facts().answer)

@@ -120,7 +120,7 @@ def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) ->
         raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from error
 
 
-def finite(value: object) -> object:
+def finite(value: Any) -> Any:
     """A document without infinities, which JSON lacks: replaced by null."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnx import ModelProto
@@ -20,6 +21,7 @@ from onnxheadprune.model.load import (
 from onnxheadprune.model.storage.claims import Making, Reading, check_makings, identity
 from onnxheadprune.model.storage.folder import require_room, sentences
 from onnxheadprune.model.storage.layout import ExternalData, lay_out
+from onnxheadprune.model.storage.names import named_data
 from onnxheadprune.model.storage.reading import Source
 from onnxheadprune.model.storage.stage import Stage
 from onnxheadprune.model.storage.tensors import own_location
@@ -27,32 +29,84 @@ from onnxheadprune.model.storage.tensors import own_location
 _POLICIES: dict[bool | None, ExternalData] = {None: "auto", True: "always", False: "never"}
 
 
-def check_target(
-    output: str | os.PathLike[str],
-    *inputs: LoadedModel,
-    in_place: bool = False,
-    others: Sequence[Reading] = (),
-    beside: Sequence[Making] = (),
-) -> Path:
-    """The output path, if it can be written.
+@dataclass(frozen=True)
+class Outputs:
+    """The files that a call writes for a model; claimed once, before its work.
 
-    Args:
-        output: where to write.
-        inputs: models that must not be overwritten.
-        in_place: the output may be the model file of an input, of which a backup is kept.
-        others: other files to read.
-        beside: other files to write.
-
-    Raises:
-        UsageError: if it is part of an input, another output, something else than a file, or its folder does not exist
-            or cannot be written.
+    Attributes:
+        model: the model; None writes none.
+        spelled: the paths of the model and the backup as written by the user.
+        backup: the original, which the model replaces; None replaces no input.
+        original: what messages call the original.
+        data: the file with weights that has a name of its own.
+        beside: other files.
     """
-    target = Path(output)
-    made = Making("the output", target, os.fspath(output), "model", replaces="the model" if in_place else "")
-    check_makings(
-        [made, *beside], lambda: [*(item for source in inputs for item in _readings(source)), *others]
-    )
-    return target
+
+    model: Path | None
+    spelled: tuple[str, str] = ("", "")
+    backup: Path | None = None
+    original: str = "the model"
+    data: Path | None = None
+    beside: tuple[Making, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        output: str | os.PathLike[str] | None,
+        backup: str | os.PathLike[str] | None = None,
+        data_name: str | None = None,
+        beside: tuple[Making, ...] = (),
+    ) -> Outputs:
+        """The outputs by the paths that a request names."""
+        if output is None:
+            return cls(None)
+        target, kept = Path(output), None if backup is None else Path(backup)
+        data = None if data_name is None else target.with_name(named_data(target, data_name))
+        return cls(target, (os.fspath(output), os.fspath(backup or "")), kept, data=data, beside=beside)
+
+    def makings(self) -> Iterator[Making]:
+        """Each file, by its role."""
+        if self.model is not None:
+            replaces = "" if self.backup is None else self.original
+            yield Making("the output", self.model, self.spelled[0], "model", replaces=replaces)
+            if self.backup is not None:
+                yield Making("the backup", self.backup, self.spelled[1], "new", copy_of=self.model)
+            if self.data is not None:
+                yield Making("the data file", self.data, kind="data")
+        yield from self.beside
+
+    def claim(self, *inputs: LoadedModel, others: Sequence[Reading] = ()) -> Outputs:
+        """Check that all of them can be written, and return them.
+
+        Args:
+            inputs: models that must not be overwritten; the first one is the original.
+            others: other files to read.
+
+        Raises:
+            UsageError: if one is part of an input, another output, something else than a file or not written by this
+                tool, or its folder does not exist or cannot be written; or the backup is not one of the original.
+        """
+        check_makings(
+            list(self.makings()),
+            lambda: [*(item for source in inputs for item in _readings(source)), *others],
+        )
+        if self.backup is not None:
+            self._require_backup(self.backup, inputs[0])
+        return self
+
+    def _require_backup(self, backup: Path, source: LoadedModel) -> None:
+        target = self.model
+        if target is None or source.path is None or identity(target) != identity(source.path):
+            raise UsageError("a backup is for pruning in place: the output is the model itself")
+        if source.data_files and not backup.parent.samefile(target.parent):
+            raise UsageError(
+                f"{target} has weights in other files, which its backup needs beside it; name a backup in the same"
+                " folder"
+            )
+        if backup.parent.stat().st_dev != target.stat().st_dev:
+            raise UsageError(
+                f"the backup {backup} is on another file system than {target}; name one that is not"
+            )
 
 
 def _readings(source: LoadedModel) -> Iterator[Reading]:
@@ -62,26 +116,6 @@ def _readings(source: LoadedModel) -> Iterator[Reading]:
     for path in dict.fromkeys((*source.data_files, *files)):
         if path != source.path:
             yield Reading("the model's weights", path)
-
-
-def check_backup(backup: str | os.PathLike[str], target: Path | None, source: LoadedModel) -> Path:
-    """The backup path of a model to replace.
-
-    Raises:
-        UsageError: if it exists and is not a copy of the model, left by a killed run; if it
-            is on another file system, or the backup could not find its weights there.
-    """
-    kept = Path(backup)
-    if target is None or source.path is None or identity(target) != identity(source.path):
-        raise UsageError("a backup is for pruning in place: the output is the model itself")
-    check_makings([Making("the backup", kept, os.fspath(backup), "new", copy_of=target)], list)
-    if source.data_files and not kept.parent.samefile(target.parent):
-        raise UsageError(
-            f"{target} has weights in other files, which its backup needs beside it; name a backup in the same folder"
-        )
-    if kept.parent.stat().st_dev != target.stat().st_dev:
-        raise UsageError(f"the backup {kept} is on another file system than {target}; name one that is not")
-    return kept
 
 
 def save_model(
@@ -103,7 +137,8 @@ def save_model(
         ModelError: if weights cannot be read.
     """
     loaded = LoadedModel.of(model, "the model")
-    target = check_target(output)
+    target = Path(output)
+    Outputs.of(output).claim()
     with stage_model(loaded, target, _POLICIES[external]) as stage, sentences(target):
         stage.commit()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onnxheadprune.benchmarking.result import Benchmark, Cell
 from onnxheadprune.model.markdown import markdown_of
-from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.folder import write_markdown, write_text
 
 
 def write_files(result: Benchmark, csv_path: Path | None, markdown: Path | None) -> None:
@@ -20,7 +20,7 @@ def write_files(result: Benchmark, csv_path: Path | None, markdown: Path | None)
     if csv_path is not None:
         _write_csv(result, csv_path)
     if markdown is not None:
-        write_text(markdown, markdown_of(result.facts()))
+        write_markdown(markdown, markdown_of(result.facts()))
 
 
 _COLUMNS = (

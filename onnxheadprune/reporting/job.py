@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,7 +14,7 @@ from onnxheadprune.deploying.jobs.state import JobResult
 from onnxheadprune.model.documents import finite
 from onnxheadprune.model.markdown import markdown_of
 from onnxheadprune.model.spelling import escaped
-from onnxheadprune.model.storage.folder import write_file, write_text
+from onnxheadprune.model.storage.folder import write_file, write_json, write_markdown, write_text
 from onnxheadprune.reporting.console import rows_of
 from onnxheadprune.reporting.page import Documents, Shipped, page_of
 
@@ -61,9 +60,9 @@ def save_results(result: JobResult, record: Mapping[str, object]) -> None:
     documents.limits[:] = [gate.to_dict() for gate in result.limits]
     if documents.cuts:
         write_text(folder / PAGE, page_of(documents))
-    write_text(folder / SUMMARY, markdown_of(result.facts()))
+    write_markdown(folder / SUMMARY, markdown_of(result.facts()))
     told = finite({**result.to_dict(), "run": dict(record)})
-    write_text(folder / VERDICT, json.dumps(told, indent=1, allow_nan=False) + "\n")
+    write_json(folder / VERDICT, told)
 
 
 def save_junit(result: JobResult, path: Path) -> None:

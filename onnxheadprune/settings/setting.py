@@ -172,7 +172,7 @@ class Setting(PydanticField):
         flags: how it is spelled on the command line, as in "-o --output"; `--NAME` if not given.
         rules: what it requires and excludes.
         parse: reads a value from text, for what is neither a number nor a word; raises ValueError with a sentence.
-        creates: it names a file that is written.
+        creates: it names a file that is written, whose name ends in one of these, with spaces between; "*" for any.
         argument: it is given without a flag.
         section: of `SECTIONS`; that of its group if not given.
         also: what other programs, or earlier versions, call it, with spaces between.
@@ -183,7 +183,7 @@ class Setting(PydanticField):
     flags: str = ""
     rules: tuple[Rule, ...] = ()
     parse: Callable[[str], Any] | None = None
-    creates: bool = False
+    creates: str = ""
     argument: bool = False
     section: str = ""
     also: str = ""

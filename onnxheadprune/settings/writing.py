@@ -48,6 +48,22 @@ class Loudness:
     ] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Replacing:
+    """What outputs may replace."""
+
+    SECTION: ClassVar[str] = OUTPUT
+
+    force: Annotated[
+        bool,
+        Setting(
+            "Replace existing files that this tool has not written, too. Inputs, and folders with files in them, are"
+            " never replaced.",
+            also="overwrite yes",
+        ),
+    ] = False
+
+
 Model = Annotated[Path, Setting("The exported model.", argument=True)]
 Pruned = Annotated[Path, Setting("The pruned model.", argument=True)]
 Output = Annotated[
@@ -56,7 +72,7 @@ Output = Annotated[
         "Where to write the result [default: beside the input, as MODEL.pruned.onnx].",
         metavar="OUT",
         flags="-o --output",
-        creates=True,
+        creates=".onnx",
         section=OUTPUT,
         also="out output-path output-model",
     ),
@@ -65,7 +81,7 @@ Json = Annotated[bool, Setting("Print one JSON document on stdout.", flags="--js
 DryRun = Annotated[bool, Setting("Show what would change; write no model.")]
 Report = Annotated[
     Path | None,
-    Setting("What was done and proven, as one HTML page.", metavar="FILE.html", creates=True),
+    Setting("What was done and proven, as one HTML page.", metavar="FILE.html", creates=".html .htm"),
 ]
 FollowLinks = Annotated[
     bool,
@@ -120,7 +136,7 @@ class Target:
         Setting(
             "Where {in_place} keeps the original; a file there must be the model, byte for byte.",
             metavar="FILE",
-            creates=True,
+            creates="*",
             rules=(requires("in_place"),),
         ),
     ] = None

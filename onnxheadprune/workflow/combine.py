@@ -19,7 +19,7 @@ from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Facts
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.save import check_target, commit, stage_model
+from onnxheadprune.model.save import Outputs, commit, stage_model
 from onnxheadprune.model.storage.claims import Reading, named_files
 from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.runtime.progress import Progress, silent
@@ -210,10 +210,8 @@ def combined_through(
 
 
 def _target(original: LoadedModel, cut: LoadedModel, request: CombineRequest) -> Path | None:
-    if request.writing.output is None:
-        return None
     others: list[Reading] = [*named_files("the data", request.run.data)]
-    return check_target(request.writing.output, original, cut, others=others)
+    return Outputs.of(request.writing.output).claim(original, cut, others=others).model
 
 
 def _quantized(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Fact, Facts, Table
 from onnxheadprune.model.spelling import accuracy as accuracy_words
 from onnxheadprune.model.spelling import file_name, many
-from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.folder import write_json
 
 
 @one_line("ratio removed drift accuracy speedup elements")
@@ -134,7 +133,7 @@ class Curve(Displayed):
             UsageError: if the file cannot be written.
         """
         told = self.to_dict() | ({} if run is None else {"run": dict(run)})
-        write_text(path, json.dumps(told, indent=1) + "\n")
+        write_json(path, told)
 
 
 def gone_words(counted: str, heads: int, removed: int, units: Mapping[str, int]) -> str:

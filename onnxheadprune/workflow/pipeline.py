@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from onnx import ModelProto
@@ -18,17 +16,9 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import REFIT_ENTRY, VALIDATION_KEY
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, open_structure
-from onnxheadprune.model.save import (
-    check_backup,
-    check_target,
-    commit,
-    sealed_bytes,
-    stage_model,
-    staged_model,
-)
+from onnxheadprune.model.save import Outputs, commit, sealed_bytes, stage_model, staged_model
 from onnxheadprune.model.storage.claims import Making, named_files
 from onnxheadprune.model.storage.folder import one_call
-from onnxheadprune.model.storage.names import named_data
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
@@ -129,7 +119,7 @@ def carried_through(
     original = open_structure(model)
     # Before anything is written: the output may take the original's place.
     bytes_before = file_bytes(original)
-    places = _free_places(original, request)
+    places = claimed(original, request)
     provider = _provider_of(request)
     _require_sound(original)
 
@@ -163,7 +153,7 @@ def carried_through(
             pruned=pruned.readable(),
             plan=plan,
             validation=verdict,
-            output=None if places.output is None else str(places.output),
+            output=None if places.model is None else str(places.model),
             before=stored_size(original.as_stored),
             after=stored_size(pruned.proto),
             fusion=fusion,
@@ -175,7 +165,7 @@ def carried_through(
             does_not_load=unloadable,
         )
 
-    if places.output is not None:
+    if places.model is not None:
         return _written(pruned, places, request, proof, result, ready)
     found = result(proof.of(pruned.readable()), None)
     ready(found)
@@ -274,7 +264,7 @@ def seal_refits(cut: LoadedModel, plan: PrunePlan) -> None:
 
 def _written(
     pruned: LoadedModel,
-    places: _Places,
+    places: Outputs,
     request: Request,
     proof: _Proof,
     result: Callable[[Validation | None, int], PruneResult],
@@ -285,9 +275,9 @@ def _written(
     Raises:
         ValidationFailedError: if it is not shown to be exact. Nothing is written.
     """
-    assert places.output is not None
+    assert places.model is not None
     writing = request.writing
-    with stage_model(pruned, places.output, writing.external_data, writing.data_name) as stage:
+    with stage_model(pruned, places.model, writing.external_data, writing.data_name) as stage:
         verdict = proof.of(staged_model(stage)) if request.proving.validate else None
         found = result(verdict, sealed_bytes(stage, _validation_note(verdict)))
         ready(found)
@@ -295,61 +285,28 @@ def _written(
     if request.choice.recover is not None:
         from onnxheadprune.training.checkpoint import beside
 
-        beside(places.output).unlink(missing_ok=True)
+        beside(places.model).unlink(missing_ok=True)
     return found
 
 
-@dataclass(frozen=True)
-class _Places:
-    """Paths to write.
-
-    Attributes:
-        output: the pruned model, None to write none.
-        backup: the original, where the output replaces it; else None.
-    """
-
-    output: Path | None
-    backup: Path | None
-
-
-def _free_places(model: LoadedModel, request: Request) -> _Places:
-    """Return the paths of the output and the backup.
+def claimed(model: LoadedModel, request: Request) -> Outputs:
+    """The files that a request writes.
 
     Raises:
         UsageError: if one cannot be written, or would replace what is read.
     """
-    writing = request.writing
+    writing, choice = request.writing, request.choice
     if writing.external_data not in ("auto", "always", "never"):
         raise UsageError(f"external data is auto, always or never, not {writing.external_data!r}")
-    output = None
-    if writing.output is not None:
-        in_place = writing.backup is not None
-        read = [*named_files("the data", request.run.data), *named_files("the heads", request.choice.heads)]
-        read += named_files(
-            "the list of tokens", None if request.choice.tokens is None else request.choice.tokens.keep
-        )
-        output = check_target(
-            writing.output, model, in_place=in_place, others=read, beside=list(_together(request))
-        )
-    backup = None
-    if writing.backup is not None:
-        backup = check_backup(writing.backup, output, model)
-    return _Places(output, backup)
-
-
-def _together(request: Request) -> Iterator[Making]:
-    """Other written files: a separately named weights file, the backup, the checkpoint of a training."""
-    writing = request.writing
-    assert writing.output is not None
-    target = Path(writing.output)
-    if writing.data_name is not None:
-        yield Making("the data file", target.with_name(named_data(target, writing.data_name)), kind="data")
-    if writing.backup is not None:
-        yield Making("the backup", Path(writing.backup), os.fspath(writing.backup), "new", copy_of=target)
-    if request.choice.recover is not None:
+    checkpoint: tuple[Making, ...] = ()
+    if choice.recover is not None and writing.output is not None:
         from onnxheadprune.training.checkpoint import beside, making_of
 
-        yield making_of(beside(target))
+        checkpoint = (making_of(beside(writing.output)),)
+    read = [*named_files("the data", request.run.data), *named_files("the heads", choice.heads)]
+    read += named_files("the list of tokens", None if choice.tokens is None else choice.tokens.keep)
+    outputs = Outputs.of(writing.output, writing.backup, writing.data_name, checkpoint)
+    return outputs.claim(model, others=read)
 
 
 def _provider_of(request: Request) -> Provider | None:

@@ -24,7 +24,7 @@ from onnxheadprune.errors import InferenceError, RefusedError, spelled
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.save import check_target, commit, stage_model
+from onnxheadprune.model.save import Outputs, commit, stage_model
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.folder import one_call
@@ -139,7 +139,7 @@ def quantized_through(
     """
     loaded, writing = open_structure(model), request.writing
     others = [*named_files("the data", request.run.data)]
-    target = None if writing.output is None else check_target(writing.output, loaded, others=others)
+    target = Outputs.of(writing.output).claim(loaded, others=others).model
     earlier = QUANTIZED_ENTRY.read(loaded.proto)
     if earlier is not None:
         raise RefusedError(

@@ -16,6 +16,7 @@ from onnxheadprune import UsageError
 from onnxheadprune.choosing.scoring.partial import Partial
 from onnxheadprune.cli import group
 from onnxheadprune.cli.deriving import Output
+from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.reporting.curve import save_curve
 from onnxheadprune.reporting.pictures.heads import save_heatmap
 from onnxheadprune.workflow.curve import Curve, CurvePoint
@@ -229,15 +230,35 @@ def test_a_free_name_is_none_of_these(call: Call, name: str, command: Command, p
         assert "Traceback" not in said
 
 
-def test_names_that_differ_in_case_only(command: Command, place: Path) -> None:
+@pytest.mark.parametrize(("call", "name"), ATTACKS)
+def test_what_this_tool_did_not_write_is_replaced_with_force_only(
+    call: Call, name: str, command: Command, place: Path
+) -> None:
+    if name == "backup":
+        return  # replaces nothing at all
+    target = place / f"theirs{Path(call.outputs[name][1]).suffix}"
+    target.write_text("<!-- notes on onnxheadprune, written by somebody -->")
+    arguments = call.arguments(place, **{name: target})
+    assert "exists, and was not written by this tool" in refused(command, arguments, place)
+    said = command(*arguments, "--force", "--provider", "none-of-this-name").stderr
+    assert "was not written by this tool" not in said
+
+
+@pytest.mark.parametrize(("call", "name"), ATTACKS)
+def test_a_wrong_suffix_is_refused(call: Call, name: str, command: Command, place: Path) -> None:
+    if name == "backup":
+        return
+    right = Path(call.outputs[name][1]).suffix
+    for target in ("out.xlsx", "out.txt", f"out{right}.zip", *([] if right == ".onnx" else ["out"])):
+        said = refused(command, call.arguments(place, **{name: target}), place)
+        assert "must end in" in said and right in said
+
+
+def test_names_that_differ_in_case_only(place: Path) -> None:
     """Two files where the file system says so, which this one does."""
     if (place / "MODEL.ONNX").exists():
         pytest.skip("this file system does not tell cases apart")
-    call = CALLS[0]
-    outcome = command(
-        *call.arguments(place, output="a.html", report="A.html"), "--provider", "none-of-this-name"
-    )
-    assert outcome.exit_code == 4, outcome
+    check_makings([Making("one", place / "a.html"), Making("other", place / "A.html")], list)
 
 
 def test_two_calls_of_the_same_command_give_the_same(command: Command, place: Path) -> None:

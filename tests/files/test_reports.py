@@ -147,3 +147,37 @@ def test_a_report_that_cannot_be_made_leaves_no_model(
     # What a training has learned is kept for --resume.
     kept = {"out.onnx.recovery"} if name == "recover" else set()
     assert {path.name for path in place.iterdir()} - {"__pycache__"} == before | kept
+
+
+AGAIN = {
+    **CALLS,
+    "bench": f"bench model.onnx pruned.onnx {TIMED} --csv b.csv --export-markdown b.md --plot p.pdf",
+    "score a table": "score model.onnx -o s.csv --heatmap h.png",
+    "quantize": "quantize model.onnx -o q.onnx --to int8-dynamic",
+    "report": "report one.json -o page.html",
+    "batch": "batch folder --heads 0:1 -o outs",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", [name for name in AGAIN if name != "prune a folder"])
+def test_what_this_tool_wrote_is_replaced(name: str, command: Command, place: Path) -> None:
+    """Every output of every command: a second call like the first one replaces what the first one wrote."""
+    words = arguments(AGAIN[name])
+    if name == "report":
+        (place / "one.json").write_text(command(*arguments(CALLS["prune"]), "--json").stdout)
+    if name in ("report", "bench", "quantize"):
+        words = AGAIN[name].split()
+    for _ in range(2):
+        outcome = command(*words)
+        assert outcome.exit_code == 0, outcome
+
+
+def test_every_output_is_written_again() -> None:
+    written = {
+        (line.split()[0], text) for line in AGAIN.values() for text in line.split() if text.startswith("-")
+    }
+    for command in group.commands.values():
+        for option in command.params:
+            if isinstance(option.type, Output) and option.name != "backup":
+                assert any((command.name, spelled) in written for spelled in option.opts), option.name

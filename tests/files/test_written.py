@@ -295,7 +295,7 @@ def test_a_batch_replaces_no_input(models: Path, tmp_path: Path) -> None:
         if victim == "w.bin":
             result = prune_batch(models, asked(validate=False), out)
             assert [item.status for item in result.files] == ["refused", "done"]
-            assert "was not made by this tool" in result.files[0].reason
+            assert "was not written by this tool" in result.files[0].reason
         else:
             with pytest.raises(UsageError, match="which this call reads"):
                 prune_batch(models, asked(validate=False), out)
@@ -313,7 +313,7 @@ def test_a_batch_replaces_only_what_this_tool_made(models: Path, tmp_path: Path)
     (out / "b.onnx").symlink_to(tmp_path / "elsewhere.onnx")
     result = prune_batch(models, asked(validate=False), out)
     assert [item.status for item in result.files] == ["refused", "refused"]
-    assert "was not made by this tool" in result.files[0].reason
+    assert "was not written by this tool" in result.files[0].reason
     assert "is a link to" in result.files[1].reason
     assert (out / "a.onnx").read_bytes() == foreign and (out / "b.onnx").is_symlink()
     for name in ("a.onnx", "b.onnx"):

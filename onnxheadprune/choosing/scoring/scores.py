@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 from bisect import bisect_left
@@ -22,7 +21,7 @@ from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.facts import Fact, Facts, Part, Squares, Table
 from onnxheadprune.model.spelling import file_name, many
-from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.folder import write_json, write_text
 from onnxheadprune.settings.cutting import Method
 
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -344,8 +343,10 @@ def write_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:
     Raises:
         UsageError: if the file cannot be written.
     """
-    text = _as_csv(scores) if _is_table(path) else json.dumps(scores.to_dict(), indent=1) + "\n"
-    write_text(path, text)
+    if _is_table(path):
+        write_text(path, _as_csv(scores))
+    else:
+        write_json(path, scores.to_dict())
 
 
 def _is_table(path: str | os.PathLike[str]) -> bool:

@@ -31,7 +31,8 @@ from onnxheadprune.deploying.folders.network import (
 from onnxheadprune.deploying.folders.opening import opened
 from onnxheadprune.deploying.folders.types import Data, FileResult, FolderRequest, FolderResult, FolderTokens
 from onnxheadprune.errors import RefusedError, UsageError, spelled
-from onnxheadprune.model.storage.assembly import Assembly, check_folder
+from onnxheadprune.model.storage.assembly import Assembly
+from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.names import ITSELF, check_data_name, folded
 from onnxheadprune.runtime.progress import Progress, silent
@@ -149,7 +150,7 @@ def prune_folder(
     output = asked.request.writing.output
     target = None if output is None else Path(output)
     if target is not None:
-        check_folder(target, root)
+        check_makings([Making("the output", target, kind="new folder", copy_of=root)], list)
     if asked.data_name is not None:
         check_data_name(asked.data_name)
     progress(f"reading {root}", 0, 0)

@@ -160,7 +160,7 @@ def makings(job: Job) -> list[Making]:
     """All files that a job writes."""
     shop = Workshop(job, Given(lambda _: None, {}))
     return [
-        Making("the result", shop.folder / name, kind=_kind(name))
+        Making("the result", shop.folder / name, kind=_kind(name), recorded=True)
         for name in (*_names(list(shop.steps())), *TOLD, STATE)
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.model.documents import finite
 from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.model.spelling import file_name
-from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.folder import write_json
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.host import machine
@@ -136,7 +135,7 @@ class Workshop:
     def keep(self, name: Name, document: Document) -> None:
         """Write the result of a step, with how to repeat it."""
         told = finite({**document, "run": dict(self.given.record)})
-        write_text(self.folder / f"{name}.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
+        write_json(self.folder / f"{name}.json", told)
 
     def steps(self) -> Iterator[Step]:
         """The steps that the job names, in their order."""

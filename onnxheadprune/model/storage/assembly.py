@@ -13,33 +13,9 @@ import shutil
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
-from onnxheadprune.errors import UsageError
-from onnxheadprune.model.storage.claims import Making, check_makings, identity
 from onnxheadprune.model.storage.folder import note_written, sentences, sync_folder, write_file
 from onnxheadprune.model.storage.names import hidden_name, is_hidden
 from onnxheadprune.model.storage.system import OwnFolder, sweep_folders
-
-
-def check_folder(target: Path, source: Path) -> None:
-    """Check whether a folder can be made."""
-    check_makings([Making("the output", target, kind="folder")], list)
-    if not target.name or target.name in (".", ".."):
-        raise UsageError(f"the output {target} has no name; name a folder that is not there yet")
-    if target.is_symlink():
-        raise UsageError(f"the output {target} is a link; name the folder itself")
-    if target.is_dir() and identity(target) == identity(source):
-        raise UsageError(f"the output {target} is the folder that is read; name another one")
-    if target.is_dir() and any(target.iterdir()):
-        raise UsageError(
-            f"the output {target} is a folder with files in it, and none is ever replaced; name one that is not"
-            " there yet"
-        )
-    if not target.parent.is_dir():
-        raise UsageError(f"the folder {target.parent} does not exist")
-    if target.resolve().is_relative_to(source.resolve()):
-        raise UsageError(
-            f"the output {target} lies in the folder that is read, where nothing is changed; name a place outside"
-        )
 
 
 class Assembly:

@@ -1,6 +1,4 @@
-"""Identity checks of files that a call reads and writes.
-
-Only files named as outputs are ever replaced, and files that a call names itself if they begin with its mark.
+"""Checks of files that a call reads and writes: nothing is replaced but outputs that this tool wrote, or with --force.
 
 Two paths are one file if they lead to the same device and inode; a path that does not exist yet is its
 folder's identity and its name. So relative paths, links, hard links and case-insensitive file systems
@@ -9,6 +7,7 @@ are handled. All checks run before any work. The rules are listed in docs/promis
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -17,20 +16,40 @@ import stat
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.names import LONGEST_NAME, LONGEST_PATH, folded, is_data_name, is_hidden
+from onnxheadprune.model.storage.provenance import is_written_by_us
 from onnxheadprune.model.storage.system import read_at
 
 Identity: TypeAlias = tuple[int, int, str]
 """Device, inode and, of what does not exist yet, the path below the folder that these two are of."""
-Kind: TypeAlias = Literal["file", "new", "folder", "model", "data"]
+Kind: TypeAlias = Literal["file", "new", "folder", "new folder", "model", "data"]
 NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 """What systems and file systems without nameless files answer."""
 _HEAD = 2**14
+MODEL_SUFFIXES = (".onnx", "")
+_force: ContextVar[bool | None] = ContextVar("_force", default=None)
+"""Whether files that this tool has not written may be replaced. Python names its outputs in code: None lets it."""
+
+
+@contextlib.contextmanager
+def replacing(force: bool) -> Iterator[None]:
+    """Let calls within replace only files that this tool has written, or any with `force`."""
+    token = _force.set(force)
+    try:
+        yield
+    finally:
+        _force.reset(token)
+
+
+def is_forced() -> bool:
+    """Return whether this call asks to replace files that this tool has not written."""
+    return _force.get() is True
 
 
 @dataclass(frozen=True)
@@ -54,12 +73,16 @@ class Making:
         what: its name in messages: "the output", "--report".
         path: its path.
         spelled: the path as written by the user; `path` has no trailing slash.
-        kind: "file" may replace a file, "new" must not exist yet, "folder" is created if needed.
+        kind: "file" may replace a file, "new" must not exist yet, "folder" is created if needed, "new folder" appears
+            at once, and replaces nothing but an empty folder.
             "model" is a file whose weights may go into external data, named by its content; "data" is
             separately named external data, which may be copied with the model to case-insensitive file systems.
+        suffixes: how its name may end; () for any name.
         mark: bytes near the start of files that may be replaced, for files that the user did not name.
         replaces: the input that it may replace: the model, in place.
-        copy_of: a file that an existing "new" file must equal: the backup of an interrupted run.
+        copy_of: a file that an existing "new" file must equal: the backup of an interrupted run; the folder that a
+            "new folder" is made from.
+        recorded: a record beside it specifies which files are of earlier runs.
     """
 
     what: str
@@ -69,6 +92,8 @@ class Making:
     mark: bytes = b""
     replaces: str = ""
     copy_of: Path | None = None
+    suffixes: tuple[str, ...] = ()
+    recorded: bool = False
 
     def __str__(self) -> str:
         text = str(self.path)
@@ -91,13 +116,20 @@ def check_makings(makings: Sequence[Making], readings: Callable[[], Iterable[Rea
         except OSError as error:
             raise UsageError(f"{made} cannot be written: {error.strerror or error}") from error
     check_distinct(makings, readings)
+    for made in makings:
+        _check_suffix(made)
+        _check_replaced(made)
 
 
 def check_distinct(makings: Sequence[Making], readings: Callable[[], Iterable[Reading]]) -> None:
     """Check that no output of a call is another output, or an input."""
     _check_each_other(makings)
     # A "new" file replaces nothing: where one is there, it is the backup of an interrupted run, maybe a link.
-    there = [made for made in makings if made.kind not in ("folder", "new") and os.path.lexists(made.path)]
+    there = [
+        made
+        for made in makings
+        if "new" not in made.kind and made.kind != "folder" and os.path.lexists(made.path)
+    ]
     if not there:
         return
     known: dict[Identity, Reading] = {}
@@ -223,7 +255,7 @@ def holds(path: Path, handle: int) -> bool:
 
 def _check_alone(made: Making) -> None:
     _check_name(made)
-    if made.kind == "folder":
+    if made.kind in ("folder", "new folder"):
         _check_folder(made)
         return
     if _names_a_folder(made.spelled):
@@ -241,10 +273,27 @@ def _check_alone(made: Making) -> None:
             raise UsageError(f"{made} is the model itself; name another file")
         if not (made.copy_of and made.copy_of.exists() and is_same_content(made.copy_of, made.path)):
             raise UsageError(f"{made} exists already, and is no copy of the model; it is never overwritten")
-    if made.mark and made.path.exists() and made.mark not in _head(made.path):
+
+
+def _check_suffix(made: Making) -> None:
+    suffixes = made.suffixes or (MODEL_SUFFIXES if made.kind == "model" and not made.replaces else ())
+    if suffixes and made.path.suffix.lower() not in suffixes:
+        raise UsageError(f"{made} must end in {' or '.join(filter(None, suffixes))}")
+
+
+def _check_replaced(made: Making) -> None:
+    """Check that the file which an output would replace is one that this tool has written."""
+    if made.kind not in ("file", "model") or made.replaces or made.recorded or not made.path.exists():
+        return
+    if made.mark:
+        if made.mark not in _head(made.path):
+            raise UsageError(
+                f"{made} is there and is not what this tool would write, so it is not replaced; choose another name"
+                " for the output"
+            )
+    elif _force.get() is False and not is_written_by_us(made.path):
         raise UsageError(
-            f"{made} is there and is not what this tool would write, so it is not replaced; choose another name"
-            " for the output"
+            f"{made} exists, and was not written by this tool; choose another path, or replace it with --force"
         )
 
 
@@ -274,6 +323,29 @@ def _check_folder(made: Making) -> None:
         raise UsageError(f"{made} is not a folder" if folder == made.path else f"{folder} is not a folder")
     if (why := _unwritable(folder)) is not None:
         raise UsageError(f"the folder {folder} cannot be written: {why}")
+    if made.kind == "new folder":
+        assert made.copy_of is not None
+        _check_new_folder(made.path, made.copy_of)
+
+
+def _check_new_folder(target: Path, source: Path) -> None:
+    if not target.name or target.name in (".", ".."):
+        raise UsageError(f"the output {target} has no name; name a folder that is not there yet")
+    if target.is_symlink():
+        raise UsageError(f"the output {target} is a link; name the folder itself")
+    if target.is_dir() and identity(target) == identity(source):
+        raise UsageError(f"the output {target} is the folder that is read; name another one")
+    if target.is_dir() and any(target.iterdir()):
+        raise UsageError(
+            f"the output {target} is a folder with files in it, and none is ever replaced; name one that is not"
+            " there yet"
+        )
+    if not target.parent.is_dir():
+        raise UsageError(f"the folder {target.parent} does not exist")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UsageError(
+            f"the output {target} lies in the folder that is read, where nothing is changed; name a place outside"
+        )
 
 
 def _is_dir(path: Path) -> bool:
@@ -322,7 +394,7 @@ def _check_each_other(makings: Sequence[Making]) -> None:
     for made in makings:
         if made.kind == "model":
             _check_made_names(made, makings)
-        elif made.kind == "folder":
+        elif made.kind in ("folder", "new folder"):
             _check_below(made, makings)
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.claims import NO_TMPFILE, obstacle
 from onnxheadprune.model.storage.names import hidden_name, is_hidden
+from onnxheadprune.model.storage.provenance import JSON_KEY, MARKDOWN_MARK, WRITER
 from onnxheadprune.model.storage.system import (
     BINARY,
     NO_LINKS,
@@ -301,6 +304,24 @@ def write_text(target: str | os.PathLike[str], text: str, *, renewed: bool = Fal
     """
     # Names of files need not be text; what is none is spelled.
     write_file(Path(target), text.encode(errors="backslashreplace"), renewed=renewed)
+
+
+def write_json(target: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
+    """Make or replace a JSON document, which says that this tool has written it; see `write_file`.
+
+    Raises:
+        UsageError: if it cannot be written; an older file stays unchanged.
+    """
+    write_text(target, json.dumps({JSON_KEY: WRITER, **document}, indent=1, allow_nan=False) + "\n")
+
+
+def write_markdown(target: str | os.PathLike[str], text: str) -> None:
+    """Make or replace a Markdown file, with a comment that this tool has written it; see `write_file`.
+
+    Raises:
+        UsageError: if it cannot be written; an older file stays unchanged.
+    """
+    write_text(target, f"{MARKDOWN_MARK}\n\n{text}")
 
 
 def write_file(target: Path, data: bytes, *, renewed: bool = False) -> None:

@@ -372,16 +372,3 @@ def locations(path: Path) -> set[str]:
         return {span_of(item.tensor).location for item in tensors_of(model) if is_outside(item.tensor)}
     except (WireError, DecodeError, ModelError):
         return set()
-
-
-def bears_our_mark(path: Path) -> bool:
-    """Return whether a file is a model that this tool has written: its metadata says so."""
-    try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            return False
-        with path.open("rb") as stream:
-            light, _ = structure(stream.fileno(), own_location(path))
-        model = ModelProto.FromString(light)
-    except (OSError, WireError, DecodeError):
-        return False
-    return any(entry.key.startswith("onnxheadprune.") for entry in model.metadata_props)

@@ -58,7 +58,7 @@ def save_figure(figure: Figure, path: Path, made_by: str = "onnxheadprune") -> N
     Args:
         figure: the figure.
         path: the file; its suffix decides the format.
-        made_by: the creator in a .png's metadata.
+        made_by: the creator in the file's metadata.
 
     Raises:
         UsageError: if it is no picture's name, or the file cannot be written.
@@ -68,8 +68,8 @@ def save_figure(figure: Figure, path: Path, made_by: str = "onnxheadprune") -> N
     suffix = path.suffix.lower()
     metadata: dict[str, dict[str, Any]] = {
         ".png": {"Software": made_by},
-        ".svg": {"Date": None},
-        ".pdf": {"CreationDate": None},
+        ".svg": {"Date": None, "Creator": made_by},
+        ".pdf": {"CreationDate": None, "Creator": made_by},
     }
     content = io.BytesIO()
     figure.savefig(content, format=suffix[1:], dpi=DOTS, metadata=metadata[suffix])
