@@ -33,7 +33,8 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
         emit_json(found.to_dict() | {"does_not_load": unloadable})
     else:
         console = out() if sites.known or found.vocabularies else err()
-        console.print(*inspection_report(found, unloadable), sep="\n")
+        has_text = bool(found.vocabularies) and _has_tokenizer(model)
+        console.print(*inspection_report(found, unloadable, has_text=has_text), sep="\n")
     if sites.known or found.vocabularies:
         return 0
     hint = "; see above for what came close" if sites.near_misses or sites.no_heads or sites.hidden else ""
@@ -43,6 +44,12 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
         f" activations, and no feed-forward block{hint}"
     )
     return RefusedError.exit_code
+
+
+def _has_tokenizer(model: Path) -> bool:
+    from onnxheadprune.data.vocabulary import has_tokenizer
+
+    return has_tokenizer(model.parent)
 
 
 def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:

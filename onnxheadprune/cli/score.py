@@ -118,5 +118,3 @@ def _leader_of(folder: Path, follow_links: bool) -> LoadedModel:
         names = ", ".join(network.leader.name for network in match.networks)
         raise UsageError(f"{folder} holds {len(match.networks)} networks; name the file of one: {names}")
     return match.networks[0].leader.loaded
-
-

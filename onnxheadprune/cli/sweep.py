@@ -47,8 +47,8 @@ def sweep(
     """Measure cuts of MODEL of many sizes on your data: drift, accuracy and speed over the ratio that is removed.
 
     A:B:STEP are the ratios, as in 0:0.7:0.05: of all heads, with other --units of the operations of all blocks. For
-    each, units are selected, and the remaining weights are adjusted, and trained with --recover or --time, as by prune
-    --ratio.
+    each, units are selected, and the remaining weights are adjusted, and trained with --recover or --time, as in one
+    cut.
     """
     from onnxheadprune.attention.main_graph_copy import first_tokens
     from onnxheadprune.choosing.scoring.executors import open_executor

@@ -236,6 +236,12 @@ def require_variety(data: Calibration) -> None:
         if first is not None and sample != first:
             return
         several, first = first is not None, sample
+    if several and data.unit == "line":
+        # Texts that are the same are refused as they are read.
+        raise UsageError(
+            f"the tokenizer makes the same tokens of all {many(data.count, data.unit)} of {data.source}, as where no"
+            " word is known to it, so nothing can be measured on them; give the model's own tokenizer, or other text"
+        )
     if several:
         raise UsageError(
             f"all {many(data.count, data.unit)} of {data.source} are the same, so nothing can be measured on them;"

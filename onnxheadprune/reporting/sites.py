@@ -29,12 +29,15 @@ WIDE, BAR = 90, 12
 """Columns of a terminal from which there is room for bars, and of the longest bar."""
 
 
-def inspection_report(found: Inspection, unloadable: str | None) -> Iterator[RenderableType]:
+def inspection_report(
+    found: Inspection, unloadable: str | None, *, has_text: bool = False
+) -> Iterator[RenderableType]:
     """All that is known of the structure of a model.
 
     Args:
         found: what was found in it.
         unloadable: why ONNX Runtime does not load it, None where it does.
+        has_text: it reads text, and its tokenizer lies beside it.
     """
     rows = [
         *exits_report(found.exits),
@@ -43,14 +46,23 @@ def inspection_report(found: Inspection, unloadable: str | None) -> Iterator[Ren
         *not_loaded(unloadable),
     ]
     if found.sites.known or found.vocabularies:
-        yield from sites_report(found.sites, [*layers_report(found.layers), *rows])
+        further = [*layers_report(found.layers), *rows]
+        yield from sites_report(found.sites, further, has_text=has_text)
     else:
         yield from near_misses(found.sites)
         yield from rows
 
 
-def sites_report(sites: Sites, further: Sequence[RenderableType] = ()) -> Iterator[RenderableType]:
-    """Table of the sites, then why some cannot lose heads, then near misses, then what else there is to say."""
+def sites_report(
+    sites: Sites, further: Sequence[RenderableType] = (), *, has_text: bool = False
+) -> Iterator[RenderableType]:
+    """Table of the sites, then why some cannot lose heads, then near misses, then what else there is to say.
+
+    Args:
+        sites: the sites.
+        further: what else there is to say.
+        has_text: the model reads text, and its tokenizer lies beside it.
+    """
     total = sum(site.num_heads for site in sites)
     found = f"{many(len(sites), 'attention site')}, {many(total, 'head')}" if sites else "no attention site"
     yield heading(f"{sites.model}: {found}")
@@ -69,10 +81,10 @@ def sites_report(sites: Sites, further: Sequence[RenderableType] = ()) -> Iterat
     yield from _blocks(sites)
     yield from further
     yield ""
-    yield from _prospects(sites)
+    yield from _prospects(sites, has_text)
 
 
-def _prospects(sites: Sites) -> Iterator[RenderableType]:
+def _prospects(sites: Sites, has_text: bool) -> Iterator[RenderableType]:
     """Yield how much of the model can go, and what to type for it."""
     removable = [site for site in sites if site.removable]
     if not removable:
@@ -83,8 +95,14 @@ def _prospects(sites: Sites) -> Iterator[RenderableType]:
         yield row("removable", f"{part} of the {count(sites.elements)} stored elements belong to these heads")
     spare = sum(site.num_heads - len(site.removed) for site in removable)
     if spare > 1:
+        data = "YOURS.txt" if has_text else "YOURS.npz"
+        cuttable = (
+            kind for kind, find in sites.others.items() if any(site.removable for site in find().sites)
+        )
+        others = [kind.UNITS for kind in cuttable if kind.CHOSEN]
+        units = f" --units {','.join(('heads', *others))}" if others else ""
         model = shlex.quote(sites.model)
-        yield row("next", f"onnxheadprune prune {model} --ratio 0.25 --data YOURS.npz -o smaller.onnx")
+        yield row("next", f"onnxheadprune prune {model} --ratio 0.25{units} --data {data} -o smaller.onnx")
 
 
 def _blocks(sites: Sites) -> Iterator[RenderableType]:

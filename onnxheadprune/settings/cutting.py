@@ -99,7 +99,7 @@ Units = Annotated[
     Annotated[tuple[Unit, ...], Bounds(min_length=1)],
     Setting(
         'What may be removed: "heads", "neurons", "experts" and "layers" (attention or feed-forward blocks as a whole)'
-        ' with commas between, or "all". With more than heads, {ratio} is the share of the operations of these blocks;'
+        ' with commas between, or "all". With more than heads, ratios are shares of the operations of these blocks;'
         " with experts, which save memory, of their bytes.",
         metavar="KINDS",
         parse=unit_kinds,

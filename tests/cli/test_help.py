@@ -19,7 +19,7 @@ from tests import toys
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
-MOST = 10
+MOST = 13
 """Options that --help shows of a command that has more."""
 CASES = [(name, example) for name, guide in COMMANDS.items() for example in guide.examples]
 SLOW = ("bench model.onnx pruned.onnx", "bench model.onnx pruned.onnx --batch 1,8 --csv latency.csv")
@@ -69,6 +69,17 @@ def test_help_names_the_default_output_and_begins_inputs_with_the_data(name: str
         assert f"[default: beside the input, as {makes[1].upper()}.{makes[0]}.onnx]" in text
     if any(option.name == "data" for option in options_of(name)):
         assert "Inputs: --data D" in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_speaks_of_no_option_that_the_command_lacks(name: str) -> None:
+    own = {
+        "--help",
+        *(spelled for option in options_of(name) for spelled in (*option.opts, *option.secondary_opts)),
+    }
+    texts = [derived(name).help or "", *(option.help or "" for option in options_of(name))]
+    spoken_of = {word for text in texts for word in re.findall(r"--[a-z][a-z-]+", text)}
+    assert spoken_of <= own
 
 
 def test_commands_are_listed_by_workflow(command: Command) -> None:

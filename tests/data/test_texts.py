@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 from tokenizers import ByteLevelBPETokenizer
 
@@ -148,6 +149,28 @@ def test_the_word_pieces_of_bert(tmp_path: Path) -> None:
     settings.write_text("[]")
     with pytest.raises(UsageError, match=r"tokenizer_config.json is no JSON object"):
         Vocabulary(tmp_path, 8)
+
+
+def test_texts_of_unknown_words_alone_are_not_called_the_same(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    onnx.save(toys.attention(ids=True), tmp_path / "model.onnx")
+    (tmp_path / "lines.txt").write_text("one text\nanother one\n")
+    outcome = command("score", tmp_path / "model.onnx", "--data", tmp_path / "lines.txt")
+    said = " ".join(outcome.stderr.split())
+    assert outcome.exit_code == 2 and "lines.txt are the same" not in said
+    assert (
+        "the tokenizer makes the same tokens of all 2 lines" in said
+        and "give the model's own tokenizer" in said
+    )
+
+
+def test_inspect_suggests_text_where_a_tokenizer_lies_beside_the_model(
+    tmp_path: Path, command: Command
+) -> None:
+    onnx.save(toys.attention(ids=True), tmp_path / "model.onnx")
+    assert "--data YOURS.npz" in command("inspect", tmp_path / "model.onnx").stdout
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    assert "--data YOURS.txt" in command("inspect", tmp_path / "model.onnx").stdout
 
 
 def test_the_byte_pairs_of_gpt_2_and_roberta(tmp_path: Path) -> None:
