@@ -24,9 +24,13 @@ document$.subscribe(() => {
     section.removeAttribute("aria-labelledby");
   }
   document.querySelector(".md-search[role=dialog]")?.setAttribute("aria-label", "Search");
-  for (const region of document.querySelectorAll(".md-typeset__scrollwrap, .md-typeset p:has(> img), div.output, math[display=block]")) {
-    if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
-  }
+  const focus = ({ target }) => {
+    if (target.scrollWidth > target.clientWidth || target.scrollHeight > target.clientHeight) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+  };
+  const sizes = new ResizeObserver((entries) => entries.forEach(focus));
+  const scrolling = ".md-typeset__scrollwrap, .md-typeset p:has(> img), .md-typeset pre > code, div.output, math[display=block]";
+  for (const region of document.querySelectorAll(scrolling)) sizes.observe(region);
 });
 
 // Each block of code has a button in a landmark without a name, added when the block is first seen.

@@ -234,7 +234,7 @@ def test_ranges_of_sweeps_and_knees() -> None:
         (["--ratio", "0.5", "--scores", "missing.json"], 2, "does not exist"),
         (["--ratio", "0.5", "--data", "missing.npz"], 2, "does not exist"),
         (["--ratio", "0.5", "--refit"], 2, "--refit requires --data"),
-        (["--ratio", "0.5", "--heatmap", "heat.bmp"], 2, "a picture is one of"),
+        (["--ratio", "0.5", "--heatmap", "heat.bmp"], 2, "must end in .png"),
     ],
 )
 def test_wishes_that_are_turned_away(
@@ -250,7 +250,7 @@ def test_wishes_that_are_turned_away(
     [
         (["0:0.5:0.1"], "measures on data"),
         (["0:0.5"], "START:STOP:STEP"),
-        (["0:0.5:0.1", "-o", "curve.txt"], "a picture is one of"),
+        (["0:0.5:0.1", "-o", "curve.txt"], "must end in .png"),
     ],
 )
 def test_sweeps_that_are_refused(

@@ -36,7 +36,7 @@ def test_score_writes_scores_and_a_picture(
 def test_score_json_is_the_file_format(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores.json"
     outcome = command("score", toy, "--data", data, "-o", out, "--json", *CPU)
-    assert outcome.document == json.loads(out.read_text(encoding="utf-8"))
+    assert {"written_by": "onnxheadprune", **outcome.document} == json.loads(out.read_text(encoding="utf-8"))
     assert outcome.document["method"] == "reconstruction" and outcome.stderr == ""
     assert [len(site["scores"]) for site in outcome.document["sites"]] == [4, 4]
     assert command("score", toy, "--json").document["method"] == "weight"
@@ -71,7 +71,7 @@ def test_score_asks_the_users_own_measure(
     ("arguments", "why"),
     [
         (["--method", "ablation"], "needs calibration data"),
-        (["--heatmap", "heat.jpg"], "a picture is one of"),
+        (["--heatmap", "heat.jpg"], "must end in .png"),
         (["--heatmap", "missing/heat.png"], "the folder missing does not exist"),
         (["-o", "missing/scores.json"], "the folder missing does not exist"),
         (["--data", "a.txt"], "the data a.txt does not exist"),

@@ -121,6 +121,44 @@ def test_search_finds_the_words_of_the_field(site: Path, word: str, page: str) -
     assert page in {item["location"].partition("#")[0] for item in hits}
 
 
+CONTRIBUTORS = ("decisions/", "repository/tests/", "architecture/", "adding-an-op/")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="the theme's search runs in JavaScript")
+def test_search_lists_guides_first(site: Path) -> None:
+    """As the theme's own worker answers on the built index: what users ask for leads to pages for users."""
+    expected = {
+        "undo": "faq/",
+        "jupyter": "faq/",
+        "license": "faq/",
+        "changelog": "changelog/",
+        "exit code": "measuring/",
+        "labels": "faq/",
+        "windows": "faq/",
+        "distillation": "recovering/",
+        "quantization": "quantization/",
+    }
+    call = ["node", str(ROOT / "tests" / "documents" / "search.mjs"), str(site), *expected]
+    answer = subprocess.run(call, capture_output=True, text=True, check=True)
+    found: dict[str, list[str]] = json.loads(answer.stdout)
+    assert {word: pages[0] for word, pages in found.items()} == expected
+    for word, pages in found.items():
+        assert not any(page.startswith(CONTRIBUTORS) for page in pages[:3]), word
+
+
+def test_each_page_has_the_version_and_the_changelog(site: Path) -> None:
+    for name in ("index.html", "faq/index.html"):
+        page = (site / name).read_text(encoding="utf-8")
+        assert f"onnxheadprune {onnxheadprune.__version__}" in page and "changelog/" in page
+
+
+def test_the_repository_is_linked_where_it_is_known(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONNXHEADPRUNE_REPOSITORY", "https://example.org/somebody/onnxheadprune")
+    assert build(copy, copy / "site").returncode == 0
+    page = (copy / "site" / "index.html").read_text(encoding="utf-8")
+    assert 'href="https://example.org/somebody/onnxheadprune"' in page
+
+
 def test_formulas_are_shown_without_a_script(site: Path) -> None:
     page = (site / "methods" / "index.html").read_text(encoding="utf-8")
     formulas = re.findall(r"<math.*?</math>", page, re.DOTALL)

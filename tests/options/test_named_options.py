@@ -70,8 +70,8 @@ def test_the_scan_finds_options() -> None:
     assert OPTION.findall("give --data, or --max-drift=2; not a--b or --no-") == ["--data", "--max-drift"]
 
 
-NO_KEYWORD = {"per_layer_config"}
-"""Options of the command and keys of jobs alone: no function says their messages."""
+NO_KEYWORD = {"per_layer_config", "force"}
+"""Options of commands and keys of jobs alone: no function says their messages."""
 ELSEWHERE = ("cli", "settings", "reporting", "integrations", "deploying/jobs")
 """Rooms whose messages Python functions do not raise."""
 

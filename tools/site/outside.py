@@ -18,6 +18,8 @@ from mkdocs.structure.pages import Page
 
 FOLDER = "repository"
 """Where such files lie on the site."""
+PAGES = {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}
+"""Files that `home` makes pages of."""
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)\s#]+)")
 
 
@@ -67,8 +69,8 @@ def _targets(uri: str, text: str, root: Path, docs: Path) -> Iterator[str]:
 def _place(target: str, docs: Path) -> str:
     """Where a file of the repository lies on the site."""
     path = PurePosixPath(target)
-    if target == "README.md":
-        return "index.md"
+    if target in PAGES:
+        return PAGES[target]
     return (
         str(path.relative_to(docs.as_posix()))
         if path.is_relative_to(docs.as_posix())
