@@ -1,9 +1,9 @@
 """What cuts cost a decoder: held-out perplexity of the character GPT, with and without compensation.
 
-    python benchmarks/char_gpt.py [--ratios 0.1,0.3] [--scores all] [--recover 10] [--speed 1.3] [--calibration FILE]
+    python benchmarks/char_gpt.py [--ratios 0.1,0.3] [--scores all] [--recover 10] [--fewer 1.3] [--calibration FILE]
 
 Heads are chosen and weights refitted on `char_gpt_calibration.npz` alone; perplexity is that of
-`char_gpt_test.npz`, text that neither training nor pruning saw. Every model went through validation. `--speed 1.3`
+`char_gpt_test.npz`, text that neither training nor pruning saw. Every model went through validation. `--fewer 1.3`
 takes heads and neurons together, to 1.3 times fewer operations in the blocks.
 Prints a table to the terminal and one JSON document to stdout.
 """
@@ -128,7 +128,7 @@ def chosen_methods(spec: str) -> list[str]:
 )
 @click.option("--recover", multiple=True, metavar="N|Ts", help="Also train what is left, for so long.")
 @click.option(
-    "--speed", type=float, multiple=True, help="Also heads and neurons, to so many times fewer operations."
+    "--fewer", type=float, multiple=True, help="Also heads and neurons, to so many times fewer operations."
 )
 @click.option(
     "--calibration",
@@ -140,7 +140,7 @@ def main(
     ratios: str,
     scores: str,
     recover: tuple[str, ...],
-    speed: tuple[float, ...],
+    fewer: tuple[float, ...],
     calibration: Path,
 ) -> None:
     """Print one JSON document with a row per cut."""
@@ -159,7 +159,7 @@ def main(
         for length in recover:
             rows.append(measured(float(ratio), base, calibration, True, None, recover=length))
             show(rows[-1])
-    for times in speed:
+    for times in fewer:
         for length in (None, *recover):
             both = frozenset({"heads", "neurons"})
             share = 1 - 1 / times

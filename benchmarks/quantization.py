@@ -1,9 +1,9 @@
 """Pruned and quantized, in both orders: all-MiniLM-L6-v2, a quarter of its heads, or heads and neurons, refitted.
 
-    python benchmarks/quantization.py MODEL TOKENIZER [--to int8-dynamic] [--ratio 0.25 | --speed 1.4] [--budget 10]
+    python benchmarks/quantization.py MODEL TOKENIZER [--to int8-dynamic] [--ratio 0.25 | --fewer 1.4] [--budget 10]
         [-o results.json]
 
-A speed of 1.4 means that many times fewer operations of the encoder's blocks, heads and neurons chosen together.
+--fewer 1.4 means that many times fewer operations of the encoder's blocks, heads and neurons chosen together.
 
 Data and columns are those of `benchmarks/accuracy.py`: 512 sentences to calibrate, refit and measure drift on, 1,500
 others to judge by cosine, overlap of the ten nearest neighbours and rank correlation, against the original in floats.
@@ -76,7 +76,7 @@ def by_default(model: Path, feeds: Feeds, held: Feeds, original: np.ndarray[Any,
 @click.argument("tokenizer", type=click.Path(path_type=Path, exists=True))
 @click.option("--to", "ways", type=click.Choice(get_args(To)), multiple=True, default=("int8-dynamic",))
 @click.option("--ratio", default=0.25, show_default=True)
-@click.option("--speed", type=float, help="Take heads and neurons, to so many times fewer operations.")
+@click.option("--fewer", type=float, help="Take heads and neurons, to so many times fewer operations.")
 @click.option("--sentences", default=CALIBRATION, show_default=True)
 @click.option("--held-out", default=HELD_OUT, show_default=True)
 @click.option("--budget", default=10.0, show_default=True, help="Seconds of measuring.")
@@ -87,7 +87,7 @@ def main(
     tokenizer: Path,
     ways: tuple[To, ...],
     ratio: float,
-    speed: float | None,
+    fewer: float | None,
     sentences: int,
     held_out: int,
     budget: float,
@@ -109,9 +109,9 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         pruned = Path(folder, "pruned.onnx")
         wish, what = {"ratio": ratio}, f"{ratio:.0%} of the heads"
-        if speed is not None:
-            wish: Any = {"ratio": 1 - 1 / speed, "units": "heads,neurons"}
-            what = f"{speed:g} times fewer operations"
+        if fewer is not None:
+            wish: Any = {"ratio": 1 - 1 / fewer, "units": "heads,neurons"}
+            what = f"{fewer:g} times fewer operations"
         ohp.prune(model, pruned, **wish, data=data, provider="cpu")
         for way in ways:
             click.echo(f"\n{way}, {what}")

@@ -1,9 +1,9 @@
 """What heads, neurons and layers cost under one budget: all-MiniLM-L6-v2 at fewer operations of its encoder.
 
-    python benchmarks/units.py MODEL TOKENIZER --speed 2 --way joint --sentences 16384 --time 10m
-    python benchmarks/units.py MODEL TOKENIZER [--speed 1.4 --speed 2] [--way joint] [--recover 10] [-o results.json]
+    python benchmarks/units.py MODEL TOKENIZER --fewer 2 --way joint --sentences 16384 --time 10m
+    python benchmarks/units.py MODEL TOKENIZER [--fewer 1.4 --fewer 2] [--way joint] [--recover 10] [-o results.json]
 
-The files, the sentences and the judge are those of accuracy.py. A speed of 2 means half of the multiply-adds of the
+The files, the sentences and the judge are those of accuracy.py. --fewer 2 means half of the multiply-adds of the
 attention and feed-forward blocks at the length of the calibration sentences. `uniform` takes the same share of every
 site; heads, neurons or layers alone are shown as far as they reach. `random` and `magnitude` (the least weights in the
 map that sums up) take the same share of every site too, and are refitted like the others: what differs is the choice.
@@ -83,7 +83,7 @@ def units_of(way: str, share: float, sites: ohp.Sites) -> dict[str, list[int]]:
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.argument("tokenizer", type=click.Path(path_type=Path, exists=True))
-@click.option("--speed", "speeds", type=float, multiple=True, default=(1.4, 2.0), show_default=True)
+@click.option("--fewer", type=float, multiple=True, default=(1.4, 2.0), show_default=True)
 @click.option("--way", "ways", type=click.Choice(WAYS), multiple=True, default=WAYS)
 @click.option("--recover", metavar="N|Ts", help="Also train what is left of the first way, for so long.")
 @click.option("--time", metavar="T", help="Only whole calls of the ways that take so long.")
@@ -92,7 +92,7 @@ def units_of(way: str, share: float, sites: ohp.Sites) -> dict[str, list[int]]:
 def main(
     model: Path,
     tokenizer: Path,
-    speeds: Sequence[float],
+    fewer: Sequence[float],
     ways: Sequence[str],
     recover: str | None,
     time: str | None,
@@ -112,8 +112,8 @@ def main(
     )
     click.echo("\n| way | operations saved | cosine / overlap / rank | time |\n|---|---|---|---|")
     sites = ohp.inspect(model)
-    for speed in speeds:
-        share = 1 - 1 / speed
+    for times in fewer:
+        share = 1 - 1 / times
         for way in ways:
             blind = way in ("magnitude", "random")
             wish = None if blind else wish_of(way, share, sites)
@@ -140,7 +140,7 @@ def main(
                         click.echo(f"| {way} | {share:.0%} | {error} | |")
                         continue
                     trained = "" if budget is None else f", trained for {parse_budget(budget)}"
-                    judge.judge(f"{way}, {speed:g}x{trained}", share, made.model, since)
+                    judge.judge(f"{way}, {times:g}x{trained}", share, made.model, since)
     if output is not None:
         output.write_text(json.dumps(judge.rows, indent=1) + "\n", encoding="utf-8")
 

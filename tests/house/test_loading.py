@@ -93,7 +93,7 @@ CALLS = {
     "inspect": Call(
         "inspect {model}",
         CHOICE | OTHERS | {"benchmarking", "data", "validation"},
-        frozenset({"benchmarking.flops"}),
+        frozenset({"benchmarking.flops", "data.vocabulary"}),
     ),
     "validate": Call(
         "validate {model} {cut} --provider cpu",

@@ -104,6 +104,7 @@ def test_version_is_the_projects() -> None:
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert onnxheadprune.__version__ == project["version"]
+    assert f"\nversion: {project['version']}\n" in (Path(__file__).parents[2] / "CITATION.cff").read_text()
 
 
 def test_functions_are_not_hidden_by_modules() -> None:
