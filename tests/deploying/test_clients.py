@@ -107,7 +107,32 @@ def test_genai_allocates_caches_by_one_number_where_layers_have_windows_or_types
     with pytest.raises(RefusedError, match='cache="keep" leaves'):
         genai.changes(windowed(field, (0,), ()))
     assert genai.changes(windowed(field, (), ())) == ()
+    assert genai.even_caches(windowed(field, (), ())) and not genai.even_caches(windowed("other", ()))
     assert genai.changes(windowed("other", (0,), ())) == ()
+
+
+@pytest.mark.parametrize(
+    ("config", "runs"),
+    [
+        (LLAMA, True),
+        (LLAMA | {"num_key_value_heads": 2}, False),
+        (LLAMA | {"num_attention_heads": 4}, False),
+        (LLAMA | {"model_type": "gemma", "hidden_size": 9, "head_dim": 8}, True),
+        (LLAMA | {"model_type": "later", "num_key_value_heads": 2}, True),
+        ({"model_type": "gpt2", "n_head": 4, "n_embd": 32}, True),
+        ({"model_type": "gpt2", "n_head": 8, "n_embd": 64}, False),
+    ],
+)
+def test_optimum_is_not_given_what_it_cannot_run_unpruned(config: dict[str, Any], runs: bool) -> None:
+    """Its caches are computed from config.json; those of the models here have four heads of size 8."""
+    deployment = cut(config, (), ())
+    if runs:
+        assert client_named("optimum").check(deployment) == ()
+        return
+    with pytest.raises(
+        RefusedError, match=r"cannot run this folder unpruned either: from config\.json it computes"
+    ):
+        client_named("optimum").check(deployment)
 
 
 def test_the_nearest_set_keeps_what_is_asked_of_sites_without_caches() -> None:

@@ -119,7 +119,7 @@ class Client:
     Attributes:
         name: as `--runtime` takes it.
         title: its name in messages.
-        even_caches: whether it needs the same number of KV heads in all layers.
+        even_caches: returns whether it needs the same number of KV heads in all layers of a folder.
         check: checks the folder before anything is cut; returns notes for its users, and raises
             `RefusedError` if the runtime could not load the folder.
         changes: the fields of configuration files to change; raises `RefusedError` if no field can express the cut.
@@ -128,7 +128,7 @@ class Client:
 
     name: str
     title: str
-    even_caches: bool = False
+    even_caches: Callable[[Deployment], bool] = lambda _: False
     check: Callable[[Deployment], tuple[str, ...]] = lambda _: ()
     changes: Callable[[Deployment], tuple[ConfigChange, ...]] = lambda _: ()
     data_name: str | None = None

@@ -10,7 +10,7 @@ that number follows, and a cut that leaves layers with different numbers cannot 
 
 from __future__ import annotations
 
-from onnxheadprune.deploying.clients.contract import Client, ConfigChange, Deployment
+from onnxheadprune.deploying.clients.contract import Client, ConfigChange, Deployment, Json
 from onnxheadprune.deploying.clients.layers import KINDS, LEAVE, counted, even_heads
 from onnxheadprune.errors import RefusedError
 
@@ -39,18 +39,26 @@ def _check(folder: Deployment) -> tuple[str, ...]:
     return ()
 
 
+def _decoder(folder: Deployment) -> Json:
+    model = folder.genai.get("model")
+    decoder = model.get("decoder") if isinstance(model, dict) else None
+    return decoder if isinstance(decoder, dict) else {}
+
+
+def _allocates_alike(folder: Deployment) -> bool:
+    return any(_decoder(folder).get(field) is not None for field in ALLOCATED_ALIKE)
+
+
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     """The number of layers, where caches are removed, and that of KV heads, where caches are allocated by it.
 
     Raises:
         RefusedError: if genai_config.json cannot express the cut, or refers to layers by their numbers.
     """
-    model = cut.genai.get("model")
-    decoder = model.get("decoder") if isinstance(model, dict) else None
-    decoder = decoder if isinstance(decoder, dict) else {}
+    decoder = _decoder(cut)
     place = (CONFIG, ("model", "decoder"), decoder)
     changes: tuple[ConfigChange, ...] = ()
-    if cut.cut_caches and any(decoder.get(field) is not None for field in ALLOCATED_ALIKE):
+    if cut.cut_caches and _allocates_alike(cut):
         heads, _ = even_heads(cut, TITLE)
         changes = (ConfigChange(CONFIG, (*place[1], HEADS), decoder.get(HEADS), heads),)
     if not cut.lost_caches:
@@ -63,4 +71,4 @@ def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     return (*changes, *counted(cut, TITLE, place))
 
 
-CLIENT = Client("genai", TITLE, check=_check, changes=_changes)
+CLIENT = Client("genai", TITLE, even_caches=_allocates_alike, check=_check, changes=_changes)

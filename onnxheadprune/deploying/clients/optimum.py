@@ -23,6 +23,47 @@ HIDDEN = ("hidden_size", "n_embd", "d_model")
 STACKS = ("encoder_attention_heads", "decoder_attention_heads")
 
 
+OWN_SIZE = frozenset({"gemma", "gemma3", "gemma3_text", "gpt_oss", "nemotron"})
+"""Model types for which it reads the size of a head, `head_dim`."""
+OTHERWISE = frozenset({"bloom", "deepseek_v3", "falcon", "gpt_bigcode"})
+"""Model types whose caches it computes in a way of their own."""
+
+
+def _check(folder: Deployment) -> tuple[str, ...]:
+    """Check whether the caches that are computed from config.json are those of the unpruned models.
+
+    Raises:
+        RefusedError: if they are not, so that the unpruned folder does not run either.
+    """
+    computed = _computed(folder.config)
+    for site in folder.sites if computed is not None else ():
+        if computed != (site.before, site.head_size):
+            heads, size = computed or (0, 0)
+            raise RefusedError(
+                f"{TITLE} cannot run this folder unpruned either: from config.json it computes caches of {heads} heads"
+                f" of size {size}, and those of {site.name} have {site.before} of size {site.head_size}; correct the"
+                " configuration, or leave --runtime out"
+            )
+    return ()
+
+
+def _computed(whole: Json) -> tuple[int, int] | None:
+    """The heads and the size of a head that a decoder's caches get; None where that is not known."""
+    _, config = of_decoder(whole)
+    kind = config.get("model_type", whole.get("model_type"))
+    if kind is None or kind in OTHERWISE or whole.get("is_encoder_decoder") or any(map(config.get, STACKS)):
+        return None
+    heads, hidden, own = (
+        next((config[name] for name in names if type(config.get(name)) is int), None)
+        for names in (HEADS, HIDDEN, KV_HEADS)
+    )
+    if not heads or not hidden or (kind not in GROUPED and own not in (None, heads)):
+        # Later versions may read the number of KV heads of more types.
+        return None
+    size = config.get("head_dim") if kind in OWN_SIZE else hidden // heads
+    return (own or heads, size) if isinstance(size, int) else None
+
+
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     """The fields that a cut of caches changes: heads, the head size, and layers.
 
@@ -65,4 +106,4 @@ def _set(way: tuple[str, ...], config: Json, values: Json) -> tuple[ConfigChange
     )
 
 
-CLIENT = Client("optimum", TITLE, even_caches=True, changes=_changes)
+CLIENT = Client("optimum", TITLE, even_caches=lambda _: True, check=_check, changes=_changes)

@@ -45,6 +45,11 @@ class Deploying:
         self.genai = self._read(GENAI_CONFIG)
         self.warnings: tuple[str, ...] = ()
 
+    @property
+    def even_caches(self) -> bool:
+        """True if the client needs the same number of KV heads in all layers."""
+        return self.asked.client is not None and self.asked.client.even_caches(self._deployment({}))
+
     def require(self, heads: Heads) -> None:
         """Check whether the client loads the folder and can express a cut, where it is known already.
 

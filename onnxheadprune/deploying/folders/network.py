@@ -47,6 +47,7 @@ class Cutting:
         names: of data files, by the model's name.
         warn: takes sentences that the user should know.
         tokens: those that are kept, by the name of each model with a vocabulary.
+        even_caches: whether the client needs the same number of KV heads in all layers.
     """
 
     export: Export
@@ -57,6 +58,7 @@ class Cutting:
     progress: Progress
     warn: Callable[[str], None]
     tokens: Mapping[str, Tokens]
+    even_caches: bool = False
 
 
 def cut_network(
@@ -169,11 +171,10 @@ def _called(gone: Mapping[int, tuple[int, ...]]) -> str:
 
 def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
     """The wish within what the client can express: as many KV heads in every layer with a cache, or experts in each."""
-    client = cutting.asked.client
-    if client is None:
+    if cutting.asked.client is None:
         return wish
     kept = cutting.asked.request.contract.cache == "keep"
-    even = client.even_caches and not kept and any(site.free for site in leader.sites)
+    even = cutting.even_caches and not kept and any(site.free for site in leader.sites)
     counted = (kind for kind in every_kind() if kind.COUNTED_BY and kind.UNITS in wish.units)
     if not even and not any(leader.sites.of(kind.UNITS) for kind in counted):
         return wish

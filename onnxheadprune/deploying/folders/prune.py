@@ -167,7 +167,17 @@ def prune_folder(
     with contextlib.ExitStack() as stack:
         assembly = None if target is None else stack.enter_context(Assembly(target))
         place = None if assembly is None else assembly.place
-        cutting = Cutting(export, match, asked, place, names, progress, warnings.append, tokens.files)
+        cutting = Cutting(
+            export,
+            match,
+            asked,
+            place,
+            names,
+            progress,
+            warnings.append,
+            tokens.files,
+            deploying.even_caches,
+        )
         results, gone = _cut(heads, cutting)
         results += cut_vocabularies(results, cutting)
         otherwise = _otherwise(results, tokens, asked)
