@@ -10,12 +10,12 @@ from onnxheadprune.settings.calls import (
     FolderCall,
     FuseCall,
     InspectCall,
-    PruneCall,
     QuantizeCall,
     RecoverCall,
     ScoreCall,
     SelectCall,
     SweepCall,
+    TimedPruneCall,
     ValidateCall,
 )
 from onnxheadprune.settings.inputs import Samples
@@ -23,7 +23,7 @@ from onnxheadprune.settings.setting import declared, excludes, requires
 
 _RANDOM = {"seed": requires("data=random")}
 _TIMED = {SIZES: requires("target_speedup")}
-PRUNE = Call("prune", PruneCall, without="output runtime per_layer_config", rules=_TIMED)
+PRUNE = Call("prune", TimedPruneCall, without="output runtime per_layer_config", rules=_TIMED)
 PRUNE_FOLDER = Call("prune_folder", FolderCall, without="exit")
 FUSE = Call("fuse", FuseCall, without="output")
 RECOVER = Call("recover", RecoverCall, implies="recover")

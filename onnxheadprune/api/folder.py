@@ -19,10 +19,7 @@ from onnxheadprune.deploying.folders.types import FolderRequest, FolderResult, r
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.requests import (
-    Choice,
-    Proving,
     Request,
-    Run,
     Writing,
 )
 
@@ -59,13 +56,7 @@ def prune_folder(
     given = calls.PRUNE_FOLDER.read(settings, output=output)
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder; prune takes a single model")
-    request = Request.of(
-        given,
-        Choice.of(given, recover=given.recover, time=given.time),
-        Run(given.provider, given.seed),
-        Proving(given.validate, given.accept_inconclusive, ACCEPTANCE),
-        Writing(output),
-    )
+    request = Request.of(given, None, Writing(output), acceptance=ACCEPTANCE)
     asked = FolderRequest(
         request,
         None if given.runtime is None else client_named(given.runtime),

@@ -69,17 +69,13 @@ def prune(
     """
     given = calls.PRUNE.read(settings, output=output)
     subject = subject_of(model, given.follow_links)
-    choice = Choice.of(given, recover=given.recover, time=given.time, resume=given.resume)
-    if choice.wish is not None:
-        choice = replace(choice, wish=replace(choice.wish, sizes=_sizes(given)))
     place = _place(given, model)
-    request = Request.of(
-        given,
-        choice,
-        Run(given.provider, given.seed, data_of(subject, given)),
-        Proving(given.validate, given.accept_inconclusive, ACCEPTANCE),
-        replace(place, data_name=_data_name(given.data_name, place.output)),
-    )
+    writing = replace(place, data_name=_data_name(given.data_name, place.output))
+    data = data_of(subject, given)
+    request = Request.of(given, data, writing, resume=given.resume, acceptance=ACCEPTANCE)
+    wish = request.choice.wish
+    if wish is not None:
+        request = replace(request, choice=replace(request.choice, wish=replace(wish, sizes=_sizes(given))))
     return carried_through(subject, request, progress)
 
 

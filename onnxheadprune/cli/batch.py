@@ -11,10 +11,11 @@ import click
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.inputs import read_data
 from onnxheadprune.cli.outcome import emit_json
-from onnxheadprune.settings.cutting import Cut, Recover, Time
+from onnxheadprune.settings.calls import Pruning
+from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS
 from onnxheadprune.settings.inputs import RANDOM, Dask, Jobs, Running
 from onnxheadprune.settings.setting import OUTPUT, Setting
-from onnxheadprune.settings.writing import Checking, ExternalData, Json
+from onnxheadprune.settings.writing import ExternalData, Json
 
 if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds.samples import DataSource
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 @command(makes=("pruned", "folder"))
 def batch(
     folder: Annotated[Path, Setting("A folder of models.", metavar="DIR", argument=True)],
-    cut: Cut,
-    running: Running,
-    checking: Checking,
+    given: Pruning,
     output: Annotated[
         Path | None,
         Setting(
@@ -37,8 +36,6 @@ def batch(
             section=OUTPUT,
         ),
     ] = None,
-    recover: Recover = None,
-    time: Time = None,
     external_data: ExternalData = "auto",
     jobs: Jobs = 1,
     dask: Dask = None,
@@ -48,24 +45,17 @@ def batch(
 
     What an earlier run did and proved, and is still as it was, is skipped.
     """
-    from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+    from onnxheadprune.workflow.requests import Request, Writing
 
-    choice = Choice.of(cut, recover=recover, time=time)
-    specified = (choice.heads, choice.wish, choice.exit, choice.tokens)
-    if all(item is None for item in specified) and cut.fuse == "none":
+    specified = (getattr(given, name) for name in f"{UNITS} {AMOUNT} {TOKENS} exit".split())
+    if all(item is None for item in specified) and given.fuse == "none":
         raise click.UsageError(
             "specify what to remove with --heads or --vocab, how much with --ratio, or fuse with --fuse",
             click.get_current_context(),
         )
     assert output is not None
-    request = Request.of(
-        cut,
-        choice,
-        Run(running.provider, running.seed, running.data),
-        Proving(checking.validate, checking.accept_inconclusive),
-        Writing(external_data=external_data),
-    )
-    read = None if running.data is None else _DataReader.rooted(running)
+    request = Request.of(given, given.data, Writing(external_data=external_data))
+    read = None if given.data is None else _DataReader.rooted(given)
     return run_batch(folder, request, output, jobs=jobs, dask=dask, read=read, as_json=as_json)
 
 

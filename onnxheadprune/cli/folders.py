@@ -12,8 +12,8 @@ from onnxheadprune.cli.presenting import Presentation, command_line, run_record
 from onnxheadprune.deploying.clients.all import client_named
 from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.deploying.folders.types import Data, FolderRequest, FolderResult, Reader
+from onnxheadprune.settings.calls import FolderCall
 from onnxheadprune.settings.inputs import Running
-from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 def prune_export(
     folder: Path,
     request: Request,
-    deploying: Deploying,
-    running: Running,
+    given: FolderCall,
     showing: Showing,
     dry_run: bool,
 ) -> int:
@@ -44,11 +43,11 @@ def prune_export(
         request = replace(request, writing=replace(request.writing, output=None))
     asked = FolderRequest(
         request,
-        None if deploying.runtime is None else client_named(deploying.runtime),
-        deploying.data_name,
-        deploying.follow_links,
-        deploying.per_layer_config,
-        _reader_of(folder, running),
+        None if given.runtime is None else client_named(given.runtime),
+        given.data_name,
+        given.follow_links,
+        given.per_layer_config,
+        _reader_of(folder, given),
         command_line(),
     )
     would = {} if ahead is None else {"would_write": str(ahead)}

@@ -10,13 +10,13 @@ import click
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.inputs import read_data, subject_of
-from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume, Time
-from onnxheadprune.settings.inputs import Running
+from onnxheadprune.settings.calls import PruneCall
+from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS
 from onnxheadprune.settings.setting import Setting, requires
-from onnxheadprune.settings.writing import Checking, Deploying, DryRun, Json, Model, Report, Target
+from onnxheadprune.settings.writing import DryRun, Json, Model, Report
 
 if TYPE_CHECKING:
-    from onnxheadprune.workflow.requests import Choice
+    pass
 
 Heatmap = Annotated[
     Path | None,
@@ -32,14 +32,7 @@ Heatmap = Annotated[
 @command(makes=("pruned", "model"))
 def prune(
     model: Model,
-    target: Target,
-    cut: Cut,
-    running: Running,
-    checking: Checking,
-    deploying: Deploying,
-    recover: Recover = None,
-    time: Time = None,
-    resume: Resume = False,
+    given: PruneCall,
     dry_run: DryRun = False,
     report: Report = None,
     heatmap: Heatmap = None,
@@ -55,7 +48,7 @@ def prune(
     measured on your data (--data), and the remaining weights are adjusted to match the original's outputs. With
     --recover, or --time for the whole call, they are trained after that.
     """
-    from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+    from onnxheadprune.workflow.requests import Request, Writing
 
     context, showing, in_folder = (
         click.get_current_context(),
@@ -63,45 +56,44 @@ def prune(
         model.is_dir(),
     )
     if in_folder:
-        _require_folder_settings(target, cut, heatmap, resume)
-    elif deploying.runtime is not None or deploying.per_layer_config:
-        flag = "--per-layer-config" if deploying.runtime is None else "--runtime"
+        _require_folder_settings(given, heatmap)
+    elif given.runtime is not None or given.per_layer_config:
+        flag = "--per-layer-config" if given.runtime is None else "--runtime"
         raise click.UsageError(f"{flag} requires a folder, whose configuration it updates", context)
-    choice = Choice.of(cut, recover=recover, time=time, resume=resume)
-    _require_removal(choice, cut.fuse)
-    place = model if target.in_place else target.output
-    subject = subject_of(model, follow_links=deploying.follow_links and not in_folder)
-    request = Request.of(
-        cut,
-        choice,
-        Run(running.provider, running.seed, None if in_folder else read_data(subject, running)),
-        Proving(checking.validate, checking.accept_inconclusive),
-        Writing(place, target.external_data, target.backup, _data_name(deploying.data_name, place)),
-    )
+    _require_removal(given)
+    place = model if given.in_place else given.output
+    subject = subject_of(model, follow_links=given.follow_links and not in_folder)
+    data = None if in_folder else read_data(subject, given)
+    writing = Writing(place, given.external_data, given.backup, _data_name(given.data_name, place))
+    request = Request.of(given, data, writing, resume=given.resume)
     if in_folder:
         from onnxheadprune.cli.folders import prune_export
 
-        return prune_export(model, request, deploying, running, showing, dry_run)
+        return prune_export(model, request, given, showing, dry_run)
     return carry_out(subject, request, showing, dry_run=dry_run)
 
 
-def _require_folder_settings(target: Target, cut: Cut, heatmap: Path | None, resume: bool) -> None:
+def _require_folder_settings(given: PruneCall, heatmap: Path | None) -> None:
     refused = {
-        "--in-place": (target.in_place, "a folder is never replaced; specify -o OUT"),
+        "--in-place": (given.in_place, "a folder is never replaced; specify -o OUT"),
         "--heatmap": (heatmap is not None, "score one of the files"),
-        "--exit": (cut.exit is not None, "make the exit of each file permanent"),
-        "--resume": (resume, "a folder appears at once, so there is nothing to resume"),
+        "--exit": (given.exit is not None, "make the exit of each file permanent"),
+        "--resume": (given.resume, "a folder appears at once, so there is nothing to resume"),
     }
-    for flag, (given, instead) in refused.items():
-        if given:
+    for flag, (is_given, instead) in refused.items():
+        if is_given:
             raise click.UsageError(
                 f"{flag} is for single models, and MODEL is a folder: {instead}", click.get_current_context()
             )
 
 
-def _require_removal(choice: Choice, fuse: str) -> None:
-    if all(item is None for item in (choice.heads, choice.wish, choice.exit, choice.tokens)):
-        alone = "" if fuse == "none" else f"; to fuse only, use onnxheadprune fuse MODEL --mode {fuse}"
+def _require_removal(given: PruneCall) -> None:
+    if all(getattr(given, name) is None for name in f"{UNITS} {AMOUNT} {TOKENS} exit".split()):
+        alone = (
+            ""
+            if given.fuse == "none"
+            else f"; to fuse only, use onnxheadprune fuse MODEL --mode {given.fuse}"
+        )
         raise click.UsageError(
             "specify what to remove with --heads, --neurons, --experts, --layers, --exit or --vocab, or how much with"
             f" --ratio{alone}",

@@ -12,12 +12,13 @@ from onnxheadprune.deploying.folders.prune import prune_folder
 from onnxheadprune.deploying.folders.types import FolderRequest, reader_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
+from onnxheadprune.settings.calls import Pruning
 from onnxheadprune.settings.cutting import AMOUNT, TOKENS, UNITS, Cut, Method
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.setting import Declared, Setting, Share, Shares, declared
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 from onnxheadprune.workflow.pipeline import carried_through
-from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+from onnxheadprune.workflow.requests import Request, Writing
 
 if TYPE_CHECKING:
     from onnxheadprune.deploying.folders.types import Data
@@ -169,15 +170,15 @@ def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
 
 
 def _request(settings: Settings, data: Data, output: Path) -> Request:
-    choice, own, running = Choice.of(settings.cut), settings.own, settings.running
-    wish = choice.wish
-    if wish is not None and own.whole_groups:
-        limits = replace(wish.limits, uniform=True, whole_groups=True)
-        choice = replace(choice, wish=replace(wish, limits=limits))
-    return Request.of(
-        settings.cut,
-        choice,
-        Run(running.provider, running.seed, data),
-        Proving(accept_inconclusive=own.accept_inconclusive, acceptance="accept_inconclusive: true"),
-        Writing(output, own.external_data),
+    own = settings.own
+    given = Pruning(
+        **vars(settings.cut), **vars(settings.running), accept_inconclusive=own.accept_inconclusive
     )
+    request = Request.of(
+        given, data, Writing(output, own.external_data), acceptance="accept_inconclusive: true"
+    )
+    wish = request.choice.wish
+    if wish is None or not own.whole_groups:
+        return request
+    limits = replace(wish.limits, uniform=True, whole_groups=True)
+    return replace(request, choice=replace(request.choice, wish=replace(wish, limits=limits)))

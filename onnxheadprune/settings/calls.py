@@ -45,18 +45,28 @@ SIZES = "batch seq past dims repeats time_budget threads"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FolderCall(Deploying, Checking, Running, Cut):
-    """`prune` of a folder."""
+class Pruning(Checking, Running, Cut):
+    """One cut, wherever its result goes: of a model, of those of a folder, of a job or of another tool."""
 
     recover: Recover = None
     time: Time = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneCall(Timing, FolderCall, Target):
-    """`prune`; the sizes are those that a target for the speed-up is measured at."""
+class FolderCall(Deploying, Pruning):
+    """`prune` of a folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneCall(FolderCall, Target):
+    """`prune`."""
 
     resume: Resume = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedPruneCall(Timing, PruneCall):
+    """`prune` with the sizes that a target for the speed-up is measured at."""
 
 
 @dataclass(frozen=True, kw_only=True)

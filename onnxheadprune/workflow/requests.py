@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion.result import FuseMode
     from onnxheadprune.model.storage.layout import ExternalData
     from onnxheadprune.runtime.feeds.samples import DataSource
+    from onnxheadprune.settings.calls import Pruning
     from onnxheadprune.settings.cutting import Cut, Selecting
     from onnxheadprune.training.budget import Budget
     from onnxheadprune.workflow.choice.chosen import Chosen
@@ -176,9 +177,35 @@ class Request:
     writing: Writing = field(default_factory=Writing)
 
     @classmethod
-    def of(cls, cut: Cut, choice: Choice, run: Run, proving: Proving, writing: Writing) -> Request:
-        """Return what one `prune` is asked for; `choice` is that of the cut, and may say more."""
-        return cls(choice, Contract(cut.cache, cut.allow_io_change), cut.fuse, run, proving, writing)
+    def of(
+        cls,
+        given: Pruning,
+        data: DataSource | None,
+        writing: Writing,
+        *,
+        resume: bool = False,
+        acceptance: str = Proving.acceptance,
+    ) -> Request:
+        """Return what one cut is asked for: by a command, a job, a function of Python or another tool.
+
+        Args:
+            given: the settings.
+            data: the user's inputs, read.
+            writing: where the result goes.
+            resume: go on with an interrupted training.
+            acceptance: how the caller sets that an inconclusive proof is accepted.
+
+        Raises:
+            UsageError: if scores, a measure or a spec cannot be read.
+        """
+        return cls(
+            Choice.of(given, recover=given.recover, time=given.time, resume=resume),
+            Contract(given.cache, given.allow_io_change),
+            given.fuse,
+            Run(given.provider, given.seed, data),
+            Proving(given.validate, given.accept_inconclusive, acceptance),
+            writing,
+        )
 
 
 def _wish_of(cut: Cut) -> Wish | None:

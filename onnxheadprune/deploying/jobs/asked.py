@@ -16,8 +16,10 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds.samples import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import decided
-from onnxheadprune.settings.cutting import Recovering, Scoring
+from onnxheadprune.settings.calls import Pruning
+from onnxheadprune.settings.cutting import Cut, Recovering, Scoring
 from onnxheadprune.settings.inputs import RANDOM, Running, Samples
+from onnxheadprune.settings.setting import declared
 from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.quantize import QuantizeRequest
@@ -95,14 +97,15 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
     """
     keys, named = job.keys.prune, _heads_file(job)
     listed = None if keys.vocab is None else job.at(keys.vocab)
-    cut = replace(keys, scores=scores, heads=keys.heads if named is None else str(named), vocab=listed)
-    return Request.of(
-        cut,
-        Choice.of(cut),
-        Run(job.keys.provider, job.keys.seed, data),
-        Proving(accept_inconclusive=keys.accept_inconclusive, acceptance=ACCEPTANCE),
-        Writing(output, keys.external_data),
+    cut = {name: getattr(keys, name) for name in declared(Cut)}
+    cut |= {"scores": scores, "heads": keys.heads if named is None else str(named), "vocab": listed}
+    given = Pruning(
+        **cut,
+        provider=job.keys.provider,
+        seed=job.keys.seed,
+        accept_inconclusive=keys.accept_inconclusive,
     )
+    return Request.of(given, data, Writing(output, keys.external_data), acceptance=ACCEPTANCE)
 
 
 def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool) -> Request:
