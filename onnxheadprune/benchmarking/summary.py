@@ -97,16 +97,19 @@ def _compared(document: Document, index: int) -> list[tuple[str, Document]]:
 def _verdict(document: Document, index: int) -> tuple[str, State]:
     """The verdict on one model in words: of several sizes that differ, with the sizes."""
     cells = _compared(document, index)
-    by_verdict: dict[str, list[tuple[str, float]]] = {}
+    by_verdict: dict[str, list[tuple[str, Document]]] = {}
     for size, item in cells:
-        by_verdict.setdefault(item["verdict"], []).append((size, item["speedup"]))
+        by_verdict.setdefault(item["verdict"], []).append((size, item))
     if not by_verdict:
         return document["verdicts"].get(str(index), "not compared"), ""
     parts = []
     for verdict, found in by_verdict.items():
-        factors = [factor for _, factor in found]
+        factors = [item["speedup"] for _, item in found]
+        if verdict == NO_DIFFERENCE:
+            # The factor alone would contradict the verdict.
+            factors = [end for _, item in found for end in interval_of(item)]
         low, high = min(factors), max(factors)
-        spread = f"{low:.2f}x" if len(found) == 1 else f"{low:.2f}x to {high:.2f}x"
+        spread = f"{low:.2f}x" if len(factors) == 1 else f"{low:.2f}x to {high:.2f}x"
         at = f" at {', '.join(size for size, _ in found)}" if len(by_verdict) > 1 else ""
         parts.append(f"{verdict}{at} ({spread})")
     (verdict, *others) = by_verdict
@@ -127,9 +130,8 @@ def _latencies(document: Document, names: Sequence[str]) -> Table:
                 f"{low:.2f} to {high:.2f}",
                 Word(verdict, STATES.get(verdict, "")),
             )
-        size = label_of(cell["point"]) if not cell["model"] else ""
-        rows.append((size, names[cell["model"]], f"{1000 * found['p50']:.3g}", *last))
-    return Table(columns, tuple(rows), columns[2:5])
+        rows.append((label_of(cell["point"]), names[cell["model"]], f"{1000 * found['p50']:.3g}", *last))
+    return Table(columns, tuple(rows), columns[2:5], columns[5:])
 
 
 def _by_size(document: Document) -> Iterator[Document]:
@@ -218,7 +220,7 @@ def _percentiles(document: Document, names: Sequence[str]) -> Table:
         bound, reached = compared.get("speedup_bound"), compared.get("reached_of_bound")
         rows.append(
             (
-                label_of(cell["point"]) if not cell["model"] else "",
+                label_of(cell["point"]),
                 names[cell["model"]],
                 *(f"{1000 * found[name]:.3g}" if name in found else "" for name in ("p90", "p99")),
                 f"{found['throughput']:,.4g}" if "throughput" in found else "",

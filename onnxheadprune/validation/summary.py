@@ -104,7 +104,16 @@ class Result:
         }
         return words.get(found, "not checked whether it is exact")
 
+    @property
+    def only_fuses(self) -> bool:
+        """True if nothing was removed, so that outputs are those of the original."""
+        return bool(self.cuts) and all(cut.get("fusion") and not _removes(cut["plan"]) for cut in self.cuts)
+
     def _size(self) -> str:
+        if self.only_fuses:
+            return ", ".join(
+                f"{figure.before} fused" for cut in self.cuts for figure in _fused(cut["fusion"])
+            )
         done = _sum(cut.get("operations") for cut in self.cuts)
         if done is not None:
             return _part_of(*done, "of the operations", "fewer operations", "more operations")
@@ -114,7 +123,7 @@ class Result:
         return "" if stored is None else _part_of(*stored, "of the weights", "smaller", "larger")
 
     def _quality(self) -> str:
-        if self.is_ahead or (not self.cuts and not self.measured):
+        if self.is_ahead or self.only_fuses or (not self.cuts and not self.measured):
             return ""
         known = [clause for item in self.measured for clause in _clauses(item)]
         if known:
@@ -152,7 +161,8 @@ class Result:
         figures = [figure for item in self.measured for figure in _outputs(item)]
         names = {figure.name.partition(" ")[0] for figure in figures}
         data = spelled(self.data)
-        if "accuracy" not in names and not any(item["metric"] for item in self.measured):
+        judged = "accuracy" in names or any(item["metric"] for item in self.measured)
+        if not judged and not self.only_fuses:
             yield Figure("accuracy", note=f"not measured: give labels in {data}")
         yield from figures
         if "drift" not in names and "cosine" not in names and not self.measured:
@@ -177,6 +187,12 @@ def _unproven(validation: Document) -> Iterator[Fact]:
         number = many(len(validation["refitted"]), "tensor")
         text = f"{number} are taken from the file: give {spelled('--data')} to show what they do to outputs"
         yield Fact("note", text, "doubtful")
+
+
+def _removes(plan: Document) -> bool:
+    """Return whether a plan removes anything."""
+    others = (plan.get(name) for name in ("layers", "exit", "vocabulary"))
+    return any(site["removed"] for site in plan["cuts"]) or bool(totals(block_cuts_of(plan))) or any(others)
 
 
 def _is_blind(cut: Document) -> bool:

@@ -200,7 +200,9 @@ def everything_printed(facts: Facts) -> list[str]:
 
 def test_sizes_of_a_mixed_verdict_are_named() -> None:
     document = benchmark_document()
-    slower = {**document["cells"][1]["comparison"], "verdict": "no measurable difference", "speedup": 1.01}
+    ratio = {"value": 0.99, "low": 0.95, "high": 1.06}
+    same = {"verdict": "no measurable difference", "speedup": 1.01, "ratio": ratio}
+    slower = {**document["cells"][1]["comparison"], **same}
     other = {**document["cells"][0]["point"], "batch": 8}
     document["cells"] += [
         {**document["cells"][0], "point": other},
@@ -208,7 +210,8 @@ def test_sizes_of_a_mixed_verdict_are_named() -> None:
     ]
     answer = bench_facts(document).answer
     assert (
-        answer == "faster at batch 1, seq 128 (1.50x), no measurable difference at batch 8, seq 128 (1.01x)"
+        answer
+        == "faster at batch 1, seq 128 (1.50x), no measurable difference at batch 8, seq 128 (0.94x to 1.05x)"
     )
 
 

@@ -68,6 +68,11 @@ class Story:
     settings: tuple[Setting, ...] = ()
 
     @property
+    def has_limits(self) -> bool:
+        """True if any cut was accepted or rejected."""
+        return any(answer.answer != "no limits given" for cut in self.cuts for _, answer in cut.answers[:1])
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the quantities of all cuts."""
         return tuple(dict.fromkeys(name for cut in self.cuts for name in cut.figures))
