@@ -37,9 +37,9 @@ OURS = (
 )
 """Operators themselves, and what edits, fusers and gradients write."""
 ELSEWHERE = {
-    "attention/sites/left_out.py": ["Attention"],
+    "attention/sites/attention_near_misses.py": ["Attention"],
     "model/bodies.py": ["Constant"],
-    "runtime/unsaturated.py": ["MatMulInteger"],
+    "runtime/int8_saturation.py": ["MatMulInteger"],
 }
 """Names of operators in other files: what users call the block, what any graph may hold, the kernel that is tried."""
 KINDS = [kind for kind in vars(facts).values() if isinstance(kind, OperatorKind)]
