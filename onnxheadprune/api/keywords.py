@@ -188,6 +188,9 @@ def _items(value: object) -> Collection[object]:
 
 
 def _differs(value: object, default: object) -> bool:
+    """Return whether a keyword asks for anything: what is off already may be switched off in a loop over both."""
+    if value is False and default is None:
+        return False
     return type(value) is not type(default) or value != default
 
 

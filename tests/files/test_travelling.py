@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import score
+from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure

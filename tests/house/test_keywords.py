@@ -114,3 +114,11 @@ def test_an_output_is_a_path() -> None:
 
 def test_objects_are_of_settings() -> None:
     assert set(OBJECTS) <= {name for call in CALLS for name in call.keywords}
+
+
+def test_what_is_off_already_may_be_switched_off() -> None:
+    """A loop over both values of a switch is no mistake; switching on without effect is one."""
+    call = next(call for call in CALLS if call.name == "prune")
+    assert call.read({"heads": "0:1", "refit": False}).refit is False
+    with pytest.raises(ohp.UsageError, match="refit= requires data="):
+        call.read({"heads": "0:1", "refit": True})
