@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, get_origin
 
 from onnxheadprune.settings.setting import NAMED, Declared, declared
 
-Function = TypeVar("Function", bound=Callable[..., object])
-PLACE = re.compile(r"^( *)\{settings\}\n", re.MULTILINE)
-"""Where the keywords of a function that are settings come in its docstring."""
 OPTION = re.compile(
     r"(?:onnxheadprune|optimum-cli|pip install)\b[^;,`]*"  # a command line
     r"|(?:\b(?P<function>prune|score) )?(?<![\w-])--(?P<no>no-)?(?P<name>[a-z]+(?:-[a-z]+)*)"
@@ -36,27 +31,6 @@ def table(group: type[Any]) -> str:
     """A table of the settings of a dataclass in Markdown."""
     rows = ("| " + " | ".join(row) + " |" for row in _rows(group))
     return "\n".join(["| key | value | default | description |", "|---|---|---|---|", *rows])
-
-
-def documented(*groups: type[Any]) -> Callable[[Function], Function]:
-    """Document the keywords of a function that are settings, in place of the line {settings} in its docstring."""
-    known = {name: item for group in groups for name, item in declared(group).items()}
-
-    def decorate(function: Function) -> Function:
-        said = function.__doc__ or ""
-        names = [name for name in inspect.signature(function).parameters if f" {name}: " not in said]
-
-        def lines(place: re.Match[str]) -> str:
-            texts = (f"{name}: {described(known[name])}" for name in names if name in known)
-            return "".join(
-                textwrap.fill(text, 120, initial_indent=place[1], subsequent_indent=f"{place[1]}    ") + "\n"
-                for text in texts
-            )
-
-        function.__doc__ = PLACE.sub(lines, said)
-        return function
-
-    return decorate
 
 
 def in_python(message: str) -> str:

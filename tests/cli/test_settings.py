@@ -12,6 +12,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from onnxheadprune import UsageError
+from onnxheadprune.api.keywords import Call, keywords_of
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.cli import group
 from onnxheadprune.cli.deriving import command
@@ -24,7 +25,7 @@ from onnxheadprune.settings.cutting import Cut, Fuse
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.measuring import To
 from onnxheadprune.settings.setting import SELECTION, Bounds, Setting, Shares, check, declared, requires
-from onnxheadprune.settings.words import documented, table
+from onnxheadprune.settings.words import table
 from onnxheadprune.settings.writing import Beside
 from onnxheadprune.workflow.sweep import parse_sweep
 
@@ -85,9 +86,11 @@ def test_it_is_in_the_table_of_the_documentation() -> None:
     )
 
 
-def test_it_documents_a_keyword() -> None:
-    @documented(Toys)
-    def play(other: int = 0, toys: int | None = None) -> None:
+def test_it_is_a_keyword_of_python() -> None:
+    call = Call("play", Toys)
+
+    @keywords_of(call)
+    def play(other: int = 0, **settings: Any) -> None:
         """Play.
 
         Args:
@@ -96,8 +99,12 @@ def test_it_documents_a_keyword() -> None:
         """
 
     text = inspect.getdoc(play)
-    assert text is not None and "{settings}" not in text
+    assert text is not None and "{settings}" not in text and "toys" in inspect.signature(play).parameters
     assert text.index("toys: How many toys to keep, with `colour`.") > text.index("other: of its own.")
+    assert call.read({"toys": 3, "colour": "red"}) == Toys(toys=3, colour="red")
+    for wrong, sentence in (({"toys": 3}, "toys= requires colour="), ({"toys": 9}, "less than 9, not 9")):
+        with pytest.raises(UsageError, match=sentence):
+            call.read(wrong)
 
 
 def test_it_is_a_parameter_of_olive() -> None:
