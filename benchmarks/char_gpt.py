@@ -25,7 +25,7 @@ import onnx
 import onnxruntime
 
 from onnxheadprune import inspect, prune
-from onnxheadprune.attention.sites.kinds import HEADS_ALONE
+from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import METHODS, HeadScores
 
@@ -61,7 +61,7 @@ def measured(
     refit: bool,
     scores: HeadScores | None,
     recover: str | None = None,
-    units: frozenset[str] = HEADS_ALONE,
+    units: frozenset[str] = DEFAULT_UNITS,
 ) -> dict[str, Any]:
     """One cut: what `prune --ratio` makes of the model, and what it costs."""
     start, processor = time.perf_counter(), time.process_time()

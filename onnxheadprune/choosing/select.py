@@ -8,7 +8,7 @@ from math import prod
 
 from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import Analysis
-from onnxheadprune.attention.sites.kinds import HEADS_ALONE
+from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
 from onnxheadprune.choosing.activations.contexts import INSTEAD, measurable, seen, with_enough
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Effort, Work, positions_per_sample
@@ -75,7 +75,7 @@ def search_space(
         UsageError: if data, scores or protected heads do not fit the model.
         RefusedError: if no site can lose heads.
     """
-    if requirements.units != HEADS_ALONE:
+    if requirements.units != DEFAULT_UNITS:
         return joint_space(analysis, requirements, evidence, progress, asked)
     sites = tuple(site for site in analysis.sites if site.removable)
     if not sites:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxheadprune.attention.head_specs import listed, parse_heads
 from onnxheadprune.attention.sites.find import Analysis
-from onnxheadprune.attention.sites.kinds import HEADS_ALONE, wishable
+from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, wishable
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.allocate import Limits
@@ -44,7 +44,7 @@ class Requirements:
     limits: Limits = field(default_factory=Limits)
     protect: str | None = None
     sizes: BenchSettings = field(default_factory=BenchSettings)
-    units: frozenset[str] = HEADS_ALONE
+    units: frozenset[str] = DEFAULT_UNITS
     method: Method | None = None
 
     def __post_init__(self) -> None:

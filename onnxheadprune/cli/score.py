@@ -49,7 +49,7 @@ def score(
 
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
-    from onnxheadprune.attention.sites.kinds import HEADS_ALONE
+    from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS
     from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.choosing.scoring.score import default_method, score
     from onnxheadprune.choosing.scoring.scores import partial_path, write_scores
@@ -65,7 +65,7 @@ def score(
     if heatmap is not None:
         check_picture(heatmap)
     effect = measure_of(scoring.drift)
-    if heatmap is not None and not set(units) >= HEADS_ALONE:
+    if heatmap is not None and not set(units) >= DEFAULT_UNITS:
         raise click.UsageError("--heatmap is a plot of heads; score them too", click.get_current_context())
     samples = with_own_tokenizer(model, running)
     subject = (

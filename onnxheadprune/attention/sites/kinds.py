@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.sites.sublayer_site import SublayerSite
 from onnxheadprune.edit.records import HEADS
 
-HEADS_ALONE = frozenset({HEADS})
+DEFAULT_UNITS = frozenset({HEADS})
 """The default units of a target."""
 LAYERS = "layers"
 """In the units of a target: attention and feed-forward blocks as a whole."""

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.kinds import HEADS_ALONE, every_kind, scorable, wishable
+from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, scorable, wishable
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.scores import (
@@ -43,7 +43,7 @@ def score(
     executor: Executor | None = None,
     partial: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
-    units: Collection[str] = HEADS_ALONE,
+    units: Collection[str] = DEFAULT_UNITS,
 ) -> HeadScores:
     """Importance scores of all heads, neurons or experts; larger is more important.
 
@@ -134,7 +134,7 @@ def default_method(units: Collection[str], *, measured: bool = True) -> Method:
 
 def _require(sites: Sites, kinds: frozenset[str]) -> None:
     """Check that there is anything to score."""
-    if not len(sites) and kinds == HEADS_ALONE:
+    if not len(sites) and kinds == DEFAULT_UNITS:
         raise RefusedError("no attention site was found in this model, so there are no heads to score")
     if not _of_kinds(sites, kinds):
         raise RefusedError("no site of this model has units of these kinds to score")

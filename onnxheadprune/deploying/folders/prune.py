@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.head_specs import HeadSpec
-from onnxheadprune.attention.sites.kinds import HEADS_ALONE as HEADS_ONLY
-from onnxheadprune.attention.sites.kinds import LAYERS, every_kind, kind_of
+from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, LAYERS, every_kind, kind_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import kinds_named, resolve_units
 from onnxheadprune.choosing.wishes import Wish
@@ -364,7 +363,7 @@ def _without_data(name: str, why: str, cutting: Cutting) -> str:
 
 def _is_measured(wish: Wish) -> bool:
     """Return whether a wish can only be met with data: units of several kinds are not compared by weights."""
-    return wish.units != HEADS_ONLY
+    return wish.units != DEFAULT_UNITS
 
 
 def _in_place(item: FileResult, target: Path | None) -> FileResult:
