@@ -186,7 +186,7 @@ class Decoder:
             ("last", -1),
         ):
             self.constant(name, np.array([number]))
-        for count in (shape.heads, shape.groups):
+        for count in {shape.heads: None, shape.groups: None}:
             self.constant(f"split{count}", np.array([0, 0, count, shape.head]))
         self.constant("merge", np.array([0, 0, shape.width]))
         self.constant("repeat", np.array([1, 1, shape.heads // shape.groups, 1, 1]))

@@ -53,7 +53,7 @@ def measured_paths(
         folds: the samples to measure drifts on, and the moments that the refits of each are fitted to.
         evidence: the measure of drift, and where to run.
         how: the number of steps per path to measure, and of samples.
-        progress: called after each block.
+        progress: called after each run of a block.
     """
     main, effect = require_main_output(view), evidence.effect
     parts = [fold.data.subset(max(how.samples // len(folds), 1)) for fold in folds]
@@ -66,14 +66,18 @@ def measured_paths(
         Parts(view, evidence.provider, max(map(len, parts)), sites),
         sites,
         [view.main.values[name] for name in outputs],
+        sampled=not callable(effect),
     )
     for number, (fold, data) in enumerate(zip(folds, parts, strict=True)):
 
-        def passed(blocks: int, done: int = number * len(sites)) -> None:
-            progress("measuring what cuts cost, site by site", done + blocks, len(folds) * len(sites))
+        def passed(runs: int, total: int, before: int = number) -> None:
+            progress("measuring what cuts cost, block by block", before * total + runs, len(folds) * total)
 
-        made = workers.each(functools.partial(_cuts, fold.moments), points)
-        chain.measure([cut for some in made for cut in some], data.feeds, data.source, meters, passed)
+        made: list[Cut] = []
+        for cuts in workers.each(functools.partial(_cuts, fold.moments), points):
+            made += cuts
+            progress("measuring what cuts cost: refitting each", len(made), len(meters))
+        chain.measure(made, data.feeds, data.source, meters, passed)
     means = iter(meters)
     found: dict[int, list[tuple[Step, ...]]] = {site.index: [] for site in sites}
     known = [(site, some, [next(means).mean() for _ in some]) for site, some in points]

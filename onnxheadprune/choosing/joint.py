@@ -45,7 +45,7 @@ from onnxheadprune.choosing.space import AFTER_REFIT, Asked, Selection, and_left
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.progress import Progress, reported, silent
 from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.setting import check
@@ -136,7 +136,8 @@ def joint_space(
             ),
             reached,
         )
-        ways, reached = readable(reached, found, left)
+        each = reported(found, "ordering what to remove, site by site", len(reached), progress)
+        ways, reached = readable(reached, each, left)
         length = positions_per_sample(moments, looked.data)
         how = Effort.of(work, reached, ways, data.count, length)
         measured = measured_paths(analysis.view, reached, ways, looked.folds, evidence, how, progress)

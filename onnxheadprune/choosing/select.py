@@ -38,7 +38,7 @@ from onnxheadprune.choosing.space import (
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.progress import Progress, reported, silent
 from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
 
 
@@ -155,7 +155,9 @@ def _measured_paths(
                 )
 
             each = algebra_workers(widest).each(or_reason(found_for), sites)
-            paths, sites = readable(sites, each, left)
+            paths, sites = readable(
+                sites, reported(each, "ordering what to remove, site by site", len(sites), progress), left
+            )
         how = Effort.of(work, sites, paths, data.count, positions_per_sample(moments, looked.data))
         return measured_paths(analysis.view, sites, paths, looked.folds, evidence, how, progress)
 

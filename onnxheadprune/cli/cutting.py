@@ -66,7 +66,7 @@ def stages_of(request: Request) -> Iterator[Stage]:
     searching = wish is not None and (wish.max_drift is not None or wish.target_speedup is not None)
     refits = has_data and (choice.refit if wish is None else choice.refit is not False)
     if wish is not None and has_data:
-        scoring = ("measuring what cuts cost", "reading", "ablating", "timing")
+        scoring = ("measuring what cuts cost", "reading", "ordering", "ablating", "timing")
         yield Stage("measuring what cuts cost", scoring, weight=2)
     if searching:
         yield Stage("trying cuts", ("measuring: ", "measuring", "refitting"), weight=12)

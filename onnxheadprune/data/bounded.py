@@ -16,9 +16,8 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.tensors import BITS
 from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.feeds.samples import Sample
+from onnxheadprune.runtime.mapped import OUTPUT_BYTES
 
-OUTPUT_BYTES = 2**26
-"""Bytes of the largest output of a run, as far as the batch can be divided."""
 WIDEST = 64
 """Bits of the widest element."""
 

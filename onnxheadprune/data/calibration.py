@@ -105,12 +105,19 @@ class Calibration(Iterable[Sample]):
     @property
     def positions(self) -> int | None:
         """The number of tokens without padding, None for other inputs: images, audio."""
+        counted = self.counted
+        if counted is None:
+            return None
+        arrays = (feed[counted.name] for feed in self.feeds)
+        return sum(int(np.count_nonzero(array)) if counted.tells_padding else array.size for array in arrays)
+
+    @property
+    def counted(self) -> Input | None:
+        """The input whose places are positions: a mask of tokens, else token ids; None for other inputs."""
         flat = [item for item in self.inputs if len(item.dims) == 2]
-        masks = [item.name for item in flat if item.tells_padding]
-        ids = [item.name for item in flat if item.role is Role.IDS]
-        if masks:
-            return sum(int(np.count_nonzero(feed[masks[0]])) for feed in self.feeds)
-        return sum(feed[ids[0]].size for feed in self.feeds) if ids else None
+        masks = [item for item in flat if item.tells_padding]
+        ids = [item for item in flat if item.role is Role.IDS]
+        return next(iter((*masks, *ids)), None)
 
     def split(self, share: float = HELD_OUT) -> tuple[Calibration, Calibration]:
         """A part to learn from and a held-out part, whole feeds each, spread evenly over the data.

@@ -42,6 +42,8 @@ Measured: TypeAlias = tuple[float, int]
 """A sum of effects, and of how many."""
 AT_ONCE = 2**21
 """Numbers that are looked at in double precision at a time: outputs a vocabulary wide would fill memory."""
+MOST_SHARES = 2**24
+"""Probabilities of a feed that are kept for all models that it is compared with."""
 _TINY = 1e-30
 _TURN = threading.Lock()
 
@@ -66,12 +68,14 @@ class Reference:
     """The original's main output for a feed.
 
     Attributes:
-        rows: without padding, [rows, features].
-        shares: as probabilities, None where directions are compared.
+        rows: [rows, features].
+        parts: those that are no padding, in pieces of `AT_ONCE` elements.
+        shares: each piece as probabilities; none where directions are compared, or where all would fill memory.
     """
 
     rows: Array
-    shares: Array | None
+    parts: Sequence[slice | Array]
+    shares: Sequence[Array]
 
 
 class EffectMeter:
@@ -122,19 +126,29 @@ class EffectMeter:
 
     def reference(self, before: Mapping[str, Array], feed: Feed) -> Reference:
         """The original's outputs for a feed, prepared for comparison with those of many models by `apart`."""
-        rows = self._rows(before[self.main.name], feed)
-        return Reference(rows, self._distribution(rows) if self.effect == KL else None)
+        output = np.atleast_2d(before[self.main.name])
+        rows, mask = _rows(output), counted(output.shape[:-1], feed, self.inputs)
+        parts: list[slice | Array] = list(pieces(rows.shape))
+        if mask is not None:
+            known = np.flatnonzero(mask)
+            parts = [known[part] for part in pieces((len(known), rows.shape[1]))]
+        keeping = self.effect == KL and rows.size <= MOST_SHARES
+        return Reference(
+            rows, parts, [self._distribution(_single(rows[part])) for part in parts] if keeping else ()
+        )
 
     def apart(self, reference: Reference, after: Mapping[str, Array], feed: Feed) -> Measured:
         """Measure the outputs of one feed by a named measure, without adding the result. Thread-safe."""
-        left, right = reference.rows, self._rows(after[self.main.name], feed)
-        shares = reference.shares
+        rows = _rows(np.atleast_2d(after[self.main.name]))
         total, count = 0.0, 0
-        for part in pieces(left.shape):
-            if shares is None:
-                each = _angle(left[part].astype(np.float64), right[part].astype(np.float64))
+        for at, part in enumerate(reference.parts):
+            left, right = reference.rows[part], rows[part]
+            if self.effect == KL:
+                left, right = _single(left), _single(right)
+                shares = reference.shares[at] if reference.shares else self._distribution(left)
+                each = self._divergence(left, right, shares)
             else:
-                each = self._divergence(left[part], right[part], shares[part])
+                each = _angle(left.astype(np.float64), right.astype(np.float64))
             total, count = total + float(each.sum()), count + len(each)
         return total, count
 
@@ -151,17 +165,10 @@ class EffectMeter:
         # Rounding may leave a little less than nothing.
         return max(mean, 0.0) if isinstance(self.effect, str) else mean
 
-    def _rows(self, output: Array, feed: Feed) -> Array:
-        rows = output if output.ndim > 1 else output.reshape(1, -1)
-        return token_rows(rows, (rows.ndim - 1,), feed, self.inputs)
-
     def _distribution(self, rows: Array) -> Array:
         """The probabilities of rows, in single precision."""
-        shares = np.empty(rows.shape, np.float32)
-        for part in pieces(rows.shape):
-            with np.errstate(invalid="ignore"):
-                shares[part] = np.exp(self._log_probabilities(self._logits(rows[part])))
-        return shares
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.exp(self._log_probabilities(self._logits(rows))))
 
     def _divergence(self, before: Array, after: Array, shares: Array) -> Array:
         """The divergence of rows: log(E[exp(d)]) - E[d] for the differences d of the logits, less about their mean.
@@ -199,6 +206,15 @@ class EffectMeter:
             shifted = rows - rows.max(axis=-1, keepdims=True)
             result: Any = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         return np.asarray(result)
+
+
+def _rows(output: Array) -> Array:
+    """An output as [rows, features]."""
+    return output.reshape(math.prod(output.shape[:-1]), output.shape[-1])
+
+
+def _single(rows: Array) -> Array:
+    return rows.astype(np.float32, copy=False)
 
 
 def _mean(shares: Array, numbers: Array) -> Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
+Item = TypeVar("Item")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
 NOTE = "note: "
@@ -12,3 +14,10 @@ NOTE = "note: "
 
 def silent(_what: str, _done: int, _of: int) -> None:
     """The progress of those who do not want to hear of it."""
+
+
+def reported(items: Iterable[Item], what: str, of: int, progress: Progress) -> Iterator[Item]:
+    """Yield results of work, and report each."""
+    for done, item in enumerate(items, 1):
+        progress(what, done, of)
+        yield item

@@ -27,6 +27,7 @@ from onnxheadprune.model.storage.system import temporary_folder
 from onnxheadprune.runtime.deterministic import without_randomness
 from onnxheadprune.runtime.foreign import quiet_stdout
 from onnxheadprune.runtime.int8_saturation import may_saturate, saturates, unrounded, unsaturated
+from onnxheadprune.runtime.mapped import Wide
 from onnxheadprune.runtime.memory_limits import supplier
 from onnxheadprune.runtime.memory_turns import Turns
 from onnxheadprune.runtime.slow_hints import may_never_end, waited_for
@@ -145,6 +146,7 @@ class Session:
         self._inputs = {item.name: item.type for item in made.get_inputs()}
         types = [*self._inputs.values(), *(output.type for output in made.get_outputs())]
         self._has_bfloat16 = "tensor(bfloat16)" in types
+        self._wide = None if self._has_bfloat16 else Wide.of(made)
 
     def taking(self, turns: Turns) -> Session:
         """Take turns with others: one that holds a large model closes when another one runs, and opens when it runs.
@@ -182,6 +184,9 @@ class Session:
             raise raised(told) from error
 
     def _run(self, feed: Mapping[str, Array], options: Any = None) -> dict[str, Array]:
+        large = {} if self._wide is None else self._wide.too_large(feed)
+        if self._wide is not None and large:
+            return _flat(self._outputs, self._wide.run(self.inner, feed, large, options))
         if not self._has_bfloat16:
             return _flat(self._outputs, self.inner.run(self._outputs, feed, options))
         # NumPy has no bfloat16 of its own, so these values cross as raw 16-bit words.

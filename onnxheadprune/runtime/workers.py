@@ -84,11 +84,22 @@ class Workers:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def over(self, work: Callable[[int], object], feeds: Sequence[Mapping[str, Array]]) -> None:
-        """Process batches by index, the largest first, so that no worker waits long for the last one."""
+    def over(
+        self,
+        work: Callable[[int], object],
+        feeds: Sequence[Mapping[str, Array]],
+        done: Callable[[], object] = int,
+    ) -> None:
+        """Process batches by index, the largest first, so that no worker waits long for the last one.
+
+        Args:
+            work: what to do with each.
+            feeds: the batches.
+            done: called in this thread after each.
+        """
         sizes = [sum(array.size for array in feed.values()) for feed in feeds]
         for _ in self.each(work, sorted(range(len(feeds)), key=sizes.__getitem__, reverse=True)):
-            pass
+            done()
 
 
 def workers_on(provider: Provider, pieces: int = MOST) -> Workers:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.data.drift import pieces
-from onnxheadprune.runtime.feeds.generate import Outputs, is_finite
+from onnxheadprune.runtime.feeds.generate import Outputs, in_pieces, is_finite
 from onnxheadprune.runtime.feeds.samples import IGNORED_LABEL
 from onnxheadprune.validation.result import Accuracy, Drift
 
@@ -75,8 +75,13 @@ def comparable(reference: Outputs, original: Outputs) -> bool:
     if _all_finite(reference) and _all_finite(original):
         return True
     floats = [(value, original[name]) for name, value in reference.items() if not _is_exact(value)]
-    return any(np.isfinite(_numbers(value)).any() for value, _ in floats) and all(
-        np.array_equal(_strange(value), _strange(other), equal_nan=True) for value, other in floats
+    return any(np.isfinite(_numbers(part)).any() for value, _ in floats for part in in_pieces(value)) and all(
+        value.shape == other.shape
+        and all(
+            np.array_equal(_strange(left), _strange(right), equal_nan=True)
+            for left, right in zip(in_pieces(value), in_pieces(other), strict=True)
+        )
+        for value, other in floats
     )
 
 
@@ -86,15 +91,20 @@ def stray(actual: Outputs, expected: Outputs, names: tuple[str, ...]) -> str | N
         left, right = actual[name], expected[name]
         if _is_exact(right) or left.shape != right.shape:
             continue
-        infinite = np.isinf(_numbers(right))
-        if not np.array_equal(_numbers(left)[infinite], _numbers(right)[infinite]):
+        if not all(map(_equal_infinities, in_pieces(left), in_pieces(right))):
             return name
     return None
 
 
+def _equal_infinities(actual: Array, expected: Array) -> bool:
+    infinite = np.isinf(_numbers(expected))
+    return np.array_equal(_numbers(actual)[infinite], _numbers(expected)[infinite])
+
+
 def has_nan(outputs: Outputs) -> bool:
     """Return whether some output holds what is no number."""
-    return any(np.isnan(_numbers(value)).any() for value in outputs.values() if not _is_exact(value))
+    floats = (value for value in outputs.values() if not _is_exact(value))
+    return any(np.isnan(_numbers(part)).any() for value in floats for part in in_pieces(value))
 
 
 def _is_exact(array: Array) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,13 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError, UsageError, prune, score
+from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.choosing.activations.contexts import measurable
 from onnxheadprune.choosing.scoring.scores import SHARES
-from onnxheadprune.data.calibration import Feeds
+from onnxheadprune.data.calibration import Feeds, calibration_data
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import NOTE
 from tests import toys_scores
 from tests.conftest import Outcome
@@ -181,3 +186,31 @@ def test_the_command_says_it_in_one_sentence(command: Command, tmp_path: Path) -
     )
     document = json.loads(command("prune", model, *options, "--json").stdout)
     assert len(document["choice"]["selection"]["left_out"]) == 2
+
+
+def test_what_follows_from_the_tokens_needs_no_run() -> None:
+    """A decoder has a position per token, so that too few are counted, not run."""
+    analysis = analysis_of(LoadedModel.of(toys_scores.stack(), "toy"))
+    sites = tuple(analysis.sites)
+    nowhere = Provider("NoExecutionProvider", "runs nothing")
+    few, enough = (calibration_data(data(count), analysis.view) for count in (2, 40))
+    with pytest.raises(UsageError, match="8 positions are too few for linear layers with"):
+        measurable(analysis.view, sites, few, nowhere)
+    assert measurable(analysis.view, sites, enough, nowhere) == (sites, {})
+
+
+def test_progress_moves_with_the_runs() -> None:
+    """No step of a choice stands for more than a tenth of what is measured."""
+    told: list[tuple[str, int, int]] = []
+    prune(
+        toys_scores.stack(),
+        ratio=0.25,
+        data=data(40),
+        provider="cpu",
+        validate=False,
+        progress=lambda *step: told.append(step),
+    )
+    runs = [(done, of) for what, done, of in told if what == "measuring what cuts cost, block by block"]
+    assert runs == sorted(runs) and runs[-1][0] == runs[-1][1]
+    before = [0, *(done for done, _ in runs)]
+    assert max(after - earlier for earlier, after in itertools.pairwise(before)) <= runs[-1][1] / 10

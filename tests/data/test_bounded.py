@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import resource
 import subprocess
 import sys
@@ -12,10 +13,12 @@ import onnx
 import pytest
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.data.bounded import OUTPUT_BYTES, bounded, output_bytes
+from onnxheadprune.data.bounded import bounded, output_bytes
 from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.generate import FeedMaker
 from onnxheadprune.runtime.feeds.samples import Sample
+from onnxheadprune.runtime.mapped import OUTPUT_BYTES
 from tests import toys
 from tests.graph_text import model_of
 
@@ -64,6 +67,25 @@ def test_a_fixed_batch_stays_whole() -> None:
 def test_data_for_a_choice_is_bounded() -> None:
     data = calibration_data({"input_ids": sample(WORDS).feed["input_ids"]}, view_of(words()))
     assert {len(item.feed["input_ids"]) for item in data.samples} == {1} and data.count == LINES
+
+
+def test_a_large_output_of_one_text_lies_in_a_file() -> None:
+    """No smaller batch divides it; every number is that of a run in memory."""
+    session = Session(words(words=WORDS), Provider(CPU, "test"))
+    ids = np.random.default_rng(0).integers(0, WORDS, (1, OUTPUT_BYTES // (4 * WORDS) + 1))
+    logits = session.run({"input_ids": ids})["logits"]
+    assert logits.nbytes > OUTPUT_BYTES and logits.shape == (*ids.shape, WORDS) and _is_mapped(logits)
+    for at in range(2):
+        part = session.run({"input_ids": ids[:, at::2]})["logits"]
+        assert not _is_mapped(part) and np.array_equal(logits[:, at::2], part)
+
+
+def _is_mapped(array: object) -> bool:
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return (isinstance(array, memoryview) and isinstance(array.obj, mmap.mmap)) or isinstance(
+        array, mmap.mmap
+    )
 
 
 @pytest.mark.long

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from onnxheadprune.attention.sites.attention_axes import AttentionAxes, weighs_stored_values
 from onnxheadprune.attention.sites.experts import mixture_site
 from onnxheadprune.attention.sites.feed_forward_near_misses import (
@@ -31,6 +33,7 @@ from onnxheadprune.attention.sites.neuron_site import CONVOLUTION, FEED_FORWARD,
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import Summed, is_weight, summed, weight_contraction
 from onnxheadprune.attention.sites.projection import Projection, named_apart
+from onnxheadprune.attention.sites.singles import each, in_order
 from onnxheadprune.attention.sites.site import Findings, Site, united
 from onnxheadprune.attention.sites.stored_weights import units_together, weights_of, why_not_cut
 from onnxheadprune.attention.sites.streams import Streams
@@ -144,7 +147,7 @@ def _channels(made: Origins) -> tuple[tuple[int, ...], ...]:
         together.root(label)
     sets = [sorted(members) for members in together.sets()]
     whole = [members for members in sets if made.strange.isdisjoint(members)]
-    return tuple(tuple(label - 1 for label in members) for members in sorted(whole))
+    return tuple(in_order([label - 1 for label in members]) for members in sorted(whole))
 
 
 def _identity(read: Summed, made: Origins, projection: Projection) -> object:
@@ -162,9 +165,14 @@ def _identity(read: Summed, made: Origins, projection: Projection) -> object:
         return table, len(projection.channels), frozenset(map(_all_tokens, _read(made.makers)))
     owner = _owners(projection)
     return tuple(
-        (maker.index, tuple(owner.get(min(row, default=0)) for row in rows))
+        (maker.index, _held([owner.get(min(row, default=0), -1) for row in rows]))
         for maker, rows in sorted(made.makers.items(), key=lambda item: item[0].index)
     )
+
+
+def _held(numbers: Sequence[int]) -> bytes:
+    """Return numbers as a key that takes little memory."""
+    return np.array(numbers, np.int64).tobytes()
 
 
 def _table(projection: Projection) -> Value | None:
@@ -197,7 +205,7 @@ def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
         name="",
         kind=_block_kind(tuple(block.makers), ends, between, block.made.bends, streams),
         num_units=count,
-        groups=tuple((unit,) for unit in range(count)),
+        groups=each(range(count)),
         projections=tuple(block.projections),
         cores=tuple(block.makers),
         units=units_together(block.projections, count),

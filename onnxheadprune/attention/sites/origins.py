@@ -20,6 +20,7 @@ from onnxheadprune.attention.sites.attention_axes import lies_along_heads, weigh
 from onnxheadprune.attention.sites.head_channels import is_picked
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.products import is_product, is_weight, weight_contraction
+from onnxheadprune.attention.sites.singles import as_set
 from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import Labels
@@ -195,7 +196,7 @@ class _Search:
             return Stop(node.out, Cause.ATTENTION)
         front = np.moveaxis(live.array, own, range(len(own)))
         channels = math.prod(front.shape[: len(own)])
-        rows = [frozenset(row[row > 0].tolist()) for row in front.reshape(channels, -1)]
+        rows = [as_set({*row} - {0}) for row in front.reshape(channels, -1).tolist()]
         self.found.makers.setdefault(node, []).extend(rows)
         self.found.bends |= node in ACTIVATES_PRODUCTS
         return []

@@ -20,6 +20,7 @@ from onnxheadprune.choosing.activations.boundaries import Boundaries, Stage
 from onnxheadprune.choosing.activations.kept import Kept, Room
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.parts import NOTHING, Parts, context_of, run_feed
+from onnxheadprune.choosing.activations.tail import Tail
 from onnxheadprune.data.drift import EffectMeter, Measured, Reference
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Array, Session
@@ -27,7 +28,8 @@ from onnxheadprune.runtime.feeds.generate import Feed
 
 IN_MEMORY = 2**27
 """Bytes of what enters a block that stay in memory."""
-Passed = Callable[[int], None]
+Passed = Callable[[int, int], None]
+"""Called with the number of runs of a block that are done, and of all."""
 Found = TypeVar("Found")
 
 
@@ -79,12 +81,24 @@ class Outcome:
 class Chain:
     """A model in blocks, one per site and one after the last."""
 
-    def __init__(self, parts: Parts, sites: Sequence[Site], outputs: Sequence[Value] = ()) -> None:
+    def __init__(
+        self, parts: Parts, sites: Sequence[Site], outputs: Sequence[Value] = (), *, sampled: bool = False
+    ) -> None:
         """Cut the model before every site's projections.
+
+        Args:
+            parts: makes sessions of its parts.
+            sites: the sites.
+            outputs: what the effects of cuts are measured on.
+            sampled: the last layer of a single output may be computed at a sample of positions.
 
         Raises:
             RefusedError: if a context lives in the body of a control-flow operator, or is never a float.
         """
+        changed = {node for site in sites for node in changed_by_cut(site)} if sampled else set()
+        tail = Tail.of(outputs[0]) if sampled and len(outputs) == 1 else None
+        self._tail = None if tail is None or changed & set(tail.nodes) else tail
+        outputs = outputs if self._tail is None else (self._tail.hidden,)
         self.parts, self.outputs = parts, [value.name for value in outputs]
         self.sites = sorted(sites, key=lambda site: [item.node.index for item in site.projections])
         stages: list[Stage] = []
@@ -120,7 +134,7 @@ class Chain:
         feeds: Sequence[Feed],
         source: str,
         looked: Callable[[Outcome], Found],
-        passed: Passed = lambda _: None,
+        passed: Passed = lambda _done, _of: None,
     ) -> Iterator[Found]:
         """Yield what is found in the outputs with each of the cuts for each feed, those without any beside them.
 
@@ -129,7 +143,7 @@ class Chain:
             feeds: what to run on.
             source: how to call the feeds in errors.
             looked: looks at the outputs, which are too many to keep. Several threads call it.
-            passed: told the number of blocks that are done.
+            passed: called after each feed of each block.
 
         Returns:
             What `looked` finds, all cuts of a feed one after the other.
@@ -139,9 +153,16 @@ class Chain:
         """
         kept = Kept(Room(IN_MEMORY))
         last = len(self.sites)
+        runs = [1 + sum(self._order[cut.site] < place for cut in cuts) for place in range(last + 1)]
+        total, done = sum(runs) * len(feeds), 0
+
+        def ran(place: int) -> None:
+            nonlocal done
+            done += runs[place]
+            passed(done, total)
+
         for place in range(last):
-            kept = self._moved(place, kept, feeds, cuts, source)
-            passed(place + 1)
+            kept = self._moved(place, kept, feeds, cuts, source, functools.partial(ran, place))
 
         def end(at: int) -> list[Found]:
             values = feeds[at] | kept.of((None, at))
@@ -157,6 +178,7 @@ class Chain:
 
         for found in self.parts.workers.each(end, range(len(feeds))):
             yield from found
+            ran(last)
         self._sessions.clear()
 
     def measure(
@@ -165,14 +187,20 @@ class Chain:
         feeds: Sequence[Feed],
         source: str,
         meters: Sequence[EffectMeter],
-        passed: Passed = lambda _: None,
+        passed: Passed = lambda _done, _of: None,
     ) -> None:
         """Add to the meter of each cut what it does to the outputs; all meters measure the same output alike.
 
         Raises:
             UsageError: if the model does not run on the feeds.
         """
-        references: dict[int, Reference] = {}
+        references: dict[int, tuple[Array | None, Reference]] = {}
+        tail, last = self._tail, None if self._tail is None else self._tail.session(self.parts)
+
+        def outputs(found: Mapping[str, Array], places: Array | None) -> Mapping[str, Array]:
+            if tail is None or last is None:
+                return found
+            return tail.run(last, found[tail.hidden.name], places, source)
 
         def look(item: Outcome) -> tuple[int, Measured]:
             meter, feed = meters[item.cut], feeds[item.feed]
@@ -180,8 +208,11 @@ class Chain:
                 return item.cut, meter.measured(item.before, item.after, feed)
             # All cuts of a feed follow one another in one thread.
             if item.feed not in references:
-                references[item.feed] = meter.reference(item.before, feed)
-            found = meter.apart(references[item.feed], item.after, feed)
+                hidden = None if tail is None else item.before[tail.hidden.name]
+                places = None if tail is None or hidden is None else tail.places(hidden, feed, meter.inputs)
+                references[item.feed] = places, meter.reference(outputs(item.before, places), feed)
+            places, reference = references[item.feed]
+            found = meter.apart(reference, outputs(item.after, places), feed)
             if item.cut == len(cuts) - 1:
                 del references[item.feed]
             return item.cut, found
@@ -189,7 +220,15 @@ class Chain:
         for cut, measured in self.outcomes(cuts, feeds, source, look, passed):
             meters[cut].take(measured)
 
-    def _moved(self, place: int, kept: Kept, feeds: Sequence[Feed], cuts: Sequence[Cut], source: str) -> Kept:
+    def _moved(
+        self,
+        place: int,
+        kept: Kept,
+        feeds: Sequence[Feed],
+        cuts: Sequence[Cut],
+        source: str,
+        done: Callable[[], object] = int,
+    ) -> Kept:
         """Return what is kept at a place, from what is kept at the one before."""
         wanted = self._names(place)
         stays = place > 0 and self._places.starts_alike(place - 1, place)
@@ -207,7 +246,7 @@ class Chain:
                     kept.drop((number, at))
             kept.drop((None, at))
 
-        self.parts.workers.over(move, feeds)
+        self.parts.workers.over(move, feeds, done)
         self._sessions.clear()
         return moved
 

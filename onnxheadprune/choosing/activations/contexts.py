@@ -19,6 +19,7 @@ from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError, 
 from onnxheadprune.choosing.activations.parts import Parts, Running, context_of, require_main
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import token_rows
+from onnxheadprune.edit.both_branches import counts_where
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import FULL, Live
@@ -246,6 +247,10 @@ def measurable(
     known = data.count if data.positions is None else data.positions
     if all(_inputs_of(site) <= known for site in found):
         return found, left
+    if all(_has_position_per_token(view, site, data) for site in found):
+        return _with_enough(
+            found, dict.fromkeys((site.index for site in found), known), data, left, instead
+        ), left
     # Some models make other positions of their inputs: patches, windows, latents. One batch tells.
     one = data.subset(1)
     moments = context_moments(view, found, one, provider, left=left)
@@ -256,6 +261,19 @@ def measurable(
     reached = tuple(site for site in found if counts[site.index])
     enough = _with_enough(reached, counts, data, left, instead) if reached else ()
     return tuple(site for site in found if site in enough or site not in reached), left
+
+
+def _has_position_per_token(view: GraphView, site: Site, data: Calibration) -> bool:
+    """Return whether a site sees every token of the data once: its contexts have the dimensions of the ids."""
+    counted = data.counted
+    tokens = None if counted is None else view.main.values[counted.name].shape
+    if tokens is None or any(counts_where(item.node) for item in site.projections):
+        return False
+    for projection in site.projections:
+        axes, shape = projection.context[1], context_of(projection).shape or ()
+        if [dim for axis, dim in enumerate(shape) if axis not in axes] != list(tokens):
+            return False
+    return True
 
 
 def with_enough(

@@ -296,7 +296,10 @@ def ablation_scores(
     main = require_main_output(view)
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
     chain = Chain(
-        Parts(view, provider, len(data), [site]), [site], [view.main.values[name] for name in outputs]
+        Parts(view, provider, len(data), [site]),
+        [site],
+        [view.main.values[name] for name in outputs],
+        sampled=not callable(effect),
     )
     each = np.ones(site.num_units)
     groups: list[tuple[int, ...]] = [(head,) for head in range(site.num_units)]

@@ -37,6 +37,8 @@ MOST_READINGS, SIZES_READ = 96, 4
 """How many other readings of inputs are tried, on how many sizes each, where a model does not run."""
 MOST_TOKENS = 16
 """Special ids in a row that are tried, beside numbers that the graph shows."""
+PIECE = 2**21
+"""Elements that are looked at together."""
 MAX_ELEMENTS = 2**28
 """Of one input; more is not made up, whatever the model declares: the machine may not have as much memory."""
 
@@ -397,7 +399,14 @@ def first_that_runs(
 
 def is_finite(array: Array) -> bool:
     """Return whether an array holds neither NaN nor an infinity; true for anything that is no float."""
-    return array.dtype.kind in "biuSUO" or bool(np.isfinite(array).all())
+    return array.dtype.kind in "biuSUO" or all(np.isfinite(part).all() for part in in_pieces(array))
+
+
+def in_pieces(array: Array) -> Iterator[Array]:
+    """Yield all elements of an array in pieces, so that what is made of them takes little memory."""
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, PIECE):
+        yield flat[start : start + PIECE]
 
 
 def _narrow(array: Array, live: Live) -> Array:
