@@ -23,22 +23,25 @@ from onnxheadprune.edit.records import (
 from onnxheadprune.errors import InferenceError, RefusedError, spelled
 from onnxheadprune.model.display import Displayed, one_line
 from onnxheadprune.model.facts import Fact, Facts, Figure, Figures
-from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.load import LARGE, LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import Outputs, commit, stage_model
-from onnxheadprune.model.spelling import many
+from onnxheadprune.model.spelling import many, size
 from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.folder import one_call
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds.samples import DataSource
-from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.progress import NOTE, Progress, silent
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.quantizing import decided, quantized
 from onnxheadprune.settings.measuring import Rounding
 from onnxheadprune.validation.summary import drift_figure, size_words, sized
 from onnxheadprune.workflow.apart import Looking, Reference
 from onnxheadprune.workflow.requests import Run, Writing
+
+TIMES = 3
+"""Memory that ONNX Runtime's quantizers take, as a multiple of the weights; they have no form that streams."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,11 @@ def quantized_through(
     how = decided(request.how)
     data = _data(loaded, request.run.data)
     learn, held = _parts(data, how)
+    stored = stored_size(loaded.proto).bytes
+    if stored > LARGE:
+        progress(
+            f"{NOTE}ONNX Runtime quantizes in memory, which takes about {size(TIMES * stored)} here", 0, 0
+        )
     progress(f"quantizing to {how.to}", 0, 0)
     made = quantized(loaded, how, () if learn is None else learn.feeds)
     matrices = _matrices(loaded.proto, made)

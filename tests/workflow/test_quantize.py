@@ -261,3 +261,26 @@ def test_the_comparison_is_told_in_every_form(
     document = json.loads(outcome.stdout)
     for text in ((tmp_path / name).read_text(encoding="utf-8") for name in ("r.html", "t.md")):
         assert f"Recommended: {document['recommended']}" in text and "quantized, then pruned" in text
+
+
+def test_the_memory_for_a_large_model_is_said_before_it_is_taken(tmp_path: Path) -> None:
+    width = 9000
+    weight = onnx.TensorProto(name="w", data_type=1, dims=(width, width), data_location=1)
+    for key, value in (("location", "w.bin"), ("length", str(4 * width**2))):
+        weight.external_data.add(key=key, value=value)
+    with (tmp_path / "w.bin").open("wb") as file:
+        file.truncate(4 * width**2)
+    x, y = (onnx.helper.make_tensor_value_info(name, 1, ["b", width]) for name in "xy")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight]
+    )
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "m.onnx")
+
+    def told(what: str, _done: int, _of: int) -> None:
+        raise InterruptedError(what)
+
+    with pytest.raises(
+        InterruptedError, match=r"^note: ONNX Runtime quantizes in memory.* about 972.00 MB here"
+    ):
+        quantize(tmp_path / "m.onnx", to="int4", progress=told)

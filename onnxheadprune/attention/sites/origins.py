@@ -196,7 +196,7 @@ class _Search:
             return Stop(node.out, Cause.ATTENTION)
         front = np.moveaxis(live.array, own, range(len(own)))
         channels = math.prod(front.shape[: len(own)])
-        rows = [as_set({*row} - {0}) for row in front.reshape(channels, -1).tolist()]
+        rows = [as_set({label for label in row if label > 0}) for row in front.reshape(channels, -1).tolist()]
         self.found.makers.setdefault(node, []).extend(rows)
         self.found.bends |= node in ACTIVATES_PRODUCTS
         return []
