@@ -56,7 +56,7 @@ def prune_folder(
     given = calls.PRUNE_FOLDER.read(settings, output=output)
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder; prune takes a single model")
-    request = Request.of(given, None, Writing(output), acceptance=ACCEPTANCE)
+    request = Request.of(given, Writing(output), acceptance=ACCEPTANCE)
     asked = FolderRequest(
         request,
         None if given.runtime is None else client_named(given.runtime),

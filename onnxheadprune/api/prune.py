@@ -71,8 +71,8 @@ def prune(
     subject = subject_of(model, given.follow_links)
     place = _place(given, model)
     writing = replace(place, data_name=_data_name(given.data_name, place.output))
-    data = data_of(subject, given)
-    request = Request.of(given, data, writing, resume=given.resume, acceptance=ACCEPTANCE)
+    request = Request.of(given, writing, resume=given.resume, acceptance=ACCEPTANCE)
+    request = request.on(data_of(subject, given))
     wish = request.choice.wish
     if wish is not None:
         request = replace(request, choice=replace(request.choice, wish=replace(wish, sizes=_sizes(given))))

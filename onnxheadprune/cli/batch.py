@@ -54,7 +54,7 @@ def batch(
             click.get_current_context(),
         )
     assert output is not None
-    request = Request.of(given, given.data, Writing(external_data=external_data))
+    request = Request.of(given, Writing(external_data=external_data)).on(given.data)
     read = None if given.data is None else _DataReader.rooted(given)
     return run_batch(folder, request, output, jobs=jobs, dask=dask, read=read, as_json=as_json)
 

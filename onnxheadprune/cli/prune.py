@@ -63,9 +63,10 @@ def prune(
     _require_removal(given)
     place = model if given.in_place else given.output
     subject = subject_of(model, follow_links=given.follow_links and not in_folder)
-    data = None if in_folder else read_data(subject, given)
     writing = Writing(place, given.external_data, given.backup, _data_name(given.data_name, place))
-    request = Request.of(given, data, writing, resume=given.resume)
+    request = Request.of(given, writing, resume=given.resume)
+    if not in_folder:
+        request = request.on(read_data(subject, given))
     if in_folder:
         from onnxheadprune.cli.folders import prune_export
 

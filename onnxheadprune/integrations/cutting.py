@@ -175,8 +175,8 @@ def _request(settings: Settings, data: Data, output: Path) -> Request:
         **vars(settings.cut), **vars(settings.running), accept_inconclusive=own.accept_inconclusive
     )
     request = Request.of(
-        given, data, Writing(output, own.external_data), acceptance="accept_inconclusive: true"
-    )
+        given, Writing(output, own.external_data), acceptance="accept_inconclusive: true"
+    ).on(data)
     wish = request.choice.wish
     if wish is None or not own.whole_groups:
         return request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.io_changes import Contract
@@ -180,7 +180,6 @@ class Request:
     def of(
         cls,
         given: Pruning,
-        data: DataSource | None,
         writing: Writing,
         *,
         resume: bool = False,
@@ -188,9 +187,10 @@ class Request:
     ) -> Request:
         """Return what one cut is asked for: by a command, a job, a function of Python or another tool.
 
+        Its data is read after that (`on`): whatever is wrong in the settings is known before.
+
         Args:
             given: the settings.
-            data: the user's inputs, read.
             writing: where the result goes.
             resume: go on with an interrupted training.
             acceptance: how the caller sets that an inconclusive proof is accepted.
@@ -202,10 +202,14 @@ class Request:
             Choice.of(given, recover=given.recover, time=given.time, resume=resume),
             Contract(given.cache, given.allow_io_change),
             given.fuse,
-            Run(given.provider, given.seed, data),
+            Run(given.provider, given.seed),
             Proving(given.validate, given.accept_inconclusive, acceptance),
             writing,
         )
+
+    def on(self, data: DataSource | None) -> Request:
+        """The same on the user's inputs."""
+        return replace(self, run=replace(self.run, data=data))
 
 
 def _wish_of(cut: Cut) -> Wish | None:

@@ -105,7 +105,7 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
         seed=job.keys.seed,
         accept_inconclusive=keys.accept_inconclusive,
     )
-    return Request.of(given, data, Writing(output, keys.external_data), acceptance=ACCEPTANCE)
+    return Request.of(given, Writing(output, keys.external_data), acceptance=ACCEPTANCE).on(data)
 
 
 def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool) -> Request:
