@@ -96,15 +96,18 @@ class QuantizeResult(Displayed):
         """The sentence, the weights before and after, and the drift."""
         stored, done = self.matrices
         figures = [sized("weights", self.before.bytes, self.after.bytes)]
+        details: tuple[Fact, ...] = ()
         if self.drift is None:
             figures.append(Figure("drift", note=f"not measured: give {spelled('--data')}"))
         else:
             measured = {"drift": self.drift, "drift_unit": self.unit, "measured_on": self.measured_on}
             figures.append(drift_figure(measured))
+            drift = f"{self.drift:.3g} ({self.unit}) on {self.measured_on}, as a deployment runs both"
+            details = (Fact("drift", drift),)
         parts = (Figures(tuple(figures)), Fact("settings", settings_of(self.how)))
         notes = (Fact("note", note, "doubtful") for note in self.notes)
         answer = f"{done} of {many(stored, 'stored float tensor')} to {self.how.to}, {size_words(figures[0])}"
-        return Facts(self.output or self.name, answer, "open", (*parts, *notes))
+        return Facts(self.output or self.name, answer, "open", (*parts, *notes), details)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the model itself."""

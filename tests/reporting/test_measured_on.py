@@ -48,7 +48,7 @@ def test_a_number_says_what_it_was_measured_on(
     options, where, most = WAYS[way]
     page, out = tmp_path / "page.html", tmp_path / "out.onnx"
     call = ("prune", MODEL, "-o", out, *options, "--data", archive, "--provider", "cpu")
-    shown = command(*call, "--report", page)
+    shown = command(*call, "--report", page, "--verbose")
     assert shown.exit_code == 0, shown.stderr
     out.unlink()
     document = command(*call, "--json").document
@@ -119,7 +119,7 @@ def test_quantize_says_what_its_drift_was_measured_on(
     found = command(*call, "--json").document["drift_measured_on"]
     assert re.fullmatch(where, found)
     (tmp_path / "out.onnx").unlink()
-    assert f"on {found}" in " ".join(command(*call).stdout.split())
+    assert f"on {found}" in " ".join(command(*call, "--verbose").stdout.split())
 
 
 def test_a_single_sample_is_never_held_out() -> None:
