@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from onnxheadprune.model.facts import Cell, Fact, Facts, Figures, Part, Squares, State, Table, Word
-from onnxheadprune.model.spelling import escaped
+from onnxheadprune.model.spelling import escaped, file_name
 
 MOST = 200
 """Characters of a line."""
@@ -122,7 +122,9 @@ def _html(facts: Facts | Table, on_page: bool) -> str:
         return _table(facts, "", on_page)
     answer = f" {_word(facts.answer, facts.state)}" if facts.answer else ""
     body = "".join(_part(part, facts.title, on_page) for part in (*facts.parts, *facts.details))
-    return f'<div style="margin:0.3em 0"><div><b>{_text(facts.title)}</b>{answer}</div>{body}</div>'
+    # A notebook is passed on: folders of the machine are nobody's business.
+    title = facts.title if on_page else file_name(facts.title)
+    return f'<div style="margin:0.3em 0"><div><b>{_text(title)}</b>{answer}</div>{body}</div>'
 
 
 def _part(part: Part, title: str, on_page: bool) -> str:

@@ -335,7 +335,7 @@ class Validation(Displayed):
     def judged(self, headline: Headline, gates: Sequence[Gate] = ()) -> Facts:
         """The same with a headline and limits of the caller's own."""
         told = Result(file_name(self.pruned), (), headline, [self.to_dict()], gates=gates).facts()
-        return replace(told, details=(Fact("original", self.original), *self.details))
+        return replace(told, details=(Fact("original", file_name(self.original)), *self.details))
 
     @property
     def details(self) -> tuple[Part, ...]:
