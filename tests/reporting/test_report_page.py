@@ -80,7 +80,6 @@ def test_a_cut_on_data_is_told_in_full(command: Command, tmp_path: Path) -> None
     text = words(read.text)
     for question in (
         "Is it exact?",
-        "Is it good enough?",
         "What was removed",
         "did it cost",
         "that measured",
@@ -92,7 +91,7 @@ def test_a_cut_on_data_is_told_in_full(command: Command, tmp_path: Path) -> None
     assert document["headline"]["result"]["answer"] == "no limits given"
     assert "hold other numbers than in the original" in text
     assert read.cells("gone") == 8 and read.cells("stays") + read.cells("must-stay") == 24
-    assert "operations 9.52 M" in text
+    assert "9.52 M" in text
     narrowed = [item for item in document["differences"] if item["what"] == "narrowed"]
     assert narrowed and all(item["name"] in text and item["after"] in text for item in narrowed)
     assert document["run"]["command"] in read.text and "--ratio 0.25" in document["run"]["command"]
@@ -117,7 +116,7 @@ def test_named_heads_and_plans_have_pages_too(command: Command, tmp_path: Path) 
     options = ("--heads", "0:1", "-o", tmp_path / "out.onnx", "--report")
     assert command("prune", DIGITS, *options, named).exit_code == 0
     read = Read(named.read_text(encoding="utf-8"))
-    assert read.cells("gone") == 1 and "named by the user" in read.text and read.cells("s0") == 0
+    assert read.cells("gone") == 1 and "removed: named" in read.text and read.text.count("kept: not named") >= 31 and read.cells("s0") == 0
     (tmp_path / "out.onnx").unlink()
     assert command("prune", DIGITS, "--dry-run", *options, planned).exit_code == 0
     text = words(Read(planned.read_text(encoding="utf-8")).text)
