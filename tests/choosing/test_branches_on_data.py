@@ -25,7 +25,7 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from tests import toys_exits
 from tests.conftest import Outcome
-from tests.engine.one_node import run
+from tests.liveness.one_node import run
 
 HERE = Provider(CPU, "a test")
 FORMS: dict[str, Callable[[], ModelProto]] = {

@@ -22,7 +22,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.runtime import CPU, Array, Provider
 from tests import toys_experts, toys_mixture, toys_scores
 from tests.conftest import Outcome
-from tests.engine.one_node import run
+from tests.liveness.one_node import run
 from tests.toys_experts import CHOSEN, EXPERTS, GROUPS, TOKENS, TOYS, Toy
 
 Command = Callable[..., Outcome]

@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from tests.attention.attention_text import MERGED, PROJECTED, attention
 from tests.conftest import Outcome
-from tests.engine.attention_text import MERGED, PROJECTED, attention
 
 Command = Callable[..., Outcome]
 GIANT = 2**16

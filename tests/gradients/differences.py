@@ -11,9 +11,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxheadprune.choosing.gradients.differentiate import Gradient, differentiate
-from tests.engine.masks import Array
-from tests.engine.one_node import Case, onnx_type, run
 from tests.gradients.foreign import FOREIGN
+from tests.liveness.masks import Array
+from tests.liveness.one_node import Case, onnx_type, run
 
 STEP = 1e-5
 TOLERANCE = 1e-4

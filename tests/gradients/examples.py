@@ -9,9 +9,9 @@ from hypothesis import assume
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from tests.engine.masks import Array, Draw
-from tests.engine.one_node import Case
-from tests.engine.strategies import FLOAT, STRATEGIES, Key, Strategy, floats, integers, vector
+from tests.liveness.masks import Array, Draw
+from tests.liveness.one_node import Case
+from tests.liveness.strategies import FLOAT, STRATEGIES, Key, Strategy, floats, integers, vector
 
 MICROSOFT, INT32 = "com.microsoft", TensorProto.INT32
 EXAMPLES: dict[Key, list[Strategy]] = {}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from onnx.reference.op_run import OpRun
 
-from tests.engine.masks import Array
+from tests.liveness.masks import Array
 
 
 def _erf(x: Array) -> Array:

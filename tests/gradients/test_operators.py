@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from onnxheadprune import operators
 from onnxheadprune.edit.gradients import DECOMPOSITIONS, GRADIENTS
-from tests.engine import (
+from tests.gradients.differences import check
+from tests.gradients.examples import ELSEWHERE, examples_of
+from tests.liveness import (
     cases_contraction,
     cases_elementwise,
     cases_fused,
@@ -18,9 +20,7 @@ from tests.engine import (
     cases_quantized,
     cases_views,
 )
-from tests.engine.strategies import Key
-from tests.gradients.differences import check
-from tests.gradients.examples import ELSEWHERE, examples_of
+from tests.liveness.strategies import Key
 
 assert operators
 assert cases_contraction and cases_elementwise and cases_indexing and cases_mixing

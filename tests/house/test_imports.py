@@ -45,9 +45,9 @@ def test_no_file_imports_a_test_module() -> None:
     [
         "from tests.cli.test_cli import x",
         "from tests import test_cli",
-        "import tests.engine.test_plan as plan",
-        "def f():\n    from tests.engine import test_plan",
-        "from tests.engine import (\n    cuts,\n    test_plan,\n)",
+        "import tests.edit.test_plan as plan",
+        "def f():\n    from tests.edit import test_plan",
+        "from tests.edit import (\n    cuts,\n    test_plan,\n)",
         "from . import helper",
     ],
 )
@@ -57,5 +57,5 @@ def test_an_import_is_seen(source: str) -> None:
 
 def test_helpers_are_allowed() -> None:
     assert not list(
-        imported_tests("from tests import toys\nfrom tests.engine.blueprint import PLAIN\nimport pytest")
+        imported_tests("from tests import toys\nfrom tests.attention.blueprint import PLAIN\nimport pytest")
     )

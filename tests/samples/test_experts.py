@@ -16,7 +16,7 @@ import pytest
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.errors import RefusedError
-from tests.engine.one_node import run
+from tests.liveness.one_node import run
 from tests.zoo.quiet import quiet
 
 torch = pytest.importorskip("torch")

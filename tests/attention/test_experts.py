@@ -1,0 +1,285 @@
+"""Experts are removed from mixtures as if their router had never had them, in every form that exporters write.
+
+The oracle is arithmetic in float64, in which scores of removed experts are minus infinity before the choice; it knows
+nothing of sites, masks or the graph.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper
+
+import onnxheadprune as ohp
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.validation.core_masks import silenced_cores
+from tests import toys_mixture
+from tests.conftest import Outcome
+from tests.liveness.one_node import run
+from tests.toys_experts import CHOSEN, EXPERTS, TOYS, Toy, tokens
+
+Command = Callable[..., Outcome]
+PAIRS = ([1, 4], [0, 5])
+"""Sets that leave two groups of experts equal."""
+
+
+@pytest.mark.one_in(4)
+@pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
+def test_what_is_left_computes_what_a_router_without_them_does(toy: Toy) -> None:
+    model, x = toy.model(), tokens()
+    (mixture,) = inspect(model).of("experts")
+    assert (mixture.num_units, mixture.details, mixture.reason) == (
+        EXPERTS,
+        {"chosen": str(CHOSEN), "bytes each": str(mixture.bytes // EXPERTS)},
+        None,
+    )
+    for gone in PAIRS:
+        planning = analyse(model, {"moe.0": gone}, "the model")
+        want = toy.expected(x, gone)
+        made = [
+            ohp.prune(model, heads={"moe.0": gone}, provider="cpu").model,
+            masked_reference(planning.view, planning.touched, planning.heads),
+            silenced_cores(planning).model,
+        ]
+        for other in made:
+            np.testing.assert_allclose(run(other, {"x": x})["out"], want, atol=2e-5)
+        assert np.abs(want - toy.expected(x)).max() > 1e-2
+        # Its mask has a row more than there are experts, which nobody reads.
+        assert len(planning.plan.edge_gathers) == (toy.body == "each, one-hot")
+        stored = {tensor.name: list(tensor.dims) for tensor in made[0].graph.initializer}
+        assert stored["router"][1] == EXPERTS - 2
+        each = [name for name in stored if name.startswith("up") and name[2:].isdigit()]
+        assert len(each) == EXPERTS - 2 if each else stored["up"][0] == stored["down_bias"][0] == EXPERTS - 2
+
+
+_SHARED = """
+  shared_made = MatMul (x, shared_up)
+  shared_active = Relu (shared_made)
+  shared_out = MatMul (shared_active, shared_down)
+"""
+BESIDE = {
+    "added to the experts": (_SHARED, "  both = Add (y, shared_out)\n  out = Add (x, both)\n", True),
+    "with a gate of its own": (
+        _SHARED
+        + "  g = MatMul (x, shared_gate)\n  open_gate = Sigmoid (g)\n  gated = Mul (open_gate, shared_out)\n",
+        "  both = Add (y, gated)\n  out = Add (x, both)\n",
+        True,
+    ),
+    "added to the stream first": (_SHARED, "  both = Add (x, shared_out)\n  out = Add (both, y)\n", True),
+    "added to the stream last": (_SHARED, "  both = Add (x, y)\n  out = Add (both, shared_out)\n", True),
+    "weighed by the router": (
+        _SHARED + "  best = ReduceMax <keepdims = 1> (w, last)\n  part = Mul (shared_out, best)\n",
+        "  both = Add (y, part)\n  out = Add (x, both)\n",
+        False,
+    ),
+    "behind the experts": (
+        "  middle_out = Add (x, y)\n" + _SHARED.replace("(x,", "(middle_out,"),
+        "  out = Add (middle_out, shared_out)\n",
+        False,
+    ),
+}
+"""Nodes with a feed-forward block, those that compute the output, and whether the block is a shared expert."""
+
+
+@pytest.mark.one_in(5)
+@pytest.mark.parametrize("body", ["picked", "scattered", "each, its tokens", "each, compared"])
+@pytest.mark.parametrize("case", BESIDE.values(), ids=BESIDE)
+def test_a_shared_expert_is_a_block_that_is_added_unweighed(
+    case: tuple[str, str, bool], body: str, command: Command, tmp_path: Path
+) -> None:
+    more, last, is_shared = case
+    path = _saved(Toy(body=body, more=more, last=last).model(), tmp_path / "model.onnx")
+    sites = inspect(path)
+    (mixture,), blocks = sites.of("experts"), sites.of("neurons")
+    own = [block.key for block in blocks if block.projections[0].node.out.name == "shared_out"]
+    assert mixture.to_dict()["shared_experts"] == own * is_shared and len(own) == 1
+    asked = command("prune", path, "-o", tmp_path / "no.onnx", "--experts", "0:6")
+    assert asked.exit_code == 2 and "moe.0 (mixture) has no expert 6: its experts are 0-5" in asked.stderr
+    assert (
+        f"the shared expert is a feed-forward block, {own[0]}: remove its neurons" in asked.stderr
+    ) == is_shared
+
+
+@pytest.mark.parametrize("toy", toys_mixture.RUNNABLE.values(), ids=toys_mixture.RUNNABLE)
+def test_an_operator_that_holds_a_mixture_loses_experts(toy: toys_mixture.Toy) -> None:
+    model, x = toy.model(), toys_mixture.tokens()
+    made = ohp.prune(model, heads={"moe.0": [1]}, provider="cpu").model
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    want = toy.expected(x, toy.tensors(), out=[1])
+    np.testing.assert_allclose(run(made, {"x": x})["y"], want, atol=2e-5, rtol=1e-5)
+    assert {array.shape[0] for name, array in stored.items() if name != "router"} == {2}
+
+
+def test_as_many_stay_as_are_chosen() -> None:
+    told = r"moe.0 \(mixture\) cannot lose experts 0,1,2,3,4: 1 would be left to choose 2 from for each token"
+    with pytest.raises(RefusedError, match=told):
+        analyse(Toy().model(), {"moe.0": range(5)}, "the model")
+    with pytest.raises(RefusedError, match="0 would be left"):
+        analyse(Toy().model(), {"moe.0": "*"}, "the model")
+
+
+def test_groups_stay_equal() -> None:
+    model = Toy("sigmoid in groups").model()
+    told = "leave the 2 groups of its router with different numbers of experts, or with none"
+    with pytest.raises(RefusedError, match=told):
+        analyse(model, {"moe.0": [2]}, "the model")
+
+
+READ_OTHERWISE = {
+    "scores are an output": ("  shown = Identity (r)\n", ", float[7, 6] shown", "shown hands out scores"),
+    "numbers are an output": ("  shown = Identity (i)\n", ", int64[7, 2] shown", "shown hands out numbers"),
+    "a mean of all scores": (
+        "  mean = ReduceMean <axes = [1], keepdims = 0> (r)\n",
+        ", float[7] mean",
+        "a number that each has a part in",
+    ),
+    "a sum of raw scores": (
+        "  total_r = ReduceSum <keepdims = 0> (r, last)\n",
+        ", float[7] total_r",
+        "a number that each has a part in",
+    ),
+    "arithmetic with numbers": (
+        "  next = Add (i, two)\n",
+        ", int64[7, 2] next",
+        "reads the numbers of experts in a way that no rule knows",
+    ),
+    "the lowest scores": (
+        "  least, which = TopK <axis = -1, largest = 0> (r, two)\n",
+        ", float[7, 2] least",
+        "chooses the lowest scores",
+    ),
+}
+"""Nodes that read scores or numbers, what is declared for them, and a part of the reason."""
+
+
+@pytest.mark.parametrize("case", READ_OTHERWISE.values(), ids=READ_OTHERWISE)
+def test_whoever_reads_scores_or_numbers_otherwise_is_the_reason(case: tuple[str, str, str]) -> None:
+    more, outputs, told = case
+    (mixture,) = inspect(Toy(more=more, outputs=outputs).model()).of("experts")
+    assert told in str(mixture.reason)
+
+
+def test_a_choice_of_rows_is_no_mixture() -> None:
+    """Tokens that are drawn from logits pick rows of an embedding: that is no expert."""
+    model = onnx.parser.parse_model("""
+<ir_version: 9, opset_import: ["" : 17]>
+greedy (float[N, 4] x) => (float[N, 4] y) <float[4, 6] w, float[6, 4] table>
+{ r = MatMul (x, w)
+  i = ArgMax <axis = 1, keepdims = 0> (r)
+  y = Gather (table, i) }""")
+    for name, shape in (("w", (4, 6)), ("table", (6, 4))):
+        array = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    assert inspect(model).of("experts") == ()
+
+
+def _saved(model: ModelProto, path: Path) -> Path:
+    onnx.save(model, path)
+    return path
+
+
+def test_a_wrong_expert_is_seen(tmp_path: Path) -> None:
+    """Weights of another expert than the router's column, and a record of another one."""
+    path, wrong = _saved(Toy().model(), tmp_path / "model.onnx"), tmp_path / "wrong.onnx"
+    made = ohp.prune(path, heads={"moe.0": [1, 4]}, provider="cpu").model
+    for name in ("up", "router"):
+        changed = ModelProto()
+        changed.CopyFrom(made)
+        tensor = next(item for item in changed.graph.initializer if item.name == name)
+        array = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(np.roll(array, 1, axis=0 if name == "up" else 1), name))
+        assert ohp.validate(path, _saved(changed, wrong), provider="cpu").verdict == "failed"
+    for entry in made.metadata_props:
+        entry.value = entry.value.replace('"removed": "1,4"', '"removed": "1,3"')
+    assert ohp.validate(path, _saved(made, wrong), provider="cpu").verdict == "failed"
+
+
+def test_through_the_command_line(command: Command, tmp_path: Path) -> None:
+    model = _saved(Toy().model(), tmp_path / "model.onnx")
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    shown = command("prune", model, "-o", once, "--experts", "0:1,4", "--json")
+    assert shown.exit_code == 0 and shown.document["plan"]["experts"][0]["removed"] == "1,4"
+    assert command("prune", once, "-o", twice, "--experts", "moe.0:0").exit_code == 0
+    for original in (model, once):
+        assert command("validate", original, twice).exit_code == 0
+    (left,) = command("inspect", twice, "--json").document["mixtures"]
+    assert (left["num_experts"], left["removed"], left["chosen_per_token"]) == (3, [0, 1, 4], 2)
+    assert left["bytes_per_expert"] == left["bytes"] // 3 == 4 * (4 + 4 * 5 + 5 + 5 * 4 + 4)
+    assert "1 mixture-of-experts block, 3 experts (--experts)" in command("inspect", twice).stdout
+    again = command("prune", once, "-o", tmp_path / "no.onnx", "--experts", "0:4")
+    assert again.exit_code == 2 and "expert 4 of moe.0 (mixture) was removed before" in again.stderr
+    few = command("prune", model, "-o", tmp_path / "no.onnx", "--experts", "0:0-4")
+    assert few.exit_code == 3 and "1 would be left to choose 2 from" in few.stderr
+    assert not (tmp_path / "no.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("experts", "field", "told"),
+    [("0:1,4", 4, "num_experts 6 -> 4"), ("0:0", 5, "num_experts 6 -> 5")],
+)
+def test_the_configuration_follows(
+    command: Command, tmp_path: Path, experts: str, field: int, told: str
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    _saved(Toy().model(), folder / "model.onnx")
+    (folder / "config.json").write_text('{"num_experts": 6}', "utf-8")
+    shown = command("prune", folder, "-o", out, "--experts", experts)
+    assert shown.exit_code == 0 and told in shown.stdout
+    assert json.loads((out / "config.json").read_text("utf-8")) == {"num_experts": field}
+
+
+def test_blocks_keep_their_numbers_where_experts_vanish(command: Command, tmp_path: Path) -> None:
+    model, once, twice = (tmp_path / f"{name}.onnx" for name in ("model", "once", "twice"))
+    _saved(Toy(body="each, its tokens").model(), model)
+    assert command("prune", model, "-o", once, "--experts", "0:1,4").exit_code == 0
+    blocks = [site.key for site in inspect(once).neurons]
+    assert blocks == ["ffn.0", "ffn.2", "ffn.3", "ffn.5"]
+    shown = command("prune", once, "-o", twice, "--experts", "0:0", "--neurons", "5:1,3")
+    assert shown.exit_code == 0 and all(f"{kind} " in shown.stdout for kind in ("neurons", "experts"))
+    for original in (model, once):
+        assert command("validate", original, twice).exit_code == 0
+    gone = [site.removed for site in inspect(twice).neurons]
+    assert gone == [(), (), (1, 3)]
+
+
+ONE_EXPERT_OTHERWISE = {
+    "a share is an output": (Toy(body="each, a slice"), "  own = Identity (share3)\n", ", float[7, 1] own"),
+    "a count of tokens": (
+        Toy(body="each, compared"),
+        "  own = Add (share3, ones)\n  sum_own = Exp (own)\n",
+        ", float[7, 1] sum_own",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ONE_EXPERT_OTHERWISE.values(), ids=ONE_EXPERT_OTHERWISE)
+def test_whoever_reads_an_expert_otherwise_is_the_reason(case: tuple[Toy, str, str]) -> None:
+    toy, more, outputs = case
+    (mixture,) = inspect(replace(toy, more=more, outputs=outputs).model()).of("experts")
+    assert "one" in str(mixture.reason) and "expert" in str(mixture.reason)
+
+
+def test_neurons_inside_an_operator_go_after_experts(tmp_path: Path) -> None:
+    """They are numbered by expert, so that one call or another order would give them other numbers."""
+    model, path = toys_mixture.Toy().model(), tmp_path / "cut.onnx"
+    neurons = [0, 32, 64]
+    with pytest.raises(
+        RefusedError, match="are one operator, which numbers neurons by expert: remove experts"
+    ):
+        analyse(model, {"moe.0": [1], "ffn.0": neurons}, "the model")
+    ohp.prune(model, path, heads={"ffn.0": neurons}, provider="cpu")
+    with pytest.raises(RefusedError, match="has lost neurons before; remove experts first"):
+        analyse(onnx.load(path), {"moe.0": [1]}, "the model")
+    ohp.prune(model, path, heads={"moe.0": [1]}, provider="cpu")
+    made = ohp.prune(path, heads={"ffn.0": [0, 32]}, provider="cpu")
+    assert made.validation is not None and made.validation.verdict == "passed"

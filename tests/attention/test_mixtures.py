@@ -1,0 +1,220 @@
+"""Experts in one operator lose neurons as exactly as any block: each of them equally many, whichever they are.
+
+The oracle is arithmetic in float64 that sets what neurons give to zero; it knows nothing of sites, masks or layouts.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+from onnxheadprune import prune
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.benchmarking.flops import Flops, concrete_view
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.validation.core_masks import silenced_cores
+from tests.liveness.one_node import run
+from tests.toys_mixture import EXPERTS, HIDDEN, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Toy, tokens
+
+
+def _block(model: ModelProto) -> NeuronSite:
+    (block,) = inspect(model).neurons
+    return block
+
+
+def _some(block: NeuronSite) -> list[int]:
+    """Half of every expert's neurons, others in each expert."""
+    each = len(block.units) // block.experts
+    order = [np.random.default_rng(expert).permutation(each)[: each // 2] for expert in range(block.experts)]
+    units = [block.units[expert * each + at] for expert, chosen in enumerate(order) for at in chosen]
+    return sorted(neuron for unit in units for neuron in unit)
+
+
+def _tensors(model: ModelProto) -> dict[str, Any]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+@pytest.mark.parametrize("toy", [*RUNNABLE.values(), *UNRUNNABLE.values()], ids=[*RUNNABLE, *UNRUNNABLE])
+def test_what_is_left_computes_what_silent_neurons_leave(toy: Toy) -> None:
+    model, x = toy.model(), tokens()
+    block = _block(model)
+    assert (block.num_units, block.experts, block.reason) == (EXPERTS * toy.width, EXPERTS, None)
+    gone = _some(block)
+    plan = analyse(model, {"ffn.0": gone}, "the model").plan
+    assert plan.edge_gathers == ()
+    cut = apply_plan(plan, model)
+    want, got = toy.expected(x, toy.tensors(), gone), toy.expected(x, _tensors(cut))
+    np.testing.assert_allclose(got, want, atol=1e-12)
+    # Other neurons would be seen.
+    assert np.abs(want - toy.expected(x, toy.tensors())).max() > 1e-2
+    whole = sum(array.size for array in toy.tensors().values())
+    assert sum(array.size for array in _tensors(cut).values()) < 0.7 * whole
+
+
+@pytest.mark.parametrize("toy", RUNNABLE.values(), ids=RUNNABLE)
+def test_onnxruntime_and_the_masked_reference_say_the_same(toy: Toy) -> None:
+    model, x = toy.model(), tokens()
+    planning = analyse(model, {"ffn.0": _some(_block(model))}, "the model")
+    masked = masked_reference(planning.view, planning.touched, planning.heads)
+    want = toy.expected(x, toy.tensors(), _some(_block(model)))
+    for made in (masked, apply_plan(planning.plan, model)):
+        np.testing.assert_allclose(run(made, {"x": x})["y"], want, atol=2e-5, rtol=1e-5)
+
+
+def test_what_a_kernel_rounds_it_rounds_the_same_way() -> None:
+    """Experts of 8 bits in blocks round what lies between the maps, block by block: no other block is touched."""
+    model, x = UNRUNNABLE["8 bits in blocks"].model(), {"x": tokens()}
+    planning = analyse(model, {"ffn.0": _some(_block(model))}, "the model")
+    masked = masked_reference(planning.view, planning.touched, planning.heads)
+    cut = run(apply_plan(planning.plan, model), x)["y"]
+    np.testing.assert_allclose(cut, run(masked, x)["y"], rtol=1e-5)
+    assert np.abs(cut - run(model, x)["y"]).max() > 1.0
+
+
+def test_experts_lose_equally_many_and_the_error_names_the_nearest_sets() -> None:
+    model = Toy().model()
+    told = (
+        r"leave its 3 experts with different numbers of neurons, or with none \(neuron i of expert e has the number"
+        rf" e \* {WIDTH} \+ i\); the nearest legal sets are 1,5,32,33,64,65 or 1,32,64$"
+    )
+    with pytest.raises(RefusedError, match=told):
+        analyse(model, {"ffn.0": [1, 5, 32, 64]}, "the model")
+    for legal in ([1, 5, 32, 33, 64, 65], [1, 32, 64]):
+        assert analyse(model, {"ffn.0": legal}, "the model").plan.edits
+
+
+def test_an_expert_does_not_go_alone() -> None:
+    with pytest.raises(RefusedError, match="with different numbers of neurons, or with none"):
+        analyse(Toy().model(), {"ffn.0": range(WIDTH)}, "the model")
+
+
+def test_of_blocks_of_levels_the_error_names_the_nearest_sets() -> None:
+    model = Toy("QMoE", block=16).model()
+    legal = [*range(16), *range(32, 48), *range(64, 80)]
+    told = f"only go together; the nearest legal sets are {','.join(map(str, legal))}$"
+    with pytest.raises(RefusedError, match=told):
+        analyse(model, {"ffn.0": [1, *range(32, 48), *range(64, 70)]}, "the model")
+    assert analyse(model, {"ffn.0": legal}, "the model").plan.edits
+
+
+def test_all_of_a_mixture_goes_where_nothing_is_left_of_it() -> None:
+    model, x = Toy(bias=False).model(), tokens()
+    cut = apply_plan(analyse(model, {"ffn.0": "*"}, "the model").plan, model)
+    assert "MoE" not in {node.op_type for node in cut.graph.node}
+    np.testing.assert_array_equal(run(cut, {"x": x})["y"], x)
+    with pytest.raises(RefusedError, match=r"each token would get the biases that its experts in .* have"):
+        analyse(Toy().model(), {"ffn.0": "*"}, "the model")
+
+
+@pytest.mark.parametrize(
+    ("toy", "why"),
+    [
+        (Toy("QMoE", more={"weights_prepacked": 1}), "in the order of one execution provider"),
+        (Toy("QMoE", more={"quant_type": "nvfp4"}), "are stored as nvfp4"),
+        (Toy("QMoE", block=32), "are stored in one piece"),
+    ],
+)
+def test_what_cannot_be_cut_says_why(toy: Toy, why: str) -> None:
+    block = _block(toy.model())
+    assert not block.removable and why in str(block.reason)
+
+
+def test_experts_that_are_computed_stay() -> None:
+    model = Toy().model()
+    (weight,) = [tensor for tensor in model.graph.initializer if tensor.name == "w2"]
+    model.graph.initializer.remove(weight)
+    model.graph.input.append(helper.make_tensor_value_info("w2", 1, list(weight.dims)))
+    assert "are computed when the model runs (w2)" in str(_block(model).reason)
+
+
+def test_rows_that_the_attribute_does_not_explain_are_no_block() -> None:
+    """Twice as many rows, and no word of how gates and values lie in them."""
+    model = Toy(activation="swiglu", fused=1).model()
+    node = next(node for node in model.graph.node if node.op_type == "MoE")
+    kept = [item for item in node.attribute if item.name != "swiglu_fusion"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+    assert inspect(model).neurons == ()
+
+
+def test_tensors_that_do_not_fit_are_no_block() -> None:
+    """Zero points with a byte per row, where two rows share one."""
+    model = Toy(op="QMoE", zeros=True).model()
+    (zeros,) = [tensor for tensor in model.graph.initializer if tensor.name == "z1"]
+    assert inspect(model).neurons
+    zeros.CopyFrom(numpy_helper.from_array(np.zeros((EXPERTS, WIDTH, 1), np.uint8), "z1"))
+    assert inspect(model).neurons == ()
+
+
+def test_two_mixtures_that_share_experts_may_lose_different_neurons() -> None:
+    toy, x = Toy(bias=False), tokens()
+    model = toy.model()
+    again = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+    names = {"x": "y", "r": "r2", "m": "m2", "y": "z"}
+    for node in again:
+        node.name += "_again"
+        for field in (node.input, node.output):
+            field[:] = [names.get(name, name) for name in field]
+    model.graph.node.extend(again)
+    model.graph.output[0].name = "z"
+    first, second = [1, 40, 70], [3, 35, 71]
+    cut = apply_plan(analyse(model, {"ffn.0": first, "ffn.1": second}, "the model").plan, model)
+    middle = toy.expected(x, toy.tensors(), first)
+    want = toy.expected(middle, toy.tensors(), second)
+    np.testing.assert_allclose(run(cut, {"x": x})["z"], want, atol=1e-4)
+
+
+def test_numbers_stay_those_of_the_original(tmp_path: Path) -> None:
+    toy, x = Toy(activation="swiglu", fused=1), tokens()
+    paths = [tmp_path / f"{name}.onnx" for name in ("original", "first", "second")]
+    onnx.save(toy.model(), paths[0])
+    first, second = [0, 1, 40, 41, 90, 95], [2, 42, 64]
+    assert prune(paths[0], paths[1], heads={"ffn.0": first}).validation.passed
+    assert prune(paths[1], paths[2], heads={"ffn.0": second}).validation.passed
+    want = toy.expected(x, toy.tensors(), [*first, *second])
+    np.testing.assert_allclose(run(onnx.load(paths[2]), {"x": x})["y"], want, atol=1e-5)
+
+
+def test_operations_are_those_of_the_chosen_experts() -> None:
+    toy = Toy(activation="swiglu", fused=1)
+    found = Flops.of(concrete_view(toy.model(), {"x": tokens()}))
+    router, maps = 2 * TOKENS * HIDDEN * EXPERTS, 2 * TOKENS * 2 * 3 * HIDDEN * WIDTH
+    assert (found.total, found.uncounted) == (router + maps, ())
+    assert _block(toy.model()).flops_per_token == maps // TOKENS
+
+
+def test_elements_of_a_block_are_those_of_its_experts() -> None:
+    tensors = Toy().tensors()
+    owned = sum(tensors[name].size for name in ("w1", "b1", "w2"))
+    assert _block(Toy().model()).params == owned
+
+
+def test_data_says_nothing_of_neurons_inside_an_operator(tmp_path: Path) -> None:
+    onnx.save(Toy().model(), tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=np.concatenate([tokens()] * 8))
+    with pytest.raises(RefusedError, match=r"experts that a router chooses, .*: name them"):
+        prune(tmp_path / "model.onnx", data=tmp_path / "data.npz", ratio=0.5, units="neurons")
+
+
+SECOND = {**RUNNABLE, "8 bits in blocks": UNRUNNABLE["8 bits in blocks"]}
+
+
+@pytest.mark.parametrize("toy", SECOND.values(), ids=SECOND)
+def test_silent_where_they_are_made_is_silent_where_they_are_summed(toy: Toy) -> None:
+    model, x = toy.model(), {"x": tokens()}
+    planning = analyse(model, {"ffn.0": _some(_block(model))}, "the model")
+    silenced = silenced_cores(planning)
+    assert silenced.any and not silenced.skipped
+    masked = masked_reference(planning.view, planning.touched, planning.heads)
+    want = run(masked, x)["y"]
+    np.testing.assert_allclose(run(silenced.model, x)["y"], want, atol=2e-5, rtol=1e-5)
+    assert np.abs(run(model, x)["y"] - want).max() > 1e-2

@@ -1,0 +1,175 @@
+"""A kind of unit that the product does not have, in one class: all that is done with units works on it as it is.
+
+The kind is the width of heads: a unit is one channel of the values, the same in every head of a site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxheadprune as ohp
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.sites import kinds
+from onnxheadprune.attention.sites.attention_site import AttentionSite
+from onnxheadprune.attention.sites.find import inspect, view_of
+from onnxheadprune.attention.sites.projection import Projection
+from onnxheadprune.attention.sites.site import SPAN, Findings, Site
+from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.graph.view import GraphView
+from tests import toys, toys_scores
+from tests.conftest import Outcome
+from tests.deploying import exports
+from tests.liveness.one_node import run
+
+Command = Callable[..., Outcome]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WidthSite(Site):
+    """The values of an attention site; its units are their channels, each of the same position in every head."""
+
+    UNIT = "channel"
+    UNITS = "channels"
+    BLOCK = "width"
+    TITLE = "head width"
+    KEY = "width."
+    FROM = 7 * SPAN
+    FIELD = "widths"
+
+    @classmethod
+    def found(cls, view: GraphView, attention: Sequence[Site]) -> Findings:
+        """The widths of the heads of all attention sites without a cache."""
+        found = [
+            cls(
+                index=cls.FROM + number,
+                name=f"{site.name}.width",
+                num_units=site.v_head_size,
+                groups=tuple((channel,) for channel in range(site.v_head_size)),
+                projections=tuple(_of_channels(item) for item in site.projections),
+                cores=site.cores,
+                units=tuple((channel,) for channel in range(site.v_head_size)),
+                params=site.params // 2,
+                flops_per_token=site.flops_per_token // 2,
+                original_num_units=site.v_head_size,
+            )
+            for number, site in enumerate(attention)
+            if isinstance(site, AttentionSite) and not site.free
+        ]
+        return Findings(found)
+
+
+def _of_channels(projection: Projection) -> Projection:
+    """The same projection, whose units are positions in heads."""
+    return replace(projection, channels=tuple(zip(*projection.channels, strict=True)))
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "KINDS", [*kinds.KINDS, WidthSite])
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(toys_scores.stack(), path)
+    return path
+
+
+FEED = {"input_ids": np.arange(12).reshape(2, 6)}
+
+
+def test_it_is_found_and_named(model: Path) -> None:
+    sites = inspect(model)
+    (first, _) = sites.of("channels")
+    assert (first.key, first.label) == ("width.0", "width.0 (layer0.attn.width)")
+    assert [item["num_channels"] for item in sites.to_dict()["widths"]] == [toys_scores.SIZE] * 2
+    assert [site.key for site in sites.every] == ["0", "1", "ffn.0", "ffn.1", "width.0", "width.1"]
+
+
+def test_its_cut_equals_what_the_weights_say(model: Path) -> None:
+    """The oracle knows nothing of sites: zeros in the rows of the output projection that read the channel."""
+    made = ohp.prune(model, heads={"width.0": [1], "width.1": [0, 3]}, provider="cpu")
+    assert made.validation is not None and made.validation.verdict == "passed"
+    assert made.plan.edge_gathers == () and made.plan.kinds == "channels"
+    other = onnx.load(model)
+    for layer, gone in ((0, (1,)), (1, (0, 3))):
+        name = f"layer{layer}.attn.out.weight"
+        weights = toys.get_initializer(other, name)
+        weights.reshape(-1, toys_scores.SIZE, toys_scores.HIDDEN)[:, gone] = 0
+        toys.set_initializer(other, name, weights)
+    wanted, got = (run(item, FEED)["logits"] for item in (other, made.model))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+    widths = [toys.get_initializer(made.model, f"layer{layer}.attn.v.weight").shape for layer in (0, 1)]
+    heads = inspect(made.model)
+    assert widths == [(12, 12), (12, 8)] and [site.num_heads for site in heads] == [4, 4]
+
+
+def test_its_mask_is_the_same_model(model: Path) -> None:
+    made = ohp.prune(model, heads={"width.1": [2]}, validate=False)
+    view = view_of(onnx.load(model))
+    sites = inspect(model)
+    masked = masked_reference(view, sites.every, {WidthSite.FROM + 1: (2,)})
+    np.testing.assert_allclose(
+        run(made.model, FEED)["logits"], run(masked, FEED)["logits"], rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.long
+def test_it_is_recorded_cut_again_and_proven(command: Command, model: Path, tmp_path: Path) -> None:
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    assert command("prune", model, "-o", once, "--heads", "0:1 width.0:0 ffn.1:3").exit_code == 0
+    (first, _) = inspect(once).of("channels")
+    assert first.removed == (0,) and first.original_units == (1, 2, 3)
+    shown = command("prune", once, "-o", twice, "--heads", "width.0:2 ffn.1:4")
+    assert shown.exit_code == 0 and all(f"{kind} " in shown.stdout for kind in ("neurons", "channels"))
+    for original in (model, once):
+        assert command("validate", original, twice).exit_code == 0
+    again = command("prune", once, "-o", twice, "--heads", "width.0:0")
+    assert again.exit_code == 2 and "channel 0 of width.0" in again.stderr
+    gone = command("prune", model, "-o", twice, "--heads", "width.5:0")
+    assert gone.exit_code == 2 and "there is no width '5'" in gone.stderr
+    assert "2 head widths, 6 channels" in command("inspect", twice).stdout
+
+
+@pytest.mark.long
+def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
+    """The record says channel 2, and channel 0 is gone."""
+    wrong = tmp_path / "wrong.onnx"
+    ohp.prune(model, wrong, heads={"width.1": [0]}, provider="cpu")
+    changed = onnx.load(wrong)
+    for entry in changed.metadata_props:
+        entry.value = entry.value.replace('"removed": "0"', '"removed": "2"')
+    onnx.save(changed, wrong)
+    assert ohp.validate(model, wrong, provider="cpu").verdict == "failed"
+    plan = ohp.plan_pruning(model, heads={"width.0": [1]})
+    assert ohp.PrunePlan.from_dict(plan.to_dict()) == plan and plan.spec == {"width.0": [1]}
+
+
+@pytest.mark.long
+def test_a_wish_weighs_it_against_heads_and_neurons(model: Path) -> None:
+    units: Any = {"heads", "neurons", "channels"}
+    target: Any = {"ratio": 0.3, "units": units, "multiple_of": {"neurons": 1}}
+    data = {"input_ids": np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))}
+    made = ohp.prune(model, **target, data=data, provider="cpu", refit=False)
+    assert made.validation is not None and made.validation.verdict == "passed" and made.chosen is not None
+    assert made.plan.cuts_something and "measured drift" in made.chosen.selection.basis
+    with pytest.raises(UsageError, match="units are heads, neurons, experts, channels, layers, not pairs"):
+        Wish(ratio=0.3, units=frozenset({"pairs"}))
+
+
+@pytest.mark.long
+def test_it_goes_from_every_file_of_a_folder(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    outcome = command("prune", folder, "-o", out, "--heads", "width.1:1", "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert outcome.document["channels"] == {"width.1": "1"} and len(outcome.document["files"]) == 2
+    for name in ("model.onnx", "model_quantized.onnx"):
+        assert [site.removed for site in inspect(out / "onnx" / name).of("channels")] == [(), (1,)]

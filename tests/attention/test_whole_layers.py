@@ -1,0 +1,277 @@
+"""A layer is all that is added to the residual stream between two states of it, whatever computes that.
+
+The oracle is the same network, written without the layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import onnxheadprune as ohp
+from onnxheadprune.attention import layers as layers_module
+from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.sites.find import inspect
+from onnxheadprune.attention.unit_specs import combined
+from onnxheadprune.errors import RefusedError, ValidationFailedError
+from tests.conftest import Command
+from tests.graph_text import model_of, rename
+from tests.liveness.one_node import run
+
+FEED = {
+    name: np.random.default_rng(seed).normal(size=(2, 5, 8)).astype(np.float32)
+    for seed, name in enumerate("xt")
+}
+OTHER = "from another input"
+GATE = "gates the stream"
+ATTENTION = """
+    q0@ = MatMul(in@, wq@) k0@ = MatMul(in@, wk@) v0@ = MatMul(in@, wv@)
+    q1@ = Reshape(q0@, split) k1@ = Reshape(k0@, split) v1@ = Reshape(v0@, split)
+    q@ = Transpose <perm = [0, 2, 1, 3]>(q1@) k@ = Transpose <perm = [0, 2, 3, 1]>(k1@)
+    v@ = Transpose <perm = [0, 2, 1, 3]>(v1@)
+    scores@ = MatMul(q@, k@) shares@ = Softmax <axis = -1>(scores@)
+    context@ = MatMul(shares@, v@) back@ = Transpose <perm = [0, 2, 1, 3]>(context@)
+    merged@ = Reshape(back@, merge) branch@ = MatMul(merged@, wo@)
+"""
+NETWORK = "up@ = MatMul(in@, wu@) bent@ = Relu(up@) branch@ = MatMul(bent@, wd@)"
+BRANCHES = {
+    "attention": ATTENTION,
+    "network": NETWORK,
+    "depthwise": """
+        turned@ = Transpose <perm = [0, 2, 1]>(in@)
+        mixed@ = Conv <group = 8, kernel_shape = [3], pads = [1, 1]>(turned@, wc@)
+        branch@ = Transpose <perm = [0, 2, 1]>(mixed@)
+    """,
+    "convolution": """
+        turned@ = Transpose <perm = [0, 2, 1]>(in@)
+        wide@ = Conv <kernel_shape = [3], pads = [1, 1]>(turned@, wf@) bent@ = Relu(wide@)
+        made@ = Conv <kernel_shape = [3], pads = [1, 1]>(bent@, wg@)
+        branch@ = Transpose <perm = [0, 2, 1]>(made@)
+    """,
+    "gated by the stream": """
+        up@ = MatMul(in@, wu@) bent@ = Relu(up@) down@ = MatMul(bent@, wd@) made@ = Add(down@, bd@)
+        raw@ = MatMul(in@, wq@) open@ = Sigmoid(raw@) branch@ = Mul(open@, made@)
+    """,
+    "gated by its own neurons": """
+        up@ = MatMul(in@, wu@) bent@ = Relu(up@)
+        mean@ = ReduceMean <axes = [1]>(bent@) small@ = MatMul(mean@, ws@) some@ = Relu(small@)
+        gate@ = MatMul(some@, wt@) open@ = Sigmoid(gate@)
+        scaled@ = Mul(bent@, open@) branch@ = MatMul(scaled@, wd@)
+    """,
+    "largest of pieces": """
+        up@ = MatMul(in@, wu@) apart@ = Reshape(up@, pieces) most@ = ReduceMax <axes = [3], keepdims = 0>(apart@)
+        branch@ = MatMul(most@, wm@)
+    """,
+    "hidden is an output": "up@ = MatMul(in@, wu@) h@ = Relu(up@) branch@ = MatMul(h@, wd@)",
+    "no layer at its end": """
+        up@ = MatMul(in@, wq@) one@ = Tanh(up@) other@ = MatMul(in@, wk@) branch@ = Mul(one@, other@)
+    """,
+    GATE: """
+        up@ = MatMul(in@, wu@) bent@ = Relu(up@) branch@ = MatMul(bent@, wd@)
+        raw@ = MatMul(in@, wq@) open@ = Sigmoid(raw@) kept@ = Mul(in@, open@)
+    """,
+    OTHER: "branch@ = MatMul(t, wq@)",
+}
+SIZES = {
+    "wq": "8, 8", "wk": "8, 8", "wv": "8, 8", "wo": "8, 8", "wu": "8, 12", "wd": "12, 8", "wc": "8, 1, 3",
+    "wf": "12, 8, 3", "wg": "8, 12, 3", "bd": "8", "ws": "12, 4", "wt": "4, 12", "wm": "6, 8",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Network:
+    """Residual branches in layers.
+
+    Attributes:
+        layers: the names of their branches.
+        norm: whether the stream is normalized after each sum.
+        named: the branches whose nodes have the name of their layer, all or those of these kinds.
+        without: a layer that is left out; what it outputs besides stays.
+    """
+
+    layers: Sequence[Sequence[str]]
+    norm: bool = False
+    named: Sequence[str] = tuple(BRANCHES)
+    without: int | None = None
+
+    def model(self) -> onnx.ModelProto:
+        text, stream, outputs = "", "x", ["float[B, S, 8] y"]
+        for number, branches in enumerate(self.layers):
+            for place, kind in enumerate(branches):
+                key = f"_{number}_{place}"
+                is_there = number != self.without
+                if is_there or kind == "hidden is an output":
+                    text += BRANCHES[kind].replace("in@", stream).replace("@", key)
+                    outputs += [f"float[B, S, 12] h{key}"] if kind == "hidden is an output" else []
+                if is_there:
+                    text += f" sum{key} = Add({f'kept{key}' if kind == GATE else stream}, branch{key})\n"
+                    stream = f"sum{key}"
+                if self.norm:
+                    text += f" norm{key} = LayerNormalization({stream}, gain, shift)\n"
+                    stream = f"norm{key}"
+        inputs = "float[B, S, 8] x" + ", float[B, S, 8] t" * any(OTHER in kinds for kinds in self.layers)
+        weights = dict.fromkeys(re.findall(r"\b(w\w|bd)(_\d_\d)\b", text))
+        declared = "".join(f", float[{SIZES[name]}] {name}{key}" for name, key in weights)
+        model = model_of(
+            f"""<ir_version: 9, opset_import: ["" : 17]>
+            layered ({inputs}) => ({", ".join(outputs)})
+            <int64[4] split = {{0, 0, 2, 4}}, int64[3] merge = {{0, 0, 8}}, int64[4] pieces = {{0, 0, 6, 2}},
+             float[8] gain, float[8] shift, float[8, 8] last{declared}>
+            {{ {text} y = MatMul({stream}, last) }}"""
+        )
+        for node in model.graph.node:
+            found = re.search(r"_(\d)_(\d)$", node.output[0])
+            if found and self.layers[int(found[1])][int(found[2])] in self.named:
+                node.name = f"/layers.{found[1]}/part{found[2]}/{node.output[0]}"
+        return model
+
+
+def held(model: onnx.ModelProto) -> dict[str, list[str]]:
+    return {key: [site.key for site in layer.sites] for key, layer in layers(inspect(model)).items()}
+
+
+def check_removed(network: Network, key: str) -> None:
+    """Remove a layer, and compare with the network that is written without it."""
+    made = ohp.prune(network.model(), heads={f"layer.{key}": "*"}, provider="cpu")
+    assert made.validation is not None and made.validation.verdict == "passed", made.validation
+    oracle = replace(network, without=int(key)).model()
+    names = {item.name for item in oracle.graph.input}
+    feed = {name: value for name, value in FEED.items() if name in names}
+    kept = {item.name for item in made.model.graph.input}
+    ours, theirs = run(made.model, {name: feed[name] for name in kept}), run(oracle, feed)
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=1e-5)
+
+
+OTHERS = [name for name in BRANCHES if name not in ("attention", "network", GATE)]
+
+
+@pytest.mark.one_in(5)
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_branch_of_a_layer_is_removed(kind: str, place: int) -> None:
+    """Between named branches and behind them a branch needs no name to be in their layer; in front of them it does."""
+    branches = ["attention", "network"]
+    branches.insert(place, kind)
+    named = ("attention", "network", *([] if place else [kind]))
+    network = Network([branches, branches, branches], place == 1, named)
+    assert list(held(network.model())) == ["0", "1", "2"]
+    check_removed(network, "1")
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_stem_and_a_head_are_in_no_layer(kind: str) -> None:
+    """What has a name elsewhere, and what lies in front of the first layer."""
+    layered = ["attention", "network"]
+    network = Network([[kind], layered, layered], named=("attention", "network"))
+    assert list(held(network.model())) == ["1", "2"]
+    check_removed(network, "1")
+
+
+def test_a_branch_that_is_forgotten_fails_the_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference of a layer is read off the stream, not off the sites that lose units."""
+    network = Network([["attention", "depthwise", "network"]] * 2)
+    right = layers_module.Layer.removed.func
+    for forgotten in range(3):
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                layers_module.Layer,
+                "removed",
+                property(
+                    lambda layer, out=forgotten: tuple(
+                        site for at, site in enumerate(right(layer)) if at != out
+                    )
+                ),
+            )
+            patched.setattr(layers_module.Layer, "obstacle", None)
+            with pytest.raises(ValidationFailedError):
+                ohp.prune(network.model(), heads={"layer.0": "*"}, provider="cpu")
+    check_removed(network, "0")
+
+
+def test_a_layer_that_multiplies_its_stream_is_refused(command: Command, tmp_path: Path) -> None:
+    """Without its branches the gate of the stream would stay (the gateway of D-FINE's decoder)."""
+    network = Network([["attention", "network"], ["attention", GATE], ["attention", "network"]])
+    with pytest.raises(
+        RefusedError, match=r"layer 1 cannot be removed .* multiplies its stream with open_1_1"
+    ):
+        ohp.prune(network.model(), heads={"layer.1": "*"}, provider="cpu")
+    onnx.save(network.model(), tmp_path / "m.onnx")
+    told = command("inspect", tmp_path / "m.onnx", "--json").document["layers"]
+    assert [layer["reason"] is None for layer in told] == [True, False, True]
+    check_removed(network, "0")
+
+
+def renamed(model: onnx.ModelProto, name: Callable[[str, int, int], str]) -> onnx.ModelProto:
+    """The model under other names of nodes: made of the name of a value, and of the numbers of its layer and branch."""
+    for node in model.graph.node:
+        found = re.search(r"_(\d)_(\d)$", node.output[0])
+        if found:
+            node.name = name(node.output[0], int(found[1]), int(found[2]))
+    return model
+
+
+def test_one_vocabulary_names_sites() -> None:
+    """In scopes TorchScript calls `encoders.0` of a Sequential `encoders.encoders.0`; weights keep their names."""
+    model = Network([["attention", "convolution", "network"]] * 2).model()
+    renamed(model, lambda value, layer, place: f"/encoders/encoders.{layer}/part{place}/{value}")
+    stored = [tensor for tensor in model.graph.initializer if tensor.name.startswith(("wf", "wg"))]
+    rename(model, {item.name: f"encoders.{item.name[3]}.part1.{item.name[:2]}.weight" for item in stored})
+    assert held(model) == {"0": ["0", "ffn.0", "ffn.1"], "1": ["1", "ffn.2", "ffn.3"]}
+    assert [layer.name for layer in layers(inspect(model)).values()] == [
+        "encoders.encoders.0",
+        "encoders.encoders.1",
+    ]
+
+
+def test_stacks_are_counted_each_by_itself() -> None:
+    """A voice: lists of attentions and of networks in its encoder, numbered blocks of convolutions in its vocoder."""
+    blocks = [["hidden is an output", "convolution"]] * 2
+    model = Network([["attention", "network"], ["attention", "network"], *blocks]).model()
+    cut = next(node for node in model.graph.node if node.output[0] == "up_2_0")
+    stored = onnx.numpy_helper.from_array(np.ones((8, 8), np.float32), "between")
+    model.graph.initializer.append(stored)
+    between = onnx.helper.make_node("MatMul", ["sum_1_1", "between"], ["middle"])
+    model.graph.node.insert([*model.graph.node].index(cut), between)
+    for node in [*model.graph.node][[*model.graph.node].index(between) + 1 :]:
+        node.input[:] = ["middle" if name == "sum_1_1" else name for name in node.input]
+
+    def name(value: str, layer: int, place: int) -> str:
+        part = f"enc/encoder/{'ffn' if place else 'attn'}_layers.{layer}"
+        return f"/{part if layer < 2 else f'dec/resblocks.{layer - 2}/convs.{place}'}/{value}"
+
+    found = held(renamed(model, name))
+    assert list(found) == ["dec.resblocks.0", "dec.resblocks.1", "enc.encoder.0", "enc.encoder.1"]
+    assert found["enc.encoder.1"] == ["1", "ffn.1"]
+    assert found["dec.resblocks.0"] == ["sublayer.0", "ffn.2"]
+
+
+@pytest.mark.parametrize(
+    ("named", "removed"),
+    [
+        ("layers.1", ["attn.1", "ffn.1"]),
+        ("layers.0-1", ["attn.0", "attn.1", "ffn.0", "ffn.1"]),
+        ("layers.1.part1", ["ffn.1"]),
+        ("attn.1", ["attn.1"]),
+        ("ffn.0", ["ffn.0"]),
+        ("1", ["attn.1", "ffn.1"]),
+    ],
+)
+def test_layers_take_every_name_that_inspect_prints(named: str, removed: list[str]) -> None:
+    model = Network([["attention", "network"]] * 2).model()
+    spec = combined(None, {}, named)
+    assert spec is not None
+    assert list(ohp.plan_pruning(model, heads=spec).called_whole) == removed
+
+
+def test_layers_together_that_hold_most_operations_are_named() -> None:
+    model = Network([["attention", "network"]] * 3).model()
+    made = ohp.prune(model, heads={f"layer.{number}": "*" for number in range(3)}, provider="cpu")
+    (warning,) = (text for text in made.warnings if "of all operations" in text)
+    assert warning.startswith("the 3 removed layers together held 9") and "none of them is a stem" in warning

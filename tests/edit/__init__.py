@@ -1,0 +1,1 @@
+"""Tests of plans, records and edits: the surviving weights are the same bits."""

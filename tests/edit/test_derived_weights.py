@@ -1,0 +1,225 @@
+"""Weights that follow from stored tensors are read like stored ones, and written where the way back is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto
+
+from onnxheadprune import prune
+from onnxheadprune.attention.matrices import matrix_of
+from onnxheadprune.attention.quantized import numbers_of
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.choosing.activations.contexts import projection_matrix
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.view import Node
+from onnxheadprune.runtime import CPU, Provider, Session
+from tests.graph_text import model_of
+from tests.liveness import (
+    cases_contraction,
+    cases_elementwise,
+    cases_fused,
+    cases_indexing,
+    cases_mixing,
+    cases_pieces,
+    cases_quantized,
+    cases_views,
+)
+from tests.liveness.one_node import Builder, Setup, default_setup
+from tests.liveness.strategies import STRATEGIES, Key
+
+assert cases_contraction and cases_elementwise and cases_fused and cases_indexing
+assert cases_mixing and cases_pieces and cases_quantized and cases_views
+
+WIDTH, HEAD = 12, 3
+RANDOM = np.random.default_rng(3)
+STORED: dict[str, Any] = {
+    "w": RANDOM.integers(-100, 100, (WIDTH, WIDTH)).astype(np.int8),
+    "w4": RANDOM.integers(0, 200, (4, HEAD, WIDTH)).astype(np.uint8),
+    "f": (0.3 * RANDOM.standard_normal((WIDTH, WIDTH))).astype(np.float32),
+    "h": (0.3 * RANDOM.standard_normal((WIDTH, WIDTH))).astype(np.float16),
+    "d": (0.1 * RANDOM.standard_normal((WIDTH, WIDTH))).astype(np.float32),
+    "sparse": (RANDOM.standard_normal((WIDTH, WIDTH)) * RANDOM.integers(0, 2, WIDTH)).astype(np.float32),
+    "mask": RANDOM.integers(0, 2, (WIDTH, WIDTH)).astype(np.float32),
+    "scale": RANDOM.uniform(0.002, 0.005, WIDTH).astype(np.float32),
+    "one": np.float32(0.003),
+    "step": np.float32(300),
+    "zero": np.float32(90),
+    "whole": np.int32(-7),
+    "target": np.array([WIDTH, WIDTH]),
+    "left": (0.3 * RANDOM.standard_normal((WIDTH, 2))).astype(np.float32),
+    "right": (0.3 * RANDOM.standard_normal((2, WIDTH))).astype(np.float32),
+    "top": (0.3 * RANDOM.standard_normal((7, WIDTH))).astype(np.float32),
+    "bottom": (0.3 * RANDOM.standard_normal((5, WIDTH))).astype(np.float32),
+    "order": RANDOM.permutation(WIDTH),
+    "axis": np.array([0]),
+    "start": np.array([2]),
+    "end": np.array([2 + WIDTH]),
+    "long": (0.3 * RANDOM.standard_normal((WIDTH + 5, WIDTH))).astype(np.float32),
+    "twice": np.array([2, 1]),
+    "half": (0.3 * RANDOM.standard_normal((WIDTH // 2, WIDTH))).astype(np.float32),
+    "blocks": RANDOM.uniform(0.002, 0.005, (WIDTH // 4, WIDTH)).astype(np.float32),
+}
+WRITABLE = {
+    "scaled levels": "c = Cast<to = 1>(w)  o = Mul(c, scale)",
+    "scale in front": "c = Cast<to = 1>(w)  o = Mul(one, c)",
+    "divided levels": "c = Cast<to = 1>(w)  o = Div(c, step)",
+    "zero point taken off": "r = Reshape(w4, target) c = Cast<to = 1>(r)  z = Sub(c, zero)  o = Mul(z, scale)",
+    "subtracted from": "r = Reshape(w4, target) c = Cast<to = 1>(r)  z = Sub(zero, c)  o = Mul(z, scale)",
+    "whole zero point": "i = Cast<to = 6>(w)  z = Add(i, whole)  c = Cast<to = 1>(z)  o = Mul(c, scale)",
+    "scales multiplied": "c = Cast<to = 1>(w)  s = Mul(one, scale)  o = Mul(c, s)",
+    "scaled and turned": "c = Cast<to = 1>(w)  s = Mul(c, scale)  o = Transpose<perm = [1, 0]>(s)",
+    "dequantized by what is computed": "s = Mul(one, scale)  o = DequantizeLinear<axis = 1>(w, s)",
+    "dequantized in blocks": "o = DequantizeLinear<axis = 0, block_size = 4>(w, blocks)",
+    "half precision": "c = Cast<to = 1>(h)  o = Identity(c)",
+    "floats scaled": "o = Mul(f, scale)",
+    "put together with a second matrix": "o = Add(f, d)",
+    "with an adapter": "a = MatMul(left, right)  o = Add(f, a)",
+    "views": "u = Unsqueeze(f, axis)  s = Squeeze(u, axis)  n = Flatten<axis = 1>(s)  o = Reshape(n, target)",
+}
+"""Ways that can be gone back, ONNX text: the weights are o."""
+READABLE = {
+    "masked": "o = Mul(sparse, mask)",
+    "joined": "o = Concat<axis = 0>(top, bottom)",
+    "cut out": "o = Slice(long, start, end)",
+    "reordered": "o = Gather<axis = 0>(f, order)",
+    "low rank": "o = MatMul(left, right)",
+    "repeated": "o = Tile(half, twice)",
+    "squared": "o = Mul(f, f)",
+    "divided by its norm": "n = ReduceL2<axes = [0], keepdims = 1>(f)  o = Div(f, n)",
+    "levels that wrap": "z = Sub(w, w)  c = Cast<to = 1>(z)  s = Add(c, f)  n = Neg(s)  o = Abs(n)",
+}
+"""Ways that can only be gone forward."""
+WAYS = WRITABLE | READABLE
+
+
+def network(way: str) -> ModelProto:
+    """A block of attention with 4 heads, whose output projection follows from stored tensors in some way."""
+    opset = 21 if "block_size" in way else 17
+    weights = "".join(f"float[{WIDTH}, {WIDTH}] w_{name}, " for name in "qkv")
+    text = f"""<ir_version: 10, opset_import: ["": {opset}]>
+        block (float[batch, sequence, {WIDTH}] x) => (float[batch, sequence, {WIDTH}] y)
+        <{weights}int64[4] split = {{0, 0, 4, {HEAD}}}, int64[3] flat = {{0, 0, {WIDTH}}}> {{
+            q = MatMul(x, w_q)  q4 = Reshape(q, split)  q_bhsd = Transpose<perm = [0, 2, 1, 3]>(q4)
+            k = MatMul(x, w_k)  k4 = Reshape(k, split)  k_bhds = Transpose<perm = [0, 2, 3, 1]>(k4)
+            v = MatMul(x, w_v)  v4 = Reshape(v, split)  v_bhsd = Transpose<perm = [0, 2, 1, 3]>(v4)
+            scores = MatMul(q_bhsd, k_bhds)  p = Softmax<axis = -1>(scores)  context = MatMul(p, v_bhsd)
+            turned = Transpose<perm = [0, 2, 1, 3]>(context)  merged = Reshape(turned, flat)
+            {way}
+            out = MatMul(merged, o)  y = Add(x, out)
+        }}"""
+    return model_of(text, given=STORED)
+
+
+def computed(model: ModelProto, name: str) -> Any:
+    """What ONNX Runtime makes of a value of a model."""
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    del shown.graph.output[:]
+    shown.graph.output.add(name=name)
+    session = onnxruntime.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": np.zeros((1, 2, WIDTH), np.float32)})[0]
+
+
+def product(model: ModelProto) -> Node:
+    return next(node for node in view_of(model).main.nodes if node.outputs[0] and node.out.name == "out")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_are_read(way: str) -> None:
+    model = network(WAYS[way])
+    projection = sites_of(view_of(model), "m")[0].projections[0]
+    np.testing.assert_allclose(projection_matrix(projection), computed(model, "o"), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_are_written_where_the_way_back_is_known(way: str) -> None:
+    model = network(WAYS[way])
+    operand = product(model).inputs[1]
+    assert operand is not None
+    matrix = matrix_of(operand, (0,), (1,))
+    if way in READABLE:
+        assert matrix is None or matrix.shared
+        return
+    assert matrix is not None and not matrix.shared
+    before = matrix.read()
+    np.testing.assert_allclose(before, computed(model, "o"), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(matrix.written(before), matrix.stored.numbers(), rtol=1e-5, atol=1e-6)
+    wanted = before + 0.02 * RANDOM.standard_normal(before.shape)
+    grid, new = matrix.grid(), matrix.written(wanted)
+    assert matrix.is_quantized == (grid is not None) == (new.dtype.kind in "iu")
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    for tensor in changed.graph.initializer:
+        if tensor.name == matrix.stored.name:
+            tensor.raw_data = new.tobytes()
+    after = computed(changed, "o")
+    tolerance = 2e-3 if new.dtype == np.float16 else 1e-5
+    np.testing.assert_allclose(
+        after, wanted if grid is None else grid.nearest(wanted), rtol=tolerance, atol=1e-5
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", WAYS)
+def test_a_ratio_is_chosen_refitted_and_proven(way: str, tmp_path: Any) -> None:
+    feeds = [{"x": RANDOM.standard_normal((8, 6, WIDTH)).astype(np.float32)} for _ in range(5)]
+    result = prune(network(WAYS[way]), output=tmp_path / "out.onnx", ratio=0.5, data=feeds, provider="cpu")
+    assert result.validation is not None and result.validation.verdict == "passed"
+    chosen = result.chosen
+    assert chosen is not None and chosen.compensation is not None
+    refit = chosen.compensation.refits[-1]
+    assert refit.node == "MatMul -> out" and (refit.skipped is None) == (way in WRITABLE), refit
+
+
+@pytest.mark.long
+def test_scores_by_the_weights_need_no_data() -> None:
+    for way in WAYS.values():
+        assert prune(network(way), ratio=0.25, provider="cpu").chosen is not None
+
+
+DYNAMIC = ("Shape", "Size", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Dropout")
+"""Operators whose output is nowhere taken for a constant: shapes, which a cut changes, and chance."""
+
+
+SATURATING = {("", "MatMulInteger"), ("", "QLinearMatMul")}
+"""Products of integers, which differ with the processor and with what of them is stored."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "key", sorted(STRATEGIES.keys() - SATURATING), ids=lambda key: ".".join(key).strip(".")
+)
+def test_whatever_follows_from_stored_tensors_is_known(key: Key) -> None:
+    """What any operator that liveness passes makes of stored tensors is what it makes of the same tensors as inputs."""
+
+    @settings(
+        max_examples=2,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def known(data: st.DataObject) -> None:
+        case = STRATEGIES[key](data.draw, key[1])
+        if case.outer:
+            return
+        stored = Builder(case).model(Setup(("initializer",) * len(case.inputs)))
+        value = view_of(stored).main.values["y0"]
+        if not value.is_constant:
+            assert value.producer is not None and (value.producer.bodies or key[1] in DYNAMIC)
+            with pytest.raises(RefusedError, match="depends on the model's inputs"):
+                numbers_of(value)
+            return
+        fed = Builder(case)
+        model = fed.model(default_setup(case))
+        expected = Session(model, Provider(CPU, "test")).run(fed.feed)["y0_read"]
+        np.testing.assert_allclose(numbers_of(value), expected, rtol=1e-5, atol=1e-6)
+
+    known()

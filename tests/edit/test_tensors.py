@@ -1,0 +1,116 @@
+"""Cutting stored tensors of every ONNX type, however stored: the surviving elements are the same bits."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.model.tensors import Selection, cut, read_ranges, spell_ranges, take
+from tests.liveness.masks import Array, compact
+
+SHAPE = (2, 3, 4)
+RAGGED = np.array([[True, False, True], [False, True, True]])
+SELECTIONS = {
+    "first axis": Live.over((0,), np.array([False, True])),
+    "middle axis": Live.over((1,), np.array([True, False, True])),
+    "last axis": Live.over((2,), np.array([True, False, False, True])),
+    "two axes": Live.over((0, 2), np.outer([True, False], [True, True, False, True])),
+    "ragged neighbours": Live.over((0, 1), RAGGED),
+    "ragged, apart": Live.over((0, 2), np.array([[True, False, True, False], [False, True, False, True]])),
+    "odd count": Live.over((2,), np.array([True, True, True, False])),
+}
+NAMES = {value: name for name, value in TensorProto.DataType.items()}
+TYPES = sorted(set(NAMES) - {TensorProto.UNDEFINED, TensorProto.STRING})
+
+
+def cases() -> list[Any]:
+    made = []
+    for elem_type in TYPES:
+        for name, raw in itertools.product(SELECTIONS, (True, False)):
+            spelled = f"{NAMES[elem_type]}-{name}-{'raw' if raw else 'typed'}"
+            made.append(pytest.param(elem_type, name, raw, id=spelled))
+    return made
+
+
+def selection(live: Live, shape: tuple[int, ...] = SHAPE) -> Selection:
+    kept = live.dense_shape()
+    assert kept is not None
+    return Selection(
+        live.axes, tuple(shape[a] for a in live.axes), kept, spell_ranges(np.flatnonzero(live.mask))
+    )
+
+
+def numbers(elem_type: int) -> Array:
+    """All different where the type has enough values, and exact in it."""
+    dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+    name = NAMES[elem_type]
+    few = {"INT4": 8, "UINT4": 16, "INT2": 2, "UINT2": 4, "BOOL": 2, "FLOAT4E2M1": 3, "FLOAT8E8M0": 8}.get(
+        name, 24
+    )
+    whole = np.arange(24).reshape(SHAPE) % few
+    if name == "FLOAT8E8M0":
+        return np.exp2(whole.astype(np.float32)).astype(dtype)
+    return whole.astype(np.float32).astype(dtype) if "FLOAT" in name else whole.astype(dtype)
+
+
+def bits(array: Array) -> Any:
+    return array.tobytes(), array.shape, array.dtype
+
+
+@pytest.mark.parametrize(("elem_type", "name", "raw"), cases())
+def test_cut_keeps_the_bits(elem_type: int, name: str, raw: bool) -> None:
+    array, live = numbers(elem_type), SELECTIONS[name]
+    tensor = numpy_helper.from_array(array, "w")
+    if not raw:
+        tensor = helper.make_tensor("w", elem_type, SHAPE, array.reshape(-1).tolist())
+        assert bits(numpy_helper.to_array(tensor)) == bits(array)
+    tensor.doc_string = "kept"
+    cut(tensor, selection(live))
+    assert bits(numpy_helper.to_array(tensor)) == bits(compact(array, live))
+    assert (tensor.name, tensor.data_type, tensor.doc_string) == ("w", elem_type, "kept")
+    if raw:
+        assert tensor.HasField("raw_data")
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_cut_strings(name: str) -> None:
+    words = np.array([f"w{i}" for i in range(24)], dtype=object).reshape(SHAPE)
+    tensor = helper.make_tensor("w", TensorProto.STRING, SHAPE, [word.encode() for word in words.reshape(-1)])
+    cut(tensor, selection(SELECTIONS[name]))
+    want = compact(words, SELECTIONS[name])
+    assert tuple(tensor.dims) == want.shape
+    assert [item.decode() for item in tensor.string_data] == want.reshape(-1).tolist()
+
+
+def test_typed_fields_stay_typed() -> None:
+    tensor = helper.make_tensor("w", TensorProto.FLOAT16, SHAPE, np.arange(24.0).tolist())
+    cut(tensor, selection(SELECTIONS["last axis"]))
+    assert len(tensor.int32_data) == 12
+    assert not tensor.HasField("raw_data")
+
+
+def test_nan_payloads_survive() -> None:
+    array = np.array([0x7FC00001, 0x7FC00002, 0xFFC00003, 0x7F800001], np.uint32).view(np.float32)
+    tensor = numpy_helper.from_array(array, "w")
+    cut(tensor, selection(Live.over((0,), np.array([False, True, True, True])), (4,)))
+    assert tensor.raw_data == array[1:].tobytes()
+
+
+def test_what_cannot_be_cut() -> None:
+    tensor = numpy_helper.from_array(np.zeros(SHAPE, np.float32), "w")
+    with pytest.raises(ValueError, match="selection"):
+        take(np.zeros((2, 5)), selection(SELECTIONS["middle axis"]))
+    tensor.data_location = TensorProto.EXTERNAL
+    with pytest.raises(RefusedError, match="not loaded"):
+        cut(tensor, selection(SELECTIONS["first axis"]))
+
+
+@pytest.mark.parametrize("positions", [[], [0], [0, 1, 2], [1, 3, 4, 9], list(range(2, 40, 3))])
+def test_ranges_both_ways(positions: list[int]) -> None:
+    np.testing.assert_array_equal(read_ranges(spell_ranges(np.array(positions, dtype=np.int64))), positions)

@@ -1,1 +1,0 @@
-"""Tests of the engine by brute-force oracles: numpy and ONNX Runtime."""

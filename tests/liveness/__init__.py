@@ -1,0 +1,1 @@
+"""Tests of liveness and of the rules of operators by brute-force oracles: numpy and ONNX Runtime."""

@@ -1,0 +1,287 @@
+"""A one-node model, pruned through the real machinery: what comes out must be the compacted original.
+
+    inputs -> node -> Identity per output          (and sometimes a second reader of input 0)
+
+The demand is seeded on the Identity nodes; sweep, realization, cleanup and surgery do the rest.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from hypothesis import strategies as st
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.realize import realize
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
+from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.view import GraphView, Node
+from tests.liveness.masks import Array, Draw, block_lives, compact, lives, lives_in_runs
+
+
+@dataclass(frozen=True)
+class Case:
+    """One node with its input arrays.
+
+    Attributes:
+        op_type: the operator.
+        inputs: an array per input, None for an omitted one.
+        attributes: its attributes.
+        fixed: inputs that must be stored in the model (axes, shapes, indices).
+        types: element types of the outputs; one output of the first input's type if empty.
+        symbolic: axes per input that are declared only by name.
+        outer: values that a body of the node reads.
+        bare: outputs that are graph outputs themselves, free to shrink (caches).
+        blocks: per axis of the output how many neighbours live and die together (a head).
+        opset: of the standard domain.
+        domain: of the operator.
+    """
+
+    op_type: str
+    inputs: tuple[Array | None, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    fixed: frozenset[int] = frozenset()
+    types: tuple[int, ...] = ()
+    symbolic: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    outer: Mapping[str, Array] = field(default_factory=dict)
+    bare: frozenset[int] = frozenset()
+    blocks: Mapping[int, int] = field(default_factory=dict)
+    opset: int = 17
+    domain: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether shape inference knows the operator; for others the model declares the output shapes."""
+        return not self.domain and self.op_type != "SimplifiedLayerNormalization"
+
+
+def onnx_type(array: Array) -> int:
+    """The ONNX element type of an array."""
+    return int(helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+class Builder:
+    """The model of a case, and what it is fed."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.inputs: list[ValueInfoProto] = []
+        self.nodes: list[NodeProto] = []
+        self.initializers: list[TensorProto] = []
+        self.feed: dict[str, Array] = {}
+
+    def define(
+        self, name: str, array: Array, storage: str, symbolic: tuple[int, ...] = (), rows: int | None = None
+    ) -> str:
+        if storage == "input" and rows is not None:
+            self._in_runs(name, array, symbolic, rows)
+        elif storage == "input":
+            shape = [f"B{size}" if axis in symbolic else size for axis, size in enumerate(array.shape)]
+            self.inputs.append(helper.make_tensor_value_info(name, onnx_type(array), shape))
+            self.feed[name] = array
+        elif storage == "initializer":
+            self.initializers.append(numpy_helper.from_array(array, name))
+        else:
+            constant = helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
+            self.nodes.append(constant)
+        return name
+
+    def _in_runs(self, name: str, array: Array, symbolic: tuple[int, ...], axis: int) -> None:
+        """Two rows of unknown length each, one after the other along an axis."""
+        raw = f"{name}_raw"
+        split = (*array.shape[:axis], 2, array.shape[axis] // 2, *array.shape[axis + 1 :])
+        moved = tuple(other + (other > axis) for other in symbolic if other != axis)
+        self.define(raw, array.reshape(split), "input", (*moved, axis + 1))
+        make = helper.make_node
+        self.nodes.append(make("Shape", [raw], [f"{raw}_shape"]))
+        parts = [f"{raw}_part{part}" for part in range(4)]
+        for part, (start, stop) in zip(
+            parts, itertools.pairwise((0, axis, axis + 1, axis + 2, len(split))), strict=True
+        ):
+            places = self.define(f"{part}_places", np.arange(start, stop), "initializer")
+            self.nodes.append(make("Gather", [f"{raw}_shape", places], [part]))
+        self.nodes.append(make("Mul", parts[1:3], [f"{raw}_long"]))
+        self.nodes.append(make("Concat", [parts[0], f"{raw}_long", parts[3]], [f"{raw}_target"], axis=0))
+        self.nodes.append(make("Reshape", [raw, f"{raw}_target"], [name]))
+
+    def model(self, setup: Setup, declare: Mapping[str, Array] | None = None) -> ModelProto:
+        case = self.case
+        names = []
+        for index, (array, storage) in enumerate(zip(case.inputs, setup.storages, strict=True)):
+            symbolic, rows = case.symbolic.get(index, ()), setup.rows.get(index)
+            names.append("" if array is None else self.define(f"x{index}", array, storage, symbolic, rows))
+        for name, array in case.outer.items():
+            self.define(name, array, "input")
+        first = next(array for array in (*case.inputs, *case.outer.values()) if array is not None)
+        types = case.types or (onnx_type(first),)
+        outputs = [f"y{index}" for index in range(len(types))]
+        self.nodes.append(
+            helper.make_node(case.op_type, names, outputs, domain=case.domain, **case.attributes)
+        )
+        typed = dict(zip(outputs, types, strict=True))
+        infos = [helper.make_tensor_value_info(f"y{index}", types[index], None) for index in case.bare]
+        readers = [(name, typed.pop(name)) for name in outputs if int(name[1:]) not in case.bare]
+        readers += [("x0", onnx_type(first))] if setup.side else []
+        for name, elem_type in readers:
+            self.nodes.append(helper.make_node("Identity", [name], [f"{name}_read"]))
+            infos.append(helper.make_tensor_value_info(f"{name}_read", elem_type, None))
+        known = [
+            helper.make_tensor_value_info(name, onnx_type(array), array.shape)
+            for name, array in (declare or {}).items()
+        ]
+        graph = helper.make_graph(
+            self.nodes, "one_node", self.inputs, infos, self.initializers, value_info=known
+        )
+        imports = [helper.make_opsetid("", case.opset), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+def run(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of ONNX Runtime on the CPU without graph optimizations."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    # A kernel may write into what it is fed (the running statistics of a BatchNormalization).
+    fed = {name: array.copy() for name, array in feed.items()}
+    return dict(zip(names, session.run(names, fed), strict=True))
+
+
+def pruned(view: GraphView, swept: Sweep) -> ModelProto:
+    """The viewed model with everything that a sweep calls for carried out."""
+    edits = dict(realize(view, swept).edits)
+    edits = settled(view, edits)
+    planned = tuple(PlannedEdit(edit, ()) for edit in edits)
+    plan = PrunePlan("one_node", fingerprint(view.model), (), planned, (), 0)
+    return apply_plan(PrunePlan.from_dict(plan.to_dict()), view.model)
+
+
+def assert_same(got: Array, want: Array) -> None:
+    """Equal up to the rounding of a kernel that vectorises another number of elements."""
+    assert got.shape == want.shape
+    assert got.dtype == want.dtype
+    if want.dtype.kind == "f":
+        scale = float(np.max(np.abs(want[np.isfinite(want)]), initial=1.0))
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-6 * scale)
+    else:
+        np.testing.assert_array_equal(got, want)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a case is put into a model.
+
+    Attributes:
+        storages: per input "input", "initializer" or "constant".
+        side: whether a second node reads input 0.
+        declared: whether the model declares the shapes of the node's outputs.
+        free: whether graph inputs may be narrowed.
+        rows: per input an axis that is two rows of unknown length, one after the other.
+    """
+
+    storages: tuple[str, ...]
+    side: bool = False
+    declared: bool = False
+    free: bool = True
+    rows: Mapping[int, int] = field(default_factory=dict)
+
+
+def default_setup(case: Case) -> Setup:
+    """Fixed inputs stored, all others graph inputs that may be narrowed."""
+    kinds = ("initializer" if index in case.fixed else "input" for index in range(len(case.inputs)))
+    return Setup(tuple(kinds), declared=not case.known)
+
+
+def build_model(case: Case, setup: Setup) -> ModelProto:
+    """The model of a case, without declared output shapes."""
+    return Builder(case).model(setup)
+
+
+def check(case: Case, setup: Setup, demand: Callable[[Shape], Live]) -> bool:
+    """Prunes what `demand` says of the outputs and compares; whether the node's rule passed it on."""
+    builder = Builder(case)
+    model = builder.model(setup)
+    before = run(model, builder.feed)
+    if setup.declared:
+        shapes = {
+            name[:-5]: array for name, array in before.items() if name[0] == "y" and name[-5:] == "_read"
+        }
+        model = Builder(case).model(setup, shapes)
+    view = view_of(model)
+    node = next(node for node in view.nodes if node.op_type == case.op_type and node.domain == case.domain)
+    demands = _demands(view, demand)
+    bare = [value for value in view.main.values.values() if value.is_graph_output and value.producer is node]
+    free = frozenset([value for value in view.main.values.values() if value.is_graph_input] + bare)
+    seeds = [Seed(reader, 0, live, "test") for reader, live in demands.items()]
+    swept = sweep(seeds, free if setup.free else frozenset(bare))
+    narrowed = {value.name: live for value, live in swept.narrowed()}
+    feed = {name: compact(array, narrowed.get(name, FULL)) for name, array in builder.feed.items()}
+    after = run(pruned(view, swept), feed)
+    for reader, live in demands.items():
+        assert_same(after[reader.out.name], compact(before[reader.out.name], live))
+    for value in bare:
+        assert_same(after[value.name], compact(before[value.name], narrowed.get(value.name, FULL)))
+    return node in swept.answers
+
+
+def check_drawn(case: Case, draw: Draw) -> bool:
+    """`check` in a random setup with random demands."""
+    kinds = st.sampled_from(("input", "input", "initializer", "constant"))
+    stored = st.sampled_from(("initializer", "constant"))
+    storages = tuple(draw(stored if index in case.fixed else kinds) for index in range(len(case.inputs)))
+    side = bool(case.inputs) and case.inputs[0] is not None and draw(st.integers(0, 3)) == 3
+    declared = draw(st.booleans()) if case.known else True
+    setup = Setup(storages, side, declared, draw(st.integers(0, 2)) < 2)
+    if case.blocks and draw(st.integers(0, 4)):
+        return check(case, setup, lambda shape: draw(block_lives(shape, case.blocks)))
+    return check(case, setup, lambda shape: draw(lives(shape)))
+
+
+def check_in_runs(case: Case, draw: Draw) -> bool:
+    """`check` with axes of unknown length that is twice another one, and demands that name whole rows of them."""
+    shapes = {
+        index: array.shape
+        for index, array in enumerate(case.inputs)
+        if array is not None and array.size and index not in case.fixed
+    }
+    places = {
+        axis - (len(shape) if behind else 0)
+        for shape in shapes.values()
+        for axis in range(len(shape))
+        for behind in (0, 1)
+    }
+    rows: dict[int, int] = {}
+    if places:
+        place = draw(st.sampled_from(sorted(places)))
+        for index, shape in shapes.items():
+            axis = place % len(shape) if shape and -len(shape) <= place < len(shape) else None
+            if axis is not None and shape[axis] % 2 == 0:
+                rows[index] = axis
+    setup = replace(default_setup(case), declared=False, rows=rows)
+    try:
+        return bool(rows) and check(case, setup, lambda shape: draw(lives_in_runs(shape)))
+    except RefusedError:
+        # Nothing can be picked from an axis of unknown length.
+        return False
+
+
+def _demands(view: GraphView, demand: Callable[[Shape], Live]) -> dict[Node, Live]:
+    """A mask for every reader; one whose shape is unknown reads everything."""
+    readers = [node for node in view.nodes if node.out.name.endswith("_read")]
+    return {reader: demand(reader.shape(0) or ()) for reader in readers}

@@ -1,0 +1,138 @@
+"""Operators that mix the live axis refuse, with the right reason; what they do not mix they let pass."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.attention.sites.kinds import every_kind
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.liveness.domain import MASKS, Domain, Labels, Masks
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusals import UNITS, Reason
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.sweep_result import Seed, Sweep
+from onnxheadprune.model.graph.dims import Shape
+from tests.liveness.masks import Array
+from tests.liveness.one_node import Case, build_model, check, default_setup
+from tests.liveness.strategies import INT64, vector
+
+DATA = np.random.default_rng(0).random((2, 4, 3, 2)).astype(np.float32)
+ONES = np.ones(2, np.float32)
+CHANNELS = np.ones(4, np.float32)
+FIXED1 = frozenset({1})
+
+
+def case(op_type: str, *more: Array, opset: int = 17, types: tuple[int, ...] = (), **attributes: Any) -> Case:
+    fixed = frozenset(range(1, 1 + len(more)))
+    return Case(op_type, (DATA, *more), attributes, fixed, types, opset=opset)
+
+
+def swept(item: Case, axis: int, domain: Domain = MASKS) -> Sweep:
+    """Only the first index of `axis` of every output is asked for."""
+    view = view_of(build_model(item, default_setup(item)))
+    readers = [node for node in view.nodes if node.out.name.endswith("_read")]
+    seeds = []
+    for reader in readers:
+        shape = reader.shape(0)
+        size = shape[axis] if shape else None
+        if shape != ():
+            seeds.append(
+                Seed(
+                    reader,
+                    0,
+                    Live.over((axis,), np.arange(size if isinstance(size, int) else 2) == 0),
+                    "test",
+                )
+            )
+    return sweep(seeds, domain=domain)
+
+
+REFUSALS: dict[str, tuple[Case, int, Reason]] = {
+    "softmax over heads": (case("Softmax", axis=1), 1, Reason.COUPLED),
+    "softmax, negative axis": (case("Softmax", axis=-3), 1, Reason.COUPLED),
+    "old softmax over all that follows": (case("Softmax", axis=1, opset=11), 3, Reason.COUPLED),
+    "log softmax": (case("LogSoftmax", axis=2), 2, Reason.COUPLED),
+    "hardmax": (case("Hardmax", axis=2), 2, Reason.COUPLED),
+    "layer norm": (case("LayerNormalization", ONES), 3, Reason.COUPLED),
+    "layer norm over two axes": (case("LayerNormalization", DATA[0, 0], axis=2), 2, Reason.COUPLED),
+    "rms norm": (case("RMSNormalization", ONES, opset=23), 3, Reason.COUPLED),
+    "lp norm": (case("LpNormalization", axis=1), 1, Reason.COUPLED),
+    "instance norm": (case("InstanceNormalization", CHANNELS, CHANNELS), 2, Reason.COUPLED),
+    "group norm": (case("GroupNormalization", CHANNELS, CHANNELS, num_groups=2, opset=21), 1, Reason.COUPLED),
+    "moments of positions": (case("MeanVarianceNormalization"), 2, Reason.COUPLED),
+    "moments of channels": (case("MeanVarianceNormalization", axes=[-3]), 1, Reason.COUPLED),
+    "cumulative sum": (case("CumSum", np.array(1)), 1, Reason.COUPLED),
+    "top k": (case("TopK", vector(2), axis=1, types=(1, INT64)), 1, Reason.COUPLED),
+    "dynamic quantization": (case("DynamicQuantizeLinear", types=(2, 1, 2)), 1, Reason.COUPLED),
+    "triangle": (case("Trilu"), 2, Reason.INEXPRESSIBLE),
+    "padded axis": (case("Pad", vector(0, 1, 0, 0, 0, 0, 0, 0)), 1, Reason.INEXPRESSIBLE),
+    "backwards slice": (case("Slice", vector(3), vector(-9), vector(1), vector(-1)), 1, Reason.INEXPRESSIBLE),
+    "no rule": (case("LRN", size=3), 1, Reason.NO_RULE),
+}
+
+PASSES: dict[str, tuple[Case, int]] = {
+    "softmax over keys": (case("Softmax", axis=-1), 1),
+    "old softmax behind the heads": (case("Softmax", axis=2, opset=11), 1),
+    "layer norm within heads": (case("LayerNormalization", ONES), 1),
+    "lp norm within heads": (case("LpNormalization", axis=-1), 1),
+    "instance norm per channel": (case("InstanceNormalization", CHANNELS, CHANNELS), 1),
+    "cumulative sum along the sequence": (case("CumSum", np.array(2)), 1),
+    "triangle of scores": (case("Trilu"), 1),
+    "other axis padded": (case("Pad", vector(0, 0, 1, 0, 0, 0, 0, 0)), 1),
+    "repeated axis": (case("Tile", vector(1, 2, 1, 1)), 1),
+    "other axis repeated": (case("Tile", vector(1, 1, 2, 1)), 1),
+}
+
+FULL_KERNEL, TAP = np.ones((4, 4, 3, 2), np.float32), np.ones((4, 1, 3, 2), np.float32)
+WINDOWS: dict[str, Case] = {
+    "convolution": case("Conv", FULL_KERNEL, pads=[1, 1, 1, 1]),
+    "depthwise convolution": case("Conv", TAP, group=4, pads=[2, 1, 2, 1]),
+    "transposed convolution": case("ConvTranspose", FULL_KERNEL),
+    "average": case("AveragePool", kernel_shape=[2, 1]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refuses(name: str) -> None:
+    item, axis, reason = REFUSALS[name]
+    (refusal,) = swept(item, axis).refusals.values()
+    assert refusal.reason is reason
+    assert item.op_type in refusal.sentence
+    assert refusal.value == "y0"
+
+
+@pytest.mark.parametrize("kind", every_kind(), ids=lambda kind: kind.UNITS)
+@pytest.mark.parametrize("name", REFUSALS)
+def test_a_refusal_names_the_units_that_it_is_about(name: str, kind: type[Site]) -> None:
+    """Rules know of no kind: a neuron is never called a head."""
+    item, axis, reason = REFUSALS[name]
+    words = {word for other in every_kind() for word in (other.UNIT, other.UNITS)}
+    for domain in (Masks(kind.UNITS), Labels(units=kind.UNITS)):
+        for refusal in swept(item, axis, domain).refusals.values():
+            named = words & set(re.findall(r"\w+", refusal.sentence))
+            assert named == ({kind.UNITS} if reason is Reason.COUPLED else set()), refusal.sentence
+            assert UNITS not in refusal.sentence
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_lets_pass(name: str) -> None:
+    item, axis = PASSES[name]
+    result = swept(item, axis)
+    assert not result.refusals
+    assert result.answers
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_channels_pass_where_a_part_of_the_windows_is_read(name: str) -> None:
+    """A causal convolution pads, and a Slice cuts the padding off; a decoder's state brings more tokens than one."""
+
+    def demand(shape: Shape) -> Live:
+        channels, window = (np.arange(dim) == 0 for dim in shape[1:3] if isinstance(dim, int))
+        return Live.over((1, 2), np.outer(channels, window))
+
+    assert check(WINDOWS[name], default_setup(WINDOWS[name]), demand)

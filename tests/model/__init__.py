@@ -1,0 +1,1 @@
+"""Tests of graphs as they are read: shapes, dimensions, element types, sizes."""
