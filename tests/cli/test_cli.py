@@ -207,9 +207,13 @@ def _umask() -> int:
 
 def test_an_older_output_is_replaced(command: Command, toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    out.write_text("older")
-    assert command("prune", toy, "-o", out, "--heads", "0:1").exit_code == 0
-    onnx.load(out)
+    for gone in (["0:1"], ["0:2", "--force"]):
+        assert command("prune", toy, "-o", out, "--heads", *gone).exit_code == 0
+        onnx.load(out)
+        older = out.read_bytes()
+        assert command("prune", toy, "-o", out, "--heads", "0:0").exit_code == 0
+        assert out.read_bytes() != older
+        out.write_text("somebody's")
 
 
 @pytest.mark.long

@@ -255,7 +255,7 @@ def test_bad_data_is_refused_at_once(
     for where in ("choosing.select.measured_paths", "workflow.choice.cutting.compensate"):
         monkeypatch.setattr(f"onnxheadprune.{where}", never)
     arrays, why = BAD[what]
-    path, out = tmp_path / "data.npz", tmp_path / "out"
+    path, out = tmp_path / "data.npz", tmp_path / ("out.json" if verb == "score" else "out.onnx")
     np.savez(path, **arrays)
     options = ["--ratio", "0.5"] if verb == "prune" else []
     outcome = command(verb, digits, "--data", path, "-o", out, *options, "--provider", "cpu")

@@ -44,7 +44,7 @@ class Travelling(Executor):
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ModelProto, Path]:
     """A model in memory, and the same with every weight of more than 64 bytes in a file beside it that is not read."""
-    for module in ("load", "replacing", "storage.wire"):
+    for module in ("load", "new_contents", "storage.wire"):
         monkeypatch.setattr(f"onnxheadprune.model.{module}.BIG", 64)
     model, copy = toys_scores.stack(layers=3), ModelProto()
     copy.CopyFrom(model)

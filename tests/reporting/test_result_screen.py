@@ -6,6 +6,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,7 +171,8 @@ def test_three_writers_show_the_same(name: str, width: int) -> None:
     }
     for said in everything_said(facts):
         for place, text in places.items():
-            assert " ".join(said.split()) in " ".join(text.split()), (place, said)
+            shown = Path(said).name if place == "HTML" and said == facts.title else said
+            assert " ".join(shown.split()) in " ".join(text.split()), (place, said)
 
 
 def test_what_it_was_measured_on_is_a_few_words() -> None:
