@@ -23,6 +23,7 @@ from onnxheadprune.runtime.feeds.samples import Sample
 from onnxheadprune.training.neighbours import Neighbours
 
 BATCH = 16
+"""Samples of a step, where their outputs fit."""
 PLAIN = "samples as they are"
 
 
@@ -32,19 +33,20 @@ class Batches:
     Attributes:
         data: the samples in memory, with what there is beyond them.
         neighbours: other tokens for some of those that are seen again, None for none.
+        most: samples of a step at most.
         count: steps of a pass over the samples in memory.
         rounds: after which all data has been seen once.
         kind: what samples are when they come again, for people.
         left_out: samples that were not for the model, so far.
     """
 
-    def __init__(self, data: Calibration, neighbours: Neighbours | None = None) -> None:
+    def __init__(self, data: Calibration, neighbours: Neighbours | None = None, most: int = BATCH) -> None:
         """Divide the data into rounds."""
-        self.data, self.neighbours = data, neighbours
+        self.data, self.neighbours, self.most = data, neighbours, most
         self._parts = _parts(data)
         self._chunks = 0 if data.more is None else data.more.chunks
         self.rounds = self._chunks + len(self._parts)
-        self.count = sum(_count(part) for part in self._parts)
+        self.count = sum(_count(part, most) for part in self._parts)
         self.kind = PLAIN if Sequences.of(self._parts[0]) is None else "spliced sequences"
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="onnxheadprune")
         self._ahead: dict[int, Future[tuple[Calibration, LeftOut]]] = {}
@@ -69,12 +71,12 @@ class Batches:
         self.left_out.update({} if self.is_again(number) else left_out)
         sequences = Sequences.of(part)
         if sequences is None:
-            yield from _mixed(part, random)
+            yield from _mixed(part, random, self.most)
             return
         rows = sequences.spliced(random) if self.is_again(number) else list(sequences.rows)
         if self.is_again(number) and self.neighbours is not None:
             rows = self.neighbours.exchanged(rows, random)
-        feeds = sequences.feeds(rows, BATCH)
+        feeds = sequences.feeds(rows, self.most)
         yield from (feeds[position] for position in random.permutation(len(feeds)))
 
     def _part(self, number: int) -> tuple[Calibration, LeftOut]:
@@ -101,23 +103,23 @@ def _parts(data: Calibration) -> list[Calibration]:
     return [replace(data, samples=data.samples[first::count], joined=None) for first in range(count)]
 
 
-def _count(part: Calibration) -> int:
+def _count(part: Calibration, most: int) -> int:
     """Feeds of a round."""
     sequences = Sequences.of(part)
     if sequences is not None:
-        return sequences.count(BATCH)
+        return sequences.count(most)
     fixed, groups = _groups(part)
-    return len(fixed) + sum(-(-rows_of(group.feed, part.inputs) // BATCH) for group in groups)
+    return len(fixed) + sum(-(-rows_of(group.feed, part.inputs) // most) for group in groups)
 
 
-def _mixed(part: Calibration, random: np.random.Generator) -> Iterator[Feed]:
+def _mixed(part: Calibration, random: np.random.Generator, most: int) -> Iterator[Feed]:
     """All samples once, in other company every time where the batch is free."""
     feeds, groups = _groups(part)
     for group in groups:
         order = random.permutation(rows_of(group.feed, part.inputs)).tolist()
         feeds += [
-            part_of(group, part.inputs, order[start : start + BATCH]).feed
-            for start in range(0, len(order), BATCH)
+            part_of(group, part.inputs, order[start : start + most]).feed
+            for start in range(0, len(order), most)
         ]
     yield from (feeds[position] for position in random.permutation(len(feeds)))
 

@@ -17,7 +17,9 @@ from onnxheadprune.choosing.activations.parts import part, require_main
 from onnxheadprune.choosing.compensation.record import whole_of
 from onnxheadprune.choosing.gradients.differentiate import Gradient
 from onnxheadprune.choosing.gradients.forward import widened
+from onnxheadprune.data.bounded import output_bytes
 from onnxheadprune.data.calibration import Calibration
+from onnxheadprune.data.single import rows_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
@@ -26,7 +28,7 @@ from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.training.batches import PLAIN, Batches
+from onnxheadprune.training.batches import BATCH, PLAIN, Batches
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.checkpoint import Checkpoint
 from onnxheadprune.training.neighbours import neighbours_of
@@ -34,7 +36,7 @@ from onnxheadprune.training.parameters import Master, Parameter
 from onnxheadprune.training.result import Recovery
 from onnxheadprune.training.student import Student
 from onnxheadprune.training.subject import Subject, differentiated
-from onnxheadprune.training.targets import Aim, Teacher
+from onnxheadprune.training.targets import Aim, Taught, Teacher
 from onnxheadprune.training.training import Plan, Training
 
 
@@ -87,6 +89,8 @@ HELD_OUT = 0.05
 """Part of the samples that neither the refit nor a step sees. More would be missed by both."""
 MOST_JUDGES = 256
 """Samples that judge a training at most: what they scatter is less than what trainings differ in."""
+STEP_BYTES = 2**28
+"""Outputs of one step at most. The loss and its gradient hold several arrays of that size."""
 MOST_SHOWN = 64
 """Samples of those that steps learn from on which it is looked how much better these become than others."""
 JUDGES = 16
@@ -172,12 +176,13 @@ def recover(
     _require_variety(teacher, held)
     checkpoint = Checkpoint(how.checkpoint, _key(subject, learn, provider, how))
     apart, shown = (
-        [{**feed, **teacher.targets(feed)} for feed in part.feeds]
-        for part in (held, learn.subset(min(held.count, MOST_SHOWN)))
+        Taught(teacher, subject.original, part) for part in (held, learn.subset(min(held.count, MOST_SHOWN)))
     )
-    batches = Batches(learn, neighbours_of(subject.original, learn.inputs))
+    batches = Batches(
+        learn, neighbours_of(subject.original, learn.inputs), _rows_of_a_step(subject.original, learn)
+    )
     plan = Plan(how.budget, how.seed, progress, how.budget.left)
-    training = Training(student, teacher, batches, apart, shown, plan, checkpoint)
+    training = Training(student, teacher, batches, apart, shown, plan, checkpoint, held.count)
     training.run(how.resume)
     state = training.state
     return Recovery(
@@ -209,18 +214,26 @@ def recover(
     )
 
 
+def _rows_of_a_step(view: GraphView, data: Calibration) -> int:
+    """Samples whose outputs fit into `STEP_BYTES` together, at most `BATCH`."""
+    each = max(output_bytes(view, sample) // rows_of(sample.feed, data.inputs) for sample in data.samples)
+    return max(min(BATCH, STEP_BYTES // max(each, 1)), 1)
+
+
 def _require_variety(teacher: Teacher, data: Calibration) -> None:
     """Check whether the original gives different samples different outputs.
 
     Raises:
         UsageError: if not: there is nothing to learn then.
     """
-    rows = []
+    least, most = np.inf, -np.inf
     for feed in data.feeds:
         output = teacher.session.run(feed)[teacher.aim.main.name]
-        rows.append(output.reshape(-1, output.shape[-1] if output.ndim > 1 else 1).astype(np.float64))
-    every = np.concatenate(rows)
-    if np.ptp(every, axis=0).max(initial=0.0) <= 1e-6 * np.abs(every).max(initial=0.0):
+        rows = output.reshape(-1, output.shape[-1] if output.ndim > 1 else 1)
+        least, most = np.minimum(least, rows.min(axis=0)), np.maximum(most, rows.max(axis=0))
+    if np.max(most - least, initial=0.0) <= 1e-6 * np.max(
+        np.maximum(np.abs(least), np.abs(most)), initial=0.0
+    ):
         raise UsageError(
             f"{teacher.aim.main.name} is the same for all of {data.source}, so there is nothing to learn from it"
         )

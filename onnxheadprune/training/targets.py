@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.parts import run_feed
+from onnxheadprune.data.bounded import bounded, output_bytes
+from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import counted
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.facts import ADDS, ADDS_AND_NORMALIZES, DROPOUTS, IDENTITIES
@@ -210,3 +212,25 @@ class Teacher:
                 f"the original computes NaN or infinite values on {self.source}, so there is nothing to learn from"
             )
         return made
+
+
+KEPT_BYTES = 2**28
+"""Outputs of the original that are held in memory for all measurements of a training."""
+
+
+class Taught:
+    """Batches with the inputs of the loss: made once where the outputs are small, else each time they are read."""
+
+    def __init__(self, teacher: Teacher, view: GraphView, data: Calibration) -> None:
+        self._teacher = teacher
+        self._feeds = [item.feed for sample in data.samples for item in bounded(sample, view, data.inputs)]
+        self._is_kept = sum(output_bytes(view, sample) for sample in data.samples) <= KEPT_BYTES
+        self._kept: list[Feed] = []
+
+    def __iter__(self) -> Iterator[Feed]:
+        made = ({**feed, **self._teacher.targets(feed)} for feed in self._feeds)
+        if not self._is_kept:
+            yield from made
+            return
+        self._kept = self._kept or list(made)
+        yield from self._kept

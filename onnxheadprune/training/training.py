@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 
@@ -14,7 +14,7 @@ import numpy as np
 from onnxheadprune.runtime.feeds.generate import Feed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.workers import Workers
-from onnxheadprune.training.batches import BATCH, Batches
+from onnxheadprune.training.batches import Batches
 from onnxheadprune.training.budget import Budget
 from onnxheadprune.training.checkpoint import Checkpoint, State
 from onnxheadprune.training.optimizer import STRENGTH, Adam, Pull
@@ -61,6 +61,7 @@ class Training:
         shown: some that steps learn from, alike.
         plan: how it goes.
         checkpoint: where its state is kept.
+        judges: samples that no step sees.
         best: the parameters with the least held-out loss.
         stopped: why it ended early, None if it did not.
     """
@@ -68,10 +69,11 @@ class Training:
     student: Student
     teacher: Teacher
     batches: Batches
-    held: Sequence[Feed]
-    shown: Sequence[Feed]
+    held: Iterable[Feed]
+    shown: Iterable[Feed]
     plan: Plan
     checkpoint: Checkpoint
+    judges: int
     best: list[Master] = field(default_factory=list)
     stopped: str | None = None
     state: State = field(default_factory=State)
@@ -205,8 +207,8 @@ class Training:
 
     def _is_due(self) -> bool:
         """Return whether enough samples were trained on since the last measurement of the held-out loss."""
-        learned = (self.state.step - self.state.curve[-1].step) * BATCH
-        return learned >= LEARNED_BETWEEN * sum(map(self.batches.rows, self.held))
+        learned = (self.state.step - self.state.curve[-1].step) * self.batches.most
+        return learned >= LEARNED_BETWEEN * self.judges
 
     def _measure(self) -> None:
         loss = self.held_loss()
@@ -219,9 +221,10 @@ class Training:
         """The mean loss on data that no step has seen; infinite where it is no number."""
         return self._loss_on(self.held)
 
-    def _loss_on(self, feeds: Sequence[Feed]) -> float:
-        sizes = [self.batches.rows(feed) for feed in feeds]
-        losses = [self.student.loss(feed) for feed in feeds]
+    def _loss_on(self, feeds: Iterable[Feed]) -> float:
+        losses, sizes = zip(
+            *((self.student.loss(feed), self.batches.rows(feed)) for feed in feeds), strict=True
+        )
         found = float(np.average(losses, weights=sizes))
         return found if math.isfinite(found) else math.inf
 

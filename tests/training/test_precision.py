@@ -193,6 +193,7 @@ def training(given: Lesson) -> Training:
         [],
         Plan(Budget(epochs=1)),
         Checkpoint(None, ""),
+        1,
     )
     student = given.made.student
     made.adam = Adam(student.masters, student.gradients, student.provider)

@@ -13,7 +13,11 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import PruneResult, RefusedError, UsageError, prune, recover, validate
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.choosing.compensation.record import digest
+from onnxheadprune.data.bounded import output_bytes
+from onnxheadprune.data.calibration import calibration_data
+from onnxheadprune.data.single import rows_of
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY
 from onnxheadprune.fusion.fuse import fuse
@@ -231,7 +235,7 @@ def test_too_little_data_is_refused(feeds: list[dict[str, Any]]) -> None:
 
 
 def test_without_data_nothing_is_learned() -> None:
-    with pytest.raises(UsageError, match="a recovery needs data"):
+    with pytest.raises(UsageError, match="recover= requires data="):
         recovered(data=None)
 
 
@@ -335,3 +339,20 @@ def test_a_curve_is_drawn_of_recovered_models(
         for more in (("--no-refit",), ("--no-refit", "--recover", 6))
     )
     assert trained["points"][0]["drift"] < plain["points"][0]["drift"]
+
+
+def test_wide_outputs_are_taught_in_pieces(result: PruneResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a vocabulary makes large is not kept: targets are made again, and steps take as many samples as fit."""
+    monkeypatch.setattr("onnxheadprune.training.targets.KEPT_BYTES", 0)
+    again = recovered()
+    assert again.model.SerializeToString() == result.model.SerializeToString()
+    view = view_of(toys_recovery.encoder())
+    data = calibration_data(SENTENCES, view)
+    each = max(output_bytes(view, item) // rows_of(item.feed, data.inputs) for item in data.samples)
+    monkeypatch.setattr("onnxheadprune.training.recover.STEP_BYTES", 4 * each + 1)
+    monkeypatch.setattr("onnxheadprune.data.bounded.OUTPUT_BYTES", 2 * each)
+    pieces = recovered()
+    assert pieces.chosen is not None and result.chosen is not None
+    small, usual = pieces.chosen.recovery, result.chosen.recovery
+    assert small is not None and usual is not None and small.steps > 3 * usual.steps
+    assert drift(pieces.model) < drift(prune(toys_recovery.encoder(), heads=HEADS, provider="cpu").model)
