@@ -1,7 +1,7 @@
 """What a wish costs a model larger than memory should be: heads chosen, weights refitted, the cut proven.
 
     python benchmarks/large_wish.py [--layers 22] [--samples 128] [--length 256] [--ratio 0.25] [--folder DIR]
-    python benchmarks/large_wish.py --layers 2 --small --vocabulary 151936 --samples 32 --length 127 [--named 0:0-1]
+    python benchmarks/large_wish.py --layers 2 --small --vocabulary 151936 --samples 32 --length 127 [--named 0:0-1] [--recover 1]
 
 The model is made by `benchmarks/decoder.py`: TinyLlama's shape (width 2048, 32 query heads in 4 groups), random
 weights in a file beside it; 22 layers have 1.1 billion. Printed for every stage: processor seconds, wall seconds, and
@@ -95,6 +95,7 @@ class Stages:
 @click.option("--vocabulary", default=32000, show_default=True)
 @click.option("--small", is_flag=True, help="A width of 64 in place of 2,048.")
 @click.option("--named", help="Heads to remove, in place of a ratio.")
+@click.option("--recover", type=float, help="Epochs of training afterwards.")
 @click.option("--validate/--no-validate", default=True, show_default=True)
 @click.option(
     "--folder", type=click.Path(path_type=Path), help="Where to work; a new one in the current folder."
@@ -107,6 +108,7 @@ def main(
     vocabulary: int,
     small: bool,
     named: str | None,
+    recover: float | None,
     validate: bool,
     folder: Path | None,
 ) -> None:
@@ -130,6 +132,7 @@ def main(
             work / "pruned.onnx",
             heads=named,
             ratio=None if named else ratio,
+            recover=recover,
             data=feeds(shape, samples, length),
             provider="cpu",
             validate=validate,

@@ -89,7 +89,7 @@ HELD_OUT = 0.05
 """Part of the samples that neither the refit nor a step sees. More would be missed by both."""
 MOST_JUDGES = 256
 """Samples that judge a training at most: what they scatter is less than what trainings differ in."""
-STEP_BYTES = 2**28
+STEP_BYTES = 2**27
 """Outputs of one step at most. The loss and its gradient hold several arrays of that size."""
 MOST_SHOWN = 64
 """Samples of those that steps learn from on which it is looked how much better these become than others."""
