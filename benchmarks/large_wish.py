@@ -1,13 +1,13 @@
 """What a wish costs a model larger than memory should be: heads chosen, weights refitted, the cut proven.
 
     python benchmarks/large_wish.py [--layers 22] [--samples 128] [--length 256] [--ratio 0.25] [--folder DIR]
-    python benchmarks/large_wish.py --layers 2 --small --vocabulary 151936 --samples 32 --length 127 [--named 0:0-1] [--recover 1]
+    python benchmarks/large_wish.py --layers 2 --small --vocabulary 151936 --samples 32 --length 127 [--named 0:0-1]
 
 The model is made by `benchmarks/decoder.py`: TinyLlama's shape (width 2048, 32 query heads in 4 groups), random
 weights in a file beside it; 22 layers have 1.1 billion. Printed for every stage: processor seconds, wall seconds, and
 the most memory that the process had in it: all of it, and what of that is its own (the rest are pages of files that it
 maps, which the system takes back when others need the room). The second form is a model that is small but for its
-vocabulary: what its outputs take.
+vocabulary: what its outputs take; with `--recover 1`, what steps of training do.
 """
 
 from __future__ import annotations

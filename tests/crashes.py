@@ -80,7 +80,7 @@ def killed_at(step: int, action: Callable[[], Any]) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def pruned_and_killed_at(step: int, source: Path, target: Path, heads: str, **settings: Any) -> bool:
+def pruned_and_killed_at(step: int, source: Path, target: Path | None, heads: str, **settings: Any) -> bool:
     """Kills a pruning process at a step."""
     return killed_at(step, lambda: prune(source, target, heads=heads, validate=False, **settings))
 

@@ -323,7 +323,7 @@ def test_prune_and_validate(command: Command, tmp_path: Path) -> None:
     assert outcome.document["plan"]["renamed"] == ahead["renamed"] != []
     assert names(onnx.load(out))[0] == ["input_ids", *caches(range(2))]
     assert command("validate", path, out).exit_code == 0
-    told = command("prune", path, "--layers", "1", "--cache", "renumber", "--dry-run").stdout
+    told = command("prune", path, "--layers", "1", "--cache", "renumber", "--dry-run", "-v").stdout
     assert "output present.2.key: is called present.1.key" in told and "nothing to do" not in told
     alone = command("prune", path, "-o", out, "--neurons", "0:1", "--cache", "renumber")
     assert alone.exit_code == 2 and "--cache renumber requires" in alone.stderr

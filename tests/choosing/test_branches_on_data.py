@@ -183,7 +183,7 @@ def test_the_command_says_what_no_sample_runs(command: Callable[..., Outcome], t
     onnx.save(toys_exits.nested(), path)
     np.savez(data, x=toys_exits.samples(16)["x"], sure=np.array(0.3, dtype=np.float32))
     words = ("--ratio", "0.2", "--data", data, "-o", tmp_path / "out.onnx")
-    done = command("prune", path, *words)
+    done = command("prune", path, *words, "-v")
     assert done.exit_code == 0 and "no sample of the data runs these" in done.stdout
     told = json.loads(command("prune", path, *words, "--json").stdout)
     assert told["choice"]["unreached"][0] == "attn.1 (l1)"

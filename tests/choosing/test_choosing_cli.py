@@ -32,7 +32,9 @@ def test_a_ratio_chooses_refits_proves_and_tells(
     command: Command, toy: Path, data: Path, tmp_path: Path
 ) -> None:
     out, picture = tmp_path / "out.onnx", tmp_path / "heat.png"
-    outcome = command("prune", toy, "--ratio", 0.5, "--data", data, "-o", out, "--heatmap", picture, *CPU)
+    outcome = command(
+        "prune", toy, "--ratio", 0.5, "--data", data, "-o", out, "--heatmap", picture, "-v", *CPU
+    )
     assert outcome.exit_code == 0, outcome.stderr
     for part in ("measured drift after refit", " linear layers on 192 samples", "(kl)", "passed"):
         assert part in " ".join(outcome.stdout.split())
@@ -176,7 +178,8 @@ def test_a_sweep_draws_the_curve(command: Command, toy: Path, data: Path, tmp_pa
     out = tmp_path / "curve.svg"
     outcome = command("sweep", toy, "0:0.75:0.25", "--data", data, "-o", out, "--json", *CPU)
     curve = outcome.document
-    assert curve == json.loads(out.with_suffix(".json").read_text(encoding="utf-8")) and is_picture(out)
+    written = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert written == {"written_by": "onnxheadprune", **curve} and is_picture(out)
     assert [point["removed"] for point in curve["points"]] == [0, 2, 4, 6]
     drifts = [point["drift"] for point in curve["points"]]
     assert drifts[0] == 0 and drifts == sorted(drifts) and curve["drift_unit"] == "kl"
@@ -280,7 +283,7 @@ def test_a_wrong_wish_is_known_before_any_work(
 def test_maps_that_stay_as_they_are_are_told_by_reason(command: Command, data: Path, tmp_path: Path) -> None:
     shared = tmp_path / "shared.onnx"
     onnx.save(toys_scores.stack(shared=True), shared)
-    outcome = command("prune", shared, "--heads", "0:1", "--data", data, "--refit", "--dry-run", *CPU)
+    outcome = command("prune", shared, "--heads", "0:1", "--data", data, "--refit", "--dry-run", "-v", *CPU)
     words = " ".join(outcome.stdout.split())
     assert outcome.exit_code == 0, outcome.stderr
     assert words.count("its weights are shared with another node") == 1 and "more: its weights" in words

@@ -103,8 +103,7 @@ def test_prune_writes_a_smaller_proven_model(command: Command, digits: Path, tmp
     out = tmp_path / "out.onnx"
     result = command("prune", digits, "-o", out, "--heads", "0:1,3 2:5", "--provider", "cpu")
     assert result.exit_code == 0
-    assert "removing 3 of 32 heads" in result.stdout
-    assert "passed" in result.stdout
+    assert re.search(r"heads +32 -> 29", result.stdout) and "exact" in result.stdout
     assert str(out) in result.stdout
     assert out.stat().st_size < digits.stat().st_size
     onnx.checker.check_model(out, full_check=True)
@@ -219,7 +218,7 @@ def test_an_older_output_is_replaced(command: Command, toy: Path, tmp_path: Path
 @pytest.mark.long
 def test_accuracy_is_reported(command: Command, digits: Path, digits_test: Path, tmp_path: Path) -> None:
     result = command("prune", digits, "-o", tmp_path / "o.onnx", "--heads", "0:1,3", "--data", digits_test)
-    assert "98.67 % ->" in result.stdout
+    assert re.search(r"accuracy +98\.7 % ->", result.stdout), result.stdout
     assert "450 labels" in result.stdout
 
 
@@ -236,7 +235,7 @@ def test_validate_fails_with_exit_code_one(command: Command, toy: Path, tmp_path
     onnx.save(model, out)
     result = command("validate", toy, out)
     assert result.exit_code == 1
-    assert "failed" in result.stdout
+    assert "not exact" in result.stdout
     as_json = command("validate", toy, out, "--json")
     assert as_json.exit_code == 1
     assert as_json.document["verdict"] == "failed"

@@ -190,7 +190,7 @@ def test_the_users_own_measure_in_both_commands(
     monkeypatch.chdir(tmp_path)
     common = ("--data", data, "--provider", "cpu", "--drift", "mine_for_drift:worst")
     pruned = command("prune", model, "--ratio", 0.25, "-o", "out.onnx", *common)
-    assert pruned.exit_code == 0 and "(worst) on the calibration data" in " ".join(pruned.stdout.split())
+    assert pruned.exit_code == 0 and "(worst) on 96 samples" in " ".join(pruned.stdout.split())
     judged = command("validate", model, "out.onnx", "--max-drift", 1e-6, *common)
     assert judged.exit_code == 1 and "(worst), at most 1e-06 was asked for" in " ".join(judged.stdout.split())
     assert command("validate", model, "out.onnx", "--max-drift", 1e6, *common).exit_code == 0
@@ -216,7 +216,7 @@ def test_the_report_names_the_measure(command: Command, tmp_path: Path) -> None:
     model, data = saved(tmp_path, "embeddings", 64)
     out = tmp_path / "out.onnx"
     assert command("prune", model, "--heads", "0:1", "-o", out, "--data", data).exit_code == 0
-    words = " ".join(command("validate", model, out, "--data", data, "--max-drift", 2).stdout.split())
+    words = " ".join(command("validate", model, out, "--data", data, "--max-drift", 2, "-v").stdout.split())
     assert "(1 - cosine), largest difference" in words and "(1 - cosine), at most 2 was asked for" in words
 
 

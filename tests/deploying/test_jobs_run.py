@@ -101,9 +101,9 @@ def test_a_job_from_end_to_end(command: Command, place: Path) -> None:
     assert verdict["run"]["command"].startswith("onnxheadprune run ")
     page = (place / "out" / "report.html").read_text()
     assert "2 of 8 attention heads of toy.onnx removed" in page
-    assert page.count("kept: ") == 3
+    assert all(f"kept: {sentence}" in page for sentence in ("drift of logits is", "pruned.onnx takes"))
     summary = (place / "out" / "summary.md").read_text()
-    assert "## job: accepted" in summary and "| heads of the sites that lost some |" in summary
+    assert "## job" in summary and " accepted: " in summary and "| heads | 8 | 6 |" in summary
     (suite,) = JUnitXml.fromfile(str(place / "gates.xml"))
     assert [case.name for case in suite] == [*ALL, *(gate["name"] for gate in verdict["gates"])]
     assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (6, 0, 0, 0)

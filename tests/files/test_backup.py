@@ -51,7 +51,7 @@ def test_killed_at_every_step(
     seen = set()
     for step in range(0, 400, 3):
         model = fresh(place, outside=outside)
-        killed = pruned_and_killed_at(step, model, model, "0:1", backup=kept)
+        killed = pruned_and_killed_at(step, model, None, "0:1", in_place=True, backup=kept)
         done = model.read_bytes() != old
         assert complete(kept if done else model) == original, step
         seen.add((done, kept.exists()))

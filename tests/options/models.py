@@ -54,7 +54,9 @@ def write_models(folder: Path) -> Path:
         onnx.save(model, folder / f"export-{name}" / "model.onnx")
     _linked(folder)
     curve = Curve("toy.onnx", heads=4, unit="kl", points=(), knee=None)
-    (folder / "curve.json").write_text(json.dumps(curve.to_dict()), encoding="utf-8")
+    (folder / "curve.json").write_text(
+        json.dumps({"written_by": "onnxheadprune", **curve.to_dict()}), encoding="utf-8"
+    )
     (folder / "mine_for_options.py").write_text(FUNCTIONS, encoding="utf-8")
     (folder / "keep.txt").write_text("0-13\n", encoding="utf-8")
     (folder / "lines.txt").write_text("w1 w2 w3 w4\nw5 w6\nw7 w8 w9\nw3 w4\n", encoding="utf-8")
@@ -62,8 +64,8 @@ def write_models(folder: Path) -> Path:
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     tokenizer(folder, words=toys.VOCABULARY)
     pictures(folder / "pictures", count=4, size=(8, 8))
-    rows = [f"{site},{head},{50 * site + 3 * head % 8}" for site in (0, 1) for head in range(4)]
-    (folder / "scores.csv").write_text("site,head,score\n" + "\n".join(rows), encoding="utf-8")
+    rows = [f"{site},{head},{50 * site + 3 * head % 8},own," for site in (0, 1) for head in range(4)]
+    (folder / "scores.csv").write_text("site,unit,score,method,means\n" + "\n".join(rows), encoding="utf-8")
     return folder
 
 

@@ -260,7 +260,7 @@ def test_the_comparison_is_told_in_every_form(
     assert outcome.exit_code == 0, outcome.stderr
     document = json.loads(outcome.stdout)
     for text in ((tmp_path / name).read_text(encoding="utf-8") for name in ("r.html", "t.md")):
-        assert f"Recommended: {document['recommended']}" in text and "quantized, then pruned" in text
+        assert f"recommended: {document['recommended']}" in text and "quantized, then pruned" in text
 
 
 def test_the_memory_for_a_large_model_is_said_before_it_is_taken(tmp_path: Path) -> None:
