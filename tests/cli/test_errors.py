@@ -357,10 +357,10 @@ def test_full_disk(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
     out = tmp_path / "o.onnx"
     out.write_text("an older model")
-    sentence = refused(2, "prune", toy, "-o", out, "--heads", "0:1", "--external-data", option)
+    monkeypatch.setattr(os, "fsync", full)
+    sentence = refused(2, "prune", toy, "-o", out, "--heads", "0:1", "--force", "--external-data", option)
     assert sentence == f"{out} cannot be written: no space is left"
     assert out.read_text() == "an older model"
 
