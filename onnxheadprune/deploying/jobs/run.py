@@ -285,7 +285,7 @@ class _Run:
             str(final) if error is None else None,
             tuple(outcomes),
             tuple(gates),
-            {name: limit for name, limit in limits.items() if limit not in (None, False)},
+            {name: limit for name, limit in limits.items() if limit is not None and limit is not False},
             error,
             self.results,
             shop.job.document,
