@@ -1,4 +1,4 @@
-"""What reading and planning cost for models of a billion weights and more: processor seconds and private memory.
+"""Processor seconds and private memory of `inspect` and of planning, for models of a billion weights and more.
 
     python benchmarks/large_models.py [--only 7B]
 

@@ -45,7 +45,7 @@ CUTS = {
     "1.4x fewer operations": "--ratio 0.2857 --units heads,neurons",
     "2x fewer operations": "--ratio 0.5 --units heads,neurons",
 }
-"""What is removed, and how that is asked for."""
+"""Cuts by name, with the options of `prune` that make them."""
 RIVAL = "onnxsim, half of the heads"
 SIZES = ((8, 128), (1, 128))
 COLORS = dict(zip([*CUTS, RIVAL], (INK, STAYS, STAYS, SPEED, SPEED, GOES), strict=True))
@@ -85,7 +85,7 @@ def judged(models: Mapping[str, Path], tokenizer: Path) -> dict[str, dict[str, f
 
 
 def timed(models: Mapping[str, Path], batch: int, length: int, seconds: float) -> dict[str, list[float]]:
-    """How many times as fast as the first model each one is: low, median and high of all rounds."""
+    """Speed-ups over the first model: low, median and high of all rounds."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     ids = np.random.default_rng(0).integers(1000, 20000, (batch, length))

@@ -1,4 +1,4 @@
-"""What the functions of the API share."""
+"""Arguments of the API's functions as the workflow takes them: models, data, outputs."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 
 @dataclass(frozen=True)
 class InspectedSites(Sites):
-    """The sites of a model that is at hand.
+    """The sites of a loaded model.
 
     Attributes:
         loaded: the model, of which printing shows more: layers, exits, vocabularies.

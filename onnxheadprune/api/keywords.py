@@ -23,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 @dataclass(frozen=True)
 class Objects:
-    """What a keyword takes beside the text of the option.
+    """The Python values that a keyword accepts beside the option's text.
 
     Attributes:
         type: the type, as a file of Python has it.
@@ -168,7 +168,7 @@ class Call(Generic[Group]):
 
 
 def _instead(unknown: str, known: Mapping[str, Declared]) -> str:
-    """What to write for a name that is no keyword: what other programs call it, or what is spelled like it."""
+    """The keyword meant by an unknown name: other programs' name for it, or one with a similar spelling."""
     also = (item.name for item in known.values() if unknown.replace("_", "-") in item.setting.also.split())
     found = next(also, None) or next(iter(difflib.get_close_matches(unknown, known, 1)), None)
     return "" if found is None else f"; use {found}="
@@ -244,7 +244,7 @@ def _lines(call: Call[Any], indent: str) -> Iterator[str]:
 
 
 def _said(item: Declared) -> str:
-    """What a keyword does; the help of an option that switches something off is about False."""
+    """The help of a keyword; that of an option `--no-x` describes `x=False`."""
     text = described(item)
     return f"False: {text[0].lower()}{text[1:]}" if item.setting.flags.startswith("--no-") else text
 

@@ -109,7 +109,7 @@ def fuse(
 
 @keywords_of(calls.PLAN)
 def plan_pruning(model: ModelLike, **settings: Unpack[PlanPruningKeywords]) -> PrunePlan:
-    """Return what removing units changes in a model. The model itself is not touched.
+    """Plan the removal of units: return every edit of the graph, without changing the model.
 
         plan = ohp.plan_pruning("model.onnx", heads="0:1,3 5:0-3")
         plan = ohp.plan_pruning("model.onnx", neurons="0:0-511", layers="7")

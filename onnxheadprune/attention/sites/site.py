@@ -24,7 +24,7 @@ from onnxheadprune.model.graph.view import GraphView, Node, Value
 OPERATIONS, BYTES = "operations", "bytes"
 """The resources that a cut can save."""
 SPAN = 1_000_000
-"""How many indices each kind of site has for itself, so that no cut of one kind shifts another."""
+"""Indices reserved for each kind of site, so that a cut of one kind renumbers no site of another."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,15 +56,15 @@ class Site:
     """
 
     UNIT: ClassVar[str]
-    """What one unit is called."""
+    """The name of one unit: "head", "neuron"."""
     UNITS: ClassVar[str]
-    """What several are called: in wishes, in the record of a cut, and in JSON."""
+    """Its plural, in options, records and JSON: "heads"."""
     BLOCK: ClassVar[str]
-    """What a site of this kind is called."""
+    """The name of a site of this kind in messages."""
     TITLE: ClassVar[str]
     """The same in full."""
     KEY: ClassVar[str]
-    """What the keys of such sites begin with in a spec."""
+    """The prefix of a site's key in a spec: "ffn." of "ffn.3"."""
     FROM: ClassVar[int]
     """Where their indices begin: a multiple of `SPAN`."""
     FIELD: ClassVar[str]
