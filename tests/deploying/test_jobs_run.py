@@ -101,7 +101,7 @@ def test_a_job_from_end_to_end(command: Command, place: Path) -> None:
     assert verdict["run"]["command"].startswith("onnxheadprune run ")
     page = (place / "out" / "report.html").read_text()
     assert "2 of 8 attention heads of toy.onnx removed" in page
-    assert all(f"kept: {sentence}" in page for sentence in ("drift of logits is", "pruned.onnx takes"))
+    assert page.count("kept: drift of logits is") == 1 and page.count("kept: pruned.onnx takes") == 2
     summary = (place / "out" / "summary.md").read_text()
     assert "## job" in summary and " accepted: " in summary and "| heads | 8 | 6 |" in summary
     (suite,) = JUnitXml.fromfile(str(place / "gates.xml"))
