@@ -222,8 +222,10 @@ def test_a_folder_is_the_unit(command: Command, tmp_path: Path, make: Callable[[
     assert whole > 10
     spelling = shown.document["spelling"]
     assert 0 < spelling["unchanged_share"] <= 1 and spelling["samples"] == 60
-    listed = command("prune", folder, "-o", tmp_path / "again", "--vocab-size", size, "--data", text).stdout
-    assert "of the data's tokens kept" in " ".join(listed.split())
+    listed = command(
+        "prune", folder, "-o", tmp_path / "again", "--vocab-size", size, "--data", text, "-v"
+    ).stdout
+    assert "of the data's tokens kept" in " ".join(listed.split()) and "tokenizer.json" in listed
 
 
 @pytest.mark.long
