@@ -1,4 +1,4 @@
-"""What a wish costs a model larger than memory should be: heads chosen, weights refitted, the cut proven.
+"""Time and memory of choosing heads, refitting and proving on a model that is larger than memory should be.
 
     python benchmarks/large_wish.py [--layers 22] [--samples 128] [--length 256] [--ratio 0.25] [--folder DIR]
     python benchmarks/large_wish.py --layers 2 --small --vocabulary 151936 --samples 32 --length 127 [--named 0:0-1]
