@@ -135,11 +135,7 @@ def _sizes(given: Timing) -> BenchSettings:
 
 
 def _place(given: Target, model: ModelLike) -> Writing:
-    """Where the result is written.
-
-    Raises:
-        UsageError: if a model is to be replaced that is no file.
-    """
+    """Where the result is written."""
     if not given.in_place:
         return Writing(given.output, given.external_data)
     path = model.path if isinstance(model, LoadedModel) else model

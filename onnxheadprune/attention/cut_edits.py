@@ -35,11 +35,7 @@ def swept_edits(
     contract: Contract,
     caches: CacheCut,
 ) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
-    """The liveness without the heads, and the edits that follow, each with the sites that caused it.
-
-    Raises:
-        RefusedError: if a site cannot be removed as a whole.
-    """
+    """The liveness without the heads, and the edits that follow, each with the sites that caused it."""
     swept = _sweep(view, sites, heads, contract)
     edits = _edits(view, sites, heads, swept, caches)
     if not _read_for_shape_only(swept, edits):
@@ -68,11 +64,7 @@ def caches_of(
 
 
 def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -> None:
-    """Refuse what two sites that share a projection cannot lose together.
-
-    Raises:
-        RefusedError: if the projection would sum over nothing, or is packed so that only one site at a time can be cut.
-    """
+    """Refuse what two sites that share a projection cannot lose together."""
     inside = {core: site for site in sites if site.INSIDE for core in site.cores}
     for site in sites:
         within = next((inside[core] for core in site.cores if site.ROUTED and core in inside), None)

@@ -38,9 +38,6 @@ def parse_heads(spec: HeadSpec) -> dict[str, tuple[int, ...]]:
     Args:
         spec: an inline spec ("0:1,3 encoder.layer.5:0-3 *:7"), the path of a JSON file
             `{"0": [1, 3]}`, or such a mapping.
-
-    Raises:
-        UsageError: if it does not parse, with the part that does not.
     """
     if isinstance(spec, Mapping):
         return _from_mapping(spec, "the head spec")
@@ -148,11 +145,6 @@ def resolved(parsed: Mapping[str, Iterable[int]], sites: Sequence[Site]) -> dict
 
     Args:
         parsed: units per key: an index, a name, a part of one, or "*".
-        sites: the sites of one kind.
-
-    Raises:
-        UsageError: if a site or unit does not exist, or was removed before.
-        RefusedError: if a site cannot lose units, or the set is not legal.
     """
     chosen: dict[int, set[int]] = {}
     for key, units in parsed.items():
@@ -175,11 +167,7 @@ def resolved(parsed: Mapping[str, Iterable[int]], sites: Sequence[Site]) -> dict
 
 
 def sites_of_key(key: str, sites: Sequence[Site]) -> list[Site]:
-    """The sites that a key names.
-
-    Raises:
-        UsageError: if there is none, or a part of a name fits several.
-    """
+    """The sites that a key names."""
     if key == ALL:
         return list(sites)
     found = [site for site in sites if site.name == key]

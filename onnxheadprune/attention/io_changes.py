@@ -25,18 +25,15 @@ Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
 @dataclass(frozen=True)
 class Contract:
-    """Consent to change the shapes that callers of the model rely on.
+    """Consent to change the shapes that callers of the model rely on."""
 
-    Attributes:
-        cache: what happens to past and present inputs and outputs: "narrow" removes the heads from them, "keep" keeps
-            their shapes at the price of an edge gather, "renumber" also drops the cache of attention that goes as a
-            whole, and closes the gap in the names of the others.
-        allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
-        renumbered_sites: indices of the sites whose caches may be dropped, None for all.
-    """
-
+    # what happens to past and present inputs and outputs: "narrow" removes the heads from them, "keep" keeps
+    # their shapes at the price of an edge gather, "renumber" also drops the cache of attention that goes as a
+    # whole, and closes the gap in the names of the others
     cache: Cache = "narrow"
+    # also narrow graph inputs and outputs that are no cache, where they carry heads
     allow_io_change: bool = False
+    # indices of the sites whose caches may be dropped, None for all
     renumbered_sites: frozenset[int] | None = None
 
 
@@ -51,19 +48,13 @@ LEAVE = "leave --cache renumber out, and the cache keeps its shape"
 
 @dataclass(frozen=True, eq=False)
 class CacheCut:
-    """The caches that are removed.
+    """The caches that are removed."""
 
-    Attributes:
-        sites: indices of the sites whose caches go.
-        gone: their inputs and outputs.
-        renamed: the inputs and outputs of others that get another name, with that name.
-        idle: why nothing goes although it was asked for, a sentence; nothing otherwise.
-    """
-
-    sites: tuple[int, ...] = ()
-    gone: tuple[Value, ...] = ()
+    sites: tuple[int, ...] = ()  # indices of the sites whose caches go
+    gone: tuple[Value, ...] = ()  # their inputs and outputs
+    # the inputs and outputs of others that get another name, with that name
     renamed: Mapping[str, str] = field(default_factory=dict)
-    idle: str = ""
+    idle: str = ""  # why nothing goes although it was asked for, a sentence; nothing otherwise
 
     @property
     def names(self) -> Mapping[str, str | None]:
@@ -90,11 +81,7 @@ class CacheCut:
         return found
 
     def closing(self, view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
-        """The edits that take the inputs away and rename the others, once everything else is known.
-
-        Raises:
-            RefusedError: if something still reads what is to go, or a new name is taken.
-        """
+        """The edits that take the inputs away and rename the others, once everything else is known."""
         for value in self.gone:
             _require_unread(value, edits)
         dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
@@ -123,13 +110,7 @@ def cache_cut(
     """The changes of the caches when some sites are removed as a whole.
 
     Args:
-        view: an annotated view of the model.
-        sites: all of its sites.
-        whole: those that are removed as a whole.
         only: indices of the sites among these whose caches go; None for all.
-
-    Raises:
-        RefusedError: if names do not say which layer a cache belongs to, or a layer keeps a part of its cache.
     """
     chosen = [site for site in whole if site.free and (only is None or site.index in only)]
     kept = {value for site in sites.sites if site not in chosen for value in site.free}
@@ -158,15 +139,10 @@ def _why_idle(whole: Sequence[Site]) -> str:
 
 @dataclass(frozen=True)
 class _Family:
-    """Names that differ in one number.
+    """Names that differ in one number."""
 
-    Attributes:
-        before: what stands before the number.
-        behind: what stands behind it.
-    """
-
-    before: str
-    behind: str
+    before: str  # what stands before the number
+    behind: str  # what stands behind it
 
     def name(self, number: int) -> str:
         """The name with a number."""
@@ -226,11 +202,7 @@ def _readings(name: str) -> Iterator[tuple[_Family, int]]:
 
 
 def _reading(name: str, numbers: Mapping[_Family, set[int]]) -> tuple[_Family, int] | None:
-    """The number in a name that counts layers: the only one, or the only one that others differ in; None without any.
-
-    Raises:
-        RefusedError: if that may be more than one.
-    """
+    """The number in a name that counts layers: the only one, or the only one that others differ in."""
     readings = list(_readings(name))
     if len(readings) > 1:
         readings = [item for item in readings if len(numbers[item[0]]) > 1]

@@ -111,12 +111,7 @@ def _alternates(numbered: Mapping[tuple[Stack, int], Sequence[Site]]) -> bool:
 
 
 def _holds_layers(sites: Sequence[Site], depth: int) -> bool:
-    """Return whether sites of one number are several layers: an attention follows a block, under a number of its own.
-
-    Args:
-        sites: in graph order.
-        depth: parts of the module path before the number.
-    """
+    """Return whether sites of one number are several layers: an attention follows a block, under its own."""
     runs = [list(run) for begins, run in groupby(sites, lambda site: site.LAYER == "begin") if begins]
     inner = [
         [

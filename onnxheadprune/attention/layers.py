@@ -37,23 +37,16 @@ from onnxheadprune.model.spelling import spelled
 
 @dataclass(frozen=True)
 class Layer:
-    """Sites that are one layer of a model.
+    """Sites that are one layer of a model."""
 
-    Attributes:
-        key: its number, after the name of its stack where a model has several: "3", "encoder.3".
-        name: its module path, "" where names tell none.
-        sites: its attention and its other residual branches, in graph order.
-        places: where sites are added to the stream; not those inside a branch.
-        joins: the residual sums between the state of the stream before the layer and the one after it.
-        gate: where the stream itself is multiplied with what the layer computes.
-    """
-
-    key: str
-    name: str
-    sites: tuple[Site, ...]
+    key: str  # its number, after the name of its stack where a model has several: "3", "encoder.3"
+    name: str  # its module path, "" where names tell none
+    sites: tuple[Site, ...]  # its attention and its other residual branches, in graph order
+    # where sites are added to the stream; not those inside a branch
     places: Mapping[Site, tuple[Join, Term]] = field(default_factory=dict, repr=False)
+    # the residual sums between the state of the stream before the layer and the one after it
     joins: tuple[Join, ...] = ()
-    gate: Use | None = None
+    gate: Use | None = None  # where the stream itself is multiplied with what the layer computes
 
     @functools.cached_property
     def removed(self) -> tuple[Site, ...]:
@@ -184,9 +177,6 @@ def layers(sites: Sites) -> dict[str, Layer]:
 
     Args:
         sites: of the model. Of a pruned one its record decides; a site that the record does not know is in no layer.
-
-    Raises:
-        RefusedError: if only a record of the former numbering tells the layers.
     """
     ordered = sorted(sites.every, key=lambda site: _place(site, sites))
     ordered = [site for site in ordered if site.LAYER]
@@ -341,8 +331,6 @@ def _by_structure(ordered: Sequence[Site], sites: Sites, begins: bool) -> Iterat
     """Yield the sites of each layer.
 
     Args:
-        ordered: the sites of the model in graph order.
-        sites: the same, with their places.
         begins: whether the model has sites that a layer begins with; else each is a layer.
     """
     for _, stretch in groupby(ordered, lambda site: _place(site, sites)[0]):

@@ -38,17 +38,7 @@ def masked_reference(
     heads: Mapping[int, Iterable[int]],
     terms: Iterable[Use] = (),
 ) -> ModelProto:
-    """A copy of the viewed model in which the given units contribute nothing.
-
-    Args:
-        view: an annotated view of the original.
-        sites: its sites, or those that lose units.
-        heads: present units to silence, per site index.
-        terms: inputs of sums that are to be zero, whatever computes them.
-
-    Raises:
-        RefusedError: if the context of a projection is quantized and its zero point is not known.
-    """
+    """A copy of the viewed model in which the given units contribute nothing."""
     masked = copied(view.model)
     left: dict[Node, tuple[Projection, Mask]] = {}
     routed: list[Insert] = []
@@ -69,11 +59,7 @@ def masked_reference(
 
 
 def routed_masks(model: ModelProto, site: Site, gone: Sequence[int]) -> Iterator[Insert]:
-    """Yield the masks that keep units away from the choice of a router, stored in a model.
-
-    Raises:
-        RefusedError: if scores are no real numbers.
-    """
+    """Yield the masks that keep units away from the choice of a router, stored in a model."""
     from onnxheadprune.attention.sites.routing_mask import gates_of
 
     for gate in gates_of(site):
@@ -85,32 +71,17 @@ def routed_masks(model: ModelProto, site: Site, gone: Sequence[int]) -> Iterator
 
 @dataclass(frozen=True, eq=False)
 class Variables:
-    """The factors of what one node sums over.
+    """The factors of what one node sums over."""
 
-    Attributes:
-        name: of the initializer.
-        ones: its content: a factor per channel, along the axes of what is read; of size 1 along the others.
-    """
-
-    name: str
+    name: str  # of the initializer
+    # its content: a factor per channel, along the axes of what is read; of size 1 along the others
     ones: npt.NDArray[np.generic]
 
 
 def with_variables(
     view: GraphView, projections: Iterable[Projection]
 ) -> tuple[ModelProto, dict[Node, Variables]]:
-    """A copy of the viewed model in which stored factors, all of them one, multiply what projections read.
-
-    Args:
-        view: an annotated view of the original.
-        projections: what sums over units; one that two sites share counts once.
-
-    Returns:
-        The model, and the factors by the node that sums.
-
-    Raises:
-        RefusedError: if what a projection reads is never a real number.
-    """
+    """A copy of the viewed model in which stored factors, all of them one, multiply what projections read."""
     made = copied(view.model)
     inserts, found = [], {}
     for projection in {projection.node: projection for projection in projections}.values():
@@ -129,25 +100,15 @@ def with_variables(
 
 @dataclass(frozen=True, eq=False)
 class _MaskPlace:
-    """The place of a mask.
+    """The place of a mask."""
 
-    Attributes:
-        node: what reads the masked value.
-        index: at which input.
-        value: what is masked.
-        mask: over it, of size 1 along axes of which it says nothing.
-        elem_type: of the value.
-        rounding: nodes that are to round what is masked, as they do what is not.
-        name: of the masked value.
-    """
-
-    node: Node
-    index: int
-    value: Value
-    mask: Mask
-    elem_type: int
-    rounding: tuple[Node, ...]
-    name: str
+    node: Node  # what reads the masked value
+    index: int  # at which input
+    value: Value  # what is masked
+    mask: Mask  # over it, of size 1 along axes of which it says nothing
+    elem_type: int  # of the value
+    rounding: tuple[Node, ...]  # nodes that are to round what is masked, as they do what is not
+    name: str  # of the masked value
 
     @property
     def stored(self) -> str:
@@ -200,11 +161,7 @@ def _zeroed(model: ModelProto, use: Use) -> Insert:
 
 
 def masked_input(model: ModelProto, projection: Projection, alive: Mask) -> Insert:
-    """The mask in front of a projection, stored in a model.
-
-    Raises:
-        RefusedError: if what it reads is quantized and its zero point is not known.
-    """
+    """The mask in front of a projection, stored in a model."""
     place = _place(projection, alive)
     node, value = place.node, place.value
     if value.tensor is not None and _is_scale(node, place.index):

@@ -86,24 +86,17 @@ class Weights(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """Stored weights seen as a matrix [in, out].
+    """Stored weights seen as a matrix [in, out]."""
 
-    Attributes:
-        stored: the initializer (or Constant) behind it.
-        steps: the nodes between it and the contraction, from the initializer on, each with the input that leads there.
-        contracted: axes of the contraction's operand that are summed over, in the order of the rows.
-        free: its other axes, in the order of the columns.
-        shape: shape of the contraction's operand.
-        shared: whether something else reads the weights too.
-        levels: what whole numbers mean that a product of integers reads, None where the operand is a float.
-    """
-
-    stored: Value
+    stored: Value  # the initializer (or Constant) behind it
+    # the nodes between it and the contraction, from the initializer on, each with the input that leads there
     steps: tuple[Use, ...]
+    # axes of the contraction's operand that are summed over, in the order of the rows
     contracted: tuple[int, ...]
-    free: tuple[int, ...]
-    shape: tuple[int, ...]
-    shared: bool
+    free: tuple[int, ...]  # its other axes, in the order of the columns
+    shape: tuple[int, ...]  # shape of the contraction's operand
+    shared: bool  # whether something else reads the weights too
+    # what whole numbers mean that a product of integers reads, None where the operand is a float
     levels: StoredLevels | None = None
 
     @property
@@ -193,14 +186,7 @@ class Matrix:
 def matrix_of(
     value: Value, contracted: Sequence[int], free: Sequence[int], levels: StoredLevels | None = None
 ) -> Matrix | None:
-    """The matrix behind a contraction's operand, None where it is not stored in a form that can be rewritten.
-
-    Args:
-        value: the operand.
-        contracted: its axes that are summed over.
-        free: its axes that reach the output.
-        levels: what whole numbers mean, where the contraction is one of integers.
-    """
+    """The matrix behind a contraction's operand, None where it is not stored in a form that can be rewritten."""
     shape = value.shape
     if shape is None or not all(isinstance(dim, int) for dim in shape):
         return None

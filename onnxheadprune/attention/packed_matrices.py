@@ -27,17 +27,11 @@ BITS = (2, 4, 8)
 
 @dataclass(frozen=True, eq=False)
 class PackedMatrix:
-    """Weights of a node that packs them in blocks along the summed axis.
+    """Weights of a node that packs them in blocks along the summed axis."""
 
-    Attributes:
-        node: the product.
-        stored: the initializer with the packed levels.
-        bits: of one level.
-    """
-
-    node: Node
-    stored: Value
-    bits: int
+    node: Node  # the product
+    stored: Value  # the initializer with the packed levels
+    bits: int  # of one level
 
     @functools.cached_property
     def levels(self) -> Levels:

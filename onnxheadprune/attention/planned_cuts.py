@@ -22,10 +22,7 @@ def planned_head_cuts(
     """The cuts of all attention sites.
 
     Args:
-        view: the model.
-        sites: its sites.
         chosen: the units that are removed per site index, as indices of the original.
-        present: the same as present indices.
     """
     cuts = []
     for site in sites:
@@ -50,10 +47,7 @@ def planned_block_cuts(
     """The cuts of all sites of each other kind, once one of them loses units or has lost some before.
 
     Args:
-        view: the model.
-        sites: its sites.
         chosen: the units that are removed per site index, as indices of the original.
-        shifted: kinds of which sites vanish with units of others.
     """
     found: list[BlockCut] = []
     for kind in sites.others:
@@ -106,10 +100,6 @@ def site_records(
     """Yield the pruned model's record of its sites: this cut and all before it, sites known by their first names.
 
     Args:
-        cuts: of the attention sites.
-        blocks: of the others.
-        view: the model.
-        sites: its sites.
         vanishing: those that vanish with others, of which an attention site is not looked for again.
     """
     absent = {site.number for site in vanishing if site.CORED}

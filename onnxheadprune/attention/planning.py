@@ -35,21 +35,14 @@ from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_st
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Planning:
-    """A plan together with the analysis it came from, for those who need more than the edits.
+    """A plan together with the analysis it came from, for those who need more than the edits."""
 
-    Attributes:
-        plan: the edits.
-        view: the model as it was analysed.
-        sites: its sites.
-        heads: units to remove per site index, as *present* indices; heads, or what else a site has.
-        io: what the cut leaves of graph inputs and outputs.
-    """
-
-    plan: PrunePlan
-    view: GraphView
+    plan: PrunePlan  # the edits
+    view: GraphView  # the model as it was analysed
     sites: Sites
+    # units to remove per site index, as *present* indices; heads, or what else a site has
     heads: Mapping[int, tuple[int, ...]]
-    io: Interface
+    io: Interface  # what the cut leaves of graph inputs and outputs
 
     @property
     def concerned(self) -> tuple[Site, ...]:
@@ -66,15 +59,7 @@ def plan_of(model: ModelLike, heads: HeadSpec, contract: Contract, exit_: int | 
     """Plan the removal of units from a model, which is not changed.
 
     Args:
-        model: as users give it.
-        heads: a spec of units.
-        contract: what may happen to inputs and outputs.
         exit_: the early exit that is made permanent first, by its number; None for none.
-
-    Raises:
-        UsageError: if the spec or the path is wrong.
-        RefusedError: if the heads cannot be removed exactly, or there is no such exit.
-        ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
     if exit_ is None:
@@ -97,11 +82,7 @@ def analyse(
 
 
 def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) -> Planning:
-    """Plan the removal of heads from a model that is analysed already.
-
-    Raises:
-        HeadPruneError: as `plan_of` does.
-    """
+    """Plan the removal of heads from a model that is analysed already."""
     with analysing(analysis.model, analysis.name):
         return _planned(analysis, heads, contract)
 
@@ -229,11 +210,7 @@ def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
 
 
 def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
-    """The model that the edits of a plan are for: with the exits and the vocabulary that the plan gives it first.
-
-    Raises:
-        HeadPruneError: as `leaving` and `trimming` do.
-    """
+    """The model that the edits of a plan are for: with the exits and the vocabulary that the plan gives it first."""
     if plan.exit is not None:
         from onnxheadprune.attention.exits.permanent import leaving
 
@@ -247,10 +224,6 @@ def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
 
 
 def require_something(plan: PrunePlan) -> None:
-    """Refuse a plan that removes nothing.
-
-    Raises:
-        RefusedError: if no unit goes.
-    """
+    """Refuse a plan that removes nothing."""
     if not plan.changes_something:
         raise RefusedError("no heads were named, or no site has more than it keeps: nothing to remove")

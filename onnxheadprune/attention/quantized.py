@@ -24,12 +24,7 @@ IR_VERSION = 10
 
 
 def numbers_of(value: Value) -> npt.NDArray[Any]:
-    """The numbers of a value that depends on no input; one that is not stored itself is computed.
-
-    Raises:
-        RefusedError: if it depends on an input, or ONNX Runtime cannot compute it.
-        ModelError: if a file with weights cannot be read.
-    """
+    """The numbers of a value that depends on no input; one that is not stored itself is computed."""
     if value.holds_tensor:
         return value.numbers()
     if not value.is_constant:
@@ -96,15 +91,10 @@ class Levels:
 
 @dataclass(frozen=True, eq=False)
 class StoredLevels:
-    """Stored scales and zero point of a matrix, read on demand.
+    """Stored scales and zero point of a matrix, read on demand."""
 
-    Attributes:
-        scales: stored scales, one for all columns or one per column, that are multiplied.
-        zero: the stored zero point, None for zero.
-    """
-
-    scales: tuple[Value, ...]
-    zero: Value | None = None
+    scales: tuple[Value, ...]  # stored scales, one for all columns or one per column, that are multiplied
+    zero: Value | None = None  # the stored zero point, None for zero
 
     def read(self) -> Levels:
         """The numbers; its arrays are one for all columns, or one per column."""
@@ -117,15 +107,10 @@ class StoredLevels:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The numbers that a quantized matrix can hold.
+    """The numbers that a quantized matrix can hold."""
 
-    Attributes:
-        levels: what they are made of; its arrays broadcast against the matrix [in, out].
-        limits: the first and the last level.
-    """
-
-    levels: Levels
-    limits: tuple[int, int]
+    levels: Levels  # what they are made of; its arrays broadcast against the matrix [in, out]
+    limits: tuple[int, int]  # the first and the last level
 
     def nearest(self, numbers: Array) -> Array:
         """The representable number nearest to each number of a matrix [in, out]."""

@@ -20,11 +20,7 @@ from onnxheadprune.model.graph.view import Value
 
 
 def with_readers(spec: HeadSpec, sites: Sites) -> Sites:
-    """The sites, without the reasons of those whose contexts nobody needs any more once all of a spec is gone.
-
-    Raises:
-        HeadPruneError: if the spec cannot be read, or names what cannot go for another reason.
-    """
+    """The sites, without the reasons of those whose contexts nobody needs any more once all of a spec is gone."""
     if not any(site.read_elsewhere for site in sites):
         return sites
     allowed = _where(sites, lambda site: site.read_elsewhere)

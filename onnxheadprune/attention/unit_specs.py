@@ -33,11 +33,6 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
 
     Args:
         spec: see the module; names work as keys, too (after what the keys of a kind begin with).
-        sites: of the model.
-
-    Raises:
-        UsageError: if a site or unit does not exist, or was removed before.
-        RefusedError: if a site cannot lose units, or the set is not legal.
     """
     partly, whole = _apart(spec)
     named: dict[type[Site], dict[str, tuple[int, ...]]] = {}
@@ -104,7 +99,6 @@ def combined(heads: HeadSpec | None, others: Mapping[str, str | None], layers: s
     """One spec of what a command line says in several; None where it names nothing.
 
     Args:
-        heads: a head spec.
         others: the same for other kinds, by what they call their units; keys need not begin as the kind has them.
         layers: layers and sublayers that are removed as a whole: "3 5-7 attn.9 ffn.4".
     """

@@ -50,9 +50,6 @@ def differences(
 
     Args:
         reference: histogram of the first model's optimized graph; empty where it is not known.
-        candidate: the same of the other model.
-        reference_placement: nodes of the first model per execution provider.
-        candidate_placement: the same of the other model.
         sites_gone: sites that the other model lost as a whole, with their fused operators.
     """
     found: list[str] = []
@@ -92,35 +89,21 @@ def _names(placement: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class Entry:
-    """A model that takes part.
-
-    Attributes:
-        path: its file, as it would be deployed.
-        proto: the model; large weights stay on disk.
-        file_bytes: size on disk.
-        maker: makes its feeds.
-        precision: the class of its tolerance ("float16").
-    """
+    """A model that takes part."""
 
     name: str
-    path: Path
-    proto: ModelProto
-    file_bytes: int
-    maker: FeedMaker
-    precision: str
+    path: Path  # its file, as it would be deployed
+    proto: ModelProto  # the model; large weights stay on disk
+    file_bytes: int  # size on disk
+    maker: FeedMaker  # makes its feeds
+    precision: str  # the class of its tolerance ("float16")
 
     @classmethod
     def of(cls, model: ModelLike, spare: Path, seed: int) -> Entry:
         """Open a model for measuring.
 
         Args:
-            model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
             spare: a folder to make and write it to if it has no file.
-            seed: of its feeds.
-
-        Raises:
-            UsageError: if the path does not exist, or an input is no tensor of numbers.
-            ModelError: if it cannot be read.
         """
         loaded = open_structure(model)
         if loaded.path is None:
@@ -170,9 +153,6 @@ class Entry:
         """Check that another model does the same work: what both read has the same names, types and ranks.
 
         A cut may lack inputs of the original, such as the caches of layers that are gone.
-
-        Raises:
-            UsageError: if not; latencies of other inputs compare nothing.
         """
         ours, theirs = ({item.name: item for item in entry.maker.inputs} for entry in (self, other))
         for name, item in theirs.items():
@@ -190,12 +170,7 @@ class Entry:
             raise _other_inputs(self, other, f"{other.name} does not read {missing[0]}")
 
     def grid(self, asked: Timing, runs: Runs) -> tuple[GridPoint, ...]:
-        """The points to measure, each one tried on this model.
-
-        Raises:
-            UsageError: if the model has no such axis, or it is fixed to another size.
-            InferenceError: if the model does not run at a size that the user named, or at none at all.
-        """
+        """The points to measure, each one tried on this model."""
         maker = self.maker
         _check(asked, maker)
         dims = dict(asked.dims)
@@ -211,7 +186,6 @@ class Entry:
         """A feed of a point's sizes: ids below the vocabulary, masks of ones, positions and caches that fit together.
 
         Args:
-            point: the sizes.
             like: another model's feed; arrays of equal name, type and shape are taken from it, but for ids that this
                 model does not have.
         """

@@ -34,17 +34,11 @@ FEW = 64
 
 @dataclass(frozen=True)
 class Flops:
-    """Operations of one run.
+    """Operations of one run."""
 
-    Attributes:
-        total: of the whole graph.
-        attention: of the nodes that heads run through, None where the sites are not known.
-        uncounted: labels of contractions whose shapes are not known.
-    """
-
-    total: int
-    attention: int | None
-    uncounted: tuple[str, ...] = ()
+    total: int  # of the whole graph
+    attention: int | None  # of the nodes that heads run through, None where the sites are not known
+    uncounted: tuple[str, ...] = ()  # labels of contractions whose shapes are not known
 
     @classmethod
     def of(cls, view: GraphView, attention: Container[str] | None = None) -> Flops:
@@ -147,19 +141,12 @@ def _inputs(model: ModelProto, feed: Mapping[str, Array]) -> Iterator[ValueInfoP
 
 @dataclass(frozen=True)
 class Operations:
-    """Floating point operations of one run, before and after.
+    """Floating point operations of one run, before and after."""
 
-    Attributes:
-        before: of the original.
-        after: of the pruned model.
-        shapes: of the inputs, by name.
-        complete: whether all contractions could be counted in both.
-    """
-
-    before: int
-    after: int
-    shapes: Mapping[str, tuple[int, ...]]
-    complete: bool
+    before: int  # of the original
+    after: int  # of the pruned model
+    shapes: Mapping[str, tuple[int, ...]]  # of the inputs, by name
+    complete: bool  # whether all contractions could be counted in both
 
     @classmethod
     def of(
@@ -168,8 +155,6 @@ class Operations:
         """Count both models; None where the original has nothing that is counted.
 
         Args:
-            original: the model as it was.
-            pruned: the model that was made of it.
             shapes: of the original's inputs. Inputs of the pruned model that are narrower keep their declared sizes.
         """
         before, after = (Flops.of(concrete_view(model, _feed(model, shapes))) for model in (original, pruned))

@@ -27,23 +27,14 @@ QUALITY = tuple(name for name in _SENTENCES if name.split("_")[1:2] in (["drift"
 
 @dataclass(frozen=True)
 class Gate:
-    """One limit and whether it was kept.
+    """One limit and whether it was kept."""
 
-    Attributes:
-        name: "strict", "max_drift", "min_speedup" or another limit of a job.
-        subject: the model, output or metric that was judged.
-        limit: what was asked for.
-        value: what was found, None where nothing could be measured; that never passes.
-        passed: whether the limit was kept.
-        measure: what a drift is measured in, the answer for "strict"; None for others.
-    """
-
-    name: str
-    subject: str
-    limit: float
-    value: float | None
-    passed: bool
-    measure: str | None = None
+    name: str  # "strict", "max_drift", "min_speedup" or another limit of a job
+    subject: str  # the model, output or metric that was judged
+    limit: float  # what was asked for
+    value: float | None  # what was found, None where nothing could be measured; that never passes
+    passed: bool  # whether the limit was kept
+    measure: str | None = None  # what a drift is measured in, the answer for "strict"; None for others
 
     @property
     def sentence(self) -> str:

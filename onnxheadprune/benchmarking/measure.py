@@ -73,18 +73,11 @@ class BenchSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRequest(Benching):
-    """All that one benchmark is asked for, but for the models.
+    """All that one benchmark is asked for, but for the models."""
 
-    Attributes:
-        provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
-        seed: of the inputs, the order of measurement and the bootstrap.
-
-    Raises:
-        UsageError: if a value makes no sense.
-    """
-
+    # "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved
     provider: str | Provider = AUTO
-    seed: int = 0
+    seed: int = 0  # of the inputs, the order of measurement and the bootstrap
 
     def __post_init__(self) -> None:
         if self.repeats is not None and self.repeats < ROUNDS:
@@ -116,17 +109,11 @@ class Runner(Protocol):
 
 @dataclass
 class Series:
-    """Seconds of one model at one grid point.
+    """Seconds of one model at one grid point."""
 
-    Attributes:
-        runs: every timed run.
-        blocks: the median of each block, one array per round.
-        settled: whether every warm-up settled.
-    """
-
-    runs: list[float] = field(default_factory=list)
-    blocks: list[Floats] = field(default_factory=list)
-    settled: bool = True
+    runs: list[float] = field(default_factory=list)  # every timed run
+    blocks: list[Floats] = field(default_factory=list)  # the median of each block, one array per round
+    settled: bool = True  # whether every warm-up settled
 
     def percentiles(self) -> dict[str, Any]:
         """Percentiles of the runs, and their mean and number."""
@@ -142,9 +129,6 @@ def warm_up(runner: Runner, clock: Callable[[], float] = time.perf_counter) -> t
     """Run until the median of a window is no shorter than that of the window before.
 
     A session gets faster while it warms up; what goes up and down afterwards is noise.
-
-    Returns:
-        The last median in seconds, and whether it settled.
     """
     begin = clock()
     # Where one run takes long, what warms up (pages, caches, clocks) has warmed up within it.

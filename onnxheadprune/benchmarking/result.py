@@ -141,15 +141,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """The speed of one model relative to another, which targets, limits and curves use.
+    """The speed of one model relative to another, which targets, limits and curves use."""
 
-    Attributes:
-        cells: the comparison at each grid point.
-        provider: where it was measured.
-    """
-
-    cells: tuple[tuple[GridPoint, Comparison], ...]
-    provider: Provider
+    cells: tuple[tuple[GridPoint, Comparison], ...]  # the comparison at each grid point
+    provider: Provider  # where it was measured
 
     @property
     def value(self) -> float:

@@ -58,11 +58,7 @@ Progress = Callable[[str], object]
 def run_benchmark(
     models: Sequence[ModelLike], request: BenchRequest, progress: Progress = lambda _: None
 ) -> Benchmark:
-    """Measure models side by side.
-
-    Raises:
-        UsageError, ModelError, ProviderError: as `benchmark`.
-    """
+    """Measure models side by side."""
     asked = request.provider
     provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
     if request.cuda_graph and provider.name != CUDA:

@@ -22,20 +22,15 @@ Choice = dict[int, Heads]
 @one_line()
 @dataclass(frozen=True)
 class Limits:
-    """The limits that a cut must respect.
+    """The limits that a cut must respect."""
 
-    Attributes:
-        min_heads: heads that every site keeps at least.
-        multiple_of: each site keeps a multiple of this number of units:
-            {"heads": 1, "neurons": 8, "experts": 1} unless specified otherwise.
-        uniform: every site loses the same share of its heads.
-        whole_groups: KV heads are removed with all their query heads, if a site has several: so both
-            numbers determine each other.
-    """
-
-    min_heads: int = 1
+    min_heads: int = 1  # heads that every site keeps at least
+    # each site keeps a multiple of this number of units: {"heads": 1, "neurons": 8, "experts": 1} unless
+    # specified otherwise
     multiple_of: Mapping[Kind, int] = field(default_factory=dict)
-    uniform: bool = False
+    uniform: bool = False  # every site loses the same share of its heads
+    # KV heads are removed with all their query heads, if a site has several: so both numbers determine each
+    # other
     whole_groups: bool = False
 
     def __post_init__(self) -> None:
@@ -71,15 +66,6 @@ def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: 
     """The cheapest way to remove `wanted` heads in total, or the largest number below that within the limits.
 
     Costs of sites add up; the split is exact (dynamic programming over sites and heads).
-
-    Args:
-        sites: the sites that may lose heads.
-        paths: steps per site index, with their costs.
-        wanted: heads to remove.
-        limits: the limits of a cut.
-
-    Raises:
-        RefusedError: if the limits leave nothing to remove.
     """
     if limits.uniform:
         return _uniform(sites, paths, wanted, limits)
@@ -111,11 +97,7 @@ def _uniform(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: 
 
 
 def keep_per_site(sites: Sequence[Site], paths: Paths, keep: int, limits: Limits) -> Choice:
-    """Every site down to `keep` units, or as near above as its KV groups allow.
-
-    Raises:
-        RefusedError: if no site has more.
-    """
+    """Every site down to `keep` units, or as near above as its KV groups allow."""
     choice = {}
     for site in sites:
         fitting = [
@@ -139,15 +121,10 @@ def _required(choice: Choice, wanted: int) -> Choice:
 
 @dataclass(frozen=True)
 class Savings:
-    """The savings of a site that loses units: operations, which rise evenly, or time, measured at a few widths.
+    """The savings of a site that loses units: operations, which rise evenly, or time, measured at a few widths."""
 
-    Attributes:
-        units: the number of removed units at each point; increasing from 0.
-        saved: the savings there; non-decreasing from 0.
-    """
-
-    units: tuple[float, ...]
-    saved: tuple[float, ...]
+    units: tuple[float, ...]  # the number of removed units at each point; increasing from 0
+    saved: tuple[float, ...]  # the savings there; non-decreasing from 0
 
     @classmethod
     def evenly(cls, units: int, each: float) -> Savings:

@@ -47,13 +47,7 @@ def measured_paths(
     """Every path of every site with drifts instead of errors, merged per site.
 
     Args:
-        view: an annotated view of the model.
-        sites: the sites.
-        paths: some paths per site index.
         folds: the samples to measure drifts on, and the moments that the refits of each are fitted to.
-        evidence: the measure of drift, and where to run.
-        how: the number of steps per path to measure, and of samples.
-        progress: called after each run of a block.
     """
     main, effect = require_main_output(view), evidence.effect
     parts = [fold.data.subset(max(how.samples // len(folds), 1)) for fold in folds]

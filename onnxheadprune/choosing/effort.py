@@ -36,15 +36,10 @@ ROWS_PER_INPUT = 6
 
 @dataclass(frozen=True)
 class Effort:
-    """The extent of a measurement.
+    """The extent of a measurement."""
 
-    Attributes:
-        points: steps of each path; 0 for a single step of a single path of each site.
-        samples: the number of samples.
-    """
-
-    points: int
-    samples: int
+    points: int  # steps of each path; 0 for a single step of a single path of each site
+    samples: int  # the number of samples
 
     @classmethod
     def of(
@@ -105,12 +100,7 @@ class Work:
 
 
 def positions_per_sample(moments: Mapping[int, Sequence[Moments]], data: Calibration) -> float:
-    """The mean length of samples, without padding.
-
-    Args:
-        moments: of what projections read, per site index.
-        data: what they were taken on.
-    """
+    """The mean length of samples, without padding."""
     return max(found[0].count for found in moments.values()) / max(data.count, 1)
 
 

@@ -30,30 +30,19 @@ MOST_APART = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Samples to measure cuts on.
+    """Samples to measure cuts on."""
 
-    Attributes:
-        moments: what the trial refits of these cuts are fitted to.
-        data: the samples.
-    """
-
-    moments: SiteMoments
-    data: Calibration
+    moments: SiteMoments  # what the trial refits of these cuts are fitted to
+    data: Calibration  # the samples
 
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """The samples and moments that a selection is based on.
+    """The samples and moments that a selection is based on."""
 
-    Attributes:
-        data: the samples that `moments` were taken on.
-        moments: of all sites that can be read; they order the units of a site.
-        folds: what cuts are measured on.
-    """
-
-    data: Calibration
-    moments: SiteMoments
-    folds: tuple[Fold, ...]
+    data: Calibration  # the samples that `moments` were taken on
+    moments: SiteMoments  # of all sites that can be read; they order the units of a site
+    folds: tuple[Fold, ...]  # what cuts are measured on
 
 
 def look_at(
@@ -69,16 +58,7 @@ def look_at(
     Few samples, of which no part has as many positions as a projection has inputs, are all used for both.
 
     Args:
-        view: an annotated view of the model that the sites are of.
-        sites: whose contexts to look at.
-        evidence: the data, and where to run.
-        work: of the model.
-        progress: called after each site.
         left: gets the reason for each site whose contexts are not finite, by label.
-
-    Raises:
-        UsageError: if the data does not run through the model, or gives no site finite numbers.
-        RefusedError: if a context cannot be read.
     """
     data, count = evidence.data, samples_to_measure(len(sites))
     widest = max(math.prod(item.sizes) for site in sites for item in site.projections)

@@ -71,15 +71,7 @@ def joint_space(
     """Paths for the sites of all kinds that a target names, with costs measured on data.
 
     Args:
-        analysis: the model and its sites.
-        requirements: the basis and the limits of selections.
-        evidence: the data to measure costs on.
-        progress: called with each step.
         asked: the target, tried before the first pass where some blocks cannot be measured.
-
-    Raises:
-        UsageError: if there is no data, or it does not fit.
-        RefusedError: if no site can lose units.
     """
     if evidence is None:
         raise UsageError("selecting among several kinds of units needs data; give --data")
@@ -172,11 +164,7 @@ def _scores(
     left: dict[str, str],
     progress: Progress,
 ) -> HeadScores | None:
-    """The scores that order the units within their sites; where a refit's errors do, None or none of the site.
-
-    Raises:
-        UsageError: if there are some, and no units that they could order.
-    """
+    """The scores that order the units within their sites; where a refit's errors do, None or none of the site."""
     if _is_ordered(requirements):
         ordered = scored_kinds(requirements.units, requirements.method)
         some = [site for site in sites if site.UNITS in ordered]
@@ -233,32 +221,21 @@ def _paths(
 
 @dataclass(frozen=True, eq=False)
 class JointSpace:
-    """The search space over sites of several kinds.
-
-    Attributes:
-        sites: sites that may lose units.
-        paths: steps per site index, with costs that add up across sites.
-        savings: per site index, by the number of removed units: multiply-adds x 2 per token, bytes, or shares of the
-            latency.
-        whole: the whole budget, in the unit of `savings`.
-        basis: the meaning of costs.
-        counted: the total of which ratios are shares.
-        limits: the limits of cuts.
-        constant: see `Selection`.
-        left_out: see `Selection`.
-    """
+    """The search space over sites of several kinds."""
 
     UNITS: ClassVar[str] = "units"
 
-    sites: tuple[Site, ...]
-    paths: Paths
+    sites: tuple[Site, ...]  # sites that may lose units
+    paths: Paths  # steps per site index, with costs that add up across sites
+    # per site index, by the number of removed units: multiply-adds x 2 per token, bytes, or shares of the
+    # latency
     savings: Mapping[int, Savings]
-    whole: float
-    basis: str
-    counted: str = OPERATIONS
-    limits: Limits = field(default_factory=Limits)
-    constant: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    whole: float  # the whole budget, in the unit of `savings`
+    basis: str  # the meaning of costs
+    counted: str = OPERATIONS  # the total of which ratios are shares
+    limits: Limits = field(default_factory=Limits)  # the limits of cuts
+    constant: Mapping[str, str] = field(default_factory=dict)  # see `Selection`
+    left_out: Mapping[str, str] = field(default_factory=dict)  # see `Selection`
 
     @property
     def total(self) -> int:
@@ -291,22 +268,13 @@ class JointSpace:
         return 0 < count <= self.most()
 
     def removing(self, count: int) -> Selection:
-        """The cheapest way to save so many parts of `PARTS`, or all that can go where that is less than a part short.
-
-        Raises:
-            RefusedError: if that much cannot go.
-        """
+        """The cheapest way to save so many parts of `PARTS`, or all that can go if that is nearly as many."""
         if count > self.most():
             raise self._too_much(count)
         return self._selection(self._even(count) if self.uniform else self._cheapest(count))
 
     def ratio(self, share: float) -> Selection:
-        """The cheapest way to save a share of the operations, or bytes, of all blocks.
-
-        Raises:
-            UsageError: if it is no share.
-            RefusedError: if that much cannot go.
-        """
+        """The cheapest way to save a share of the operations, or bytes, of all blocks."""
         check(Cut, ratio=share)
         count = max(round(share * PARTS), 1)
         if count * FINE > self._all:
@@ -321,12 +289,7 @@ class JointSpace:
         )
 
     def keeping(self, count: int) -> Selection:
-        """Every site down to so many units.
-
-        Raises:
-            UsageError: if there are several kinds, which have no number of units in common.
-            RefusedError: if nothing can be removed.
-        """
+        """Every site down to so many units."""
         if len({site.UNITS for site in self.sites}) > 1:
             raise UsageError(
                 f"--keep {count} counts units of one kind; with several say --ratio, --target-speedup or --max-drift"

@@ -44,15 +44,10 @@ from onnxheadprune.runtime.workers import algebra_threads, algebra_workers
 
 @dataclass(frozen=True)
 class Candidates:
-    """The sites that paths are made for, and the heads that are on none of them.
+    """The sites that paths are made for, and the heads that are on none of them."""
 
-    Attributes:
-        sites: sites that may lose heads.
-        kept: present heads per site index that stay.
-    """
-
-    sites: tuple[AttentionSite, ...]
-    kept: Mapping[int, Heads]
+    sites: tuple[AttentionSite, ...]  # sites that may lose heads
+    kept: Mapping[int, Heads]  # present heads per site index that stay
 
 
 def search_space(
@@ -65,15 +60,8 @@ def search_space(
     """Paths for all sites, with costs that compare across sites as well as the evidence allows.
 
     Args:
-        analysis: the model and its sites.
-        requirements: what choices go by and respect.
         evidence: what costs are measured on; None goes by given scores or by the weights.
-        progress: told what is being done.
         asked: what the space is for, tried before the first pass where some sites cannot be measured.
-
-    Raises:
-        UsageError: if data, scores or protected heads do not fit the model.
-        RefusedError: if no site can lose heads.
     """
     if requirements.units != DEFAULT_UNITS:
         return joint_space(analysis, requirements, evidence, progress, asked)

@@ -83,13 +83,9 @@ class Selection:
 
 
 class Space(Protocol):
-    """The options of a choice of any size; sizes are whole numbers, of heads or of parts of a budget.
+    """The options of a choice of any size; sizes are whole numbers, of heads or of parts of a budget."""
 
-    Attributes:
-        UNITS: what goes, for people: "heads", or "units" of several kinds.
-    """
-
-    UNITS: ClassVar[str]
+    UNITS: ClassVar[str]  # what goes, for people: "heads", or "units" of several kinds
 
     @property
     def total(self) -> int:
@@ -124,27 +120,17 @@ class Space(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SearchSpace:
-    """The options of choices of any size: the sites, and a path for each.
-
-    Attributes:
-        sites: sites that may lose heads.
-        total: heads of all sites of the model, of which ratios are taken.
-        paths: steps per site index, with costs that add up across sites.
-        basis: what the costs are.
-        limits: what cuts respect.
-        constant: see `Selection`.
-        left_out: see `Selection`.
-    """
+    """The options of choices of any size: the sites, and a path for each."""
 
     UNITS: ClassVar[str] = "heads"
 
-    sites: tuple[AttentionSite, ...]
-    total: int
-    paths: Paths
-    basis: str
-    limits: Limits
-    constant: Mapping[str, str] = field(default_factory=dict)
-    left_out: Mapping[str, str] = field(default_factory=dict)
+    sites: tuple[AttentionSite, ...]  # sites that may lose heads
+    total: int  # heads of all sites of the model, of which ratios are taken
+    paths: Paths  # steps per site index, with costs that add up across sites
+    basis: str  # what the costs are
+    limits: Limits  # what cuts respect
+    constant: Mapping[str, str] = field(default_factory=dict)  # see `Selection`
+    left_out: Mapping[str, str] = field(default_factory=dict)  # see `Selection`
 
     @property
     def counted(self) -> str:
@@ -168,20 +154,11 @@ class SearchSpace:
             return False
 
     def removing(self, count: int) -> Selection:
-        """The cheapest way to remove so many heads.
-
-        Raises:
-            RefusedError: if nothing can be removed.
-        """
+        """The cheapest way to remove so many heads."""
         return self._selection(allocate(self.sites, self.paths, count, self.limits))
 
     def ratio(self, share: float) -> Selection:
-        """The cheapest way to remove a share of all heads.
-
-        Raises:
-            UsageError: if it is no share, or less than a head.
-            RefusedError: if nothing can be removed.
-        """
+        """The cheapest way to remove a share of all heads."""
         check(Cut, ratio=share)
         wanted = round(self.total * share)
         if not wanted:
@@ -201,12 +178,7 @@ class SearchSpace:
         return "; with --min-heads 0 whole sites can go"
 
     def keeping(self, count: int) -> Selection:
-        """Every site down to so many heads.
-
-        Raises:
-            UsageError: if `count` is below 1.
-            RefusedError: if nothing can be removed.
-        """
+        """Every site down to so many heads."""
         check(Cut, keep=count)
         return self._selection(keep_per_site(self.sites, self.paths, count, self.limits))
 
@@ -231,12 +203,7 @@ def foresee(asked: Asked | None, spaces: Iterable[Space], instead: str) -> None:
     """Ask a wish of search spaces whose costs are not known yet, so that what cannot be met costs no pass.
 
     Args:
-        asked: the wish, None for one that no size answers.
         spaces: of which one is that of the model, as far as that is known.
-        instead: what is possible with less data.
-
-    Raises:
-        RefusedError: if all of them refuse.
     """
     if asked is None:
         return

@@ -24,27 +24,19 @@ from onnxheadprune.settings.setting import check
 
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """The scores and limits of a choice, whatever its size.
+    """The scores and limits of a choice, whatever its size."""
 
-    Attributes:
-        scores: what heads, or units of all kinds that may go, are worth; None measures it on the data, or without data
-            goes by the weights.
-        limits: floors, multiples, uniformity.
-        protect: a head spec of heads to keep; a bare site protects all of its heads.
-        sizes: of the inputs that a speed-up is measured with, where one is: settings of `benchmark`.
-        units: the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
-            heads a ratio is the share of the operations of the blocks, not of the heads.
-        method: a method of `score` that scores them on the data, in the place of given scores; None measures cuts.
-
-    Raises:
-        UsageError: if there are scores and a method, or there is no such method or kind of unit.
-    """
-
+    # what heads, or units of all kinds that may go, are worth; None measures it on the data, or without data
+    # goes by the weights
     scores: HeadScores | None = None
-    limits: Limits = field(default_factory=Limits)
-    protect: str | None = None
+    limits: Limits = field(default_factory=Limits)  # floors, multiples, uniformity
+    protect: str | None = None  # a head spec of heads to keep; a bare site protects all of its heads
+    # of the inputs that a speed-up is measured with, where one is: settings of `benchmark`
     sizes: BenchSettings = field(default_factory=BenchSettings)
+    # the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
+    # heads a ratio is the share of the operations of the blocks, not of the heads.
     units: frozenset[str] = DEFAULT_UNITS
+    # a method of `score` that scores them on the data, in the place of given scores; None measures cuts
     method: Method | None = None
 
     def __post_init__(self) -> None:
@@ -70,9 +62,6 @@ class Requirements:
         """Heads that must stay, per site index (indices of the original model), by `protect`.
 
         A bare site ("3" or a name) protects all of its heads.
-
-        Raises:
-            UsageError: if the spec does not fit the model.
         """
         found: dict[int, frozenset[int]] = {}
         for token in (self.protect or "").split():
@@ -101,15 +90,7 @@ class Requirements:
         """Scores of the units of some sites, None where cuts are measured.
 
         Args:
-            analysis: of the model.
-            sites: whose units may go.
-            evidence: what a method is tried on.
             left: gets the reason for each site that a method cannot score on it, by label.
-            progress: told what is being done.
-
-        Raises:
-            UsageError: if the method needs data and there is none.
-            RefusedError: if the method cannot see into a site.
         """
         method = self.method
         if method is None:
@@ -122,22 +103,13 @@ class Requirements:
 @one_line("ratio keep target_speedup max_drift units scores protect method")
 @dataclass(frozen=True, kw_only=True)
 class Wish(Requirements):
-    """The number of units to remove, given in one of several ways, and the requirements of the choice.
+    """The number of units to remove, given in one of several ways, and the requirements of the choice."""
 
-    Attributes:
-        ratio: share of all heads to remove.
-        keep: heads that every site keeps.
-        target_speedup: the smallest cut that is this many times as fast here, at every grid point (`SpeedUp`).
-        max_drift: the largest cut that drifts no further on held-out data.
-
-    Raises:
-        UsageError: unless exactly one of these is given.
-    """
-
-    ratio: float | None = None
-    keep: int | None = None
+    ratio: float | None = None  # share of all heads to remove
+    keep: int | None = None  # heads that every site keeps
+    # the smallest cut that is this many times as fast here, at every grid point (`SpeedUp`)
     target_speedup: float | None = None
-    max_drift: float | None = None
+    max_drift: float | None = None  # the largest cut that drifts no further on held-out data
 
     def __post_init__(self) -> None:
         ways = (self.ratio, self.keep, self.target_speedup, self.max_drift)

@@ -82,11 +82,7 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that is called.
-
-        Raises:
-            click.UsageError: if there is none; what other programs call it leads to it.
-        """
+        """Find the command that is called."""
         if args and args[0] not in self.commands:
             from onnxheadprune.cli.guides import ELSEWHERE
 

@@ -16,15 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan that nothing has to be measured for.
-
-    Attributes:
-        fusion: what becomes of each site, None if no fusion was asked for.
-        sizes: what stored tensors hold before and after; None where nothing changes.
-    """
+    """A plan that nothing has to be measured for."""
 
     plan: PrunePlan
-    fusion: Fusion | None
+    fusion: Fusion | None  # what becomes of each site, None if no fusion was asked for
+    # what stored tensors hold before and after; None where nothing changes
     sizes: tuple[StoredSize, StoredSize] | None
 
     def to_dict(self) -> dict[str, object]:

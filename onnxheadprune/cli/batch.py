@@ -72,16 +72,7 @@ def run_batch(
     """Prune a folder of models and report what became of each.
 
     Args:
-        folder: with the models.
-        request: what to do with each.
-        output: the folder for the pruned models.
-        jobs: how many are worked on at once.
-        as_json: print one document.
         dask: the address of a Dask scheduler to work on, or "local"; None works in processes here.
-        read: reads the data for one model, None without.
-
-    Returns:
-        The exit code.
     """
     from onnxheadprune.choosing.scoring.executors import open_executor
     from onnxheadprune.deploying.batch import prune_batch

@@ -31,17 +31,7 @@ class Showing:
 
 
 def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, dry_run: bool) -> int:
-    """Do what is asked for and report it.
-
-    Args:
-        model: the model.
-        request: what to do with it, and where the result goes.
-        showing: what is shown.
-        dry_run: show what would change; write no model.
-
-    Returns:
-        The exit code.
-    """
+    """Do what is asked for and report it."""
     if dry_run:
         return _ahead(model, request, showing)
     presentation = Presentation()

@@ -162,11 +162,7 @@ class DerivedCommand(click.Command):
         return COMMANDS[self.name or ""].short
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the command line and check the rules.
-
-        Raises:
-            click.UsageError: if one is broken.
-        """
+        """Read the command line and check the rules."""
         typed = list(args)
         if ctx.resilient_parsing:
             # A shell asks what could come next: the line is not complete, so no rule holds yet.

@@ -27,11 +27,7 @@ def prune_export(
     showing: Showing,
     dry_run: bool,
 ) -> int:
-    """Prune a folder and report it.
-
-    Returns:
-        The exit code.
-    """
+    """Prune a folder and report it."""
     from onnxheadprune.reporting.console import err
     from onnxheadprune.reporting.folder import folder_report
     from onnxheadprune.reporting.page import save_page

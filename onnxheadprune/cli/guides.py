@@ -10,17 +10,11 @@ import click
 
 @dataclass(frozen=True)
 class Guide:
-    """What help says of a command, which is not imported for it.
+    """What help says of a command, which is not imported for it."""
 
-    Attributes:
-        short: what it does, in a line.
-        examples: calls, without the name of the program.
-        common: settings that most calls need; all, where there are few.
-    """
-
-    short: str
-    examples: tuple[str, ...]
-    common: str = ""
+    short: str  # what it does, in a line
+    examples: tuple[str, ...]  # calls, without the name of the program
+    common: str = ""  # settings that most calls need; all, where there are few
 
 
 GUIDES = {

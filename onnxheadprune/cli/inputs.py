@@ -16,12 +16,7 @@ def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = 
     """The data that the options name, with a warning where it is random; None without.
 
     Args:
-        model: what it is read for.
-        running: the data, how it becomes inputs, and where models run.
         in_folder: the model is one of several, of which some may use less of it than others.
-
-    Raises:
-        UsageError: if the data cannot be read, or an option is for data of another kind.
     """
     if running.data is None:
         return None
@@ -37,11 +32,7 @@ def read_data(model: Path | LoadedModel, running: Running, *, in_folder: bool = 
 
 
 def subject_of(path: Path, *, follow_links: bool) -> Path | LoadedModel:
-    """Return what stands for one model: its path, or the model read through links.
-
-    Raises:
-        HeadPruneError: if links are to be followed and it cannot be read.
-    """
+    """Return what stands for one model: its path, or the model read through links."""
     if not follow_links:
         return path
     from onnxheadprune.model.load import open_structure

@@ -53,11 +53,7 @@ def _has_tokenizer(model: Path) -> bool:
 
 
 def _inspect_folder(folder: Path, *, follow_links: bool, as_json: bool) -> int:
-    """Show the sites of a folder.
-
-    Returns:
-        The exit code.
-    """
+    """Show the sites of a folder."""
     from functools import partial
 
     from onnxheadprune.attention.vocabulary.find import vocabularies

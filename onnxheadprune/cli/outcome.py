@@ -195,13 +195,9 @@ def _with_help(error: click.ClickException) -> str:
 
 
 class _Streams:
-    """Standard output and error, and whether they were closed.
+    """Standard output and error, and whether they were closed."""
 
-    Attributes:
-        lost: why some of stdout was not written, None if all was, or nobody wanted it.
-    """
-
-    lost: str | None = None
+    lost: str | None = None  # why some of stdout was not written, None if all was, or nobody wanted it
 
 
 class _Steadfast:

@@ -19,24 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """A model and those that are compared with it.
+    """A model and those that are compared with it."""
 
-    Attributes:
-        file: its name in the folders, None where there are no folders.
-        is_same: whether they are files of folders and the same to the last byte.
-    """
-
-    file: str | None
+    file: str | None  # its name in the folders, None where there are no folders
     model: Path | LoadedModel
     others: tuple[Path | LoadedModel, ...]
-    is_same: bool = False
+    is_same: bool = False  # whether they are files of folders and the same to the last byte
 
     def data_of(self, running: Running) -> DataSource | None:
-        """The user's data, if it is for this model; two models alone take what they are given.
-
-        Raises:
-            UsageError: if two models alone cannot take it.
-        """
+        """The user's data, if it is for this model; two models alone take what they are given."""
         if self.file is not None and self.misfit(running) is not None:
             return None
         return read_data(self.model, running, in_folder=self.file is not None)
@@ -61,14 +52,7 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
     """Return what is compared with what.
 
     Args:
-        model: a file, or a folder of models that belong together.
-        others: files or folders, as `model` is.
-        follow_links: read files through links that lead out of their folder.
         leaders: of a folder only the file of each network that heads are chosen on.
-
-    Raises:
-        click.UsageError: if some are files and some are folders.
-        RefusedError: if a folder lacks a file of the first one, or its files disagree.
     """
     given = [model, *others]
     if not any(map(Path.is_dir, given)):

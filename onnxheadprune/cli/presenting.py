@@ -59,14 +59,7 @@ class Presentation:
         self._text += captured.get()
 
     def deliver(self, made: str | None = None) -> int:
-        """Write the reports and print the text, whatever becomes of the reports.
-
-        Args:
-            made: what has been written before, None for nothing.
-
-        Returns:
-            The exit code: not 0 if a report could not be written.
-        """
+        """Write the reports and print the text, whatever becomes of the reports."""
         from onnxheadprune.errors import UsageError
         from onnxheadprune.reporting.console import NEXT, Row, print_error
 

@@ -104,12 +104,7 @@ def score(
 
 
 def _leader_of(folder: Path, follow_links: bool) -> LoadedModel:
-    """The file of a folder that heads are chosen on.
-
-    Raises:
-        UsageError: if it holds several networks.
-        HeadPruneError: if it cannot be read.
-    """
+    """The file of a folder that heads are chosen on."""
     from onnxheadprune.deploying.folders.opening import opened
     from onnxheadprune.errors import UsageError
 

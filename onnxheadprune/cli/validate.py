@@ -129,12 +129,7 @@ def _apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
 
 
 def _require_for_each(pairs: Sequence[Pair], heads: str | None, running: Running) -> None:
-    """Check whether what is said about two models can be said about folders.
-
-    Raises:
-        click.UsageError: if heads are named.
-        UsageError: if the data is for none of the models.
-    """
+    """Check whether what is said about two models can be said about folders."""
     if pairs[0].file is None:
         return
     if heads is not None:

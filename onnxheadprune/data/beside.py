@@ -45,21 +45,12 @@ class Maker:
 
     @functools.cached_property
     def inputs(self) -> tuple[Input, ...]:
-        """Its inputs.
-
-        Raises:
-            ModelError: if it cannot be read.
-        """
+        """Its inputs."""
         loaded = self._loaded
         return graph_inputs(view_of(loaded))
 
     def made(self, feed: Mapping[str, Array]) -> Array:
-        """The states or the embedded tokens, [samples, length, width].
-
-        Raises:
-            InferenceError: if it does not run on the feed.
-            ModelError: if it has no such output.
-        """
+        """The states or the embedded tokens, [samples, length, width]."""
         outputs = self._session.run(feed)
         named = [outputs[name] for name in STATES if name in outputs]
         wide = [array for array in outputs.values() if array.ndim == 3 and array.dtype.kind in "fV"]
@@ -82,44 +73,24 @@ class Maker:
 
 @dataclass(frozen=True)
 class Beside:
-    """The other models in a model's folder.
+    """The other models in a model's folder."""
 
-    Attributes:
-        name: of the model, for errors.
-        start: the token that its decoder starts with, None if no configuration has it.
-        end: the token that ends a text, None if no configuration has it.
-        encoder: computes the states that a decoder reads, None without.
-        embedding: computes embedded tokens, None without.
-    """
-
-    name: str = "the model"
-    start: int | None = None
-    end: int | None = None
-    encoder: Maker | None = None
-    embedding: Maker | None = None
+    name: str = "the model"  # of the model, for errors
+    start: int | None = None  # the token that its decoder starts with, None if no configuration has it
+    end: int | None = None  # the token that ends a text, None if no configuration has it
+    encoder: Maker | None = None  # computes the states that a decoder reads, None without
+    embedding: Maker | None = None  # computes embedded tokens, None without
 
     def states(self, feed: Feed, wanted: Input) -> Array:
-        """Run the encoder on its inputs.
-
-        Raises:
-            UsageError: if there is no encoder.
-        """
+        """Run the encoder on its inputs."""
         return self.require_encoder(wanted).made(feed).astype(wanted.dtype)
 
     def embedded(self, feed: Feed, wanted: Input) -> Array:
-        """Run the model that embeds tokens.
-
-        Raises:
-            UsageError: if there is no model that makes them.
-        """
+        """Run the model that embeds tokens."""
         return self.require_embedding(wanted).made(feed).astype(wanted.dtype)
 
     def require_encoder(self, wanted: Input) -> Maker:
-        """The encoder.
-
-        Raises:
-            UsageError: if there is none.
-        """
+        """The encoder."""
         if self.encoder is None:
             raise UsageError(
                 f"the input {wanted.name} ({wanted.describe()}) comes from an encoder, and none lies beside"
@@ -128,11 +99,7 @@ class Beside:
         return self.encoder
 
     def require_embedding(self, wanted: Input) -> Maker:
-        """The model that embeds tokens.
-
-        Raises:
-            UsageError: if there is none.
-        """
+        """The model that embeds tokens."""
         if self.embedding is None:
             raise UsageError(
                 f"the input {wanted.name} ({wanted.describe()}) holds embedded tokens, and no model that makes them"
@@ -145,11 +112,7 @@ ALONE = Beside()
 
 
 def beside(model: Path | None, provider: Provider) -> Beside:
-    """Find the other models in a model's folder.
-
-    Raises:
-        UsageError: if a configuration is there and cannot be read.
-    """
+    """Find the other models in a model's folder."""
     if model is None:
         return ALONE
     encoder = next((path for path in _encoders(model) if path.is_file()), None)

@@ -23,13 +23,7 @@ WIDEST = 64
 
 
 def bounded(sample: Sample, view: GraphView, inputs: Sequence[Input]) -> Iterator[Sample]:
-    """Yield a feed in parts of equally many samples, none with an output of more than `OUTPUT_BYTES`.
-
-    Args:
-        sample: the feed; it stays whole if its batch is fixed.
-        view: an annotated view of the model.
-        inputs: its inputs.
-    """
+    """Yield a feed in parts of equally many samples, none with an output of more than `OUTPUT_BYTES`."""
     rows = rows_of(sample.feed, inputs)
     parts = min(-(-output_bytes(view, sample) // OUTPUT_BYTES), rows)
     if parts <= 1 or not free_axes(sample, inputs):

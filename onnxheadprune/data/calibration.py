@@ -192,16 +192,7 @@ def _middles(parts: int, count: int) -> set[int]:
 
 
 def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Calibration:
-    """Read and check calibration data.
-
-    Args:
-        source: as in `feeds.load_data`; data that are already read stay unchanged.
-        view: an annotated view of the model.
-        name: how to call the data; None takes the source's own name.
-
-    Raises:
-        UsageError: if the data does not fit the model, is empty or not finite.
-    """
+    """Read and check calibration data."""
     if isinstance(source, Calibration):
         return source
     inputs = FeedMaker(view).inputs
@@ -231,11 +222,7 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
 
 
 def require_variety(data: Calibration) -> None:
-    """Check that samples differ, for scores that measure how heads react to different samples.
-
-    Raises:
-        UsageError: if there are several, and all are the same.
-    """
+    """Check that samples differ, for scores that measure how heads react to different samples."""
     first: tuple[bytes, ...] | None = None
     several = False
     for feed in data.one_by_one():
@@ -257,11 +244,7 @@ def require_variety(data: Calibration) -> None:
 
 
 def _drawn(source: DataSource, inputs: Sequence[Input]) -> tuple[tuple[Sample, ...], More | None]:
-    """The samples that stay in memory, spread evenly over the data, and the others; all are checked.
-
-    Raises:
-        UsageError: if one does not fit.
-    """
+    """The samples that stay in memory, spread evenly over the data, and the others; all are checked."""
     if isinstance(source, Feeds):
         return tuple(load_data(source, inputs)), source.more
     count, read = parts_of(source, inputs)
@@ -320,12 +303,7 @@ def _size(sample: Sample) -> int:
 
 
 def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int = RANDOM_FEEDS) -> Calibration:
-    """Random feeds, only on request, since heads behave differently on noise.
-
-    Raises:
-        MissingKernelError: if no feed can run here.
-        UsageError: if no random feed runs.
-    """
+    """Random feeds, only on request, since heads behave differently on noise."""
     session = Session(LoadedModel(view.model, "the model", view.sources), provider, name="the model")
     made: list[Feed] = []
     maker = FeedMaker(view, seed)

@@ -50,31 +50,20 @@ _TURN = threading.Lock()
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Data, provider and measure for comparing outputs.
-
-    Attributes:
-        data: calibration data.
-        provider: where to run.
-        effect: the measure of drift; None chooses by the kind of output.
-    """
+    """Data, provider and measure for comparing outputs."""
 
     data: Calibration
-    provider: Provider
-    effect: Measure | None = None
+    provider: Provider  # where to run
+    effect: Measure | None = None  # the measure of drift; None chooses by the kind of output
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The original's main output for a feed.
+    """The original's main output for a feed."""
 
-    Attributes:
-        rows: [rows, features].
-        parts: those that are no padding, in pieces of `AT_ONCE` elements.
-        shares: each piece as probabilities; none where directions are compared, or where all would fill memory.
-    """
-
-    rows: Array
-    parts: Sequence[slice | Array]
+    rows: Array  # [rows, features]
+    parts: Sequence[slice | Array]  # those that are no padding, in pieces of `AT_ONCE` elements
+    # each piece as probabilities; none where directions are compared, or where all would fill memory
     shares: Sequence[Array]
 
 
@@ -89,12 +78,7 @@ class EffectMeter:
         """Start with no feeds.
 
         Args:
-            main: the output to compare.
-            inputs: of the model; a mask among them marks padding.
             effect: "kl", "cosine" or the user's own; None or "auto" chooses by the kind of output.
-
-        Raises:
-            UsageError: if there is no measure of that name.
         """
         if not callable(effect):
             effect = measured_in(main, effect)
@@ -223,15 +207,7 @@ def _mean(shares: Array, numbers: Array) -> Array:
 
 
 def measured_in(main: MainOutput, effect: str | None) -> str:
-    """The name in `MEASURES` of the measure for an output.
-
-    Args:
-        main: the output.
-        effect: a name; None or "auto" chooses by the kind of output.
-
-    Raises:
-        UsageError: if there is no measure of that name.
-    """
+    """The name in `MEASURES` of the measure for an output."""
     if effect is None or effect == AUTO:
         return KL if main.is_logits else COSINE
     if effect not in MEASURES:
@@ -267,9 +243,6 @@ def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[I
     """An activation as rows of features, without padding.
 
     Args:
-        array: the activation.
-        axes: its axes that hold features, in their order.
-        feed: what the model was run on.
         inputs: the graph inputs; a mask among them tells which positions are padding.
 
     Returns:
@@ -285,13 +258,7 @@ def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[I
 
 
 def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:
-    """Return which positions are no padding, by a mask input of their shape; None without such a mask.
-
-    Args:
-        shape: of the positions, also where they lie one after the other.
-        feed: what the model was run on.
-        inputs: the graph inputs.
-    """
+    """Return which positions are no padding, by a mask input of their shape; None without such a mask."""
     masks = (feed[item.name] for item in inputs if item.tells_padding)
     mask = next((mask for mask in masks if mask.shape == shape or shape == (mask.size,)), None)
     return None if mask is None else mask.reshape(shape) != 0

@@ -34,11 +34,7 @@ _TABLES = (".csv", ".tsv")
 
 
 def format_of(path: str | os.PathLike[str]) -> DataFormat | None:
-    """The kind of data; None where there is no such file, as for "module:function".
-
-    Raises:
-        UsageError: if the content does not tell.
-    """
+    """The kind of data; None where there is no such file, as for "module:function"."""
     mode = kind_of(path)
     if mode is None:
         return None

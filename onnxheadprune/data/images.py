@@ -32,17 +32,11 @@ COLOUR, GREY = 3, 1
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The preprocessing of an image.
+    """The preprocessing of an image."""
 
-    Attributes:
-        size: height and width to scale to, None takes the model's fixed size.
-        mean: subtracted per channel, after scaling to 0..1.
-        std: divided by, per channel.
-    """
-
-    size: tuple[int, int] | None = None
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
+    size: tuple[int, int] | None = None  # height and width to scale to, None takes the model's fixed size
+    mean: tuple[float, ...] = (0.5,)  # subtracted per channel, after scaling to 0..1
+    std: tuple[float, ...] = (0.5,)  # divided by, per channel
 
 
 def image_feeds(
@@ -57,13 +51,7 @@ def image_feeds(
     Of many images a sample is read, spread evenly over them; the others are read when they are needed.
 
     Args:
-        folder: where the images are, or one image.
         inputs: the graph inputs; one must take images, [batch, channels, height, width] or channels last.
-        preprocessing: size and normalisation.
-        batch: images per feed, for models without a fixed batch.
-
-    Raises:
-        UsageError: if there is no image, one cannot be read, or the model takes no images.
     """
     how = preprocessing or Preprocessing()
     if kind_of(folder) is None:

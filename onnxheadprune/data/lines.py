@@ -30,19 +30,14 @@ MOST_BLOCKS = 2**16
 
 @dataclass(frozen=True)
 class Reading:
-    """The part of a file of samples that is read.
+    """The part of a file of samples that is read."""
 
-    Attributes:
-        field: of JSON lines and Parquet, `text` if None; dots lead into nested ones ("answer.value").
-        target: the field with the target text of an encoder-decoder model. None takes the text itself.
-        most: samples to read from the start of the file; None reads all.
-        format: "text", "jsonl" or "parquet"; None detects it by the content.
-    """
-
+    # of JSON lines and Parquet, `text` if None; dots lead into nested ones ("answer.value")
     field: str | None = None
+    # the field with the target text of an encoder-decoder model. None takes the text itself.
     target: str | None = None
-    most: int | None = None
-    format: DataFormat | None = None
+    most: int | None = None  # samples to read from the start of the file; None reads all
+    format: DataFormat | None = None  # "text", "jsonl" or "parquet"; None detects it by the content
 
 
 WHOLE = Reading()
@@ -50,15 +45,10 @@ WHOLE = Reading()
 
 @dataclass(frozen=True)
 class Text:
-    """One sample.
+    """One sample."""
 
-    Attributes:
-        source: the input text.
-        target: the target text, None if the file has none.
-    """
-
-    source: str
-    target: str | None = None
+    source: str  # the input text
+    target: str | None = None  # the target text, None if the file has none
 
 
 class Texts:
@@ -74,10 +64,6 @@ class Texts:
 
         Args:
             path: a UTF-8 file with one sample a line, JSON lines or Parquet.
-            reading: the part to read.
-
-        Raises:
-            UsageError: if it cannot be read, lacks the field, or holds no text or only equal ones.
         """
         kind = reading.format or format_of(path)
         has_fields = kind in ("jsonl", "parquet")
@@ -155,11 +141,7 @@ def _opened(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def _plain_row(line: bytes, where: str, reading: Reading) -> Text:
-    """A line of text.
-
-    Raises:
-        UsageError: if it is too long, or not UTF-8.
-    """
+    """A line of text."""
     try:
         text = line.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
@@ -172,11 +154,7 @@ def _plain_row(line: bytes, where: str, reading: Reading) -> Text:
 
 
 def _json_row(line: bytes, where: str, reading: Reading) -> Text:
-    """A JSON object on a line.
-
-    Raises:
-        UsageError: if it is none, or lacks the field.
-    """
+    """A JSON object on a line."""
     text = _plain_row(line, where, reading).source
     if not text:
         return Text("")
@@ -228,11 +206,7 @@ def _of_row(row: Mapping[str, object], where: str, reading: Reading) -> Text:
 
 
 def _field(row: Mapping[str, object], name: str, where: str) -> str:
-    """The text of a field; nothing for null.
-
-    Raises:
-        UsageError: if there is no such field, or it is no text.
-    """
+    """The text of a field; nothing for null."""
     value: object = row
     for part in (name,) if name in row else name.split("."):
         if not isinstance(value, Mapping) or part not in value:

@@ -43,10 +43,7 @@ class More:
         """Take the places.
 
         Args:
-            places: in the order in which they are read.
-            read: makes feeds of some of them.
             samples: the number of samples, estimated where it is known only after reading.
-            per_chunk: places of a chunk.
         """
         self._places, self._read, self._per_chunk = places, read, max(per_chunk, 1)
         self.samples, self.chunks = samples, math.ceil(len(places) / self._per_chunk)

@@ -21,14 +21,9 @@ _SOURCE = "encoder"
 
 @dataclass(frozen=True)
 class Pair:
-    """The tokens of one text.
+    """The tokens of one text."""
 
-    Attributes:
-        source: the input tokens.
-        target: the target tokens.
-    """
-
-    source: Tokens
+    source: Tokens  # the input tokens
     target: Tokens
 
 
@@ -48,11 +43,7 @@ class Prompts:
     """
 
     def __init__(self, inputs: Sequence[Input], beside: Beside) -> None:
-        """Find the inputs.
-
-        Raises:
-            UsageError: if no input takes token ids, or some do not follow from text.
-        """
+        """Find the inputs."""
         self.inputs, self.beside = inputs, beside
         self._states = encoder_states(inputs)
         rows = [item for item in inputs if item.role is Role.IDS and len(item.dims) == 2]
@@ -104,11 +95,7 @@ class Prompts:
         )
 
     def check(self, samples: Sequence[Pair], tokenizer: str) -> None:
-        """Check that the model's vocabulary and positions cover the tokens.
-
-        Raises:
-            UsageError: if not.
-        """
+        """Check that the model's vocabulary and positions cover the tokens."""
         sources = (token for sample in samples for token in sample.source)
         targets = (token for sample in samples for token in (*self._first, *sample.target))
         for item, tokens in ((self._source, sources), (self._target, targets)):
@@ -229,11 +216,7 @@ def _not_from_text(missing: Sequence[str], in_cache: bool) -> str:
 
 
 def _prompts_of(maker: Maker) -> Prompts:
-    """The same for another model in the folder.
-
-    Raises:
-        UsageError: if it needs more than text, like the encoder of a speech or image model.
-    """
+    """The same for another model in the folder."""
     try:
         return Prompts(maker.inputs, ALONE)
     except UsageError as error:

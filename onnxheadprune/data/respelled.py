@@ -20,19 +20,12 @@ from onnxheadprune.runtime.feeds.samples import DataSource, Sample
 
 @dataclass(frozen=True)
 class Spelling:
-    """The share of the user's data that the kept tokens tokenize as before.
+    """The share of the user's data that the kept tokens tokenize as before."""
 
-    Attributes:
-        tokens: tokens of the data, padding aside.
-        unchanged: the number of those that are kept.
-        samples: samples of the data.
-        whole: the number of samples with kept tokens only.
-    """
-
-    tokens: int
-    unchanged: int
-    samples: int
-    whole: int
+    tokens: int  # tokens of the data, padding aside
+    unchanged: int  # the number of those that are kept
+    samples: int  # samples of the data
+    whole: int  # the number of samples with kept tokens only
 
     def to_dict(self) -> Mapping[str, float]:
         """JSON-ready data."""
@@ -97,11 +90,7 @@ def lines_of(data: DataSource) -> DataSource:
 
 
 def renumbered(data: DataSource, original: LoadedModel, made: Trimming) -> DataSource:
-    """Data for the model with fewer tokens: the samples whose tokens are all kept, under new ids.
-
-    Raises:
-        UsageError: if no sample is left.
-    """
+    """Data for the model with fewer tokens: the samples whose tokens are all kept, under new ids."""
     inputs, data = tuple(graph_inputs(view_of(original))), lines_of(data)
     _, left = respelled(list(load_data(data, inputs)), inputs, made)
     if not left:

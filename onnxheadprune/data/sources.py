@@ -23,11 +23,7 @@ BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx*", "*embed*.o
 
 
 def _kind_of_data(inputs: Running) -> DataFormat | None:
-    """The format of the data, detected from its content where it is not specified; None where it is no file.
-
-    Raises:
-        UsageError: if the content does not tell.
-    """
+    """The format of the data, detected from its content where it is not specified; None where it is no file."""
     if not isinstance(inputs.data, str) or inputs.data == RANDOM:
         return None
     from onnxheadprune.data import formats
@@ -50,9 +46,6 @@ def files_read(
 
     Args:
         model: a file, or a folder, which holds the files that complete data.
-        running: the data, and how it becomes inputs.
-        what: how the user named the data.
-        by: how the user named the tokenizer.
     """
     if running.data is None or running.data == RANDOM:
         return {}
@@ -109,13 +102,7 @@ def read_data(
     """The data named in settings, None without.
 
     Args:
-        model: the model to read it for.
-        running: the data, how it becomes inputs, and where models run.
         in_folder: the model is one of several, some of which may use only a part of the data.
-        provider: where models run; None takes it from `running`.
-
-    Raises:
-        UsageError: if the data cannot be read, or a setting is for data of another kind.
     """
     if running.data is None:
         return None
@@ -163,11 +150,7 @@ def _require_effect(running: Running, kind: DataFormat | None) -> None:
 def _texts(
     model: ModelLike, given: Running, kind: DataFormat | None, provider: str | Provider, in_folder: bool
 ) -> DataSource:
-    """Feeds of text, by the given tokenizer or the one in the model's folder.
-
-    Raises:
-        UsageError: if there is none, a target for a model that takes none, or text that is not for the model.
-    """
+    """Feeds of text, by the given tokenizer or the one in the model's folder."""
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.data.beside import beside, has_decoder, tokenizer_of
     from onnxheadprune.data.lines import Reading

@@ -36,24 +36,15 @@ MOST_WORK = 2e12
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Token sequences without their padding.
+    """Token sequences without their padding."""
 
-    Attributes:
-        rows: the sequences.
-        mask: the attention mask input, None where all sequences of a feed have one length.
-        positions: the position id inputs.
-        padding: the padding value of each input along the tokens.
-        inputs: all inputs.
-        length: tokens of every feed, None where that is free.
-        empty: contents of empty inputs, such as caches before the first token, for one sequence.
-    """
-
-    rows: tuple[Row, ...]
-    mask: Input | None
-    positions: tuple[Input, ...]
-    padding: Mapping[str, int]
+    rows: tuple[Row, ...]  # the sequences
+    mask: Input | None  # the attention mask input, None where all sequences of a feed have one length
+    positions: tuple[Input, ...]  # the position id inputs
+    padding: Mapping[str, int]  # the padding value of each input along the tokens
     inputs: tuple[Input, ...]
-    length: int | None
+    length: int | None  # tokens of every feed, None where that is free
+    # contents of empty inputs, such as caches before the first token, for one sequence
     empty: Mapping[str, Array]
 
     @classmethod
@@ -155,9 +146,6 @@ def as_much_as_pays(data: Calibration, unknowns: int, weights: int, work: float 
     """As much of the data as a least-squares fit benefits from.
 
     Args:
-        data: what there is.
-        unknowns: of the largest of the fits that it is for.
-        weights: of all the layers that are fitted, in all.
         work: multiply-adds of all layers on all positions, up to which more than a few positions per unknown are taken.
     """
     positions = data.positions
@@ -173,9 +161,6 @@ def with_spliced(data: Calibration, unknowns: int, weights: int, work: float = M
     Unchanged where it holds no sequences, or enough of them, or far too few, or where more would be too much work.
 
     Args:
-        data: what there is.
-        unknowns: of the largest of the least-squares fits that it is for.
-        weights: of all the layers that are fitted, in all.
         work: multiply-adds of all layers on all positions, up to which sequences are added.
     """
     found = Sequences.of(data)

@@ -29,10 +29,6 @@ def supplied(source: DataSource, inputs: Sequence[Input], beside: Beside) -> Dat
 
     Returns:
         The data unchanged for a model that reads neither encoder states nor embedded tokens.
-
-    Raises:
-        UsageError: if the data cannot be read, or lacks an input of another model.
-        HeadPruneError: if that one cannot be read or run.
     """
     states = encoder_states(inputs)
     embedded = next((item for item in inputs if item.name == EMBEDDED), None)
@@ -68,21 +64,13 @@ class _Supplied(Sequence[Sample]):
 
 @dataclass(frozen=True)
 class _Supply:
-    """The inputs of a decoder.
+    """The inputs of a decoder."""
 
-    Attributes:
-        inputs: the graph inputs.
-        beside: the other models in its folder.
-        states: the input that takes states of an encoder.
-        embedded: the input that takes embedded tokens.
-        ids: the input that takes token ids.
-    """
-
-    inputs: tuple[Input, ...]
-    beside: Beside
-    states: Input | None
-    embedded: Input | None
-    ids: Input | None
+    inputs: tuple[Input, ...]  # the graph inputs
+    beside: Beside  # the other models in its folder
+    states: Input | None  # the input that takes states of an encoder
+    embedded: Input | None  # the input that takes embedded tokens
+    ids: Input | None  # the input that takes token ids
 
     @property
     def known(self) -> tuple[Input, ...]:

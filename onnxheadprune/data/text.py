@@ -65,16 +65,8 @@ def text_feeds(
     Args:
         path: a UTF-8 file with one sample a line, JSON lines or Parquet.
         tokenizer: a `tokenizer.json` of the `tokenizers` library, or a folder that holds a tokenizer.
-        inputs: the graph inputs.
         max_length: tokens after which a sample is cut off, or divided into windows; the default is lowered to what the
             configuration beside the tokenizer allows.
-        reading: the part of the file to read.
-        beside: the other models in the folder.
-        logits: runs a language model; None makes each line one sample.
-
-    Raises:
-        UsageError: if a file cannot be read, holds no text, or the model has inputs that text cannot provide.
-        HeadPruneError: if a model beside it cannot be read or run.
     """
     if max_length == DEFAULT_LENGTH:
         max_length = min(max_length, longest_text(Path(tokenizer)))
@@ -113,18 +105,12 @@ def text_feeds(
 
 @dataclass(frozen=True)
 class _Making:
-    """Makes samples from a text.
+    """Makes samples from a text."""
 
-    Attributes:
-        prompts: the inputs of the model.
-        texts: of the file.
-        vocabulary: the tokenizer.
-        windows: of a causal model; None where each line is a sample, truncated to the model's length.
-    """
-
-    prompts: Prompts
-    texts: Texts
-    vocabulary: Vocabulary
+    prompts: Prompts  # the inputs of the model
+    texts: Texts  # of the file
+    vocabulary: Vocabulary  # the tokenizer
+    # of a causal model; None where each line is a sample, truncated to the model's length
     windows: Windows | None = None
 
     def drawn(self, *, divided: bool = False) -> tuple[list[Pair | None], list[int]]:
@@ -159,13 +145,7 @@ class _Making:
         return [Pair(window, window) for window in self.windows.of([line.source for line in lines])]
 
     def more(self, rest: Sequence[int], drawn: int, share: float) -> More:
-        """The rest of the text.
-
-        Args:
-            rest: its blocks.
-            drawn: lines that are held in memory.
-            share: estimated samples per line; the true number is known after reading.
-        """
+        """The rest of the text."""
         left = self.texts.count - drawn
         samples = left if self.windows is None else round(float(f"{left * share:.2g}"))
         return More(rest, self._chunk, samples, round(CHUNK * self.texts.blocks / (self.texts.count * share)))
@@ -194,19 +174,12 @@ class _Making:
 
 @dataclass(frozen=True)
 class Windows:
-    """Settings for dividing texts into windows.
+    """Settings for dividing texts into windows."""
 
-    Attributes:
-        length: tokens of a window, at most.
-        start: tokens that every text and every window starts with.
-        between: tokens between two texts.
-        joins: whether a window holds several texts; otherwise only long ones are divided.
-    """
-
-    length: int
-    start: Sequence[int] = ()
-    between: Sequence[int] = ()
-    joins: bool = False
+    length: int  # tokens of a window, at most
+    start: Sequence[int] = ()  # tokens that every text and every window starts with
+    between: Sequence[int] = ()  # tokens between two texts
+    joins: bool = False  # whether a window holds several texts; otherwise only long ones are divided
 
     def of(self, texts: Sequence[Tokens]) -> list[Tokens]:
         """The windows of some texts; no token is dropped, and none is in two of them."""
@@ -232,9 +205,6 @@ def logits_of(model: LoadedModel) -> Logits | None:
     """Return a function that runs a language model; None for any other model.
 
     It runs on the CPU, which rejects positions outside of a table; other providers read beyond it.
-
-    Args:
-        model: whose main output has an entry per sample, position and token.
     """
     view = view_of(model)
     main = main_output(view, ())

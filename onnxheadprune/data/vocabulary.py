@@ -53,10 +53,6 @@ class Vocabulary:
 
         Args:
             path: a `tokenizer.json`, or a folder with that or with the vocabulary of BERT or GPT-2 and their kin.
-            max_length: tokens after which a text is cut off.
-
-        Raises:
-            UsageError: if it cannot be read.
         """
         self.place = str(path)
         self._tokenizer = (
@@ -66,15 +62,7 @@ class Vocabulary:
         self.max_length = max_length
 
     def tokens(self, texts: Sequence[str], *, whole: bool = False) -> list[Tokens]:
-        """The tokens of each text, special ones included.
-
-        Args:
-            texts: the texts.
-            whole: do not truncate.
-
-        Raises:
-            UsageError: if the tokenizer cannot make any.
-        """
+        """The tokens of each text, special ones included."""
         if whole:
             self._tokenizer.no_truncation()
         else:
@@ -92,11 +80,7 @@ class Vocabulary:
         return found
 
     def frame(self, text: str) -> tuple[Tokens, Tokens]:
-        """The special tokens before and after every text.
-
-        Args:
-            text: one that is not empty.
-        """
+        """The special tokens before and after every text."""
         with users_code(f"the tokenizer {self.place}"):
             made = self._tokenizer.encode(text)
         own = [place for place, is_special in enumerate(made.special_tokens_mask) if not is_special]
@@ -117,11 +101,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def longest_text(tokenizer: Path) -> int:
-    """Return the tokens of the longest text that the configuration beside a tokenizer allows; large without a limit.
-
-    Args:
-        tokenizer: its file or folder.
-    """
+    """Return the tokens of the longest text that the configuration beside a tokenizer allows; large without a limit."""
     try:
         files = _Files(tokenizer if tokenizer.is_dir() else tokenizer.parent, NOTHING)
     except OSError:
@@ -146,15 +126,7 @@ def longest_text(tokenizer: Path) -> int:
 
 
 def tokenizer_of(path: Path | str, content: str) -> Any:
-    """Load a tokenizer from the content of a tokenizer.json, with the tokenizers library.
-
-    Args:
-        path: of the file, for errors.
-        content: of the file, or its new content.
-
-    Raises:
-        UsageError: if the library cannot load it.
-    """
+    """Load a tokenizer from the content of a tokenizer.json, with the tokenizers library."""
     from tokenizers import Tokenizer
 
     return _built(Path(path), lambda: Tokenizer.from_str(content))
@@ -169,10 +141,6 @@ def tokenizer_in(folder: Path, replaced: Mapping[str, bytes] = NOTHING) -> Any:
 
     Args:
         folder: with a tokenizer.json, or with the vocabulary of BERT or GPT-2 and their kin.
-        replaced: contents to use instead of those of files, by file name.
-
-    Raises:
-        UsageError: if the library cannot load them.
     """
     if (folder / TOKENIZER).is_file():
         return _of_file(folder / TOKENIZER)
@@ -209,11 +177,7 @@ class _Files:
         return read_text(self.folder / name, "the tokenizer", MAX_TOKENIZER).replace("\r\n", "\n")
 
     def document(self, name: str) -> dict[str, Any]:
-        """The content of a JSON file, empty where there is none.
-
-        Raises:
-            UsageError: if it is no JSON object.
-        """
+        """The content of a JSON file, empty where there is none."""
         path = self.folder / name
         if not path.is_file():
             return {}
@@ -226,15 +190,7 @@ class _Files:
         return found
 
     def require_added(self, tokens: Collection[str], name: str) -> None:
-        """Check that there are no tokens beside a vocabulary.
-
-        Args:
-            tokens: of the vocabulary.
-            name: of its file.
-
-        Raises:
-            UsageError: if there are.
-        """
+        """Check that there are no tokens beside a vocabulary."""
         listed = self.document(SETTINGS).get("added_tokens_decoder")
         decoded = listed.values() if isinstance(listed, dict) else ()
         added = [*self.document(ADDED), *(_token(item) for item in decoded)]
@@ -304,15 +260,7 @@ def _token(value: object) -> str:
 
 
 def _built(path: Path, build: Callable[[], Any]) -> Any:
-    """Load a file with the tokenizers library.
-
-    Args:
-        path: of the file, for errors.
-        build: calls the library.
-
-    Raises:
-        UsageError: if the library cannot load it.
-    """
+    """Load a file with the tokenizers library."""
     try:
         return build()
     except BaseException as error:  # the library raises bare exceptions, and panics, which are no Exceptions

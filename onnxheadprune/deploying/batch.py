@@ -64,30 +64,21 @@ _ORDER = ("done", "skipped", "refused", "failed", "crashed", "bug")
 
 @dataclass(frozen=True)
 class BatchFile:
-    """What became of one model.
+    """What became of one model."""
 
-    Attributes:
-        file: its path below the folder.
-        status: "done", "skipped" (done and proven by an earlier run), "refused" (not prunable, not readable,
-            or the heads do not fit), "failed" (not shown to be exact), "crashed" (the process died) or "bug".
-        exit_code: what `prune` alone would have given.
-        reason: the verdict, or why there is no output.
-        output: what was written, None if nothing was.
-        seconds: how long it took.
-        drift: how far the pruned model lies from the original, as `validate` says it; None where nothing was measured.
-        headline: whether it is exact, good enough and accepted; None of a model that was not pruned now.
-        answer: what its result says in a sentence, "" of a model that was not pruned now.
-    """
-
-    file: str
+    file: str  # its path below the folder
+    # "done", "skipped" (done and proven by an earlier run), "refused" (not prunable, not readable, or the
+    # heads do not fit), "failed" (not shown to be exact), "crashed" (the process died) or "bug"
     status: str
-    exit_code: int
-    reason: str
-    output: str | None
-    seconds: float
+    exit_code: int  # what `prune` alone would have given
+    reason: str  # the verdict, or why there is no output
+    output: str | None  # what was written, None if nothing was
+    seconds: float  # how long it took
+    # how far the pruned model lies from the original, as `validate` says it; None where nothing was measured
     drift: Mapping[str, object] | None = None
+    # whether it is exact, good enough and accepted; None of a model that was not pruned now
     headline: Headline | None = None
-    answer: str = ""
+    answer: str = ""  # what its result says in a sentence, "" of a model that was not pruned now
 
     @property
     def word(self) -> Word:
@@ -158,17 +149,11 @@ def prune_batch(
     skipped.
 
     Args:
-        folder: with the models.
-        request: what to do with each, but for its output.
         output: folder for the pruned models; it gets the same subfolders, and a record of what is done.
         jobs: how many models are worked on at once: the time of a call is divided among them and those that wait.
         executor: where models are worked on, in place of processes here: a Dask cluster, for one. Its workers must
             see the folders under the same paths.
         read: reads the data for one model, in place of the data of the request; it travels to other processes.
-        progress: told of every verdict as it comes.
-
-    Raises:
-        UsageError: if there are no models, the folders are the same, or an output would be an input.
     """
     source, target = Path(folder), Path(output)
     models = _models(source, target)

@@ -43,35 +43,23 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Proof:
-    """What a run proved of a model.
+    """What a run proved of a model."""
 
-    Attributes:
-        input: digests of the model's files, and of all else that was read for it.
-        output: digests of the pruned model's files.
-    """
-
-    input: Digests
-    output: Digests
+    input: Digests  # digests of the model's files, and of all else that was read for it
+    output: Digests  # digests of the pruned model's files
     reason: str
 
 
 @dataclass(frozen=True)
 class Job:
-    """One model to prune.
-
-    Attributes:
-        request: what to do with it, but for the output.
-        proof: of an earlier run, None if there was none.
-        read: reads the data for the model, None where the request brings it.
-        force: replace an output that this tool has not written, too.
-    """
+    """One model to prune."""
 
     model: str
-    request: Request
+    request: Request  # what to do with it, but for the output
     output: str
-    proof: Proof | None
-    read: Reader | None = None
-    force: bool = False
+    proof: Proof | None  # of an earlier run, None if there was none
+    read: Reader | None = None  # reads the data for the model, None where the request brings it
+    force: bool = False  # replace an output that this tool has not written, too
 
 
 @dataclass(frozen=True)
@@ -80,21 +68,17 @@ class Outcome:
 
     Attributes:
         status, exit_code, reason: the verdict.
-        seconds: how long it took.
-        drift: how far the pruned model lies from the original, None where nothing was measured.
-        proof: None where nothing was proven.
-        headline: of a model that was pruned now, None of others.
-        answer: what its result says in a sentence, "" where it has none.
     """
 
     status: str
     exit_code: int
     reason: str
-    seconds: float = 0.0
+    seconds: float = 0.0  # how long it took
+    # how far the pruned model lies from the original, None where nothing was measured
     drift: Drift | None = None
-    proof: Proof | None = None
-    headline: Headline | None = None
-    answer: str = ""
+    proof: Proof | None = None  # None where nothing was proven
+    headline: Headline | None = None  # of a model that was pruned now, None of others
+    answer: str = ""  # what its result says in a sentence, "" where it has none
 
 
 def timed(job: Job) -> Outcome:
@@ -228,11 +212,7 @@ def _read_by(job: Job) -> Digests:
 
 
 def digests(model: str) -> Digests:
-    """SHA-256 of a model's files by their names.
-
-    Raises:
-        HeadPruneError: if the model cannot be read.
-    """
+    """SHA-256 of a model's files by their names."""
     from onnxheadprune.model.load import open_structure
 
     loaded = open_structure(model)
@@ -245,9 +225,6 @@ def digests_of(named: Mapping[str, object]) -> Digests:
     Args:
         named: what users call them ("data.path"), and a file, a folder, or "module:function", for which the file of the
             module stands; what names none of these counts for nothing.
-
-    Raises:
-        UsageError: if one cannot be read.
     """
     found: Digests = {}
     for what, value in named.items():
@@ -261,11 +238,7 @@ def digests_of(named: Mapping[str, object]) -> Digests:
 
 
 def file_digest(path: Path, what: str) -> str:
-    """SHA-256 of a file that somebody named.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
+    """SHA-256 of a file that somebody named."""
     try:
         with regular_file(path, what).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

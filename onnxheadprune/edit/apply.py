@@ -61,11 +61,7 @@ NO_DEFAULTS_NEEDED = 4
 
 
 def apply_plan(plan: PrunePlan, model: ModelProto) -> ModelProto:
-    """A copy of `model` with the plan carried out; everything outside the plan is bit-identical.
-
-    Raises:
-        RefusedError: if the plan was made for a model of another structure.
-    """
+    """A copy of `model` with the plan carried out; everything outside the plan is bit-identical."""
     if fingerprint(model) != plan.fingerprint:
         raise RefusedError("this plan was made for another model")
     pruned = copied(model)

@@ -19,18 +19,12 @@ from onnxheadprune.model.messages import keep, replace_all
 
 @dataclass(frozen=True, eq=False)
 class DecidedModel:
-    """The rest of a model, after an exit is taken permanently.
-
-    Attributes:
-        model: the model.
-        names: what values of the original are called in it.
-        inputs: the graph inputs that nobody reads any more; they are gone.
-        constant: the graph outputs that are the same for every input now, with what they are.
-    """
+    """The rest of a model, after an exit is taken permanently."""
 
     model: ModelProto
-    names: Mapping[Value, str]
-    inputs: tuple[ValueInfoProto, ...]
+    names: Mapping[Value, str]  # what values of the original are called in it
+    inputs: tuple[ValueInfoProto, ...]  # the graph inputs that nobody reads any more; they are gone
+    # the graph outputs that are the same for every input now, with what they are
     constant: Mapping[str, bool]
 
 
@@ -40,8 +34,6 @@ def decided(
     """A copy of a model in which conditions are decided.
 
     Args:
-        view: a view of the model, which is not changed.
-        known: conditions with their answers; whatever reads one reads a constant.
         choices: the body that runs, per If; it takes the place of the If.
         turns: how often a Loop runs its body, per Loop; its own condition is gone.
     """

@@ -58,15 +58,7 @@ class Writer:
         domain: str = "",
         attributes: dict[str, Attribute] | None = None,
     ) -> tuple[str, ...]:
-        """Write a node, unless the same one is there, and return the names of its outputs.
-
-        Args:
-            op_type: the operator.
-            inputs: names of its inputs, "" for an omitted one.
-            outputs: how many it has, or what they are to be called.
-            domain: of the operator.
-            attributes: of the node.
-        """
+        """Write a node, unless the same one is there, and return the names of its outputs."""
         kept = attributes or {}
         key = (op_type, domain, tuple(inputs), repr(sorted(kept.items())), str(outputs))
         if key not in self._known:
@@ -112,16 +104,10 @@ class Writer:
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """One value of a graph that is being written.
+    """One value of a graph that is being written."""
 
-    Attributes:
-        writer: where what is made of it goes.
-        name: of the value.
-        elem_type: its type.
-    """
-
-    writer: Writer
-    name: str
+    writer: Writer  # where what is made of it goes
+    name: str  # of the value
     elem_type: int
 
     def op(
@@ -130,11 +116,7 @@ class Term:
         """The output of an operator whose first input is this.
 
         Args:
-            op_type: the operator.
             others: further inputs, None where one is omitted; numbers get the type of this term.
-            to: the type of the output where it is another one.
-            domain: of the operator.
-            kept: attributes.
         """
         inputs = [self.name, *("" if item is None else self._like(item).name for item in others)]
         (name,) = self.writer.node(op_type, inputs, 1, domain, kept)

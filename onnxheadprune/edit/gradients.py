@@ -22,30 +22,20 @@ from onnxheadprune.model.graph.view import Node
 
 @dataclass(frozen=True)
 class Constant:
-    """The reason why an input is held constant.
+    """The reason why an input is held constant."""
 
-    Attributes:
-        reason: the end of a sentence that starts with the node: "has no gradient with ...".
-    """
-
-    reason: str
+    reason: str  # the end of a sentence that starts with the node: "has no gradient with ..."
 
 
 @dataclass(frozen=True)
 class Step:
-    """One node on the way back.
+    """One node on the way back."""
 
-    Attributes:
-        node: the node, with annotated values.
-        grads: per output the gradient of the loss, None where the loss does not depend on it.
-        wanted: inputs after which there is a parameter.
-        writer: where the gradients of the inputs are written.
-    """
-
-    node: Node
+    node: Node  # the node, with annotated values
+    # per output the gradient of the loss, None where the loss does not depend on it
     grads: tuple[Term | None, ...]
-    wanted: frozenset[int]
-    writer: Writer
+    wanted: frozenset[int]  # inputs after which there is a parameter
+    writer: Writer  # where the gradients of the inputs are written
 
     @property
     def grad(self) -> Term:
@@ -77,11 +67,7 @@ class Step:
         return next((value.elem_type for value in values if value.elem_type in real), TensorProto.FLOAT)
 
     def shape(self, index: int) -> Shape:
-        """The shape of an input.
-
-        Raises:
-            UnknownShapeError: if analysis did not find it.
-        """
+        """The shape of an input."""
         shape = self.node.shape(index)
         if shape is None:
             raise UnknownShapeError(f"the shape of its input {index} is not known")
@@ -110,14 +96,7 @@ decomposition = DECOMPOSITIONS.register
 
 
 def summed(grad: Term, target: Term, own: Shape | None, others: Sequence[Shape | None]) -> Term:
-    """A gradient in a broadcast shape, summed over the axes along which one operand was broadcast.
-
-    Args:
-        grad: the gradient in the shape that all operands together have.
-        target: the operand.
-        own: its shape.
-        others: the shapes of the other operands.
-    """
+    """A gradient in a broadcast shape, summed over the axes along which one operand was broadcast."""
     axes = _broadcast_axes(own, others)
     if axes is None or own is None:
         return _summed_when_run(grad, target)

@@ -31,12 +31,7 @@ def apply_with_functions(
     """The model with the plan carried out, on the model as it is stored wherever that is possible.
 
     Args:
-        plan: made for the analysed model.
-        loaded: the model, analysed and stored.
         replan: makes the same plan for a model with fewer functions inlined; None inlines all or none.
-
-    Raises:
-        RefusedError: if the plan was made for a model of another structure.
     """
     kept = _on_stored(plan, loaded, replan)
     return apply.apply_plan(plan, loaded.proto) if kept is None else kept

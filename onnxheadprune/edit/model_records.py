@@ -63,19 +63,13 @@ EXIT_STATES: tuple[ExitState, ...] = get_args(ExitState)
 
 @dataclass(frozen=True)
 class RecordedExit:
-    """The record of one early exit of the original model.
+    """The record of one early exit of the original model."""
 
-    Attributes:
-        number: in the order in which exits are reached in the original.
-        node: the first output of the If or Loop that decided, by which it is recognised.
-        turns: how often a Loop has run its body there, None for an If.
-        state: "taken" if the model always exits here; "passed" or "behind" for exits before or after that one; "left"
-            if unchanged.
-    """
-
-    number: int
-    node: str
-    turns: int | None
+    number: int  # in the order in which exits are reached in the original
+    node: str  # the first output of the If or Loop that decided, by which it is recognised
+    turns: int | None  # how often a Loop has run its body there, None for an If
+    # "taken" if the model always exits here; "passed" or "behind" for exits before or after that one; "left"
+    # if unchanged
     state: ExitState
 
 
@@ -114,18 +108,12 @@ MAX_ROWS = 2**22
 
 @dataclass(frozen=True)
 class RecordedVocabulary:
-    """The tokens that a model has kept.
+    """The tokens that a model has kept."""
 
-    Attributes:
-        rows: token ids of the original.
-        kept: which of them are left, in order; the new id of each is its position.
-        inputs: names of the inputs with token ids.
-        outputs: names of the outputs with a number for each token; None where that is not recorded.
-    """
-
-    rows: int
-    kept: tuple[int, ...]
-    inputs: tuple[str, ...]
+    rows: int  # token ids of the original
+    kept: tuple[int, ...]  # which of them are left, in order; the new id of each is its position
+    inputs: tuple[str, ...]  # names of the inputs with token ids
+    # names of the outputs with a number for each token; None where that is not recorded
     outputs: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,30 +126,19 @@ class RecordedVocabulary:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RecordedVocabulary:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: if it is not what `to_dict` makes.
-        """
+        """The inverse of `to_dict`."""
         with Fields(dict(data)) as fields:
             return _read(fields, VOCABULARY_VERSION if "outputs" in data else 1)
 
 
 @dataclass(frozen=True)
 class VocabularyCut:
-    """Tokens that are removed, before anything else but what lies after an early exit.
+    """Tokens that are removed, before anything else but what lies after an early exit."""
 
-    Attributes:
-        tokens: the tokens that are left, and the inputs that hold them.
-        outputs: outputs with a number per token.
-        tables: stored tensors with a row or column per token.
-        elements: elements of stored tensors that are gone.
-    """
-
-    tokens: RecordedVocabulary
-    outputs: tuple[str, ...]
-    tables: tuple[str, ...]
-    elements: int
+    tokens: RecordedVocabulary  # the tokens that are left, and the inputs that hold them
+    outputs: tuple[str, ...]  # outputs with a number per token
+    tables: tuple[str, ...]  # stored tensors with a row or column per token
+    elements: int  # elements of stored tensors that are gone
 
     @property
     def left(self) -> int:
@@ -185,11 +162,7 @@ class VocabularyCut:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> VocabularyCut:
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: if the tokens cannot be read.
-        """
+        """The inverse of `to_dict`."""
         return cls(
             RecordedVocabulary.from_dict(data["tokens"]),
             tuple(data["outputs"]),

@@ -43,57 +43,35 @@ class LeftOutNode:
 
 @dataclass(frozen=True)
 class IoChange:
-    """One axis of a graph input or output that gets another length, or what becomes of all of it.
+    """One axis of a graph input or output that gets another length, or what becomes of all of it."""
 
-    Attributes:
-        role: "input" or "output".
-        name: of the input or output.
-        axis: counted from 0; None where the change is about the whole input or output.
-        before: its length in the original, text where that is symbolic; of the whole, its shape or "computed".
-        after: the same in the pruned model; of the whole, "gone", "always true" or "always false".
-    """
-
-    role: str
-    name: str
-    axis: int | None
+    role: str  # "input" or "output"
+    name: str  # of the input or output
+    axis: int | None  # counted from 0; None where the change is about the whole input or output
+    # its length in the original, text where that is symbolic; of the whole, its shape or "computed"
     before: int | str
-    after: int | str
+    after: int | str  # the same in the pruned model; of the whole, "gone", "always true" or "always false"
 
 
 @dataclass(frozen=True)
 class RenamedIo:
-    """A graph input or output that gets another name, or goes.
+    """A graph input or output that gets another name, or goes."""
 
-    Attributes:
-        role: "input" or "output".
-        name: in the original.
-        after: in the pruned model; None if it goes.
-    """
-
-    role: str
-    name: str
-    after: str | None
+    role: str  # "input" or "output"
+    name: str  # in the original
+    after: str | None  # in the pruned model; None if it goes
 
 
 @dataclass(frozen=True)
 class ExitCut:
-    """Early exits that are made permanent, before anything else is cut.
+    """Early exits that are made permanent, before anything else is cut."""
 
-    Attributes:
-        numbers: of the exits, in the original.
-        conditions: names of the values that decided about them.
-        of: exits that the model has.
-        sites: attention sites that are gone with what lies after.
-        heads: heads of these.
-        elements: elements of stored tensors that are gone.
-    """
-
-    numbers: tuple[int, ...]
-    conditions: tuple[str, ...]
-    of: int
-    sites: int
-    heads: int
-    elements: int
+    numbers: tuple[int, ...]  # of the exits, in the original
+    conditions: tuple[str, ...]  # names of the values that decided about them
+    of: int  # exits that the model has
+    sites: int  # attention sites that are gone with what lies after
+    heads: int  # heads of these
+    elements: int  # elements of stored tensors that are gone
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExitCut:

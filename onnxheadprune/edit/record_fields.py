@@ -31,20 +31,13 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class Entry(Generic[Read, Written]):
-    """An entry in the metadata of models: its name, and how it is read and written.
+    """An entry in the metadata of models: its name, and how it is read and written."""
 
-    Attributes:
-        key: the name.
-        newest: the newest version that is understood here; an entry without one is of version 1.
-        absent: the record of a model without the entry.
-        take: makes the record of the entry's fields and its version.
-        fields: the fields of what is recorded, with the version if it is not the newest.
-    """
-
-    key: str
-    newest: int
-    absent: Read
-    take: Callable[[Fields, int], Read]
+    key: str  # the name
+    newest: int  # the newest version that is understood here; an entry without one is of version 1
+    absent: Read  # the record of a model without the entry
+    take: Callable[[Fields, int], Read]  # makes the record of the entry's fields and its version
+    # the fields of what is recorded, with the version if it is not the newest
     fields: Callable[[Written], Mapping[str, object]]
 
     def text(self, record: Written) -> str:
@@ -52,11 +45,7 @@ class Entry(Generic[Read, Written]):
         return json.dumps({"version": self.newest, **self.fields(record)})
 
     def read(self, model: ModelProto) -> Read:
-        """The record of a model.
-
-        Raises:
-            ModelError: if it cannot be read, is there twice, or is of a version that is unknown here.
-        """
+        """The record of a model."""
         entries = [item.value for item in model.metadata_props if item.key == self.key]
         if not entries:
             return self.absent
@@ -111,11 +100,7 @@ class Fields:
         return name in self._left
 
     def take(self, name: str, read: Reader[Read]) -> Read:
-        """The value of a field.
-
-        Raises:
-            ValueError: if it is missing, or not what `read` takes.
-        """
+        """The value of a field."""
         if name not in self._left:
             raise ValueError(f"the field {name!r} is missing")
         try:

@@ -56,24 +56,16 @@ DIGEST = 16
 
 @dataclass(frozen=True)
 class RecordedUnits:
-    """The record of one site of the original model. Units are indices of that model.
+    """The record of one site of the original model. Units are indices of that model."""
 
-    Attributes:
-        number: its position among the sites of its kind in the original.
-        name: module path, as far as the original told it.
-        num_units: units in the original.
-        removed: the units that are gone.
-        projections: names of what its projections give, by which it is recognised: no cut changes them. Empty in
-            records of heads of version 1.
-        kv_num_heads: key/value heads in the original; 0 of other units than heads.
-    """
-
-    number: int
-    name: str
-    num_units: int
-    removed: tuple[int, ...]
+    number: int  # its position among the sites of its kind in the original
+    name: str  # module path, as far as the original told it
+    num_units: int  # units in the original
+    removed: tuple[int, ...]  # the units that are gone
+    # names of what its projections give, by which it is recognised: no cut changes them. Empty in records of
+    # heads of version 1.
     projections: tuple[str, ...]
-    kv_num_heads: int = 0
+    kv_num_heads: int = 0  # key/value heads in the original; 0 of other units than heads
 
     @property
     def left(self) -> int:
@@ -88,40 +80,27 @@ class RecordedUnits:
 
 @dataclass(frozen=True)
 class RefitRecord:
-    """The refitted initializers of the original, and the data that they were refitted on.
+    """The refitted initializers of the original, and the data that they were refitted on."""
 
-    Attributes:
-        tensors: their names in the original.
-        data: fingerprint of the data.
-        samples: how many samples that was.
-        digests: of each tensor as the file holds it: damage shows, an attack does not. None in records of version 1,
-            which had none.
-        steps: of training; 0 where all of it is a refit in closed form.
-    """
-
-    tensors: tuple[str, ...]
-    data: str
-    samples: int
+    tensors: tuple[str, ...]  # their names in the original
+    data: str  # fingerprint of the data
+    samples: int  # how many samples that was
+    # of each tensor as the file holds it: damage shows, an attack does not. None in records of version 1,
+    # which had none.
     digests: Mapping[str, str] | None = field(default_factory=dict)
-    steps: int = 0
+    steps: int = 0  # of training; 0 where all of it is a refit in closed form
 
 
 @dataclass(frozen=True)
 class QuantizedRecord:
-    """The settings by which a model was quantized.
+    """The settings by which a model was quantized."""
 
-    Attributes:
-        to: the way ("int8-dynamic", "int8-qdq" or "int4").
-        settings: of the quantizer, by name.
-        data: fingerprint of the data that ranges of activations were found on, None where none were.
-        samples: how many samples that was.
-        refit: what was refitted before it, and lies in the quantized weights now; None without.
-    """
-
-    to: To
-    settings: Mapping[str, bool | int]
+    to: To  # the way ("int8-dynamic", "int8-qdq" or "int4")
+    settings: Mapping[str, bool | int]  # of the quantizer, by name
+    # fingerprint of the data that ranges of activations were found on, None where none were
     data: str | None = None
-    samples: int = 0
+    samples: int = 0  # how many samples that was
+    # what was refitted before it, and lies in the quantized weights now; None without
     refit: RefitRecord | None = None
 
 

@@ -44,7 +44,6 @@ def _constant_name(name: str, array: npt.NDArray[np.generic]) -> str:
 
     Args:
         name: any name in the place of the same value, that of an earlier cut's constant included.
-        array: what it holds.
 
     >>> _constant_name("split/onnxheadprune_made", np.array([0, 0, 2, 4]))
     'split/onnxheadprune_0_0_2_4'

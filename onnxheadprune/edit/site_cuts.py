@@ -124,15 +124,10 @@ class SiteCut(UnitsCut):
 
 @dataclass(frozen=True, kw_only=True)
 class BlockCut(UnitsCut):
-    """The cut of one site of another kind than heads.
+    """The cut of one site of another kind than heads."""
 
-    Attributes:
-        kind: what the kind calls its units, and its sites: ("neurons", "feed-forward block").
-        key: how a spec names the site.
-    """
-
-    kind: tuple[str, str]
-    key: str
+    kind: tuple[str, str]  # what the kind calls its units, and its sites: ("neurons", "feed-forward block")
+    key: str  # how a spec names the site
 
     @property
     def units(self) -> str:

@@ -62,15 +62,10 @@ def with_stored(model: ModelProto, stored: Mapping[str, Numbers]) -> ModelProto:
 
 @dataclass(frozen=True, eq=False)
 class Restored:
-    """Refitted tensors in the original's shapes, cut parts as they were.
+    """Refitted tensors in the original's shapes, cut parts as they were."""
 
-    Attributes:
-        tensors: by name; large ones refer to `sources`.
-        sources: files that hold them, and what computes them.
-    """
-
-    tensors: Mapping[str, TensorProto] = field(default_factory=dict)
-    sources: Sources = field(default_factory=dict)
+    tensors: Mapping[str, TensorProto] = field(default_factory=dict)  # by name; large ones refer to `sources`
+    sources: Sources = field(default_factory=dict)  # files that hold them, and what computes them
 
     def arrays(self) -> dict[str, Array]:
         """All of them in memory."""

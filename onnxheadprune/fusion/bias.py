@@ -27,9 +27,6 @@ class ScoreAxes:
     Attributes:
         batch, heads, queries, keys: the atoms.
         query_length, key_length: a tensor and which of its axes is that long.
-        elem_type: the type that the operator computes in.
-        zero_nan: whether a row that is masked as a whole counts as zeros.
-        lowest_is_masked: whether the operator takes the lowest number for minus infinity.
     """
 
     batch: Axis
@@ -38,9 +35,9 @@ class ScoreAxes:
     keys: Axis
     query_length: tuple[Tensor, int]
     key_length: tuple[Tensor, int]
-    elem_type: int
-    zero_nan: bool
-    lowest_is_masked: bool
+    elem_type: int  # the type that the operator computes in
+    zero_nan: bool  # whether a row that is masked as a whole counts as zeros
+    lowest_is_masked: bool  # whether the operator takes the lowest number for minus infinity
 
 
 def why_not(biases: tuple[Bias, ...], axes: ScoreAxes) -> str | None:

@@ -277,19 +277,12 @@ def spread(batch: Axis, heads: Axis, positions: Axis, features: Axis) -> Layout:
 
 @dataclass(frozen=True, eq=False)
 class Tap:
-    """A value to take an operand from.
+    """A value to take an operand from."""
 
-    Attributes:
-        place: the value.
-        target: the layout it has to be brought to.
-        cost: how many nodes that takes.
-        heads: the head atoms in `target`.
-    """
-
-    place: Place
-    target: Layout
-    cost: int
-    heads: Axis
+    place: Place  # the value
+    target: Layout  # the layout it has to be brought to
+    cost: int  # how many nodes that takes
+    heads: Axis  # the head atoms in `target`
 
 
 def tap(
@@ -303,11 +296,7 @@ def tap(
     """The best place for a form.
 
     Args:
-        places: the operand's path, nearest to the attention first.
-        form: the layout that is wanted.
-        axes: its batch, head, position and feature atoms.
         share: whether heads that the place does not tell apart may be left out (key/value heads).
-        scaled: whether the operand may be a multiple of the place.
     """
     best: Tap | None = None
     for place in places:

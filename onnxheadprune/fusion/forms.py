@@ -37,17 +37,14 @@ class _Given:
 
     Attributes:
         query, key, value: the operands.
-        bias: what is added to the scores, "" for nothing.
-        heads: query heads.
-        kv_heads: key/value heads.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    bias: str
-    heads: int
-    kv_heads: int
+    bias: str  # what is added to the scores, "" for nothing
+    heads: int  # query heads
+    kv_heads: int  # key/value heads
 
     @property
     def operands(self) -> tuple[str, str, str]:
@@ -125,10 +122,6 @@ class Operator:
     Attributes:
         op_type, domain: its name.
         query, key, context: the layouts of its operands and its result.
-        grouped: whether several query heads may share a key/value head.
-        same_width: whether values must be as wide as keys.
-        signature: its inputs and attributes.
-        types: element types for which ONNX Runtime has kernels.
     """
 
     op_type: str
@@ -136,10 +129,10 @@ class Operator:
     query: Form
     key: Form
     context: Form
-    grouped: bool
-    same_width: bool
-    signature: Signature
-    types: tuple[int, ...]
+    grouped: bool  # whether several query heads may share a key/value head
+    same_width: bool  # whether values must be as wide as keys
+    signature: Signature  # its inputs and attributes
+    types: tuple[int, ...]  # element types for which ONNX Runtime has kernels
 
 
 HALVES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -156,27 +149,18 @@ STANDARD_PACKED = replace(STANDARD, query=packed, key=packed, context=packed)
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """One operator fitted to one attention.
-
-    Attributes:
-        operator: the operator.
-        match: the attention.
-        query, key, value: where the operands come from.
-        axes: atoms of batch, heads, queries, keys, query features and value features.
-        output: the value that the result takes the place of, and what to call its layout.
-        raw: the layout that the operator gives.
-        cost: nodes around it.
-    """
+    """One operator fitted to one attention."""
 
     operator: Operator
-    match: Match
+    match: Match  # the attention. query, key, value: where the operands come from.
     query: Tap
     key: Tap
     value: Tap
+    # atoms of batch, heads, queries, keys, query features and value features
     axes: tuple[Axis, Axis, Axis, Axis, Axis, Axis]
-    output: Place
-    raw: Layout
-    cost: int
+    output: Place  # the value that the result takes the place of, and what to call its layout
+    raw: Layout  # the layout that the operator gives
+    cost: int  # nodes around it
 
     @property
     def kv_heads(self) -> int:
@@ -199,8 +183,6 @@ def fit(match: Match, operator: Operator, near: bool = False) -> Fit | Refusal:
     """An operator fitted to an attention, or why it does not fit.
 
     Args:
-        match: the attention.
-        operator: the operator.
         near: whether the result must take the place of the product itself, not of a view of it.
     """
     elem_type = match.elem_type
@@ -329,9 +311,6 @@ def _nan_to_zero(emitter: Emitter, found: Fit, name: str, hidden: str) -> str:
     """A row without a single visible key is no number in the softmax, and zeros in the original.
 
     Args:
-        emitter: for the nodes.
-        found: the attention.
-        name: what the operator gives.
         hidden: the rows without a visible key; "" where the operator gives no number for them, too.
     """
     zero = emitter.number(0, dtype_name(found.match.elem_type))

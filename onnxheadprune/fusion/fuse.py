@@ -49,17 +49,8 @@ def fuse(model: ModelProto, mode: FuseMode, name: str = "model") -> tuple[ModelP
 
     Sites that cannot be fused exactly stay unchanged, with the reason in the result.
 
-    Args:
-        model: with its weights in memory; not changed.
-        mode: "contrib" for ONNX Runtime's own operators, "onnx" for the standard `Attention`.
-        name: what to call the model.
-
     Returns:
         The fused model (the model itself if nothing was fused), and what became of each site.
-
-    Raises:
-        RefusedError: if the standard operator was asked for and the model's opset cannot be raised to it.
-        ModelError: if the model is not well formed.
     """
     before = opset_of(model)
     source = _raised(model, name) if mode == "onnx" and before < ATTENTION_OPSET else model
@@ -186,11 +177,7 @@ ATTENTION_IR = 11
 
 
 def _raised(model: ModelProto, name: str) -> ModelProto:
-    """The model at the first opset that has `Attention`.
-
-    Raises:
-        RefusedError: if it cannot be raised, with the reason.
-    """
+    """The model at the first opset that has `Attention`."""
     try:
         result = converted_to(model, ATTENTION_OPSET)
     except ValueError as error:

@@ -28,29 +28,20 @@ from onnxheadprune.model.graph.view import Node, Value
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """An attention, taken apart.
+    """An attention, taken apart."""
 
-    Attributes:
-        core: the product of probabilities and values.
-        softmax: the softmax.
-        product: the product of queries and keys.
-        query, key, value: the operands of the two products; an axis without atoms is repeated.
-        context: the layout of the core's output.
-        factor: what the product of queries and keys is multiplied by.
-        biases: what is added to the scores.
-        zero_nan: whether rows whose softmax is not a number count as zeros.
-    """
-
-    core: Node
+    core: Node  # the product of probabilities and values
     softmax: Node
+    # the product of queries and keys. query, key, value: the operands of the two products; an axis without
+    # atoms is repeated.
     product: Node
     query: Operand
     key: Operand
     value: Operand
-    context: Layout
-    factor: float
-    biases: tuple[Bias, ...]
-    zero_nan: bool
+    context: Layout  # the layout of the core's output
+    factor: float  # what the product of queries and keys is multiplied by
+    biases: tuple[Bias, ...]  # what is added to the scores
+    zero_nan: bool  # whether rows whose softmax is not a number count as zeros
 
     @property
     def elem_type(self) -> int:

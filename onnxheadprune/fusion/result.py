@@ -47,16 +47,11 @@ class SiteFusion:
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate of "auto".
+    """One candidate of "auto"."""
 
-    Attributes:
-        mode: its operators.
-        obstacle: why it was not measured, "" if it was.
-        ratios: its latency over the unfused model's, per measured size.
-    """
-
-    mode: FuseMode
-    obstacle: str = ""
+    mode: FuseMode  # its operators
+    obstacle: str = ""  # why it was not measured, "" if it was
+    # its latency over the unfused model's, per measured size
     ratios: Mapping[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:

@@ -172,23 +172,15 @@ MAX_STEPS = 48
 
 @dataclass(frozen=True, eq=False)
 class Bias:
-    """One term that is added to the scores.
+    """One term that is added to the scores."""
 
-    Attributes:
-        value: the term; for a masked fill, the condition.
-        layout: what its axes enumerate.
-        doubtful: axes that may be one long when the model runs, so that the layout does not hold for them.
-        factor: the term counts this many times.
-        fill: for a masked fill `Where(condition, ...)`, the value that masked scores get.
-        masked_if: the condition's value where scores are masked.
-    """
-
-    value: Value
-    layout: Layout
+    value: Value  # the term; for a masked fill, the condition
+    layout: Layout  # what its axes enumerate
+    # axes that may be one long when the model runs, so that the layout does not hold for them
     doubtful: frozenset[int]
-    factor: float = 1.0
-    fill: Value | None = None
-    masked_if: bool = False
+    factor: float = 1.0  # the term counts this many times
+    fill: Value | None = None  # for a masked fill `Where(condition, ...)`, the value that masked scores get
+    masked_if: bool = False  # the condition's value where scores are masked
 
 
 @dataclass(frozen=True, eq=False)

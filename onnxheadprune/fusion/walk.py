@@ -33,16 +33,12 @@ from onnxheadprune.model.graph.view import Node, Value
 
 @dataclass(frozen=True)
 class Atom:
-    """One index. Atoms are equal by name; the size is what one value calls it.
+    """One index. Atoms are equal by name; the size is what one value calls it."""
 
-    Attributes:
-        name: the role, "b" (batch), "h" (head), "s" (query position), "t" (key position), "k" (query and key
-            feature) or "d" (value feature), then numbers: "b1" is a second batch index, "h.0" a factor of "h".
-        size: how far the index runs.
-    """
-
+    # the role, "b" (batch), "h" (head), "s" (query position), "t" (key position), "k" (query and key feature)
+    # or "d" (value feature), then numbers: "b1" is a second batch index, "h.0" a factor of "h"
     name: str
-    size: Dim = field(compare=False)
+    size: Dim = field(compare=False)  # how far the index runs
 
     @property
     def role(self) -> str:
@@ -157,18 +153,12 @@ SCALES = MULTIPLIES | DIVIDES
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A value that holds an operand of an attention, up to views, repetition and a factor.
-
-    Attributes:
-        value: the value.
-        layout: what its axes enumerate.
-        factor: the operand is this many times the value.
-        leaves: the original atoms ("h") as the factors that views on the way split them into ("h.0", "h.1").
-    """
+    """A value that holds an operand of an attention, up to views, repetition and a factor."""
 
     value: Value
-    layout: Layout
-    factor: float
+    layout: Layout  # what its axes enumerate
+    factor: float  # the operand is this many times the value
+    # the original atoms ("h") as the factors that views on the way split them into ("h.0", "h.1")
     leaves: dict[str, Axis]
 
 

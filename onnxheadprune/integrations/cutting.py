@@ -81,17 +81,12 @@ def default_of(item: Declared) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a pass is given.
-
-    Attributes:
-        own: what the pass has of its own.
-        feeds: inputs that are no setting, None without.
-    """
+    """What a pass is given."""
 
     cut: Cut
     running: Running
-    own: PassKeys
-    feeds: Data = None
+    own: PassKeys  # what the pass has of its own
+    feeds: Data = None  # inputs that are no setting, None without
 
     @property
     def given_inputs(self) -> tuple[object, ...]:
@@ -100,11 +95,7 @@ class Settings:
 
 
 def settings_of(values: Mapping[str, Any], feeds: Data = None) -> Settings:
-    """Settings from values by name, as another tool has read them; what is None has its default.
-
-    Raises:
-        UsageError: if a value is none that the setting may have.
-    """
+    """Settings from values by name, as another tool has read them; what is None has its default."""
     given = {name: _value(PARAMETERS[name], value) for name, value in values.items() if value is not None}
     own = _group(PassKeys, given)
     cut = _group(Cut, {name: value for name, value in given.items() if name not in declared(PassKeys)})
@@ -132,23 +123,14 @@ def _value(item: Declared, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a cut.
+    """The outcome of a cut."""
 
-    Attributes:
-        heads: per number of a site, in indices of the original model.
-        warnings: what its user should know.
-    """
-
-    heads: Mapping[int, tuple[int, ...]]
-    warnings: tuple[str, ...]
+    heads: Mapping[int, tuple[int, ...]]  # per number of a site, in indices of the original model
+    warnings: tuple[str, ...]  # what its user should know
 
 
 def cut(source: Path, output: Path, settings: Settings) -> Outcome:
-    """Prune a file or a folder, and prove the result.
-
-    Raises:
-        HeadPruneError: as `prune` does. Nothing is written then.
-    """
+    """Prune a file or a folder, and prove the result."""
     return _folder(source, output, settings) if source.is_dir() else _file(source, output, settings)
 
 

@@ -37,11 +37,7 @@ PASS = {
 
 
 def package_config() -> dict[str, Any]:
-    """Olive's own package configuration with `HeadPruning` added.
-
-    Raises:
-        UsageError: if Olive is not installed.
-    """
+    """Olive's own package configuration with `HeadPruning` added."""
     _require_olive()
     from olive.package_config import OlivePackageConfig
 

@@ -76,16 +76,7 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
     def _run_for_config(
         self, model: OliveModelHandler, config: type[BasePassConfig], output_model_path: str
     ) -> OliveModelHandler:
-        """Prune a model.
-
-        Args:
-            model: an ONNX model, or a composite of such models.
-            config: the settings.
-            output_model_path: where the result goes; the suffix of a folder is dropped.
-
-        Raises:
-            HeadPruneError: if the model is none, or as `prune` does.
-        """
+        """Prune a model."""
         output = Path(output_model_path)
         if isinstance(model, CompositeModelHandler):
             return self._of_composite(model, config, output.with_suffix(""))
@@ -191,7 +182,6 @@ def _beside(folder: Path, *, folders: bool) -> Iterator[Path]:
     Olive copies these next to the result of every pass, by their last name.
 
     Args:
-        folder: the pruned folder.
         folders: whether folders without models may be named as a whole; Olive copies none for a composite.
     """
     export = open_export(folder)

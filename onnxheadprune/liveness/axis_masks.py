@@ -19,7 +19,6 @@ def place(live: Live, picked: Mapping[int, tuple[Array, int]], runs: Mapping[int
     """The mask of a tensor from the mask of what was picked from it.
 
     Args:
-        live: what is live of what was picked.
         picked: per axis the indices that were picked from it, and its size.
         runs: of the axes where these count runs of positions, how many each of them has.
 

@@ -48,10 +48,7 @@ def settled(
     """`edits` without those whose results are unused, with the resulting `DropNode` and `DropTensor` edits.
 
     Args:
-        view: the model.
-        edits: all edits on it, each with the sites that caused it.
         kept: the kept parts of values; None where reads of shapes stay unchanged.
-        going: graph inputs to remove, if they are unused then.
     """
     return _Cleanup(view, edits, kept, going).run()
 

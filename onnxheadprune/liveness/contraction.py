@@ -18,16 +18,12 @@ Letters = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Contraction:
-    """A product of two or more inputs of a node.
+    """A product of two or more inputs of a node."""
 
-    Attributes:
-        terms: per operand its input index and a letter per axis (None where a size of 1 is broadcast).
-        out_axes: a letter per axis of the first output.
-        columns: further one-dimensional inputs that run along the last operand's free letter.
-    """
-
+    # per operand its input index and a letter per axis (None where a size of 1 is broadcast)
     terms: tuple[tuple[int, Letters], ...]
-    out_axes: tuple[str, ...]
+    out_axes: tuple[str, ...]  # a letter per axis of the first output
+    # further one-dimensional inputs that run along the last operand's free letter
     columns: tuple[int, ...] = ()
 
     @property
@@ -62,14 +58,11 @@ def operands(node: Node, contraction: Contraction) -> tuple[Value, ...]:
 
 @dataclass(frozen=True)
 class Product:
-    """The product and sum that an operator computes.
+    """The product and sum that an operator computes."""
 
-    Attributes:
-        read: returns a node as a contraction, None where its shapes are unknown.
-        right: index of the input that the first input is multiplied with; None where all inputs are multiplied.
-    """
-
+    # returns a node as a contraction, None where its shapes are unknown
     read: Callable[[Node], Contraction | None]
+    # index of the input that the first input is multiplied with; None where all inputs are multiplied
     right: int | None
 
 

@@ -43,20 +43,13 @@ class Remnant:
 
     It is the projection's bias, the same for every token: a constant along one axis, or zero. Nodes that only move it,
     scale it or add a constant to it output a constant again.
-
-    Attributes:
-        value: the value.
-        name: of the constant vector, None for zero.
-        axis: the axis of `value` that the vector runs along.
-        projections: the projections that sum over nothing.
-        edits: edits that compute the vector.
     """
 
     value: Value
-    name: str | None
-    axis: int
-    projections: tuple[Node, ...]
-    edits: tuple[Edit, ...] = ()
+    name: str | None  # of the constant vector, None for zero
+    axis: int  # the axis of `value` that the vector runs along
+    projections: tuple[Node, ...]  # the projections that sum over nothing
+    edits: tuple[Edit, ...] = ()  # edits that compute the vector
 
 
 def _reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tuple[Edit, ...]:
@@ -196,19 +189,12 @@ def _with_constant(use: Use, remnant: Remnant) -> Remnant | None:
 
 @dataclass(frozen=True)
 class Branches:
-    """The remains of branches that vanish together.
+    """The remains of branches that vanish together."""
 
-    Attributes:
-        left: all values that have become constant.
-        joints: where such a constant is added to something else.
-        ends: constants that other nodes read at their full size.
-        bypassed: replacements of additions to which nothing is left to add.
-    """
-
-    left: Mapping[Value, Remnant]
-    joints: Sequence[tuple[Use, Remnant]]
-    ends: Sequence[Remnant]
-    bypassed: Mapping[Node, Value]
+    left: Mapping[Value, Remnant]  # all values that have become constant
+    joints: Sequence[tuple[Use, Remnant]]  # where such a constant is added to something else
+    ends: Sequence[Remnant]  # constants that other nodes read at their full size
+    bypassed: Mapping[Node, Value]  # replacements of additions to which nothing is left to add
 
     def readers(self, end: Remnant) -> Iterator[Use]:
         """Return the readers of the value that a constant replaces."""
@@ -247,7 +233,6 @@ def branches(projections: Iterable[Remnant], terms: Iterable[Use] = ()) -> Branc
     """Propagate the constant outputs of projections that sum over nothing.
 
     Args:
-        projections: these outputs.
         terms: what sums add that is removed as a whole, whatever computes it.
     """
     left = {remnant.value: remnant for remnant in projections}

@@ -10,14 +10,11 @@ from onnxheadprune.liveness.live import Live
 
 @dataclass(frozen=True)
 class Interface:
-    """Differences of a pruned model's inputs and outputs from the original's.
+    """Differences of a pruned model's inputs and outputs from the original's."""
 
-    Attributes:
-        live: the kept parts of narrowed ones, by their names in the original.
-        names: new names of renamed ones, None for removed ones; by their names in the original.
-    """
-
+    # the kept parts of narrowed ones, by their names in the original
     live: Mapping[str, Live] = field(default_factory=dict)
+    # new names of renamed ones, None for removed ones; by their names in the original
     names: Mapping[str, str | None] = field(default_factory=dict)
 
     @property

@@ -59,14 +59,10 @@ DTYPES = frozenset({"float32", "float16", "float64", "int64", "int32", "bool"})
 
 @dataclass
 class Repeats:
-    """Narrower copies of values, each made once.
+    """Narrower copies of values, each made once."""
 
-    Attributes:
-        kept: what every value keeps.
-        known: the name of each copy and the edits that make it, None where there is none; by scope, value and part.
-    """
-
-    kept: Mapping[Value, Live]
+    kept: Mapping[Value, Live]  # what every value keeps
+    # the name of each copy and the edits that make it, None where there is none; by scope, value and part
     known: dict[tuple[str, Value, tuple[int, ...], Runs, bytes], tuple[str, list[Edit]] | None] = field(
         default_factory=dict
     )

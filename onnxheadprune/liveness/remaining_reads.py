@@ -17,22 +17,14 @@ from onnxheadprune.model.graph.view import Node, Use, Value
 
 @dataclass
 class RemainingReads:
-    """The remaining reads after edits.
+    """The remaining reads after edits."""
 
-    Attributes:
-        going: graph inputs that are to be removed.
-        inputs: new inputs of nodes.
-        gone: references of nodes that are dropped.
-        unmade: new nodes that are left out after all.
-        kept_back: removed outputs of the graph or of a body.
-        pinned: nodes whose output has a new name, and replaces another value.
-    """
-
-    going: Collection[Value] = ()
-    inputs: dict[Node, list[ReadKey | None]] = field(default_factory=dict)
-    gone: set[str] = field(default_factory=set)
-    unmade: set[InsertNode] = field(default_factory=set)
-    kept_back: set[Value] = field(default_factory=set)
+    going: Collection[Value] = ()  # graph inputs that are to be removed
+    inputs: dict[Node, list[ReadKey | None]] = field(default_factory=dict)  # new inputs of nodes
+    gone: set[str] = field(default_factory=set)  # references of nodes that are dropped
+    unmade: set[InsertNode] = field(default_factory=set)  # new nodes that are left out after all
+    kept_back: set[Value] = field(default_factory=set)  # removed outputs of the graph or of a body
+    # nodes whose output has a new name, and replaces another value
     pinned: set[Node] = field(default_factory=set)
     _more: defaultdict[ReadKey, list[Use | InsertNode]] = field(default_factory=lambda: defaultdict(list))
 

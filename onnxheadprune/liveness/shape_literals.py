@@ -47,9 +47,6 @@ def target_literals(
     """Edits that make input `index`, the target shape of `node`, describe the narrowed output.
 
     Args:
-        node: a Reshape, Expand, Tile or ConstantOfShape.
-        index: its shape input.
-        live: what its output keeps.
         axes: the narrowed axes that the input describes; all of them if None.
         copied: sizes of axes whose 0 in the target would copy a narrowed axis of the input.
     """

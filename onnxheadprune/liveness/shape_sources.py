@@ -23,34 +23,21 @@ from onnxheadprune.model.graph.view import GraphView, Node, Scope, Use, Value
 
 @dataclass(frozen=True)
 class Observer:
-    """A reader of the shape of a value.
+    """A reader of the shape of a value."""
 
-    Attributes:
-        scope: the graph of the reader.
-        before: the reference of the node before which new nodes can go.
-        index: `Node.index` of that node; what is read has to be computed by then.
-        axes: those that are read, None for all.
-    """
-
-    scope: Scope
-    before: str
-    index: float
-    axes: Collection[int] | None = None
+    scope: Scope  # the graph of the reader
+    before: str  # the reference of the node before which new nodes can go
+    index: float  # `Node.index` of that node; what is read has to be computed by then
+    axes: Collection[int] | None = None  # those that are read, None for all
 
 
 @dataclass
 class Sizes:
-    """Search for values of the same size.
+    """Search for values of the same size."""
 
-    Attributes:
-        view: an annotated view of the model.
-        kept: what a cut leaves of values.
-        stays: whether a value is computed anyway, or comes in.
-    """
-
-    view: GraphView
-    kept: Mapping[Value, Live]
-    stays: Callable[[Value], bool]
+    view: GraphView  # an annotated view of the model
+    kept: Mapping[Value, Live]  # what a cut leaves of values
+    stays: Callable[[Value], bool]  # whether a value is computed anyway, or comes in
     _alike: dict[tuple[object, ...], list[Value]] = field(default_factory=dict)
 
     def same_size(self, value: Value, observer: Observer) -> Value | None:

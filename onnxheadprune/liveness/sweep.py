@@ -39,18 +39,10 @@ def sweep(
     """Propagate `seeds` upstream.
 
     Args:
-        seeds: the first demands.
         free: graph inputs and outputs that may be narrowed; all others stay whole.
-        domain: the meaning of the demands.
         through: a node that is taken to pass its first input on, whatever its rule says: what would die without it?
         handed: what callers need of graph outputs that may be narrowed, where the graph itself reads a part of them.
         answers: fixed answers of nodes that work the same with fewer positions, instead of their rules.
-
-    Returns:
-        The liveness of everything reached. No model is changed.
-
-    Raises:
-        RefusedError: if a reader needs more of a node's output than its answer in `answers` keeps.
     """
     return _Sweeper(free, domain, through, handed or {}, answers or {}).run(seeds)
 

@@ -25,24 +25,18 @@ class Seed:
 
 @dataclass
 class Sweep:
-    """The result of a sweep.
+    """The result of a sweep."""
 
-    Attributes:
-        edges: live indices per edge `(node index, input index)`; edges not listed are fully live.
-        kept: what each reached value keeps.
-        answers: the answers of visited nodes whose outputs are narrowed.
-        refusals: where liveness stopped.
-        asked: the sites that reached a node.
-        reached: values on narrowed edges, in the order they were met.
-        body_outputs: demands of nodes with subgraphs on the outputs of these.
-    """
-
+    # live indices per edge `(node index, input index)`; edges not listed are fully live
     edges: dict[tuple[int, int], Live] = field(default_factory=dict)
-    kept: dict[Value, Live] = field(default_factory=dict)
+    kept: dict[Value, Live] = field(default_factory=dict)  # what each reached value keeps
+    # the answers of visited nodes whose outputs are narrowed
     answers: dict[Node, Answer] = field(default_factory=dict)
-    refusals: dict[Node, Refusal] = field(default_factory=dict)
-    asked: dict[Node, frozenset[str]] = field(default_factory=dict)
+    refusals: dict[Node, Refusal] = field(default_factory=dict)  # where liveness stopped
+    asked: dict[Node, frozenset[str]] = field(default_factory=dict)  # the sites that reached a node
+    # values on narrowed edges, in the order they were met
     reached: dict[Value, None] = field(default_factory=dict)
+    # demands of nodes with subgraphs on the outputs of these
     body_outputs: dict[Value, Live] = field(default_factory=dict)
 
     def edge(self, use: Use) -> Live:

@@ -18,7 +18,6 @@ def beside_unread(value: Value, live: Live) -> Live:
     """`live` without the axes along which it only omits positions that are unread in the original.
 
     Args:
-        value: the value.
         live: the demand of its readers once heads are removed, as a mask.
     """
     if not live.axes or _is_shared_view(value):

@@ -29,14 +29,9 @@ class AnalysisError(ModelError):
 
 @dataclass(frozen=True)
 class NotAnalysed:
-    """A search that an unexpected error ended.
+    """A search that an unexpected error ended."""
 
-    Attributes:
-        what: what it looks for, as in "early exits".
-        error: the error.
-    """
-
-    what: str
+    what: str  # what it looks for, as in "early exits"
     error: Exception
 
     @property
@@ -70,11 +65,7 @@ def try_analysis(what: str, find: Callable[[], Result]) -> Result | NotAnalysed:
 
 @contextlib.contextmanager
 def analysing(model: ModelProto, name: str) -> Iterator[None]:
-    """As `explaining_failures`, with Python's garbage collector paused.
-
-    Raises:
-        ModelError: if the model is not valid; an `AnalysisError` if that is unknown.
-    """
+    """As `explaining_failures`, with Python's garbage collector paused."""
     with explaining_failures((model, name)), no_collection():
         yield
 
@@ -85,12 +76,6 @@ def explaining_failures(*models: tuple[ModelProto, str]) -> Iterator[None]:
 
     On valid models the failure is a bug and is raised. Operators of unknown domains cannot be checked: a model with
     such operators is refused.
-
-    Args:
-        models: models and their names; the first invalid one is blamed.
-
-    Raises:
-        ModelError: if a model is not valid; an `AnalysisError` if that is unknown.
     """
     try:
         yield

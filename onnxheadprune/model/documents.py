@@ -20,16 +20,7 @@ class NotJsonError(ValueError):
 
 
 def parse_json(text: str, *, once: bool = False) -> Any:
-    """Parse a JSON text.
-
-    Args:
-        text: the text.
-        once: reject duplicate keys, as mistakes in files written by hand.
-
-    Raises:
-        NotJsonError: if it is none, is nested thousands deep or holds a number of thousands of digits; or a key
-            is there twice.
-    """
+    """Parse a JSON text."""
     try:
         return json.loads(text, object_pairs_hook=_each_once if once else None)
     except NotJsonError:
@@ -60,11 +51,7 @@ def kind_of(path: str | os.PathLike[str]) -> int | None:
 
 
 def require_there(path: str | os.PathLike[str], what: str = "") -> int:
-    """The file mode of an existing path of any kind.
-
-    Raises:
-        UsageError: if it does not exist, or cannot be examined.
-    """
+    """The file mode of an existing path of any kind."""
     try:
         return Path(path).stat().st_mode
     except (OSError, ValueError) as error:
@@ -76,11 +63,7 @@ def require_there(path: str | os.PathLike[str], what: str = "") -> int:
 
 
 def require_model(path: Path) -> int:
-    """The file mode of the path of a model.
-
-    Raises:
-        UsageError: if it does not exist, or cannot be examined; the name of a model of a hub says what to do first.
-    """
+    """The file mode of the path of a model."""
     try:
         return require_there(path)
     except UsageError as error:

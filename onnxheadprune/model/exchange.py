@@ -44,15 +44,7 @@ def name_of(source: OtherModel) -> str:
 
 
 def from_library(source: OtherModel, name: str) -> tuple[ModelProto, dict[str, Source]]:
-    """The model as a new ModelProto, and the files that its tensors refer to.
-
-    Args:
-        source: the model; it is not changed.
-        name: its name in errors.
-
-    Raises:
-        ModelError: if its weights lie outside of their folder, or it cannot be written as ONNX.
-    """
+    """The model as a new ModelProto, and the files that its tensors refer to."""
     if not _is_onnx_ir(source):
         import onnx_graphsurgeon as gs
 
@@ -96,11 +88,7 @@ def to_graphsurgeon(model: ModelProto) -> gs.Graph:
 
 
 def to_onnx_ir(model: ModelProto) -> onnx_ir.Model:
-    """A model of onnx_ir.
-
-    Raises:
-        UsageError: if onnx_ir is not installed.
-    """
+    """A model of onnx_ir."""
     require_packages("a model of onnx_ir", "ir", "onnx_ir")
     import onnx_ir
 

@@ -24,17 +24,11 @@ class Word:
 
 @dataclass(frozen=True)
 class Squares:
-    """A cell that draws the units of a site, a square each.
+    """A cell that draws the units of a site, a square each."""
 
-    Attributes:
-        shades: from 0 to 1, None where unknown.
-        gone: positions of removed units.
-        words: tooltips, one per square, or none.
-    """
-
-    shades: tuple[float | None, ...]
-    gone: Collection[int] = ()
-    words: Sequence[str] = ()
+    shades: tuple[float | None, ...]  # from 0 to 1, None where unknown
+    gone: Collection[int] = ()  # positions of removed units
+    words: Sequence[str] = ()  # tooltips, one per square, or none
 
 
 Cell: TypeAlias = str | Word | Squares
@@ -51,18 +45,13 @@ class Fact:
 
 @dataclass(frozen=True)
 class Figure:
-    """A quantity before and after, or a single value of it, or why it was not measured.
-
-    Attributes:
-        after: empty where there is one value only, which is `before`.
-        note: on what it was measured; where there is no value, why it was not.
-    """
+    """A quantity before and after, or a single value of it, or why it was not measured."""
 
     name: str
     before: str = ""
-    after: str = ""
+    after: str = ""  # empty where there is one value only, which is `before`
     change: str = ""
-    note: str = ""
+    note: str = ""  # on what it was measured; where there is no value, why it was not
 
 
 @dataclass(frozen=True)
@@ -74,17 +63,12 @@ class Figures:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with names of columns.
-
-    Attributes:
-        numeric: columns that are aligned to the right.
-        wraps: columns of sentences and lists, which wrap where there is little room.
-    """
+    """A table with names of columns."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    numeric: Collection[str] = ()
-    wraps: Collection[str] = ()
+    numeric: Collection[str] = ()  # columns that are aligned to the right
+    wraps: Collection[str] = ()  # columns of sentences and lists, which wrap where there is little room
 
 
 Part: TypeAlias = Fact | Figures | Table
@@ -92,21 +76,13 @@ Part: TypeAlias = Fact | Figures | Table
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything that one result says.
+    """Everything that one result says."""
 
-    Attributes:
-        title: what it is about, the name of a file for one.
-        answer: the sentence that is read first, empty where the title says it.
-        state: how to take the answer.
-        parts: what follows, in this order.
-        details: what is shown where there is room: in notebooks.
-    """
-
-    title: str
-    answer: str = ""
-    state: State = ""
-    parts: tuple[Part, ...] = ()
-    details: tuple[Part, ...] = ()
+    title: str  # what it is about, the name of a file for one
+    answer: str = ""  # the sentence that is read first, empty where the title says it
+    state: State = ""  # how to take the answer
+    parts: tuple[Part, ...] = ()  # what follows, in this order
+    details: tuple[Part, ...] = ()  # what is shown where there is room: in notebooks
 
 
 def plain(cell: Cell) -> str:

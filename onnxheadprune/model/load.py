@@ -61,24 +61,19 @@ class LoadedModel:
 
     Only `of_file` sets a path, so that the file at `path` always equals `proto`: a model that is constructed, or
     derived from another one (`changed`, `dataclasses.replace`), has none, even if its tensors refer to files.
-
-    Attributes:
-        proto: the model; its tensors are in memory, or refer to `sources`.
-        name: its name in reports.
-        sources: the files that tensors of `proto` refer to, by their location.
-        inline: the location that stands for data inside of a model file, None if all of that is in memory.
-        stored: the model with its local functions and its order of nodes, where `proto` has others.
-        path: the file of exactly this model, None if there is none.
-        data_files: the external data files of `path`.
     """
 
-    proto: ModelProto
-    name: str
+    proto: ModelProto  # the model; its tensors are in memory, or refer to `sources`
+    name: str  # its name in reports
+    # the files that tensors of `proto` refer to, by their location
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
+    # the location that stands for data inside of a model file, None if all of that is in memory
     inline: str | None = None
+    # the model with its local functions and its order of nodes, where `proto` has others
     stored: ModelProto | None = field(default=None, repr=False)
+    # the file of exactly this model, None if there is none
     path: Path | None = field(default=None, init=False)
-    data_files: tuple[Path, ...] = field(default=(), init=False)
+    data_files: tuple[Path, ...] = field(default=(), init=False)  # the external data files of `path`
 
     @classmethod
     def of(cls, model: ModelProto | LoadedModel, name: str) -> LoadedModel:
@@ -121,22 +116,12 @@ class LoadedModel:
 
 
 def load_model(source: ModelLike) -> ModelProto:
-    """A model with its weights, from a path, a `ModelProto` (not copied) or a model of another library.
-
-    Raises:
-        UsageError: if the path does not exist.
-        ModelError: if it is no ONNX model, truncated, or its external data is missing.
-    """
+    """A model with its weights, from a path, a `ModelProto` (not copied) or a model of another library."""
     return open_model(source).proto
 
 
 def open_model(source: ModelLike) -> LoadedModel:
-    """Like `load_model`, and returns the source of the weights.
-
-    Raises:
-        UsageError: if the path does not exist.
-        ModelError: if it is no ONNX model, truncated, or its external data is missing.
-    """
+    """Like `load_model`, and returns the source of the weights."""
     light = open_structure(source)
     proto = hydrated(light.proto, light.sources)
     if light.path is None:
@@ -151,13 +136,7 @@ def open_structure(source: ModelLike, *, follow_links: bool = False) -> LoadedMo
     its weights. `storage.reading` reads the bytes of a tensor. A model that is in memory stays so.
 
     Args:
-        source: the model.
         follow_links: read weights through links that lead out of its folder, as in a hub's cache.
-
-    Raises:
-        UsageError: if the path does not exist.
-        ModelError: if it is no ONNX model, is truncated or damaged, or refers to data that is missing or
-            outside of its folder.
     """
     if isinstance(source, LoadedModel):
         return source
@@ -184,19 +163,7 @@ def structure_of(
     *,
     follow_links: bool = False,
 ) -> LoadedModel:
-    """A parsed structure, checked and with its small weights read.
-
-    Args:
-        model: the structure, large tensors as references.
-        name: what to call it.
-        path: its file.
-        known: files by location, beside those in the folder.
-        folder: where external data is looked for; None: where the file is.
-        follow_links: read weights through links that lead out of the folder.
-
-    Raises:
-        ModelError: if the model is damaged, or refers to data that is missing or outside of its folder.
-    """
+    """A parsed structure, checked and with its small weights read."""
     folder = path.parent if folder is None else folder
     check_names(model, name)
     tensors = list(tensors_of(model))
@@ -278,19 +245,12 @@ def model_name(source: ModelLike) -> str:
 
 
 class Parsed(NamedTuple):
-    """The contents of a model file.
+    """The contents of a model file."""
 
-    Attributes:
-        model: the structure.
-        own: the location that stands for the file itself.
-        references: the number of tensors that use it.
-        source: the file that was read; a later replacement of it is detected.
-    """
-
-    model: ModelProto
-    own: str
-    references: int
-    source: Source
+    model: ModelProto  # the structure
+    own: str  # the location that stands for the file itself
+    references: int  # the number of tensors that use it
+    source: Source  # the file that was read; a later replacement of it is detected
 
 
 def _not_a_model(path: Path, reason: str) -> ModelError:
@@ -300,12 +260,7 @@ def _not_a_model(path: Path, reason: str) -> ModelError:
 
 
 def parse_structure(path: Path) -> Parsed:
-    """The structure of a file.
-
-    Raises:
-        UsageError: if there is no such file.
-        ModelError: if it is no ONNX model, or cannot be read.
-    """
+    """The structure of a file."""
     if not stat.S_ISREG(require_model(path)):
         raise UsageError(f"{path} is not a file")
     model = ModelProto()
@@ -335,11 +290,7 @@ def _structure_of(path: Path) -> tuple[bytes, int, Source]:
 
 
 def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:
-    """Runs `onnx.checker`.
-
-    Raises:
-        ModelError: with the checker's first sentence.
-    """
+    """Runs `onnx.checker`."""
     try:
         onnx.checker.check_model(_checkable(model), full_check=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:

@@ -59,13 +59,9 @@ def with_contents(loaded: LoadedModel, contents: Mapping[str, Contents]) -> Load
     """The model with new contents of some initializers; cuts apply to the new contents.
 
     Args:
-        loaded: a model, in memory or a structure; it is not changed.
         contents: for names of initializers of the main graph an array of the same type and shape, or a
             function that makes it. Functions for large tensors are called when the tensor is written,
             one at a time.
-
-    Raises:
-        UsageError: if there is no such initializer, or an array does not fit.
     """
     copy = copied(loaded.proto)
     sources = dict(loaded.sources)

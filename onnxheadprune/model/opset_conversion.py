@@ -15,9 +15,6 @@ def converted_to(model: ModelProto, opset: int) -> ModelProto:
 
     `onnx.version_converter` rewrites operators whose definition changed, each into an equal one. Only nodes
     and small constants are taken from it: it drops metadata, names of dimensions and references to weights.
-
-    Raises:
-        ValueError: if it cannot, with its reason.
     """
     foreign = sorted({node.domain for node in nodes_in(model.graph.node)} - {"", "ai.onnx"})
     if foreign:

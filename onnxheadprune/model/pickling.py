@@ -15,31 +15,19 @@ from onnxheadprune.model.storage.reading import hydrated
 
 @dataclass(frozen=True, eq=False)
 class Sent:
-    """A model that can be pickled.
+    """A model that can be pickled."""
 
-    Attributes:
-        name: what to call it.
-        digest: of its content, or of its structure and the sizes of its files where it goes by path.
-        content: the serialized model, None where it goes by path.
-        path: its file, None where it travels whole.
-    """
-
-    name: str
-    digest: str
-    content: bytes | None
-    path: Path | None
+    name: str  # what to call it
+    digest: str  # of its content, or of its structure and the sizes of its files where it goes by path
+    content: bytes | None  # the serialized model, None where it goes by path
+    path: Path | None  # its file, None where it travels whole
 
 
 def sent(model: LoadedModel, whole_up_to: int = LARGE) -> Sent:
     """A model as it travels.
 
     Args:
-        model: the model.
         whole_up_to: bytes of weights up to which it travels whole; beyond, by its path if it has one.
-
-    Raises:
-        RefusedError: if it has no file and is too large for a message.
-        ModelError: if its weights cannot be read.
     """
     size = stored_bytes(model.proto)
     if model.path is not None and size > whole_up_to:
@@ -54,11 +42,7 @@ def sent(model: LoadedModel, whole_up_to: int = LARGE) -> Sent:
 
 
 def arrived(task: Sent) -> LoadedModel:
-    """A model that was sent.
-
-    Raises:
-        UsageError: if its file is not reachable from here, or is another one.
-    """
+    """A model that was sent."""
     if task.content is not None:
         model = ModelProto()
         model.ParseFromString(task.content)

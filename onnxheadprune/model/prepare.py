@@ -39,9 +39,6 @@ def prepared(model: ModelProto) -> ModelProto:
 
     Local functions are inlined: a head that lives in a function body shared by several layers could not be
     removed from one of them alone. Nodes are put into topological order.
-
-    Raises:
-        ModelError: if there is no such order, or a function cannot be inlined within bounds.
     """
     if model.functions:
         _check_calls(model)

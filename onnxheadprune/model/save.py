@@ -31,23 +31,14 @@ _POLICIES: dict[bool | None, ExternalData] = {None: "auto", True: "always", Fals
 
 @dataclass(frozen=True)
 class Outputs:
-    """The files that a call writes for a model; claimed once, before its work.
+    """The files that a call writes for a model; claimed once, before its work."""
 
-    Attributes:
-        model: the model; None writes none.
-        spelled: the paths of the model and the backup as written by the user.
-        backup: the original, which the model replaces; None replaces no input.
-        original: what messages call the original.
-        data: the file with weights that has a name of its own.
-        beside: other files.
-    """
-
-    model: Path | None
-    spelled: tuple[str, str] = ("", "")
-    backup: Path | None = None
-    original: str = "the model"
-    data: Path | None = None
-    beside: tuple[Making, ...] = ()
+    model: Path | None  # the model; None writes none
+    spelled: tuple[str, str] = ("", "")  # the paths of the model and the backup as written by the user
+    backup: Path | None = None  # the original, which the model replaces; None replaces no input
+    original: str = "the model"  # what messages call the original
+    data: Path | None = None  # the file with weights that has a name of its own
+    beside: tuple[Making, ...] = ()  # other files
 
     @classmethod
     def of(
@@ -80,11 +71,6 @@ class Outputs:
 
         Args:
             inputs: models that must not be overwritten; the first one is the original.
-            others: other files to read.
-
-        Raises:
-            UsageError: if one is part of an input, another output, something else than a file or not written by this
-                tool, or its folder does not exist or cannot be written; or the backup is not one of the original.
         """
         check_makings(
             list(self.makings()),
@@ -128,13 +114,8 @@ def save_model(
 
     Args:
         model: the model; of a structure, weights are copied from the files it refers to.
-        output: the path.
         external: put the weights into an external data file; False keeps them inside, None keeps each
             where it is, and decides by size for those in memory (protobuf is limited to 2 GiB).
-
-    Raises:
-        UsageError: if it cannot be written; nothing is left behind and an older file stays unchanged.
-        ModelError: if weights cannot be read.
     """
     loaded = LoadedModel.of(model, "the model")
     target = Path(output)
@@ -147,14 +128,7 @@ def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named
     """Write the weights of a model into files that have no name yet.
 
     Args:
-        loaded: the model.
-        target: the path.
-        external: external data for weights: as before, always or never.
         named: the name of the external data file; None derives one from the content.
-
-    Raises:
-        UsageError: if they cannot be written, or do not fit into one file.
-        ModelError: if weights cannot be read.
     """
     location = f"{own_location(target)}.data"
     layout, inside = lay_out(loaded.proto, loaded.inline, location, external, INLINE_LIMIT)
@@ -169,11 +143,7 @@ def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named
 
 
 def staged_model(stage: Stage) -> LoadedModel:
-    """Return the staged model, read back from the files.
-
-    Raises:
-        UsageError: if the model file cannot be written.
-    """
+    """Return the staged model, read back from the files."""
     with sentences(stage.target):
         stage.write()
         if stored_bytes(stage.layout.model) > MAPPED_FROM:
@@ -186,21 +156,13 @@ def staged_model(stage: Stage) -> LoadedModel:
 
 
 def sealed_bytes(stage: Stage, metadata: tuple[str, str] | None = None) -> int:
-    """Complete the staged files, except for their names; return their size in bytes.
-
-    Raises:
-        UsageError: if they cannot be written.
-    """
+    """Complete the staged files, except for their names; return their size in bytes."""
     with sentences(stage.target):
         stage.seal(metadata)
         return stage.size
 
 
 def commit(stage: Stage, backup: Path | None = None) -> None:
-    """Give the staged files their names, all or none.
-
-    Raises:
-        UsageError: if that is not possible; nothing has changed then.
-    """
+    """Give the staged files their names, all or none."""
     with sentences(stage.target):
         stage.commit(backup)

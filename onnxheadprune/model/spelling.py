@@ -145,11 +145,7 @@ def spelled(numbers: Iterable[int]) -> str:
 
 
 def read_ranges(text: str, most: int) -> tuple[int, ...]:
-    """The numbers that `spelled` wrote.
-
-    Raises:
-        ValueError: if it is not what `spelled` writes, or names a larger number.
-    """
+    """The numbers that `spelled` wrote."""
     found: list[int] = []
     for part in text.split(",") if text else ():
         first, dash, last = part.partition("-")

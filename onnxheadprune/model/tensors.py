@@ -15,19 +15,12 @@ from onnxheadprune.errors import RefusedError
 
 @dataclass(frozen=True)
 class Selection:
-    """Live positions of a stored tensor: flat row-major indices over `sizes` of `axes`.
+    """Live positions of a stored tensor: flat row-major indices over `sizes` of `axes`."""
 
-    Attributes:
-        axes: the axes that are cut.
-        sizes: their sizes before the cut.
-        kept: their sizes after it.
-        live: the surviving positions, as compact ranges ("0-63,128-191").
-    """
-
-    axes: tuple[int, ...]
-    sizes: tuple[int, ...]
-    kept: tuple[int, ...]
-    live: str
+    axes: tuple[int, ...]  # the axes that are cut
+    sizes: tuple[int, ...]  # their sizes before the cut
+    kept: tuple[int, ...]  # their sizes after it
+    live: str  # the surviving positions, as compact ranges ("0-63,128-191")
 
     def __str__(self) -> str:
         cuts = (f"axis {a}: {s} -> {k}" for a, s, k in zip(self.axes, self.sizes, self.kept, strict=True))
@@ -72,11 +65,7 @@ def array_of(tensor: TensorProto) -> npt.NDArray[Any]:
 
 
 def take(array: npt.NDArray[Any], selection: Selection) -> npt.NDArray[Any]:
-    """The selected part of an array, compacted.
-
-    Raises:
-        ValueError: if the array's axes do not have the sizes that the selection was made for.
-    """
+    """The selected part of an array, compacted."""
     if tuple(array.shape[axis] for axis in selection.axes) != selection.sizes:
         raise ValueError(f"selection for sizes {selection.sizes} on an array of shape {array.shape}")
     live = read_ranges(selection.live)

@@ -181,11 +181,7 @@ def _bias_add_parts(step: Step) -> list[Term | None]:
 
 
 def _reduced(step: Step) -> list[int]:
-    """The axes that are reduced.
-
-    Raises:
-        UnknownShapeError: if they are computed, or count from a rank that is not known.
-    """
+    """The axes that are reduced."""
     shape, axes = step.shape(0), step.node.int_list("axes", 1)
     if axes is None and step.node.input(1) is not None:
         raise UnknownShapeError("its axes are computed")

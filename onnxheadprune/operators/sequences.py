@@ -29,18 +29,12 @@ declare("SplitToSequence", kinds=(MAKES_CHUNKS,))
 
 @dataclass(frozen=True)
 class _Chunks:
-    """The chunks that a SplitToSequence divides its input into.
+    """The chunks that a SplitToSequence divides its input into."""
 
-    Attributes:
-        axis: the axis that is divided.
-        sizes: how long each chunk is on it.
-        dropped: whether chunks of size 1 lose the axis.
-        run: of what length `sizes` are multiples, where chunks are as long as a dimension that is not known.
-    """
-
-    axis: int
-    sizes: tuple[int, ...]
-    dropped: bool
+    axis: int  # the axis that is divided
+    sizes: tuple[int, ...]  # how long each chunk is on it
+    dropped: bool  # whether chunks of size 1 lose the axis
+    # of what length `sizes` are multiples, where chunks are as long as a dimension that is not known
     run: Dim = 1
 
     def numbered(self, axis: int) -> int:

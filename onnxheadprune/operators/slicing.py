@@ -192,20 +192,13 @@ def _slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 @dataclass(frozen=True)
 class _Cut:
-    """A Slice of which a part is asked for.
-
-    Attributes:
-        rank: the number of axes of its input.
-        read: what it has to read of its input.
-        within: what lies within its bounds in the original.
-        moving: axes along which its bounds move when the input gets narrower.
-    """
+    """A Slice of which a part is asked for."""
 
     node: Node
-    rank: int
-    read: Live
-    within: Live
-    moving: tuple[int, ...]
+    rank: int  # the number of axes of its input
+    read: Live  # what it has to read of its input
+    within: Live  # what lies within its bounds in the original
+    moving: tuple[int, ...]  # axes along which its bounds move when the input gets narrower
 
     def accepts(self, have: Live) -> bool:
         """Return whether the bounds can be moved so that of an input that keeps `have` exactly `read` is taken."""

@@ -12,11 +12,7 @@ from onnxheadprune.model.storage.folder import write_markdown, write_text
 
 
 def write_files(result: Benchmark, csv_path: Path | None, markdown: Path | None) -> None:
-    """Write the files that are asked for.
-
-    Raises:
-        UsageError: if one cannot be written.
-    """
+    """Write the files that are asked for."""
     if csv_path is not None:
         _write_csv(result, csv_path)
     if markdown is not None:

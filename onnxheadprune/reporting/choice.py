@@ -200,12 +200,7 @@ _KEPT, _REMOVED = "dodger_blue1", "dark_orange"
 
 
 def heat_rows(scores: Scores, removed: Removed | None = None) -> Iterator[RenderableType]:
-    """A line per site with a shade per head, head numbers above and a legend below.
-
-    Args:
-        scores: per site, by head; None for heads that have no score.
-        removed: heads that are removed, per site.
-    """
+    """A line per site with a shade per head, head numbers above and a legend below."""
     yield ""
     yield _HeatMap(scores, removed or {})
 

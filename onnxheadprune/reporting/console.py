@@ -164,7 +164,6 @@ def table(*columns: str, numeric: Iterable[str] = (), wraps: Iterable[str] = ())
 
     Args:
         columns: their names; the first one identifies a row, after "#" the second one too.
-        numeric: columns that are aligned to the right.
         wraps: columns of sentences and lists, which wrap where the terminal is narrow.
     """
     made = SafeTable(

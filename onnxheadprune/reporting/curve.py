@@ -26,12 +26,7 @@ def save_curve(curve: Curve, path: Path, x: Against | None = None) -> None:
     """Draw drift, accuracy and speed.
 
     Args:
-        curve: what a sweep found.
-        path: a .png, .svg or .pdf file.
         x: what they are drawn against; None for what ratios are shares of.
-
-    Raises:
-        UsageError: if the file is none of these or cannot be written, or `x` was not measured.
     """
     # Matplotlib takes longer to load than many a model.
     from onnxheadprune.reporting.pictures.curve import plot_curve

@@ -122,8 +122,6 @@ def export_report(folder: str, match: Match, why: str | None = None) -> Iterator
     """The sites of a folder, and which files hold them.
 
     Args:
-        folder: its name.
-        match: its sites.
         why: where its files disagree in other kinds than heads, None where they do not.
     """
     sites = match.as_sites(folder)

@@ -45,11 +45,7 @@ def _with_choice(cut: Mapping[str, Any], prune: Mapping[str, Any] | None) -> Map
 
 
 def save_results(result: JobResult, record: Mapping[str, object]) -> None:
-    """Write the verdict, its summary in Markdown, and the page, into the job's folder.
-
-    Raises:
-        UsageError: if a file cannot be written.
-    """
+    """Write the verdict, its summary in Markdown, and the page, into the job's folder."""
     folder = Path(result.folder)
     documents = Documents(result.facts(), _shipped(result))
     if result.cut is not None:
@@ -69,9 +65,6 @@ def save_junit(result: JobResult, path: Path) -> None:
     """Write a job: a case for each step and each limit, and its headline as properties.
 
     A step that failed is an error, a limit that was broken a failure; what was not reached was skipped.
-
-    Raises:
-        UsageError: if it cannot be written.
     """
     name = escaped(result.name)
     suite = TestSuite(name)

@@ -49,10 +49,7 @@ def answer_report(
     """The answer on one screen: the sentence, the figures, what to know, and what to do next.
 
     Args:
-        facts: what the result says.
-        next_call: the command that comes next, "" for none.
         report: a page that has the rest; None if none was asked for.
-        details: what stands between both with --verbose.
     """
     yield from rows_of(facts)
     if is_asked("verbose"):

@@ -37,21 +37,13 @@ ALMOST = 0.95
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a call.
+    """A part of a call."""
 
-    Attributes:
-        label: what people read.
-        names: what its messages begin with; those of the first name count its work.
-        weight: how long it usually takes, beside the other stages of a call.
-        seconds: how long it takes where that is asked for; None where the weight says.
-        call: how long the whole call takes where that is asked for.
-    """
-
-    label: str
-    names: tuple[str, ...]
-    weight: float = 1.0
-    seconds: float | None = None
-    call: float | None = None
+    label: str  # what people read
+    names: tuple[str, ...]  # what its messages begin with; those of the first name count its work
+    weight: float = 1.0  # how long it usually takes, beside the other stages of a call
+    seconds: float | None = None  # how long it takes where that is asked for; None where the weight says
+    call: float | None = None  # how long the whole call takes where that is asked for
 
 
 class Course:
@@ -65,11 +57,7 @@ class Course:
         self._what, self._counted = "", ""
 
     def at(self, what: str, done: int, of: int) -> bool:
-        """Take note of a message.
-
-        Returns:
-            Whether another stage, or without stages other work, began.
-        """
+        """Take note of a message."""
         work = what.partition(":")[0]
         found = self._found(work)
         is_new = found > self._position if self._stages else work != self._what.partition(":")[0]
@@ -147,7 +135,6 @@ def progress_on(console: Console, stages: Iterable[Stage] = ()) -> Iterator[Tell
     """Yield a function to tell what is being done, how much of it is done, and of how much (0: unknown).
 
     Args:
-        console: stderr; what is no terminal gets a line now and then.
         stages: of the call, in their order; without any no end is estimated.
     """
     verbose = is_asked("verbose")

@@ -32,13 +32,7 @@ WIDE, BAR = 90, 12
 def inspection_report(
     found: Inspection, unloadable: str | None, *, has_text: bool = False
 ) -> Iterator[RenderableType]:
-    """All that is known of the structure of a model.
-
-    Args:
-        found: what was found in it.
-        unloadable: why ONNX Runtime does not load it, None where it does.
-        has_text: it reads text, and its tokenizer lies beside it.
-    """
+    """All that is known of the structure of a model."""
     rows = [
         *exits_report(found.exits),
         *vocabulary_report([item.to_dict(found.bytes) for item in found.vocabularies]),
@@ -56,13 +50,7 @@ def inspection_report(
 def sites_report(
     sites: Sites, further: Sequence[RenderableType] = (), *, has_text: bool = False
 ) -> Iterator[RenderableType]:
-    """Table of the sites, then why some cannot lose heads, then near misses, then what else there is to say.
-
-    Args:
-        sites: the sites.
-        further: what else there is to say.
-        has_text: the model reads text, and its tokenizer lies beside it.
-    """
+    """Table of the sites, then why some cannot lose heads, then near misses, then what else there is to say."""
     total = sum(site.num_heads for site in sites)
     found = f"{many(len(sites), 'attention site')}, {many(total, 'head')}" if sites else "no attention site"
     yield heading(f"{sites.model}: {found}")
@@ -223,12 +211,7 @@ def layers_report(layers: Sequence[LayerSummary]) -> Iterator[RenderableType]:
 
 
 def not_analysed(failed: Sequence[NotAnalysed], where: str = "") -> Iterator[RenderableType]:
-    """Yield the searches that ended in an unexpected error.
-
-    Args:
-        failed: these searches.
-        where: the file that was searched, "" where there is only one.
-    """
+    """Yield the searches that ended in an unexpected error."""
     if failed:
         yield ""
     for search in failed:
@@ -236,12 +219,7 @@ def not_analysed(failed: Sequence[NotAnalysed], where: str = "") -> Iterator[Ren
 
 
 def not_loaded(why: str | None, where: str = "") -> Iterator[RenderableType]:
-    """Yield that ONNX Runtime does not load a model.
-
-    Args:
-        why: its reason, None if it does.
-        where: the file, "" where there is only one.
-    """
+    """Yield that ONNX Runtime does not load a model."""
     if why is not None:
         yield ""
         yield item(f"{where + ': ' if where else ''}does not load in ONNX Runtime: {why}", "bold yellow")

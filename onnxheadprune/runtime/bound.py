@@ -42,18 +42,12 @@ NO_CAPTURE = "-1"
 
 @dataclass(frozen=True)
 class BoundOptions:
-    """Options of a session that is measured.
+    """Options of a session that is measured."""
 
-    Attributes:
-        threads: of the CPU's kernels; None leaves ONNX Runtime's own choice.
-        cuda_graph: capture each shape as a CUDA graph and replay it.
-        inspect: write the optimized graph, so that its operators can be counted.
-        lean_arena: let CUDA's arena grow by what is needed only, so that its size can be read as a peak.
-    """
-
-    threads: int | None = None
-    cuda_graph: bool = False
-    inspect: bool = False
+    threads: int | None = None  # of the CPU's kernels; None leaves ONNX Runtime's own choice
+    cuda_graph: bool = False  # capture each shape as a CUDA graph and replay it
+    inspect: bool = False  # write the optimized graph, so that its operators can be counted
+    # let CUDA's arena grow by what is needed only, so that its size can be read as a peak
     lean_arena: bool = False
 
 
@@ -68,12 +62,7 @@ class BoundSession:
         *,
         name: str = "the model",
     ) -> None:
-        """Load a model file.
-
-        Raises:
-            InferenceError: if ONNX Runtime does not load the model.
-            ProviderError: if the session fell back to another provider.
-        """
+        """Load a model file."""
         self.name, self.provider = name, provider
         self.may_never_end = may_never_end(parse_structure(path).model)
         self._options = options or BoundOptions()
@@ -127,11 +116,7 @@ class BoundSession:
         """Bind inputs and outputs for one feed.
 
         Args:
-            feed: an array per graph input.
             graph_id: number of the CUDA graph that this feed's shapes get, from 1 up (0 is ONNX Runtime's own).
-
-        Raises:
-            InferenceError: if the model does not run on this feed.
         """
         return Bound(self, feed, graph_id if self._options.cuda_graph else None)
 
@@ -164,11 +149,7 @@ class Bound:
         self._run_options = _run_options(None if graph_id is None else str(graph_id))
 
     def run(self) -> None:
-        """One run, finished when it returns.
-
-        Raises:
-            InferenceError: if the model does not run.
-        """
+        """One run, finished when it returns."""
         try:
             self._run(self._run_options)
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -179,11 +160,7 @@ class Bound:
         self._binding.synchronize_outputs()
 
     def _run_first(self, may_never_end: bool) -> None:
-        """The run before all that are measured: a loop that ends in it ends in those, which have the same inputs.
-
-        Raises:
-            InferenceError: if the model does not run, or takes too long for one with a loop.
-        """
+        """The run before all that are measured: a loop that ends in it ends in those, which have the same inputs."""
         if not may_never_end:
             self.run()
             return

@@ -86,13 +86,7 @@ _RUNTIME = "onnxruntime"
 def unmet(
     runtime: str, needs: Iterable[str] | None = None, versions: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """Requirements that do not hold, as in "tokenizers>=0.19 (there is none)".
-
-    Args:
-        runtime: the version of onnxruntime; any build of it will do.
-        needs: requirements as a package declares them; None: those of this one.
-        versions: installed packages by name; None: those of this environment.
-    """
+    """Requirements that do not hold, as in "tokenizers>=0.19 (there is none)"."""
     there = _installed() if versions is None else versions
     wanted: dict[str, str] = {}
     for need in _declared() if needs is None else needs:
@@ -130,52 +124,31 @@ NVIDIA = (CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 @dataclass(frozen=True)
 class ProviderCheck:
-    """One execution provider, tried on a model of one node.
+    """One execution provider, tried on a model of one node."""
 
-    Attributes:
-        name: ONNX Runtime's name of it.
-        runs: whether the model ran there, and nowhere else.
-        obstacle: why it did not, None if it did.
-        advice: what to install, None if nothing is missing.
-    """
-
-    name: str
-    runs: bool
-    obstacle: str | None
-    advice: str | None
+    name: str  # ONNX Runtime's name of it
+    runs: bool  # whether the model ran there, and nowhere else
+    obstacle: str | None  # why it did not, None if it did
+    advice: str | None  # what to install, None if nothing is missing
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The findings of `doctor`.
+    """The findings of `doctor`."""
 
-    Attributes:
-        versions: of Python, onnx and onnxruntime.
-        runtime_packages: installed packages that bring `onnxruntime`, with versions; one is right.
-        built_for_cuda: the CUDA version that onnxruntime was built for, None for builds without.
-        cudnn: version of the cuDNN that is found, None without one.
-        cuda_packages: pip packages with CUDA, cuDNN and TensorRT libraries.
-        loaded_libraries: where those libraries were really loaded from.
-        driver_cuda: the newest CUDA version that the driver supports, None without a driver.
-        cards: NVIDIA cards.
-        cores: processor cores that this process may use.
-        providers: those of this build, then others that were asked for.
-        auto: what `--provider auto` takes, and why.
-        warnings: what is wrong with the installation, one sentence each.
-    """
-
-    versions: Mapping[str, str]
+    versions: Mapping[str, str]  # of Python, onnx and onnxruntime
+    # installed packages that bring `onnxruntime`, with versions; one is right
     runtime_packages: Mapping[str, str]
-    built_for_cuda: str | None
-    cudnn: str | None
-    cuda_packages: Mapping[str, str]
-    loaded_libraries: Mapping[str, str]
-    driver_cuda: str | None
-    cards: tuple[Card, ...]
-    cores: int
-    providers: tuple[ProviderCheck, ...]
-    auto: Provider
-    warnings: tuple[str, ...]
+    built_for_cuda: str | None  # the CUDA version that onnxruntime was built for, None for builds without
+    cudnn: str | None  # version of the cuDNN that is found, None without one
+    cuda_packages: Mapping[str, str]  # pip packages with CUDA, cuDNN and TensorRT libraries
+    loaded_libraries: Mapping[str, str]  # where those libraries were really loaded from
+    driver_cuda: str | None  # the newest CUDA version that the driver supports, None without a driver
+    cards: tuple[Card, ...]  # NVIDIA cards
+    cores: int  # processor cores that this process may use
+    providers: tuple[ProviderCheck, ...]  # those of this build, then others that were asked for
+    auto: Provider  # what `--provider auto` takes, and why
+    warnings: tuple[str, ...]  # what is wrong with the installation, one sentence each
 
     def check(self, asked: str) -> ProviderCheck:
         """The check of one provider by its short or full name."""

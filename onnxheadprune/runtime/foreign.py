@@ -26,15 +26,7 @@ def quiet_stdout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def users_code(what: str, did: str = "failed") -> Iterator[None]:
-    """Turn what the user's code raises into one sentence; `sys.exit()` in it is an error as any other.
-
-    Args:
-        what: whose code it is ("the data function data:feeds").
-        did: what it could not do.
-
-    Raises:
-        UsageError: for everything but interrupts and what this package raises on purpose.
-    """
+    """Turn what the user's code raises into one sentence; `sys.exit()` in it is an error as any other."""
     try:
         yield
     except (HeadPruneError, KeyboardInterrupt, GeneratorExit):
@@ -45,11 +37,7 @@ def users_code(what: str, did: str = "failed") -> Iterator[None]:
 
 
 def import_function(spec: str, what: str) -> Callable[..., Any]:
-    """A user's function by "module:function"; its module may lie in the working directory.
-
-    Raises:
-        UsageError: if it cannot be imported.
-    """
+    """A user's function by "module:function"; its module may lie in the working directory."""
     module_name, _, function_name = spec.rpartition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:

@@ -20,19 +20,12 @@ SMI = (
 
 @dataclass(frozen=True)
 class Card:
-    """One NVIDIA card.
+    """One NVIDIA card."""
 
-    Attributes:
-        name: what the driver calls it.
-        driver: version of the driver.
-        memory_mib: its memory in MiB, None where unknown.
-        compute_capability: "9.0" and the like, None where the driver does not tell.
-    """
-
-    name: str
-    driver: str
-    memory_mib: int | None
-    compute_capability: str | None
+    name: str  # what the driver calls it
+    driver: str  # version of the driver
+    memory_mib: int | None  # its memory in MiB, None where unknown
+    compute_capability: str | None  # "9.0" and the like, None where the driver does not tell
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

@@ -81,17 +81,11 @@ def may_saturate(model: LoadedModel) -> bool:
 
 @dataclass(frozen=True)
 class _Product:
-    """An integer product by an int8 weight.
+    """An integer product by an int8 weight."""
 
-    Attributes:
-        position: of its node in the graph.
-        weight: input index of the weight.
-        zero: input index of the weight's zero point.
-    """
-
-    position: int
-    weight: int
-    zero: int
+    position: int  # of its node in the graph
+    weight: int  # input index of the weight
+    zero: int  # input index of the weight's zero point
 
 
 def _products(

@@ -31,14 +31,10 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Wide:
-    """Outputs whose sizes follow from the inputs.
+    """Outputs whose sizes follow from the inputs."""
 
-    Attributes:
-        inputs: the dimensions of each input, numbers or names.
-        outputs: the type and dimensions of each output that has a known number of dimensions.
-    """
-
-    inputs: Mapping[str, Sequence[Any]]
+    inputs: Mapping[str, Sequence[Any]]  # the dimensions of each input, numbers or names
+    # the type and dimensions of each output that has a known number of dimensions
     outputs: Mapping[str, tuple[str, Sequence[Any]]]
 
     @classmethod

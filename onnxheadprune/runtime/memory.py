@@ -33,16 +33,11 @@ ON_CPU = "peak resident memory while running, over the level before loading: wei
 
 @dataclass(frozen=True)
 class Footprint:
-    """The memory that one model needs while it runs on one feed.
+    """The memory that one model needs while it runs on one feed."""
 
-    Attributes:
-        peak_bytes: peak memory, None where it cannot be measured.
-        how: what was measured, or why nothing was.
-        kernels: attention kernels by operator ("MultiHeadAttention: FLASH_ATTENTION"), where ONNX Runtime tells.
-    """
-
-    peak_bytes: int | None
-    how: str
+    peak_bytes: int | None  # peak memory, None where it cannot be measured
+    how: str  # what was measured, or why nothing was
+    # attention kernels by operator ("MultiHeadAttention: FLASH_ATTENTION"), where ONNX Runtime tells
     kernels: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -45,14 +45,8 @@ def supplier(model: LoadedModel, options: Any, owner: object, *, lasting: bool) 
     """Return what a session is made from, now and whenever it is opened again: a message, or the path of a file.
 
     Args:
-        model: in memory, or a structure.
-        options: of the session; learns where the weights are.
-        owner: files that have to be made live as long as this.
         lasting: the session runs so often, or as a deployment does, that it may have copies of weights of moderate
             size.
-
-    Raises:
-        ModelError: if weights cannot be read.
     """
     size = stored_bytes(model.proto)
     if size <= MAPPED_FROM or not (model.sources or size > INLINE_LIMIT):

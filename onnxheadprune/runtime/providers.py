@@ -44,14 +44,7 @@ _PACKAGES = {
 
 
 def advice(name: str, obstacle: str = "", *, driver: bool | None = None, plain_beside: bool = False) -> str:
-    """One sentence, without a capital letter and a full stop.
-
-    Args:
-        name: ONNX Runtime's name of the provider.
-        obstacle: why it does not run.
-        driver: whether an NVIDIA driver is installed, None if nobody looked.
-        plain_beside: whether the plain `onnxruntime` package is installed next to `onnxruntime-gpu`.
-    """
+    """One sentence, without a capital letter and a full stop."""
     if name != CUDA:
         short = name.removesuffix(SUFFIX)
         return _PACKAGES.get(short, f"install an onnxruntime built with {name} and its libraries")
@@ -87,9 +80,6 @@ def resolve_provider(asked: str | Provider = AUTO) -> Provider:
     Args:
         asked: "auto" (CUDA if a probe really runs there, else CPU), "cpu", "cuda", the name of any
             other provider, short ("tensorrt") or in full, or one that is resolved already.
-
-    Raises:
-        ProviderError: if the asked-for provider does not run here. There is no silent fallback.
     """
     if isinstance(asked, Provider):
         return asked

@@ -29,11 +29,7 @@ LEAST_BLOCK = 16
 
 
 def decided(how: Rounding) -> Rounding:
-    """Return the settings with `reduce_range` decided: seven of eight bits where the processor's products saturate.
-
-    Raises:
-        UsageError: if there is no such way, or no such block.
-    """
+    """Return the settings with `reduce_range` decided: seven of eight bits where the processor's products saturate."""
     if how.to not in get_args(To):
         raise UsageError(f"a model is quantized to one of {', '.join(get_args(To))}, not {how.to!r}")
     size = how.block_size
@@ -45,17 +41,7 @@ def decided(how: Rounding) -> Rounding:
 
 
 def quantized(loaded: LoadedModel, how: Rounding, feeds: Sequence[Feed] = ()) -> ModelProto:
-    """Return what ONNX Runtime's quantizer makes of a model, with its weights in memory.
-
-    Args:
-        loaded: the model; it is not changed.
-        how: the way and its settings, decided.
-        feeds: what the ranges of activations are found on; for "int8-qdq" alone.
-
-    Raises:
-        UsageError: if a package is missing, or there is no data where some is needed.
-        RefusedError: if ONNX Runtime cannot do it.
-    """
+    """Return what ONNX Runtime's quantizer makes of a model, with its weights in memory."""
     if how.to == "int8-qdq" and not feeds:
         raise UsageError("int8-qdq finds the ranges of activations on data; give it with --data")
     absent = sorted(set(how.exclude) - {node.name for node in loaded.proto.graph.node})

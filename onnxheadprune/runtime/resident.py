@@ -71,7 +71,6 @@ class ResidentSession:
         """Bind what stays.
 
         Args:
-            session: on the provider of the tensors.
             inputs: by the name of the input; those that the model has not are ignored.
             outputs: what is written where. A tensor may be an input, too, if one node alone reads that, and the
                 output is made of what this node gives: element by element, so that nothing is read after it is
@@ -94,9 +93,6 @@ class ResidentSession:
 
         Args:
             feed: an array per input that does not stay on the device; others are ignored.
-
-        Raises:
-            InferenceError: if the model does not run on this feed.
         """
         lacking = sorted(self._asked - feed.keys())
         if lacking:

@@ -57,18 +57,12 @@ _ORT_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider that runs here.
+    """An execution provider that runs here."""
 
-    Attributes:
-        name: ONNX Runtime's name of it.
-        reason: why it was taken.
-        threads: cores that a session takes; None leaves that to ONNX Runtime.
-        warning: what keeps a GPU that is there from being used, and the remedy; None where nothing does.
-    """
-
-    name: str
-    reason: str
-    threads: int | None = None
+    name: str  # ONNX Runtime's name of it
+    reason: str  # why it was taken
+    threads: int | None = None  # cores that a session takes; None leaves that to ONNX Runtime
+    # what keeps a GPU that is there from being used, and the remedy; None where nothing does
     warning: str | None = None
 
     @property
@@ -103,18 +97,9 @@ class Session:
 
         Args:
             model: with its weights in memory, or a structure that refers to files; not changed.
-            provider: where to run; nodes it cannot run go to the CPU.
-            name: what to call the model in errors.
             optimize: let ONNX Runtime rewrite the graph and round activations for packed weights, as a deployment
                 does.
             keeping: outputs are kept by many: each has memory of its own, and nothing is rounded for packed weights.
-            tf32: allow CUDA to round float32 products to TF32.
-            deterministic: ask for kernels that give the same result twice.
-
-        Raises:
-            InferenceError: if ONNX Runtime does not load the model.
-            ModelError: if its weights cannot be read.
-            ProviderError: if the session fell back to another provider.
         """
         self.name = name
         rounding = optimize and not keeping
@@ -149,11 +134,7 @@ class Session:
         self._wide = None if self._has_bfloat16 else Wide.of(made)
 
     def taking(self, turns: Turns) -> Session:
-        """Take turns with others: one that holds a large model closes when another one runs, and opens when it runs.
-
-        Returns:
-            The session itself.
-        """
+        """Take turns with others: one that holds a large model closes when another one runs, and opens when it runs."""
         if self.size > turns.spared:
             self._turns = turns
             turns.take(self)
@@ -168,10 +149,6 @@ class Session:
 
         Args:
             feed: an array per graph input; entries that are no input of this model are ignored.
-
-        Raises:
-            MissingKernelError: if ONNX Runtime has no kernel for what a node asks.
-            InferenceError: if the model does not run on this feed.
         """
         own = {name: value for name, value in feed.items() if name in self._inputs}
         try:
@@ -225,19 +202,7 @@ class Session:
 def create(
     source: bytes | str, options: Any, provider: Provider, settings: Mapping[str, Any], name: str
 ) -> Any:
-    """An `InferenceSession` that truly uses the provider.
-
-    Args:
-        source: the model's bytes or its path.
-        options: `SessionOptions`.
-        provider: where to run; nodes it cannot run go to the CPU.
-        settings: options of the provider.
-        name: what to call the model in errors.
-
-    Raises:
-        InferenceError: if ONNX Runtime does not load the model.
-        ProviderError: if the session fell back to another provider.
-    """
+    """An `InferenceSession` that truly uses the provider."""
     providers: list[Any] = [(provider.name, dict(settings))]
     providers += [] if provider.name == CPU else [(CPU, {})]
     try:
@@ -321,11 +286,7 @@ def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:
 
 @functools.cache
 def onnx_runtime() -> Any:
-    """The onnxruntime module.
-
-    Raises:
-        ProviderError: if it is not installed, or broken.
-    """
+    """The onnxruntime module."""
     try:
         import onnxruntime
     except ImportError as error:

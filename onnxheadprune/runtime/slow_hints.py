@@ -30,11 +30,7 @@ def may_never_end(model: ModelProto) -> bool:
 
 
 def waited_for(run: Callable[[Any], Result], options: Any) -> Result:
-    """Return what a run gives, or raises; the run is stopped when it takes too long or the wait is interrupted.
-
-    Raises:
-        NeverEndsError: if it takes too long.
-    """
+    """Return what a run gives, or raises; the run is stopped when it takes too long or the wait is interrupted."""
     given: list[Result] = []
     raised: list[BaseException] = []
 

@@ -19,22 +19,15 @@ POWER = 10.0
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The differences that are allowed for models of one precision.
+    """The differences that are allowed for models of one precision."""
 
-    Attributes:
-        precision: the class: "float32", "float64", "float16", "bfloat16" or "quantized".
-        exact: graph optimizations off, TF32 off.
-        deployed: as ONNX Runtime runs it by default; fused kernels sum in another order.
-        epsilon: the relative distance of neighboring floats. Outputs that move by this much are rounded differently.
-        noise: what summing in another order changes at most, relative to the scale of a value.
-        has_levels: activations are rounded to a few levels when deployed, so two right results may be a level apart.
-    """
-
-    precision: str
-    exact: float
-    deployed: float
+    precision: str  # the class: "float32", "float64", "float16", "bfloat16" or "quantized"
+    exact: float  # graph optimizations off, TF32 off
+    deployed: float  # as ONNX Runtime runs it by default; fused kernels sum in another order
+    # the relative distance of neighboring floats. Outputs that move by this much are rounded differently.
     epsilon: float
-    noise: float
+    noise: float  # what summing in another order changes at most, relative to the scale of a value
+    # activations are rounded to a few levels when deployed, so two right results may be a level apart
     has_levels: bool = False
 
     def when_deployed(self, *, tf32: bool) -> float:

@@ -53,22 +53,13 @@ MOST = 4
 
 @dataclass(frozen=True)
 class Workers:
-    """Threads that share the cores.
+    """Threads that share the cores."""
 
-    Attributes:
-        count: pieces of work at a time.
-        threads: cores for each of them; None leaves that to ONNX Runtime.
-    """
-
-    count: int = 1
-    threads: int | None = None
+    count: int = 1  # pieces of work at a time
+    threads: int | None = None  # cores for each of them; None leaves that to ONNX Runtime
 
     def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Yield what some work makes of each item, in their order and not much ahead of who asks.
-
-        Raises:
-            Exception: what `work` raises, where its result would come.
-        """
+        """Yield what some work makes of each item, in their order and not much ahead of who asks."""
         if self.count == 1:
             yield from map(work, items)
             return
@@ -90,13 +81,7 @@ class Workers:
         feeds: Sequence[Mapping[str, Array]],
         done: Callable[[], object] = int,
     ) -> None:
-        """Process batches by index, the largest first, so that no worker waits long for the last one.
-
-        Args:
-            work: what to do with each.
-            feeds: the batches.
-            done: called in this thread after each.
-        """
+        """Process batches by index, the largest first, so that no worker waits long for the last one."""
         sizes = [sum(array.size for array in feed.values()) for feed in feeds]
         for _ in self.each(work, sorted(range(len(feeds)), key=sizes.__getitem__, reverse=True)):
             done()
@@ -106,7 +91,6 @@ def workers_on(provider: Provider, pieces: int = MOST) -> Workers:
     """Those for sessions on a provider: a device has its own ways to be busy.
 
     Args:
-        provider: where the sessions run.
         pieces: of work that there are; fewer of them have more cores each.
     """
     return _sharing(pieces) if provider.name == CPU else Workers()

@@ -61,12 +61,7 @@ class Batches:
         return number >= self.rounds
 
     def round(self, number: int, random: np.random.Generator) -> Iterator[Feed]:
-        """The feeds of a round.
-
-        Args:
-            number: of the round, from 0.
-            random: decides on their order, and on what is spliced with what.
-        """
+        """The feeds of a round."""
         part, left_out = self._part(number % self.rounds)
         self.left_out.update({} if self.is_again(number) else left_out)
         sequences = Sequences.of(part)

@@ -18,22 +18,17 @@ SLACK = 0.02
 @one_line("epochs seconds call")
 @dataclass(frozen=True)
 class Budget:
-    """One of the three.
+    """One of the three."""
 
-    Attributes:
-        epochs: passes over the samples in memory. The same data and seed give the same bytes.
-        seconds: until training ends, the search for a learning rate included.
-        call: seconds of the whole call, from the making of this budget: what is left when training begins is its time.
-        files: how many of a network's files are proven after the training.
-        reserved: of these seconds, those for the proofs.
-        started: when the call began, by the monotonic clock.
-    """
-
+    # passes over the samples in memory. The same data and seed give the same bytes.
     epochs: float | None = None
-    seconds: float | None = None
+    seconds: float | None = None  # until training ends, the search for a learning rate included
+    # seconds of the whole call, from the making of this budget: what is left when training begins is its time
     call: float | None = None
+    # how many of a network's files are proven after the training
     files: int = field(default=1, compare=False)
-    reserved: float = field(default=0.0, compare=False)
+    reserved: float = field(default=0.0, compare=False)  # of these seconds, those for the proofs
+    # when the call began, by the monotonic clock
     started: float = field(default_factory=time.monotonic, compare=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +70,6 @@ class Budget:
 
         Args:
             among: how many that are: networks of a folder, models of a batch, sizes of a sweep.
-            files: of this one, which all get what its first one learns.
         """
         if self.call is None:
             return self
@@ -97,11 +91,7 @@ class Budget:
 
 
 def parse_budget(text: str) -> Budget:
-    """A budget from "10" (epochs) or "90s" (seconds; "5m" and "1h" as well).
-
-    Raises:
-        UsageError: if it is none.
-    """
+    """A budget from "10" (epochs) or "90s" (seconds; "5m" and "1h" as well)."""
     try:
         return (
             Budget(seconds=seconds) if (seconds := _seconds(text)) is not None else Budget(epochs=float(text))
@@ -113,11 +103,7 @@ def parse_budget(text: str) -> Budget:
 
 
 def parse_time(text: str) -> Budget:
-    """The budget of a whole call from "90s", "5m" or "1h".
-
-    Raises:
-        UsageError: if it is none.
-    """
+    """The budget of a whole call from "90s", "5m" or "1h"."""
     try:
         seconds = _seconds(text)
     except ValueError:
@@ -128,11 +114,7 @@ def parse_time(text: str) -> Budget:
 
 
 def _seconds(text: str) -> float | None:
-    """Seconds from a number with a unit, None where it has none.
-
-    Raises:
-        ValueError: if it is no number.
-    """
+    """Seconds from a number with a unit, None where it has none."""
     spelled = text.strip().lower()
     factor = {"s": 1, "m": 60, "h": 3600}.get(spelled[-1:])
     return None if factor is None else float(spelled[:-1]) * factor

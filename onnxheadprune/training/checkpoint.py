@@ -27,44 +27,27 @@ SUFFIX = ".recovery"
 
 @dataclass
 class State:
-    """All that later steps depend on.
+    """All that later steps depend on."""
 
-    Attributes:
-        epoch: rounds that are done.
-        step: steps that are done.
-        taken: steps of the optimizer: without those whose gradients were too large for float16.
-        precision: of products in steps.
-        scale: the loss scale.
-        rate: the peak learning rate.
-        trials: held-out loss by each learning rate that was tried.
-        best: the step with the least held-out loss.
-        curve: held-out losses so far.
-        arrays: the parameters, their moments and the best parameters, one after the other.
-        searched: seconds that went by before the first step.
-        seconds: that it took so far.
-        planned: steps that fit into the budget when they began.
-        samples: that steps took, each as often as it was taken.
-        learned: the loss in the end on some samples that steps learn from.
-        unlearned: the same at the start.
-        left_out: samples that were not for the model, by the reason.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    taken: int = 0
-    precision: str = ""
-    scale: float = 1.0
-    rate: float = 0.0
+    epoch: int = 0  # rounds that are done
+    step: int = 0  # steps that are done
+    taken: int = 0  # steps of the optimizer: without those whose gradients were too large for float16
+    precision: str = ""  # of products in steps
+    scale: float = 1.0  # the loss scale
+    rate: float = 0.0  # the peak learning rate
+    # held-out loss by each learning rate that was tried
     trials: dict[float, float] = field(default_factory=dict)
-    best: int = 0
-    curve: list[Measured] = field(default_factory=list)
+    best: int = 0  # the step with the least held-out loss
+    curve: list[Measured] = field(default_factory=list)  # held-out losses so far
+    # the parameters, their moments and the best parameters, one after the other
     arrays: Mapping[str, Sequence[Master]] = field(default_factory=dict)
-    searched: float = 0.0
-    seconds: float = 0.0
-    planned: int = 1
-    samples: int = 0
-    learned: float = 0.0
-    unlearned: float = 0.0
+    searched: float = 0.0  # seconds that went by before the first step
+    seconds: float = 0.0  # that it took so far
+    planned: int = 1  # steps that fit into the budget when they began
+    samples: int = 0  # that steps took, each as often as it was taken
+    learned: float = 0.0  # the loss in the end on some samples that steps learn from
+    unlearned: float = 0.0  # the same at the start
+    # samples that were not for the model, by the reason
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -83,25 +66,13 @@ class Checkpoint:
     """A file with the state of a training, about one model, data and seed."""
 
     def __init__(self, path: Path | None, key: str) -> None:
-        """Look whether the file could be written later.
-
-        Args:
-            path: the file; None keeps nothing.
-            key: what the training depends on.
-
-        Raises:
-            UsageError: if the path is not free for it.
-        """
+        """Look whether the file could be written later."""
         self.path, self.key = path, key
         if path is not None:
             check_makings([making_of(path)], list)
 
     def read(self) -> State:
-        """The state that an interrupted run left.
-
-        Raises:
-            UsageError: if there is none, or it is about something else.
-        """
+        """The state that an interrupted run left."""
         if self.path is None or not self.path.is_file():
             where = "" if self.path is None else f" {self.path}"
             raise UsageError(f"there is nothing to resume: the checkpoint{where} does not exist")
@@ -125,11 +96,7 @@ class Checkpoint:
         return state
 
     def write(self, state: State) -> None:
-        """Keep a state.
-
-        Raises:
-            UsageError: if the file cannot be written.
-        """
+        """Keep a state."""
         if self.path is None:
             return
         document = {

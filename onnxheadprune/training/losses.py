@@ -65,19 +65,12 @@ part = Sub(one, near)
 
 @dataclass(frozen=True)
 class Part:
-    """One part of the loss.
+    """One part of the loss."""
 
-    Attributes:
-        name: of its inputs, after a prefix.
-        nodes: ONNX text; `student` is the student's value, `target` and the like are inputs.
-        student: the value that it is about.
-        inputs: names of its inputs, as in the text, with their ranks.
-    """
-
-    name: str
-    nodes: str
-    student: str
-    inputs: Mapping[str, int]
+    name: str  # of its inputs, after a prefix
+    nodes: str  # ONNX text; `student` is the student's value, `target` and the like are inputs
+    student: str  # the value that it is about
+    inputs: Mapping[str, int]  # names of its inputs, as in the text, with their ranks
 
     def spelled(self, local: str) -> str:
         """Return what a name of the text is called in the model."""

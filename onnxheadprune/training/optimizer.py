@@ -25,12 +25,7 @@ from onnxheadprune.runtime.resident import Resident, ResidentSession, home_of
 
 
 def nodes_of(text: str, spelled: Callable[[str], str]) -> list[NodeProto]:
-    """The nodes of some lines.
-
-    Args:
-        text: a node per line, as in "sum = Add(one, other)".
-        spelled: what a name of the text is called in the model.
-    """
+    """The nodes of some lines."""
     nodes = [parser.parse_node(line) for line in text.splitlines() if line.strip()]
     for node in nodes:
         for values in (node.input, node.output):
@@ -49,11 +44,7 @@ def in_place(
     """A session that changes some tensors as a text says of one; see `model_of`.
 
     Args:
-        text: a node per line.
-        tensors: in float32, by the names that the text has for them.
-        changed: the names of those that are changed.
         shared: numbers that all of them share, by name; None for those that each run is given.
-        provider: of the tensors.
     """
     shapes = [item.shape for item in next(iter(tensors.values()))]
     # As it is written: what a node reads, and when, must not be rearranged.
@@ -129,9 +120,7 @@ class Adam:
         """Starts with no moments.
 
         Args:
-            parameters: what is trained, in float32.
             gradients: where the gradient of each is at every step, in its shape.
-            provider: of the tensors.
         """
         self.means = [Resident(np.zeros(item.shape, np.float32), provider) for item in parameters]
         self.squares = [Resident(np.zeros(item.shape, np.float32), provider) for item in parameters]

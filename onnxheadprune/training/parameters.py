@@ -31,21 +31,13 @@ Master = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Parameter:
-    """One stored tensor of the pruned model.
+    """One stored tensor of the pruned model."""
 
-    Attributes:
-        name: its name in the pruned model.
-        original: its name in the original.
-        tensor: as it is stored.
-        levels: the DequantizeLinear after it, None where it is a float.
-        edit: the cut that made it, None where it is whole.
-    """
-
-    name: str
-    original: str
-    tensor: TensorProto
-    levels: Node | None
-    edit: SliceTensor | None
+    name: str  # its name in the pruned model
+    original: str  # its name in the original
+    tensor: TensorProto  # as it is stored
+    levels: Node | None  # the DequantizeLinear after it, None where it is a float
+    edit: SliceTensor | None  # the cut that made it, None where it is whole
 
     def master(self) -> Master:
         """Its numbers, to be trained."""
@@ -66,27 +58,17 @@ class Parameter:
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """The trained tensors, and why the others are not trained.
+    """The trained tensors, and why the others are not trained."""
 
-    Attributes:
-        trained: the parameters, in graph order.
-        held: names of tensors of the original that stay unchanged, with the reason.
-    """
-
-    trained: Sequence[Parameter]
-    held: Mapping[str, str]
+    trained: Sequence[Parameter]  # the parameters, in graph order
+    held: Mapping[str, str]  # names of tensors of the original that stay unchanged, with the reason
 
 
 def parameters_of(original: GraphView, pruned: GraphView, plan: PrunePlan | None) -> Parameters:
     """The tensors of a pruned model that a recovery trains.
 
     Args:
-        original: an annotated view of the original.
-        pruned: the same of the pruned model.
         plan: how the second was made from the first, None where it is the same.
-
-    Raises:
-        RefusedError: if weights are packed in blocks, which have no numbers of their own to train.
     """
     _refuse_blocks(pruned)
     lawful = trainable(original)

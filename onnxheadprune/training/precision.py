@@ -27,46 +27,29 @@ LEAST_SCALE = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A way to compute gradients.
+    """A way to compute gradients."""
 
-    Attributes:
-        name: "float32", "tf32" or "float16", the type of the operands of products.
-        model: of the loss and the gradients.
-        tf32: whether CUDA may round products to TF32.
-        scale: name of the input for a loss scale, "" where it has none.
-        sound: name of the output that is finite where all gradients are, "" where it has none.
-    """
-
-    name: str
-    model: ModelProto
-    tf32: bool = False
-    scale: str = ""
-    sound: str = ""
+    name: str  # "float32", "tf32" or "float16", the type of the operands of products
+    model: ModelProto  # of the loss and the gradients
+    tf32: bool = False  # whether CUDA may round products to TF32
+    scale: str = ""  # name of the input for a loss scale, "" where it has none
+    sound: str = ""  # name of the output that is finite where all gradients are, "" where it has none
 
 
 @dataclass(frozen=True, eq=False)
 class Tensors:
-    """Tensors that stay on the device.
+    """Tensors that stay on the device."""
 
-    Attributes:
-        inputs: weights by the name of the input.
-        gradients: where they are written, by the name of the output.
-    """
-
-    inputs: Mapping[str, Resident]
-    gradients: Mapping[str, Resident]
+    inputs: Mapping[str, Resident]  # weights by the name of the input
+    gradients: Mapping[str, Resident]  # where they are written, by the name of the output
 
 
 @dataclass(frozen=True)
 class Slope:
-    """The loss and gradient norm of one batch, on the host.
+    """The loss and gradient norm of one batch, on the host."""
 
-    Attributes:
-        loss: of the batch.
-        usable: whether loss and gradients are finite; only of a candidate with a loss scale are gradients looked at.
-    """
-
-    loss: float
+    loss: float  # of the batch
+    # whether loss and gradients are finite; only of a candidate with a loss scale are gradients looked at
     usable: bool
 
 
@@ -80,11 +63,7 @@ class Slopes:
     """
 
     def __init__(self, candidate: Candidate, provider: Provider, tensors: Tensors) -> None:
-        """Load the graph.
-
-        Raises:
-            InferenceError: if ONNX Runtime does not take it.
-        """
+        """Load the graph."""
         self.candidate = candidate
         self.scale = FIRST_SCALE if candidate.scale else 1.0
         self.exhausted = False
@@ -151,15 +130,7 @@ def decided(
     feed: Feed,
     timed: Callable[[Callable[[], object]], float] = _seconds_of,
 ) -> Slopes:
-    """The fastest candidate whose loss and gradients on a batch are those of the first one, within what steps can bear.
-
-    Args:
-        candidates: the first one is what the others have to agree with.
-        provider: where to run.
-        tensors: weights and room for gradients.
-        feed: a batch with the inputs of the loss.
-        timed: seconds that a run takes.
-    """
+    """The fastest candidate whose loss and gradients on a batch are those of the first, within what steps can bear."""
     best = Slopes(candidates[0], provider, tensors)
     if len(candidates) == 1:
         return best

@@ -18,11 +18,7 @@ WARM_UP = 0.1
 
 
 def share_of_rate(progress: float) -> float:
-    """The share of the peak rate: a straight line up, then half a cosine down to nothing.
-
-    Args:
-        progress: 0 at the first step, 1 at the end.
-    """
+    """The share of the peak rate: a straight line up, then half a cosine down to nothing."""
     if progress < WARM_UP:
         return max(progress, 0.0) / WARM_UP
     return 0.5 * (1 + math.cos(math.pi * min((progress - WARM_UP) / (1 - WARM_UP), 1.0)))
@@ -44,7 +40,6 @@ def bearable(start: float, steps: float) -> float:
     """The largest loss after a test that a training of some steps makes good.
 
     Args:
-        start: the loss before.
         steps: of the training; one as short as the test makes nothing good.
     """
     return start * (1 + BEARABLE * min(max((steps - STEPS) / (LONG - STEPS), 0.0), 1.0))
@@ -56,12 +51,7 @@ def find_rate(
     """The largest rate that a training can bear: it gains more with it than with the best of the short tests.
 
     Args:
-        tried: the held-out loss after a test with a rate.
         limit: the largest such loss that is bearable, as far as that is known after a test.
-        is_late: whether there is no time for another test.
-
-    Returns:
-        The rate, and the loss of each that was tried.
     """
     found: dict[float, float] = {}
     borne: list[float] = []

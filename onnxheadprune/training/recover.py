@@ -42,29 +42,17 @@ from onnxheadprune.training.training import Plan, Training
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """Everything that a training works with.
+    """Everything that a training works with."""
 
-    Attributes:
-        student: what learns.
-        teacher: what it learns from.
-        gradient: of the student's loss.
-        trained: the parameters of the student.
-        held: names of tensors of the original that stay unchanged, with the reason.
-    """
-
-    student: Student
-    teacher: Teacher
-    gradient: Gradient
-    trained: Sequence[Parameter]
-    held: dict[str, str]
+    student: Student  # what learns
+    teacher: Teacher  # what it learns from
+    gradient: Gradient  # of the student's loss
+    trained: Sequence[Parameter]  # the parameters of the student
+    held: dict[str, str]  # names of tensors of the original that stay unchanged, with the reason
 
 
 def ready(subject: Subject, learn: Calibration, provider: Provider) -> Ready:
-    """Make the gradients, and load all sessions.
-
-    Raises:
-        RefusedError: if no gradient of the main output reaches a weight.
-    """
+    """Make the gradients, and load all sessions."""
     parameters, aim, gradient = differentiated(subject, learn)
     teacher = Teacher(_original(subject, aim, provider), aim, learn.source)
     trained = [item for item in parameters.trained if item.name in gradient.outputs]
@@ -99,19 +87,12 @@ JUDGES = 16
 
 @dataclass(frozen=True)
 class Recovering:
-    """The settings of a recovery.
+    """The settings of a recovery."""
 
-    Attributes:
-        budget: how long it trains.
-        seed: of the order of the data.
-        checkpoint: where its state is kept until it is done, None to keep none.
-        resume: go on from there.
-    """
-
-    budget: Budget
-    seed: int = 0
-    checkpoint: Path | None = None
-    resume: bool = False
+    budget: Budget  # how long it trains
+    seed: int = 0  # of the order of the data
+    checkpoint: Path | None = None  # where its state is kept until it is done, None to keep none
+    resume: bool = False  # go on from there
 
     def shared(self, among: int) -> Recovering:
         """The same with an equal part of the budget."""
@@ -125,18 +106,7 @@ def split_for_recovery(data: Calibration) -> tuple[Calibration, Calibration]:
 
 
 def require_recoverable(view: GraphView, main: MainOutput, data: Calibration, how: Recovering) -> None:
-    """Check whether a model can learn from data at all: asked before any long work.
-
-    Args:
-        view: an annotated view of the original.
-        main: the output that counts.
-        data: all of it.
-        how: the training that is asked for.
-
-    Raises:
-        UsageError: if there is not enough data.
-        RefusedError: if no gradient of the main output reaches a weight.
-    """
+    """Check whether a model can learn from data at all: asked before any long work."""
     learn, held = split_for_recovery(data)
     if learn.count < LEAST or learn.count + held.count > data.count:
         raise UsageError(
@@ -160,16 +130,7 @@ def recover(
     """Train what is left of a model to give what the original gives.
 
     Args:
-        subject: the cut.
-        learn: data for the steps.
         held: data that no step sees, by which the learning rate and the best step are chosen.
-        provider: where to run.
-        how: budget, seed and checkpoint.
-        progress: told of each step.
-
-    Raises:
-        UsageError: if the data is no good for it, or there is nothing to resume.
-        RefusedError: if no gradient of the main output reaches a weight.
     """
     made = ready(subject, learn, provider)
     student, teacher = made.student, made.teacher
@@ -221,11 +182,7 @@ def _rows_of_a_step(view: GraphView, data: Calibration) -> int:
 
 
 def _require_variety(teacher: Teacher, data: Calibration) -> None:
-    """Check whether the original gives different samples different outputs.
-
-    Raises:
-        UsageError: if not: there is nothing to learn then.
-    """
+    """Check whether the original gives different samples different outputs."""
     least, most = np.inf, -np.inf
     for feed in data.feeds:
         output = teacher.session.run(feed)[teacher.aim.main.name]

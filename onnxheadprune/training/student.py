@@ -40,10 +40,6 @@ class Student:
         """Make its sessions.
 
         Args:
-            gradient: of the loss.
-            parameters: those that have one.
-            constant: those that have none, which the model takes as inputs too.
-            provider: where to run.
             io: what the cut leaves of each input that it narrows: a cache in the data is as wide as the original's.
         """
         self._io, self.provider = io, provider

@@ -26,33 +26,21 @@ from onnxheadprune.training.targets import Aim, Hidden, hidden_states
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A cut that is to be recovered.
+    """A cut that is to be recovered."""
 
-    Attributes:
-        original: an annotated view of the original.
-        main: the output that counts.
-        pruned: the pruned model, refitted where it is.
-        plan: how the original was cut, None where it is whole.
-        io: what the cut leaves of inputs and outputs that it narrows.
-        start: contents of the original's initializers that a refit changed, in the original's shapes.
-    """
-
-    original: GraphView
-    main: MainOutput
-    pruned: ModelProto
-    plan: PrunePlan | None
-    io: Interface
+    original: GraphView  # an annotated view of the original
+    main: MainOutput  # the output that counts
+    pruned: ModelProto  # the pruned model, refitted where it is
+    plan: PrunePlan | None  # how the original was cut, None where it is whole
+    io: Interface  # what the cut leaves of inputs and outputs that it narrows
+    # contents of the original's initializers that a refit changed, in the original's shapes
     start: Mapping[str, Array]
 
 
 def differentiated(
     subject: Subject, data: Calibration, *, hidden: bool = True
 ) -> tuple[Parameters, Aim, Gradient]:
-    """Parameters, aim and gradients of the loss, which with `hidden` is that of hidden states too.
-
-    Raises:
-        RefusedError: if no gradient of the main output reaches a weight.
-    """
+    """Parameters, aim and gradients of the loss, which with `hidden` is that of hidden states too."""
     pruned = view_of(subject.pruned)
     parameters = parameters_of(subject.original, pruned, subject.plan)
     aim = _aim(subject, pruned, data, hidden)
@@ -68,11 +56,7 @@ def differentiated(
 
 
 def _modern(model: ModelProto) -> ModelProto:
-    """The model at an opset whose operators have gradients.
-
-    Raises:
-        RefusedError: if it cannot be raised to that.
-    """
+    """The model at an opset whose operators have gradients."""
     if opset_of(model) >= FIRST_OPSET:
         return model
     try:

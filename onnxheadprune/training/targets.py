@@ -29,15 +29,10 @@ STREAM_OUTPUT = 3
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
-    """One state of the residual stream.
+    """One state of the residual stream."""
 
-    Attributes:
-        value: the state.
-        axes: its axes that hold features.
-    """
-
-    value: Value
-    axes: tuple[int, ...]
+    value: Value  # the state
+    axes: tuple[int, ...]  # its axes that hold features
 
 
 def hidden_states(view: GraphView) -> tuple[Hidden, ...]:
@@ -86,21 +81,13 @@ TINY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Aim:
-    """The aim of a student.
+    """The aim of a student."""
 
-    Attributes:
-        main: the main output.
-        rank: of it.
-        pooled: whether its positions are averaged first, as those who use embeddings of tokens do.
-        hidden: states of the stream.
-        inputs: of the model.
-    """
-
-    main: MainOutput
+    main: MainOutput  # the main output
     rank: int
-    pooled: bool
-    hidden: Sequence[Hidden]
-    inputs: Sequence[Input]
+    pooled: bool  # whether its positions are averaged first, as those who use embeddings of tokens do
+    hidden: Sequence[Hidden]  # states of the stream
+    inputs: Sequence[Input]  # of the model
 
     @property
     def parts(self) -> list[Part]:
@@ -125,12 +112,7 @@ class Aim:
         return Part("main", losses.POOL + losses.COSINE, name, {**inputs, "weights": 3})
 
     def inputs_of(self, outputs: Mapping[str, Array], feed: Feed) -> Feed:
-        """The inputs of the loss for one batch.
-
-        Args:
-            outputs: what the original gives: the main output and the hidden states.
-            feed: what it was run on.
-        """
+        """The inputs of the loss for one batch."""
         made: Feed = {}
         for part, numbers in zip(self.parts, self._numbers(outputs, feed), strict=True):
             made |= {part.spelled(name): np.asarray(array, np.float32) for name, array in numbers.items()}
@@ -200,11 +182,7 @@ class Teacher:
         self.session, self.aim, self.source = session, aim, source
 
     def targets(self, feed: Feed) -> Feed:
-        """The inputs of the loss for one batch.
-
-        Raises:
-            UsageError: if the original gives no numbers there.
-        """
+        """The inputs of the loss for one batch."""
         outputs = run_feed(self.session, feed, self.source)
         made = self.aim.inputs_of(outputs, feed)
         if not all(np.isfinite(array).all() for array in made.values()):

@@ -34,48 +34,28 @@ SEARCH = 0.15
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of a training.
+    """The settings of a training."""
 
-    Attributes:
-        budget: how long.
-        seed: of the order of the data.
-        progress: told of each step.
-        seconds: of a budget of time, what is left of it for the training.
-    """
-
-    budget: Budget
-    seed: int = 0
-    progress: Progress = silent
-    seconds: float | None = None
+    budget: Budget  # how long
+    seed: int = 0  # of the order of the data
+    progress: Progress = silent  # told of each step
+    seconds: float | None = None  # of a budget of time, what is left of it for the training
 
 
 @dataclass
 class Training:
-    """A training as it goes.
+    """A training as it goes."""
 
-    Attributes:
-        student: what learns.
-        teacher: what it learns from.
-        batches: what an epoch runs on.
-        held: batches that no step sees, with the inputs of the loss.
-        shown: some that steps learn from, alike.
-        plan: how it goes.
-        checkpoint: where its state is kept.
-        judges: samples that no step sees.
-        best: the parameters with the least held-out loss.
-        stopped: why it ended early, None if it did not.
-    """
-
-    student: Student
-    teacher: Teacher
-    batches: Batches
-    held: Iterable[Feed]
-    shown: Iterable[Feed]
-    plan: Plan
-    checkpoint: Checkpoint
-    judges: int
-    best: list[Master] = field(default_factory=list)
-    stopped: str | None = None
+    student: Student  # what learns
+    teacher: Teacher  # what it learns from
+    batches: Batches  # what an epoch runs on
+    held: Iterable[Feed]  # batches that no step sees, with the inputs of the loss
+    shown: Iterable[Feed]  # some that steps learn from, alike
+    plan: Plan  # how it goes
+    checkpoint: Checkpoint  # where its state is kept
+    judges: int  # samples that no step sees
+    best: list[Master] = field(default_factory=list)  # the parameters with the least held-out loss
+    stopped: str | None = None  # why it ended early, None if it did not
     state: State = field(default_factory=State)
     resumed: int = 0
     _started: float = 0.0
@@ -83,11 +63,7 @@ class Training:
     """Seconds of a step."""
 
     def run(self, resume: bool = False) -> None:
-        """Train until the budget is spent; Ctrl-C ends it with the best so far.
-
-        Raises:
-            UsageError: if there is nothing to resume.
-        """
+        """Train until the budget is spent; Ctrl-C ends it with the best so far."""
         self._started = time.monotonic()
         self.adam = Adam(self.student.masters, self.student.gradients, self.student.provider)
         self._pull = None

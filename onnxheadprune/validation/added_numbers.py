@@ -45,21 +45,14 @@ FACTORS = (2, 3, 4, 5, 6, 7, 8)
 
 @dataclass(frozen=True)
 class Numbers:
-    """Numbers at which the pruned graph may change its ways, the most telling first.
+    """Numbers at which the pruned graph may change its ways, the most telling first."""
 
-    Attributes:
-        turning: whole numbers from 1 up that its own nodes read, or that it holds more often than the planned one.
-        following: sizes that follow from these.
-        tables: sizes of tables that positions index.
-        shared: whole numbers that both graphs hold, which may be the size of a window.
-        values: all numbers of its own, with both signs.
-    """
-
+    # whole numbers from 1 up that its own nodes read, or that it holds more often than the planned one
     turning: tuple[int, ...]
-    following: tuple[int, ...]
-    tables: tuple[int, ...]
-    shared: tuple[int, ...]
-    values: tuple[float, ...]
+    following: tuple[int, ...]  # sizes that follow from these
+    tables: tuple[int, ...]  # sizes of tables that positions index
+    shared: tuple[int, ...]  # whole numbers that both graphs hold, which may be the size of a window
+    values: tuple[float, ...]  # all numbers of its own, with both signs
 
 
 def numbers_of(
@@ -68,14 +61,7 @@ def numbers_of(
     models: tuple[ModelProto, ModelProto],
     differing: Sequence[NodeProto],
 ) -> Numbers:
-    """Collect the numbers of a pruned graph.
-
-    Args:
-        view: the original's annotated view.
-        theirs: the pruned model's, None where there is none.
-        models: the planned model and the pruned one.
-        differing: nodes of the pruned model that are not the planned ones.
-    """
+    """Collect the numbers of a pruned graph."""
     planned, held = map(_held, models)
     read = [] if theirs is None else [*_read(theirs, differing)]
     own = [number for number in dict.fromkeys((*read, *(held - planned))) if math.isfinite(number)]

@@ -49,21 +49,13 @@ CONTRACTS = (
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """The cut that a pruned model claims, as a plan for its original.
+    """The cut that a pruned model claims, as a plan for its original."""
 
-    Attributes:
-        planning: the cut, planned on the original.
-        fused: indices of the original's sites that are fused.
-        refit: the refitted tensors, None without.
-        problems: what is wrong with the pruned model's inputs and outputs, one sentence each.
-        contract: what was agreed to, as far as inputs and outputs tell.
-    """
-
-    planning: Planning
-    fused: tuple[int, ...]
-    refit: RefitRecord | None
-    problems: tuple[str, ...]
-    contract: Contract
+    planning: Planning  # the cut, planned on the original
+    fused: tuple[int, ...]  # indices of the original's sites that are fused
+    refit: RefitRecord | None  # the refitted tensors, None without
+    problems: tuple[str, ...]  # what is wrong with the pruned model's inputs and outputs, one sentence each
+    contract: Contract  # what was agreed to, as far as inputs and outputs tell
 
 
 def read_claim(
@@ -77,16 +69,8 @@ def read_claim(
     """Plan on the original what the pruned model says was done to it.
 
     Args:
-        original: the model before the cut.
-        pruned: the model after it.
-        heads: what was removed; None reads the pruned model's record.
-        names: how to call the two.
         left: something else is claimed, too (a permanent exit or fewer tokens, which `original` has), so that no unit
             need be gone.
-
-    Raises:
-        UsageError: if the two do not belong together, or nothing was removed.
-        RefusedError: if the heads cannot be removed at all.
     """
     theirs_went, theirs_fused = CACHES_ENTRY.read(pruned), FUSED_ENTRY.read(pruned)
     if not theirs_went:
@@ -141,11 +125,7 @@ def read_claim(
 
 
 def require_recorded(original: ModelLike, pruned: ModelLike, heads: HeadSpec) -> None:
-    """Check that named heads are those of the pruned model's record, if it has one.
-
-    Raises:
-        UsageError: if they are others: one of the two is a mistake, and no comparison shows which.
-    """
+    """Check that named heads are those of the pruned model's record, if it has one."""
     before, after = open_structure(original), open_structure(pruned)
     names = before.name, after.name
     try:

@@ -36,23 +36,15 @@ COUNTED = (TensorProto.INT32, TensorProto.INT64)
 
 @dataclass(frozen=True)
 class Tap:
-    """A value that a projection reads from removed heads.
+    """A value that a projection reads from removed heads."""
 
-    Attributes:
-        site: how to call the site.
-        projection: how to call the projection.
-        value: name of its input.
-        axes: contracted axes of that input.
-        gone: the positions on those axes that belong to the heads.
-        zero: name of the number that an integer input means by zero, which dynamic quantization finds anew for
-            every input of the model; None where zero is zero, or is stored.
-    """
-
-    site: str
-    projection: str
-    value: str
-    axes: tuple[int, ...]
-    gone: Array
+    site: str  # how to call the site
+    projection: str  # how to call the projection
+    value: str  # name of its input
+    axes: tuple[int, ...]  # contracted axes of that input
+    gone: Array  # the positions on those axes that belong to the heads
+    # name of the number that an integer input means by zero, which dynamic quantization finds anew for every
+    # input of the model; None where zero is zero, or is stored
     zero: str | None = None
 
     @property
@@ -73,20 +65,13 @@ class Tap:
 
 @dataclass(frozen=True)
 class Silenced:
-    """The original with heads silenced at their cores.
+    """The original with heads silenced at their cores."""
 
-    Attributes:
-        model: it, with the inputs of the projections as further outputs.
-        taps: those inputs.
-        skipped: sites that cannot be silenced there.
-        any: whether some site can.
-        hidden: whether some projection lies in the body of a control-flow operator, whose values no output shows.
-    """
-
-    model: ModelProto
-    taps: tuple[Tap, ...]
-    skipped: tuple[str, ...]
-    any: bool
+    model: ModelProto  # it, with the inputs of the projections as further outputs
+    taps: tuple[Tap, ...]  # those inputs
+    skipped: tuple[str, ...]  # sites that cannot be silenced there
+    any: bool  # whether some site can
+    # whether some projection lies in the body of a control-flow operator, whose values no output shows
     hidden: bool
 
 

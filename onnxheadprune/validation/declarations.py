@@ -121,9 +121,7 @@ class Declarations:
         """Return whether two types of tensors agree.
 
         Args:
-            ours: the planned one, None where nothing is declared.
             theirs: what the pruned model declares. It may spell what the planned one leaves open as the graph has it.
-            shape: what the planned graph gives.
             strict: it may not leave open what the planned one spells, and two symbols may not stand for one size.
         """
         if ours is not None and ours.elem_type != theirs.elem_type:

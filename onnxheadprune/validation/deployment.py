@@ -65,14 +65,7 @@ class Models:
     def session(
         self, model: LoadedModel, name: str, *, provider: Provider | None = None, deployed: bool = False
     ) -> Session:
-        """A session of one of the models, or of what is made from it.
-
-        Args:
-            model: what to load.
-            name: how to call it in errors.
-            provider: where it runs; None for where all do.
-            deployed: with ONNX Runtime's optimizations and defaults, and not at exact settings.
-        """
+        """A session of one of the models, or of what is made from it."""
         where = provider or self.provider
         tf32 = deployed and self.rounds_to_tf32
         self.turns.rest()
@@ -112,7 +105,6 @@ def as_deployed(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
     """Pruned against masked with ONNX Runtime's optimizations and defaults (TF32 on CUDA).
 
     Args:
-        models: what to run.
         kept: the feeds. Where activations are quantized, only the one that shows most is judged: optimized kernels
             round to other levels, and the tolerance is for one such flip.
     """

@@ -36,10 +36,6 @@ def find_likeness(
 
     Args:
         original: the model before the cut, with refitted numbers where the pruned model has them.
-        pruned: the model to judge.
-        plan: of the cut, made for `original`.
-        name: how to call the original.
-        fused: whether the pruned model says that its attention was fused.
     """
     same = Weights(original, pruned, plan).same
     candidates = _candidates(original, plan, name, fused)

@@ -87,29 +87,19 @@ LISTED = 5
 
 @dataclass(frozen=True)
 class Likeness:
-    """The degree to which a pruned model's graph is the planned one.
+    """The degree to which a pruned model's graph is the planned one."""
 
-    Attributes:
-        nodes: nodes of the pruned model, those of bodies included.
-        same: how many of them are the planned ones.
-        tensors: names of its stored tensors that were found to hold the planned numbers.
-        differences: where the two part, one sentence each, the first few.
-        count: how many places there are.
-        declared: how many of them are declarations; the others are nodes and tensors.
-        fixed: sizes of outputs that only the pruned model declares, None along other axes.
-        differing: the nodes of the pruned model that are not the planned ones.
-        missing: planned nodes that it lacks, by label.
-    """
-
-    nodes: int
-    same: int
-    tensors: frozenset[str]
-    differences: tuple[str, ...]
-    count: int
-    declared: int = 0
+    nodes: int  # nodes of the pruned model, those of bodies included
+    same: int  # how many of them are the planned ones
+    tensors: frozenset[str]  # names of its stored tensors that were found to hold the planned numbers
+    differences: tuple[str, ...]  # where the two part, one sentence each, the first few
+    count: int  # how many places there are
+    declared: int = 0  # how many of them are declarations; the others are nodes and tensors
+    # sizes of outputs that only the pruned model declares, None along other axes
     fixed: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    # the nodes of the pruned model that are not the planned ones
     differing: tuple[NodeProto, ...] = field(default=(), repr=False)
-    missing: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # planned nodes that it lacks, by label
 
     @property
     def others(self) -> Iterator[str]:

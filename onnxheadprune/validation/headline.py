@@ -35,17 +35,11 @@ def exactness(verdict: str, *, identical: bool) -> Exact:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one question.
+    """The answer to one question."""
 
-    Attributes:
-        answer: a word or two.
-        state: how to take it.
-        reason: what it rests on.
-    """
-
-    answer: str
-    state: State
-    reason: str
+    answer: str  # a word or two
+    state: State  # how to take it
+    reason: str  # what it rests on
 
     @property
     def sentence(self) -> str:
@@ -59,17 +53,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Headline:
-    """Three questions and their answers.
+    """Three questions and their answers."""
 
-    Attributes:
-        result: "accepted", "rejected" or "no limits given".
-        exact: whether the model was proven to compute what the masked original computes.
-        good_enough: what is known of its accuracy and drift, judged by limits where there are any.
-    """
-
-    result: Answer
-    exact: Answer
-    good_enough: Answer
+    result: Answer  # "accepted", "rejected" or "no limits given"
+    exact: Answer  # whether the model was proven to compute what the masked original computes
+    good_enough: Answer  # what is known of its accuracy and drift, judged by limits where there are any
 
     @property
     def state(self) -> State:
@@ -109,10 +97,7 @@ def headline_of(
     Args:
         validations: `Validation.to_dict()` of every model of the result, with "file" in a folder and "deployed" where a
             model was quantized after its proof; None where the proof was skipped.
-        gates: limits that were set.
-        failed: the step that failed and why; None if none did.
         data: the key that names data to measure on, where that is not the caller's --data.
-        quantized: whether the proven model was quantized afterwards.
         warning: what was asked for and did not happen; None if all did.
     """
     exact = max((_exact(item, quantized) for item in validations or [None]), key=_severity)

@@ -53,9 +53,6 @@ def load_metric(metric: Metric) -> tuple[str, Callable[..., Any]]:
 
     Args:
         metric: a function, or "module:function"; the module may lie in the working directory.
-
-    Raises:
-        UsageError: if it cannot be imported, or does not take outputs and feed.
     """
     if callable(metric):
         name, function = getattr(metric, "__name__", "metric"), metric
@@ -98,11 +95,7 @@ class MetricMeter:
         self._samples = 0
 
     def add(self, feed: Feed, samples: int, labels: Array | None, original: Outputs, pruned: Outputs) -> None:
-        """Add one batch, with its number of samples.
-
-        Raises:
-            UsageError: if the function fails or gives no number.
-        """
+        """Add one batch, with its number of samples."""
         given = dict(feed) if labels is None else {**feed, "labels": labels}
         self._samples += samples
         if self._whole:
@@ -114,11 +107,7 @@ class MetricMeter:
             self._sums[side] += samples * self._value(dict(outputs), given)
 
     def result(self) -> MetricResult | None:
-        """The metric so far, None before any feed.
-
-        Raises:
-            UsageError: if the function fails or gives no number.
-        """
+        """The metric so far, None before any feed."""
         if not self._samples:
             return None
         if self._whole:

@@ -34,11 +34,6 @@ def claimed_vocabulary(original: LoadedModel, pruned: LoadedModel) -> Trimming |
 
     Args:
         original: the model before the cut, with the exits that the pruned model has.
-        pruned: the model after it.
-
-    Raises:
-        UsageError: if the two do not belong together.
-        RefusedError: if the original has no such vocabulary.
     """
     theirs, ours = VOCABULARY_ENTRY.read(pruned.proto), VOCABULARY_ENTRY.read(original.proto)
     if theirs == ours:
@@ -70,12 +65,7 @@ def _of_all_tokens(original: LoadedModel, inputs: Sequence[str], rows: int) -> t
 
 
 def claimed_exits(original: LoadedModel, pruned: LoadedModel) -> Leaving | None:
-    """The original with the exits for good that the pruned model's record has and the original's has not.
-
-    Raises:
-        UsageError: if the two do not belong together.
-        RefusedError: if the original has no such exits.
-    """
+    """The original with the exits for good that the pruned model's record has and the original's has not."""
     record = EXITS_ENTRY.read(pruned.proto)
     theirs, ours = _taken(record), _taken(EXITS_ENTRY.read(original.proto))
     if not set(ours) <= set(theirs):
@@ -137,34 +127,21 @@ def _refitted(model: ModelProto, left: Leaving, refits: Mapping[str, TensorProto
 
 @dataclass(frozen=True, eq=False)
 class Oracle:
-    """The reference that a pruned model is compared with.
+    """The reference that a pruned model is compared with."""
 
-    Attributes:
-        original: what takes the same inputs, with all units.
-        asked: its view, which inputs are made for.
-        masked: without the units that are gone: what the pruned model must equal.
-        aside: a mistake: the last decision the other way, or other tokens.
-    """
-
-    original: LoadedModel
-    asked: GraphView
-    masked: LoadedModel
-    aside: LoadedModel
+    original: LoadedModel  # what takes the same inputs, with all units
+    asked: GraphView  # its view, which inputs are made for
+    masked: LoadedModel  # without the units that are gone: what the pruned model must equal
+    aside: LoadedModel  # a mistake: the last decision the other way, or other tokens
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The original with what a pruned model claims beside units: exits, and a smaller vocabulary.
+    """The original with what a pruned model claims beside units: exits, and a smaller vocabulary."""
 
-    Attributes:
-        whole: the original as it is.
-        left: with the exits, None without.
-        trimmed: with fewer tokens, None with all.
-    """
-
-    whole: LoadedModel
-    left: Leaving | None
-    trimmed: Trimming | None
+    whole: LoadedModel  # the original as it is
+    left: Leaving | None  # with the exits, None without
+    trimmed: Trimming | None  # with fewer tokens, None with all
 
     @property
     def model(self) -> LoadedModel:
@@ -195,11 +172,7 @@ class Prepared:
         return exits if self.tokens is None else (*exits, f"{self.tokens[1] - self.tokens[0]:,} tokens")
 
     def oracle(self, planning: Planning, refits: Restored) -> Oracle | None:
-        """The reference that the pruned model must equal; None where the masked reference is enough.
-
-        Raises:
-            RefusedError: if a site is seen only once the exit is taken, so that the original cannot be masked.
-        """
+        """The reference that the pruned model must equal; None where the masked reference is enough."""
         if not self.is_changed:
             return None
         made, aside, asked = refits.into(self.whole), self.whole, planning.view
@@ -229,11 +202,7 @@ class Prepared:
 
 
 def prepared(original: LoadedModel, pruned: LoadedModel) -> Prepared:
-    """The original with the exits and the vocabulary that a pruned model claims.
-
-    Raises:
-        HeadPruneError: if the two do not belong together, or the original has none of these.
-    """
+    """The original with the exits and the vocabulary that a pruned model claims."""
     left = claimed_exits(original, pruned)
     return Prepared(original, left, claimed_vocabulary(original if left is None else left.model, pruned))
 

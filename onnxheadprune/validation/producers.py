@@ -28,21 +28,13 @@ class ProducerKind(enum.Enum):
 
 @dataclass(frozen=True)
 class Producer:
-    """The producer of a value.
+    """The producer of a value."""
 
-    Attributes:
-        place: what kind of thing that is.
-        scope: the graph it lies in.
-        name: of the value there, after Identity nodes.
-        thing: a NodeProto, TensorProto, SparseTensorProto or ValueInfoProto.
-        index: which output of the node, or which input of the graph.
-    """
-
-    place: ProducerKind
-    scope: Scope
-    name: str
-    thing: Any
-    index: int = 0
+    place: ProducerKind  # what kind of thing that is
+    scope: Scope  # the graph it lies in
+    name: str  # of the value there, after Identity nodes
+    thing: Any  # a NodeProto, TensorProto, SparseTensorProto or ValueInfoProto
+    index: int = 0  # which output of the node, or which input of the graph
 
     @property
     def label(self) -> str:
@@ -54,18 +46,12 @@ class Producer:
 
 @dataclass(eq=False)
 class Scope:
-    """One graph, and the graphs in its nodes.
-
-    Attributes:
-        graph: the graph.
-        parent: the graph around it.
-        made: what makes each of its values.
-        bodies: graphs by attribute, by the identity of the node that holds them.
-    """
+    """One graph, and the graphs in its nodes."""
 
     graph: GraphProto
-    parent: Scope | None = None
-    made: dict[str, Producer] = field(default_factory=dict)
+    parent: Scope | None = None  # the graph around it
+    made: dict[str, Producer] = field(default_factory=dict)  # what makes each of its values
+    # graphs by attribute, by the identity of the node that holds them
     bodies: dict[int, dict[str, Scope]] = field(default_factory=dict)
 
     def source(self, name: str) -> Producer:

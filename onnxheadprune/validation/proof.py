@@ -59,9 +59,6 @@ def _with_refits(
     can show.
 
     Args:
-        reason: why the rest passed.
-        count: refitted tensors.
-        refit: what they do, None where nothing was measured.
         record: what the pruned model says of them, None where it says nothing.
         unseen: whether what it was measured on is data that they were not learned from.
     """
@@ -104,11 +101,7 @@ def _meter(metric: Metric) -> MetricMeter:
 
 
 def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
-    """Validate a pruned model, for a request.
-
-    Raises:
-        HeadPruneError: as `validate` does.
-    """
+    """Validate a pruned model, for a request."""
     before, after = _opened(original), _opened(pruned)
     named = ((before.proto, model_name(original)), (after.proto, model_name(pruned)))
     with _saying_if_invalid(before, model_name(original)), explaining_failures(*named):
@@ -253,10 +246,6 @@ def weight_problems(
     """The number of stored tensors compared bit by bit, and a sentence if some are not as planned.
 
     Args:
-        original: the model before the cut.
-        pruned: the model after it.
-        plan: what the cut should have been, made for `original`.
-        names: how to call the two.
         alike: how far the graph is the planned one; its tensors have been compared already.
     """
     compared, altered = Weights(original, pruned, plan).altered(alike.tensors)
@@ -308,11 +297,7 @@ def _prepared(original: LoadedModel, pruned: LoadedModel) -> Prepared | None:
 
 
 def _renumbered(request: ValidationRequest, original: LoadedModel, trimmed: Trimming) -> ValidationRequest:
-    """The request with data under the token ids of the pruned model: what is measured is measured on the same texts.
-
-    Raises:
-        UsageError: if no sample has tokens that are kept only.
-    """
+    """The request with data under the token ids of the pruned model: what is measured is measured on the same texts."""
     if request.data is None:
         return request
     from onnxheadprune.data.respelled import renumbered

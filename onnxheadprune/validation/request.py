@@ -15,32 +15,20 @@ from onnxheadprune.validation.metric import Metric
 
 @dataclass(frozen=True)
 class ValidationRequest:
-    """All that one validation is asked for, but for the two models.
+    """All that one validation is asked for, but for the two models."""
 
-    Attributes:
-        heads: the removed heads, where the pruned model's metadata does not say.
-        data: the user's inputs.
-        provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
-        seed: of the random inputs.
-        metric: the user's own measure, a function or "module:function"; see `MetricMeter`.
-        effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output.
-        renumbered: the data has the token ids of the pruned model, where these are others than the original's.
-        unseen: the data is none that the weights were trained on, which the verdict then says.
-        strict: a verdict on numbers alone does not pass.
-
-    Raises:
-        UsageError: if there is a metric and no data.
-    """
-
-    heads: HeadSpec | None = None
-    data: DataSource | None = None
+    heads: HeadSpec | None = None  # the removed heads, where the pruned model's metadata does not say
+    data: DataSource | None = None  # the user's inputs
+    # "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved
     provider: str | Provider = AUTO
-    seed: int = 0
-    metric: Metric | None = None
+    seed: int = 0  # of the random inputs
+    metric: Metric | None = None  # the user's own measure, a function or "module:function"; see `MetricMeter`
+    # the measure of drift: "kl", "cosine" or a function; None goes by the kind of output
     effect: Measure | None = None
+    # the data has the token ids of the pruned model, where these are others than the original's
     renumbered: bool = False
-    unseen: bool = False
-    strict: bool = False
+    unseen: bool = False  # the data is none that the weights were trained on, which the verdict then says
+    strict: bool = False  # a verdict on numbers alone does not pass
 
     def __post_init__(self) -> None:
         if self.metric is not None and self.data is None:

@@ -30,8 +30,6 @@ def shows(power: float, error: float, epsilon: float) -> bool:
 
     Args:
         power: how far silencing the heads moves the outputs, relative to their scale.
-        error: how far the pruned model lies from the masked reference.
-        epsilon: the relative distance of neighboring floats.
     """
     return power > 0 and power >= POWER * max(error, epsilon)
 
@@ -144,17 +142,11 @@ class Drift:
 
 @dataclass(frozen=True)
 class RefitDrift:
-    """The effect of refitted tensors: the drift from the original with them, and without them.
+    """The effect of refitted tensors: the drift from the original with them, and without them."""
 
-    Attributes:
-        source: "random" or "data".
-        refitted: of the pruned model.
-        bare: of the same cut with the original's tensors.
-    """
-
-    source: str
-    refitted: Drift
-    bare: Drift
+    source: str  # "random" or "data"
+    refitted: Drift  # of the pruned model
+    bare: Drift  # of the same cut with the original's tensors
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -167,16 +159,11 @@ class RefitDrift:
 
 @dataclass(frozen=True)
 class Tried:
-    """The inputs of a verdict that rests on numbers alone.
+    """The inputs of a verdict that rests on numbers alone."""
 
-    Attributes:
-        difference: what is not as planned.
-        feeds: inputs on which both models gave the same numbers.
-        sizes: the smallest and the largest size by what it is called: "lengths", "sides", "batches", "pasts".
-    """
-
-    difference: str
-    feeds: int
+    difference: str  # what is not as planned
+    feeds: int  # inputs on which both models gave the same numbers
+    # the smallest and the largest size by what it is called: "lengths", "sides", "batches", "pasts"
     sizes: Mapping[str, tuple[int, int]]
 
     @property
@@ -440,12 +427,7 @@ def strict_gate(pruned: str, exact: Exact) -> Gate:
 
 
 def drift_gate(drift: Drift | None, limit: float) -> Gate:
-    """The drift of a pruned model from the unmasked original, as `prune --max-drift` measures it.
-
-    Args:
-        drift: what `validate` measured, on the user's data if there was any.
-        limit: the largest drift that passes.
-    """
+    """The drift of a pruned model from the unmasked original, as `prune --max-drift` measures it."""
     if drift is None or drift.value is None:
         return Gate("max_drift", "no output", limit, None, False, None if drift is None else drift.measure)
     return Gate("max_drift", drift.output, limit, drift.value, drift.value <= limit, drift.measure)

@@ -59,11 +59,8 @@ class Sensitivity:
         each other. A wrong cut may move the outputs no further than noise does, but elsewhere.
 
         Args:
-            plain: the usual tolerance.
             error: the difference that was seen, relative to the scale of the output.
-            feed: inputs of the original.
             actual: the outputs that differ, in the pruned model's shapes and under its names.
-            names: which of them are compared.
         """
         if error <= plain or not math.isfinite(error):
             return plain
@@ -124,8 +121,6 @@ def with_noise(masked: LoadedModel, planning: Planning, size: float) -> LoadedMo
     """The masked reference with random noise, other one in each run.
 
     Args:
-        masked: the masked reference.
-        planning: of the cut.
         size: of the noise, relative to the largest absolute element of what it is added to.
     """
     copy = copied(masked.proto)

@@ -16,20 +16,14 @@ ROUND_BYTES = 2**24
 
 @dataclass(frozen=True, eq=False)
 class OriginalRun:
-    """A feed that the original ran.
+    """A feed that the original ran."""
 
-    Attributes:
-        feed: the inputs.
-        before: what the original gave.
-        deploy: whether to run it as a deployment does later. Where padding leaves a token nothing to attend to, fused
-            operators give other numbers than the graph spells, and no one reads them.
-        labels: of the user's samples, None without.
-    """
-
-    feed: Feed
-    before: Outputs
+    feed: Feed  # the inputs
+    before: Outputs  # what the original gave
+    # whether to run it as a deployment does later. Where padding leaves a token nothing to attend to, fused
+    # operators give other numbers than the graph spells, and no one reads them.
     deploy: bool = True
-    labels: Array | None = None
+    labels: Array | None = None  # of the user's samples, None without
 
 
 class Runner:
@@ -42,28 +36,16 @@ class Runner:
 
     @cached_property
     def session(self) -> Session:
-        """The loaded model.
-
-        Raises:
-            InferenceError: if ONNX Runtime does not load it.
-        """
+        """The loaded model."""
         return self._make()
 
     def ahead(self, feeds: Iterable[Feed]) -> None:
-        """Run a round of feeds. `run` returns what each gave, once, or raises what it raised.
-
-        Raises:
-            InferenceError: if ONNX Runtime does not load the model.
-        """
+        """Run a round of feeds. `run` returns what each gave, once, or raises what it raised."""
         session = self.session
         self._found = {id(feed): _attempt(session, self._fit(feed)) for feed in feeds}
 
     def run(self, feed: Feed) -> Outputs:
-        """The outputs for a feed.
-
-        Raises:
-            InferenceError: if the model does not run on it.
-        """
+        """The outputs for a feed."""
         found = self._found.pop(id(feed), None)
         if found is None:
             return self.session.run(self._fit(feed))

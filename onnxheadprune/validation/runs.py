@@ -42,14 +42,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Compared:
-    """The inputs on which the outputs of both models were compared at exact settings.
-
-    Attributes:
-        feeds: how many.
-        sizes: the sizes of each axis of each input.
-    """
+    """The inputs on which the outputs of both models were compared at exact settings."""
 
     feeds: int = 0
+    # the sizes of each axis of each input
     sizes: dict[tuple[str, int], set[int]] = field(default_factory=dict)
 
     def add(self, feed: Feed) -> None:
@@ -87,12 +83,7 @@ NOTHING_RAN = Findings((), (), (), None, None, {})
 
 
 def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | None = None) -> Findings:
-    """Random feeds, the user's data, a pass at deployment settings, a second opinion of the CPU.
-
-    Raises:
-        InferenceError: if the original itself does not load, or has a node that nothing here computes.
-        UsageError: if the data does not fit the model.
-    """
+    """Random feeds, the user's data, a pass at deployment settings, a second opinion of the CPU."""
     bench = _Bench(models, request, metric)
     try:
         bench.random_cases(request.seed)

@@ -31,31 +31,19 @@ _RANDOM = "random inputs"
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a cut, as the documents that it is told from.
+    """The result of a cut, as the documents that it is told from."""
 
-    Attributes:
-        title: the file, folder or job that it is about.
-        cuts: the cut of every network, those of a folder that units were chosen on.
-        headline: its answers.
-        validations: of every file, with "file" in a folder; None where the proof was skipped.
-        file_bytes: all files before and after, None where nothing was written.
-        quantized: whether the proven model was quantized afterwards.
-        gates: limits that were set.
-        remarks: what else a reader should know.
-        figures: further quantities, behind those of the size.
-        data: the option or key that names data to measure on.
-    """
-
-    title: str
-    cuts: Sequence[Document]
-    headline: Headline
+    title: str  # the file, folder or job that it is about
+    cuts: Sequence[Document]  # the cut of every network, those of a folder that units were chosen on
+    headline: Headline  # its answers
+    # of every file, with "file" in a folder; None where the proof was skipped
     validations: Sequence[Document | None] = (None,)
-    file_bytes: tuple[int, int] | None = None
-    quantized: bool = False
-    gates: Sequence[Gate] = ()
-    remarks: tuple[Fact, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    data: str = "--data"
+    file_bytes: tuple[int, int] | None = None  # all files before and after, None where nothing was written
+    quantized: bool = False  # whether the proven model was quantized afterwards
+    gates: Sequence[Gate] = ()  # limits that were set
+    remarks: tuple[Fact, ...] = ()  # what else a reader should know
+    figures: tuple[Figure, ...] = ()  # further quantities, behind those of the size
+    data: str = "--data"  # the option or key that names data to measure on
 
     @property
     def measured(self) -> list[Document]:
@@ -331,9 +319,7 @@ def on_words(measured_on: str, number: int | None = None, noun: str = "sample") 
     """What a figure was measured on, in a few words: "16 held-out labels", "450 labels".
 
     Args:
-        measured_on: as documents say it.
         number: how many; None where that is not known but by these words.
-        noun: what is counted.
     """
     if measured_on == _RANDOM:
         return _RANDOM
@@ -412,8 +398,6 @@ def result_of(document: Document, headline: Headline, title: str = "") -> Result
     """The result of `prune`, `recover` or `fuse` of a model or a folder, or a plan of it, as its document says it.
 
     Args:
-        document: what `--json` prints.
-        headline: its answers.
         title: what it is about, in place of the file or folder that was written.
     """
     each = files_of(document)

@@ -19,31 +19,17 @@ from onnxheadprune.validation.runs import Findings
 
 @dataclass(frozen=True)
 class VerdictWords:
-    """The words of a verdict.
+    """The words of a verdict."""
 
-    Attributes:
-        reference: what the pruned model is compared with.
-        silencing: what is done to see a mistake.
-        mistake: what would go unseen if that moved nothing.
-    """
-
-    reference: str
-    silencing: str
-    mistake: str
+    reference: str  # what the pruned model is compared with
+    silencing: str  # what is done to see a mistake
+    mistake: str  # what would go unseen if that moved nothing
 
 
 def words_for(
     removed: str, fused: bool, refitted: bool, exits: Sequence[int] = (), trimmed: bool = False
 ) -> VerdictWords:
-    """The words of the verdict on a model.
-
-    Args:
-        removed: what is gone, "heads" for example; nothing if nothing is.
-        fused: whether sites are fused.
-        refitted: whether tensors are taken from the pruned model.
-        exits: numbers of exits that are for good.
-        trimmed: whether tokens are gone.
-    """
+    """The words of the verdict on a model."""
     if exits or trimmed:
         forced = f"its decision forced to exit {', '.join(map(str, exits))}" if exits else ""
         parts = [forced, "its token ids translated" if trimmed else "", "its units masked" if removed else ""]

@@ -24,34 +24,21 @@ from onnxheadprune.validation.result import Accuracy
 
 @dataclass(frozen=True)
 class Looking:
-    """The settings of a comparison.
+    """The settings of a comparison."""
 
-    Attributes:
-        effect: the measure of drift; None goes by the kind of output.
-        metric: the user's own measure of quality, None without.
-    """
-
-    effect: Measure | None = None
-    metric: Metric | None = None
+    effect: Measure | None = None  # the measure of drift; None goes by the kind of output
+    metric: Metric | None = None  # the user's own measure of quality, None without
 
 
 @dataclass(frozen=True)
 class Distance:
-    """The distance of a model from another one.
+    """The distance of a model from another one."""
 
-    Attributes:
-        drift: mean over the data; see `data.drift`.
-        unit: of the drift.
-        accuracy: by the data's labels, None without.
-        metric: the user's own measure, None without.
-        measured_on: a description of the data, with the refits and trainings that used it.
-    """
-
-    drift: float
-    unit: str
-    accuracy: Accuracy | None = None
-    metric: MetricResult | None = None
-    measured_on: str = USERS_DATA
+    drift: float  # mean over the data; see `data.drift`
+    unit: str  # of the drift
+    accuracy: Accuracy | None = None  # by the data's labels, None without
+    metric: MetricResult | None = None  # the user's own measure, None without
+    measured_on: str = USERS_DATA  # a description of the data, with the refits and trainings that used it
 
     def on(self, known: str) -> Distance:
         """The same figures, with a description of the data."""
@@ -76,19 +63,12 @@ class Distance:
 
 @dataclass
 class Reference:
-    """The reference model, run once.
-
-    Attributes:
-        model: the model.
-        data: its inputs.
-        provider: where it ran.
-        outputs: its outputs, feed by feed.
-    """
+    """The reference model, run once."""
 
     model: LoadedModel
-    data: Calibration
-    provider: Provider
-    outputs: list[Mapping[str, Any]] = field(default_factory=list)
+    data: Calibration  # its inputs
+    provider: Provider  # where it ran
+    outputs: list[Mapping[str, Any]] = field(default_factory=list)  # its outputs, feed by feed
 
     def __post_init__(self) -> None:
         session = Session(self.model, self.provider, name=self.model.name, optimize=True)
@@ -97,17 +77,7 @@ class Reference:
     def distance(
         self, other: LoadedModel, looking: Looking = Looking(), io: Interface = AS_BEFORE
     ) -> Distance:
-        """Return the distance of another model from this one.
-
-        Args:
-            other: the other model.
-            looking: the settings of the comparison.
-            io: the remaining inputs and outputs of the other model.
-
-        Raises:
-            UsageError: if it does not run on the data, or the metric fails.
-            RefusedError: if there is no float output to measure.
-        """
+        """Return the distance of another model from this one."""
         view = view_of(self.model)
         main = require_main_output(view, io.changed)
         meter = EffectMeter(main, self.data.inputs, looking.effect)

@@ -49,16 +49,7 @@ def chosen_for(
     """The heads that meet a target, or the given heads, with refitted weights.
 
     Args:
-        model: the original.
-        request: the request.
         provider: where to run; None resolves the requested one when it is needed.
-        progress: called with each step.
-
-    Returns:
-        The selection, and the data to validate on, None without any.
-
-    Raises:
-        UsageError: if both heads and a target are given.
     """
     choice, data = request.choice, request.run.data
     if choice.heads and choice.wish is not None:
@@ -137,11 +128,7 @@ def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
 
 
 def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
-    """The selection made on the model for the first tokens, for the merged model, whose sites have the same numbers.
-
-    Raises:
-        RefusedError: if the branch for later tokens would not read the new numbers, or blocks have other numbers there.
-    """
+    """The selection made on the model for the first tokens, for the merged model, whose sites have the same numbers."""
     others = kinds_of(chosen.selection.heads)
     whole = analysis_of(model).sites if others else sites
     for kind in others:
@@ -165,16 +152,7 @@ def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
 
 
 def choose(cutter: Cutter, wish: Wish) -> Chosen:
-    """Select heads that meet a target, with refitted weights if requested.
-
-    Args:
-        cutter: the model and its data.
-        wish: the target, and the basis of the selection.
-
-    Raises:
-        UsageError: if the target needs data and there is none.
-        RefusedError: if it cannot be met.
-    """
+    """Select heads that meet a target, with refitted weights if requested."""
     if wish.max_drift is not None:
         cutter.hold_out("a drift is measured on data")
         return _largest_near(cutter, cutter.search_space(wish), wish.max_drift)
@@ -195,9 +173,6 @@ def _largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
 
     Held-out data estimates the drift on new data, and a later `validate` uses all of the data: the drift
     on both stays within the limit.
-
-    Raises:
-        RefusedError: if no cut stays within it.
     """
     most = space.most()
     # Each halving of the range is a trial, and the first one asks whether all may go.
@@ -255,11 +230,7 @@ def _smallest(most: int, holds: Callable[[int], bool]) -> int:
 
 
 def _smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSettings) -> Chosen:
-    """The smallest cut that reaches a speed-up: 1.3 for 1.3 times as fast.
-
-    Raises:
-        RefusedError: if the largest cut does not reach it.
-    """
+    """The smallest cut that reaches a speed-up: 1.3 for 1.3 times as fast."""
     measured: dict[str, Trial] = {}
 
     def trial(selection: Selection) -> Trial:

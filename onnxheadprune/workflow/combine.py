@@ -41,36 +41,22 @@ ALIKE = 0.02
 
 @dataclass(frozen=True)
 class CombineRequest:
-    """The settings of one `combine`, without the models.
+    """The settings of one `combine`, without the models."""
 
-    Attributes:
-        how: how models are quantized.
-        run: the provider and data they run on.
-        looking: the settings of the comparison.
-        timing: the settings of latency measurements.
-        writing: where the better of both orders is written.
-    """
-
-    how: Rounding
-    run: Run = field(default_factory=Run)
-    looking: Looking = field(default_factory=Looking)
-    timing: Timing = field(default_factory=Timing)
-    writing: Writing = field(default_factory=Writing)
+    how: Rounding  # how models are quantized
+    run: Run = field(default_factory=Run)  # the provider and data they run on
+    looking: Looking = field(default_factory=Looking)  # the settings of the comparison
+    timing: Timing = field(default_factory=Timing)  # the settings of latency measurements
+    writing: Writing = field(default_factory=Writing)  # where the better of both orders is written
 
 
 @dataclass(frozen=True, eq=False)
 class Corner:
-    """One of the compared models.
+    """One of the compared models."""
 
-    Attributes:
-        name: the changes made to it.
-        model: the model.
-        distance: from the original, on held-out data, both run as in a deployment.
-    """
-
-    name: str
+    name: str  # the changes made to it
     model: LoadedModel
-    distance: Distance
+    distance: Distance  # from the original, on held-out data, both run as in a deployment
 
 
 @one_line("original recommended reason corners refused output")
@@ -146,14 +132,7 @@ def combined_through(
     """Run `combine` for a request.
 
     Args:
-        model: the original, in floats.
-        pruned: the result of `prune`.
-        request: the request.
-        progress: called with each step.
         ready: called with the result before files get their names; nothing is written if it raises.
-
-    Raises:
-        HeadPruneError: as `combine` does.
     """
     original, cut = open_structure(model), open_structure(pruned)
     target = _target(original, cut, request)

@@ -33,21 +33,13 @@ FEW = 16
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference.
+    """One difference."""
 
-    Attributes:
-        what: the kind of change.
-        name: of the tensor, or the node with its operator.
-        before: the old shape ("64 x 192"), value or input; empty for new items.
-        after: the new one; empty for removed items.
-        site: the site that caused it; empty where unknown.
-    """
-
-    what: What
-    name: str
-    before: str
-    after: str
-    site: str = ""
+    what: What  # the kind of change
+    name: str  # of the tensor, or the node with its operator
+    before: str  # the old shape ("64 x 192"), value or input; empty for new items
+    after: str  # the new one; empty for removed items
+    site: str = ""  # the site that caused it; empty where unknown
 
     @classmethod
     def between(

@@ -31,21 +31,13 @@ SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Setting:
-    """The provider and inputs on which candidates are proven and measured.
+    """The provider and inputs on which candidates are proven and measured."""
 
-    Attributes:
-        provider: where to run; None resolves the automatic choice when it is needed.
-        data: the user's inputs, for the proof.
-        seed: of random inputs.
-        seconds: measuring time per grid point.
-        repeats: blocks per grid point instead of a time.
-    """
-
-    provider: Provider | None = None
-    data: DataSource | None = None
-    seed: int = 0
-    seconds: float = SECONDS
-    repeats: int | None = None
+    provider: Provider | None = None  # where to run; None resolves the automatic choice when it is needed
+    data: DataSource | None = None  # the user's inputs, for the proof
+    seed: int = 0  # of random inputs
+    seconds: float = SECONDS  # measuring time per grid point
+    repeats: int | None = None  # blocks per grid point instead of a time
 
 
 def fused(
@@ -54,18 +46,10 @@ def fused(
     """A model with its attention in fused operators.
 
     Args:
-        original: the model before any change.
-        pruned: the model to fuse.
-        mode: which operators.
         changed: whether heads were removed from it, so it is written in any case.
-        setting: the settings of proof and measurement for "auto".
 
     Returns:
         The model, and the result for each site (None where fusion was not requested).
-
-    Raises:
-        UsageError: if there is no such mode.
-        RefusedError: if nothing can be fused and nothing else was changed, or the opset cannot be raised.
     """
     if mode not in MODES:
         raise UsageError(f"fusion is one of {', '.join(MODES)}, not {mode!r}")
@@ -170,17 +154,7 @@ def _kept(pruned: ModelProto, name: str, trials: Sequence[Trial], reason: str) -
 
 
 def planned_fusion(plan: PrunePlan, model: ModelLike, mode: FuseMode) -> Fusion:
-    """Return what fusion would do after a plan; nothing is validated, measured or written.
-
-    Args:
-        plan: made for `model`.
-        model: the model.
-        mode: which operators; "auto" is planned as "contrib", which it tries first.
-
-    Raises:
-        RefusedError: if nothing can be fused and the plan removes nothing, or the opset cannot be raised.
-        ModelError: if the model cannot be read.
-    """
+    """Return what fusion would do after a plan; nothing is validated, measured or written."""
     loaded = planned_on(plan, open_structure(model))
     pruned = loaded.changed(apply.apply_plan(plan, loaded.proto))
     looked_at: FuseMode = "contrib" if mode == "auto" else mode

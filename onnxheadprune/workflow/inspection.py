@@ -40,28 +40,19 @@ MOST_NODES = 10_000
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer, as in `--layers`.
+    """One layer, as in `--layers`."""
 
-    Attributes:
-        key: its number, after the name of its stack where a model has several: "3", "encoder.3".
-        name: its module path, "" where unknown.
-        sites: keys of its attention sites and feed-forward blocks ("attn.3", "ffn.3"), in graph order.
-        lacks: sublayers of other layers that this layer lacks: "feed-forward block".
-        params: weights and biases of their units.
-        params_share: of all stored elements of the model, packed ones counted as weights.
-        operations_share: the share of all operations in their units; None where that cannot be
-            counted, or the graph has more than `MOST_NODES`.
-        reason: why the layer cannot be removed as a whole, None if it can.
-    """
-
-    key: str
-    name: str
+    key: str  # its number, after the name of its stack where a model has several: "3", "encoder.3"
+    name: str  # its module path, "" where unknown
+    # keys of its attention sites and feed-forward blocks ("attn.3", "ffn.3"), in graph order
     sites: tuple[str, ...]
-    lacks: tuple[str, ...]
-    params: int
-    params_share: float
+    lacks: tuple[str, ...]  # sublayers of other layers that this layer lacks: "feed-forward block"
+    params: int  # weights and biases of their units
+    params_share: float  # of all stored elements of the model, packed ones counted as weights
+    # the share of all operations in their units; None where that cannot be counted, or the graph has more
+    # than `MOST_NODES`
     operations_share: float | None
-    reason: str | None = None
+    reason: str | None = None  # why the layer cannot be removed as a whole, None if it can
 
     @classmethod
     def every(cls, analysis: Analysis) -> tuple[LayerSummary, ...]:
@@ -204,22 +195,14 @@ SEARCHES: Mapping[str, Callable[[LoadedModel, Analysis], Any]] = {
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that `inspect` reports on a model.
+    """All that `inspect` reports on a model."""
 
-    Attributes:
-        sites: sites of all kinds.
-        layers: its layers.
-        exits: its early exits.
-        vocabularies: its possible vocabularies.
-        bytes: of all stored tensors.
-        failed: searches that ended in an unexpected error, so that what they look for is not known.
-    """
-
-    sites: Sites
+    sites: Sites  # sites of all kinds
     layers: tuple[LayerSummary, ...]
-    exits: EarlyExits
-    vocabularies: tuple[Vocabulary, ...]
-    bytes: int
+    exits: EarlyExits  # its early exits
+    vocabularies: tuple[Vocabulary, ...]  # its possible vocabularies
+    bytes: int  # of all stored tensors
+    # searches that ended in an unexpected error, so that what they look for is not known
     failed: tuple[NotAnalysed, ...]
 
     @classmethod

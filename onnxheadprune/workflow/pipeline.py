@@ -41,26 +41,15 @@ Ready: TypeAlias = Callable[[PruneResult], None]
 
 @dataclass(frozen=True)
 class _Proof:
-    """The original that candidates are compared with, where, and on which inputs.
+    """The original that candidates are compared with, where, and on which inputs."""
 
-    Attributes:
-        original: the model before any change.
-        request: the request.
-        provider: where both run, None without a proof.
-        data: the user's inputs, None for random ones only.
-    """
-
-    original: LoadedModel
+    original: LoadedModel  # the model before any change
     request: Request
-    provider: Provider | None
-    data: DataSource | None
+    provider: Provider | None  # where both run, None without a proof
+    data: DataSource | None  # the user's inputs, None for random ones only
 
     def of(self, candidate: LoadedModel) -> Validation | None:
-        """The verdict on a model, if it allows writing; None where no proof is requested.
-
-        Raises:
-            ValidationFailedError: if it does not.
-        """
+        """The verdict on a model, if it allows writing; None where no proof is requested."""
         request = self.request
         if self.provider is None or not request.proving.validate:
             return None
@@ -108,13 +97,7 @@ def carried_through(
     """Run `prune` for a request.
 
     Args:
-        model: the model to prune.
-        request: the request.
-        progress: called with each step; see `prune`.
         ready: called with the result before files get their names; nothing is written if it raises.
-
-    Raises:
-        HeadPruneError: as `prune` does.
     """
     original = open_structure(model)
     # Before anything is written: the output may take the original's place.
@@ -173,11 +156,7 @@ def carried_through(
 
 
 def _left(original: LoadedModel, request: Request) -> Leaving | None:
-    """The model with the requested exit made permanent, None where none was requested.
-
-    Raises:
-        RefusedError: if there is no such exit.
-    """
+    """The model with the requested exit made permanent, None where none was requested."""
     if request.choice.exit is None:
         return None
     from onnxheadprune.attention.exits.permanent import leaving
@@ -186,11 +165,7 @@ def _left(original: LoadedModel, request: Request) -> Leaving | None:
 
 
 def _trimmed(subject: LoadedModel, request: Request) -> Trimmed | None:
-    """The model with the kept tokens only, None where all are kept.
-
-    Raises:
-        HeadPruneError: if they cannot be.
-    """
+    """The model with the kept tokens only, None where all are kept."""
     if request.choice.tokens is None:
         return None
     from onnxheadprune.workflow.vocabulary.keep import Trimmed
@@ -229,11 +204,7 @@ def _fused(
 
 
 def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, LoadedModel]:
-    """The plan, and the model after the plan was applied: refitted weights may lie in other files than the original's.
-
-    Raises:
-        RefusedError: if the heads cannot be removed exactly, or nothing would change.
-    """
+    """The plan, and the model after it was applied: refitted weights may lie in other files than the original's."""
     spec: HeadSpec
     if chosen is None:
         spec = {} if request.choice.heads is None else request.choice.heads
@@ -270,11 +241,7 @@ def _written(
     result: Callable[[Validation | None, int], PruneResult],
     ready: Ready,
 ) -> PruneResult:
-    """Write a model whose files get their names only after the proof, which reads them back from the disk.
-
-    Raises:
-        ValidationFailedError: if it is not shown to be exact. Nothing is written.
-    """
+    """Write a model whose files get their names only after the proof, which reads them back from the disk."""
     assert places.model is not None
     writing = request.writing
     with stage_model(pruned, places.model, writing.external_data, writing.data_name) as stage:
@@ -290,11 +257,7 @@ def _written(
 
 
 def claimed(model: LoadedModel, request: Request) -> Outputs:
-    """The files that a request writes.
-
-    Raises:
-        UsageError: if one cannot be written, or would replace what is read.
-    """
+    """The files that a request writes."""
     writing, choice = request.writing, request.choice
     if writing.external_data not in ("auto", "always", "never"):
         raise UsageError(f"external data is auto, always or never, not {writing.external_data!r}")
@@ -313,9 +276,6 @@ def _provider_of(request: Request) -> Provider | None:
     """Return the provider for proofs and for measuring fused forms; None where neither is done.
 
     A provider requested by name must run here even if it turns out not to be needed.
-
-    Raises:
-        ProviderError: if it does not.
     """
     asked = request.run.provider
     if request.proving.validate or request.fuse == "auto" or asked.lower() != AUTO:
@@ -328,9 +288,6 @@ def _require_sound(model: LoadedModel) -> None:
 
     ONNX Runtime's optimizer writes models that `onnx.checker` rejects and ONNX Runtime runs; only
     models that fail both are refused.
-
-    Raises:
-        ModelError: with the checker's reason.
     """
     try:
         check_model(model.proto, model.name)

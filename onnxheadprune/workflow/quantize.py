@@ -46,19 +46,12 @@ TIMES = 3
 
 @dataclass(frozen=True)
 class QuantizeRequest:
-    """All that one `quantize` is asked for, but for the model.
+    """All that one `quantize` is asked for, but for the model."""
 
-    Attributes:
-        how: the way and its settings.
-        run: where and on what it is calibrated and measured.
-        writing: where the result goes.
-        effect: the measure of drift; None goes by the kind of output.
-    """
-
-    how: Rounding
-    run: Run = field(default_factory=Run)
-    writing: Writing = field(default_factory=Writing)
-    effect: Measure | None = None
+    how: Rounding  # the way and its settings
+    run: Run = field(default_factory=Run)  # where and on what it is calibrated and measured
+    writing: Writing = field(default_factory=Writing)  # where the result goes
+    effect: Measure | None = None  # the measure of drift; None goes by the kind of output
 
 
 @one_line("name output before after drift unit measured_on")
@@ -135,13 +128,7 @@ def quantized_through(
     """Return what `quantize` does, for a request.
 
     Args:
-        model: the model to quantize.
-        request: what is asked for.
-        progress: told what is being done.
         ready: called with the whole result before a file has its name; nothing is written if it raises.
-
-    Raises:
-        HeadPruneError: as `quantize` does.
     """
     loaded, writing = open_structure(model), request.writing
     others = [*named_files("the data", request.run.data)]

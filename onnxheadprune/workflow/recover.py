@@ -21,12 +21,7 @@ from onnxheadprune.workflow.requests import Request, Tokens
 
 
 def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> Request:
-    """Return what `prune` would be asked for to make a pruned model, and to train it then.
-
-    Raises:
-        UsageError: if the models do not belong together.
-        ValidationFailedError: if `pruned` is no exact cut of `model`.
-    """
+    """Return what `prune` would be asked for to make a pruned model, and to train it then."""
     if isinstance(pruned, (str, os.PathLike)) and request.writing.output is not None:
         making = Making("the output", Path(request.writing.output))
         check_distinct([making], lambda: [Reading("the pruned model", Path(pruned))])

@@ -29,20 +29,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Which tokens are kept, of a model or of a folder.
+    """Which tokens are kept, of a model or of a folder."""
 
-    Attributes:
-        keep: their ids, or a file with tokens or ids; None for the most frequent ones of the data.
-        size: how many are kept; None for all that `keep` names.
-        inputs: names of the inputs with token ids; without, they are found by dataflow.
-        rows: how many tokens there are, where another file of the folder says so.
-        logits: names of the outputs with a number for each token; None where the model decides.
-    """
-
+    # their ids, or a file with tokens or ids; None for the most frequent ones of the data
     keep: str | os.PathLike[str] | Sequence[int] | None = None
-    size: int | None = None
-    inputs: tuple[str, ...] = ()
-    rows: int | None = None
+    size: int | None = None  # how many are kept; None for all that `keep` names
+    inputs: tuple[str, ...] = ()  # names of the inputs with token ids; without, they are found by dataflow
+    rows: int | None = None  # how many tokens there are, where another file of the folder says so
+    # names of the outputs with a number for each token; None where the model decides
     logits: tuple[str, ...] | None = None
 
     @classmethod
@@ -62,41 +56,28 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which heads go, and what makes up for them.
+    """Which heads go, and what makes up for them."""
 
-    Attributes:
-        heads: a head spec; None with a wish, or where nothing is cut.
-        wish: how many are to go, in place of `heads`.
-        refit: refit what is left; None does so for a wish with data.
-        effect: the measure of drift; None goes by the kind of output.
-        recover: how long what is left is trained after that, None for not at all.
-        resume: go on with an interrupted training, from the file beside the output.
-        given: new numbers of the original that a training starts from, in the place of a refit.
-        decided: heads, and refitted weights, that were chosen elsewhere: on another file of the same network.
-        exit: the early exit that is made permanent before anything is chosen or cut, None for none.
-        tokens: the tokens that are kept, None for all. The others are removed after the exit, before anything else.
-    """
-
-    heads: HeadSpec | None = None
-    wish: Wish | None = None
-    refit: bool | None = None
-    effect: Measure | None = None
-    recover: Budget | None = None
-    resume: bool = False
+    heads: HeadSpec | None = None  # a head spec; None with a wish, or where nothing is cut
+    wish: Wish | None = None  # how many are to go, in place of `heads`
+    refit: bool | None = None  # refit what is left; None does so for a wish with data
+    effect: Measure | None = None  # the measure of drift; None goes by the kind of output
+    recover: Budget | None = None  # how long what is left is trained after that, None for not at all
+    resume: bool = False  # go on with an interrupted training, from the file beside the output
+    # new numbers of the original that a training starts from, in the place of a refit
     given: Compensation | None = None
+    # heads, and refitted weights, that were chosen elsewhere: on another file of the same network
     decided: Chosen | None = None
+    # the early exit that is made permanent before anything is chosen or cut, None for none
     exit: int | None = None
+    # the tokens that are kept, None for all. The others are removed after the exit, before anything else.
     tokens: Tokens | None = None
 
     @classmethod
     def of(
         cls, cut: Cut, *, recover: str | None = None, time: str | None = None, resume: bool = False
     ) -> Choice:
-        """Return what to remove, and how the remaining weights are adjusted.
-
-        Raises:
-            UsageError: if scores, a measure or a spec cannot be read.
-        """
+        """Return what to remove, and how the remaining weights are adjusted."""
         return cls(
             combined(cut.heads, {"neurons": cut.neurons, "experts": cut.experts}, cut.layers),
             _wish_of(cut),
@@ -111,70 +92,45 @@ class Choice:
 
 @dataclass(frozen=True)
 class Run:
-    """Where models run, and on what.
+    """Where models run, and on what."""
 
-    Attributes:
-        provider: "auto", "cpu", "cuda" or another execution provider's name.
-        seed: of random inputs.
-        data: the user's inputs, None without.
-    """
-
-    provider: str = "auto"
-    seed: int = 0
-    data: DataSource | None = None
+    provider: str = "auto"  # "auto", "cpu", "cuda" or another execution provider's name
+    seed: int = 0  # of random inputs
+    data: DataSource | None = None  # the user's inputs, None without
 
 
 @dataclass(frozen=True)
 class Proving:
-    """What must be shown before a model is written.
+    """What must be shown before a model is written."""
 
-    Attributes:
-        validate: compare with the masked reference.
-        accept_inconclusive: write even if the heads matter too little for a wrong cut to show.
-        acceptance: what the user sets for that.
-    """
-
-    validate: bool = True
-    accept_inconclusive: bool = False
-    acceptance: str = "--accept-inconclusive"
+    validate: bool = True  # compare with the masked reference
+    accept_inconclusive: bool = False  # write even if the heads matter too little for a wrong cut to show
+    acceptance: str = "--accept-inconclusive"  # what the user sets for that
 
 
 @dataclass(frozen=True)
 class Writing:
-    """Where the result goes.
+    """Where the result goes."""
 
-    Attributes:
-        output: None writes nothing.
-        external_data: keep weights in a file beside it: as the input does, always or never.
-        backup: allows `output` to be the model itself, whose file is kept under this name.
-        data_name: of the file with weights beside the output; None makes one from the content.
-    """
-
-    output: str | os.PathLike[str] | None = None
+    output: str | os.PathLike[str] | None = None  # None writes nothing
+    # keep weights in a file beside it: as the input does, always or never
     external_data: ExternalData = "auto"
+    # allows `output` to be the model itself, whose file is kept under this name
     backup: str | os.PathLike[str] | None = None
+    # of the file with weights beside the output; None makes one from the content
     data_name: str | None = None
 
 
 @dataclass(frozen=True)
 class Request:
-    """All that one `prune` is asked for, but for the model.
+    """All that one `prune` is asked for, but for the model."""
 
-    Attributes:
-        choice: which heads go.
-        contract: what may happen to inputs and outputs.
-        fuse: which fused operators attention is written in afterwards.
-        run: where and on what models run.
-        proving: what must be shown.
-        writing: where the result goes.
-    """
-
-    choice: Choice = field(default_factory=Choice)
-    contract: Contract = field(default_factory=Contract)
-    fuse: FuseMode = "none"
-    run: Run = field(default_factory=Run)
-    proving: Proving = field(default_factory=Proving)
-    writing: Writing = field(default_factory=Writing)
+    choice: Choice = field(default_factory=Choice)  # which heads go
+    contract: Contract = field(default_factory=Contract)  # what may happen to inputs and outputs
+    fuse: FuseMode = "none"  # which fused operators attention is written in afterwards
+    run: Run = field(default_factory=Run)  # where and on what models run
+    proving: Proving = field(default_factory=Proving)  # what must be shown
+    writing: Writing = field(default_factory=Writing)  # where the result goes
 
     @classmethod
     def of(
@@ -188,15 +144,6 @@ class Request:
         """Return what one cut is asked for: by a command, a job, a function of Python or another tool.
 
         Its data is read after that (`on`): whatever is wrong in the settings is known before.
-
-        Args:
-            given: the settings.
-            writing: where the result goes.
-            resume: go on with an interrupted training.
-            acceptance: how the caller sets that an inconclusive proof is accepted.
-
-        Raises:
-            UsageError: if scores, a measure or a spec cannot be read.
         """
         return cls(
             Choice.of(given, recover=given.recover, time=given.time, resume=resume),
@@ -213,11 +160,7 @@ class Request:
 
 
 def _wish_of(cut: Cut) -> Wish | None:
-    """Return how much to remove, None where units are named.
-
-    Raises:
-        UsageError: if the scores cannot be read, or settings contradict each other.
-    """
+    """Return how much to remove, None where units are named."""
     amounts = {name: getattr(cut, name) for name in AMOUNT.split()}
     if all(amount is None for amount in amounts.values()):
         return None
@@ -227,11 +170,7 @@ def _wish_of(cut: Cut) -> Wish | None:
 
 
 def requirements_of(selecting: Selecting) -> Requirements:
-    """Return how units are selected.
-
-    Raises:
-        UsageError: if the scores cannot be read, or settings contradict each other.
-    """
+    """Return how units are selected."""
     from onnxheadprune.choosing.allocate import Limits
     from onnxheadprune.choosing.scoring.scores import read_scores
     from onnxheadprune.choosing.wishes import Requirements
@@ -247,11 +186,7 @@ def requirements_of(selecting: Selecting) -> Requirements:
 
 
 def measure_of(drift: Measure | None) -> Measure | None:
-    """The measure of drift: "auto", "kl", "cosine", "module:function" or a function; None leaves it to the output.
-
-    Raises:
-        UsageError: if there is no such measure, or a function cannot be imported.
-    """
+    """The measure of drift: "auto", "kl", "cosine", "module:function" or a function; None leaves it to the output."""
     if not isinstance(drift, str):
         return drift
     from onnxheadprune.data.drift import AUTO, MEASURES
@@ -266,11 +201,7 @@ def measure_of(drift: Measure | None) -> Measure | None:
 
 
 def budget_of(budget: float | str | None, time: str | None = None) -> Budget | None:
-    """Return how long to train.
-
-    Raises:
-        UsageError: if it is neither a number of epochs nor a time.
-    """
+    """Return how long to train."""
     if budget is None and time is None:
         return None
     from onnxheadprune.training.budget import Budget, parse_budget, parse_time

@@ -225,12 +225,7 @@ def file_bytes(model: LoadedModel) -> int | None:
 
 
 def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredSize]:
-    """Return what a model's stored tensors hold before and after a plan; nothing is written.
-
-    Raises:
-        RefusedError: if the plan was made for a model of another structure.
-        ModelError: if the model cannot be read.
-    """
+    """Return what a model's stored tensors hold before and after a plan; nothing is written."""
     loaded = open_structure(model)
     return stored_size(loaded.as_stored), stored_size(apply_with_functions(plan, planned_on(plan, loaded)))
 
@@ -247,13 +242,7 @@ def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:
 
 
 def _file_warnings(before: int, after: int, recorded: int) -> tuple[str, ...]:
-    """A sentence if the files of a pruned model take more bytes than before, with the cause.
-
-    Args:
-        before: bytes of the original's files.
-        after: bytes of the pruned model's.
-        recorded: bytes of metadata that were added.
-    """
+    """A sentence if the files of a pruned model take more bytes than before, with the cause."""
     grown = after - before
     if grown <= 0:
         return ()

@@ -38,11 +38,7 @@ from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 
 def parse_sweep(spec: str | Sequence[float]) -> tuple[float, ...]:
-    """Ratios from "0:0.7:0.05" or "0:70%:5%", both ends included; numbers as they are.
-
-    Raises:
-        UsageError: if it is no such range, or the numbers do not rise.
-    """
+    """Ratios from "0:0.7:0.05" or "0:70%:5%", both ends included; numbers as they are."""
     if not isinstance(spec, str):
         ratios = tuple(spec) if isinstance(spec, Iterable) else ()
         if (
@@ -84,16 +80,10 @@ def sweep_ratios(
     """The curve over some ratios, each with its own choice, compensation and measurements.
 
     Args:
-        cutter: the model and its data.
-        requirements: scores, limits and protected heads, and how speed is measured.
         ratios: shares of all heads; with other units, of the operations of all blocks, or of their bytes.
         executor: where to work on the points; None does so here. Points would disturb each other's clocks, so
             latencies are measured here before, those of several points side by side.
         at_once: points that the executor works on at a time: they share the time of a call.
-
-    Raises:
-        UsageError: without data.
-        RefusedError: if nothing can be removed.
     """
     cutter.hold_out("a sweep measures on data")
     data = cutter.data

@@ -28,32 +28,20 @@ FORCED = f"{MARK}_forced"
 
 @dataclass(frozen=True, eq=False)
 class Decision:
-    """A condition with its fixed value.
+    """A condition with its fixed value."""
 
-    Attributes:
-        node: the If or Loop that reads it.
-        answer: for an If.
-        turns: the number of iterations of a Loop; None for an If.
-    """
-
-    node: Node
-    answer: bool = True
-    turns: int | None = None
+    node: Node  # the If or Loop that reads it
+    answer: bool = True  # for an If
+    turns: int | None = None  # the number of iterations of a Loop; None for an If
 
 
 @dataclass(frozen=True, eq=False)
 class Settled:
-    """The consequences of decisions.
+    """The consequences of decisions."""
 
-    Attributes:
-        known: conditions with a known answer, including fixed ones.
-        choices: the body that runs, per If whose condition is known.
-        turns: the number of iterations, per fixed Loop.
-    """
-
-    known: Mapping[Value, bool]
-    choices: Mapping[Node, Scope]
-    turns: Mapping[Node, int]
+    known: Mapping[Value, bool]  # conditions with a known answer, including fixed ones
+    choices: Mapping[Node, Scope]  # the body that runs, per If whose condition is known
+    turns: Mapping[Node, int]  # the number of iterations, per fixed Loop
 
 
 class ContradictionError(Exception):
@@ -61,11 +49,7 @@ class ContradictionError(Exception):
 
 
 def _held(decisions: Iterable[Decision]) -> dict[Value, bool]:
-    """The values that decisions hold: conditions, and what they are the same as or the opposite of.
-
-    Raises:
-        ContradictionError: if one would have to be true and false.
-    """
+    """The values that decisions hold: conditions, and what they are the same as or the opposite of."""
     found: dict[Value, bool] = {}
     for decision in decisions:
         condition = decision.node.input(0)
@@ -93,11 +77,7 @@ def _sources(condition: Value, answer: bool) -> Iterator[tuple[Value, bool]]:
 
 
 def settled(view: GraphView, decisions: Iterable[Decision]) -> Settled:
-    """Return the consequences of decisions.
-
-    Raises:
-        ContradictionError: if they cannot all hold.
-    """
+    """Return the consequences of decisions."""
     decisions = tuple(decisions)
     known = _held(decisions)
     turns = {item.node: item.turns for item in decisions if item.turns is not None}

@@ -36,23 +36,14 @@ MOST_LISTED = 256
 
 @dataclass(frozen=True, eq=False)
 class Exit:
-    """One early exit.
+    """One early exit."""
 
-    Attributes:
-        number: in the order in which exits are reached, counted from 1; always the number in the original.
-        node: the If or Loop that decides.
-        condition: the name of the value that it decides by.
-        before: the decisions to get here: every earlier exit was not taken.
-        leaves: the decision that takes this exit.
-        endless: whether any larger number of iterations is an exit too, with the next numbers.
-    """
-
-    number: int
-    node: Node
-    condition: str
-    before: tuple[Decision, ...]
-    leaves: Decision
-    endless: bool = False
+    number: int  # in the order in which exits are reached, counted from 1; always the number in the original
+    node: Node  # the If or Loop that decides
+    condition: str  # the name of the value that it decides by
+    before: tuple[Decision, ...]  # the decisions to get here: every earlier exit was not taken
+    leaves: Decision  # the decision that takes this exit
+    endless: bool = False  # whether any larger number of iterations is an exit too, with the next numbers
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -75,28 +66,17 @@ class RefusedExit:
 
 @dataclass(frozen=True, eq=False)
 class Exits:
-    """The exits of a model.
+    """The exits of a model."""
 
-    Attributes:
-        model: its name.
-        exits: in the order of their numbers.
-        refused: Loops that end early and cannot be fixed.
-        record: earlier changes to the exits of the original.
-        onward: the decisions that take no exit; empty where a Loop has no maximal number of iterations.
-    """
-
-    model: str
-    exits: tuple[Exit, ...]
-    refused: tuple[RefusedExit, ...] = ()
-    record: tuple[RecordedExit, ...] = ()
+    model: str  # its name
+    exits: tuple[Exit, ...]  # in the order of their numbers
+    refused: tuple[RefusedExit, ...] = ()  # Loops that end early and cannot be fixed
+    record: tuple[RecordedExit, ...] = ()  # earlier changes to the exits of the original
+    # the decisions that take no exit; empty where a Loop has no maximal number of iterations
     onward: tuple[Decision, ...] = ()
 
     def at(self, number: int) -> Exit:
-        """The exit with a number.
-
-        Raises:
-            RefusedError: if there is none.
-        """
+        """The exit with a number."""
         for item in self.exits:
             if item.number == number:
                 return item
@@ -122,11 +102,7 @@ class Exits:
 
 
 def exits_of(view: GraphView, sites: Sites) -> Exits:
-    """The exits of a model.
-
-    Raises:
-        ModelError: if the record of an earlier exit cannot be read.
-    """
+    """The exits of a model."""
     record = EXITS_ENTRY.read(view.model)
     candidates = sorted((node for node in view.nodes if node in CHOOSES or node in REPEATS), key=_place)
     if not candidates:

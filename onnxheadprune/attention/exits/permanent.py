@@ -28,27 +28,17 @@ from onnxheadprune.model.storage.tensors import stored_size
 
 @dataclass(frozen=True, eq=False)
 class Leaving:
-    """A model with permanent exits, and its source.
+    """A model with permanent exits, and its source."""
 
-    Attributes:
-        model: the model; its metadata record what was removed.
-        cut: its entry in a plan.
-        interface: removed inputs and constant outputs, each with a sentence.
-        gone: indices of the attention sites after the exits.
-        moved: per stored tensor that was moved from a body to the main graph, its value in the body.
-        original: the analysis of its source.
-        exits: the exits of its source.
-        decisions: the fixed conditions there.
-    """
-
-    model: LoadedModel
-    cut: ExitCut
-    interface: Mapping[IoChange, str]
-    gone: tuple[int, ...]
+    model: LoadedModel  # the model; its metadata record what was removed
+    cut: ExitCut  # its entry in a plan
+    interface: Mapping[IoChange, str]  # removed inputs and constant outputs, each with a sentence
+    gone: tuple[int, ...]  # indices of the attention sites after the exits
+    # per stored tensor that was moved from a body to the main graph, its value in the body
     moved: Mapping[str, Value]
-    original: Analysis
-    exits: Exits
-    decisions: tuple[Decision, ...]
+    original: Analysis  # the analysis of its source
+    exits: Exits  # the exits of its source
+    decisions: tuple[Decision, ...]  # the fixed conditions there
 
     @property
     def drops_inputs(self) -> bool:
@@ -70,12 +60,7 @@ def leaving(loaded: LoadedModel, numbers: Sequence[int]) -> Leaving:
     """The model with permanent exits.
 
     Args:
-        loaded: the model; it is not changed.
         numbers: of the exits, at least one; more than one only where they do not stand after each other.
-
-    Raises:
-        RefusedError: if there is no such exit.
-        ModelError: if the graph is not valid, or a record of earlier cuts does not fit.
     """
     return leaving_from(loaded, analysis_of(loaded), numbers)
 

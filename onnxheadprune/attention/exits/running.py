@@ -30,7 +30,6 @@ def running(view: GraphView, settled: Settled) -> set[Node]:
     """The nodes that the outputs of a model need, where some conditions are known.
 
     Args:
-        view: an annotated view of the model.
         settled: the known conditions; of an If with a known condition only one body runs.
     """
 

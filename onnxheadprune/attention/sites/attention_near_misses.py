@@ -128,7 +128,6 @@ def _has_heads_to_tell(node: Node, found: Contraction | None) -> bool:
     """Return whether an axis of a product's output may enumerate heads.
 
     Args:
-        node: the product.
         found: it as a contraction, None for fused operators and unknown shapes: heads are in their attributes,
             or not known.
     """
@@ -157,17 +156,11 @@ UNPROJECTED = "a context whose heads no output projection sums up: there are no 
 
 @dataclass(frozen=True)
 class Refused:
-    """A contraction whose heads could not be traced.
+    """A contraction whose heads could not be traced."""
 
-    Attributes:
-        node: the contraction.
-        product: the attention beyond the node that stopped the trace.
-        refusal: why it stopped.
-    """
-
-    node: Node
-    product: Node
-    refusal: Refusal
+    node: Node  # the contraction
+    product: Node  # the attention beyond the node that stopped the trace
+    refusal: Refusal  # why it stopped
 
 
 @dataclass(frozen=True)
@@ -189,11 +182,6 @@ def left_out(
     """Every product of attention weights and values that is no core of a site.
 
     Args:
-        view: an annotated view.
-        claimed: the cores of sites.
-        refused: contractions whose heads could not be traced.
-        folded: blocks whose heads are folded into an axis of unknown length.
-        pools: blocks of one head without projected values.
         fixed: tries whether the heads of a product are found once the inputs have fixed sizes; None where they have.
     """
     misses: dict[Node, NearMiss] = {}

@@ -19,23 +19,15 @@ Classes = Mapping[int, frozenset[int]]
 
 @dataclass(frozen=True, eq=False)
 class Core:
-    """A product reached by labels.
+    """A product reached by labels."""
 
-    Attributes:
-        node: the product, or a fused attention node.
-        heads: the labels at each position of the head axes.
-        head_axes: axes of the core's output that enumerate heads.
-        feature_axes: axes of the core's output that lie within a head.
-        tokens: the number of distinct positions of a head that are not features: tokens that are summed over too.
-        runs: for head axes along which a head is a run of positions, the number of positions.
-    """
-
-    node: Node
-    heads: Heads
-    head_axes: tuple[int, ...]
-    feature_axes: tuple[int, ...]
+    node: Node  # the product, or a fused attention node
+    heads: Heads  # the labels at each position of the head axes
+    head_axes: tuple[int, ...]  # axes of the core's output that enumerate heads
+    feature_axes: tuple[int, ...]  # axes of the core's output that lie within a head
+    # the number of distinct positions of a head that are not features: tokens that are summed over too
     tokens: int = 1
-    runs: Runs = ()
+    runs: Runs = ()  # for head axes along which a head is a run of positions, the number of positions
 
     @property
     def axes(self) -> tuple[tuple[int, ...], tuple[int, ...], Runs]:
@@ -55,24 +47,16 @@ def is_alike(cores: Iterable[Core]) -> bool:
 
 @dataclass(frozen=True)
 class Trace:
-    """The result of tracing one axis upstream.
+    """The result of tracing one axis upstream."""
 
-    Attributes:
-        cores: products with heads and features along it.
-        mixes_heads: whether it leads to attention maps along their head axis.
-        refusals: of operators that labels could not pass.
-        blocked: nodes at which labels stopped.
-        reduced: nodes that reduce other axes on the way, with the labels of what they compute.
-        shared: whether it leads through a layer that all heads share.
-        lost: nodes whose rules say of no position of what they read which position of what they make reads it.
-    """
-
-    cores: tuple[Core, ...] = ()
-    mixes_heads: bool = False
-    refusals: tuple[Refusal, ...] = ()
-    blocked: tuple[Node, ...] = ()
+    cores: tuple[Core, ...] = ()  # products with heads and features along it
+    mixes_heads: bool = False  # whether it leads to attention maps along their head axis
+    refusals: tuple[Refusal, ...] = ()  # of operators that labels could not pass
+    blocked: tuple[Node, ...] = ()  # nodes at which labels stopped
+    # nodes that reduce other axes on the way, with the labels of what they compute
     reduced: tuple[tuple[Node, Live], ...] = ()
-    shared: bool = False
+    shared: bool = False  # whether it leads through a layer that all heads share
+    # nodes whose rules say of no position of what they read which position of what they make reads it
     lost: tuple[Node, ...] = ()
 
     def __or__(self, other: Trace) -> Trace:

@@ -26,27 +26,17 @@ from onnxheadprune.model.graph.view import Node, Value
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The values upstream of the cores of a block.
+    """The values upstream of the cores of a block."""
 
-    Attributes:
-        groups: heads per KV head, in order of their first head.
-        head_size: width of a query or key head; that of a value head where there are no queries and keys.
-        v_head_size: width of a context head.
-        free: graph inputs and outputs on the key and value paths.
-        lying: the head at each position of these, one bit per head, where known.
-        kv_known: whether the sharing of values is known; else each head is assumed to have its own.
-        probability_nodes: nodes between the score product and the core.
-        maps: graph outputs with attention maps of fused cores.
-    """
-
-    groups: tuple[tuple[int, ...], ...]
-    head_size: int
-    v_head_size: int
-    free: frozenset[Value]
-    probability_nodes: frozenset[Node]
-    maps: frozenset[Value] = frozenset()
+    groups: tuple[tuple[int, ...], ...]  # heads per KV head, in order of their first head
+    head_size: int  # width of a query or key head; that of a value head where there are no queries and keys
+    v_head_size: int  # width of a context head
+    free: frozenset[Value]  # graph inputs and outputs on the key and value paths
+    probability_nodes: frozenset[Node]  # nodes between the score product and the core
+    maps: frozenset[Value] = frozenset()  # graph outputs with attention maps of fused cores
+    # the head at each position of these, one bit per head, where known
     lying: Mapping[Value, Live] = field(default_factory=dict)
-    kv_known: bool = True
+    kv_known: bool = True  # whether the sharing of values is known; else each head is assumed to have its own
 
 
 def anatomy(block: Block) -> Anatomy | Refusal:

@@ -57,10 +57,6 @@ def without_blind(live: Live, among: Iterable[int]) -> Live:
 
     Examples:
         `[[1, 2], [1, 2], [0, 0]]` is `[1, 2]`: the third row was cut off, which is no evidence.
-
-    Args:
-        live: integer labels, zero where nothing is read.
-        among: candidate axes, in the order in which they are dropped.
     """
     for axis in among:
         if axis in live.axes and not _differs(live, axis):
@@ -93,9 +89,6 @@ def told_apart(node: Node, axis: int, size: int, run: Dim = 1, stacked: bool = F
     unknown, because an operator on the way has no rule or a shape is unknown.
 
     Args:
-        node: a product.
-        axis: an axis of its output.
-        size: positions along it, or the length of its period.
         run: the number of consecutive positions that count as one: then `size` counts runs.
         stacked: whether a layer that computes some positions and no others tells those apart: its output is stacked
             with that of other layers. Rows are not told apart by that, for texts and images that attend to each other

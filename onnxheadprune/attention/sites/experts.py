@@ -28,12 +28,9 @@ class ExpertProjection(Projection):
     """A mixture of experts as a layer that sums up the neurons of all of them.
 
     Outputs of neurons are inside the operator, so the stored input in which zeros silence them is used instead.
-
-    Attributes:
-        layout: the positions of the neurons.
     """
 
-    layout: Mixture
+    layout: Mixture  # the positions of the neurons
 
     def spread(
         self, mask: np.ndarray[Any, np.dtype[np.bool_]], rank: int

@@ -26,12 +26,7 @@ from onnxheadprune.operators import annotated
 
 
 def inspect(model: ModelLike) -> Sites:
-    """The attention sites of a model, in graph order of their cores.
-
-    Raises:
-        UsageError: if the path does not exist.
-        ModelError: if the file cannot be read as an ONNX model.
-    """
+    """The attention sites of a model, in graph order of their cores."""
     return inspect_loaded(open_structure(model))
 
 
@@ -46,9 +41,6 @@ def view_of(model: ModelProto | LoadedModel) -> GraphView:
 
     Args:
         model: the model; what is loaded brings its name and the files that its tensors refer to.
-
-    Raises:
-        ModelError: if the graph is not well formed, or not valid.
     """
     loaded = LoadedModel.of(model, "the model")
     with analysing(loaded.proto, loaded.name):
@@ -60,11 +52,7 @@ def view_of(model: ModelProto | LoadedModel) -> GraphView:
 
 
 def sites_of(view: GraphView, name: str) -> Sites:
-    """The sites of an annotated view.
-
-    Raises:
-        ModelError: if the model is not valid, or its record of earlier pruning does not fit.
-    """
+    """The sites of an annotated view."""
     with analysing(view.model, name):
         record = units_entry(AttentionSite.UNITS).read(view.model)
         named = frozenset(name for entry in record for name in entry.projections)
@@ -110,11 +98,7 @@ def _units_of(
     attention: Sequence[Site],
     before: Sequence[Callable[[], Findings]] = (),
 ) -> Findings:
-    """The sites of one kind of an annotated view, with the record of earlier pruning applied, and near misses.
-
-    Raises:
-        ModelError: if the model is not valid, or its record of earlier pruning does not fit.
-    """
+    """The sites of one kind of an annotated view, with the record of earlier pruning applied, and near misses."""
     with analysing(view.model, name):
         record = units_entry(kind.UNITS).read(view.model)
         found = kind.found(view, (*attention, *(site for find in before for site in find().sites)))
@@ -123,19 +107,12 @@ def _units_of(
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """A model, its annotated graph and its sites. The proof never reuses one: it makes its own.
-
-    Attributes:
-        model: the model.
-        name: its name in errors.
-        view: its annotated graph.
-        sites: its attention sites.
-    """
+    """A model, its annotated graph and its sites. The proof never reuses one: it makes its own."""
 
     model: ModelProto
-    name: str
-    view: GraphView
-    sites: Sites
+    name: str  # its name in errors
+    view: GraphView  # its annotated graph
+    sites: Sites  # its attention sites
 
 
 def analysis_of(model: ModelProto | LoadedModel, name: str = "the model") -> Analysis:
@@ -143,10 +120,6 @@ def analysis_of(model: ModelProto | LoadedModel, name: str = "the model") -> Ana
 
     Args:
         model: the model; what is loaded brings its name and the files that its tensors refer to.
-        name: what errors call a model in memory.
-
-    Raises:
-        ModelError: if the graph is not valid, or its record of earlier pruning does not fit.
     """
     loaded = LoadedModel.of(model, name)
     view = view_of(loaded)

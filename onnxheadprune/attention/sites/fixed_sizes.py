@@ -16,11 +16,7 @@ TRIED = ((1, 16), (2, 12), (1, 64))
 
 
 class FixedSizes:
-    """A copy of a model with fixed input sizes, analysed on first use.
-
-    Args:
-        model: the model.
-    """
+    """A copy of a model with fixed input sizes, analysed on first use."""
 
     def __init__(self, model: ModelProto) -> None:
         self._model = model

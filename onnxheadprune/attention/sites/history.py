@@ -58,12 +58,7 @@ def with_history(
 
 
 def recognised(sites: Sequence[Site], entries: Sequence[RecordedUnits]) -> dict[int, RecordedUnits]:
-    """The entries of a record by the index of their site, matched by names.
-
-    Args:
-        sites: of one kind, of the model or of its original.
-        entries: of the record. Ambiguous entries are left out.
-    """
+    """The entries of a record by the index of their site, matched by names."""
     owners: dict[str, RecordedUnits] = {}
     for entry in entries:
         owners |= dict.fromkeys(entry.projections, entry)

@@ -22,12 +22,7 @@ ALL_USED = "each token goes through all of its experts"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MixtureSite(Site):
-    """The experts that one router chooses from.
-
-    Attributes:
-        routing: the path of its scores.
-        shared: keys of the feed-forward blocks of the shared experts.
-    """
+    """The experts that one router chooses from."""
 
     UNIT = "expert"
     UNITS = "experts"
@@ -45,8 +40,8 @@ class MixtureSite(Site):
     COUNTED_BY = ("num_local_experts", "num_experts", "n_routed_experts")
     FOUND_BY = "onnxheadprune.attention.sites.mixtures"
 
-    routing: Routing
-    shared: tuple[str, ...] = ()
+    routing: Routing  # the path of its scores
+    shared: tuple[str, ...] = ()  # keys of the feed-forward blocks of the shared experts
 
     @property
     def only_named(self) -> str | None:

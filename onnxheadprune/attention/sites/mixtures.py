@@ -61,13 +61,9 @@ TOKENS = VIEWS | CASTS | EXPANDS | TILES | PICKS
 
 @dataclass(frozen=True, eq=False)
 class RoutedProjection(Projection):
-    """The router of a mixture, which masks experts out of the computation.
+    """The router of a mixture, which masks experts out of the computation."""
 
-    Attributes:
-        routing: the path of its scores.
-    """
-
-    routing: Routing
+    routing: Routing  # the path of its scores
 
     @property
     def context(self) -> tuple[Value, tuple[int, ...]]:

@@ -51,17 +51,11 @@ TOKENS = GATHERS | GATHERS_ROWS
 
 @dataclass(eq=False)
 class _Block:
-    """A candidate for a feed-forward block.
+    """A candidate for a feed-forward block."""
 
-    Attributes:
-        projections: the layers that sum over the neurons.
-        makers: the layers that compute them, each with one output channel per neuron.
-        made: the connection of both, as traced from the first projection.
-    """
-
-    projections: list[Projection]
-    makers: dict[Node, int]
-    made: Origins
+    projections: list[Projection]  # the layers that sum over the neurons
+    makers: dict[Node, int]  # the layers that compute them, each with one output channel per neuron
+    made: Origins  # the connection of both, as traced from the first projection
 
 
 def found(view: GraphView, known: Sequence[Site]) -> Findings:

@@ -43,11 +43,6 @@ def obstacle(
     """The reason why the trial's heads cannot be removed completely, None if they can.
 
     Args:
-        block: the site's block.
-        trial: a mask sweep that removes some heads.
-        removed: those heads.
-        mixers: contractions with weights that sum over a head axis (talking heads).
-        probability_nodes: nodes between scores and contexts.
         without: returns the trial as if a node that mixes heads passed them on.
     """
     talking = sorted(mixers & (probability_nodes | set(trial.asked)), key=lambda node: node.index)

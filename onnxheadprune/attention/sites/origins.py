@@ -65,42 +65,27 @@ class Cause(enum.Enum):
 
 
 class Stop(NamedTuple):
-    """Where labels ended.
+    """Where labels ended."""
 
-    Attributes:
-        value: the last value that they reached.
-        cause: why they stopped.
-        refusal: the operator's refusal, None without.
-    """
-
-    value: Value
-    cause: Cause
-    refusal: Refusal | None = None
+    value: Value  # the last value that they reached
+    cause: Cause  # why they stopped
+    refusal: Refusal | None = None  # the operator's refusal, None without
 
 
 @dataclass
 class Origins:
-    """The layers that compute the positions of an axis.
+    """The layers that compute the positions of an axis."""
 
-    Attributes:
-        makers: the labels of positions along the free axis of each linear layer, one row for each of its channels.
-        strange: labels of positions that also depend on something else.
-        stops: where those labels ended.
-        rows: the indices into stored tables, with the labels of positions that depend on the tables.
-        path: all visited values, with their labels.
-        bends: whether there is an activation or a gate on the way.
-        mixer: the first operator that mixes positions on the way, None without.
-        mixing: the reason.
-    """
-
+    # the labels of positions along the free axis of each linear layer, one row for each of its channels
     makers: dict[Node, list[frozenset[int]]] = field(default_factory=dict)
-    strange: set[int] = field(default_factory=set)
-    stops: list[Stop] = field(default_factory=list)
+    strange: set[int] = field(default_factory=set)  # labels of positions that also depend on something else
+    stops: list[Stop] = field(default_factory=list)  # where those labels ended
+    # the indices into stored tables, with the labels of positions that depend on the tables
     rows: list[tuple[Value, Value | None, set[int]]] = field(default_factory=list)
-    path: list[tuple[Value, Live]] = field(default_factory=list)
-    bends: bool = False
-    mixer: Node | None = None
-    mixing: Refusal | None = None
+    path: list[tuple[Value, Live]] = field(default_factory=list)  # all visited values, with their labels
+    bends: bool = False  # whether there is an activation or a gate on the way
+    mixer: Node | None = None  # the first operator that mixes positions on the way, None without
+    mixing: Refusal | None = None  # the reason
 
 
 def origins(value: Value, axes: tuple[int, ...], sizes: tuple[int, ...], streams: Streams) -> Origins:

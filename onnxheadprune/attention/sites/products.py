@@ -186,21 +186,13 @@ MAX_CONTRACTED = 2**20
 
 
 class Summed(NamedTuple):
-    """The axes that a linear layer sums over.
+    """The axes that a linear layer sums over."""
 
-    Attributes:
-        node: the layer.
-        value: its input.
-        activation: the index of that input, and its summed axes.
-        weight: the index of the weight, and its summed axes in the same order.
-        sizes: their lengths.
-    """
-
-    node: Node
-    value: Value
-    activation: tuple[int, tuple[int, ...]]
-    weight: tuple[int, tuple[int, ...]]
-    sizes: tuple[int, ...]
+    node: Node  # the layer
+    value: Value  # its input
+    activation: tuple[int, tuple[int, ...]]  # the index of that input, and its summed axes
+    weight: tuple[int, tuple[int, ...]]  # the index of the weight, and its summed axes in the same order
+    sizes: tuple[int, ...]  # their lengths
 
 
 def _stored(value: Value) -> bool:
@@ -225,8 +217,6 @@ def summed(node: Node, weighs: Callable[[Value], bool] = _stored, afterwards: bo
     """Return the axes that a linear layer sums over, None for other nodes and for unknown or implausible lengths.
 
     Args:
-        node: any node.
-        weighs: which values count as weights.
         afterwards: whether to include axes along which each position has separate weights and the next node
             sums the results: `(context @ W_o).sum(1)` with `W_o` of [heads, head_size, width].
     """

@@ -58,21 +58,17 @@ def _why_no_sum(node: Node) -> str | None:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """The node that sums over the units of a site, heads or neurons: a contraction with weights, or a reduction.
+    """The node that sums over the units of a site, heads or neurons: a contraction with weights, or a reduction."""
 
-    Attributes:
-        node: the contraction.
-        activation: index of the input with the units (a context), and its contracted axes.
-        weight: input index of the weight, and its contracted axes in the same order; None where the node has no weight:
-            a reduction that adds heads up, averages them or takes a norm.
-        sizes: lengths of the contracted axes (usually one: num_heads * head_size, or the neurons).
-        channels: for each unit, the row-major positions on the contracted axes that belong to it.
-    """
-
-    node: Node
+    node: Node  # the contraction
+    # index of the input with the units (a context), and its contracted axes
     activation: tuple[int, tuple[int, ...]]
+    # input index of the weight, and its contracted axes in the same order; None where the node has no weight:
+    # a reduction that adds heads up, averages them or takes a norm
     weight: tuple[int, tuple[int, ...]] | None
+    # lengths of the contracted axes (usually one: num_heads * head_size, or the neurons)
     sizes: tuple[int, ...]
+    # for each unit, the row-major positions on the contracted axes that belong to it
     channels: tuple[tuple[int, ...], ...]
 
     @property
@@ -118,11 +114,7 @@ class Projection:
         return mask.transpose(np.argsort(axes)).reshape([sizes.get(axis, 1) for axis in range(rank)])
 
     def gathered(self, spread: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-        """Numbers along the axes of what is read, one for each channel, [channels]: the inverse of `spread`.
-
-        Args:
-            spread: of size 1 along all axes but the contracted ones.
-        """
+        """Numbers along the axes of what is read, one for each channel, [channels]: the inverse of `spread`."""
         axes = self.activation[1]
         order = np.argsort(axes)
         sizes = np.array(self.sizes)[order]
@@ -200,7 +192,6 @@ def named_apart(blocks: Iterable[tuple[Sequence[Projection], Sequence[Node]]], k
     """One name per block, the common path of its nodes; equal names get a running number.
 
     Args:
-        blocks: the projections of each, and the nodes that compute its units.
         kind: the name, with a number, for blocks whose nodes have no names.
     """
     every = list(blocks)

@@ -54,34 +54,21 @@ MOVES = VIEWS | CASTS | DROPOUTS | GATHERS | SLICES | SPLITS | PADS | JOINS | PL
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """An addend of a residual sum: one input of a node of the sum.
+    """An addend of a residual sum: one input of a node of the sum."""
 
-    Attributes:
-        use: the node, and which of its inputs.
-        value: what is added.
-        leaves: the addends that it sums up; itself, unless it is a sum.
-    """
-
-    use: Use
-    value: Value
-    leaves: tuple[Value, ...]
+    use: Use  # the node, and which of its inputs
+    value: Value  # what is added
+    leaves: tuple[Value, ...]  # the addends that it sums up; itself, unless it is a sum
 
 
 @dataclass(frozen=True, eq=False)
 class Join:
-    """One residual sum.
+    """One residual sum."""
 
-    Attributes:
-        node: its last node: sums that only another sum reads are a part of that.
-        streams: the addends through which the stream passes.
-        terms: what is added.
-        plain: whether no layer computes that from the stream: an embedding of something else, say.
-    """
-
-    node: Node
-    streams: tuple[Value, ...]
-    terms: tuple[Term, ...]
-    plain: bool = False
+    node: Node  # its last node: sums that only another sum reads are a part of that
+    streams: tuple[Value, ...]  # the addends through which the stream passes
+    terms: tuple[Term, ...]  # what is added
+    plain: bool = False  # whether no layer computes that from the stream: an embedding of something else, say
 
     @property
     def around(self) -> frozenset[Value]:
@@ -325,7 +312,6 @@ def _behind_layers(value: Value, since: int = -1) -> Iterator[Value]:
     """Yield the sources of a value behind layers, depthwise convolutions among them; nearest first.
 
     Args:
-        value: the value.
         since: the index of a node; what lies in front of it is left out.
     """
 

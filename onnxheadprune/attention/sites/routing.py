@@ -26,21 +26,13 @@ COUNTED = 1
 
 @dataclass(frozen=True, eq=False)
 class Renumbered:
-    """A node that turns numbers of experts into an axis of experts, by numbers that are stored.
-
-    Attributes:
-        node: the node.
-        index: of the input with stored numbers.
-        live: labels of its output, as `Scores` has them.
-        out: what stands at an expert that is not chosen.
-        depth: length of the axis, None where experts are listed.
-    """
+    """A node that turns numbers of experts into an axis of experts, by numbers that are stored."""
 
     node: Node
-    index: int
-    live: Live
-    out: float
-    depth: int | None
+    index: int  # of the input with stored numbers
+    live: Live  # labels of its output, as `Scores` has them
+    out: float  # what stands at an expert that is not chosen
+    depth: int | None  # length of the axis, None where experts are listed
 
     def edits(self, left: int, experts: int) -> Iterator[Edit]:
         """Yield the edits that renumber the experts that are left."""
@@ -58,15 +50,10 @@ class Renumbered:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """A choice that lists more experts than anything reads, as a sort lists all.
+    """A choice that lists more experts than anything reads, as a sort lists all."""
 
-    Attributes:
-        node: the choice.
-        listed: how many it lists.
-    """
-
-    node: Node
-    listed: int
+    node: Node  # the choice
+    listed: int  # how many it lists
 
     def edits(self, left: int) -> Iterator[Edit]:
         """Yield the edits for fewer experts than it lists."""
@@ -79,17 +66,11 @@ class Ranked:
 
 @dataclass(frozen=True, eq=False)
 class Single:
-    """A comparison of numbers of experts with the number of one.
+    """A comparison of numbers of experts with the number of one."""
 
-    Attributes:
-        node: the comparison.
-        index: of the input with that number.
-        expert: the number.
-    """
-
-    node: Node
-    index: int
-    expert: int
+    node: Node  # the comparison
+    index: int  # of the input with that number
+    expert: int  # the number
 
     def edits(self, gone: Collection[int]) -> Iterator[Edit]:
         """Yield the edits for another number of the expert, once those in `gone` are removed."""
@@ -145,20 +126,13 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Meeting:
-    """An input along which experts lie, and whose node computes the same of fewer of them.
-
-    Attributes:
-        node: the node.
-        index: of the input.
-        live: see `Scores`.
-        chooses: whether scores are compared there, so that minus infinity keeps an expert out.
-        moved: whether an expert that the router gives minus infinity may have a higher score there than others.
-    """
+    """An input along which experts lie, and whose node computes the same of fewer of them."""
 
     node: Node
-    index: int
-    live: Live
-    chooses: bool = False
+    index: int  # of the input
+    live: Live  # see `Scores`
+    chooses: bool = False  # whether scores are compared there, so that minus infinity keeps an expert out
+    # whether an expert that the router gives minus infinity may have a higher score there than others
     moved: bool = False
 
     @property
@@ -170,58 +144,38 @@ class Meeting:
 
 @dataclass(frozen=True, eq=False)
 class Picks:
-    """A value by which each token has its experts.
+    """A value by which each token has its experts."""
 
-    Attributes:
-        value: numbers of the chosen, or scores.
-        axis: along which they lie.
-        highest: how many of the highest scores are chosen; 0 where the value has the numbers.
-    """
-
-    value: Value
-    axis: int
-    highest: int = 0
+    value: Value  # numbers of the chosen, or scores
+    axis: int  # along which they lie
+    highest: int = 0  # how many of the highest scores are chosen; 0 where the value has the numbers
 
 
 @dataclass(eq=False)
 class Routing:
-    """All that a cut of experts begins with.
+    """All that a cut of experts begins with."""
 
-    Attributes:
-        router: the linear layer whose outputs are the scores.
-        live: labels of its outputs; several of one expert where that has several slots.
-        experts: how many there are.
-        meetings: inputs along which experts lie.
-        through: per node that no rule lets them pass, the labels of its output and of inputs with the same axis.
-        renumbered: stored numbers that name all experts.
-        singles: stored numbers that name one.
-        ranked: choices that list more experts than anything reads.
-        ends: where experts that are networks of their own are added up.
-        picks: what tells which are chosen for a token.
-        chosen: how many are chosen for a token; 0 where each token has all of them.
-        least: how many must be left of all, and per set of positions that one choice is made from.
-        picked: stored weights or operators that have an axis of experts.
-        stand_in: the expert that is read where the last class is chosen, which has no weights; None without one.
-        is_gate: whether its scores are neither chosen among nor sum to one: neurons have activations like that.
-        stop: why no expert can go, None if some can.
-    """
-
-    router: Node
-    live: Live
-    experts: int
-    meetings: list[Meeting] = field(default_factory=list)
+    router: Node  # the linear layer whose outputs are the scores
+    live: Live  # labels of its outputs; several of one expert where that has several slots
+    experts: int  # how many there are
+    meetings: list[Meeting] = field(default_factory=list)  # inputs along which experts lie
+    # per node that no rule lets them pass, the labels of its output and of inputs with the same axis
     through: dict[Node, tuple[Live, Mapping[int, Live]]] = field(default_factory=dict)
-    renumbered: list[Renumbered] = field(default_factory=list)
-    singles: list[Single] = field(default_factory=list)
-    ranked: list[Ranked] = field(default_factory=list)
-    ends: list[End] = field(default_factory=list)
-    picks: list[Picks] = field(default_factory=list)
-    chosen: int = 0
+    renumbered: list[Renumbered] = field(default_factory=list)  # stored numbers that name all experts
+    singles: list[Single] = field(default_factory=list)  # stored numbers that name one
+    ranked: list[Ranked] = field(default_factory=list)  # choices that list more experts than anything reads
+    ends: list[End] = field(default_factory=list)  # where experts that are networks of their own are added up
+    picks: list[Picks] = field(default_factory=list)  # what tells which are chosen for a token
+    chosen: int = 0  # how many are chosen for a token; 0 where each token has all of them
+    # how many must be left of all, and per set of positions that one choice is made from
     least: list[tuple[Live, int, int]] = field(default_factory=list)
+    # stored weights or operators that have an axis of experts
     picked: list[Node] = field(default_factory=list)
+    # the expert that is read where the last class is chosen, which has no weights; None without one
     stand_in: int | None = None
+    # whether its scores are neither chosen among nor sum to one: neurons have activations like that
     is_gate: bool = False
-    stop: Refusal | None = None
+    stop: Refusal | None = None  # why no expert can go, None if some can
 
     @property
     def axis(self) -> int:

@@ -29,21 +29,13 @@ NEVER, NEVER_HALF = -1e30, -3e4
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """An input with scores of experts, of which a mask keeps some away from its node.
-
-    Attributes:
-        node: the node.
-        index: of the input.
-        live: labels of its axes with experts, as `Meeting` has them.
-        routing: of the mixture.
-        moved: see `Meeting`.
-    """
+    """An input with scores of experts, of which a mask keeps some away from its node."""
 
     node: Node
-    index: int
-    live: Live
-    routing: Routing
-    moved: bool = False
+    index: int  # of the input
+    live: Live  # labels of its axes with experts, as `Meeting` has them
+    routing: Routing  # of the mixture
+    moved: bool = False  # see `Meeting`
 
     @property
     def value(self) -> Value:
@@ -75,11 +67,7 @@ class Gate:
 
 
 def gates_of(site: Site) -> list[Gate]:
-    """The inputs by which a router's choice can be kept from experts, none for sites without a router.
-
-    Raises:
-        RefusedError: if a choice is made by scores that are not real numbers.
-    """
+    """The inputs by which a router's choice can be kept from experts, none for sites without a router."""
     if not isinstance(site, MixtureSite):
         return []
     routing = site.routing

@@ -65,15 +65,11 @@ NOTHING, NEVER = 0.0, -np.inf
 
 @dataclass(frozen=True)
 class ExpertScores:
-    """A value with an axis of experts.
+    """A value with an axis of experts."""
 
-    Attributes:
-        live: per position the number of its expert, from 1 on; larger numbers for positions that always stay.
-        out: what stands at an expert whose score is minus infinity, None where that is not known.
-    """
-
+    # per position the number of its expert, from 1 on; larger numbers for positions that always stay
     live: Live
-    out: float | None
+    out: float | None  # what stands at an expert whose score is minus infinity, None where that is not known
 
 
 def axis_of(node: Node, rank: int, default: int = 0) -> int:
@@ -117,7 +113,6 @@ def number_behind(node: Node, known: Mapping[int, float | None]) -> float | None
     """The first output of a node at an expert that is out.
 
     Args:
-        node: the node.
         known: the numbers that some of its inputs hold there, None where that is not known.
     """
     product = contraction_of(node)
@@ -163,34 +158,21 @@ BY_ELEMENT = ELEMENTWISE | ACTIVATES | NORMALIZES | QUANTIZERS | UNCHANGED
 
 @dataclass(frozen=True)
 class Part:
-    """A value of one expert, or the sum of those of several.
+    """A value of one expert, or the sum of those of several."""
 
-    Attributes:
-        experts: their numbers.
-        rows: whether it is empty where they are out.
-        out: else the number that it holds there; None where that is some constant.
-    """
-
-    experts: frozenset[int]
-    rows: bool = False
-    out: float | None = NOTHING
+    experts: frozenset[int]  # their numbers
+    rows: bool = False  # whether it is empty where they are out
+    out: float | None = NOTHING  # else the number that it holds there; None where that is some constant
 
 
 @dataclass(frozen=True, eq=False)
 class End:
-    """A node that adds what an expert, or the sum of several, gives to something else.
+    """A node that adds what an expert, or the sum of several, gives to something else."""
 
-    Attributes:
-        experts: their numbers.
-        node: the node.
-        indices: inputs that are theirs.
-        kept: what the sum is without them.
-    """
-
-    experts: frozenset[int]
+    experts: frozenset[int]  # their numbers
     node: Node
-    indices: tuple[int, ...]
-    kept: Value
+    indices: tuple[int, ...]  # inputs that are theirs
+    kept: Value  # what the sum is without them
 
 
 def picked_apart(node: Node, scores: ExpertScores) -> dict[Value, int] | None:

@@ -70,13 +70,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 
 def routing_of(router: Node, live: Live, experts: int) -> Routing:
-    """Follow the scores that a linear layer computes.
-
-    Args:
-        router: the linear layer.
-        live: the expert of each of its outputs, numbered from 1.
-        experts: how many there are.
-    """
+    """Follow the scores that a linear layer computes."""
     found = _Walk(Routing(router, live, experts)).run()
     # Where an expert has several scores, no single one of them sends tokens to it.
     return found if in_order(live, experts) else replace(found, picks=[])

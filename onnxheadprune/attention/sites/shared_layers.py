@@ -45,11 +45,7 @@ Follows: TypeAlias = Callable[[Value, tuple[int, ...], tuple[int, ...]], Trace]
 
 
 class SharedLayers:
-    """The layers of one model that heads share.
-
-    Args:
-        trace: follows axes upstream.
-    """
+    """The layers of one model that heads share."""
 
     def __init__(self, trace: Follows) -> None:
         self._trace = trace
@@ -167,9 +163,6 @@ def within_heads(
     takes the place of those. So it does where one layer serves all heads: these lie along axes that the weights lack.
 
     Args:
-        node: a contraction.
-        index: of the input that labels go on to.
-        live: the labels of its output.
         shared: axes of that input along which heads lie that the node treats alike.
     """
     found, source = contraction_of(node), node.input(index)

@@ -125,23 +125,15 @@ def _loses(node: Node, walk: Sweep) -> bool:
 
 @dataclass(frozen=True)
 class FusedAnatomy:
-    """The heads, sizes and caches that a fused node's attributes and inputs show.
+    """The heads, sizes and caches that a fused node's attributes and inputs show."""
 
-    Attributes:
-        groups: query heads per KV head.
-        head_size: width of a query or key head.
-        free: cache inputs and outputs of the model.
-        value: index of the input with one value head per query head, None where there is none.
-        memory: indices of the inputs with keys, values and their past.
-        maps: outputs of the model that are attention maps, one per head.
-    """
-
-    groups: tuple[tuple[int, ...], ...]
-    head_size: int | None
-    free: frozenset[Value]
+    groups: tuple[tuple[int, ...], ...]  # query heads per KV head
+    head_size: int | None  # width of a query or key head
+    free: frozenset[Value]  # cache inputs and outputs of the model
+    # index of the input with one value head per query head, None where there is none
     value: int | None = None
-    memory: tuple[int, ...] = ()
-    maps: frozenset[Value] = frozenset()
+    memory: tuple[int, ...] = ()  # indices of the inputs with keys, values and their past
+    maps: frozenset[Value] = frozenset()  # outputs of the model that are attention maps, one per head
 
 
 def fused_anatomy(node: Node) -> FusedAnatomy:

@@ -103,7 +103,6 @@ def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
     """Yield nodes downstream of some nodes, nearest first, down to the next contractions, which are excluded.
 
     Args:
-        nodes: where to begin.
         as_factors: whether to continue after products in which each number is a factor of many.
     """
 

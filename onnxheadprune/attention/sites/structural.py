@@ -107,7 +107,6 @@ def find_structural(
     """All sites in graph order of their cores, and attention that is no site.
 
     Args:
-        view: an annotated view.
         named: known outputs of attention projections, since a last head may not look like one.
         fixed: tries whether the heads of a product are found once the inputs have fixed sizes; None where they have.
     """
@@ -244,9 +243,7 @@ def _over_heads(node: Node, channels: tuple[int, ...], tracer: Tracer) -> Iterat
     """Yield a reduction as the projection of the heads that it sums; nothing if it reduces something else.
 
     Args:
-        node: the reduction.
         channels: axes of what it reads that are left, with the features of heads.
-        tracer: of the model.
     """
     value, shape = node.inputs[0], node.shape(0)
     if value is None or shape is None:

@@ -34,19 +34,12 @@ TOKENS = re.compile(r"input_ids|token")
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """A node that picks rows of a table by token ids.
-
-    Attributes:
-        node: the node.
-        ids: index of the input with the ids.
-        table: index of the input with the table.
-        axis: axis of the table that counts tokens.
-    """
+    """A node that picks rows of a table by token ids."""
 
     node: Node
-    ids: int
-    table: int
-    axis: int
+    ids: int  # index of the input with the ids
+    table: int  # index of the input with the table
+    axis: int  # axis of the table that counts tokens
 
     @property
     def is_table(self) -> bool:
@@ -82,42 +75,25 @@ class Lookup:
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """The uses of token ids.
+    """The uses of token ids."""
 
-    Attributes:
-        lookups: the nodes that pick rows by them.
-        movers: nodes on the way there, which pass ids on unchanged.
-        stored: ids that these nodes add.
-    """
-
-    lookups: tuple[Lookup, ...]
-    movers: frozenset[Node]
-    stored: frozenset[int]
+    lookups: tuple[Lookup, ...]  # the nodes that pick rows by them
+    movers: frozenset[Node]  # nodes on the way there, which pass ids on unchanged
+    stored: frozenset[int]  # ids that these nodes add
 
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """The tokens of a model.
+    """The tokens of a model."""
 
-    Attributes:
-        rows: number of token ids.
-        inputs: names of the inputs with token ids.
-        logits: the outputs with a number for each token.
-        tables: stored tensors with a row or a column per token, by their names.
-        stored: ids that the graph itself uses, which must be kept.
-        open: outputs that may be logits of tokens, which nothing in the model decides.
-        others: names of outputs of linear layers with as many values, which are no tokens.
-        obstacle: why no token can be removed; "" without a reason.
-    """
-
-    rows: int
-    inputs: tuple[str, ...]
-    logits: tuple[Logits, ...]
-    tables: tuple[Value, ...]
-    stored: frozenset[int]
-    open: tuple[Logits, ...] = ()
-    others: tuple[str, ...] = ()
-    obstacle: str = ""
+    rows: int  # number of token ids
+    inputs: tuple[str, ...]  # names of the inputs with token ids
+    logits: tuple[Logits, ...]  # the outputs with a number for each token
+    tables: tuple[Value, ...]  # stored tensors with a row or a column per token, by their names
+    stored: frozenset[int]  # ids that the graph itself uses, which must be kept
+    open: tuple[Logits, ...] = ()  # outputs that may be logits of tokens, which nothing in the model decides
+    others: tuple[str, ...] = ()  # names of outputs of linear layers with as many values, which are no tokens
+    obstacle: str = ""  # why no token can be removed; "" without a reason
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -125,11 +101,7 @@ class Vocabulary:
         return tuple(item.name for item in self.logits)
 
     def to_dict(self, total: int) -> dict[str, Any]:
-        """JSON-ready data: what `inspect --json` has under "vocabularies".
-
-        Args:
-            total: bytes of all stored tensors.
-        """
+        """JSON-ready data: what `inspect --json` has under "vocabularies"."""
         bytes_of = {value: _bytes(value) for value in self.tables}
         return {
             "rows": self.rows,
@@ -153,7 +125,6 @@ def vocabularies(view: GraphView, logits: Sequence[str] | None = None) -> tuple[
     """All possible vocabularies of a model: integer inputs, grouped by the rows of the tables they index.
 
     Args:
-        view: an annotated view.
         logits: names of the outputs with a number for each token; None where the model decides.
     """
     flows = {value: flow for value in integer_inputs(view) if (flow := flow_of(value)).lookups}
@@ -177,15 +148,9 @@ def vocabulary_of(
     """The vocabulary of a model.
 
     Args:
-        view: an annotated view.
-        name: the model's name in errors.
         inputs: names of the inputs with token ids; without, they are found by dataflow.
         rows: how many tokens there are, where another file of the network says so.
         logits: names of the outputs with a number for each token; None where the model decides.
-
-    Raises:
-        UsageError: if several inputs may hold token ids, or one that is named does not.
-        RefusedError: if no input indexes a table.
     """
     found = vocabularies(view, logits)
     if inputs:
@@ -236,7 +201,6 @@ def blocked_at(sources: Mapping[Value, str], lookup: Node) -> str | None:
 
     Args:
         sources: integers that may be ids, with the names of the inputs that they are from.
-        lookup: the node that picks rows of a table.
     """
     ids = {item: name for value, name in sources.items() for item in carried(value)[0]}
     starts = [lookup.input(index) for index in roles_of(lookup).rows]
@@ -258,11 +222,7 @@ def _behind(value: Value) -> Iterator[Node]:
 
 
 def flow_of(value: Value) -> Flow:
-    """Return the uses of the ids in a value.
-
-    Args:
-        value: token ids.
-    """
+    """Return the uses of the ids in a value."""
     _, lookups, movers = carried(value)
     leading = _leading(movers, {item.node for item in lookups})
     stored = {number for node in leading for array in added(node).values() for number in array.reshape(-1)}
@@ -288,11 +248,7 @@ def carried(value: Value) -> tuple[set[Value], list[Lookup], list[Node]]:
 
 
 def added(node: Node) -> dict[int, np.ndarray[Any, np.dtype[Any]]]:
-    """The stored ids that a node adds to its input ids, by input.
-
-    Args:
-        node: one of `Flow.movers`.
-    """
+    """The stored ids that a node adds to its input ids, by input."""
     if node not in JOINS | CHOOSES_ELEMENTS:
         return {}
     return {index: array for index in contents(node) if (array := node.literal(index)) is not None}

@@ -52,15 +52,10 @@ HANDS_ON = MOVES | GATHERS_ELEMENTS | GATHERS_ROWS | WRITES_INTO | EXTREMES | CL
 
 @dataclass(frozen=True)
 class Place:
-    """The elements of a value, or one of its axes.
-
-    Attributes:
-        value: the value.
-        axis: the axis whose indices are meant; None for the elements.
-    """
+    """The elements of a value, or one of its axes."""
 
     value: Value
-    axis: int | None = None
+    axis: int | None = None  # the axis whose indices are meant; None for the elements
 
     @property
     def size(self) -> int:

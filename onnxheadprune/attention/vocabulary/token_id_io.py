@@ -23,32 +23,21 @@ from onnxheadprune.model.tensors import FLOATS
 
 @dataclass(frozen=True, eq=False)
 class Meaning:
-    """The places of a model that mean token ids.
+    """The places of a model that mean token ids."""
 
-    Attributes:
-        places: all of them.
-        inputs: names of further inputs with token ids: labels, ids that others are compared with.
-        logits: the outputs with a number for each token.
-        open: outputs that may be that, which nothing in the model decides.
-        others: names of outputs of linear layers with as many values, which are no tokens.
-        obstacle: the first place that would keep its old meaning; "" without one.
-    """
-
-    places: tuple[Place, ...]
+    places: tuple[Place, ...]  # all of them
+    # names of further inputs with token ids: labels, ids that others are compared with
     inputs: tuple[str, ...]
-    logits: tuple[Logits, ...]
-    open: tuple[Logits, ...]
-    others: tuple[str, ...]
-    obstacle: str
+    logits: tuple[Logits, ...]  # the outputs with a number for each token
+    open: tuple[Logits, ...]  # outputs that may be that, which nothing in the model decides
+    others: tuple[str, ...]  # names of outputs of linear layers with as many values, which are no tokens
+    obstacle: str  # the first place that would keep its old meaning; "" without one
 
     @classmethod
     def of(cls, view: GraphView, rows: int, ids: Sequence[Value], chosen: Collection[str] | None) -> Meaning:
         """Return the inputs and outputs that hold token ids.
 
         Args:
-            view: an annotated view.
-            rows: how many token ids there are.
-            ids: the inputs that index tables of tokens.
             chosen: names of the outputs with a number for each token; None where the model decides.
         """
         starts = [Place(value) for value in ids]

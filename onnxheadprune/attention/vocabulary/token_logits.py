@@ -47,17 +47,11 @@ Answer: TypeAlias = Literal["tokens", "open", "other"]
 
 @dataclass(frozen=True)
 class Logits:
-    """An output with an element for each token.
+    """An output with an element for each token."""
 
-    Attributes:
-        name: of the output.
-        axis: the axis that counts tokens.
-        width: its size, which may differ from the number of ids.
-    """
-
-    name: str
-    axis: int
-    width: int
+    name: str  # of the output
+    axis: int  # the axis that counts tokens
+    width: int  # its size, which may differ from the number of ids
 
     @classmethod
     def at(cls, place: Place) -> Logits:
@@ -77,9 +71,6 @@ def judged(view: GraphView, place: Place, rows: int, ids: Sequence[Value]) -> An
     "open" if the model does not show it.
 
     Args:
-        view: of the model.
-        place: the axis.
-        rows: how many token ids there are.
         ids: the inputs with token ids; nothing where another file of the network has them.
     """
     width, caches = place.size, _has_caches(view)
@@ -134,8 +125,6 @@ def rearranged(view: GraphView, places: Sequence[Place], rows: int | None) -> st
     """The output that holds logits in another arrangement than along one axis; "" without one.
 
     Args:
-        view: of the model.
-        places: axes that count tokens.
         rows: how many tokens there are, where linear layers with as many columns are logits, too.
     """
     starts = [place for place in places if place.axis is not None and place.value.elem_type in FLOATS]

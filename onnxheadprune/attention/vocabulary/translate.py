@@ -44,7 +44,6 @@ def kept_ids(dtype: np.dtype[np.generic], width: int | None = None) -> str:
     """The name of the tensor with the original's id of each token.
 
     Args:
-        dtype: of the ids.
         width: the number of logits, where that is another than that of ids.
     """
     return f"{KEPT}_{dtype.name}" if width is None else f"{KEPT}_{dtype.name}_of_{width}"
@@ -99,15 +98,7 @@ def constants(
 def old_ids(
     before: str, source: str, output: str, dtype: np.dtype[np.generic], opset: int
 ) -> list[InsertNode]:
-    """The nodes that turn new ids into the original's; a negative number is no id and stays as it is.
-
-    Args:
-        before: the node that they are inserted before.
-        source: the new ids.
-        output: the original's.
-        dtype: of both.
-        opset: of the model; an old one cannot tell negative numbers apart.
-    """
+    """The nodes that turn new ids into the original's; a negative number is no id and stays as it is."""
     if opset < nodes.COMPARES_INTEGERS:
         return [nodes.gather(before, kept_ids(dtype), source, 0, output)]
     old, zero, one = (name.format(dtype.name) for name in (OLD, ZERO, ONE))

@@ -70,19 +70,12 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Trimming:
-    """A model with fewer tokens, and its source.
+    """A model with fewer tokens, and its source."""
 
-    Attributes:
-        model: with the smaller vocabulary; its metadata record the remaining tokens.
-        cut: its entry in a plan.
-        vocabulary: of its source.
-        kept: the source's id of each new one.
-    """
-
-    model: LoadedModel
-    cut: VocabularyCut
-    vocabulary: Vocabulary
-    kept: Ids
+    model: LoadedModel  # with the smaller vocabulary; its metadata record the remaining tokens
+    cut: VocabularyCut  # its entry in a plan
+    vocabulary: Vocabulary  # of its source
+    kept: Ids  # the source's id of each new one
 
     def on(self, plan: PrunePlan) -> PrunePlan:
         """Translate a plan for the smaller vocabulary to one for the source."""
@@ -123,16 +116,9 @@ def trimming(
     """The model with the kept tokens only.
 
     Args:
-        loaded: the model; it is not changed.
-        kept: ids of the kept tokens.
         inputs: names of the inputs with token ids; without, they are found by dataflow.
         rows: how many tokens there are, where another file of the network says so.
         logits: names of the outputs with a number for each token; None where the model decides.
-
-    Raises:
-        UsageError: if there are no such ids, several inputs may hold tokens, or an output may be logits or not.
-        RefusedError: if the model has no vocabulary, or cannot lose a part of it.
-        ModelError: if the graph is not valid.
     """
     with analysing(loaded.proto, loaded.name):
         view = view_of(loaded)

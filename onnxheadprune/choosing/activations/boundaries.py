@@ -29,17 +29,11 @@ Reader: TypeAlias = Callable[[int], dict[str, Array]]
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One piece of work.
+    """One piece of work."""
 
-    Attributes:
-        starts: values that are there when it begins.
-        changes: nodes that may compute something else from then on, in one of two models.
-        wants: values that are read in it.
-    """
-
-    starts: tuple[Value, ...]
-    changes: tuple[Node, ...] = ()
-    wants: tuple[Value, ...] = ()
+    starts: tuple[Value, ...]  # values that are there when it begins
+    changes: tuple[Node, ...] = ()  # nodes that may compute something else from then on, in one of two models
+    wants: tuple[Value, ...] = ()  # values that are read in it
 
 
 class Boundaries:
@@ -52,11 +46,7 @@ class Boundaries:
     """
 
     def __init__(self, view: GraphView, stages: Sequence[Stage], outputs: Sequence[Value] = ()) -> None:
-        """Find the places.
-
-        Raises:
-            RefusedError: if a value lives in the body of a control-flow operator.
-        """
+        """Find the places."""
         for stage in stages:
             for value in (*stage.starts, *stage.wants):
                 require_main(value)
@@ -217,12 +207,7 @@ class Walk:
         """Stand at the inputs.
 
         Args:
-            parts: makes sessions of the original's parts.
-            boundaries: where it is cut.
-            feeds: what to run on.
             stored: contents of stored tensors that differ in the changed model, by name; it grows on the way.
-            source: how to call the feeds in errors.
-            room: the memory that what is kept may take.
         """
         self.parts, self.boundaries, self.feeds = parts, boundaries, feeds
         self._source = source
@@ -234,11 +219,7 @@ class Walk:
         """True if the two models differ before this stage."""
 
     def enter(self, stage: int) -> None:
-        """Take both models to a stage. What is in `stored` by then stays so before it.
-
-        Raises:
-            UsageError: if the model does not run on the feeds.
-        """
+        """Take both models to a stage. What is in `stored` by then stays so before it."""
         while self._stage < stage:
             self._step()
 

@@ -35,16 +35,11 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """Something to try at one site.
+    """Something to try at one site."""
 
-    Attributes:
-        site: the site's index.
-        heads: present heads that are silent.
-        weights: new contents of tensors that the site's projections read, by name.
-    """
-
-    site: int
-    heads: tuple[int, ...]
+    site: int  # the site's index
+    heads: tuple[int, ...]  # present heads that are silent
+    # new contents of tensors that the site's projections read, by name
     weights: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
@@ -63,19 +58,12 @@ NO_CUT = Cut(-1, ())
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The effect of a cut on one feed.
+    """The effect of a cut on one feed."""
 
-    Attributes:
-        feed: its position.
-        cut: position of the cut.
-        before: the outputs without the cut, by name.
-        after: the outputs with it.
-    """
-
-    feed: int
-    cut: int
-    before: Mapping[str, Array]
-    after: Mapping[str, Array]
+    feed: int  # its position
+    cut: int  # position of the cut
+    before: Mapping[str, Array]  # the outputs without the cut, by name
+    after: Mapping[str, Array]  # the outputs with it
 
 
 class Chain:
@@ -87,13 +75,7 @@ class Chain:
         """Cut the model before every site's projections.
 
         Args:
-            parts: makes sessions of its parts.
-            sites: the sites.
-            outputs: what the effects of cuts are measured on.
             sampled: the last layer of a single output may be computed at a sample of positions.
-
-        Raises:
-            RefusedError: if a context lives in the body of a control-flow operator, or is never a float.
         """
         changed = {node for site in sites for node in changed_by_cut(site)} if sampled else set()
         tail = Tail.of(outputs[0]) if sampled and len(outputs) == 1 else None
@@ -139,17 +121,7 @@ class Chain:
         """Yield what is found in the outputs with each of the cuts for each feed, those without any beside them.
 
         Args:
-            cuts: what to try.
-            feeds: what to run on.
-            source: how to call the feeds in errors.
             looked: looks at the outputs, which are too many to keep. Several threads call it.
-            passed: called after each feed of each block.
-
-        Returns:
-            What `looked` finds, all cuts of a feed one after the other.
-
-        Raises:
-            UsageError: if the model does not run on the feeds.
         """
         kept = Kept(Room(IN_MEMORY))
         last = len(self.sites)
@@ -189,11 +161,7 @@ class Chain:
         meters: Sequence[EffectMeter],
         passed: Passed = lambda _done, _of: None,
     ) -> None:
-        """Add to the meter of each cut what it does to the outputs; all meters measure the same output alike.
-
-        Raises:
-            UsageError: if the model does not run on the feeds.
-        """
+        """Add to the meter of each cut what it does to the outputs; all meters measure the same output alike."""
         references: dict[int, tuple[Array | None, Reference]] = {}
         tail, last = self._tail, None if self._tail is None else self._tail.session(self.parts)
 

@@ -53,17 +53,7 @@ def context_moments(
     A projection in a branch sees the feeds on which the branch runs; the moments of one that never does are empty.
 
     Args:
-        view: an annotated view of the model that the sites are of.
-        sites: whose contexts to look at.
-        data: what to run it on.
-        provider: where to run.
-        progress: called after each site.
         left: gets the reason for each site whose contexts are not finite, by label; those have no moments then.
-
-    Raises:
-        UsageError: if the data does not run through the model.
-        NotFiniteError: if it gives numbers that are not finite and there is no `left`, or no site without any.
-        RefusedError: if a context cannot be read.
     """
     found: dict[int, tuple[Moments, ...]] = {}
     parts = Parts(view, provider)
@@ -96,11 +86,7 @@ def context_moments(
 
 
 def finite(rows: Array, value: Value) -> Array:
-    """The rows, if all of them are finite.
-
-    Raises:
-        NotFiniteError: otherwise.
-    """
+    """The rows, if all of them are finite."""
     if not np.isfinite(rows).all():
         raise NotFiniteError(f"the model computes NaN or infinite values ({value.name}) on this data")
     return rows
@@ -109,16 +95,7 @@ def finite(rows: Array, value: Value) -> Array:
 def seen(
     sites: Sequence[AnySite], moments: Mapping[int, Sequence[Moments]], source: str
 ) -> tuple[AnySite, ...]:
-    """The sites that some feed has reached, of those that have moments.
-
-    Args:
-        sites: all of them.
-        moments: per site index, as `context_moments` gives them.
-        source: how to call the data.
-
-    Raises:
-        RefusedError: if there is none.
-    """
+    """The sites that some feed has reached, of those that have moments."""
     found = tuple(site for site in sites if any(moment.count for moment in moments.get(site.index, ())))
     if not found:
         raise RefusedError(
@@ -129,11 +106,7 @@ def seen(
 
 
 def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
-    """The weights of a projection, [contracted, out], dequantized where they are quantized.
-
-    Raises:
-        RefusedError: if they are in no form that is understood.
-    """
+    """The weights of a projection, [contracted, out], dequantized where they are quantized."""
     linear = Linear.of(projection)
     if linear is not None:
         return linear.matrix.read()
@@ -225,15 +198,7 @@ def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
 def measurable(
     view: GraphView, sites: Sequence[AnySite], data: Calibration, provider: Provider, instead: str = INSTEAD
 ) -> tuple[tuple[AnySite, ...], dict[str, str]]:
-    """The sites that can be measured on some data, asked before the first pass over it.
-
-    Returns:
-        The sites, and for the labels of the others why not.
-
-    Raises:
-        UsageError: if the data is too little for all of them.
-        RefusedError: if no context can be read.
-    """
+    """The sites that can be measured on some data, asked before the first pass over it."""
     left: dict[str, str] = {}
     for site in sites:
         try:
@@ -283,18 +248,7 @@ def with_enough(
     left: dict[str, str],
     instead: str = INSTEAD,
 ) -> tuple[AnySite, ...]:
-    """The sites that have seen enough positions.
-
-    Args:
-        sites: those that were read.
-        moments: per site index.
-        data: what they were taken on.
-        left: gets the reason for each of the others, by label.
-        instead: what is possible with less data.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """The sites that have seen enough positions."""
     counts = {site.index: min(item.count for item in moments[site.index]) for site in sites}
     return _with_enough(sites, counts, data, left, instead)
 

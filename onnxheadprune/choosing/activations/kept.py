@@ -26,11 +26,7 @@ class Room:
     """
 
     def __init__(self, left: int | None = None) -> None:
-        """All of it is free.
-
-        Args:
-            left: bytes; None for `IN_MEMORY`.
-        """
+        """All of it is free."""
         self.left = IN_MEMORY if left is None else left
         self._turn = threading.Lock()
 

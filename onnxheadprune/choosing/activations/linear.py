@@ -35,17 +35,11 @@ from onnxheadprune.runtime import Array
 
 @dataclass(frozen=True, eq=False)
 class _WholeProduct:
-    """A product of integers between floats.
+    """A product of integers between floats."""
 
-    Attributes:
-        source: the float that is quantized for it.
-        out: the float that is made of it.
-        levels: what the weight's levels mean.
-    """
-
-    source: Value
-    out: Value
-    levels: StoredLevels
+    source: Value  # the float that is quantized for it
+    out: Value  # the float that is made of it
+    levels: StoredLevels  # what the weight's levels mean
 
 
 def _whole_product(node: Node, source: int, weight: int) -> _WholeProduct | None:
@@ -148,35 +142,22 @@ PROJECTS = (0, 1, 2)
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """`y = x W + b` somewhere in the graph.
+    """`y = x W + b` somewhere in the graph."""
 
-    Attributes:
-        node: the contraction.
-        source: x, as a float: before it is quantized, where the product is one of integers.
-        axes: contracted axes of x, in the order of the rows of W.
-        matrix: W as [in, out].
-        out: y as a float, the bias included where there is one.
-        out_axes: axes of y that hold its features, in the order of the columns of W.
-        bias: the stored bias as [1, out], None without one that can be rewritten.
-        fixed: a bias as [1, out] that stays unchanged, since something else reads it too; None without one.
-        is_late: whether the bias is only added after `out`.
-        other: what y is added to (the residual stream), None where it is not simply added.
-        joint: the node that adds them, None without `other`.
-        is_inside: whether the node is a fused attention that projects its queries, keys and values itself: y is no
-            value of the graph, and `out` what the attention makes of it.
-    """
-
-    node: Node
-    source: Value
-    axes: tuple[int, ...]
-    matrix: Weights
-    out: Value
-    out_axes: tuple[int, ...]
-    bias: Matrix | None
+    node: Node  # the contraction
+    source: Value  # x, as a float: before it is quantized, where the product is one of integers
+    axes: tuple[int, ...]  # contracted axes of x, in the order of the rows of W
+    matrix: Weights  # W as [in, out]
+    out: Value  # y as a float, the bias included where there is one
+    out_axes: tuple[int, ...]  # axes of y that hold its features, in the order of the columns of W
+    bias: Matrix | None  # the stored bias as [1, out], None without one that can be rewritten
+    # a bias as [1, out] that stays unchanged, since something else reads it too; None without one
     fixed: Matrix | None
-    other: Value | None
-    is_late: bool = False
-    joint: Node | None = None
+    other: Value | None  # what y is added to (the residual stream), None where it is not simply added
+    is_late: bool = False  # whether the bias is only added after `out`
+    joint: Node | None = None  # the node that adds them, None without `other`
+    # whether the node is a fused attention that projects its queries, keys and values itself: y is no value
+    # of the graph, and `out` what the attention makes of it
     is_inside: bool = False
 
     @classmethod

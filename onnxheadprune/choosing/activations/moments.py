@@ -178,23 +178,16 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Products:
-    """Products of some rows that are added to moments; see there.
-
-    Attributes:
-        cross: None without targets.
-        y_sum: zero without.
-        y_square: zero without.
-        rows: the rows, None without targets.
-    """
+    """Products of some rows that are added to moments; see there."""
 
     count: int
     total: float
     gram: Array
     x_sum: Array
-    cross: Array | None
-    y_sum: Array | float
-    y_square: Array | float
-    rows: Row | None = None
+    cross: Array | None  # None without targets
+    y_sum: Array | float  # zero without
+    y_square: Array | float  # zero without
+    rows: Row | None = None  # the rows, None without targets
 
     @classmethod
     def of(cls, rows: Rows) -> Products:
@@ -213,11 +206,7 @@ class Products:
             return cls(len(x), total, gram, x_sum, x.T @ y, root @ y, y_square, (x, y, root)).checked()
 
     def checked(self) -> Products:
-        """Themselves, if they are finite.
-
-        Raises:
-            NotFiniteError: otherwise.
-        """
+        """Themselves, if they are finite."""
         if not all(np.isfinite(part).all() for part in (self.gram, self.y_square)):
             raise NotFiniteError(
                 "the model computes values on this data whose squares are too large to sum up"
@@ -231,12 +220,7 @@ def gather(
     """Add rows to some moments, `AT_ONCE` of them or more at a time.
 
     Args:
-        moments: what to add to.
         parts: rows for each of them, or None where a part has none. Either all have targets and weights or none.
-        workers: who multiplies.
-
-    Returns:
-        The moments.
     """
 
     def multiplied(stack: Sequence[Rows | None]) -> list[Products | None]:
@@ -303,19 +287,13 @@ class Ridge:
         """Compute what does not depend on λ.
 
         Args:
-            centred: moments of features and targets.
             start: the weights to stay close to, [n, k].
         """
         self._covariance, self._cross, self._start = centred.covariance, centred.cross, start
         self._rows = centred.rows
 
     def solved(self, strength: float, columns: npt.NDArray[np.int_] | None = None) -> Matrix64:
-        """The weights, [n, columns].
-
-        Args:
-            strength: of the pull, without a unit.
-            columns: targets to find weights for; None for all.
-        """
+        """The weights, [n, columns]."""
         wanted = slice(None) if columns is None else columns
         for pull in (strength, *(max(strength, LEAST_PULL) * 100.0**power for power in range(1, PULLS))):
             # Where features hardly vary beside their means, rounding is most of their covariance.
@@ -337,11 +315,7 @@ class Ridge:
         return np.asarray(cross - covariance @ start)
 
     def tried(self, strength: float) -> npt.NDArray[np.float32]:
-        """By what the weights would change, [n, k], in single precision: good enough to choose a strength by.
-
-        Raises:
-            LinAlgError: if that is too few digits for so weak a pull.
-        """
+        """By what the weights would change, [n, k], in single precision: good enough to choose a strength by."""
         return self._step(strength, np.float32)
 
     def _step(self, strength: float, dtype: type[np.floating[Any]], wanted: Wanted = slice(None)) -> Array:
@@ -373,11 +347,7 @@ class Ridge:
 
 
 def _solution(matrix: Array, pull: float, right: Array) -> Array:
-    """Solve (A + pull) x = b.
-
-    Raises:
-        LinAlgError: if A + pull is not positive definite by its digits.
-    """
+    """Solve (A + pull) x = b."""
     system = matrix.copy()
     system.flat[:: len(system) + 1] += pull
     factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)

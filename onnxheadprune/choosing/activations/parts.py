@@ -45,9 +45,6 @@ class Parts:
         """Make nothing yet.
 
         Args:
-            view: an annotated view of the model.
-            provider: where the sessions run.
-            feeds: that they will run on.
             sites: of which routers may be kept from choosing some units, by masks that count as stored tensors.
         """
         self.view, self.workers = view, workers_on(provider, feeds)
@@ -66,16 +63,6 @@ class Parts:
         """A session of `part`, None where all wanted values are given.
 
         A part of a model may ask more of ONNX Runtime than the whole. Then the session starts at the graph's inputs.
-
-        Args:
-            given: element types of the given values, by name.
-            wanted: names of the values that it gives.
-            stored: new contents for stored tensors, by name.
-            fixed: like `given`, of values that the graph's inputs do not make.
-            opened: names of stored tensors that become inputs.
-
-        Raises:
-            InferenceError: if ONNX Runtime does not load it.
         """
         at_hand = {item.name for item in self.view.model.graph.input} | given.keys() | fixed.keys()
         names = [name for name in wanted if name not in at_hand]
@@ -89,11 +76,7 @@ class Parts:
         return self._session(self._part(fixed, names, stored, opened))
 
     def between(self, values: Mapping[str, Array], given: Iterable[str], end: Value) -> Session:
-        """A session from some values to another.
-
-        Raises:
-            InferenceError: if ONNX Runtime does not load it.
-        """
+        """A session from some values to another."""
         types = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in given}
         return self._session(part(self.view, types, [end.name]))
 
@@ -114,12 +97,7 @@ class Parts:
 
 
 def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict[str, Array]:
-    """Return what a session gives for the user's data.
-
-    Raises:
-        MissingKernelError: if no data would.
-        UsageError: if the model does not run on it.
-    """
+    """Return what a session gives for the user's data."""
     try:
         return session.run(values)
     except MissingKernelError:
@@ -131,11 +109,7 @@ def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict
 
 
 def require_main(value: Value) -> None:
-    """Check whether a value is one of the main graph.
-
-    Raises:
-        RefusedError: if it lives in the body of a control-flow operator.
-    """
+    """Check whether a value is one of the main graph."""
     if value.scope.parent is not None:
         raise RefusedError(
             f"{value.name} lives inside the body of a control-flow operator, where its numbers cannot be read;"
@@ -164,12 +138,8 @@ def part(
     """A model of the nodes between some values and others.
 
     Args:
-        view: an annotated view of the whole.
         given: element types of the given values, by name; they become inputs. What needs none of them is
             made from the graph's own inputs.
-        wanted: names of the values that it gives.
-        stored: new contents for stored tensors, by name.
-        opened: names of stored tensors that become inputs.
     """
     values, names = view.main.values, list(dict.fromkeys(wanted))
     small = ModelProto(ir_version=view.model.ir_version)
@@ -223,9 +193,7 @@ def _gated(small: ModelProto, gates: Iterable[Gate], stored: Mapping[str, Array]
     """A part in which routers choose by masked scores.
 
     Args:
-        small: the part; it changes.
         gates: the inputs that are masked, where their nodes are in this part.
-        stored: the masks, by name; others become inputs.
     """
     for gate in gates:
         made = next(value.name for value in gate.node.outputs if value is not None)

@@ -28,18 +28,11 @@ SAMPLED_BYTES = 2**25
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """The nodes from a hidden state to an output.
+    """The nodes from a hidden state to an output."""
 
-    Attributes:
-        hidden: what they read, features on its last axis.
-        nodes: the nodes, from the output to the layer.
-        width: the features of the output.
-        output: the output.
-    """
-
-    hidden: Value
-    nodes: tuple[Node, ...]
-    width: int
+    hidden: Value  # what they read, features on its last axis
+    nodes: tuple[Node, ...]  # the nodes, from the output to the layer
+    width: int  # the features of the output
     output: Value
 
     @classmethod

@@ -49,14 +49,10 @@ it reads when it needs it."""
 
 @dataclass(frozen=True)
 class Refitting:
-    """The settings of a refit.
+    """The settings of a refit."""
 
-    Attributes:
-        which: which layers are refitted.
-        most: the most multiply-adds of all layers on all positions; bounds the amount of data.
-    """
-
-    which: Which = "all"
+    which: Which = "all"  # which layers are refitted
+    # the most multiply-adds of all layers on all positions; bounds the amount of data
     most: float = MOST_WORK
 
 
@@ -73,17 +69,8 @@ def compensate(
     """Refit the remaining weights, layer by layer, on already pruned inputs.
 
     Args:
-        view: an annotated view of the original.
-        sites: its attention sites, and those of other kinds that lose units.
-        heads: present units to remove, per site index.
         data: calibration data, of which as much is used as the widest layer wants; a part of it is held out to choose
             the ridge with. Of token sequences the rest is spliced into more, as far as it is little for that.
-        provider: where to run.
-        how: which layers are refitted, and the most work.
-        progress: called after each layer.
-
-    Raises:
-        UsageError: if the data does not run.
     """
     readers = attention_maps(sites)
     todo = tasks(view, sites, heads, readers, how.which)

@@ -41,40 +41,25 @@ FLOOR = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A refitted layer.
+    """A refitted layer."""
 
-    Attributes:
-        weight: [in, out].
-        bias: [out], None where the layer has none.
-        strength: the median ridge that was chosen, None if nothing moved but the bias.
-        before: held-out mean square error with the old weights.
-        after: the same with the new ones, learned without the held-out rows.
-        lost: outputs that keep their old weights, since rounding to the quantized values made the refit worse.
-    """
-
-    weight: Matrix64
-    bias: Matrix64 | None
-    strength: float | None
-    before: float
-    after: float
+    weight: Matrix64  # [in, out]
+    bias: Matrix64 | None  # [out], None where the layer has none
+    strength: float | None  # the median ridge that was chosen, None if nothing moved but the bias
+    before: float  # held-out mean square error with the old weights
+    after: float  # the same with the new ones, learned without the held-out rows
+    # outputs that keep their old weights, since rounding to the quantized values made the refit worse
     lost: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class _Choices:
-    """The choice for each output: 0 unchanged, 1 only its bias changes, then one number per strength.
+    """The choice for each output: 0 unchanged, 1 only its bias changes, then one number per strength."""
 
-    Attributes:
-        weight: the old weights.
-        bias: the old bias.
-        strengths: to choose from.
-        chosen: the choice per output.
-    """
-
-    weight: Matrix64
-    bias: Matrix64 | None
-    strengths: Sequence[float]
-    chosen: npt.NDArray[np.int_]
+    weight: Matrix64  # the old weights
+    bias: Matrix64 | None  # the old bias
+    strengths: Sequence[float]  # to choose from
+    chosen: npt.NDArray[np.int_]  # the choice per output
 
     def learned(self, moments: Moments) -> tuple[Matrix64, Matrix64 | None]:
         """Weights and bias by these choices, learned from some rows."""
@@ -117,12 +102,9 @@ def fit(
     held-out rows. The final weights learn from all rows.
 
     Args:
-        learned: moments of inputs and targets to learn from.
-        held: moments of other rows, to choose the strengths with.
         weight: the old weights, [in, out].
         bias: the old bias, [out]; None for a layer that has none.
         strengths: ridge strengths to try; None for `STRENGTHS`, or `STRONG` where rows are few.
-        grid: the values that quantized weights can have, None for floats.
     """
     if strengths is None and learned.count < len(weight):
         strengths = STRONG
@@ -175,11 +157,7 @@ class _Apart:
         return self._with(self._fixed, self._held.x_sum @ self._weight, self._bias)
 
     def after(self, step: npt.NDArray[np.float32] | None) -> Matrix64:
-        """The error after a step from the weights, [in, out], with the bias that fits on the rows to learn from.
-
-        Args:
-            step: None for none.
-        """
+        """The error after a step from the weights, [in, out], with the bias that fits on the rows to learn from."""
         squares, new = self._fixed, self._weight
         if step is not None:
             squares = squares + self._change(step)
@@ -224,9 +202,6 @@ def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -
 
     Args:
         weight: the weights to round, [in, out].
-        moments: of the inputs.
-        grid: the values that can be stored.
-        has_bias: whether a bias corrects the mean.
     """
     covariance = moments.centred().covariance if has_bias else moments.gram / (moments.total or 1.0)
     size = len(covariance)
@@ -248,17 +223,11 @@ def on_grid(weight: Matrix64, moments: Moments, grid: Grid, *, has_bias: bool) -
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The features of each channel. Features are the kept channels, then u of one head after the other.
+    """The features of each channel. Features are the kept channels, then u of one head after the other."""
 
-    Attributes:
-        channels: for each kept head, its channels among the kept ones, [heads, head size].
-        columns: the column of the value weights that computes each of them, counted among those in use.
-        directions: features of u per head.
-    """
-
-    channels: Ints
-    columns: Ints
-    directions: int
+    channels: Ints  # for each kept head, its channels among the kept ones, [heads, head size]
+    columns: Ints  # the column of the value weights that computes each of them, counted among those in use
+    directions: int  # features of u per head
 
     @property
     def features(self) -> int:
@@ -308,9 +277,7 @@ def fit_values(learned: Moments, held: Moments, weight: Matrix64, layout: Layout
 
     Args:
         learned: moments of all features, and of the target outputs of the projection.
-        held: the same for other rows.
         weight: the output projection's rows of the kept channels, [channels, out].
-        layout: of the features.
 
     Returns:
         [directions, columns], learned from all rows.

@@ -51,10 +51,6 @@ class Pair:
         """Start both models at their inputs.
 
         Args:
-            parts: makes sessions of the original's parts.
-            boundaries: where it is cut.
-            nodes: of the layers.
-            data: to learn from, and held out.
             changed: contents of stored tensors that differ in the pruned model; each refit adds to it.
         """
         self._learn, held = data
@@ -74,12 +70,7 @@ class Pair:
         return all(self._running.is_reached(linear.node, part) for part in self._data)
 
     def target(self, linear: Linear, run: Run | None) -> Target:
-        """Return the target of a layer; where possible, the one that replaces the removed run after it.
-
-        Args:
-            linear: the layer.
-            run: the run that it replaces, None for none.
-        """
+        """Return the target of a layer; where possible, the one that replaces the removed run after it."""
         if run is None:
             return Target(linear)
         read = self.walk.changed(run.passed)
@@ -112,11 +103,6 @@ class Pair:
         self, target: Target, rows: Sequence[int], values: Values | None
     ) -> tuple[Moments, Moments] | None:
         """Moments of a layer's inputs in the pruned model and of their target outputs.
-
-        Args:
-            target: of the layer.
-            rows: inputs that count.
-            values: features to append to the inputs, None for none.
 
         Returns:
             Moments of the data to learn from, and of the held-out data; None if the pruned model processes other
@@ -181,14 +167,7 @@ class Pair:
     def _gathered(
         self, linear: Linear, features: int, targets: int, read: Read
     ) -> tuple[Moments, Moments] | None:
-        """Moments of both parts of the data, None if the two models process other positions.
-
-        Args:
-            linear: a layer that runs on these feeds.
-            features: of a row.
-            targets: of a row.
-            read: gives the rows of a feed.
-        """
+        """Moments of both parts of the data, None if the two models process other positions."""
         found: list[Moments] = []
         workers = self.walk.parts.workers
         for reached in self._reached(linear):

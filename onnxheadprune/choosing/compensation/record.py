@@ -163,7 +163,6 @@ def sealed(pruned: LoadedModel, plan: PrunePlan) -> None:
 
     Args:
         pruned: the refitted model after the plan was applied; only its record changes.
-        plan: the applied plan.
     """
     record = REFIT_ENTRY.read(pruned.proto)
     if record is None:
@@ -205,11 +204,7 @@ def _tensors_by_name(model: ModelProto) -> Mapping[str, TensorProto]:
 
 
 def _array_of(tensor: TensorProto, model: LoadedModel) -> Array:
-    """The numbers of a tensor of a model.
-
-    Raises:
-        ModelError: if they cannot be read.
-    """
+    """The numbers of a tensor of a model."""
     return numpy_helper.to_array(in_memory(tensor, model.sources))
 
 
@@ -223,9 +218,6 @@ def restored(
 
     Returns:
         The tensors that differ from the original; and the errors of the record.
-
-    Raises:
-        ModelError: if a tensor cannot be read.
     """
     before_this = REFIT_ENTRY.read(original.proto)
     earlier = () if before_this is None else before_this.tensors
@@ -277,17 +269,11 @@ def restored(
 
 @dataclass(frozen=True, eq=False)
 class _One:
-    """A refitted tensor.
+    """A refitted tensor."""
 
-    Attributes:
-        original: the tensor in the original, and that model.
-        cut: the tensor in the pruned model, and that model.
-        edit: the cut, None where it is not cut.
-    """
-
-    original: tuple[TensorProto, LoadedModel]
-    cut: tuple[TensorProto, LoadedModel]
-    edit: SliceTensor | None
+    original: tuple[TensorProto, LoadedModel]  # the tensor in the original, and that model
+    cut: tuple[TensorProto, LoadedModel]  # the tensor in the pruned model, and that model
+    edit: SliceTensor | None  # the cut, None where it is not cut
 
     def restored(self, whole: Array) -> tuple[TensorProto, dict[str, Source]]:
         """The tensor in the original's shape, and the files that it refers to."""
@@ -324,13 +310,7 @@ def _changeable(
 
 
 def whole_of(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:
-    """The array in the original's shape, with the removed parts of the original; None if it is not the planned cut.
-
-    Args:
-        array: of the pruned model.
-        original: the tensor before the cut.
-        edit: the cut, None where the tensor is not cut.
-    """
+    """The array in the original's shape, with the removed parts of the original; None if it is not the planned cut."""
     dims = original.shape
     if edit is None:
         return array if array.shape == dims else None

@@ -31,17 +31,11 @@ LEAST_GAIN = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Link:
-    """A step of the residual stream: `normalised * gain + offset`, or nothing.
+    """A step of the residual stream: `normalised * gain + offset`, or nothing."""
 
-    Attributes:
-        gain: per channel, [out]; None without a normalisation.
-        offset: per channel, [out].
-        centred: whether the mean over the channels is subtracted.
-    """
-
-    gain: Matrix64 | None
-    offset: Matrix64
-    centred: bool = False
+    gain: Matrix64 | None  # per channel, [out]; None without a normalisation
+    offset: Matrix64  # per channel, [out]
+    centred: bool = False  # whether the mean over the channels is subtracted
 
     @classmethod
     def between(cls, before: Matrix64, after: Matrix64) -> Link | None:
@@ -49,7 +43,6 @@ class Link:
 
         Args:
             before: its input, [positions, out].
-            after: its output.
         """
         if before.shape != after.shape or len(before) < 4:
             return None
@@ -120,7 +113,6 @@ def aim(stream: Matrix64, now: Matrix64, links: Sequence[Link], added: Sequence[
     Args:
         stream: the target after the run, [positions, out].
         now: the present stream after the front; its scale (and mean) are kept where a normalisation removes them.
-        links: between the additions, in their order.
         added: what remains of each removed sublayer: the bias of its last layer, [out].
     """
     for link, bias in zip(reversed(links), reversed(added), strict=True):
@@ -139,17 +131,11 @@ RowsOf: TypeAlias = Callable[[Value], Array]
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The target output of a linear layer.
+    """The target output of a linear layer."""
 
-    Attributes:
-        linear: the layer.
-        run: the removed run that it replaces, None for none.
-        links: the links between the additions of that run.
-    """
-
-    linear: Linear
-    run: Run | None = None
-    links: tuple[Link, ...] = ()
+    linear: Linear  # the layer
+    run: Run | None = None  # the removed run that it replaces, None for none
+    links: tuple[Link, ...] = ()  # the links between the additions of that run
 
     @classmethod
     def standing_in(cls, linear: Linear, run: Run, feeds: Sequence[RowsOf]) -> Target:

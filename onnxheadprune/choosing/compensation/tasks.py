@@ -33,27 +33,16 @@ LARGEST = 2**24
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One layer to refit.
+    """One layer to refit."""
 
-    Attributes:
-        name: of its node.
-        linear: the layer, None where its weights cannot be rewritten.
-        site: the site that loses units and whose projection it is, else None.
-        projection: that projection.
-        heads: present units of the site to keep.
-        kept: remaining rows of the matrix, None for all.
-        run: the removed sublayers after it that it replaces, None for none.
-        only_stands_in: whether it is refitted only to replace them.
-    """
-
-    name: str
-    linear: Linear | None
-    site: Site | None = None
+    name: str  # of its node
+    linear: Linear | None  # the layer, None where its weights cannot be rewritten
+    site: Site | None = None  # the site that loses units and whose projection it is, else None
     projection: Projection | None = None
-    heads: tuple[int, ...] = ()
-    kept: tuple[int, ...] | None = None
-    run: Run | None = None
-    only_stands_in: bool = False
+    heads: tuple[int, ...] = ()  # present units of the site to keep
+    kept: tuple[int, ...] | None = None  # remaining rows of the matrix, None for all
+    run: Run | None = None  # the removed sublayers after it that it replaces, None for none
+    only_stands_in: bool = False  # whether it is refitted only to replace them
 
     @property
     def site_index(self) -> int | None:
@@ -102,13 +91,6 @@ def tasks(
     Projections of the sites that lose units; every other layer that is not read by attention (refits of queries, keys
     and values to their old outputs have not paid off) and that outputs still depend on; and the layers before removed
     runs of sublayers, to replace these.
-
-    Args:
-        view: an annotated view of the original.
-        sites: its attention sites, and those of other kinds that lose units.
-        heads: present units to remove, per site index.
-        attention: nodes of the layers that attention reads.
-        which: of these layers.
     """
     found: dict[int, Task] = {}
     gone = Emptied.by(view, sites, heads)
@@ -150,11 +132,6 @@ def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Itera
     """Names of all stored tensors that a refit of this cut may change.
 
     Weights and biases of the layers to refit, and of those that compute the values of the remaining heads.
-
-    Args:
-        view: an annotated view of the original.
-        sites: its attention sites, and those of other kinds that lose units.
-        heads: present units to remove, per site index.
     """
     readers = attention_maps(sites)
     todo = tasks(view, sites, heads, readers)
@@ -176,25 +153,15 @@ def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Itera
 
 @dataclass(frozen=True, eq=False)
 class Emptied:
-    """Layers that are unused once sites are removed as a whole.
+    """Layers that are unused once sites are removed as a whole."""
 
-    Attributes:
-        maps: their last layers, which have no inputs left, with the site of each.
-        alive: the nodes that outputs still depend on; None where no site is removed as a whole.
-    """
-
-    maps: Mapping[Node, Site]
+    maps: Mapping[Node, Site]  # their last layers, which have no inputs left, with the site of each
+    # the nodes that outputs still depend on; None where no site is removed as a whole
     alive: frozenset[Node] | None
 
     @classmethod
     def by(cls, view: GraphView, sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> Emptied:
-        """Return the layers that have no inputs left once some units are removed, and the nodes still in use.
-
-        Args:
-            view: an annotated view of the original.
-            sites: its sites.
-            heads: present units to remove, per site index.
-        """
+        """Return the layers that have no inputs left once some units are removed, and the nodes still in use."""
         maps = {
             projection.node: site
             for site in sites
@@ -246,17 +213,12 @@ class Emptied:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Consecutive removed sublayers.
+    """Consecutive removed sublayers."""
 
-    Attributes:
-        front: the last remaining layer before them that adds to the stream.
-        gone: the last layers of the removed sublayers, in the order in which they add to the stream.
-        keys: keys of their sites in a spec.
-    """
-
-    front: Linear
+    front: Linear  # the last remaining layer before them that adds to the stream
+    # the last layers of the removed sublayers, in the order in which they add to the stream
     gone: tuple[Linear, ...]
-    keys: tuple[str, ...]
+    keys: tuple[str, ...]  # keys of their sites in a spec
 
     @property
     def passed(self) -> tuple[Value, ...]:

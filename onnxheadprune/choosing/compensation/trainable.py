@@ -23,15 +23,11 @@ KNOWN = (*FLOATS, TensorProto.UNDEFINED)
 
 @dataclass(frozen=True, eq=False)
 class Trainable:
-    """A stored tensor with learned contents.
+    """A stored tensor with learned contents."""
 
-    Attributes:
-        stored: the initializer or Constant.
-        steps: the nodes between it and the value that is learned, from the initializer on; more than one way leads
-            from tensors that several nodes read, and this is the first.
-    """
-
-    stored: Value
+    stored: Value  # the initializer or Constant
+    # the nodes between it and the value that is learned, from the initializer on; more than one way leads
+    # from tensors that several nodes read, and this is the first
     steps: tuple[Node, ...]
 
 

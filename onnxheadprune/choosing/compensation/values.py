@@ -33,17 +33,11 @@ ROWS_PER_INPUT = 2
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """The context that a site's projection reads.
+    """The context that a site's projection reads."""
 
-    Attributes:
-        value: the context.
-        axes: its axes that hold channels.
-        heads: channels of each remaining head.
-    """
-
-    value: Value
-    axes: tuple[int, ...]
-    heads: tuple[Sequence[int], ...]
+    value: Value  # the context
+    axes: tuple[int, ...]  # its axes that hold channels
+    heads: tuple[Sequence[int], ...]  # channels of each remaining head
 
 
 class Values:
@@ -63,11 +57,7 @@ class Values:
         """A candidate, to be tested by `fits`.
 
         Args:
-            linear: the layer.
             read: yields its inputs and all other values up to the context, feed by feed.
-            after: from there to the context.
-            context: what the site's projection reads, and the remaining heads.
-            inside: weight and bias, by name, where a fused attention projects inside.
         """
         self.linear, self.read = linear, read
         self._after, self._context, self._axes = after, context.value, context.axes
@@ -89,16 +79,7 @@ class Values:
         also: Sequence[Value] = (),
         runs_on: Callable[[int], bool] = lambda feed: True,
     ) -> Values | None:
-        """The linear layer that computes the values of some heads, None if none can be refitted alone.
-
-        Args:
-            walk: at a place before the values are computed.
-            maps: layers that may compute them.
-            context: what the site's projection reads, and the remaining heads.
-            data: the first feeds of the walk.
-            also: further values that its `read` yields.
-            runs_on: whether the layer runs on a feed, by its position.
-        """
+        """The linear layer that computes the values of some heads, None if none can be refitted alone."""
         if len({len(channels) for channels in context.heads}) != 1:
             return None
         for linear in maps:

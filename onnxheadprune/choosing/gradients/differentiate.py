@@ -106,23 +106,15 @@ def _quantize(node: Node, elem_type: int, writer: Writer) -> None:
 
 @dataclass
 class Backward:
-    """One backward pass.
+    """One backward pass."""
 
-    Attributes:
-        view: the graph.
-        active: names of values that depend on parameters.
-        writer: collects the new nodes.
-        held: values that were held constant, with the reason, by name.
-        parts: contributions to the gradient of each value.
-        seed: name of the constant that the pass starts with, once it has started.
-    """
-
-    view: GraphView
-    active: set[str]
-    writer: Writer
+    view: GraphView  # the graph
+    active: set[str]  # names of values that depend on parameters
+    writer: Writer  # collects the new nodes
+    # values that were held constant, with the reason, by name
     held: dict[str, str] = field(default_factory=dict)
-    parts: dict[str, list[Term]] = field(default_factory=dict)
-    seed: str = ""
+    parts: dict[str, list[Term]] = field(default_factory=dict)  # contributions to the gradient of each value
+    seed: str = ""  # name of the constant that the pass starts with, once it has started
 
     def run(self, loss: str) -> None:
         """Run backwards from the loss to the parameters."""
@@ -187,23 +179,18 @@ NEW_OPSET = 18
 
 @dataclass(frozen=True)
 class Gradient:
-    """A model of a loss and its gradients.
+    """A model of a loss and its gradients."""
 
-    Attributes:
-        model: its inputs are those of the original and the parameters, unless these hold no real numbers; its outputs
-            are the loss and the gradients.
-        loss: name of the loss.
-        outputs: per parameter the name of its gradient, which has its shape, in float32 (float64 stays).
-        constant: per parameter without a gradient the reason; per value that is held constant on the way the node
-            and the reason, even where a parameter after it has a gradient by other ways.
-        seed: name of the stored 1 that the backward pass starts with; nothing else reads it.
-    """
-
+    # its inputs are those of the original and the parameters, unless these hold no real numbers; its outputs
+    # are the loss and the gradients
     model: ModelProto
-    loss: str
+    loss: str  # name of the loss
+    # per parameter the name of its gradient, which has its shape, in float32 (float64 stays)
     outputs: Mapping[str, str]
+    # per parameter without a gradient the reason; per value that is held constant on the way the node and the
+    # reason, even where a parameter after it has a gradient by other ways
     constant: Mapping[str, str]
-    seed: str
+    seed: str  # name of the stored 1 that the backward pass starts with; nothing else reads it
 
 
 def differentiate(model: ModelProto | GraphView, loss: str, parameters: Sequence[str]) -> Gradient:
@@ -214,12 +201,6 @@ def differentiate(model: ModelProto | GraphView, loss: str, parameters: Sequence
 
     Args:
         model: weights that are no parameters may be references to files, and stay so.
-        loss: name of a value of the main graph with one element.
-        parameters: names of initializers.
-
-    Raises:
-        UsageError: if there is no such value or initializer.
-        RefusedError: if the opset is too old, or the loss is no real number.
     """
     source = prepared(model.model if isinstance(model, GraphView) else model)
     _check(source, loss, parameters)

@@ -170,12 +170,7 @@ def _with_outputs(proto: NodeProto, outputs: Iterable[str]) -> NodeProto:
 
 
 def widened(model: ModelProto, masters: frozenset[str]) -> ModelProto:
-    """The model with float32 instead of float16 and bfloat16; inputs and stored tensors are cast where they are read.
-
-    Args:
-        model: whose outputs may change their type.
-        masters: inputs that are float32 themselves from now on.
-    """
+    """The model in float32 instead of float16 and bfloat16; inputs and stored tensors are cast where they are read."""
     if not _has_halves(model.graph):
         return model
     made = ModelProto()
@@ -199,13 +194,7 @@ def _mentions_halves(node: NodeProto) -> bool:
 
 
 def _widen(graph: GraphProto, masters: frozenset[str], outer: Mapping[str, str]) -> None:
-    """Change a graph in place.
-
-    Args:
-        graph: the main graph, or a body.
-        masters: inputs that become float32.
-        outer: new names of values that are cast around a body.
-    """
+    """Change a graph in place."""
     renamed, casts = dict(outer), []
     for info in graph.input:
         if info.name in masters and info.type.tensor_type.elem_type in HALVES:

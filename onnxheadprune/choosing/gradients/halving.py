@@ -26,24 +26,17 @@ SOUND = "sound"
 
 @dataclass(frozen=True)
 class Halved:
-    """A gradient with products in float16.
+    """A gradient with products in float16."""
 
-    Attributes:
-        model: that of the gradient, with one more input and one more output.
-        scale: name of the input that the backward pass starts with, a scalar.
-        sound: name of the output that is 0 where all gradients are finite, else NaN.
-    """
-
-    model: ModelProto
-    scale: str
-    sound: str
+    model: ModelProto  # that of the gradient, with one more input and one more output
+    scale: str  # name of the input that the backward pass starts with, a scalar
+    sound: str  # name of the output that is 0 where all gradients are finite, else NaN
 
 
 def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
     """The same gradients by products in float16, of the main graph; those in bodies stay unchanged.
 
     Args:
-        gradient: of a loss without axes, in float32.
         apart: inputs that only the loss reads: products with what is made of nothing else stay in float32, too.
     """
     made = ModelProto()

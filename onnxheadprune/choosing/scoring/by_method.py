@@ -150,11 +150,7 @@ def _measured(
     progress: Progress,
     left: dict[str, str] | None,
 ) -> tuple[Sequence[Site], Mapping[int, Sequence[Moments]]]:
-    """The sites that can be scored on the data, and the moments of what they carry.
-
-    Raises:
-        UsageError: if there are none; without `left`, if there are others.
-    """
+    """The sites that can be scored on the data, and the moments of what they carry."""
     data, short = evidence.data, dict[str, str]()
     if method == "reconstruction":
         sites, short = measurable(view, sites, data, evidence.provider, INSTEAD)
@@ -326,31 +322,19 @@ def _groups(site: Site, worth: Array) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True, eq=False)
 class _SiteTask:
-    """Ablate the units of one site.
+    """Ablate the units of one site."""
 
-    Attributes:
-        model: the model; a process that sees several sites of one model reads it once.
-        site: index of the site.
-        data: the inputs.
-        provider: where to run.
-        effect: the user's measure.
-    """
-
-    model: Sent
-    site: int
-    data: Calibration
-    provider: Provider
-    effect: Measure | None = None
+    model: Sent  # the model; a process that sees several sites of one model reads it once
+    site: int  # index of the site
+    data: Calibration  # the inputs
+    provider: Provider  # where to run
+    effect: Measure | None = None  # the user's measure
 
 
 def _site_tasks(
     model: LoadedModel, sites: Sequence[Site], data: Calibration, provider: Provider, effect: Measure | None
 ) -> list[_SiteTask]:
-    """A task per site.
-
-    Raises:
-        RefusedError: if the model is too large to be sent around, and has no file.
-    """
+    """A task per site."""
     travelling = sent(model)
     return [_SiteTask(travelling, site.index, data, provider, effect) for site in sites]
 

@@ -94,17 +94,11 @@ def expert_scores(
 
 @dataclass(frozen=True)
 class _Tokens:
-    """The experts of some tokens.
+    """The experts of some tokens."""
 
-    Attributes:
-        chosen: numbers of each token's experts, [tokens, chosen].
-        norms: of the output of each of these, in the same shape; None if not needed.
-        weights: of the router for each of these.
-    """
-
-    chosen: npt.NDArray[np.int64]
-    norms: Scores | None = None
-    weights: Scores | None = None
+    chosen: npt.NDArray[np.int64]  # numbers of each token's experts, [tokens, chosen]
+    norms: Scores | None = None  # of the output of each of these, in the same shape; None if not needed
+    weights: Scores | None = None  # of the router for each of these
 
 
 class _Tally:
@@ -217,9 +211,7 @@ class _Reader:
         """The output of the mixture where each token has no other experts, [tokens, features].
 
         Args:
-            values: the inputs of the mixture.
             experts: of each token, the highest score first, [tokens, experts].
-            shapes: of scores that are masked, by name.
             rest: the score of all but the first as a share of minus infinity; 0 for half of the score before.
         """
         assert self._output is not None

@@ -32,15 +32,7 @@ class Partial:
     """Finished sites, on disk as they come."""
 
     def __init__(self, path: str | os.PathLike[str] | None, key: str) -> None:
-        """Read the results of an interrupted run with the same key.
-
-        Args:
-            path: the file; None keeps nothing.
-            key: identifies model, data and settings; see `of`.
-
-        Raises:
-            UsageError: if the file could not be written later, or holds something else.
-        """
+        """Read the results of an interrupted run with the same key."""
         self._path = None if path is None else Path(path)
         self._key = key
         self.found: dict[int, Array] = {}

@@ -226,14 +226,7 @@ def _wide_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float
 def _taken(
     site: Site, multiple: int, protected: Collection[int], costs: Callable[[], np.ndarray]
 ) -> Iterator[tuple[list[int], frozenset[int]]]:
-    """Steps from all units to few: the units removed in it, and those removed so far.
-
-    Args:
-        site: the site.
-        multiple: see `wide_path`.
-        protected: present units to keep.
-        costs: returns the next cost of each unit, called before each step.
-    """
+    """Steps from all units to few: the units removed in it, and those removed so far."""
     left = [unit for unit in site.units if not set(unit) & set(protected)]
     gone: frozenset[int] = frozenset()
     for count in _counts(site.num_units, multiple, len(protected)):

@@ -254,11 +254,7 @@ def _index(item: Mapping[str, Any], where: str) -> int:
 
 
 def _index_of(key: str, where: str) -> int:
-    """The index of the site that a key names: "3", or "ffn.3" for a feed-forward block.
-
-    Raises:
-        UsageError: if it is no key.
-    """
+    """The index of the site that a key names: "3", or "ffn.3" for a feed-forward block."""
     kind = kind_of_key(key)
     number = key.removeprefix("" if kind is None else kind.KEY)
     if not (number.isascii() and number.isdecimal() and len(number) <= DIGITS):

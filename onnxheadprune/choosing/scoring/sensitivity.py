@@ -183,7 +183,6 @@ class Probing:
         """Take the measure of drift.
 
         Args:
-            main: the output.
             effect: "kl" or "cosine"; None or "auto" chooses by the kind of output.
         """
         self.main, self.measure = main, measured_in(main, effect)
@@ -267,11 +266,7 @@ class MaskGradients:
     """
 
     def __init__(self, view: GraphView, sites: Sequence[Site], output: str, provider: Provider) -> None:
-        """Differentiate the model.
-
-        Raises:
-            RefusedError: if no gradient of the output reaches a site.
-        """
+        """Differentiate the model."""
         self._sites = sites
         for site in sites:
             for projection in site.projections:

@@ -10,11 +10,7 @@ from onnxheadprune.settings.writing import RUNTIMES
 
 
 def client_named(name: str) -> Client:
-    """A runtime by its name.
-
-    Raises:
-        UsageError: if no runtime has that name.
-    """
+    """A runtime by its name."""
     if name not in RUNTIMES:
         raise UsageError(f"there is no runtime {name!r}; known are {', '.join(RUNTIMES)}")
     module = importlib.import_module(f"onnxheadprune.deploying.clients.{RUNTIMES[name]}")

@@ -22,11 +22,7 @@ HEADS = "num_key_value_heads"
 
 
 def _check(folder: Deployment) -> tuple[str, ...]:
-    """Check whether the folder is an onnxruntime-genai model.
-
-    Raises:
-        RefusedError: if it is not, or a cut cache has a symbolic number of heads.
-    """
+    """Check whether the folder is an onnxruntime-genai model."""
     if CONFIG not in folder.others:
         raise RefusedError(f"{TITLE} loads a folder with {CONFIG}, and there is none")
     symbolic = [(file.name, file.symbolic[0]) for file in folder.files if file.symbolic]
@@ -50,11 +46,7 @@ def _allocates_alike(folder: Deployment) -> bool:
 
 
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The number of layers, where caches are removed, and that of KV heads, where caches are allocated by it.
-
-    Raises:
-        RefusedError: if genai_config.json cannot express the cut, or refers to layers by their numbers.
-    """
+    """The number of layers, where caches are removed, and that of KV heads, where caches are allocated by it."""
     decoder = _decoder(cut)
     place = (CONFIG, ("model", "decoder"), decoder)
     changes: tuple[ConfigChange, ...] = ()

@@ -35,11 +35,7 @@ def of_decoder(config: Json) -> tuple[tuple[str, ...], Json]:
 
 
 def layers_follow(cut: Deployment, client: str) -> tuple[ConfigChange, ...]:
-    """The fields of config.json that change where caches are removed.
-
-    Raises:
-        RefusedError: if the configuration cannot say it.
-    """
+    """The fields of config.json that change where caches are removed."""
     if not cut.lost_caches:
         return ()
     way, config = of_decoder(cut.config)
@@ -52,12 +48,7 @@ def counted(
     """The number of layers, and the list of layer types, without the layers whose caches are removed.
 
     Args:
-        cut: the folder and the cut.
-        client: the runtime's name in errors.
         place: the file, the path of names to the configuration in it, and that configuration.
-
-    Raises:
-        RefusedError: if the configuration has no number of layers, or another one than caches.
     """
     file, way, config = place
     field = next((name for name in (*DECODER_LAYERS, *LAYERS) if type(config.get(name)) is int), None)
@@ -84,11 +75,7 @@ def counted(
 
 
 def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
-    """The KV heads that every cached layer has after a cut, and the size of one.
-
-    Raises:
-        RefusedError: if layers would have different numbers, with the nearest set of heads that has equal ones.
-    """
+    """The KV heads that every cached layer has after a cut, and the size of one."""
     staying = [site for site in cut.sites if not site.leaves]
     counts = {site.after for site in staying}
     sizes = {site.head_size for site in staying}
@@ -137,9 +124,6 @@ def described(cut: Deployment) -> tuple[ConfigChange, ...]:
     """Return the fields of config.json that declare the KV heads of every layer to transformers 5.
 
     Where all layers keep equally many, the one number for all layers is enough.
-
-    Raises:
-        RefusedError: if the configuration cannot say it.
     """
     if cut.lost_caches:
         raise RefusedError(

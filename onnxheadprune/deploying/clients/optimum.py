@@ -30,11 +30,7 @@ OTHERWISE = frozenset({"bloom", "deepseek_v3", "falcon", "gpt_bigcode"})
 
 
 def _check(folder: Deployment) -> tuple[str, ...]:
-    """Check whether the caches that are computed from config.json are those of the unpruned models.
-
-    Raises:
-        RefusedError: if they are not, so that the unpruned folder does not run either.
-    """
+    """Check whether the caches that are computed from config.json are those of the unpruned models."""
     computed = _computed(folder.config)
     for site in folder.sites if computed is not None else ():
         if computed != (site.before, site.head_size):
@@ -65,11 +61,7 @@ def _computed(whole: Json) -> tuple[int, int] | None:
 
 
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The fields that a cut of caches changes: heads, the head size, and layers.
-
-    Raises:
-        RefusedError: if layers would differ, or config.json does not have the fields.
-    """
+    """The fields that a cut of caches changes: heads, the head size, and layers."""
     return (*_heads(cut), *layers_follow(cut, TITLE))
 
 

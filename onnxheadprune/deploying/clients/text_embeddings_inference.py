@@ -11,11 +11,7 @@ TITLE = "text-embeddings-inference"
 
 
 def _require_float(folder: Deployment) -> tuple[str, ...]:
-    """Return notes for users of text-embeddings-inference.
-
-    Raises:
-        RefusedError: if the file that it loads is not there, or not in float32.
-    """
+    """Return notes for users of text-embeddings-inference."""
     taken = next((file for name in EXPECTED for file in folder.files if file.name == name), None)
     if taken is None:
         raise RefusedError(f"{TITLE} loads model.onnx or onnx/model.onnx, and neither is there")
@@ -27,11 +23,7 @@ def _require_float(folder: Deployment) -> tuple[str, ...]:
 
 
 def _changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The number of layers where caches are removed; the remaining layers must have equal caches.
-
-    Raises:
-        RefusedError: if they are not, or config.json has no number of layers.
-    """
+    """The number of layers where caches are removed; the remaining layers must have equal caches."""
     if cut.cut_caches:
         even_heads(cut, TITLE)
     return layers_follow(cut, TITLE)

@@ -19,11 +19,7 @@ SETTINGS, EXTERNAL = "transformers.js_config", "use_external_data_format"
 
 
 def _check(folder: Deployment) -> tuple[str, ...]:
-    """Return notes for the user.
-
-    Raises:
-        RefusedError: if the model does not declare the shape of a cache.
-    """
+    """Return notes for the user."""
     symbolic = [(file.name, names) for file in folder.files if (names := file.symbolic)]
     if symbolic and folder.cut_caches:
         name, inputs = symbolic[0]
@@ -38,11 +34,7 @@ def _check(folder: Deployment) -> tuple[str, ...]:
 
 
 def _changes(folder: Deployment) -> tuple[ConfigChange, ...]:
-    """The fields of config.json about external data, now one file per model, and about layers.
-
-    Raises:
-        RefusedError: if caches are removed, and config.json has no number of layers.
-    """
+    """The fields of config.json about external data, now one file per model, and about layers."""
     return (*_beside(folder), *layers_follow(folder, "transformers.js"))
 
 

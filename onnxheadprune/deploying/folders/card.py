@@ -43,9 +43,7 @@ def model_card(
     """Return the card of a pruned folder, in Markdown as the Hugging Face Hub shows it.
 
     Args:
-        result: the pruned folder.
         before: the card of the folder that was read; its front matter and its text are kept.
-        config: its `config.json`, which may name the model on the Hub.
         command: the command line or the line of Python that repeats the call, None for none.
         step: the pass of a pipeline whose result this is; the card then names the folder that was read, since the other
             one is the pipeline's own, and says that later passes are not in it.

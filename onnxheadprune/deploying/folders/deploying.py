@@ -33,12 +33,7 @@ class Deploying:
     """A folder and its client."""
 
     def __init__(self, export: Export, match: Match, asked: FolderRequest) -> None:
-        """Read the configuration.
-
-        Raises:
-            UsageError: if it is there and cannot be read.
-            RefusedError: if it is that of another model.
-        """
+        """Read the configuration."""
         self.export, self.match, self.asked = export, match, asked
         self.config = self._read(CONFIG)
         _check_config(self.config, match)
@@ -51,21 +46,13 @@ class Deploying:
         return self.asked.client is not None and self.asked.client.even_caches(self._deployment({}))
 
     def require(self, heads: Heads) -> None:
-        """Check whether the client loads the folder and can express a cut, where it is known already.
-
-        Raises:
-            RefusedError: with what it can express.
-        """
+        """Check whether the client loads the folder and can express a cut, where it is known already."""
         if self.asked.client is not None:
             self.warnings = self.asked.client.check(self._deployment(heads))
         self.changes(heads)
 
     def changes(self, heads: Heads) -> tuple[ConfigChange, ...]:
-        """The fields of configuration files that must follow a cut.
-
-        Raises:
-            RefusedError: if the client, or the configuration layer by layer, cannot express it.
-        """
+        """The fields of configuration files that must follow a cut."""
         deployment = self._deployment(heads)
         changes = () if self.asked.client is None else self.asked.client.changes(deployment)
         more = described(deployment) if self.asked.per_layer else ()
@@ -172,9 +159,6 @@ def _check_config(config: Mapping[str, Any], match: Match) -> None:
     """Check whether the configuration can be that of the models: its numbers of heads are those of some site.
 
     A configuration that says nothing about heads, or leaves that to parts of it, is not judged.
-
-    Raises:
-        RefusedError: if it is that of another model.
     """
     sites = match.as_sites(CONFIG).sites
     if any(isinstance(value, dict) and name.endswith("_config") for name, value in config.items()):

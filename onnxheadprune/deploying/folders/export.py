@@ -66,23 +66,15 @@ _PACKED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UI
 
 @dataclass(frozen=True, eq=False)
 class ModelFile:
-    """One model of an export.
+    """One model of an export."""
 
-    Attributes:
-        name: its path in the export, with slashes.
-        part: which part of the model it is; several files of one part are the same in other precisions.
-        loaded: the model, large weights on disk.
-        precision: `FLOAT`, `HALF` or `QUANTIZED`.
-        size: bytes of its weights.
-    """
-
-    name: str
-    part: str
-    loaded: LoadedModel
+    name: str  # its path in the export, with slashes
+    part: str  # which part of the model it is; several files of one part are the same in other precisions
+    loaded: LoadedModel  # the model, large weights on disk
     view: GraphView
     sites: Sites
-    precision: int
-    size: int
+    precision: int  # `FLOAT`, `HALF` or `QUANTIZED`
+    size: int  # bytes of its weights
 
     @property
     def inputs(self) -> int:
@@ -102,15 +94,11 @@ class ModelFile:
 
 @dataclass(frozen=True, eq=False)
 class Export:
-    """A folder of models that belong together.
-
-    Attributes:
-        others: every other file but the weights of models, as paths in the folder with slashes.
-    """
+    """A folder of models that belong together."""
 
     root: Path
     models: tuple[ModelFile, ...]
-    others: tuple[str, ...]
+    others: tuple[str, ...]  # every other file but the weights of models, as paths in the folder with slashes
 
     def model(self, name: str) -> ModelFile:
         """The model of a file."""
@@ -121,12 +109,7 @@ def open_export(root: Path, *, follow_links: bool = False) -> Export:
     """The models of a folder and of those below it.
 
     Args:
-        root: the folder.
         follow_links: read files through links that lead out of the folder, as in a hub's cache.
-
-    Raises:
-        UsageError: if there is no model in it, or a link leads out of it and is not to be followed.
-        ModelError: if a model cannot be read.
     """
     files = sorted(_files(root, follow_links))
     names = [name for name in files if name.endswith(SUFFIX)]

@@ -162,32 +162,21 @@ HEADS_ALONE: tuple[type[Site], ...] = (AttentionSite,)
 
 @dataclass(frozen=True, eq=False)
 class SharedSite:
-    """A site of an export, which one file or several hold.
+    """A site of an export, which one file or several hold."""
 
-    Attributes:
-        index: its number in the export.
-        site: how the most precise of these files has it; index and name are those in the export.
-        place: where it is in the export: network, file and node, each by its number.
-        network: number of the network that it is a part of.
-        places: where it is: indices of sites per file. A file may hold it twice, in the branches of an `If`.
-    """
-
-    index: int
-    site: Site
-    place: tuple[int, ...]
-    network: int
+    index: int  # its number in the export
+    site: Site  # how the most precise of these files has it; index and name are those in the export
+    place: tuple[int, ...]  # where it is in the export: network, file and node, each by its number
+    network: int  # number of the network that it is a part of
+    # where it is: indices of sites per file. A file may hold it twice, in the branches of an `If`.
     places: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """Files that share sites: one network, in several precisions or for several stages of its use.
+    """Files that share sites: one network, in several precisions or for several stages of its use."""
 
-    Attributes:
-        files: the files, the most precise one first.
-    """
-
-    files: tuple[ModelFile, ...]
+    files: tuple[ModelFile, ...]  # the files, the most precise one first
 
     @property
     def leader(self) -> ModelFile:
@@ -197,15 +186,10 @@ class Network:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """Sites that belong together in an export.
+    """Sites that belong together in an export."""
 
-    Attributes:
-        networks: the networks, in order of the names of their files.
-        sites: their sites: network by network, in the order of their leaders.
-    """
-
-    networks: tuple[Network, ...]
-    sites: tuple[SharedSite, ...]
+    networks: tuple[Network, ...]  # the networks, in order of the names of their files
+    sites: tuple[SharedSite, ...]  # their sites: network by network, in the order of their leaders
     kinds: tuple[type[Site], ...] = HEADS_ALONE
 
     def of(self, file: str) -> dict[int, int]:
@@ -225,15 +209,7 @@ class Match:
 
 
 def matched(export: Export, kinds: Sequence[type[Site]] = HEADS_ALONE) -> Match:
-    """Find out which sites are the same.
-
-    Args:
-        export: the folder.
-        kinds: the kinds of sites that matter: files must agree in them.
-
-    Raises:
-        RefusedError: if files disagree, or do not belong together.
-    """
+    """Find out which sites are the same."""
     held = _holders(export.models, kinds)
     by_name = {holder.name: holder for holder in held}
     groups = _groups_of(held)
@@ -326,11 +302,7 @@ def _sites(
 def _of_group(
     number: int, network: Network, held: Mapping[str, _Holder], group: Sequence[Place]
 ) -> list[SharedSite]:
-    """One site for each time that the files hold equal weights.
-
-    Raises:
-        RefusedError: if they hold them unequally often, or in other structures.
-    """
+    """One site for each time that the files hold equal weights."""
     found: dict[str, list[int]] = defaultdict(list)
     for name, index in sorted(group):
         found[name].append(index)
@@ -358,11 +330,7 @@ def _of_group(
 def _shared(
     number: int, network: Network, held: Mapping[str, _Holder], places: Mapping[str, tuple[int, ...]]
 ) -> SharedSite:
-    """One site of the export.
-
-    Raises:
-        RefusedError: if files have it in other structures.
-    """
+    """One site of the export."""
     holders = [
         (rank, held[file.name].site(index))
         for rank, file in enumerate(network.files)
@@ -380,11 +348,7 @@ def _shared(
 
 
 def _check_variant(leader: ModelFile, file: ModelFile, sites: Sequence[SharedSite]) -> None:
-    """Check whether two files of one part hold the same sites.
-
-    Raises:
-        RefusedError: with the first site that only one holds.
-    """
+    """Check whether two files of one part hold the same sites."""
     if file.part != leader.part:
         return
     for item in sites:

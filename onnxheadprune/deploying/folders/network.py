@@ -39,26 +39,17 @@ Heads = dict[int, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Cutting:
-    """Settings that hold for every network of one call.
-
-    Attributes:
-        match: which of its sites belong together.
-        place: where a model is written by its name, None to look ahead.
-        names: of data files, by the model's name.
-        warn: takes sentences that the user should know.
-        tokens: those that are kept, by the name of each model with a vocabulary.
-        even_caches: whether the client needs the same number of KV heads in all layers.
-    """
+    """Settings that hold for every network of one call."""
 
     export: Export
-    match: Match
+    match: Match  # which of its sites belong together
     asked: FolderRequest
-    place: Callable[[str], Path] | None
-    names: Mapping[str, str]
+    place: Callable[[str], Path] | None  # where a model is written by its name, None to look ahead
+    names: Mapping[str, str]  # of data files, by the model's name
     progress: Progress
-    warn: Callable[[str], None]
-    tokens: Mapping[str, Tokens]
-    even_caches: bool = False
+    warn: Callable[[str], None]  # takes sentences that the user should know
+    tokens: Mapping[str, Tokens]  # those that are kept, by the name of each model with a vocabulary
+    even_caches: bool = False  # whether the client needs the same number of KV heads in all layers
 
 
 def cut_network(
@@ -67,17 +58,11 @@ def cut_network(
     """Cut all files of a network.
 
     Args:
-        network: the network.
         heads: what goes by the numbers of the export; None for a wish, which is decided on the leader.
-        data: for the leader.
-        cutting: what holds for the whole call.
         waiting: how many networks are still to be cut, this one among them: they share what is left of a time.
 
     Returns:
         What became of each file that lost heads, and the heads by the numbers of the export.
-
-    Raises:
-        HeadPruneError: as `prune` does, and where caches would not fit from file to file.
     """
     leader, asked = network.leader, cutting.asked.request.choice
     if asked.recover is not None:
@@ -102,11 +87,7 @@ def cut_network(
 
 
 def heads_in(file: ModelFile, heads: Mapping[int, tuple[int, ...]], match: Match) -> Heads:
-    """The same units by the numbers that sites have in one file.
-
-    Raises:
-        RefusedError: if they cannot go together from this file.
-    """
+    """The same units by the numbers that sites have in one file."""
     numbers = match.of(file.name)
     local = {index: heads[number] for index, number in numbers.items() if heads.get(number)}
     if local:
@@ -122,11 +103,7 @@ def _spec_of(local: Mapping[int, tuple[int, ...]]) -> dict[str, list[int]]:
 
 
 def cut_vocabularies(done: Sequence[FileResult], cutting: Cutting) -> Iterator[FileResult]:
-    """Cut the vocabulary of each file that has not lost any units.
-
-    Raises:
-        HeadPruneError: as `prune` does.
-    """
+    """Cut the vocabulary of each file that has not lost any units."""
     named = {item.name for item in done}
     for name in cutting.tokens.keys() - named:
         file = cutting.export.model(name)
@@ -185,11 +162,7 @@ def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
 def _followed(
     local: Heads, chosen: Chosen | None, leader: ModelFile, file: ModelFile, cutting: Cutting
 ) -> Choice:
-    """Return what happens to another file of the network, once units and refitted weights are decided on its leader.
-
-    Raises:
-        RefusedError: if refitted weights cannot be carried to a file that is as precise.
-    """
+    """Return what happens to another file of the network, once units and refitted weights are decided on its leader."""
     effect = cutting.asked.request.choice.effect
     numbers = None if chosen is None else chosen.numbers
     if chosen is None or numbers is None:
@@ -213,9 +186,6 @@ def carried(numbers: NewNumbers, steps: int, leader: ModelFile, other: ModelFile
     """Refitted weights for another file that stores the same tensors, by whatever names; None if it does not.
 
     What makes keys and values that the other file takes over as they are, those of an encoder, need not be there.
-
-    Raises:
-        ModelError: if weights cannot be read.
     """
     ours = {item.name: item for item in leader.loaded.proto.graph.initializer}
     wanted = {name: _digest(ours[name], leader.loaded) for name in numbers.stored if name in ours}
@@ -265,11 +235,7 @@ def _digest(tensor: TensorProto, model: LoadedModel) -> str:
 
 
 def _check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> None:
-    """Compare the inputs and outputs of one name, and pasts with presents.
-
-    Raises:
-        RefusedError: if one gets narrower and another of its kind and size does not.
-    """
+    """Compare the inputs and outputs of one name, and pasts with presents."""
     changes: dict[tuple[str, str], dict[int, tuple[object, object]]] = defaultdict(dict)
     for item in results:
         for change in item.result.plan.interface:
@@ -313,11 +279,7 @@ def _data_of(file: ModelFile, asked: FolderRequest) -> Data:
 
 
 def data_of_leaders(match: Match, asked: FolderRequest) -> tuple[dict[str, Data], dict[str, str]]:
-    """The data for the leader of each network that it fits, and why it does not fit the others.
-
-    Raises:
-        UsageError: if it fits none.
-    """
+    """The data for the leader of each network that it fits, and why it does not fit the others."""
     found: dict[str, Data] = {}
     unfit: dict[str, str] = {}
     for network in match.networks:

@@ -19,13 +19,7 @@ from onnxheadprune.model.load import LoadedModel
 def opened(
     root: Path, *, follow_links: bool = False, kinds: Sequence[type[Site]] = HEADS_ALONE
 ) -> tuple[Export, Match]:
-    """The models of a folder, and which of their sites are the same.
-
-    Raises:
-        UsageError: if there is no model in it.
-        ModelError: if one cannot be read.
-        RefusedError: if they do not belong together, or have no site of these kinds.
-    """
+    """The models of a folder, and which of their sites are the same."""
     export = open_export(root, follow_links=follow_links)
     return export, _some(root, matched(export, kinds))
 
@@ -34,9 +28,6 @@ def looked_at(root: Path, *, follow_links: bool = False) -> tuple[Export, Match,
     """The same for whoever only looks: where files disagree in other kinds than heads, without these, and why.
 
     Kinds whose search ended in an unexpected error in one of the files are left out.
-
-    Raises:
-        HeadPruneError: as `opened` does.
     """
     export = open_export(root, follow_links=follow_links)
     stopped = {kind for file in export.models for kind, find in file.sites.others.items() if find().failure}
@@ -60,15 +51,10 @@ def _some(root: Path, match: Match) -> Match:
 
 @dataclass(frozen=True, eq=False)
 class FilePair:
-    """A file of a folder, and those of the same name in others.
+    """A file of a folder, and those of the same name in others."""
 
-    Attributes:
-        name: its path in the folder.
-        leads: whether units are chosen on it.
-    """
-
-    name: str
-    leads: bool
+    name: str  # its path in the folder
+    leads: bool  # whether units are chosen on it
     model: LoadedModel
     others: tuple[LoadedModel, ...]
 
@@ -81,18 +67,7 @@ class FilePair:
 def paired(
     model: Path, others: Sequence[Path], *, follow_links: bool = False, leaders: bool = False
 ) -> list[FilePair]:
-    """The files of a folder's networks, each with its like in every other folder.
-
-    Args:
-        model: the folder.
-        others: folders that were made of it.
-        follow_links: read files through links that lead out of their folder.
-        leaders: only the file of each network that units are chosen on.
-
-    Raises:
-        RefusedError: if a folder lacks a file of the first one, its files disagree, or have lost different units.
-        HeadPruneError: if one cannot be read.
-    """
+    """The files of a folder's networks, each with its like in every other folder."""
     _, match, _ = looked_at(model, follow_links=follow_links)
     exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
     pairs = []
@@ -121,12 +96,7 @@ def _same(one: LoadedModel, other: LoadedModel) -> bool:
 
 
 def _check_alike(match: Match, pruned: Export) -> None:
-    """Compare what the files of a folder have lost of the sites that they share.
-
-    Raises:
-        RefusedError: if two files have lost different units of one site.
-        ModelError: if a record cannot be read.
-    """
+    """Compare what the files of a folder have lost of the sites that they share."""
     lost = {file.name: _lost_by(file) for file in pruned.models}
     for item in match.sites:
         first: tuple[str, tuple[int, ...]] | None = None

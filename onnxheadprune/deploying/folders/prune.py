@@ -82,11 +82,7 @@ def _data_names(export: Export, pattern: str | None) -> dict[str, str]:
     """The name of the data file of each model, should it have one: as asked for, or as the layout has it.
 
     Args:
-        export: the folder.
         pattern: what is asked for, `{}` in the place of the model's name; None keeps what is there.
-
-    Raises:
-        UsageError: if two models of one folder, or another file, would have the same name.
     """
     found = {}
     for file in export.models:
@@ -137,14 +133,7 @@ def prune_folder(
     file of each network and carried to the others. Each file is proven as a single model is.
 
     Args:
-        root: the folder.
-        asked: what to do.
-        progress: told what is being done.
         ready: called with the whole result before the folder has its name; nothing is written if it raises.
-
-    Raises:
-        HeadPruneError: as `prune` does, and where files disagree or the client cannot express the cut. Nothing is
-            written then.
     """
     output = asked.request.writing.output
     target = None if output is None else Path(output)
@@ -228,12 +217,7 @@ def prune_folder(
 
 
 def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
-    """Units that were named, checked against every file; None for a wish.
-
-    Raises:
-        UsageError: if there are no such units, or it is not said which go.
-        RefusedError: if they cannot go.
-    """
+    """Units that were named, checked against every file; None for a wish."""
     choice = asked.request.choice
     if choice.wish is not None:
         if len(match.networks) > 1 and (choice.wish.protect is not None or choice.wish.scores is not None):
@@ -256,12 +240,7 @@ def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
 
 
 def _named_heads(spec: HeadSpec, match: Match, folder: str) -> Heads:
-    """Units that a user named, by the numbers and names that sites have in the export.
-
-    Raises:
-        UsageError: if there is no such site or head.
-        RefusedError: if they cannot go together, from any of the files.
-    """
+    """Units that a user named, by the numbers and names that sites have in the export."""
     chosen = resolve_units(spec, match.as_sites(folder))
     return {index: heads for index, heads in chosen.items() if heads}
 
@@ -290,11 +269,7 @@ def _otherwise(results: Sequence[FileResult], tokens: FolderTokens, asked: Folde
 
 
 def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads]:
-    """Cut every network that loses heads.
-
-    Raises:
-        HeadPruneError: as `prune` does.
-    """
+    """Cut every network that loses heads."""
     data: dict[str, Data] = {}
     unfit: dict[str, str] = {}
     if cutting.asked.read is not None:
@@ -319,11 +294,7 @@ def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads
 
 
 def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> Iterator[Network]:
-    """The networks that may lose units. A wish is not for those without such sites, or of whose costs nothing is known.
-
-    Raises:
-        RefusedError: if a wish is for none.
-    """
+    """The networks that may lose units. Others have no such sites, or costs that nobody knows."""
     wish = cutting.asked.request.choice.wish
     kinds = _kinds_asked(cutting.asked.request.choice)
     found = 0
@@ -340,11 +311,7 @@ def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> I
 
 
 def _kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
-    """The kinds of sites of which some may lose units.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
+    """The kinds of sites of which some may lose units."""
     if choice.wish is None:
         return () if choice.heads is None else kinds_named(choice.heads)
     units = choice.wish.units

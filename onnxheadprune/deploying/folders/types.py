@@ -39,8 +39,6 @@ def reader_of(folder: Path, running: Running, feeds: DataSource | None = None) -
 
     Args:
         folder: where a tokenizer is looked for if none lies beside the model.
-        running: the place of the data, and where models run.
-        feeds: inputs in memory, in place of it.
     """
     if feeds is not None:
         return lambda model: data_for(model, feeds, running.provider)
@@ -50,59 +48,42 @@ def reader_of(folder: Path, running: Running, feeds: DataSource | None = None) -
 
 @dataclass(frozen=True)
 class FolderTokens:
-    """The reduction of the vocabulary of a folder.
+    """The reduction of the vocabulary of a folder."""
 
-    Attributes:
-        files: what each model with a vocabulary is asked for, by its name.
-        changes: fields of configuration files that follow.
-        contents: the other files that follow, by their names: of tokenizers.
-        warnings: what the user should know.
-        respelling: the tokenizer that the models share, None without.
-    """
-
+    # what each model with a vocabulary is asked for, by its name
     files: Mapping[str, Tokens] = field(default_factory=dict)
-    changes: tuple[ConfigChange, ...] = ()
+    changes: tuple[ConfigChange, ...] = ()  # fields of configuration files that follow
+    # the other files that follow, by their names: of tokenizers
     contents: Mapping[str, bytes] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    respelling: Respelling | None = None
+    warnings: tuple[str, ...] = ()  # what the user should know
+    respelling: Respelling | None = None  # the tokenizer that the models share, None without
 
 
 @dataclass(frozen=True)
 class FolderRequest:
-    """A request for a folder.
+    """A request for a folder."""
 
-    Attributes:
-        request: what to do with its models; `writing.output` is the new folder, None looks ahead only.
-        client: what it must run in.
-        data_name: what files with weights are called, `{}` in the place of the model's name; None keeps names.
-        follow_links: read files through links that lead out of the folder.
-        per_layer: let config.json say layer by layer how many KV heads are left, as transformers 5 reads it.
-        read: reads data for one of its models; None without data.
-        command: what repeats the call, for the model card: a command line, or a line of Python.
-        step: the pass that this is of a pipeline, whose later passes may change the models; None outside of one.
-    """
-
+    # what to do with its models; `writing.output` is the new folder, None looks ahead only
     request: Request = field(default_factory=Request)
-    client: Client | None = None
+    client: Client | None = None  # what it must run in
+    # what files with weights are called, `{}` in the place of the model's name; None keeps names
     data_name: str | None = None
-    follow_links: bool = False
+    follow_links: bool = False  # read files through links that lead out of the folder
+    # let config.json say layer by layer how many KV heads are left, as transformers 5 reads it
     per_layer: bool = False
-    read: Reader | None = None
+    read: Reader | None = None  # reads data for one of its models; None without data
+    # what repeats the call, for the model card: a command line, or a line of Python
     command: str | None = None
+    # the pass that this is of a pipeline, whose later passes may change the models; None outside of one
     step: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class FileResult:
-    """A model of the folder that was cut.
+    """A model of the folder that was cut."""
 
-    Attributes:
-        name: its path in the folder.
-        leads: whether heads were chosen on it.
-    """
-
-    name: str
-    leads: bool
+    name: str  # its path in the folder
+    leads: bool  # whether heads were chosen on it
     result: PruneResult
 
 

@@ -146,12 +146,7 @@ PIECES_ALONE = "Bartpho BertGeneration Cpm GPTSw3 M2M100 Marian PLBart Siglip Sp
 
 
 def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
-    """Decide which tokens the models of a folder keep.
-
-    Raises:
-        UsageError: if the tokens cannot be chosen, or the tokenizer is not that of the models.
-        RefusedError: if no model has a vocabulary.
-    """
+    """Decide which tokens the models of a folder keep."""
     tokens = asked.request.choice.tokens
     if tokens is None:
         return FolderTokens()
@@ -195,11 +190,7 @@ def tokens_of_folder(export: Export, asked: FolderRequest) -> FolderTokens:
 def _holding(
     export: Export, rows: int, documents: Mapping[str, Any], named: Sequence[str] | None
 ) -> Iterator[tuple[ModelFile, tuple[Vocabulary, tuple[str, ...] | None]]]:
-    """Yield the files with a vocabulary, with it and the names of its logits where these are decided.
-
-    Raises:
-        UsageError: if no file has an output that is named.
-    """
+    """Yield the files with a vocabulary, with it and the names of its logits where these are decided."""
     known = {info.name for file in export.models for info in file.loaded.proto.graph.output}
     unknown = next((name for name in named or () if name not in known), None)
     if unknown is not None:
@@ -215,14 +206,7 @@ def _holding(
 def _logits_of(
     file: ModelFile, found: Vocabulary, documents: Mapping[str, Any], named: Sequence[str] | None
 ) -> tuple[str, ...] | None:
-    """Names of the outputs of a file that are logits of tokens, None where the model alone decides.
-
-    Args:
-        file: of the folder.
-        found: its vocabulary.
-        documents: the configurations of the folder.
-        named: what the user says.
-    """
+    """Names of the outputs of a file that are logits of tokens, None where the model alone decides."""
     if named is not None:
         known = {info.name for info in file.loaded.proto.graph.output}
         return tuple(name for name in named if name in known)
@@ -380,11 +364,7 @@ class _Following:
         return json.dumps(dict(sorted(left.items(), key=lambda item: item[1])), ensure_ascii=False).encode()
 
     def _belongs(self, path: Path, ids: Mapping[str, int]) -> bool:
-        """Return whether a file is about the tokens of the tokenizer.
-
-        Raises:
-            UsageError: if they have other ids there.
-        """
+        """Return whether a file is about the tokens of the tokenizer."""
         assert self.tokenizer is not None
         if any(type(place) is not int for place in ids.values()):
             raise UsageError(f"{path} is no mapping from tokens to ids")

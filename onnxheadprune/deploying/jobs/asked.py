@@ -90,11 +90,7 @@ def _heads_file(job: Job) -> Path | None:
 
 
 def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path) -> Request:
-    """The request of the step prune.
-
-    Raises:
-        UsageError: if the scores cannot be read, or a key makes no sense beside the others.
-    """
+    """The request of the step prune."""
     keys, named = job.keys.prune, _heads_file(job)
     listed = None if keys.vocab is None else job.at(keys.vocab)
     cut = {name: getattr(keys, name) for name in declared(Cut)}
@@ -120,11 +116,7 @@ def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool)
 
 
 def quantizing(job: Job, data: DataSource | None, output: Path) -> QuantizeRequest:
-    """The request of the step quantize; see `pruning`.
-
-    Raises:
-        UsageError: if a setting makes no sense.
-    """
+    """The request of the step quantize; see `pruning`."""
     assert job.keys.quantize is not None
     how = job.keys.quantize
     decided(how)
@@ -154,12 +146,7 @@ def measuring(job: Job) -> BenchRequest:
 
 
 def require_askable(job: Job, output: Path) -> None:
-    """Check whether all requests can be made: what a late step would be refused for is said before the first one.
-
-    Raises:
-        UsageError: if a value has no sense, or a function or a file of scores cannot be read.
-        ProviderError: if the provider is named and does not run here.
-    """
+    """Check whether all requests can be made: what a late step would be refused for is said before the first one."""
     keys = job.keys
     pruning(job, None, None if keys.prune.scores is None else job.at(keys.prune.scores), output)
     if keys.score is not None:
@@ -181,15 +168,10 @@ def require_askable(job: Job, output: Path) -> None:
 
 @dataclass(frozen=True)
 class Given:
-    """The context of a job, passed by the command or API call.
+    """The context of a job, passed by the command or API call."""
 
-    Attributes:
-        read: reads the calibration data that the job names, for a model; None without data.
-        record: how to repeat the run; a part of every result.
-    """
-
-    read: Reader
-    record: Mapping[str, object]
+    read: Reader  # reads the calibration data that the job names, for a model; None without data
+    record: Mapping[str, object]  # how to repeat the run; a part of every result
 
 
 def reads_of(job: Job, step: str) -> dict[str, str]:

@@ -64,17 +64,12 @@ for _name, _pattern, _first in _RESOLVERS:
 
 @dataclass(frozen=True)
 class _Source:
-    """The contents of a YAML text, with lines.
+    """The contents of a YAML text, with lines."""
 
-    Attributes:
-        name: its name in errors.
-        lines: the line of each key, from 1 on.
-        elsewhere: keys with values from other sources, and the names of these in errors.
-    """
-
-    name: str
+    name: str  # its name in errors
     value: Value
     lines: dict[Key, int] = field(default_factory=dict)
+    # keys with values from other sources, and the names of these in errors
     elsewhere: dict[Key, str] = field(default_factory=dict)
 
     def where(self, key: Key) -> str:
@@ -92,11 +87,7 @@ class _Source:
 
 
 def read_yaml(text: str, name: str) -> _Source:
-    """Read a text.
-
-    Raises:
-        UsageError: if it is no YAML, or more than a job may hold.
-    """
+    """Read a text."""
     if len(text) > MOST_BYTES:
         raise UsageError(f"{name} is larger than {MOST_BYTES:,} characters, the most that a job has")
     try:
@@ -177,17 +168,12 @@ SET = "--set"
 
 @dataclass(frozen=True)
 class Job:
-    """A job to run.
-
-    Attributes:
-        document: the same as plain values, with the command line's settings.
-        source: the position of each key.
-    """
+    """A job to run."""
 
     path: Path
     keys: JobKeys
-    document: dict[str, Value]
-    source: _Source
+    document: dict[str, Value]  # the same as plain values, with the command line's settings
+    source: _Source  # the position of each key
 
     @property
     def name(self) -> str:
@@ -219,15 +205,7 @@ class Job:
 
 
 def read_job(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Job:
-    """Read a job.
-
-    Args:
-        path: a YAML file.
-        settings: "prune.ratio=0.3" and similar, which override the file; null removes a key.
-
-    Raises:
-        UsageError: if the file cannot be read, or is no job. The sentence names key and line.
-    """
+    """Read a job."""
     place = Path(path)
     source = read_yaml(read_text(place, "the job", MOST_BYTES), str(place))
     if not isinstance(source.value, dict):
@@ -244,11 +222,7 @@ def read_job(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Job:
 
 
 def require_effective(job: Job) -> None:
-    """Check the rules between keys.
-
-    Raises:
-        UsageError: if a key has no effect beside the others.
-    """
+    """Check the rules between keys."""
     sentence = first_broken(_rules(), job.said(), _spell)
     if sentence is not None:
         raise job.refused(sentence)

@@ -128,13 +128,6 @@ def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
 
     A step is done if an earlier run has finished it with the same settings, the same bytes of everything that it reads,
     the same results of the steps it depends on and the same versions, and its outputs are unchanged.
-
-    Returns:
-        The verdict, including a failed step.
-
-    Raises:
-        UsageError: if the folder cannot be written, or holds files that no job has made. Nothing is done then.
-        ModelError: if the model cannot be read.
     """
     shop = Workshop(job, given)
     with _importable(job.folder):
@@ -192,11 +185,7 @@ def _names(steps: list[Step]) -> list[str]:
 
 
 def _require_inputs(shop: Workshop) -> None:
-    """Check whether what a job reads is there, and is none of what it makes.
-
-    Raises:
-        UsageError: if not; the sentence names the key and its line.
-    """
+    """Check whether what a job reads is there, and is none of what it makes."""
     job = shop.job
     require_folder_job(job, shop.model)
     named = {"model": str(shop.model)}
@@ -293,11 +282,7 @@ class _Run:
         )
 
     def _outcome(self, step: Step) -> StepOutcome:
-        """Do a step, unless it is done.
-
-        Raises:
-            HeadPruneError: if it fails.
-        """
+        """Do a step, unless it is done."""
         state = self.state
         key = self.keys[step.name] = _digest_of(
             [

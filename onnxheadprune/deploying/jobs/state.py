@@ -28,39 +28,25 @@ MODEL = ".onnx"
 
 @dataclass(frozen=True)
 class Entry:
-    """A started step.
+    """A started step."""
 
-    Attributes:
-        key: digest of everything that it depends on.
-        files: SHA-256 of its outputs, by name; None as long as it is not done.
-        seconds: its run time.
-    """
-
-    key: str
-    files: Digests | None = None
-    seconds: float = 0.0
+    key: str  # digest of everything that it depends on
+    files: Digests | None = None  # SHA-256 of its outputs, by name; None as long as it is not done
+    seconds: float = 0.0  # its run time
 
 
 @dataclass
 class State:
-    """The steps of a job's folder.
-
-    Attributes:
-        owned: names of files in it that jobs have written, or started to write.
-        entries: by the name of the step.
-    """
+    """The steps of a job's folder."""
 
     folder: Path
+    # names of files in it that jobs have written, or started to write
     owned: set[str] = field(default_factory=set)
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)  # by the name of the step
 
     @classmethod
     def read(cls, folder: Path) -> State:
-        """The state of a folder; an empty one where no job has been.
-
-        Raises:
-            UsageError: if the file is there and is none.
-        """
+        """The state of a folder; an empty one where no job has been."""
         path = folder / STATE
         if not path.exists():
             return cls(folder)
@@ -80,21 +66,13 @@ class State:
             ) from error
 
     def begin(self, name: str, key: str, files: Iterable[str]) -> None:
-        """Record that a step has started, and the files that it owns from now on.
-
-        Raises:
-            UsageError: if the state cannot be written.
-        """
+        """Record that a step has started, and the files that it owns from now on."""
         self.owned |= set(files)
         self.entries[name] = Entry(key)
         self._write()
 
     def finish(self, name: str, files: Iterable[str], seconds: float) -> Entry:
-        """Record that a step is done.
-
-        Raises:
-            UsageError: if a file is not there, or the state cannot be written.
-        """
+        """Record that a step is done."""
         made = self._made(files)
         self.owned |= {item for item in made if "/" not in item}
         self.entries[name] = Entry(self.entries[name].key, made, seconds)
@@ -117,11 +95,7 @@ class State:
         return entry is not None and entry.key == key and entry.files is None
 
     def clear(self, name: str, files: Iterable[str]) -> None:
-        """Remove folders that a step has written, since they are rebuilt completely; files are replaced one by one.
-
-        Raises:
-            UsageError: if one holds what no job has made, or cannot be removed.
-        """
+        """Remove folders that a step has written, since they are rebuilt completely; files are replaced one by one."""
         entry = self.entries.get(name)
         for path in (self.folder / item for item in files):
             if not path.is_dir() or path.is_symlink():
@@ -179,18 +153,13 @@ STATES: Mapping[Status, FactState] = {
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """The outcome of a step.
-
-    Attributes:
-        status: "done" now; "unchanged" since an earlier run did it; "failed"; or "not reached", after one that failed.
-        seconds: its run time when it was done.
-        files: SHA-256 of its outputs, by name.
-    """
+    """The outcome of a step."""
 
     name: str
+    # "done" now; "unchanged" since an earlier run did it; "failed"; or "not reached", after one that failed
     status: Status
-    seconds: float = 0.0
-    files: Digests | None = None
+    seconds: float = 0.0  # its run time when it was done
+    files: Digests | None = None  # SHA-256 of its outputs, by name
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -199,29 +168,19 @@ class StepOutcome:
 
 @dataclass(frozen=True)
 class JobResult(Displayed):
-    """The verdict on a job.
-
-    Attributes:
-        model: the final model, None without.
-        steps: in their order.
-        gates: the limits; none where a step failed.
-        asked: limits by name, as given in the job.
-        error: the error of a failed step, None without.
-        results: of the finished steps, by name.
-        settings: all keys of the job, as it was run.
-        file_bytes: sizes of the original and the final model on the disk, None without a final model.
-    """
+    """The verdict on a job."""
 
     name: str
     job: str
     folder: str
-    model: str | None
-    steps: tuple[StepOutcome, ...]
-    gates: tuple[Gate, ...]
-    asked: Mapping[str, float]
-    error: HeadPruneError | None
-    results: Mapping[str, Document]
-    settings: Mapping[str, object]
+    model: str | None  # the final model, None without
+    steps: tuple[StepOutcome, ...]  # in their order
+    gates: tuple[Gate, ...]  # the limits; none where a step failed
+    asked: Mapping[str, float]  # limits by name, as given in the job
+    error: HeadPruneError | None  # the error of a failed step, None without
+    results: Mapping[str, Document]  # of the finished steps, by name
+    settings: Mapping[str, object]  # all keys of the job, as it was run
+    # sizes of the original and the final model on the disk, None without a final model
     file_bytes: tuple[int, int] | None = None
 
     @property

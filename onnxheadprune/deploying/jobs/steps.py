@@ -72,25 +72,16 @@ FILES = "files"
 
 @dataclass(frozen=True)
 class Step:
-    """One step.
+    """One step."""
 
-    Attributes:
-        name: as the job calls it.
-        behind: the steps whose results it takes.
-        settings: what is asked for, JSON-ready.
-        reads: files and functions of the user by what they are called, beside the model.
-        makes: names of files in the job's folder.
-        work: does it; told whether it was interrupted before, with all that it depends on as it is now.
-        beside: names of files that it may leave when it is interrupted.
-    """
-
-    name: Name
-    behind: tuple[Name, ...]
-    settings: Mapping[str, object]
-    reads: Mapping[str, str]
-    makes: tuple[str, ...]
+    name: Name  # as the job calls it
+    behind: tuple[Name, ...]  # the steps whose results it takes
+    settings: Mapping[str, object]  # what is asked for, JSON-ready
+    reads: Mapping[str, str]  # files and functions of the user by what they are called, beside the model
+    makes: tuple[str, ...]  # names of files in the job's folder
+    # does it; told whether it was interrupted before, with all that it depends on as it is now
     work: Callable[[Progress, bool], None]
-    beside: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()  # names of files that it may leave when it is interrupted
 
 
 @functools.cache
@@ -295,14 +286,7 @@ def _deployed_distance(
     """Drift, accuracy and metric of the final model, run as in a deployment.
 
     Args:
-        original: the model that was cut.
         exact: the cut in floats, whose record has the remaining inputs and outputs.
-        rounded: the quantized form of it.
-        request: the data and measures; with data.
-
-    Raises:
-        UsageError: if the data does not fit, or the metric fails.
-        RefusedError: if there is no float output to measure.
     """
     assert request.data is not None
     ready = prepared(original, exact)
@@ -321,11 +305,7 @@ def _deployed_distance(
 
 
 def require_folder_job(job: Job, model: Path) -> None:
-    """Check whether all that a job asks for can be done with its model, be that a folder or a file.
-
-    Raises:
-        UsageError: if not; the sentence names the key and its line.
-    """
+    """Check whether all that a job asks for can be done with its model, be that a folder or a file."""
     keys = job.keys
     if not model.is_dir():
         if keys.prune.runtime is not None:
@@ -341,11 +321,7 @@ def require_folder_job(job: Job, model: Path) -> None:
 
 
 def _pruned_folder(job: Job, given: Given, request: Request, progress: Progress) -> Document:
-    """The result of `prune` on a folder.
-
-    Raises:
-        HeadPruneError: as `prune_folder` does.
-    """
+    """The result of `prune` on a folder."""
     named = job.keys.prune.runtime
     client = None if named is None else client_named(named)
     read, command = None if job.keys.data is None else given.read, given.record.get("command")
@@ -354,12 +330,7 @@ def _pruned_folder(job: Job, given: Given, request: Request, progress: Progress)
 
 
 def _validated_folder(job: Job, models: tuple[Path, Path], known: str, progress: Progress) -> Document:
-    """The results of `validate`, one for each file that was cut.
-
-    Raises:
-        ValidationFailedError: if a file is not shown to be exact.
-        HeadPruneError: if one cannot be read.
-    """
+    """The results of `validate`, one for each file that was cut."""
     pairs, running = paired(models[0], [models[1]]), validation_inputs(job)
     differing = [pair for pair in pairs if not pair.is_same]
     found = []
@@ -373,11 +344,7 @@ def _validated_folder(job: Job, models: tuple[Path, Path], known: str, progress:
 
 
 def _measured_folder(models: tuple[Path, Path], request: BenchRequest, progress: Progress) -> Document:
-    """The results of `bench`, one for the leading file of each network that was cut.
-
-    Raises:
-        HeadPruneError: if a file cannot be read or run.
-    """
+    """The results of `bench`, one for the leading file of each network that was cut."""
     found = []
     for pair in paired(models[0], [models[1]], leaders=True):
         if not pair.is_same:

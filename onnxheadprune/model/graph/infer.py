@@ -100,11 +100,7 @@ MAX_WHOLE = 50_000
 
 
 def annotate(view: GraphView) -> GraphView:
-    """Give every value of `view` its symbolic shape, element type and known elements.
-
-    Raises:
-        LookupError: if the tables of operators are empty.
-    """
+    """Give every value of `view` its symbolic shape, element type and known elements."""
     declared = {value: shape for scope in view.scopes for value, shape in _declarations(scope)}
     inferred = _inferred(view, declared) if len(view.nodes) <= MAX_WHOLE else view.model
     _annotate(view, inferred)
@@ -251,13 +247,9 @@ def _infer_with_onnx(
     """`onnx.shape_inference` on a copy whose weights are replaced by declared inputs.
 
     Args:
-        view: the view of a model.
         ignored: which declarations to leave out, by the reference of their scope and their name; those that the view
             has set aside, if not given.
         strict: whether to raise where onnx cannot infer a node, or contradicts a declaration.
-
-    Raises:
-        InferenceError: of onnx, as `strict` asks for.
     """
     model, skeleton = view.model, ModelProto()
     skeleton.ir_version = model.ir_version
@@ -318,9 +310,7 @@ def _strip(graph: GraphProto, ignored: Callable[[str, str], bool], ref: str = "m
     """Remove ignored declarations from a graph and its bodies, in place.
 
     Args:
-        graph: the graph.
         ignored: asked with the reference of a scope and the name of a value.
-        ref: the reference of the graph's scope.
     """
     for info in chain(graph.value_info, graph.output):
         if _declared_shape(info) is not None and ignored(ref, info.name):

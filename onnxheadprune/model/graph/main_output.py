@@ -29,24 +29,17 @@ _HANDS_ON = ADDS | CASTS | IDENTITIES | REREADS | WEIGHS | SIGMOIDS | CLIPS
 
 @dataclass(frozen=True)
 class MainOutput:
-    """The output that drift and accuracy are measured on.
+    """The output that drift and accuracy are measured on."""
 
-    Attributes:
-        name: of the output.
-        is_logits: whether its last axis holds classes or tokens: logits, or what a Softmax makes of them.
-        is_probabilities: whether these are probabilities along the last axis already.
-    """
-
-    name: str
-    is_logits: bool
-    is_probabilities: bool = False
+    name: str  # of the output
+    is_logits: bool  # whether its last axis holds classes or tokens: logits, or what a Softmax makes of them
+    is_probabilities: bool = False  # whether these are probabilities along the last axis already
 
 
 def main_output(view: GraphView, narrowed: Container[str]) -> MainOutput | None:
     """The last output that looks like logits, else the first float output that keeps its shape.
 
     Args:
-        view: an annotated view of the original.
         narrowed: names of outputs that the cut narrows (a cache); they are no result.
     """
     values = [view.main.values[info.name] for info in view.main.proto.output]

@@ -11,12 +11,7 @@ from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS
 
 
 def restated(model: ModelProto, inputs: Iterable[ValueInfoProto | TensorProto]) -> ModelProto:
-    """Return a model with these inputs, and without the numbers of large weights and the declared shapes of outputs.
-
-    Args:
-        model: not changed.
-        inputs: each as it is declared now, or as a constant.
-    """
+    """Return a model with these inputs, and without the numbers of large weights and the declared shapes of outputs."""
     graph = GraphProto(name=model.graph.name)
     graph.node.extend(model.graph.node)
     for tensor in model.graph.initializer:

@@ -58,10 +58,7 @@ def _by_schema(op_type: str, opset: int, count: int, output: int) -> tuple[int, 
     """The inputs that have the type of an output.
 
     Args:
-        op_type: the operator.
-        opset: which version of it.
         count: how many inputs the node has. The last formal input or output may stand for any number of them.
-        output: index of the output.
     """
     schema = schema_of(op_type, opset)
     if schema is None or not schema.inputs or not schema.outputs:

@@ -21,8 +21,6 @@ def reachable(
 
     Args:
         starts: where to begin: values, nodes, or either of them with what is known there.
-        following: what is next to an item; nothing where the walk ends.
-        most: items after which the walk is given up.
     """
     queue = deque(dict.fromkeys(starts))
     seen = set(queue)

@@ -45,11 +45,7 @@ class Assembly:
         self._around.close()
 
     def place(self, name: str) -> Path:
-        """Return the path for a file of the folder; its parent folders are created.
-
-        Raises:
-            UsageError: if the file exists, or its parent cannot be created.
-        """
+        """Return the path for a file of the folder; its parent folders are created."""
         path = self.folder.joinpath(*PurePosixPath(name).parts)
         with sentences(self.target / name):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -54,46 +54,32 @@ def is_forced() -> bool:
 
 @dataclass(frozen=True)
 class Reading:
-    """A file or a folder of files that the call reads.
+    """A file or a folder of files that the call reads."""
 
-    Attributes:
-        what: its name in messages: "the model", "--data".
-        path: its path.
-    """
-
-    what: str
+    what: str  # its name in messages: "the model", "--data"
     path: Path
 
 
 @dataclass(frozen=True)
 class Making:
-    """A file that the call writes.
+    """A file that the call writes."""
 
-    Attributes:
-        what: its name in messages: "the output", "--report".
-        path: its path.
-        spelled: the path as written by the user; `path` has no trailing slash.
-        kind: "file" may replace a file, "new" must not exist yet, "folder" is created if needed, "new folder" appears
-            at once, and replaces nothing but an empty folder.
-            "model" is a file whose weights may go into external data, named by its content; "data" is
-            separately named external data, which may be copied with the model to case-insensitive file systems.
-        suffixes: how its name may end; () for any name.
-        mark: bytes near the start of files that may be replaced, for files that the user did not name.
-        replaces: the input that it may replace: the model, in place.
-        copy_of: a file that an existing "new" file must equal: the backup of an interrupted run; the folder that a
-            "new folder" is made from.
-        recorded: a record beside it specifies which files are of earlier runs.
-    """
-
-    what: str
+    what: str  # its name in messages: "the output", "--report"
     path: Path
-    spelled: str = ""
+    spelled: str = ""  # the path as written by the user; `path` has no trailing slash
+    # "file" may replace a file, "new" must not exist yet, "folder" is created if needed, "new folder" appears
+    # at once, and replaces nothing but an empty folder. "model" is a file whose weights may go into external
+    # data, named by its content; "data" is separately named external data, which may be copied with the model
+    # to case-insensitive file systems.
     kind: Kind = "file"
+    # bytes near the start of files that may be replaced, for files that the user did not name
     mark: bytes = b""
-    replaces: str = ""
+    replaces: str = ""  # the input that it may replace: the model, in place
+    # a file that an existing "new" file must equal: the backup of an interrupted run; the folder that a "new
+    # folder" is made from
     copy_of: Path | None = None
-    suffixes: tuple[str, ...] = ()
-    recorded: bool = False
+    suffixes: tuple[str, ...] = ()  # how its name may end; () for any name
+    recorded: bool = False  # a record beside it specifies which files are of earlier runs
 
     def __str__(self) -> str:
         text = str(self.path)
@@ -104,11 +90,7 @@ def check_makings(makings: Sequence[Making], readings: Callable[[], Iterable[Rea
     """Check that all files of a call can be written, and none is another one or an input.
 
     Args:
-        makings: every file that the call writes.
         readings: returns every file that it reads; called only if a file to write exists.
-
-    Raises:
-        UsageError: for the first one that is not; nothing has been touched then.
     """
     for made in makings:
         try:
@@ -221,11 +203,7 @@ def is_same_entry(left: Path, right: Path) -> bool:
 
 
 def is_same_content(left: Path, right: Path) -> bool:
-    """Return whether two regular files (not links) hold the same bytes.
-
-    Raises:
-        OSError: if one cannot be read.
-    """
+    """Return whether two regular files (not links) hold the same bytes."""
     one = left.lstat()
     if not stat.S_ISREG(one.st_mode):
         return False
@@ -236,11 +214,7 @@ def is_same_content(left: Path, right: Path) -> bool:
 
 
 def holds(path: Path, handle: int) -> bool:
-    """Return whether a regular file (not a link) holds the bytes of an open file.
-
-    Raises:
-        OSError: if one cannot be read.
-    """
+    """Return whether a regular file (not a link) holds the bytes of an open file."""
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode) or found.st_size != os.fstat(handle).st_size:
         return False

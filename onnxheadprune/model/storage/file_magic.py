@@ -22,17 +22,11 @@ _EXPORT = "export the model to ONNX first"
 
 
 class FileType(NamedTuple):
-    """A kind of file.
+    """A kind of file."""
 
-    Attributes:
-        what: what to call it.
-        advice: what helps.
-        in_place: whether it stands in the place of another file, of weights as well as of a model.
-    """
-
-    what: str
-    advice: str
-    in_place: bool = False
+    what: str  # what to call it
+    advice: str  # what helps
+    in_place: bool = False  # whether it stands in the place of another file, of weights as well as of a model
 
 
 class _Mark(NamedTuple):
@@ -116,7 +110,6 @@ def not_a_model(path: Path, reason: str) -> ModelError:
     """The sentence for a file that is no model.
 
     Args:
-        path: the file.
         reason: what was found out when it was read; said where nobody knows what the file is.
     """
     kind = _taken_for_at(path)

@@ -49,15 +49,7 @@ def one_call() -> Iterator[None]:
 
 
 def require_unwritten(target: Path, *, renewed: bool = False) -> None:
-    """Ask before a file is replaced.
-
-    Args:
-        target: the file; it need not be there.
-        renewed: it is a record that one call writes again and again.
-
-    Raises:
-        FileExistsError: if this call has written what is there.
-    """
+    """Ask before a file is replaced."""
     written = _call.get()
     if not written:
         return
@@ -91,13 +83,7 @@ class Draft:
         """Open an empty file.
 
         Args:
-            folder: where it will be.
-            name: what it is for, to make hidden names of.
             like: a file, if it is there, whose owner and mode the new one gets, before anything is in it.
-            under_lock: the caller holds the lock of the folder.
-
-        Raises:
-            OSError: if the folder takes no files.
         """
         self.folder = folder
         self.hidden: Path | None = None
@@ -155,11 +141,7 @@ class Draft:
         return Path(f"/proc/self/fd/{self.handle}") if self.hidden is None else self.hidden
 
     def show(self) -> None:
-        """Give the file a hidden name, if it has none.
-
-        Raises:
-            OSError: if it cannot be linked.
-        """
+        """Give the file a hidden name, if it has none."""
         if self.hidden is None:
             self._lock()
             hidden = self.folder / hidden_name(self.name)
@@ -167,12 +149,7 @@ class Draft:
             self.hidden = hidden
 
     def link(self, target: Path) -> None:
-        """Give the complete file its name. To be called under the lock.
-
-        Raises:
-            FileExistsError: if the name is taken.
-            OSError: if it cannot be linked.
-        """
+        """Give the complete file its name. To be called under the lock."""
         if self.hidden is not None:
             self._let_go()
             try:
@@ -195,11 +172,7 @@ class Draft:
             os.close(folder)
 
     def _replace(self, target: Path) -> None:
-        """Give the complete file the name of one that is there, in one step.
-
-        Raises:
-            OSError: if it cannot be renamed.
-        """
+        """Give the complete file the name of one that is there, in one step."""
         self.show()
         assert self.hidden is not None
         self._let_go()
@@ -207,11 +180,7 @@ class Draft:
         self.hidden = None
 
     def put(self, target: Path, *, renewed: bool = False) -> None:
-        """Give the complete file its name, which may be that of a file that is there. To be called under the lock.
-
-        Raises:
-            OSError: if that is not possible, something other than a file is there by now, or this call has written it.
-        """
+        """Give the complete file its name, which may be that of a file that is there. To be called under the lock."""
         require_unwritten(target, renewed=renewed)
         if (why := obstacle(target)) is not None:
             raise OSError(errno.EEXIST, f"it {why}", str(target))
@@ -242,11 +211,7 @@ class Draft:
 
 
 def require_room(folder: Path, needed: int) -> None:
-    """Check whether a file of so many bytes can be in a folder, asked before hours of copying have filled the disk.
-
-    Raises:
-        OSError: if it is larger than all that is left there.
-    """
+    """Check whether a file of so many bytes can be in a folder, asked before hours of copying have filled the disk."""
     if not hasattr(os, "statvfs"):
         return
     found = os.statvfs(folder)
@@ -274,11 +239,7 @@ class HeldFile:
     renewed: bool
 
     def write(self) -> None:
-        """Write it.
-
-        Raises:
-            UsageError: if it cannot be written; an older file stays unchanged.
-        """
+        """Write it."""
         write_file(self.target, self.data, renewed=self.renewed)
 
 
@@ -297,30 +258,18 @@ def held_back() -> Iterator[list[HeldFile]]:
 
 
 def write_text(target: str | os.PathLike[str], text: str, *, renewed: bool = False) -> None:
-    """Make or replace a text file in one step; see `write_file`.
-
-    Raises:
-        UsageError: if it cannot be written; an older file stays unchanged.
-    """
+    """Make or replace a text file in one step; see `write_file`."""
     # Names of files need not be text; what is none is spelled.
     write_file(Path(target), text.encode(errors="backslashreplace"), renewed=renewed)
 
 
 def write_json(target: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
-    """Make or replace a JSON document, which says that this tool has written it; see `write_file`.
-
-    Raises:
-        UsageError: if it cannot be written; an older file stays unchanged.
-    """
+    """Make or replace a JSON document, which says that this tool has written it; see `write_file`."""
     write_text(target, json.dumps({JSON_KEY: WRITER, **document}, indent=1, allow_nan=False) + "\n")
 
 
 def write_markdown(target: str | os.PathLike[str], text: str) -> None:
-    """Make or replace a Markdown file, with a comment that this tool has written it; see `write_file`.
-
-    Raises:
-        UsageError: if it cannot be written; an older file stays unchanged.
-    """
+    """Make or replace a Markdown file, with a comment that this tool has written it; see `write_file`."""
     write_text(target, f"{MARKDOWN_MARK}\n\n{text}")
 
 
@@ -328,12 +277,7 @@ def write_file(target: Path, data: bytes, *, renewed: bool = False) -> None:
     """Make or replace a file in one step; it keeps its owner and mode. All files but models are made here.
 
     Args:
-        target: the file.
-        data: all that is in it.
         renewed: one call writes this file again and again, as a record of what is done; else it writes it once.
-
-    Raises:
-        UsageError: if it cannot be written, or is something else than a file; what was there stays unchanged.
     """
     held = _held.get()
     if held is not None:

@@ -55,17 +55,11 @@ LEAST_ALIGNMENT, MOST_ALIGNMENT = 64, 2**16
 
 @dataclass(frozen=True)
 class Placed:
-    """Data that goes somewhere.
+    """Data that goes somewhere."""
 
-    Attributes:
-        recipe: the tensor as it was planned: data in memory, or a reference with its cuts.
-        offset: where in the data file, -1 for data inside the model.
-        length: bytes of it.
-    """
-
-    recipe: TensorProto
-    offset: int
-    length: int
+    recipe: TensorProto  # the tensor as it was planned: data in memory, or a reference with its cuts
+    offset: int  # where in the data file, -1 for data inside the model
+    length: int  # bytes of it
 
     def parts(self, opened: Opened) -> Iterable[Part]:
         """The data in order."""
@@ -76,20 +70,14 @@ class Placed:
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A model with every tensor's place decided.
+    """A model with every tensor's place decided."""
 
-    Attributes:
-        model: the structure to be written: tensors outside refer to `location`, the data of tensors
-            that is spliced in is a token that begins with `prefix`.
-        prefix: of the tokens.
-        inside: what is spliced into the model, by the index in the token.
-        outside: what goes into the data file, in order.
-    """
-
+    # the structure to be written: tensors outside refer to `location`, the data of tensors that is spliced in
+    # is a token that begins with `prefix`
     model: ModelProto
-    prefix: bytes
-    inside: tuple[Placed, ...]
-    outside: tuple[Placed, ...]
+    prefix: bytes  # of the tokens
+    inside: tuple[Placed, ...]  # what is spliced into the model, by the index in the token
+    outside: tuple[Placed, ...]  # what goes into the data file, in order
 
     @property
     def data_size(self) -> int:
@@ -105,24 +93,14 @@ class Layout:
                 refer(stored.tensor, Span(new, span.offset, span.length))
 
     def write_data(self, handle: int, opened: Opened) -> None:
-        """Write the data file. Gaps that alignment leaves stay holes.
-
-        Raises:
-            OSError: if it cannot be written.
-            ModelError: if weights cannot be read.
-        """
+        """Write the data file. Gaps that alignment leaves stay holes."""
         for placed in self.outside:
             os.lseek(handle, placed.offset, os.SEEK_SET)
             _write_tensor(handle, placed, opened)
         os.ftruncate(handle, self.data_size)
 
     def write_model(self, handle: int, opened: Opened) -> None:
-        """Write the model file, with the data that is inside it.
-
-        Raises:
-            OSError: if it cannot be written.
-            ModelError: if weights cannot be read.
-        """
+        """Write the model file, with the data that is inside it."""
         os.lseek(handle, 0, os.SEEK_SET)
         os.ftruncate(handle, 0)
         for item in self.pieces():
@@ -147,9 +125,6 @@ def lay_out(
     The layout, and the bytes of data that stay inside the model.
 
     Args:
-        model: the structure; tensors are in memory or refer to files.
-        own: the location that means the file of the model itself.
-        location: what to call the data file.
         external: "auto" leaves every tensor where it was, "always" and "never" move them.
         limit: bytes that the model file can hold; beyond it, "auto" moves tensors out.
     """
@@ -240,8 +215,6 @@ def splice(serialized: bytes, prefix: bytes, sizes: Sequence[int]) -> list[bytes
 
     Args:
         serialized: a `ModelProto` in which the raw data of tensor *i* is `token(prefix, i)`.
-        prefix: random bytes that occur nowhere else in it.
-        sizes: bytes that go into each slot.
     """
     marks: list[int] = []
     position = serialized.find(prefix)

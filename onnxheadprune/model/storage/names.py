@@ -64,21 +64,13 @@ def _readable(target: Path) -> str:
 
 
 def named_data(target: Path, pattern: str) -> str:
-    """The name of a model's data file as somebody asks for it.
-
-    Raises:
-        UsageError: if it leads to another folder, or names nothing.
-    """
+    """The name of a model's data file as somebody asks for it."""
     check_data_name(pattern)
     return pattern.replace(ITSELF, target.name)
 
 
 def check_data_name(pattern: str) -> None:
-    """Check a name for data files, with `{}` in the place of the model's.
-
-    Raises:
-        UsageError: if it leads to another folder, or names nothing.
-    """
+    """Check a name for data files, with `{}` in the place of the model's."""
     made = pattern.replace(ITSELF, "model.onnx")
     if not made or made in (".", "..") or made != PurePosixPath(made).name or "\\" in made or "\0" in made:
         raise UsageError(

@@ -37,34 +37,21 @@ from onnxheadprune.model.tensors import Selection, cut, read_ranges
 
 @dataclass(frozen=True)
 class Source:
-    """A file with weights, as it was when the model was opened.
+    """A file with weights, as it was when the model was opened."""
 
-    Attributes:
-        path: where it is.
-        size: bytes in it.
-        identity: device, inode and time of change; a file that is replaced while it is read is noticed.
-    """
-
-    path: Path
-    size: int
+    path: Path  # where it is
+    size: int  # bytes in it
+    # device, inode and time of change; a file that is replaced while it is read is noticed
     identity: tuple[int, ...]
 
     @classmethod
     def at(cls, path: Path, found: os.stat_result | None = None) -> Source:
-        """A file as it is now, or as `found` of its open handle.
-
-        Raises:
-            OSError: if there is none.
-        """
+        """A file as it is now, or as `found` of its open handle."""
         found = path.stat() if found is None else found
         return Source(path, found.st_size, identity_of(found))
 
     def open(self) -> int:
-        """A handle for reading.
-
-        Raises:
-            ModelError: if the file is gone or was changed since.
-        """
+        """A handle for reading."""
         try:
             handle = open_at_once(self.path)
         except OSError as error:
@@ -80,11 +67,7 @@ Sources: TypeAlias = Mapping[str, Source]
 
 
 def open_at_once(path: Path) -> int:
-    """A handle for reading, also of a FIFO that took the place of a file: that one would let its reader wait.
-
-    Raises:
-        OSError: if it cannot be opened.
-    """
+    """A handle for reading, also of a FIFO that took the place of a file: that one would let its reader wait."""
     return os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -94,11 +77,7 @@ def identity_of(found: os.stat_result) -> tuple[int, ...]:
 
 
 def inside(folder: Path, location: str, model: str, *, follow_links: bool = False) -> Source:
-    """The file that `location` names, if it is a regular file in the model's folder or below.
-
-    Raises:
-        ModelError: if it leads out of the folder, also by a link, or is no regular file.
-    """
+    """The file that `location` names, if it is a regular file in the model's folder or below."""
     shown = repr(location[:200])
     if "\0" in location or len(location) > 4096:
         raise ModelError(f"{model} keeps weights in {shown}, which is no name of a file")

@@ -54,12 +54,7 @@ class Stage:
     def __init__(
         self, layout: Layout, sources: Sources, target: Path, location: str, named: str | None = None
     ) -> None:
-        """Write the data file.
-
-        Raises:
-            OSError: if it cannot be written.
-            ModelError: if weights cannot be read.
-        """
+        """Write the data file."""
         self.layout, self.sources, self.target, self.location = layout, sources, target, location
         self.named = named
         self.data: Draft | None = None
@@ -97,21 +92,13 @@ class Stage:
             self._written = True
 
     def show(self) -> None:
-        """Give the files hidden names for a while, for readers that need one: ONNX Runtime maps by name.
-
-        Raises:
-            OSError: if that is not possible.
-        """
+        """Give the files hidden names for a while, for readers that need one: ONNX Runtime maps by name."""
         for draft in (self.draft, self.data):
             if draft is not None:
                 draft.show()
 
     def seal(self, metadata: tuple[str, str] | None = None) -> None:
-        """Complete the files, so that nothing is left but to give them their names, and their size is known.
-
-        Raises:
-            OSError: if they cannot be written.
-        """
+        """Complete the files, so that nothing is left but to give them their names, and their size is known."""
         if metadata is not None:
             extra = ModelProto()
             extra.metadata_props.add(key=metadata[0], value=metadata[1])
@@ -136,11 +123,7 @@ class Stage:
         return sum(draft.stat().st_size for draft in drafts if draft is not None)
 
     def commit(self, backup: Path | None = None) -> None:
-        """Give the files their names: the data first, then, in one step, the model.
-
-        Raises:
-            OSError: if that is not possible; nothing has changed then.
-        """
+        """Give the files their names: the data first, then, in one step, the model."""
         if not self._is_sealed:
             self.seal()
         with one_call(), locked(self.target.parent):
@@ -155,11 +138,7 @@ class Stage:
                 sweep_hidden(backup)
 
     def _name_all(self, linked: Path | None, backup: Path | None) -> None:
-        """Name the data, then the model, then take away what the model that was replaced left.
-
-        Raises:
-            OSError: if that is not possible; nothing has changed then.
-        """
+        """Name the data, then the model, then take away what the model that was replaced left."""
         self._require_unread(backup)
         require_unwritten(self.target)
         if linked is not None and self.data is not None:
@@ -181,11 +160,7 @@ class Stage:
             _sweep_up(self.target, read | written_files())
 
     def _require_unread(self, backup: Path | None) -> None:
-        """Nothing that was read is replaced, but the model in place; and that only as it was read.
-
-        Raises:
-            OSError: if the target has become one of the files that were read, or is another one by now.
-        """
+        """Nothing that was read is replaced, but the model in place; and that only as it was read."""
         try:
             found = self.target.lstat()
         except FileNotFoundError:
@@ -216,9 +191,6 @@ class Stage:
         """Give the model that is replaced a second name; whether that is new.
 
         A backup that is there already is kept if it is this model, as a run that was killed leaves it.
-
-        Raises:
-            OSError: if that is not possible; a file that is there is never touched.
         """
         if os.path.lexists(backup):
             if is_same_entry(self.target, backup) or not is_same_content(self.target, backup):
@@ -258,9 +230,6 @@ class Stage:
         """Find a name for the data file that nothing else has, and let the model refer to it.
 
         The name to give, None where there is no data file or an equal one has it already.
-
-        Raises:
-            FileExistsError: if another file has the name that was asked for.
         """
         if self.data is None:
             return None
@@ -329,7 +298,6 @@ def _sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
     be read, nothing is removed, and models in the folders above count too, since theirs may lie below them.
 
     Args:
-        target: the model that was written.
         keep: device and inode of files that stay in any case, those that this call reads.
     """
     folder = target.parent
@@ -355,11 +323,7 @@ def _names(path: Path) -> set[str]:
 
 
 def locations(path: Path) -> set[str]:
-    """The files that a model refers to; none if the file is no model.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
+    """The files that a model refers to; none if the file is no model."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return set()

@@ -47,22 +47,14 @@ def read_at(handle: int, size: int, offset: int) -> bytes:
 
 
 def hard_link(source: Path, target: Path) -> None:
-    """Give a file a second name.
-
-    Raises:
-        OSError: with a number of `NO_LINKS` where nothing can have two names, or if the name is taken.
-    """
+    """Give a file a second name."""
     if not hasattr(os, "link"):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(source))
     os.link(source, target)
 
 
 def lock(handle: int, *, wait: bool = False) -> None:
-    """Lock an open file or folder until it is closed or the process ends; nothing where there are no locks.
-
-    Raises:
-        OSError: if another process has the lock, unless it is to be waited for, or if the file system has none.
-    """
+    """Lock an open file or folder until it is closed or the process ends; nothing where there are no locks."""
     if fcntl is not None:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
@@ -86,11 +78,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _taken(path: Path) -> Iterator[None]:
-    """Hold the lock of a regular file.
-
-    Raises:
-        OSError: if another process has the lock, or it is no regular file.
-    """
+    """Hold the lock of a regular file."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
     if fcntl is None:
@@ -119,11 +107,7 @@ class OwnFolder:
     """
 
     def __init__(self, name: Callable[[], Path]) -> None:
-        """Make the folder.
-
-        Raises:
-            OSError: if it cannot be made.
-        """
+        """Make the folder."""
         while True:
             self.path = name()
             self.path.mkdir(mode=0o700)
@@ -155,11 +139,7 @@ class OwnFolder:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, its lock at last: what is killed meanwhile leaves something that can be swept.
-
-    Raises:
-        OSError: if some of it cannot be removed.
-    """
+    """Remove a folder, its lock at last: what is killed meanwhile leaves something that can be swept."""
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

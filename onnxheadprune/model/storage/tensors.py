@@ -37,17 +37,11 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 
 @dataclass(frozen=True)
 class Span:
-    """Bytes of a file.
+    """Bytes of a file."""
 
-    Attributes:
-        location: the file, as a tensor's `external_data` names it.
-        offset: first byte.
-        length: number of bytes.
-    """
-
-    location: str
-    offset: int
-    length: int
+    location: str  # the file, as a tensor's `external_data` names it
+    offset: int  # first byte
+    length: int  # number of bytes
 
 
 def own_location(path: Path) -> str:
@@ -61,11 +55,7 @@ def is_outside(tensor: TensorProto) -> bool:
 
 
 def entries_of(tensor: TensorProto) -> dict[str, str]:
-    """The external data of a tensor by key.
-
-    Raises:
-        ModelError: if a key is given twice.
-    """
+    """The external data of a tensor by key."""
     entries: dict[str, str] = {}
     for entry in tensor.external_data:
         if not isinstance(entry.key, str) or not isinstance(entry.value, str):
@@ -79,11 +69,7 @@ def entries_of(tensor: TensorProto) -> dict[str, str]:
 
 
 def span_of(tensor: TensorProto) -> Span:
-    """The place of an external tensor's data; a missing length is -1.
-
-    Raises:
-        ModelError: if a number is no number, or there is no location.
-    """
+    """The place of an external tensor's data; a missing length is -1."""
     entries = entries_of(tensor)
     for key in ("offset", "length"):
         if key in entries and not _NUMBER.fullmatch(entries[key]):

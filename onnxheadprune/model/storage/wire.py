@@ -74,11 +74,7 @@ class WireReader:
         self.references = self.fields = 0
 
     def read(self, start: int, stop: int) -> bytes:
-        """Bytes of the file.
-
-        Raises:
-            WireError: if it ends before them.
-        """
+        """Bytes of the file."""
         data = b""
         while start < stop:
             piece = read_at(self.handle, stop - start, start)
@@ -89,11 +85,7 @@ class WireReader:
         return data
 
     def count(self) -> None:
-        """Note one more field.
-
-        Raises:
-            WireError: if that is one too many.
-        """
+        """Note one more field."""
         self.fields += 1
         if self.fields > MAX_FIELDS:
             raise WireError(
@@ -122,9 +114,6 @@ def structure(handle: int, location: str) -> tuple[bytes, int]:
     """A serialized model whose large raw data is replaced by references into the file itself.
 
     The serialized structure, and how many references are in it.
-
-    Raises:
-        WireError: if the file is truncated or no protobuf message.
     """
     size = os.fstat(handle).st_size
     reader = WireReader(handle, size)

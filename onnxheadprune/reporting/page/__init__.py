@@ -24,22 +24,14 @@ __all__ = ["Documents", "Shipped", "page_of", "read_documents", "save_page"]
 
 
 def save_page(path: Path, document: Document) -> None:
-    """Write the page of one result.
-
-    Raises:
-        UsageError: if the file cannot be written.
-    """
+    """Write the page of one result."""
     documents = Documents()
     documents.add(document, "the result")
     write_text(path, page_of(documents))
 
 
 def page_of(documents: Documents) -> str:
-    """The page of one or several results.
-
-    Raises:
-        UsageError: if a document is not whole, or of another version.
-    """
+    """The page of one or several results."""
     try:
         return _rendered(story_of(documents))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

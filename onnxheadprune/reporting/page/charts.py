@@ -90,31 +90,23 @@ LEFT, RIGHT, TOP, BOTTOM = 64.0, 700.0, 16.0, 196.0
 
 @dataclass(frozen=True)
 class Line:
-    """One quantity against the share that is removed.
-
-    Attributes:
-        points: "x,y x,y", as SVG wants it.
-        dots: pixels of each point, its words, and whether a difference was measured there.
-    """
+    """One quantity against the share that is removed."""
 
     name: str
-    points: str
+    points: str  # "x,y x,y", as SVG wants it
+    # pixels of each point, its words, and whether a difference was measured there
     dots: tuple[tuple[float, float, str, bool], ...]
     ticks: tuple[Tick, ...]
 
 
 @dataclass(frozen=True)
 class CurveChart:
-    """Small charts one above the other, with one horizontal axis.
-
-    Attributes:
-        knee: its pixel, None without.
-    """
+    """Small charts one above the other, with one horizontal axis."""
 
     lines: tuple[Line, ...]
     ticks: tuple[Tick, ...]
     along: str
-    knee: float | None
+    knee: float | None  # its pixel, None without
     knee_words: str
     table: Table
     model: str
@@ -194,21 +186,14 @@ BEGIN, END, ROW, ABOVE = 16.0, 704.0, 22.0, 30.0
 
 @dataclass(frozen=True)
 class Interval:
-    """One model at one size.
-
-    Attributes:
-        low: pixel of the interval's left end.
-        mid: pixel of the median.
-        high: pixel of the right end.
-        words: the same as text ("1.52 ms, 95 % interval 1.50 to 1.55").
-    """
+    """One model at one size."""
 
     model: int
     y: float
-    low: float
-    mid: float
-    high: float
-    words: str
+    low: float  # pixel of the interval's left end
+    mid: float  # pixel of the median
+    high: float  # pixel of the right end
+    words: str  # the same as text ("1.52 ms, 95 % interval 1.50 to 1.55")
 
 
 @dataclass(frozen=True)
@@ -222,22 +207,14 @@ class Size:
 
 @dataclass(frozen=True)
 class Latency:
-    """The chart of a benchmark, and what it says.
-
-    Attributes:
-        sizes: groups of the chart.
-        ticks: of its axis, in milliseconds.
-        logarithmic: whether equal factors are equally far apart on it.
-        height: of the chart in pixels.
-        facts: the verdicts, the table, and how it was measured.
-    """
+    """The chart of a benchmark, and what it says."""
 
     names: tuple[str, ...]
-    sizes: tuple[Size, ...]
-    ticks: tuple[Tick, ...]
-    logarithmic: bool
-    height: float
-    facts: Facts
+    sizes: tuple[Size, ...]  # groups of the chart
+    ticks: tuple[Tick, ...]  # of its axis, in milliseconds
+    logarithmic: bool  # whether equal factors are equally far apart on it
+    height: float  # of the chart in pixels
+    facts: Facts  # the verdicts, the table, and how it was measured
 
 
 def latency_of(document: Document) -> Latency:

@@ -32,56 +32,31 @@ def _kind_of(document: Document) -> Kind | None:
 
 @dataclass(frozen=True)
 class Shipped:
-    """The files of a result that are deployed.
-
-    Attributes:
-        before: bytes of the original's files.
-        after: bytes of its files.
-        quantized: whether it was made of the proven model by quantization.
-    """
+    """The files of a result that are deployed."""
 
     name: str
-    before: int
-    after: int
-    quantized: bool
+    before: int  # bytes of the original's files
+    after: int  # bytes of its files
+    quantized: bool  # whether it was made of the proven model by quantization
 
 
 @dataclass(frozen=True)
 class Documents:
-    """All that one page tells of.
+    """All that one page tells of."""
 
-    Attributes:
-        facts: of a job; None makes them of the documents.
-        shipped: what came out of a job, None without one.
-        folders: results of folders, whose models are among the cuts.
-        cuts: results of `prune` and `fuse`, or plans of a dry run.
-        validations: results of `validate`.
-        benchmarks: results of `bench`.
-        curves: results of `sweep`.
-        limits: of a pipeline, each with whether it was kept.
-        combinations: results of `combine`.
-    """
-
-    facts: Facts | None = None
-    shipped: Shipped | None = None
+    facts: Facts | None = None  # of a job; None makes them of the documents
+    shipped: Shipped | None = None  # what came out of a job, None without one
+    # results of folders, whose models are among the cuts
     folders: list[Document] = field(default_factory=list)
-    cuts: list[Document] = field(default_factory=list)
-    validations: list[Document] = field(default_factory=list)
-    benchmarks: list[Document] = field(default_factory=list)
-    curves: list[Document] = field(default_factory=list)
-    limits: list[Document] = field(default_factory=list)
-    combinations: list[Document] = field(default_factory=list)
+    cuts: list[Document] = field(default_factory=list)  # results of `prune` and `fuse`, or plans of a dry run
+    validations: list[Document] = field(default_factory=list)  # results of `validate`
+    benchmarks: list[Document] = field(default_factory=list)  # results of `bench`
+    curves: list[Document] = field(default_factory=list)  # results of `sweep`
+    limits: list[Document] = field(default_factory=list)  # of a pipeline, each with whether it was kept
+    combinations: list[Document] = field(default_factory=list)  # results of `combine`
 
     def add(self, document: Any, source: str) -> None:
-        """Files a document where it belongs.
-
-        Args:
-            document: what a JSON file holds.
-            source: how to name it in an error.
-
-        Raises:
-            UsageError: if it is no result of a command.
-        """
+        """Files a document where it belongs."""
         files = document.get("files") if isinstance(document, Mapping) else None
         if isinstance(files, list):
             # A folder: a result for each of its models.
@@ -120,11 +95,7 @@ class Documents:
 
 
 def read_documents(paths: Iterable[Path]) -> Documents:
-    """The documents of several files.
-
-    Raises:
-        UsageError: if a file cannot be read, or is no result of a command.
-    """
+    """The documents of several files."""
     found = Documents()
     for path in paths:
         try:

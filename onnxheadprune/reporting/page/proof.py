@@ -35,13 +35,7 @@ class Proof:
 
 
 def proof_of(validation: Document | None, remarks: tuple[str, ...] = (), *, quantized: bool = False) -> Proof:
-    """The verdict in words.
-
-    Args:
-        validation: as `Validation.to_dict` gives it; None if it was skipped.
-        remarks: what to know of the cut.
-        quantized: whether the proven model was quantized afterwards.
-    """
+    """The verdict in words."""
     exact = headline_of([validation], quantized=quantized).exact
     if validation is None:
         return Proof(exact, "validation was skipped", (), remarks, ())

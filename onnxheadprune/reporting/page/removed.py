@@ -17,20 +17,14 @@ from onnxheadprune.reporting.page.documents import Document
 
 @dataclass(frozen=True)
 class Quantity:
-    """One line: before, after, and the part that is left as a bar.
-
-    Attributes:
-        change: in words ("-24.3 %").
-        left: percent of it that is left, None where that says nothing.
-        note: how it was counted; empty where it is plain.
-    """
+    """One line: before, after, and the part that is left as a bar."""
 
     name: str
     before: str
     after: str
-    change: str
-    left: float | None = None
-    note: str = ""
+    change: str  # in words ("-24.3 %")
+    left: float | None = None  # percent of it that is left, None where that says nothing
+    note: str = ""  # how it was counted; empty where it is plain
 
 
 def blocks(document: Document) -> dict[str, list[Quantity]]:
@@ -55,16 +49,11 @@ SHADES = 5
 
 @dataclass(frozen=True)
 class _Head:
-    """One head.
-
-    Attributes:
-        state: "gone", "gone-before", "stays" or "must-stay".
-        shade: how much it is worth by rank, 0 (little) to 4; None where it was not measured.
-    """
+    """One head."""
 
     index: int
-    state: str
-    shade: int | None
+    state: str  # "gone", "gone-before", "stays" or "must-stay"
+    shade: int | None  # how much it is worth by rank, 0 (little) to 4; None where it was not measured
     words: str
 
 
@@ -80,17 +69,12 @@ class _Site:
 
 @dataclass(frozen=True)
 class HeadMap:
-    """All sites.
-
-    Attributes:
-        basis: how the heads were chosen; empty where they were named.
-        scored: whether any head has a score.
-    """
+    """All sites."""
 
     sites: tuple[_Site, ...]
     columns: int
-    basis: str
-    scored: bool
+    basis: str  # how the heads were chosen; empty where they were named
+    scored: bool  # whether any head has a score
 
     @property
     def untried(self) -> bool:

@@ -40,11 +40,7 @@ if "matplotlib" not in sys.modules and not _has_matplotlib_a_home():
 
 
 def check_picture(path: Path) -> None:
-    """Check that a plot can be written, before long work.
-
-    Raises:
-        UsageError: if matplotlib is not installed, the suffix is unknown or the folder does not exist.
-    """
+    """Check that a plot can be written, before long work."""
     require_packages("a picture", "plots", "matplotlib")
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
@@ -53,16 +49,7 @@ def check_picture(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path, made_by: str = "onnxheadprune") -> None:
-    """Write a figure.
-
-    Args:
-        figure: the figure.
-        path: the file; its suffix decides the format.
-        made_by: the creator in the file's metadata.
-
-    Raises:
-        UsageError: if it is no picture's name, or the file cannot be written.
-    """
+    """Write a figure."""
     check_picture(path)
     # Without dates the same data gives the same bytes.
     suffix = path.suffix.lower()

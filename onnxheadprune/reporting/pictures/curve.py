@@ -42,19 +42,13 @@ SPARE = 12
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity along one axis of the plot.
+    """A quantity along one axis of the plot."""
 
-    Attributes:
-        label: its name with its unit.
-        values: one per point, None where it was not measured.
-        intervals: low and high ends per point, None where there are none.
-        hollow: points without a measurable difference from the original.
-    """
-
-    label: str
-    values: tuple[float | None, ...]
+    label: str  # its name with its unit
+    values: tuple[float | None, ...]  # one per point, None where it was not measured
+    # low and high ends per point, None where there are none
     intervals: tuple[tuple[float, float] | None, ...]
-    hollow: tuple[bool, ...]
+    hollow: tuple[bool, ...]  # points without a measurable difference from the original
 
     @property
     def is_known(self) -> bool:

@@ -78,10 +78,6 @@ def heads_picture(
     Args:
         scores: per site, by head; None for heads without a score. Without any score the plot only shows which
             heads are kept or removed.
-        removed: removed heads, per site.
-        title: above the plot.
-        unit: the unit of scores.
-        unscored: the label of heads without a score, where others have one.
     """
     columns = max((len(values) for values in scores.values()), default=1)
     cell = CELL if columns <= MANY else SMALL_CELL
@@ -137,17 +133,7 @@ def _ticks(norm: Normalize, rows: int) -> list[float]:
 
 
 def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Removed | None = None) -> None:
-    """Draw the heat map into a file.
-
-    Args:
-        scores: per site, by head.
-        path: a .png, .svg or .pdf file.
-        title: above the picture.
-        removed: removed heads; they are crossed out.
-
-    Raises:
-        UsageError: if the file is none of these, or cannot be written.
-    """
+    """Draw the heat map into a file."""
     save_figure(heads_picture(scores, removed, title), path)
 
 
@@ -179,11 +165,7 @@ def _cut(scores: Scores, removed: Removed | None, columns: int) -> Grid:
 
 
 def _mark(axes: Axes, scores: Scores, removed: Removed) -> bool:
-    """Cross removed heads, and make those grey that have no score where others have one.
-
-    Returns:
-        Whether there are any of the latter.
-    """
+    """Cross removed heads, and make those grey that have no score where others have one."""
     is_scored = any(value is not None for values in scores.values() for value in values)
     has_unscored = False
     for row, (name, values) in enumerate(scores.items()):

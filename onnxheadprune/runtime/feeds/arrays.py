@@ -60,11 +60,7 @@ class Stored:
         self._file, self._offset, self._dtype, self._source = file, offset, dtype, source
 
     def take(self, rows: npt.NDArray[np.int64], axis: int) -> Array:
-        """Some rows along an axis, as of an array in memory.
-
-        Raises:
-            UsageError: if the file has become shorter.
-        """
+        """Some rows along an axis, as of an array in memory."""
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
         outer, inner = math.prod(self.shape[:axis]), math.prod(self.shape[axis + 1 :])
         parts = [
@@ -75,11 +71,7 @@ class Stored:
         return np.concatenate(parts).reshape(*self.shape[:axis], len(rows), *self.shape[axis + 1 :])
 
     def whole(self) -> Array:
-        """All of it.
-
-        Raises:
-            UsageError: if the file has become shorter.
-        """
+        """All of it."""
         return self._read(0, math.prod(self.shape)).reshape(self.shape)
 
     def _read(self, first: int, count: int) -> Array:
@@ -94,20 +86,12 @@ class Stored:
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """The arrays of a file by their names.
-
-    Raises:
-        UsageError: if it is no archive of plain arrays, or would unpack to more than it may.
-    """
+    """The arrays of a file by their names."""
     return {name: item.whole() if isinstance(item, Stored) else item for name, item in open_npz(path).items()}
 
 
 def open_npz(path: str | os.PathLike[str]) -> dict[str, Array | Stored]:
-    """The same, of which those of a large file stay there, or if they are compressed in a temporary one.
-
-    Raises:
-        UsageError: if it is no archive of plain arrays, or would unpack to more than it may.
-    """
+    """The same, of which those of a large file stay there, or if they are compressed in a temporary one."""
     file = regular_file(path, "the data")
     if not zipfile.is_zipfile(file):
         from onnxheadprune.model.storage.file_magic import in_place_of
@@ -131,11 +115,7 @@ def _name(member: zipfile.ZipInfo) -> str:
 
 
 def _checked_size(members: Sequence[zipfile.ZipInfo], stored: int, path: str) -> int:
-    """Bytes of all members.
-
-    Raises:
-        UsageError: if they are too many.
-    """
+    """Bytes of all members."""
     total, limit = sum(member.file_size for member in members), max(MAX_UNPACKED, MAX_RATIO * stored)
     if total > limit or len(members) > MAX_ARRAYS:
         raise UsageError(
@@ -147,11 +127,7 @@ def _checked_size(members: Sequence[zipfile.ZipInfo], stored: int, path: str) ->
 
 
 def _header(stream: IO[bytes], member: zipfile.ZipInfo) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether it lies in Fortran's order, and type of an array.
-
-    Raises:
-        ValueError: if it is none of plain numbers, or shorter than its header says: so much is allocated at once.
-    """
+    """Shape, whether it lies in Fortran's order, and type of an array."""
     version = npy.read_magic(stream)
     read: Any = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(stream)

@@ -39,13 +39,6 @@ def load_data(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
             files (one feed each), "module:function" that yields feeds, a mapping like an `.npz` file, or
             feeds, read already or not. An entry `labels` is kept for accuracy, other extra entries are ignored.
             Decoders with caches need neither these nor what follows from tokens: positions, lengths, flags.
-        inputs: the graph inputs.
-
-    Yields:
-        One feed after another; those of an `.npz` file in batches.
-
-    Raises:
-        UsageError: if an input is missing, of the wrong type, rank or size, empty or not finite.
     """
     count, read = parts_of(source, inputs)
     if not count:
@@ -58,9 +51,6 @@ def parts_of(source: DataSource, inputs: Sequence[Input]) -> tuple[int, Callable
     """The number of parts that data has, and a function that reads one of them, also several times.
 
     Nothing is checked or completed yet.
-
-    Raises:
-        UsageError: if the data cannot be read.
     """
     if isinstance(source, Mapping):
         arrays = Batched(source, inputs, "the data")
@@ -77,11 +67,7 @@ def parts_of(source: DataSource, inputs: Sequence[Input]) -> tuple[int, Callable
 
 
 def require_data(source: str | os.PathLike[str]) -> bool:
-    """Return whether data is a file or a folder, and not "module:function".
-
-    Raises:
-        UsageError: if it is neither.
-    """
+    """Return whether data is a file or a folder, and not "module:function"."""
     if kind_of(source) is None and ":" in str(source) and not str(source).endswith(".npz"):
         return False
     require_there(source, "the data ")
@@ -166,11 +152,6 @@ class Batched:
 
         Args:
             arrays: by the names of inputs, those that stay in their file among them.
-            inputs: the graph inputs.
-            source: where they are from.
-
-        Raises:
-            UsageError: if they have different numbers of samples.
         """
         stored = {name: item for name, item in arrays.items() if isinstance(item, Stored)}
         whole = _sample_of({name: item for name, item in arrays.items() if name not in stored}, source)
@@ -235,11 +216,7 @@ def _checked(sample: Sample, inputs: Sequence[Input]) -> Sample:
 
 
 def require_all(feed: Feed, inputs: Iterable[Input], source: str) -> None:
-    """Check whether a feed has all inputs.
-
-    Raises:
-        UsageError: with those that are missing and their shapes.
-    """
+    """Check whether a feed has all inputs."""
     missing = [f"{item.name} ({item.describe()})" for item in inputs if item.name not in feed]
     if missing:
         held = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(feed.items())) or "nothing"

@@ -54,14 +54,10 @@ def read_as(item: Input, shape: tuple[int, ...], style: Style, reading: Reading)
 
 @dataclass(frozen=True)
 class Special:
-    """Ids that an input is compared with, in every row of it.
+    """Ids that an input is compared with, in every row of it."""
 
-    Attributes:
-        count: how often each of them stands there, one after the other.
-        which: the position of the only one that does, as often as something has features; None for all of them.
-    """
-
-    count: int
+    count: int  # how often each of them stands there, one after the other
+    # the position of the only one that does, as often as something has features; None for all of them
     which: int | None = None
 
 
@@ -70,29 +66,19 @@ USUAL = Special(2)
 
 @dataclass(frozen=True)
 class Style:
-    """The style in which inputs are filled.
+    """The style in which inputs are filled."""
 
-    Attributes:
-        past: length of the cache, where positions start.
-        length: length of the sequence.
-        padding: where masks have zeros in some rows.
-        flag: value of flags ("use_cache_branch").
-        plain: second try for models that choke on the first: floats between 0 and 1, and boolean masks
-            the other way round (True means "ignore" in some exports).
-        tails: floats of all magnitudes up to a thousand.
-        first_row: ids count up from here, also from below zero; None draws them.
-        value: what about half of the floats are; None leaves that to chance.
-        special: which ids among those that inputs are compared with stand in a row, None for none of them.
-    """
-
-    past: int
-    length: int
-    padding: Padding
-    flag: bool
+    past: int  # length of the cache, where positions start
+    length: int  # length of the sequence
+    padding: Padding  # where masks have zeros in some rows
+    flag: bool  # value of flags ("use_cache_branch")
+    # second try for models that choke on the first: floats between 0 and 1, and boolean masks the other way
+    # round (True means "ignore" in some exports)
     plain: bool = False
-    tails: bool = False
-    first_row: int | None = None
-    value: float | None = None
+    tails: bool = False  # floats of all magnitudes up to a thousand
+    first_row: int | None = None  # ids count up from here, also from below zero; None draws them
+    value: float | None = None  # what about half of the floats are; None leaves that to chance
+    # which ids among those that inputs are compared with stand in a row, None for none of them
     special: Special | None = USUAL
 
 

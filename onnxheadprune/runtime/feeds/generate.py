@@ -45,21 +45,13 @@ MAX_ELEMENTS = 2**28
 
 @dataclass(frozen=True)
 class Case:
-    """One feed to make.
+    """One feed to make."""
 
-    Attributes:
-        batch: samples.
-        length: for the sequence.
-        past: for the cache.
-        padding: where masks have zeros.
-        flag: value of boolean flags.
-    """
-
-    batch: int
-    length: int
-    past: int
-    padding: Padding = Padding.NONE
-    flag: bool = True
+    batch: int  # samples
+    length: int  # for the sequence
+    past: int  # for the cache
+    padding: Padding = Padding.NONE  # where masks have zeros
+    flag: bool = True  # value of boolean flags
 
 
 CASES = (
@@ -81,11 +73,7 @@ class FeedMaker:
     """
 
     def __init__(self, view: GraphView, seed: int = 0) -> None:
-        """Read the inputs of an annotated view.
-
-        Raises:
-            UsageError: if an input is no tensor of numbers, or the seed is negative.
-        """
+        """Read the inputs of an annotated view."""
         if seed < 0:
             raise UsageError(f"a seed is a number from 0 up, not {seed}")
         self.inputs = graph_inputs(view)
@@ -143,16 +131,7 @@ class FeedMaker:
         return self._roles
 
     def sized(self, sizes: Sizes, dims: Mapping[str, int] | None = None, *, flag: bool = True) -> Feed:
-        """One feed of exactly these sizes, masks of ones.
-
-        Args:
-            sizes: a number per role.
-            dims: numbers of single symbols, which win over their roles.
-            flag: value of boolean flags.
-
-        Raises:
-            UsageError: if the sizes give an input no possible shape.
-        """
+        """One feed of exactly these sizes, masks of ones."""
         sizes = self._holding(sizes)
         numbers = numbers_for(self._roles, sizes, self._pinned) | dict(dims or {})
         shapes = self._shapes(numbers)
@@ -174,17 +153,7 @@ class FeedMaker:
         first_row: int | None = None,
         value: float | None = None,
     ) -> Feed | None:
-        """A feed of a given length for what the usual ones leave out; None where the model has no such size.
-
-        Args:
-            length: of sequences, images and sound alike.
-            batch: samples.
-            past: length of the cache, where the model reads one.
-            padding: where masks have zeros.
-            tails: floats of all magnitudes.
-            first_row: the id that the first one is; the others follow.
-            value: what about half of the floats are.
-        """
+        """A feed of a given length for what the usual ones leave out; None where the model has no such size."""
         length = min(length, self._largest) if self._roles.extent else length
         sizes = self._holding(Sizes(batch, past if self._roles.past else 0, length, length, distinct=False))
         shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned))

@@ -77,35 +77,23 @@ _UNNAMED = (Role.FLOATS, Role.IDS, Role.BOOLS, Role.PIXELS)
 
 @dataclass(frozen=True)
 class Input:
-    """One graph input that a feed must hold.
-
-    Attributes:
-        name: its name.
-        dtype: NumPy's type of its elements (ml_dtypes' for bfloat16).
-        dims: its dimensions; empty for a scalar.
-        role: what it stands for, judged by type and name; a mask also by what the graph does with it.
-        rows: integers must stay below this (rows of the tables they index), None where unknown.
-        widths: sizes that the weights dictate for open axes, whatever those are called.
-        capacity: positions that a cache must have at least.
-        ends_generation: whether it holds the number of tokens with which a generation ends.
-        special: numbers that it is compared with, as ids of tokens that stand for images.
-        marks_places: whether it is a mask whose places are listed, as those of tokens that features replace.
-        is_shared: whether its size is fixed where the samples of other inputs have another number.
-        mends: the model replaces some integers before they pick rows, as labels of -100.
-    """
+    """One graph input that a feed must hold."""
 
     name: str
-    dtype: np.dtype[Any]
-    dims: tuple[SymbolicDim, ...]
-    role: Role
+    dtype: np.dtype[Any]  # NumPy's type of its elements (ml_dtypes' for bfloat16)
+    dims: tuple[SymbolicDim, ...]  # its dimensions; empty for a scalar
+    role: Role  # what it stands for, judged by type and name; a mask also by what the graph does with it
+    # integers must stay below this (rows of the tables they index), None where unknown
     rows: int | None = None
+    # sizes that the weights dictate for open axes, whatever those are called
     widths: Mapping[int, int] = field(default_factory=dict, compare=False)
-    capacity: int = 0
-    ends_generation: bool = False
-    special: tuple[int, ...] = ()
+    capacity: int = 0  # positions that a cache must have at least
+    ends_generation: bool = False  # whether it holds the number of tokens with which a generation ends
+    special: tuple[int, ...] = ()  # numbers that it is compared with, as ids of tokens that stand for images
+    # whether it is a mask whose places are listed, as those of tokens that features replace
     marks_places: bool = False
-    is_shared: bool = False
-    mends: bool = False
+    is_shared: bool = False  # whether its size is fixed where the samples of other inputs have another number
+    mends: bool = False  # the model replaces some integers before they pick rows, as labels of -100
 
     @property
     def is_cache(self) -> bool:
@@ -148,11 +136,7 @@ def _spell_dim(dim: SymbolicDim) -> str:
 
 
 def graph_inputs(view: GraphView) -> tuple[Input, ...]:
-    """The inputs of a model that are not initializers as well.
-
-    Raises:
-        UsageError: if one is no tensor of numbers, so that no feed can be made up.
-    """
+    """The inputs of a model that are not initializers as well."""
     found = []
     for info in view.main.proto.input:
         value = view.main.values[info.name]
@@ -247,7 +231,6 @@ def _is_mask(value: Value, *, indexes: bool) -> bool:
     """Return whether an input of at least one axis is a mask.
 
     Args:
-        value: the input.
         indexes: whether its numbers also index a table. Token ids do, and are compared with special tokens; of what
             indexes a table only what is summed up to positions is a mask.
     """

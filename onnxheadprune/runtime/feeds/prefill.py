@@ -36,7 +36,6 @@ def follows(item: Input, inputs: Sequence[Input]) -> bool:
     """Return whether an input follows from tokens of which the model has seen none before.
 
     Args:
-        item: one of the inputs.
         inputs: all of them. The keys and values of an encoder follow only where its states are there too.
     """
     if item.is_cache:
@@ -53,13 +52,7 @@ def following(item: Input, inputs: Sequence[Input], mask: Mask, length: int) -> 
     """The values of an input that `follows`.
 
     Args:
-        item: the input.
-        inputs: all of them.
-        mask: [rows, past + length], 1 for tokens and 0 for padding.
         length: of the sequence; what `mask` holds before it lies in the cache already.
-
-    Raises:
-        UsageError: if the sizes of a cache are known to nobody.
     """
     rows, total = mask.shape
     if item.is_cache:
@@ -75,11 +68,7 @@ def following(item: Input, inputs: Sequence[Input], mask: Mask, length: int) -> 
 
 
 def completed(feed: Mapping[str, Array], inputs: Sequence[Input]) -> Feed:
-    """A feed of a decoder with what follows from its tokens, where that was left out.
-
-    Raises:
-        UsageError: if the sizes of a cache are known to nobody.
-    """
+    """A feed of a decoder with what follows from its tokens, where that was left out."""
     found = dict(feed)
     caches = [item for item in inputs if item.is_cache]
     tokens = next((feed[item.name] for item in inputs if _is_text(item) and item.name in feed), None)

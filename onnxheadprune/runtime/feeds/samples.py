@@ -22,14 +22,8 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True)
 class Sample:
-    """One feed of user data.
+    """One feed of user data."""
 
-    Attributes:
-        feed: an array per graph input.
-        labels: what `labels` held for these samples, None without labels.
-        source: the file or entry it came from.
-    """
-
-    feed: Feed
-    labels: Array | None
-    source: str
+    feed: Feed  # an array per graph input
+    labels: Array | None  # what `labels` held for these samples, None without labels
+    source: str  # the file or entry it came from

@@ -35,15 +35,10 @@ _CALLS: dict[str, Callable[..., Any]] = {
 
 @dataclass(frozen=True)
 class Expression:
-    """A dimension that depends on symbols.
+    """A dimension that depends on symbols."""
 
-    Attributes:
-        text: as the model spells it.
-        symbols: the names in it; the whole text where it is no arithmetic.
-    """
-
-    text: str
-    symbols: tuple[str, ...]
+    text: str  # as the model spells it
+    symbols: tuple[str, ...]  # the names in it; the whole text where it is no arithmetic
 
     @property
     def is_symbol(self) -> bool:
@@ -51,11 +46,7 @@ class Expression:
         return self.symbols == (self.text,)
 
     def evaluate(self, numbers: Mapping[str, int]) -> int:
-        """The dimension for one number per symbol.
-
-        Raises:
-            ZeroDivisionError: if it divides by zero for these numbers.
-        """
+        """The dimension for one number per symbol."""
         if self.is_symbol:
             return numbers[self.text]
         return int(_evaluate(ast.parse(self.text, mode="eval").body, numbers))
@@ -121,40 +112,24 @@ class Place:
 
 @dataclass(frozen=True)
 class Roles:
-    """The meanings of the symbols of a model's inputs; every symbol is in exactly one tuple.
+    """The meanings of the symbols of a model's inputs; every symbol is in exactly one tuple."""
 
-    Attributes:
-        batch: number of samples.
-        past: length of a cache.
-        total: cache and sequence together (the width of a mask).
-        length: length of a sequence of tokens.
-        extent: sides of an image, samples of audio: what convolutions may want large.
-    """
-
-    batch: tuple[str, ...]
-    past: tuple[str, ...]
-    total: tuple[str, ...]
-    length: tuple[str, ...]
-    extent: tuple[str, ...]
+    batch: tuple[str, ...]  # number of samples
+    past: tuple[str, ...]  # length of a cache
+    total: tuple[str, ...]  # cache and sequence together (the width of a mask)
+    length: tuple[str, ...]  # length of a sequence of tokens
+    extent: tuple[str, ...]  # sides of an image, samples of audio: what convolutions may want large
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers to fill in, per role.
+    """Numbers to fill in, per role."""
 
-    Attributes:
-        batch: for every batch symbol.
-        past: for lengths of a cache.
-        length: for sequences; with `distinct`, the second symbol gets two more, and so on.
-        extent: for images and audio, in the same way.
-        distinct: whether different symbols get different numbers.
-    """
-
-    batch: int
-    past: int
-    length: int
-    extent: int
-    distinct: bool
+    batch: int  # for every batch symbol
+    past: int  # for lengths of a cache
+    length: int  # for sequences; with `distinct`, the second symbol gets two more, and so on
+    extent: int  # for images and audio, in the same way
+    distinct: bool  # whether different symbols get different numbers
 
 
 def numbers_for(found: Roles, sizes: Sizes, pinned: Mapping[str, int]) -> dict[str, int]:

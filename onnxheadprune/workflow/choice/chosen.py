@@ -22,19 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """A cut that was tried in the search for a target.
+    """A cut that was tried in the search for a target."""
 
-    Attributes:
-        removed: units that it removes.
-        measured: its speed-up, or its drift: the larger one of those on the held-out part and on all data.
-        meets: whether it meets the target.
-        speed: the speed-up at each grid point, None for a drift.
-    """
-
-    removed: int
+    removed: int  # units that it removes
+    # its speed-up, or its drift: the larger one of those on the held-out part and on all data
     measured: float
-    meets: bool
-    speed: SpeedUp | None = None
+    meets: bool  # whether it meets the target
+    speed: SpeedUp | None = None  # the speed-up at each grid point, None for a drift
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

@@ -31,12 +31,7 @@ BEHIND = 4.0
 
 
 def named(cutter: Cutter, heads: HeadSpec) -> Chosen:
-    """The heads given by the user, with refitted weights.
-
-    Raises:
-        UsageError: if the spec is wrong.
-        RefusedError: if they cannot be removed.
-    """
+    """The heads given by the user, with refitted weights."""
     return completed(cutter, Selection(resolve_units(heads, cutter.sites), NAMED))
 
 
@@ -104,8 +99,6 @@ def _at_best(cutter: Cutter, unseen: float, seen: float) -> float:
 
     Args:
         cutter: holds the samples to learn from and those that are held out.
-        unseen: held-out drift of the refit that has not seen them.
-        seen: held-out drift of the refit that has seen them, or less.
     """
     assert cutter.learn is not None and cutter.held is not None
     learned, held = cutter.learn.count, cutter.held.count

@@ -47,23 +47,14 @@ PASSES = 8
 
 @dataclass(frozen=True)
 class Trying:
-    """The settings of trial cuts.
+    """The settings of trial cuts."""
 
-    Attributes:
-        refit: refit the remaining weights; None does so where there is data.
-        effect: the measure of drift; see `EffectMeter`.
-        contract: of trial cuts and of the final cut.
-        fuse: the same; "auto" is tried without fusion, since it keeps the faster model.
-        recovering: the settings of training after the refit, None for no training.
-        given: an earlier refit to use instead of a new one.
-    """
-
-    refit: bool | None = None
-    effect: Measure | None = None
-    contract: Contract = field(default_factory=Contract)
-    fuse: FuseMode = "none"
-    recovering: Recovering | None = None
-    given: Compensation | None = None
+    refit: bool | None = None  # refit the remaining weights; None does so where there is data
+    effect: Measure | None = None  # the measure of drift; see `EffectMeter`
+    contract: Contract = field(default_factory=Contract)  # of trial cuts and of the final cut
+    fuse: FuseMode = "none"  # the same; "auto" is tried without fusion, since it keeps the faster model
+    recovering: Recovering | None = None  # the settings of training after the refit, None for no training
+    given: Compensation | None = None  # an earlier refit to use instead of a new one
 
 
 class Cutter:
@@ -94,14 +85,7 @@ class Cutter:
         """Read and check the data; starts no long computation.
 
         Args:
-            model: the original.
             data: calibration data, None to select by the weights or by given scores.
-            provider: where to run.
-            trying: how cuts are made and judged.
-            progress: called with each step.
-
-        Raises:
-            UsageError: if the data does not fit, or compensation is requested without data.
         """
         self.model = open_structure(model)
         self.analysis = analysis_of(self.model)
@@ -137,11 +121,7 @@ class Cutter:
         return search_space(self.analysis, requirements, evidence, self.progress, asked)
 
     def hold_out(self, why: str) -> None:
-        """Exclude a part of the data from every refit, so that drift and accuracy on it are unbiased.
-
-        Raises:
-            UsageError: if there is no data.
-        """
+        """Exclude a part of the data from every refit, so that drift and accuracy on it are unbiased."""
         if self.data is None:
             raise UsageError(f"{why}; give some with --data")
         if not self.is_held_out:

@@ -59,15 +59,7 @@ def speedups(
     """The speed-up of each cut, measured against the original.
 
     Args:
-        original: the reference.
         cuts: functions that make the cuts; large ones are not all held at once.
-        provider: where to run.
-        sizes: settings of `benchmark`: sizes of the inputs, repeats, a time budget.
-        seconds: for all cuts; the shortest possible measurement may take longer.
-
-    Raises:
-        UsageError: if a size does not fit the model.
-        ModelError: if a cut does not run.
     """
     room = max(1, min(TOGETHER, TOGETHER_BYTES // max(1, stored_bytes(original.proto))))
     for first in range(0, len(cuts), room):
@@ -84,11 +76,6 @@ def smallest_reaching(most: int, wanted: float, speed_of: Callable[[int], float 
     Latency falls about evenly with the removed heads, so each trial is where a line through the ends of the remaining
     range meets the target; every third trial is in the middle, so that it takes at most twice the trials of a
     bisection.
-
-    Args:
-        most: the largest count.
-        wanted: the target speed-up.
-        speed_of: measures a count; None where no cut is so small.
     """
     high, above = most, 1 / (speed_of(most) or wanted)
     low, below = 0, 1.0

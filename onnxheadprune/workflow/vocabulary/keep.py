@@ -49,18 +49,7 @@ def kept_ids(
     counts: Counts | None = None,
     special: Collection[int] = (),
 ) -> list[int]:
-    """The ids of the tokens that are kept, in order.
-
-    Args:
-        tokens: what is asked for.
-        rows: how many tokens the model has.
-        tokenizer: of the model, None without.
-        counts: how often each token occurs in the data, None without data.
-        special: further ids that must be kept.
-
-    Raises:
-        UsageError: if a list cannot be read, names what is not there, or loses special tokens.
-    """
+    """The ids of the tokens that are kept, in order."""
     if tokenizer is not None:
         _require_fitting(tokenizer, rows)
     always = frozenset(special) | (frozenset() if tokenizer is None else tokenizer.always)
@@ -90,11 +79,7 @@ def kept_ids(
 
 
 def _require_fitting(tokenizer: TokenizerFile, rows: int) -> None:
-    """Check that a tokenizer can be the model's.
-
-    Raises:
-        UsageError: if it has more tokens than the model has rows, or far fewer.
-    """
+    """Check that a tokenizer can be the model's."""
     most = max(tokenizer.tokens.keys() | tokenizer.special, default=-1) + 1
     if most > rows or rows - most > max(1024, rows // 8):
         raise UsageError(
@@ -104,12 +89,7 @@ def _require_fitting(tokenizer: TokenizerFile, rows: int) -> None:
 
 
 def _closed(some: Collection[int], tokenizer: TokenizerFile | None) -> set[int]:
-    """Some tokens, and all that they need.
-
-    Args:
-        some: ids.
-        tokenizer: of the model, None without.
-    """
+    """Some tokens, and all that they need."""
     return set(some) if tokenizer is None else tokenizer.closed(some)
 
 
@@ -184,26 +164,13 @@ def _require_special(
 
 @dataclass(frozen=True)
 class Listed:
-    """The content of a list of tokens.
+    """The content of a list of tokens."""
 
-    Attributes:
-        entries: tokens or ids.
-        source: what it is called in errors.
-    """
-
-    entries: Sequence[Entry]
-    source: str
+    entries: Sequence[Entry]  # tokens or ids
+    source: str  # what it is called in errors
 
     def ids(self, rows: int, tokenizer: TokenizerFile | None) -> dict[int, int | None]:
-        """The ids of the tokens, with their counts.
-
-        Args:
-            rows: how many tokens the model has.
-            tokenizer: of the model, None without.
-
-        Raises:
-            UsageError: if there is no such token, or one has two counts.
-        """
+        """The ids of the tokens, with their counts."""
         found: dict[int, int | None] = {}
         self._require_ids(rows, tokenizer)
         for entry, count in self.entries:
@@ -216,11 +183,7 @@ class Listed:
         return found
 
     def _require_ids(self, rows: int, tokenizer: TokenizerFile | None) -> None:
-        """Check that a list without a tokenizer has ids only.
-
-        Raises:
-            UsageError: with the first entry that is none.
-        """
+        """Check that a list without a tokenizer has ids only."""
         texts = [entry for entry, _ in self.entries if isinstance(entry, str)]
         if tokenizer is not None or not texts:
             return
@@ -270,11 +233,7 @@ def _listed(keep: str | os.PathLike[str] | Sequence[int]) -> Listed:
 
 
 def _one(item: SupportsIndex) -> range:
-    """Return an id of Python's or numpy's as a range.
-
-    Raises:
-        UsageError: if it is none.
-    """
+    """Return an id of Python's or numpy's as a range."""
     try:
         return range(index(item), index(item) + 1)
     except TypeError:
@@ -282,11 +241,7 @@ def _one(item: SupportsIndex) -> range:
 
 
 def _of_json(path: Path, content: str) -> list[Entry]:
-    """The entries of a list of tokens or ids, or of a mapping from tokens to counts.
-
-    Raises:
-        UsageError: if it is neither.
-    """
+    """The entries of a list of tokens or ids, or of a mapping from tokens to counts."""
     try:
         found: Any = parse_json(content)
     except NotJsonError as error:
@@ -311,16 +266,7 @@ def _of_json(path: Path, content: str) -> list[Entry]:
 
 
 def counted(samples: Iterable[Sample], inputs: tuple[Input, ...], vocabulary: Vocabulary) -> Counts:
-    """Return how often each token occurs in data.
-
-    Args:
-        samples: the data.
-        inputs: the graph inputs.
-        vocabulary: of the model.
-
-    Raises:
-        UsageError: if the data has ids that the model does not have.
-    """
+    """Return how often each token occurs in data."""
     counts = np.zeros(vocabulary.rows, np.int64)
     for sample in samples:
         for ids in tokens_in(sample, inputs, vocabulary.inputs):
@@ -332,29 +278,15 @@ def counted(samples: Iterable[Sample], inputs: tuple[Input, ...], vocabulary: Vo
 
 @dataclass(frozen=True, eq=False)
 class Trimmed:
-    """A model with fewer tokens, as a run goes on with it.
+    """A model with fewer tokens, as a run goes on with it."""
 
-    Attributes:
-        trimming: the model, and what was done.
-        request: what is asked for, with data under new ids.
-        spelling: of the data, None without.
-    """
-
-    trimming: Trimming
-    request: Request
-    spelling: Spelling | None
+    trimming: Trimming  # the model, and what was done
+    request: Request  # what is asked for, with data under new ids
+    spelling: Spelling | None  # of the data, None without
 
     @classmethod
     def of(cls, subject: LoadedModel, request: Request) -> Trimmed:
-        """The model with the tokens that a request keeps.
-
-        Args:
-            subject: the model; with its exit, where one is made permanent.
-            request: what is asked for.
-
-        Raises:
-            HeadPruneError: if the tokens cannot be chosen or removed.
-        """
+        """The model with the tokens that a request keeps."""
         tokens, data = request.choice.tokens, request.run.data
         assert tokens is not None
         data = None if data is None else lines_of(data)

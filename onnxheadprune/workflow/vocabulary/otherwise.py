@@ -35,19 +35,7 @@ MOST = 64
 
 
 def require_same_spelling(old: TokenizerFile, document: Mapping[str, Any], kept: Sequence[int]) -> int:
-    """Check a smaller tokenizer: its ids, and what it makes of texts whose tokens are all kept.
-
-    Args:
-        old: the tokenizer before.
-        document: the smaller one.
-        kept: the old id of each new one.
-
-    Returns:
-        How many texts were compared.
-
-    Raises:
-        RefusedError: if the two differ.
-    """
+    """Check a smaller tokenizer: its ids, and what it makes of texts whose tokens are all kept."""
     place = {token: position for position, token in enumerate(kept)}
     before, after = (tokenizer_of(old.place, json.dumps(one)) for one in (old.document, document))
     ids: dict[str, int] = after.get_vocab(with_added_tokens=True)
@@ -87,32 +75,21 @@ def _spellable(old: TokenizerFile, kept: Sequence[int]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Respelling:
-    """A tokenizer before and after.
+    """A tokenizer before and after."""
 
-    Attributes:
-        old: the tokenizer before.
-        new: the smaller one.
-    """
-
-    old: TokenizerFile
-    new: Mapping[str, Any]
+    old: TokenizerFile  # the tokenizer before
+    new: Mapping[str, Any]  # the smaller one
 
 
 @dataclass(frozen=True)
 class Otherwise:
-    """The drift of outputs on texts that are spelled otherwise.
+    """The drift of outputs on texts that are spelled otherwise."""
 
-    Attributes:
-        texts: how many were compared.
-        cosine: between the outputs of the original and of the pruned model, the mean over these texts.
-        worst: the smallest.
-        reason: why nothing is compared; "" where something is.
-    """
-
-    texts: int = 0
+    texts: int = 0  # how many were compared
+    # between the outputs of the original and of the pruned model, the mean over these texts
     cosine: float = 1.0
-    worst: float = 1.0
-    reason: str = ""
+    worst: float = 1.0  # the smallest
+    reason: str = ""  # why nothing is compared; "" where something is
 
     @classmethod
     def of(
@@ -121,15 +98,6 @@ class Otherwise:
         """Compare both models, each with its own tokenizer, on texts of the data that are spelled otherwise.
 
         An output per token is averaged over the text, since a text has other tokens than before.
-
-        Args:
-            result: of a model that has lost tokens.
-            respelling: its tokenizers.
-            data: for the model before.
-            provider: where both run.
-
-        Returns:
-            None where all of the data is spelled as before.
         """
         assert result.plan.vocabulary is not None and result.original is not None
         texts = list(_texts(result, respelling, data))

@@ -55,14 +55,7 @@ class TokenizerFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read a file.
-
-        Args:
-            path: a tokenizer.json, or a vocabulary beside which no such file is.
-
-        Raises:
-            UsageError: if it is no tokenizer of a known kind.
-        """
+        """Read a file."""
         self.place = str(path)
         if path.name in OLDER:
             content = str(tokenizer_in(path.parent).to_str())
@@ -155,11 +148,7 @@ class TokenizerFile:
         )
 
     def closed(self, some: Iterable[int]) -> set[int]:
-        """Some tokens, and all without which a text of kept tokens would be spelled otherwise.
-
-        Args:
-            some: ids.
-        """
+        """Some tokens, and all without which a text of kept tokens would be spelled otherwise."""
         found = {item for place in some for item in self.made_of(place)}
         if self.kind != "WordPiece":
             return found
@@ -183,11 +172,7 @@ class TokenizerFile:
         return str(self.model.get("continuing_subword_prefix") or "")
 
     def made_of(self, place: int) -> set[int]:
-        """A token and all that BPE merges on the way to it.
-
-        Args:
-            place: its id.
-        """
+        """A token and all that BPE merges on the way to it."""
         token = self.tokens.get(place)
         if self.kind != "BPE" or token is None or token in self.added:
             return {place}
@@ -296,15 +281,7 @@ def _renumbered(processor: Any, new: Mapping[int, int]) -> Any:
 
 
 def trimmed_pieces(content: bytes, gone: Collection[str]) -> bytes:
-    """A SentencePiece model without some pieces.
-
-    Args:
-        content: of the file.
-        gone: texts of the pieces.
-
-    Raises:
-        ValueError: if it is no such model.
-    """
+    """A SentencePiece model without some pieces."""
     parts = []
     for tag, start, body, end in _fields(content):
         text = None

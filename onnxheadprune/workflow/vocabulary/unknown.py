@@ -16,15 +16,10 @@ from typing import NamedTuple
 
 
 class _State(NamedTuple):
-    """Two tokenizers within a word.
+    """Two tokenizers within a word."""
 
-    Attributes:
-        before: whether the one before the cut is ahead.
-        text: between the two.
-    """
-
-    before: bool
-    text: str
+    before: bool  # whether the one before the cut is ahead
+    text: str  # between the two
 
 
 class _Matching:
@@ -45,13 +40,7 @@ class _Matching:
 
 
 def hiding(tokens: Collection[str], kept: Collection[str], prefix: str) -> frozenset[str]:
-    """Tokens that are not kept and without which an unknown word would be spelled in tokens that are.
-
-    Args:
-        tokens: the whole vocabulary.
-        kept: the part of it that is kept.
-        prefix: of tokens within a word.
-    """
+    """Tokens that are not kept and without which an unknown word would be spelled in tokens that are."""
     if not passing(tokens, kept, prefix):
         return frozenset()
     before, after = (_Matching(_within(some, prefix)) for some in (tokens, kept))
@@ -61,13 +50,7 @@ def hiding(tokens: Collection[str], kept: Collection[str], prefix: str) -> froze
 
 
 def passing(tokens: Collection[str], kept: Collection[str], prefix: str) -> frozenset[str]:
-    """Kept tokens within a word that pass over a place at which no token could begin: without them none is hidden.
-
-    Args:
-        tokens: the whole vocabulary.
-        kept: the part of it that is kept.
-        prefix: of tokens within a word.
-    """
+    """Kept tokens within a word that pass over a place at which no token could begin: without them none is hidden."""
     alone = frozenset(_within(tokens, prefix))
     return frozenset(prefix + text for text in _within(kept, prefix) if not alone.issuperset(text[1:]))
 
