@@ -180,6 +180,7 @@ def test_taylor_scores_are_those_of_the_likeliest_token() -> None:
         np.testing.assert_allclose(scores.of(site), total[site.index] / 30, rtol=1e-5)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("method", ["fisher", "taylor"])
 @pytest.mark.parametrize("form", [{"dtype": np.float16}, {"quantized": True}, GQA])
 def test_both_methods_tell_heads_and_neurons_apart(method: Any, form: dict[str, Any]) -> None:

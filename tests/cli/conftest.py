@@ -10,10 +10,18 @@ import pytest
 from tests.options.models import write_models
 
 
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and what goes with them, written once."""
+    folder = tmp_path_factory.mktemp("toys")
+    write_models(folder)
+    return folder
+
+
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the examples name."""
-    write_models(tmp_path)
+    shutil.copytree(toys, tmp_path, dirs_exist_ok=True)
     files = {
         "toy.onnx": "model.onnx", "toy-less.onnx": "pruned.onnx", "toy.npz": "data.npz", "export-toy": "bert",
         "folder-toy": "models", "job-toy.yaml": "job.yaml", "curve.json": "result.json",

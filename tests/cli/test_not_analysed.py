@@ -99,6 +99,7 @@ def test_inspect_goes_on(
         assert [item["what"] for item in document["not_analysed"]] == [what]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", ALL)
 def test_a_folder_is_listed(
     what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +117,7 @@ def test_a_folder_is_listed(
     assert [item["what"] for item in file["not_analysed"]] == [what] * listed
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("what", ALL)
 def test_heads_are_removed(
     what: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

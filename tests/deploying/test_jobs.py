@@ -100,7 +100,7 @@ def test_what_others_put_into_the_folder_stays(command: Command, place: Path) ->
         (("prune.runtime=nobody",), 2, "prune.runtime should be 'sentence-transformers'"),
         (("model=in/onnx/model.onnx",), 2, "line 8: prune.runtime goes with a folder"),
         (("output=in/out",), 2, "which would change with every run"),
-        (("gate.max_operations_ratio=0.01",), 1, ""),
+        pytest.param(("gate.max_operations_ratio=0.01",), 1, "", marks=pytest.mark.long),
     ],
 )
 def test_what_a_folder_cannot_have(

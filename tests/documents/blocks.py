@@ -100,11 +100,6 @@ def runnable(page: Path, *, slow: bool) -> list[Block]:
     return [block for block in blocks_of(page) if block.runs and (slow or not block.is_slow)]
 
 
-def has_slow(page: Path) -> bool:
-    """Whether a block of a page is slow."""
-    return any(block.is_slow for block in blocks_of(page))
-
-
 def _blocks(page: Path, tokens: Sequence[Token]) -> Iterator[Block]:
     for number, token in enumerate(tokens):
         if token.type != "fence":

@@ -17,7 +17,7 @@ import pytest
 from onnxheadprune.cli import group
 from onnxheadprune.reporting import progress
 from tests.conftest import ROOT
-from tests.documents.blocks import LANGUAGES, PAGES, Block, blocks_of, has_slow, runnable
+from tests.documents.blocks import LANGUAGES, PAGES, Block, blocks_of, runnable
 from tests.documents.running import PROGRAM, WIDTH, Reader, is_like, lines_of
 
 NOT_RUN = {
@@ -38,6 +38,8 @@ CI = ".ci/run"
 """Runs blocks that install the package, as they are printed."""
 TESTING = re.compile(r"^ *(?:\.venv/bin/)?(pytest [^`#\n]+)|`(pytest [^`]+)`", re.M)
 """A command that runs tests, in a block or in a sentence."""
+FIRST = [ROOT / "README.md", ROOT / "docs" / "getting-started.md"]
+"""Pages that everybody reads."""
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 EXCERPTS = [block for block in BLOCKS if block.excerpt_of]
 ELSEWHERE = [block for block in BLOCKS if block.run_by]
@@ -71,15 +73,15 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     return Reader(folder, capfd.readouterr)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page, slow=False)], ids=name_of)
-def test_what_a_page_shows_happens(page: Path, reader: Reader) -> None:
+@pytest.mark.parametrize("page", FIRST, ids=name_of)
+def test_what_the_first_pages_show_happens(page: Path, reader: Reader) -> None:
     for block in runnable(page, slow=False):
         reader.check(block)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", [page for page in PAGES if has_slow(page)], ids=name_of)
-def test_what_a_page_shows_happens_to_its_end(page: Path, reader: Reader) -> None:
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page, slow=True)], ids=name_of)
+def test_what_a_page_shows_happens(page: Path, reader: Reader) -> None:
     for block in runnable(page, slow=True):
         reader.check(block)
 
@@ -195,7 +197,6 @@ def test_slow_blocks_wait_for_the_long_tests(page: Path) -> None:
     notes = ("", "<!-- not run: needs a GPU -->\n", "<!-- slow: minutes -->\n", "")
     page.write_text("".join(fence.format(note) for note in notes))
     assert [len(runnable(page, slow=slow)) for slow in (False, True)] == [2, 3]
-    assert has_slow(page)
 
 
 def test_an_option_that_is_gone_is_noticed(page: Path) -> None:

@@ -364,6 +364,7 @@ def word_level(folder: Path, size: int) -> None:
     Tokenizer(models.WordLevel(vocab, "w0")).save(str(folder / "tokenizer.json"))
 
 
+@pytest.mark.long
 def test_older_forms_of_a_tokenizer_follow(command: Command, tmp_path: Path) -> None:
     """vocab.json and merges.txt spell what tokenizer.json does; their lines may end as on Windows."""
     made = byte_pairs()
