@@ -9,6 +9,8 @@ from onnx import ModelProto, TensorProto
 
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.choosing.allocate import Limits, Savings
+from onnxheadprune.choosing.space import SearchSpace
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from tests.toys import VOCABULARY, Toy
 
@@ -128,3 +130,12 @@ def parts(model: ModelProto, feeds: Any = None) -> tuple[Any, Sites, Calibration
     """A model's annotated view, its sites, and data for it."""
     view = view_of(model)
     return view, sites_of(view, "the model"), calibration_data(ids() if feeds is None else feeds, view)
+
+
+def removed(sites: Sites, paths: Any, wanted: int, limits: Limits) -> dict[int, frozenset[int]]:
+    """The heads of the cheapest cut of so many, from the paths of all sites."""
+    within = {site.index: limits.options(site, paths[site.index])[1:] for site in sites}
+    total = sum(site.num_heads for site in sites)
+    savings = {site.index: Savings.evenly(site.num_heads, 1) for site in sites}
+    space = SearchSpace(sites.sites, within, savings, total, "", "heads", total, 1, limits)
+    return {index: frozenset(heads) for index, heads in space.removing(wanted).heads.items()}

@@ -18,7 +18,7 @@ from onnxheadprune.choosing.scoring import score as scoring
 from onnxheadprune.choosing.scoring.executors import open_executor
 from onnxheadprune.choosing.scoring.scores import HeadScores, partial_path, write_scores
 from onnxheadprune.choosing.select import search_space
-from onnxheadprune.choosing.space import Selection, Space
+from onnxheadprune.choosing.space import SearchSpace, Selection
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import UsageError
@@ -103,7 +103,7 @@ def select_heads(
         provider = resolve_provider(given.provider)
         evidence = Evidence(calibration_data(data, analysis.view), provider, measure_of(given.drift))
 
-    def asked(space: Space) -> Selection:
+    def asked(space: SearchSpace) -> Selection:
         return space.ratio(given.ratio) if given.ratio is not None else space.keeping(given.keep or 0)
 
     return asked(search_space(analysis, requirements_of(given), evidence, progress, asked))

@@ -1,13 +1,12 @@
-"""Allocation: the number of heads that each site loses, at the least total cost."""
+"""Allocation: the units that each site loses, at the least total cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.moves import Heads, Step
 from onnxheadprune.errors import RefusedError
@@ -17,6 +16,7 @@ from onnxheadprune.settings.setting import check
 
 Paths = Mapping[int, Sequence[Step]]
 Choice = dict[int, Heads]
+NOTHING = Step(frozenset(), 0.0)
 
 
 @one_line()
@@ -43,7 +43,7 @@ class Limits:
 
     def options(self, site: Site, path: Sequence[Step]) -> list[Step]:
         """Return the steps of a path that respect the limits, first the one that removes nothing."""
-        return [step for step in (Step(frozenset(), 0.0), *path) if self._allow(site, step.removed)]
+        return [step for step in (NOTHING, *path) if self._allow(site, step.removed)]
 
     def _allow(self, site: Site, removed: Heads) -> bool:
         left = site.num_units - len(removed)
@@ -62,38 +62,58 @@ def _takes_whole_groups(site: Site, removed: Heads) -> bool:
     )
 
 
-def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
-    """The cheapest way to remove `wanted` heads in total, or the largest number below that within the limits.
+def allocate(
+    sites: Sequence[Site], paths: Paths, size_of: Callable[[Site, Step], int], wanted: int, *, over: bool
+) -> Choice:
+    """The cheapest cut of `wanted` pieces: of the most up to that, or with `over` of at least so many.
 
-    Costs of sites add up; the split is exact (dynamic programming over sites and heads).
+    Costs of sites add up: a knapsack with one step or none per site, solved exactly. The least cost of some pieces is
+    the minimum over the last site's steps of the least cost of the pieces before plus that of the step.
     """
-    if limits.uniform:
-        return _uniform(sites, paths, wanted, limits)
-    best: dict[int, tuple[float, tuple[Step, ...]]] = {0: (0.0, ())}
+    options = {site.index: (NOTHING, *paths[site.index]) for site in sites}
+    costs = np.full(wanted + 1, np.inf)
+    costs[0] = 0.0
+    picks: list[np.ndarray] = []
     for site in sites:
-        steps = limits.options(site, paths[site.index])
-        grown: dict[int, tuple[float, tuple[Step, ...]]] = {}
-        for count, (cost, chosen) in best.items():
-            for step in steps:
-                total = count + len(step.removed)
-                if total > wanted or (total in grown and cost + step.error >= grown[total][0]):
-                    continue
-                grown[total] = (cost + step.error, (*chosen, step))
-        best = grown
-    _, chosen = best[max(best)]
-    return _required({site.index: step.removed for site, step in zip(sites, chosen, strict=True)}, wanted)
+        best, pick = np.full(wanted + 1, np.inf), np.zeros(wanted + 1, int)
+        numbered = list(enumerate(options[site.index]))
+        # Which of equally cheap cuts is taken.
+        for number, step in numbered if over else sorted(numbered, key=lambda one: -len(one[1].removed)):
+            size = size_of(site, step)
+            if size > wanted and not over:
+                continue
+            size = min(size, wanted)
+            below = np.full(size, costs[0] if over else np.inf)
+            reached = np.concatenate([below, costs[: wanted + 1 - size]]) + step.error
+            better = reached < best
+            best[better], pick[better] = reached[better], number
+        picks.append(pick)
+        costs = best
+    choice: Choice = {}
+    left = wanted if over else int(np.flatnonzero(costs < np.inf)[-1])
+    for site, pick in zip(reversed(sites), reversed(picks), strict=True):
+        step = options[site.index][pick[left]]
+        choice[site.index] = step.removed
+        left = max(left - size_of(site, step), 0)
+    return _required(choice, wanted)
 
 
-def _uniform(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
-    """The same share of every site, as near to the target as its path and the limits allow."""
-    share = wanted / max(sum(site.num_heads for site in sites), 1)
+def spread_evenly(sites: Sequence[Site], paths: Paths, share: float, wanted: int, *, over: bool) -> Choice:
+    """The same share of every site: the most up to that, or with `over` the least above it."""
     choice = {}
     for site in sites:
-        most = share * site.num_heads + 1e-9
-        steps = limits.options(site, paths[site.index])
-        fitting = [step for step in steps if len(step.removed) <= most]
-        choice[site.index] = max(fitting, key=lambda step: (len(step.removed), -step.error)).removed
+        aim, options = share * site.num_units, (NOTHING, *paths[site.index])
+        if over:
+            fitting = [step for step in options if len(step.removed) >= aim]
+            step = min(fitting, key=_by_size) if fitting else max(options, key=_by_size)
+        else:
+            step = max((step for step in options if len(step.removed) <= aim + 1e-9), key=_by_size)
+        choice[site.index] = step.removed
     return _required(choice, wanted)
+
+
+def _by_size(step: Step) -> tuple[int, float]:
+    return len(step.removed), -step.error
 
 
 def keep_per_site(sites: Sequence[Site], paths: Paths, keep: int, limits: Limits) -> Choice:
@@ -105,7 +125,7 @@ def keep_per_site(sites: Sequence[Site], paths: Paths, keep: int, limits: Limits
             for step in limits.options(site, paths[site.index])
             if site.num_units - len(step.removed) >= min(keep, site.num_units)
         ]
-        choice[site.index] = max(fitting, key=lambda step: (len(step.removed), -step.error)).removed
+        choice[site.index] = max(fitting, key=_by_size).removed
     return _required(choice, sum(max(site.num_units - keep, 0) for site in sites))
 
 

@@ -16,11 +16,12 @@ import numpy as np
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain, Cut
+from onnxheadprune.choosing.activations.contexts import SiteMoments
 from onnxheadprune.choosing.activations.linear import Linear
 from onnxheadprune.choosing.activations.moments import Moments, Ridge
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.effort import Effort
-from onnxheadprune.choosing.folds import Fold, SiteMoments
+from onnxheadprune.choosing.folds import Fold
 from onnxheadprune.choosing.scoring.moves import Step, merged
 from onnxheadprune.data.drift import EffectMeter, Evidence
 from onnxheadprune.model.graph.main_output import require_main_output

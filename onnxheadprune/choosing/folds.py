@@ -9,21 +9,17 @@ the other (cross-fitting; Chernozhukov et al. 2018, 1608.00060).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.choosing.activations.contexts import context_moments
-from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.activations.contexts import SiteMoments, context_moments
 from onnxheadprune.choosing.effort import Work, samples_to_measure
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.progress import Progress
 
-SiteMoments: TypeAlias = Mapping[int, tuple[Moments, ...]]
-"""Per site index, of what each of its projections reads."""
 MOST_APART = 0.25
 """Share of the data that moments can do without; to measure cuts on more, each half is fitted to and measured on."""
 
@@ -51,20 +47,16 @@ def look_at(
     evidence: Evidence,
     work: Work,
     progress: Progress,
-    left: dict[str, str],
 ) -> Looked:
     """Take the moments of what sites read, apart from what their cuts are measured on.
 
     Few samples, of which no part has as many positions as a projection has inputs, are all used for both.
-
-    Args:
-        left: gets the reason for each site whose contexts are not finite, by label.
     """
     data, count = evidence.data, samples_to_measure(len(sites))
     widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
 
     def moments_of(part: Calibration) -> SiteMoments:
-        return context_moments(view, sites, part, evidence.provider, progress, left)
+        return context_moments(view, sites, part, evidence.provider, progress)
 
     crossed = count > MOST_APART * data.count
     learned, judged = data.split(0.5) if crossed else data.split_samples(count)
@@ -97,8 +89,9 @@ def _short(sites: Sequence[Site], moments: SiteMoments) -> set[int]:
 
 def _merged(one: SiteMoments, other: SiteMoments) -> SiteMoments:
     """Return the moments of two parts of the data, of the sites that both could read."""
-    return {
+    both = {
         index: tuple(mine.merged(theirs) for mine, theirs in zip(found, other[index], strict=True))
         for index, found in one.items()
         if index in other
     }
+    return SiteMoments(both, one.skipped | other.skipped)

@@ -1,22 +1,25 @@
-"""The search space of a choice: the sites, and for each a path of steps with their costs."""
+"""The search space of a choice, whatever the units: for each site a path of steps with their costs and savings."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
-from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.kinds import key_of
-from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.attention.sites.site import OPERATIONS, Site
 from onnxheadprune.choosing.allocate import (
     Choice,
     Limits,
     Paths,
+    Savings,
     allocate,
     keep_per_site,
+    spread_evenly,
 )
 from onnxheadprune.choosing.scoring.moves import Step, can_go_whole
+from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.display import one_line
 from onnxheadprune.settings.cutting import Cut
@@ -32,6 +35,12 @@ UNTRIED = "in no cut that was considered"
 """What is known of a unit without a score where others have one."""
 AFTER_REFIT = "measured drift after refit"
 """The basis of a choice by trial refits."""
+PARTS = 200
+"""Into how many parts the operations of all blocks are divided: sizes that a search tries."""
+FINE = 50
+"""Into how many pieces the knapsack divides a part."""
+ROUNDING = 1e-9
+"""What a quotient of floats may fall short of a whole number of pieces."""
 
 
 @one_line("heads basis left_out")
@@ -82,124 +91,124 @@ class Selection:
         }
 
 
-class Space(Protocol):
-    """The options of a choice of any size; sizes are whole numbers, of heads or of parts of a budget."""
-
-    UNITS: ClassVar[str]  # what goes, for people: "heads", or "units" of several kinds
-
-    @property
-    def total(self) -> int:
-        """What ratios are taken of."""
-
-    @property
-    def basis(self) -> str:
-        """How choices are made."""
-
-    @property
-    def counted(self) -> str:
-        """What ratios are shares of: "heads", or "operations" of the blocks that can lose units."""
-
-    def share_of(self, selection: Selection) -> float:
-        """The share of that which a cut takes."""
-
-    def most(self) -> int:
-        """The largest size."""
-
-    def has_cut(self, count: int) -> bool:
-        """Return whether some cut has so large a size, or a smaller one."""
-
-    def removing(self, count: int) -> Selection:
-        """The cheapest cut of a size."""
-
-    def ratio(self, share: float) -> Selection:
-        """The cheapest cut of a share of all there is."""
-
-    def keeping(self, count: int) -> Selection:
-        """The cheapest cut that leaves so many heads to every site."""
-
-
 @dataclass(frozen=True, eq=False)
 class SearchSpace:
-    """The options of choices of any size: the sites, and a path for each."""
+    """The options of a choice of any size: a path of steps for each site, and what each step saves."""
 
-    UNITS: ClassVar[str] = "heads"
-
-    sites: tuple[AttentionSite, ...]  # sites that may lose heads
-    total: int  # heads of all sites of the model, of which ratios are taken
-    paths: Paths  # steps per site index, with costs that add up across sites
-    basis: str  # what the costs are
-    limits: Limits  # what cuts respect
-    constant: Mapping[str, str] = field(default_factory=dict)  # see `Selection`
-    left_out: Mapping[str, str] = field(default_factory=dict)  # see `Selection`
+    sites: tuple[Site, ...]  # that may lose units
+    paths: Paths  # steps within the limits, with costs that add up across sites
+    savings: Mapping[int, Savings]  # per site: of units, multiply-adds x 2, bytes, or shares of the latency
+    whole: float  # of all sites, in the unit of `savings`
+    basis: str  # the meaning of costs
+    counted: str = OPERATIONS  # what ratios are shares of: of the model's heads, or of the blocks
+    total: int = PARTS  # parts of the whole, in which sizes are given: heads, or PARTS
+    fine: int = FINE  # pieces of a part that steps are rounded to
+    limits: Limits = field(default_factory=Limits)
+    scores: Mapping[int, tuple[float | None, ...]] = field(default_factory=dict)
+    constant: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def counted(self) -> str:
-        """What ratios are shares of."""
-        return "heads"
+    def counts_heads(self) -> bool:
+        """True if sizes are heads, which are hit or missed below; others are parts, of which at least so many go."""
+        return self.counted == HEADS
+
+    @property
+    def units(self) -> str:
+        """Plural of what is removed, for people."""
+        return "heads" if self.counts_heads else "units"
 
     def share_of(self, selection: Selection) -> float:
-        """The share of all heads that a cut takes."""
-        return selection.count / max(self.total, 1)
+        """The share of what is counted that a cut takes."""
+        saved = sum(self.savings[index].of(len(units)) for index, units in selection.heads.items())
+        return saved / (self.whole or 1.0)
 
     def most(self) -> int:
-        """The most heads that can go."""
-        options = (self.limits.options(site, self.paths[site.index]) for site in self.sites)
-        return sum(max(len(step.removed) for step in found) for found in options)
+        """The largest size; the last part may be a fraction."""
+        return math.ceil(self._pieces_in_all / self.fine)
+
+    @property
+    def _pieces_in_all(self) -> int:
+        every = ([self._pieces(site, step) for step in self.paths[site.index]] for site in self.sites)
+        return sum(max(pieces, default=0) for pieces in every)
 
     def has_cut(self, count: int) -> bool:
-        """Whether some cut removes so many heads or fewer; groups of KV heads and multiples can forbid small ones."""
+        """Return whether a cut has this size, or as heads a smaller one; groups of KV heads can forbid small ones."""
+        if not self.counts_heads:
+            return 0 < count <= self.most()
         try:
             return self.removing(count).count > 0
         except RefusedError:
             return False
 
     def removing(self, count: int) -> Selection:
-        """The cheapest way to remove so many heads."""
-        return self._selection(allocate(self.sites, self.paths, count, self.limits))
+        """The cheapest cut of so many heads, or the next number below, or of so many parts, or a little more."""
+        over = not self.counts_heads
+        if over and count > self.most():
+            raise self._too_much(count)
+        if self.limits.uniform:
+            share = count / (self.total if over else max(sum(site.num_units for site in self.sites), 1))
+            return self._selection(spread_evenly(self.sites, self.paths, share, count, over=over))
+        wanted = min(count * self.fine, self._pieces_in_all) if over else count
+        return self._selection(allocate(self.sites, self.paths, self._pieces, wanted, over=over))
 
     def ratio(self, share: float) -> Selection:
-        """The cheapest way to remove a share of all heads."""
+        """The cheapest cut of a share of what is counted."""
         check(Cut, ratio=share)
-        wanted = round(self.total * share)
-        if not wanted:
+        count = round(self.total * share)
+        if not count and self.counts_heads:
             raise UsageError(f"{share:g} of {self.total} heads is less than one head; ask for more")
-        if wanted > self.most():
-            raise RefusedError(
-                f"{wanted} of {self.total} heads were asked for, but only {self.most()} can go"
-                " (protected heads, minimums, groups of KV heads and sites that cannot lose heads are kept)"
-                f"{and_left_out(self.left_out)}{self._whole_sites()}"
-            )
-        return self.removing(wanted)
+        count = max(count, 1)
+        if count * self.fine > self._pieces_in_all:
+            raise self._too_much(count)
+        return self.removing(count)
 
-    def _whole_sites(self) -> str:
-        """Return how more heads can go, as the end of a refusal; nothing where no whole site can."""
-        if not self.limits.min_heads or not any(can_go_whole(site) for site in self.sites):
-            return ""
-        return "; with --min-heads 0 whole sites can go"
+    def _too_much(self, count: int) -> RefusedError:
+        pieces, more = self._pieces_in_all, ""
+        if self.counts_heads:
+            asked, most = f"{count} of {self.total} heads", f"{pieces}"
+            kept = "protected heads, minimums, groups of KV heads and sites that cannot lose heads"
+            if self.limits.min_heads and any(can_go_whole(site) for site in self.sites):
+                more = "; with --min-heads 0 whole sites can go"
+        else:
+            asked = f"{count / self.total:.1%} of the blocks' {self.counted}"
+            most = f"{pieces // self.fine / self.total:.1%}"
+            kept = "protected units, minimums and blocks that cannot lose units"
+        return RefusedError(
+            f"{asked} were asked for, but only {most} can go ({kept} are kept){and_skipped(self.skipped)}{more}"
+        )
 
     def keeping(self, count: int) -> Selection:
-        """Every site down to so many heads."""
+        """Every site down to so many units."""
+        if len({site.UNITS for site in self.sites}) > 1:
+            raise UsageError(
+                f"--keep {count} counts units of one kind; with several say --ratio, --target-speedup or --max-drift"
+            )
         check(Cut, keep=count)
         return self._selection(keep_per_site(self.sites, self.paths, count, self.limits))
 
+    def _pieces(self, site: Site, step: Step) -> int:
+        """Whole pieces that a step saves, rounded down; quotients may fall short by an error of rounding."""
+        share = self.savings[site.index].of(len(step.removed)) / self.whole
+        return int(share * self.total * self.fine + ROUNDING)
+
     def _selection(self, choice: Choice) -> Selection:
-        heads, costs, scores = {}, {}, {}
+        units, costs = {}, {}
         for site in self.sites:
-            steps = self.paths[site.index]
-            scores[site.index] = worth(site, steps)
             if site.index in choice:
-                heads[site.index] = tuple(sorted(site.original(choice[site.index])))
+                removed = choice[site.index]
+                units[site.index] = tuple(sorted(site.original(removed)))
                 costs[site.index] = next(
-                    (step.error for step in steps if step.removed == choice[site.index]), 0.0
+                    step.error for step in self.paths[site.index] if step.removed == removed
                 )
-        return Selection(heads, self.basis, costs, scores, self.constant, self.left_out)
+        return Selection(units, self.basis, costs, self.scores, self.constant, self.skipped)
 
 
-Asked: TypeAlias = Callable[[Space], Selection]
-"""What a wish asks of a search space."""
+Asked: TypeAlias = Callable[[SearchSpace], Selection]
+"""What a target asks of a search space."""
 
 
-def foresee(asked: Asked | None, spaces: Iterable[Space], instead: str) -> None:
+def foresee(asked: Asked | None, spaces: Iterable[SearchSpace], instead: str) -> None:
     """Ask a wish of search spaces whose costs are not known yet, so that what cannot be met costs no pass.
 
     Args:
@@ -218,12 +227,12 @@ def foresee(asked: Asked | None, spaces: Iterable[Space], instead: str) -> None:
         raise RefusedError(f"{refused}; {instead}")
 
 
-def and_left_out(left_out: Mapping[str, str]) -> str:
+def and_skipped(skipped: Mapping[str, str]) -> str:
     """Return what could not be measured, as the end of a refusal; nothing where all was."""
-    if not left_out:
+    if not skipped:
         return ""
-    label, reason = next(iter(left_out.items()))
-    others = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    label, reason = next(iter(skipped.items()))
+    others = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
     return f"; {label}{others} could not be measured: {reason}"
 
 

@@ -84,20 +84,14 @@ class Requirements:
         analysis: Analysis,
         sites: Sequence[Site],
         evidence: Evidence | None,
-        left: dict[str, str],
         progress: Progress = silent,
     ) -> HeadScores | None:
-        """Scores of the units of some sites, None where cuts are measured.
-
-        Args:
-            left: gets the reason for each site that a method cannot score on it, by label.
-        """
+        """Scores of the units of some sites, None where cuts are measured."""
         method = self.method
         if method is None:
             return self.scores
-        return scores_of(
-            analysis.name, analysis.view, sites, method, evidence, Working(progress=progress), left
-        )
+        working = Working(progress=progress)
+        return scores_of(analysis.name, analysis.view, sites, method, evidence, working, skip=True)
 
 
 @one_line("ratio keep target_speedup max_drift units scores protect method")

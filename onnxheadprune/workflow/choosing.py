@@ -16,8 +16,7 @@ from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.activations.parts import Parts, Running
-from onnxheadprune.choosing.joint import JointSpace
-from onnxheadprune.choosing.space import Selection, Space
+from onnxheadprune.choosing.space import SearchSpace, Selection
 from onnxheadprune.choosing.wishes import Wish
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.errors import RefusedError, UsageError
@@ -157,18 +156,16 @@ def choose(cutter: Cutter, wish: Wish) -> Chosen:
         cutter.hold_out("a drift is measured on data")
         return _largest_near(cutter, cutter.search_space(wish), wish.max_drift)
     if wish.target_speedup is not None:
-        space = cutter.search_space(wish)
-        if isinstance(space, JointSpace):
-            space = by_latency(cutter, space, wish.sizes)
+        space = by_latency(cutter, cutter.search_space(wish), wish.sizes)
         return _smallest_fast(cutter, space, wish.target_speedup, wish.sizes)
 
-    def asked(space: Space) -> Selection:
+    def asked(space: SearchSpace) -> Selection:
         return space.ratio(wish.ratio) if wish.ratio is not None else space.keeping(wish.keep or 0)
 
     return completed(cutter, asked(cutter.search_space(wish, asked)))
 
 
-def _largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
+def _largest_near(cutter: Cutter, space: SearchSpace, limit: float) -> Chosen:
     """The largest cut that stays within a drift.
 
     Held-out data estimates the drift on new data, and a later `validate` uses all of the data: the drift
@@ -190,7 +187,7 @@ def _largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
         tried[count] = chosen
         trials.append(trial)
         cutter.progress(
-            f"measuring: without {trial.removed} {space.UNITS} the drift is {far:.2g}", len(trials), 0
+            f"measuring: without {trial.removed} {space.units} the drift is {far:.2g}", len(trials), 0
         )
         # What is no number is not near.
         return not trial.meets
@@ -229,7 +226,7 @@ def _smallest(most: int, holds: Callable[[int], bool]) -> int:
     return high
 
 
-def _smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSettings) -> Chosen:
+def _smallest_fast(cutter: Cutter, space: SearchSpace, wanted: float, sizes: BenchSettings) -> Chosen:
     """The smallest cut that reaches a speed-up: 1.3 for 1.3 times as fast."""
     measured: dict[str, Trial] = {}
 
@@ -239,7 +236,7 @@ def _smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSett
             (speed,) = speedups(cutter.model, [lambda: cutter.timed(selection)], cutter.provider, sizes)
             made = Trial(selection.count, speed.value, speed.reaches(wanted), speed)
             measured[key] = made
-            text = f"measuring: {made.removed} {space.UNITS} less are {speed.value:.2f} times as fast"
+            text = f"measuring: {made.removed} {space.units} less are {speed.value:.2f} times as fast"
             cutter.progress(text, len(measured), 0)
         return measured[key]
 
@@ -255,12 +252,12 @@ def _smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSett
     if not first.meets and first.speed is not None and first.speed.is_too_noisy(wanted):
         raise RefusedError(
             f"this machine is too busy to measure whether a cut is {wanted:g} times as fast: without all"
-            f" {first.removed} {space.UNITS} that can go, noise hides any difference ({first.speed}); try again when"
+            f" {first.removed} {space.units} that can go, noise hides any difference ({first.speed}); try again when"
             " it is idle, or choose by operations with --ratio"
         )
     if not first.meets:
         raise RefusedError(
-            f"without all {first.removed} {space.UNITS} that can go the model is {first.measured:.2f} times as fast,"
+            f"without all {first.removed} {space.units} that can go the model is {first.measured:.2f} times as fast,"
             f" not {wanted:g} times ({first.speed})"
         )
     selection = space.removing(smallest_reaching(most, wanted, speed_of))

@@ -25,7 +25,7 @@ MUCH = round(samples_to_measure(2) / MOST_APART) // 8
 
 def looked(feeds: Any) -> tuple[Any, Sites, Calibration, Looked]:
     view, sites, data = toys_scores.parts(toys_scores.stack(), feeds)
-    found = look_at(view, sites.sites, Evidence(data, HERE), Work(view), silent, {})
+    found = look_at(view, sites.sites, Evidence(data, HERE), Work(view), silent)
     return view, sites, data, found
 
 

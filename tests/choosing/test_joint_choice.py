@@ -17,9 +17,9 @@ from onnxheadprune.benchmarking.measure import Ratio
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
 from onnxheadprune.choosing.activations.moments import Moments
 from onnxheadprune.choosing.allocate import Savings
-from onnxheadprune.choosing.joint import FINE, PARTS, JointSpace
 from onnxheadprune.choosing.scoring.moves import Step
 from onnxheadprune.choosing.scoring.reconstruction import Surgeon, wide_path
+from onnxheadprune.choosing.space import FINE, PARTS, ROUNDING, SearchSpace
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.workflow.choice.latency import Width, with_times
@@ -28,7 +28,7 @@ from tests.conftest import SAMPLES, Outcome
 Command = Callable[..., Outcome]
 
 
-def _space(rng: np.random.Generator) -> JointSpace:
+def _space(rng: np.random.Generator) -> SearchSpace:
     """Three sites whose paths have random costs."""
     sites: list[Any] = []
     paths: dict[int, list[Step]] = {}
@@ -41,7 +41,7 @@ def _space(rng: np.random.Generator) -> JointSpace:
         for site, each in zip(sites, (3.0, 1.0, 5.0), strict=True)
     }
     whole = sum(savings[site.index].of(site.num_units) for site in sites)
-    return JointSpace(tuple(sites), paths, savings, whole, "test")
+    return SearchSpace(tuple(sites), paths, savings, whole, "test")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -119,10 +119,10 @@ def test_time_that_is_not_saved_is_not_paid_for() -> None:
         assert len(chosen) not in (2, 3)
 
 
-def _pieces(space: JointSpace, steps: Any) -> int:
+def _pieces(space: SearchSpace, steps: Any) -> int:
     """Whole pieces that some steps save, one per site or none."""
     saved = (
-        int(space.savings[site.index].of(len(step.removed)) / space.whole * PARTS * FINE)
+        int(space.savings[site.index].of(len(step.removed)) / space.whole * PARTS * FINE + ROUNDING)
         for site, step in zip(space.sites, steps, strict=True)
         if step
     )

@@ -16,7 +16,7 @@ from onnxheadprune.attention.legal_cuts import is_legal
 from onnxheadprune.attention.sites.find import analysis_of
 from onnxheadprune.choosing.activations.contexts import context_moments
 from onnxheadprune.choosing.activations.moments import Moments
-from onnxheadprune.choosing.allocate import Limits, allocate, keep_per_site
+from onnxheadprune.choosing.allocate import Limits, keep_per_site
 from onnxheadprune.choosing.curves import measured_paths
 from onnxheadprune.choosing.effort import Effort
 from onnxheadprune.choosing.folds import Fold
@@ -118,9 +118,9 @@ def test_the_allocation_is_the_cheapest_of_all(
     reachable = max(count for count in tried if count <= wanted)
     if not reachable:
         with pytest.raises(RefusedError, match="fewer than the first cut"):
-            allocate(sites, paths, wanted, limits)
+            toys_scores.removed(SITES[shape], paths, wanted, limits)
         return
-    choice = allocate(sites, paths, wanted, limits)
+    choice = toys_scores.removed(SITES[shape], paths, wanted, limits)
     assert head_count(choice) == reachable
     cost = 0.0
     for site in sites:
@@ -140,15 +140,15 @@ def plain_paths(shape: tuple[int, int]) -> Any:
 
 @pytest.mark.parametrize(("wanted", "each"), [(3, 1), (5, 1), (6, 2), (9, 3), (11, 3), (12, 3)])
 def test_uniform_takes_the_same_share_of_every_site(wanted: int, each: int) -> None:
-    choice = allocate(SITES[4, 4].sites, plain_paths((4, 4)), wanted, Limits(uniform=True))
+    choice = toys_scores.removed(SITES[4, 4], plain_paths((4, 4)), wanted, Limits(uniform=True))
     assert [len(choice[index]) for index in range(3)] == [each] * 3
 
 
 def test_uniform_with_groups_takes_what_every_site_can_lose() -> None:
-    choice = allocate(SITES[8, 2].sites, plain_paths((8, 2)), 14, Limits(uniform=True))
+    choice = toys_scores.removed(SITES[8, 2], plain_paths((8, 2)), 14, Limits(uniform=True))
     assert [len(choice[index]) for index in range(3)] == [4] * 3
     with pytest.raises(RefusedError, match="fewer than the first cut"):
-        allocate(SITES[8, 2].sites, plain_paths((8, 2)), 3, Limits(uniform=True))
+        toys_scores.removed(SITES[8, 2], plain_paths((8, 2)), 3, Limits(uniform=True))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_keeping_so_many_heads_per_site(shape: tuple[int, int], keep: int, limit
 def test_wrong_wishes() -> None:
     for ratio in (0.0, 1.0, -0.5, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="ratio must be greater than 0 and less than 1"):
-            SearchSpace((), 32, {}, "", Limits()).ratio(ratio)
+            SearchSpace((), {}, {}, 32, "").ratio(ratio)
     for settings_ in (
         {"min_heads": -1},
         {"multiple_of": {"heads": 0}},

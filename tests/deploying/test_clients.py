@@ -13,7 +13,7 @@ from typing import Any, get_args
 import pytest
 
 from onnxheadprune import RefusedError
-from onnxheadprune.choosing.allocate import Limits, allocate
+from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.scoring.moves import merged, path_by_worth, ways_of
 from onnxheadprune.deploying import clients
 from onnxheadprune.deploying.clients.all import client_named
@@ -303,7 +303,7 @@ def test_wishes_take_whole_groups_where_a_client_counts_kv_heads() -> None:
         for site in sites
     }
     for limits, whole in ((Limits(uniform=True), False), (Limits(uniform=True, whole_groups=True), True)):
-        choice = allocate(sites.sites, paths, 8, limits)
+        choice = toys_scores.removed(sites, paths, 8, limits)
         assert {len(gone) for gone in choice.values()} == {4}
         for site in sites:
             torn = [group for group in site.groups if 0 < len(choice[site.index] & set(group)) < len(group)]

@@ -40,20 +40,24 @@ INSTEAD = (
 )
 
 
+class SiteMoments(dict[int, tuple[Moments, ...]]):
+    """Second moments of what each projection of a site reads, by index of the site."""
+
+    def __init__(self, found: Mapping[int, tuple[Moments, ...]], skipped: Mapping[str, str]) -> None:
+        super().__init__(found)
+        self.skipped = dict(skipped)  # why a site has none, by its label
+
+
 def context_moments(
     view: GraphView,
     sites: Sequence[Site],
     data: Calibration,
     provider: Provider,
     progress: Progress = silent,
-    left: dict[str, str] | None = None,
-) -> dict[int, tuple[Moments, ...]]:
-    """Second moments of each site's contexts, per projection; one forward pass over the data.
+) -> SiteMoments:
+    """Second moments of each site's contexts, in one forward pass; sites with NaN or infinite ones are skipped.
 
     A projection in a branch sees the feeds on which the branch runs; the moments of one that never does are empty.
-
-    Args:
-        left: gets the reason for each site whose contexts are not finite, by label; those have no moments then.
     """
     found: dict[int, tuple[Moments, ...]] = {}
     parts = Parts(view, provider)
@@ -67,22 +71,18 @@ def context_moments(
         x = token_rows(values[value.name], projection.context[1], data.feeds[at], data.inputs)
         return finite(x, value), None, None
 
-    reasons: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for site, contexts in Chain(parts, sites).contexts(data.feeds, data.source):
         empty = tuple(Moments(int(np.prod(item.sizes))) for item in site.projections)
         read = ([rows(item, at, values) for item in site.projections] for at, values in enumerate(contexts))
         try:
             found[site.index] = tuple(gather(empty, read, parts.workers))
         except NotFiniteError as error:
-            if left is None:
-                raise
-            reasons[site.label] = str(error)
-        progress("reading contexts", len(found) + len(reasons), len(sites))
-    if reasons and not found:
-        raise NotFiniteError(next(iter(reasons.values())))
-    if left is not None:
-        left |= reasons
-    return found
+            skipped[site.label] = str(error)
+        progress("reading contexts", len(found) + len(skipped), len(sites))
+    if skipped and not found:
+        raise NotFiniteError(next(iter(skipped.values())))
+    return SiteMoments(found, skipped)
 
 
 def finite(rows: Array, value: Value) -> Array:
@@ -198,34 +198,39 @@ def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
 def measurable(
     view: GraphView, sites: Sequence[AnySite], data: Calibration, provider: Provider, instead: str = INSTEAD
 ) -> tuple[tuple[AnySite, ...], dict[str, str]]:
-    """The sites that can be measured on some data, asked before the first pass over it."""
-    left: dict[str, str] = {}
+    """The sites that can be measured on some data, asked before the first pass over it.
+
+    Raises:
+        UsageError: if the data is too little for all of them.
+        RefusedError: if no context can be read.
+    """
+    skipped: dict[str, str] = {}
     for site in sites:
         try:
             for projection in site.projections:
                 require_main(context_of(projection))
         except RefusedError as error:
-            left[site.label] = str(error)
-    found = tuple(site for site in sites if site.label not in left)
+            skipped[site.label] = str(error)
+    found = tuple(site for site in sites if site.label not in skipped)
     if not found:
-        raise RefusedError(next(iter(left.values())))
+        raise RefusedError(next(iter(skipped.values())))
     known = data.count if data.positions is None else data.positions
     if all(_inputs_of(site) <= known for site in found):
-        return found, left
+        return found, skipped
     if all(_has_position_per_token(view, site, data) for site in found):
-        return _with_enough(
-            found, dict.fromkeys((site.index for site in found), known), data, left, instead
-        ), left
+        enough, short = _with_enough(found, dict.fromkeys((one.index for one in found), known), data, instead)
+        return enough, skipped | short
     # Some models make other positions of their inputs: patches, windows, latents. One batch tells.
     one = data.subset(1)
-    moments = context_moments(view, found, one, provider, left=left)
+    moments = context_moments(view, found, one, provider)
     found = tuple(site for site in found if site.index in moments)
     part = one.count if one.positions is None else one.positions
     counts = {index: round(seen[0].count * known / max(part, 1)) for index, seen in moments.items()}
     # What this batch does not reach is asked again when all are read.
     reached = tuple(site for site in found if counts[site.index])
-    enough = _with_enough(reached, counts, data, left, instead) if reached else ()
-    return tuple(site for site in found if site in enough or site not in reached), left
+    enough, short = _with_enough(reached, counts, data, instead) if reached else ((), {})
+    able = tuple(site for site in found if site in enough or site not in reached)
+    return able, skipped | moments.skipped | short
 
 
 def _has_position_per_token(view: GraphView, site: Site, data: Calibration) -> bool:
@@ -245,24 +250,22 @@ def with_enough(
     sites: Sequence[AnySite],
     moments: Mapping[int, Sequence[Moments]],
     data: Calibration,
-    left: dict[str, str],
     instead: str = INSTEAD,
-) -> tuple[AnySite, ...]:
-    """The sites that have seen enough positions."""
+) -> tuple[tuple[AnySite, ...], dict[str, str]]:
+    """The sites that have seen enough positions, and for the labels of the others why not."""
     counts = {site.index: min(item.count for item in moments[site.index]) for site in sites}
-    return _with_enough(sites, counts, data, left, instead)
+    return _with_enough(sites, counts, data, instead)
 
 
 def _with_enough(
-    sites: Sequence[AnySite], counts: Mapping[int, int], data: Calibration, left: dict[str, str], instead: str
-) -> tuple[AnySite, ...]:
+    sites: Sequence[AnySite], counts: Mapping[int, int], data: Calibration, instead: str
+) -> tuple[tuple[AnySite, ...], dict[str, str]]:
     short = [site for site in sites if counts[site.index] < _inputs_of(site)]
-    for site in short:
-        left[site.label] = missing(counts[site.index], _inputs_of(site), data)
+    skipped = {site.label: missing(counts[site.index], _inputs_of(site), data) for site in short}
     if len(short) == len(sites):
         nearest = min(sites, key=lambda site: _inputs_of(site) - counts[site.index])
-        raise UsageError(f"{data.source}: {left[nearest.label]}; {instead}")
-    return tuple(site for site in sites if site not in short)
+        raise UsageError(f"{data.source}: {skipped[nearest.label]}; {instead}")
+    return tuple(site for site in sites if site not in short), skipped
 
 
 def _inputs_of(site: Site) -> int:

@@ -18,13 +18,14 @@ from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.activations.chain import Chain, Cut
 from onnxheadprune.choosing.activations.contexts import (
+    SiteMoments,
     context_moments,
     measurable,
     projection_matrix,
     seen,
     with_enough,
 )
-from onnxheadprune.choosing.activations.moments import Moments
+from onnxheadprune.choosing.activations.moments import Moments, NotFiniteError
 from onnxheadprune.choosing.activations.parts import Parts
 from onnxheadprune.choosing.scoring.executors import run_all
 from onnxheadprune.choosing.scoring.experts import expert_scores
@@ -42,7 +43,7 @@ from onnxheadprune.choosing.scoring.scores import (
 from onnxheadprune.choosing.scoring.sensitivity import Sensitivity
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter, Evidence, Measure
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import require_main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
@@ -91,24 +92,9 @@ def scores_of(
     method: Method,
     evidence: Evidence | None,
     working: Working | None = None,
-    left: dict[str, str] | None = None,
+    skip: bool = False,
 ) -> HeadScores:
-    """Scores of the units of some sites.
-
-    Args:
-        model: the model's name.
-        view: an annotated view of it.
-        sites: whose units to score.
-        method: see `score`.
-        evidence: data and provider; None for weights alone.
-        working: the settings of a long scoring.
-        left: gets the reason for each site that cannot be scored on the data, by label; it has no scores then.
-
-    Raises:
-        UsageError: if there is no data where the method needs it, or it does not fit; without `left`, if a site cannot
-            be scored on it.
-        RefusedError: if the method cannot see into a site.
-    """
+    """Scores of the units of some sites; with `skip` of those that can be scored on the data."""
     how = working or Working()
     if method == RANDOM:
         drawn = [np.random.default_rng(site.index).random(site.num_units) for site in sites]
@@ -120,9 +106,10 @@ def scores_of(
             f"the method {method} needs calibration data; without any, use the method weight, or for experts random"
         )
     data = evidence.data
-    moments: Mapping[int, Sequence[Moments]] = {}
-    if left is not None or method in SHARES:
-        sites, moments = _measured(view, sites, method, evidence, how.progress, left)
+    moments = SiteMoments({}, {})
+    if skip or method in SHARES:
+        sites, moments = _measured(view, sites, method, evidence, how.progress, skip)
+    skipped = moments.skipped
     if method == "ablation":
         meter = EffectMeter(require_main_output(view), data.inputs, evidence.effect)
         made = _scores(model, sites, method, meter.name, _ablated(view, sites, evidence, how))
@@ -136,10 +123,14 @@ def scores_of(
         }
         routed = [site for site in sites if site.ROUTED]
         if routed:
-            values |= expert_scores(view, routed, method, evidence, how.progress, left)
+            experts, unread = expert_scores(view, routed, method, evidence, how.progress)
+            if unread and not skip:
+                raise RefusedError(next(iter(unread.values())))
+            values |= experts
+            skipped |= unread
         sites = [site for site in sites if site.index in values]
         made = _scores(model, sites, method, _UNITS[method], [values[site.index] for site in sites])
-    return replace(made, data=data.fingerprint, samples=data.count, source=data.source)
+    return replace(made, data=data.fingerprint, samples=data.count, source=data.source, skipped=skipped)
 
 
 def _measured(
@@ -148,33 +139,34 @@ def _measured(
     method: Method,
     evidence: Evidence,
     progress: Progress,
-    left: dict[str, str] | None,
-) -> tuple[Sequence[Site], Mapping[int, Sequence[Moments]]]:
+    skip: bool,
+) -> tuple[Sequence[Site], SiteMoments]:
     """The sites that can be scored on the data, and the moments of what they carry."""
     data, short = evidence.data, dict[str, str]()
     if method == "reconstruction":
         sites, short = measurable(view, sites, data, evidence.provider, INSTEAD)
-        _require_all(short, left)
-    unread: dict[str, str] | None = None if left is None else {}
-    moments = context_moments(view, sites, data, evidence.provider, progress, unread)
+        _require_all(short, skip)
+    moments = context_moments(view, sites, data, evidence.provider, progress)
+    if moments.skipped and not skip:
+        raise NotFiniteError(next(iter(moments.skipped.values())))
     reached = seen(sites, moments, data.source)
     others = [site.label for site in sites if site.index in moments and site not in reached]
-    if left is None and others:
+    if others and not skip:
         raise UsageError(
             f"no sample of {data.source} runs {', '.join(others)}, so its units cannot be scored on it; give data that"
             " goes further, or take the exit that is always taken with prune --exit"
         )
     if method == "reconstruction":
-        reached = with_enough(reached, moments, data, short, INSTEAD)
-        _require_all(short, left)
-    if left is not None:
-        left |= short | (unread or {}) | dict.fromkeys(others, f"no sample of {data.source} runs it")
-    return reached, moments
+        reached, few = with_enough(reached, moments, data, INSTEAD)
+        _require_all(few, skip)
+        short |= few
+    unreached = dict.fromkeys(others, f"no sample of {data.source} runs it")
+    return reached, SiteMoments(moments, short | moments.skipped | unreached)
 
 
-def _require_all(short: Mapping[str, str], left: Mapping[str, str] | None) -> None:
-    """Check that all sites can be scored by errors after a refit, where none may be left out."""
-    for label, reason in short.items() if left is None else ():
+def _require_all(short: Mapping[str, str], skip: bool) -> None:
+    """Check that all sites can be scored by errors after a refit, where none may be skipped."""
+    for label, reason in () if skip else short.items():
         raise UsageError(f"{label} cannot be scored by reconstruction: {reason}; {INSTEAD}")
 
 

@@ -48,28 +48,18 @@ def expert_scores(
     method: Method,
     evidence: Evidence,
     progress: Progress = silent,
-    left: dict[str, str] | None = None,
-) -> dict[int, Scores]:
-    """Scores of the experts of some mixtures, as shares of each mixture, by the index of its site.
+) -> tuple[dict[int, Scores], dict[str, str]]:
+    """Scores of the experts as shares of each mixture, by index of its site, and for others' labels why they have none.
 
-    Args:
-        view: an annotated view of the model.
-        sites: the mixtures.
-        method: "frequency", the tokens that an expert is chosen for; "activation", the mean norm of its output for
-            these (2606.15716); "reap", the mean of that norm times the router weight, of which the weights of a token's
-            experts sum up to 1 (2510.13999).
-        evidence: data and provider.
-        progress: called after each mixture.
-        left: gets the reason for each mixture that cannot be scored, by label.
-
-    Raises:
-        RefusedError: without `left`, if a mixture cannot be scored; with it, if none can.
+    "frequency" counts the tokens that an expert is chosen for; "activation" is the mean norm of its output for these
+    (2606.15716); "reap" the mean of that norm times the router weight, of which the weights of a token's experts sum up
+    to 1 (2510.13999).
     """
     parts = Parts(view, evidence.provider, sites=sites)
     data = evidence.data
     running = Running(parts, [site.projections[0].node for site in sites], data.feeds, data.source)
     found: dict[int, Scores] = {}
-    reasons: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     for number, (site, contexts) in enumerate(Chain(parts, sites).contexts(data.feeds, data.source), 1):
         routing = routed_by(site)
         try:
@@ -81,15 +71,11 @@ def expert_scores(
                     tally.add(reader.read(values), counted(outer, data.feeds[at], data.inputs))
             found[site.index] = tally.scores(method, site.num_units)
         except RefusedError as error:
-            if left is None:
-                raise
-            reasons[site.label] = str(error)
+            skipped[site.label] = str(error)
         progress("reading what experts add", number, len(sites))
     if not found:
-        raise RefusedError(next(iter(reasons.values())))
-    if left is not None:
-        left |= reasons
-    return found
+        raise RefusedError(next(iter(skipped.values())))
+    return found, skipped
 
 
 @dataclass(frozen=True)

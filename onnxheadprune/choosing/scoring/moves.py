@@ -77,22 +77,23 @@ def or_reason(made: Callable[[AnySite], Paths]) -> Callable[[AnySite], Paths | R
 
 
 def readable(
-    sites: Sequence[AnySite], found: Iterable[Paths | RefusedError], left: dict[str, str]
-) -> tuple[dict[int, Paths], tuple[AnySite, ...]]:
-    """The paths per site index, and the sites that have some.
+    sites: Sequence[Site], found: Iterable[Paths | RefusedError]
+) -> tuple[dict[int, Paths], dict[str, str]]:
+    """The paths per site index, and for the labels of sites without why.
 
     Raises:
         RefusedError: if no site has a path.
     """
     paths: dict[int, Paths] = {}
+    skipped: dict[str, str] = {}
     for site, ways in zip(sites, found, strict=True):
         if isinstance(ways, RefusedError):
-            left[site.label] = str(ways)
+            skipped[site.label] = str(ways)
         else:
             paths[site.index] = ways
     if not paths:
-        raise RefusedError(next(iter(left.values())))
-    return paths, tuple(site for site in sites if site.index in paths)
+        raise RefusedError(next(iter(skipped.values())))
+    return paths, skipped
 
 
 def path_by_worth(

@@ -98,6 +98,7 @@ class HeadScores(Displayed):
         samples: the number of samples.
         source: the source of the data.
         constant: for gradient methods: values that were held constant, with the reason, by name.
+        skipped: labels of sites that could not be scored on the data, with the reason.
     """
 
     method: str
@@ -108,6 +109,7 @@ class HeadScores(Displayed):
     samples: int = 0
     source: str | None = None
     constant: Mapping[str, str] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
     _by_index: Mapping[int, SiteScores] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from onnxheadprune.choosing.compensation.record import Compensation
 from onnxheadprune.choosing.compensation.tasks import Which
 from onnxheadprune.choosing.effort import Work
 from onnxheadprune.choosing.select import search_space
-from onnxheadprune.choosing.space import Asked, Selection, Space
+from onnxheadprune.choosing.space import Asked, SearchSpace, Selection
 from onnxheadprune.choosing.wishes import Requirements
 from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Evidence, Measure
@@ -113,7 +113,7 @@ class Cutter:
                 # It has seen what judges the training, so it is made again from what steps learn from.
                 self.trying, self.refit = replace(trying, given=None), True
 
-    def search_space(self, requirements: Requirements, asked: Asked | None = None) -> Space:
+    def search_space(self, requirements: Requirements, asked: Asked | None = None) -> SearchSpace:
         """The paths of cuts, from which selections are made."""
         # A recovery is judged on a part that no step has seen; the choice of what goes is the same without one.
         data = self.learn if self.must_hold_out else self.data

@@ -23,9 +23,9 @@ from onnxheadprune.benchmarking.measure import BenchRequest, BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.choosing.allocate import Savings
-from onnxheadprune.choosing.joint import OVER_SAVED, JointSpace
+from onnxheadprune.choosing.joint import OVER_SAVED
 from onnxheadprune.choosing.scoring.moves import Step
-from onnxheadprune.choosing.space import Selection
+from onnxheadprune.choosing.space import SearchSpace, Selection
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.runtime import Provider
 from onnxheadprune.workflow.choice.cutting import Cutter
@@ -105,14 +105,14 @@ class Width:
         return float(np.mean([len(step.removed) for step in self.steps.values()]))
 
 
-def by_latency(cutter: Cutter, space: JointSpace, sizes: BenchSettings) -> JointSpace:
+def by_latency(cutter: Cutter, space: SearchSpace, sizes: BenchSettings) -> SearchSpace:
     """The search space with measured time instead of operations: a budget is a share of the time that can be saved.
 
-    Unchanged where every site loses the same share, so nothing is weighed, and where there are too many shapes
-    of sites to time.
+    Unchanged where heads are counted, where every site loses the same share, so nothing is weighed, and where there
+    are too many shapes of sites to time.
     """
     shapes = _shapes(space)
-    if space.uniform or len(shapes) > MOST_SHAPES:
+    if space.counts_heads or space.limits.uniform or len(shapes) > MOST_SHAPES:
         return space
     widths = [(sites, width) for sites in shapes for width in _widths(space, sites)]
     makers = [partial(cutter.timed, _selection(space, width)) for _, width in widths]
@@ -124,8 +124,8 @@ def by_latency(cutter: Cutter, space: JointSpace, sizes: BenchSettings) -> Joint
 
 
 def with_times(
-    space: JointSpace, widths: Sequence[tuple[Sequence[Site], Width]], measured: Sequence[SpeedUp]
-) -> JointSpace:
+    space: SearchSpace, widths: Sequence[tuple[Sequence[Site], Width]], measured: Sequence[SpeedUp]
+) -> SearchSpace:
     """The search space with measured time instead of operations, unconditionally."""
     times = defaultdict[int, list[tuple[float, float]]](lambda: [(0.0, 0.0)])
     for (sites, width), speed in zip(widths, measured, strict=True):
@@ -138,7 +138,7 @@ def with_times(
     return replace(space, savings=savings, whole=whole, basis=basis)
 
 
-def _shapes(space: JointSpace) -> list[list[Site]]:
+def _shapes(space: SearchSpace) -> list[list[Site]]:
     """The sites that can lose units, grouped by shape."""
     found = defaultdict[object, list[Site]](list)
     for site in space.sites:
@@ -147,7 +147,7 @@ def _shapes(space: JointSpace) -> list[list[Site]]:
     return list(found.values())
 
 
-def _widths(space: JointSpace, sites: Sequence[Site]) -> Iterator[Width]:
+def _widths(space: SearchSpace, sites: Sequence[Site]) -> Iterator[Width]:
     """The sites at each share of their largest cut; and without any unit, where they can be removed as a whole."""
     parts = {
         site.index: [step for step in space.paths[site.index] if len(step.removed) < site.num_units]
@@ -175,13 +175,13 @@ def _nearest(steps: Sequence[Step], share: float) -> Step:
     return min(steps, key=lambda step: abs(len(step.removed) - wanted))
 
 
-def _selection(space: JointSpace, width: Width) -> Selection:
+def _selection(space: SearchSpace, width: Width) -> Selection:
     sites = {site.index: site for site in space.sites}
     units = {index: tuple(sorted(sites[index].original(step.removed))) for index, step in width.steps.items()}
     return Selection(units, "timed")
 
 
-def _curve(points: Sequence[tuple[float, float]], space: JointSpace, site: Site) -> Savings:
+def _curve(points: Sequence[tuple[float, float]], space: SearchSpace, site: Site) -> Savings:
     """A non-decreasing curve: narrower sites are assumed not to be slower."""
     ordered = sorted(points)
     saved = np.maximum.accumulate([max(time, 0.0) for _, time in ordered])
