@@ -225,7 +225,7 @@ def ours(
 
 
 def timed(
-    judge: Judge, path: Path, text: tuple[Path, int], wish: dict[str, Any], budget: str, share: float
+    judge: Judge, path: Path, text: tuple[Path, int], target: dict[str, Any], budget: str, share: float
 ) -> None:
     """One call of `prune` with a time of its own, from reading the text to writing the model.
 
@@ -233,7 +233,7 @@ def timed(
         judge: gets the row.
         path: the model.
         text: the tokenizer, and how many sentences are learned from.
-        wish: what is removed.
+        target: what is removed.
         budget: time of the call.
         share: of what is removed, for the row.
     """
@@ -243,7 +243,7 @@ def timed(
     with tempfile.TemporaryDirectory() as folder:
         feeds = sentence_feeds(sentences, tokenizer, inputs)
         output = Path(folder, "pruned.onnx")
-        result = ohp.prune(path, output, **wish, data=feeds, provider="cpu", time=budget)
+        result = ohp.prune(path, output, **target, data=feeds, provider="cpu", time=budget)
         judge.judge(f"{count:,} sentences, --time {budget}", share, result.model, since)
         assert result.chosen is not None and result.chosen.recovery is not None
         trained = result.chosen.recovery

@@ -108,11 +108,11 @@ def main(
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         pruned = Path(folder, "pruned.onnx")
-        wish, what = {"ratio": ratio}, f"{ratio:.0%} of the heads"
+        target, what = {"ratio": ratio}, f"{ratio:.0%} of the heads"
         if fewer is not None:
-            wish: Any = {"ratio": 1 - 1 / fewer, "units": "heads,neurons"}
+            target: Any = {"ratio": 1 - 1 / fewer, "units": "heads,neurons"}
             what = f"{fewer:g} times fewer operations"
-        ohp.prune(model, pruned, **wish, data=data, provider="cpu")
+        ohp.prune(model, pruned, **target, data=data, provider="cpu")
         for way in ways:
             click.echo(f"\n{way}, {what}")
             result = ohp.combine(

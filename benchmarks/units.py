@@ -38,8 +38,8 @@ MULTIPLE = 8
 """How many neurons a block keeps is a multiple of this, as `prune` has it."""
 
 
-def wish_of(way: str, share: float, sites: ohp.Sites) -> dict[str, Any] | None:
-    """The wish that saves a share of the blocks' operations in some way, None where that way cannot save so much.
+def target_of(way: str, share: float, sites: ohp.Sites) -> dict[str, Any] | None:
+    """The target that saves a share of the blocks' operations in some way, None where that way cannot save so much.
 
     Args:
         way: one of `WAYS`.
@@ -116,13 +116,13 @@ def main(
         share = 1 - 1 / times
         for way in ways:
             blind = way in ("magnitude", "random")
-            wish = None if blind else wish_of(way, share, sites)
+            target = None if blind else target_of(way, share, sites)
             units = units_of(way, share, sites) if blind else None
-            if time is not None and wish is not None:
-                timed(judge, model, (tokenizer, count), wish, time, share)
+            if time is not None and target is not None:
+                timed(judge, model, (tokenizer, count), target, time, share)
                 continue
             budgets = [None, recover] if recover is not None and way == ways[0] else [None]
-            for budget in budgets if wish or units else ():
+            for budget in budgets if target or units else ():
                 since = clocks()
                 with tempfile.TemporaryDirectory() as folder:
                     try:
@@ -130,7 +130,7 @@ def main(
                             model,
                             Path(folder, "pruned.onnx"),
                             heads=units,
-                            **(wish or {}),
+                            **(target or {}),
                             data=data,
                             provider="cpu",
                             refit=True,

@@ -49,9 +49,9 @@ def _is_provider(value: object) -> bool:
 
 
 def _units() -> tuple[str, ...]:
-    from onnxheadprune.attention.sites.kinds import wishable
+    from onnxheadprune.attention.sites.kinds import selectable
 
-    return tuple(wishable())
+    return tuple(selectable())
 
 
 _UNITS = Objects("HeadSpec", "a mapping like {0: [1, 3]}", lambda value: isinstance(value, Mapping))

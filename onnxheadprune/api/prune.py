@@ -73,9 +73,11 @@ def prune(
     writing = replace(place, data_name=_data_name(given.data_name, place.output))
     request = Request.of(given, writing, resume=given.resume, acceptance=ACCEPTANCE)
     request = request.on(data_of(subject, given))
-    wish = request.choice.wish
-    if wish is not None:
-        request = replace(request, choice=replace(request.choice, wish=replace(wish, sizes=_sizes(given))))
+    target = request.choice.target
+    if target is not None:
+        request = replace(
+            request, choice=replace(request.choice, target=replace(target, sizes=_sizes(given)))
+        )
     return carried_through(subject, request, progress)
 
 

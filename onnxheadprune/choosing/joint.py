@@ -41,7 +41,7 @@ from onnxheadprune.choosing.scoring.reconstruction import wide_path, wide_path_b
 from onnxheadprune.choosing.scoring.score import default_method, scored_kinds
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import AFTER_REFIT, Asked, SearchSpace, foresee, worth
-from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.runtime.progress import Progress, reported, silent

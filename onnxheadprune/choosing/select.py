@@ -26,7 +26,7 @@ from onnxheadprune.choosing.scoring.moves import (
 from onnxheadprune.choosing.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.space import AFTER_REFIT, WITHOUT_DATA, Asked, SearchSpace, foresee, worth
-from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.edit.records import HEADS
 from onnxheadprune.errors import RefusedError

@@ -209,7 +209,7 @@ Asked: TypeAlias = Callable[[SearchSpace], Selection]
 
 
 def foresee(asked: Asked | None, spaces: Iterable[SearchSpace], instead: str) -> None:
-    """Ask a wish of search spaces whose costs are not known yet, so that what cannot be met costs no pass.
+    """Ask a target of search spaces whose costs are not known yet, so that what cannot be met costs no pass.
 
     Args:
         spaces: of which one is that of the model, as far as that is known.

@@ -52,23 +52,23 @@ def stages_of(request: Request) -> Iterator[Stage]:
     from onnxheadprune.reporting.progress import Stage
 
     choice, has_data = request.choice, request.run.data is not None
-    wish = choice.wish
-    searching = wish is not None and (wish.max_drift is not None or wish.target_speedup is not None)
-    refits = has_data and (choice.refit if wish is None else choice.refit is not False)
-    if wish is not None and has_data:
+    target = choice.target
+    searching = target is not None and (target.max_drift is not None or target.target_speedup is not None)
+    refits = has_data and (choice.refit if target is None else choice.refit is not False)
+    if target is not None and has_data:
         scoring = ("measuring what cuts cost", "reading", "ordering", "ablating", "timing")
         yield Stage("measuring what cuts cost", scoring, weight=2)
     if searching:
         yield Stage("trying cuts", ("measuring: ", "measuring", "refitting"), weight=12)
     elif refits:
         yield Stage("refitting", ("refitting",), weight=4)
-    if has_data and not searching and (wish is not None or refits):
+    if has_data and not searching and (target is not None or refits):
         yield Stage("measuring drift", ("measuring drift",), weight=0.7)
     if choice.recover is not None:
         budget, training = choice.recover, ("recovering", "looking for a learning rate")
         weight = 1 + (budget.epochs or 0)
         yield Stage("recovering", training, weight, seconds=budget.seconds, call=budget.call)
-        if wish is not None and not searching:
+        if target is not None and not searching:
             yield Stage("comparing with the refit", ("measuring drift",), weight=2)
     if request.proving.validate:
         yield Stage("validating", ("validating",), weight=0.7)
@@ -93,7 +93,7 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
     would: dict[str, object] = {} if told is None else {"would_write": str(told)}
     presentation, result = Presentation(), None
     choice = request.choice
-    if choice.wish is None and not choice.refit and choice.tokens is None:
+    if choice.target is None and not choice.refit and choice.tokens is None:
         planned = plan_ahead(model, request)
         plan, fusion, sizes = planned.plan, planned.fusion, planned.sizes
         details = plan_details(plan, None, sizes)

@@ -159,8 +159,8 @@ def _request(settings: Settings, data: Data, output: Path) -> Request:
     request = Request.of(
         given, Writing(output, own.external_data), acceptance="accept_inconclusive: true"
     ).on(data)
-    wish = request.choice.wish
-    if wish is None or not own.whole_groups:
+    target = request.choice.target
+    if target is None or not own.whole_groups:
         return request
-    limits = replace(wish.limits, uniform=True, whole_groups=True)
-    return replace(request, choice=replace(request.choice, wish=replace(wish, limits=limits)))
+    limits = replace(target.limits, uniform=True, whole_groups=True)
+    return replace(request, choice=replace(request.choice, target=replace(target, limits=limits)))

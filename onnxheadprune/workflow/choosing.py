@@ -17,7 +17,7 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.activations.parts import Parts, Running
 from onnxheadprune.choosing.space import SearchSpace, Selection
-from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
@@ -51,18 +51,18 @@ def chosen_for(
         provider: where to run; None resolves the requested one when it is needed.
     """
     choice, data = request.choice, request.run.data
-    if choice.heads and choice.wish is not None:
+    if choice.heads and choice.target is not None:
         raise UsageError("name the heads or give an amount, not both")
     where = provider or resolve_provider(request.run.provider)
     first = None if data is None else first_tokens(model)
     beside = None if data is None or first is not None else main_graph_copy(model)
-    if beside is not None and choice.wish is not None and choice.wish.target_speedup is not None:
+    if beside is not None and choice.target is not None and choice.target.target_speedup is not None:
         raise RefusedError(
             f"how fast {model.name} is depends on the branches that its inputs take, so no cut is searched for by its"
             " speed; make an exit permanent with --exit, or use --ratio"
         )
     cutter = Cutter(first or beside or model, data, where, _trying(request), progress)
-    chosen = named(cutter, choice.heads or {}) if choice.wish is None else choose(cutter, choice.wish)
+    chosen = named(cutter, choice.heads or {}) if choice.target is None else choose(cutter, choice.target)
     if first is not None:
         chosen = _for_all_tokens(chosen, cutter.sites, model)
     if beside is not None:
@@ -97,7 +97,7 @@ def _recovering(request: Request) -> Recovering | None:
     from onnxheadprune.training.checkpoint import beside
     from onnxheadprune.training.recover import Recovering
 
-    trains_many = choice.wish is not None and choice.wish.max_drift is not None
+    trains_many = choice.target is not None and choice.target.max_drift is not None
     state = None if output is None or trains_many else beside(output)
     return Recovering(choice.recover, request.run.seed, state, choice.resume)
 
@@ -150,19 +150,19 @@ def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
     return [(site.index, site.name, site.num_units) for site in sites.of(kind.UNITS)]
 
 
-def choose(cutter: Cutter, wish: Wish) -> Chosen:
+def choose(cutter: Cutter, target: PruningTarget) -> Chosen:
     """Select heads that meet a target, with refitted weights if requested."""
-    if wish.max_drift is not None:
+    if target.max_drift is not None:
         cutter.hold_out("a drift is measured on data")
-        return _largest_near(cutter, cutter.search_space(wish), wish.max_drift)
-    if wish.target_speedup is not None:
-        space = by_latency(cutter, cutter.search_space(wish), wish.sizes)
-        return _smallest_fast(cutter, space, wish.target_speedup, wish.sizes)
+        return _largest_near(cutter, cutter.search_space(target), target.max_drift)
+    if target.target_speedup is not None:
+        space = by_latency(cutter, cutter.search_space(target), target.sizes)
+        return _smallest_fast(cutter, space, target.target_speedup, target.sizes)
 
     def asked(space: SearchSpace) -> Selection:
-        return space.ratio(wish.ratio) if wish.ratio is not None else space.keeping(wish.keep or 0)
+        return space.ratio(target.ratio) if target.ratio is not None else space.keeping(target.keep or 0)
 
-    return completed(cutter, asked(cutter.search_space(wish, asked)))
+    return completed(cutter, asked(cutter.search_space(target, asked)))
 
 
 def _largest_near(cutter: Cutter, space: SearchSpace, limit: float) -> Chosen:

@@ -127,7 +127,7 @@ def carried_through(
         from onnxheadprune.runtime.loading import why_not_loaded
 
         unloadable = why_not_loaded(original)
-    proof, wish = _Proof(original, request, provider, data), request.choice.wish
+    proof, target = _Proof(original, request, provider, data), request.choice.target
     progress("validating" if request.proving.validate else "writing", 0, 0)
 
     def result(verdict: Validation | None, bytes_after: int | None) -> PruneResult:
@@ -143,7 +143,7 @@ def carried_through(
             chosen=chosen,
             file_bytes=None if bytes_before is None or bytes_after is None else (bytes_before, bytes_after),
             original=original,
-            gates=() if wish is None or chosen is None else chosen.limits(wish),
+            gates=() if target is None or chosen is None else chosen.limits(target),
             spelling=None if trimmed is None else trimmed.spelling,
             does_not_load=unloadable,
         )
@@ -180,7 +180,7 @@ def _chosen(
     choice, data = request.choice, request.run.data
     if choice.decided is not None:
         return choice.decided, data
-    if choice.wish is None and not choice.refit and choice.recover is None:
+    if choice.target is None and not choice.refit and choice.recover is None:
         return None, data
     from onnxheadprune.workflow.choosing import chosen_for
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     # Commands make requests before anything heavy is imported.
     from onnxheadprune.attention.head_specs import HeadSpec
     from onnxheadprune.choosing.compensation.record import Compensation
-    from onnxheadprune.choosing.wishes import Requirements, Wish
+    from onnxheadprune.choosing.targets import PruningTarget, Requirements
     from onnxheadprune.data.drift import Measure
     from onnxheadprune.fusion.result import FuseMode
     from onnxheadprune.model.storage.layout import ExternalData
@@ -58,9 +58,9 @@ class Tokens:
 class Choice:
     """Which heads go, and what makes up for them."""
 
-    heads: HeadSpec | None = None  # a head spec; None with a wish, or where nothing is cut
-    wish: Wish | None = None  # how many are to go, in place of `heads`
-    refit: bool | None = None  # refit what is left; None does so for a wish with data
+    heads: HeadSpec | None = None  # a head spec; None with a target, or where nothing is cut
+    target: PruningTarget | None = None  # how many are to go, in place of `heads`
+    refit: bool | None = None  # refit what is left; None does so for a target with data
     effect: Measure | None = None  # the measure of drift; None goes by the kind of output
     recover: Budget | None = None  # how long what is left is trained after that, None for not at all
     resume: bool = False  # go on with an interrupted training, from the file beside the output
@@ -80,7 +80,7 @@ class Choice:
         """Return what to remove, and how the remaining weights are adjusted."""
         return cls(
             combined(cut.heads, {"neurons": cut.neurons, "experts": cut.experts}, cut.layers),
-            _wish_of(cut),
+            _target_of(cut),
             cut.refit,
             measure_of(cut.drift),
             budget_of(recover, time),
@@ -159,21 +159,21 @@ class Request:
         return replace(self, run=replace(self.run, data=data))
 
 
-def _wish_of(cut: Cut) -> Wish | None:
+def _target_of(cut: Cut) -> PruningTarget | None:
     """Return how much to remove, None where units are named."""
     amounts = {name: getattr(cut, name) for name in AMOUNT.split()}
     if all(amount is None for amount in amounts.values()):
         return None
-    from onnxheadprune.choosing.wishes import Wish
+    from onnxheadprune.choosing.targets import PruningTarget
 
-    return Wish(**vars(requirements_of(cut)), **amounts)
+    return PruningTarget(**vars(requirements_of(cut)), **amounts)
 
 
 def requirements_of(selecting: Selecting) -> Requirements:
     """Return how units are selected."""
     from onnxheadprune.choosing.allocate import Limits
     from onnxheadprune.choosing.scoring.scores import read_scores
-    from onnxheadprune.choosing.wishes import Requirements
+    from onnxheadprune.choosing.targets import Requirements
 
     scores = selecting.scores
     return Requirements(

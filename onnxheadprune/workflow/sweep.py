@@ -16,7 +16,7 @@ from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.choosing.scoring.executors import run_all
 from onnxheadprune.choosing.space import Selection
-from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.calibration import Calibration
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import RefusedError, UsageError

@@ -62,7 +62,7 @@ def test_half_a_block_is_refused_with_the_nearest_sets(gone: list[int], nearest:
         plan_pruning(model, heads={0: gone})
 
 
-def test_wishes_keep_blocks_whole() -> None:
+def test_targets_keep_blocks_whole() -> None:
     model, _ = _model()
     for ratio, most in ((0.4, 2), (0.7, 4)):
         chosen = select_heads(model, ratio=ratio).heads[0]

@@ -21,7 +21,7 @@ from onnxheadprune.attention.sites.attention_site import AttentionSite
 from onnxheadprune.attention.sites.find import inspect, view_of
 from onnxheadprune.attention.sites.projection import Projection
 from onnxheadprune.attention.sites.site import SPAN, Findings, Site
-from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from tests import toys, toys_scores
@@ -154,7 +154,7 @@ def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_wish_weighs_it_against_heads_and_neurons(model: Path) -> None:
+def test_a_target_weighs_it_against_heads_and_neurons(model: Path) -> None:
     units: Any = {"heads", "neurons", "channels"}
     target: Any = {"ratio": 0.3, "units": units, "multiple_of": {"neurons": 1}}
     data = {"input_ids": np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))}
@@ -162,7 +162,7 @@ def test_a_wish_weighs_it_against_heads_and_neurons(model: Path) -> None:
     assert made.validation is not None and made.validation.verdict == "passed" and made.chosen is not None
     assert made.plan.cuts_something and "measured drift" in made.chosen.selection.basis
     with pytest.raises(UsageError, match="units are heads, neurons, experts, channels, layers, not pairs"):
-        Wish(ratio=0.3, units=frozenset({"pairs"}))
+        PruningTarget(ratio=0.3, units=frozenset({"pairs"}))
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""Wishes with data where layers lie in the branches of an If: each is looked at on the samples that run it."""
+"""Targets with data where layers lie in the branches of an If: each is looked at on the samples that run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prune` by a wish: what it chooses, prints and writes, and what it turns away."""
+"""`prune` by a target: what it chooses, prints and writes, and what it turns away."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Command = Callable[..., Outcome]
 CPU = ("--provider", "cpu")
 
 
-# prune by a wish
+# prune by a target
 
 
 def test_a_ratio_chooses_refits_proves_and_tells(
@@ -43,7 +43,7 @@ def test_a_ratio_chooses_refits_proves_and_tells(
     assert command("validate", toy, out, *CPU).exit_code == 0
 
 
-def test_a_wish_as_json(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
+def test_a_target_as_json(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     outcome = command("prune", toy, "--ratio", 0.25, "--data", data, "-o", out, "--json", *CPU)
     choice = outcome.document["choice"]
@@ -126,7 +126,9 @@ def test_scores_of_a_file_decide(command: Command, toy: Path, data: Path, tmp_pa
     assert outcome.exit_code == 2 and "they are of another model" in outcome.document["error"]
 
 
-def test_a_dry_run_of_a_wish_writes_nothing(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
+def test_a_dry_run_of_a_target_writes_nothing(
+    command: Command, toy: Path, data: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.onnx"
     outcome = command("prune", toy, "--ratio", 0.5, "--data", data, "--dry-run", "-v", "-o", out, *CPU)
     assert outcome.exit_code == 0 and not out.exists()
@@ -240,7 +242,7 @@ def test_ranges_of_sweeps_and_knees() -> None:
         (["--ratio", "0.5", "--heatmap", "heat.bmp"], 2, "must end in .png"),
     ],
 )
-def test_wishes_that_are_turned_away(
+def test_targets_that_are_turned_away(
     arguments: list[str], exit_code: int, why: str, command: Command, toy: Path, tmp_path: Path
 ) -> None:
     outcome = command("prune", toy, *arguments, "-o", tmp_path / "out.onnx", *CPU)
@@ -269,15 +271,15 @@ def test_a_ratio_of_nothing_is_said(command: Command, toy: Path, tmp_path: Path)
     assert outcome.exit_code == 2 and "0.01 of 8 heads is less than one head" in said(outcome)
 
 
-@pytest.mark.parametrize("wish", [("--ratio", 1), ("--keep", 0), ("--ratio", 0.5, "--heatmap", "heat.bmp")])
-def test_a_wrong_wish_is_known_before_any_work(
-    wish: tuple[object, ...], command: Command, toy: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("target", [("--ratio", 1), ("--keep", 0), ("--ratio", 0.5, "--heatmap", "heat.bmp")])
+def test_a_wrong_target_is_known_before_any_work(
+    target: tuple[object, ...], command: Command, toy: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_args: Any, **_settings: Any) -> None:
         raise AssertionError("long work began")
 
     monkeypatch.setattr("onnxheadprune.choosing.folds.context_moments", never)
-    assert command("prune", toy, *wish, "--data", data, "--dry-run", *CPU).exit_code == 2
+    assert command("prune", toy, *target, "--data", data, "--dry-run", *CPU).exit_code == 2
 
 
 def test_maps_that_stay_as_they_are_are_told_by_reason(command: Command, data: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from onnxheadprune.choosing.activations.parts import run_feed
 from onnxheadprune.choosing.compensation.compensate import Refitting, compensate
 from onnxheadprune.choosing.compensation.fit import fit
 from onnxheadprune.choosing.compensation.pair import Pair
-from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.edit.records import COMPENSATED_KEY, REFIT_ENTRY, REMOVED_KEY
 from onnxheadprune.edit.submodel import with_stored
 from onnxheadprune.model.load import load_model, open_structure
@@ -379,4 +379,4 @@ def test_data_may_fill_a_cache_that_the_cut_narrows() -> None:
     assert found.validation is not None and found.validation.verdict == "passed"
     cutter = Cutter(open_structure(model), data, HERE)
     cutter.hold_out("a drift is measured on data")
-    assert choose(cutter, Wish(ratio=0.5)).held_out
+    assert choose(cutter, PruningTarget(ratio=0.5)).held_out

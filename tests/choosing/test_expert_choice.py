@@ -17,7 +17,7 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import inspect
 from onnxheadprune.attention.sites.mixture_site import MixtureSite
 from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.runtime import CPU, Array, Provider
 from tests import toys_experts, toys_mixture, toys_scores
@@ -172,10 +172,10 @@ def _cosine(one: Array, other: Array) -> float:
     return float(np.mean(1 - (one * other).sum(axis=1) / sizes))
 
 
-def chosen(model: ModelProto, data: Any = FEEDS, **wish: Any) -> dict[str, list[int]]:
-    """The experts that a wish removes."""
-    wish = {"units": ONLY, **wish}
-    made = ohp.prune(model, **wish, data=data, provider="cpu", refit=False, validate=False)
+def chosen(model: ModelProto, data: Any = FEEDS, **target: Any) -> dict[str, list[int]]:
+    """The experts that a target removes."""
+    target = {"units": ONLY, **target}
+    made = ohp.prune(model, **target, data=data, provider="cpu", refit=False, validate=False)
     assert made.chosen is not None
     return made.chosen.selection.spec
 
@@ -209,7 +209,7 @@ def test_a_ratio_is_a_share_of_bytes_and_the_choice_is_proved() -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("wish", "gone"),
+    ("target", "gone"),
     [
         ({"keep": 4}, [2, 2]),
         ({"ratio": 0.3, "uniform": True}, [2, 2]),
@@ -218,9 +218,9 @@ def test_a_ratio_is_a_share_of_bytes_and_the_choice_is_proved() -> None:
     ],
     ids=["keep", "uniform", "multiple of", "protect"],
 )
-def test_limits_of_a_choice(wish: dict[str, Any], gone: list[int]) -> None:
+def test_limits_of_a_choice(target: dict[str, Any], gone: list[int]) -> None:
     data = [{"a/x": feed["x"]} for feed in FEEDS]
-    spec = chosen(twice(TOYS["picked"]), data, **wish)
+    spec = chosen(twice(TOYS["picked"]), data, **target)
     assert [len(spec.get(key, ())) for key in ("moe.0", "moe.1")] == gone
 
 
@@ -256,7 +256,7 @@ def test_methods_are_those_of_the_kind() -> None:
     with pytest.raises(UsageError, match="reap does not score heads; reconstruction, weight"):
         score(toys_scores.stack(), method="reap", data=toys_scores.ids(), provider=HERE)
     with pytest.raises(UsageError, match="fisher does not score experts; reap, frequency"):
-        Wish(ratio=0.5, units=ONLY, method="fisher")
+        PruningTarget(ratio=0.5, units=ONLY, method="fisher")
     assert score(TOYS["picked"].model(), data=FEEDS, provider=HERE, units=ONLY).method == "reap"
     for method in MixtureSite.METHODS:
         found = scored(TOYS["picked"].model(), method)

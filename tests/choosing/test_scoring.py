@@ -24,7 +24,7 @@ from onnxheadprune.choosing.scoring.scores import (
     read_scores,
     write_scores,
 )
-from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.errors import UsageError

@@ -18,7 +18,7 @@ from onnxheadprune.choosing.scoring import by_method
 from onnxheadprune.choosing.scoring.executors import open_executor, run_all
 from onnxheadprune.choosing.scoring.score import score
 from onnxheadprune.choosing.scoring.scores import HeadScores
-from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider

@@ -25,7 +25,7 @@ from onnxheadprune.choosing.scoring.reconstruction import paths as reconstructio
 from onnxheadprune.choosing.scoring.scores import HeadScores
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import SearchSpace, Selection
-from onnxheadprune.choosing.wishes import Requirements, Wish
+from onnxheadprune.choosing.targets import PruningTarget, Requirements
 from onnxheadprune.data.drift import Evidence
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
@@ -174,7 +174,7 @@ def test_keeping_so_many_heads_per_site(shape: tuple[int, int], keep: int, limit
     assert found == {left} or shape == (8, 2)
 
 
-def test_wrong_wishes() -> None:
+def test_wrong_targets() -> None:
     for ratio in (0.0, 1.0, -0.5, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="ratio must be greater than 0 and less than 1"):
             SearchSpace((), {}, {}, 32, "").ratio(ratio)
@@ -327,7 +327,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     assert isinstance(found, Step)
 
 
-def test_the_search_space_answers_wishes_of_any_size() -> None:
+def test_the_search_space_answers_targets_of_any_size() -> None:
     requirements = Requirements(scores=HeadScores.from_dict({"0": [0, 1, 2, 3], "1": [1, 1, 1, 1]}))
     base = search_space(analysis_of(toys_scores.stack(), "the model"), requirements)
     assert base.total == 8 and base.most() == 6
@@ -346,4 +346,4 @@ def test_scores_and_a_method_contradict_each_other_however_they_come(method: Any
     with pytest.raises(UsageError, match=told):
         Requirements(scores=scores, method=method)
     with pytest.raises(UsageError, match=told):
-        Wish(ratio=0.5, scores=scores, method=method)
+        PruningTarget(ratio=0.5, scores=scores, method=method)

@@ -37,21 +37,21 @@ def data(count: int, unit: str = "sample") -> Feeds:
     return Feeds(feeds, unit)
 
 
-def chosen(count: int, **wish: Any) -> Any:
-    made = prune(toys_scores.stack(), **wish, data=data(count), provider="cpu", validate=False)
+def chosen(count: int, **target: Any) -> Any:
+    made = prune(toys_scores.stack(), **target, data=data(count), provider="cpu", validate=False)
     return made.chosen
 
 
 @pytest.mark.parametrize("unit", ["sample", "line", "image"])
 @pytest.mark.parametrize(
-    "wish", [{"ratio": 0.25}, {"keep": 3}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}]
+    "target", [{"ratio": 0.25}, {"keep": 3}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}]
 )
-def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, wish: dict[str, Any]) -> None:
+def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, target: dict[str, Any]) -> None:
     told: list[str] = []
     with pytest.raises(UsageError) as caught:
         prune(
             toys_scores.stack(),
-            **wish,
+            **target,
             data=data(2, unit),
             provider="cpu",
             progress=lambda what, done, of: told.append(what),

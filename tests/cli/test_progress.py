@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.cli.cutting import stages_of
 from onnxheadprune.reporting.console import Console
 from onnxheadprune.reporting.progress import LINE_SECONDS, QUIET_SECONDS, Course, Lines, Stage, progress_on
@@ -153,7 +153,7 @@ RECORDED = {
 @pytest.mark.parametrize(("budget", "works"), RECORDED.values(), ids=RECORDED)
 def test_the_time_left_is_right_within_a_factor_of_two(budget: Budget | None, works: str) -> None:
     """At a quarter, half and three quarters of calls whose stages were measured: the weights are those of no call."""
-    request = Request(Choice(wish=Wish(ratio=0.5), recover=budget), run=Run("cpu", 0, "lines.txt"))
+    request = Request(Choice(target=PruningTarget(ratio=0.5), recover=budget), run=Run("cpu", 0, "lines.txt"))
     clock = Clock()
     parts = [stage.rsplit(" ", 2) for stage in works.split(", ")]
     stages = [(what, float(seconds), int(of)) for what, seconds, of in parts]
@@ -193,14 +193,17 @@ def test_no_bar_is_full_where_nothing_is_known() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("wish", [Wish(ratio=0.25), Wish(max_drift=1.0), Wish(ratio=0.25, method="fisher")])
-def test_every_message_of_a_cut_belongs_to_a_stage(wish: Wish, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "target",
+    [PruningTarget(ratio=0.25), PruningTarget(max_drift=1.0), PruningTarget(ratio=0.25, method="fisher")],
+)
+def test_every_message_of_a_cut_belongs_to_a_stage(target: PruningTarget, tmp_path: Path) -> None:
     """Whatever is asked for: a message that no stage knows would hide where the call is."""
     onnx.save(toys_scores.stack(), tmp_path / "toy.onnx")
     ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (20, 6))
     np.savez(tmp_path / "ids.npz", input_ids=ids)
     told: list[str] = []
-    request = Request(Choice(wish=wish), run=Run("cpu", 0, str(tmp_path / "ids.npz")))
+    request = Request(Choice(target=target), run=Run("cpu", 0, str(tmp_path / "ids.npz")))
     carried_through(tmp_path / "toy.onnx", request, lambda what, done, of: told.append(what))
     names = tuple(name for stage in stages_of(request) for name in stage.names)
     assert told and all(what.startswith(names) for what in told), set(told)

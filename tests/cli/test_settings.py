@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from onnxheadprune import UsageError
 from onnxheadprune.api.keywords import Call, keywords_of
-from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.cli import group
 from onnxheadprune.cli.deriving import command
 from onnxheadprune.deploying.jobs.keys import SECTIONS, JobKeys
@@ -118,7 +118,7 @@ def test_numbers_have_one_place_for_their_bounds() -> None:
     with pytest.raises(UsageError, match="toys must be at least 2 and less than 9, not 9"):
         check(Toys, toys=9)
     with pytest.raises(UsageError, match="target_speedup must be greater than 1 and less than 100, not 150"):
-        Wish(target_speedup=150)
+        PruningTarget(target_speedup=150)
     schema = json.dumps(TypeAdapter(JobKeys).json_schema())
     assert (
         '"exclusiveMaximum": 100.0, "exclusiveMinimum": 1.0' in schema or '"exclusiveMaximum": 100' in schema

@@ -22,7 +22,7 @@ BESIDE = ("uneven", "heads, neurons and a layer")
 
 
 def main() -> None:
-    """Named heads against PyTorch, and a wish on text against the file itself."""
+    """Named heads against PyTorch, and a target on text against the file itself."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         made_folder(place)

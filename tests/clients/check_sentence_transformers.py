@@ -34,7 +34,7 @@ CUTS = {
 
 
 def main() -> None:
-    """Named heads, and a wish on text."""
+    """Named heads, and a target on text."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "folder"
         model = _made(folder)

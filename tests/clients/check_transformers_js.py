@@ -100,9 +100,9 @@ def _check(name: str, case: Case, place: Path) -> None:
     with torch.no_grad():
         original = _wanted(model, case)
     if case.cut is None:
-        wish = ("--ratio", "0.25", "--data", written(place))
+        target = ("--ratio", "0.25", "--data", written(place))
         cuts.prune(
-            place / "folder", "-o", place / "pruned", *wish, "--runtime", "transformers.js", *case.options
+            place / "folder", "-o", place / "pruned", *target, "--runtime", "transformers.js", *case.options
         )
         wanted = _of_file(place / "pruned" / "onnx" / "model.onnx", case)
     else:

@@ -83,8 +83,8 @@ def pruned_folders(
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes((ROOT / "sample_models" / file).read_bytes())
         if cut is None:
-            wish = ("--ratio", "0.25", "--data", ROOT / "sample_models" / data)
-            prune(folder, "-o", out, *wish, "--runtime", client, *options)
+            target = ("--ratio", "0.25", "--data", ROOT / "sample_models" / data)
+            prune(folder, "-o", out, *target, "--runtime", client, *options)
         else:
             prune_folder(folder, out, cut, client, options)
         with np.load(ROOT / "sample_models" / data) as arrays:

@@ -14,7 +14,7 @@ from onnx import helper
 
 from onnxheadprune import Drift, RefusedError, UsageError, prune
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.data.drift import EffectMeter
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import open_structure
@@ -228,7 +228,7 @@ def test_a_cut_without_numbers_is_never_near(monkeypatch: pytest.MonkeyPatch) ->
 
     cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(), HERE, Trying(effect=unknown))
     with pytest.raises(Exception, match="which is no number to compare"):
-        choose(cutter, Wish(max_drift=5.0))
+        choose(cutter, PruningTarget(max_drift=5.0))
 
 
 def test_prune_and_validate_give_one_number_as_a_library() -> None:
@@ -242,7 +242,7 @@ def test_prune_and_validate_give_one_number_as_a_library() -> None:
 def test_a_drift_without_a_head_that_can_go_is_refused() -> None:
     cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(24), HERE)
     with pytest.raises(RefusedError, match="no head can be removed"):
-        choose(cutter, Wish(max_drift=1.0, protect="0 1"))
+        choose(cutter, PruningTarget(max_drift=1.0, protect="0 1"))
 
 
 def test_outputs_without_samples_move_nothing() -> None:

@@ -64,7 +64,7 @@ def test_arguments_are_written_as_python_takes_them(value: object, written: str)
 
 
 @pytest.mark.long
-def test_a_wish_on_data(tmp_path: Path) -> None:
+def test_a_target_on_data(tmp_path: Path) -> None:
     folder = exports.encoder(tmp_path / "in")
     ids = np.random.default_rng(3).integers(0, toys.VOCABULARY, (12, 6))
     result = prune_folder(

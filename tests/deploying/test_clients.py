@@ -294,7 +294,7 @@ def test_a_layered_configuration_is_that_of_a_folder(command: Command, tmp_path:
     assert outcome.exit_code == 2 and "mutually exclusive" in outcome.stderr
 
 
-def test_wishes_take_whole_groups_where_a_client_counts_kv_heads() -> None:
+def test_targets_take_whole_groups_where_a_client_counts_kv_heads() -> None:
     _, sites, _ = toys_scores.parts(toys_scores.stack(heads=8, kv_heads=4))
     paths = {
         site.index: merged(

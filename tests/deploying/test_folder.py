@@ -54,7 +54,7 @@ def test_the_same_heads_go_from_both_precisions(command: Command, tmp_path: Path
     assert set(document["copied"]) == after.keys() - models
 
 
-def test_a_wish_is_decided_once(command: Command, tmp_path: Path) -> None:
+def test_a_target_is_decided_once(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     outcome = command("prune", folder, "-o", out, "--ratio", "0.5")
     assert outcome.exit_code == 0, outcome.stderr

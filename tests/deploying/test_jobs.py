@@ -112,14 +112,14 @@ def test_what_a_folder_cannot_have(
 
 
 @pytest.mark.long
-def test_a_wish_reads_the_data_of_the_job(command: Command, place: Path) -> None:
+def test_a_target_reads_the_data_of_the_job(command: Command, place: Path) -> None:
     """The most precise file leads, and its refit is told of."""
     import numpy as np
 
     ids = np.random.default_rng(3).integers(0, toys_scores.VOCABULARY, (24, 6))
     np.savez(place / "ids.npz", input_ids=ids)
-    wish = "prune={ratio: 0.3, units: [heads, neurons], multiple_of: {neurons: 4}}"
-    outcome = run(command, place, "data={path: ids.npz}", wish, "gate=null", "validate.data=ids.npz")
+    target = "prune={ratio: 0.3, units: [heads, neurons], multiple_of: {neurons: 4}}"
+    outcome = run(command, place, "data={path: ids.npz}", target, "gate=null", "validate.data=ids.npz")
     assert outcome.exit_code == 0, outcome.stderr
     told = json.loads((place / "out" / "prune.json").read_text())
     leader = next(item for item in told["files"] if item["leads"])

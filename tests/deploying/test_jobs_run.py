@@ -464,10 +464,12 @@ def test_neurons_and_layers_are_asked_for(place: Path) -> None:
     """What the step asks for is what the options of the command ask for."""
     job = read_job(place / "job.yaml", ["score=null", "prune={heads: '0:1', neurons: '1:0-3', layers: '1'}"])
     request = pruning(job, None, None, place / "out")
-    assert request.choice.heads == combined("0:1", {"neurons": "1:0-3"}, "1") and request.choice.wish is None
+    assert (
+        request.choice.heads == combined("0:1", {"neurons": "1:0-3"}, "1") and request.choice.target is None
+    )
     job = read_job(place / "job.yaml", ["prune.units=[heads, neurons]", "prune.multiple_of={neurons: 4}"])
-    wish = pruning(job, None, None, place / "out").choice.wish
-    assert wish is not None and (wish.units, wish.limits) == (
+    target = pruning(job, None, None, place / "out").choice.target
+    assert target is not None and (target.units, target.limits) == (
         frozenset({"heads", "neurons"}),
         Limits(multiple_of={"neurons": 4}),
     )

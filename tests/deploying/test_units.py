@@ -160,7 +160,7 @@ def test_weights_in_blocks_decide_what_can_go(command: Command, tmp_path: Path) 
 
 
 @pytest.mark.long
-def test_a_wish_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> None:
+def test_a_target_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
     target: Any = {"ratio": 0.4, "units": ["heads", "neurons"], "multiple_of": {"neurons": 2}}
     data = {
@@ -177,7 +177,7 @@ def test_a_wish_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_wish_on_text_reaches_every_network(command: Command, tmp_path: Path) -> None:
+def test_a_target_on_text_reaches_every_network(command: Command, tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
     text = tmp_path / "t.txt"
     random = np.random.default_rng(5)

@@ -1,4 +1,4 @@
-"""Models on their way to workers, and wishes on models whose weights stay on disk."""
+"""Models on their way to workers, and targets on models whose weights stay on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune.choosing.scoring.score import score
-from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.pickling import arrived, sent
@@ -92,17 +92,17 @@ def test_ablation_by_path_gives_the_same_scores(
 
 
 @pytest.mark.long
-def test_a_wish_reads_weights_block_by_block_and_finds_the_same(outside: tuple[ModelProto, Path]) -> None:
+def test_a_target_reads_weights_block_by_block_and_finds_the_same(outside: tuple[ModelProto, Path]) -> None:
     model, path = outside
     feeds: Any = toys_scores.ids(30)
     found = []
     for given in (open_structure(model), open_structure(path)):
         cutter = Cutter(given, feeds, HERE)
-        chosen = choose(cutter, Wish(ratio=0.25))
+        chosen = choose(cutter, PruningTarget(ratio=0.25))
         assert chosen.compensation is not None
         found.append((chosen.selection.heads, dict(chosen.compensation.stored), chosen.drift))
     weights = [tensor for tensor in cutter.model.proto.graph.initializer if len(tensor.dims) == 2]
-    assert weights and all(map(is_outside, weights)), "the wish has read the weights into the model"
+    assert weights and all(map(is_outside, weights)), "the target has read the weights into the model"
     assert found[0][0] == found[1][0] and found[0][2] == pytest.approx(found[1][2])
     assert set(found[0][1]) == set(found[1][1])
     for name, array in found[0][1].items():

@@ -1,4 +1,4 @@
-"""The character sample: real, and cut by a wish at a small price."""
+"""The character sample: real, and cut by a target at a small price."""
 
 from __future__ import annotations
 

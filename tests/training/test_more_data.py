@@ -20,7 +20,7 @@ import pytest
 
 from onnxheadprune import prune
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.calibration import Calibration, calibration_data
 from onnxheadprune.data.images import DAMAGED, image_feeds
 from onnxheadprune.data.lines import BLOCK, Reading, Texts

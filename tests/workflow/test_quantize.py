@@ -1,4 +1,4 @@
-"""`quantize` and `combine`, and wishes on what ONNX Runtime's quantizer has made."""
+"""`quantize` and `combine`, and targets on what ONNX Runtime's quantizer has made."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_maps_of_integers_are_what_they_were_of_floats(toy: Path, rounded: onnx.
 
 
 @pytest.mark.long
-def test_a_wish_on_a_quantized_model_refits_its_levels(rounded: onnx.ModelProto) -> None:
+def test_a_target_on_a_quantized_model_refits_its_levels(rounded: onnx.ModelProto) -> None:
     result = prune(rounded, ratio=0.25, data=DATA, provider="cpu")
     bare = prune(rounded, ratio=0.25, data=DATA, provider="cpu", refit=False)
     chosen = result.chosen

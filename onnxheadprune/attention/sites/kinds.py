@@ -35,7 +35,7 @@ def scorable() -> tuple[str, ...]:
     return tuple(kind.UNITS for kind in every_kind() if kind.CHOSEN)
 
 
-def wishable() -> tuple[str, ...]:
+def selectable() -> tuple[str, ...]:
     """Return the kinds that a target may name."""
     return (*scorable(), LAYERS)
 

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from onnxheadprune.attention.main_graph_copy import main_graph_copy
 from onnxheadprune.attention.sites.all_sites import Sites
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, scorable, wishable
+from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, every_kind, scorable, selectable
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.choosing.scoring.by_method import Working, scores_of
 from onnxheadprune.choosing.scoring.scores import (
@@ -106,7 +106,7 @@ def scored_kinds(units: Collection[str], method: Method | None = None) -> frozen
     Raises:
         UsageError: if there are none, there is no such kind, or one has no scores by this method.
     """
-    known = wishable()
+    known = selectable()
     if not set(units) <= set(known):
         raise UsageError(f"units are {', '.join(known)}, not {', '.join(sorted(set(units) - set(known)))}")
     found = frozenset(units) & set(scorable())

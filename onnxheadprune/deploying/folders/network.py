@@ -17,7 +17,7 @@ from onnxheadprune.choosing.activations.linear import feeders
 from onnxheadprune.choosing.allocate import Limits
 from onnxheadprune.choosing.compensation.record import Compensation, NewNumbers
 from onnxheadprune.choosing.space import CARRIED_OVER, Selection
-from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.data.calibration import calibration_data
 from onnxheadprune.deploying.folders.export import Export, ModelFile
 from onnxheadprune.deploying.folders.matching import Match, Network
@@ -58,7 +58,7 @@ def cut_network(
     """Cut all files of a network.
 
     Args:
-        heads: what goes by the numbers of the export; None for a wish, which is decided on the leader.
+        heads: what goes by the numbers of the export; None for a target, which is decided on the leader.
         waiting: how many networks are still to be cut, this one among them: they share what is left of a time.
 
     Returns:
@@ -70,12 +70,12 @@ def cut_network(
     results: list[FileResult] = []
     chosen: Chosen | None = None
     if heads is None:
-        wish = None if asked.wish is None else _within(asked.wish, leader, cutting)
-        results.append(_cut(leader, replace(asked, wish=wish), data, cutting))
+        target = None if asked.target is None else _within(asked.target, leader, cutting)
+        results.append(_cut(leader, replace(asked, target=target), data, cutting))
         heads = _heads_of(leader, _removed(results[0].result), cutting.match)
         chosen = results[0].result.chosen
     elif local := heads_in(leader, heads, cutting.match):
-        results.append(_cut(leader, replace(asked, heads=_spec_of(local), wish=None), data, cutting))
+        results.append(_cut(leader, replace(asked, heads=_spec_of(local), target=None), data, cutting))
         chosen = results[0].result.chosen
     for file in network.files[1:]:
         local = heads_in(file, heads, cutting.match)
@@ -146,17 +146,17 @@ def _called(gone: Mapping[int, tuple[int, ...]]) -> str:
     return " and ".join(kind.UNITS for kind in every_kind() if any(map(kind.owns, gone)))
 
 
-def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
-    """The wish within what the client can express: as many KV heads in every layer with a cache, or experts in each."""
+def _within(target: PruningTarget, leader: ModelFile, cutting: Cutting) -> PruningTarget:
+    """The target within what the client can express: as many KV heads in layers with a cache, or experts in all."""
     if cutting.asked.client is None:
-        return wish
+        return target
     kept = cutting.asked.request.contract.cache == "keep"
     even = cutting.even_caches and not kept and any(site.free for site in leader.sites)
-    counted = (kind for kind in every_kind() if kind.COUNTED_BY and kind.UNITS in wish.units)
+    counted = (kind for kind in every_kind() if kind.COUNTED_BY and kind.UNITS in target.units)
     if not even and not any(leader.sites.of(kind.UNITS) for kind in counted):
-        return wish
-    limits = wish.limits or Limits()
-    return replace(wish, limits=replace(limits, uniform=True, whole_groups=limits.whole_groups or even))
+        return target
+    limits = target.limits or Limits()
+    return replace(target, limits=replace(limits, uniform=True, whole_groups=limits.whole_groups or even))
 
 
 def _followed(

@@ -14,7 +14,7 @@ from onnxheadprune.attention.head_specs import HeadSpec
 from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, LAYERS, every_kind, kind_of
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.attention.unit_specs import kinds_named, resolve_units
-from onnxheadprune.choosing.wishes import Wish
+from onnxheadprune.choosing.targets import PruningTarget
 from onnxheadprune.deploying.folders.card import CARD, model_card, read_card
 from onnxheadprune.deploying.folders.deploying import Deploying
 from onnxheadprune.deploying.folders.export import Export, ModelFile
@@ -129,7 +129,7 @@ def prune_folder(
 ) -> FolderResult:
     """Remove the same heads and other units from every model of a folder that holds them.
 
-    They are named by the numbers that `inspect` gives the sites of the folder. A wish is decided on the most precise
+    They are named by the numbers that `inspect` gives the sites of the folder. A target is decided on the most precise
     file of each network and carried to the others. Each file is proven as a single model is.
 
     Args:
@@ -217,10 +217,12 @@ def prune_folder(
 
 
 def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
-    """Units that were named, checked against every file; None for a wish."""
+    """Units that were named, checked against every file; None for a target."""
     choice = asked.request.choice
-    if choice.wish is not None:
-        if len(match.networks) > 1 and (choice.wish.protect is not None or choice.wish.scores is not None):
+    if choice.target is not None:
+        if len(match.networks) > 1 and (
+            choice.target.protect is not None or choice.target.scores is not None
+        ):
             raise UsageError(
                 "units to protect and scores are those of one network, and this folder holds several; name the heads"
                 " that go"
@@ -295,13 +297,13 @@ def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads
 
 def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> Iterator[Network]:
     """The networks that may lose units. Others have no such sites, or costs that nobody knows."""
-    wish = cutting.asked.request.choice.wish
+    target = cutting.asked.request.choice.target
     kinds = _kinds_asked(cutting.asked.request.choice)
     found = 0
     for number, network in enumerate(cutting.match.networks):
         held = {kind_of(item.site) for item in cutting.match.sites if item.network == number}
-        if wish is not None and (
-            held.isdisjoint(kinds) or (network.leader.name in unfit and _is_measured(wish))
+        if target is not None and (
+            held.isdisjoint(kinds) or (network.leader.name in unfit and _is_measured(target))
         ):
             continue
         found += 1
@@ -312,25 +314,25 @@ def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> I
 
 def _kinds_asked(choice: Choice) -> tuple[type[Site], ...]:
     """The kinds of sites of which some may lose units."""
-    if choice.wish is None:
+    if choice.target is None:
         return () if choice.heads is None else kinds_named(choice.heads)
-    units = choice.wish.units
+    units = choice.target.units
     return tuple(
         kind for kind in every_kind() if kind.UNITS in units or (LAYERS in units and bool(kind.LAYER))
     )
 
 
 def _without_data(name: str, why: str, cutting: Cutting) -> str:
-    """Return what becomes of a network that the data is not for, where units are wished for."""
-    wish = cutting.asked.request.choice.wish
-    if wish is not None and _is_measured(wish):
+    """Return what becomes of a network that the data is not for, where a target is given."""
+    target = cutting.asked.request.choice.target
+    if target is not None and _is_measured(target):
         return f"{name} is left unchanged: its units are scored on data, and the data does not fit it: {why}"
     return f"the heads of {name} were chosen by its weights alone, since the data is not for it: {why}"
 
 
-def _is_measured(wish: Wish) -> bool:
-    """Return whether a wish can only be met with data: units of several kinds are not compared by weights."""
-    return wish.units != DEFAULT_UNITS
+def _is_measured(target: PruningTarget) -> bool:
+    """Return whether a target can only be met with data: units of several kinds are not compared by weights."""
+    return target.units != DEFAULT_UNITS
 
 
 def _in_place(item: FileResult, target: Path | None) -> FileResult:

@@ -16,7 +16,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.spelling import many
 
 if TYPE_CHECKING:
-    from onnxheadprune.choosing.wishes import Wish
+    from onnxheadprune.choosing.targets import PruningTarget
     from onnxheadprune.training.result import Recovery
 
 
@@ -105,13 +105,13 @@ class Chosen:
         trained = self.recovery is not None and self.numbers is self.recovery
         return data_words(self.held_out, refitted=self.numbers is not None, trained=trained)
 
-    def limits(self, wish: Wish) -> tuple[Gate, ...]:
+    def limits(self, target: PruningTarget) -> tuple[Gate, ...]:
         """The limits that a target sets, with the values that this selection reaches."""
-        if wish.max_drift is not None and self.drift is not None:
-            kept = self.drift <= wish.max_drift
-            return (Gate("max_drift", "the cut", wish.max_drift, self.drift, kept, self.unit),)
-        if wish.target_speedup is not None and self.speed is not None:
-            least = wish.target_speedup
+        if target.max_drift is not None and self.drift is not None:
+            kept = self.drift <= target.max_drift
+            return (Gate("max_drift", "the cut", target.max_drift, self.drift, kept, self.unit),)
+        if target.target_speedup is not None and self.speed is not None:
+            least = target.target_speedup
             return (Gate("min_speedup", "the cut", least, self.speed.value, self.speed.reaches(least)),)
         return ()
 

@@ -20,7 +20,7 @@ from onnxheadprune.choosing.compensation.tasks import Which
 from onnxheadprune.choosing.effort import Work
 from onnxheadprune.choosing.select import search_space
 from onnxheadprune.choosing.space import Asked, SearchSpace, Selection
-from onnxheadprune.choosing.wishes import Requirements
+from onnxheadprune.choosing.targets import Requirements
 from onnxheadprune.data.calibration import calibration_data, require_variety
 from onnxheadprune.data.drift import Evidence, Measure
 from onnxheadprune.data.splicing import MOST_WORK

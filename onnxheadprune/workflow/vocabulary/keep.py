@@ -326,7 +326,7 @@ class Trimmed:
 
 def _needs_data(request: Request) -> bool:
     choice = request.choice
-    return choice.wish is not None or bool(choice.refit) or choice.recover is not None
+    return choice.target is not None or bool(choice.refit) or choice.recover is not None
 
 
 def _tokenizer_beside(model: LoadedModel) -> Path | None:

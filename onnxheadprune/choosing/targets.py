@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxheadprune.attention.head_specs import listed, parse_heads
 from onnxheadprune.attention.sites.find import Analysis
-from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, wishable
+from onnxheadprune.attention.sites.kinds import DEFAULT_UNITS, selectable
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking.measure import BenchSettings
 from onnxheadprune.choosing.allocate import Limits
@@ -40,9 +40,9 @@ class Requirements:
     method: Method | None = None
 
     def __post_init__(self) -> None:
-        if not self.units or not self.units <= set(wishable()):
+        if not self.units or not self.units <= set(selectable()):
             raise UsageError(
-                f"units are {', '.join(wishable())}, not {', '.join(sorted(self.units)) or 'none'}"
+                f"units are {', '.join(selectable())}, not {', '.join(sorted(self.units)) or 'none'}"
             )
         if self.method is not None and self.scores is not None:
             raise UsageError("scores and method are mutually exclusive; leave one of the two out")
@@ -96,7 +96,7 @@ class Requirements:
 
 @one_line("ratio keep target_speedup max_drift units scores protect method")
 @dataclass(frozen=True, kw_only=True)
-class Wish(Requirements):
+class PruningTarget(Requirements):
     """The number of units to remove, given in one of several ways, and the requirements of the choice."""
 
     ratio: float | None = None  # share of all heads to remove

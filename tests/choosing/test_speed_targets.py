@@ -1,4 +1,4 @@
-"""Speed-ups that are wished for: real models, real clocks, wide margins; and noise that reaches nothing."""
+"""Speed-ups that are targets: real models, real clocks, wide margins; and noise that reaches nothing."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_smallest_cut_that_is_fast_enough_is_fast(command: Command, many: Pa
 
 @pytest.mark.usefixtures("short_clocks")
 @patient
-def test_the_sizes_of_a_wish_are_said(command: Command, many: Path) -> None:
+def test_the_sizes_of_a_target_are_said(command: Command, many: Path) -> None:
     outcome = command("prune", many, "--target-speedup", 1.6, "--dry-run", "--provider", "cpu")
     words = " ".join(outcome.stdout.split())
     assert re.search(r"15 heads: \d+\.\d\d times as fast, meets the target", words), words
@@ -201,7 +201,7 @@ def speed(*ratios: tuple[float, float, float], floor: float = 0.01) -> SpeedUp:
     return SpeedUp(tuple(cells), HERE)
 
 
-def test_noise_reaches_no_wish() -> None:
+def test_noise_reaches_no_target() -> None:
     sure, unsure, slower = (0.7, 0.75, 0.8), (0.6, 0.75, 1.02), (1.1, 1.2, 1.3)
     assert speed(sure).reaches(1.3) and speed(sure).value == pytest.approx(1 / 0.75)
     assert not speed(unsure).reaches(1.01) and speed(unsure).value == 1
@@ -212,7 +212,7 @@ def test_noise_reaches_no_wish() -> None:
 
 
 @patient
-def test_bench_wishes_and_limits_name_one_number() -> None:
+def test_bench_targets_and_limits_name_one_number() -> None:
     result = bench(heavy(), heavy(4), heavy(), **SHORT)
     for index in (1, 2):
         gate = result.gates(1.5)[index - 1]

@@ -1,7 +1,7 @@
 """Time and memory of choosing heads, refitting and proving on a model that is larger than memory should be.
 
-    python benchmarks/large_wish.py [--layers 22] [--samples 128] [--length 256] [--ratio 0.25] [--folder DIR]
-    python benchmarks/large_wish.py --layers 2 --small --vocabulary 151936 --samples 32 --length 127 [--named 0:0-1]
+    python benchmarks/large_target.py [--layers 22] [--samples 128] [--length 256] [--ratio 0.25] [--folder DIR]
+    python benchmarks/large_target.py --layers 2 --small --vocabulary 151936 --samples 32 --length 127 [--named 0:0-1]
 
 The model is made by `benchmarks/decoder.py`: TinyLlama's shape (width 2048, 32 query heads in 4 groups), random
 weights in a file beside it; 22 layers have 1.1 billion. Printed for every stage: processor seconds, wall seconds, and
@@ -115,7 +115,7 @@ def main(
     """Makes the model, then one call of `prune`."""
     sizes = {"width": 64, "heads": 8, "groups": 4, "inner": 128} if small else {}
     shape = Shape(layers=layers, vocabulary=vocabulary, **sizes)
-    work = Path(tempfile.mkdtemp(prefix="large-wish-", dir=Path.cwd())) if folder is None else folder
+    work = Path(tempfile.mkdtemp(prefix="large-target-", dir=Path.cwd())) if folder is None else folder
     work.mkdir(exist_ok=True)
     path = work / f"decoder{layers}.onnx"
     try:
